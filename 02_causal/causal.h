@@ -1,0 +1,79 @@
+/*
+ * Causal attention in tiles: the T x T matrix is never stored.
+ *
+ *     O = softmax(mask(Q K^T * scale)) V            for every (batch, head)
+ *
+ * Layout. q [B, q_len, H, qk_dim], k [B, kv_len, H_kv, qk_dim], v [B, kv_len, H_kv, v_dim], o [B, q_len, H, v_dim]: the output of a linear
+ * layer, seen as heads, without a transpose. Strides allow more: a cache longer than kv_len, or q, k and v side by side in one buffer. Query
+ * head h reads key head h / (H / H_kv) (grouped-query attention; H_kv = H is plain multi-head attention).
+ *
+ * Mask. The queries are the last q_len of kv_len positions: query i sees keys 0 .. i + kv_len - q_len. With q_len = kv_len
+ * that is training; with q_len = 1, decoding from a cache; in between, a chunk of a prompt. causal = 0 lets every query see every key.
+ *
+ * lse [B, H, q_len] F32: log sum_j exp(s_ij), all that backward needs to bring the probabilities back (natural log of the scaled scores).
+ */
+#ifndef CAUSAL_H
+#define CAUSAL_H
+
+#include "../common/context.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+typedef struct HeadStrides {
+    int64_t batch, token, head; /* in elements; the last dimension is contiguous */
+} HeadStrides;
+
+typedef struct AttentionShape {
+    int batch, heads, kv_heads; /* heads is a multiple of kv_heads */
+    int q_len, kv_len;          /* q_len <= kv_len when causal */
+    int qk_dim, v_dim;
+    int causal;
+    float scale; /* usually 1 / sqrt(qk_dim) */
+    HeadStrides q, k, v, o;
+} AttentionShape;
+
+/* The shape of contiguous tensors, with scale 1 / sqrt(qk_dim). */
+AttentionShape attention_shape(int batch, int heads, int kv_heads, int q_len, int kv_len,
+                               int qk_dim, int v_dim, int causal);
+
+/*
+ * q [B, T, H, D], k [B, S, H_kv, D], v [B, S, H_kv, D_v] -> [B, T, H, D_v]; S >= T. scale 0 means 1 / sqrt(D).
+ */
+Tensor *causal_attention(Context *ctx, Tensor *q, Tensor *k, Tensor *v, float scale);
+
+/* ---- kernels: on the CPU every T * is a float *; on CUDA float * or bf16 * by dtype ---- */
+
+/* The reference: plain loops, one row of scores at a time. */
+void causal_reference_cpu(float *o, float *lse, const float *q, const float *k, const float *v, AttentionShape shape);
+void causal_reference_backward_cpu(float *dq, int add_q, float *dk, int add_k, float *dv, int add_v,
+                                   const float *d_o, const float *q, const float *k, const float *v, const float *o,
+                                   const float *lse, AttentionShape shape);
+
+/* In use: tiles with the online softmax. scratch: causal_backward_scratch_*() bytes. NULL gradients are not computed.
+ * The gradients have the strides of their tensors. */
+void causal_forward_cpu(float *o, float *lse, const float *q, const float *k, const float *v, AttentionShape shape);
+void causal_backward_cpu(float *dq, int add_q, float *dk, int add_k, float *dv, int add_v, float *scratch,
+                         const float *d_o, const float *q, const float *k, const float *v, const float *o,
+                         const float *lse, AttentionShape shape);
+
+#ifdef WITH_CUDA
+void causal_forward_cuda(Gpu *gpu, DType dtype, void *o, float *lse, const void *q, const void *k, const void *v,
+                         AttentionShape shape);
+
+void causal_backward_cuda(Gpu *gpu, DType dtype, void *dq, int add_q, void *dk, int add_k, void *dv, int add_v,
+                          float *scratch, const void *d_o, const void *q, const void *k, const void *v, const void *o,
+                          const float *lse, AttentionShape shape);
+#endif
+
+/* Bytes of the scratch that backward needs, on either device. */
+size_t causal_backward_scratch_cpu(AttentionShape shape);
+#ifdef WITH_CUDA
+size_t causal_backward_scratch_cuda(Gpu *gpu, DType dtype, AttentionShape shape);
+#endif
+
+#ifdef __cplusplus
+}
+#endif
+#endif

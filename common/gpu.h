@@ -1,0 +1,64 @@
+/*
+ * The device layer: the few things the C side needs of a GPU.
+ *
+ * gpu.cu implements them with CUDA, gpu_none.c for builds without nvcc (where gpu_open says so). A Gpu holds the
+ * stream every kernel runs on and the cuBLASLt handle with its workspace; nothing is global.
+ * Kernels are launched by functions NAME_cuda(Gpu *gpu, DType dtype, ...) whose further arguments are, in the same
+ * order, those of NAME_cpu(...); ON() picks one of the two.
+ */
+#ifndef COMMON_GPU_H
+#define COMMON_GPU_H
+
+#include "error.h"
+#include "tensor.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+typedef struct Gpu Gpu;
+
+/* Opens GPU 0. NULL and a message when there is none, the driver is too old, or the program was built without nvcc. */
+Gpu *gpu_open(Error *err);
+void gpu_close(Gpu *gpu);
+
+/* How many GPUs this program can use: 0 without nvcc. */
+int gpu_count(void);
+
+/* "NVIDIA H200, 132 SMs, sm_90, 139.8 GiB" */
+typedef struct GpuText {
+    char text[160];
+} GpuText;
+GpuText gpu_describe(Gpu *gpu);
+
+void *gpu_alloc(Gpu *gpu, size_t bytes); /* NULL when there is not enough memory */
+void gpu_free(Gpu *gpu, void *data);
+
+/* In stream order. The copies to and from the host return when the host's memory may be used again. */
+void gpu_upload(Gpu *gpu, void *device, const void *host, size_t bytes);
+void gpu_download(Gpu *gpu, void *host, const void *device, size_t bytes);
+void gpu_copy(Gpu *gpu, void *to, const void *from, size_t bytes);
+void gpu_set(Gpu *gpu, void *device, int byte, size_t bytes);
+
+/* Waits until all work is done; an error of any kernel since the last call ends the program with its name. */
+void gpu_sync(Gpu *gpu);
+
+/* Time on the GPU, for benchmarks: milliseconds between two marks in the stream. */
+void gpu_timer_start(Gpu *gpu);
+double gpu_timer_stop(Gpu *gpu);
+
+/*
+ * ON(ctx, rmsnorm, y, x, ...) calls rmsnorm_cuda(ctx->gpu, ctx->dtype, y, x, ...) or rmsnorm_cpu(y, x, ...).
+ */
+#ifdef WITH_CUDA
+#define ON(ctx, kernel, ...)                                                                       \
+    ((ctx)->device == CUDA ? kernel##_cuda((ctx)->gpu, (ctx)->dtype, __VA_ARGS__)                  \
+                           : kernel##_cpu(__VA_ARGS__))
+#else
+#define ON(ctx, kernel, ...) kernel##_cpu(__VA_ARGS__)
+#endif
+
+#ifdef __cplusplus
+}
+#endif
+#endif

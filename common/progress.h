@@ -1,0 +1,32 @@
+/*
+ * A progress line for long work.
+ *
+ * On a terminal one line is redrawn at most ten times a second: a bar, what the caller says, and the time left. Elsewhere (a pipe, a
+ * log) a plain line is printed now and then, so that a log stays readable. Output goes to stderr, so that stdout can be piped.
+ */
+#ifndef COMMON_PROGRESS_H
+#define COMMON_PROGRESS_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+typedef struct Progress {
+    const char *label;
+    int64_t total;
+    double started, drawn; /* seconds, monotonic clock */
+    bool terminal;
+    int lines; /* plain lines printed */
+} Progress;
+
+Progress progress_start(const char *label, int64_t total);
+/* done of total; the format gives what is to be said of it: "loss 3.21  12,300 tokens/s" */
+void progress_update(Progress *progress, int64_t done, const char *format, ...) __attribute__((format(printf, 3, 4)));
+void progress_finish(Progress *progress, const char *format, ...) __attribute__((format(printf, 2, 3)));
+
+double seconds_now(void); /* monotonic */
+
+/* "1:05" or "2:03:10", and "12,345,678", in the caller's buffer; both return it. */
+char *format_time(char *buffer, size_t size, double seconds);
+char *format_count(char *buffer, size_t size, int64_t n);
+
+#endif

@@ -1,0 +1,75 @@
+/*
+ * A tensor: numbers in row-major order, and what is needed to know what they are.
+ *
+ * Tensors are always contiguous; the last dimension is the fastest. Linear weights are [out, in] as in PyTorch.
+ * A tensor does not own its data: an Arena does (activations), a Params list (weights) or a mapped file. So a Tensor may
+ * be copied by value, and a view is a second Tensor on the same data.
+ *
+ * grad is where the derivative of the loss by this tensor goes. The first contribution in a step is written, every
+ * later one is added; has_grad tells which (see grad_slot in context.h). Nobody has to clear gradients to zero.
+ */
+#ifndef COMMON_TENSOR_H
+#define COMMON_TENSOR_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+typedef enum DType { F32, BF16, F16, F8_E4M3, F8_E5M2, I8, U8, I32, I64, DTYPE_COUNT } DType;
+typedef enum Device { CPU, CUDA } Device;
+
+enum { MAX_DIMS = 4 };
+
+typedef struct Tensor {
+    void *data;
+    DType dtype;
+    Device device;
+    int ndim;
+    int64_t shape[MAX_DIMS]; /* entries past ndim are 1 */
+    const char *name;        /* for messages; never NULL */
+    bool requires_grad;      /* does the loss' derivative by this tensor interest anyone? */
+    bool has_grad;           /* has a contribution to grad been written in this step? */
+    struct Tensor *grad;     /* same shape; NULL until somebody writes to it */
+} Tensor;
+
+/* SHAPE(B, T, D) stands for two arguments: the sizes and how many there are. */
+#define SHAPE(...)                                                                                 \
+    (const int64_t[]){__VA_ARGS__}, (int)(sizeof((const int64_t[]){__VA_ARGS__}) / sizeof(int64_t))
+
+size_t dtype_size(DType dtype);      /* bytes of one element */
+const char *dtype_name(DType dtype); /* "F32", "BF16", ...: the names of safetensors */
+const char *device_name(Device device);
+
+int64_t tensor_count(const Tensor *t); /* elements */
+size_t tensor_bytes(const Tensor *t);
+int64_t tensor_dim(const Tensor *t, int i); /* i < 0 counts from the end: -1 is the last */
+int64_t tensor_rows(const Tensor *t);       /* product of all dimensions but the last */
+
+/* "[2, 16, 64]" in a buffer of the caller's. */
+typedef struct ShapeText {
+    char text[96];
+} ShapeText;
+ShapeText shape_text(const Tensor *t);
+
+/* Aborts unless t has this dtype and shape (-1 matches any size); names the tensor, the shape it has and the one wanted. */
+void check_shape(const char *where, const Tensor *t, DType dtype, const int64_t *shape, int ndim);
+
+/* Describes data that lives elsewhere. requires_grad is false. */
+Tensor tensor_of(void *data, const char *name, DType dtype, Device device, const int64_t *shape,
+                 int ndim);
+
+/* Round to nearest, ties to even; NaN stays NaN. One BF16 is the upper half of an F32. */
+uint16_t bf16_from_float(float x);
+float bf16_to_float(uint16_t x);
+
+/* t[i] as a float, for F32, BF16, I32 and I64 tensors on the CPU. */
+float tensor_get(const Tensor *t, int64_t i);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

@@ -1,0 +1,85 @@
+/*
+ * What the tests of all chapters share: devices, comparisons, gradients by finite differences, golden files.
+ *
+ * A test that exists for every device takes the device as a parameter:
+ *
+ *     DEVICE_TEST(rmsnorm, agrees_with_reference) {       // expands to one Criterion test per device and dtype
+ *         Context ctx = test_context(device, dtype);
+ *         ...
+ *         test_context_free(&ctx);
+ *     }
+ *
+ * It runs as rmsnorm/agrees_with_reference_cpu, _cuda and _cuda_bf16; without a GPU the last two are counted as
+ * skipped. Every comparison says which numbers differ, where and by how much, and fails on NaN.
+ */
+#ifndef COMMON_TESTING_H
+#define COMMON_TESTING_H
+
+#include "context.h"
+#include "ops.h"
+#include "params.h"
+#include "safetensors.h"
+
+#include <criterion/criterion.h>
+
+#define DEVICE_TEST(suite, name)                                                                   \
+    static void suite##_##name##_body(Device device, DType dtype);                                 \
+    Test(suite, name##_cpu) { suite##_##name##_body(CPU, F32); }                                   \
+    Test(suite, name##_cuda) {                                                                     \
+        test_needs_gpu();                                                                          \
+        suite##_##name##_body(CUDA, F32);                                                          \
+    }                                                                                              \
+    Test(suite, name##_cuda_bf16) {                                                                \
+        test_needs_gpu();                                                                          \
+        suite##_##name##_body(CUDA, BF16);                                                         \
+    }                                                                                              \
+    static void suite##_##name##_body(Device device, DType dtype)
+
+/* Skips the running test, with a reason, when there is no GPU. */
+void test_needs_gpu(void);
+
+/* A context on the device with a fixed seed, recording off. */
+Context test_context(Device device, DType dtype);
+void test_context_free(Context *ctx);
+
+/* A tensor of Normal(0, 1) numbers (rounded to dtype when that is BF16), requires_grad set; `stream` picks the numbers. */
+Tensor *test_normal(Context *ctx, const char *name, uint64_t stream, const int64_t *shape, int ndim);
+
+/* The tensor's numbers as F32 in fresh host memory (free() it). */
+float *test_values(Context *ctx, const Tensor *t);
+float *test_gradient(Context *ctx, const Tensor *t); /* of t->grad; fails the test if nothing was written to it */
+
+/* Fills memory with a NaN pattern, so that an element nobody writes is found. */
+void test_poison(Context *ctx, Tensor *t);
+
+/*
+ * Relative distance ||a - b|| / ||b|| <= tolerance (b the truth), and no NaN. On failure prints `what`, the distance, and the
+ * worst element with its index and both values.
+ */
+void check_close(const char *what, const float *a, const float *b, int64_t n, double tolerance);
+
+/* The same for a tensor against host numbers. */
+void check_tensor(Context *ctx, const char *what, const Tensor *t, const float *expected, double tolerance);
+
+/*
+ * tolerance_of(dtype, k): what rounding alone may do to a sum of k products: about sqrt(k) roundings of F32 (2^-24), and for
+ * BF16 outputs one rounding more of 2^-9. Use a multiple of it and say why.
+ */
+double tolerance_of(DType dtype, int64_t k);
+
+/*
+ * Finite differences: compares the gradient of loss(ctx, user) by each tensor in `inputs` with central differences
+ * (f(x + h) - f(x - h)) / 2h at up to `samples` elements of each, in a CPU F32 context. The loss function builds its graph anew
+ * at each call from the inputs. On failure says which input's gradient is wrong at which element, and by how much.
+ */
+typedef Tensor *(*LossFunction)(Context *ctx, void *user);
+void check_gradients(Context *ctx, const char *what, LossFunction loss, void *user,
+                     Tensor *const *inputs, int input_count, int samples, double step,
+                     double tolerance);
+
+/* Golden files: chapter's goldens/NAME.safetensors, found from the repository's root or from the chapter's folder. */
+SafeTensors *golden_open(const char *path); /* fails the test with the path and how to make it */
+Tensor *golden_tensor(Context *ctx, SafeTensors *golden, const char *name); /* a copy on ctx's device */
+const float *golden_values(SafeTensors *golden, const char *name);
+
+#endif
