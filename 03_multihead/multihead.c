@@ -1,0 +1,121 @@
+/*
+ * Multi-head attention, wired from linear layers, chapter 02's kernel and the KV cache.
+ *
+ * There is no backward function in this file: every operation called here records its own.
+ */
+#include "multihead.h"
+
+#include "../02_causal/causal.h"
+#include "../common/ops.h"
+
+#include <stdio.h>
+
+/* [multihead_check] */
+int multihead_check(const MultiheadConfig *cfg, Error *err) {
+    int heads = cfg->num_attention_heads, kv_heads = cfg->num_key_value_heads;
+    if (cfg->hidden_size <= 0)
+        return error_set(err, "hidden_size is %d; it must be at least 1", cfg->hidden_size);
+    if (heads <= 0)
+        return error_set(err, "num_attention_heads is %d; it must be at least 1", heads);
+    if (kv_heads <= 0)
+        return error_set(err, "num_key_value_heads is %d; it must be at least 1", kv_heads);
+    if (cfg->head_dim <= 0)
+        return error_set(err, "head_dim is %d; it must be at least 1", cfg->head_dim);
+    if (heads % kv_heads != 0)
+        return error_set(err,
+                         "num_attention_heads (%d) is not a multiple of num_key_value_heads (%d): "
+                         "each key head serves the same number of query heads",
+                         heads, kv_heads);
+    if ((int64_t)heads * cfg->head_dim > MULTIHEAD_MAX_WIDTH)
+        return error_set(err, "num_attention_heads x head_dim is %lld; at most %d are supported",
+                         (long long)heads * cfg->head_dim, MULTIHEAD_MAX_WIDTH);
+    return 0;
+}
+/* [/multihead_check] */
+
+static Tensor *weight(Params *params, const char *prefix, const char *name, int out, int in) {
+    char full[256];
+    snprintf(full, sizeof full, "%s.%s.weight", prefix, name);
+    return params_new(params, full, SHAPE(out, in));
+}
+
+static Tensor *bias(Params *params, const char *prefix, const char *name, int out, bool wanted) {
+    if (!wanted) return NULL;
+    char full[256];
+    snprintf(full, sizeof full, "%s.%s.bias", prefix, name);
+    return params_new(params, full, SHAPE(out));
+}
+
+/* [multihead_init] */
+Multihead multihead_init(Params *params, const char *prefix, const MultiheadConfig *cfg) {
+    Error err = {0};
+    CHECK(multihead_check(cfg, &err) == 0, "multihead_init %s: %s", prefix, err.text);
+    int hidden = cfg->hidden_size, q = cfg->num_attention_heads * cfg->head_dim;
+    int kv = cfg->num_key_value_heads * cfg->head_dim; /* GQA: k and v are narrower than q */
+    bool with_bias = cfg->attention_bias;
+    Multihead w = {0};
+    w.q_proj = weight(params, prefix, "q_proj", q, hidden);
+    w.q_bias = bias(params, prefix, "q_proj", q, with_bias);
+    w.k_proj = weight(params, prefix, "k_proj", kv, hidden);
+    w.k_bias = bias(params, prefix, "k_proj", kv, with_bias);
+    w.v_proj = weight(params, prefix, "v_proj", kv, hidden);
+    w.v_bias = bias(params, prefix, "v_proj", kv, with_bias);
+    w.o_proj = weight(params, prefix, "o_proj", hidden, q);
+    w.o_bias = bias(params, prefix, "o_proj", hidden, with_bias);
+    return w;
+}
+/* [/multihead_init] */
+
+void multihead_randomize(Params *params, const Multihead *w, float std, float out_std) {
+    params_normal(params, w->q_proj, std);
+    params_normal(params, w->k_proj, std);
+    params_normal(params, w->v_proj, std);
+    params_normal(params, w->o_proj, out_std);
+    Tensor *const biases[] = {w->q_bias, w->k_bias, w->v_bias, w->o_bias};
+    for (int i = 0; i < 4; i++)
+        if (biases[i]) params_fill(params, biases[i], 0.0f);
+}
+
+/* [cached_attention] */
+/*
+ * The queries of the last T tokens against the cache, which holds them too by now. The cache is a
+ * longer buffer than its length: the strides say so, and nothing is copied.
+ */
+static Tensor *cached_attention(Context *ctx, Tensor *q, const KVCache *cache) {
+    int batch = (int)q->shape[0], tokens = (int)q->shape[1];
+    int heads = (int)q->shape[2], dim = (int)q->shape[3], kv_heads = (int)cache->k.shape[2];
+    AttentionShape shape =
+        attention_shape(batch, heads, kv_heads, tokens, cache->length, dim, dim, 1);
+    shape.k.batch = shape.v.batch = (int64_t)cache->capacity * kv_heads * dim;
+
+    Tensor *o = tensor_new(ctx, "attention", q->dtype, SHAPE(batch, tokens, heads, dim));
+    Tensor *lse = tensor_new(ctx, "attention.lse", F32, SHAPE(batch, heads, tokens));
+    ON(ctx, causal_forward, o->data, lse->data, q->data, cache->k.data, cache->v.data, shape);
+    return o;
+}
+/* [/cached_attention] */
+
+/* [multihead_forward] */
+Tensor *multihead_forward(Context *ctx, Tensor *x, const Multihead *w, const MultiheadConfig *cfg,
+                          KVCache *cache) {
+    int64_t B = tensor_dim(x, 0), T = tensor_dim(x, 1);
+    int64_t H = cfg->num_attention_heads, H_kv = cfg->num_key_value_heads, D = cfg->head_dim;
+    check_shape("multihead_forward", x, ctx->dtype, SHAPE(B, T, cfg->hidden_size));
+
+    /* [B, T, H * D] read as [B, T, H, D]: the heads of a token lie side by side */
+    Tensor *q = reshape(ctx, linear(ctx, x, w->q_proj, w->q_bias), SHAPE(B, T, H, D));
+    Tensor *k = reshape(ctx, linear(ctx, x, w->k_proj, w->k_bias), SHAPE(B, T, H_kv, D));
+    Tensor *v = reshape(ctx, linear(ctx, x, w->v_proj, w->v_bias), SHAPE(B, T, H_kv, D));
+
+    Tensor *heads; /* [B, T, H, D] */
+    if (cache) {
+        Error err = {0};
+        CHECK(!ctx->recording, "multihead_forward: what went through a cache has no gradient");
+        CHECK(kv_cache_append(ctx, cache, k, v, &err) == 0, "multihead_forward: %s", err.text);
+        heads = cached_attention(ctx, q, cache);
+    } else {
+        heads = causal_attention(ctx, q, k, v, 0.0f);
+    }
+    return linear(ctx, reshape(ctx, heads, SHAPE(B, T, H * D)), w->o_proj, w->o_bias);
+}
+/* [/multihead_forward] */
