@@ -169,7 +169,7 @@ Test(trap, gradient_wrong_factor) {
 
 Test(trap, gradient_wrong_at_one_element) {
     Cube cube = right_cube();
-    if (broken()) cube.wrong_at = 12;
+    if (broken()) cube.wrong_at = 14; /* a large one: small ones may hide */
     check_cube(cube, 3, 5, 15);
 }
 
@@ -217,8 +217,8 @@ static const Trap traps[] = {
     {"gradient_nobody_wrote", "nobody wrote the gradient of 't'"},
     {"golden_absent", "tools/goldens/common.py"},
     {"gradient_wrong_sign", "by 'x' [3, 5] is wrong"},
-    {"gradient_wrong_factor", "15 of 15 samples disagree"},
-    {"gradient_wrong_at_one_element", "wrong at [2, 2]"},
+    {"gradient_wrong_factor", "(ratio 1.05)"},
+    {"gradient_wrong_at_one_element", "wrong at [2, 4]"},
     {"gradient_wrong_at_the_last_element", "wrong at [0, 126]"},
     {"gradient_forgotten", "no gradient for 'w'"},
     {"gradient_not_finite", "by 'w' is nan at [0, 2]"},

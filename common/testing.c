@@ -114,8 +114,8 @@ static void compare(const char *what, const Tensor *shape, const float *a, const
     double distance = truth > 0 ? sqrt(apart / truth) : sqrt(apart / (double)(n ? n : 1));
     if (!(distance <= tolerance))
         cr_assert_fail("%s: relative distance %.3g, allowed %.3g; worst at %s (element %lld of "
-                       "%lld): got %.9g, expected %.9g, apart by %.3g; %lld elements are "
-                       "off by more than that share of themselves",
+                       "%lld): got %.9g, expected %.9g, apart by %.3g; off by more than "
+                       "that share of themselves: %lld",
                        what, distance, tolerance, index_text(shape, worst).text, (long long)worst,
                        (long long)n, a[worst], b[worst], largest, (long long)differing);
 }
