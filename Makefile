@@ -1,0 +1,205 @@
+# deepseek.c.  `make` alone says what it can do.
+#
+# Every directory NN_name is a chapter: a library of its sources (all but demo.c, bench.c, test_*.c), and programs
+# linked with it, the chapters below it, and common/. A new chapter needs no new rule.
+#
+# A build has a place of its own for each way of building, so changing between them needs no `make clean`:
+#     build/cuda    with nvcc (the default when nvcc is found)      CUDA=1 demands it
+#     build/cpu     without                                         CUDA=0
+#     build/san     address and undefined-behaviour sanitizers      SAN=1   (on the CPU; with CUDA=1 build/san-cuda)
+# NN_name/demo and NN_name/bench are links to the programs built last.
+#
+# Variables: CUDA=0|1  SAN=1  CH=NN_name  CHECK=1  ARCHS="75 90a"  MARCH=native  WERROR=  SETUP=0 (never call apt)  V=1
+
+MAKEFLAGS += --no-builtin-rules --no-print-directory
+SHELL := bash
+.DELETE_ON_ERROR:
+.SECONDARY:
+.DEFAULT_GOAL := help
+
+# One job for each core unless the caller says otherwise (or is itself a make with jobs).
+ifeq ($(filter -j% --jobserver%,$(MAKEFLAGS)),)
+MAKEFLAGS += -j$(shell nproc 2>/dev/null || echo 2)
+endif
+
+Q := $(if $(V),,@)
+say = $(if $(V),,@printf '  %-5s %s\n' '$(1)' '$(2)')
+
+# ---- which build ----
+
+CUDA_BIN := $(wildcard $(CUDA_HOME)/bin/nvcc /usr/local/cuda/bin/nvcc)
+ifneq ($(CUDA),0)
+ifneq ($(if $(SAN),$(CUDA),1),)
+NVCC := $(firstword $(shell command -v nvcc) $(CUDA_BIN))
+endif
+endif
+ifeq ($(CUDA)$(NVCC),1)
+$(error CUDA=1, but there is no nvcc in PATH, in $$CUDA_HOME/bin or in /usr/local/cuda/bin. Install the CUDA toolkit, or build with CUDA=0)
+endif
+B := build/$(if $(SAN),$(if $(NVCC),san-cuda,san),$(if $(NVCC),cuda,cpu))
+
+# ---- flags ----
+
+CC      := gcc
+CXX     := g++
+MARCH   ?= native
+WERROR  ?= -Werror
+SANFLAGS := $(if $(SAN),-fsanitize=address$(,)undefined -fno-omit-frame-pointer -fno-sanitize-recover=undefined)
+, := ,
+SANFLAGS := $(if $(SAN),-fsanitize=address$(,)undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer)
+
+# -fno-math-errno and -fno-trapping-math let gcc vectorise loops with sqrtf and comparisons, and change no result.
+CFLAGS  := -std=gnu11 -O$(if $(SAN),1,3) -g -march=$(MARCH) -fno-math-errno -fno-trapping-math -fopenmp \
+           -Wall -Wextra $(WERROR) -D_GNU_SOURCE $(if $(NVCC),-DWITH_CUDA) $(SANFLAGS)
+LDFLAGS := -fopenmp $(SANFLAGS)
+
+# pkg-config is asked when the first program is linked, that is after the set-up has installed it.
+ask      = $(shell pkg-config $(1) $(2) 2>/dev/null || echo $(3))
+BLAS_LIB = $(eval BLAS_LIB := $(call ask,--libs,openblas,-lopenblas))$(BLAS_LIB)
+BLAS_INC = $(eval BLAS_INC := $(call ask,--cflags,openblas))$(BLAS_INC)
+# The directory of the OpenMP build of OpenBLAS goes into the program, so that a pthreads build beside it is not taken.
+BLAS_DIR = $(patsubst -L%,-Wl$(,)-rpath$(,)%,$(filter -L%,$(BLAS_LIB)))
+LIBS     = $(BLAS_LIB) $(BLAS_DIR) -lcjson -lpcre2-8 -lm
+
+ifneq ($(NVCC),)
+# sm_75 and up: machine code for Turing, Ampere (runs on Ada too) and Hopper, and PTX for what comes later.
+# Files named *_hopper.cu use instructions that only sm_90a has and are compiled for it alone; whoever calls them asks first.
+ARCHS    ?= 75 80 90 90+ptx
+HOPPER   := 90a
+gencode   = $(foreach a,$(1),-gencode arch=compute_$(a:+ptx=)$(,)code=$(if $(filter %+ptx,$(a)),compute,sm)_$(a:+ptx=))
+NVFLAGS  := -std=c++17 -O3 -lineinfo -DWITH_CUDA -D_GNU_SOURCE -diag-suppress 177 \
+            $(if $(WERROR),-Werror all-warnings) -Xcompiler -Wall$(,)-Wextra$(,)-fopenmp \
+            $(if $(SAN),-Xcompiler -fsanitize=address -Xcompiler -fsanitize=undefined)
+CUDA_LIB_DIR := $(firstword $(wildcard $(dir $(NVCC))../lib64 $(dir $(NVCC))../lib) )
+LIBS     += $(addprefix -L,$(CUDA_LIB_DIR)) $(addprefix -Wl$(,)-rpath$(,),$(abspath $(CUDA_LIB_DIR))) \
+            -lcublasLt -lcublas -lcudart_static -lstdc++ -ldl -lrt -lpthread
+endif
+
+# ---- what there is to build ----
+
+CHAPTERS := $(sort $(patsubst %/,%,$(wildcard [0-9][0-9]_*/)))
+PARTS    := common $(CHAPTERS)
+MAINS    := demo bench deepseek
+
+object    = $(patsubst %.cu,$(B)/%.cu.o,$(patsubst %.c,$(B)/%.o,$(1)))
+# common/testing.c is for the tests only (it needs Criterion); *_none.c stands in for what nvcc would build.
+sources   = $(filter-out $(1)/test_% $(1)/testing.c $(MAINS:%=$(1)/%.c) $(if $(NVCC),%_none.c),$(wildcard $(1)/*.c)) \
+            $(if $(NVCC),$(filter-out $(1)/test_%,$(wildcard $(1)/*.cu)))
+library   = $(B)/$(1)/lib$(1).a
+
+$(foreach p,$(PARTS),$(eval OBJECTS_$p := $(call object,$(call sources,$p))))
+$(foreach p,$(PARTS),$(eval PROGRAMS_$p := $(patsubst %.c,%,$(wildcard $(MAINS:%=$p/%.c)))))
+$(foreach p,$(PARTS),$(eval TESTS_$p := $(patsubst $p/%.c,$(B)/tests/$p/%,$(wildcard $p/test_*.c))))
+# UPTO_c: the chapter's library and those of the chapters below it, highest first: the order in which the linker needs them.
+SEEN :=
+$(foreach c,$(CHAPTERS),$(eval SEEN := $(call library,$c) $(SEEN))$(eval UPTO_$c := $(SEEN)))
+PROGRAMS := $(foreach p,$(PARTS),$(PROGRAMS_$p))
+TESTS    := $(foreach p,$(PARTS),$(TESTS_$p))
+
+# A file that changes only when its text does: what depends on it is built again when the flags or the list of files change.
+remember  = $(if $(filter-out xx,x$(strip $(file <$(1)))x),$(if $(subst x$(strip $(2))x,,x$(strip $(file <$(1)))x),$(file >$(1),$(2))),$(shell mkdir -p $(dir $(1)))$(file >$(1),$(2)))
+ifneq ($(filter-out help clean doctor format lesson-sync deps-check,$(MAKECMDGOALS)),)
+$(call remember,$(B)/flags-c,$(CC) $(CFLAGS))
+$(if $(NVCC),$(call remember,$(B)/flags-cu,$(NVCC) $(NVFLAGS) $(ARCHS)))
+$(foreach p,$(PARTS),$(call remember,$(B)/$p/objects,$(OBJECTS_$p)))
+endif
+
+# ---- rules ----
+
+# What the set-up must find: the tests need Criterion, the demo a text.
+PURPOSE := $(if $(filter test test-% learn grade solutions bugs,$(MAKECMDGOALS)),test,$(if $(filter demo corpus,$(MAKECMDGOALS)),demo,build))
+.PHONY: setup
+setup:
+	$(if $(filter 0,$(SETUP)),@:,@tools/setup.sh $(PURPOSE))
+
+$(B)/%.o: %.c $(B)/flags-c | setup
+	$(call say,CC,$<)
+	@mkdir -p $(@D)
+	$(Q)$(CC) $(CFLAGS) $(BLAS_INC) -MMD -MP -c $< -o $@
+
+$(B)/%.cu.o: %.cu $(B)/flags-cu | setup
+	$(call say,NVCC,$<)
+	@mkdir -p $(@D)
+	$(Q)$(NVCC) $(NVFLAGS) $(call gencode,$(if $(filter %_hopper.cu,$<),$(HOPPER),$(ARCHS))) -MMD -MP -MF $(@:.o=.d) -c $< -o $@
+
+-include $(foreach d,$(PARTS) tests/common $(CHAPTERS:%=tests/%),$(wildcard $(B)/$d/*.d))
+
+define part_rules
+$(call library,$(1)): $(OBJECTS_$(1)) $(B)/$(1)/objects
+	@rm -f $$@ && ar rcs $$@ $(OBJECTS_$(1))
+$(PROGRAMS_$(1):%=$(B)/%): $(B)/%: $(B)/%.o $(UPTO_$(1)) $(call library,common)
+	$$(call say,LINK,$$@)
+	$$(Q)$$(CC) $$(LDFLAGS) $$< $(B)/common/blas.o $(UPTO_$(1)) $(call library,common) $$(LIBS) -o $$@
+$(TESTS_$(1)): $(B)/tests/$(1)/%: $(B)/$(1)/%.o $(B)/common/testing.o $(UPTO_$(1)) $(call library,common)
+	$$(call say,LINK,$$@)
+	@mkdir -p $$(@D)
+	$$(Q)$$(CC) $$(LDFLAGS) $$< $(B)/common/testing.o $(B)/common/blas.o $(UPTO_$(1)) $(call library,common) -lcriterion $$(LIBS) -o $$@
+endef
+$(foreach p,$(PARTS),$(eval $(call part_rules,$p)))
+
+# The link is renewed each time, for the build asked for may be another one than last time's.
+.PHONY: FORCE
+$(PROGRAMS): %: $(B)/% FORCE
+	@[ "$$(readlink $@)" = ../$< ] || ln -sfn ../$< $@
+
+define chapter_targets
+.PHONY: $(1) test-$(1) bench-$(1)
+$(1): $(PROGRAMS_$(1))
+test-$(1): $(TESTS_$(1))
+	@tools/run_tests.py $$^
+bench-$(1): $(1)/bench
+	./$(1)/bench $$(ARGS)
+endef
+$(foreach c,$(CHAPTERS),$(eval $(call chapter_targets,$c)))
+
+# ---- targets ----
+
+.PHONY: help all demo test test-common bench figures corpus learn grade solutions bugs lesson-sync deps-check format doctor clean
+
+help: ## this list
+	@echo 'deepseek.c: DeepSeek from scratch, in C. Targets:'
+	@sed -n 's/^\([a-z-]*\):[^#]*## */  make \1@/p' Makefile | column -t -s@
+	@printf '  make %s\n' 'NN_name          one chapter:  make 01_self_attention && ./01_self_attention/demo' \
+	  'test-NN_name     its tests (and test-common)' 'bench-NN_name    its benchmark'
+	@echo 'Chapters: $(CHAPTERS)'
+	@echo 'Variables: CUDA=0|1 (default: 1 if nvcc is found), SAN=1 (sanitizers), CH=NN_name, CHECK=1, ARGS=, V=1 (show commands)'
+
+all: $(PROGRAMS) $(TESTS) ## build every chapter's programs and tests
+
+demo: 10_full_model/demo corpus ## train a small model on the Bible and let it write (under three minutes)
+	./10_full_model/demo $(ARGS)
+
+corpus: build/corpus/bible.txt ## the text that the demos train on
+build/corpus/bible.txt: tools/text.sh | setup
+	@tools/text.sh $@
+
+test: $(TESTS) ## build and run all tests
+	@tools/run_tests.py $^
+test-common: $(TESTS_common)
+	@tools/run_tests.py $^
+
+bench: $(if $(CH),bench-$(CH)) ## a chapter's benchmark: make bench CH=02_causal
+	$(if $(CH),@:,@echo 'Which chapter?  make bench CH=NN_name, one of: $(CHAPTERS)'; exit 2)
+
+figures: | setup ## draw every chapter's charts again from their CSV files
+	@tools/figures.sh $(CH)
+
+learn: ## walk through the exercises, up to the first that is not solved yet
+	@tools/learn.py learn $(CH)
+grade: ## points for the exercises of a chapter: make grade CH=02_causal
+	@tools/learn.py grade $(CH)
+solutions: ## every exercise's stub compiles and fails, every solution passes
+	@tools/learn.py solutions $(CH)
+bugs: ## plant every known mistake in a copy of the tree: a test must find it
+	@tools/bugs.py $(CH)
+
+lesson-sync: ## copy the quoted code from the sources into the lessons (CHECK=1: only compare)
+	@tools/lesson_sync.py $(if $(CHECK),--check)
+deps-check: ## a chapter may use only common/ and the chapters below it
+	@tools/deps_check.py
+format: ## clang-format all sources (CHECK=1: only compare)
+	@tools/format.sh $(if $(CHECK),--check)
+doctor: ## what this machine has, and what to do about what it lacks
+	@tools/doctor.sh
+clean: ## remove everything that was built
+	rm -rf build $(MAINS:%=[0-9][0-9]_*/%) [0-9][0-9]_*/figures/out

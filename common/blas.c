@@ -1,0 +1,61 @@
+/* OpenBLAS: the right kernels, and the number of threads. blas.h tells the story. */
+#include "blas.h"
+
+#include <cblas.h>
+#include <limits.h>
+#include <omp.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+const char *blas_corename(void) { return openblas_get_corename(); }
+
+const char *blas_better_kernels(const char *chosen, int cpu_has_avx512) {
+    /* Zen is Haswell's code under another name. SkylakeX needs no more than AVX-512 F, CD, BW, DQ, VL. */
+    int avx2 = strcmp(chosen, "Haswell") == 0 || strcmp(chosen, "Zen") == 0;
+    return avx2 && cpu_has_avx512 ? "SkylakeX" : NULL;
+}
+
+static int cpu_has_avx512(void) {
+#ifdef __x86_64__
+    __builtin_cpu_init();
+    return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512cd") &&
+           __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
+           __builtin_cpu_supports("avx512vl");
+#else
+    return 0;
+#endif
+}
+
+/*
+ * Runs before main(), and after OpenBLAS has made its choice (shared libraries are initialised first). It happens at most
+ * once, for the second time OPENBLAS_CORETYPE is there. When the program cannot be started again it goes on: slower, and right.
+ * BLAS_PRETEND_CORE stands in for OpenBLAS's choice in the test of this function.
+ */
+__attribute__((constructor(101))) static void restart_with_better_kernels(int argc, char **argv) {
+    (void)argc;
+    if (getenv("OPENBLAS_CORETYPE")) return;
+    const char *pretended = getenv("BLAS_PRETEND_CORE");
+    const char *better =
+        blas_better_kernels(pretended ? pretended : blas_corename(), cpu_has_avx512());
+    if (!better) return;
+
+    /* The path behind the link, so that `ps` and `top` show the program's name and not "exe". */
+    char program[PATH_MAX];
+    ssize_t length = readlink("/proc/self/exe", program, sizeof program - 1);
+    if (length <= 0) return;
+    program[length] = 0;
+    setenv("OPENBLAS_CORETYPE", better, 1);
+    execv(program, argv);
+}
+
+void blas_set_threads(int n) {
+    static int
+        initial; /* what OpenMP starts with: the cores this process may use, or OMP_NUM_THREADS */
+    if (!initial) initial = omp_get_max_threads();
+    if (n <= 0) n = initial;
+    omp_set_num_threads(n);
+    openblas_set_num_threads(n);
+}
+
+int blas_threads(void) { return omp_get_max_threads(); }
