@@ -1,0 +1,54 @@
+/*
+ * Softmax: any row of numbers becomes a row of positive weights that sum to 1.
+ *
+ *     y_j = exp(x_j - m) / sum_k exp(x_k - m),      m = max_k x_k
+ *
+ * Subtracting m changes nothing in exact arithmetic (numerator and denominator shrink by the same factor) and everything in
+ * floating point: the largest exponent is 0, so nothing overflows, and the sum is at least 1, so nothing divides by 0.
+ *
+ * Backward. dy_j/dx_k = y_j (delta_jk - y_k), hence  dx_k = y_k (dy_k - sum_j dy_j y_j): the output is all that has to be kept.
+ *
+ * A row with a NaN or with nothing but -inf gives NaN, as in PyTorch. An element of -inf gives exactly 0.
+ */
+#ifndef SOFTMAX_H
+#define SOFTMAX_H
+
+#include "../common/context.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* y = softmax(x) over the last dimension     x [..., D] -> [..., D] */
+Tensor *softmax(Context *ctx, Tensor *x);
+
+/* ---- kernels: on the CPU every T * is a float *; on CUDA float * or bf16 * by dtype. y may be x. ---- */
+
+/* The reference: the formula, term by term, summed in double. */
+void softmax_reference_forward_cpu(float *y, const float *x, int64_t rows, int64_t cols);
+void softmax_reference_backward_cpu(float *dx, int add, const float *dy, const float *y,
+                                    int64_t rows, int64_t cols);
+
+/* In use: rows over threads, columns over SIMD lanes. */
+void softmax_forward_cpu(float *y, const float *x, int64_t rows, int64_t cols);
+void softmax_backward_cpu(float *dx, int add, const float *dy, const float *y, int64_t rows,
+                          int64_t cols);
+
+#ifdef WITH_CUDA
+/* The ladder; softmax_forward_cuda picks the rung by the length of a row. */
+void softmax_naive_cuda(Gpu *gpu, DType dtype, void *y, const void *x, int64_t rows, int64_t cols);
+void softmax_warp_cuda(Gpu *gpu, DType dtype, void *y, const void *x, int64_t rows, int64_t cols);
+void softmax_online_cuda(Gpu *gpu, DType dtype, void *y, const void *x, int64_t rows, int64_t cols);
+void softmax_registers_cuda(Gpu *gpu, DType dtype, void *y, const void *x, int64_t rows,
+                            int64_t cols);
+
+void softmax_forward_cuda(Gpu *gpu, DType dtype, void *y, const void *x, int64_t rows,
+                          int64_t cols);
+void softmax_backward_cuda(Gpu *gpu, DType dtype, void *dx, int add, const void *dy, const void *y,
+                           int64_t rows, int64_t cols);
+#endif
+
+#ifdef __cplusplus
+}
+#endif
+#endif
