@@ -33,8 +33,9 @@ typedef struct Arena {
     size_t used, peak; /* bytes handed out since the last reset, and the most ever */
 } Arena;
 
-void *arena_alloc(Arena *arena, size_t bytes); /* 256-byte aligned, not cleared; fatal() when memory runs out */
-void arena_reset(Arena *arena);                /* all of it is free again; the memory is kept for the next step */
+void *arena_alloc(Arena *arena,
+                  size_t bytes); /* 256-byte aligned, not cleared; fatal() when memory runs out */
+void arena_reset(Arena *arena);  /* all of it is free again; the memory is kept for the next step */
 void arena_free(Arena *arena);
 
 /* ---- context ---- */
@@ -50,10 +51,11 @@ typedef struct TapeNode {
 
 struct Context {
     Device device;
-    DType dtype; /* of activations and weights: F32, or BF16 on CUDA (with F32 master weights in the optimizer) */
-    Gpu *gpu;    /* NULL on the CPU */
-    Arena host;  /* Tensor structs and saved structs */
-    Arena data;  /* what the tensors point to; on the device */
+    DType
+        dtype; /* of activations and weights: F32, or BF16 on CUDA (with F32 master weights in the optimizer) */
+    Gpu *gpu;   /* NULL on the CPU */
+    Arena host; /* Tensor structs and saved structs */
+    Arena data; /* what the tensors point to; on the device */
     bool recording;
     TapeNode *tape;
     int tape_length, tape_capacity;
@@ -93,7 +95,7 @@ void tape_push(Context *ctx, Tensor *output, BackwardFunction backward, const vo
                size_t size);
 
 /* RECORD(ctx, y, rmsnorm_backward, RmsNormSaved, .x = x, .w = w): tape_push with the saved struct written in place. */
-#define RECORD(ctx, output, backward, Saved, ...)                                                  \
+#define RECORD(ctx, output, backward, Saved, ...) \
     tape_push(ctx, output, backward, &(Saved){__VA_ARGS__}, sizeof(Saved))
 
 /*

@@ -35,7 +35,7 @@ void check_failed(const char *file, int line, const char *condition, const char 
     __attribute__((format(printf, 4, 5), noreturn));
 
 /* CHECK(condition, "format", ...): a contract between two pieces of our own code; on in every build. */
-#define CHECK(condition, ...)                                                                      \
+#define CHECK(condition, ...) \
     ((condition) ? (void)0 : check_failed(__FILE__, __LINE__, #condition, __VA_ARGS__))
 
 #ifdef __cplusplus

@@ -10,9 +10,12 @@
 #include <cuda_bf16.h>
 #include <cuda_runtime.h>
 
+struct MatmulPlans; /* gpu_matmul.cu's memory */
+
 struct Gpu {
     cudaStream_t stream;
     cublasLtHandle_t blas;
+    struct MatmulPlans *plans;
     void *workspace; /* cuBLASLt's scratch */
     size_t workspace_bytes;
     cudaEvent_t start, stop;
@@ -24,11 +27,11 @@ struct Gpu {
 };
 
 /* Every CUDA call goes through this: a failure names the call, the place and CUDA's own words. */
-#define CUDA_CHECK(call)                                                                           \
-    do {                                                                                           \
-        cudaError_t status_ = (call);                                                              \
-        if (status_ != cudaSuccess)                                                                \
-            fatal("%s:%d: %s: %s", __FILE__, __LINE__, #call, cudaGetErrorString(status_));        \
+#define CUDA_CHECK(call)                                                                    \
+    do {                                                                                    \
+        cudaError_t status_ = (call);                                                       \
+        if (status_ != cudaSuccess)                                                         \
+            fatal("%s:%d: %s: %s", __FILE__, __LINE__, #call, cudaGetErrorString(status_)); \
     } while (0)
 
 /* After each launch: a bad configuration is reported here, by name, not three calls later. */
@@ -37,17 +40,17 @@ struct Gpu {
 /*
  * DTYPE_SWITCH(dtype, T, statement): runs the statement with T = float or __nv_bfloat16.
  */
-#define DTYPE_SWITCH(dtype, T, ...)                                                                \
-    do {                                                                                           \
-        if ((dtype) == F32) {                                                                      \
-            typedef float T;                                                                       \
-            __VA_ARGS__;                                                                           \
-        } else {                                                                                   \
-            CHECK((dtype) == BF16, "dtype %s has no kernel here", dtype_name(dtype));              \
-            typedef __nv_bfloat16 T;                                                               \
-            __VA_ARGS__;                                                                           \
-        }                                                                                          \
-        LAUNCH_CHECK();                                                                            \
+#define DTYPE_SWITCH(dtype, T, ...)                                                   \
+    do {                                                                              \
+        if ((dtype) == F32) {                                                         \
+            typedef float T;                                                          \
+            __VA_ARGS__;                                                              \
+        } else {                                                                      \
+            CHECK((dtype) == BF16, "dtype %s has no kernel here", dtype_name(dtype)); \
+            typedef __nv_bfloat16 T;                                                  \
+            __VA_ARGS__;                                                              \
+        }                                                                             \
+        LAUNCH_CHECK();                                                               \
     } while (0)
 
 __device__ __forceinline__ float to_float(float x) { return x; }
@@ -67,6 +70,8 @@ __device__ __forceinline__ float warp_max(float x) {
     for (int offset = 16; offset; offset /= 2) x = fmaxf(x, __shfl_xor_sync(~0u, x, offset));
     return x;
 }
+
+void gpu_matmul_free(Gpu *gpu);
 
 static inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 

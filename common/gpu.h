@@ -51,8 +51,8 @@ double gpu_timer_stop(Gpu *gpu);
  * ON(ctx, rmsnorm, y, x, ...) calls rmsnorm_cuda(ctx->gpu, ctx->dtype, y, x, ...) or rmsnorm_cpu(y, x, ...).
  */
 #ifdef WITH_CUDA
-#define ON(ctx, kernel, ...)                                                                       \
-    ((ctx)->device == CUDA ? kernel##_cuda((ctx)->gpu, (ctx)->dtype, __VA_ARGS__)                  \
+#define ON(ctx, kernel, ...)                                                      \
+    ((ctx)->device == CUDA ? kernel##_cuda((ctx)->gpu, (ctx)->dtype, __VA_ARGS__) \
                            : kernel##_cpu(__VA_ARGS__))
 #else
 #define ON(ctx, kernel, ...) kernel##_cpu(__VA_ARGS__)

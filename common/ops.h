@@ -74,7 +74,7 @@ void swiglu_backward_cpu(float *dgate, int add_gate, float *dup, int add_up, con
                          const float *gate, const float *up, int64_t n);
 void embedding_forward_cpu(float *y, const float *table, const int32_t *ids, int64_t rows,
                            int64_t d, int64_t vocab);
-/* scratch: I32 [vocab + 1 + rows]: rows sorted by id, so that each table row is summed by one thread in order */
+/* scratch: I32 [vocab + 1 + 2 * rows]: rows sorted by id, so that each table row is summed in a fixed order */
 void embedding_backward_cpu(float *dtable, int add, int32_t *scratch, const float *dy,
                             const int32_t *ids, int64_t rows, int64_t d, int64_t vocab);
 /* losses, lse: F32 [rows]; loss: F32 [2] = mean, number of rows counted */

@@ -21,11 +21,12 @@ typedef struct Params {
     Context *ctx;
     Tensor **list; /* in order of registration */
     int count, capacity;
-    int64_t size, decayed;  /* elements in a flat buffer; how many of them, from the start, are decayed */
-    void *values;           /* ctx->dtype */
-    float *grads, *m, *v;   /* on ctx's device; NULL for a model that only infers */
-    float *master;          /* the F32 weights; the same memory as values when ctx->dtype is F32 */
-    float *scratch;         /* partial sums of the gradient norm */
+    int64_t size,
+        decayed;  /* elements in a flat buffer; how many of them, from the start, are decayed */
+    void *values; /* ctx->dtype */
+    float *grads, *m, *v; /* on ctx's device; NULL for a model that only infers */
+    float *master;        /* the F32 weights; the same memory as values when ctx->dtype is F32 */
+    float *scratch;       /* partial sums of the gradient norm */
 } Params;
 
 void params_init(Params *params, Context *ctx);
@@ -38,14 +39,15 @@ Tensor *params_new(Params *params, const char *name, const int64_t *shape, int n
 int params_allocate(Params *params, bool training, Error *err);
 
 Tensor *params_find(const Params *params, const char *name); /* NULL if there is none */
-int64_t params_count(const Params *params);                  /* numbers in the model, padding not counted */
+int64_t params_count(const Params *params); /* numbers in the model, padding not counted */
 
 /* Fills one weight (master and value). Normal(0, std): a stream of ctx's rng, so the same on every device. */
 void params_normal(Params *params, Tensor *t, float std);
 void params_fill(Params *params, Tensor *t, float value);
-void params_set(Params *params, Tensor *t, const float *host);         /* F32 from host memory */
-void params_get(Params *params, const Tensor *t, float *host);         /* the F32 master to host memory */
-void params_get_grad(Params *params, const Tensor *t, float *host);    /* zeros where nothing was written */
+void params_set(Params *params, Tensor *t, const float *host); /* F32 from host memory */
+void params_get(Params *params, const Tensor *t, float *host); /* the F32 master to host memory */
+void params_get_grad(Params *params, const Tensor *t,
+                     float *host); /* zeros where nothing was written */
 
 /* Start of a step: the next contribution to each gradient overwrites. (Not between accumulated micro-batches.) */
 void params_zero_grad(Params *params);
@@ -72,6 +74,28 @@ float adamw_step(AdamW *adamw, Params *params, float lr, float grad_scale);
 
 /* Linear warm-up to `peak` over `warmup` steps, then a half cosine down to `floor` at step `total`. step counts from 0. */
 float lr_warmup_cosine(int64_t step, int64_t warmup, int64_t total, float peak, float floor);
+
+/* ---- kernels ---- */
+
+enum { NORM_CHUNKS = 1024 };
+
+/* What one AdamW step needs of its settings; the corrections are 1 - beta^t. */
+typedef struct AdamWStep {
+    float lr, beta1, beta2, eps, weight_decay, clip, grad_scale;
+    float correction1, correction2;
+} AdamWStep;
+
+/* scratch: F32 [NORM_CHUNKS + 1]; the norm of grad_scale * grads ends in scratch[NORM_CHUNKS] */
+void grad_norm_cpu(float *scratch, const float *grads, int64_t n, float grad_scale);
+/* values = the new master, rounded to dtype. Does nothing when norm[0] is not finite. */
+void adamw_cpu(void *values, float *master, float *m, float *v, const float *grads,
+               const float *norm, int64_t n, int64_t decayed, AdamWStep step);
+#ifdef WITH_CUDA
+void grad_norm_cuda(Gpu *gpu, DType dtype, float *scratch, const float *grads, int64_t n,
+                    float grad_scale);
+void adamw_cuda(Gpu *gpu, DType dtype, void *values, float *master, float *m, float *v,
+                const float *grads, const float *norm, int64_t n, int64_t decayed, AdamWStep step);
+#endif
 
 #ifdef __cplusplus
 }

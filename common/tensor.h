@@ -37,7 +37,7 @@ typedef struct Tensor {
 } Tensor;
 
 /* SHAPE(B, T, D) stands for two arguments: the sizes and how many there are. */
-#define SHAPE(...)                                                                                 \
+#define SHAPE(...) \
     (const int64_t[]){__VA_ARGS__}, (int)(sizeof((const int64_t[]){__VA_ARGS__}) / sizeof(int64_t))
 
 size_t dtype_size(DType dtype);      /* bytes of one element */

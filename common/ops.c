@@ -1,0 +1,292 @@
+/*
+ * The common operations: shape checks, the choice of device, and what goes on the tape.
+ * Each op is followed by its backward function; the arithmetic is in ops_cpu.c and ops_cuda.cu.
+ */
+#include "ops.h"
+
+#include <string.h>
+
+/* The output of an op: x's dtype, and x's shape with another last dimension. */
+static Tensor *like(Context *ctx, const char *name, const Tensor *x, int64_t last) {
+    int64_t shape[MAX_DIMS];
+    memcpy(shape, x->shape, sizeof shape);
+    shape[x->ndim - 1] = last;
+    return tensor_new(ctx, name, x->dtype, shape, x->ndim);
+}
+
+static void check_same_shape(const char *where, const Tensor *a, const Tensor *b) {
+    check_shape(where, b, a->dtype, a->shape, a->ndim);
+}
+
+static void check_activation(Context *ctx, const char *where, const Tensor *x) {
+    CHECK(x->dtype == ctx->dtype && x->device == ctx->device,
+          "%s: %s is %s on %s, but should be %s on %s", where, x->name, dtype_name(x->dtype),
+          device_name(x->device), dtype_name(ctx->dtype), device_name(ctx->device));
+}
+
+/* ---- linear ---- */
+
+/* [linear] */
+typedef struct LinearSaved {
+    Tensor *y, *x, *weight, *bias;
+} LinearSaved;
+
+/* dx = dy W,  dW = dy^T x,  db = column sums of dy */
+static void linear_backward(Context *ctx, void *saved) {
+    LinearSaved *s = saved;
+    int add_x, add_w, add_b;
+    void *dx = grad_slot(ctx, s->x, &add_x);
+    float *dw = grad_slot(ctx, s->weight, &add_w);
+    float *db = grad_slot(ctx, s->bias, &add_b);
+    ON(ctx, linear_backward, dx, add_x, dw, add_w, db, add_b, s->y->grad->data, s->x->data,
+       s->weight->data, tensor_rows(s->x), tensor_dim(s->weight, 1), tensor_dim(s->weight, 0));
+}
+
+Tensor *linear(Context *ctx, Tensor *x, Tensor *weight, Tensor *bias) {
+    check_activation(ctx, "linear", x);
+    int64_t in = tensor_dim(x, -1);
+    check_shape("linear", weight, ctx->dtype, SHAPE(-1, in));
+    int64_t out = tensor_dim(weight, 0);
+    if (bias) check_shape("linear", bias, ctx->dtype, SHAPE(out));
+
+    Tensor *y = like(ctx, "linear", x, out);
+    ON(ctx, linear_forward, y->data, x->data, weight->data, bias ? bias->data : NULL,
+       tensor_rows(x), in, out);
+    RECORD(ctx, y, linear_backward, LinearSaved, .y = y, .x = x, .weight = weight, .bias = bias);
+    return y;
+}
+/* [/linear] */
+
+/* ---- add ---- */
+
+typedef struct AddSaved {
+    Tensor *y, *a, *b;
+} AddSaved;
+
+static void add_backward(Context *ctx, void *saved) {
+    AddSaved *s = saved;
+    Tensor *inputs[2] = {s->a, s->b};
+    for (int i = 0; i < 2; i++) {
+        int add;
+        void *dx = grad_slot(ctx, inputs[i], &add);
+        if (dx) ON(ctx, accumulate, dx, s->y->grad->data, tensor_count(s->y), add);
+    }
+}
+
+Tensor *add(Context *ctx, Tensor *a, Tensor *b) {
+    check_activation(ctx, "add", a);
+    check_same_shape("add", a, b);
+    Tensor *y = like(ctx, "sum", a, tensor_dim(a, -1));
+    ON(ctx, add, y->data, a->data, b->data, tensor_count(a));
+    RECORD(ctx, y, add_backward, AddSaved, .y = y, .a = a, .b = b);
+    return y;
+}
+
+/* ---- rmsnorm ---- */
+
+typedef struct RmsNormSaved {
+    Tensor *y, *x, *weight;
+    float *rstd;
+} RmsNormSaved;
+
+static void rmsnorm_backward(Context *ctx, void *saved) {
+    RmsNormSaved *s = saved;
+    int64_t d = tensor_dim(s->x, -1);
+    int add_x, add_w;
+    void *dx = grad_slot(ctx, s->x, &add_x);
+    float *dw = grad_slot(ctx, s->weight, &add_w);
+    float *scratch =
+        dw ? arena_alloc(&ctx->data, RMSNORM_CHUNKS * (size_t)d * sizeof(float)) : NULL;
+    ON(ctx, rmsnorm_backward, dx, add_x, dw, add_w, scratch, s->y->grad->data, s->x->data,
+       s->weight->data, s->rstd, tensor_rows(s->x), d);
+}
+
+Tensor *rmsnorm(Context *ctx, Tensor *x, Tensor *weight, float eps) {
+    check_activation(ctx, "rmsnorm", x);
+    int64_t rows = tensor_rows(x), d = tensor_dim(x, -1);
+    check_shape("rmsnorm", weight, ctx->dtype, SHAPE(d));
+    Tensor *y = like(ctx, "rmsnorm", x, d);
+    float *rstd = arena_alloc(&ctx->data, (size_t)rows * sizeof(float));
+    ON(ctx, rmsnorm_forward, y->data, rstd, x->data, weight->data, rows, d, eps);
+    RECORD(ctx, y, rmsnorm_backward, RmsNormSaved, .y = y, .x = x, .weight = weight, .rstd = rstd);
+    return y;
+}
+
+/* ---- silu and swiglu ---- */
+
+typedef struct SiluSaved {
+    Tensor *y, *x;
+} SiluSaved;
+
+static void silu_backward(Context *ctx, void *saved) {
+    SiluSaved *s = saved;
+    int add_x;
+    void *dx = grad_slot(ctx, s->x, &add_x);
+    if (dx) ON(ctx, silu_backward, dx, add_x, s->y->grad->data, s->x->data, tensor_count(s->x));
+}
+
+Tensor *silu(Context *ctx, Tensor *x) {
+    check_activation(ctx, "silu", x);
+    Tensor *y = like(ctx, "silu", x, tensor_dim(x, -1));
+    ON(ctx, silu_forward, y->data, x->data, tensor_count(x));
+    RECORD(ctx, y, silu_backward, SiluSaved, .y = y, .x = x);
+    return y;
+}
+
+typedef struct SwigluSaved {
+    Tensor *y, *gate, *up;
+} SwigluSaved;
+
+static void swiglu_backward(Context *ctx, void *saved) {
+    SwigluSaved *s = saved;
+    int add_gate, add_up;
+    void *dgate = grad_slot(ctx, s->gate, &add_gate);
+    void *dup = grad_slot(ctx, s->up, &add_up);
+    ON(ctx, swiglu_backward, dgate, add_gate, dup, add_up, s->y->grad->data, s->gate->data,
+       s->up->data, tensor_count(s->y));
+}
+
+Tensor *swiglu(Context *ctx, Tensor *gate, Tensor *up) {
+    check_activation(ctx, "swiglu", gate);
+    check_same_shape("swiglu", gate, up);
+    CHECK(gate != up, "swiglu: gate and up must be two tensors");
+    Tensor *y = like(ctx, "swiglu", gate, tensor_dim(gate, -1));
+    ON(ctx, swiglu_forward, y->data, gate->data, up->data, tensor_count(y));
+    RECORD(ctx, y, swiglu_backward, SwigluSaved, .y = y, .gate = gate, .up = up);
+    return y;
+}
+
+/* ---- embedding ---- */
+
+typedef struct EmbeddingSaved {
+    Tensor *y, *table, *ids;
+} EmbeddingSaved;
+
+static void embedding_backward(Context *ctx, void *saved) {
+    EmbeddingSaved *s = saved;
+    int add;
+    int64_t rows = tensor_count(s->ids), vocab = tensor_dim(s->table, 0);
+    float *dtable = grad_slot(ctx, s->table, &add);
+    if (!dtable) return;
+    int32_t *scratch = arena_alloc(&ctx->data, (size_t)(vocab + 1 + 2 * rows) * sizeof(int32_t));
+    ON(ctx, embedding_backward, dtable, add, scratch, s->y->grad->data, s->ids->data, rows,
+       tensor_dim(s->table, 1), vocab);
+}
+
+Tensor *embedding(Context *ctx, Tensor *table, Tensor *ids) {
+    check_shape("embedding", table, ctx->dtype, SHAPE(-1, -1));
+    CHECK(ids->dtype == I32 && ids->ndim < MAX_DIMS,
+          "embedding: ids must be I32 with at most %d dimensions", MAX_DIMS - 1);
+    int64_t shape[MAX_DIMS], d = tensor_dim(table, 1);
+    memcpy(shape, ids->shape, sizeof shape);
+    shape[ids->ndim] = d;
+    Tensor *y = tensor_new(ctx, "embedding", ctx->dtype, shape, ids->ndim + 1);
+    ON(ctx, embedding_forward, y->data, table->data, ids->data, tensor_count(ids), d,
+       tensor_dim(table, 0));
+    RECORD(ctx, y, embedding_backward, EmbeddingSaved, .y = y, .table = table, .ids = ids);
+    return y;
+}
+
+/* ---- cross entropy ---- */
+
+typedef struct CrossEntropySaved {
+    Tensor *loss, *logits, *targets;
+    float *lse;
+} CrossEntropySaved;
+
+/* softmax(logits) - onehot(target), written over the logits: the largest tensor of a step exists once. */
+static void cross_entropy_backward(Context *ctx, void *saved) {
+    CrossEntropySaved *s = saved;
+    Tensor *logits = s->logits;
+    if (!logits->requires_grad) return;
+    CHECK(!logits->has_grad,
+          "cross_entropy: the logits have another reader whose gradient would be lost");
+    ON(ctx, cross_entropy_backward, logits->data, s->loss->grad->data, s->loss->data, s->lse,
+       s->targets->data, tensor_rows(logits), tensor_dim(logits, -1));
+    logits->grad = arena_alloc(&ctx->host, sizeof *logits->grad);
+    *logits->grad = tensor_of(logits->data, logits->name, logits->dtype, logits->device,
+                              logits->shape, logits->ndim);
+    logits->has_grad = true;
+}
+
+Tensor *cross_entropy(Context *ctx, Tensor *logits, Tensor *targets) {
+    check_activation(ctx, "cross_entropy", logits);
+    int64_t rows = tensor_rows(logits);
+    CHECK(targets->dtype == I32 && tensor_count(targets) == rows,
+          "cross_entropy: targets are %s %s, but logits %s need one I32 for each row",
+          dtype_name(targets->dtype), shape_text(targets).text, shape_text(logits).text);
+    Tensor *loss =
+        tensor_new(ctx, "loss", F32, SHAPE(2)); /* the mean, and how many rows it is of */
+    float *losses = arena_alloc(&ctx->data, (size_t)rows * sizeof(float));
+    float *lse = arena_alloc(&ctx->data, (size_t)rows * sizeof(float));
+    ON(ctx, cross_entropy_forward, loss->data, losses, lse, logits->data, targets->data, rows,
+       tensor_dim(logits, -1));
+    loss->shape[0] = 1;
+    RECORD(ctx, loss, cross_entropy_backward, CrossEntropySaved, .loss = loss, .logits = logits,
+           .targets = targets, .lse = lse);
+    return loss;
+}
+
+/* ---- dropout ---- */
+
+typedef struct DropoutSaved {
+    Tensor *y, *x;
+    float p;
+    uint64_t stream;
+} DropoutSaved;
+
+/* The mask is not stored: the generator is asked for it again. */
+static void dropout_backward(Context *ctx, void *saved) {
+    DropoutSaved *s = saved;
+    int add;
+    void *dx = grad_slot(ctx, s->x, &add);
+    if (dx)
+        ON(ctx, dropout, dx, add, s->y->grad->data, tensor_count(s->x), s->p, ctx->rng.seed,
+           s->stream);
+}
+
+Tensor *dropout(Context *ctx, Tensor *x, float p) {
+    check_activation(ctx, "dropout", x);
+    CHECK(p >= 0 && p < 1, "dropout: the probability %g is not in [0, 1)", p);
+    if (p == 0) return x;
+    Tensor *y = like(ctx, "dropout", x, tensor_dim(x, -1));
+    uint64_t stream = rng_next_stream(&ctx->rng);
+    ON(ctx, dropout, y->data, 0, x->data, tensor_count(x), p, ctx->rng.seed, stream);
+    RECORD(ctx, y, dropout_backward, DropoutSaved, .y = y, .x = x, .p = p, .stream = stream);
+    return y;
+}
+
+/* ---- sums ---- */
+
+typedef struct SumSaved {
+    Tensor *y, *x;
+    const float *c;
+    float scale;
+} SumSaved;
+
+static void sum_backward(Context *ctx, void *saved) {
+    SumSaved *s = saved;
+    int add;
+    void *dx = grad_slot(ctx, s->x, &add);
+    if (dx) ON(ctx, sum_backward, dx, add, s->y->grad->data, s->c, tensor_count(s->x), s->scale);
+}
+
+static Tensor *scaled_sum(Context *ctx, Tensor *x, const float *c, float scale) {
+    check_activation(ctx, "sum", x);
+    Tensor *y = tensor_new(ctx, "sum", F32, SHAPE(1));
+    float *scratch = arena_alloc(&ctx->data, SUM_CHUNKS * sizeof(float));
+    ON(ctx, sum_forward, y->data, scratch, x->data, c, tensor_count(x), scale);
+    RECORD(ctx, y, sum_backward, SumSaved, .y = y, .x = x, .c = c, .scale = scale);
+    return y;
+}
+
+Tensor *sum(Context *ctx, Tensor *x) { return scaled_sum(ctx, x, NULL, 1.0f); }
+
+Tensor *mean(Context *ctx, Tensor *x) {
+    return scaled_sum(ctx, x, NULL, 1.0f / (float)tensor_count(x));
+}
+
+Tensor *weighted_sum(Context *ctx, Tensor *x, const Tensor *c) {
+    check_shape("weighted_sum", c, F32, x->shape, x->ndim);
+    return scaled_sum(ctx, x, c->data, 1.0f);
+}

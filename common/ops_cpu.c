@@ -1,0 +1,273 @@
+/*
+ * The common operations on the CPU, in F32.
+ *
+ * Loops over rows are shared among threads. Where rows are summed (gradients of weights) the work is cut in a fixed way that
+ * does not depend on the number of threads, so neither do the results.
+ */
+#include "fastmath.h"
+#include "ops.h"
+
+#include <cblas.h>
+#include <math.h>
+#include <string.h>
+
+/* Below this many elements a loop is over before the other threads have woken up. */
+enum { PARALLEL_MIN = 1 << 14 };
+
+/* ---- linear ---- */
+
+void linear_forward_cpu(float *y, const float *x, const float *w, const float *bias, int64_t rows,
+                        int64_t in, int64_t out) {
+    if (rows == 1) /* a matrix-vector product reads W once; sgemm would first copy it into tiles */
+        cblas_sgemv(CblasRowMajor, CblasNoTrans, (int)out, (int)in, 1, w, (int)in, x, 1, 0, y, 1);
+    else if (rows > 0)
+        cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasTrans, (int)rows, (int)out, (int)in, 1, x,
+                    (int)in, w, (int)in, 0, y, (int)out);
+    if (!bias) return;
+#pragma omp parallel for if (rows * out > PARALLEL_MIN)
+    for (int64_t i = 0; i < rows; i++)
+        for (int64_t j = 0; j < out; j++) y[i * out + j] += bias[j];
+}
+
+void linear_backward_cpu(float *dx, int add_x, float *dw, int add_w, float *dbias, int add_bias,
+                         const float *dy, const float *x, const float *w, int64_t rows, int64_t in,
+                         int64_t out) {
+    if (dx)
+        cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasNoTrans, (int)rows, (int)in, (int)out, 1, dy,
+                    (int)out, w, (int)in, (float)add_x, dx, (int)in);
+    if (dw)
+        cblas_sgemm(CblasRowMajor, CblasTrans, CblasNoTrans, (int)out, (int)in, (int)rows, 1, dy,
+                    (int)out, x, (int)in, (float)add_w, dw, (int)in);
+    if (!dbias) return;
+    if (!add_bias) memset(dbias, 0, (size_t)out * sizeof *dbias);
+    for (int64_t i = 0; i < rows; i++)
+        for (int64_t j = 0; j < out; j++) dbias[j] += dy[i * out + j];
+}
+
+/* ---- element by element ---- */
+
+void add_cpu(float *y, const float *a, const float *b, int64_t n) {
+#pragma omp parallel for simd if (n > PARALLEL_MIN)
+    for (int64_t i = 0; i < n; i++) y[i] = a[i] + b[i];
+}
+
+void accumulate_cpu(float *y, const float *x, int64_t n, int add) {
+    if (!add) {
+        memcpy(y, x, (size_t)n * sizeof *y);
+        return;
+    }
+#pragma omp parallel for simd if (n > PARALLEL_MIN)
+    for (int64_t i = 0; i < n; i++) y[i] += x[i];
+}
+
+void silu_forward_cpu(float *y, const float *x, int64_t n) {
+#pragma omp parallel for simd if (n > PARALLEL_MIN)
+    for (int64_t i = 0; i < n; i++) y[i] = x[i] / (1.0f + fast_exp(-x[i]));
+}
+
+/* With s = sigmoid(x):  (x s)' = s + x s (1 - s) = s (1 + x (1 - s)) */
+static inline float silu_derivative(float x, float s) { return s * (1.0f + x * (1.0f - s)); }
+
+void silu_backward_cpu(float *dx, int add_x, const float *dy, const float *x, int64_t n) {
+#pragma omp parallel for simd if (n > PARALLEL_MIN)
+    for (int64_t i = 0; i < n; i++) {
+        float s = 1.0f / (1.0f + fast_exp(-x[i]));
+        float g = dy[i] * silu_derivative(x[i], s);
+        dx[i] = add_x ? dx[i] + g : g;
+    }
+}
+
+void swiglu_forward_cpu(float *y, const float *gate, const float *up, int64_t n) {
+#pragma omp parallel for simd if (n > PARALLEL_MIN)
+    for (int64_t i = 0; i < n; i++) y[i] = gate[i] / (1.0f + fast_exp(-gate[i])) * up[i];
+}
+
+/* y = silu(gate) up:  dgate = dy up silu'(gate),  dup = dy silu(gate) */
+void swiglu_backward_cpu(float *dgate, int add_gate, float *dup, int add_up, const float *dy,
+                         const float *gate, const float *up, int64_t n) {
+#pragma omp parallel for if (n > PARALLEL_MIN)
+    for (int64_t start = 0; start < n; start += 1024) {
+        int64_t end = start + 1024 < n ? start + 1024 : n;
+        if (dgate)
+#pragma omp simd
+            for (int64_t i = start; i < end; i++) {
+                float s = 1.0f / (1.0f + fast_exp(-gate[i]));
+                float g = dy[i] * up[i] * silu_derivative(gate[i], s);
+                dgate[i] = add_gate ? dgate[i] + g : g;
+            }
+        if (dup)
+#pragma omp simd
+            for (int64_t i = start; i < end; i++) {
+                float g = dy[i] * gate[i] / (1.0f + fast_exp(-gate[i]));
+                dup[i] = add_up ? dup[i] + g : g;
+            }
+    }
+}
+
+void dropout_cpu(float *y, int add, const float *x, int64_t n, float p, uint64_t seed,
+                 uint64_t stream) {
+    float scale = 1.0f / (1.0f - p);
+#pragma omp parallel for if (n > PARALLEL_MIN)
+    for (int64_t block = 0; block < (n + 3) / 4; block++) {
+        Philox r = philox(seed, stream, (uint64_t)block);
+        for (int64_t i = 4 * block; i < 4 * block + 4 && i < n; i++) {
+            float u = (float)(r.word[i % 4] >> 8) * 0x1p-24f; /* rng_uniform(seed, stream, i) */
+            float kept = u < p ? 0.0f : x[i] * scale;
+            y[i] = add ? y[i] + kept : kept;
+        }
+    }
+}
+
+/* ---- rmsnorm ---- */
+
+void rmsnorm_forward_cpu(float *y, float *rstd, const float *x, const float *w, int64_t rows,
+                         int64_t d, float eps) {
+#pragma omp parallel for if (rows * d > PARALLEL_MIN)
+    for (int64_t i = 0; i < rows; i++) {
+        const float *xi = x + i * d;
+        float squares = 0;
+#pragma omp simd reduction(+ : squares)
+        for (int64_t j = 0; j < d; j++) squares += xi[j] * xi[j];
+        float r = 1.0f / sqrtf(squares / (float)d + eps);
+        for (int64_t j = 0; j < d; j++) y[i * d + j] = xi[j] * r * w[j];
+        rstd[i] = r;
+    }
+}
+
+/*
+ * With x^ = x rstd, so that y = x^ w:
+ *     dw_j = sum over rows dy_j x^_j
+ *     dx_j = rstd (w_j dy_j - x^_j mean_k(w_k dy_k x^_k))         (rstd itself depends on every x_k: the second term)
+ */
+void rmsnorm_backward_cpu(float *dx, int add_x, float *dw, int add_w, float *scratch,
+                          const float *dy, const float *x, const float *w, const float *rstd,
+                          int64_t rows, int64_t d) {
+#pragma omp parallel for if (rows * d > PARALLEL_MIN)
+    for (int64_t chunk = 0; chunk < RMSNORM_CHUNKS; chunk++) {
+        float *sums = dw ? scratch + chunk * d : NULL;
+        if (sums) memset(sums, 0, (size_t)d * sizeof *sums);
+        int64_t end = (chunk + 1) * rows / RMSNORM_CHUNKS;
+        for (int64_t i = chunk * rows / RMSNORM_CHUNKS; i < end; i++) {
+            const float *xi = x + i * d, *dyi = dy + i * d;
+            float r = rstd[i];
+            if (sums)
+                for (int64_t j = 0; j < d; j++) sums[j] += dyi[j] * xi[j] * r;
+            if (!dx) continue;
+            float dot = 0;
+#pragma omp simd reduction(+ : dot)
+            for (int64_t j = 0; j < d; j++) dot += w[j] * dyi[j] * xi[j];
+            float c = dot * r * r / (float)d; /* mean(w dy x^) / x * x^: one rstd from each x^ */
+            float *dxi = dx + i * d;
+            for (int64_t j = 0; j < d; j++) {
+                float g = r * (w[j] * dyi[j] - xi[j] * c);
+                dxi[j] = add_x ? dxi[j] + g : g;
+            }
+        }
+    }
+    if (!dw) return;
+    for (int64_t chunk = 0; chunk < RMSNORM_CHUNKS; chunk++)
+        accumulate_cpu(dw, scratch + chunk * d, d, add_w || chunk > 0);
+}
+
+/* ---- embedding ---- */
+
+void embedding_forward_cpu(float *y, const float *table, const int32_t *ids, int64_t rows,
+                           int64_t d, int64_t vocab) {
+    for (int64_t i = 0; i < rows; i++)
+        CHECK(ids[i] >= 0 && ids[i] < vocab,
+              "embedding: id %d at position %lld is outside [0, %lld)", ids[i], (long long)i,
+              (long long)vocab);
+#pragma omp parallel for if (rows * d > PARALLEL_MIN)
+    for (int64_t i = 0; i < rows; i++) memcpy(y + i * d, table + ids[i] * d, (size_t)d * sizeof *y);
+}
+
+void embedding_backward_cpu(float *dtable, int add, int32_t *scratch, const float *dy,
+                            const int32_t *ids, int64_t rows, int64_t d, int64_t vocab) {
+    /* Counting sort: order[start[id] .. start[id + 1]) are the rows that used id, in ascending order. */
+    int32_t *start = scratch, *order = scratch + vocab + 1;
+    memset(start, 0, (size_t)(vocab + 1) * sizeof *start);
+    for (int64_t i = 0; i < rows; i++) start[ids[i]]++;
+    int32_t total = 0;
+    for (int64_t id = 0; id <= vocab; id++) total += start[id], start[id] = total;
+    for (int64_t i = rows - 1; i >= 0; i--) order[--start[ids[i]]] = (int32_t)i;
+#pragma omp parallel for schedule(static, 64) if (vocab * d > PARALLEL_MIN)
+    for (int64_t id = 0; id < vocab; id++) {
+        float *sum = dtable + id * d;
+        if (!add) memset(sum, 0, (size_t)d * sizeof *sum);
+        for (int32_t k = start[id]; k < start[id + 1]; k++)
+            for (int64_t j = 0; j < d; j++) sum[j] += dy[order[k] * d + j];
+    }
+}
+
+/* ---- cross entropy ---- */
+
+void cross_entropy_forward_cpu(float *loss, float *losses, float *lse, const float *logits,
+                               const int32_t *targets, int64_t rows, int64_t vocab) {
+#pragma omp parallel for if (rows * vocab > PARALLEL_MIN)
+    for (int64_t i = 0; i < rows; i++) {
+        const float *z = logits + i * vocab;
+        float largest = z[0], sum = 0;
+#pragma omp simd reduction(max : largest)
+        for (int64_t j = 0; j < vocab; j++) largest = z[j] > largest ? z[j] : largest;
+#pragma omp simd reduction(+ : sum)
+        for (int64_t j = 0; j < vocab; j++) sum += fast_exp(z[j] - largest);
+        lse[i] = largest + logf(sum);
+        int32_t target = targets[i];
+        CHECK(target == IGNORE_TARGET || (target >= 0 && target < vocab),
+              "cross_entropy: target %d of row %lld is outside [0, %lld)", target, (long long)i,
+              (long long)vocab);
+        losses[i] = target == IGNORE_TARGET ? 0.0f : lse[i] - z[target];
+    }
+    double total = 0;
+    int64_t counted = 0;
+    for (int64_t i = 0; i < rows; i++) {
+        total += losses[i];
+        counted += targets[i] != IGNORE_TARGET;
+    }
+    loss[0] = counted ? (float)(total / (double)counted) : 0.0f;
+    loss[1] = (float)counted;
+}
+
+/* d loss / d z_j = (softmax(z)_j - [j = target]) / rows counted */
+void cross_entropy_backward_cpu(float *logits, const float *dloss, const float *loss,
+                                const float *lse, const int32_t *targets, int64_t rows,
+                                int64_t vocab) {
+    float scale = loss[1] > 0 ? dloss[0] / loss[1] : 0.0f;
+#pragma omp parallel for if (rows * vocab > PARALLEL_MIN)
+    for (int64_t i = 0; i < rows; i++) {
+        float *z = logits + i * vocab;
+        if (targets[i] == IGNORE_TARGET) {
+            memset(z, 0, (size_t)vocab * sizeof *z);
+            continue;
+        }
+        for (int64_t j = 0; j < vocab; j++) z[j] = fast_exp(z[j] - lse[i]) * scale;
+        z[targets[i]] -= scale;
+    }
+}
+
+/* ---- sums ---- */
+
+void sum_forward_cpu(float *out, float *scratch, const float *x, const float *c, int64_t n,
+                     float scale) {
+#pragma omp parallel for if (n > PARALLEL_MIN)
+    for (int64_t chunk = 0; chunk < SUM_CHUNKS; chunk++) {
+        int64_t end = (chunk + 1) * n / SUM_CHUNKS;
+        double total = 0;
+        for (int64_t i = chunk * n / SUM_CHUNKS; i < end; i++)
+            total += (double)x[i] * (c ? c[i] : 1.0f);
+        scratch[chunk] = (float)total;
+    }
+    double total = 0;
+    for (int chunk = 0; chunk < SUM_CHUNKS; chunk++) total += scratch[chunk];
+    out[0] = (float)(total * scale);
+}
+
+void sum_backward_cpu(float *dx, int add, const float *dout, const float *c, int64_t n,
+                      float scale) {
+    float g = dout[0] * scale;
+#pragma omp parallel for simd if (n > PARALLEL_MIN)
+    for (int64_t i = 0; i < n; i++) {
+        float gi = c ? g * c[i] : g;
+        dx[i] = add ? dx[i] + gi : gi;
+    }
+}
