@@ -88,9 +88,9 @@ double tolerance_of(DType dtype, int64_t k);
  * ctx->rng each time, so dropout draws the same mask. It must not reset the context: the inputs live there.
  *
  * An element fails when the two differ by more than tolerance * max(|either|, root mean square of this gradient), plus
- * what rounding f to F32 does to the difference. The message names the input, the element, both values and their ratio.
- * So elements far smaller than the others are
- * hardly tested. An input whose gradient nobody wrote fails too. With step 1e-2 and a loss of order 1, a tolerance of 1e-2 is usual.
+ * what rounding f to F32 does to the difference; so elements far smaller than the others are hardly tested. The message
+ * names the input, the element, both values and their ratio. An input whose gradient nobody wrote fails too. With step
+ * 1e-2 and a loss of order 1, a tolerance of 1e-2 is usual.
  */
 typedef Tensor *(*LossFunction)(Context *ctx, void *user);
 void check_gradients(Context *ctx, const char *what, LossFunction loss, void *user,
