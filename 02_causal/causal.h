@@ -34,9 +34,14 @@ typedef struct AttentionShape {
     HeadStrides q, k, v, o;
 } AttentionShape;
 
+/* The widest head the CPU's tiles hold: DeepSeek's absorbed latent, 512 + 64. */
+enum { ATTENTION_MAX_DIM = 576 };
+
 /* The shape of contiguous tensors, with scale 1 / sqrt(qk_dim). */
 AttentionShape attention_shape(int batch, int heads, int kv_heads, int q_len, int kv_len,
                                int qk_dim, int v_dim, int causal);
+/* Aborts unless the sizes fit together; `where` begins the message. */
+void attention_shape_check(const char *where, const AttentionShape *shape);
 
 /*
  * q [B, T, H, D], k [B, S, H_kv, D], v [B, S, H_kv, D_v] -> [B, T, H, D_v]; S >= T. scale 0 means 1 / sqrt(D).
@@ -50,6 +55,24 @@ void causal_reference_cpu(float *o, float *lse, const float *q, const float *k, 
 void causal_reference_backward_cpu(float *dq, int add_q, float *dk, int add_k, float *dv, int add_v,
                                    const float *d_o, const float *q, const float *k, const float *v, const float *o,
                                    const float *lse, AttentionShape shape);
+
+/* What one writes first: all scores of a head at once. p [B, H, q_len, kv_len] are the probabilities, kept for backward;
+ * scratch is as large. */
+void causal_materialised_cpu(float *o, float *p, const float *q, const float *k, const float *v, AttentionShape shape);
+void causal_materialised_backward_cpu(float *dq, int add_q, float *dk, int add_k, float *dv, int add_v, float *scratch,
+                                      const float *d_o, const float *q, const float *k, const float *v, const float *p,
+                                      AttentionShape shape);
+
+/* The online softmax of one query, one tile at a time: m = max s_k, l = sum exp(s_k - m) over the keys seen so far. */
+typedef struct OnlineSoftmax {
+    float m, l; /* before the first tile: -INFINITY, 0 */
+} OnlineSoftmax;
+
+/*
+ * `keys` more scores s (scaled) and their values v [keys, v_dim], v_token elements apart, join the state and the unnormalised output
+ * o [v_dim] (before the first tile: zeros). After the last tile the attention output is o / l, and lse = m + log l.
+ */
+void online_softmax(OnlineSoftmax *state, float *o, const float *s, int keys, const float *v, int64_t v_token, int v_dim);
 
 /* In use: tiles with the online softmax. scratch: causal_backward_scratch_*() bytes. NULL gradients are not computed.
  * The gradients have the strides of their tensors. */

@@ -1,0 +1,132 @@
+/*
+ * The inner loop of tiled attention on the CPU: one small matrix product that all seven products of attention use.
+ *
+ * A lane is a query. LANES queries are worked on together, and every array of a tile has them side by side in its last
+ * dimension: scores [key][lane], output [column][lane]. So the maximum and the sum of a row of the softmax, which are
+ * awkward inside a vector, become plain loops over keys in which no two lanes ever meet.
+ */
+#ifndef CAUSAL_TILE_H
+#define CAUSAL_TILE_H
+
+#include "causal.h"
+
+#include <stdint.h>
+#include <string.h>
+
+/*
+ * ROWS x 2 vectors of sums stay in registers: enough independent multiply-adds to hide their latency (4 cycles), and
+ * few enough that none is spilled (AVX-512 has 32 registers, AVX2 16).
+ */
+#ifdef __AVX512F__
+enum { VECTOR = 16, ROWS = 8 };
+#else
+enum { VECTOR = 8, ROWS = 4 };
+#endif
+enum { LANES = 2 * VECTOR };
+enum { MAX_DIM = ATTENTION_MAX_DIM };
+
+typedef float Vector __attribute__((vector_size(VECTOR * 4)));
+
+static inline Vector load(const float *p) {
+    Vector v;
+    memcpy(&v, p, sizeof v);
+    return v;
+}
+static inline void store(float *p, Vector v) { memcpy(p, &v, sizeof v); }
+
+/* [microkernel] */
+/* c[r][0..LANES) += sum_k a[r * a_row + k * a_col] * b[k][0..LANES)    for r < rows, a constant at every call */
+static inline __attribute__((always_inline)) void tile_rows(float *c, int64_t c_row, const float *a,
+                                                            int64_t a_row, int64_t a_col,
+                                                            const float *b, int64_t b_row,
+                                                            int depth, const int rows) {
+    Vector left[ROWS], right[ROWS];
+    for (int r = 0; r < rows; r++) {
+        left[r] = load(c + r * c_row);
+        right[r] = load(c + r * c_row + VECTOR);
+    }
+    for (int k = 0; k < depth; k++) {
+        Vector b_left = load(b + k * b_row), b_right = load(b + k * b_row + VECTOR);
+        for (int r = 0; r < rows; r++) {
+            float x = a[r * a_row + k * a_col];
+            left[r] += x * b_left;
+            right[r] += x * b_right;
+        }
+    }
+    for (int r = 0; r < rows; r++) {
+        store(c + r * c_row, left[r]);
+        store(c + r * c_row + VECTOR, right[r]);
+    }
+}
+/* [/microkernel] */
+
+/* The same for any number of rows. */
+static inline void tile_product(float *c, int64_t c_row, const float *a, int64_t a_row,
+                                int64_t a_col, const float *b, int64_t b_row, int depth, int rows) {
+    int r = 0;
+    for (; r + ROWS <= rows; r += ROWS)
+        tile_rows(c + r * c_row, c_row, a + r * a_row, a_row, a_col, b, b_row, depth, ROWS);
+    for (; r < rows; r++)
+        tile_rows(c + r * c_row, c_row, a + r * a_row, a_row, a_col, b, b_row, depth, 1);
+}
+
+typedef float Vector8 __attribute__((vector_size(32)));
+typedef int32_t Index8 __attribute__((vector_size(32)));
+
+/* An 8 x 8 block, transposed in registers: three rounds in which pairs of rows exchange halves, quarters, eighths. */
+static inline void transpose8(float *to, int64_t to_row, const float *from, int64_t from_row) {
+    Vector8 a[8], b[8];
+    for (int i = 0; i < 8; i++) memcpy(&a[i], from + i * from_row, sizeof a[i]);
+    for (int i = 0; i < 4; i++) {
+        b[i] = __builtin_shuffle(a[i], a[i + 4], (Index8){0, 1, 2, 3, 8, 9, 10, 11});
+        b[i + 4] = __builtin_shuffle(a[i], a[i + 4], (Index8){4, 5, 6, 7, 12, 13, 14, 15});
+    }
+    for (int i = 0; i < 8; i++) {
+        if (i & 2) continue;
+        a[i] = __builtin_shuffle(b[i], b[i + 2], (Index8){0, 1, 8, 9, 4, 5, 12, 13});
+        a[i + 2] = __builtin_shuffle(b[i], b[i + 2], (Index8){2, 3, 10, 11, 6, 7, 14, 15});
+    }
+    for (int i = 0; i < 8; i += 2) {
+        b[i] = __builtin_shuffle(a[i], a[i + 1], (Index8){0, 8, 2, 10, 4, 12, 6, 14});
+        b[i + 1] = __builtin_shuffle(a[i], a[i + 1], (Index8){1, 9, 3, 11, 5, 13, 7, 15});
+    }
+    for (int i = 0; i < 8; i++) memcpy(to + i * to_row, &b[i], sizeof b[i]);
+}
+
+/* to[column][lane] = from[lane][column]; lanes without a query are zero. */
+static inline void lanes_from_rows(float *to, const float *from, int64_t from_row, int rows,
+                                   int columns) {
+    int lane = 0;
+    for (; lane + 8 <= rows; lane += 8) {
+        int column = 0;
+        for (; column + 8 <= columns; column += 8)
+            transpose8(to + column * LANES + lane, LANES, from + lane * from_row + column, from_row);
+        for (; column < columns; column++)
+            for (int i = lane; i < lane + 8; i++)
+                to[column * LANES + i] = from[i * from_row + column];
+    }
+    for (int column = 0; column < columns; column++)
+        for (int i = lane; i < LANES; i++)
+            to[column * LANES + i] = i < rows ? from[i * from_row + column] : 0.0f;
+}
+
+/* to[lane][column] = from[column][lane], or += when add. */
+static inline void rows_from_lanes(float *to, int64_t to_row, const float *from, int rows,
+                                   int columns, int add) {
+    int lane = 0;
+    for (; lane + 8 <= rows && !add; lane += 8) {
+        int column = 0;
+        for (; column + 8 <= columns; column += 8)
+            transpose8(to + lane * to_row + column, to_row, from + column * LANES + lane, LANES);
+        for (; column < columns; column++)
+            for (int i = lane; i < lane + 8; i++)
+                to[i * to_row + column] = from[column * LANES + i];
+    }
+    for (; lane < rows; lane++)
+        for (int column = 0; column < columns; column++) {
+            float x = from[column * LANES + lane];
+            to[lane * to_row + column] = add ? to[lane * to_row + column] + x : x;
+        }
+}
+
+#endif
