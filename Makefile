@@ -50,7 +50,7 @@ SANFLAGS := $(if $(SAN),-fsanitize=address$(,)undefined -fno-sanitize-recover=un
 
 # -fno-math-errno and -fno-trapping-math let gcc vectorise loops with sqrtf and comparisons, and change no result.
 CFLAGS  := -std=gnu11 -O$(if $(SAN),1,3) -g -march=$(MARCH) -fno-math-errno -fno-trapping-math -fopenmp \
-           -Wall -Wextra $(WERROR) -D_GNU_SOURCE $(if $(NVCC),-DWITH_CUDA) $(SANFLAGS)
+           -Wall -Wextra $(WERROR) $(if $(NVCC),-DWITH_CUDA) $(SANFLAGS)
 LDFLAGS := -fopenmp $(SANFLAGS)
 
 # pkg-config is asked when the first program is linked, that is after the set-up has installed it.
@@ -67,7 +67,7 @@ ifneq ($(NVCC),)
 ARCHS    ?= 75 80 90 90+ptx
 HOPPER   := 90a
 gencode   = $(foreach a,$(1),-gencode arch=compute_$(a:+ptx=)$(,)code=$(if $(filter %+ptx,$(a)),compute,sm)_$(a:+ptx=))
-NVFLAGS  := -std=c++17 -O3 -lineinfo -DWITH_CUDA -D_GNU_SOURCE -diag-suppress 177 \
+NVFLAGS  := -std=c++17 -O3 -lineinfo -DWITH_CUDA -diag-suppress 177 \
             $(if $(WERROR),-Werror all-warnings) -Xcompiler -Wall$(,)-Wextra$(,)-fopenmp \
             $(if $(SAN),-Xcompiler -fsanitize=address -Xcompiler -fsanitize=undefined)
 CUDA_LIB_DIR := $(firstword $(wildcard $(dir $(NVCC))../lib64 $(dir $(NVCC))../lib) )
