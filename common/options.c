@@ -1,9 +1,9 @@
 #include "options.h"
 
-#include <cblas.h>
+#include "blas.h"
+
 #include <errno.h>
 #include <math.h>
-#include <omp.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -101,11 +101,8 @@ void options_parse(const struct argp *argp, int argc, char **argv, CommonOptions
     *options = (CommonOptions){.device = CPU, .dtype = F32, .seed = 1};
     argp_err_exit_status = 2; /* argp's own choice is 64 */
     argp_parse(argp, argc, argv, 0, NULL, input);
-    if (options->threads > 0) {
-        omp_set_num_threads(options->threads);
-        openblas_set_num_threads(options->threads);
-    }
-    options->threads = omp_get_max_threads();
+    blas_set_threads(options->threads);
+    options->threads = blas_threads();
 }
 
 void options_open(const CommonOptions *options, Context *ctx) {
