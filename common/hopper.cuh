@@ -212,6 +212,13 @@ __device__ __forceinline__ void bulk_reduce_add_f32(float *global, const void *s
         : "memory");
 }
 
+/* And a plain store of contiguous bytes (multiples of 16). */
+__device__ __forceinline__ void bulk_store(void *global, const void *shared, uint32_t bytes) {
+    asm volatile("cp.async.bulk.global.shared::cta.bulk_group [%0], [%1], %2;" ::"l"(global),
+                 "r"(shared_address(shared)), "r"(bytes)
+                 : "memory");
+}
+
 __device__ __forceinline__ void tma_store_commit() {
     asm volatile("cp.async.bulk.commit_group;" ::: "memory");
 }
@@ -299,6 +306,24 @@ enum { WGMMA_K_STEP = 32 >> 4, WGMMA_MN_STEP = 2048 >> 4 }; /* descriptor increm
  * themselves. */
 __device__ __forceinline__ int swizzle_128(int row, int column) {
     return row * 128 + ((column / 8 ^ row % 8) * 16) + column % 8 * 2;
+}
+
+/*
+ * stmatrix, ldmatrix's counterpart: four 8 x 8 blocks of 16-bit numbers from the registers' fragment
+ * layout to shared memory; thread t gives the address of row t % 8 of block t / 8.
+ */
+__device__ __forceinline__ void stmatrix_x4(void *row, const uint32_t *r) {
+    asm volatile("stmatrix.sync.aligned.m8n8.x4.shared.b16 [%0], {%1, %2, %3, %4};" ::"r"(
+                     shared_address(row)),
+                 "r"(r[0]), "r"(r[1]), "r"(r[2]), "r"(r[3])
+                 : "memory");
+}
+/* The same, each block transposed. */
+__device__ __forceinline__ void stmatrix_x4_transposed(void *row, const uint32_t *r) {
+    asm volatile("stmatrix.sync.aligned.m8n8.x4.trans.shared.b16 [%0], {%1, %2, %3, %4};" ::"r"(
+                     shared_address(row)),
+                 "r"(r[0]), "r"(r[1]), "r"(r[2]), "r"(r[3])
+                 : "memory");
 }
 
 /* Before the first wgmma that reads registers or an accumulator which other instructions wrote. */
