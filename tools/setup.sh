@@ -1,2 +1,83 @@
 #!/bin/bash
-true
+# Installs what is missing: tools/setup.sh [build|test|demo]
+#
+# On Debian and its kin the packages are installed with apt-get (by sudo when we are not root). Elsewhere, or without the
+# right to install, it lists them. It fails only when something is missing that `build`, `test` or `demo` cannot do without.
+# When nothing is missing it says nothing and takes a few milliseconds. make runs it; SETUP=0 keeps it from doing so.
+set -u
+purpose=${1:-build}
+
+# how to find it | Debian package | needed by | what it is for (and its name on Fedora, Arch)
+parts='
+command gcc          | build-essential        | build test demo | the C compiler (gcc)
+command g++          | build-essential        | build test demo | the C++ compiler, which nvcc uses (gcc-c++)
+command pkg-config   | pkg-config             |                 | finds the libraries (pkgconf)
+library openblas     | libopenblas-openmp-dev | build test demo | matrix products on the CPU (openblas-devel, openblas)
+library libcjson     | libcjson-dev           | build test demo | reads JSON: tokenizers and checkpoints (cjson-devel, cjson)
+library libpcre2-8   | libpcre2-dev           | build test demo | splits text into words for the tokenizer (pcre2-devel, pcre2)
+library criterion    | libcriterion-dev       | test            | the tests (criterion-devel, criterion)
+command python3      | python3                | test            | runs the tests and checks exercises; no packages needed (python3)
+command bible        | bible-kjv              | demo            | the text that the demo learns: the King James Bible
+command gnuplot      | gnuplot-nox            |                 | draws the charts (gnuplot)
+command git          | git                    |                 | names the commit in the head of CSV files (git)
+'
+
+is_there() { # command|library NAME
+    if [ "$1" = command ]; then command -v "$2" >/dev/null; else pkg-config --exists "$2" 2>/dev/null; fi
+}
+
+missing_parts() { # the lines of `parts` that are not there
+    # One question for all libraries first: asking for each costs more than all the rest together.
+    local libraries_there=no
+    pkg-config --exists openblas libcjson libpcre2-8 criterion 2>/dev/null && libraries_there=yes
+    while IFS='|' read -r how package needed why; do
+        [ -n "$how" ] || continue
+        read -r kind name <<<"$how"
+        [ "$kind $libraries_there" = "library yes" ] || is_there "$kind" "$name" || echo "$kind $name|$package|$needed|$why"
+    done <<<"$parts"
+}
+
+missing=$(missing_parts)
+[ -n "$missing" ] || exit 0
+
+list() { while IFS='|' read -r _ package _ why; do printf '  %-22s %s\n' ${package// /} "${why# }"; done <<<"$missing" | sort -u; }
+packages=$(cut -d'|' -f2 <<<"$missing" | sort -u | tr -s ' \n' ' ')
+
+echo "These parts are missing here:" >&2
+list >&2
+if command -v apt-get >/dev/null; then
+    as_root=
+    if [ "$(id -u)" != 0 ]; then
+        if ! command -v sudo >/dev/null; then as_root=none
+        elif sudo -n true 2>/dev/null; then as_root="sudo -n"
+        elif [ -t 2 ] && [ -r /dev/tty ]; then as_root=sudo
+        else as_root=none; fi
+    fi
+    if [ "$as_root" = none ]; then
+        echo "I may not install them: neither root nor sudo. Ask someone who may to run
+  apt-get install$packages" >&2
+    else
+        echo "Installing them:  ${as_root:+$as_root }apt-get install$packages" >&2
+        log=$(mktemp)
+        apt() { $as_root env DEBIAN_FRONTEND=noninteractive apt-get -q -o DPkg::Lock::Timeout=300 "$@" </dev/null >"$log" 2>&1; }
+        # Fresh machines have no package lists, and old lists name packages that are gone: then update and try once more.
+        # shellcheck disable=SC2086
+        apt install -y --no-install-recommends $packages ||
+            { apt update; apt install -y --no-install-recommends $packages; } ||
+            { tail -n 5 "$log"; echo "apt-get did not manage; the last lines of its output are above."; } >&2
+        rm -f "$log"
+    fi
+else
+    echo "This is not Debian or a system like it: install them with your package manager (names for Fedora and Arch are in
+parentheses), then run make again." >&2
+fi
+
+missing=$(missing_parts)
+[ -n "$missing" ] || { echo "Done." >&2; exit 0; }
+if cut -d'|' -f3 <<<"$missing" | grep -qw "$purpose"; then
+    echo "Still missing, and needed for this:" >&2
+    missing=$(awk -F'|' -v p="$purpose" '$3 ~ "(^| )" p "( |$)"' <<<"$missing")
+    list >&2
+    exit 1
+fi
+echo "It works without these." >&2

@@ -1,0 +1,84 @@
+#!/usr/bin/env python3
+"""Copies the quoted code from the sources into the lessons: lesson_sync.py [--check]
+
+In a lesson,                              in the source,
+
+    <!-- code: 02_causal/x.c#name -->         // [name]        or  /* [name] */
+    ```c                                      ...
+    (filled in)                               // [/name]       or  /* [/name] */
+    ```
+
+with each marker alone on its line. What all lines are indented by is taken off; markers of other quotes are left out.
+--check changes nothing and fails when a lesson is stale.
+"""
+import pathlib
+import re
+import sys
+import textwrap
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+MARKER = re.compile(r"\s*(?://|/\*|#)\s*\[(/?)([\w.-]+)\]\s*(?:\*/)?\s*$")
+QUOTE = re.compile(r"^<!-- code: (\S+?)#(\S+) -->\n(```[^\n]*\n)(.*?)^```[ ]*$", re.M | re.S)
+
+
+class Mistake(Exception):
+    pass
+
+
+def quoted(path, name):
+    """The lines between the markers [name] and [/name] of a source."""
+    file = ROOT / path
+    if not file.is_file():
+        raise Mistake(f"there is no file {path}")
+    lines, inside, closed = [], False, 0
+    for line in file.read_text().splitlines():
+        m = MARKER.match(line)
+        if m and m.group(2) == name:
+            if inside == (m.group(1) == ""):
+                raise Mistake(f"{path}: [{name}] opens or closes twice")
+            inside = not inside
+            closed += not inside
+        elif inside and not m:
+            lines.append(line)
+    if inside or closed != 1:
+        raise Mistake(f"{path}: needs one [{name}] and one [/{name}], each alone on a line as a comment")
+    return textwrap.dedent("\n".join(lines)).strip("\n") + "\n"
+
+
+def synced(text, mistakes, lesson):
+    def fill(m):
+        try:
+            return f"<!-- code: {m[1]}#{m[2]} -->\n{m[3]}{quoted(m[1], m[2])}```"
+        except Mistake as mistake:
+            mistakes.append(f"{lesson}: {mistake}")
+            return m[0]
+
+    new = QUOTE.sub(fill, text)
+    named, found = text.count("<!-- code:"), len(QUOTE.findall(text))
+    if named != found:
+        mistakes.append(f"{lesson}: {named - found} of {named} '<!-- code: path#name -->' have no ``` block on the next line")
+    return new, found
+
+
+def main(check):
+    mistakes, stale, quotes, lessons = [], [], 0, sorted([*ROOT.glob("*.md"), *ROOT.glob("[0-9][0-9]_*/*.md")])
+    for lesson in lessons:
+        name, text = lesson.relative_to(ROOT), lesson.read_text()
+        new, found = synced(text, mistakes, name)
+        quotes += found
+        if new != text:
+            stale.append(str(name))
+            if not check:
+                lesson.write_text(new)
+    for line in mistakes:
+        print(f"lesson-sync: {line}")
+    for name in stale:
+        print(f"lesson-sync: {name} " + ("does not show the code as it is: run 'make lesson-sync'" if check else "refreshed"))
+    if not mistakes and not (check and stale):
+        print(f"lesson-sync: {quotes} quotes in {len(lessons)} lessons are as in the sources")
+        return 0
+    return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main("--check" in sys.argv[1:]))
