@@ -216,7 +216,8 @@ void cross_entropy_forward_cpu(float *loss, float *losses, float *lse, const flo
         CHECK(target == IGNORE_TARGET || (target >= 0 && target < vocab),
               "cross_entropy: target %d of row %lld is outside [0, %lld)", target, (long long)i,
               (long long)vocab);
-        losses[i] = target == IGNORE_TARGET ? 0.0f : lse[i] - z[target];
+        /* lse - z, but without adding the large maximum only to take it off again */
+        losses[i] = target == IGNORE_TARGET ? 0.0f : logf(sum) + (largest - z[target]);
     }
     double total = 0;
     int64_t counted = 0;

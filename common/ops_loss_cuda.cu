@@ -145,7 +145,9 @@ __global__ void cross_entropy_rows(float *losses, float *lse, const T *logits,
     int32_t target = targets[row];
     lse[row] = value;
     bool valid = target >= 0 && target < vocab;
-    losses[row] = target == IGNORE_TARGET ? 0.0f : valid ? value - to_float(z[target]) : NAN;
+    losses[row] = target == IGNORE_TARGET ? 0.0f
+                  : valid                 ? logf(total) + (top - to_float(z[target]))
+                                          : NAN;
 }
 
 __global__ void mean_of_rows(float *loss, const float *losses, const int32_t *targets,

@@ -64,8 +64,8 @@ void check_shape(const char *where, const Tensor *t, DType dtype, const int64_t 
     bool fits = t->ndim == ndim && t->dtype == dtype;
     for (int i = 0; fits && i < ndim; i++) fits = shape[i] < 0 || t->shape[i] == shape[i];
     if (fits) return;
-    check_failed(where, 0, "shape", "%s is %s %s, but should be %s %s", t->name,
-                 dtype_name(t->dtype), shape_text(t).text, dtype_name(dtype),
+    check_failed(__FILE__, __LINE__, "shape", "%s: %s is %s %s, but should be %s %s", where,
+                 t->name, dtype_name(t->dtype), shape_text(t).text, dtype_name(dtype),
                  sizes_text(shape, ndim).text);
 }
 

@@ -1,0 +1,422 @@
+/*
+ * The common operations against three oracles: plain loops in double precision, finite differences, and what must
+ * hold for any input. Every case runs on every device and dtype there is.
+ *
+ * Sizes are ragged on purpose: 1, 31, 33, 127 rows do not fill a warp, a tile or a chunk.
+ */
+#include "testing.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+static const int64_t sizes[][2] = {{1, 1}, {1, 33}, {31, 5}, {33, 31}, {127, 129}, {300, 64}};
+enum { SIZES = sizeof sizes / sizeof sizes[0] };
+
+/*
+ * Elementwise results carry the rounding of their dtype and, on the GPU, the few units in the last place of __expf
+ * (2^-21 relative at |x| < 8): ten roundings of F32 are allowed, and one and a half of BF16 where a result is rounded to it.
+ */
+static double elementwise_tolerance(DType dtype) {
+    return 10 * 0x1p-24 + (dtype == BF16) * 1.5 * 0x1p-9;
+}
+
+/* A constant that makes a scalar of any output; its numbers tell elements apart. */
+static Tensor *random_constant(Context *ctx, uint64_t stream, const Tensor *like) {
+    int64_t n = tensor_count(like);
+    float *host = malloc((size_t)n * sizeof *host + 1);
+    for (int64_t i = 0; i < n; i++) host[i] = rng_normal(7, stream, (uint64_t)i);
+    Tensor *c = tensor_from(ctx, "constant", F32, host, like->shape, like->ndim);
+    free(host);
+    return c;
+}
+
+/* ---- linear ---- */
+
+DEVICE_TEST(linear, agrees_with_plain_loops) {
+    for (int k = 0; k < SIZES; k++) {
+        Context ctx = test_context(device, dtype);
+        int64_t rows = sizes[k][0], in = sizes[k][1], out = in + 3;
+        Tensor *x = test_normal(&ctx, "x", 1, SHAPE(rows, in));
+        Tensor *w = test_normal(&ctx, "w", 2, SHAPE(out, in));
+        Tensor *b = test_normal(&ctx, "b", 3, SHAPE(out));
+        float *xh = test_values(&ctx, x), *wh = test_values(&ctx, w), *bh = test_values(&ctx, b);
+        float *want = malloc((size_t)(rows * out) * sizeof *want);
+        for (int64_t i = 0; i < rows; i++)
+            for (int64_t o = 0; o < out; o++) {
+                double s = bh[o];
+                for (int64_t j = 0; j < in; j++) s += (double)xh[i * in + j] * wh[o * in + j];
+                want[i * out + o] = (float)s;
+            }
+        /* Twice the rounding of a sum of `in` products: the order of the sum is the library's choice. */
+        check_tensor(&ctx, "linear with bias", linear(&ctx, x, w, b), want,
+                     2 * tolerance_of(dtype, in));
+        free(xh), free(wh), free(bh), free(want);
+        test_context_free(&ctx);
+    }
+}
+
+DEVICE_TEST(linear, gradients_agree_with_plain_loops) {
+    Context ctx = test_context(device, dtype);
+    int64_t rows = 33, in = 31, out = 17;
+    Tensor *x = test_normal(&ctx, "x", 1, SHAPE(rows, in));
+    Tensor *w = test_normal(&ctx, "w", 2, SHAPE(out, in)),
+           *b = test_normal(&ctx, "b", 3, SHAPE(out));
+    /* Weights' gradients are F32 whatever the dtype, as in Params. */
+    Tensor *leaves[2] = {w, b};
+    for (int i = 0; i < 2; i++) {
+        Tensor *g = tensor_new(&ctx, leaves[i]->name, F32, leaves[i]->shape, leaves[i]->ndim);
+        test_poison(&ctx, g);
+        leaves[i]->grad = g;
+    }
+    ctx.recording = true;
+    Tensor *y = linear(&ctx, x, w, b);
+    Tensor *c = random_constant(&ctx, 4, y);
+    /* Used twice: the second contribution is added to the first. */
+    Tensor *loss = weighted_sum(&ctx, add(&ctx, y, linear(&ctx, x, w, b)), c);
+    tape_backward(&ctx, loss);
+
+    float *xh = test_values(&ctx, x), *wh = test_values(&ctx, w);
+    float ch[33 * 17], dx[33 * 31], dw[17 * 31], db[17];
+    tensor_download(&ctx, ch, c);
+    for (int64_t i = 0; i < rows; i++)
+        for (int64_t j = 0; j < in; j++) {
+            double s = 0;
+            for (int64_t o = 0; o < out; o++) s += 2.0 * ch[i * out + o] * wh[o * in + j];
+            dx[i * in + j] = (float)s;
+        }
+    for (int64_t o = 0; o < out; o++) {
+        double sb = 0;
+        for (int64_t i = 0; i < rows; i++) sb += 2.0 * ch[i * out + o];
+        db[o] = (float)sb;
+        for (int64_t j = 0; j < in; j++) {
+            double s = 0;
+            for (int64_t i = 0; i < rows; i++) s += 2.0 * ch[i * out + o] * xh[i * in + j];
+            dw[o * in + j] = (float)s;
+        }
+    }
+    /* In BF16 dy itself is rounded (2^-9), and so is dx after each of its two contributions. */
+    double tolerance = dtype == BF16 ? 3 * 0x1p-9 : 4 * tolerance_of(F32, 2 * rows);
+    check_tensor(&ctx, "linear: dx", x->grad, dx, tolerance);
+    check_tensor(&ctx, "linear: dw", w->grad, dw, tolerance);
+    check_tensor(&ctx, "linear: dbias", b->grad, db, tolerance);
+    free(xh), free(wh);
+    test_context_free(&ctx);
+}
+
+/* ---- element by element ---- */
+
+static double silu_of(double x) { return x / (1 + exp(-x)); }
+static double silu_slope(double x) {
+    double s = 1 / (1 + exp(-x));
+    return s * (1 + x * (1 - s));
+}
+
+DEVICE_TEST(elementwise, values_and_gradients) {
+    for (int k = 0; k < SIZES; k++) {
+        Context ctx = test_context(device, dtype);
+        Tensor *a = test_normal(&ctx, "a", 1, SHAPE(sizes[k][0], sizes[k][1]));
+        Tensor *b = test_normal(&ctx, "b", 2, SHAPE(sizes[k][0], sizes[k][1]));
+        int64_t n = tensor_count(a);
+        float *ah = test_values(&ctx, a), *bh = test_values(&ctx, b);
+        float *want = malloc((size_t)n * sizeof *want), *da = malloc((size_t)n * sizeof *da);
+        float *db = malloc((size_t)n * sizeof *db);
+        ctx.recording = true;
+        for (int op = 0; op < 3; op++) {
+            const char *names[3] = {"add", "silu", "swiglu"};
+            a->has_grad = b->has_grad = false;
+            Tensor *y = op == 0 ? add(&ctx, a, b) : op == 1 ? silu(&ctx, a) : swiglu(&ctx, a, b);
+            Tensor *c = random_constant(&ctx, 4, y);
+            float *ch = malloc((size_t)n * sizeof *ch);
+            tensor_download(&ctx, ch, c);
+            for (int64_t i = 0; i < n; i++) {
+                double x = ah[i], u = bh[i];
+                want[i] = (float)(op == 0 ? x + u : op == 1 ? silu_of(x) : silu_of(x) * u);
+                da[i] = (float)(ch[i] * (op == 0   ? 1
+                                         : op == 1 ? silu_slope(x)
+                                                   : u * silu_slope(x)));
+                db[i] = (float)(ch[i] * (op == 0 ? 1 : silu_of(x)));
+            }
+            check_tensor(&ctx, names[op], y, want, elementwise_tolerance(dtype));
+            tape_backward(&ctx, weighted_sum(&ctx, y, c));
+            ctx.tape_length = 0;
+            /* Two roundings in BF16: of dy and of the product. */
+            check_tensor(&ctx, names[op], a->grad, da, 2 * elementwise_tolerance(dtype));
+            if (op != 1)
+                check_tensor(&ctx, names[op], b->grad, db, 2 * elementwise_tolerance(dtype));
+            free(ch);
+        }
+        free(ah), free(bh), free(want), free(da), free(db);
+        test_context_free(&ctx);
+    }
+}
+
+/* x used twice by add: the gradient is 2, not 1. */
+Test(elementwise, a_tensor_used_twice_gets_both_gradients) {
+    Context ctx = test_context(CPU, F32);
+    Tensor *x = test_normal(&ctx, "x", 1, SHAPE(5));
+    ctx.recording = true;
+    tape_backward(&ctx, sum(&ctx, add(&ctx, x, x)));
+    check_close("d sum(x + x)", x->grad->data, (float[]){2, 2, 2, 2, 2}, 5, 0);
+    test_context_free(&ctx);
+}
+
+/* ---- rmsnorm ---- */
+
+DEVICE_TEST(rmsnorm, values_and_gradients_by_plain_loops) {
+    for (int k = 0; k < SIZES; k++) {
+        Context ctx = test_context(device, dtype);
+        int64_t rows = sizes[k][0], d = sizes[k][1];
+        double eps = 1e-6;
+        Tensor *x = test_normal(&ctx, "x", 1, SHAPE(rows, d)),
+               *w = test_normal(&ctx, "w", 2, SHAPE(d));
+        w->grad = tensor_new(&ctx, "w", F32, SHAPE(d));
+        test_poison(&ctx, w->grad);
+        float *xh = test_values(&ctx, x), *wh = test_values(&ctx, w);
+        float *want = malloc((size_t)(rows * d) * sizeof *want),
+              *dx = malloc((size_t)(rows * d) * sizeof *dx);
+        float *dw = malloc((size_t)d * sizeof *dw), *ch = malloc((size_t)(rows * d) * sizeof *ch);
+        double *dwd = calloc((size_t)d, sizeof *dwd);
+        ctx.recording = true;
+        Tensor *y = rmsnorm(&ctx, x, w, (float)eps);
+        Tensor *c = random_constant(&ctx, 4, y);
+        tensor_download(&ctx, ch, c);
+        tape_backward(&ctx, weighted_sum(&ctx, y, c));
+        for (int64_t i = 0; i < rows; i++) {
+            double squares = 0, dot = 0;
+            for (int64_t j = 0; j < d; j++) squares += (double)xh[i * d + j] * xh[i * d + j];
+            double r = 1 / sqrt(squares / (double)d + eps);
+            for (int64_t j = 0; j < d; j++)
+                dot += (double)ch[i * d + j] * wh[j] * xh[i * d + j] * r;
+            for (int64_t j = 0; j < d; j++) {
+                double xn = xh[i * d + j] * r, g = ch[i * d + j];
+                want[i * d + j] = (float)(xn * wh[j]);
+                dx[i * d + j] = (float)(r * (g * wh[j] - xn * dot / (double)d));
+                dwd[j] += g * xn;
+            }
+        }
+        for (int64_t j = 0; j < d; j++) dw[j] = (float)dwd[j];
+        /* With d = 1 dx is a difference that cancels to about eps: only its absolute size can be judged. */
+        double scale = d == 1 ? 1e3 : 4;
+        check_tensor(&ctx, "rmsnorm", y, want, 2 * tolerance_of(dtype, d));
+        if (d > 1 || dtype == F32)
+            check_tensor(&ctx, "rmsnorm: dx", x->grad, dx,
+                         d == 1 ? 1 : scale * tolerance_of(dtype, d));
+        check_tensor(&ctx, "rmsnorm: dw", w->grad, dw, 4 * tolerance_of(dtype, rows + d));
+        free(xh), free(wh), free(want), free(dx), free(dw), free(ch), free(dwd);
+        test_context_free(&ctx);
+    }
+}
+
+/* Scaling x does not change the output (up to eps), so the gradient is orthogonal to x. */
+DEVICE_TEST(rmsnorm, gradient_is_orthogonal_to_its_input) {
+    Context ctx = test_context(device, dtype);
+    Tensor *x = test_normal(&ctx, "x", 1, SHAPE(7, 96)), *w = test_normal(&ctx, "w", 2, SHAPE(96));
+    w->requires_grad = false;
+    ctx.recording = true;
+    Tensor *y = rmsnorm(&ctx, x, w, 0);
+    tape_backward(&ctx, weighted_sum(&ctx, y, random_constant(&ctx, 4, y)));
+    float *xh = test_values(&ctx, x), *g = test_gradient(&ctx, x);
+    for (int i = 0; i < 7; i++) {
+        double dot = 0, xx = 0, gg = 0;
+        for (int j = 96 * i; j < 96 * (i + 1); j++)
+            dot += xh[j] * g[j], xx += xh[j] * xh[j], gg += g[j] * g[j];
+        /* cosine of the angle: rounding of each of 96 products, in random directions */
+        cr_assert(fabs(dot) <= 2 * tolerance_of(dtype, 96) * sqrt(xx * gg), "row %d: cosine %g", i,
+                  dot / sqrt(xx * gg));
+    }
+    free(xh), free(g);
+    test_context_free(&ctx);
+}
+
+/* ---- embedding ---- */
+
+DEVICE_TEST(embedding, rows_and_their_gradient) {
+    enum {
+        VOCAB = 37,
+        D = 19,
+        ROWS = 600
+    }; /* more rows than one block ranks; ids repeat; 36 never occurs */
+    Context ctx = test_context(device, dtype);
+    Tensor *table = test_normal(&ctx, "table", 1, SHAPE(VOCAB, D));
+    table->grad = tensor_new(&ctx, "table", F32, SHAPE(VOCAB, D));
+    test_poison(&ctx, table->grad);
+    int32_t ids[ROWS];
+    for (int i = 0; i < ROWS; i++)
+        ids[i] = i % 5 == 0 ? 3 : (int32_t)(philox(1, 2, (uint64_t)i).word[0] % 36);
+    Tensor *t = tensor_from(&ctx, "ids", I32, ids, SHAPE(2, ROWS / 2));
+    ctx.recording = true;
+    Tensor *y = embedding(&ctx, table, t);
+    check_shape("test", y, dtype, SHAPE(2, ROWS / 2, D));
+    float *th = test_values(&ctx, table), *want = malloc(ROWS * D * sizeof *want);
+    for (int i = 0; i < ROWS; i++) memcpy(want + i * D, th + ids[i] * D, D * sizeof *want);
+    check_tensor(&ctx, "embedding", y, want, 0); /* a copy is exact */
+
+    Tensor *c = random_constant(&ctx, 4, y);
+    tape_backward(&ctx, weighted_sum(&ctx, y, c));
+    float *ch = malloc(ROWS * D * sizeof *ch), grad[VOCAB * D] = {0};
+    tensor_download(&ctx, ch, c);
+    for (int i = 0; i < ROWS; i++)
+        for (int j = 0; j < D; j++) grad[ids[i] * D + j] += ch[i * D + j];
+    /* Up to 133 numbers are summed for id 3; in BF16 each was rounded. */
+    check_tensor(&ctx, "embedding: dtable", table->grad, grad, 2 * tolerance_of(dtype, 133));
+    free(th), free(want), free(ch);
+    test_context_free(&ctx);
+}
+
+/* ---- cross entropy ---- */
+
+DEVICE_TEST(cross_entropy, loss_and_gradient_by_plain_loops) {
+    for (int k = 0; k < SIZES; k++) {
+        Context ctx = test_context(device, dtype);
+        int64_t rows = sizes[k][0], vocab = sizes[k][1] * 9 + 1;
+        Tensor *logits = test_normal(&ctx, "logits", 1, SHAPE(rows, vocab));
+        int32_t *targets = malloc((size_t)rows * sizeof *targets);
+        double total = 0;
+        int counted = 0;
+        for (int64_t i = 0; i < rows; i++) {
+            targets[i] = i % 4 == 3 ? IGNORE_TARGET : (int32_t)((i * 31) % vocab);
+            counted += targets[i] >= 0;
+        }
+        Tensor *t = tensor_from(&ctx, "targets", I32, targets, SHAPE(rows));
+        float *z = test_values(&ctx, logits), *grad = malloc((size_t)(rows * vocab) * sizeof *grad);
+        for (int64_t i = 0; i < rows; i++) {
+            double s = 0;
+            for (int64_t j = 0; j < vocab; j++) s += exp(z[i * vocab + j]);
+            if (targets[i] >= 0) total += log(s) - z[i * vocab + targets[i]];
+            for (int64_t j = 0; j < vocab; j++)
+                grad[i * vocab + j] =
+                    targets[i] < 0
+                        ? 0
+                        : (float)((exp(z[i * vocab + j]) / s - (j == targets[i])) / counted);
+        }
+        ctx.recording = true;
+        Tensor *loss = cross_entropy(&ctx, logits, t);
+        float want = (float)(total / counted);
+        /* The loss is F32 on every device; the logits in BF16 are what they are. */
+        check_tensor(&ctx, "cross_entropy", loss, &want, 4 * tolerance_of(F32, vocab));
+        tape_backward(&ctx, loss);
+        double tolerance = 4 * tolerance_of(F32, vocab) + elementwise_tolerance(dtype);
+        check_tensor(&ctx, "cross_entropy: dlogits", logits->grad, grad, tolerance);
+        free(targets), free(z), free(grad);
+        test_context_free(&ctx);
+    }
+}
+
+DEVICE_TEST(cross_entropy, extremes) {
+    Context ctx = test_context(device, dtype);
+    float z[3][4] = {{1e4f, -1e4f, 0, 0}, {-1e4f, -1e4f, -1e4f, -1e4f}, {0, NAN, 0, 0}};
+    int32_t targets[2] = {0, 2};
+    Tensor *t = tensor_from(&ctx, "targets", I32, targets, SHAPE(2));
+    Tensor *loss = cross_entropy(&ctx, tensor_from(&ctx, "logits", dtype, z, SHAPE(2, 4)), t);
+    float want = logf(4) / 2; /* a certain row costs nothing, four equal logits cost log 4 */
+    check_tensor(&ctx, "huge logits", loss, &want, 8 * 0x1p-24);
+
+    loss = cross_entropy(&ctx, tensor_from(&ctx, "logits", dtype, z[1], SHAPE(2, 4)), t);
+    float *value = test_values(&ctx, loss);
+    cr_assert(isnan(value[0]), "a NaN logit must make the loss NaN, not %g", value[0]);
+    free(value);
+
+    int32_t none[2] = {IGNORE_TARGET, IGNORE_TARGET};
+    t = tensor_from(&ctx, "targets", I32, none, SHAPE(2));
+    Tensor *logits = test_normal(&ctx, "logits", 1, SHAPE(2, 4));
+    ctx.recording = true;
+    loss = cross_entropy(&ctx, logits, t);
+    tape_backward(&ctx, loss);
+    float zeros[8] = {0};
+    check_tensor(&ctx, "no target at all: loss", loss, zeros, 0);
+    check_tensor(&ctx, "no target at all: gradient", logits->grad, zeros, 0);
+    test_context_free(&ctx);
+}
+
+/* ---- dropout ---- */
+
+DEVICE_TEST(dropout, keeps_the_mean_and_repeats_its_mask) {
+    enum { N = 100003 };
+    Context ctx = test_context(device, dtype);
+    float *ones = malloc(N * sizeof *ones);
+    for (int i = 0; i < N; i++) ones[i] = 1;
+    Tensor *x = tensor_from(&ctx, "ones", dtype, ones, SHAPE(N));
+    x->requires_grad = true;
+    ctx.recording = true;
+    uint64_t stream = ctx.rng.stream;
+    Tensor *y = dropout(&ctx, x, 0.25f);
+    tape_backward(&ctx, sum(&ctx, y));
+    float *yh = test_values(&ctx, y), *g = test_gradient(&ctx, x);
+    int kept = 0;
+    for (int i = 0; i < N; i++) {
+        bool keep = rng_uniform(ctx.rng.seed, stream, (uint64_t)i) >= 0.25f;
+        cr_assert((yh[i] != 0) == keep, "element %d: the mask is not the generator's", i);
+        cr_assert(g[i] == yh[i], "element %d: gradient %g, mask %g", i, g[i], yh[i]);
+        kept += yh[i] != 0;
+    }
+    /* Five standard deviations of a binomial count. */
+    cr_assert(fabs(kept - 0.75 * N) < 5 * sqrt(N * 0.75 * 0.25), "%d of %d kept", kept, N);
+    cr_assert(dropout(&ctx, x, 0) == x, "p = 0 must cost nothing");
+    free(ones), free(yh), free(g);
+    test_context_free(&ctx);
+}
+
+/* ---- sums ---- */
+
+DEVICE_TEST(sums, sum_mean_and_weighted_sum) {
+    for (int k = 0; k < SIZES; k++) {
+        Context ctx = test_context(device, dtype);
+        Tensor *x = test_normal(&ctx, "x", 1, SHAPE(sizes[k][0], sizes[k][1]));
+        Tensor *c = random_constant(&ctx, 4, x);
+        int64_t n = tensor_count(x);
+        float *xh = test_values(&ctx, x), *ch = malloc((size_t)n * sizeof *ch);
+        tensor_download(&ctx, ch, c);
+        double total = 0, weighted = 0, size = 0;
+        for (int64_t i = 0; i < n; i++)
+            total += xh[i], weighted += (double)xh[i] * ch[i], size += fabs(xh[i]);
+        float wants[3] = {(float)total, (float)(total / (double)n), (float)weighted};
+        Tensor *got[3] = {sum(&ctx, x), mean(&ctx, x), weighted_sum(&ctx, x, c)};
+        for (int i = 0; i < 3; i++) {
+            float *value = test_values(&ctx, got[i]);
+            /* The sum may cancel: rounding is relative to the size of what was summed. */
+            double room = tolerance_of(F32, n) * 4 * size / (i == 1 ? (double)n : 1);
+            cr_assert(fabs(value[0] - wants[i]) <= room, "sum %d of %lld: %g, not %g", i,
+                      (long long)n, value[0], wants[i]);
+            free(value);
+        }
+        free(xh), free(ch);
+        test_context_free(&ctx);
+    }
+}
+
+/* ---- all together: a small network, by finite differences ---- */
+
+typedef struct Network {
+    Tensor *table, *norm, *gate, *up, *down, *head, *ids, *targets;
+} Network;
+
+static Tensor *network_loss(Context *ctx, void *user) {
+    Network *n = user;
+    Tensor *x = embedding(ctx, n->table, n->ids);
+    Tensor *h = rmsnorm(ctx, x, n->norm, 1e-6f);
+    h = linear(ctx, swiglu(ctx, linear(ctx, h, n->gate, NULL), linear(ctx, h, n->up, NULL)),
+               n->down, NULL);
+    x = add(ctx, x, dropout(ctx, silu(ctx, h), 0.1f));
+    x = reshape(ctx, x, SHAPE(6, 8));
+    return cross_entropy(ctx, linear(ctx, x, n->head, NULL), n->targets);
+}
+
+Test(network, gradients_agree_with_finite_differences) {
+    Context ctx = test_context(CPU, F32);
+    int32_t ids[6] = {1, 2, 3, 2, 0, 4}, targets[6] = {2, 3, 2, IGNORE_TARGET, 4, 0};
+    Network n = {
+        .table = test_normal(&ctx, "table", 1, SHAPE(5, 8)),
+        .norm = test_normal(&ctx, "norm", 2, SHAPE(8)),
+        .gate = test_normal(&ctx, "gate", 3, SHAPE(12, 8)),
+        .up = test_normal(&ctx, "up", 4, SHAPE(12, 8)),
+        .down = test_normal(&ctx, "down", 5, SHAPE(8, 12)),
+        .head = test_normal(&ctx, "head", 6, SHAPE(5, 8)),
+        .ids = tensor_from(&ctx, "ids", I32, ids, SHAPE(2, 3)),
+        .targets = tensor_from(&ctx, "targets", I32, targets, SHAPE(6)),
+    };
+    Tensor *inputs[] = {n.table, n.norm, n.gate, n.up, n.down, n.head};
+    /* Central differences are off by step^2 f'''/6: 1e-4 relative to the gradient at this step, and the loss is rounded. */
+    check_gradients(&ctx, "network", network_loss, &n, inputs, 6, 40, 1e-2, 2e-2);
+    test_context_free(&ctx);
+}
