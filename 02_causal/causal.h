@@ -70,9 +70,9 @@ typedef struct OnlineSoftmax {
 
 /*
  * `keys` more scores s (scaled) and their values v [keys, v_dim], v_token elements apart, join the state and the unnormalised output
- * o [v_dim] (before the first tile: zeros). After the last tile the attention output is o / l, and lse = m + log l.
+ * o [v_dim] (before the first tile: zeros). s becomes exp(s - m). After the last tile the attention output is o / l, and lse = m + log l.
  */
-void online_softmax(OnlineSoftmax *state, float *o, const float *s, int keys, const float *v, int64_t v_token, int v_dim);
+void online_softmax(OnlineSoftmax *state, float *o, float *s, int keys, const float *v, int64_t v_token, int v_dim);
 
 /* In use: tiles with the online softmax. scratch: causal_backward_scratch_*() bytes. NULL gradients are not computed.
  * The gradients have the strides of their tensors. */
@@ -82,8 +82,30 @@ void causal_backward_cpu(float *dq, int add_q, float *dk, int add_k, float *dv, 
                          const float *lse, AttentionShape shape);
 
 #ifdef WITH_CUDA
-void causal_forward_cuda(Gpu *gpu, DType dtype, void *o, float *lse, const void *q, const void *k, const void *v,
-                         AttentionShape shape);
+/* In use: picks the fastest rung below that takes this dtype, these dimensions and this GPU. */
+void causal_forward_cuda(Gpu *gpu, DType dtype, void *o, float *lse, const void *q, const void *k,
+                         const void *v, AttentionShape shape);
+
+/*
+ * The ladder, from the plain one up. The first two take every dtype, dimension (online: up to 256) and GPU; for the others
+ * *_supports() says whether they do.
+ *   materialised  S = Q K^T, softmax and P V, each a kernel; S in global memory
+ *   online        tiles and the online softmax, CUDA cores: the F32 kernel in use
+ *   mma           tensor cores of sm_80 and later, BF16
+ *   hopper        TMA and wgmma, warp-specialised, BF16
+ */
+void causal_forward_materialised_cuda(Gpu *gpu, DType dtype, void *o, float *lse, const void *q,
+                                      const void *k, const void *v, AttentionShape shape);
+void causal_forward_online_cuda(Gpu *gpu, DType dtype, void *o, float *lse, const void *q,
+                                const void *k, const void *v, AttentionShape shape);
+void causal_forward_mma_cuda(Gpu *gpu, DType dtype, void *o, float *lse, const void *q,
+                             const void *k, const void *v, AttentionShape shape);
+void causal_forward_hopper_cuda(Gpu *gpu, DType dtype, void *o, float *lse, const void *q,
+                                const void *k, const void *v, AttentionShape shape);
+int causal_mma_supports(Gpu *gpu, DType dtype, const void *o, const void *q, const void *k,
+                        const void *v, AttentionShape shape);
+int causal_hopper_supports(Gpu *gpu, DType dtype, const void *o, const void *q, const void *k,
+                           const void *v, AttentionShape shape);
 
 void causal_backward_cuda(Gpu *gpu, DType dtype, void *dq, int add_q, void *dk, int add_k, void *dv, int add_v,
                           float *scratch, const void *d_o, const void *q, const void *k, const void *v, const void *o,
