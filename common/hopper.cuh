@@ -130,6 +130,33 @@ __device__ __forceinline__ void mbarrier_wait(uint64_t *barrier, uint32_t parity
 }
 
 /*
+ * ---- clusters: a few blocks on neighbouring SMs that see each other's shared memory ----
+ *
+ * The kernel is declared with __cluster_dims__(n, 1, 1).
+ */
+__device__ __forceinline__ int cluster_rank() {
+    uint32_t rank;
+    asm volatile("mov.u32 %0, %%cluster_ctarank;" : "=r"(rank));
+    return (int)rank;
+}
+
+/* All threads of all blocks of the cluster meet. */
+__device__ __forceinline__ void cluster_sync() {
+    asm volatile("barrier.cluster.arrive.release;\nbarrier.cluster.wait.acquire;" ::: "memory");
+}
+
+/* Arrives at the barrier that lies at this address in block `rank` of the cluster. */
+__device__ __forceinline__ void mbarrier_arrive_cluster(uint64_t *barrier, int rank) {
+    asm volatile("{\n"
+                 ".reg .b32 there;\n"
+                 "mapa.shared::cluster.u32 there, %0, %1;\n"
+                 "mbarrier.arrive.release.cluster.shared::cluster.b64 _, [there];\n"
+                 "}\n" ::"r"(shared_address(barrier)),
+                 "r"(rank)
+                 : "memory");
+}
+
+/*
  * ---- TMA ("Data Movement and Conversion Instructions: cp.async.bulk.tensor") ----
  *
  * One thread issues the copy of one box; x0 .. x3 are the box's first element in the tensor, the
@@ -161,6 +188,18 @@ __device__ __forceinline__ void tma_load_4d(void *shared, const CUtensorMap *map
     asm volatile("cp.async.bulk.tensor.4d.shared::cluster.global.tile.mbarrier::complete_tx::bytes "
                  "[%0], [%1, {%3, %4, %5, %6}], [%2];" ::"r"(shared_address(shared)),
                  "l"(map), "r"(shared_address(barrier)), "r"(x0), "r"(x1), "r"(x2), "r"(x3)
+                 : "memory");
+}
+
+/* The same box to the same shared address of every block of the cluster whose bit is set in `blocks`; the bytes are reported
+ * to the barrier at that address in each of them. */
+__device__ __forceinline__ void tma_load_2d_multicast(void *shared, const CUtensorMap *map,
+                                                      uint64_t *barrier, uint16_t blocks, int x0,
+                                                      int x1) {
+    asm volatile("cp.async.bulk.tensor.2d.shared::cluster.global.tile.mbarrier::complete_tx::bytes"
+                 ".multicast::cluster [%0], [%1, {%3, %4}], [%2], %5;" ::"r"(
+                     shared_address(shared)),
+                 "l"(map), "r"(shared_address(barrier)), "r"(x0), "r"(x1), "h"(blocks)
                  : "memory");
 }
 
