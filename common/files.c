@@ -135,9 +135,10 @@ static int sync_directory_of(const char *path) {
 int atomic_commit(AtomicFile *file, Error *err) {
     CHECK(file->stream, "atomic_commit: nothing is open");
     FILE *stream = file->stream;
-    /* After a failed write, flushing what is left fails again and tells the reason. */
     int failed = ferror(stream), code = 0;
-    if (fflush(stream) != 0 || fsync(fileno(stream)) < 0) {
+    /* Why an earlier write failed is forgotten by now; one more byte fails for the same reason. */
+    if (failed && write(fileno(stream), "", 1) < 0) code = errno;
+    if (!failed && (fflush(stream) != 0 || fsync(fileno(stream)) < 0)) {
         failed = 1;
         code = errno;
     }
@@ -153,7 +154,7 @@ int atomic_commit(AtomicFile *file, Error *err) {
     if (failed) {
         unlink(file->temporary);
         return error_set(err, "cannot write %s: %s (the file is as it was before)", file->path,
-                         code ? strerror(code) : "a write failed; is the disk full?");
+                         code ? strerror(code) : "a write failed");
     }
     if (sync_directory_of(file->path) < 0)
         return error_set(err, "wrote %s, but its directory could not be flushed to disk: %s",
