@@ -154,6 +154,7 @@ $(foreach c,$(CHAPTERS),$(eval $(call chapter_targets,$c)))
 
 # ---- targets ----
 
+.PHONY: build-info
 .PHONY: help all demo test test-common bench figures corpus learn grade solutions bugs lesson-sync deps-check format doctor clean
 
 help: ## this list
@@ -185,13 +186,17 @@ figures: | setup ## draw every chapter's charts again from their CSV files
 	@tools/figures.sh $(CH)
 
 learn: ## walk through the exercises, up to the first that is not solved yet
-	@tools/learn.py learn $(CH)
+	+@tools/learn.py learn $(CH)
 grade: ## points for the exercises of a chapter: make grade CH=02_causal
-	@tools/learn.py grade $(CH)
+	+@tools/learn.py grade $(CH)
 solutions: ## every exercise's stub compiles and fails, every solution passes
-	@tools/learn.py solutions $(CH)
+	+@tools/learn.py solutions $(CH)
 bugs: ## plant every known mistake in a copy of the tree: a test must find it
-	@tools/bugs.py $(CH)
+	+@tools/bugs.py $(CH)
+
+# For tools that compile and link by themselves (tools/build.py).
+build-info: | setup
+	$(foreach v,B CC CFLAGS LDFLAGS LIBS NVCC,$(info $v=$($v)))$(info NVFLAGS=$(NVFLAGS) $(call gencode,$(ARCHS)))@:
 
 lesson-sync: ## copy the quoted code from the sources into the lessons (CHECK=1: only compare)
 	@tools/lesson_sync.py $(if $(CHECK),--check)

@@ -1,0 +1,289 @@
+#!/usr/bin/env python3
+"""Exercises: learn.py learn|grade|solutions [CHAPTER...]
+
+    learn      walks through the exercises in order and stops at the first that is not solved, with the failing test and a hint
+    grade      the points of each exercise, and the sum
+    solutions  for the authors: every stub must compile and fail, every solution must compile and pass
+
+An exercise is a stub NN_name/exercises/NN_title.c (or .cu) that the learner edits, and exercises/solutions/NN_title.c with
+the same prototypes. The stub's opening comment is the task; its first line is the title, and lines in it say
+
+    POINTS: 3
+    HINT: one or two sentences; they end with the comment, an empty line or the next field
+    REPLACES: function, function in 02_causal/causal_cpu.c
+    TESTS: test_causal:suite test_causal:suite/name*cpu check_01_title
+
+REPLACES puts the learner's function in the place of the real one, beneath the real tests: in a copy of the real object file the
+symbol is renamed to function_original, so that calls from all other files reach the learner's. TESTS names programs made
+from the chapter's test_*.c, with a suite or a pattern behind the colon. exercises/check_NN_title.c is a test of its own, for
+answers that replace nothing (a predicted number, say); it is what runs when there is no TESTS line.
+
+All of them are compiled with the chapter's directory and its exercises/ in the path of #include "...", and with unused
+parameters allowed. What has passed is not built and run again until something changes (build/*/exercises/).
+"""
+import concurrent.futures
+import dataclasses
+import hashlib
+import json
+import re
+import subprocess
+import sys
+
+import criterion
+from build import ROOT, Build, chosen_chapters, fail
+
+SOLVED, UNSOLVED, BROKEN, SKIPPED, MISTAKE = "solved", "unsolved", "does not compile", "skipped", "mistake"
+SECONDS_PER_TEST = 20
+FIELD = re.compile(r"^(POINTS|HINT|REPLACES|TESTS):\s*(.*)$")
+
+
+@dataclasses.dataclass
+class Outcome:
+    status: str
+    text: str = ""  # the failing test and its message, or the compiler's
+
+
+class Exercise:
+    def __init__(self, stub):
+        self.stub, self.chapter, self.name = stub, stub.parent.parent.name, stub.stem
+        self.solution = stub.parent / "solutions" / stub.name
+        self.check = stub.parent / f"check_{stub.stem}.c"
+        self.id = f"{self.chapter}/{self.name}"
+        comment = re.match(r"\s*/\*(.*?)\*/", stub.read_text(), re.S)
+        if not comment:
+            fail(f"{stub.relative_to(ROOT)}: the file must begin with a comment: the task, POINTS, HINT")
+        lines = [re.sub(r"^\s*\*?\s?", "", line).rstrip() for line in comment[1].splitlines()]
+        self.title = next((line for line in lines if line), self.id).removeprefix("Exercise ").rstrip(".")
+        fields, field = {"POINTS": [], "HINT": [], "REPLACES": [], "TESTS": []}, None
+        for line in lines:
+            m = FIELD.match(line)
+            field = m[1] if m else field if line else None
+            if field:
+                fields[field].append(m[2] if m else line.strip())
+        self.hint = " ".join(fields["HINT"])
+        points = " ".join(fields["POINTS"])
+        self.replaces = []  # (function, file)
+        for line in fields["REPLACES"]:
+            m = re.fullmatch(r"([\w, ]+?) in (\S+)", line)
+            if not m:
+                fail(f"{self.id}: 'REPLACES: {line}' is not 'function, function in FILE'")
+            self.replaces += [(function, m[2]) for function in re.findall(r"\w+", m[1])]
+        tests = " ".join(fields["TESTS"]).split() or ([self.check.stem] if self.check.exists() else [])
+        self.tests = [tuple((t + ":").split(":")[:2]) for t in tests]  # (program, pattern or "")
+        if not points.isdigit() or not self.hint or not self.tests:
+            fail(f"{self.id}: the opening comment needs POINTS: a number, HINT:, and TESTS: (or a {self.check.name})")
+        self.points = int(points)
+
+    def test_source(self, program):
+        """Where the test program comes from: the chapter's test_*.c, or the exercise's own check_*.c."""
+        own = self.stub.parent / f"{program}.c"
+        return own if own.exists() else self.stub.parent.parent / f"{program}.c"
+
+
+def exercises_of(names):
+    found = []
+    for chapter in chosen_chapters(names):
+        stubs = [p for p in (ROOT / chapter / "exercises").glob("[0-9][0-9]_*") if p.suffix in (".c", ".cu")]
+        found += [Exercise(p) for p in sorted(stubs)]
+    return found
+
+
+class Workshop:
+    """Builds answers and runs their tests."""
+
+    def __init__(self, exercises, strict):
+        self.build, self.strict = Build(), strict
+        wanted = set()
+        for e in exercises:
+            wanted.update(self.build.libraries(e.chapter) + self.build.for_tests())
+            wanted.update(self.objects(e))
+        if wanted and not self.build.make("-s", *sorted(wanted))[0]:
+            fail("the project itself does not build; the compiler's message is above")
+
+    def objects(self, e):
+        """The objects of the real test programs."""
+        sources = {e.test_source(program) for program, _ in e.tests}
+        return [self.build.object(str(s.relative_to(ROOT))) for s in sources if s.parent != e.stub.parent]
+
+    def key(self, e, answer):
+        """Changes whenever the outcome may: the texts of the exercise, and the age of all that it is linked with."""
+        h = hashlib.sha256(self.build.key.encode())
+        for path in [answer, *sorted(e.stub.parent.glob("*.h")), *sorted(e.stub.parent.glob("check_*.c"))]:
+            h.update(path.read_bytes())
+        h.update(repr((e.tests, e.replaces)).encode())
+        for name in self.build.libraries(e.chapter) + self.build.for_tests() + self.objects(e):
+            h.update(str((ROOT / name).stat().st_mtime_ns).encode())
+        return h.hexdigest()
+
+    def run(self, command):
+        done = subprocess.run([str(c) for c in command], cwd=ROOT, stdin=subprocess.DEVNULL,
+                              stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        return done.returncode == 0, done.stdout.decode(errors="replace").strip()
+
+    def compile(self, e, source, target):
+        quoted = [f"{e.chapter}", f"{e.chapter}/exercises"]
+        if source.suffix == ".cu":
+            flags = [self.build.nvcc, *self.build.nvflags, *(f"-I{d}" for d in quoted)]
+        else:
+            flags = [self.build.cc, *self.build.cflags, "-Wno-unused-parameter", "-Wno-unused-function"]
+            flags += [word for d in quoted for word in ("-iquote", d)]
+        if not self.strict:  # a warning helps a learner; it should not stop one
+            flags = [f for f in flags if f != "-Werror"]
+        return self.run([*flags, "-c", source.relative_to(ROOT), "-o", target])
+
+    def renamed(self, e, place):
+        """Copies of the real objects in which the functions that the exercise replaces have made room."""
+        copies = []
+        for file in sorted({file for _, file in e.replaces}):
+            functions, original = [f for f, where in e.replaces if where == file], self.build.object(file)
+            ok, symbols = self.run(["nm", "--defined-only", "--extern-only", original])
+            for function in functions:
+                if not ok or not re.search(rf" T {function}$", symbols, re.M):
+                    raise ValueError(f"REPLACES: {file} has no global function {function}")
+            copies.append(place / f"real_{len(copies)}.o")
+            renames = [f"--redefine-sym={f}={f}_original" for f in functions]
+            ok, text = self.run(["objcopy", *renames, original, copies[-1]])
+            if not ok:
+                raise ValueError(text)
+        return copies
+
+    def try_answer(self, e, answer):
+        """Is this file a solution of the exercise?"""
+        if answer.suffix == ".cu" and not self.build.nvcc:
+            return Outcome(SKIPPED, "needs nvcc")
+        if any(file.endswith(".cu") for _, file in e.replaces) and not self.build.nvcc:
+            return Outcome(SKIPPED, "needs nvcc")
+        place = ROOT / self.build.directory / "exercises" / e.chapter / e.name / ("solution" if answer == e.solution else "stub")
+        place.mkdir(parents=True, exist_ok=True)
+        memory, key = place / "outcome.json", self.key(e, answer)
+        if memory.exists():
+            known = json.loads(memory.read_text())
+            if known["key"] == key:
+                return Outcome(known["status"], known["text"])
+        try:
+            outcome = self.build_and_test(e, answer, place)
+        except ValueError as mistake:
+            outcome = Outcome(MISTAKE, f"{e.id}: {mistake}")
+        memory.write_text(json.dumps({"key": key, "status": outcome.status, "text": outcome.text}))
+        return outcome
+
+    def build_and_test(self, e, answer, place):
+        ok, warnings = self.compile(e, answer, place / "answer.o")
+        if not ok:
+            return Outcome(BROKEN, warnings)
+        real, counts, programs = self.renamed(e, place), {}, {}
+        for program, pattern in e.tests:
+            if program not in programs:
+                programs[program] = self.link(e, program, place, real)
+            if pattern and "/" not in pattern:
+                pattern += "/*"
+            run = criterion.run(programs[program], pattern or None, cwd=ROOT, timeout=SECONDS_PER_TEST, jobs=1)
+            for failed in run.of(criterion.FAIL)[:1]:
+                text = [f"{program}: {failed.name} fails", *criterion.explain(failed, run.output, "  ")]
+                return Outcome(UNSOLVED, "\n".join(text + ([warnings] if warnings else [])))
+            if not run.results:
+                raise ValueError(f"TESTS: no test matches {program}:{pattern}")
+            for result in run.results:
+                counts[result.status] = counts.get(result.status, 0) + 1
+        return Outcome(SOLVED) if counts.get(criterion.PASS) else Outcome(SKIPPED, "needs a GPU")
+
+    def link(self, e, program, place, real):
+        source = e.test_source(program)
+        if not source.exists():
+            raise ValueError(f"TESTS: there is no {program}.c in {e.chapter}/ or {e.chapter}/exercises/")
+        test = ROOT / self.build.object(str(source.relative_to(ROOT)))
+        if source.parent == e.stub.parent:
+            test = place / f"{program}.o"
+            ok, text = self.compile(e, source, test)
+            if not ok:
+                raise ValueError(f"{source.name} does not compile\n{text}")
+        parts = [test, place / "answer.o", *real, *self.build.for_tests(), *self.build.libraries(e.chapter)]
+        ok, text = self.run([self.build.cc, *self.build.ldflags, *parts, "-lcriterion", *self.build.libs, "-o", place / program])
+        if not ok:
+            raise ValueError(f"{program} does not link with {e.stub.name}\n{text}")
+        return place / program
+
+
+def indented(text, by="      "):
+    return "\n".join(by + line for line in text.splitlines())
+
+
+def learn(exercises):
+    shop, chapter, points = Workshop(exercises, strict=False), None, 0
+    for e in exercises:
+        if e.chapter != chapter:
+            chapter = e.chapter
+            print(f"\n{chapter}")
+        outcome = shop.try_answer(e, e.stub)
+        if outcome.status == SOLVED:
+            points += e.points
+            print(f"  solved   {e.title}  ({e.points})", flush=True)
+        elif outcome.status == SKIPPED:
+            print(f"  skipped  {e.title}: {outcome.text}", flush=True)
+        else:
+            print(f"  NEXT     {e.title}  ({e.points} points)\n")
+            print(f"    file   {e.stub.relative_to(ROOT)}{' does not compile' if outcome.status == BROKEN else ''}")
+            print(indented(outcome.text))
+            print(f"    hint   {e.hint}\n\n{points} points so far. The task is at the top of the file; when it is done: make learn")
+            return 0
+    print(f"\nAll exercises are solved: {points} points.")
+    return 0
+
+
+def grade(exercises):
+    shop, got, possible = Workshop(exercises, strict=False), 0, 0
+    print(f"\n{'exercise':<58} points")
+    for e, outcome in each(exercises, lambda e: shop.try_answer(e, e.stub)):
+        if outcome.status == SKIPPED:
+            print(f"{e.title:<58}   - of {e.points}  ({outcome.text}: not counted)")
+            continue
+        mine = e.points if outcome.status == SOLVED else 0
+        got, possible = got + mine, possible + e.points
+        why = "" if mine else "  (" + (outcome.text.splitlines() or [""])[0] + ")"
+        print(f"{e.title:<58} {mine:3} of {e.points}{why if outcome.status != BROKEN else '  (does not compile)'}", flush=True)
+    print(f"{'total':<58} {got:3} of {possible}")
+    return 0
+
+
+def solutions(exercises):
+    shop, mistakes, skipped = Workshop(exercises, strict=True), [], 0
+
+    def both(e):
+        if not e.solution.exists():
+            return Outcome(MISTAKE, "there is no solution"), Outcome(MISTAKE, f"{e.solution.relative_to(ROOT)} is missing")
+        return shop.try_answer(e, e.stub), shop.try_answer(e, e.solution)
+
+    for e, (stub, solution) in each(exercises, both):
+        if SKIPPED in (stub.status, solution.status):
+            skipped += 1
+            print(f"  {e.id:<44} skipped: {solution.text or stub.text}", flush=True)
+        elif (stub.status, solution.status) == (UNSOLVED, SOLVED):
+            print(f"  {e.id:<44} stub: {stub.text.splitlines()[0]}; solution passes", flush=True)
+        else:
+            mistakes.append(e.id)
+            print(f"  {e.id:<44} WRONG: the stub must compile and fail, the solution must pass, but")
+            print(indented(f"stub: {stub.status}\n{stub.text}\nsolution: {solution.status}\n{solution.text}"), flush=True)
+    print(f"solutions: {len(exercises) - len(mistakes) - skipped} exercises as they should be, {len(mistakes)} wrong, {skipped} skipped")
+    return 1 if mistakes else 0
+
+
+def each(exercises, work):
+    """(exercise, work(exercise)) in order, several at a time."""
+    with concurrent.futures.ThreadPoolExecutor(criterion.cores()) as pool:
+        yield from zip(exercises, pool.map(work, exercises))
+
+
+def main(arguments):
+    commands = {"learn": learn, "grade": grade, "solutions": solutions}
+    if not arguments or arguments[0] not in commands:
+        print(__doc__.splitlines()[0], file=sys.stderr)
+        return 2
+    exercises = exercises_of(arguments[1:])
+    if not exercises:
+        print("There are no exercises" + (f" in {' '.join(arguments[1:])}" if arguments[1:] else "") + ".")
+        return 0
+    return commands[arguments[0]](exercises)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
