@@ -3,14 +3,17 @@
  *
  *     O = softmax(mask(Q K^T * scale)) V            for every (batch, head)
  *
- * Layout. q [B, q_len, H, qk_dim], k [B, kv_len, H_kv, qk_dim], v [B, kv_len, H_kv, v_dim], o [B, q_len, H, v_dim]: the output of a linear
- * layer, seen as heads, without a transpose. Strides allow more: a cache longer than kv_len, or q, k and v side by side in one buffer. Query
- * head h reads key head h / (H / H_kv) (grouped-query attention; H_kv = H is plain multi-head attention).
+ * Layout. q [B, q_len, H, qk_dim], k [B, kv_len, H_kv, qk_dim], v [B, kv_len, H_kv, v_dim], o [B,
+ * q_len, H, v_dim]: the output of a linear layer, seen as heads, without a transpose. Strides allow
+ * more: a cache longer than kv_len, or q, k and v side by side in one buffer. Query head h reads
+ * key head h / (H / H_kv) (grouped-query attention; H_kv = H is plain multi-head attention).
  *
- * Mask. The queries are the last q_len of kv_len positions: query i sees keys 0 .. i + kv_len - q_len. With q_len = kv_len
- * that is training; with q_len = 1, decoding from a cache; in between, a chunk of a prompt. causal = 0 lets every query see every key.
+ * Mask. The queries are the last q_len of kv_len positions: query i sees keys 0 .. i + kv_len -
+ * q_len. With q_len = kv_len that is training; with q_len = 1, decoding from a cache; in between, a
+ * chunk of a prompt. causal = 0 lets every query see every key.
  *
- * lse [B, H, q_len] F32: log sum_j exp(s_ij), all that backward needs to bring the probabilities back (natural log of the scaled scores).
+ * lse [B, H, q_len] F32: log sum_j exp(s_ij), all that backward needs to bring the probabilities
+ * back (natural log of the scaled scores).
  */
 #ifndef CAUSAL_H
 #define CAUSAL_H
@@ -44,42 +47,50 @@ AttentionShape attention_shape(int batch, int heads, int kv_heads, int q_len, in
 void attention_shape_check(const char *where, const AttentionShape *shape);
 
 /*
- * q [B, T, H, D], k [B, S, H_kv, D], v [B, S, H_kv, D_v] -> [B, T, H, D_v]; S >= T. scale 0 means 1 / sqrt(D).
+ * q [B, T, H, D], k [B, S, H_kv, D], v [B, S, H_kv, D_v] -> [B, T, H, D_v]; S >= T. scale 0 means 1
+ * / sqrt(D).
  */
 Tensor *causal_attention(Context *ctx, Tensor *q, Tensor *k, Tensor *v, float scale);
 
 /* ---- kernels: on the CPU every T * is a float *; on CUDA float * or bf16 * by dtype ---- */
 
 /* The reference: plain loops, one row of scores at a time. */
-void causal_reference_cpu(float *o, float *lse, const float *q, const float *k, const float *v, AttentionShape shape);
+void causal_reference_cpu(float *o, float *lse, const float *q, const float *k, const float *v,
+                          AttentionShape shape);
 void causal_reference_backward_cpu(float *dq, int add_q, float *dk, int add_k, float *dv, int add_v,
-                                   const float *d_o, const float *q, const float *k, const float *v, const float *o,
-                                   const float *lse, AttentionShape shape);
+                                   const float *d_o, const float *q, const float *k, const float *v,
+                                   const float *o, const float *lse, AttentionShape shape);
 
-/* What one writes first: all scores of a head at once. p [B, H, q_len, kv_len] are the probabilities, kept for backward;
- * scratch is as large. */
-void causal_materialised_cpu(float *o, float *p, const float *q, const float *k, const float *v, AttentionShape shape);
-void causal_materialised_backward_cpu(float *dq, int add_q, float *dk, int add_k, float *dv, int add_v, float *scratch,
-                                      const float *d_o, const float *q, const float *k, const float *v, const float *p,
+/* What one writes first: all scores of a head at once. p [B, H, q_len, kv_len] are the
+ * probabilities, kept for backward; scratch is as large. */
+void causal_materialised_cpu(float *o, float *p, const float *q, const float *k, const float *v,
+                             AttentionShape shape);
+void causal_materialised_backward_cpu(float *dq, int add_q, float *dk, int add_k, float *dv,
+                                      int add_v, float *scratch, const float *d_o, const float *q,
+                                      const float *k, const float *v, const float *p,
                                       AttentionShape shape);
 
-/* The online softmax of one query, one tile at a time: m = max s_k, l = sum exp(s_k - m) over the keys seen so far. */
+/* The online softmax of one query, one tile at a time: m = max s_k, l = sum exp(s_k - m) over the
+ * keys seen so far. */
 typedef struct OnlineSoftmax {
     float m, l; /* before the first tile: -INFINITY, 0 */
 } OnlineSoftmax;
 
 /*
- * `keys` more scores s (scaled) and their values v [keys, v_dim], v_token elements apart, join the state and the unnormalised output
- * o [v_dim] (before the first tile: zeros). s becomes exp(s - m). After the last tile the attention output is o / l, and lse = m + log l.
+ * `keys` more scores s (scaled) and their values v [keys, v_dim], v_token elements apart, join the
+ * state and the unnormalised output o [v_dim] (before the first tile: zeros). s becomes exp(s - m).
+ * After the last tile the attention output is o / l, and lse = m + log l.
  */
-void online_softmax(OnlineSoftmax *state, float *o, float *s, int keys, const float *v, int64_t v_token, int v_dim);
+void online_softmax(OnlineSoftmax *state, float *o, float *s, int keys, const float *v,
+                    int64_t v_token, int v_dim);
 
-/* In use: tiles with the online softmax. scratch: causal_backward_scratch_*() bytes. NULL gradients are not computed.
- * The gradients have the strides of their tensors. */
-void causal_forward_cpu(float *o, float *lse, const float *q, const float *k, const float *v, AttentionShape shape);
-void causal_backward_cpu(float *dq, int add_q, float *dk, int add_k, float *dv, int add_v, float *scratch,
-                         const float *d_o, const float *q, const float *k, const float *v, const float *o,
-                         const float *lse, AttentionShape shape);
+/* In use: tiles with the online softmax. scratch: causal_backward_scratch_*() bytes. NULL gradients
+ * are not computed. The gradients have the strides of their tensors. */
+void causal_forward_cpu(float *o, float *lse, const float *q, const float *k, const float *v,
+                        AttentionShape shape);
+void causal_backward_cpu(float *dq, int add_q, float *dk, int add_k, float *dv, int add_v,
+                         float *scratch, const float *d_o, const float *q, const float *k,
+                         const float *v, const float *o, const float *lse, AttentionShape shape);
 
 #ifdef WITH_CUDA
 /* In use: picks the fastest rung below that takes this dtype, these dimensions and this GPU. */
@@ -87,8 +98,8 @@ void causal_forward_cuda(Gpu *gpu, DType dtype, void *o, float *lse, const void 
                          const void *v, AttentionShape shape);
 
 /*
- * The ladder, from the plain one up. The first two take every dtype, dimension (online: up to 256) and GPU; for the others
- * *_supports() says whether they do.
+ * The ladder, from the plain one up. The first two take every dtype, dimension (online: up to 256)
+ * and GPU; for the others *_supports() says whether they do.
  *   materialised  S = Q K^T, softmax and P V, each a kernel; S in global memory
  *   online        tiles and the online softmax, CUDA cores: the F32 kernel in use
  *   mma           tensor cores of sm_80 and later, BF16
@@ -107,9 +118,9 @@ int causal_mma_supports(Gpu *gpu, DType dtype, const void *o, const void *q, con
 int causal_hopper_supports(Gpu *gpu, DType dtype, const void *o, const void *q, const void *k,
                            const void *v, AttentionShape shape);
 
-void causal_backward_cuda(Gpu *gpu, DType dtype, void *dq, int add_q, void *dk, int add_k, void *dv, int add_v,
-                          float *scratch, const void *d_o, const void *q, const void *k, const void *v, const void *o,
-                          const float *lse, AttentionShape shape);
+void causal_backward_cuda(Gpu *gpu, DType dtype, void *dq, int add_q, void *dk, int add_k, void *dv,
+                          int add_v, float *scratch, const void *d_o, const void *q, const void *k,
+                          const void *v, const void *o, const float *lse, AttentionShape shape);
 #endif
 
 /* Bytes of the scratch that backward needs, on either device. */

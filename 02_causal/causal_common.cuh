@@ -22,14 +22,16 @@ __host__ __device__ __forceinline__ int last_key(const AttentionShape &shape, in
                                                                  : last;
 }
 
-/* How many keys the queries first .. first + count - 1 see together (those past q_len do not exist). */
+/* How many keys the queries first .. first + count - 1 see together (those past q_len do not
+ * exist). */
 __host__ __device__ __forceinline__ int keys_seen(const AttentionShape &shape, int first,
                                                   int count) {
     int last = first + count < shape.q_len ? first + count - 1 : shape.q_len - 1;
     return last_key(shape, last) + 1;
 }
 
-/* Does every row of this tensor start at a multiple of 16 bytes, and hold whole pieces of 16 bytes? */
+/* Does every row of this tensor start at a multiple of 16 bytes, and hold whole pieces of 16 bytes?
+ * */
 static inline bool rows_of_16_bytes(const void *base, HeadStrides s, int dim) {
     return (uintptr_t)base % 16 == 0 && s.batch % 8 == 0 && s.token % 8 == 0 && s.head % 8 == 0 &&
            dim % 8 == 0;
