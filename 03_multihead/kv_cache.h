@@ -46,7 +46,9 @@ int kv_cache_append(Context *ctx, KVCache *cache, const Tensor *k, const Tensor 
 /* Forgets all tokens but the first `length`: a new prompt (0), or a wrong guess (chapter 06). */
 void kv_cache_truncate(KVCache *cache, int length);
 
-/* Bytes that one token takes in all layers: 2 (key and value) x layers x H_kv x D x dtype's size. */
+/*
+ * Bytes that one token takes in all layers: 2 (key and value) x layers x H_kv x D x dtype's size.
+ */
 int64_t kv_cache_bytes_per_token(int layers, int kv_heads, int head_dim, DType dtype);
 
 /* ---- kernels: on the CPU every T * is a float *; on CUDA float * or bf16 * by dtype ---- */

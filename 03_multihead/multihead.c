@@ -7,6 +7,7 @@
 
 #include "../02_causal/causal.h"
 #include "../common/ops.h"
+#include "decode.h"
 
 #include <stdio.h>
 
@@ -26,9 +27,12 @@ int multihead_check(const MultiheadConfig *cfg, Error *err) {
                          "num_attention_heads (%d) is not a multiple of num_key_value_heads (%d): "
                          "each key head serves the same number of query heads",
                          heads, kv_heads);
-    if ((int64_t)heads * cfg->head_dim > MULTIHEAD_MAX_WIDTH)
-        return error_set(err, "num_attention_heads x head_dim is %lld; at most %d are supported",
-                         (long long)heads * cfg->head_dim, MULTIHEAD_MAX_WIDTH);
+    if (cfg->head_dim > MULTIHEAD_MAX_HEAD_DIM)
+        return error_set(err, "head_dim is %d; the attention kernels take at most %d",
+                         cfg->head_dim, MULTIHEAD_MAX_HEAD_DIM);
+    if (heads > MULTIHEAD_MAX_HEADS)
+        return error_set(err, "num_attention_heads is %d; at most %d are supported", heads,
+                         MULTIHEAD_MAX_HEADS);
     return 0;
 }
 /* [/multihead_check] */
@@ -79,18 +83,23 @@ void multihead_randomize(Params *params, const Multihead *w, float std, float ou
 /* [cached_attention] */
 /*
  * The queries of the last T tokens against the cache, which holds them too by now. The cache is a
- * longer buffer than its length: the strides say so, and nothing is copied.
+ * longer buffer than its length: the shapes say so, and nothing is copied.
  */
 static Tensor *cached_attention(Context *ctx, Tensor *q, const KVCache *cache) {
-    int batch = (int)q->shape[0], tokens = (int)q->shape[1];
-    int heads = (int)q->shape[2], dim = (int)q->shape[3], kv_heads = (int)cache->k.shape[2];
-    AttentionShape shape =
-        attention_shape(batch, heads, kv_heads, tokens, cache->length, dim, dim, 1);
-    shape.k.batch = shape.v.batch = (int64_t)cache->capacity * kv_heads * dim;
-
-    Tensor *o = tensor_new(ctx, "attention", q->dtype, SHAPE(batch, tokens, heads, dim));
-    Tensor *lse = tensor_new(ctx, "attention.lse", F32, SHAPE(batch, heads, tokens));
-    ON(ctx, causal_forward, o->data, lse->data, q->data, cache->k.data, cache->v.data, shape);
+    int B = (int)q->shape[0], T = (int)q->shape[1], H = (int)q->shape[2], D = (int)q->shape[3];
+    int H_kv = (int)cache->k.shape[2], length = cache->length, capacity = cache->capacity;
+    const void *k = cache->k.data, *v = cache->v.data;
+    Tensor *o = tensor_new(ctx, "attention", q->dtype, SHAPE(B, T, H, D));
+    if (T == 1) { /* one new token: every key is needed once, and reading it is all that costs */
+        DecodeShape shape = decode_shape(B, H, H_kv, D, length, capacity);
+        Tensor *scratch = tensor_new(ctx, "decode", F32, SHAPE(decode_scratch_floats(shape)));
+        ON(ctx, decode_attention, o->data, scratch->data, q->data, k, v, shape);
+    } else { /* a prompt, or a chunk of one */
+        AttentionShape shape = attention_shape(B, H, H_kv, T, length, D, D, 1);
+        shape.k.batch = shape.v.batch = (int64_t)capacity * H_kv * D;
+        Tensor *lse = tensor_new(ctx, "attention.lse", F32, SHAPE(B, H, T));
+        ON(ctx, causal_forward, o->data, lse->data, q->data, k, v, shape);
+    }
     return o;
 }
 /* [/cached_attention] */

@@ -36,7 +36,8 @@ typedef struct MultiheadConfig {
     bool attention_bias;     /* biases on all four projections, as in GPT-2; usually false */
 } MultiheadConfig;
 
-enum { MULTIHEAD_MAX_WIDTH = 1 << 20 }; /* H * D: far above any model, far below an overflow */
+enum { MULTIHEAD_MAX_HEAD_DIM = 256 }; /* the widest head of chapter 02's CUDA kernels */
+enum { MULTIHEAD_MAX_HEADS = 4096 };   /* far above any model, far below an overflow */
 
 /* 0, or -1 and a message that names the number that is wrong, its value and what it may be. */
 int multihead_check(const MultiheadConfig *cfg, Error *err);
