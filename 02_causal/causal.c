@@ -1,6 +1,7 @@
 /*
- * Causal attention as a module: shapes are checked at the door, the kernel of the context's device runs, and the tape
- * remembers what backward needs: q, k, v, the output, and one number per row, lse. No probability is kept.
+ * Causal attention as a module: shapes are checked at the door, the kernel of the context's device
+ * runs, and the tape remembers what backward needs: q, k, v, the output, and one number per row,
+ * lse. No probability is kept.
  */
 #include "causal.h"
 
@@ -8,10 +9,12 @@
 
 AttentionShape attention_shape(int batch, int heads, int kv_heads, int q_len, int kv_len,
                                int qk_dim, int v_dim, int causal) {
-    AttentionShape shape = {batch,  heads, kv_heads, q_len, kv_len,
-                            qk_dim, v_dim, causal,   .scale = 1.0f / sqrtf((float)qk_dim)};
+    AttentionShape shape = {batch, heads,  kv_heads,
+                            q_len, kv_len, qk_dim,
+                            v_dim, causal, .scale = 1.0f / sqrtf((float)qk_dim)};
     shape.q = (HeadStrides){(int64_t)q_len * heads * qk_dim, (int64_t)heads * qk_dim, qk_dim};
-    shape.k = (HeadStrides){(int64_t)kv_len * kv_heads * qk_dim, (int64_t)kv_heads * qk_dim, qk_dim};
+    shape.k =
+        (HeadStrides){(int64_t)kv_len * kv_heads * qk_dim, (int64_t)kv_heads * qk_dim, qk_dim};
     shape.v = (HeadStrides){(int64_t)kv_len * kv_heads * v_dim, (int64_t)kv_heads * v_dim, v_dim};
     shape.o = (HeadStrides){(int64_t)q_len * heads * v_dim, (int64_t)heads * v_dim, v_dim};
     return shape;

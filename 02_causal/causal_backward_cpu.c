@@ -4,36 +4,39 @@
  * For one query with probabilities p, output o = sum p_j v_j and incoming gradient do:
  *
  *     dv_j += p_j do                                 dp_j = do . v_j
- *     ds_j  = p_j (dp_j - sum_i p_i dp_i)            and sum_i p_i dp_i = do . o =: delta, known before any tile
+ *     ds_j  = p_j (dp_j - delta)                     delta = sum_i p_i dp_i = do . o, known beforehand
  *     dq   += scale ds_j k_j                         dk_j += scale ds_j q
  *
- * Forward kept lse, so p_j = exp(s_j - lse): one product K Q^T more, and no T x T matrix (Dao et al. 2022, alg. 4).
- * Five products a tile, each of them tile_product(). In S, dP and dQ a lane is a query, as in forward; dK and dV
- * are sums over queries, so there the queries are the depth of the product and a lane is a column.
+ * Forward kept lse, so p_j = exp(s_j - lse): one product K Q^T more, and no T x T matrix (Dao et
+ * al. 2022, alg. 4). Five products a tile, each of them tile_product(). In S, dP and dQ a lane is a
+ * query, as in forward; dK and dV are sums over queries, so there the queries are the depth of the
+ * product and a lane is a column.
  *
- * Who owns what. dK and dV of a key collect from all later queries and from all query heads of its group, in one fixed
- * order: a task is one (batch, key head), and writes them directly. With few heads that leaves threads idle, so the query
- * tiles are dealt out to `chunks` tasks, like cards. The first adds into dk and dv, the others into copies in
- * scratch, which are added up afterwards, in order. chunks follows from the shape alone: so do the results.
+ * Who owns what. dK and dV of a key collect from all later queries and from all query heads of its
+ * group, in one fixed order: a task is one (batch, key head), and writes them directly. With few
+ * heads that leaves threads idle, so the query tiles are dealt out to `chunks` tasks, like cards.
+ * The first adds into dk and dv, the others into copies in scratch, which are added up afterwards,
+ * in order. chunks follows from the shape alone: so do the results.
  */
 #include "causal.h"
 #include "causal_tile.h"
 
 #include "../common/fastmath.h"
 
-enum { BK = 32 };           /* keys in a tile: two tiles of scores (8 KB) beside the packed queries */
+enum { BK = 32 }; /* keys in a tile: two tiles of scores (8 KB) beside the packed queries */
 enum { ENOUGH_TASKS = 16 }; /* with fewer (batch, key head) pairs than this, chunks */
-enum { PARALLEL = 1 << 14 };
+enum { PARALLEL = 1 << 18 };
 
 typedef struct BackwardTile {
-    /* [column][lane]: Q scaled, dO, dQ; and [lane][column]: Q scaled and dO again, the columns padded to whole LANES */
+    /* [column][lane] */
     float q[MAX_DIM * LANES], d_o[MAX_DIM * LANES], dq[MAX_DIM * LANES];
+    /* [lane][column]: the same Q and dO once more, the columns padded to whole LANES */
     float q_rows[LANES * MAX_DIM], d_o_rows[LANES * MAX_DIM];
     float p[BK * LANES], ds[BK * LANES]; /* [key][lane] */
     float lse[LANES], delta[LANES];
 } BackwardTile;
 
-/* Where one task's gradients of K and V go: the first row, and the distance to the next. NULL: nobody wants it. */
+/* Where a task's gradients of K and V go: first row, distance to the next. NULL: nobody wants it. */
 typedef struct KeyGradients {
     float *dk, *dv;
     int64_t dk_row, dv_row;
@@ -60,9 +63,9 @@ size_t causal_backward_scratch_cpu(AttentionShape shape) {
                                     (shape.qk_dim + shape.v_dim));
 }
 
-/* c[row][0..columns) += sum_k a[row + k LANES'] b[k][..]: like tile_product, for a number of columns that is no multiple of LANES. */
-static void add_rows(float *c, int64_t c_row, const float *a, const float *b, int b_row,
-                     int depth, int rows, int columns) {
+/* c[r][0..columns) += sum_k a[r][k] b[k][0..columns), a with rows of LANES; columns may be ragged. */
+static void add_rows(float *c, int64_t c_row, const float *a, const float *b, int b_row, int depth,
+                     int rows, int columns) {
     int column = 0;
     for (; column + LANES <= columns; column += LANES)
         tile_product(c + column, c_row, a, LANES, 1, b + column, b_row, depth, rows);
@@ -74,7 +77,7 @@ static void add_rows(float *c, int64_t c_row, const float *a, const float *b, in
         for (int i = column; i < columns; i++) c[r * c_row + i] += edge[r * LANES + i - column];
 }
 
-/* to[lane][column] = from[lane][column] * scale, columns padded with zeros, as are lanes without a query. */
+/* to[lane][column] = scale * from[lane][column]; padding columns and lanes without a query are 0. */
 static void pack_rows(float *to, const float *from, int64_t from_row, int rows, int columns,
                       float scale) {
     int width = padded(columns);
@@ -108,7 +111,7 @@ static void pack_queries(BackwardTile *t, const Head *head, const AttentionShape
 /* [/pack] */
 
 /* [probabilities] */
-/* Brings p back from s and lse, and turns dP into dS. Keys after a lane's query (which sees `seen` + lane keys) get 0. */
+/* p from s and lse, dS from dP. Lane i sees seen + i keys: the ones after them get 0. */
 static void softmax_backward(BackwardTile *t, int first_key, int keys, int seen) {
     for (int j = 0; j < keys; j++) {
         float *p = t->p + j * LANES, *ds = t->ds + j * LANES;
@@ -135,16 +138,16 @@ static void backward_tile(const Head *head, const KeyGradients *out, int add_q,
         const float *k = head->k + key * k_row, *v = head->v + key * v_row;
         memset(t.p, 0, sizeof(float) * (size_t)keys * LANES);
         memset(t.ds, 0, sizeof(float) * (size_t)keys * LANES);
-        tile_product(t.p, LANES, k, k_row, 1, t.q, LANES, d, keys);      /* S  = K Q^T  */
-        tile_product(t.ds, LANES, v, v_row, 1, t.d_o, LANES, dv, keys);  /* dP = V dO^T */
+        tile_product(t.p, LANES, k, k_row, 1, t.q, LANES, d, keys);     /* S  = K Q^T  */
+        tile_product(t.ds, LANES, v, v_row, 1, t.d_o, LANES, dv, keys); /* dP = V dO^T */
         softmax_backward(&t, key, keys, seen);
-        if (out->dv)                                                     /* dV += P^T dO */
+        if (out->dv) /* dV += P^T dO */
             add_rows(out->dv + key * out->dv_row, out->dv_row, t.p, t.d_o_rows, padded(dv), LANES,
                      keys, dv);
-        if (out->dk)                                                     /* dK += dS^T Q */
+        if (out->dk) /* dK += dS^T Q */
             add_rows(out->dk + key * out->dk_row, out->dk_row, t.ds, t.q_rows, padded(d), LANES,
                      keys, d);
-        if (head->dq)                                                    /* dQ += dS K   */
+        if (head->dq) /* dQ += dS K   */
             tile_product(t.dq, LANES, k, 1, k_row, t.ds, LANES, keys, d);
     }
     if (!head->dq) return;
@@ -158,11 +161,10 @@ static void clear_rows(float *to, int64_t row, int rows, int columns) {
     for (int r = 0; r < rows; r++) memset(to + r * row, 0, sizeof(float) * (size_t)columns);
 }
 
-/* The copy of chunk c > 0 for one (batch, key head): dk [kv_len, qk_dim], then dv [kv_len, v_dim]. */
+/* Chunk > 0 of one (batch, key head): a dk [kv_len, qk_dim], then a dv [kv_len, v_dim]. */
 static float *copy_of(float *scratch, const AttentionShape *shape, int64_t pair, int chunk) {
     int64_t pairs = (int64_t)shape->batch * shape->kv_heads;
-    return scratch +
-           ((chunk - 1) * pairs + pair) * shape->kv_len * (shape->qk_dim + shape->v_dim);
+    return scratch + ((chunk - 1) * pairs + pair) * shape->kv_len * (shape->qk_dim + shape->v_dim);
 }
 
 static void add_copy(float *to, int64_t to_row, const float *copy, int rows, int columns) {
@@ -198,8 +200,12 @@ void causal_backward_cpu(float *dq, int add_q, float *dk, int add_k, float *dv, 
         for (int64_t h = h_kv * group; h < (h_kv + 1) * group; h++) {
             int64_t q_at = b * shape.q.batch + h * shape.q.head;
             int64_t o_at = b * shape.o.batch + h * shape.o.head;
-            Head head = {q + q_at,   k + k_at,   v + v_at,
-                         o + o_at,   d_o + o_at, lse + (b * shape.heads + h) * shape.q_len,
+            Head head = {q + q_at,
+                         k + k_at,
+                         v + v_at,
+                         o + o_at,
+                         d_o + o_at,
+                         lse + (b * shape.heads + h) * shape.q_len,
                          dq ? dq + q_at : NULL};
             for (int first = chunk * LANES; first < shape.q_len; first += chunks * LANES)
                 backward_tile(&head, &out, add_q, &shape, first,

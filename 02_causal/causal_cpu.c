@@ -1,16 +1,21 @@
 /*
- * Causal attention on the CPU, forward: tiles of keys, online softmax. See causal.h for layout and invariant.
+ * Causal attention on the CPU, forward: tiles of keys, online softmax. See causal.h for layout and
+ * invariant.
  *
  * Work is cut into tiles of LANES queries of one head. A tile walks over its keys BK at a time:
  *
  *     S = K Q^T          [BK][LANES]      Q^T is packed once, with the scale multiplied in
- *     m' = max(m, max_k S),  l' = l e^(m - m') + sum_k e^(S - m'),  O' = O e^(m - m') + V^T e^(S - m')
+ *     m' = max(m, max_k S)
+ *     l' = l exp(m - m') + sum_k exp(S - m')
+ *     O' = O exp(m - m') + V^T exp(S - m')     [v_dim][LANES]
  *
- * Keys after the tile's last query are never visited: that is the mask. Only where the diagonal crosses a tile of keys are
- * single scores set to -inf. A tile needs (MAX_DIM + MAX_DIM + BK) * LANES floats of stack, whatever T is.
+ * Keys after the tile's last query are never visited: that is the mask. Only where the diagonal
+ * crosses a tile of keys are single scores set to -inf. A tile needs (MAX_DIM + MAX_DIM + BK) *
+ * LANES floats of stack, whatever T is.
  *
- * A few queries at a time (decoding) would leave most lanes empty, so they go through online_softmax() row by row.
- * A tile's result depends on nothing but its own queries: the same for any number of threads.
+ * A few queries at a time (decoding) would leave most lanes empty, so they go through
+ * online_softmax() row by row. A tile's result depends on nothing but its own queries: the same for
+ * any number of threads.
  */
 #include "causal.h"
 #include "causal_tile.h"
@@ -19,9 +24,11 @@
 
 #include <math.h>
 
-enum { BK = 64 };           /* keys in a tile: its scores (8 KB) stay in the first-level cache */
-enum { FEW_QUERIES = 6 };   /* below this, rows are faster than lanes (measured) */
-enum { PARALLEL = 1 << 15 }; /* multiply-adds below which waking threads costs more than it brings */
+enum { BK = 64 };         /* keys in a tile: its scores (8 KB) stay in the first-level cache */
+enum { FEW_QUERIES = 6 }; /* below this, rows are faster than lanes (measured) */
+enum {
+    PARALLEL = 1 << 18
+}; /* multiply-adds below which waking threads costs more than it brings */
 
 typedef struct ForwardTile {
     float q[MAX_DIM * LANES], o[MAX_DIM * LANES]; /* [column][lane] */
@@ -60,14 +67,15 @@ static void online_update(ForwardTile *t, int keys, int v_dim) {
 }
 /* [/online] */
 
-/* Scores of later keys than a lane's query become -inf; `seen` is the count of keys that lane 0 sees. */
+/* Lane i sees seen + i keys: the scores of later ones become -inf. */
 static void mask_diagonal(float *s, int first_key, int keys, int seen) {
     for (int j = seen > first_key ? seen - first_key : 0; j < keys; j++)
-        for (int i = 0; i < LANES && i < first_key + j - seen + 1; i++) s[j * LANES + i] = -INFINITY;
+        for (int i = 0; i < LANES && i < first_key + j - seen + 1; i++)
+            s[j * LANES + i] = -INFINITY;
 }
 
 /* [forward_tile] */
-/* Queries first .. first + queries - 1 of one head; q, k, v, o and lse point to the head's first row. */
+/* Queries first .. first + queries - 1 of one head; the pointers are to the head's first row. */
 static void forward_tile(float *o, float *lse, const float *q, const float *k, const float *v,
                          const AttentionShape *shape, int first, int queries) {
     ForwardTile t;
@@ -95,7 +103,7 @@ static void forward_tile(float *o, float *lse, const float *q, const float *k, c
 }
 /* [/forward_tile] */
 
-/* The same for one query, without lanes: scores of BK keys by dot products, then online_softmax(). */
+/* One query, without lanes: the scores of BK keys by dot products, then online_softmax(). */
 static void forward_row(float *o, float *lse, const float *q, const float *k, const float *v,
                         const AttentionShape *shape, int query) {
     OnlineSoftmax state = {-INFINITY, 0};
@@ -127,7 +135,7 @@ void causal_forward_cpu(float *o, float *lse, const float *q, const float *k, co
     const int64_t work = (int64_t)shape.batch * shape.heads * shape.q_len * shape.kv_len *
                          (shape.qk_dim + shape.v_dim);
 
-    /* Later tiles see more keys: the long tasks first, so that no thread starts one when the others are done. */
+    /* Later queries see more keys. Long tasks first: none begins when the others are done. */
 #pragma omp parallel for schedule(dynamic) if (work > PARALLEL)
     for (int64_t task = tasks - 1; task >= 0; task--) {
         int64_t head_index = task % ((int64_t)shape.batch * shape.heads);

@@ -1,12 +1,12 @@
 /*
  * Causal attention twice more, as yardsticks.
  *
- * causal_reference_*: plain loops straight from the formulas, one row of scores at a time. Slow, and easy to believe: every
- * other kernel, on every device, is compared with it.
+ * causal_reference_*: plain loops straight from the formulas, one row of scores at a time. Slow,
+ * and easy to believe: every other kernel, on every device, is compared with it.
  *
- * causal_materialised_*: what one writes first. All T x T scores of a head by one matrix product (OpenBLAS), mask, softmax,
- * a second product; the probabilities are kept for backward. Its time and memory are what the lesson's charts
- * compare the tiles with.
+ * causal_materialised_*: what one writes first. All T x T scores of a head by one matrix product
+ * (OpenBLAS), mask, softmax, a second product; the probabilities are kept for backward. Its time
+ * and memory are what the lesson's charts compare the tiles with.
  */
 #include "causal.h"
 

@@ -1,9 +1,11 @@
 /*
- * The inner loop of tiled attention on the CPU: one small matrix product that all seven products of attention use.
+ * The inner loop of tiled attention on the CPU: one small matrix product that all seven products of
+ * attention use.
  *
- * A lane is a query. LANES queries are worked on together, and every array of a tile has them side by side in its last
- * dimension: scores [key][lane], output [column][lane]. So the maximum and the sum of a row of the softmax, which are
- * awkward inside a vector, become plain loops over keys in which no two lanes ever meet.
+ * A lane is a query. LANES queries are worked on together, and every array of a tile has them side
+ * by side in its last dimension: scores [key][lane], output [column][lane]. So the maximum and the
+ * sum of a row of the softmax, which are awkward inside a vector, become plain loops over keys in
+ * which no two lanes ever meet.
  */
 #ifndef CAUSAL_TILE_H
 #define CAUSAL_TILE_H
@@ -14,8 +16,8 @@
 #include <string.h>
 
 /*
- * ROWS x 2 vectors of sums stay in registers: enough independent multiply-adds to hide their latency (4 cycles), and
- * few enough that none is spilled (AVX-512 has 32 registers, AVX2 16).
+ * ROWS x 2 vectors of sums stay in registers: enough independent multiply-adds to hide their
+ * latency (4 cycles), and few enough that none is spilled (AVX-512 has 32 registers, AVX2 16).
  */
 #ifdef __AVX512F__
 enum { VECTOR = 16, ROWS = 8 };
@@ -35,7 +37,7 @@ static inline Vector load(const float *p) {
 static inline void store(float *p, Vector v) { memcpy(p, &v, sizeof v); }
 
 /* [microkernel] */
-/* c[r][0..LANES) += sum_k a[r * a_row + k * a_col] * b[k][0..LANES)    for r < rows, a constant at every call */
+/* c[r][0..LANES) += sum_k a[r * a_row + k * a_col] * b[k][0..LANES); rows is a constant in calls. */
 static inline __attribute__((always_inline)) void tile_rows(float *c, int64_t c_row, const float *a,
                                                             int64_t a_row, int64_t a_col,
                                                             const float *b, int64_t b_row,
@@ -73,7 +75,7 @@ static inline void tile_product(float *c, int64_t c_row, const float *a, int64_t
 typedef float Vector8 __attribute__((vector_size(32)));
 typedef int32_t Index8 __attribute__((vector_size(32)));
 
-/* An 8 x 8 block, transposed in registers: three rounds in which pairs of rows exchange halves, quarters, eighths. */
+/* An 8 x 8 block, transposed in registers: pairs of rows exchange halves, quarters, eighths. */
 static inline void transpose8(float *to, int64_t to_row, const float *from, int64_t from_row) {
     Vector8 a[8], b[8];
     for (int i = 0; i < 8; i++) memcpy(&a[i], from + i * from_row, sizeof a[i]);
@@ -100,7 +102,8 @@ static inline void lanes_from_rows(float *to, const float *from, int64_t from_ro
     for (; lane + 8 <= rows; lane += 8) {
         int column = 0;
         for (; column + 8 <= columns; column += 8)
-            transpose8(to + column * LANES + lane, LANES, from + lane * from_row + column, from_row);
+            transpose8(to + column * LANES + lane, LANES, from + lane * from_row + column,
+                       from_row);
         for (; column < columns; column++)
             for (int i = lane; i < lane + 8; i++)
                 to[column * LANES + i] = from[i * from_row + column];
