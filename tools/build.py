@@ -24,7 +24,7 @@ def make_environment():
 
 def make(*arguments, cwd=ROOT, quiet=False):
     """Runs make. Returns (ok, what it printed); unless quiet, make prints for itself."""
-    done = subprocess.run(["make", *arguments], cwd=cwd, env=make_environment(), stdin=subprocess.DEVNULL,
+    done = subprocess.run(["make", "--no-print-directory", *arguments], cwd=cwd, env=make_environment(), stdin=subprocess.DEVNULL,
                           stdout=subprocess.PIPE if quiet else None, stderr=subprocess.STDOUT if quiet else None)
     return done.returncode == 0, (done.stdout or b"").decode(errors="replace")
 

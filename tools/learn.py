@@ -43,23 +43,34 @@ class Outcome:
     text: str = ""  # the failing test and its message, or the compiler's
 
 
+def opening_comment(text):
+    """Its lines without the stars, and the fields in it."""
+    comment = re.match(r"\s*/\*(.*?)\*/", text, re.S)
+    lines = [re.sub(r"^\s*\*?\s?", "", line).rstrip() for line in (comment[1] if comment else "").splitlines()]
+    fields, field = {"POINTS": [], "HINT": [], "REPLACES": [], "TESTS": []}, None
+    for line in lines:
+        m = FIELD.match(line)
+        field = m[1] if m else field if line else None
+        if field:
+            fields[field].append(m[2] if m else line.strip())
+    return lines, fields
+
+
+def committed(path):
+    done = subprocess.run(["git", "show", f"HEAD:./{path.name}"], cwd=path.parent, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    return done.stdout.decode(errors="replace")
+
+
 class Exercise:
     def __init__(self, stub):
         self.stub, self.chapter, self.name = stub, stub.parent.parent.name, stub.stem
         self.solution = stub.parent / "solutions" / stub.name
         self.check = stub.parent / f"check_{stub.stem}.c"
         self.id = f"{self.chapter}/{self.name}"
-        comment = re.match(r"\s*/\*(.*?)\*/", stub.read_text(), re.S)
-        if not comment:
-            fail(f"{stub.relative_to(ROOT)}: the file must begin with a comment: the task, POINTS, HINT")
-        lines = [re.sub(r"^\s*\*?\s?", "", line).rstrip() for line in comment[1].splitlines()]
+        lines, fields = opening_comment(stub.read_text())
+        if not fields["POINTS"]:  # a learner may have written the file anew: then the task is as it was committed
+            lines, fields = opening_comment(committed(stub))
         self.title = next((line for line in lines if line), self.id).removeprefix("Exercise ").rstrip(".")
-        fields, field = {"POINTS": [], "HINT": [], "REPLACES": [], "TESTS": []}, None
-        for line in lines:
-            m = FIELD.match(line)
-            field = m[1] if m else field if line else None
-            if field:
-                fields[field].append(m[2] if m else line.strip())
         self.hint = " ".join(fields["HINT"])
         points = " ".join(fields["POINTS"])
         self.replaces = []  # (function, file)
@@ -221,12 +232,12 @@ def learn(exercises):
         elif outcome.status == SKIPPED:
             print(f"  skipped  {e.title}: {outcome.text}", flush=True)
         else:
-            print(f"  NEXT     {e.title}  ({e.points} points)\n")
+            print(f"  NEXT     {e.title}  ({e.points} point{'s' * (e.points != 1)})\n")
             print(f"    file   {e.stub.relative_to(ROOT)}{' does not compile' if outcome.status == BROKEN else ''}")
             print(indented(outcome.text))
-            print(f"    hint   {e.hint}\n\n{points} points so far. The task is at the top of the file; when it is done: make learn")
+            print(f"    hint   {e.hint}\n\nPoints so far: {points}. The task is at the top of the file; when it is done: make learn")
             return 0
-    print(f"\nAll exercises are solved: {points} points.")
+    print(f"\nAll exercises are solved. Points: {points}.")
     return 0
 
 
