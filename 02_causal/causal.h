@@ -3,14 +3,14 @@
  *
  *     O = softmax(mask(Q K^T * scale)) V            for every (batch, head)
  *
- * Layout. q [B, q_len, H, qk_dim], k [B, kv_len, H_kv, qk_dim], v [B, kv_len, H_kv, v_dim], o [B,
- * q_len, H, v_dim]: the output of a linear layer, seen as heads, without a transpose. Strides allow
- * more: a cache longer than kv_len, or q, k and v side by side in one buffer. Query head h reads
- * key head h / (H / H_kv) (grouped-query attention; H_kv = H is plain multi-head attention).
+ * Layout. q [B, q_len, H, qk_dim], k [B, kv_len, H_kv, qk_dim], v [B, kv_len, H_kv, v_dim],
+ * o [B, q_len, H, v_dim]: the output of a linear layer, seen as heads, without a transpose. Strides
+ * allow more: a cache longer than kv_len, or q, k and v side by side in one buffer. Query head h
+ * reads key head h / (H / H_kv) (grouped-query attention; H_kv = H: plain multi-head attention).
  *
- * Mask. The queries are the last q_len of kv_len positions: query i sees keys 0 .. i + kv_len -
- * q_len. With q_len = kv_len that is training; with q_len = 1, decoding from a cache; in between, a
- * chunk of a prompt. causal = 0 lets every query see every key.
+ * Mask. The queries are the last q_len of kv_len positions: query i sees keys
+ * 0 .. i + kv_len - q_len. With q_len = kv_len that is training; with q_len = 1, decoding from a
+ * cache; in between, a chunk of a prompt. causal = 0 lets every query see every key.
  *
  * lse [B, H, q_len] F32: log sum_j exp(s_ij), all that backward needs to bring the probabilities
  * back (natural log of the scaled scores).
@@ -43,12 +43,17 @@ enum { ATTENTION_MAX_DIM = 576 };
 /* The shape of contiguous tensors, with scale 1 / sqrt(qk_dim). */
 AttentionShape attention_shape(int batch, int heads, int kv_heads, int q_len, int kv_len,
                                int qk_dim, int v_dim, int causal);
+/* How many keys query i sees: all up to its own position. This one line is the causal mask. */
+static inline int attention_keys_seen(const AttentionShape *shape, int i) {
+    return shape->causal ? shape->kv_len - shape->q_len + i + 1 : shape->kv_len;
+}
+
 /* Aborts unless the sizes fit together; `where` begins the message. */
 void attention_shape_check(const char *where, const AttentionShape *shape);
 
 /*
- * q [B, T, H, D], k [B, S, H_kv, D], v [B, S, H_kv, D_v] -> [B, T, H, D_v]; S >= T. scale 0 means 1
- * / sqrt(D).
+ * q [B, T, H, D], k [B, S, H_kv, D], v [B, S, H_kv, D_v] -> [B, T, H, D_v]; S >= T.
+ * scale 0 means 1 / sqrt(D).
  */
 Tensor *causal_attention(Context *ctx, Tensor *q, Tensor *k, Tensor *v, float scale);
 
@@ -118,15 +123,47 @@ int causal_mma_supports(Gpu *gpu, DType dtype, const void *o, const void *q, con
 int causal_hopper_supports(Gpu *gpu, DType dtype, const void *o, const void *q, const void *k,
                            const void *v, AttentionShape shape);
 
+/* The backward: picks the fastest rung below that supports its arguments. */
 void causal_backward_cuda(Gpu *gpu, DType dtype, void *dq, int add_q, void *dk, int add_k, void *dv,
                           int add_v, float *scratch, const void *d_o, const void *q, const void *k,
                           const void *v, const void *o, const float *lse, AttentionShape shape);
+
+/*
+ * The backward's ladder. Every rung gives the same bits in every run. A NULL gradient is not computed; the scratch is of
+ * causal_backward_scratch_cuda() bytes.
+ *   tiled    CUDA cores, every dtype and GPU, dimensions up to 256: the F32 kernel in use
+ *   mma      tensor cores of sm_80 and later, BF16, dimensions up to 192 (q, k) and 128 (v)
+ *   hopper   TMA and wgmma, BF16, qk_dim = v_dim = 64 or 128
+ */
+void causal_backward_tiled_cuda(Gpu *gpu, DType dtype, void *dq, int add_q, void *dk, int add_k,
+                                void *dv, int add_v, float *scratch, const void *d_o, const void *q,
+                                const void *k, const void *v, const void *o, const float *lse,
+                                AttentionShape shape);
+void causal_backward_mma_cuda(Gpu *gpu, DType dtype, void *dq, int add_q, void *dk, int add_k,
+                              void *dv, int add_v, float *scratch, const void *d_o, const void *q,
+                              const void *k, const void *v, const void *o, const float *lse,
+                              AttentionShape shape);
+void causal_backward_hopper_cuda(Gpu *gpu, DType dtype, void *dq, int add_q, void *dk, int add_k,
+                                 void *dv, int add_v, float *scratch, const void *d_o,
+                                 const void *q, const void *k, const void *v, const void *o,
+                                 const float *lse, AttentionShape shape);
+int causal_backward_mma_supports(const Gpu *gpu, DType dtype, const void *dq, const void *dk,
+                                 const void *dv, const void *d_o, const void *q, const void *k,
+                                 const void *v, AttentionShape shape);
+int causal_backward_hopper_supports(const Gpu *gpu, DType dtype, const void *dq, const void *dk,
+                                    const void *dv, const void *d_o, const void *q, const void *k,
+                                    const void *v, const void *o, AttentionShape shape);
+
+/* delta [B, H, q_len] F32 = rowsum(dO * O): the gradient that all scores of a row have in common. */
+void causal_delta_cuda(Gpu *gpu, DType dtype, float *delta, const void *d_o, const void *o,
+                       AttentionShape shape);
 #endif
 
 /* Bytes of the scratch that backward needs, on either device. */
 size_t causal_backward_scratch_cpu(AttentionShape shape);
 #ifdef WITH_CUDA
 size_t causal_backward_scratch_cuda(Gpu *gpu, DType dtype, AttentionShape shape);
+size_t causal_backward_scratch_hopper_cuda(AttentionShape shape); /* what that rung alone needs */
 #endif
 
 #ifdef __cplusplus

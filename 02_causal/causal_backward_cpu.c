@@ -4,7 +4,7 @@
  * For one query with probabilities p, output o = sum p_j v_j and incoming gradient do:
  *
  *     dv_j += p_j do                                 dp_j = do . v_j
- *     ds_j  = p_j (dp_j - delta)                     delta = sum_i p_i dp_i = do . o, known beforehand
+ *     ds_j  = p_j (dp_j - delta)                     delta = sum_i p_i dp_i = do . o
  *     dq   += scale ds_j k_j                         dk_j += scale ds_j q
  *
  * Forward kept lse, so p_j = exp(s_j - lse): one product K Q^T more, and no T x T matrix (Dao et
@@ -36,7 +36,7 @@ typedef struct BackwardTile {
     float lse[LANES], delta[LANES];
 } BackwardTile;
 
-/* Where a task's gradients of K and V go: first row, distance to the next. NULL: nobody wants it. */
+/* Where a task's gradients of K and V go: first row and row distance. NULL: nobody wants it. */
 typedef struct KeyGradients {
     float *dk, *dv;
     int64_t dk_row, dv_row;
@@ -63,7 +63,7 @@ size_t causal_backward_scratch_cpu(AttentionShape shape) {
                                     (shape.qk_dim + shape.v_dim));
 }
 
-/* c[r][0..columns) += sum_k a[r][k] b[k][0..columns), a with rows of LANES; columns may be ragged. */
+/* c[r][0..columns) += sum_k a[r][k] b[k][0..columns), a in rows of LANES; columns may be ragged. */
 static void add_rows(float *c, int64_t c_row, const float *a, const float *b, int b_row, int depth,
                      int rows, int columns) {
     int column = 0;
@@ -77,7 +77,7 @@ static void add_rows(float *c, int64_t c_row, const float *a, const float *b, in
         for (int i = column; i < columns; i++) c[r * c_row + i] += edge[r * LANES + i - column];
 }
 
-/* to[lane][column] = scale * from[lane][column]; padding columns and lanes without a query are 0. */
+/* to[lane][column] = scale * from[lane][column]; padding and lanes without a query are 0. */
 static void pack_rows(float *to, const float *from, int64_t from_row, int rows, int columns,
                       float scale) {
     int width = padded(columns);
@@ -131,8 +131,8 @@ static void backward_tile(const Head *head, const KeyGradients *out, int add_q,
     int d = shape->qk_dim, dv = shape->v_dim;
     int64_t k_row = shape->k.token, v_row = shape->v.token;
     pack_queries(&t, head, shape, first, queries);
-    int seen = shape->causal ? first + 1 + shape->kv_len - shape->q_len : shape->kv_len;
-    int end = shape->causal ? seen + queries - 1 : shape->kv_len;
+    int seen = attention_keys_seen(shape, first);
+    int end = attention_keys_seen(shape, first + queries - 1);
     for (int key = 0; key < end; key += BK) {
         int keys = end - key < BK ? end - key : BK;
         const float *k = head->k + key * k_row, *v = head->v + key * v_row;

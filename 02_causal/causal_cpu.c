@@ -36,11 +36,6 @@ typedef struct ForwardTile {
     float m[LANES], l[LANES], rescale[LANES];
 } ForwardTile;
 
-/* How many keys query i sees. */
-static int keys_seen(const AttentionShape *shape, int query) {
-    return shape->causal ? query + 1 + shape->kv_len - shape->q_len : shape->kv_len;
-}
-
 /* [online] */
 /* One tile of `keys` scores joins the running maximum m, sum l and output o. */
 static void online_update(ForwardTile *t, int keys, int v_dim) {
@@ -87,12 +82,12 @@ static void forward_tile(float *o, float *lse, const float *q, const float *k, c
         t.m[i] = -INFINITY;
         t.l[i] = 0;
     }
-    int end = keys_seen(shape, first + queries - 1);
+    int end = attention_keys_seen(shape, first + queries - 1);
     for (int key = 0; key < end; key += BK) {
         int keys = end - key < BK ? end - key : BK;
         memset(t.s, 0, sizeof(float) * (size_t)keys * LANES);
         tile_product(t.s, LANES, k + key * shape->k.token, shape->k.token, 1, t.q, LANES, d, keys);
-        if (shape->causal) mask_diagonal(t.s, key, keys, keys_seen(shape, first));
+        if (shape->causal) mask_diagonal(t.s, key, keys, attention_keys_seen(shape, first));
         online_update(&t, keys, dv);
         tile_product(t.o, LANES, v + key * shape->v.token, 1, shape->v.token, t.s, LANES, keys, dv);
     }
@@ -108,7 +103,7 @@ static void forward_row(float *o, float *lse, const float *q, const float *k, co
                         const AttentionShape *shape, int query) {
     OnlineSoftmax state = {-INFINITY, 0};
     float s[BK], out[MAX_DIM] = {0};
-    int d = shape->qk_dim, dv = shape->v_dim, end = keys_seen(shape, query);
+    int d = shape->qk_dim, dv = shape->v_dim, end = attention_keys_seen(shape, query);
     const float *q_row = q + query * shape->q.token;
     for (int key = 0; key < end; key += BK) {
         int keys = end - key < BK ? end - key : BK;

@@ -17,11 +17,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* How many keys query i sees: those up to its own position. */
-static int keys_seen(const AttentionShape *shape, int i) {
-    return shape->causal ? i + 1 + shape->kv_len - shape->q_len : shape->kv_len;
-}
-
 static double dot(const float *a, const float *b, int n) {
     double sum = 0;
     for (int i = 0; i < n; i++) sum += (double)a[i] * b[i];
@@ -52,7 +47,7 @@ void causal_reference_cpu(float *o, float *lse, const float *q, const float *k, 
             for (int i = 0; i < shape.q_len; i++) {
                 const float *q_i = q + at(shape.q, b, i, h);
                 float *o_i = o + at(shape.o, b, i, h);
-                int seen = keys_seen(&shape, i);
+                int seen = attention_keys_seen(&shape, i);
                 double max = -INFINITY, sum = 0;
                 for (int j = 0; j < seen; j++) {
                     p[j] = shape.scale * dot(q_i, k + at(shape.k, b, j, h_kv), shape.qk_dim);
@@ -118,7 +113,7 @@ void causal_reference_backward_cpu(float *dq, int add_q, float *dk, int add_k, f
                                        dv ? dv + v_at : NULL, d_o + o_at, q + q_at, k + k_at,
                                        v + v_at, o + o_at,
                                        lse[((int64_t)b * shape.heads + h) * shape.q_len + i],
-                                       keys_seen(&shape, i), &shape);
+                                       attention_keys_seen(&shape, i), &shape);
             }
         }
 }
@@ -158,7 +153,8 @@ void causal_materialised_cpu(float *o, float *p, const float *q, const float *k,
         float *p_head = p + head * t * s;
         gemm(CblasNoTrans, CblasTrans, t, s, shape.qk_dim, shape.scale, q + at(shape.q, b, 0, h),
              shape.q.token, k + at(shape.k, b, 0, h_kv), shape.k.token, 0, p_head, s);
-        for (int i = 0; i < t; i++) softmax_row(p_head + (int64_t)i * s, keys_seen(&shape, i), s);
+        for (int i = 0; i < t; i++)
+            softmax_row(p_head + (int64_t)i * s, attention_keys_seen(&shape, i), s);
         gemm(CblasNoTrans, CblasNoTrans, t, shape.v_dim, s, 1, p_head, s,
              v + at(shape.v, b, 0, h_kv), shape.v.token, 0, o + at(shape.o, b, 0, h),
              shape.o.token);
