@@ -44,13 +44,13 @@ CC      := gcc
 CXX     := g++
 MARCH   ?= native
 WERROR  ?= -Werror
-SANFLAGS := $(if $(SAN),-fsanitize=address$(,)undefined -fno-omit-frame-pointer -fno-sanitize-recover=undefined)
 , := ,
 SANFLAGS := $(if $(SAN),-fsanitize=address$(,)undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer)
 
+# snprintf() into a buffer that may be too small is how we cut texts to size, hence -Wno-format-truncation.
 # -fno-math-errno and -fno-trapping-math let gcc vectorise loops with sqrtf and comparisons, and change no result.
 CFLAGS  := -std=gnu11 -O$(if $(SAN),1,3) -g -march=$(MARCH) -fno-math-errno -fno-trapping-math -fopenmp \
-           -Wall -Wextra $(WERROR) $(if $(NVCC),-DWITH_CUDA) $(SANFLAGS)
+           -Wall -Wextra -Wno-format-truncation $(WERROR) $(if $(NVCC),-DWITH_CUDA) $(SANFLAGS)
 LDFLAGS := -fopenmp $(SANFLAGS)
 
 # pkg-config is asked when the first program is linked, that is after the set-up has installed it.
@@ -68,7 +68,7 @@ ARCHS    ?= 75 80 90 90+ptx
 HOPPER   := 90a
 gencode   = $(foreach a,$(1),-gencode arch=compute_$(a:+ptx=)$(,)code=$(if $(filter %+ptx,$(a)),compute,sm)_$(a:+ptx=))
 NVFLAGS  := -std=c++17 -O3 -lineinfo -DWITH_CUDA -diag-suppress 177 \
-            $(if $(WERROR),-Werror all-warnings) -Xcompiler -Wall$(,)-Wextra$(,)-fopenmp \
+            $(if $(WERROR),-Werror all-warnings) -Xcompiler -Wall$(,)-Wextra$(,)-Wno-format-truncation$(,)-fopenmp \
             $(if $(SAN),-Xcompiler -fsanitize=address -Xcompiler -fsanitize=undefined)
 CUDA_LIB_DIR := $(firstword $(wildcard $(dir $(NVCC))../lib64 $(dir $(NVCC))../lib) )
 LIBS     += $(addprefix -L,$(CUDA_LIB_DIR)) $(addprefix -Wl$(,)-rpath$(,),$(abspath $(CUDA_LIB_DIR))) \
