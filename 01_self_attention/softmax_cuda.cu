@@ -158,9 +158,16 @@ __device__ float block_sum(float x) {
     return warp_sum(threadIdx.x % 32 < blockDim.x / 32 ? of_warp[threadIdx.x % 32] : 0);
 }
 
+/* As few threads as hold the row: a block of one warp needs no barrier at all. */
+static int row_threads(int64_t cols) {
+    int threads = 32;
+    while (threads < 1024 && threads * VALUES < cols) threads *= 2;
+    return threads;
+}
+
 /* [registers] */
 template <typename T, typename P>
-__global__ void registers_kernel(T *y, const T *x, int64_t cols) {
+__global__ void __launch_bounds__(1024) registers_kernel(T *y, const T *x, int64_t cols) {
     enum { SIZE = sizeof(P) / sizeof(T), PACKS = VALUES / SIZE };
     const P *in = (const P *)(x + blockIdx.x * cols);
     P *out = (P *)(y + blockIdx.x * cols);
@@ -201,8 +208,7 @@ void softmax_registers_cuda(Gpu *gpu, DType dtype, void *y, const void *x, int64
     CHECK(cols <= REGISTER_COLS, "a row of %lld columns does not fit the registers of a block",
           (long long)cols);
     if (!rows) return;
-    int threads = 32; /* as few as hold the row: a block of one warp needs no barrier at all */
-    while (threads * VALUES < cols) threads *= 2;
+    int threads = row_threads(cols);
     DTYPE_SWITCH(dtype, T, {
         if (cols % Pack<T>::SIZE == 0)
             registers_kernel<T, Pack<T>>
@@ -221,22 +227,23 @@ void softmax_forward_cuda(Gpu *gpu, DType dtype, void *y, const void *x, int64_t
         softmax_online_cuda(gpu, dtype, y, x, rows, cols);
 }
 
-/* ---- backward: one block per row, 16 bytes a load ----
- * dx = y (dy - dot),  dot = sum dy y. Two numbers read and one written for each element; the second reading comes from the cache. */
+/* ---- backward: the row in registers again ----
+ * dx = y (dy - dot),  dot = sum dy y. Two numbers read and one written for each element. A thread keeps its first 16 of
+ * both; what a row has beyond that is read a second time, from the cache. */
 template <typename T, typename P>
-__global__ void backward_kernel(T *dx, int add, const T *dy, const T *y, int64_t cols) {
-    enum { SIZE = sizeof(P) / sizeof(T) };
+__global__ void __launch_bounds__(1024) backward_kernel(T *dx, int add, const T *dy, const T *y, int64_t cols) {
+    enum { SIZE = sizeof(P) / sizeof(T), PACKS = VALUES / SIZE };
     const P *in_dy = (const P *)(dy + blockIdx.x * cols), *in_y = (const P *)(y + blockIdx.x * cols);
     P *out = (P *)(dx + blockIdx.x * cols);
+    int64_t packs = cols / SIZE;
+    P kept_dy[PACKS], kept_y[PACKS];
     float dot = 0;
-    for (int64_t j = threadIdx.x; j < cols / SIZE; j += blockDim.x) {
-        P pack_dy = in_dy[j], pack_y = in_y[j];
+    auto multiply = [&](const P &a, const P &b) {
         for (int i = 0; i < SIZE; i++)
-            dot += to_float(((const T *)&pack_dy)[i]) * to_float(((const T *)&pack_y)[i]);
-    }
-    dot = block_sum(dot);
-    for (int64_t j = threadIdx.x; j < cols / SIZE; j += blockDim.x) {
-        P pack_dy = in_dy[j], pack_y = in_y[j], sum;
+            dot += to_float(((const T *)&a)[i]) * to_float(((const T *)&b)[i]);
+    };
+    auto write = [&](int64_t j, const P &pack_dy, const P &pack_y) {
+        P sum;
         if (add) sum = out[j];
         for (int i = 0; i < SIZE; i++) {
             float g = to_float(((const T *)&pack_y)[i]) *
@@ -245,13 +252,30 @@ __global__ void backward_kernel(T *dx, int add, const T *dy, const T *y, int64_t
             *to = from_float<T>(add ? to_float(*to) + g : g);
         }
         out[j] = sum;
+    };
+#pragma unroll
+    for (int p = 0; p < PACKS; p++) {
+        int64_t j = p * blockDim.x + threadIdx.x;
+        if (j < packs) kept_dy[p] = in_dy[j], kept_y[p] = in_y[j];
     }
+#pragma unroll
+    for (int p = 0; p < PACKS; p++)
+        if (p * blockDim.x + threadIdx.x < packs) multiply(kept_dy[p], kept_y[p]);
+    int64_t rest = PACKS * blockDim.x + threadIdx.x;
+    for (int64_t j = rest; j < packs; j += blockDim.x) multiply(in_dy[j], in_y[j]);
+    dot = block_sum(dot);
+#pragma unroll
+    for (int p = 0; p < PACKS; p++) {
+        int64_t j = p * blockDim.x + threadIdx.x;
+        if (j < packs) write(j, kept_dy[p], kept_y[p]);
+    }
+    for (int64_t j = rest; j < packs; j += blockDim.x) write(j, in_dy[j], in_y[j]);
 }
 
 void softmax_backward_cuda(Gpu *gpu, DType dtype, void *dx, int add, const void *dy, const void *y,
                            int64_t rows, int64_t cols) {
     if (!rows) return;
-    int threads = cols <= 512 ? 32 : 256;
+    int threads = row_threads(cols);
     DTYPE_SWITCH(dtype, T, {
         if (cols % Pack<T>::SIZE == 0)
             backward_kernel<T, Pack<T>><<<rows, threads, 0, gpu->stream>>>(
