@@ -64,11 +64,11 @@ LIBS     = $(BLAS_LIB) $(BLAS_DIR) -lcjson -lpcre2-8 -lm
 ifneq ($(NVCC),)
 # sm_75 and up: machine code for Turing, Ampere (runs on Ada too) and Hopper, and PTX for what comes later.
 # Files named *_hopper.cu use instructions that only sm_90a has and are compiled for it alone; whoever calls them asks first.
-ARCHS    ?= 75 80 90 90+ptx
+ARCHS    ?= 75 80 90+ptx
 HOPPER   := 90a
-gencode   = $(foreach a,$(1),-gencode arch=compute_$(a:+ptx=)$(,)code=$(if $(filter %+ptx,$(a)),compute,sm)_$(a:+ptx=))
+gencode   = $(foreach a,$(1),-gencode arch=compute_$(a:+ptx=)$(,)code=$(if $(filter %+ptx,$a),[sm_$(a:+ptx=)$(,)compute_$(a:+ptx=)],sm_$a))
 NVFLAGS  := -std=c++17 -O3 -lineinfo -DWITH_CUDA -diag-suppress 177 \
-            $(if $(WERROR),-Werror all-warnings) -Xcompiler -Wall$(,)-Wextra$(,)-Wno-format-truncation$(,)-fopenmp \
+            $(if $(WERROR),-Werror all-warnings) -Xcompiler -Wall$(,)-Wextra$(,)-Wno-format-truncation$(,)-Wno-missing-field-initializers$(,)-fopenmp \
             $(if $(SAN),-Xcompiler -fsanitize=address -Xcompiler -fsanitize=undefined)
 CUDA_LIB_DIR := $(firstword $(wildcard $(dir $(NVCC))../lib64 $(dir $(NVCC))../lib) )
 LIBS     += $(addprefix -L,$(CUDA_LIB_DIR)) $(addprefix -Wl$(,)-rpath$(,),$(abspath $(CUDA_LIB_DIR))) \
@@ -81,14 +81,15 @@ CHAPTERS := $(sort $(patsubst %/,%,$(wildcard [0-9][0-9]_*/)))
 PARTS    := common $(CHAPTERS)
 MAINS    := demo bench deepseek
 
+mains     = $(filter-out common/%,$(MAINS:%=$(1)/%.c))
 object    = $(patsubst %.cu,$(B)/%.cu.o,$(patsubst %.c,$(B)/%.o,$(1)))
 # common/testing.c is for the tests only (it needs Criterion); *_none.c stands in for what nvcc would build.
-sources   = $(filter-out $(1)/test_% $(1)/testing.c $(MAINS:%=$(1)/%.c) $(if $(NVCC),%_none.c),$(wildcard $(1)/*.c)) \
+sources   = $(filter-out $(1)/test_% $(1)/testing.c $(mains) $(if $(NVCC),%_none.c),$(wildcard $(1)/*.c)) \
             $(if $(NVCC),$(filter-out $(1)/test_%,$(wildcard $(1)/*.cu)))
 library   = $(B)/$(1)/lib$(1).a
 
 $(foreach p,$(PARTS),$(eval OBJECTS_$p := $(call object,$(call sources,$p))))
-$(foreach p,$(PARTS),$(eval PROGRAMS_$p := $(patsubst %.c,%,$(wildcard $(MAINS:%=$p/%.c)))))
+$(foreach p,$(PARTS),$(eval PROGRAMS_$p := $(patsubst %.c,%,$(wildcard $(call mains,$p)))))
 $(foreach p,$(PARTS),$(eval TESTS_$p := $(patsubst $p/%.c,$(B)/tests/$p/%,$(wildcard $p/test_*.c))))
 # UPTO_c: the chapter's library and those of the chapters below it, highest first: the order in which the linker needs them.
 SEEN :=
