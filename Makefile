@@ -81,15 +81,14 @@ CHAPTERS := $(sort $(patsubst %/,%,$(wildcard [0-9][0-9]_*/)))
 PARTS    := common $(CHAPTERS)
 MAINS    := demo bench deepseek
 
-mains     = $(filter-out common/%,$(MAINS:%=$(1)/%.c))
 object    = $(patsubst %.cu,$(B)/%.cu.o,$(patsubst %.c,$(B)/%.o,$(1)))
 # common/testing.c is for the tests only (it needs Criterion); *_none.c stands in for what nvcc would build.
-sources   = $(filter-out $(1)/test_% $(1)/testing.c $(mains) $(if $(NVCC),%_none.c),$(wildcard $(1)/*.c)) \
+sources   = $(filter-out $(1)/test_% $(1)/testing.c $(MAINS:%=$(1)/%.c) $(if $(NVCC),%_none.c),$(wildcard $(1)/*.c)) \
             $(if $(NVCC),$(filter-out $(1)/test_%,$(wildcard $(1)/*.cu)))
 library   = $(B)/$(1)/lib$(1).a
 
 $(foreach p,$(PARTS),$(eval OBJECTS_$p := $(call object,$(call sources,$p))))
-$(foreach p,$(PARTS),$(eval PROGRAMS_$p := $(patsubst %.c,%,$(wildcard $(call mains,$p)))))
+$(foreach p,$(PARTS),$(eval PROGRAMS_$p := $(patsubst %.c,%,$(wildcard $(MAINS:%=$p/%.c)))))
 $(foreach p,$(PARTS),$(eval TESTS_$p := $(patsubst $p/%.c,$(B)/tests/$p/%,$(wildcard $p/test_*.c))))
 # UPTO_c: the chapter's library and those of the chapters below it, highest first: the order in which the linker needs them.
 SEEN :=
@@ -151,12 +150,12 @@ test-$(1): $(TESTS_$(1))
 bench-$(1): $(1)/bench
 	./$(1)/bench $$(ARGS)
 endef
-$(foreach c,$(CHAPTERS),$(eval $(call chapter_targets,$c)))
+$(foreach p,$(PARTS),$(eval $(call chapter_targets,$p)))
 
 # ---- targets ----
 
 .PHONY: build-info
-.PHONY: help all demo test test-common bench figures corpus learn grade solutions bugs lesson-sync deps-check format doctor clean
+.PHONY: help all demo test bench figures corpus learn grade solutions bugs lesson-sync deps-check format doctor clean
 
 help: ## this list
 	@echo 'deepseek.c: DeepSeek from scratch, in C. Targets:'
@@ -176,8 +175,6 @@ build/corpus/bible.txt: tools/text.sh | setup
 	@tools/text.sh $@
 
 test: $(TESTS) ## build and run all tests
-	@tools/run_tests.py $^
-test-common: $(TESTS_common)
 	@tools/run_tests.py $^
 
 bench: $(if $(CH),bench-$(CH)) ## a chapter's benchmark: make bench CH=02_causal
@@ -208,4 +205,4 @@ format: ## clang-format all sources (CHECK=1: only compare)
 doctor: ## what this machine has, and what to do about what it lacks
 	@tools/doctor.sh
 clean: ## remove everything that was built
-	rm -rf build $(MAINS:%=[0-9][0-9]_*/%) [0-9][0-9]_*/figures/out
+	rm -rf build $(PROGRAMS) [0-9][0-9]_*/figures/out

@@ -11,7 +11,7 @@
 const char *blas_corename(void) { return openblas_get_corename(); }
 
 const char *blas_better_kernels(const char *chosen, int cpu_has_avx512) {
-    /* Zen is Haswell's code under another name. SkylakeX needs no more than AVX-512 F, CD, BW, DQ, VL. */
+    /* Zen is Haswell's code under another name. SkylakeX needs AVX-512 F, CD, BW, DQ and VL. */
     int avx2 = strcmp(chosen, "Haswell") == 0 || strcmp(chosen, "Zen") == 0;
     return avx2 && cpu_has_avx512 ? "SkylakeX" : NULL;
 }
@@ -28,8 +28,9 @@ static int cpu_has_avx512(void) {
 }
 
 /*
- * Runs before main(), and after OpenBLAS has made its choice (shared libraries are initialised first). It happens at most
- * once, for the second time OPENBLAS_CORETYPE is there. When the program cannot be started again it goes on: slower, and right.
+ * Runs before main(), and after OpenBLAS has made its choice (shared libraries are initialised first).
+ * It happens at most once, for the second time OPENBLAS_CORETYPE is there. When the program cannot be
+ * started again it goes on: slower, and right.
  * BLAS_PRETEND_CORE stands in for OpenBLAS's choice in the test of this function.
  */
 __attribute__((constructor(101))) static void restart_with_better_kernels(int argc, char **argv) {
