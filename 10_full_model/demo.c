@@ -1,0 +1,248 @@
+/*
+ * The guided tour: from a text file to a model that writes, step by step.
+ */
+#include "checkpoint.h"
+#include "generate.h"
+#include "train.h"
+
+#include "../common/options.h"
+#include "../common/plot.h"
+#include "../common/progress.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+static const char *const PROMPT = "And God said unto";
+
+typedef struct DemoOptions {
+    CommonOptions common;
+    const char *data, *out;
+    int steps, vocab;
+} DemoOptions;
+
+static error_t parse(int key, char *text, struct argp_state *state) {
+    DemoOptions *o = state->input;
+    switch (key) {
+    case ARGP_KEY_INIT:
+        state->child_inputs[0] = &o->common;
+        return 0;
+    case 'd':
+        o->data = text;
+        return 0;
+    case 'o':
+        o->out = text;
+        return 0;
+    case 's':
+        o->steps = (int)option_integer(state, "--steps", text, 1, 1000000);
+        return 0;
+    case 'v':
+        o->vocab = (int)option_integer(state, "--vocab", text, 257, 65536);
+        return 0;
+    default:
+        return ARGP_ERR_UNKNOWN;
+    }
+}
+
+static const struct argp_option flags[] = {
+    {"data", 'd', "FILE", 0,
+     "Text to learn from (default: build/corpus/bible.txt, which `make corpus` makes)", 0},
+    {"out", 'o', "DIR", 0, "Folder for the trained model (default: out/demo)", 0},
+    {"steps", 's', "N", 0, "Training steps (default 500)", 0},
+    {"vocab", 'v', "N", 0, "Size of the vocabulary (default 2048)", 0},
+    {0}};
+
+/* ---- the steps of the tour ---- */
+
+typedef struct Tour {
+    DemoOptions *options;
+    Context ctx;
+    Tokenizer *tokenizer;
+    Corpus corpus;
+    ModelConfig cfg;
+    Model model;
+    TrainOptions train;
+    TrainResult result;
+    char csv_path[256];
+} Tour;
+
+static void print_escaped(const char *text, size_t bytes) {
+    for (size_t i = 0; i < bytes; i++) putchar(text[i] == '\n' ? ' ' : text[i]);
+}
+
+/* 1. Bytes become tokens. */
+static int read_and_tokenize(Tour *t, Error *err) {
+    size_t bytes;
+    char number[32], tokens[32];
+    char *text = text_read(&t->options->data, 1, &bytes, err);
+    if (!text)
+        return error_prefix(
+            err,
+            "the text to learn from (make it with `make corpus`, or name another by --data): ");
+    printf("1. Text\n   %s: %s bytes\n", t->options->data,
+           format_count(number, sizeof number, (int64_t)bytes));
+    double started = seconds_now();
+    t->tokenizer = tokenizer_train(text, bytes, t->options->vocab, NULL, NULL, err);
+    if (t->tokenizer) {
+        double trained = seconds_now();
+        t->cfg.vocab_size = tokenizer_vocab_size(t->tokenizer);
+        if (!corpus_init(&t->corpus, t->tokenizer, text, bytes, 0.05, t->train.context_length,
+                         err)) {
+            printf("   Byte-pair encoding learned %d tokens in %.1f s and cut the text into %s of "
+                   "them, %.2f bytes each:\n   ",
+                   t->cfg.vocab_size, trained - started,
+                   format_count(tokens, sizeof tokens, (int64_t)t->corpus.count),
+                   (double)bytes / t->corpus.count);
+            for (size_t i = 0; i < 24 && i < t->corpus.count; i++) {
+                size_t length;
+                const char *token = tokenizer_token(t->tokenizer, t->corpus.ids[i], &length);
+                printf("%s", i ? "|" : "");
+                print_escaped(token, length);
+            }
+            printf(" ...\n   The last 5 %% are kept for validation: the model never trains on "
+                   "them.\n\n");
+        }
+    }
+    free(text);
+    return t->corpus.ids ? 0 : -1;
+}
+
+/* 2. A model with random weights. */
+static int make_model(Tour *t, Error *err) {
+    char number[32];
+    const ModelConfig *c = &t->cfg;
+    if (model_init(&t->model, &t->ctx, c, true, err)) return -1;
+    model_randomize(&t->model);
+    printf("2. Model\n   %d layers, hidden size %d, %d heads of %d, SwiGLU of %d, context %d: %s "
+           "parameters\n",
+           c->num_hidden_layers, c->hidden_size, c->num_attention_heads, c->head_dim,
+           c->intermediate_size, t->train.context_length,
+           format_count(number, sizeof number, params_count(&t->model.params)));
+    printf("   A model that knows nothing has a loss of ln(%d) = %.2f; one that knows how often "
+           "each token occurs, %.2f.\n\n",
+           c->vocab_size, log(c->vocab_size), corpus_unigram_loss(&t->corpus, c->vocab_size));
+    return 0;
+}
+
+static void print_wrapped(void *user, const char *text, size_t bytes) {
+    int *column = user;
+    for (size_t i = 0; i < bytes; i++) {
+        bool space = text[i] == ' ' || text[i] == '\n';
+        if (space && *column > 88) {
+            printf("\n   ");
+            *column = 0;
+        } else {
+            putchar(text[i] == '\n' ? ' ' : text[i]);
+            ++*column;
+        }
+    }
+    fflush(stdout);
+}
+
+static int write_text(Tour *t, const char *when, int tokens, Error *err) {
+    Sampling sampling = {.temperature = 0.7f, .top_p = 0.95f, .seed = t->options->common.seed};
+    GenerateResult result;
+    int column = (int)strlen(PROMPT);
+    printf("   %s:\n   %s", when, PROMPT);
+    if (generate(&t->model, t->tokenizer, PROMPT, tokens, &sampling, print_wrapped, &column,
+                 &result, err))
+        return -1;
+    printf("\n   (%d tokens, %.0f a second)\n\n", result.new_tokens,
+           result.new_tokens / result.seconds);
+    return 0;
+}
+
+/* 3. Training. */
+static int train_model(Tour *t, Error *err) {
+    Csv csv;
+    snprintf(t->csv_path, sizeof t->csv_path, "%s",
+             t->options->common.csv ? t->options->common.csv
+                                    : "10_full_model/figures/out/loss.csv");
+    const char *device = t->ctx.gpu ? gpu_describe(t->ctx.gpu).text : "cpu";
+    if (csv_open(&csv, t->csv_path, TRAIN_COLUMNS, device, t->options->common.seed, err)) return -1;
+    t->train.csv = &csv;
+    t->train.out = t->options->out;
+    printf("3. Training: %lld steps of %d windows of %d tokens\n", (long long)t->train.steps,
+           t->train.batch_size, t->train.context_length);
+    fflush(stdout);
+    int status = checkpoint_save_setup(&t->cfg, t->tokenizer, t->options->out, err);
+    if (!status) status = train(&t->model, &t->corpus, &t->train, &t->result, err);
+    Error csv_error;
+    if (csv_close(&csv, &csv_error) && !status) status = error_set(err, "%s", csv_error.text);
+    return status;
+}
+
+/* The training losses of the CSV, thinned out to what a terminal shows. */
+static void chart(const Tour *t) {
+    enum { POINTS = 60 };
+    FILE *file = fopen(t->csv_path, "r");
+    double x[POINTS], y[POINTS], sum = 0;
+    int count = 0, lines = 0, per_point = (int)((t->result.steps + POINTS - 1) / POINTS);
+    char line[512];
+    while (file && fgets(line, sizeof line, file)) {
+        double step, loss;
+        if (sscanf(line, "%lf,%lf", &step, &loss) != 2) continue;
+        sum += loss;
+        if (++lines % per_point == 0 && count < POINTS) {
+            x[count] = step;
+            y[count++] = sum / per_point;
+            sum = 0;
+        }
+    }
+    if (file) fclose(file);
+    if (count > 1) text_line_chart("training loss against step", x, y, count, 12, 0);
+    plot_or_explain("10_full_model/figures/loss.gp", t->csv_path, "10_full_model/figures/out/loss");
+}
+
+static void report(const Tour *t) {
+    char rate[32];
+    const TrainResult *r = &t->result;
+    double bits = r->validation_loss / log(2) * t->corpus.count / t->corpus.bytes;
+    printf("   %s tokens/s, %.0f s in all; activations and gradients of a step take %.0f MiB\n",
+           format_count(rate, sizeof rate, (int64_t)r->tokens_per_second), r->seconds,
+           r->peak_bytes / 1048576.0);
+    printf("   validation loss %.3f: of %d tokens the model hesitates between about %.0f. That is "
+           "%.2f bits per byte.\n\n",
+           r->validation_loss, t->cfg.vocab_size, exp(r->validation_loss), bits);
+}
+
+static int tour(Tour *t, Error *err) {
+    if (read_and_tokenize(t, err) || make_model(t, err)) return -1;
+    if (write_text(t, "What it writes before training", 40, err)) return -1;
+    if (train_model(t, err)) return -1;
+    chart(t);
+    report(t);
+    printf("4. Writing\n");
+    if (write_text(t, "What it writes now", 150, err)) return -1;
+    printf("The model is in %s. Try:\n"
+           "   10_full_model/deepseek generate --model %s --prompt \"In the beginning\" "
+           "--temperature 0.5\n"
+           "   10_full_model/deepseek generate --model %s --prompt \"The king\" --temperature 0    "
+           " (always the likeliest)\n"
+           "   10_full_model/demo --data YOUR.txt --out out/yours        (any UTF-8 text; a "
+           "megabyte is a good size)\n",
+           t->options->out, t->options->out, t->options->out);
+    return 0;
+}
+
+int main(int argc, char **argv) {
+    DemoOptions options = {
+        .data = "build/corpus/bible.txt", .out = "out/demo", .steps = 500, .vocab = 2048};
+    const struct argp argp = {
+        flags,       parse, NULL, "Trains a small language model on real text and lets it write.",
+        common_argp, NULL,  NULL};
+    options_parse(&argp, argc, argv, &options.common, &options);
+    Tour t = {.options = &options, .train = train_defaults()};
+    t.train.steps = options.steps;
+    options_open(&options.common, &t.ctx);
+    Error err;
+    int status = config_preset(&t.cfg, "nano", &err);
+    if (!status) status = tour(&t, &err);
+    model_free(&t.model);
+    corpus_free(&t.corpus);
+    if (t.tokenizer) tokenizer_free(t.tokenizer);
+    context_free(&t.ctx);
+    if (status) fatal("%s", err.text);
+    return 0;
+}

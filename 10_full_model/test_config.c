@@ -1,0 +1,83 @@
+/*
+ * config.json: written, read back, and everything that can be wrong with it.
+ */
+#include "../common/files.h"
+#include "../common/test_scratch.h"
+#include "../common/testing.h"
+#include "config.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+Test(config, what_is_written_is_read) {
+    ModelConfig cfg, back;
+    Error err = {0};
+    cr_assert(config_preset(&cfg, "nano", &err) == 0);
+    cfg.vocab_size = 1234;
+    char *folder = scratch_path("config");
+    cr_assert(make_directories(folder, &err) == 0 && config_save(&cfg, folder, &err) == 0, "%s",
+              err.text);
+    cr_assert(config_load(&back, folder, &err) == 0, "%s", err.text);
+    cr_assert(back.vocab_size == 1234 && back.head_dim == cfg.head_dim &&
+              back.rms_norm_eps == cfg.rms_norm_eps &&
+              back.initializer_range == cfg.initializer_range && back.tie_word_embeddings);
+    free(folder);
+}
+
+Test(config, unknown_presets_list_the_known_ones) {
+    ModelConfig cfg;
+    Error err = {0};
+    cr_assert(config_preset(&cfg, "giant", &err) == -1);
+    cr_assert(strstr(err.text, "giant") && strstr(err.text, "nano"), "%s", err.text);
+}
+
+static const struct {
+    const char *from, *to; /* replaced in a good file */
+    const char *message;   /* part of what must be said */
+} broken[] = {
+    {"deepseek_c_multihead", "llama", "llama"},
+    {"\"model_type\"", "\"type\"", "model_type is missing"},
+    {"\"hidden_size\":", "\"hidden\":", "hidden_size is missing"},
+    {"\"hidden_size\":", "\"hidden_size\": 3.5, \"x\":", "hidden_size must be a whole number"},
+    {"\"hidden_size\":", "\"hidden_size\": -4, \"x\":", "hidden_size must be"},
+    {"\"hidden_size\":", "\"hidden_size\": 1e300, \"x\":", "hidden_size must be"},
+    {"\"hidden_size\":", "\"hidden_size\": \"big\", \"x\":", "hidden_size must be"},
+    {"\"num_key_value_heads\":", "\"num_key_value_heads\": 4, \"x\":", "num_key_value_heads"},
+    {"\"rms_norm_eps\":", "\"rms_norm_eps\": null, \"x\":", "rms_norm_eps is not a number"},
+    {"\"rms_norm_eps\":", "\"rms_norm_eps\": -1, \"x\":", "rms_norm_eps"},
+    {"\"tie_word_embeddings\":", "\"tie_word_embeddings\": 1, \"x\":", "tie_word_embeddings"},
+    {"}", "", "config.json"},
+    {"{", "[", "config.json"},
+};
+
+Test(config, broken_files_are_named) {
+    ModelConfig cfg;
+    Error err = {0};
+    cr_assert(config_preset(&cfg, "nano", &err) == 0);
+    cfg.vocab_size = 300;
+    char *folder = scratch_path("broken"), path[1024], good[4096] = "", text[8192];
+    cr_assert(config_load(&cfg, "/nonexistent", &err) == -1 &&
+                  strstr(err.text, "/nonexistent/config.json"),
+              "%s", err.text);
+    snprintf(path, sizeof path, "%s/config.json", folder);
+    cr_assert(make_directories(folder, &err) == 0 && config_save(&cfg, folder, &err) == 0, "%s",
+              err.text);
+    FILE *file = fopen(path, "r");
+    cr_assert(fread(good, 1, sizeof good - 1, file) > 0);
+    fclose(file);
+    for (size_t i = 0; i < sizeof broken / sizeof broken[0]; i++) {
+        char *at = strstr(good, broken[i].from);
+        cr_assert(at, "case %zu: '%s' is not in the file", i, broken[i].from);
+        snprintf(text, sizeof text, "%.*s%s%s", (int)(at - good), good, broken[i].to,
+                 at + strlen(broken[i].from));
+        file = fopen(path, "w");
+        fputs(text, file);
+        fclose(file);
+        ModelConfig back;
+        cr_assert(config_load(&back, folder, &err) == -1, "case %zu was accepted", i);
+        cr_assert(strstr(err.text, broken[i].message) && strstr(err.text, "config.json"),
+                  "case %zu: %s", i, err.text);
+    }
+    free(folder);
+}

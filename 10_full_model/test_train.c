@@ -1,0 +1,284 @@
+/*
+ * Training, checkpoints, generation, and what goes wrong with them.
+ */
+#include "../common/files.h"
+#include "../common/test_scratch.h"
+#include "../common/testing.h"
+#include "checkpoint.h"
+#include "generate.h"
+#include "train.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/resource.h>
+#include <unistd.h>
+
+static const char *const TEXT =
+    "the cat sat on the mat and the dog sat on the log; the frog sat in the fog. ";
+enum { COPIES = 60 };
+
+typedef struct World {
+    Context ctx;
+    Tokenizer *tokenizer;
+    Corpus corpus;
+    Model model;
+    TrainOptions options;
+} World;
+
+static void must(int status, const Error *err) {
+    if (status) cr_assert_fail("%s", err->text);
+}
+
+static World world_new(Device device, DType dtype) {
+    World w = {.ctx = test_context(device, dtype), .options = train_defaults()};
+    Error err = {0};
+    size_t length = strlen(TEXT);
+    char *text = malloc(COPIES * length);
+    for (int i = 0; i < COPIES; i++) memcpy(text + i * length, TEXT, length);
+    if (!(w.tokenizer = tokenizer_train(text, COPIES * length, 290, NULL, NULL, &err)))
+        cr_assert_fail("%s", err.text);
+    must(corpus_init(&w.corpus, w.tokenizer, text, COPIES * length, 0.1, 16, &err), &err);
+    free(text);
+    ModelConfig cfg = {.vocab_size = tokenizer_vocab_size(w.tokenizer),
+                       .hidden_size = 32,
+                       .intermediate_size = 64,
+                       .num_hidden_layers = 1,
+                       .num_attention_heads = 2,
+                       .num_key_value_heads = 2,
+                       .head_dim = 16,
+                       .max_position_embeddings = 32,
+                       .rms_norm_eps = 1e-6f,
+                       .initializer_range = 0.05f,
+                       .tie_word_embeddings = true};
+    must(model_init(&w.model, &w.ctx, &cfg, true, &err), &err);
+    model_randomize(&w.model);
+    w.options.steps = 60;
+    w.options.batch_size = 8;
+    w.options.context_length = 16;
+    w.options.warmup_steps = 5;
+    w.options.learning_rate = 1e-2f;
+    w.options.eval_interval = 20;
+    w.options.eval_batches = 1;
+    return w;
+}
+
+static void world_free(World *w) {
+    model_free(&w->model);
+    corpus_free(&w->corpus);
+    tokenizer_free(w->tokenizer);
+    test_context_free(&w->ctx);
+}
+
+DEVICE_TEST(train, learns_a_repeated_text) {
+    World w = world_new(device, dtype);
+    Error err = {0};
+    float before = validation_loss(&w.model, &w.corpus, 8, 8, 16);
+    TrainResult result;
+    must(train(&w.model, &w.corpus, &w.options, &result, &err), &err);
+    float guess = logf((float)w.model.cfg.vocab_size);
+    cr_assert(fabsf(before - guess) < 0.5f, "untrained: %g, guessing %g", before, guess);
+    cr_assert(result.validation_loss < 0.3f * before, "%g before, %g after", before,
+              result.validation_loss);
+    world_free(&w);
+}
+
+/* Two runs from the same seed end in the same bits; one with four threads too. */
+Test(train, is_reproducible) {
+    Error err = {0};
+    float *weights[2];
+    int64_t count = 0;
+    for (int run = 0; run < 2; run++) {
+        World w = world_new(CPU, F32);
+        TrainResult result;
+        w.options.steps = 10;
+        must(train(&w.model, &w.corpus, &w.options, &result, &err), &err);
+        count = tensor_count(w.model.embed_tokens);
+        weights[run] = test_values(&w.ctx, w.model.embed_tokens);
+        world_free(&w);
+    }
+    cr_assert(!memcmp(weights[0], weights[1], (size_t)count * sizeof(float)));
+    free(weights[0]), free(weights[1]);
+}
+
+/* Four micro-batches of two are one batch of eight. */
+DEVICE_TEST(train, accumulated_gradients_are_those_of_the_large_batch) {
+    Error err = {0};
+    float *weights[2];
+    int64_t count = 0;
+    for (int run = 0; run < 2; run++) {
+        World w = world_new(device, dtype);
+        TrainResult result;
+        w.options.steps = 3;
+        w.options.warmup_steps = 0;
+        w.options.batch_size = run ? 2 : 8;
+        w.options.accumulation = run ? 4 : 1;
+        must(train(&w.model, &w.corpus, &w.options, &result, &err), &err);
+        count = tensor_count(w.model.embed_tokens);
+        weights[run] = malloc((size_t)count * sizeof(float));
+        params_get(&w.model.params, w.model.embed_tokens, weights[run]);
+        world_free(&w);
+    }
+    /*
+     * AdamW divides by the gradient's own size, so where a gradient is nearly zero its rounding decides the sign of a step
+     * of lr = 1e-2 in weights of 0.05: the sums differ by rounding, a few such weights by steps.
+     */
+    check_close("weights after 3 steps", weights[1], weights[0], count, dtype == BF16 ? 0.1 : 5e-3);
+    free(weights[0]), free(weights[1]);
+}
+
+static void count_bytes(void *user, const char *text, size_t bytes) {
+    (void)text;
+    *(size_t *)user += bytes;
+}
+
+typedef struct Text {
+    char bytes[4096];
+    size_t count;
+} Text;
+
+static void collect(void *user, const char *text, size_t bytes) {
+    Text *t = user;
+    cr_assert(t->count + bytes < sizeof t->bytes);
+    memcpy(t->bytes + t->count, text, bytes);
+    t->count += bytes;
+}
+
+DEVICE_TEST(checkpoint, what_was_saved_is_what_is_loaded) {
+    World w = world_new(device, dtype);
+    Error err = {0};
+    char *folder = scratch_path("model"); /* of this test process */
+    w.options.out = folder;
+    must(checkpoint_save_setup(&w.model.cfg, w.tokenizer, folder, &err), &err);
+    TrainResult result;
+    must(train(&w.model, &w.corpus, &w.options, &result, &err), &err);
+
+    Model loaded;
+    Tokenizer *tokenizer;
+    must(checkpoint_load(&loaded, &tokenizer, &w.ctx, folder, &err), &err);
+    Text texts[2] = {0};
+    Sampling greedy = {.temperature = 0, .top_p = 1};
+    GenerateResult g;
+    must(generate(&w.model, w.tokenizer, "the cat", 20, &greedy, collect, &texts[0], &g, &err),
+         &err);
+    must(generate(&loaded, tokenizer, "the cat", 20, &greedy, collect, &texts[1], &g, &err), &err);
+    cr_assert(texts[0].count > 0 && !strcmp(texts[0].bytes, texts[1].bytes), "'%s' and '%s'",
+              texts[0].bytes, texts[1].bytes);
+    cr_assert(strstr(TEXT, " sat on the mat") && strncmp(texts[1].bytes, " sat", 4) == 0,
+              "it learned: '%s'", texts[1].bytes);
+    model_free(&loaded);
+    tokenizer_free(tokenizer);
+    world_free(&w);
+    free(folder);
+}
+
+/* A learning rate that no training survives. */
+Test(train, a_loss_that_is_not_finite_stops_and_keeps_what_was_saved) {
+    World w = world_new(CPU, F32);
+    Error err = {0};
+    char *folder = scratch_path("nan"), path[1024];
+    snprintf(path, sizeof path, "%s/model.safetensors", folder);
+    must(checkpoint_save_setup(&w.model.cfg, w.tokenizer, folder, &err), &err);
+    must(checkpoint_save_weights(&w.model, folder, 0, &err), &err);
+    float first = test_values(&w.ctx, w.model.embed_tokens)[0];
+    w.options.out = folder;
+    w.options.learning_rate = 1e30f;
+    w.options.warmup_steps = 0;
+    TrainResult result;
+    cr_assert(train(&w.model, &w.corpus, &w.options, &result, &err) == -1, "training must stop");
+    cr_assert(strstr(err.text, "step ") && strstr(err.text, "learning-rate"), "%s", err.text);
+    SafeTensors *file = safetensors_open(path, &err);
+    cr_assert(file, "%s", err.text);
+    const Tensor *t = safetensors_find(file, "model.embed_tokens.weight");
+    cr_assert(t && tensor_get(t, 0) == first, "the weights on disk changed");
+    safetensors_close(file);
+    world_free(&w);
+    free(folder);
+}
+
+/* The disk is full (as a limit on the size of files): the old weights stay whole, no temporary file stays behind. */
+Test(checkpoint, a_full_disk_leaves_the_old_file) {
+    World w = world_new(CPU, F32);
+    Error err = {0};
+    char *folder = scratch_path("full"), path[1024];
+    snprintf(path, sizeof path, "%s/model.safetensors", folder);
+    must(checkpoint_save_setup(&w.model.cfg, w.tokenizer, folder, &err), &err);
+    must(checkpoint_save_weights(&w.model, folder, 7, &err), &err);
+    signal(SIGXFSZ, SIG_IGN);
+    struct rlimit limit;
+    getrlimit(RLIMIT_FSIZE, &limit);
+    struct rlimit small = {.rlim_cur = 10000, .rlim_max = limit.rlim_max};
+    setrlimit(RLIMIT_FSIZE, &small);
+    int status = checkpoint_save_weights(&w.model, folder, 8, &err);
+    setrlimit(RLIMIT_FSIZE, &limit);
+    cr_assert(status == -1 && strstr(err.text, "model.safetensors"), "%s", err.text);
+    SafeTensors *file = safetensors_open(path, &err);
+    cr_assert(file && !strcmp(safetensors_metadata(file, "step"), "7"), "%s", err.text);
+    safetensors_close(file);
+    world_free(&w);
+    free(folder);
+}
+
+Test(generate, whole_characters_and_prompts_that_fit) {
+    World w = world_new(CPU, F32);
+    Error err = {0};
+    Sampling hot = {.temperature = 1, .top_p = 1, .seed = 3};
+    GenerateResult g;
+    size_t bytes = 0;
+    must(generate(&w.model, w.tokenizer, "", 1000, &hot, count_bytes, &bytes, &g, &err), &err);
+    cr_assert(g.prompt_tokens == 1 && g.new_tokens <= 31, "%d new tokens in a context of 32",
+              g.new_tokens);
+    char longer[400];
+    memset(longer, 'x', sizeof longer);
+    longer[sizeof longer - 1] = 0;
+    cr_assert(generate(&w.model, w.tokenizer, longer, 5, &hot, count_bytes, &bytes, &g, &err) ==
+              -1);
+    cr_assert(strstr(err.text, "context"), "%s", err.text);
+    world_free(&w);
+}
+
+/* ---- texts ---- */
+
+Test(data, texts_that_cannot_be_learned_from) {
+    Error err = {0};
+    size_t bytes;
+    const char *missing = "/nonexistent/text.txt", *folder = "/tmp";
+    char *empty = scratch_path("empty.txt");
+    fclose(fopen(empty, "w"));
+    const char *empty_path = empty;
+    cr_assert(!text_read(&missing, 1, &bytes, &err) && strstr(err.text, missing), "%s", err.text);
+    cr_assert(!text_read(&folder, 1, &bytes, &err) && strstr(err.text, folder), "%s", err.text);
+    cr_assert(!text_read(&empty_path, 1, &bytes, &err) && strstr(err.text, "no text"), "%s",
+              err.text);
+    free(empty);
+
+    World w = world_new(CPU, F32);
+    Corpus corpus;
+    cr_assert(corpus_init(&corpus, w.tokenizer, "too short", 9, 0.1, 16, &err) == -1);
+    cr_assert(strstr(err.text, "too short") && strstr(err.text, "17"), "%s", err.text);
+    world_free(&w);
+}
+
+Test(data, windows_stay_in_their_part) {
+    World w = world_new(CPU, F32);
+    int32_t inputs[64 * 16], targets[64 * 16];
+    for (size_t i = 0; i < w.corpus.count; i++)
+        w.corpus.ids[i] = (int32_t)i; /* an id is its place */
+    corpus_batch(&w.corpus, 1, 0, 64, 16, inputs, targets);
+    for (int i = 0; i < 64 * 16; i++) {
+        cr_assert(targets[i] == inputs[i] + 1);
+        cr_assert((size_t)targets[i] < w.corpus.train_count,
+                  "a training window reads validation text");
+    }
+    for (int i = 0; i < 10; i++) {
+        corpus_validation(&w.corpus, i, 10, 16, inputs, targets);
+        cr_assert((size_t)inputs[0] >= w.corpus.train_count &&
+                  (size_t)targets[15] < w.corpus.count);
+    }
+    int32_t again[16], ignored[16];
+    corpus_batch(&w.corpus, 1, 5, 1, 16, again, ignored);
+    corpus_batch(&w.corpus, 1, 4, 2, 16, inputs, targets);
+    cr_assert(!memcmp(again, inputs + 16, sizeof again), "window 5 is window 5 in any batch");
+    world_free(&w);
+}
