@@ -145,9 +145,10 @@ __device__ __forceinline__ void cluster_sync() {
     asm volatile("barrier.cluster.arrive.release;\nbarrier.cluster.wait.acquire;" ::: "memory");
 }
 
-/* Arrives at the barrier that lies at this address in block `rank` of the cluster. For threads that only READ the data the
- * barrier guards: publishing writes to another SM would need .release.cluster, which costs a memory barrier of the
- * whole GPU at each arrival (measured: a quarter of a matrix kernel's time). */
+/* Arrives at the barrier that lies at this address in block `rank` of the cluster. For threads that
+ * only READ the data the barrier guards: publishing writes to another SM would need
+ * .release.cluster, which costs a memory barrier of the whole GPU at each arrival (measured: a
+ * quarter of a matrix kernel's time). */
 __device__ __forceinline__ void mbarrier_arrive_cluster(uint64_t *barrier, int rank) {
     asm volatile("{\n"
                  ".reg .b32 there;\n"
@@ -193,16 +194,16 @@ __device__ __forceinline__ void tma_load_4d(void *shared, const CUtensorMap *map
                  : "memory");
 }
 
-/* The same box to the same shared address of every block of the cluster whose bit is set in `blocks`; the bytes are reported
- * to the barrier at that address in each of them. */
+/* The same box to the same shared address of every block of the cluster whose bit is set in
+ * `blocks`; the bytes are reported to the barrier at that address in each of them. */
 __device__ __forceinline__ void tma_load_2d_multicast(void *shared, const CUtensorMap *map,
                                                       uint64_t *barrier, uint16_t blocks, int x0,
                                                       int x1) {
-    asm volatile("cp.async.bulk.tensor.2d.shared::cluster.global.tile.mbarrier::complete_tx::bytes"
-                 ".multicast::cluster [%0], [%1, {%3, %4}], [%2], %5;" ::"r"(
-                     shared_address(shared)),
-                 "l"(map), "r"(shared_address(barrier)), "r"(x0), "r"(x1), "h"(blocks)
-                 : "memory");
+    asm volatile(
+        "cp.async.bulk.tensor.2d.shared::cluster.global.tile.mbarrier::complete_tx::bytes"
+        ".multicast::cluster [%0], [%1, {%3, %4}], [%2], %5;" ::"r"(shared_address(shared)),
+        "l"(map), "r"(shared_address(barrier)), "r"(x0), "r"(x1), "h"(blocks)
+        : "memory");
 }
 
 /* Contiguous bytes without a map: address, length and source are multiples of 16. */
@@ -325,7 +326,7 @@ __device__ __forceinline__ void named_barrier_arrive(int id, int threads) {
  *   K-major   a row is an m (or n), and runs along k. Eight rows are 1024 bytes; the 16 k's of one
  *             instruction are 32 bytes of each row, so the next K step's descriptor is desc + 2
  *             (addresses count in 16 bytes).
- *   MN-major  a row is a k, and runs along m (or n). The 16 k's of one instruction are two groups of
+ *   MN-major  a row is a k, and runs along m (or n). The 16 k's of one instruction are 2 groups of
  *             8 rows, 1024 bytes apart; the next K step starts 2048 bytes on: desc + 128. N > 64
  *             takes several blocks, `block_bytes` apart.
  */
@@ -350,8 +351,8 @@ __device__ __forceinline__ int swizzle_128(int row, int column) {
 }
 
 /*
- * stmatrix, ldmatrix's counterpart: four 8 x 8 blocks of 16-bit numbers from the registers' fragment
- * layout to shared memory; thread t gives the address of row t % 8 of block t / 8.
+ * stmatrix, ldmatrix's counterpart: four 8 x 8 blocks of 16-bit numbers from the registers'
+ * fragment layout to shared memory; thread t gives the address of row t % 8 of block t / 8.
  */
 __device__ __forceinline__ void stmatrix_x4(void *row, const uint32_t *r) {
     asm volatile("stmatrix.sync.aligned.m8n8.x4.shared.b16 [%0], {%1, %2, %3, %4};" ::"r"(
@@ -367,20 +368,29 @@ __device__ __forceinline__ void stmatrix_x4_transposed(void *row, const uint32_t
                  : "memory");
 }
 
-/* Before the first wgmma that reads registers or an accumulator which other instructions wrote. */
-__device__ __forceinline__ void wgmma_fence() {
-    asm volatile("wgmma.fence.sync.aligned;" ::: "memory");
-}
-/* The wgmmas since the last commit become a group, to be waited for together. */
-__device__ __forceinline__ void wgmma_commit() {
-    asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory");
-}
-
 /* Tells the compiler that these registers change here: it must not move their uses across. No
  * instruction. */
 template <int N> __device__ __forceinline__ void wgmma_touch(float (&d)[N]) {
 #pragma unroll
     for (int i = 0; i < N; i++) asm volatile("" : "+f"(d[i]));
+}
+template <int N> __device__ __forceinline__ void wgmma_touch(uint32_t (&a)[N]) {
+#pragma unroll
+    for (int i = 0; i < N; i++) asm volatile("" : "+r"(a[i]));
+}
+
+/*
+ * Before the first wgmma that reads registers or an accumulator which other instructions wrote.
+ * Name these registers: the compiler would otherwise compute them after the fence, notice, and put
+ * a second one in (C7519), or give up on running wgmmas side by side (C7520).
+ */
+template <typename... Registers> __device__ __forceinline__ void wgmma_fence(Registers &...d) {
+    (wgmma_touch(d), ...);
+    asm volatile("wgmma.fence.sync.aligned;" ::: "memory");
+}
+/* The wgmmas since the last commit become a group, to be waited for together. */
+__device__ __forceinline__ void wgmma_commit() {
+    asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory");
 }
 
 /* Waits until at most N of the newest groups still run; the accumulators named are then ready to be
