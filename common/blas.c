@@ -28,10 +28,10 @@ static int cpu_has_avx512(void) {
 }
 
 /*
- * Runs before main(), and after OpenBLAS has made its choice (shared libraries are initialised first).
- * It happens at most once, for the second time OPENBLAS_CORETYPE is there. When the program cannot be
- * started again it goes on: slower, and right.
- * BLAS_PRETEND_CORE stands in for OpenBLAS's choice in the test of this function.
+ * Runs before main(), and after OpenBLAS has made its choice (shared libraries are initialised
+ * first). It happens at most once, for the second time OPENBLAS_CORETYPE is there. When the program
+ * cannot be started again it goes on: slower, and right. BLAS_PRETEND_CORE stands in for OpenBLAS's
+ * choice in the test of this function.
  */
 __attribute__((constructor(101))) static void restart_with_better_kernels(int argc, char **argv) {
     (void)argc;

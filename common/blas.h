@@ -1,12 +1,12 @@
 /*
  * OpenBLAS: the right kernels, and the number of threads.
  *
- * OpenBLAS picks its kernels by a table of CPU models. Version 0.3.21 (Debian 12) gives some AMD CPUs
- * with AVX-512 its AVX2 kernels, at about half the speed. The choice can be overruled by the environment
- * variable OPENBLAS_CORETYPE, but only before the library is loaded, which is before any code of ours
- * runs. So blas.c looks once, before main(): if the CPU has AVX-512, the kernels are AVX2, and the
- * variable is not set, it sets the variable and lets the program replace itself by itself. To keep what
- * OpenBLAS picked, set OPENBLAS_CORETYPE yourself.
+ * OpenBLAS picks its kernels by a table of CPU models. Version 0.3.21 (Debian 12) gives some AMD
+ * CPUs with AVX-512 its AVX2 kernels, at about half the speed. The choice can be overruled by the
+ * environment variable OPENBLAS_CORETYPE, but only before the library is loaded, which is before
+ * any code of ours runs. So blas.c looks once, before main(): if the CPU has AVX-512, the kernels
+ * are AVX2, and the variable is not set, it sets the variable and lets the program replace itself
+ * by itself. To keep what OpenBLAS picked, set OPENBLAS_CORETYPE yourself.
  */
 #ifndef COMMON_BLAS_H
 #define COMMON_BLAS_H
@@ -15,13 +15,13 @@
 extern "C" {
 #endif
 
-/* The kernels in use, by OpenBLAS's name for the CPU they were written for: "SkylakeX", "Haswell", ... */
+/* The kernels in use, by the CPU they were written for: "SkylakeX", "Haswell", ... */
 const char *blas_corename(void);
 
 /* The kernels to ask for instead of `chosen` on this CPU, or NULL when `chosen` is good. */
 const char *blas_better_kernels(const char *chosen, int cpu_has_avx512);
 
-/* Threads of OpenMP and OpenBLAS together. n = 0: one for each core we may use, or OMP_NUM_THREADS. */
+/* Threads of OpenMP and OpenBLAS. n = 0: one for each core we may use, or OMP_NUM_THREADS. */
 void blas_set_threads(int n);
 int blas_threads(void);
 

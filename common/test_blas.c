@@ -1,8 +1,8 @@
 /*
  * The choice of OpenBLAS's kernels, and the restart that makes it (blas.h).
  *
- * For the restart this program runs itself with BLAS_TEST_PROBE set. Then it only prints, before main() and
- * after the restart, what arrived: kernels, arguments, a variable of the environment.
+ * For the restart this program runs itself with BLAS_TEST_PROBE set. Then it only prints, before
+ * main() and after the restart, what arrived: kernels, arguments, a variable of the environment.
  */
 #include "blas.h"
 
