@@ -1,0 +1,350 @@
+/*
+ * Text -> segments -> words.
+ *
+ * Two regular-expression engines must agree: the tokenizers library uses Oniguruma, we use PCRE2
+ * (UTF and UCP). Both are backtracking engines with the same syntax for all that published
+ * tokenizers use; one difference matters: PCRE2's \s takes U+180E (Mongolian vowel separator) for a
+ * space, which Unicode does not since version 6.3. So \s is spelled out before compiling.
+ *
+ * PCRE2_MATCH_INVALID_UTF makes bytes that are not UTF-8 match nothing: they fall into the gaps
+ * between matches, and a gap is a word like any other. No byte is lost.
+ */
+#include "tokenizer_internal.h"
+
+#include <ctype.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* ---- patterns ---- */
+
+static const char gpt2_pattern[] =
+    "'s|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+| ?\\p{N}+| ?[^\\s\\p{L}\\p{N}]+|\\s+(?!\\S)|\\s+";
+
+/*
+ * Patterns of which we know two things. A space between two ASCII letters always begins a match or
+ * a gap; and no part of the pattern looks across that place from either side (there is no
+ * lookbehind, and what precedes the space is a letter, on which no lookahead is tried). So a text
+ * may be cut there, and the parts split by different threads, with the same words as a result.
+ */
+static const char *const patterns_cut_at_spaces[] = {
+    gpt2_pattern,
+    /* DeepSeek-V3: at most three digits; Chinese and Japanese; the rest */
+    "\\p{N}{1,3}",
+    "[一-龥぀-ゟ゠-ヿ]+",
+    "[!\"#$%&'()*+,\\-./"
+    ":;<=>?@\\[\\\\\\]^_`{|}~][A-Za-z]+|[^\\r\\n\\p{L}\\p{P}\\p{S}]?[\\p{L}\\p{M}]"
+    "+| ?[\\p{P}\\p{S}]+[\\r\\n]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+",
+    /* Llama 3 */
+    "(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}{1,3}| ?[^\\s\\p{L}\\p{N}]+"
+    "[\\r\\n]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+",
+};
+
+static bool is_cut_at_spaces(const char *pattern) {
+    size_t count = sizeof patterns_cut_at_spaces / sizeof *patterns_cut_at_spaces;
+    for (size_t i = 0; i < count; i++)
+        if (strcmp(pattern, patterns_cut_at_spaces[i]) == 0) return true;
+    return false;
+}
+
+/* The pattern with \s and \S spelled out, inside and outside of [...]. free() it. */
+static char *spell_out_spaces(const char *pattern) {
+    static const char spaces[] = "\\t-\\r \\x{85}\\p{Z}"; /* White_Space, Unicode 15 */
+    char *out = malloc(strlen(pattern) * sizeof spaces + 1), *end = out;
+    if (!out) fatal("not enough memory for a pattern");
+    bool in_class = false;
+    for (const char *s = pattern; *s; s++) {
+        if (*s == '\\' && s[1]) {
+            s++;
+            if (*s == 's')
+                end += sprintf(end, in_class ? "%s" : "[%s]", spaces);
+            else if (*s == 'S' && in_class)
+                end += sprintf(end, "\\S\\x{180e}");
+            else if (*s == 'S')
+                end += sprintf(end, "[^%s]", spaces);
+            else
+                end += sprintf(end, "\\%c", *s);
+            continue;
+        }
+        *end++ = *s;
+        if (*s == '[' && !in_class) {
+            in_class = true;
+            if (s[1] == '^') *end++ = *++s;
+            if (s[1] == ']') *end++ = *++s; /* a ] that comes first is a character */
+        } else if (*s == ']') {
+            in_class = false;
+        }
+    }
+    *end = 0;
+    return out;
+}
+
+static pcre2_code *compile(const char *pattern, uint32_t options, const char *what, Error *err) {
+    int code;
+    PCRE2_SIZE where;
+    pcre2_code *compiled =
+        pcre2_compile((PCRE2_SPTR)pattern, PCRE2_ZERO_TERMINATED, options, &code, &where, NULL);
+    if (!compiled) {
+        PCRE2_UCHAR message[120];
+        pcre2_get_error_message(code, message, sizeof message);
+        error_set(err, "%s: the pattern %.200s is wrong at byte %zu: %s", what, pattern, where,
+                  (const char *)message);
+        return NULL;
+    }
+    pcre2_jit_compile(compiled, PCRE2_JIT_COMPLETE); /* without it, matching is slow but right */
+    return compiled;
+}
+
+int splitter_add(Splitter *splitter, const char *pattern, const char *what, Error *err) {
+    if (splitter->count == MAX_PATTERNS)
+        return error_set(err, "%s: more than %d patterns", what, MAX_PATTERNS);
+    char *spelled = spell_out_spaces(pattern);
+    pcre2_code *code =
+        compile(spelled, PCRE2_UTF | PCRE2_UCP | PCRE2_MATCH_INVALID_UTF | PCRE2_NEVER_BACKSLASH_C,
+                what, err);
+    free(spelled);
+    if (!code) return -1;
+    if (splitter->count == 0) splitter->cuts_at_spaces = true;
+    splitter->cuts_at_spaces &= is_cut_at_spaces(pattern);
+    splitter->patterns[splitter->count++] = code;
+    return 0;
+}
+
+int splitter_add_literal(Splitter *splitter, const char *text, const char *what, Error *err) {
+    char *pattern = malloc(2 * strlen(text) + 1), *end = pattern;
+    if (!pattern) fatal("not enough memory for a pattern");
+    for (; *text; text++) {
+        if ((unsigned char)*text < 0x80 && !isalnum((unsigned char)*text)) *end++ = '\\';
+        *end++ = *text;
+    }
+    *end = 0;
+    int result = splitter_add(splitter, pattern, what, err);
+    free(pattern);
+    return result;
+}
+
+void splitter_add_gpt2(Splitter *splitter) {
+    Error err;
+    int result = splitter_add(splitter, gpt2_pattern, "GPT-2", &err);
+    CHECK(result == 0, "%s", err.text);
+}
+
+void splitter_free(Splitter *splitter) {
+    for (int i = 0; i < splitter->count; i++) pcre2_code_free(splitter->patterns[i]);
+    splitter->count = 0;
+}
+
+/* ---- matching ---- */
+
+enum { FIRST_STACK = 32 * 1024, LARGEST_STACK = 64 * 1024 * 1024 };
+
+void matcher_init(Matcher *matcher) {
+    matcher->match = pcre2_match_data_create(1, NULL);
+    matcher->context = pcre2_match_context_create(NULL);
+    matcher->stack = pcre2_jit_stack_create(FIRST_STACK, LARGEST_STACK, NULL);
+    if (!matcher->match || !matcher->context || !matcher->stack)
+        fatal("not enough memory to match patterns");
+    pcre2_jit_stack_assign(matcher->context, NULL, matcher->stack);
+    pcre2_set_match_limit(matcher->context, UINT32_MAX); /* a long run of spaces is no attack */
+}
+
+void matcher_free(Matcher *matcher) {
+    pcre2_match_data_free(matcher->match);
+    pcre2_match_context_free(matcher->context);
+    pcre2_jit_stack_free(matcher->stack);
+}
+
+/* The first match in text that starts at `from` or later. */
+static bool find(pcre2_code *pattern, Matcher *matcher, const char *text, size_t length,
+                 size_t from, size_t *start, size_t *end) {
+    int code =
+        pcre2_match(pattern, (PCRE2_SPTR)text, length, from, 0, matcher->match, matcher->context);
+    if (code == PCRE2_ERROR_NOMATCH) return false;
+    if (code < 0) {
+        PCRE2_UCHAR message[120];
+        pcre2_get_error_message(code, message, sizeof message);
+        fatal("a pattern of the tokenizer failed on this text: %s", (const char *)message);
+    }
+    const PCRE2_SIZE *place = pcre2_get_ovector_pointer(matcher->match);
+    *start = place[0];
+    *end = place[1];
+    return true;
+}
+
+static size_t next_character(const char *text, size_t length, size_t i) {
+    for (i++; i < length && ((unsigned char)text[i] & 0xC0) == 0x80; i++) {}
+    return i;
+}
+
+/* ---- words ---- */
+
+typedef struct Split {
+    const Splitter *splitter;
+    Matcher *matcher;
+    WordFunction word;
+    void *user;
+} Split;
+
+/* Cuts a piece by pattern `stage`, and what it leaves by those after it. Each pattern sees a piece
+ * as if it were a whole text: nothing is before it and nothing after. */
+static void split_piece(const Split *split, int stage, const char *text, size_t length) {
+    if (length == 0) return;
+    if (stage == split->splitter->count) {
+        split->word(split->user, text, length);
+        return;
+    }
+    size_t done = 0, from = 0, start, end;
+    bool matched = false; /* the last match ended at `done` */
+    while (from <= length && find(split->splitter->patterns[stage], split->matcher, text, length,
+                                  from, &start, &end)) {
+        /* As everywhere, an empty match may not follow directly on a match: look further on. */
+        if (start == end && matched && start == done) {
+            from = next_character(text, length, from);
+            continue;
+        }
+        split_piece(split, stage + 1, text + done, start - done);
+        split_piece(split, stage + 1, text + start, end - start);
+        done = from = end;
+        matched = true;
+    }
+    split_piece(split, stage + 1, text + done, length - done);
+}
+
+void split_words(const Splitter *splitter, Matcher *matcher, const char *text, size_t length,
+                 WordFunction word, void *user) {
+    Split split = {splitter, matcher, word, user};
+    split_piece(&split, 0, text, length);
+}
+
+/* ---- added tokens ---- */
+
+void added_token(Tokenizer *tokenizer, const char *text, int32_t id, bool normalized) {
+    tokenizer->added = grow(tokenizer->added, &tokenizer->added_capacity,
+                            tokenizer->added_count + 1, sizeof *tokenizer->added);
+    char *copy = strdup(text);
+    if (!copy) fatal("not enough memory for the token %.80s", text);
+    tokenizer->added[tokenizer->added_count++] =
+        (AddedToken){.text = copy, .length = strlen(copy), .id = id, .normalized = normalized};
+}
+
+static int compare_texts(const char *a, size_t a_length, const char *b, size_t b_length) {
+    int order = memcmp(a, b, a_length < b_length ? a_length : b_length);
+    return order ? order : (a_length > b_length) - (a_length < b_length);
+}
+
+static int compare_added(const void *a, const void *b) {
+    const AddedToken *x = a, *y = b;
+    return compare_texts(x->text, x->length, y->text, y->length);
+}
+
+/* "a|ab" would never find "ab". In falling order of text, the longer of two comes first where one
+ * begins with the other; no other order matters. */
+static char *alternatives(const Tokenizer *tokenizer, bool normalized) {
+    size_t room = 1;
+    for (size_t i = 0; i < tokenizer->added_count; i++) room += 4 * tokenizer->added[i].length + 1;
+    char *pattern = malloc(room), *end = pattern;
+    if (!pattern) fatal("not enough memory for the added tokens");
+    for (size_t i = tokenizer->added_count; i-- > 0;) {
+        const AddedToken *token = &tokenizer->added[i];
+        if (token->normalized != normalized || token->length == 0) continue;
+        if (end > pattern) *end++ = '|';
+        for (size_t k = 0; k < token->length; k++)
+            end += sprintf(end, "\\x%02x", (unsigned char)token->text[k]);
+    }
+    *end = 0;
+    return pattern;
+}
+
+void added_tokens_compile(Tokenizer *tokenizer) {
+    if (tokenizer->added_count == 0) return;
+    qsort(tokenizer->added, tokenizer->added_count, sizeof *tokenizer->added, compare_added);
+    for (int normalized = 0; normalized < 2; normalized++) {
+        char *pattern = alternatives(tokenizer, normalized);
+        Error err;
+        /* Bytes, not characters: a token is found between invalid bytes, too. */
+        if (*pattern) {
+            tokenizer->added_pattern[normalized] = compile(pattern, 0, "added tokens", &err);
+            CHECK(tokenizer->added_pattern[normalized], "%s", err.text);
+        }
+        free(pattern);
+    }
+}
+
+static int32_t added_id(const Tokenizer *tokenizer, const char *text, size_t length) {
+    size_t low = 0, high = tokenizer->added_count;
+    while (low < high) {
+        size_t middle = (low + high) / 2;
+        const AddedToken *token = &tokenizer->added[middle];
+        int order = compare_texts(text, length, token->text, token->length);
+        if (order == 0) return token->id;
+        if (order < 0)
+            high = middle;
+        else
+            low = middle + 1;
+    }
+    CHECK(false, "the pattern of the added tokens found none: %.*s", (int)length, text);
+    return -1;
+}
+
+/* ---- segments ---- */
+
+typedef struct Segments {
+    Segment *list;
+    size_t count, capacity;
+} Segments;
+
+static void add_segment(Segments *segments, const char *text, size_t length, int32_t id) {
+    if (length == 0) return;
+    segments->list =
+        grow(segments->list, &segments->capacity, segments->count + 1, sizeof *segments->list);
+    segments->list[segments->count++] = (Segment){text, length, id};
+}
+
+static bool is_letter(char c) { return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z'); }
+
+/* Adds text without added tokens, in parts of `limit` bytes or a little more. */
+static void add_parts(Segments *segments, const Splitter *splitter, const char *text, size_t length,
+                      size_t limit) {
+    size_t begin = 0, i = limit;
+    while (splitter->cuts_at_spaces && i + 1 < length) {
+        if (text[i] == ' ' && is_letter(text[i - 1]) && is_letter(text[i + 1])) {
+            add_segment(segments, text + begin, i - begin, -1);
+            begin = i;
+            i += limit;
+        } else {
+            i++;
+        }
+    }
+    add_segment(segments, text + begin, length - begin, -1);
+}
+
+/* First those tokens that the file does not call normalized, then, in between, the others. */
+static void add_found(Segments *segments, const Tokenizer *tokenizer, Matcher *matcher, int pass,
+                      const char *text, size_t length, size_t limit) {
+    if (pass == 2) {
+        add_parts(segments, &tokenizer->splitter, text, length, limit);
+        return;
+    }
+    size_t done = 0, start, end;
+    pcre2_code *pattern = tokenizer->added_pattern[pass];
+    while (pattern && find(pattern, matcher, text, length, done, &start, &end)) {
+        add_found(segments, tokenizer, matcher, pass + 1, text + done, start - done, limit);
+        add_segment(segments, text + start, end - start,
+                    added_id(tokenizer, text + start, end - start));
+        done = end;
+    }
+    add_found(segments, tokenizer, matcher, pass + 1, text + done, length - done, limit);
+}
+
+Segment *segments_of(const Tokenizer *tokenizer, const char *text, size_t length, size_t limit,
+                     size_t *count) {
+    CHECK(limit > 0, "segments of no bytes");
+    if (!text) text = ""; /* no bytes, then; PCRE2 wants a place all the same */
+    Segments segments = {0};
+    Matcher matcher;
+    matcher_init(&matcher);
+    add_found(&segments, tokenizer, &matcher, 0, text, length, limit);
+    matcher_free(&matcher);
+    *count = segments.count;
+    return segments.list;
+}
