@@ -24,7 +24,7 @@
 #include "../common/fastmath.h"
 
 enum { BK = 32 }; /* keys in a tile: two tiles of scores (8 KB) beside the packed queries */
-enum { ENOUGH_TASKS = 16 }; /* with fewer (batch, key head) pairs than this, chunks */
+enum { ENOUGH_TASKS = 8 }; /* with fewer (batch, key head) pairs than this, chunks */
 enum { PARALLEL = 1 << 18 };
 
 typedef struct BackwardTile {
