@@ -1,7 +1,7 @@
 # deepseek.c.  `make` alone says what it can do.
 #
-# Every directory NN_name is a chapter: a library of its sources (all but demo.c, bench.c, test_*.c), and programs
-# linked with it, the chapters below it, and common/. A new chapter needs no new rule.
+# Every directory NN_name is a chapter: a library of its sources (all but those with a main() and test_*.c), and
+# programs linked with it, the chapters below it, and common/. A new chapter needs no new rule.
 #
 # A build has a place of its own for each way of building, so changing between them needs no `make clean`:
 #     build/cuda    with nvcc (the default when nvcc is found)      CUDA=1 demands it
@@ -79,16 +79,17 @@ endif
 
 CHAPTERS := $(sort $(patsubst %/,%,$(wildcard [0-9][0-9]_*/)))
 PARTS    := common $(CHAPTERS)
-MAINS    := demo bench deepseek
+# What has a main() is a program of its own: demo.c, bench.c, ...; all the rest goes into the part's library.
+MAINS    := $(shell grep -l '^int main\>' $(PARTS:%=%/*.c) 2>/dev/null)
 
 object    = $(patsubst %.cu,$(B)/%.cu.o,$(patsubst %.c,$(B)/%.o,$(1)))
 # common/testing.c is for the tests only (it needs Criterion); *_none.c stands in for what nvcc would build.
-sources   = $(filter-out $(1)/test_% $(1)/testing.c $(MAINS:%=$(1)/%.c) $(if $(NVCC),%_none.c),$(wildcard $(1)/*.c)) \
+sources   = $(filter-out $(1)/test_% $(1)/testing.c $(MAINS) $(if $(NVCC),%_none.c),$(wildcard $(1)/*.c)) \
             $(if $(NVCC),$(filter-out $(1)/test_%,$(wildcard $(1)/*.cu)))
 library   = $(B)/$(1)/lib$(1).a
 
 $(foreach p,$(PARTS),$(eval OBJECTS_$p := $(call object,$(call sources,$p))))
-$(foreach p,$(PARTS),$(eval PROGRAMS_$p := $(patsubst %.c,%,$(wildcard $(MAINS:%=$p/%.c)))))
+$(foreach p,$(PARTS),$(eval PROGRAMS_$p := $(patsubst %.c,%,$(filter $p/%,$(MAINS)))))
 $(foreach p,$(PARTS),$(eval TESTS_$p := $(patsubst $p/%.c,$(B)/tests/$p/%,$(wildcard $p/test_*.c))))
 # UPTO_c: the chapter's library and those of the chapters below it, highest first: the order in which the linker needs them.
 SEEN :=
