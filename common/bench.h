@@ -5,8 +5,6 @@
  * matrix peak (OpenBLAS sgemm; cuBLASLt in F32 or BF16) for its operations, and of the copy bandwidth for its bytes. The
  * shares are those of the minimum, and the ceilings are minima too: on a shared machine the fastest repeat is the one that
  * was disturbed the least.
- *
- * Implemented in bench_table.c; common/bench.c is a program, the benchmark of linear().
  */
 #ifndef COMMON_BENCH_H
 #define COMMON_BENCH_H

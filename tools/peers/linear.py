@@ -8,7 +8,7 @@ import torch.nn.functional as F
 
 from table import Table
 
-# The shapes of common/bench.c: rows, in, out.
+# The shapes of common/bench_linear.c: rows, in, out.
 SHAPES = [
     (256, 256, 256), (512, 512, 512), (1024, 1024, 1024), (2048, 2048, 2048), (2048, 256, 256),
     (2048, 256, 1024), (2048, 1024, 256), (2048, 256, 2048), (4096, 512, 512), (4096, 512, 1536),

@@ -1,4 +1,4 @@
-"""What the peers share: timing, ceilings, and rows that look like those of common/bench_table.c."""
+"""What the peers share: timing, ceilings, and rows that look like those of common/bench.c."""
 
 import time
 
@@ -6,7 +6,7 @@ import torch
 
 
 def sample(function, device, calls):
-    """Seconds for one of `calls` calls; on a GPU by events around all of them, as in bench_table.c."""
+    """Seconds for one of `calls` calls; on a GPU by events around all of them, as in bench.c."""
     if device == "cuda":
         start, stop = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
         start.record()
