@@ -1,8 +1,9 @@
 /*
  * Matrix products as operations on the tape.
  *
- * With G = dloss/dC, the derivative of  C = A B  is  dA = G B^T,  dB = A^T G: two products of the same kind. (In
- * indices: c_ij = sum_k a_ik b_kj, so dloss/da_ik = sum_j g_ij b_kj.) That is why training costs three times the operations of inference.
+ * With G = dloss/dC, the derivative of  C = A B  is  dA = G B^T,  dB = A^T G: two products of the
+ * same kind. (In indices: c_ij = sum_k a_ik b_kj, so dloss/da_ik = sum_j g_ij b_kj.) That is why
+ * training costs three times the operations of inference.
  */
 #include "matmul.h"
 
@@ -59,7 +60,6 @@ Tensor *matmul_transposed(Context *ctx, Tensor *a, Tensor *b, float scale) {
     int64_t batch = a->shape[0], m = a->shape[1], n = b->shape[1], k = a->shape[2];
     Tensor *c = tensor_new(ctx, "matmul_transposed", a->dtype, SHAPE(batch, m, n));
     ON(ctx, matmul_batched, c->data, 0, a->data, 0, b->data, 1, batch, m, n, k, scale);
-    RECORD(ctx, c, matmul_transposed_backward, MatmulSaved, .c = c, .a = a, .b = b,
-           .scale = scale);
+    RECORD(ctx, c, matmul_transposed_backward, MatmulSaved, .c = c, .a = a, .b = b, .scale = scale);
     return c;
 }

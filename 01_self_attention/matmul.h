@@ -3,12 +3,14 @@
  *
  *     C = A B,    c_ij = sum_k a_ik b_kj        A [m, k], B [k, n], C [m, n], row-major
  *
- * It takes 2 m n k operations on (m k + k n + m n) numbers: at m = n = k = 4096 each number takes part in over two
- * thousand operations, so a processor can work at its peak, if each number it fetches is used many times before it is
- * dropped. That is the one idea behind every rung of the two ladders below.
+ * It takes 2 m n k operations on (m k + k n + m n) numbers: at m = n = k = 4096 each number takes
+ * part in over two thousand operations, so a processor can work at its peak, if each number it
+ * fetches is used many times before it is dropped. That is the one idea behind every rung of the
+ * two ladders below.
  *
- * Two things are here: the ladders (C = A B alone, so that they can be compared), and the product in use:
- * matmul_batched, OpenBLAS's or cuBLASLt's, with transposes, a batch and a scale, which is what attention and its backward need.
+ * Two things are here: the ladders (C = A B alone, so that they can be compared), and the product
+ * in use: matmul_batched, OpenBLAS's or cuBLASLt's, with transposes, a batch and a scale, which is
+ * what attention and its backward need.
  */
 #ifndef MATMUL_H
 #define MATMUL_H
@@ -28,8 +30,9 @@ Tensor *matmul(Context *ctx, Tensor *a, Tensor *b);
 Tensor *matmul_transposed(Context *ctx, Tensor *a, Tensor *b, float scale);
 
 /* ---- in use ----
- * C_i = scale op(A_i) op(B_i) (+ C_i if add) for i < batch. op(A) is [m, k]: A is stored [m, k], or [k, m] when transpose_a;
- * op(B) is [k, n]: B is stored [k, n], or [n, k] when transpose_b. On CUDA A, B and C are of `dtype`, sums are F32. */
+ * C_i = scale op(A_i) op(B_i) (+ C_i if add) for i < batch. op(A) is [m, k]: A is stored [m, k], or
+ * [k, m] when transpose_a; op(B) is [k, n]: B is stored [k, n], or [n, k] when transpose_b. On CUDA
+ * A, B and C are of `dtype`, sums are F32. */
 void matmul_batched_cpu(float *c, int add, const float *a, int transpose_a, const float *b,
                         int transpose_b, int64_t batch, int64_t m, int64_t n, int64_t k,
                         float scale);
@@ -56,7 +59,8 @@ void matmul_registers_cuda(Gpu *gpu, DType dtype, void *c, const void *a, const 
 /* Tensor cores by mma.sync. Needs sm_80: see matmul_tensor_available. */
 void matmul_tensor_cuda(Gpu *gpu, DType dtype, void *c, const void *a, const void *b, int64_t m,
                         int64_t n, int64_t k);
-/* Tensor cores by wgmma, fed by TMA. Needs sm_90 and n, k that are multiples of 8: see matmul_hopper_available. */
+/* Tensor cores by wgmma, fed by TMA. Needs sm_90 and n, k that are multiples of 8: see
+ * matmul_hopper_available. */
 void matmul_hopper_cuda(Gpu *gpu, DType dtype, void *c, const void *a, const void *b, int64_t m,
                         int64_t n, int64_t k);
 

@@ -1,10 +1,11 @@
 /*
  * The matrix product on the CPU, a ladder of three, and OpenBLAS.
  *
- *     naive     the definition: each c_ij is a dot product. B is read down its columns, one cache line for each number
- *     blocked   the loops reordered so that every access runs along a row, in tiles that stay in the cache
- *     simd      OpenBLAS's own idea (Goto & van de Geijn 2008) in a hundred lines: packed panels, a tile of C in
- *               registers, all threads
+ *     naive     the definition: each c_ij is a dot product, and B is read down its columns
+ *     blocked   the loops reordered so that every access runs along a row, in tiles that stay in
+ *               the cache
+ *     simd      OpenBLAS's own idea (Goto & van de Geijn 2008) in a hundred lines: packed panels,
+ *               a tile of C in registers, all threads
  */
 #include "matmul.h"
 
@@ -13,8 +14,9 @@
 #include <string.h>
 
 /* ---- rung 1: the definition ----
- * Each step of the inner loop takes a number of B that lies n numbers after the last: of the 64 bytes that the memory
- * delivers, 4 are used. And it is one chain of dependent additions, so SIMD has nothing to do. */
+ * Each step of the inner loop takes a number of B that lies n numbers after the last: of the 64
+ * bytes that the memory delivers, 4 are used. And it is one chain of dependent additions, so SIMD
+ * has nothing to do. */
 /* [naive] */
 void matmul_naive_cpu(float *c, const float *a, const float *b, int64_t m, int64_t n, int64_t k) {
     for (int64_t i = 0; i < m; i++)
@@ -27,9 +29,10 @@ void matmul_naive_cpu(float *c, const float *a, const float *b, int64_t m, int64
 /* [/naive] */
 
 /* ---- rung 2: along the rows, in tiles ----
- * The same additions in another order: the inner loop now runs along a row of B and a row of C, which gcc turns into SIMD, and a
- * tile of B (64 x 256 numbers, 64 KiB) serves all rows of A before the next is fetched. What limits: each
- * multiplication still loads and stores its c from the nearest cache. */
+ * The same additions in another order: the inner loop now runs along a row of B and a row of C,
+ * which gcc turns into SIMD, and a tile of B (64 x 256 numbers, 64 KiB) serves all rows of A before
+ * the next is fetched. What limits: each multiplication still loads and stores its c from the
+ * nearest cache. */
 /* [blocked] */
 void matmul_blocked_cpu(float *c, const float *a, const float *b, int64_t m, int64_t n, int64_t k) {
     enum { TILE_K = 64, TILE_N = 256 };
@@ -48,11 +51,13 @@ void matmul_blocked_cpu(float *c, const float *a, const float *b, int64_t m, int
 /* [/blocked] */
 
 /* ---- rung 3: packed panels, a tile of C in registers, threads ----
- * A tile of MR x NR numbers of C stays in vector registers over KC steps; each step loads NR numbers of B and MR of
- * A and does MR * NR multiply-adds with them. To feed it without a wasted byte, A and B are first copied ("packed") into the order
- * in which the tile reads them. What limits: the last few per cent are assembly: instruction order and prefetching. */
+ * A tile of MR x NR numbers of C stays in vector registers over KC steps; each step loads NR
+ * numbers of B and MR of A and does MR * NR multiply-adds with them. To feed it without a wasted
+ * byte, A and B are first copied ("packed") into the order in which the tile reads them. What
+ * limits: the last few per cent are assembly: instruction order and prefetching. */
 
-/* GCC's vectors: the operators work on all lanes, and the compiler maps them to whatever the processor has. */
+/* GCC's vectors: the operators work on all lanes, and the compiler maps them to whatever the
+ * processor has. */
 #ifdef __AVX512F__
 enum { LANES = 16, MR = 12 }; /* 12 x 2 accumulators, 2 of B, 1 of A: 27 of 32 registers */
 #else
@@ -109,7 +114,8 @@ static float *buffer(size_t numbers) {
     return p;
 }
 
-/* Every tile of C belongs to one thread at a time and meets its k's in order, so the result does not depend on the threads. */
+/* Every tile of C belongs to one thread at a time and meets its k's in order, so the result does
+ * not depend on the threads. */
 void matmul_simd_cpu(float *c, const float *a, const float *b, int64_t m, int64_t n, int64_t k) {
     if (k == 0) memset(c, 0, (size_t)(m * n) * sizeof *c);
     float *panel_b = buffer((size_t)KC * NC);

@@ -1,20 +1,23 @@
 /*
- * The matrix product on the GPU: the first four rungs (the fifth, for Hopper, is matmul_hopper.cu), and cuBLASLt.
+ * The matrix product on the GPU: the first four rungs (the fifth, for Hopper, is matmul_hopper.cu),
+ * and cuBLASLt.
  *
  *     naive      one thread for each c_ij, every operand from memory
  *     shared     a block of threads fetches a tile of A and of B once for all of them
- *     registers  a thread computes 8 x 8 numbers of C: 16 loads from shared memory feed 64 multiply-adds
- *     tensor     the same tiles, multiplied by tensor cores (BF16): one instruction for 16 x 8 x 16 multiply-adds
+ *     registers  a thread makes 8 x 8 numbers of C: 16 numbers from shared memory feed 64
+ *                multiply-adds
+ *     tensor     the same tiles on tensor cores (BF16): an instruction does 16 x 8 x 16 of them
  *
- * Each rung asks the same question: how many operations for each byte that is fetched, and from where?
+ * Each rung asks the same: how many operations for each byte that is fetched, and from where?
  */
 #include "../common/gpu_matmul.cuh"
 #include "../common/mma.cuh"
 #include "matmul.h"
 
 /* ---- rung 1: one thread, one number of C ----
- * 2 k operations need 2 k numbers: a quarter of an operation for each byte in F32. Neighbouring threads take neighbouring
- * columns, so B is read in whole pieces of 128 bytes, and the caches save the worst. What limits: load instructions. */
+ * 2 k operations need 2 k numbers: a quarter of an operation for each byte in F32. Neighbouring
+ * threads take neighbouring columns, so B is read in whole pieces of 128 bytes, and the caches save
+ * the worst. What limits: load instructions. */
 /* [naive] */
 template <typename T>
 __global__ void naive_kernel(T *c, const T *a, const T *b, int64_t m, int64_t n, int64_t k) {
@@ -31,13 +34,15 @@ void matmul_naive_cuda(Gpu *gpu, DType dtype, void *c, const void *a, const void
                        int64_t n, int64_t k) {
     if (!m || !n) return;
     dim3 threads(32, 8), blocks(ceil_div(n, 32), ceil_div(m, 8));
-    DTYPE_SWITCH(dtype, T, naive_kernel<T><<<blocks, threads, 0, gpu->stream>>>(
-                               (T *)c, (const T *)a, (const T *)b, m, n, k));
+    DTYPE_SWITCH(dtype, T,
+                 naive_kernel<T><<<blocks, threads, 0, gpu->stream>>>((T *)c, (const T *)a,
+                                                                      (const T *)b, m, n, k));
 }
 
 /* ---- rung 2: tiles in shared memory ----
- * 32 x 32 threads fetch a 32 x 32 tile of A and one of B, one number each, then every number is used 32 times: 8
- * operations for each byte of memory traffic. What limits: two loads from shared memory for each multiply-add. */
+ * 32 x 32 threads fetch a 32 x 32 tile of A and one of B, one number each, then every number is
+ * used 32 times: 8 operations for each byte of memory traffic. What limits: two loads from shared
+ * memory for each multiply-add. */
 /* [shared] */
 template <typename T>
 __global__ void shared_kernel(T *c, const T *a, const T *b, int64_t m, int64_t n, int64_t k) {
@@ -60,16 +65,22 @@ void matmul_shared_cuda(Gpu *gpu, DType dtype, void *c, const void *a, const voi
                         int64_t n, int64_t k) {
     if (!m || !n) return;
     dim3 threads(32, 32), blocks(ceil_div(n, 32), ceil_div(m, 32));
-    DTYPE_SWITCH(dtype, T, shared_kernel<T><<<blocks, threads, 0, gpu->stream>>>(
-                               (T *)c, (const T *)a, (const T *)b, m, n, k));
+    DTYPE_SWITCH(dtype, T,
+                 shared_kernel<T><<<blocks, threads, 0, gpu->stream>>>((T *)c, (const T *)a,
+                                                                       (const T *)b, m, n, k));
 }
 
 /* ---- rung 3: a tile of C in registers ----
- * A block makes 128 x 128 numbers of C, a thread 8 x 8 of them. For each k a thread loads 8 numbers of A and 8 of B
- * from shared memory, as four loads of 16 bytes, and does 64 multiply-adds: the loads no longer matter. The next tiles are on their way
- * from memory to registers while the present ones are multiplied, and go to the other half of the shared memory.
- * What limits: the F32 units themselves; on a GPU with tensor cores they are the small part of the chip. */
-enum { TILE = 128, DEPTH = 8, PITCH = TILE + 4 /* keeps the transposed stores off each other's banks */ };
+ * A block makes 128 x 128 numbers of C, a thread 8 x 8 of them. For each k a thread loads 8 numbers
+ * of A and 8 of B from shared memory, as four loads of 16 bytes, and does 64 multiply-adds: the
+ * loads no longer matter. The next tiles are on their way from memory to registers while the
+ * present ones are multiplied, and go to the other half of the shared memory. What limits: the F32
+ * units themselves; on a GPU with tensor cores they are the small part of the chip. */
+enum {
+    TILE = 128,
+    DEPTH = 8,
+    PITCH = TILE + 4 /* keeps the transposed stores off each other's banks */
+};
 
 /* [registers] */
 template <typename T>
@@ -102,7 +113,8 @@ __global__ void __launch_bounds__(256, 2)
         fetch(p0 + DEPTH); /* past the end it brings zeros */
 #pragma unroll
         for (int p = 0; p < DEPTH; p++) {
-            /* Rows 4 ty .. + 3 and 64 + 4 ty .. + 3: 16 bytes each, and a warp's addresses share no bank. */
+            /* Rows 4 ty .. + 3 and 64 + 4 ty .. + 3: 16 bytes each, and a warp's addresses share no
+             * bank. */
             float4 a0 = *(float4 *)&tile_a[half][p][4 * ty];
             float4 a1 = *(float4 *)&tile_a[half][p][64 + 4 * ty];
             float4 b0 = *(float4 *)&tile_b[half][p][4 * tx];
@@ -132,17 +144,19 @@ void matmul_registers_cuda(Gpu *gpu, DType dtype, void *c, const void *a, const 
                            int64_t n, int64_t k) {
     if (!m || !n) return;
     dim3 blocks(ceil_div(n, TILE), ceil_div(m, TILE));
-    DTYPE_SWITCH(dtype, T, registers_kernel<T><<<blocks, 256, 0, gpu->stream>>>(
-                               (T *)c, (const T *)a, (const T *)b, m, n, k));
+    DTYPE_SWITCH(dtype, T,
+                 registers_kernel<T>
+                 <<<blocks, 256, 0, gpu->stream>>>((T *)c, (const T *)a, (const T *)b, m, n, k));
 }
 
 /* ---- rung 4: tensor cores ----
- * A block of four warps makes 128 x 128 numbers of C, a warp 64 x 64 of them, in steps of 16 along k: 4 + 4 ldmatrix bring
- * 64 x 16 of A and 16 x 64 of B into registers, and 32 mma instructions multiply them. cp.async fills a ring of three pairs of tiles
- * in shared memory, two ahead of the arithmetic, without passing through registers.
- * Rows of a tile are 128 bytes; piece q of row r (16 bytes) lies at q ^ r % 8, so that the eight rows an ldmatrix
- * reads lie in eight different groups of banks.
- * What limits on Hopper: operands still travel through registers, and mma.sync reaches about 60 % of wgmma's rate. */
+ * A block of four warps makes 128 x 128 numbers of C, a warp 64 x 64 of them, in steps of 16 along
+ * k: 4 + 4 ldmatrix bring 64 x 16 of A and 16 x 64 of B into registers, and 32 mma instructions
+ * multiply them. cp.async fills a ring of three pairs of tiles in shared memory, two ahead of the
+ * arithmetic, without passing through registers. Rows of a tile are 128 bytes; piece q of row r (16
+ * bytes) lies at q ^ r % 8, so that the eight rows an ldmatrix reads lie in eight different groups
+ * of banks. What limits: every operand passes through registers, twice 64 rows of it in every warp,
+ * and on Hopper mma.sync reaches only a part of what the tensor cores can do (the next rung). */
 typedef __nv_bfloat16 bf16;
 enum { BLOCK_K = 64, STAGES = 3, TENSOR_THREADS = 128, TILE_BYTES = 128 * BLOCK_K * 2 };
 
@@ -154,7 +168,8 @@ static __device__ uint4 load_ragged(const bf16 *row, int64_t col, int64_t cols, 
     return *(uint4 *)piece;
 }
 
-/* rows x (8 PIECES) numbers into swizzled shared memory; wider tiles as blocks of 64 columns, block_bytes apart. */
+/* rows x (8 PIECES) numbers into swizzled shared memory; wider tiles as blocks of 64 columns,
+ * block_bytes apart. */
 template <bool ALIGNED, int ROWS, int PIECES>
 static __device__ __forceinline__ void load_tile(char *shared, const bf16 *x, int64_t row0,
                                                  int64_t col0, int64_t rows, int64_t cols) {
@@ -181,12 +196,14 @@ static __device__ __forceinline__ void multiply_tile(float (&sum)[4][8][4], cons
     for (int step = 0; step < BLOCK_K / 16; step++) {
         uint32_t a[4][4], b[4][4];
 #pragma unroll
-        for (int i = 0; i < 4; i++) { /* lanes 0 .. 15 name rows of the left 8 k's, 16 .. 31 of the right */
+        for (int i = 0; i < 4;
+             i++) { /* lanes 0 .. 15 name rows of the left 8 k's, 16 .. 31 of the right */
             int row = warp_row * 64 + i * 16 + lane % 16, q = 2 * step + lane / 16;
             ldmatrix_x4(a[i], tile_a + row * 128 + ((q ^ row % 8) * 16));
         }
 #pragma unroll
-        for (int j = 0; j < 4; j++) { /* B lies [k][n], mma wants it by columns: transposed on the way */
+        for (int j = 0; j < 4;
+             j++) { /* B lies [k][n], mma wants it by columns: transposed on the way */
             int row = step * 16 + lane % 16, q = 2 * j + lane / 16;
             ldmatrix_x4_transposed(b[j], block_b + row * 128 + ((q ^ row % 8) * 16));
         }
@@ -197,8 +214,8 @@ static __device__ __forceinline__ void multiply_tile(float (&sum)[4][8][4], cons
     }
 }
 
-/* Blocks are numbered so that those which run at the same time form a square: 8 tile rows, then the next column.
- * They share rows of A and columns of B in the L2 cache. */
+/* Blocks are numbered so that those which run at the same time form a square: 8 tile rows, then the
+ * next column. They share rows of A and columns of B in the L2 cache. */
 static __device__ __forceinline__ void block_position(int64_t m_tiles, int64_t n_tiles, int64_t *im,
                                                       int64_t *in) {
     int64_t group = blockIdx.x / (8 * n_tiles), first = group * 8;
@@ -259,8 +276,8 @@ int matmul_tensor_available(Gpu *gpu, DType dtype) {
 
 void matmul_tensor_cuda(Gpu *gpu, DType dtype, void *c, const void *a, const void *b, int64_t m,
                         int64_t n, int64_t k) {
-    CHECK(matmul_tensor_available(gpu, dtype), "BF16 tensor cores need sm_80 or newer, this is sm_%d",
-          gpu->compute_capability);
+    CHECK(matmul_tensor_available(gpu, dtype),
+          "BF16 tensor cores need sm_80 or newer, this is sm_%d", gpu->compute_capability);
     if (!m || !n) return;
     /* cp.async moves 16 bytes: rows must begin at multiples of 8 numbers. */
     auto kernel = k % 8 == 0 && n % 8 == 0 ? tensor_kernel<true> : tensor_kernel<false>;

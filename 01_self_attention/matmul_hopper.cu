@@ -1,20 +1,28 @@
 /*
  * The matrix product on Hopper: the fifth rung.
  *
- * What changed against mma.sync: nothing passes through registers but the sums. The copy engine (TMA) fills shared memory,
- * wgmma multiplies straight from there, and both run on their own while the warps only give orders.
+ * What changed against mma.sync: nothing passes through registers but the sums. The copy engine
+ * (TMA) fills shared memory, wgmma multiplies straight from there, and both run on their own while
+ * the warps only give orders.
  *
- *     tile of C     128 x 256 for a block; two consumer warpgroups with 64 x 256 sums each (128 registers a thread)
- *     producer      one thread of a third warpgroup, which gives most of its registers to the consumers (setmaxnreg)
- *     ring          4 stages of A 128 x 64 and B 64 x 256 (48 KiB each): three are on their way while one is multiplied
- *     cluster       two blocks, one below the other, need the same tile of B: each fetches half of it for both (multicast)
- *     persistent    one block per SM runs through the tiles, so the next tile is being loaded while this one is stored
+ *     tile of C    128 x 256 for a block; two consumer warpgroups with 64 x 256 sums each, 128
+ *                  registers in every thread
+ *     producer     one thread of a third warpgroup, which gives most of its registers to the
+ *                  consumers (setmaxnreg)
+ *     ring         4 stages of A 128 x 64 and B 64 x 256, 48 KiB each: while one is multiplied the
+ *                  others are on their way
+ *     cluster      two blocks, one below the other, need the same tile of B: each fetches half of
+ *                  it for both (multicast)
+ *     persistent   one block per SM runs through the tiles: the next tile's first stages are being
+ *                  loaded while this one is stored
  *
- * Operations for each byte from the L2 cache: 2 * 128 * 256 * 64 / (16 KiB of A + 16 KiB of B) = 128; without the cluster 85,
- * and then the L2 cache would be the limit. What limits now: the tensor cores, and the power the chip may draw.
+ * Operations for each byte from the L2 cache: 2 * 128 * 256 * 64 / (16 KiB of A + 16 KiB of B) =
+ * 128; 85 without the cluster (785 instead of 803 TFLOPS at 8192^3 on an H200). What limits now:
+ * the tensor cores, and the power the chip may draw.
  *
- * Two barriers guard a stage. full[s]: its 48 KiB have come. empty[s]: the two consumers of both blocks are done with
- * it, for both producers write into both blocks. Stage and parity follow from a counter that every thread runs by itself.
+ * Two barriers guard a stage. full[s]: its 48 KiB have come. empty[s]: the two consumers of both
+ * blocks are done with it, for both producers write into both blocks. Stage and parity follow from
+ * a counter that every thread runs by itself.
  */
 #include "../common/gpu.cuh"
 #include "../common/hopper.cuh"
@@ -24,16 +32,17 @@ typedef __nv_bfloat16 bf16;
 
 enum { TILE_M = 128, TILE_N = 256, TILE_K = 64, STAGES = 4, THREADS = 384, CLUSTER = 2 };
 enum {
-    BLOCK_BYTES = 64 * 128,           /* 64 rows of 128 bytes: a swizzled block */
-    A_BYTES = TILE_M * TILE_K * 2,    /* two blocks, one for each consumer */
-    B_BYTES = TILE_K * TILE_N * 2,    /* four blocks of 64 columns */
+    BLOCK_BYTES = 64 * 128,        /* 64 rows of 128 bytes: a swizzled block */
+    A_BYTES = TILE_M * TILE_K * 2, /* two blocks, one for each consumer */
+    B_BYTES = TILE_K * TILE_N * 2, /* four blocks of 64 columns */
     STAGE_BYTES = A_BYTES + B_BYTES,
-    OUT_BYTES = 2 * 2 * BLOCK_BYTES,  /* each consumer has two blocks to write C from */
+    OUT_BYTES = 2 * 2 * BLOCK_BYTES, /* each consumer has two blocks to write C from */
     SHARED_BYTES = STAGES * STAGE_BYTES + OUT_BYTES + 1024 /* to begin at a multiple of 1024 */
 };
 
 struct Sizes {
-    int pairs_m, tiles_n, steps; /* cluster tiles (256 rows) down, tiles across, steps of 64 along k */
+    int pairs_m, tiles_n,
+        steps; /* cluster tiles (256 rows) down, tiles across, steps of 64 along k */
 };
 
 #if HOPPER_CODE
@@ -42,7 +51,8 @@ struct Barriers {
     uint64_t full[STAGES], empty[STAGES];
 };
 
-/* The place of cluster tile number i: 8 down, then across, so that the tiles in flight form a square in the L2 cache. */
+/* The place of cluster tile number i: 8 down, then across, so that the tiles in flight form a
+ * square in the L2 cache. */
 static __device__ __forceinline__ void tile_position(Sizes s, int i, int *im, int *in) {
     int group = i / (8 * s.tiles_n), first = group * 8;
     int height = min(s.pairs_m - first, 8);
@@ -144,7 +154,8 @@ __global__ void __cluster_dims__(CLUSTER, 1, 1) __launch_bounds__(THREADS, 1)
 #if HOPPER_CODE
     extern __shared__ char memory[];
     __shared__ Barriers barriers;
-    /* Both blocks of a cluster must use the same addresses: rounding up the same base keeps that. */
+    /* Both blocks of a cluster must use the same addresses: rounding up the same base keeps that.
+     * */
     char *shared = memory + (1024 - shared_address(memory) % 1024) % 1024;
     int rank = cluster_rank(), group = threadIdx.x / 128;
     if (threadIdx.x == 0) {
@@ -181,10 +192,11 @@ int matmul_hopper_available(Gpu *gpu, DType dtype, int64_t n, int64_t k) {
 
 void matmul_hopper_cuda(Gpu *gpu, DType dtype, void *c, const void *a, const void *b, int64_t m,
                         int64_t n, int64_t k) {
-    CHECK(matmul_hopper_available(gpu, dtype, n, k),
-          "wgmma with TMA needs sm_90, BF16, and n and k that are multiples of 8: this is sm_%d, %s, "
-          "n %lld, k %lld",
-          gpu->compute_capability, dtype_name(dtype), (long long)n, (long long)k);
+    CHECK(
+        matmul_hopper_available(gpu, dtype, n, k),
+        "wgmma with TMA needs sm_90, BF16, and n and k that are multiples of 8: this is sm_%d, %s, "
+        "n %lld, k %lld",
+        gpu->compute_capability, dtype_name(dtype), (long long)n, (long long)k);
     if (!m || !n) return;
     CUtensorMap map_a, map_b, map_c;
     CHECK(map_matrix(&map_a, a, m, k, TILE_M) && map_matrix(&map_b, b, k, n, TILE_K) &&

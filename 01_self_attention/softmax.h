@@ -3,12 +3,15 @@
  *
  *     y_j = exp(x_j - m) / sum_k exp(x_k - m),      m = max_k x_k
  *
- * Subtracting m changes nothing in exact arithmetic (numerator and denominator shrink by the same factor) and everything in
- * floating point: the largest exponent is 0, so nothing overflows, and the sum is at least 1, so nothing divides by 0.
+ * Subtracting m changes nothing in exact arithmetic (numerator and denominator shrink by the same
+ * factor) and everything in floating point: the largest exponent is 0, so nothing overflows, and
+ * the sum is at least 1, so nothing divides by 0.
  *
- * Backward. dy_j/dx_k = y_j (delta_jk - y_k), hence  dx_k = y_k (dy_k - sum_j dy_j y_j): the output is all that has to be kept.
+ * Backward. dy_j/dx_k = y_j (delta_jk - y_k), hence  dx_k = y_k (dy_k - sum_j dy_j y_j): the output
+ * is all that has to be kept.
  *
- * A row with a NaN or with nothing but -inf gives NaN, as in PyTorch. An element of -inf gives exactly 0.
+ * A row with a NaN or with nothing but -inf gives NaN, as in PyTorch. An element of -inf gives
+ * exactly 0.
  */
 #ifndef SOFTMAX_H
 #define SOFTMAX_H
@@ -22,7 +25,7 @@ extern "C" {
 /* y = softmax(x) over the last dimension     x [..., D] -> [..., D] */
 Tensor *softmax(Context *ctx, Tensor *x);
 
-/* ---- kernels: on the CPU every T * is a float *; on CUDA float * or bf16 * by dtype. y may be x. ---- */
+/* ---- kernels: on the CPU every T * is float *, on CUDA float * or bf16 * by dtype; y may be x ---- */
 
 /* The reference: the formula, term by term, summed in double. */
 void softmax_reference_forward_cpu(float *y, const float *x, int64_t rows, int64_t cols);

@@ -1,6 +1,6 @@
 /*
- * Softmax on the CPU. A row is read, turned and written while it sits in the cache, so the work is one exp per element;
- * the fast version does that 8 or 16 at a time.
+ * Softmax on the CPU. A row is read, turned and written while it sits in the cache, so the work is
+ * one exp per element; the fast version does that 8 or 16 at a time.
  */
 #include "softmax.h"
 
@@ -41,8 +41,8 @@ void softmax_reference_backward_cpu(float *dx, int add, const float *dy, const f
 enum { PARALLEL_ELEMENTS = 1 << 14 };
 
 /*
- * Three passes over one row, each a loop that gcc turns into SIMD. The order of the sum depends on the width of the vectors,
- * not on the threads: each row belongs to one thread.
+ * Three passes over one row, each a loop that gcc turns into SIMD. The order of the sum depends on
+ * the width of the vectors, not on the threads: each row belongs to one thread.
  */
 static void forward_row(float *y, const float *x, int64_t cols) {
     float max = -INFINITY, sum = 0;
@@ -50,7 +50,8 @@ static void forward_row(float *y, const float *x, int64_t cols) {
     for (int64_t j = 0; j < cols; j++) max = x[j] > max ? x[j] : max;
 #pragma omp simd reduction(+ : sum)
     for (int64_t j = 0; j < cols; j++) {
-        float e = fast_exp(x[j] - max); /* a NaN among the x passes the maximum by, and is caught here */
+        float e =
+            fast_exp(x[j] - max); /* a NaN among the x passes the maximum by, and is caught here */
         y[j] = e;
         sum += e;
     }

@@ -1,11 +1,12 @@
 /*
  * Softmax on the GPU, a ladder of four.
  *
- * The work is nothing: one exp and a few additions for each element. The bytes are everything: an element must be read once and
- * written once (8 bytes in F32, 4 in BF16), so the floor is the time of a copy, and every rung is judged by how close it comes to one.
+ * The work is nothing: one exp and a few additions for each element. The bytes are everything: an
+ * element must be read once and written once (8 bytes in F32, 4 in BF16), so the floor is the time
+ * of a copy, and every rung is judged by how close it comes to one.
  *
  *     naive      one thread per row, three passes: the warp's 32 loads are a row apart
- *     warp       one warp per row: its loads lie side by side, and 32 partial results meet by shuffles
+ *     warp       one warp per row: its loads lie side by side, 32 partial results meet by shuffles
  *     online     one block per row, 16 bytes a load, maximum and sum found in ONE pass
  *     registers  the row stays in registers between the passes: one read, one write, nothing else
  */
@@ -19,7 +20,8 @@ template <typename T> struct alignas(16) Pack {
 };
 
 /* ---- rung 1: one thread per row ----
- * Every load of a warp touches 32 different rows, so 32 sectors of 32 bytes are fetched for 32 numbers; and the row is read three times. */
+ * Every load of a warp touches 32 different rows, so 32 sectors of 32 bytes are fetched for 32
+ * numbers; and the row is read three times. */
 /* [naive] */
 template <typename T> __global__ void naive_kernel(T *y, const T *x, int64_t rows, int64_t cols) {
     int64_t row = blockIdx.x * (int64_t)blockDim.x + threadIdx.x;
@@ -33,16 +35,17 @@ template <typename T> __global__ void naive_kernel(T *y, const T *x, int64_t row
 }
 /* [/naive] */
 
-void softmax_naive_cuda(Gpu *gpu, DType dtype, void *y, const void *x, int64_t rows,
-                        int64_t cols) {
+void softmax_naive_cuda(Gpu *gpu, DType dtype, void *y, const void *x, int64_t rows, int64_t cols) {
     if (!rows) return;
-    DTYPE_SWITCH(dtype, T, naive_kernel<T><<<ceil_div(rows, 128), 128, 0, gpu->stream>>>(
-                               (T *)y, (const T *)x, rows, cols));
+    DTYPE_SWITCH(dtype, T,
+                 naive_kernel<T>
+                 <<<ceil_div(rows, 128), 128, 0, gpu->stream>>>((T *)y, (const T *)x, rows, cols));
 }
 
 /* ---- rung 2: one warp per row ----
- * Lane l takes columns l, l + 32, ...: each load of the warp is one piece of 128 bytes. Still three passes, but the
- * second and third find most of the row in the cache. What limits: three times the loads, four bytes at a time. */
+ * Lane l takes columns l, l + 32, ...: each load of the warp is one piece of 128 bytes. Still three
+ * passes, but the second and third find most of the row in the cache. What limits: three times the
+ * loads, four bytes at a time. */
 /* [warp] */
 template <typename T> __global__ void warp_kernel(T *y, const T *x, int64_t rows, int64_t cols) {
     int64_t row = blockIdx.x * (int64_t)(blockDim.x / 32) + threadIdx.x / 32;
@@ -62,14 +65,17 @@ template <typename T> __global__ void warp_kernel(T *y, const T *x, int64_t rows
 
 void softmax_warp_cuda(Gpu *gpu, DType dtype, void *y, const void *x, int64_t rows, int64_t cols) {
     if (!rows) return;
-    DTYPE_SWITCH(dtype, T, warp_kernel<T><<<ceil_div(rows, 4), 128, 0, gpu->stream>>>(
-                               (T *)y, (const T *)x, rows, cols));
+    DTYPE_SWITCH(dtype, T,
+                 warp_kernel<T>
+                 <<<ceil_div(rows, 4), 128, 0, gpu->stream>>>((T *)y, (const T *)x, rows, cols));
 }
 
 /* ---- rung 3: one block per row, online ----
- * Maximum and sum in one pass (Milakov & Gimelshein 2018): when a larger maximum arrives, the sum so far is scaled down to it.
+ * Maximum and sum in one pass (Milakov & Gimelshein 2018): when a larger maximum arrives, the sum
+ * so far is scaled down to it.
  *     invariant:  max = max of the x seen,   sum = sum of exp(x - max) over them
- * Two such pairs of disjoint pieces merge by the same rule, so threads, warps and (chapter 02) tiles can each have their own. */
+ * Two such pairs of disjoint pieces merge by the same rule, so threads, warps and (chapter 02)
+ * tiles can each have their own. */
 /* [online] */
 struct Online {
     float max, sum;
@@ -85,8 +91,8 @@ __device__ __forceinline__ Online merge(Online a, Online b) {
 __device__ Online block_merge(Online mine) {
     __shared__ Online of_warp[32];
     for (int offset = 16; offset; offset /= 2)
-        mine = merge(mine, {__shfl_xor_sync(~0u, mine.max, offset),
-                            __shfl_xor_sync(~0u, mine.sum, offset)});
+        mine = merge(
+            mine, {__shfl_xor_sync(~0u, mine.max, offset), __shfl_xor_sync(~0u, mine.sum, offset)});
     if (blockDim.x == 32) return mine;
     if (threadIdx.x % 32 == 0) of_warp[threadIdx.x / 32] = mine;
     __syncthreads();
@@ -95,8 +101,7 @@ __device__ Online block_merge(Online mine) {
     return all;
 }
 
-template <typename T, typename P>
-__global__ void online_kernel(T *y, const T *x, int64_t cols) {
+template <typename T, typename P> __global__ void online_kernel(T *y, const T *x, int64_t cols) {
     enum { SIZE = sizeof(P) / sizeof(T) };
     const P *in = (const P *)(x + blockIdx.x * cols);
     P *out = (P *)(y + blockIdx.x * cols);
@@ -106,7 +111,8 @@ __global__ void online_kernel(T *y, const T *x, int64_t cols) {
         const T *at = (const T *)&pack;
         float max = mine.max; /* rescale once for each pack, not for each element */
         for (int i = 0; i < SIZE; i++) max = fmaxf(max, to_float(at[i]));
-        float from = max == -INFINITY ? 0 : max; /* all -inf so far: exp(-inf - 0) is the 0 we want */
+        float from =
+            max == -INFINITY ? 0 : max; /* all -inf so far: exp(-inf - 0) is the 0 we want */
         float sum = mine.sum * __expf(mine.max - from);
         for (int i = 0; i < SIZE; i++) sum += __expf(to_float(at[i]) - from);
         mine = {max, sum};
@@ -135,9 +141,10 @@ void softmax_online_cuda(Gpu *gpu, DType dtype, void *y, const void *x, int64_t 
 }
 
 /* ---- rung 4: the row in registers ----
- * The online pass saves one read of three; keeping the row saves the second as well. A thread holds up to 16 numbers, a block of 1024 threads 16384;
- * then maximum and sum can again be found one after the other, which needs one exp for each element instead of two.
- * What limits: nothing but the copy itself. */
+ * The online pass saves one read of three; keeping the row saves the second as well. A thread holds
+ * up to 16 numbers, a block of 1024 threads 16384; then maximum and sum can again be found one
+ * after the other, which needs one exp for each element instead of two. What limits: nothing but
+ * the copy itself. */
 enum { VALUES = 16, REGISTER_COLS = 1024 * VALUES };
 
 __device__ float block_max(float x) {
@@ -228,12 +235,14 @@ void softmax_forward_cuda(Gpu *gpu, DType dtype, void *y, const void *x, int64_t
 }
 
 /* ---- backward: the row in registers again ----
- * dx = y (dy - dot),  dot = sum dy y. Two numbers read and one written for each element. A thread keeps its first 16 of
- * both; what a row has beyond that is read a second time, from the cache. */
+ * dx = y (dy - dot),  dot = sum dy y. Two numbers read and one written for each element. A thread
+ * keeps its first 16 of both; what a row has beyond that is read a second time, from the cache. */
 template <typename T, typename P>
-__global__ void __launch_bounds__(1024) backward_kernel(T *dx, int add, const T *dy, const T *y, int64_t cols) {
+__global__ void __launch_bounds__(1024)
+    backward_kernel(T *dx, int add, const T *dy, const T *y, int64_t cols) {
     enum { SIZE = sizeof(P) / sizeof(T), PACKS = VALUES / SIZE };
-    const P *in_dy = (const P *)(dy + blockIdx.x * cols), *in_y = (const P *)(y + blockIdx.x * cols);
+    const P *in_dy = (const P *)(dy + blockIdx.x * cols),
+            *in_y = (const P *)(y + blockIdx.x * cols);
     P *out = (P *)(dx + blockIdx.x * cols);
     int64_t packs = cols / SIZE;
     P kept_dy[PACKS], kept_y[PACKS];
@@ -246,8 +255,8 @@ __global__ void __launch_bounds__(1024) backward_kernel(T *dx, int add, const T 
         P sum;
         if (add) sum = out[j];
         for (int i = 0; i < SIZE; i++) {
-            float g = to_float(((const T *)&pack_y)[i]) *
-                      (to_float(((const T *)&pack_dy)[i]) - dot);
+            float g =
+                to_float(((const T *)&pack_y)[i]) * (to_float(((const T *)&pack_dy)[i]) - dot);
             T *to = (T *)&sum + i;
             *to = from_float<T>(add ? to_float(*to) + g : g);
         }
