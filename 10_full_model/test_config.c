@@ -15,14 +15,15 @@ Test(config, what_is_written_is_read) {
     Error err = {0};
     cr_assert(config_preset(&cfg, "nano", &err) == 0);
     cfg.vocab_size = 1234;
-    char *folder = scratch_path("config");
+    Scratch scratch = scratch_open();
+    const char *folder = scratch.directory;
     cr_assert(make_directories(folder, &err) == 0 && config_save(&cfg, folder, &err) == 0, "%s",
               err.text);
     cr_assert(config_load(&back, folder, &err) == 0, "%s", err.text);
     cr_assert(back.vocab_size == 1234 && back.head_dim == cfg.head_dim &&
               back.rms_norm_eps == cfg.rms_norm_eps &&
               back.initializer_range == cfg.initializer_range && back.tie_word_embeddings);
-    free(folder);
+    scratch_close(&scratch);
 }
 
 Test(config, unknown_presets_list_the_known_ones) {
@@ -56,7 +57,9 @@ Test(config, broken_files_are_named) {
     Error err = {0};
     cr_assert(config_preset(&cfg, "nano", &err) == 0);
     cfg.vocab_size = 300;
-    char *folder = scratch_path("broken"), path[1024], good[4096] = "", text[8192];
+    Scratch scratch = scratch_open();
+    const char *folder = scratch.directory;
+    char path[1024], good[4096] = "", text[8192];
     cr_assert(config_load(&cfg, "/nonexistent", &err) == -1 &&
                   strstr(err.text, "/nonexistent/config.json"),
               "%s", err.text);
@@ -79,5 +82,5 @@ Test(config, broken_files_are_named) {
         cr_assert(strstr(err.text, broken[i].message) && strstr(err.text, "config.json"),
                   "case %zu: %s", i, err.text);
     }
-    free(folder);
+    scratch_close(&scratch);
 }

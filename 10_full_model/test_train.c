@@ -9,6 +9,7 @@
 #include "train.h"
 
 #include <math.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -148,7 +149,8 @@ static void collect(void *user, const char *text, size_t bytes) {
 DEVICE_TEST(checkpoint, what_was_saved_is_what_is_loaded) {
     World w = world_new(device, dtype);
     Error err = {0};
-    char *folder = scratch_path("model"); /* of this test process */
+    Scratch scratch = scratch_open();
+    const char *folder = scratch.directory;
     w.options.out = folder;
     must(checkpoint_save_setup(&w.model.cfg, w.tokenizer, folder, &err), &err);
     TrainResult result;
@@ -170,18 +172,20 @@ DEVICE_TEST(checkpoint, what_was_saved_is_what_is_loaded) {
     model_free(&loaded);
     tokenizer_free(tokenizer);
     world_free(&w);
-    free(folder);
+    scratch_close(&scratch);
 }
 
 /* A learning rate that no training survives. */
 Test(train, a_loss_that_is_not_finite_stops_and_keeps_what_was_saved) {
     World w = world_new(CPU, F32);
     Error err = {0};
-    char *folder = scratch_path("nan"), path[1024];
+    Scratch scratch = scratch_open();
+    const char *folder = scratch.directory;
+    char path[1024];
     snprintf(path, sizeof path, "%s/model.safetensors", folder);
     must(checkpoint_save_setup(&w.model.cfg, w.tokenizer, folder, &err), &err);
     must(checkpoint_save_weights(&w.model, folder, 0, &err), &err);
-    float first = test_values(&w.ctx, w.model.embed_tokens)[0];
+    float first = tensor_get(w.model.embed_tokens, 0);
     w.options.out = folder;
     w.options.learning_rate = 1e30f;
     w.options.warmup_steps = 0;
@@ -194,14 +198,16 @@ Test(train, a_loss_that_is_not_finite_stops_and_keeps_what_was_saved) {
     cr_assert(t && tensor_get(t, 0) == first, "the weights on disk changed");
     safetensors_close(file);
     world_free(&w);
-    free(folder);
+    scratch_close(&scratch);
 }
 
 /* The disk is full (as a limit on the size of files): the old weights stay whole, no temporary file stays behind. */
 Test(checkpoint, a_full_disk_leaves_the_old_file) {
     World w = world_new(CPU, F32);
     Error err = {0};
-    char *folder = scratch_path("full"), path[1024];
+    Scratch scratch = scratch_open();
+    const char *folder = scratch.directory;
+    char path[1024];
     snprintf(path, sizeof path, "%s/model.safetensors", folder);
     must(checkpoint_save_setup(&w.model.cfg, w.tokenizer, folder, &err), &err);
     must(checkpoint_save_weights(&w.model, folder, 7, &err), &err);
@@ -217,7 +223,7 @@ Test(checkpoint, a_full_disk_leaves_the_old_file) {
     cr_assert(file && !strcmp(safetensors_metadata(file, "step"), "7"), "%s", err.text);
     safetensors_close(file);
     world_free(&w);
-    free(folder);
+    scratch_close(&scratch);
 }
 
 Test(generate, whole_characters_and_prompts_that_fit) {
@@ -244,14 +250,13 @@ Test(data, texts_that_cannot_be_learned_from) {
     Error err = {0};
     size_t bytes;
     const char *missing = "/nonexistent/text.txt", *folder = "/tmp";
-    char *empty = scratch_path("empty.txt");
-    fclose(fopen(empty, "w"));
-    const char *empty_path = empty;
+    Scratch scratch = scratch_open();
+    const char *empty_path = scratch_write(&scratch, "empty.txt", "", 0);
     cr_assert(!text_read(&missing, 1, &bytes, &err) && strstr(err.text, missing), "%s", err.text);
     cr_assert(!text_read(&folder, 1, &bytes, &err) && strstr(err.text, folder), "%s", err.text);
     cr_assert(!text_read(&empty_path, 1, &bytes, &err) && strstr(err.text, "no text"), "%s",
               err.text);
-    free(empty);
+    scratch_close(&scratch);
 
     World w = world_new(CPU, F32);
     Corpus corpus;

@@ -1,0 +1,155 @@
+/*
+ * The model timed as a whole: a training step, and decoding from the cache, as shares of what the machine can do.
+ */
+#include "generate.h"
+#include "train.h"
+
+#include "../common/bench.h"
+#include "../common/ops.h"
+#include "../common/options.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+
+typedef struct BenchOptions {
+    CommonOptions common;
+    const char *config;
+    int batch, context, vocab;
+    double seconds;
+} BenchOptions;
+
+static error_t parse(int key, char *text, struct argp_state *state) {
+    BenchOptions *o = state->input;
+    switch (key) {
+    case ARGP_KEY_INIT:
+        state->child_inputs[0] = &o->common;
+        return 0;
+    case 'c':
+        o->config = text;
+        return 0;
+    case 'b':
+        o->batch = (int)option_integer(state, "--batch", text, 1, 65536);
+        return 0;
+    case 't':
+        o->context = (int)option_integer(state, "--context", text, 2, 1 << 20);
+        return 0;
+    case 'v':
+        o->vocab = (int)option_integer(state, "--vocab", text, 2, 1 << 20);
+        return 0;
+    case 's':
+        o->seconds = option_number(state, "--seconds", text, 0.01, 1000);
+        return 0;
+    default:
+        return ARGP_ERR_UNKNOWN;
+    }
+}
+
+static const struct argp_option flags[] = {
+    {"config", 'c', "NAME", 0, "Size of the model (default nano)", 0},
+    {"batch", 'b', "N", 0, "Windows in a step (default 16)", 0},
+    {"context", 't', "N", 0, "Tokens in a window (default 128)", 0},
+    {"vocab", 'v', "N", 0, "Size of the vocabulary (default 2048)", 0},
+    {"seconds", 's', "X", 0, "Time for each row (default 3)", 0},
+    {0}};
+
+typedef struct Work {
+    Model model;
+    AdamW adamw;
+    int32_t *ids;
+    int batch, context;
+    KVCache *caches;
+    float *logits;
+} Work;
+
+static void step(Context *ctx, void *user) {
+    Work *w = user;
+    params_zero_grad(&w->model.params);
+    ctx->recording = true;
+    Tensor *ids = tensor_from(ctx, "ids", I32, w->ids, SHAPE(w->batch, w->context));
+    Tensor *targets = tensor_from(ctx, "targets", I32, w->ids + 1, SHAPE(w->batch, w->context));
+    tape_backward(ctx, model_loss(&w->model, ids, targets));
+    ctx->recording = false;
+    adamw_step(&w->adamw, &w->model.params, 1e-4f, 1);
+    context_reset(ctx);
+}
+
+static void forward(Context *ctx, void *user) {
+    Work *w = user;
+    model_forward(&w->model, tensor_from(ctx, "ids", I32, w->ids, SHAPE(w->batch, w->context)),
+                  NULL);
+    context_reset(ctx);
+}
+
+/* One token behind context - 1 others. */
+static void decode(Context *ctx, void *user) {
+    Work *w = user;
+    for (int i = 0; i < w->model.cfg.num_hidden_layers; i++)
+        kv_cache_truncate(&w->caches[i], w->context - 1);
+    Tensor *ids = tensor_from(ctx, "ids", I32, w->ids + w->context - 1, SHAPE(1, 1));
+    tensor_download(ctx, w->logits, model_forward(&w->model, ids, w->caches));
+    context_reset(ctx);
+}
+
+/* Operations of a forward pass over one token: two for each weight that multiplies it, and attention over half the window. */
+static double flop_per_token(const ModelConfig *c, int context) {
+    double weights = (double)config_parameters(c) -
+                     (c->tie_word_embeddings ? 0 : (double)c->vocab_size * c->hidden_size);
+    double attention = 2.0 * context * c->num_attention_heads * c->head_dim * c->num_hidden_layers;
+    return 2 * weights + attention;
+}
+
+int main(int argc, char **argv) {
+    BenchOptions o = {.config = "nano", .batch = 16, .context = 128, .vocab = 2048, .seconds = 3};
+    const struct argp argp = {flags,       parse, NULL, "Times training and decoding.",
+                              common_argp, NULL,  NULL};
+    options_parse(&argp, argc, argv, &o.common, &o);
+    Context ctx;
+    options_open(&o.common, &ctx);
+    Error err;
+    ModelConfig cfg;
+    if (config_preset(&cfg, o.config, &err)) fatal("%s", err.text);
+    if (o.context > cfg.max_position_embeddings)
+        fatal("--context %d is longer than the %d positions of configuration %s", o.context,
+              cfg.max_position_embeddings, o.config);
+    cfg.vocab_size = o.vocab;
+    Work w = {.adamw = adamw_defaults(), .batch = o.batch, .context = o.context};
+    size_t tokens = (size_t)o.batch * (size_t)o.context;
+    w.ids = malloc((tokens + 1) * sizeof *w.ids);
+    w.logits = malloc((size_t)o.vocab * sizeof *w.logits);
+    if (!w.ids || !w.logits) fatal("out of memory");
+    for (size_t i = 0; i <= tokens; i++)
+        w.ids[i] = (int32_t)(philox(o.common.seed, 1, i).word[0] % (uint32_t)o.vocab);
+    if (model_init(&w.model, &ctx, &cfg, true, &err)) fatal("%s", err.text);
+    model_randomize(&w.model);
+
+    Bench bench;
+    bench_init(&bench, &ctx, o.seconds);
+    bench_print_machine(&bench);
+    printf("model %s: %lld parameters, batch %d, context %d, vocabulary %d\n", o.config,
+           (long long)config_parameters(&cfg), o.batch, o.context, o.vocab);
+    bench_head("the whole model");
+    double flop = flop_per_token(&cfg, o.context);
+    bench_row(&bench, "forward", ctx.dtype, flop * tokens, 0, forward, &w);
+    BenchTime t = bench_row(&bench, "training step", ctx.dtype, 3 * flop * tokens, 0, step, &w);
+
+    if (!(w.caches = model_caches_new(&w.model, o.context, &err))) fatal("%s", err.text);
+    tensor_download(&ctx, w.logits,
+                    model_forward(&w.model,
+                                  tensor_from(&ctx, "ids", I32, w.ids, SHAPE(1, o.context - 1)),
+                                  w.caches));
+    context_reset(&ctx);
+    double cache = (double)kv_cache_bytes_per_token(cfg.num_hidden_layers, cfg.num_key_value_heads,
+                                                    cfg.head_dim, ctx.dtype);
+    double bytes = (double)config_parameters(&cfg) * dtype_size(ctx.dtype) + cache * o.context;
+    BenchTime d = bench_row(&bench, "decode, one token", ctx.dtype, flop, bytes, decode, &w);
+    printf("\ntraining %.0f tokens/s (median %.0f), decoding %.0f tokens/s; %.0f MiB of "
+           "activations and gradients\n",
+           tokens / t.min, tokens / t.median, 1 / d.min, context_peak_bytes(&ctx) / 1048576.0);
+
+    model_caches_free(&w.model, w.caches);
+    model_free(&w.model);
+    free(w.ids);
+    free(w.logits);
+    context_free(&ctx);
+    return 0;
+}

@@ -1,0 +1,27 @@
+/*
+ * Exercise 10.4: find the planted bug
+ *
+ * This AdamW trains: the loss falls, nothing crashes. But a model trained with it ends worse, and its norm weights drift. Two mistakes
+ * were planted, and both are famous. Compare with the formulas in common/params.h and mend the function.
+ *
+ * POINTS: 3
+ * REPLACES: adamw_cpu in common/params_cpu.c
+ * TESTS: check_04_planted_bug
+ * HINT: what does the W in AdamW stand for, and which weights does it spare?
+ */
+#include "../common/params.h"
+
+#include <math.h>
+
+void adamw_cpu(void *values, float *master, float *m, float *v, const float *grads,
+               const float *norm, int64_t n, int64_t decayed, AdamWStep s) {
+    if (!isfinite(*norm)) return;
+    float scale = s.grad_scale * (s.clip > 0 && *norm > s.clip ? s.clip / *norm : 1.0f);
+    for (int64_t i = 0; i < n; i++) {
+        float g = scale * grads[i] + s.weight_decay * master[i];
+        m[i] = s.beta1 * m[i] + (1 - s.beta1) * g;
+        v[i] = s.beta2 * v[i] + (1 - s.beta2) * g * g;
+        float mean = m[i] / s.correction1, square = v[i] / s.correction2;
+        master[i] -= s.lr * mean / (sqrtf(square) + s.eps);
+    }
+}

@@ -1,0 +1,40 @@
+#include "generate.h"
+
+#include <math.h>
+#include <stdlib.h>
+
+int32_t sample_token(float *logits, int vocab, const Sampling *sampling, float random) {
+    int32_t best = 0;
+    for (int32_t i = 1; i < vocab; i++)
+        if (logits[i] > logits[best]) best = i;
+    if (sampling->temperature <= 0) return best;
+
+    /* A selection sort's first steps: after each, order[kept] is the next likeliest. Enough of it, and no more, is sorted. */
+    int32_t *order = malloc((size_t)vocab * sizeof *order);
+    float *p = malloc((size_t)vocab * sizeof *p), top = logits[best];
+    double total = 0, mass = 0;
+    for (int32_t i = 0; i < vocab; i++) {
+        order[i] = i;
+        p[i] = expf((logits[i] - top) / sampling->temperature);
+        total += p[i];
+    }
+    int limit = sampling->top_k > 0 && sampling->top_k < vocab ? sampling->top_k : vocab, kept = 0;
+    while (kept < limit && (kept == 0 || mass < sampling->top_p * total)) {
+        int likeliest = kept;
+        for (int i = kept + 1; i < vocab; i++) {
+            float a = p[order[i]], b = p[order[likeliest]];
+            if (a > b || (a == b && order[i] < order[likeliest])) likeliest = i;
+        }
+        int32_t swapped = order[kept];
+        order[kept] = order[likeliest];
+        order[likeliest] = swapped;
+        mass += p[order[kept++]];
+    }
+    double rest = random * mass;
+    int chosen = 0;
+    while (chosen < kept - 1 && rest >= p[order[chosen]]) rest -= p[order[chosen++]];
+    int32_t id = order[chosen];
+    free(order);
+    free(p);
+    return id;
+}
