@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Times torch.nn.functional.linear, forward and its two backward products: the peer of common/bench."""
+"""Times torch.nn.functional.linear, forward and its two backward products: the peer of common/bench_linear."""
 
 import argparse
 
