@@ -1,0 +1,148 @@
+/*
+ * The text that the demo learns: a file, the program `bible`, or what is built in.
+ */
+#include "chartext.h"
+
+#include "../common/files.h"
+#include "../common/process.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+/*
+ * Genesis 1 in the King James Version of 1611/1769. A plain string is limited to 4095 bytes by
+ * C11.
+ */
+static const char *const passage[] = {
+    "In the beginning God created the heaven and the earth. And the earth was without form, "
+    "and void; and darkness was upon the face of the deep. And the Spirit of God moved upon "
+    "the face of the waters. And God said, Let there be light: and there was light. And God "
+    "saw the light, that it was good: and God divided the light from the darkness. And God "
+    "called the light Day, and the darkness he called Night. And the evening and the morning "
+    "were the first day. And God said, Let there be a firmament in the midst of the waters, "
+    "and let it divide the waters from the waters. And God made the firmament, and divided "
+    "the waters which were under the firmament from the waters which were above the "
+    "firmament: and it was so. And God called the firmament Heaven. And the evening and the "
+    "morning were the second day. And God said, Let the waters under the heaven be gathered "
+    "together unto one place, and let the dry land appear: and it was so. And God called the "
+    "dry land Earth; and the gathering together of the waters called he Seas: and God saw "
+    "that it was good. And God said, Let the earth bring forth grass, the herb yielding seed, "
+    "and the fruit tree yielding fruit after his kind, whose seed is in itself, upon the "
+    "earth: and it was so. And the earth brought forth grass, and herb yielding seed after "
+    "his kind, and the tree yielding fruit, whose seed was in itself, after his kind: and God "
+    "saw that it was good. And the evening and the morning were the third day. And God said, "
+    "Let there be lights in the firmament of the heaven to divide the day from the night; and "
+    "let them be for signs, and for seasons, and for days, and years: And let them be for "
+    "lights in the firmament of the heaven to give light upon the earth: and it was so. And "
+    "God made two great lights; the greater light to rule the day, and the lesser light to "
+    "rule the night: he made the stars also. And God set them in the firmament of the heaven "
+    "to give light upon the earth, And to rule over the day and over the night, and to divide "
+    "the light from the darkness: and God saw that it was good. And the evening and the ",
+    "morning were the fourth day. And God said, Let the waters bring forth abundantly the "
+    "moving creature that hath life, and fowl that may fly above the earth in the open "
+    "firmament of heaven. And God created great whales, and every living creature that "
+    "moveth, which the waters brought forth abundantly, after their kind, and every winged "
+    "fowl after his kind: and God saw that it was good. And God blessed them, saying, Be "
+    "fruitful, and multiply, and fill the waters in the seas, and let fowl multiply in the "
+    "earth. And the evening and the morning were the fifth day. And God said, Let the earth "
+    "bring forth the living creature after his kind, cattle, and creeping thing, and beast of "
+    "the earth after his kind: and it was so. And God made the beast of the earth after his "
+    "kind, and cattle after their kind, and every thing that creepeth upon the earth after "
+    "his kind: and God saw that it was good. And God said, Let us make man in our image, "
+    "after our likeness: and let them have dominion over the fish of the sea, and over the "
+    "fowl of the air, and over the cattle, and over all the earth, and over every creeping "
+    "thing that creepeth upon the earth. So God created man in his own image, in the image of "
+    "God created he him; male and female created he them. And God blessed them, and God said "
+    "unto them, Be fruitful, and multiply, and replenish the earth, and subdue it: and have "
+    "dominion over the fish of the sea, and over the fowl of the air, and over every living "
+    "thing that moveth upon the earth. And God said, Behold, I have given you every herb "
+    "bearing seed, which is upon the face of all the earth, and every tree, in the which is "
+    "the fruit of a tree yielding seed; to you it shall be for meat. And to every beast of "
+    "the earth, and to every fowl of the air, and to every thing that creepeth upon the "
+    "earth, wherein there is life, I have given every green herb for meat: and it was so. And "
+    "God saw every thing that he had made, and, behold, it was very good. And the evening and "
+    "the morning were the sixth day.",
+};
+
+enum { BIBLE_BYTES = 1 << 19 }; /* Genesis has 218 KB */
+
+static char *text_memory(size_t size) {
+    char *text = malloc(size + 1);
+    if (!text) fatal("out of memory: a text of %zu bytes", size);
+    text[size] = 0;
+    return text;
+}
+
+/*
+ * "Ge1:1 In the beginning\nGe1:2 And" -> "In the beginning And": verse numbers teach nothing
+ * about English. In place.
+ */
+static void strip_verse_numbers(char *text) {
+    char *to = text;
+    for (char *line = text; *line;) {
+        char *end = strchr(line, '\n');
+        if (!end) end = line + strlen(line);
+        char *space = memchr(line, ' ', (size_t)(end - line));
+        const char *verse = space ? space + 1 : line;
+        if (to > text) *to++ = ' ';
+        memmove(to, verse, (size_t)(end - verse));
+        to += end - verse;
+        line = *end ? end + 1 : end;
+    }
+    *to = 0;
+}
+
+static char *from_bible(void) {
+    const char *const command[] = {"bible", "-f", "gen1:1-gen50:26", NULL};
+    char *text = malloc(BIBLE_BYTES);
+    if (!text) fatal("out of memory");
+    int status = process_run(command, text, BIBLE_BYTES, NULL);
+    /* Another program of that name prints something else. */
+    if (status != 0 || strncmp(text, "Ge1:1 In the beginning", 22) != 0) {
+        free(text);
+        return NULL;
+    }
+    strip_verse_numbers(text);
+    return text;
+}
+
+static void from_passage(CharText *text) {
+    const size_t parts = sizeof passage / sizeof *passage;
+    for (size_t i = 0; i < parts; i++) text->size += strlen(passage[i]);
+    char *to = text->data = text_memory(text->size);
+    for (size_t i = 0; i < parts; i++) {
+        memcpy(to, passage[i], strlen(passage[i]));
+        to += strlen(passage[i]);
+    }
+}
+
+int chartext_load(CharText *text, const char *path, int least, Error *err) {
+    *text = (CharText){0};
+    if (path) {
+        MappedFile file;
+        if (file_map(&file, path, err)) return -1;
+        text->data = text_memory(file.size);
+        text->size = file.size;
+        if (file.size) memcpy(text->data, file.data, file.size);
+        file_unmap(&file);
+        snprintf(text->source, sizeof text->source, "%s", path);
+    } else if ((text->data = from_bible())) {
+        text->size = strlen(text->data);
+        snprintf(text->source, sizeof text->source, "Genesis, from the program `bible`");
+    } else {
+        from_passage(text);
+        snprintf(text->source, sizeof text->source,
+                 "Genesis 1, built in (install bible-kjv, or give --text FILE, for more)");
+    }
+    if (text->size >= (size_t)least) return 0;
+    error_set(err, "%s has %zu bytes; the demo needs at least %d to learn from", text->source,
+              text->size, least);
+    chartext_free(text);
+    return -1;
+}
+
+void chartext_free(CharText *text) {
+    free(text->data);
+    *text = (CharText){0};
+}

@@ -1,0 +1,497 @@
+/*
+ * The demo: trains a small model of characters, looks at what its heads look at, lets it write with
+ * a KV cache, and says what such a cache costs in models that are used.
+ */
+#include "charmodel.h"
+#include "chartext.h"
+#include "heads.h"
+
+#include "../common/csv.h"
+#include "../common/ops.h"
+#include "../common/options.h"
+#include "../common/plot.h"
+#include "../common/progress.h"
+
+#include <inttypes.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define OUT "03_multihead/figures/out/"
+
+enum { BATCH = 24, SHOWN_HEADS = 4, MAPS_IN_TERMINAL = 2, MAP_SIZE = 32, WATCHED = 16 };
+static const float PEAK_LR = 1e-2f;
+static const char *const SENTENCE = "And God said, Let there be light: and there was light.";
+
+/* ---- command line ---- */
+
+typedef struct DemoOptions {
+    CommonOptions common;
+    const char *text;
+    int steps, layers, heads, kv_heads, context;
+} DemoOptions;
+
+static const struct argp_option flags[] = {
+    {"text", 't', "FILE", 0, "Text to learn from (default: Genesis, from the program `bible`)", 0},
+    {"steps", 's', "N", 0, "Training steps (default 600)", 0},
+    {"layers", 'l', "N", 0, "Layers, 1 to 8 (default 2)", 0},
+    {"heads", 'H', "N", 0, "Query heads (default 4); they share 64 numbers", 0},
+    {"kv-heads", 'k', "N", 0, "Key and value heads (default: as many as query heads)", 0},
+    {"context", 'c', "N", 0, "Characters that the model sees at once (default 48)", 0},
+    {0}};
+
+static error_t parse(int key, char *text, struct argp_state *state) {
+    DemoOptions *o = state->input;
+    switch (key) {
+    case ARGP_KEY_INIT:
+        state->child_inputs[0] = &o->common;
+        return 0;
+    case 't':
+        o->text = text;
+        return 0;
+    case 's':
+        o->steps = (int)option_integer(state, "--steps", text, 1, 100000);
+        return 0;
+    case 'l':
+        o->layers = (int)option_integer(state, "--layers", text, 1, 8);
+        return 0;
+    case 'H':
+        o->heads = (int)option_integer(state, "--heads", text, 1, 64);
+        return 0;
+    case 'k':
+        o->kv_heads = (int)option_integer(state, "--kv-heads", text, 1, 64);
+        return 0;
+    case 'c':
+        o->context = (int)option_integer(state, "--context", text, 16, 512);
+        return 0;
+    default:
+        return ARGP_ERR_UNKNOWN;
+    }
+}
+
+/* ---- what the steps of the demo share ---- */
+
+typedef struct Demo {
+    DemoOptions options;
+    Context ctx;
+    CharText text;
+    Alphabet alphabet;
+    int32_t *ids;         /* the whole text */
+    int64_t train, count; /* characters to learn from, and all; the rest is for validation */
+    CharModel model;
+    Params params;
+    HeadHabits habits[CHARMODEL_MAX_LAYERS][64]; /* [layer][head] */
+    char device[160];
+} Demo;
+
+/* 1. Characters become numbers. */
+static int read_text(Demo *d, Error *err) {
+    int context = d->options.context;
+    char number[32];
+    if (chartext_load(&d->text, d->options.text, 40 * context, err)) return -1;
+    d->alphabet = alphabet_of(d->text.data, d->text.size);
+    d->count = (int64_t)d->text.size;
+    d->train = d->count - d->count / 20;
+    d->ids = malloc((size_t)d->count * sizeof *d->ids);
+    if (!d->ids) fatal("out of memory");
+    for (int64_t i = 0; i < d->count; i++) d->ids[i] = d->alphabet.id[(uint8_t)d->text.data[i]];
+    printf("1. Text\n   %s: %s characters, %d different ones. The last 5 %% are kept for "
+           "validation.\n\n",
+           d->text.source, format_count(number, sizeof number, d->count), d->alphabet.size);
+    return 0;
+}
+
+/* 2. The model, and the shapes on the way through one layer's attention. */
+static int make_model(Demo *d, Error *err) {
+    const DemoOptions *o = &d->options;
+    enum { HIDDEN = 64 };
+    if (HIDDEN % o->heads != 0)
+        return error_set(err, "--heads %d: 64 numbers cannot be shared evenly; 1, 2, 4, 8, ... can",
+                         o->heads);
+    CharModelConfig cfg = {.vocab_size = d->alphabet.size,
+                           .context = o->context,
+                           .num_hidden_layers = o->layers,
+                           .intermediate_size = 2 * HIDDEN,
+                           .attention = {HIDDEN, o->heads, o->kv_heads, HIDDEN / o->heads, false}};
+    params_init(&d->params, &d->ctx);
+    if (charmodel_init(&d->model, &d->params, &cfg, err)) return -1;
+    if (params_allocate(&d->params, true, err)) return -1;
+    charmodel_randomize(&d->params, &d->model);
+
+    const MultiheadConfig *a = &cfg.attention;
+    char number[32];
+    printf("2. Model\n   %d layers, %s parameters, %d heads of %d; %d key and value heads: %s\n",
+           o->layers, format_count(number, sizeof number, params_count(&d->params)), o->heads,
+           a->head_dim, o->kv_heads,
+           o->kv_heads == o->heads ? "multi-head attention (MHA)"
+           : o->kv_heads == 1      ? "multi-query attention (MQA)"
+                                   : "grouped-query attention (GQA)");
+    printf("   x [%d, %d, %d] -> q [%d, %d, %d, %d], k and v [%d, %d, %d, %d]\n", BATCH, o->context,
+           HIDDEN, BATCH, o->context, o->heads, a->head_dim, BATCH, o->context, o->kv_heads,
+           a->head_dim);
+    printf("   -> %d attentions side by side -> [%d, %d, %d] -> o_proj -> [%d, %d, %d]\n\n",
+           BATCH * o->heads, BATCH, o->context, HIDDEN, BATCH, o->context, HIDDEN);
+    return 0;
+}
+
+/* ---- training ---- */
+
+/* BATCH stretches of text from [low, high), drawn by rng, or (rng NULL) evenly spaced. */
+static void take_batch(Demo *d, Rng *rng, int64_t low, int64_t high, Tensor **input,
+                       Tensor **target) {
+    int T = d->options.context;
+    int32_t *ids = malloc(2 * sizeof *ids * (size_t)(BATCH * T)), *next = ids + BATCH * T;
+    if (!ids) fatal("out of memory");
+    int64_t room = high - low - T - 1;
+    uint64_t stream = rng ? rng_next_stream(rng) : 0;
+    for (int b = 0; b < BATCH; b++) {
+        double where = rng ? rng_uniform(rng->seed, stream, (uint64_t)b) : (double)b / BATCH;
+        const int32_t *from = d->ids + low + (int64_t)(where * (double)room);
+        memcpy(ids + b * T, from, (size_t)T * sizeof *ids);
+        memcpy(next + b * T, from + 1, (size_t)T * sizeof *ids);
+    }
+    *input = tensor_from(&d->ctx, "ids", I32, ids, SHAPE(BATCH, T));
+    *target = tensor_from(&d->ctx, "targets", I32, next, SHAPE(BATCH, T));
+    free(ids);
+}
+
+static float validation_loss(Demo *d) {
+    Tensor *input, *target;
+    float loss;
+    take_batch(d, NULL, d->train, d->count, &input, &target);
+    tensor_download(&d->ctx, &loss, charmodel_loss(&d->ctx, &d->model, input, target));
+    context_reset(&d->ctx);
+    return loss;
+}
+
+/* 3. A few seconds of training. */
+static int train(Demo *d, Error *err) {
+    int steps = d->options.steps, T = d->options.context;
+    double *x = malloc(2 * sizeof *x * (size_t)steps), *losses = x + steps;
+    if (!x) fatal("out of memory");
+    AdamW adamw = adamw_defaults();
+    printf("3. Training: %d steps of %d x %d characters\n", steps, BATCH, T);
+    printf("   before: validation loss %.3f (knowing nothing: ln %d = %.3f)\n", validation_loss(d),
+           d->alphabet.size, log(d->alphabet.size));
+    fflush(stdout);
+    Progress progress = progress_start("training", steps);
+    double started = seconds_now();
+    for (int step = 0; step < steps; step++) {
+        Tensor *input, *target;
+        float loss;
+        params_zero_grad(&d->params);
+        take_batch(d, &d->ctx.rng, 0, d->train, &input, &target);
+        d->ctx.recording = true;
+        Tensor *mean_loss = charmodel_loss(&d->ctx, &d->model, input, target);
+        tape_backward(&d->ctx, mean_loss);
+        d->ctx.recording = false;
+        tensor_download(&d->ctx, &loss, mean_loss);
+        float lr = lr_warmup_cosine(step, 50, steps, PEAK_LR, PEAK_LR / 10);
+        float norm = adamw_step(&adamw, &d->params, lr, 1.0f);
+        context_reset(&d->ctx);
+        if (!isfinite(loss) || !isfinite(norm)) {
+            free(x);
+            return error_set(err, "training: the loss is %g at step %d; try another --seed", loss,
+                             step);
+        }
+        x[step] = step;
+        losses[step] = loss;
+        progress_update(&progress, step + 1, "loss %.3f  %.0f characters/s", loss,
+                        (step + 1.0) * BATCH * T / (seconds_now() - started));
+    }
+    progress_finish(&progress, "loss %.3f", losses[steps - 1]);
+    printf("   after:  validation loss %.3f\n\n", validation_loss(d));
+    text_line_chart("   training loss", x, losses, steps, 8, 0);
+    printf("\n");
+    free(x);
+    return 0;
+}
+
+/* ---- 4. heads ---- */
+
+static int gain_order(const void *a, const void *b) {
+    const double *x = a, *y = b;
+    return (y[0] > x[0]) - (y[0] < x[0]);
+}
+
+/* The heads to show: first the strongest of each habit, then the strongest of the others. */
+static int choose_heads(const Demo *d, int chosen[SHOWN_HEADS][2]) {
+    int layers = d->options.layers, heads = d->options.heads, n = 0;
+    double order[CHARMODEL_MAX_LAYERS * 64][3]; /* gain, layer, head */
+    for (int l = 0; l < layers; l++)
+        for (int h = 0; h < heads; h++) {
+            const HeadHabits *habits = &d->habits[l][h];
+            Habit best = habits_best(habits);
+            double *row = order[l * heads + h];
+            row[0] = habits->share[best] - habits->chance[best];
+            row[1] = l;
+            row[2] = h;
+        }
+    qsort(order, (size_t)(layers * heads), sizeof order[0], gain_order);
+    bool taken[CHARMODEL_MAX_LAYERS * 64] = {false}, shown[HABIT_COUNT] = {false};
+    for (int round = 0; round < 2; round++)
+        for (int i = 0; i < layers * heads && n < SHOWN_HEADS; i++) {
+            int l = (int)order[i][1], h = (int)order[i][2];
+            Habit best = habits_best(&d->habits[l][h]);
+            if (taken[i] || (round == 0 && shown[best])) continue;
+            taken[i] = shown[best] = true;
+            chosen[n][0] = l;
+            chosen[n][1] = h;
+            n++;
+        }
+    return n;
+}
+
+/* A sentence that has only characters of the alphabet: the demo's own, or the text's beginning. */
+static const char *sentence_to_watch(const Demo *d) {
+    for (const char *c = SENTENCE; *c; c++)
+        if (d->alphabet.id[(uint8_t)*c] < 0) return d->text.data;
+    return SENTENCE;
+}
+
+/* CSV field of one character: quotes doubled, what cannot be seen shown as a sign. */
+static const char *csv_character(uint8_t byte, char buffer[8]) {
+    if (byte == ' ') return "␣";
+    if (byte == '"') return "\"\"";
+    if (byte < 0x20 || byte >= 0x7f) return "·";
+    buffer[0] = (char)byte;
+    buffer[1] = 0;
+    return buffer;
+}
+
+/* What is below 3 % is left blank, so that the eye finds the rest. */
+static void print_map(const float *p, int T, const char *const *label) {
+    float clear[MAP_SIZE * MAP_SIZE];
+    for (int i = 0; i < T * T; i++) clear[i] = p[i] < 0.03f ? 0.0f : p[i];
+    text_heat_map(clear, T, T, label, label);
+    printf("\n");
+}
+
+/* The chosen heads on one sentence: the first ones here, all of them in the CSV. */
+static int show_maps(Demo *d, int chosen[SHOWN_HEADS][2], int count, Error *err) {
+    const char *sentence = sentence_to_watch(d);
+    int T = d->options.context < MAP_SIZE ? d->options.context : MAP_SIZE;
+    int32_t ids[MAP_SIZE];
+    char labels[MAP_SIZE][2];
+    const char *label[MAP_SIZE];
+    for (int t = 0; t < T; t++) {
+        ids[t] = d->alphabet.id[(uint8_t)sentence[t]];
+        labels[t][0] = sentence[t];
+        labels[t][1] = 0;
+        label[t] = labels[t];
+    }
+    Tensor *watched[CHARMODEL_MAX_LAYERS];
+    charmodel_forward(&d->ctx, &d->model, tensor_from(&d->ctx, "ids", I32, ids, SHAPE(1, T)), NULL,
+                      watched);
+    const char *path = d->options.common.csv ? d->options.common.csv : OUT "heads.csv";
+    Csv csv;
+    if (csv_open(&csv, path, "panel,layer,head,habit,share,t,s,query,key,weight", d->device,
+                 d->options.common.seed, err))
+        return -1;
+    for (int i = 0; i < count; i++) {
+        int l = chosen[i][0], h = chosen[i][1];
+        float p[MAP_SIZE * MAP_SIZE];
+        char name[128], q[8], k[8];
+        const HeadHabits *habits = &d->habits[l][h];
+        head_probabilities(&d->ctx, p, watched[l], &d->model.layers[l].attention,
+                           &d->model.cfg.attention, 0, h);
+        if (i < MAPS_IN_TERMINAL) {
+            printf(
+                "   Layer %d, head %d %s.\n   Down: the character that looks. Across: the one it "
+                "looks at.\n\n",
+                l, h, habits_name(habits, name, sizeof name));
+            print_map(p, T, label);
+        }
+        for (int t = 0; t < T; t++)
+            for (int s = 0; s <= t; s++)
+                csv_row(&csv, "%d,%d,%d,%d,%.4f,%d,%d,\"%s\",\"%s\",%.4f", i + 1, l, h,
+                        habits_best(habits), habits->share[habits_best(habits)], t, s,
+                        csv_character((uint8_t)sentence[t], q),
+                        csv_character((uint8_t)sentence[s], k), p[t * T + s]);
+    }
+    context_reset(&d->ctx);
+    if (csv_close(&csv, err)) return -1;
+    plot_or_explain("03_multihead/figures/heads.gp", path, OUT "heads");
+    printf("\n");
+    return 0;
+}
+
+/* Adds what every head does with one stretch of text. */
+static void watch_stretch(Demo *d, const int32_t *ids, float *p) {
+    int T = d->options.context;
+    Tensor *watched[CHARMODEL_MAX_LAYERS];
+    charmodel_forward(&d->ctx, &d->model, tensor_from(&d->ctx, "ids", I32, ids, SHAPE(1, T)), NULL,
+                      watched);
+    for (int l = 0; l < d->options.layers; l++)
+        for (int h = 0; h < d->options.heads; h++) {
+            head_probabilities(&d->ctx, p, watched[l], &d->model.layers[l].attention,
+                               &d->model.cfg.attention, 0, h);
+            habits_add(&d->habits[l][h], p, ids, T, d->alphabet.id[' ']);
+        }
+    context_reset(&d->ctx);
+}
+
+/* 4. Every head's habit on text it has not seen, then maps of a few. */
+static int watch_heads(Demo *d, Error *err) {
+    int T = d->options.context;
+    float *p = malloc(sizeof *p * (size_t)(T * T));
+    if (!p) fatal("out of memory");
+    printf("4. What each head looks at, on %d stretches of the validation text\n", WATCHED);
+    int64_t room = d->count - d->train - T;
+    for (int i = 0; i < WATCHED; i++) watch_stretch(d, d->ids + d->train + room * i / WATCHED, p);
+    free(p);
+    for (int l = 0; l < d->options.layers; l++)
+        for (int h = 0; h < d->options.heads; h++) {
+            char name[128];
+            habits_average(&d->habits[l][h]);
+            habits_name(&d->habits[l][h], name, sizeof name);
+            printf("   layer %d, head %d %s\n", l, h, name);
+        }
+    printf("\n");
+    int chosen[SHOWN_HEADS][2];
+    int count = choose_heads(d, chosen);
+    return show_maps(d, chosen, count, err);
+}
+
+/* ---- 5. the cache ---- */
+
+/* The largest difference of any logit between one pass over ids and one character at a time. */
+static int cache_difference(Demo *d, const int32_t *ids, int T, float *difference, Error *err) {
+    int vocab = d->alphabet.size, layers = d->options.layers, status = 0;
+    const MultiheadConfig *a = &d->model.cfg.attention;
+    float *whole = malloc(sizeof *whole * (size_t)((T + 1) * vocab)), *row = whole + T * vocab;
+    if (!whole) fatal("out of memory");
+    Tensor *all = tensor_from(&d->ctx, "ids", I32, ids, SHAPE(1, T));
+    tensor_download(&d->ctx, whole, charmodel_forward(&d->ctx, &d->model, all, NULL, NULL));
+    KVCache caches[CHARMODEL_MAX_LAYERS] = {0};
+    for (int i = 0; i < layers && !status; i++)
+        status = kv_cache_init(&caches[i], &d->ctx, 1, T, a->num_key_value_heads, a->head_dim, err);
+    *difference = 0;
+    for (int t = 0; t < T && !status; t++) {
+        Tensor *one = tensor_from(&d->ctx, "ids", I32, ids + t, SHAPE(1, 1));
+        tensor_download(&d->ctx, row, charmodel_forward(&d->ctx, &d->model, one, caches, NULL));
+        for (int i = 0; i < vocab; i++)
+            *difference = fmaxf(*difference, fabsf(row[i] - whole[t * vocab + i]));
+    }
+    for (int i = 0; i < layers; i++) kv_cache_free(&caches[i]);
+    free(whole);
+    context_reset(&d->ctx);
+    return status;
+}
+
+/* 5. A line of text, with the cache and without. */
+static int write_line(Demo *d, Error *err) {
+    const float temperature = 0.5f;
+    int T = d->options.context, prompt = T / 4;
+    const char *sentence = sentence_to_watch(d);
+    int32_t *ids = malloc(2 * sizeof *ids * (size_t)T), *again = ids + T;
+    if (!ids) fatal("out of memory");
+    for (int i = 0; i < prompt; i++) ids[i] = again[i] = d->alphabet.id[(uint8_t)sentence[i]];
+    double time[3] = {seconds_now()};
+    int status = charmodel_generate(&d->ctx, &d->model, ids, prompt, T - prompt, temperature,
+                                    d->options.common.seed, true, err);
+    time[1] = seconds_now();
+    if (!status)
+        status = charmodel_generate(&d->ctx, &d->model, again, prompt, T - prompt, temperature,
+                                    d->options.common.seed, false, err);
+    time[2] = seconds_now();
+    float difference = 0;
+    if (!status) status = cache_difference(d, ids, T, &difference, err);
+    if (!status) {
+        printf("5. Writing, with a KV cache\n   \"");
+        for (int i = 0; i < T; i++) {
+            if (i == prompt) printf("|");
+            uint8_t byte = d->alphabet.byte[ids[i]];
+            putchar(byte == '\n' ? ' ' : byte);
+        }
+        printf("\"   (before the bar: the prompt)\n");
+        printf("   %d characters: %.1f ms with the cache, %.1f ms without; the same text: %s\n",
+               T - prompt, 1e3 * (time[1] - time[0]), 1e3 * (time[2] - time[1]),
+               memcmp(ids, again, sizeof *ids * (size_t)T) == 0 ? "yes" : "no");
+        printf("   Largest difference of a logit, cached against uncached: %.1e\n\n", difference);
+    }
+    free(ids);
+    return status;
+}
+
+/* ---- 6. bytes ---- */
+
+typedef struct CacheOf {
+    const char *name;
+    int layers, heads, kv_heads, head_dim;
+} CacheOf;
+
+/* From the models' papers and config.json files. */
+static const CacheOf caches_of[] = {
+    {"GPT-3 175B", 96, 96, 96, 128},
+    {"Llama 2 7B", 32, 32, 32, 128},
+    {"Llama 2 70B", 80, 64, 8, 128},
+    {"Llama 3.1 8B", 32, 32, 8, 128},
+    {"Gemma 2B", 18, 8, 1, 256},
+    {"PaLM 540B", 118, 48, 1, 256},
+    {"DeepSeek-V3 MHA", 61, 128, 128, 128},
+};
+enum { CACHES = sizeof caches_of / sizeof *caches_of };
+
+/* 6. What the cache of one token costs in models that are used. */
+static int cache_bytes(Demo *d, Error *err) {
+    const char *path = OUT "kv_cache.csv";
+    const char *labels[CACHES];
+    double kib[CACHES];
+    Csv csv;
+    if (csv_open(&csv, path, "model,heads,kv_heads,bytes_per_token,bytes_as_mha", d->device,
+                 d->options.common.seed, err))
+        return -1;
+    printf("6. The KV cache of models that are used, BF16\n");
+    printf("   %-20s %6s %5s %8s %8s %14s %12s %14s\n", "model", "layers", "heads", "kv heads",
+           "head dim", "bytes/token", "1 / MHA's", "128k tokens");
+    for (int i = 0; i < CACHES; i++) {
+        const CacheOf *c = &caches_of[i];
+        char number[32];
+        int64_t bytes = kv_cache_bytes_per_token(c->layers, c->kv_heads, c->head_dim, BF16);
+        printf("   %-20s %6d %5d %8d %8d %14s %12d %10.1f GiB\n", c->name, c->layers, c->heads,
+               c->kv_heads, c->head_dim, format_count(number, sizeof number, bytes),
+               c->heads / c->kv_heads, (double)bytes * 131072 / 0x1p30);
+        csv_row(&csv, "%s,%d,%d,%" PRId64 ",%" PRId64, c->name, c->heads, c->kv_heads, bytes,
+                bytes * c->heads / c->kv_heads);
+        labels[i] = c->name;
+        kib[i] = (double)bytes / 1024;
+    }
+    printf("\n");
+    text_bars(labels, kib, CACHES, "KiB per token");
+    if (csv_close(&csv, err)) return -1;
+    plot_or_explain("03_multihead/figures/kv_cache.gp", path, OUT "kv_cache");
+    printf("\n");
+    return 0;
+}
+
+int main(int argc, char **argv) {
+    static Demo d = {.options = {.steps = 600, .layers = 2, .heads = 4, .context = 48}};
+    const struct argp argp = {
+        .options = flags,
+        .parser = parse,
+        .doc =
+            "Trains a small model of characters for a few seconds, shows what its heads look at, "
+            "lets it write with a KV cache, and counts the bytes of such caches.",
+        .children = common_argp};
+    Error err = {0};
+    options_parse(&argp, argc, argv, &d.options.common, &d.options);
+    if (!d.options.kv_heads) d.options.kv_heads = d.options.heads;
+    options_open(&d.options.common, &d.ctx);
+    snprintf(d.device, sizeof d.device, "%s", d.ctx.gpu ? gpu_describe(d.ctx.gpu).text : "cpu");
+
+    printf("\nWhy several heads, and what does it cost to remember what they saw?\n\n");
+    int status = read_text(&d, &err) || make_model(&d, &err) || train(&d, &err) ||
+                 watch_heads(&d, &err) || write_line(&d, &err) || cache_bytes(&d, &err);
+    if (!status)
+        printf("Try next:  --kv-heads 1   (all heads share one pair of keys and values)\n"
+               "           --heads 1      (can one head do all of it?)\n"
+               "           --steps 3000 --context 96\n");
+    free(d.ids);
+    chartext_free(&d.text);
+    params_free(&d.params);
+    context_free(&d.ctx);
+    if (status) fatal("%s", err.text);
+    return 0;
+}
