@@ -20,7 +20,7 @@
 
 #define OUT "03_multihead/figures/out/"
 
-enum { BATCH = 24, SHOWN_HEADS = 4, MAPS_IN_TERMINAL = 2, MAP_SIZE = 32, WATCHED = 16 };
+enum { BATCH = 24, SHOWN_HEADS = 4, MAPS_IN_TERMINAL = 2, MAP_SIZE = 32, WATCHED = 16, TRIES = 3 };
 static const float PEAK_LR = 1e-2f;
 static const char *const SENTENCE = "And God said, Let there be light: and there was light.";
 
@@ -388,14 +388,15 @@ static int write_line(Demo *d, Error *err) {
     int32_t *ids = malloc(2 * sizeof *ids * (size_t)T), *again = ids + T;
     if (!ids) fatal("out of memory");
     for (int i = 0; i < prompt; i++) ids[i] = again[i] = d->alphabet.id[(uint8_t)sentence[i]];
-    double time[3] = {seconds_now()};
-    int status = charmodel_generate(&d->ctx, &d->model, ids, prompt, T - prompt, temperature,
-                                    d->options.common.seed, true, err);
-    time[1] = seconds_now();
-    if (!status)
-        status = charmodel_generate(&d->ctx, &d->model, again, prompt, T - prompt, temperature,
-                                    d->options.common.seed, false, err);
-    time[2] = seconds_now();
+    double best[2] = {INFINITY, INFINITY}; /* of a few tries: other programs run here, too */
+    int status = 0;
+    for (int i = 0; i < 2 * TRIES && !status; i++) {
+        int cached = i % 2 == 0;
+        double started = seconds_now();
+        status = charmodel_generate(&d->ctx, &d->model, cached ? ids : again, prompt, T - prompt,
+                                    temperature, d->options.common.seed, cached, err);
+        best[!cached] = fmin(best[!cached], seconds_now() - started);
+    }
     float difference = 0;
     if (!status) status = cache_difference(d, ids, T, &difference, err);
     if (!status) {
@@ -407,7 +408,7 @@ static int write_line(Demo *d, Error *err) {
         }
         printf("\"   (before the bar: the prompt)\n");
         printf("   %d characters: %.1f ms with the cache, %.1f ms without; the same text: %s\n",
-               T - prompt, 1e3 * (time[1] - time[0]), 1e3 * (time[2] - time[1]),
+               T - prompt, 1e3 * best[0], 1e3 * best[1],
                memcmp(ids, again, sizeof *ids * (size_t)T) == 0 ? "yes" : "no");
         printf("   Largest difference of a logit, cached against uncached: %.1e\n\n", difference);
     }
