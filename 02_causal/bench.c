@@ -1,0 +1,284 @@
+/*
+ * Chapter 02's benchmark: every rung of the ladder, forward and backward, against the matrix peak
+ * of the same run.
+ *
+ * Operations are those that a causal mask leaves: T (T + 1) / 2 scores a head, each 2 (qk_dim +
+ * v_dim) of them forward and 2.5 times as many backward. What a kernel computes beyond (tiles cut
+ * by the diagonal, the whole square when materialised) is its own affair and lowers its share.
+ */
+#include "../common/bench.h"
+#include "../common/csv.h"
+#include "../common/options.h"
+#include "causal.h"
+
+#include <stdio.h>
+
+typedef struct BenchOptions {
+    CommonOptions common;
+    double seconds;
+} BenchOptions;
+
+static const struct argp_option flags[] = {
+    {"seconds", 's', "X", 0, "Time for each row (default 0.5)", 0}, {0}};
+
+static error_t parse(int key, char *value, struct argp_state *state) {
+    BenchOptions *options = state->input;
+    switch (key) {
+    case ARGP_KEY_INIT:
+        state->child_inputs[0] = &options->common;
+        return 0;
+    case 's':
+        options->seconds = option_number(state, "--seconds", value, 0, 60);
+        return 0;
+    default:
+        return ARGP_ERR_UNKNOWN;
+    }
+}
+
+typedef struct Work {
+    AttentionShape shape;
+    DType dtype;
+    void *q, *k, *v, *d_o, *o, *dq, *dk, *dv;
+    float *lse, *scratch, *p; /* p: the materialised probabilities (CPU) */
+} Work;
+
+/* One rung of the ladder: a name, who it is for, and how to run it. */
+typedef struct Rung {
+    const char *name;
+    Device device;
+    int backward;
+    int longest; /* T above which it is left out: too slow, or too much memory */
+    BenchFunction run;
+    int (*supports)(Context *ctx, const Work *w); /* NULL: everything */
+} Rung;
+
+/* ---- the CPU's rungs ---- */
+
+static void reference(Context *ctx, void *user) {
+    Work *w = user;
+    (void)ctx;
+    causal_reference_cpu(w->o, w->lse, w->q, w->k, w->v, w->shape);
+}
+static void reference_backward(Context *ctx, void *user) {
+    Work *w = user;
+    (void)ctx;
+    causal_reference_backward_cpu(w->dq, 0, w->dk, 0, w->dv, 0, w->d_o, w->q, w->k, w->v, w->o,
+                                  w->lse, w->shape);
+}
+static void materialised(Context *ctx, void *user) {
+    Work *w = user;
+    (void)ctx;
+    causal_materialised_cpu(w->o, w->p, w->q, w->k, w->v, w->shape);
+}
+static void materialised_backward(Context *ctx, void *user) {
+    Work *w = user;
+    (void)ctx;
+    causal_materialised_backward_cpu(w->dq, 0, w->dk, 0, w->dv, 0, w->scratch, w->d_o, w->q, w->k,
+                                     w->v, w->p, w->shape);
+}
+
+/* ---- in use, on either device ---- */
+
+static void in_use(Context *ctx, void *user) {
+    Work *w = user;
+    (void)ctx;
+    ON(ctx, causal_forward, w->o, w->lse, w->q, w->k, w->v, w->shape);
+}
+static void in_use_backward(Context *ctx, void *user) {
+    Work *w = user;
+    (void)ctx;
+    ON(ctx, causal_backward, w->dq, 0, w->dk, 0, w->dv, 0, w->scratch, w->d_o, w->q, w->k, w->v,
+       w->o, w->lse, w->shape);
+}
+
+/* ---- CUDA's rungs ---- */
+
+#ifdef WITH_CUDA
+#define FORWARD_RUNG(rung)                                                               \
+    static void rung(Context *ctx, void *user) {                                         \
+        Work *w = user;                                                                  \
+        causal_forward_##rung##_cuda(ctx->gpu, w->dtype, w->o, w->lse, w->q, w->k, w->v, \
+                                     w->shape);                                          \
+    }
+#define BACKWARD_RUNG(rung)                                                               \
+    static void rung##_backward(Context *ctx, void *user) {                               \
+        Work *w = user;                                                                   \
+        causal_backward_##rung##_cuda(ctx->gpu, w->dtype, w->dq, 0, w->dk, 0, w->dv, 0,   \
+                                      w->scratch, w->d_o, w->q, w->k, w->v, w->o, w->lse, \
+                                      w->shape);                                          \
+    }
+static void materialised_on_gpu(Context *ctx, void *user) {
+    Work *w = user;
+    causal_forward_materialised_cuda(ctx->gpu, w->dtype, w->o, w->lse, w->q, w->k, w->v, w->shape);
+}
+FORWARD_RUNG(online)
+FORWARD_RUNG(mma)
+FORWARD_RUNG(hopper)
+BACKWARD_RUNG(tiled)
+BACKWARD_RUNG(mma)
+BACKWARD_RUNG(hopper)
+
+static int mma_takes(Context *ctx, const Work *w) {
+    return causal_mma_supports(ctx->gpu, w->dtype, w->o, w->q, w->k, w->v, w->shape);
+}
+static int hopper_takes(Context *ctx, const Work *w) {
+    return causal_hopper_supports(ctx->gpu, w->dtype, w->o, w->q, w->k, w->v, w->shape);
+}
+static int mma_backward_takes(Context *ctx, const Work *w) {
+    return causal_backward_mma_supports(ctx->gpu, w->dtype, w->dq, w->dk, w->dv, w->d_o, w->q, w->k,
+                                        w->v, w->shape);
+}
+static int hopper_backward_takes(Context *ctx, const Work *w) {
+    return causal_backward_hopper_supports(ctx->gpu, w->dtype, w->dq, w->dk, w->dv, w->d_o, w->q,
+                                           w->k, w->v, w->o, w->shape);
+}
+#endif
+
+static const Rung rungs[] = {
+    {"reference", CPU, 0, 256, reference, NULL},
+    {"materialised", CPU, 0, 4096, materialised, NULL},
+    {"tiled, in use", CPU, 0, 1 << 20, in_use, NULL},
+    {"reference", CPU, 1, 256, reference_backward, NULL},
+    {"materialised", CPU, 1, 4096, materialised_backward, NULL},
+    {"tiled, in use", CPU, 1, 1 << 20, in_use_backward, NULL},
+#ifdef WITH_CUDA
+    {"materialised", CUDA, 0, 4096, materialised_on_gpu, NULL},
+    {"online", CUDA, 0, 8192, online, NULL},
+    {"mma", CUDA, 0, 1 << 20, mma, mma_takes},
+    {"hopper", CUDA, 0, 1 << 20, hopper, hopper_takes},
+    {"in use", CUDA, 0, 1 << 20, in_use, NULL},
+    {"tiled", CUDA, 1, 8192, tiled_backward, NULL},
+    {"mma", CUDA, 1, 1 << 20, mma_backward, mma_backward_takes},
+    {"hopper", CUDA, 1, 1 << 20, hopper_backward, hopper_backward_takes},
+    {"in use", CUDA, 1, 1 << 20, in_use_backward, NULL},
+#endif
+};
+
+/* ---- shapes ---- */
+
+static void *buffer(Context *ctx, DType dtype, int64_t count, uint64_t stream) {
+    Tensor *t = tensor_new(ctx, "work", dtype, SHAPE(count));
+    bench_fill(ctx, t, stream);
+    return t->data;
+}
+
+static Work work_new(Context *ctx, DType dtype, AttentionShape s) {
+    int64_t q = (int64_t)s.batch * s.q_len * s.heads * s.qk_dim;
+    int64_t k = (int64_t)s.batch * s.kv_len * s.kv_heads * s.qk_dim;
+    int64_t v = (int64_t)s.batch * s.kv_len * s.kv_heads * s.v_dim;
+    int64_t o = (int64_t)s.batch * s.q_len * s.heads * s.v_dim;
+    Work w = {.shape = s, .dtype = dtype};
+    w.q = buffer(ctx, dtype, q, 1), w.dq = buffer(ctx, dtype, q, 2);
+    w.k = buffer(ctx, dtype, k, 3), w.dk = buffer(ctx, dtype, k, 4);
+    w.v = buffer(ctx, dtype, v, 5), w.dv = buffer(ctx, dtype, v, 6);
+    w.o = buffer(ctx, dtype, o, 7), w.d_o = buffer(ctx, dtype, o, 8);
+    w.lse = arena_alloc(&ctx->data, sizeof(float) * (size_t)s.batch * (size_t)(s.heads * s.q_len));
+    size_t scratch = causal_backward_scratch_cpu(s);
+#ifdef WITH_CUDA
+    if (ctx->device == CUDA) scratch = causal_backward_scratch_cuda(ctx->gpu, dtype, s);
+#endif
+    size_t matrix =
+        sizeof(float) * (size_t)s.batch * (size_t)s.heads * (size_t)s.q_len * (size_t)s.kv_len;
+    if (ctx->device == CPU) {
+        w.p = arena_alloc(&ctx->data, matrix);
+        scratch = scratch < matrix ? matrix : scratch;
+    }
+    w.scratch = arena_alloc(&ctx->data, scratch + 1);
+    return w;
+}
+
+static void one_shape(Bench *bench, Csv *csv, DType dtype, AttentionShape s) {
+    Context *ctx = bench->ctx;
+    ctx->dtype = dtype;
+    Work w = work_new(ctx, dtype, s);
+    char title[96];
+    snprintf(title, sizeof title, "B %d, H %d, T %d, D %d, %s", s.batch, s.heads, s.q_len, s.qk_dim,
+             dtype_name(dtype));
+    bench_head(title);
+    in_use(ctx, &w); /* backward needs o and lse */
+    if (ctx->device == CPU && s.q_len <= 4096) materialised(ctx, &w);
+    double peak = dtype == BF16 ? bench->flops_bf16 : bench->flops_f32;
+    double flop = (double)s.batch * s.heads * s.q_len * (s.q_len + 1.0) * (s.qk_dim + s.v_dim);
+    for (size_t i = 0; i < sizeof rungs / sizeof *rungs; i++) {
+        const Rung *r = &rungs[i];
+        if (r->device != ctx->device || s.q_len > r->longest) continue;
+        if (r->supports && !r->supports(ctx, &w)) continue;
+        char name[48];
+        snprintf(name, sizeof name, "%s: %s", r->backward ? "backward" : "forward", r->name);
+        double operations = r->backward ? 2.5 * flop : flop;
+        BenchTime t = bench_row(bench, name, dtype, operations, 0, r->run, &w);
+        csv_row(csv, "%s,%s,%d,%d,%d,%d,%s,%s,%.6g,%.6g,%.1f,%.2f", device_name(ctx->device),
+                dtype_name(dtype), s.batch, s.heads, s.q_len, s.qk_dim,
+                r->backward ? "backward" : "forward", r->name, t.min * 1e3, t.median * 1e3,
+                operations / t.min * 1e-9, 100 * operations / t.min / peak);
+    }
+    context_reset(ctx);
+}
+
+/* Decoding: every key and value is read once for each query; the bytes are the limit. */
+static void decoding(Bench *bench) {
+    Context *ctx = bench->ctx;
+    bench_head("decoding one token: B 1, H 8, D 64");
+    for (int cached = 256; cached <= 16384; cached *= 8) {
+        AttentionShape s = attention_shape(1, 8, 8, 1, cached, 64, 64, 1);
+        Work w = work_new(ctx, ctx->dtype, s);
+        char name[48];
+        snprintf(name, sizeof name, "in use, %d cached tokens", cached);
+        double numbers = 2.0 * 8 * 64 * cached;
+        bench_row(bench, name, ctx->dtype, 2 * numbers, numbers * (double)dtype_size(ctx->dtype),
+                  in_use, &w);
+        context_reset(ctx);
+    }
+}
+
+static AttentionShape square(int B, int H, int T, int D) {
+    return attention_shape(B, H, H, T, T, D, D, 1);
+}
+
+int main(int argc, char **argv) {
+    BenchOptions options = {.seconds = 0.5};
+    static const struct argp argp = {flags,
+                                     parse,
+                                     NULL,
+                                     "Every rung of causal attention, forward and backward, "
+                                     "against the matrix peak of this run.",
+                                     common_argp,
+                                     NULL,
+                                     NULL};
+    options_parse(&argp, argc, argv, &options.common, &options);
+    Context ctx;
+    options_open(&options.common, &ctx);
+    Bench bench;
+    bench_init(&bench, &ctx, options.seconds);
+    bench_print_machine(&bench);
+
+    Csv csv;
+    Error err;
+    const char *path = options.common.csv ? options.common.csv : "02_causal/figures/out/ladder.csv";
+    GpuText device = {"cpu"};
+    if (ctx.device == CUDA) device = gpu_describe(ctx.gpu);
+    if (csv_open(&csv, path,
+                 "device,dtype,B,H,T,D,pass,rung,min_ms,median_ms,gflops,percent_of_peak",
+                 device.text, options.common.seed, &err))
+        fatal("%s", err.text);
+    if (ctx.device == CUDA) {
+        const int shapes[][4] = {{4, 16, 4096, 64}, {4, 16, 4096, 128}, {4, 16, 1024, 64}};
+        for (int i = 0; i < 3; i++)
+            one_shape(&bench, &csv, BF16,
+                      square(shapes[i][0], shapes[i][1], shapes[i][2], shapes[i][3]));
+        one_shape(&bench, &csv, F32, square(4, 16, 1024, 64));
+        one_shape(&bench, &csv, F32, square(4, 16, 1024, 128));
+        ctx.dtype = BF16;
+    } else {
+        const int shapes[][4] = {
+            {8, 8, 128, 32}, {4, 8, 256, 64}, {1, 8, 1024, 64}, {1, 8, 2048, 64}};
+        for (int i = 0; i < 4; i++)
+            one_shape(&bench, &csv, F32,
+                      square(shapes[i][0], shapes[i][1], shapes[i][2], shapes[i][3]));
+    }
+    decoding(&bench);
+    if (csv_close(&csv, &err)) fatal("%s", err.text);
+    printf("\nwritten: %s\n", path);
+    context_free(&ctx);
+    return 0;
+}
