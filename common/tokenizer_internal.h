@@ -149,7 +149,7 @@ Segment *segments_of(const Tokenizer *tokenizer, const char *text, size_t length
 typedef struct Matcher {
     pcre2_match_data *match;
     pcre2_match_context *context;
-    pcre2_jit_stack *stack;
+    pcre2_jit_stack *stack; /* NULL until a match needs it */
 } Matcher;
 
 void matcher_init(Matcher *matcher);

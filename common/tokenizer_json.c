@@ -203,8 +203,8 @@ static void index_words(Tokenizer *tokenizer) {
 
 /* ---- added tokens ---- */
 
-/* Can the token with this id come out of the merging of bytes? */
-static bool is_merged(const Tokenizer *tokenizer, int32_t id) {
+/* Can the token with this id come out of bytes and their merging? */
+static bool is_made_of_bytes(const Tokenizer *tokenizer, int32_t id) {
     if (tokenizer->tokens[id].length == 1) return true;
     for (size_t i = 0; i < tokenizer->merge_count; i++)
         if (tokenizer->merges[i].result == id) return true;
@@ -245,8 +245,9 @@ static int read_added_token(Loader *loader, const cJSON *item) {
     bool known = is_taken(tokenizer, id);
     const Token *token = known ? &tokenizer->tokens[id] : NULL;
     if (!known || token->length != strlen(text) || memcmp(token->bytes, text, token->length)) {
-        if (known && is_merged(tokenizer, (int32_t)id))
-            return error_set(loader->err, "%s: added token '%s' is also the result of a merge",
+        if (known && is_made_of_bytes(tokenizer, (int32_t)id))
+            return error_set(loader->err,
+                             "%s: added token '%s' is also made of bytes, and others than its own",
                              loader->path, name_text(text).text);
         tokenizer_set_token(tokenizer, (int32_t)id, text, strlen(text),
                             known ? TOKEN_TEXT : TOKEN_ADDED);

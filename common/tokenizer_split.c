@@ -136,15 +136,13 @@ void splitter_free(Splitter *splitter) {
 
 /* ---- matching ---- */
 
-enum { FIRST_STACK = 32 * 1024, LARGEST_STACK = 64 * 1024 * 1024 };
+enum { FIRST_STACK = 64 * 1024, LARGEST_STACK = 64 * 1024 * 1024 };
 
 void matcher_init(Matcher *matcher) {
     matcher->match = pcre2_match_data_create(1, NULL);
     matcher->context = pcre2_match_context_create(NULL);
-    matcher->stack = pcre2_jit_stack_create(FIRST_STACK, LARGEST_STACK, NULL);
-    if (!matcher->match || !matcher->context || !matcher->stack)
-        fatal("not enough memory to match patterns");
-    pcre2_jit_stack_assign(matcher->context, NULL, matcher->stack);
+    matcher->stack = NULL;
+    if (!matcher->match || !matcher->context) fatal("not enough memory to match patterns");
     pcre2_set_match_limit(matcher->context, UINT32_MAX); /* a long run of spaces is no attack */
 }
 
@@ -154,11 +152,23 @@ void matcher_free(Matcher *matcher) {
     pcre2_jit_stack_free(matcher->stack);
 }
 
+/* PCRE2 begins with 32 KB of the thread's own stack. Only a pattern that nests repeats needs more,
+ * and 64 MB of address space for every short text would cost more than encoding it. */
+static void enlarge_stack(Matcher *matcher) {
+    matcher->stack = pcre2_jit_stack_create(FIRST_STACK, LARGEST_STACK, NULL);
+    if (!matcher->stack) fatal("not enough memory to match patterns");
+    pcre2_jit_stack_assign(matcher->context, NULL, matcher->stack);
+}
+
 /* The first match in text that starts at `from` or later. */
 static bool find(pcre2_code *pattern, Matcher *matcher, const char *text, size_t length,
                  size_t from, size_t *start, size_t *end) {
     int code =
         pcre2_match(pattern, (PCRE2_SPTR)text, length, from, 0, matcher->match, matcher->context);
+    if (code == PCRE2_ERROR_JIT_STACKLIMIT && !matcher->stack) {
+        enlarge_stack(matcher);
+        return find(pattern, matcher, text, length, from, start, end);
+    }
     if (code == PCRE2_ERROR_NOMATCH) return false;
     if (code < 0) {
         PCRE2_UCHAR message[120];
