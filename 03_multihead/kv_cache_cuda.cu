@@ -8,7 +8,8 @@
 #include "../common/gpu.cuh"
 #include "kv_cache.h"
 
-enum { THREADS = 256, MAX_BLOCKS = 1024, MAX_GRID_Y = 65535 };
+static const int THREADS = 256;
+static const int64_t MAX_BLOCKS = 1024, MAX_GRID_Y = 65535;
 
 /*
  * The new rows of one sequence are `words` contiguous words; in the cache they begin at to_offset
