@@ -43,6 +43,7 @@ enum { ATTENTION_MAX_DIM = 576 };
 /* The shape of contiguous tensors, with scale 1 / sqrt(qk_dim). */
 AttentionShape attention_shape(int batch, int heads, int kv_heads, int q_len, int kv_len,
                                int qk_dim, int v_dim, int causal);
+
 /* [mask] */
 /* How many keys query i sees: all up to its own position. This one line is the causal mask. */
 static inline int attention_keys_seen(const AttentionShape *shape, int i) {
