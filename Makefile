@@ -68,7 +68,7 @@ ARCHS    ?= 75 80 90+ptx
 HOPPER   := 90a
 gencode   = $(foreach a,$(1),-gencode arch=compute_$(a:+ptx=)$(,)code=$(if $(filter %+ptx,$a),[sm_$(a:+ptx=)$(,)compute_$(a:+ptx=)],sm_$a))
 NVFLAGS  := -std=c++17 -O3 -lineinfo -DWITH_CUDA -diag-suppress 177 \
-            $(if $(WERROR),-Werror all-warnings) -Xcompiler -Wall$(,)-Wextra$(,)-Wno-format-truncation$(,)-Wno-missing-field-initializers$(,)-fopenmp \
+            $(if $(WERROR),-Werror all-warnings) -Xcompiler -Wall$(,)-Wno-format-truncation$(,)-fopenmp \
             $(if $(SAN),-Xcompiler -fsanitize=address -Xcompiler -fsanitize=undefined)
 CUDA_LIB_DIR := $(firstword $(wildcard $(dir $(NVCC))../lib64 $(dir $(NVCC))../lib) )
 LIBS     += $(addprefix -L,$(CUDA_LIB_DIR)) $(addprefix -Wl$(,)-rpath$(,),$(abspath $(CUDA_LIB_DIR))) \
