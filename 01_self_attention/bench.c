@@ -1,0 +1,274 @@
+/*
+ * The benchmark of chapter 01: both ladders, rung by rung, and one attention head.
+ *
+ * Matrix products are judged by the library (OpenBLAS, cuBLASLt) in the same run, softmax by the
+ * time of a copy. On CUDA both dtypes are measured. The numbers also go to figures/out/, from where
+ * the charts are drawn.
+ */
+#include "../common/bench.h"
+#include "../common/csv.h"
+#include "../common/ops.h"
+#include "../common/options.h"
+#include "../common/plot.h"
+#include "attention.h"
+#include "matmul.h"
+#include "softmax.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <string.h>
+
+typedef struct LadderOptions {
+    CommonOptions common;
+    double seconds;
+    int size;
+} LadderOptions;
+
+static const struct argp_option flags[] = {
+    {"seconds", 's', "X", 0, "Time for each row (default 0.5)", 0},
+    {"size", 'n', "N", 0, "Matrices of N x N (default 1000; on CUDA 4096 in F32, 8192 in BF16)", 0},
+    {0}};
+
+static error_t parse(int key, char *value, struct argp_state *state) {
+    LadderOptions *options = state->input;
+    switch (key) {
+    case ARGP_KEY_INIT:
+        state->child_inputs[0] = &options->common;
+        return 0;
+    case 's':
+        options->seconds = option_number(state, "--seconds", value, 0, 60);
+        return 0;
+    case 'n':
+        options->size = (int)option_integer(state, "--size", value, 1, 32768);
+        return 0;
+    default:
+        return ARGP_ERR_UNKNOWN;
+    }
+}
+
+/* ---- one row of a ladder ---- */
+
+typedef enum Ladder { MATMUL, SOFTMAX } Ladder;
+
+typedef void (*CpuProduct)(float *, const float *, const float *, int64_t, int64_t, int64_t);
+typedef void (*CpuSoftmax)(float *, const float *, int64_t, int64_t);
+typedef void (*CudaProduct)(Gpu *, DType, void *, const void *, const void *, int64_t, int64_t,
+                            int64_t);
+typedef void (*CudaSoftmax)(Gpu *, DType, void *, const void *, int64_t, int64_t);
+
+typedef struct Rung {
+    const char *name;
+    CpuProduct cpu_product; /* one of the four */
+    CpuSoftmax cpu_softmax;
+    CudaProduct cuda_product;
+    CudaSoftmax cuda_softmax;
+    int bf16_only;
+} Rung;
+
+typedef struct Work {
+    const Rung *rung;
+    DType dtype;
+    int64_t n; /* n x n matrices, or rows x cols */
+    int64_t rows, cols;
+    void *a, *b, *c;
+} Work;
+
+static void run_rung(Context *ctx, void *user) {
+    Work *w = user;
+    const Rung *r = w->rung;
+    if (r->cpu_product) r->cpu_product(w->c, w->a, w->b, w->n, w->n, w->n);
+    if (r->cpu_softmax) r->cpu_softmax(w->c, w->a, w->rows, w->cols);
+    if (r->cuda_product) r->cuda_product(ctx->gpu, w->dtype, w->c, w->a, w->b, w->n, w->n, w->n);
+    if (r->cuda_softmax) r->cuda_softmax(ctx->gpu, w->dtype, w->c, w->a, w->rows, w->cols);
+}
+
+static void openblas(float *c, const float *a, const float *b, int64_t m, int64_t n, int64_t k) {
+    matmul_batched_cpu(c, 0, a, 0, b, 0, 1, m, n, k, 1);
+}
+
+static const Rung cpu_products[] = {{.name = "naive", .cpu_product = matmul_naive_cpu},
+                                    {.name = "blocked", .cpu_product = matmul_blocked_cpu},
+                                    {.name = "simd", .cpu_product = matmul_simd_cpu},
+                                    {.name = "OpenBLAS", .cpu_product = openblas}};
+static const Rung cpu_softmaxes[] = {
+    {.name = "reference", .cpu_softmax = softmax_reference_forward_cpu},
+    {.name = "simd", .cpu_softmax = softmax_forward_cpu}};
+#ifdef WITH_CUDA
+static void cublas(Gpu *gpu, DType dtype, void *c, const void *a, const void *b, int64_t m,
+                   int64_t n, int64_t k) {
+    matmul_batched_cuda(gpu, dtype, c, 0, a, 0, b, 0, 1, m, n, k, 1);
+}
+static const Rung cuda_products[] = {
+    {.name = "naive", .cuda_product = matmul_naive_cuda},
+    {.name = "shared", .cuda_product = matmul_shared_cuda},
+    {.name = "registers", .cuda_product = matmul_registers_cuda},
+    {.name = "tensor", .cuda_product = matmul_tensor_cuda, .bf16_only = 80},
+    {.name = "hopper", .cuda_product = matmul_hopper_cuda, .bf16_only = 90},
+    {.name = "cuBLAS", .cuda_product = cublas}};
+static const Rung cuda_softmaxes[] = {
+    {.name = "naive", .cuda_softmax = softmax_naive_cuda},
+    {.name = "warp", .cuda_softmax = softmax_warp_cuda},
+    {.name = "online", .cuda_softmax = softmax_online_cuda},
+    {.name = "registers", .cuda_softmax = softmax_registers_cuda}};
+#endif
+
+static int available(Context *ctx, const Rung *rung, const Work *w) {
+#ifdef WITH_CUDA
+    if (rung->bf16_only == 80) return matmul_tensor_available(ctx->gpu, w->dtype);
+    if (rung->bf16_only == 90) return matmul_hopper_available(ctx->gpu, w->dtype, w->n, w->n);
+#endif
+    (void)ctx, (void)rung, (void)w;
+    return 1;
+}
+
+/* ---- a ladder: all rungs, then its rows for the chart ---- */
+
+enum { MAX_RUNGS = 8 };
+
+/* A product's share is of the library's speed (the last rung), a softmax's of the copy bandwidth.
+ * */
+static void measure_ladder(Bench *bench, Csv *csv, Ladder ladder, const Rung *rungs, int count,
+                           Work *w) {
+    double n = (double)w->n, flop = ladder == MATMUL ? 2 * n * n * n : 0;
+    double bytes =
+        ladder == SOFTMAX ? 2.0 * (double)(w->rows * w->cols) * (double)dtype_size(w->dtype) : 0;
+    BenchTime time[MAX_RUNGS] = {{0, 0, 0}};
+    for (int i = 0; i < count; i++) {
+        w->rung = &rungs[i];
+        if (!available(bench->ctx, &rungs[i], w)) continue;
+        char name[64];
+        snprintf(name, sizeof name, "%s  %s", dtype_name(w->dtype), rungs[i].name);
+        time[i] = bench_row(bench, name, w->dtype, flop, bytes, run_rung, w);
+    }
+    for (int i = 0; i < count; i++) {
+        if (time[i].median == 0) continue;
+        double share = ladder == MATMUL ? time[count - 1].min / time[i].min
+                                        : bytes / time[i].min / bench->copy_bytes;
+        csv_row(csv, "%s,%s,%lld,%.5g,%.5g,%.2f", rungs[i].name, dtype_name(w->dtype),
+                (long long)(ladder == MATMUL ? w->n : w->cols), 1e3 * time[i].min,
+                1e-9 * (ladder == MATMUL ? flop : bytes) / time[i].min, 100 * share);
+    }
+}
+
+static void open_csv(Csv *csv, Context *ctx, const LadderOptions *options, Ladder ladder,
+                     char *path, size_t size) {
+    Error err;
+    snprintf(path, size, "01_self_attention/figures/out/%s_%s.csv",
+             ladder == MATMUL ? "matmul" : "softmax", ctx->device == CUDA ? "cuda" : "cpu");
+    if (csv_open(csv, path,
+                 ladder == MATMUL ? "rung,dtype,n,ms,gflops,percent"
+                                  : "rung,dtype,cols,ms,gbytes,percent",
+                 ctx->device == CUDA ? gpu_describe(ctx->gpu).text : "cpu", options->common.seed,
+                 &err))
+        fatal("%s", err.text);
+}
+
+static void close_and_draw(Csv *csv, Context *ctx, Ladder ladder, const char *path) {
+    Error err;
+    if (csv_close(csv, &err)) fatal("%s", err.text);
+    if (ladder == SOFTMAX && ctx->device == CPU) return; /* two rows make no chart */
+    char script[128], out[128];
+    const char *name = ladder == SOFTMAX     ? "softmax_cuda"
+                       : ctx->device == CUDA ? "matmul_cuda"
+                                             : "matmul_cpu";
+    snprintf(script, sizeof script, "01_self_attention/figures/%s.gp", name);
+    snprintf(out, sizeof out, "01_self_attention/figures/out/%s", name);
+    plot_or_explain(script, path, out);
+}
+
+static void ladder(Bench *bench, const LadderOptions *options, Ladder kind) {
+    Context *ctx = bench->ctx;
+    char path[256], title[128];
+    Csv csv;
+    open_csv(&csv, ctx, options, kind, path, sizeof path);
+    for (int half = 0; half < (ctx->device == CUDA ? 2 : 1); half++) {
+        DType dtype = half ? BF16 : F32;
+        Work w = {.dtype = dtype, .rows = 4096, .cols = 1024, .n = 1000};
+        if (ctx->device == CUDA) w.rows = w.cols = 8192, w.n = half ? 8192 : 4096;
+        if (options->size) w.n = options->size;
+        int64_t rows = kind == MATMUL ? w.n : w.rows, cols = kind == MATMUL ? w.n : w.cols;
+        void **place[] = {&w.a, &w.b, &w.c};
+        for (int i = 0; i < 3; i++) {
+            Tensor *t = tensor_new(ctx, "matrix", dtype, SHAPE(rows, cols));
+            bench_fill(ctx, t, (uint64_t)i);
+            *place[i] = t->data;
+        }
+        snprintf(title, sizeof title,
+                 kind == MATMUL ? "C = A B, %lld x %lld" : "softmax of %lld rows of %lld",
+                 (long long)rows, (long long)cols);
+        bench_head(title);
+        const Rung *rungs = kind == MATMUL ? cpu_products : cpu_softmaxes;
+        int count = kind == MATMUL ? 4 : 2;
+#ifdef WITH_CUDA
+        if (ctx->device == CUDA)
+            rungs = kind == MATMUL ? cuda_products : cuda_softmaxes, count = kind == MATMUL ? 6 : 4;
+#endif
+        measure_ladder(bench, &csv, kind, rungs, count, &w);
+        context_reset(ctx);
+    }
+    close_and_draw(&csv, ctx, kind, path);
+}
+
+/* ---- one attention head, as a model uses it ---- */
+
+typedef struct Head {
+    Params params; /* outlives the steps; x stands among the weights for that reason alone */
+    Tensor *x;
+    SelfAttention w;
+    bool train;
+} Head;
+
+static void run_head(Context *ctx, void *user) {
+    Head *h = user;
+    context_reset(ctx);
+    params_zero_grad(&h->params);
+    ctx->recording = h->train;
+    Tensor *y = self_attention_forward(ctx, h->x, &h->w, NULL);
+    if (h->train) tape_backward(ctx, mean(ctx, y));
+    ctx->recording = false;
+}
+
+static void attention_head(Bench *bench) {
+    enum { B = 8, T = 512, C = 512, D = 64 };
+    Context *ctx = bench->ctx;
+    Head head = {.train = false};
+    Error err;
+    params_init(&head.params, ctx);
+    head.x = params_new(&head.params, "x", SHAPE(B, T, C));
+    head.w = self_attention_init(&head.params, "attn", &(SelfAttentionConfig){C, D});
+    if (params_allocate(&head.params, true, &err)) fatal("%s", err.text);
+    bench_fill(ctx, head.x, 1);
+    head.x->requires_grad = false;
+    self_attention_randomize(&head.params, &head.w, 1 / sqrtf(C));
+    /* Backward: the projections' weights once, both factors of both products. */
+    double projections = 3 * 2.0 * B * T * C * D, products = 2 * 2.0 * B * T * T * D;
+    bench_head("self-attention, batch 8, 512 tokens of 512 numbers, head of 64");
+    bench_row(bench, "forward", ctx->dtype, projections + products, 0, run_head, &head);
+    head.train = true;
+    bench_row(bench, "forward and backward", ctx->dtype, 2 * projections + 3 * products, 0,
+              run_head, &head);
+    printf("  memory of the step: %.1f MiB, of which the T x T matrices and their gradients are "
+           "%.1f\n",
+           (double)context_peak_bytes(ctx) / 1048576,
+           4.0 * B * T * T * (double)dtype_size(ctx->dtype) / 1048576);
+    context_reset(ctx);
+    params_free(&head.params);
+}
+
+int main(int argc, char **argv) {
+    LadderOptions options = {.seconds = 0.5};
+    const struct argp argp = {
+        flags,       parse, NULL, "Times the rungs of the matrix product and of softmax.",
+        common_argp, NULL,  NULL};
+    options_parse(&argp, argc, argv, &options.common, &options);
+    Context ctx;
+    options_open(&options.common, &ctx);
+    Bench bench;
+    bench_init(&bench, &ctx, options.seconds);
+    bench_print_machine(&bench);
+    ladder(&bench, &options, SOFTMAX);
+    ladder(&bench, &options, MATMUL);
+    attention_head(&bench);
+    context_free(&ctx);
+    return 0;
+}

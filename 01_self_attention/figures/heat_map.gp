@@ -1,0 +1,21 @@
+# Attention weights of a row of words: a cell for each query (row) and key (column), its share written in it.
+set title "Who attends to whom: words with random vectors" offset 0,-0.2
+set xlabel "key: the word that is looked at" offset 0,0.4
+set ylabel "query: the word that looks" offset 1.5,0
+set border 0
+unset grid
+unset key
+set tics scale 0
+set xtics rotate by 40 right offset 0.5,0
+set yrange [*:*] reverse
+set cbrange [0:*]
+set cblabel 'weight'
+set cbtics scale 0.4
+set bmargin 5.6
+stats data using (column('weight')) nooutput
+plot data using (column('key')):(column('query')):(column('weight')):xtic(stringcolumn('key_word')):ytic(stringcolumn('query_word')) \
+         with image pixels, \
+     data using (column('key')):(column('query')):(column('weight') < 0.6 * STATS_max ? sprintf('%.2f', column('weight')) : '') \
+         with labels font ',10' textcolor rgb '#333333', \
+     data using (column('key')):(column('query')):(column('weight') < 0.6 * STATS_max ? '' : sprintf('%.2f', column('weight'))) \
+         with labels font ',10' textcolor rgb 'white'
