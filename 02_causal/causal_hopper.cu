@@ -3,26 +3,22 @@
  *
  * The mathematics is that of the rungs below. What changes is who does what, and when:
  *
- *   1. One producer warp asks TMA for tiles of Q, K and V, always two tiles of keys ahead. The
- *   warps that compute
- *      (two or three warpgroups, 64 queries each) never touch an address of global memory in their
- *      loop.
+ *   1. One producer thread asks TMA for tiles of Q, K and V, up to two tiles of keys ahead. The
+ *      warps that compute (two or three warpgroups of 64 queries) read no global memory at all.
  *   2. wgmma is asynchronous. A warpgroup starts S' = Q K'^T of the next tile and O += P V of this
- *   one together, and computes
- *      the softmax of S' while O += P V still runs.
+ *      one together, and computes the softmax of S' while O += P V still runs.
  *   3. The warpgroups take turns on the tensor cores (ping-pong): while one does its exponentials,
- *   another multiplies. Without
- *      turns they tend to run in step, all multiplying and then all waiting for exponentials.
- *   4. Blocks are persistent, one per SM. They draw tiles from a counter, the longest rows first,
- *   so that
- *      no SM is left alone with a long tile at the end; and a few heads at a time, so that their K
- *      and V stay in the L2 cache.
+ *      another multiplies. Without turns they drift into step: all multiply, then all wait.
+ *   4. Blocks are persistent, one per SM. They draw tiles from a counter, the longest first, so
+ *      that the last to run are short; and a section of heads at a time, so that the keys and
+ *      values in use stay in the L2 cache. Results leave by TMA while the next tile begins.
  *
- * Work. A tile of 64 queries x BN keys needs 4 * 64 * BN * D operations on the tensor cores, 4096
+ * Work. A tile of 64 queries x BN keys needs 4 * 64 * BN * D operations of the tensor cores, 4096
  * per clock and SM, and 64 * BN exponentials, 16 per clock and SM: for D = 64 both take the same
- * time, for D = 128 the exponentials take half of it. The other work of the softmax (maximum,
- * scale, sum, rounding: about 4 instructions an element) comes on top. So at D = 64 the limit is
- * the softmax, at D = 128 how well the two overlap.
+ * time, for D = 128 the exponentials take half of it. The rest of the softmax (maximum, scale, sum,
+ * rounding: about 4 instructions an element) comes on top. So what limits D = 64 is the softmax,
+ * and D = 128 how well the two overlap, the first and the last product of a tile of queries
+ * (nothing runs beside them), and power: the clock falls when the tensor cores are busy.
  *
  * After Shah et al. 2024, "FlashAttention-3" (algorithms 1 and 2).
  */
@@ -31,21 +27,21 @@
 
 typedef __nv_bfloat16 bf16;
 
-enum { STAGES = 2, TURN_BARRIER = 1 };
+enum { STAGES = 2, TURN_BARRIER = 1, GROUP_BARRIER = 4 }; /* barriers: one of each per group */
 
-/* What one block keeps in shared memory. Q is used by all warpgroups, each its 64 rows. */
+/* What one block keeps in shared memory. Of q and o each warpgroup uses its own 64 rows. */
 template <int DK, int DV, int GROUPS, int BN> struct HopperTiles {
     static const int BM = 64 * GROUPS;
     alignas(1024) bf16 q[BM * DK];
     alignas(1024) bf16 k[STAGES][BN * DK];
     alignas(1024) bf16 v[STAGES][BN * DV];
+    alignas(1024) bf16 o[BM * DV]; /* on its way to global memory while the next tile begins */
     uint64_t q_full, q_empty, k_full[STAGES], k_empty[STAGES], v_full[STAGES], v_empty[STAGES];
     int tile; /* which tile q holds; -1: there are no more. Travels with q_full. */
 };
 
 struct HopperArguments {
     AttentionShape shape;
-    bf16 *o;
     float *lse;
     int *counter;     /* tiles handed out beyond the first of each block */
     int tiles;        /* batch * heads * q_tiles */
@@ -58,8 +54,7 @@ struct HopperTile {
     int batch, head, query; /* the first query */
 };
 
-/* Tiles in order: sections of `together` heads; within one, the last queries (the most keys) first.
- * */
+/* Tiles in order: sections of `together` heads; in each the last queries, with most keys, first. */
 __device__ __forceinline__ HopperTile tile_at(const HopperArguments &a, int tile, int rows) {
     int all = a.shape.batch * a.shape.heads;
     int first = tile / (a.together * a.q_tiles) * a.together;
@@ -233,10 +228,11 @@ __device__ __forceinline__ void step(Consumer<DV, BN> &c, HopperTiles<DK, DV, GR
                                      const bf16 *q, int group, int i, int accumulate, float scale) {
     mbarrier_wait(&s.k_full[c.k.stage], c.k.parity);
     turn_wait<GROUPS>(group);
-    wgmma_fence();
+    wgmma_fence(c.s);
     multiply_qk<DK, 64 * GROUPS, BN>(c.s, q, s.k[c.k.stage]);
     wgmma_commit();
     mbarrier_wait(&s.v_full[c.v.stage], c.v.parity);
+    wgmma_fence(c.p, c.o);
     multiply_pv<DV, BN>(c.o, c.p, s.v[c.v.stage], accumulate);
     wgmma_commit();
     turn_pass<GROUPS>(group);
@@ -256,37 +252,58 @@ __device__ __forceinline__ void step(Consumer<DV, BN> &c, HopperTiles<DK, DV, GR
     for (int j = 0; j < DV / 2; j++) c.o[j] *= rescale[j / 2 % 2];
 }
 
-/* Divides by the sums and writes the rows that exist, and their log-sum-exp. */
-template <int DV, int BN>
-__device__ __forceinline__ void write(const Consumer<DV, BN> &c, const HopperArguments &a,
-                                      HopperTile at, int row) {
-    int column = threadIdx.x % 4 * 2;
+/*
+ * Divides by the sums, and sends the tile off: to shared memory, and from there by TMA, which leaves
+ * out rows that do not exist. `o`: this group's 64 rows of the first block of 64 columns.
+ */
+template <int DV, int BN, int BM>
+__device__ __forceinline__ void write(Consumer<DV, BN> &c, const HopperArguments &a,
+                                      const CUtensorMap *o_map, bf16 *o, HopperTile at, int group,
+                                      bool sender) {
+    int lane = threadIdx.x % 32, warp = threadIdx.x % 128 / 32;
 #pragma unroll
     for (int r = 0; r < 2; r++) {
         float sum = c.row_sum[r];
         sum += __shfl_xor_sync(~0u, sum, 1);
         sum += __shfl_xor_sync(~0u, sum, 2);
-        int query = row + 8 * r;
-        if (query >= a.shape.q_len) continue;
-        bf16 *o = head_row(a.o, a.shape.o, at.batch, query, at.head) + column;
         float inverse = 1.0f / sum;
 #pragma unroll
-        for (int j = 0; j < DV / 8; j++)
-            if (8 * j < a.shape.v_dim)
-                *(uint32_t *)(o + 8 * j) =
-                    pack_bf16(c.o[4 * j + 2 * r] * inverse, c.o[4 * j + 2 * r + 1] * inverse);
-        if (a.lse && column == 0)
+        for (int i = 2 * r; i < DV / 2; i += 4) {
+            c.o[i] *= inverse;
+            c.o[i + 1] *= inverse;
+        }
+        int query = at.query + group * 64 + warp * 16 + lane / 4 + 8 * r;
+        if (a.lse && lane % 4 == 0 && query < a.shape.q_len)
             a.lse[((int64_t)at.batch * a.shape.heads + at.head) * a.shape.q_len + query] =
                 c.row_max[r] * a.shape.scale + logf(sum);
+    }
+    if (sender) tma_store_wait_read<0>(); /* the tile before has left this memory */
+    named_barrier_sync(GROUP_BARRIER + group, 128);
+    uint32_t packed[DV / 4];
+    pack(packed, c.o);
+#pragma unroll
+    for (int i = 0; i < DV / 16; i++) /* 16 rows x 16 columns: four blocks of 8 x 8 */
+        stmatrix_x4((char *)(o + i / 4 * BM * 64) +
+                        swizzle_128(warp * 16 + lane % 16, i % 4 * 16 + lane / 16 * 8),
+                    packed + 4 * i);
+    async_proxy_fence();
+    named_barrier_sync(GROUP_BARRIER + group, 128);
+    if (sender) {
+        for (int block = 0; block < DV / 64; block++)
+            tma_store_4d(o_map, o + block * BM * 64, block * 64, at.query + group * 64, at.head,
+                         at.batch);
+        tma_store_commit();
     }
 }
 
 /* A warpgroup that computes: 64 queries of each tile. */
 template <int DK, int DV, int GROUPS, int BN>
-__device__ void consume(HopperTiles<DK, DV, GROUPS, BN> &s, const HopperArguments &a, int group) {
+__device__ void consume(HopperTiles<DK, DV, GROUPS, BN> &s, const HopperArguments &a,
+                        const CUtensorMap *o_map, int group) {
     const int BM = 64 * GROUPS;
     Consumer<DV, BN> c;
-    const bf16 *q = s.q + group * 64 * 64;             /* this group's rows of the first block */
+    const bf16 *q = s.q + group * 64 * 64; /* this group's rows of the first block */
+    bool sender = threadIdx.x % 128 == 0;
     if (group == GROUPS - 1) turn_pass<GROUPS>(group); /* group 0 begins */
     for (uint32_t q_parity = 0;; q_parity ^= 1) {
         mbarrier_wait(&s.q_full, q_parity);
@@ -303,7 +320,7 @@ __device__ void consume(HopperTiles<DK, DV, GROUPS, BN> &s, const HopperArgument
         int whole = (last_key(a.shape, at.query) + 1) / BN, i = n - 1;
 
         mbarrier_wait(&s.k_full[c.k.stage], c.k.parity);
-        wgmma_fence();
+        wgmma_fence(c.s);
         multiply_qk<DK, BM, BN>(c.s, q, s.k[c.k.stage]);
         wgmma_commit();
         wgmma_wait<0>(c.s);
@@ -319,14 +336,15 @@ __device__ void consume(HopperTiles<DK, DV, GROUPS, BN> &s, const HopperArgument
 
         release(&s.q_empty);
         mbarrier_wait(&s.v_full[c.v.stage], c.v.parity);
-        wgmma_fence();
+        wgmma_fence(c.p, c.o);
         multiply_pv<DV, BN>(c.o, c.p, s.v[c.v.stage], n > 1);
         wgmma_commit();
         wgmma_wait<0>(c.o);
         release(&s.v_empty[c.v.stage]);
         c.v.advance();
-        write<DV, BN>(c, a, at, row);
+        write<DV, BN, BM>(c, a, o_map, s.o + group * 64 * 64, at, group, sender);
     }
+    if (sender) tma_store_wait<0>(); /* shared memory must outlive the copies */
 }
 
 #endif /* HOPPER_CODE */
@@ -335,7 +353,8 @@ __device__ void consume(HopperTiles<DK, DV, GROUPS, BN> &s, const HopperArgument
 template <int DK, int DV, int GROUPS, int BN>
 __global__ __launch_bounds__(128 * (GROUPS + 1), 1) void causal_hopper_kernel(
     const __grid_constant__ CUtensorMap q_map, const __grid_constant__ CUtensorMap k_map,
-    const __grid_constant__ CUtensorMap v_map, const __grid_constant__ HopperArguments a) {
+    const __grid_constant__ CUtensorMap v_map, const __grid_constant__ CUtensorMap o_map,
+    const __grid_constant__ HopperArguments a) {
 #if HOPPER_CODE
     extern __shared__ __align__(1024) unsigned char memory[];
     HopperTiles<DK, DV, GROUPS, BN> &s = *(HopperTiles<DK, DV, GROUPS, BN> *)memory;
@@ -356,7 +375,7 @@ __global__ __launch_bounds__(128 * (GROUPS + 1), 1) void causal_hopper_kernel(
         if (threadIdx.x == 0) produce(s, a, &q_map, &k_map, &v_map);
     } else {
         registers_take<GROUPS == 2 ? 240 : 160>();
-        consume(s, a, threadIdx.x / 128 - 1);
+        consume(s, a, &o_map, threadIdx.x / 128 - 1);
     }
 #else
     __trap(); /* causal_hopper_supports() keeps other GPUs away */
@@ -382,15 +401,16 @@ template <int DK, int DV, int GROUPS, int BN>
 static void launch(Gpu *gpu, void *o, float *lse, const void *q, const void *k, const void *v,
                    AttentionShape shape) {
     const int BM = 64 * GROUPS;
-    HopperArguments a = {shape, (bf16 *)o, lse};
+    HopperArguments a = {shape, lse};
     a.q_tiles = (int)ceil_div(shape.q_len, BM);
     a.tiles = a.q_tiles * shape.batch * shape.heads;
     a.scale_log2 = shape.scale * 1.44269504f;
-    /* 32 MiB of keys and values leave room in an L2 cache of 50 for what else passes through. */
-    int64_t head_bytes = (int64_t)shape.kv_len * (DK + DV) * 2 * shape.kv_heads / shape.heads;
-    int64_t together = (32 << 20) / (head_bytes + 1);
+    /* As many heads together as fit into 32 MiB (the L2 cache has 50, and other things pass through
+     * it), in sections of equal size: a small last one would leave most SMs idle at the end. */
     int64_t all = (int64_t)shape.batch * shape.heads;
-    a.together = (int)(together < 1 ? 1 : together > all ? all : together);
+    int64_t head_bytes = (int64_t)shape.kv_len * (DK + DV) * 2 * shape.kv_heads / shape.heads;
+    int64_t sections = ceil_div(all * head_bytes, 32 << 20);
+    a.together = (int)ceil_div(all, sections < all ? sections : all);
     /* The stream's work runs in order, so nobody else uses the workspace while this kernel does. */
     a.counter = (int *)gpu->workspace;
     CUDA_CHECK(cudaMemsetAsync(a.counter, 0, sizeof(int), gpu->stream));
@@ -401,11 +421,13 @@ static void launch(Gpu *gpu, void *o, float *lse, const void *q, const void *k, 
         map_heads(k, shape.k, shape.batch, shape.kv_len, shape.kv_heads, shape.qk_dim, BN);
     CUtensorMap v_map =
         map_heads(v, shape.v, shape.batch, shape.kv_len, shape.kv_heads, shape.v_dim, BN);
+    CUtensorMap o_map =
+        map_heads(o, shape.o, shape.batch, shape.q_len, shape.heads, shape.v_dim, 64);
     auto kernel = causal_hopper_kernel<DK, DV, GROUPS, BN>;
     int bytes = (int)sizeof(HopperTiles<DK, DV, GROUPS, BN>);
     CUDA_CHECK(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes));
     int grid = a.tiles < gpu->sm_count ? a.tiles : gpu->sm_count;
-    kernel<<<grid, 128 * (GROUPS + 1), bytes, gpu->stream>>>(q_map, k_map, v_map, a);
+    kernel<<<grid, 128 * (GROUPS + 1), bytes, gpu->stream>>>(q_map, k_map, v_map, o_map, a);
     LAUNCH_CHECK();
 }
 

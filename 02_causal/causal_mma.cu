@@ -2,18 +2,20 @@
  * Rung (c) of causal attention: tensor cores, on every GPU since Ampere (BF16).
  *
  * Against the rung below: the two products go to the tensor cores (mma.sync), and tiles come by
- * cp.async, which copies while the warps compute: the values of a tile during its scores, the keys
- * of the next tile during its softmax.
+ * cp.async, which copies while the warps compute: the values of a tile during its scores and its
+ * softmax, the next keys during the product with the values.
  *
- *   S = Q K^T     a warp owns 16 M queries and all BK keys of the tile, so that a row lies within
- *   four lanes P = softmax   the accumulators of S, rounded and packed, are the A operand of the
- *   next product O += P V      P never leaves the registers
+ *   S = Q K^T     a warp owns 16 M queries and all BK keys of the tile: a row lies in four lanes
+ *   P = softmax   the accumulators of S, rounded and packed, are the A operand of the next product
+ *   O += P V      P never leaves the registers
  *
- * Work: 4 D operations per (query, key) pair. Bytes: each block of 64 M queries reads the keys and
- * values it sees once, from the L2 cache mostly. Shared memory: each fragment of K or V that a warp
- * loads (512 bytes) feeds 2 M mmas; that is why M = 2 where registers allow.
- * What limits it: on Hopper, mma.sync reaches little more than half of what the tensor cores can do
- * with wgmma, and a warp waits for its products before its exponentials. The rung above mends both.
+ * Work: 4 D operations per visible (query, key) pair, for which the tensor cores have to move nothing
+ * but registers. Bytes: each block of 64 M queries reads the keys and values it sees once, from the
+ * L2 cache mostly. Shared memory: each fragment of K or V that a warp loads (512 bytes) feeds 2 M
+ * mmas.
+ * What limits it: a warp waits for its products before its exponentials, and only other warps can
+ * fill the gap; and on Hopper mma.sync reaches little more than half of what wgmma does. The rung
+ * above mends both.
  *
  * After Dao 2023, "FlashAttention-2".
  */
@@ -179,9 +181,8 @@ __device__ __forceinline__ void write(const WarpState<D, M, BK> &w, const Attent
 /* One block: 64 M queries of one head. The tiles of keys come from the right: the masked ones
  * first. */
 template <int D, int M, int BK>
-__global__ __launch_bounds__(THREADS) void causal_mma_kernel(bf16 *o, float *lse, const bf16 *q,
-                                                             const bf16 *k, const bf16 *v,
-                                                             const AttentionShape shape) {
+__global__ __launch_bounds__(THREADS, D == 64 ? 3 : 1) void causal_mma_kernel(
+    bf16 *o, float *lse, const bf16 *q, const bf16 *k, const bf16 *v, const AttentionShape shape) {
     const int BM = 16 * M * WARPS;
     extern __shared__ __align__(16) unsigned char memory[];
     bf16 *q_tile = (bf16 *)memory, *k_tile = q_tile + BM * D, *v_tile = k_tile + BK * D;
@@ -205,21 +206,20 @@ __global__ __launch_bounds__(THREADS) void causal_mma_kernel(bf16 *o, float *lse
     load_tile<BK, D>(k_tile, k, shape.k.token, (n - 1) * BK, shape.kv_len, shape.qk_dim);
     cp_async_commit();
     for (int i = n - 1; i >= 0; i--) {
+        cp_async_wait<0>();
+        __syncthreads(); /* the keys are here, and all warps are done with the last values */
         load_tile<BK, D>(v_tile, v, shape.v.token, i * BK, shape.kv_len, shape.v_dim);
         cp_async_commit();
-        cp_async_wait<1>(); /* the keys are here, the values on their way */
-        __syncthreads();
         multiply_qk(w, q_tile, k_tile);
-        __syncthreads(); /* all warps are done with the keys */
-        if (i > 0)
-            load_tile<BK, D>(k_tile, k, shape.k.token, (i - 1) * BK, shape.kv_len, shape.qk_dim);
-        cp_async_commit();
         if (i >= whole) mask(w, shape, mine, i * BK);
         online_softmax(w, c);
-        cp_async_wait<1>(); /* the values are here */
-        __syncthreads();
+        cp_async_wait<0>();
+        __syncthreads(); /* the values are here, and all warps are done with these keys */
+        if (i > 0) {
+            load_tile<BK, D>(k_tile, k, shape.k.token, (i - 1) * BK, shape.kv_len, shape.qk_dim);
+            cp_async_commit();
+        }
         multiply_pv(w, v_tile);
-        __syncthreads();
     }
     write(w, shape, o, lse, mine);
 }
