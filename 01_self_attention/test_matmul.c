@@ -108,6 +108,23 @@ Test(matmul, gradients_by_finite_differences) {
     test_context_free(&ctx);
 }
 
+static Tensor *square_loss(Context *ctx, void *user) {
+    Tensor **t = user; /* a [2, 4, 4], c */
+    Tensor *twice = matmul_transposed(ctx, t[0], t[0], 0.5f);
+    return weighted_sum(ctx, matmul(ctx, twice, t[0]), t[1]);
+}
+
+/* a a^T a: three contributions to one gradient, of which only the first may overwrite. */
+Test(matmul, gradient_of_a_tensor_used_twice) {
+    Context ctx = test_context(CPU, F32);
+    Tensor *t[2] = {test_normal(&ctx, "a", 1, SHAPE(2, 4, 4)),
+                    test_normal(&ctx, "c", 2, SHAPE(2, 4, 4))};
+    t[1]->requires_grad = false;
+    /* A cubic: h^2 = 1e-4 of its third derivative, and 2^-24 / h = 6e-6 of a loss of about ten. */
+    check_gradients(&ctx, "a a^T a", square_loss, t, t, 1, 32, 1e-2, 2e-3);
+    test_context_free(&ctx);
+}
+
 /* (A B)^T = B^T A^T, by way of the two operations. */
 DEVICE_TEST(matmul, transposes_agree) {
     Context ctx = test_context(device, dtype);
