@@ -4,7 +4,8 @@
  * Two regular-expression engines must agree: the tokenizers library uses Oniguruma, we use PCRE2
  * (UTF and UCP). Both are backtracking engines with the same syntax for all that published
  * tokenizers use; one difference matters: PCRE2's \s takes U+180E (Mongolian vowel separator) for a
- * space, which Unicode does not since version 6.3. So \s is spelled out before compiling.
+ * space, which Unicode does not since version 6.3. So \s is spelled out before compiling. What is
+ * left are characters newer than an engine's Unicode tables (PCRE2 10.42: Unicode 14).
  *
  * PCRE2_MATCH_INVALID_UTF makes bytes that are not UTF-8 match nothing: they fall into the gaps
  * between matches, and a gap is a word like any other. No byte is lost.
