@@ -24,11 +24,10 @@
 
 #include <math.h>
 
-enum { BK = 64 };         /* keys in a tile: its scores (8 KB) stay in the first-level cache */
-enum { FEW_QUERIES = 5 }; /* below this, rows are faster than lanes (measured) */
-enum {
-    PARALLEL = 1 << 18
-}; /* multiply-adds below which waking threads costs more than it brings */
+enum { BK = 64 };            /* keys in a tile: its scores (8 KB) stay in the first-level cache */
+enum { FEW_QUERIES = 5 };    /* below this, rows are faster than lanes (measured) */
+enum { PREFETCH_ROWS = 16 }; /* how far ahead a single query asks for keys */
+enum { PARALLEL = 1 << 18 }; /* multiply-adds below which waking threads does not pay */
 
 typedef struct ForwardTile {
     float q[MAX_DIM * LANES], o[MAX_DIM * LANES]; /* [column][lane] */
