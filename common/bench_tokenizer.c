@@ -1,7 +1,8 @@
 /*
  * How fast the tokenizer trains and encodes.
  *
- *     bench_tokenizer TEXT [VOCAB_SIZE]
+ *     make common/bench_tokenizer
+ *     common/bench_tokenizer TEXT [VOCAB_SIZE]
  *
  * trains VOCAB_SIZE - 257 merges (2,048 unless told otherwise) on TEXT, then encodes TEXT with one
  * thread and with all of them, and decodes it again. Each row is the best of five.

@@ -32,7 +32,8 @@ static inline const char *scratch_path(Scratch *scratch, const char *name) {
 /* Creates or replaces the file with these bytes. */
 static inline const char *scratch_write(Scratch *scratch, const char *name, const void *data,
                                         size_t size) {
-    FILE *stream = fopen(scratch_path(scratch, name), "wb");
+    unlink(scratch_path(scratch, name)); /* ext4 writes to disk at once what replaces a content */
+    FILE *stream = fopen(scratch->path, "wb");
     cr_assert(stream && fwrite(data, 1, size, stream) == size && fclose(stream) == 0);
     return scratch->path;
 }
