@@ -86,7 +86,6 @@ static void pack_rows(float *to, const float *from, int64_t from_row, int rows, 
         for (int c = 0; c < columns; c++) to[r * width + c] = from[r * from_row + c] * scale;
 }
 
-/* [pack] */
 static void pack_queries(BackwardTile *t, const Head *head, const AttentionShape *shape, int first,
                          int queries) {
     int d = shape->qk_dim, dv = shape->v_dim;
@@ -108,7 +107,6 @@ static void pack_queries(BackwardTile *t, const Head *head, const AttentionShape
         t->lse[i] = i < queries ? head->lse[first + i] : 0;
     }
 }
-/* [/pack] */
 
 /* [probabilities] */
 /* p from s and lse, dS from dP. Lane i sees seen + i keys: the ones after them get 0. */

@@ -36,7 +36,6 @@ static double *row_of(int n) {
 
 /* ---- the reference ---- */
 
-/* [reference] */
 void causal_reference_cpu(float *o, float *lse, const float *q, const float *k, const float *v,
                           AttentionShape shape) {
     attention_shape_check("causal_reference_cpu", &shape);
@@ -64,7 +63,6 @@ void causal_reference_cpu(float *o, float *lse, const float *q, const float *k, 
         }
     free(p);
 }
-/* [/reference] */
 
 /* One query's share of all three gradients; see causal_backward_cpu.c for the formulas. */
 static void reference_backward_row(float *dq, float *dk, float *dv, const float *d_o,

@@ -37,48 +37,43 @@ static error_t parse(int key, char *value, struct argp_state *state) {
 
 /* ---- 1. the online softmax ---- */
 
-/* [toy] */
 static const float weights[6] = {1, 2, 4, 1, 2, 8}; /* exp of the scores: kind numbers */
 static const float values[6] = {2, 5, 1, 4, 2, 6};
 
 static void online_by_hand(void) {
-    printf(
-        "1. A softmax that never sees all its scores. Six keys arrive two at a time; their scores "
-        "are\n   log 1, log 2 | log 4, log 1 | log 2, log 8 and their values 2, 5 | 1, 4 | 2, "
-        "6.\n\n"
-        "   tile  m = max s       e^(m old - m)   l = sum e^(s-m)  o = sum e^(s-m) v   o / l\n");
+    printf("1. A softmax that never sees all its scores. Six keys arrive two at a time. Scores:\n"
+           "   log 1, log 2 | log 4, log 1 | log 2, log 8; values: 2, 5 | 1, 4 | 2, 6.\n\n"
+           "   tile       m = max s   e^(old m - m)   l = sum e^(s-m)"
+           "   o = sum e^(s-m) v   o / l\n");
     OnlineSoftmax state = {-INFINITY, 0};
     float o = 0;
     for (int tile = 0; tile < 3; tile++) {
         float s[2] = {logf(weights[2 * tile]), logf(weights[2 * tile + 1])}, old = state.m;
         online_softmax(&state, &o, s, 2, values + 2 * tile, 1, 1);
-        printf("   %d     %.4f = log %.0f  %13.2f %16.2f %18.2f %9.2f\n", tile + 1, state.m,
+        printf("   %d     %.4f = log %.0f %15.2f %17.2f %19.2f %7.2f\n", tile + 1, state.m,
                exp(state.m), expf(old - state.m), state.l, o, o / state.l);
     }
-    float all = 0, weighted = 0;
+    float all = 0, weighted = 0, lse = state.m + logf(state.l);
     for (int j = 0; j < 6; j++) {
         all += weights[j];
         weighted += weights[j] * values[j];
     }
-    printf("\n   All at once: (1*2 + 2*5 + 4*1 + 1*4 + 2*2 + 8*6) / (1+2+4+1+2+8) = %.0f / %.0f = "
-           "%.2f: "
-           "the same.\n   Kept for backward: lse = m + log l = %.4f = log %.0f. It brings each "
-           "probability back:\n   e^(s - lse) =",
-           weighted, all, weighted / all, state.m + logf(state.l), exp(state.m + logf(state.l)));
-    float lse = state.m + logf(state.l);
+    printf("\n   All at once: (1*2 + 2*5 + 4*1 + 1*4 + 2*2 + 8*6) / (1+2+4+1+2+8)"
+           " = %.0f / %.0f = %.2f.\n"
+           "   Backward needs only lse = m + log l = %.4f = log %.0f. It brings every probability\n"
+           "   back: e^(s - lse) =",
+           weighted, all, weighted / all, lse, exp(lse));
     for (int j = 0; j < 6; j++) printf(" %.3f", expf(logf(weights[j]) - lse));
-    printf(" = 1/18, 2/18, 4/18, 1/18, 2/18, 8/18.\n\n");
+    printf(", which are 1, 2, 4, 1, 2, 8 of 18.\n\n");
 }
-/* [/toy] */
 
 /* ---- 2. the mask ---- */
 
 static void mask_as_skipped_work(void) {
     enum { T = 256, QUERIES = 32, CELL = 8 };
     printf(
-        "2. The mask is work that is not done. %d queries (down, %d a tile) and their keys "
-        "(across, "
-        "%d a letter):\n   # computed   / computed, then half of it masked   . never visited\n\n",
+        "2. The mask is work that is not done. %d queries (down, %d a tile), keys (%d a letter):\n"
+        "   # computed   / computed, then half of it masked   . never visited\n\n",
         T, QUERIES, CELL);
     long computed = 0;
     for (int first = 0; first < T; first += QUERIES) {
@@ -131,14 +126,14 @@ static void future_changes_nothing(Context *ctx, int T, int H, int D) {
     float *k = downloaded(ctx, layer.k);
     for (int i = 0; i < H * D; i++) k[(T - 1) * H * D + i] += 1;
     tensor_upload(ctx, layer.k, k);
-    float *after = downloaded(ctx, causal_attention(ctx, layer.q, layer.k, layer.v, 0));
+    layer.o = causal_attention(ctx, layer.q, layer.k, layer.v, 0);
+    float *after = downloaded(ctx, layer.o);
     long earlier = 0, last = 0;
     for (int i = 0; i < T * H * D; i++)
         *(i < (T - 1) * H * D ? &earlier : &last) += before[i] != after[i];
-    printf("3. q, k, v %s -> o %s. Token %d's key is changed: of the outputs of tokens 0..%d\n"
-           "   %ld numbers change (not one bit), of token %d's own %d numbers %ld.\n",
-           shape_text(layer.q).text, shape_text(layer.q).text, T - 1, T - 2, earlier, T - 1, H * D,
-           last);
+    printf("3. q, k, v %s -> o %s. Change the last token's key: of the\n"
+           "   outputs of tokens before it %ld numbers change, not one bit; of its own %d, %ld.\n",
+           shape_text(layer.q).text, shape_text(layer.o).text, earlier, H * D, last);
     free(before), free(k), free(after);
     context_reset(ctx);
 }
@@ -160,8 +155,8 @@ static void decode_from_cache(Context *ctx, int T, int H, int D) {
     double cache_us = (seconds_now() - start) / T * 1e6;
     for (int i = 0; i < T * H * D; i++) largest = fmaxf(largest, fabsf(cached[i] - whole[i]));
     printf(
-        "   Decoding: token after token from the cache of keys and values, %.0f us each, gives the "
-        "same\n   as all %d at once: largest difference %.1e (%s rounds at %.1e).\n\n",
+        "   Decode token by token from the cache of keys and values (%.0f us each): the same as\n"
+        "   all %d at once; the largest difference is %.1e, %s rounds at %.1e.\n\n",
         cache_us, T, largest, dtype_name(ctx->dtype), ctx->dtype == F32 ? 0x1p-24 : 0x1p-9);
     free(whole), free(cached);
     context_reset(ctx);
@@ -238,14 +233,14 @@ static void time_and_memory(const DemoOptions *options, Context *ctx) {
     if (csv_open(&csv, path, "T,materialised_ms,tiled_ms,materialised_mib,tiled_mib", "cpu",
                  options->common.seed, &err))
         fatal("%s", err.text);
-    printf("4. Forward and backward of %d heads of %d columns on the CPU: the T x T matrix in "
-           "memory, and "
-           "tiles.\n\n        T   materialised      tiled         materialised      tiled\n",
-           HEADS, DIM);
+    printf(
+        "4. Forward and backward of %d heads of %d columns, the T x T matrix in memory and tiles:"
+        "\n\n        T       time, T x T        tiles     memory, T x T        tiles\n",
+        HEADS, DIM);
     ScalingRow row = {0};
     for (int T = 128; T <= options->max_tokens; T *= 2) {
         row = measure(ctx, T);
-        printf("   %6d %11.2f ms %7.2f ms %15.2f MiB %7.2f MiB\n", T, row.ms[0], row.ms[1],
+        printf("   %6d %15.2f ms %9.2f ms %13.2f MiB %8.2f MiB\n", T, row.ms[0], row.ms[1],
                row.mib[0], row.mib[1]);
         csv_row(&csv, "%d,%.4f,%.4f,%.5f,%.5f", T, row.ms[0], row.ms[1], row.mib[0], row.mib[1]);
     }
@@ -261,9 +256,9 @@ int main(int argc, char **argv) {
     static const struct argp argp = {flags,
                                      parse,
                                      NULL,
-                                     "Causal attention in tiles: online softmax by hand, the mask "
-                                     "as skipped work, decoding from a "
-                                     "cache, and time and memory against the length of the text.",
+                                     "Causal attention in tiles: the online softmax by hand, the "
+                                     "mask as skipped work, decoding from a cache, and time and "
+                                     "memory against the length of the text.",
                                      common_argp,
                                      NULL,
                                      NULL};
@@ -281,7 +276,6 @@ int main(int argc, char **argv) {
     if (context_init(&ctx, CPU, F32, options.common.seed, &err)) fatal("%s", err.text);
     time_and_memory(&options, &ctx);
     context_free(&ctx);
-    printf("\nTry next: --max 8192; --threads 1; ./02_causal/bench; and the exercises: make learn "
-           "CH=02_causal\n");
+    printf("Try next: --max 8192, --threads 1, ./02_causal/bench, make learn CH=02_causal\n");
     return 0;
 }
