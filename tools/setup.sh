@@ -23,6 +23,7 @@ command git          | git                    |                 | names the comm
 '
 
 is_there() { # command|library NAME
+    [ "$2" != bible ] || [ ! -f build/corpus/bible.txt ] || return 0 # the text has been written already
     if [ "$1" = command ]; then command -v "$2" >/dev/null; else pkg-config --exists "$2" 2>/dev/null; fi
 }
 
@@ -40,6 +41,11 @@ missing_parts() { # the lines of `parts` that are not there
 missing=$(missing_parts)
 [ -n "$missing" ] || exit 0
 
+# Nothing that this needs is missing, and we could not install the rest last time either: do not say so again.
+needed() { awk -F'|' -v p="$purpose" '$3 ~ "(^| )" p "( |$)"' <<<"$missing"; }
+told=build/setup.told
+[ -n "$(needed)" ] || [ "$missing" != "$(cat $told 2>/dev/null)" ] || exit 0
+
 list() { while IFS='|' read -r _ package _ why; do printf '  %-22s %s\n' ${package// /} "${why# }"; done <<<"$missing" | sort -u; }
 packages=$(cut -d'|' -f2 <<<"$missing" | sort -u | tr -s ' \n' ' ')
 
@@ -55,9 +61,9 @@ if command -v apt-get >/dev/null; then
     fi
     if [ "$as_root" = none ]; then
         echo "I may not install them: neither root nor sudo. Ask someone who may to run
-  apt-get install$packages" >&2
+  apt-get install${packages% }" >&2
     else
-        echo "Installing them:  ${as_root:+$as_root }apt-get install$packages" >&2
+        echo "Installing them:  ${as_root:+$as_root }apt-get install${packages% }" >&2
         log=$(mktemp)
         apt() { $as_root env DEBIAN_FRONTEND=noninteractive apt-get -q -o DPkg::Lock::Timeout=300 "$@" </dev/null >"$log" 2>&1; }
         # Fresh machines have no package lists, and old lists name packages that are gone: then update and try once more.
@@ -74,10 +80,10 @@ fi
 
 missing=$(missing_parts)
 [ -n "$missing" ] || { echo "Done." >&2; exit 0; }
-if cut -d'|' -f3 <<<"$missing" | grep -qw "$purpose"; then
-    echo "Still missing, and needed for this:" >&2
-    missing=$(awk -F'|' -v p="$purpose" '$3 ~ "(^| )" p "( |$)"' <<<"$missing")
-    list >&2
-    exit 1
-fi
-echo "It works without these." >&2
+mkdir -p build && echo "$missing" >$told
+missing_here=$(needed)
+[ -n "$missing_here" ] || { echo "It works without these." >&2; exit 0; }
+missing=$missing_here
+echo "Still missing, and needed for this:" >&2
+list >&2
+exit 1
