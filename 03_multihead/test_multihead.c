@@ -154,6 +154,32 @@ DEVICE_TEST(multihead, equals_nn_multihead_attention) {
     test_context_free(&ctx);
 }
 
+/* ---- the lesson's numbers ---- */
+
+/* [two_heads_by_hand] */
+/* Two heads of one dimension on three tokens; k = ln(2) x makes every e^(q k) a power of two. */
+DEVICE_TEST(multihead, two_heads_by_hand) {
+    static const float ln2 = 0.693147181f;
+    static const float x[] = {1, 0, 2, 1, 1, 1};
+    static const float one[] = {1, 0, 0, 1}, keys[] = {ln2, 0, 0, ln2}, mix[] = {1, 1, 1, -1};
+    static const float expected[] = {1,          1,          /* token 1 sees only itself */
+                                     37.0f / 15, 17.0f / 15, /* 9/5 + 2/3, 9/5 - 2/3 */
+                                     23.0f / 10, 7.0f / 10}; /* 3/2 + 4/5, 3/2 - 4/5 */
+    Context ctx = test_context(device, dtype);
+    Module m;
+    module_init(&m, &ctx, (MultiheadConfig){2, 2, 2, 1, false});
+    params_set(&m.params, m.w.q_proj, one);
+    params_set(&m.params, m.w.k_proj, keys);
+    params_set(&m.params, m.w.v_proj, one);
+    params_set(&m.params, m.w.o_proj, mix);
+    Tensor *input = tensor_from(&ctx, "x", dtype, x, SHAPE(1, 3, 2));
+    Tensor *y = multihead_forward(&ctx, input, &m.w, &m.cfg, NULL);
+    check_tensor(&ctx, "y", y, expected, module_tolerance(dtype));
+    params_free(&m.params);
+    test_context_free(&ctx);
+}
+/* [/two_heads_by_hand] */
+
 /* ---- properties ---- */
 
 static Tensor *forward(Context *ctx, Module *m, Tensor *x) {

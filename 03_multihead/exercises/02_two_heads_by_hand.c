@@ -1,0 +1,26 @@
+/*
+ * Exercise 03.2: two heads by hand.
+ *
+ * The lesson computes the third of three tokens; do the second one. Its weights are fractions. All
+ * as in the lesson:
+ *
+ *     x = (1, 0), (2, 1), (1, 1)      head 0 sees the first number, head 1 the second
+ *     q = x,  k = ln(2) x,  v = x     so that e^(q k) is a power of two;  causal, scale 1
+ *     y = (head 0 + head 1, head 0 - head 1)
+ *
+ *   head0, head1       what the two heads give for the second token (2, 1)
+ *   output0, output1   the module's output for it
+ *   shared1            what head 1 gives for it in multi-query attention, where both heads use head 0's
+ *                      keys and values
+ *
+ * POINTS: 2
+ * HINT: The second token sees two tokens. In head 0 its query is 2 and the keys are ln 2 and 2 ln
+ * 2, so the unnormalised weights are 2^2 and 2^4.
+ */
+extern const double head0, head1, output0, output1, shared1;
+
+const double head0 = 0;
+const double head1 = 0;
+const double output0 = 0;
+const double output1 = 0;
+const double shared1 = 0;

@@ -1,0 +1,39 @@
+/*
+ * Exercise 03.5: find the two mistakes.
+ *
+ * grouped_attention() is causal attention with shared keys in plain loops: q, o [T, H, D] and k, v
+ * [T, H_kv, D]. It was tried with as many key heads as query heads, and with one; both came out
+ * right. Two lines are wrong. Mend both.
+ *
+ * POINTS: 3
+ * HINT: With H = 4 and H_kv = 2, which query heads should read key head 0? And which values belong
+ * to that key?
+ */
+#include <math.h>
+
+void grouped_attention(float *o, const float *q, const float *k, const float *v, int T, int H,
+                       int H_kv, int D);
+
+void grouped_attention(float *o, const float *q, const float *k, const float *v, int T, int H,
+                       int H_kv, int D) {
+    for (int h = 0; h < H; h++) {
+        int g = h % H_kv;
+        for (int t = 0; t < T; t++) {
+            float weight[256], top = -INFINITY, sum = 0;
+            for (int s = 0; s <= t; s++) {
+                weight[s] = 0;
+                for (int d = 0; d < D; d++)
+                    weight[s] += q[(t * H + h) * D + d] * k[(s * H_kv + g) * D + d];
+                weight[s] /= sqrtf((float)D);
+                top = fmaxf(top, weight[s]);
+            }
+            for (int s = 0; s <= t; s++) sum += weight[s] = expf(weight[s] - top);
+            for (int d = 0; d < D; d++) {
+                float total = 0;
+                for (int s = 0; s <= t; s++)
+                    total += weight[s] / sum * v[s * H_kv * D + (H_kv > 1 ? h : 0) * D + d];
+                o[(t * H + h) * D + d] = total;
+            }
+        }
+    }
+}
