@@ -17,8 +17,9 @@ SHELL := bash
 .SECONDARY:
 .DEFAULT_GOAL := help
 
-# One job for each core unless the caller says otherwise (or is itself a make with jobs).
-ifeq ($(filter -j% --jobserver%,$(MAKEFLAGS)),)
+# One job for each core, unless -j is on the command line or in MAKEFLAGS (as it is below another make). MAKEFLAGS does
+# not show -j while this file is read, so we look at what make was called with.
+ifeq ($(shell { tr '\0' '\n' </proc/$$PPID/cmdline; echo "$$MAKEFLAGS"; } 2>/dev/null | grep -E -e '(^| )(-[a-zA-Z]*j|--job)'),)
 MAKEFLAGS += -j$(shell nproc 2>/dev/null || echo 2)
 endif
 
