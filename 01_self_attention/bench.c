@@ -68,17 +68,17 @@ typedef struct Rung {
 typedef struct Work {
     const Rung *rung;
     DType dtype;
-    int64_t n; /* n x n matrices, or rows x cols */
-    int64_t rows, cols;
+    int64_t rows, cols; /* equal for a product */
     void *a, *b, *c;
 } Work;
 
 static void run_rung(Context *ctx, void *user) {
     Work *w = user;
     const Rung *r = w->rung;
-    if (r->cpu_product) r->cpu_product(w->c, w->a, w->b, w->n, w->n, w->n);
+    if (r->cpu_product) r->cpu_product(w->c, w->a, w->b, w->rows, w->rows, w->rows);
     if (r->cpu_softmax) r->cpu_softmax(w->c, w->a, w->rows, w->cols);
-    if (r->cuda_product) r->cuda_product(ctx->gpu, w->dtype, w->c, w->a, w->b, w->n, w->n, w->n);
+    if (r->cuda_product)
+        r->cuda_product(ctx->gpu, w->dtype, w->c, w->a, w->b, w->rows, w->rows, w->rows);
     if (r->cuda_softmax) r->cuda_softmax(ctx->gpu, w->dtype, w->c, w->a, w->rows, w->cols);
 }
 
@@ -115,7 +115,7 @@ static const Rung cuda_softmaxes[] = {
 static int available(Context *ctx, const Rung *rung, const Work *w) {
 #ifdef WITH_CUDA
     if (rung->bf16_only == 80) return matmul_tensor_available(ctx->gpu, w->dtype);
-    if (rung->bf16_only == 90) return matmul_hopper_available(ctx->gpu, w->dtype, w->n, w->n);
+    if (rung->bf16_only == 90) return matmul_hopper_available(ctx->gpu, w->dtype, w->rows, w->rows);
 #endif
     (void)ctx, (void)rung, (void)w;
     return 1;
@@ -125,13 +125,20 @@ static int available(Context *ctx, const Rung *rung, const Work *w) {
 
 enum { MAX_RUNGS = 8 };
 
-/* A product's share is of the library's speed (the last rung), a softmax's of the copy bandwidth.
- * */
+/* The speed that a rung's share is of: for softmax the copy's, for products the library's, measured
+ * as the last rung here and as the ceiling at the start; a GPU slows down when it gets hot, so the
+ * better of the two counts. */
+static double yardstick(const Bench *bench, Ladder ladder, const Work *w, double library) {
+    if (ladder == SOFTMAX) return bench->copy_bytes;
+    return fmax(library, w->dtype == BF16 ? bench->flops_bf16 : bench->flops_f32);
+}
+
 static void measure_ladder(Bench *bench, Csv *csv, Ladder ladder, const Rung *rungs, int count,
                            Work *w) {
-    double n = (double)w->n, flop = ladder == MATMUL ? 2 * n * n * n : 0;
-    double bytes =
-        ladder == SOFTMAX ? 2.0 * (double)(w->rows * w->cols) * (double)dtype_size(w->dtype) : 0;
+    double rows = (double)w->rows, cols = (double)w->cols;
+    double flop = ladder == MATMUL ? 2 * rows * rows * rows : 0;
+    double bytes = ladder == SOFTMAX ? 2 * rows * cols * (double)dtype_size(w->dtype) : 0;
+    double work = ladder == MATMUL ? flop : bytes;
     BenchTime time[MAX_RUNGS] = {{0, 0, 0}};
     for (int i = 0; i < count; i++) {
         w->rung = &rungs[i];
@@ -140,14 +147,12 @@ static void measure_ladder(Bench *bench, Csv *csv, Ladder ladder, const Rung *ru
         snprintf(name, sizeof name, "%s  %s", dtype_name(w->dtype), rungs[i].name);
         time[i] = bench_row(bench, name, w->dtype, flop, bytes, run_rung, w);
     }
-    for (int i = 0; i < count; i++) {
-        if (time[i].median == 0) continue;
-        double share = ladder == MATMUL ? time[count - 1].min / time[i].min
-                                        : bytes / time[i].min / bench->copy_bytes;
-        csv_row(csv, "%s,%s,%lld,%.5g,%.5g,%.2f", rungs[i].name, dtype_name(w->dtype),
-                (long long)(ladder == MATMUL ? w->n : w->cols), 1e3 * time[i].min,
-                1e-9 * (ladder == MATMUL ? flop : bytes) / time[i].min, 100 * share);
-    }
+    double full = yardstick(bench, ladder, w, work / time[count - 1].min);
+    for (int i = 0; i < count; i++)
+        if (time[i].min > 0)
+            csv_row(csv, "%s,%s,%lld,%.5g,%.5g,%.5g,%.2f", rungs[i].name, dtype_name(w->dtype),
+                    (long long)w->cols, 1e3 * time[i].min, 1e3 * time[i].median,
+                    1e-9 * work / time[i].min, 100 * work / time[i].min / full);
 }
 
 static void open_csv(Csv *csv, Context *ctx, const LadderOptions *options, Ladder ladder,
@@ -156,8 +161,8 @@ static void open_csv(Csv *csv, Context *ctx, const LadderOptions *options, Ladde
     snprintf(path, size, "01_self_attention/figures/out/%s_%s.csv",
              ladder == MATMUL ? "matmul" : "softmax", ctx->device == CUDA ? "cuda" : "cpu");
     if (csv_open(csv, path,
-                 ladder == MATMUL ? "rung,dtype,n,ms,gflops,percent"
-                                  : "rung,dtype,cols,ms,gbytes,percent",
+                 ladder == MATMUL ? "rung,dtype,n,min_ms,median_ms,gflops,percent"
+                                  : "rung,dtype,cols,min_ms,median_ms,gbytes,percent",
                  ctx->device == CUDA ? gpu_describe(ctx->gpu).text : "cpu", options->common.seed,
                  &err))
         fatal("%s", err.text);
@@ -176,33 +181,49 @@ static void close_and_draw(Csv *csv, Context *ctx, Ladder ladder, const char *pa
     plot_or_explain(script, path, out);
 }
 
-static void ladder(Bench *bench, const LadderOptions *options, Ladder kind) {
+static const Rung *rungs_of(Context *ctx, Ladder kind, int *count) {
+#ifdef WITH_CUDA
+    if (ctx->device == CUDA) {
+        *count = kind == MATMUL ? 6 : 4;
+        return kind == MATMUL ? cuda_products : cuda_softmaxes;
+    }
+#endif
+    (void)ctx;
+    *count = kind == MATMUL ? 4 : 2;
+    return kind == MATMUL ? cpu_products : cpu_softmaxes;
+}
+
+static Work new_work(Context *ctx, const LadderOptions *options, Ladder kind, DType dtype) {
+    Work w = {.dtype = dtype, .rows = 4096, .cols = 1024};
+    if (ctx->device == CUDA) w.rows = w.cols = 8192;
+    if (kind == MATMUL) {
+        w.rows = ctx->device == CPU ? 1000 : dtype == BF16 ? 8192 : 4096;
+        if (options->size) w.rows = options->size;
+        w.cols = w.rows;
+    }
+    void **place[] = {&w.a, &w.b, &w.c};
+    for (int i = 0; i < 3; i++) {
+        Tensor *t = tensor_new(ctx, "matrix", dtype, SHAPE(w.rows, w.cols));
+        bench_fill(ctx, t, (uint64_t)i);
+        *place[i] = t->data;
+    }
+    return w;
+}
+
+static void measure(Bench *bench, const LadderOptions *options, Ladder kind) {
     Context *ctx = bench->ctx;
     char path[256], title[128];
+    int count;
+    const Rung *rungs = rungs_of(ctx, kind, &count);
     Csv csv;
     open_csv(&csv, ctx, options, kind, path, sizeof path);
-    for (int half = 0; half < (ctx->device == CUDA ? 2 : 1); half++) {
-        DType dtype = half ? BF16 : F32;
-        Work w = {.dtype = dtype, .rows = 4096, .cols = 1024, .n = 1000};
-        if (ctx->device == CUDA) w.rows = w.cols = 8192, w.n = half ? 8192 : 4096;
-        if (options->size) w.n = options->size;
-        int64_t rows = kind == MATMUL ? w.n : w.rows, cols = kind == MATMUL ? w.n : w.cols;
-        void **place[] = {&w.a, &w.b, &w.c};
-        for (int i = 0; i < 3; i++) {
-            Tensor *t = tensor_new(ctx, "matrix", dtype, SHAPE(rows, cols));
-            bench_fill(ctx, t, (uint64_t)i);
-            *place[i] = t->data;
-        }
+    const DType dtypes[] = {F32, BF16};
+    for (int i = 0; i < (ctx->device == CUDA ? 2 : 1); i++) {
+        Work w = new_work(ctx, options, kind, dtypes[i]);
         snprintf(title, sizeof title,
                  kind == MATMUL ? "C = A B, %lld x %lld" : "softmax of %lld rows of %lld",
-                 (long long)rows, (long long)cols);
+                 (long long)w.rows, (long long)w.cols);
         bench_head(title);
-        const Rung *rungs = kind == MATMUL ? cpu_products : cpu_softmaxes;
-        int count = kind == MATMUL ? 4 : 2;
-#ifdef WITH_CUDA
-        if (ctx->device == CUDA)
-            rungs = kind == MATMUL ? cuda_products : cuda_softmaxes, count = kind == MATMUL ? 6 : 4;
-#endif
         measure_ladder(bench, &csv, kind, rungs, count, &w);
         context_reset(ctx);
     }
@@ -228,9 +249,12 @@ static void run_head(Context *ctx, void *user) {
     ctx->recording = false;
 }
 
-static void attention_head(Bench *bench) {
+/* In a context of its own, so that its peak memory is the head's. */
+static void attention_head(Bench bench, const LadderOptions *options) {
     enum { B = 8, T = 512, C = 512, D = 64 };
-    Context *ctx = bench->ctx;
+    Context own, *ctx = &own;
+    options_open(&options->common, ctx);
+    bench.ctx = ctx;
     Head head = {.train = false};
     Error err;
     params_init(&head.params, ctx);
@@ -243,16 +267,16 @@ static void attention_head(Bench *bench) {
     /* Backward: the projections' weights once, both factors of both products. */
     double projections = 3 * 2.0 * B * T * C * D, products = 2 * 2.0 * B * T * T * D;
     bench_head("self-attention, batch 8, 512 tokens of 512 numbers, head of 64");
-    bench_row(bench, "forward", ctx->dtype, projections + products, 0, run_head, &head);
+    bench_row(&bench, "forward", ctx->dtype, projections + products, 0, run_head, &head);
     head.train = true;
-    bench_row(bench, "forward and backward", ctx->dtype, 2 * projections + 3 * products, 0,
+    bench_row(&bench, "forward and backward", ctx->dtype, 2 * projections + 3 * products, 0,
               run_head, &head);
     printf("  memory of the step: %.1f MiB, of which the T x T matrices and their gradients are "
            "%.1f\n",
            (double)context_peak_bytes(ctx) / 1048576,
            4.0 * B * T * T * (double)dtype_size(ctx->dtype) / 1048576);
-    context_reset(ctx);
     params_free(&head.params);
+    context_free(ctx);
 }
 
 int main(int argc, char **argv) {
@@ -266,9 +290,9 @@ int main(int argc, char **argv) {
     Bench bench;
     bench_init(&bench, &ctx, options.seconds);
     bench_print_machine(&bench);
-    ladder(&bench, &options, SOFTMAX);
-    ladder(&bench, &options, MATMUL);
-    attention_head(&bench);
+    measure(&bench, &options, SOFTMAX);
+    measure(&bench, &options, MATMUL);
+    attention_head(bench, &options);
     context_free(&ctx);
     return 0;
 }

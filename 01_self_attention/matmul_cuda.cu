@@ -168,49 +168,66 @@ static __device__ uint4 load_ragged(const bf16 *row, int64_t col, int64_t cols, 
     return *(uint4 *)piece;
 }
 
-/* rows x (8 PIECES) numbers into swizzled shared memory; wider tiles as blocks of 64 columns,
- * block_bytes apart. */
+/* ROWS x (8 PIECES) numbers into swizzled shared memory; wider tiles as blocks of 64 columns. A
+ * thread keeps its column and goes down by a multiple of 8 rows, so its place in the swizzle stays
+ * the same. */
 template <bool ALIGNED, int ROWS, int PIECES>
 static __device__ __forceinline__ void load_tile(char *shared, const bf16 *x, int64_t row0,
                                                  int64_t col0, int64_t rows, int64_t cols) {
+    enum { STEP = TENSOR_THREADS / PIECES };
+    int r = threadIdx.x / PIECES, q = threadIdx.x % PIECES;
+    int64_t row = row0 + r, col = col0 + 8 * q;
+    const bf16 *from = x + row * cols;
+    char *to = shared + q / 8 * (ROWS * 128) + r * 128 + ((q % 8 ^ r % 8) * 16);
 #pragma unroll
-    for (int i = threadIdx.x; i < ROWS * PIECES; i += TENSOR_THREADS) {
-        int r = i / PIECES, q = i % PIECES;
-        int64_t row = row0 + r, col = col0 + 8 * q;
-        void *to = shared + q / 8 * (ROWS * 128) + r * 128 + ((q % 8 ^ r % 8) * 16);
-        bool valid = row < rows && col < cols;
+    for (int i = 0; i < ROWS / STEP; i++, from += STEP * cols, to += STEP * 128) {
+        bool valid = row + i * STEP < rows && col < cols;
         if (ALIGNED) /* the address must be legal even where nothing is read */
-            cp_async_16(to, valid ? x + row * cols + col : x, valid);
+            cp_async_16(to, valid ? from + col : x, valid);
         else
-            *(uint4 *)to = load_ragged(x + row * cols, col, cols, valid);
+            *(uint4 *)to = load_ragged(from, col, cols, valid);
     }
 }
 
-/* One pair of tiles: sum += A (64 rows of this warp) times B (64 columns of this warp). */
+/* The operands of one step of 16 k's: 64 rows of A and 64 columns of B, for this warp. */
+struct Fragments {
+    uint32_t a[4][4], b[4][4];
+};
+
+static __device__ __forceinline__ void load_fragments(Fragments &f, const char *tile_a,
+                                                      const char *block_b, int warp_row, int step) {
+    int lane = threadIdx.x % 32;
+#pragma unroll
+    for (int i = 0; i < 4;
+         i++) { /* lanes 0 .. 15 name rows of the left 8 k's, 16 .. 31 of the right */
+        int row = warp_row * 64 + i * 16 + lane % 16, q = 2 * step + lane / 16;
+        ldmatrix_x4(f.a[i], tile_a + row * 128 + ((q ^ row % 8) * 16));
+    }
+#pragma unroll
+    for (int j = 0; j < 4;
+         j++) { /* B lies [k][n], mma wants it by columns: transposed on the way */
+        int row = step * 16 + lane % 16, q = 2 * j + lane / 16;
+        ldmatrix_x4_transposed(f.b[j], block_b + row * 128 + ((q ^ row % 8) * 16));
+    }
+}
+
+/* One pair of tiles. The fragments of the next step are on their way while this step's are
+ * multiplied. */
 static __device__ __forceinline__ void multiply_tile(float (&sum)[4][8][4], const char *tile_a,
                                                      const char *tile_b, int warp_row,
                                                      int warp_col) {
-    int lane = threadIdx.x % 32;
     const char *block_b = tile_b + warp_col * (BLOCK_K * 128); /* 64 columns wide, 64 k's high */
+    Fragments f[2];
+    load_fragments(f[0], tile_a, block_b, warp_row, 0);
 #pragma unroll
     for (int step = 0; step < BLOCK_K / 16; step++) {
-        uint32_t a[4][4], b[4][4];
-#pragma unroll
-        for (int i = 0; i < 4;
-             i++) { /* lanes 0 .. 15 name rows of the left 8 k's, 16 .. 31 of the right */
-            int row = warp_row * 64 + i * 16 + lane % 16, q = 2 * step + lane / 16;
-            ldmatrix_x4(a[i], tile_a + row * 128 + ((q ^ row % 8) * 16));
-        }
-#pragma unroll
-        for (int j = 0; j < 4;
-             j++) { /* B lies [k][n], mma wants it by columns: transposed on the way */
-            int row = step * 16 + lane % 16, q = 2 * j + lane / 16;
-            ldmatrix_x4_transposed(b[j], block_b + row * 128 + ((q ^ row % 8) * 16));
-        }
+        Fragments &now = f[step % 2];
+        if (step + 1 < BLOCK_K / 16)
+            load_fragments(f[(step + 1) % 2], tile_a, block_b, warp_row, step + 1);
 #pragma unroll
         for (int i = 0; i < 4; i++)
 #pragma unroll
-            for (int j = 0; j < 8; j++) mma_bf16(sum[i][j], a[i], &b[j / 2][j % 2 * 2]);
+            for (int j = 0; j < 8; j++) mma_bf16(sum[i][j], now.a[i], &now.b[j / 2][j % 2 * 2]);
     }
 }
 

@@ -25,7 +25,7 @@ extern "C" {
 /* y = softmax(x) over the last dimension     x [..., D] -> [..., D] */
 Tensor *softmax(Context *ctx, Tensor *x);
 
-/* ---- kernels: on the CPU every T * is float *, on CUDA float * or bf16 * by dtype; y may be x ---- */
+/* ---- kernels; y may be x ---- */
 
 /* The reference: the formula, term by term, summed in double. */
 void softmax_reference_forward_cpu(float *y, const float *x, int64_t rows, int64_t cols);
