@@ -81,6 +81,28 @@ static void expect_same_tokenizer(const Tokenizer *a, const Tokenizer *b) {
     cr_expect(a->added_count == b->added_count);
 }
 
+typedef struct Words {
+    const char *start[4096];
+    size_t length[4096];
+    size_t count;
+} Words;
+
+static void keep_word(void *user, const char *word, size_t length) {
+    Words *words = user;
+    cr_assert(words->count < 4096);
+    words->start[words->count] = word;
+    words->length[words->count++] = length;
+}
+
+static Words words_of(const Tokenizer *tokenizer, const char *text, size_t size) {
+    Words words = {.count = 0};
+    Matcher matcher;
+    matcher_init(&matcher);
+    split_words(&tokenizer->splitter, &matcher, text, size, keep_word, &words);
+    matcher_free(&matcher);
+    return words;
+}
+
 /* ---- against the tokenizers library ---- */
 
 static void expect_golden_ids(const char *file, const char *column) {
@@ -110,6 +132,37 @@ Test(tokenizer, deepseek_ids_equal_the_library) {
     expect_golden_ids("tokenizer_deepseek.json", "deepseek");
 }
 
+/* What patterns other than the three above make of a text: classes, empty matches, lookaround. */
+Test(tokenizer, words_equal_the_library) {
+    Error err = {""};
+    cJSON *rows = json_load(golden("tokenizer_splits.json"), &err), *row, *item;
+    cr_assert(rows, "%s", err.text);
+    cJSON_ArrayForEach(row, rows) {
+        const cJSON *patterns = cJSON_GetObjectItem(row, "patterns");
+        const cJSON *expected = cJSON_GetObjectItem(row, "words");
+        Tokenizer *tokenizer = tokenizer_new();
+        cJSON_ArrayForEach(item, patterns) {
+            const char *pattern = item->valuestring;
+            cr_assert(splitter_add(&tokenizer->splitter, pattern, "", &err) == 0, "%s", err.text);
+        }
+        char text[1024] = "";
+        cJSON_ArrayForEach(item, expected) strcat(text, item->valuestring);
+        Words words = words_of(tokenizer, text, strlen(text));
+        size_t w = 0;
+        cJSON_ArrayForEach(item, expected) {
+            cr_expect(w < words.count && words.length[w] == strlen(item->valuestring) &&
+                          memcmp(words.start[w], item->valuestring, words.length[w]) == 0,
+                      "%s: word %zu should be '%s'", patterns->child->valuestring, w,
+                      item->valuestring);
+            w++;
+        }
+        cr_expect(w == words.count, "%s: %zu words, should be %zu", patterns->child->valuestring,
+                  words.count, w);
+        tokenizer_free(tokenizer);
+    }
+    cJSON_Delete(rows);
+}
+
 Test(tokenizer, training_equals_the_library) {
     MappedFile text = must_map(golden("tokenizer_text.txt"));
     Tokenizer *library = must_load(golden("tokenizer_gpt2.json"));
@@ -122,28 +175,6 @@ Test(tokenizer, training_equals_the_library) {
 }
 
 /* ---- against slow programs ---- */
-
-typedef struct Words {
-    const char *start[4096];
-    size_t length[4096];
-    size_t count;
-} Words;
-
-static void keep_word(void *user, const char *word, size_t length) {
-    Words *words = user;
-    cr_assert(words->count < 4096);
-    words->start[words->count] = word;
-    words->length[words->count++] = length;
-}
-
-static Words words_of(const Tokenizer *tokenizer, const char *text, size_t size) {
-    Words words = {.count = 0};
-    Matcher matcher;
-    matcher_init(&matcher);
-    split_words(&tokenizer->splitter, &matcher, text, size, keep_word, &words);
-    matcher_free(&matcher);
-    return words;
-}
 
 /* Joins the pair everywhere in ids, from left to right; returns how many are left. */
 static size_t replace_pair(int32_t *ids, size_t count, Merge merge) {

@@ -90,7 +90,7 @@ enum { MAX_PATTERNS = 16 };
 typedef struct Splitter {
     pcre2_code *patterns[MAX_PATTERNS];
     int count;
-    bool cuts_at_spaces; /* a space between two ASCII letters always begins a word */
+    bool cuts_at_spaces; /* a space behind an ASCII letter always begins a word */
 } Splitter;
 
 struct Tokenizer {

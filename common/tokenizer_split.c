@@ -3,9 +3,10 @@
  *
  * Two regular-expression engines must agree: the tokenizers library uses Oniguruma, we use PCRE2
  * (UTF and UCP). Both are backtracking engines with the same syntax for all that published
- * tokenizers use; one difference matters: PCRE2's \s takes U+180E (Mongolian vowel separator) for a
- * space, which Unicode does not since version 6.3. So \s is spelled out before compiling. What is
- * left are characters newer than an engine's Unicode tables (PCRE2 10.42: Unicode 14).
+ * tokenizers use, but for two things. PCRE2's \s takes U+180E (Mongolian vowel separator) for a
+ * space, which Unicode does not since version 6.3: so \s is spelled out before compiling. And ^ and
+ * $ are the ends of a line, as in Ruby. (What is left are characters newer than an engine's Unicode
+ * tables; PCRE2 10.42 knows Unicode 14.)
  *
  * PCRE2_MATCH_INVALID_UTF makes bytes that are not UTF-8 match nothing: they fall into the gaps
  * between matches, and a gap is a word like any other. No byte is lost.
@@ -23,10 +24,9 @@ static const char gpt2_pattern[] =
     "'s|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+| ?\\p{N}+| ?[^\\s\\p{L}\\p{N}]+|\\s+(?!\\S)|\\s+";
 
 /*
- * Patterns of which we know two things. A space between two ASCII letters always begins a match or
- * a gap; and no part of the pattern looks across that place from either side (there is no
- * lookbehind, and what precedes the space is a letter, on which no lookahead is tried). So a text
- * may be cut there, and the parts split by different threads, with the same words as a result.
+ * Patterns of which we know that, where a space follows on an ASCII letter, a word begins: none of
+ * them goes on from a letter to a space, looks ahead from behind a letter, or looks back. So a text
+ * may be cut there, and its parts split by different threads, with the same words as a result.
  */
 static const char *const patterns_cut_at_spaces[] = {
     gpt2_pattern,
@@ -83,8 +83,12 @@ static char *spell_out_spaces(const char *pattern) {
 static pcre2_code *compile(const char *pattern, uint32_t options, const char *what, Error *err) {
     int code;
     PCRE2_SIZE where;
+    pcre2_compile_context *context = pcre2_compile_context_create(NULL);
+    if (!context) fatal("not enough memory for a pattern");
+    pcre2_set_newline(context, PCRE2_NEWLINE_LF); /* the default depends on who built PCRE2 */
     pcre2_code *compiled =
-        pcre2_compile((PCRE2_SPTR)pattern, PCRE2_ZERO_TERMINATED, options, &code, &where, NULL);
+        pcre2_compile((PCRE2_SPTR)pattern, PCRE2_ZERO_TERMINATED, options, &code, &where, context);
+    pcre2_compile_context_free(context);
     if (!compiled) {
         PCRE2_UCHAR message[120];
         pcre2_get_error_message(code, message, sizeof message);
@@ -100,9 +104,10 @@ int splitter_add(Splitter *splitter, const char *pattern, const char *what, Erro
     if (splitter->count == MAX_PATTERNS)
         return error_set(err, "%s: more than %d patterns", what, MAX_PATTERNS);
     char *spelled = spell_out_spaces(pattern);
-    pcre2_code *code =
-        compile(spelled, PCRE2_UTF | PCRE2_UCP | PCRE2_MATCH_INVALID_UTF | PCRE2_NEVER_BACKSLASH_C,
-                what, err);
+    pcre2_code *code = compile(spelled,
+                               PCRE2_UTF | PCRE2_UCP | PCRE2_MATCH_INVALID_UTF | PCRE2_MULTILINE |
+                                   PCRE2_NEVER_BACKSLASH_C,
+                               what, err);
     free(spelled);
     if (!code) return -1;
     if (splitter->count == 0) splitter->cuts_at_spaces = true;
@@ -317,8 +322,8 @@ static bool is_letter(char c) { return (c >= 'a' && c <= 'z') || (c >= 'A' && c 
 static void add_parts(Segments *segments, const Splitter *splitter, const char *text, size_t length,
                       size_t limit) {
     size_t begin = 0, i = limit;
-    while (splitter->cuts_at_spaces && i + 1 < length) {
-        if (text[i] == ' ' && is_letter(text[i - 1]) && is_letter(text[i + 1])) {
+    while (splitter->cuts_at_spaces && i < length) {
+        if (text[i] == ' ' && is_letter(text[i - 1])) {
             add_segment(segments, text + begin, i - begin, -1);
             begin = i;
             i += limit;

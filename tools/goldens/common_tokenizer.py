@@ -6,6 +6,7 @@
     tokenizer_deepseek.json   DeepSeek-V3's three splits, added tokens of both kinds, and merges
                               written as "a b", as older files have them
     tokenizer_cases.json      texts and what they are in both
+    tokenizer_splits.json     what odder patterns than those make of a text
 
     tools/goldens/common_tokenizer.py        needs tokenizers
 """
@@ -98,8 +99,20 @@ CASES = {
     "end of text": "one<|endoftext|>two <|endoftext|> three<|endoftext|><|endoftext|>",
     "nearly special": "<|endoftext|<|endoftext|> <|end of text|> <|endoftext",
     "added": "<｜begin▁of▁sentence｜>Hi<think>a<thinking>b</think> <|User|>c<|User|><｜Us",
+    "added, overlapping": "a<think>b a<think b a<thi <thin<think> <think<|User|><|User|",
     "cut spaces": "<think> a b c <think>  x\n <|User|>\n\n y",
 }
+
+
+# What a pattern's engine must do alike: classes, white space, empty matches, lookaround, gaps.
+SPLITS = [
+    [r"\s+"], [r"\S+"], [r"[\s]+"], [r"[^\s]+"], [r"[\S]+"], [r"[^\S]+"], [r"[^\S\r\n]+"], [r"[]\s]+"],
+    [r"\d+"], [r"\D+"], [r"\p{Lu}"], [r"(?i:AB)"], [r"(?=b)"], [r"(?<=b)"], [r"b*"], [r"x*"],
+    [r"(?!\S)"], [r"\p{M}"], [r"a|ab"], [r"^."], [r".$"], [r"."], [r"[\[\]\\]"], [r"\p{P}"],
+    [r"\d", r"\s"], [r"b*", r"\s+(?!\S)|\s+", r"(?=\d)"],
+]
+SPLIT_TEXT = ("aAb bbxab\u180e \u180e\u0085\u00a0\u2028  1\u0663\u00bd2\u00c9e\u0301 \U0001f600[\\]!"
+              "\n\r\n\t b\u200b\u3000.\u4e2d12 ")
 
 
 def mixed(seed):
@@ -136,8 +149,9 @@ def deepseek():
     ])
     tokenizer.add_tokens([
         AddedToken("<think>", normalized=False), AddedToken("<thinking>", normalized=False),
-        AddedToken("</think>", normalized=False), AddedToken("<|User|>", normalized=True),
-        AddedToken("User|><", normalized=True),
+        AddedToken("</think>", normalized=False), AddedToken("<thi", normalized=False),
+        AddedToken("<|User|>", normalized=True), AddedToken("User|><", normalized=True),
+        AddedToken("a<think", normalized=True),  # never found in "a<think>": the others go first
     ])
     return tokenizer
 
@@ -160,6 +174,14 @@ def main():
                 for key in tokenizers}} for name, text in cases.items()]
     lines = ",\n".join(json.dumps(row, separators=(",", ":")) for row in rows)
     (GOLDENS / "tokenizer_cases.json").write_text(f"[\n{lines}\n]\n")
+    splits = []
+    for patterns in SPLITS:
+        splitter = pre_tokenizers.Sequence([pre_tokenizers.Split(Regex(pattern), "isolated")
+                                            for pattern in patterns])
+        words = [word for word, _ in splitter.pre_tokenize_str(SPLIT_TEXT)]
+        splits.append(json.dumps({"patterns": patterns, "words": words}))
+    lines = ",\n".join(splits)
+    (GOLDENS / "tokenizer_splits.json").write_text(f"[\n{lines}\n]\n")
     for path in sorted(GOLDENS.glob("tokenizer_*")):
         print(path.relative_to(ROOT), path.stat().st_size, "bytes")
 
