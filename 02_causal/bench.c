@@ -137,10 +137,10 @@ static int hopper_backward_takes(Context *ctx, const Work *w) {
 static const Rung rungs[] = {
     {"reference", CPU, 0, 256, reference, NULL},
     {"materialised", CPU, 0, 4096, materialised, NULL},
-    {"tiled, in use", CPU, 0, 1 << 20, in_use, NULL},
+    {"tiled (in use)", CPU, 0, 1 << 20, in_use, NULL},
     {"reference", CPU, 1, 256, reference_backward, NULL},
     {"materialised", CPU, 1, 4096, materialised_backward, NULL},
-    {"tiled, in use", CPU, 1, 1 << 20, in_use_backward, NULL},
+    {"tiled (in use)", CPU, 1, 1 << 20, in_use_backward, NULL},
 #ifdef WITH_CUDA
     {"materialised", CUDA, 0, 4096, materialised_on_gpu, NULL},
     {"online", CUDA, 0, 8192, online, NULL},
@@ -155,6 +155,19 @@ static const Rung rungs[] = {
 };
 
 /* ---- shapes ---- */
+
+typedef struct Shape {
+    Device device;
+    DType dtype;
+    int batch, heads, tokens, dim;
+} Shape;
+
+static const Shape shapes[] = {
+    {CPU, F32, 8, 8, 128, 32},     {CPU, F32, 1, 8, 128, 64},      {CPU, F32, 1, 8, 256, 64},
+    {CPU, F32, 1, 8, 512, 64},     {CPU, F32, 1, 8, 1024, 64},     {CPU, F32, 1, 8, 2048, 64},
+    {CUDA, BF16, 4, 16, 4096, 64}, {CUDA, BF16, 4, 16, 4096, 128}, {CUDA, BF16, 4, 16, 1024, 64},
+    {CUDA, F32, 4, 16, 1024, 64},  {CUDA, F32, 4, 16, 1024, 128},
+};
 
 static void *buffer(Context *ctx, DType dtype, int64_t count, uint64_t stream) {
     Tensor *t = tensor_new(ctx, "work", dtype, SHAPE(count));
@@ -187,9 +200,11 @@ static Work work_new(Context *ctx, DType dtype, AttentionShape s) {
     return w;
 }
 
-static void one_shape(Bench *bench, Csv *csv, DType dtype, AttentionShape s) {
+static void one_shape(Bench *bench, Csv *csv, const Shape *shape) {
     Context *ctx = bench->ctx;
-    ctx->dtype = dtype;
+    DType dtype = ctx->dtype = shape->dtype;
+    AttentionShape s = attention_shape(shape->batch, shape->heads, shape->heads, shape->tokens,
+                                       shape->tokens, shape->dim, shape->dim, 1);
     Work w = work_new(ctx, dtype, s);
     char title[96];
     snprintf(title, sizeof title, "B %d, H %d, T %d, D %d, %s", s.batch, s.heads, s.q_len, s.qk_dim,
@@ -231,10 +246,6 @@ static void decoding(Bench *bench) {
     }
 }
 
-static AttentionShape square(int B, int H, int T, int D) {
-    return attention_shape(B, H, H, T, T, D, D, 1);
-}
-
 int main(int argc, char **argv) {
     BenchOptions options = {.seconds = 0.5};
     static const struct argp argp = {flags,
@@ -261,21 +272,9 @@ int main(int argc, char **argv) {
                  "device,dtype,B,H,T,D,pass,rung,min_ms,median_ms,gflops,percent_of_peak",
                  device.text, options.common.seed, &err))
         fatal("%s", err.text);
-    if (ctx.device == CUDA) {
-        const int shapes[][4] = {{4, 16, 4096, 64}, {4, 16, 4096, 128}, {4, 16, 1024, 64}};
-        for (int i = 0; i < 3; i++)
-            one_shape(&bench, &csv, BF16,
-                      square(shapes[i][0], shapes[i][1], shapes[i][2], shapes[i][3]));
-        one_shape(&bench, &csv, F32, square(4, 16, 1024, 64));
-        one_shape(&bench, &csv, F32, square(4, 16, 1024, 128));
-        ctx.dtype = BF16;
-    } else {
-        const int shapes[][4] = {
-            {8, 8, 128, 32}, {4, 8, 256, 64}, {1, 8, 1024, 64}, {1, 8, 2048, 64}};
-        for (int i = 0; i < 4; i++)
-            one_shape(&bench, &csv, F32,
-                      square(shapes[i][0], shapes[i][1], shapes[i][2], shapes[i][3]));
-    }
+    for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++)
+        if (shapes[i].device == ctx.device) one_shape(&bench, &csv, &shapes[i]);
+    if (ctx.device == CUDA) ctx.dtype = BF16;
     decoding(&bench);
     if (csv_close(&csv, &err)) fatal("%s", err.text);
     printf("\nwritten: %s\n", path);
