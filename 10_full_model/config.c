@@ -14,15 +14,15 @@ static const struct {
     ModelConfig cfg;
 } presets[] = {
     {"nano", /* trains in two minutes on two cores */
-     {.hidden_size = 192,
-      .intermediate_size = 512,
+     {.hidden_size = 128,
+      .intermediate_size = 384,
       .num_hidden_layers = 4,
-      .num_attention_heads = 6,
-      .num_key_value_heads = 6,
+      .num_attention_heads = 4,
+      .num_key_value_heads = 4,
       .head_dim = 32,
       .max_position_embeddings = 256,
       .rms_norm_eps = 1e-6f,
-      .initializer_range = 0.02f,
+      .initializer_range = 0.05f,
       .tie_word_embeddings = true}},
     {"small", /* an hour on a laptop, seconds on a large GPU */
      {.hidden_size = 512,

@@ -35,11 +35,31 @@ char *text_read(const char *const *paths, int path_count, size_t *bytes, Error *
     return text;
 }
 
+enum { STRETCHES = 10 };
+
+/* Moves the last `share` of each tenth of the tokens to the back; returns how many stay in front. */
+static size_t hold_back(int32_t *ids, size_t count, double share) {
+    int32_t *held = malloc(count * sizeof *held + 1);
+    if (!held) fatal("out of memory");
+    size_t kept = 0, held_count = 0;
+    for (size_t i = 0; i < STRETCHES; i++) {
+        size_t begin = count * i / STRETCHES, end = count * (i + 1) / STRETCHES;
+        size_t middle = end - (size_t)((double)(end - begin) * share);
+        memcpy(held + held_count, ids + middle, (end - middle) * sizeof *ids);
+        memmove(ids + kept, ids + begin, (middle - begin) * sizeof *ids);
+        held_count += end - middle;
+        kept += middle - begin;
+    }
+    memcpy(ids + kept, held, held_count * sizeof *ids);
+    free(held);
+    return kept;
+}
+
 int corpus_init(Corpus *corpus, const Tokenizer *tokenizer, const char *text, size_t bytes,
                 double validation, int context_length, Error *err) {
     *corpus = (Corpus){.bytes = bytes};
     corpus->ids = tokenizer_encode(tokenizer, text, bytes, &corpus->count);
-    corpus->train_count = corpus->count - (size_t)((double)corpus->count * validation);
+    corpus->train_count = hold_back(corpus->ids, corpus->count, validation);
     size_t held = corpus->count - corpus->train_count, need = (size_t)context_length + 1;
     if (corpus->train_count >= need && held >= need) return 0;
     size_t counted = corpus->count;

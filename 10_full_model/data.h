@@ -1,8 +1,10 @@
 /*
  * The text a model learns from: tokens in one long row, and windows of it.
  *
- * The last part is kept for validation and never trained on. A batch is a function of (seed, step): windows that
- * begin at random places, drawn by a counter, so that any step can be asked for again.
+ * A part is kept for validation and never trained on: not the end, which in a book is about other things than the rest,
+ * but the end of each tenth of the text. These stretches are moved to the back, so that both parts are one row of tokens.
+ * A batch is a function of (seed, step): windows that begin at random places, drawn by a counter, so that any step can be
+ * asked for again.
  */
 #ifndef DATA_H
 #define DATA_H
@@ -21,7 +23,7 @@ typedef struct Corpus {
 char *text_read(const char *const *paths, int path_count, size_t *bytes, Error *err);
 
 /*
- * Encodes text and splits it: `validation` (0.05: the last 5 %) is kept back. Both parts must be longer than
+ * Encodes text and splits it: `validation` (0.05: the last 5 % of each tenth) is kept back. Both parts must be longer than
  * context_length; a shorter text is an error that says how many tokens there are and how many are needed.
  */
 int corpus_init(Corpus *corpus, const Tokenizer *tokenizer, const char *text, size_t bytes,

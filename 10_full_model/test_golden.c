@@ -35,7 +35,9 @@ static void parity(Device device, DType dtype, const char *path, bool tied) {
 
     /*
      * F32: a dozen sums of up to 40 products one after the other, each within sqrt(40) roundings of 2^-24; gradients pass
-     * through twice as many. BF16: about twenty results rounded to 2^-9 on the way, weights and activations alike.
+     * through twice as many. BF16: some twenty roundings of up to 2^-8 forward and as many back, weights and activations
+     * alike; independent ones add up like sqrt(40) times their mean of 2^-9, which is 1.2 %. Logits pass through half of
+     * them; gradients of the first layer's small matrices, differences of larger numbers, come out at up to three times that.
      */
     bool rough = dtype == BF16;
     check_tensor(&ctx, "logits", model_forward(&model, ids, NULL), golden_values(golden, "logits"),
@@ -50,7 +52,7 @@ static void parity(Device device, DType dtype, const char *path, bool tied) {
         snprintf(name, sizeof name, "grad.%s", t->name);
         float *grad = malloc((size_t)tensor_count(t) * sizeof *grad);
         params_get_grad(&model.params, t, grad);
-        check_close(name, grad, golden_values(golden, name), tensor_count(t), rough ? 4e-2 : 5e-6);
+        check_close(name, grad, golden_values(golden, name), tensor_count(t), rough ? 6e-2 : 5e-6);
         free(grad);
     }
     safetensors_close(golden);

@@ -94,7 +94,7 @@ DEVICE_TEST(model, every_device_computes_what_the_cpu_computes) {
         model_free(&model);
         test_context_free(&ctx);
     }
-    /* F32: the same sums in another order, through some ten ops. BF16: each op rounds its output to 2^-9, and weights too. */
+    /* F32: the same sums in another order, through some ten ops. BF16: each op rounds its output by up to 2^-8, and weights are rounded too. */
     double tolerance = dtype == BF16 ? 2e-2 : 2e-5;
     check_close("loss", &loss[1], &loss[0], 1, dtype == BF16 ? 5e-3 : 1e-6);
     check_close("all gradients", grads[1], grads[0], count, tolerance);
@@ -135,7 +135,7 @@ DEVICE_TEST(model, with_the_cache_as_without) {
     for (int i = 0; i < 6; i++) {
         at += pieces[i];
         Tensor *t = tensor_from(&ctx, "ids", I32, ids + at - pieces[i], SHAPE(1, pieces[i]));
-        /* The same numbers in other tiles: F32 rounding through two layers; in BF16 a rounding of 2^-9 may fall the other way. */
+        /* The same numbers in other tiles: F32 rounding through two layers; in BF16 a rounding of 2^-8 may fall the other way. */
         check_tensor(&ctx, "logits of the last token", model_forward(&model, t, caches),
                      all + (at - 1) * 19, dtype == BF16 ? 2e-2 : 1e-5);
     }

@@ -32,17 +32,18 @@ static void must(int status, const Error *err) {
     if (status) cr_assert_fail("%s", err->text);
 }
 
-static World world_new(Device device, DType dtype) {
-    World w = {.ctx = test_context(device, dtype), .options = train_defaults()};
+/* In place: the model keeps a pointer to w->ctx. */
+static void world_init(World *w, Device device, DType dtype) {
+    *w = (World){.ctx = test_context(device, dtype), .options = train_defaults()};
     Error err = {0};
     size_t length = strlen(TEXT);
     char *text = malloc(COPIES * length);
     for (int i = 0; i < COPIES; i++) memcpy(text + i * length, TEXT, length);
-    if (!(w.tokenizer = tokenizer_train(text, COPIES * length, 290, NULL, NULL, &err)))
+    if (!(w->tokenizer = tokenizer_train(text, COPIES * length, 290, NULL, NULL, &err)))
         cr_assert_fail("%s", err.text);
-    must(corpus_init(&w.corpus, w.tokenizer, text, COPIES * length, 0.1, 16, &err), &err);
+    must(corpus_init(&w->corpus, w->tokenizer, text, COPIES * length, 0.1, 16, &err), &err);
     free(text);
-    ModelConfig cfg = {.vocab_size = tokenizer_vocab_size(w.tokenizer),
+    ModelConfig cfg = {.vocab_size = tokenizer_vocab_size(w->tokenizer),
                        .hidden_size = 32,
                        .intermediate_size = 64,
                        .num_hidden_layers = 1,
@@ -53,16 +54,16 @@ static World world_new(Device device, DType dtype) {
                        .rms_norm_eps = 1e-6f,
                        .initializer_range = 0.05f,
                        .tie_word_embeddings = true};
-    must(model_init(&w.model, &w.ctx, &cfg, true, &err), &err);
-    model_randomize(&w.model);
-    w.options.steps = 60;
-    w.options.batch_size = 8;
-    w.options.context_length = 16;
-    w.options.warmup_steps = 5;
-    w.options.learning_rate = 1e-2f;
-    w.options.eval_interval = 20;
-    w.options.eval_batches = 1;
-    return w;
+    must(model_init(&w->model, &w->ctx, &cfg, true, &err), &err);
+    model_randomize(&w->model);
+    w->options.steps = 60;
+    w->options.batch_size = 8;
+    w->options.context_length = 16;
+    w->options.warmup_steps = 5;
+    w->options.learning_rate = 1e-2f;
+    w->options.eval_interval = 20;
+    w->options.eval_batches = 1;
+    w->options.quiet = true;
 }
 
 static void world_free(World *w) {
@@ -73,7 +74,8 @@ static void world_free(World *w) {
 }
 
 DEVICE_TEST(train, learns_a_repeated_text) {
-    World w = world_new(device, dtype);
+    World w;
+    world_init(&w, device, dtype);
     Error err = {0};
     float before = validation_loss(&w.model, &w.corpus, 8, 8, 16);
     TrainResult result;
@@ -91,7 +93,8 @@ Test(train, is_reproducible) {
     float *weights[2];
     int64_t count = 0;
     for (int run = 0; run < 2; run++) {
-        World w = world_new(CPU, F32);
+        World w;
+        world_init(&w, CPU, F32);
         TrainResult result;
         w.options.steps = 10;
         must(train(&w.model, &w.corpus, &w.options, &result, &err), &err);
@@ -109,7 +112,8 @@ DEVICE_TEST(train, accumulated_gradients_are_those_of_the_large_batch) {
     float *weights[2];
     int64_t count = 0;
     for (int run = 0; run < 2; run++) {
-        World w = world_new(device, dtype);
+        World w;
+        world_init(&w, device, dtype);
         TrainResult result;
         w.options.steps = 3;
         w.options.warmup_steps = 0;
@@ -147,7 +151,8 @@ static void collect(void *user, const char *text, size_t bytes) {
 }
 
 DEVICE_TEST(checkpoint, what_was_saved_is_what_is_loaded) {
-    World w = world_new(device, dtype);
+    World w;
+    world_init(&w, device, dtype);
     Error err = {0};
     Scratch scratch = scratch_open();
     const char *folder = scratch.directory;
@@ -177,7 +182,8 @@ DEVICE_TEST(checkpoint, what_was_saved_is_what_is_loaded) {
 
 /* A learning rate that no training survives. */
 Test(train, a_loss_that_is_not_finite_stops_and_keeps_what_was_saved) {
-    World w = world_new(CPU, F32);
+    World w;
+    world_init(&w, CPU, F32);
     Error err = {0};
     Scratch scratch = scratch_open();
     const char *folder = scratch.directory;
@@ -203,7 +209,8 @@ Test(train, a_loss_that_is_not_finite_stops_and_keeps_what_was_saved) {
 
 /* The disk is full (as a limit on the size of files): the old weights stay whole, no temporary file stays behind. */
 Test(checkpoint, a_full_disk_leaves_the_old_file) {
-    World w = world_new(CPU, F32);
+    World w;
+    world_init(&w, CPU, F32);
     Error err = {0};
     Scratch scratch = scratch_open();
     const char *folder = scratch.directory;
@@ -227,7 +234,8 @@ Test(checkpoint, a_full_disk_leaves_the_old_file) {
 }
 
 Test(generate, whole_characters_and_prompts_that_fit) {
-    World w = world_new(CPU, F32);
+    World w;
+    world_init(&w, CPU, F32);
     Error err = {0};
     Sampling hot = {.temperature = 1, .top_p = 1, .seed = 3};
     GenerateResult g;
@@ -258,7 +266,8 @@ Test(data, texts_that_cannot_be_learned_from) {
               err.text);
     scratch_close(&scratch);
 
-    World w = world_new(CPU, F32);
+    World w;
+    world_init(&w, CPU, F32);
     Corpus corpus;
     cr_assert(corpus_init(&corpus, w.tokenizer, "too short", 9, 0.1, 16, &err) == -1);
     cr_assert(strstr(err.text, "too short") && strstr(err.text, "17"), "%s", err.text);
@@ -266,7 +275,8 @@ Test(data, texts_that_cannot_be_learned_from) {
 }
 
 Test(data, windows_stay_in_their_part) {
-    World w = world_new(CPU, F32);
+    World w;
+    world_init(&w, CPU, F32);
     int32_t inputs[64 * 16], targets[64 * 16];
     for (size_t i = 0; i < w.corpus.count; i++)
         w.corpus.ids[i] = (int32_t)i; /* an id is its place */

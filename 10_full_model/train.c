@@ -176,10 +176,13 @@ int train(Model *model, const Corpus *corpus, const TrainOptions *o, TrainResult
                     lr, norm, result->tokens_per_second);
         }
         format_count(rate, sizeof rate, (int64_t)result->tokens_per_second);
-        progress_update(&progress, step + 1, "loss %.3f  validation %.3f  %s tokens/s", loss,
-                        result->validation_loss, rate);
+        if (o->quiet) continue;
+        char validation[32] = "";
+        if (isfinite(result->validation_loss))
+            snprintf(validation, sizeof validation, "validation %.3f  ", result->validation_loss);
+        progress_update(&progress, step + 1, "loss %.3f  %s%s tokens/s", loss, validation, rate);
     }
-    if (!status)
+    if (!status && !o->quiet)
         progress_finish(&progress, "validation loss %.3f, %s tokens/s", result->validation_loss,
                         rate);
     sigaction(SIGINT, &old, NULL);

@@ -27,6 +27,7 @@ typedef struct TrainOptions {
         eval_batches; /* validation: every so many steps, on eval_batches * batch_size windows */
     const char *out;  /* folder for the weights; NULL: do not save */
     Csv *csv;         /* one row a step, or NULL: see TRAIN_COLUMNS */
+    bool quiet;       /* no progress line */
 } TrainOptions;
 
 #define TRAIN_COLUMNS "step,loss,validation_loss,learning_rate,gradient_norm,tokens_per_second"

@@ -137,9 +137,11 @@ __global__ void cross_entropy_rows(float *losses, float *lse, const T *logits,
         sum += v == largest ? 1.0f : __expf(v - largest); /* -infinity - -infinity would be NaN */
     }
     float top = block_max(largest);
-    /* A thread without a finite logit has nothing to give. */
-    float total = block_sum(largest == -INFINITY ? 0.0f : sum * __expf(largest - top));
-    /* fmaxf drops NaN, the sum keeps it: one NaN logit makes this row's loss NaN, as it must. */
+    /*
+     * A thread that saw nothing has a sum of 0 and a maximum of -infinity, which must not meet another -infinity. fmaxf drops a NaN
+     * but its thread's sum keeps it: one NaN logit makes this row's loss NaN, as it must.
+     */
+    float total = block_sum(sum == 0.0f ? 0.0f : sum * __expf(largest - top));
     if (threadIdx.x != 0) return;
     float value = top + logf(total);
     int32_t target = targets[row];
