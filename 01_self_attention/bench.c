@@ -197,7 +197,7 @@ static const Rung *rungs_of(Context *ctx, Ladder kind, int *count) {
 }
 
 static Work new_work(Context *ctx, const LadderOptions *options, Ladder kind, DType dtype) {
-    Work w = {.dtype = dtype, .rows = 4096, .cols = 1024};
+    Work w = {.dtype = dtype, .rows = 16384, .cols = 1024};
     if (ctx->device == CUDA) w.rows = w.cols = 8192;
     if (kind == MATMUL) {
         w.rows = ctx->device == CPU ? 1000 : dtype == BF16 ? 8192 : 4096;

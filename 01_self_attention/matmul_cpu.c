@@ -64,7 +64,7 @@ enum { LANES = 16, MR = 12 }; /* 12 x 2 accumulators, 2 of B, 1 of A: 27 of 32 r
 enum { LANES = 8, MR = 6 }; /* 6 x 2 + 2 + 1 = 15 of 16 */
 #endif
 typedef float Vector __attribute__((vector_size(LANES * sizeof(float)), aligned(4)));
-enum { NR = 2 * LANES, KC = 256, MC = 16 * MR, NC = 64 * NR };
+enum { NR = 2 * LANES, KC = 256, MC = 8 * MR, NC = 64 * NR };
 
 /* C tile = packed A (KC x MR) times packed B (KC x NR), added to what c holds unless `first`. */
 /* [tile] */
