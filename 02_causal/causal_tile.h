@@ -17,12 +17,14 @@
 
 /*
  * ROWS x 2 vectors of sums stay in registers: enough independent multiply-adds to hide their
- * latency (4 cycles), and few enough that none is spilled (AVX-512 has 32 registers, AVX2 16).
+ * latency (4 cycles), and few enough that none is spilled (AVX-512 has 32 registers, others 16).
  */
-#ifdef __AVX512F__
+#if defined(__AVX512F__)
 enum { VECTOR = 16, ROWS = 8 };
-#else
+#elif defined(__AVX__)
 enum { VECTOR = 8, ROWS = 4 };
+#else /* SSE, NEON */
+enum { VECTOR = 4, ROWS = 4 };
 #endif
 enum { LANES = 2 * VECTOR };
 enum { MAX_DIM = ATTENTION_MAX_DIM };
