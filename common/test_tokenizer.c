@@ -145,6 +145,7 @@ Test(tokenizer, words_equal_the_library) {
             const char *pattern = item->valuestring;
             cr_assert(splitter_add(&tokenizer->splitter, pattern, "", &err) == 0, "%s", err.text);
         }
+        cr_expect(!tokenizer->splitter.cuts_at_spaces, "nothing is known of such patterns");
         char text[1024] = "";
         cJSON_ArrayForEach(item, expected) strcat(text, item->valuestring);
         Words words = words_of(tokenizer, text, strlen(text));
