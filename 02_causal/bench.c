@@ -230,19 +230,29 @@ static void one_shape(Bench *bench, Csv *csv, const Shape *shape) {
     context_reset(ctx);
 }
 
-/* Decoding: every key and value is read once for each query; the bytes are the limit. */
+/*
+ * Decoding: one query against a cache, whose every key and value is read once, so that the bytes
+ * are the limit; and, up to 2048 tokens, what it would cost to compute the whole text again for
+ * each new token.
+ */
 static void decoding(Bench *bench) {
     Context *ctx = bench->ctx;
-    bench_head("decoding one token: B 1, H 8, D 64");
-    for (int cached = 256; cached <= 16384; cached *= 8) {
-        AttentionShape s = attention_shape(1, 8, 8, 1, cached, 64, 64, 1);
-        Work w = work_new(ctx, ctx->dtype, s);
-        char name[48];
-        snprintf(name, sizeof name, "in use, %d cached tokens", cached);
-        double numbers = 2.0 * 8 * 64 * cached;
-        bench_row(bench, name, ctx->dtype, 2 * numbers, numbers * (double)dtype_size(ctx->dtype),
-                  in_use, &w);
-        context_reset(ctx);
+    const int heads = 8, dim = 64;
+    bench_head("one new token: B 1, H 8, D 64");
+    for (int tokens = 256; tokens <= 16384; tokens *= 8) {
+        double numbers = 2.0 * heads * dim * tokens; /* in the cache */
+        for (int again = 0; again <= (tokens <= 2048); again++) {
+            int queries = again ? tokens : 1;
+            Work w = work_new(ctx, ctx->dtype,
+                              attention_shape(1, heads, heads, queries, tokens, dim, dim, 1));
+            char name[48];
+            snprintf(name, sizeof name, again ? "all %d tokens again" : "from %d cached tokens",
+                     tokens);
+            double flop = again ? numbers * (tokens + 1) : 2 * numbers;
+            double bytes = again ? 0 : numbers * (double)dtype_size(ctx->dtype);
+            bench_row(bench, name, ctx->dtype, flop, bytes, in_use, &w);
+            context_reset(ctx);
+        }
     }
 }
 
