@@ -164,6 +164,32 @@ Test(tokenizer_json, ignore_merges_finds_whole_words) {
     scratch_close(&scratch);
 }
 
+/* DeepSeek-V3 has 818 added tokens; there may be many more. */
+Test(tokenizer_json, many_added_tokens_are_found) {
+    Scratch scratch = scratch_open();
+    cJSON *good = good_file(&scratch), *list = cJSON_GetObjectItem(good, "added_tokens");
+    enum { MANY = 5000 };
+    for (int i = 0; i < MANY; i++) {
+        char token[100];
+        snprintf(token, sizeof token, ADDED("%d", "<place holder no %d", ""), 1000 + i, i);
+        cJSON_AddItemToArray(list, cJSON_Parse(token));
+    }
+    Error err = {""};
+    Tokenizer *tokenizer = load_edited(&scratch, good, &(Edit){"version", "\"1.0\"", ""}, &err);
+    cr_assert(tokenizer, "%s", err.text);
+    for (int i = 0; i < MANY; i++) {
+        char text[100];
+        size_t count;
+        int length = snprintf(text, sizeof text, "<place holder no %d<place", i);
+        int32_t *ids = tokenizer_encode(tokenizer, text, (size_t)length, &count);
+        cr_assert(count > 1 && ids[0] == 1000 + i, "%s gives id %d", text, ids[0]);
+        free(ids);
+    }
+    tokenizer_free(tokenizer);
+    cJSON_Delete(good);
+    scratch_close(&scratch);
+}
+
 /* ---- broken files ---- */
 
 static const Edit broken[] = {
@@ -250,6 +276,10 @@ static const Edit broken[] = {
     {"pre_tokenizer", SEQUENCE("{\"type\":\"Split\",\"behavior\":\"Removed\"}"), "not Isolated"},
     {"pre_tokenizer",
      SEQUENCE(FOUR(FOUR(SPLIT("{\"Regex\":\"a\"}"))) "," SPLIT("{\"Regex\":\"a\"}")),
+     "more than 16 patterns"},
+    {"pre_tokenizer",
+     SEQUENCE(FOUR(
+         FOUR(SPLIT("{\"Regex\":\"a\"}"))) ",{\"type\":\"ByteLevel\",\"add_prefix_space\":false}"),
      "more than 16 patterns"},
 };
 

@@ -183,7 +183,6 @@ void tokenizer_free(Tokenizer *tokenizer) {
     if (!tokenizer) return;
     for (size_t id = 0; id < tokenizer->vocab_size; id++) free(tokenizer->tokens[id].bytes);
     for (size_t i = 0; i < tokenizer->added_count; i++) free(tokenizer->added[i].text);
-    for (int i = 0; i < 2; i++) pcre2_code_free(tokenizer->added_pattern[i]);
     splitter_free(&tokenizer->splitter);
     free(tokenizer->tokens);
     free(tokenizer->merges);

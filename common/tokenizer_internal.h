@@ -2,7 +2,7 @@
  * What the tokenizer's source files share.
  *
  *     tokenizer.c         the tables below, tokens, decoding
- *     tokenizer_split.c   text -> added tokens and words, by PCRE2
+ *     tokenizer_split.c   text -> added tokens and words (PCRE2)
  *     tokenizer_encode.c  words -> ids: merging, the cache, threads
  *     tokenizer_train.c   text -> merges
  *     tokenizer_json.c    tokenizer.json -> Tokenizer and back
@@ -105,9 +105,9 @@ struct Tokenizer {
     StringMap words;    /* bytes -> id, only if ignore_merges */
 
     Splitter splitter;
-    AddedToken *added; /* sorted by text */
-    size_t added_count, added_capacity;
-    pcre2_code *added_pattern[2]; /* finds those not normalized, and normalized; NULL: none */
+    AddedToken *added; /* those not normalized, then the others; each kind sorted by text */
+    size_t added_first, added_count, added_capacity; /* added_first: how many are not normalized */
+    bool added_begins[2][256]; /* [normalized]: bytes that such a token begins with */
     int eot;
 
     cJSON *shell; /* the tokenizer.json without vocab and merges: what saving starts from */
@@ -127,12 +127,12 @@ int character_to_byte(uint32_t character); /* -1: not in the alphabet */
 /* Adds a pattern in the syntax of tokenizer.json; `what` names it in messages. */
 int splitter_add(Splitter *splitter, const char *pattern, const char *what, Error *err);
 int splitter_add_literal(Splitter *splitter, const char *text, const char *what, Error *err);
-void splitter_add_gpt2(Splitter *splitter);
+int splitter_add_gpt2(Splitter *splitter, const char *what, Error *err);
 void splitter_free(Splitter *splitter);
 
 /* Registers a text that is one token wherever it stands; then, once, after the last of them: */
 void added_token(Tokenizer *tokenizer, const char *text, int32_t id, bool normalized);
-void added_tokens_compile(Tokenizer *tokenizer);
+void added_tokens_sort(Tokenizer *tokenizer);
 
 /* A piece of text: an added token (id >= 0), or what is to be split into words (id -1). */
 typedef struct Segment {

@@ -263,7 +263,7 @@ static int read_added_tokens(Loader *loader) {
     if (!cJSON_IsArray(list))
         return error_set(loader->err, "%s: added_tokens is not a list", loader->path);
     cJSON_ArrayForEach(item, list) if (read_added_token(loader, item) < 0) return -1;
-    added_tokens_compile(loader->tokenizer);
+    added_tokens_sort(loader->tokenizer);
     return 0;
 }
 
@@ -305,8 +305,8 @@ static int read_pre_tokenizer(Loader *loader, const cJSON *item, bool *byte_leve
         return error_set(loader->err, "%s: add_prefix_space is not supported", loader->path);
     *byte_level = true;
     /* Absent means true: files older than the option. */
-    if (!cJSON_IsFalse(member(item, "use_regex"))) splitter_add_gpt2(&loader->tokenizer->splitter);
-    return 0;
+    if (cJSON_IsFalse(member(item, "use_regex"))) return 0;
+    return splitter_add_gpt2(&loader->tokenizer->splitter, loader->path, loader->err);
 }
 
 /* ---- loading ---- */

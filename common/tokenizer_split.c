@@ -129,10 +129,8 @@ int splitter_add_literal(Splitter *splitter, const char *text, const char *what,
     return result;
 }
 
-void splitter_add_gpt2(Splitter *splitter) {
-    Error err;
-    int result = splitter_add(splitter, gpt2_pattern, "GPT-2", &err);
-    CHECK(result == 0, "%s", err.text);
+int splitter_add_gpt2(Splitter *splitter, const char *what, Error *err) {
+    return splitter_add(splitter, gpt2_pattern, what, err);
 }
 
 void splitter_free(Splitter *splitter) {
@@ -235,6 +233,7 @@ void split_words(const Splitter *splitter, Matcher *matcher, const char *text, s
 /* ---- added tokens ---- */
 
 void added_token(Tokenizer *tokenizer, const char *text, int32_t id, bool normalized) {
+    if (!*text) return; /* would be everywhere */
     tokenizer->added = grow(tokenizer->added, &tokenizer->added_capacity,
                             tokenizer->added_count + 1, sizeof *tokenizer->added);
     char *copy = strdup(text);
@@ -243,63 +242,52 @@ void added_token(Tokenizer *tokenizer, const char *text, int32_t id, bool normal
         (AddedToken){.text = copy, .length = strlen(copy), .id = id, .normalized = normalized};
 }
 
-static int compare_texts(const char *a, size_t a_length, const char *b, size_t b_length) {
-    int order = memcmp(a, b, a_length < b_length ? a_length : b_length);
-    return order ? order : (a_length > b_length) - (a_length < b_length);
-}
-
+/* Those looked for first come first; of each kind in order of text. */
 static int compare_added(const void *a, const void *b) {
     const AddedToken *x = a, *y = b;
-    return compare_texts(x->text, x->length, y->text, y->length);
+    if (x->normalized != y->normalized) return x->normalized ? 1 : -1;
+    return strcmp(x->text, y->text);
 }
 
-/* "a|ab" would never find "ab". In falling order of text, the longer of two comes first where one
- * begins with the other; no other order matters. */
-static char *alternatives(const Tokenizer *tokenizer, bool normalized) {
-    size_t room = 1;
-    for (size_t i = 0; i < tokenizer->added_count; i++) room += 4 * tokenizer->added[i].length + 1;
-    char *pattern = malloc(room), *end = pattern;
-    if (!pattern) fatal("not enough memory for the added tokens");
-    for (size_t i = tokenizer->added_count; i-- > 0;) {
-        const AddedToken *token = &tokenizer->added[i];
-        if (token->normalized != normalized || token->length == 0) continue;
-        if (end > pattern) *end++ = '|';
-        for (size_t k = 0; k < token->length; k++)
-            end += sprintf(end, "\\x%02x", (unsigned char)token->text[k]);
-    }
-    *end = 0;
-    return pattern;
-}
-
-void added_tokens_compile(Tokenizer *tokenizer) {
+void added_tokens_sort(Tokenizer *tokenizer) {
     if (tokenizer->added_count == 0) return;
     qsort(tokenizer->added, tokenizer->added_count, sizeof *tokenizer->added, compare_added);
-    for (int normalized = 0; normalized < 2; normalized++) {
-        char *pattern = alternatives(tokenizer, normalized);
-        Error err;
-        /* Bytes, not characters: a token is found between invalid bytes, too. */
-        if (*pattern) {
-            tokenizer->added_pattern[normalized] = compile(pattern, 0, "added tokens", &err);
-            CHECK(tokenizer->added_pattern[normalized], "%s", err.text);
-        }
-        free(pattern);
+    for (size_t i = 0; i < tokenizer->added_count; i++) {
+        const AddedToken *token = &tokenizer->added[i];
+        if (!token->normalized) tokenizer->added_first = i + 1;
+        tokenizer->added_begins[token->normalized][(unsigned char)*token->text] = true;
     }
 }
 
-static int32_t added_id(const Tokenizer *tokenizer, const char *text, size_t length) {
-    size_t low = 0, high = tokenizer->added_count;
+/* Of tokens low .. high, which agree before byte k, the first whose byte k is at least c. */
+static size_t lower_bound(const AddedToken *added, size_t low, size_t high, size_t k, int c) {
     while (low < high) {
         size_t middle = (low + high) / 2;
-        const AddedToken *token = &tokenizer->added[middle];
-        int order = compare_texts(text, length, token->text, token->length);
-        if (order == 0) return token->id;
-        if (order < 0)
-            high = middle;
-        else
+        if ((unsigned char)added[middle].text[k] < c)
             low = middle + 1;
+        else
+            high = middle;
     }
-    CHECK(false, "the pattern of the added tokens found none: %.*s", (int)length, text);
-    return -1;
+    return low;
+}
+
+/*
+ * The longest added token that text begins with, or NULL. In the sorted list those that agree with
+ * the first k bytes are neighbours, low .. high; one that is no longer than that comes first.
+ */
+static const AddedToken *added_at(const Tokenizer *tokenizer, int pass, const char *text,
+                                  size_t length) {
+    const AddedToken *added = tokenizer->added, *longest = NULL;
+    size_t low = pass ? tokenizer->added_first : 0;
+    size_t high = pass ? tokenizer->added_count : tokenizer->added_first;
+    for (size_t k = 0; low < high; k++) {
+        if (added[low].length == k) longest = &added[low++];
+        if (k == length) break;
+        int c = (unsigned char)text[k];
+        low = lower_bound(added, low, high, k, c);
+        high = lower_bound(added, low, high, k, c + 1);
+    }
+    return longest;
 }
 
 /* ---- segments ---- */
@@ -335,32 +323,34 @@ static void add_parts(Segments *segments, const Splitter *splitter, const char *
 }
 
 /* First those tokens that the file does not call normalized, then, in between, the others. */
-static void add_found(Segments *segments, const Tokenizer *tokenizer, Matcher *matcher, int pass,
-                      const char *text, size_t length, size_t limit) {
+static void add_found(Segments *segments, const Tokenizer *tokenizer, int pass, const char *text,
+                      size_t length, size_t limit) {
     if (pass == 2) {
         add_parts(segments, &tokenizer->splitter, text, length, limit);
         return;
     }
-    size_t done = 0, start, end;
-    pcre2_code *pattern = tokenizer->added_pattern[pass];
-    while (pattern && find(pattern, matcher, text, length, done, &start, &end)) {
-        add_found(segments, tokenizer, matcher, pass + 1, text + done, start - done, limit);
-        add_segment(segments, text + start, end - start,
-                    added_id(tokenizer, text + start, end - start));
-        done = end;
+    size_t done = 0;
+    for (size_t i = 0; i < length;) {
+        bool begins = tokenizer->added_begins[pass][(unsigned char)text[i]];
+        const AddedToken *token = begins ? added_at(tokenizer, pass, text + i, length - i) : NULL;
+        if (!token) {
+            i++;
+            continue;
+        }
+        add_found(segments, tokenizer, pass + 1, text + done, i - done, limit);
+        add_segment(segments, text + i, token->length, token->id);
+        i += token->length;
+        done = i;
     }
-    add_found(segments, tokenizer, matcher, pass + 1, text + done, length - done, limit);
+    add_found(segments, tokenizer, pass + 1, text + done, length - done, limit);
 }
 
 Segment *segments_of(const Tokenizer *tokenizer, const char *text, size_t length, size_t limit,
                      size_t *count) {
     CHECK(limit > 0, "segments of no bytes");
-    if (!text) text = ""; /* no bytes, then; PCRE2 wants a place all the same */
+    if (!text) text = ""; /* no text is a text of no bytes */
     Segments segments = {0};
-    Matcher matcher;
-    matcher_init(&matcher);
-    add_found(&segments, tokenizer, &matcher, 0, text, length, limit);
-    matcher_free(&matcher);
+    add_found(&segments, tokenizer, 0, text, length, limit);
     *count = segments.count;
     return segments.list;
 }

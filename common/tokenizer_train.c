@@ -234,10 +234,11 @@ Tokenizer *tokenizer_train(const char *text, size_t bytes, int vocab_size,
     }
     Tokenizer *tokenizer = tokenizer_new();
     add_bytes(tokenizer);
-    splitter_add_gpt2(&tokenizer->splitter);
+    int result = splitter_add_gpt2(&tokenizer->splitter, "GPT-2's pattern", err);
+    CHECK(result == 0, "GPT-2's pattern does not compile");
     /* Its id is known at the end; 0 says to segments_of() that there is such a token. */
     added_token(tokenizer, END_OF_TEXT, 0, false);
-    added_tokens_compile(tokenizer);
+    added_tokens_sort(tokenizer);
 
     Trainer trainer = {.tokenizer = tokenizer};
     count_words(&trainer, text, bytes);
