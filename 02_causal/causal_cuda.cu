@@ -10,19 +10,18 @@
 /*
  * ---- Rung (a): materialised ----
  *
- * Three kernels, one for each step of the formula, the scores S [B, H, q_len, kv_len] in global
+ * Three kernels, one for each step of the formula, and the scores S [B, H, q_len, kv_len] in global
  * memory between them.
  *
- * Bytes: S is written once, read and written by the softmax, and read by the last product: 4 * 4 B
- * H T^2 bytes. For B 4, H 16, T 4096 that is 17 GB, 4 ms at 4.3 TB/s, where q, k, v and o together
- * are 0.13 GB (D 64). And the memory: 4.3 GB of it. Operations: 4 B H T^2 D, the masked half
- * included. What limits it here: the two products, 16 x 16 tiles with two loads from shared memory
- * for each multiply-add.
+ * Bytes: S is written once, read and written by the softmax (whose passes over one row hit the
+ * cache), and read by the last product: 16 B H T^2. For B 4, H 16, T 4096 that is 17 GB, 4 ms at
+ * 4.3 TB/s, where q, k, v and o together are 0.13 GB (D 64). And S takes 4.3 GB of memory.
+ * Operations: 4 B H T^2 D, the masked half included.
+ * What limits it here: the two products. Each multiply-add takes two loads from shared memory.
  */
 enum { TILE = 16 };
 
-/* S = scale Q K^T, masked. A block computes 16 x 16 scores; it walks along the head dimension 16 at
- * a time. */
+/* S = scale Q K^T, masked. A block computes 16 x 16 scores, walking along the head dimension. */
 template <typename T>
 __global__ void scores_kernel(float *scores, const T *q, const T *k, AttentionShape shape) {
     __shared__ float q_tile[TILE][TILE + 1], k_tile[TILE][TILE + 1];
@@ -114,19 +113,19 @@ void causal_forward_materialised_cuda(Gpu *gpu, DType dtype, void *o, float *lse
  * ---- Rung (b): online softmax in tiles, on the ordinary cores ----
  *
  * Against (a): the scores of 64 queries x 64 keys live in registers and shared memory only. Each
- * row keeps its running maximum and sum and an output that is rescaled when the maximum grows (the
- * invariant at the head of causal.h's CPU kernels). Tiles that no query of the block may see are
- * skipped: half the work at long T.
+ * row keeps its running maximum m, its running sum l and an output that is rescaled when m grows.
+ * Tiles that no query of the block may see are skipped: half the work at long T.
  *
- * Bytes: q and o once; keys and values once for each block of 64 queries, from the L2 cache mostly:
- * T / 64 times less often than without tiles. Operations: 4 D per visible pair, in F32 on the
- * ordinary cores (67 TFLOPS on an H100 or H200). A thread computes 4 x 4 scores from 4 + 4 loads of
- * four numbers: 64 multiply-adds for 8 loads from shared memory. What limits it: those cores, and
- * shared memory close behind. The rung above multiplies on tensor cores.
+ * Bytes: q and o once; keys and values once for each block of 64 queries, mostly from the L2 cache.
+ * Operations: 4 D per visible pair, in F32 on the ordinary cores (67 TFLOPS on an H100 or H200). A
+ * thread computes 4 x 4 scores from 4 + 4 loads of four numbers: 64 multiply-adds for 8 loads from
+ * shared memory.
+ * What limits it: those cores, shared memory close behind, and the wait for each tile. The rung
+ * above multiplies on tensor cores and copies while it computes.
  */
 enum { QUERIES = 64, KEYS = 64, DIMS = 32, V_KEYS = 16, PAD = 4 };
 
-struct OnlineTiles {
+struct alignas(16) OnlineTiles {
     union {
         struct {
             float q[QUERIES][DIMS + PAD],
@@ -137,15 +136,32 @@ struct OnlineTiles {
     float p[QUERIES][KEYS + PAD];
 };
 
-/* ROWS x COLUMNS numbers in F32, zeros outside. Neighbouring threads read neighbouring numbers. */
+/* Four neighbours in F32; at once where they are aligned and all there, else one by one. */
+__device__ __forceinline__ float4 load4(const float *from) { return *(const float4 *)from; }
+__device__ __forceinline__ float4 load4(const __nv_bfloat16 *from) {
+    uint2 bits = *(const uint2 *)from; /* a BF16 is the upper half of an F32 */
+    return make_float4(__uint_as_float(bits.x << 16), __uint_as_float(bits.x & 0xffff0000),
+                       __uint_as_float(bits.y << 16), __uint_as_float(bits.y & 0xffff0000));
+}
+template <typename T>
+__device__ __forceinline__ float4 load4_checked(const T *from, int count, bool aligned) {
+    if (aligned && count >= 4) return load4(from);
+    return make_float4(count > 0 ? to_float(from[0]) : 0.0f, count > 1 ? to_float(from[1]) : 0.0f,
+                       count > 2 ? to_float(from[2]) : 0.0f, count > 3 ? to_float(from[3]) : 0.0f);
+}
+
+/* ROWS rows from `row` on (there are `rows`), COLUMNS columns from `column` on; zeros outside. */
 template <int ROWS, int COLUMNS, typename T>
 __device__ __forceinline__ void load_block(float *to, int to_stride, const T *from, int64_t stride,
-                                           int row, int rows, int column, int columns) {
-    for (int i = threadIdx.x; i < ROWS * COLUMNS; i += 256) {
-        int r = i / COLUMNS, c = i % COLUMNS;
-        bool inside = row + r < rows && column + c < columns;
-        to[r * to_stride + c] = inside ? to_float(from[(row + r) * stride + column + c]) : 0.0f;
-    }
+                                           int row, int rows, int column, int columns,
+                                           bool aligned) {
+    const int STEP = 256 / (COLUMNS / 4); /* a thread loads the same columns of every STEP-th row */
+    int c = threadIdx.x % (COLUMNS / 4) * 4, r = threadIdx.x / (COLUMNS / 4);
+    from += (row + r) * stride + column + c;
+#pragma unroll
+    for (int i = 0; i < ROWS; i += STEP, from += STEP * stride)
+        *(float4 *)(to + (r + i) * to_stride + c) =
+            load4_checked(from, row + r + i < rows ? columns - column - c : 0, aligned);
 }
 
 __device__ __forceinline__ float dot4(float4 a, float4 b, float sum) {
@@ -172,15 +188,15 @@ __device__ __forceinline__ float row_sum16(float x) {
 template <typename T>
 __device__ __forceinline__ void online_scores(float (&s)[4][4], OnlineTiles &tiles, const T *q,
                                               const T *k, const AttentionShape &shape,
-                                              int first_query, int first_key) {
+                                              int first_query, int first_key, bool aligned) {
     int tx = threadIdx.x % 16, ty = threadIdx.x / 16;
     memset(s, 0, sizeof(s));
     for (int d0 = 0; d0 < shape.qk_dim; d0 += DIMS) {
         __syncthreads(); /* whoever still reads what lies there */
         load_block<QUERIES, DIMS>(tiles.q[0], DIMS + PAD, q, shape.q.token, first_query,
-                                  shape.q_len, d0, shape.qk_dim);
+                                  shape.q_len, d0, shape.qk_dim, aligned);
         load_block<KEYS, DIMS>(tiles.k[0], DIMS + PAD, k, shape.k.token, first_key, shape.kv_len,
-                               d0, shape.qk_dim);
+                               d0, shape.qk_dim, aligned);
         __syncthreads();
 #pragma unroll
         for (int d = 0; d < DIMS; d += 4) {
@@ -201,12 +217,13 @@ __device__ __forceinline__ void online_scores(float (&s)[4][4], OnlineTiles &til
 /* o[i][4 j + e] += P V for row 4 ty + i and column 64 j + 4 tx + e. */
 template <int D, typename T>
 __device__ __forceinline__ void online_values(float (&o)[4][D / 16], OnlineTiles &tiles, const T *v,
-                                              const AttentionShape &shape, int first_key) {
+                                              const AttentionShape &shape, int first_key,
+                                              bool aligned) {
     int tx = threadIdx.x % 16, ty = threadIdx.x / 16;
     for (int key = 0; key < KEYS; key += V_KEYS) {
         __syncthreads();
         load_block<V_KEYS, D>(tiles.v, D, v, shape.v.token, first_key + key, shape.kv_len, 0,
-                              shape.v_dim);
+                              shape.v_dim, aligned);
         __syncthreads();
 #pragma unroll
         for (int n = 0; n < V_KEYS; n += 4) {
@@ -234,7 +251,7 @@ __device__ __forceinline__ void online_values(float (&o)[4][D / 16], OnlineTiles
 template <int D, typename T>
 __global__ __launch_bounds__(256) void causal_online_kernel(T *o, float *lse, const T *q,
                                                             const T *k, const T *v,
-                                                            AttentionShape shape) {
+                                                            AttentionShape shape, bool aligned) {
     __shared__ OnlineTiles tiles;
     int tx = threadIdx.x % 16, ty = threadIdx.x / 16;
     int kv_head = blockIdx.y / (shape.heads / shape.kv_heads);
@@ -250,7 +267,7 @@ __global__ __launch_bounds__(256) void causal_online_kernel(T *o, float *lse, co
 
     for (int key = 0; key < keys; key += KEYS) {
         float s[4][4];
-        online_scores(s, tiles, q, k, shape, first, key);
+        online_scores(s, tiles, q, k, shape, first, key, aligned);
 #pragma unroll
         for (int i = 0; i < 4; i++) {
             int last = last_key(shape, first + 4 * ty + i);
@@ -273,7 +290,7 @@ __global__ __launch_bounds__(256) void causal_online_kernel(T *o, float *lse, co
 #pragma unroll
             for (int d = 0; d < D / 16; d++) out[i][d] *= rescale;
         }
-        online_values<D>(out, tiles, v, shape, key);
+        online_values<D>(out, tiles, v, shape, key, aligned);
     }
 #pragma unroll
     for (int i = 0; i < 4; i++) {
@@ -296,10 +313,12 @@ void causal_forward_online_cuda(Gpu *gpu, DType dtype, void *o, float *lse, cons
                                 const void *k, const void *v, AttentionShape shape) {
     CHECK(shape.v_dim <= 256, "v_dim is %d, this kernel's accumulators hold 256", shape.v_dim);
     dim3 grid((unsigned)ceil_div(shape.q_len, QUERIES), shape.heads, shape.batch);
+    bool aligned = rows_of_16_bytes(q, shape.q, 8) && rows_of_16_bytes(k, shape.k, 8) &&
+                   rows_of_16_bytes(v, shape.v, 8);
 #define LAUNCH(D)                                                            \
     DTYPE_SWITCH(dtype, T,                                                   \
                  (causal_online_kernel<D, T><<<grid, 256, 0, gpu->stream>>>( \
-                     (T *)o, lse, (const T *)q, (const T *)k, (const T *)v, shape)))
+                     (T *)o, lse, (const T *)q, (const T *)k, (const T *)v, shape, aligned)))
     if (shape.v_dim <= 64)
         LAUNCH(64);
     else if (shape.v_dim <= 128)

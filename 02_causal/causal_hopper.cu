@@ -222,7 +222,7 @@ template <int DV, int BN> struct Consumer {
     Ring k, v;
 };
 
-/* Scores of key tile i while P V of tile i + 1 runs; then P is that of tile i. */
+/* Scores and softmax of key tile i while P V of tile i + 1 runs; then P is that of tile i. */
 template <bool MASKED, int DK, int DV, int GROUPS, int BN>
 __device__ __forceinline__ void step(Consumer<DV, BN> &c, HopperTiles<DK, DV, GROUPS, BN> &s,
                                      const bf16 *q, int group, int i, int accumulate, float scale) {
@@ -253,8 +253,8 @@ __device__ __forceinline__ void step(Consumer<DV, BN> &c, HopperTiles<DK, DV, GR
 }
 
 /*
- * Divides by the sums, and sends the tile off: to shared memory, and from there by TMA, which leaves
- * out rows that do not exist. `o`: this group's 64 rows of the first block of 64 columns.
+ * Divides by the sums, and sends the tile off: to shared memory, and from there by TMA, which
+ * leaves out rows that do not exist. `o`: this group's 64 rows of the first 64 columns.
  */
 template <int DV, int BN, int BM>
 __device__ __forceinline__ void write(Consumer<DV, BN> &c, const HopperArguments &a,
@@ -334,7 +334,7 @@ __device__ void consume(HopperTiles<DK, DV, GROUPS, BN> &s, const HopperArgument
         for (i--; i >= whole; i--) step<true>(c, s, q, group, i, i < n - 2, a.scale_log2);
         for (; i >= 0; i--) step<false>(c, s, q, group, i, i < n - 2, a.scale_log2);
 
-        release(&s.q_empty);
+        mbarrier_arrive(&s.q_empty);
         mbarrier_wait(&s.v_full[c.v.stage], c.v.parity);
         wgmma_fence(c.p, c.o);
         multiply_pv<DV, BN>(c.o, c.p, s.v[c.v.stage], n > 1);
@@ -360,11 +360,11 @@ __global__ __launch_bounds__(128 * (GROUPS + 1), 1) void causal_hopper_kernel(
     HopperTiles<DK, DV, GROUPS, BN> &s = *(HopperTiles<DK, DV, GROUPS, BN> *)memory;
     if (threadIdx.x == 0) {
         mbarrier_init(&s.q_full, 1);
-        mbarrier_init(&s.q_empty, 4 * GROUPS); /* one arrival per warp */
+        mbarrier_init(&s.q_empty, 128 * GROUPS); /* every thread: each has read s.tile itself */
         for (int i = 0; i < STAGES; i++) {
             mbarrier_init(&s.k_full[i], 1);
             mbarrier_init(&s.v_full[i], 1);
-            mbarrier_init(&s.k_empty[i], 4 * GROUPS);
+            mbarrier_init(&s.k_empty[i], 4 * GROUPS); /* one arrival per warp */
             mbarrier_init(&s.v_empty[i], 4 * GROUPS);
         }
         mbarrier_init_fence();
@@ -375,7 +375,9 @@ __global__ __launch_bounds__(128 * (GROUPS + 1), 1) void causal_hopper_kernel(
         if (threadIdx.x == 0) produce(s, a, &q_map, &k_map, &v_map);
     } else {
         registers_take<GROUPS == 2 ? 240 : 160>();
-        consume(s, a, &o_map, threadIdx.x / 128 - 1);
+        /* The same in all lanes, which the compiler believes of a shuffle only. */
+        int group = __shfl_sync(~0u, threadIdx.x / 128 - 1, 0);
+        consume(s, a, &o_map, group);
     }
 #else
     __trap(); /* causal_hopper_supports() keeps other GPUs away */

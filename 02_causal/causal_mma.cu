@@ -9,10 +9,9 @@
  *   P = softmax   the accumulators of S, rounded and packed, are the A operand of the next product
  *   O += P V      P never leaves the registers
  *
- * Work: 4 D operations per visible (query, key) pair, for which the tensor cores have to move nothing
- * but registers. Bytes: each block of 64 M queries reads the keys and values it sees once, from the
- * L2 cache mostly. Shared memory: each fragment of K or V that a warp loads (512 bytes) feeds 2 M
- * mmas.
+ * Work: 4 D operations per visible (query, key) pair. Bytes: each block of 64 M queries reads the
+ * keys and values it sees once, mostly from the L2 cache. Shared memory: each fragment of K or V
+ * that a warp loads (512 bytes) feeds 2 M mmas.
  * What limits it: a warp waits for its products before its exponentials, and only other warps can
  * fill the gap; and on Hopper mma.sync reaches little more than half of what wgmma does. The rung
  * above mends both.
@@ -35,18 +34,42 @@ template <int D> __device__ __forceinline__ bf16 *piece(bf16 *tile, int row, int
     return tile + row * D + ((c ^ (row % 8)) * 8);
 }
 
-/* Rows first .. first + ROWS - 1 of one head; zeros for rows past `count` and columns past `dim`.
- * */
+/*
+ * The same for ldmatrix: this lane reads pieces 2 d + half of `row`, for all d. The compiler knows
+ * d, so four addresses serve a whole tile; the others are constant offsets from them.
+ */
+struct LaneRow {
+    bf16 *row;
+    int turn;
+    __device__ __forceinline__ LaneRow(bf16 *row, int lane, int half)
+        : row(row), turn((half ^ (lane % 8)) * 8) {}
+    __device__ __forceinline__ bf16 *at(int offset, int d) const {
+        return row + offset + d / 4 * 64 + ((d % 4 * 16) ^ turn);
+    }
+};
+
+/* The lane, as a number that may differ each time: or else the addresses of all ldmatrix would be
+ * computed before the loop and held in registers, which the accumulators need. */
+__device__ __forceinline__ int lane_now() {
+    int lane = threadIdx.x % 32;
+    asm volatile("" : "+r"(lane));
+    return lane;
+}
+
+/*
+ * Rows first .. first + ROWS - 1 of one head; zeros for rows past `count` and columns past `dim`.
+ * A thread copies the same piece c of every STEP-th row: all addresses are one addition apart.
+ */
 template <int ROWS, int D>
 __device__ __forceinline__ void load_tile(bf16 *tile, const bf16 *head, int64_t stride, int first,
                                           int count, int dim) {
+    const int PIECES = D / 8, STEP = THREADS / PIECES;
+    int c = threadIdx.x % PIECES, row = threadIdx.x / PIECES;
+    int rows = c * 8 < dim ? count - first - row : 0; /* of mine, how far there is something */
+    const bf16 *from = head + (first + row) * stride + c * 8;
 #pragma unroll
-    for (int i = threadIdx.x; i < ROWS * D / 8; i += THREADS) {
-        int row = i / (D / 8), c = i % (D / 8);
-        bool valid = first + row < count && c * 8 < dim;
-        cp_async_16(piece<D>(tile, row, c),
-                    valid ? head + (int64_t)(first + row) * stride + c * 8 : head, valid);
-    }
+    for (int i = 0; i < ROWS; i += STEP, from += STEP * stride)
+        cp_async_16(piece<D>(tile, row + i, c), from, i < rows);
 }
 
 /* What a warp keeps: M tiles of 16 queries; s and o in mma's layout, rows t / 4 and t / 4 + 8. */
@@ -57,18 +80,19 @@ template <int D, int M, int BK> struct WarpState {
 
 template <int D, int M, int BK>
 __device__ __forceinline__ void multiply_qk(WarpState<D, M, BK> &w, bf16 *q, bf16 *k) {
-    int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+    int lane = lane_now(), warp = threadIdx.x / 32;
+    LaneRow q_row(q + (warp * M * 16 + lane % 16) * D, lane, lane / 16);
+    LaneRow k_row(k + (lane / 16 * 8 + lane % 8) * D, lane, lane / 8 % 2);
     memset(w.s, 0, sizeof(w.s));
 #pragma unroll
     for (int d = 0; d < D / 16; d++) {
         uint32_t a[M][4];
 #pragma unroll
-        for (int m = 0; m < M; m++)
-            ldmatrix_x4(a[m], piece<D>(q, (warp * M + m) * 16 + lane % 16, 2 * d + lane / 16));
+        for (int m = 0; m < M; m++) ldmatrix_x4(a[m], q_row.at(m * 16 * D, d));
 #pragma unroll
         for (int j = 0; j < BK / 16; j++) {
             uint32_t b[4]; /* keys 0-7, then 8-15, each with both halves of the 16 columns */
-            ldmatrix_x4(b, piece<D>(k, j * 16 + lane / 16 * 8 + lane % 8, 2 * d + lane / 8 % 2));
+            ldmatrix_x4(b, k_row.at(j * 16 * D, d));
 #pragma unroll
             for (int m = 0; m < M; m++) {
                 mma_bf16(w.s[m][2 * j], a[m], b);
@@ -80,7 +104,8 @@ __device__ __forceinline__ void multiply_qk(WarpState<D, M, BK> &w, bf16 *q, bf1
 
 template <int D, int M, int BK>
 __device__ __forceinline__ void multiply_pv(WarpState<D, M, BK> &w, bf16 *v) {
-    int lane = threadIdx.x % 32;
+    int lane = lane_now();
+    LaneRow v_row(v + lane % 16 * D, lane, lane / 16);
 #pragma unroll
     for (int j = 0; j < BK / 16; j++) {
         uint32_t a[M][4];
@@ -94,7 +119,7 @@ __device__ __forceinline__ void multiply_pv(WarpState<D, M, BK> &w, bf16 *v) {
         for (int d = 0; d < D / 16; d++) {
             uint32_t
                 b[4]; /* V lies with the keys outermost, mma wants them innermost: transposed */
-            ldmatrix_x4_transposed(b, piece<D>(v, j * 16 + lane % 16, 2 * d + lane / 16));
+            ldmatrix_x4_transposed(b, v_row.at(j * 16 * D, d));
 #pragma unroll
             for (int m = 0; m < M; m++) {
                 mma_bf16(w.o[m][2 * d], a[m], b);
@@ -181,7 +206,7 @@ __device__ __forceinline__ void write(const WarpState<D, M, BK> &w, const Attent
 /* One block: 64 M queries of one head. The tiles of keys come from the right: the masked ones
  * first. */
 template <int D, int M, int BK>
-__global__ __launch_bounds__(THREADS, D == 64 ? 3 : 1) void causal_mma_kernel(
+__global__ __launch_bounds__(THREADS, 2) void causal_mma_kernel(
     bf16 *o, float *lse, const bf16 *q, const bf16 *k, const bf16 *v, const AttentionShape shape) {
     const int BM = 16 * M * WARPS;
     extern __shared__ __align__(16) unsigned char memory[];
@@ -252,7 +277,7 @@ void causal_forward_mma_cuda(Gpu *gpu, DType dtype, void *o, float *lse, const v
           shape.qk_dim, shape.v_dim);
     int dim = shape.qk_dim > shape.v_dim ? shape.qk_dim : shape.v_dim;
     if (dim <= 64)
-        launch<64, 2, 64>(gpu, o, lse, q, k, v, shape);
+        launch<64, 2, 128>(gpu, o, lse, q, k, v, shape);
     else if (dim <= 128)
         launch<128, 2, 64>(gpu, o, lse, q, k, v, shape);
     else
