@@ -1,8 +1,8 @@
 /*
  * Timing, ceilings and the table of bench.h.
  *
- * The ceilings come from the same kernels that everything else uses: linear() for the matrix peak, and the library's copy
- * for the bandwidth.
+ * The ceilings come from the same kernels that everything else uses: linear() for the matrix peak,
+ * and the library's copy for the bandwidth.
  */
 #include "bench.h"
 
@@ -41,7 +41,7 @@ BenchTime bench_time(Context *ctx, BenchFunction function, void *user, double se
     time_calls(ctx, function, user,
                1); /* first touch of memory, cuBLASLt's choice of a kernel, ... */
     double once = time_calls(ctx, function, user, 1);
-    /* One sample should be long beside the clock's resolution, and on a GPU beside the start of a kernel. */
+    /* A sample should be long beside the clock's resolution, on a GPU beside a kernel's start. */
     double sample = ctx->device == CUDA ? 5e-3 : 1e-4;
     int calls = once > 0 && once < sample ? (int)(sample / once) + 1 : 1;
     double wanted = once > 0 ? seconds / (once * calls) : MAX_REPEATS;
@@ -96,7 +96,7 @@ static void copy_once(Context *ctx, void *user) {
         gpu_copy(ctx->gpu, copy->to, copy->from, copy->bytes);
         return;
     }
-    /* 1 MiB at a time: a static share for each thread, and memcpy writes past the caches for such sizes. */
+    /* 1 MiB at a time: a static share for each thread, in sizes that memcpy streams. */
     enum { PIECE = 1 << 20 };
     int64_t pieces = (int64_t)(copy->bytes / PIECE);
 #pragma omp parallel for schedule(static)
@@ -115,7 +115,7 @@ static void give_back(Context *ctx, void *data) {
         free(data);
 }
 
-/* The bandwidth of a copy far above the caches: 256 MiB on the CPU, 4 GiB on a GPU, or what fits. */
+/* Bandwidth of a copy far above the caches: 256 MiB on the CPU, 4 GiB on a GPU, or what fits. */
 static double measure_copy(Context *ctx, double seconds) {
     Copy copy = {.bytes = ctx->device == CUDA ? (size_t)4 << 30 : (size_t)256 << 20};
     for (;; copy.bytes /= 2) {
@@ -181,7 +181,8 @@ static double measure_square(Context *ctx, DType dtype, int64_t n, double second
     return 2.0 * (double)n * (double)n * (double)n / best;
 }
 
-/* The best of a few sizes. On the CPU a product that stays in the caches can be a little faster than a large one. */
+/* The best of a few sizes. On the CPU a product that stays in the caches can be a little faster
+ * than a large one. */
 static double measure_matrix(Context *ctx, DType dtype, double seconds) {
     if (ctx->device == CUDA) return measure_square(ctx, dtype, 8192, seconds);
     double best = 0;

@@ -1,10 +1,10 @@
 /*
- * Benchmarks: time a piece of work, print a row, and say how far it is from what the machine can do.
+ * Benchmarks: time a piece of work, print a row, say how far it is from what the machine can do.
  *
- * Every row gives the minimum and the median over repeats, and two shares of ceilings measured in the same run: of the
- * matrix peak (OpenBLAS sgemm; cuBLASLt in F32 or BF16) for its operations, and of the copy bandwidth for its bytes. The
- * shares are those of the minimum, and the ceilings are minima too: on a shared machine the fastest repeat is the one that
- * was disturbed the least.
+ * Every row gives the minimum and the median over repeats, and two shares of ceilings measured in
+ * the same run: of the matrix peak (OpenBLAS sgemm; cuBLASLt in F32 or BF16) for its operations,
+ * and of the copy bandwidth for its bytes. The shares are those of the minimum, and the ceilings
+ * are minima too: on a shared machine the fastest repeat is the one that was disturbed the least.
  */
 #ifndef COMMON_BENCH_H
 #define COMMON_BENCH_H
@@ -15,7 +15,8 @@
 extern "C" {
 #endif
 
-/* The work, once. It may allocate nothing in ctx's arena that it does not give back, for it is called many times. */
+/* The work, once. It may allocate nothing in ctx's arena that it does not give back, for it is
+ * called many times. */
 typedef void (*BenchFunction)(Context *ctx, void *user);
 
 typedef struct BenchTime {
@@ -24,8 +25,8 @@ typedef struct BenchTime {
 } BenchTime;
 
 /*
- * Warms up, then repeats for about `seconds` (at least 5 times). On CUDA: events around several calls at once, so that
- * launches overlap with work as they do in a model.
+ * Warms up, then repeats for about `seconds` (at least 5 times). On CUDA: events around several
+ * calls at once, so that launches overlap with work as they do in a model.
  */
 BenchTime bench_time(Context *ctx, BenchFunction function, void *user, double seconds);
 
@@ -41,7 +42,7 @@ typedef struct Bench {
 void bench_init(Bench *bench, Context *ctx, double seconds);
 void bench_print_machine(const Bench *bench); /* CPU, cores, BLAS kernels, GPU and the ceilings */
 
-/* Table: head, then rows. flop or bytes may be 0; dtype says which matrix peak the percentage is of. */
+/* Table: head, then rows. flop or bytes may be 0; dtype picks the matrix peak for the share. */
 void bench_head(const char *title);
 BenchTime bench_row(Bench *bench, const char *name, DType dtype, double flop, double bytes,
                     BenchFunction function, void *user);
@@ -49,7 +50,8 @@ BenchTime bench_row(Bench *bench, const char *name, DType dtype, double flop, do
 void bench_row_time(Bench *bench, const char *name, DType dtype, double flop, double bytes,
                     BenchTime time);
 
-/* Fills a tensor (F32 or BF16) with Normal(0, 1) numbers; large ones repeat. Zeros would let a GPU run faster than data does. */
+/* Fills a tensor (F32 or BF16) with Normal(0, 1) numbers; large ones repeat. Zeros would let a GPU
+ * run faster than data does. */
 void bench_fill(Context *ctx, Tensor *t, uint64_t stream);
 
 /* "812 us", "12.3 ms", "1.20 s" in the caller's buffer; returns it. */

@@ -1,8 +1,9 @@
 /*
  * The benchmark of linear(): forward and backward against the matrix peak of the same run.
  *
- * On the CPU linear() is three calls of OpenBLAS, one forward and two backward, each with its own layout of transposes. The
- * question is whether the layouts and shapes of a model reach what the best square product does.
+ * On the CPU linear() is three calls of OpenBLAS, one forward and two backward, each with its own
+ * layout of transposes. The question is whether the layouts and shapes of a model reach what the
+ * best square product does.
  */
 #include "bench.h"
 #include "csv.h"
@@ -42,7 +43,8 @@ typedef struct Linear {
     Tensor *x, *w, *y, *dx, *dw;
 } Linear;
 
-/* In backward y stands in for its own gradient: what the values are does not matter, that they are random does. */
+/* In backward y stands in for its own gradient: what the values are does not matter, that they are
+ * random does. */
 static void one_product(Context *ctx, void *user) {
     Linear *l = user;
     (void)ctx; /* ON() needs it for CUDA only */
@@ -54,7 +56,7 @@ static void one_product(Context *ctx, void *user) {
            l->w->data, l->rows, l->in, l->out);
 }
 
-/* Squares, and the shapes of a small model's layers: projections, SwiGLU's two directions, the head. */
+/* Squares, and the shapes of a small model's layers: projections, SwiGLU's two directions, head. */
 static const int64_t shapes[][3] = {
     {256, 256, 256},  {512, 512, 512},   {1024, 1024, 1024}, {2048, 2048, 2048},
     {2048, 256, 256}, {2048, 256, 1024}, {2048, 1024, 256},  {2048, 256, 2048},

@@ -1,7 +1,7 @@
 /*
- * CSV files with their origin: the head says with which program, commit, compiler, machine, device and seed they were made,
- * as comment lines ("# commit: 1a2b3c") that gnuplot skips. Then one line of column names, then the rows. Every figure in
- * the lessons is drawn from such a file.
+ * CSV files with their origin: the head says with which program, commit, compiler, machine, device
+ * and seed they were made, as comment lines ("# commit: 1a2b3c") that gnuplot skips. Then one line
+ * of column names, then the rows. Every figure in the lessons is drawn from such a file.
  */
 #ifndef COMMON_CSV_H
 #define COMMON_CSV_H
@@ -18,13 +18,14 @@ typedef struct Csv {
 } Csv;
 
 /*
- * Creates path (and its directory) and writes the head and the column names ("T,milliseconds"). device: gpu_describe's
- * text or "cpu". Returns 0, or -1 and a message.
+ * Creates path (and its directory) and writes the head and the column names ("T,milliseconds").
+ * device: gpu_describe's text or "cpu". Returns 0, or -1 and a message.
  */
 int csv_open(Csv *csv, const char *path, const char *columns, const char *device, uint64_t seed,
              Error *err);
 
-/* One row; give the format with its commas and without a newline. Flushed, so that a stopped run leaves whole rows. */
+/* One row; give the format with its commas and without a newline. Flushed, so that a stopped run
+ * leaves whole rows. */
 void csv_row(Csv *csv, const char *format, ...) __attribute__((format(printf, 2, 3)));
 
 /* -1 and a message if anything, now or before, could not be written (disk full). */

@@ -60,7 +60,7 @@ MachineText commit_describe(void) {
     if (process_run(head, text.text, sizeof text.text, NULL) != 0) return unknown;
     text.text[strcspn(text.text, "\n")] = 0;
 
-    /* Only what programs are made of: a run that renews committed CSV files must not look dirty by that. */
+    /* Only what programs are made of: renewing committed CSV files must not look dirty. */
     const char *const diff[] = {"git",   "-C",    directory, "diff",    "--quiet",    "HEAD", "--",
                                 ":/*.c", ":/*.h", ":/*.cu",  ":/*.cuh", ":/Makefile", NULL};
     char output[64];

@@ -1,5 +1,6 @@
 /*
- * What this program runs on and was made from, in words: for the heads of CSV files and of benchmark tables.
+ * What this program runs on and was made from, in words: for the heads of CSV files and of
+ * benchmark tables.
  */
 #ifndef COMMON_MACHINE_H
 #define COMMON_MACHINE_H
@@ -13,7 +14,8 @@ MachineText blas_describe(
     void); /* "OpenBLAS 0.3.21, SkylakeX kernels": see `make doctor` if they are slow ones */
 MachineText compiler_describe(void); /* "gcc 12.2.0" */
 
-/* The commit of the tree that holds this program, "-dirty" behind it when sources differ; "unknown" without git. */
+/* The commit of the tree that holds this program, with "-dirty" behind it when sources differ;
+ * "unknown" without git. */
 MachineText commit_describe(void);
 
 #endif

@@ -1,4 +1,5 @@
-/* Charts as files: gnuplot, told where to find its data by variables. plot_text.c draws the ones for the terminal. */
+/* Charts as files: gnuplot, told where to find its data by variables. plot_text.c draws the ones
+ * for the terminal. */
 #include "plot.h"
 
 #include "files.h"
@@ -37,7 +38,8 @@ static int draw(const char *script, const char *csv_path, const char *out_path, 
     assign(program, sizeof program, "data", csv_path);
     assign(program, sizeof program, "out", out_path);
     assign(program, sizeof program, "kind", kind);
-    /* script is CHAPTER/figures/NAME.gp, so its own place says where common/ is, wherever the program was started. */
+    /* script is CHAPTER/figures/NAME.gp, so its own place says where common/ is, wherever the
+     * program was started. */
     const char *slash = strrchr(script, '/');
     snprintf(style, sizeof style, "%.*s/../../common/figures/style.gp",
              slash ? (int)(slash - script) : 1, slash ? script : ".");

@@ -1,6 +1,6 @@
 /*
- * Charts for the terminal. Each is printed line by line from the top; a cell's character is chosen from a short list
- * of ever fuller ones.
+ * Charts for the terminal. Each is printed line by line from the top; a cell's character is chosen
+ * from a short list of ever fuller ones.
  */
 #include "plot.h"
 
@@ -165,8 +165,9 @@ static int point_height(double y, int log_y, double *height) {
 }
 
 /*
- * The curve at each column: the mean of the points in it, else the straight line between the last point before and
- * the first one behind. NaN where there is nothing. Returns the number of points that count.
+ * The curve at each column: the mean of the points in it, else the straight line between the last
+ * point before and the first one behind. NaN where there is nothing. Returns the number of points
+ * that count.
  */
 static int sample_columns(double *column, const double *x, const double *y, int count, int log_y) {
     double sums[CHART_WIDTH] = {0}, first = x[0], span = x[count - 1] - x[0];

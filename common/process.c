@@ -10,7 +10,8 @@
 
 extern char **environ;
 
-/* Reads until the other end is closed; what does not fit is read and dropped, so that the writer never blocks. */
+/* Reads until the other end is closed; what does not fit is read and dropped, so that the writer
+ * never blocks. */
 static void read_all(int fd, char *output, size_t size) {
     size_t used = 0;
     for (;;) {

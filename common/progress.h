@@ -1,9 +1,9 @@
 /*
  * A progress line for long work.
  *
- * On a terminal one line is redrawn at most ten times a second: a bar, what the caller says, and the time left. Elsewhere
- * (a pipe, a log) a plain line is printed now and then, more and more rarely, so that a log stays readable. Output goes
- * to stderr, so that stdout can be piped.
+ * On a terminal one line is redrawn at most ten times a second: a bar, what the caller says, and
+ * the time left. Elsewhere (a pipe, a log) a plain line is printed now and then, more and more
+ * rarely, so that a log stays readable. Output goes to stderr, so that stdout can be piped.
  */
 #ifndef COMMON_PROGRESS_H
 #define COMMON_PROGRESS_H
@@ -22,11 +22,12 @@ typedef struct Progress {
 
 Progress progress_start(const char *label, int64_t total);
 
-/* done of total; the format gives what is to be said of it: "loss 3.21  12,300 tokens/s". Cheap when it is too early. */
+/* done of total; the format gives what is to be said of it: "loss 3.21  12,300 tokens/s". Cheap
+ * when it is too early. */
 void progress_update(Progress *progress, int64_t done, const char *format, ...)
     __attribute__((format(printf, 3, 4)));
 
-/* Takes the bar away and leaves one line: the label, the time it took, and the text (NULL: none). */
+/* Takes the bar away and leaves one line: label, time it took, and the text (NULL: none). */
 void progress_finish(Progress *progress, const char *format, ...)
     __attribute__((format(printf, 2, 3)));
 

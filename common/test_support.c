@@ -1,5 +1,5 @@
 /*
- * Options, CSV files, progress, charts, running programs, benchmarks: what demos and benches stand on.
+ * Options, CSV files, progress, charts, other programs, timing: what demos and benches stand on.
  *
  * Nothing here looks at a clock's value: only at counts, texts and exit codes.
  */
@@ -266,8 +266,8 @@ static bool gnuplot_missing(void) {
 }
 
 /*
- * A chapter's layout in a scratch directory, with a quote in its name: figures/NAME.gp two levels below the directory that holds
- * common/, which is ours by a link. Returns the path of the script.
+ * A chapter's layout in a scratch directory, with a quote in its name: figures/NAME.gp two levels
+ * below the directory that holds common/, which is ours by a link. Returns the path of the script.
  */
 static char *figure_script(const char *directory, const char *commands) {
     static char path[300];

@@ -1,9 +1,10 @@
 /*
  * The comparisons of testing.h really fail.
  *
- * Every test in the suite "trap" compares something right, and passes. The same program run with TESTING_BREAK=1 breaks
- * one number of each, and then each must fail: the test helpers/every_trap_closes runs it so and looks at the exit
- * status and at what was printed. A helper that always passes would be found there.
+ * Every test in the suite "trap" compares something right, and passes. The same program run with
+ * TESTING_BREAK=1 breaks one number of each, and then each must fail: the test
+ * helpers/every_trap_closes runs it so and looks at the exit status and at what was printed. A
+ * helper that always passes would be found there.
  */
 #include "testing.h"
 
@@ -141,7 +142,8 @@ static Tensor *cube_loss(Context *ctx, void *user) {
     return weighted_sum(ctx, y, cube->constants);
 }
 
-/* samples 15: every element. The third derivative makes a step of 1e-2 wrong by 1e-4: a tolerance of 1e-2 is ample. */
+/* samples 15: every element. The third derivative makes a step of 1e-2 wrong by 1e-4: a tolerance
+ * of 1e-2 is ample. */
 static void check_cube(Cube cube, int rows, int cols, int samples) {
     Context ctx = test_context(CPU, F32);
     cube.x = test_normal(&ctx, "x", 1, SHAPE(rows, cols));
@@ -225,14 +227,16 @@ static const Trap traps[] = {
     {"gradient_of_something_else", "while recording"},
 };
 
-/* Runs this program again on one trap, in a clean environment but for TESTING_BREAK; returns its exit status. */
+/* Runs this program again on one trap, in a clean environment but for TESTING_BREAK; returns its
+ * exit status. */
 static int spring(const char *name, char *output, size_t size) {
     char program[512], command[1024];
     ssize_t length = readlink("/proc/self/exe", program, sizeof program - 1);
     cr_assert(length > 0);
     program[length] = 0;
-    /* env -i: Criterion marks its worker processes by variables, and the new program is not one. LD_LIBRARY_PATH stays,
-     * and a sanitizer must not look for leaks in a test that was stopped half-way. */
+    /* env -i: Criterion marks its worker processes by variables, and the new program is not one.
+     * LD_LIBRARY_PATH stays, and a sanitizer must not look for leaks in a test that was stopped
+     * half-way. */
     const char *libraries = getenv("LD_LIBRARY_PATH");
     snprintf(command, sizeof command,
              "env -i TESTING_BREAK=1 ASAN_OPTIONS=detect_leaks=0 LD_LIBRARY_PATH='%s' '%s' "

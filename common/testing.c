@@ -1,6 +1,7 @@
 /*
- * The comparisons behind every test. Each gathers all it has to say before it fails, because the first message is often
- * the only one that is read: which tensor, which element, both values, and how far they are apart.
+ * The comparisons behind every test. Each gathers all it has to say before it fails, because the
+ * first message is often the only one that is read: which tensor, which element, both values, and
+ * how far they are apart.
  */
 #include "testing.h"
 
@@ -181,7 +182,7 @@ static float **tape_gradients(GradientCheck *check, Tensor *const *inputs, int i
     return gradients;
 }
 
-/* Central difference at element i; *noise is what one rounding of f to F32 on either side may add. */
+/* Central difference at element i; *noise: what one rounding of f to F32 on either side may add. */
 static double difference_at(GradientCheck *check, Tensor *input, int64_t i, double *noise) {
     volatile float *x =
         (float *)input->data + i; /* volatile: the step must be what x really moved */
@@ -208,7 +209,7 @@ static void check_input(GradientCheck *check, Tensor *input, const float *gradie
     double scale = sqrt(mean_square), worst_excess = 0, worst_numeric = 0, worst_allowed = 0;
     int64_t worst = 0, wrong = 0;
     for (int64_t s = 0; s < count; s++) {
-        /* Spread evenly from the first element to the last, shaken so that no column is favoured. */
+        /* Spread evenly from first to last element, shaken so that no column is favoured. */
         int64_t i = count > 1 ? s * (n - 1) / (count - 1) : 0;
         if (s > 0 && s < count - 1 && count < n) {
             int64_t room = (n - 1) / (count - 1);

@@ -1,25 +1,28 @@
 # The common look of all charts. It runs before every figure's own script:
 #
-#     gnuplot -e "data = 'T.csv'; out = 'out/T'; kind = 'svg'" common/figures/style.gp 02_causal/figures/T.gp
+#     gnuplot -e "data = 'T.csv'; out = 'out/T'; kind = 'svg'" \
+#             common/figures/style.gp 02_causal/figures/T.gp
 #
-# which is what plot_script() of common/plot.h does. So a figure's script sets no terminal, no output and no fonts; it says
-# what stands on the axes and plots `data` by the names of its columns:
+# which is what plot_script() of common/plot.h does. So a figure's script sets no terminal, no
+# output and no fonts; it says what stands on the axes and plots `data` by the names of its columns:
 #
 #     set title 'Time of a forward pass'
 #     set xlabel 'tokens'; set ylabel 'milliseconds'
 #     set logscale xy
 #     plot data using 'T':'tiled' with linespoints title 'tiled', \
 #          data using 'T':'materialised' with linespoints title 'materialised'
-#
 
 if (!exists('kind')) kind = 'svg'
 
-# The same picture twice: svg for lessons (on white, so that it also reads on a dark page), png for everything else.
+# The same picture twice: svg for lessons (on white, so that it also reads on a dark page), png for
+# everything else.
 if (kind eq 'svg') {
-    set terminal svg size 720,450 dynamic enhanced background rgb 'white' font 'DejaVu Sans,Helvetica,Arial,sans-serif,14'
+    set terminal svg size 720,450 dynamic enhanced background rgb 'white' \
+        font 'DejaVu Sans,Helvetica,Arial,sans-serif,14'
     set output out.'.svg'
 } else {
-    set terminal pngcairo size 1440,900 enhanced background rgb 'white' font 'DejaVu Sans,14' fontscale 1.6 linewidth 1.8 pointscale 1.8
+    set terminal pngcairo size 1440,900 enhanced background rgb 'white' \
+        font 'DejaVu Sans,14' fontscale 1.6 linewidth 1.8 pointscale 1.8
     set output out.'.png'
 }
 set encoding utf8
@@ -29,7 +32,8 @@ set datafile separator ','
 set datafile columnheaders
 set datafile missing ''
 
-# Colours of Okabe and Ito (2008), told apart with any kind of colour vision; points of different shapes help in print.
+# Colours of Okabe and Ito (2008), told apart with any kind of colour vision; points of different
+# shapes help in print.
 set linetype 1 lc rgb '#0072B2' lw 2.5 pt 7 ps 0.8   # blue
 set linetype 2 lc rgb '#D55E00' lw 2.5 pt 5 ps 0.8   # vermilion
 set linetype 3 lc rgb '#009E73' lw 2.5 pt 9 ps 1.0   # green

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Times PyTorch's scaled_dot_product_attention, every backend, forward and backward: the peer of 02_causal/bench."""
+"""Times every backend of PyTorch's scaled_dot_product_attention: the peer of 02_causal/bench."""
 
 import argparse
 import warnings
@@ -22,9 +22,12 @@ BACKENDS = {
 def bench_backend(table, name, backend, shape, dtype, device, causal):
     b, h, t, d = shape
     # [B, T, H, D] seen as [B, H, T, D]: what a linear layer leaves, and what our kernels read.
-    q, k, v = (torch.randn(b, t, h, d, device=device, dtype=dtype).transpose(1, 2).requires_grad_()
-               for _ in range(3))
-    # Two products of T x T x D each forward, five backward (one recomputes the scores); the mask saves half.
+    q, k, v = (
+        torch.randn(b, t, h, d, device=device, dtype=dtype).transpose(1, 2).requires_grad_()
+        for _ in range(3)
+    )
+    # Two products of T x T x D forward, five backward (one recomputes the scores); the mask saves
+    # half.
     flop = 4.0 * b * h * t * t * d * (0.5 if causal else 1.0)
 
     def attention():
@@ -37,18 +40,25 @@ def bench_backend(table, name, backend, shape, dtype, device, causal):
                 table.row(f"D {d}  {name}, forward", flop, attention)
             out = attention()
             gradient = torch.randn_like(out)
-            table.row(f"D {d}  {name}, backward", 2.5 * flop,
-                      lambda: torch.autograd.grad(out, (q, k, v), gradient, retain_graph=True))
+            table.row(
+                f"D {d}  {name}, backward",
+                2.5 * flop,
+                lambda: torch.autograd.grad(out, (q, k, v), gradient, retain_graph=True),
+            )
         except torch.OutOfMemoryError:
             table.note(f"D {d}  {name}", "not enough memory")
         except RuntimeError as error:
-            table.note(f"D {d}  {name}", "not available: " + str(error).strip().splitlines()[0][:80])
+            table.note(
+                f"D {d}  {name}", "not available: " + str(error).strip().splitlines()[0][:80]
+            )
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
-    parser.add_argument("--dtype", choices=["f32", "bf16"], help="default: f32 on the CPU, bf16 on CUDA")
+    parser.add_argument(
+        "--dtype", choices=["f32", "bf16"], help="default: f32 on the CPU, bf16 on CUDA"
+    )
     parser.add_argument("--batch", type=int, help="default: 1 on the CPU, 4 on CUDA")
     parser.add_argument("--heads", type=int, help="default: 8 on the CPU, 16 on CUDA")
     parser.add_argument("--tokens", type=int, help="default: 1024 on the CPU, 4096 on CUDA")
@@ -64,11 +74,15 @@ def main():
     torch.manual_seed(1)
 
     gpu = args.device == "cuda"
-    dtype = torch.bfloat16 if (args.dtype or ("bf16" if gpu else "f32")) == "bf16" else torch.float32
+    dtype = (
+        torch.bfloat16 if (args.dtype or ("bf16" if gpu else "f32")) == "bf16" else torch.float32
+    )
     b, h, t = (4, 16, 4096) if gpu else (1, 8, 1024)
     b, h, t = args.batch or b, args.heads or h, args.tokens or t
     table = Table(args.device, dtype, args.seconds)
-    table.head(f"scaled_dot_product_attention: B {b}, H {h}, T {t}, {'full' if args.full else 'causal'}")
+    table.head(
+        f"scaled_dot_product_attention: B {b}, H {h}, T {t}, {'full' if args.full else 'causal'}"
+    )
     for d in args.dims:
         for name, backend in BACKENDS.items():
             if not gpu and name in ("cuDNN", "memory-efficient"):

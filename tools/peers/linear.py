@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Times torch.nn.functional.linear, forward and its two backward products: the peer of common/bench_linear."""
+"""Times torch.nn.functional.linear, forward and backward: the peer of common/bench_linear."""
 
 import argparse
 
@@ -10,9 +10,18 @@ from table import Table
 
 # The shapes of common/bench_linear.c: rows, in, out.
 SHAPES = [
-    (256, 256, 256), (512, 512, 512), (1024, 1024, 1024), (2048, 2048, 2048), (2048, 256, 256),
-    (2048, 256, 1024), (2048, 1024, 256), (2048, 256, 2048), (4096, 512, 512), (4096, 512, 1536),
-    (4096, 1536, 512), (333, 500, 777),
+    (256, 256, 256),
+    (512, 512, 512),
+    (1024, 1024, 1024),
+    (2048, 2048, 2048),
+    (2048, 256, 256),
+    (2048, 256, 1024),
+    (2048, 1024, 256),
+    (2048, 256, 2048),
+    (4096, 512, 512),
+    (4096, 512, 1536),
+    (4096, 1536, 512),
+    (333, 500, 777),
 ]
 
 
@@ -33,6 +42,7 @@ def main():
     table = Table(args.device, dtype, args.seconds)
     table.head("linear layers: rows x in -> out")
     for rows, inputs, outputs in SHAPES:
+
         def tensor(*shape):
             return torch.randn(*shape, device=args.device, dtype=dtype, requires_grad=True)
 
@@ -41,8 +51,12 @@ def main():
         with torch.no_grad():
             table.row(f"{name}  y = x W^T", flop, lambda: F.linear(x, w))
         y = F.linear(x, w)
-        table.row(f"{name}  dx = dy W", flop, lambda: torch.autograd.grad(y, x, dy, retain_graph=True))
-        table.row(f"{name}  dW = dy^T x", flop, lambda: torch.autograd.grad(y, w, dy, retain_graph=True))
+        table.row(
+            f"{name}  dx = dy W", flop, lambda: torch.autograd.grad(y, x, dy, retain_graph=True)
+        )
+        table.row(
+            f"{name}  dW = dy^T x", flop, lambda: torch.autograd.grad(y, w, dy, retain_graph=True)
+        )
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ def sample(function, device, calls):
 
 
 def measure(function, device, seconds):
-    """(minimum, median) of one call in seconds: warm-up, then repeats for about `seconds`, at least 5."""
+    """(minimum, median) seconds of a call: warm-up, then 5 or more repeats for about `seconds`."""
     for _ in range(2):
         sample(function, device, 1)
     once = sample(function, device, 1)
@@ -64,12 +64,17 @@ class Table:
         self.peak = matrix_peak(device, dtype, 0.5)
         name = torch.cuda.get_device_name() if device == "cuda" else "cpu"
         print(f"PyTorch {torch.__version__}, {name}, {torch.get_num_threads()} threads")
-        print(f"ceilings  copy {1e-9 * self.copy:.4g} GB/s (read + write), "
-              f"{str(dtype).removeprefix('torch.')} {1e-9 * self.peak:.4g} GFLOP/s")
+        print(
+            f"ceilings  copy {1e-9 * self.copy:.4g} GB/s (read + write), "
+            f"{str(dtype).removeprefix('torch.')} {1e-9 * self.peak:.4g} GFLOP/s"
+        )
 
     def head(self, title):
         print(f"\n{title}")
-        print(f"  {'':40} {'min':>9} {'median':>9} {'GFLOP/s':>10} {'of peak':>7} {'GB/s':>8} {'of copy':>7}")
+        print(
+            f"  {'':40} {'min':>9} {'median':>9} {'GFLOP/s':>10} {'of peak':>7}"
+            f" {'GB/s':>8} {'of copy':>7}"
+        )
 
     def row_time(self, name, flop, best, median, bytes_=0):
         line = f"  {name:40} {duration(best):>9} {duration(median):>9}"

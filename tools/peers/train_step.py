@@ -1,9 +1,10 @@
 #!/usr/bin/env python3
-"""Times a training step of 10_full_model's model, written in PyTorch: forward, backward, clipping, AdamW.
+"""Times a training step of 10_full_model's model, written in PyTorch.
 
-Same mathematics and the same number of operations as 10_full_model: RMSNorm, causal multi-head attention without
-position, SwiGLU, cross-entropy, gradient clipping by global norm, AdamW with decay on matrices only. PyTorch is given
-its best: SDPA, q, k and v in one product (with --split: three), the fused AdamW, and torch.compile where it works.
+Same mathematics and the same number of operations as 10_full_model: RMSNorm, causal multi-head
+attention without position, SwiGLU, cross-entropy, gradient clipping by global norm, AdamW with
+decay on matrices only. PyTorch is given its best: SDPA, q, k and v in one product (with --split:
+three), the fused AdamW, and torch.compile where it works.
 """
 
 import argparse
@@ -22,7 +23,9 @@ class Layer(nn.Module):
         super().__init__()
         width = c.heads * c.head_dim
         self.heads, self.head_dim, self.split = c.heads, c.head_dim, c.split
-        self.input_norm, self.mlp_norm = nn.RMSNorm(c.hidden, eps=1e-6), nn.RMSNorm(c.hidden, eps=1e-6)
+        self.input_norm, self.mlp_norm = nn.RMSNorm(c.hidden, eps=1e-6), nn.RMSNorm(
+            c.hidden, eps=1e-6
+        )
         if c.split:
             self.q, self.k, self.v = (nn.Linear(c.hidden, width, bias=False) for _ in range(3))
             self.gate, self.up = (nn.Linear(c.hidden, c.intermediate, bias=False) for _ in range(2))
@@ -66,7 +69,7 @@ class Model(nn.Module):
 
 
 def run(c, mode):
-    """One way of running it; prints one row: ms per step, tokens/s, memory, and the loss as a sign of life."""
+    """One way of running it, one row: ms per step, tokens/s, memory, the loss as a sign of life."""
     if c.threads:
         torch.set_num_threads(c.threads)
     torch.manual_seed(1)
@@ -74,8 +77,12 @@ def run(c, mode):
     model = Model(c).to(c.device)
     decayed = [p for p in model.parameters() if p.dim() > 1]
     others = [p for p in model.parameters() if p.dim() <= 1]
-    optimizer = torch.optim.AdamW([{"params": decayed, "weight_decay": 0.1}, {"params": others, "weight_decay": 0.0}],
-                                  lr=1e-3, betas=(0.9, 0.95), fused=True)
+    optimizer = torch.optim.AdamW(
+        [{"params": decayed, "weight_decay": 0.1}, {"params": others, "weight_decay": 0.0}],
+        lr=1e-3,
+        betas=(0.9, 0.95),
+        fused=True,
+    )
     forward = torch.compile(model) if mode == "compile" else model
     ids = torch.randint(c.vocab, (c.batch, c.context), device=c.device)
     targets = torch.randint(c.vocab, (c.batch, c.context), device=c.device)
@@ -109,21 +116,41 @@ def run(c, mode):
     else:
         memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     name = f"PyTorch {torch.__version__.split('+')[0]}, {mode}"
-    print(f"  {name:32} {1e3 * best:8.1f} ms {1e3 * median:8.1f} ms {tokens / median:10,.0f} tokens/s "
-          f"{memory:7.0f} MiB   loss {loss.item():.3f}, warm-up {warm_up:.0f} s", flush=True)
+    print(
+        f"  {name:32} {1e3 * best:8.1f} ms {1e3 * median:8.1f} ms "
+        f"{tokens / median:10,.0f} tokens/s {memory:7.0f} MiB "
+        f"  loss {loss.item():.3f}, warm-up {warm_up:.0f} s",
+        flush=True,
+    )
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    for flag, default in [("vocab", 2048), ("hidden", 192), ("layers", 4), ("heads", 6), ("head-dim", 0),
-                          ("intermediate", 512), ("batch", 16), ("context", 128)]:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    for flag, default in [
+        ("vocab", 2048),
+        ("hidden", 192),
+        ("layers", 4),
+        ("heads", 6),
+        ("head-dim", 0),
+        ("intermediate", 512),
+        ("batch", 16),
+        ("context", 128),
+    ]:
         parser.add_argument("--" + flag, type=int, default=default, help=f"default {default}")
     parser.add_argument("--steps", type=int, default=20, help="timed steps (default 20)")
     parser.add_argument("--threads", type=int, default=0, help="CPU threads; 0: PyTorch's choice")
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
-    parser.add_argument("--dtype", choices=["f32", "bf16"], default="f32", help="bf16: autocast, on CUDA only")
-    parser.add_argument("--untied", action="store_true", help="a head of its own, not the embedding again")
-    parser.add_argument("--split", action="store_true", help="q, k, v and gate, up as products of their own")
+    parser.add_argument(
+        "--dtype", choices=["f32", "bf16"], default="f32", help="bf16: autocast, on CUDA only"
+    )
+    parser.add_argument(
+        "--untied", action="store_true", help="a head of its own, not the embedding again"
+    )
+    parser.add_argument(
+        "--split", action="store_true", help="q, k, v and gate, up as products of their own"
+    )
     parser.add_argument("--mode", choices=["eager", "compile", "both"], default="both")
     c = parser.parse_args()
     c.head_dim = c.head_dim or c.hidden // c.heads
@@ -134,12 +161,19 @@ def main():
         return
 
     parameters = sum(p.numel() for p in Model(c).parameters())
-    print(f"training step: vocab {c.vocab}, hidden {c.hidden}, layers {c.layers}, heads {c.heads} x {c.head_dim}, "
-          f"intermediate {c.intermediate}, batch {c.batch} x {c.context}, {parameters:,} parameters")
+    print(
+        f"training step: vocab {c.vocab}, hidden {c.hidden}, layers {c.layers}, "
+        f"heads {c.heads} x {c.head_dim}, intermediate {c.intermediate}, "
+        f"batch {c.batch} x {c.context}, {parameters:,} parameters"
+    )
     print(f"  {'':32} {'min':>11} {'median':>11} {'':19} {'peak memory':>11}")
     # A process for each, so that the peak of one is not counted for the other.
     for mode in ("eager", "compile"):
-        result = subprocess.run([sys.executable, __file__, *sys.argv[1:], "--mode", mode], capture_output=True, text=True)
+        result = subprocess.run(
+            [sys.executable, __file__, *sys.argv[1:], "--mode", mode],
+            capture_output=True,
+            text=True,
+        )
         if result.returncode == 0:
             print(result.stdout, end="", flush=True)
         else:
