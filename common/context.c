@@ -50,21 +50,9 @@ typedef struct ReshapeSaved {
     Tensor *y, *x;
 } ReshapeSaved;
 
-/* The gradient of a view is the gradient: if x has none yet, it takes y's over without a copy. */
 static void reshape_backward(Context *ctx, void *saved) {
     ReshapeSaved *s = saved;
-    if (!s->x->requires_grad) return;
-    if (!s->x->has_grad && !s->x->grad) {
-        Tensor *g = arena_alloc(&ctx->host, sizeof *g);
-        *g = tensor_of(s->y->grad->data, s->x->name, s->y->grad->dtype, ctx->device, s->x->shape,
-                       s->x->ndim);
-        s->x->grad = g;
-        s->x->has_grad = true;
-        return;
-    }
-    int add_x;
-    void *dx = grad_slot(ctx, s->x, &add_x);
-    ON(ctx, accumulate, dx, s->y->grad->data, tensor_count(s->x), add_x);
+    grad_pass(ctx, s->y, s->x);
 }
 
 Tensor *reshape(Context *ctx, Tensor *t, const int64_t *shape, int ndim) {
@@ -160,6 +148,22 @@ void *grad_slot(Context *ctx, Tensor *t, int *add) {
     return t->grad->data;
 }
 /* [/grad_slot] */
+
+void grad_pass(Context *ctx, const Tensor *from, Tensor *to) {
+    if (!to->requires_grad) return;
+    if (!to->has_grad && !to->grad) {
+        to->grad = arena_alloc(&ctx->host, sizeof *to->grad);
+        *to->grad = tensor_of(from->grad->data, to->name, from->grad->dtype, ctx->device, to->shape,
+                              to->ndim);
+        to->has_grad = true;
+        return;
+    }
+    CHECK(to->grad->dtype == from->grad->dtype, "%s: its gradient is %s, not %s", to->name,
+          dtype_name(to->grad->dtype), dtype_name(from->grad->dtype));
+    int add;
+    void *sum = grad_slot(ctx, to, &add);
+    ON(ctx, accumulate, sum, from->grad->data, tensor_count(to), add);
+}
 
 /* [tape_backward] */
 void tape_backward(Context *ctx, Tensor *loss) {

@@ -105,6 +105,12 @@ void tape_push(Context *ctx, Tensor *output, BackwardFunction backward, const vo
  */
 void *grad_slot(Context *ctx, Tensor *t, int *add);
 
+/*
+ * For a backward function that hands its output's gradient on as it is: adds from->grad to to's gradient. If `to` has none
+ * yet it takes the memory over instead of copying, so this must be the last thing done with from->grad.
+ */
+void grad_pass(Context *ctx, const Tensor *from, Tensor *to);
+
 /* The gradient by a scalar loss of everything recorded: seeds dloss = 1 and runs the tape from last to first. */
 void tape_backward(Context *ctx, Tensor *loss);
 

@@ -63,14 +63,13 @@ typedef struct AddSaved {
     Tensor *y, *a, *b;
 } AddSaved;
 
+/* da = db = dy: b gets a copy, and a, last, dy's own memory. */
 static void add_backward(Context *ctx, void *saved) {
     AddSaved *s = saved;
-    Tensor *inputs[2] = {s->a, s->b};
-    for (int i = 0; i < 2; i++) {
-        int add;
-        void *dx = grad_slot(ctx, inputs[i], &add);
-        if (dx) ON(ctx, accumulate, dx, s->y->grad->data, tensor_count(s->y), add);
-    }
+    int add_b;
+    void *db = grad_slot(ctx, s->b, &add_b);
+    if (db) ON(ctx, accumulate, db, s->y->grad->data, tensor_count(s->y), add_b);
+    grad_pass(ctx, s->y, s->a);
 }
 
 Tensor *add(Context *ctx, Tensor *a, Tensor *b) {
