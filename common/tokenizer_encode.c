@@ -98,7 +98,7 @@ static void merge_pair(Encoder *encoder, const Merge *merge, int32_t left) {
 
 static void merge_word(Encoder *encoder, const char *word, size_t length) {
     const Tokenizer *tokenizer = encoder->tokenizer;
-    CHECK(length < INT32_MAX, "a word of %zu bytes", length);
+    if (length >= INT32_MAX) fatal("a word of %zu bytes is too long for the tokenizer", length);
     int32_t n = (int32_t)length;
     encoder->links = grow(encoder->links, &encoder->link_capacity, length, sizeof *encoder->links);
     for (int32_t i = 0; i < n; i++)

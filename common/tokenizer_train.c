@@ -55,7 +55,8 @@ static void count_word(void *user, const char *bytes, size_t length) {
         trainer->words[number].count++;
         return;
     }
-    CHECK(length < INT32_MAX && trainer->word_count < INT32_MAX, "the text has too large words");
+    if (length >= INT32_MAX || trainer->word_count >= INT32_MAX)
+        fatal("the text has too long or too many words to train a tokenizer on");
     string_map_put(&trainer->seen, bytes, length, (int32_t)trainer->word_count);
     trainer->words = grow(trainer->words, &trainer->word_capacity, trainer->word_count + 1,
                           sizeof *trainer->words);
