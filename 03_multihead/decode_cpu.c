@@ -1,33 +1,61 @@
 /*
  * Decoding attention on the CPU. See decode.h for why it is cut into groups and pieces.
  *
- * A piece of one key head is walked over in tiles of TILE keys. The tile (32 rows of 64 floats
- * are 8 KB of keys and 8 KB of values) comes from memory once and stays in the first-level cache
- * while every query head of the group uses it.
+ * A piece of one key head is walked over in tiles of LANES keys, with chapter 02's small matrix
+ * product: once for scores = Q K^T, query heads times keys, once for O += P V. The keys of a tile
+ * are turned first, so that they lie side by side in a vector and no sum runs across one. A tile
+ * (32 keys of 64 numbers are 8 KB, and as much again of values) comes from memory once and then
+ * serves every query head of the group.
  */
 #include "decode.h"
 
-#include "../02_causal/causal.h"
+#include "../02_causal/causal_tile.h"
 #include "../common/fastmath.h"
 
 #include <math.h>
 #include <string.h>
 
-enum { TILE = 32 };
-enum {
-    PARALLEL = 1 << 15
-}; /* numbers of cache below which waking threads costs more than it brings */
+enum { HEADS = 16 };         /* query heads whose scores are kept at once */
+enum { PARALLEL = 1 << 15 }; /* numbers of cache below which waking threads costs more */
 
 /* scratch is [B, H, pieces] of m, l, o[D] */
 static float *piece_of(float *scratch, const DecodeShape *s, int64_t b, int64_t h, int64_t piece) {
     return scratch + ((b * s->heads + h) * decode_pieces(*s) + piece) * (s->head_dim + 2);
 }
 
-static float dot(const float *a, const float *b, int n) {
-    float sum = 0;
+/* [decode_softmax] */
+/*
+ * One head's online softmax over a tile: scores become e^(score - m), and l and o follow a new m.
+ */
+static void tile_softmax(float *state, float *scores, int keys, float scale, int D) {
+    float m = state[0], sum = 0;
+    for (int t = 0; t < keys; t++) {
+        scores[t] *= scale;
+        m = scores[t] > m ? scores[t] : m;
+    }
+    for (int t = 0; t < keys; t++) scores[t] = fast_exp(scores[t] - m);
 #pragma omp simd reduction(+ : sum)
-    for (int i = 0; i < n; i++) sum += a[i] * b[i];
-    return sum;
+    for (int t = 0; t < keys; t++) sum += scores[t];
+    float rescale = fast_exp(state[0] - m); /* 0 for the first tile: e^-inf */
+    state[0] = m;
+    for (int c = 1; c < D + 2; c++) state[c] *= rescale;
+    state[1] += sum;
+}
+/* [/decode_softmax] */
+
+/*
+ * O += P V for `heads` states, `states` floats apart: 2 vectors of columns at a time, then the
+ * rest.
+ */
+static void add_values(float *state, int64_t states, const float *p, const float *v, int64_t token,
+                       int heads, int keys, int D) {
+    float *o = state + 2;
+    int c = 0;
+    for (; c + LANES <= D; c += LANES)
+        tile_product(o + c, states, p, LANES, 1, v + c, token, keys, heads);
+    for (int i = 0; i < heads && c < D; i++)
+        for (int t = 0; t < keys; t++)
+            for (int d = c; d < D; d++) o[i * states + d] += p[i * LANES + t] * v[t * token + d];
 }
 
 /* [decode_piece] */
@@ -37,25 +65,28 @@ static void decode_piece(float *scratch, const float *q, const float *k, const f
     int D = s->head_dim, group = s->heads / s->kv_heads;
     int64_t token = (int64_t)s->kv_heads * D; /* from one key to the next */
     int64_t first = (int64_t)b * s->capacity * token + (int64_t)g * D;
-    int begin = piece * s->split;
-    int end = begin + s->split < s->length ? begin + s->split : s->length;
+    int64_t states = (int64_t)decode_pieces(*s) * (D + 2); /* from one head's state to the next */
+    const float *q_group = q + ((int64_t)b * s->heads + (int64_t)g * group) * D;
+    float *state = piece_of(scratch, s, b, (int64_t)g * group, piece);
+    float keys_turned[MAX_DIM * LANES], scores[HEADS * LANES];
 
     for (int i = 0; i < group; i++) {
-        float *state = piece_of(scratch, s, b, g * group + i, piece);
-        state[0] = -INFINITY;
-        memset(state + 1, 0, (size_t)(D + 1) * sizeof *state);
+        state[i * states] = -INFINITY;
+        memset(state + i * states + 1, 0, (size_t)(D + 1) * sizeof *state);
     }
-    for (int j = begin; j < end; j += TILE) {
-        int keys = end - j < TILE ? end - j : TILE;
-        for (int i = 0; i < group; i++) {
-            const float *q_head = q + ((int64_t)b * s->heads + g * group + i) * D;
-            float *state = piece_of(scratch, s, b, g * group + i, piece), scores[TILE];
-            for (int t = 0; t < keys; t++)
-                scores[t] = s->scale * dot(q_head, k + first + (j + t) * token, D);
-            OnlineSoftmax online = {state[0], state[1]};
-            online_softmax(&online, state + 2, scores, keys, v + first + j * token, token, D);
-            state[0] = online.m;
-            state[1] = online.l;
+    int begin = piece * s->split;
+    int end = begin + s->split < s->length ? begin + s->split : s->length;
+    for (int j = begin; j < end; j += LANES) {
+        int keys = end - j < LANES ? end - j : LANES;
+        lanes_from_rows(keys_turned, k + first + j * token, token, keys, D);
+        for (int i = 0; i < group; i += HEADS) {
+            int heads = group - i < HEADS ? group - i : HEADS;
+            memset(scores, 0, sizeof scores);
+            tile_product(scores, LANES, q_group + i * D, D, 1, keys_turned, LANES, D, heads);
+            for (int h = 0; h < heads; h++)
+                tile_softmax(state + (i + h) * states, scores + h * LANES, keys, s->scale, D);
+            add_values(state + i * states, states, scores, v + first + j * token, token, heads,
+                       keys, D);
         }
     }
 }
