@@ -29,7 +29,7 @@ Test(file_map, refuses_what_is_no_file) {
     const struct {
         const char *path, *message;
     } cases[] = {
-        {"/nonexistent/model.safetensors", "No such file"},
+        {"/proc/none/model.safetensors", "No such file"},
         {"", "No such file"},
         {scratch.directory, "is a directory"},
         {"/dev/null", "is a device"},
@@ -117,7 +117,7 @@ Test(atomic, refuses_bad_targets) {
         const char *path, *message;
     } cases[] = {
         {"/dev/full", "is a device"}, /* a rename would replace the device by a file */
-        {"/tmp", "is a directory"},         {"/nonexistent/a", "No such file"},
+        {"/tmp", "is a directory"},         {"/proc/none/a", "No such file"},
         {"/dev/null/a", "Not a directory"}, {longest, "too long"},
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
