@@ -125,21 +125,20 @@ static int available(Context *ctx, const Rung *rung, const Work *w) {
 
 enum { MAX_RUNGS = 8 };
 
-/* The speed that a rung's share is of: for softmax the copy's, for products the library's, measured
- * as the last rung here and as the ceiling at the start; a GPU slows down when it gets hot, so the
- * better of the two counts. */
-static double yardstick(const Bench *bench, Ladder ladder, const Work *w, double library) {
-    if (ladder == SOFTMAX) return bench->copy_bytes;
-    return fmax(library, w->dtype == BF16 ? bench->flops_bf16 : bench->flops_f32);
-}
-
-static void measure_ladder(Bench *bench, Csv *csv, Ladder ladder, const Rung *rungs, int count,
-                           Work *w) {
+/*
+ * All rungs of one ladder in one dtype. A softmax's share is of the copy bandwidth, a product's of
+ * the library's speed. A GPU slows down when it gets hot, so the library (the last rung) is also
+ * measured before the others, and the better of the two counts.
+ */
+static void measure_ladder(Bench *bench, Csv *csv, Csv *all, Ladder ladder, const Rung *rungs,
+                           int count, Work *w) {
     double rows = (double)w->rows, cols = (double)w->cols;
     double flop = ladder == MATMUL ? 2 * rows * rows * rows : 0;
     double bytes = ladder == SOFTMAX ? 2 * rows * cols * (double)dtype_size(w->dtype) : 0;
     double work = ladder == MATMUL ? flop : bytes;
     BenchTime time[MAX_RUNGS] = {{0, 0, 0}};
+    w->rung = &rungs[count - 1];
+    double library = bench_time(bench->ctx, run_rung, w, bench->seconds).min;
     for (int i = 0; i < count; i++) {
         w->rung = &rungs[i];
         if (!available(bench->ctx, &rungs[i], w)) continue;
@@ -147,27 +146,27 @@ static void measure_ladder(Bench *bench, Csv *csv, Ladder ladder, const Rung *ru
         snprintf(name, sizeof name, "%s  %s", dtype_name(w->dtype), rungs[i].name);
         time[i] = bench_row(bench, name, w->dtype, flop, bytes, run_rung, w);
     }
-    double full = yardstick(bench, ladder, w, work / time[count - 1].min);
+    library = fmin(library, time[count - 1].min);
+    double full = ladder == MATMUL ? work / library : bench->copy_bytes;
     for (int i = 0; i < count; i++) {
         if (time[i].min == 0) continue;
         int is_library = ladder == MATMUL && i == count - 1;
         double speed = is_library ? full : work / time[i].min;
-        csv_row(csv, "%s,%s,%lld,%.5g,%.5g,%.5g,%.2f", rungs[i].name, dtype_name(w->dtype),
-                (long long)w->cols, 1e3 * work / speed, 1e3 * time[i].median, 1e-9 * speed,
-                100 * speed / full);
+        char row[160];
+        snprintf(row, sizeof row, "%s,%s,%lld,%.5g,%.5g,%.5g,%.2f", rungs[i].name,
+                 dtype_name(w->dtype), (long long)w->cols, 1e3 * work / speed, 1e3 * time[i].median,
+                 1e-9 * speed, 100 * speed / full);
+        csv_row(csv, "%s", row);
+        if (all) csv_row(all, "%s,%s", ladder == MATMUL ? "matmul" : "softmax", row);
     }
 }
 
-static void open_csv(Csv *csv, Context *ctx, const LadderOptions *options, Ladder ladder,
-                     char *path, size_t size) {
+static void open_csv(Csv *csv, Context *ctx, const LadderOptions *options, const char *path,
+                     const char *columns) {
     Error err;
-    snprintf(path, size, "01_self_attention/figures/out/%s_%s.csv",
-             ladder == MATMUL ? "matmul" : "softmax", ctx->device == CUDA ? "cuda" : "cpu");
-    if (csv_open(csv, path,
-                 ladder == MATMUL ? "rung,dtype,n,min_ms,median_ms,gflops,percent"
-                                  : "rung,dtype,cols,min_ms,median_ms,gbytes,percent",
-                 ctx->device == CUDA ? gpu_describe(ctx->gpu).text : "cpu", options->common.seed,
-                 &err))
+    GpuText device = {"cpu"};
+    if (ctx->device == CUDA) device = gpu_describe(ctx->gpu);
+    if (csv_open(csv, path, columns, device.text, options->common.seed, &err))
         fatal("%s", err.text);
 }
 
@@ -213,13 +212,17 @@ static Work new_work(Context *ctx, const LadderOptions *options, Ladder kind, DT
     return w;
 }
 
-static void measure(Bench *bench, const LadderOptions *options, Ladder kind) {
+static void measure(Bench *bench, const LadderOptions *options, Csv *all, Ladder kind) {
     Context *ctx = bench->ctx;
     char path[256], title[128];
     int count;
     const Rung *rungs = rungs_of(ctx, kind, &count);
     Csv csv;
-    open_csv(&csv, ctx, options, kind, path, sizeof path);
+    snprintf(path, sizeof path, "01_self_attention/figures/out/%s_%s.csv",
+             kind == MATMUL ? "matmul" : "softmax", device_name(ctx->device));
+    open_csv(&csv, ctx, options, path,
+             kind == MATMUL ? "rung,dtype,n,min_ms,median_ms,gflops,percent"
+                            : "rung,dtype,cols,min_ms,median_ms,gbytes,percent");
     const DType dtypes[] = {F32, BF16};
     for (int i = 0; i < (ctx->device == CUDA ? 2 : 1); i++) {
         Work w = new_work(ctx, options, kind, dtypes[i]);
@@ -227,7 +230,7 @@ static void measure(Bench *bench, const LadderOptions *options, Ladder kind) {
                  kind == MATMUL ? "C = A B, %lld x %lld" : "softmax of %lld rows of %lld",
                  (long long)w.rows, (long long)w.cols);
         bench_head(title);
-        measure_ladder(bench, &csv, kind, rungs, count, &w);
+        measure_ladder(bench, &csv, all, kind, rungs, count, &w);
         context_reset(ctx);
     }
     close_and_draw(&csv, ctx, kind, path);
@@ -293,8 +296,14 @@ int main(int argc, char **argv) {
     Bench bench;
     bench_init(&bench, &ctx, options.seconds);
     bench_print_machine(&bench);
-    measure(&bench, &options, SOFTMAX);
-    measure(&bench, &options, MATMUL);
+    Csv file, *all = options.common.csv ? &file : NULL;
+    if (all)
+        open_csv(all, &ctx, &options, options.common.csv,
+                 "ladder,rung,dtype,n,min_ms,median_ms,giga_per_second,percent");
+    measure(&bench, &options, all, SOFTMAX);
+    measure(&bench, &options, all, MATMUL);
+    Error err;
+    if (all && csv_close(all, &err)) fatal("%s", err.text);
     attention_head(bench, &options);
     context_free(&ctx);
     return 0;

@@ -16,7 +16,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { MAX_WORDS = 24, MAX_LETTERS = 16, MAX_DIM = 4096 };
+enum { MAX_WORDS = 24, MAX_LETTERS = 63, MAX_DIM = 4096 };
 
 typedef struct DemoOptions {
     CommonOptions common;
@@ -150,9 +150,11 @@ static void split(Words *w, const char *text) {
         while (isspace((unsigned char)*text)) text++;
         if (!*text) break;
         size_t letters = strcspn(text, " \t\r\n");
+        size_t kept = letters < MAX_LETTERS ? letters : MAX_LETTERS;
+        while (kept < letters && kept > 0 && ((unsigned char)text[kept] & 0xC0) == 0x80)
+            kept--; /* not in the middle of a UTF-8 character */
         int i = w->count++;
-        snprintf(w->word[i], sizeof w->word[i], "%.*s",
-                 (int)(letters < MAX_LETTERS ? letters : MAX_LETTERS), text);
+        snprintf(w->word[i], sizeof w->word[i], "%.*s", (int)kept, text);
         text += letters;
         w->label[i] = w->word[i];
         w->same_as[i] = 0;

@@ -121,7 +121,8 @@ static float *buffer(size_t numbers) {
 void matmul_simd_cpu(float *c, const float *a, const float *b, int64_t m, int64_t n, int64_t k) {
     if (k == 0) memset(c, 0, (size_t)(m * n) * sizeof *c);
     float *panel_b = buffer((size_t)KC * NC);
-#pragma omp parallel
+    int64_t work = m * n * k;
+#pragma omp parallel if (work > 1 << 18) /* less is done before the threads are awake */
     {
         float *panel_a = buffer((size_t)MC * KC);
         for (int64_t j0 = 0; j0 < n; j0 += NC)

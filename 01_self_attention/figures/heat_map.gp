@@ -6,7 +6,8 @@ set border 0
 unset grid
 unset key
 set tics scale 0
-set xtics rotate by 40 right offset 0.5,0
+set xtics rotate by 40 right offset 0.5,0 noenhanced
+set ytics noenhanced
 set yrange [*:*] reverse
 set cbrange [0:*]
 set cblabel 'weight'
