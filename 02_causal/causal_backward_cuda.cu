@@ -1,34 +1,37 @@
 /*
  * The backward of attention on any GPU, and the choice among the rungs of its ladder.
  *
- * With P = exp(scale Q K^T - lse), which is the forward's softmax without a second pass, and delta = rowsum(dO O):
+ * With P = exp(scale Q K^T - lse), which is the forward's softmax without a second pass, and delta
+ * = rowsum(dO O):
  *
  *     dV = P^T dO        dS = P (dO V^T - delta)        dQ = scale dS K        dK = scale dS^T Q
  *
- * delta is what the softmax's backward subtracts, sum_j P_ij dP_ij; since o_i = sum_j P_ij v_j, it is also dO_i o_i, which
- * costs D products instead of T (Dao et al. 2022, section B.2).
+ * delta is what the softmax's backward subtracts, sum_j P_ij dP_ij; since o_i = sum_j P_ij v_j, it
+ * is also dO_i o_i, which costs D products instead of T (Dao et al. 2022, section B.2).
  *
- * This rung: CUDA cores, F32 sums, every dtype and dimension up to 256. Two kernels, so that no two blocks add to
- * the same number and every run gives the same bits:
+ * This rung: CUDA cores, F32 sums, every dtype and dimension up to 256. Two kernels, so that no two
+ * blocks add to the same number and every run gives the same bits:
  *
- *     a block owns some keys and streams the queries:      S^T = K Q^T, dP^T = V dO^T;    dV += P^T dO, dK += dS^T Q
- *     a block owns some queries and streams the keys:      S = Q K^T, dP = dO V^T;        dQ += dS K
+ *     owns keys, streams queries:   S^T = K Q^T, dP^T = V dO^T;   dV += P^T dO, dK += dS^T Q
+ *     owns queries, streams keys:   S = Q K^T,   dP = dO V^T;     dQ += dS K
  *
- * Seen from the owner, both are one kernel: scores of owned rows against streamed rows, and sums over the streamed
- * rows. Owned and streamed rows lie in shared memory in F32, the sums in registers.
+ * Seen from the owner, both are one kernel: scores of owned rows against streamed rows, and sums
+ * over the streamed rows. Owned and streamed rows lie in shared memory in F32, the sums in
+ * registers.
  *
- * Operations: 7 products of 2 T^2 D per head, half of it when causal; S and dP are computed by both kernels.
- * Bytes: the streamed rows once per owned tile, from the L2 cache. What limits: shared memory. A thread computes 4 x 2
- * scores from 6 vectors of 16 bytes (at D <= 64), which takes as long to load as to multiply.
+ * Operations: 7 products of 2 T^2 D per head, half of it when causal; S and dP are computed by both
+ * kernels. Bytes: the streamed rows once per owned tile, from the L2 cache. What limits: shared
+ * memory. A thread computes 4 x 2 scores from 6 vectors of 16 bytes (at D <= 64), which takes as
+ * long to load as to multiply.
  */
 #include "causal_common.cuh"
 
 enum { SIDE = 16, TILED_THREADS = SIDE * SIDE };
 
 /*
- * D: the dimensions' upper limit, 64, 128 or 256. The sums of a thread, 16 for each gradient, fix the owned rows; shared
- * memory (64 KB on the smallest GPU) the streamed ones. Rows are 4 numbers longer than D: 16-byte loads of 8
- * neighbouring rows then fall into different banks.
+ * D: the dimensions' upper limit, 64, 128 or 256. The sums of a thread, 16 for each gradient, fix
+ * the owned rows; shared memory (64 KB on the smallest GPU) the streamed ones. Rows are 4 numbers
+ * longer than D: 16-byte loads of 8 neighbouring rows then fall into different banks.
  */
 template <int D> struct TiledShared {
     enum { OWNED = 4096 / D, STREAM = 2048 / D, ROW = D + 4, SCORES = STREAM + 4 };
@@ -57,7 +60,8 @@ __device__ void fill(float (*tile)[ROW], int rows, const T *head, int64_t stride
     }
 }
 
-/* d[i][j] = owned row ty + 16 i times streamed row tx + 16 j (of which there may be fewer than 16: the rest repeat). */
+/* d[i][j] = owned row ty + 16 i times streamed row tx + 16 j (of which there may be fewer than 16:
+ * the rest repeat). */
 template <int D, int STREAM, int I, int J>
 __device__ __forceinline__ void dots(float (&d)[I][J], const float (*owned)[D + 4],
                                      const float (*streamed)[D + 4]) {
@@ -289,7 +293,8 @@ extern "C" void causal_backward_cuda(Gpu *gpu, DType dtype, void *dq, int add_q,
     rung(gpu, dtype, dq, add_q, dk, add_k, dv, add_v, scratch, d_o, q, k, v, o, lse, shape);
 }
 
-/* delta for the lower rungs, dQ in F32 and more for Hopper's. By dtype and dimensions alone: alignment is not known here. */
+/* delta for the lower rungs, dQ in F32 and more for Hopper's. By dtype and dimensions alone:
+ * alignment is not known here. */
 extern "C" size_t causal_backward_scratch_cuda(Gpu *gpu, DType dtype, AttentionShape shape) {
     size_t delta = (size_t)shape.batch * shape.heads * shape.q_len * sizeof(float);
     bool hopper = causal_backward_hopper_supports(gpu, dtype, NULL, NULL, NULL, NULL, NULL, NULL,

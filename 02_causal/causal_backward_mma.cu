@@ -1,20 +1,23 @@
 /*
  * The backward of attention with mma.sync (sm_80 and later): BF16 operands, sums in F32.
  *
- * What changed against the rung below (causal_backward_cuda.cu): the products run on the tensor cores, the tiles of the
- * streamed rows arrive by cp.async while the tile before is worked on, and the scores never leave the registers. The plan
- * is the same, two kernels with no sum between blocks:
+ * What changed against the rung below (causal_backward_cuda.cu): the products run on the tensor
+ * cores, the tiles of the streamed rows arrive by cp.async while the tile before is worked on, and
+ * the scores never leave the registers. The plan is the same, two kernels with no sum between
+ * blocks:
  *
- *     a block owns 64 keys and streams the queries:    S^T = K Q^T,  dP^T = V dO^T,  dV += P^T dO,  dK += dS^T Q
- *     a block owns 64 queries and streams the keys:    S   = Q K^T,  dP   = dO V^T,                 dQ += dS K
+ *     owns 64 keys, streams queries:   S^T = K Q^T, dP^T = V dO^T;   dV += P^T dO, dK += dS^T Q
+ *     owns 64 queries, streams keys:   S = Q K^T,   dP = dO V^T;     dQ += dS K
  *
- * Seen from the owner, both are one kernel: scores of owned rows against streamed rows, and sums over the streamed rows.
- * A warp owns 16 rows. mma's output has the layout of its A operand, so P and dS go straight into the next product.
+ * Seen from the owner, both are one kernel: scores of owned rows against streamed rows, and sums
+ * over the streamed rows. A warp owns 16 rows. mma's output has the layout of its A operand, so P
+ * and dS go straight into the next product.
  *
- * Operations: 7 products of 2 T^2 D per head (half of it when causal), 5 of which are needed: S and dP come twice. That
- * is the price of sums in a fixed order without a scratch; the next rung pays in another coin. Bytes: the streamed
- * rows once per 64 owned rows, from the L2 cache. What limits: mma.sync itself (on Hopper it reaches about
- * 60 % of what wgmma does) and shared memory: an operand fragment is loaded by every warp for itself.
+ * Operations: 7 products of 2 T^2 D per head (half of it when causal), 5 of which are needed: S and
+ * dP come twice. That is the price of sums in a fixed order without a scratch; the next rung pays
+ * in another coin. Bytes: the streamed rows once per 64 owned rows, from the L2 cache. What limits:
+ * mma.sync itself, which on Hopper cannot reach the rate of wgmma, and shared memory: an
+ * operand fragment is loaded by every warp for itself.
  *
  * Dimensions are multiples of 8 up to 192 (q, k) and 128 (v); the tiles are filled up with zeros.
  */
@@ -25,8 +28,8 @@ typedef __nv_bfloat16 bf16;
 
 enum { OWNED = 64, WARPS = OWNED / 16, THREADS = WARPS * 32 };
 
-/* A row of DIM numbers in 16-byte pieces, piece c of row r at c ^ r % 8: the eight rows that ldmatrix reads at once lie
- * in different banks. column is a multiple of 8. */
+/* A row of DIM numbers in 16-byte pieces, piece c of row r at c ^ r % 8: the eight rows that
+ * ldmatrix reads at once lie in different banks. column is a multiple of 8. */
 template <int DIM> __device__ __forceinline__ bf16 *at(bf16 *tile, int row, int column) {
     return tile + row * DIM + ((column / 8) ^ (row % 8)) * 8;
 }
@@ -97,8 +100,9 @@ __device__ __forceinline__ void pack(uint32_t (&a)[STREAM / 4], const float (&d)
 }
 
 /*
- * Scores and their gradients, from s = q k and dp = dO v to s = P and dp = dS. Of a pair (query, key), the owner is one and
- * the column the other. lse is +inf for queries that do not exist: their P is 0.
+ * Scores and their gradients, from s = q k and dp = dO v to s = P and dp = dS. Of a pair (query,
+ * key), the owner is one and the column the other. lse is +inf for queries that do not exist: their
+ * P is 0.
  */
 template <int STREAM, bool KEYS_OWNED>
 __device__ __forceinline__ void softmax_backward(float (&s)[STREAM / 8][4],
@@ -182,7 +186,8 @@ __device__ __forceinline__ void load_streamed(MmaShared<QK, V, STREAM> &sm, int 
     cp_async_commit();
 }
 
-/* Which rows a block owns and which tiles it streams; heads first .. first + heads - 1 of the queries. */
+/* Which rows a block owns and which tiles it streams; heads first .. first + heads - 1 of the
+ * queries. */
 struct MmaWork {
     int first, tile_begin, tile_end, kv_head, head, heads, batch;
 };
@@ -195,7 +200,8 @@ __device__ __forceinline__ MmaWork mma_work(const AttentionShape &shape) {
     w.heads = KEYS_OWNED ? group : 1;
     w.head = KEYS_OWNED ? blockIdx.y * group : blockIdx.y;
     w.kv_head = KEYS_OWNED ? blockIdx.y : blockIdx.y / group;
-    /* The longest work first: the first keys are seen by all queries, the last queries see all keys. */
+    /* The longest work first: the first keys are seen by all queries, the last queries see all
+     * keys. */
     w.first = (KEYS_OWNED ? blockIdx.x : gridDim.x - 1 - blockIdx.x) * OWNED;
     w.tile_begin = 0;
     if (KEYS_OWNED && shape.causal)
