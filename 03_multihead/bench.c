@@ -192,12 +192,12 @@ static void bench_step(Bench *bench, int B, int H, int H_kv, int D, int length) 
 
 typedef struct Sizes {
     int B, H, D;
-    int kv_heads[3], lengths[4];
+    int kv_heads[3], lengths[6];
     int prefill_B, prefill_T;
 } Sizes;
 
-static const Sizes cpu_sizes = {1, 16, 64, {16, 4, 1}, {512, 2048, 8192, 0}, 1, 512};
-static const Sizes cuda_sizes = {16, 32, 128, {32, 8, 1}, {1024, 4096, 8192, 0}, 2, 2048};
+static const Sizes cpu_sizes = {1, 16, 64, {16, 4, 1}, {512, 1024, 2048, 4096, 8192, 0}, 1, 512};
+static const Sizes cuda_sizes = {16, 32, 128, {32, 8, 1}, {1024, 2048, 4096, 8192, 0}, 2, 2048};
 
 static void all_tables(Bench *bench, Csv *csv, DType dtype) {
     char title[160];
@@ -213,7 +213,7 @@ static void all_tables(Bench *bench, Csv *csv, DType dtype) {
     snprintf(title, sizeof title, "decoding, the whole module: %s, hidden size %d",
              dtype_name(dtype), s.H * s.D);
     bench_head(title);
-    for (int i = 0; i < 3; i++) bench_step(bench, s.B, s.H, s.kv_heads[i], s.D, s.lengths[1]);
+    for (int i = 0; i < 3; i++) bench_step(bench, s.B, s.H, s.kv_heads[i], s.D, s.lengths[2]);
     snprintf(title, sizeof title, "prefill, the whole module: %s, hidden size %d",
              dtype_name(dtype), s.H * s.D);
     bench_head(title);
