@@ -1,15 +1,17 @@
 # deepseek.c.  `make` alone says what it can do.
 #
-# Every directory NN_name is a chapter: a library of its sources (all but those with a main() and test_*.c), and
-# programs linked with it, the chapters below it, and common/. A new chapter needs no new rule.
+# Every directory NN_name is a chapter: a library of its sources (all but those with a main() and
+# test_*.c), and programs linked with it, the chapters below it, and common/. A new chapter needs
+# no new rule.
 #
-# A build has a place of its own for each way of building, so changing between them needs no `make clean`:
+# Each way of building has a place of its own, so changing between them needs no `make clean`:
 #     build/cuda    with nvcc (the default when nvcc is found)      CUDA=1 demands it
 #     build/cpu     without                                         CUDA=0
-#     build/san     address and undefined-behaviour sanitizers      SAN=1   (on the CPU; with CUDA=1 build/san-cuda)
+#     build/san     address and undefined-behaviour sanitizers      SAN=1   (with CUDA=1: san-cuda)
 # NN_name/demo and NN_name/bench are links to the programs built last.
 #
-# Variables: CUDA=0|1  SAN=1  CH=NN_name  CHECK=1  ARCHS="75 90a"  MARCH=native  WERROR=  SETUP=0 (never call apt)  V=1
+# More variables: CH=NN_name, CHECK=1, ARGS= (for a program that is run), V=1 (show commands),
+# ARCHS="75 86", MARCH=native, WERROR= (warnings do not stop), SETUP=0 (never call apt).
 
 MAKEFLAGS += --no-builtin-rules --no-print-directory
 SHELL := bash
@@ -17,8 +19,9 @@ SHELL := bash
 .SECONDARY:
 .DEFAULT_GOAL := help
 
-# One job for each core, unless -j is on the command line or in MAKEFLAGS (as it is below another make). MAKEFLAGS does
-# not show -j while this file is read, so we look at what make was called with.
+# One job for each core, unless -j is on the command line or in MAKEFLAGS (as it is below another
+# make). MAKEFLAGS does not show -j while this file is read, so we look at what make was called
+# with.
 ifeq ($(shell { tr '\0' '\n' </proc/$$PPID/cmdline; echo "$$MAKEFLAGS"; } 2>/dev/null | grep -E -e '(^| )(-[a-zA-Z]*j|--job)'),)
 MAKEFLAGS += -j$(shell nproc 2>/dev/null || echo 2)
 endif
@@ -48,23 +51,25 @@ WERROR  ?= -Werror
 , := ,
 SANFLAGS := $(if $(SAN),-fsanitize=address$(,)undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer)
 
-# snprintf() into a buffer that may be too small is how we cut texts to size, hence -Wno-format-truncation.
-# -fno-math-errno and -fno-trapping-math let gcc vectorise loops with sqrtf and comparisons, and change no result.
+# -fno-math-errno and -fno-trapping-math let gcc vectorise loops with sqrtf and comparisons, and
+# change no result. snprintf() is how we cut texts to size, so truncation is no warning.
 CFLAGS  := -std=gnu11 -O$(if $(SAN),1,3) -g -march=$(MARCH) -fno-math-errno -fno-trapping-math -fopenmp \
            -Wall -Wextra -Wno-format-truncation $(WERROR) $(if $(NVCC),-DWITH_CUDA) $(SANFLAGS)
-LDFLAGS := -fopenmp $(SANFLAGS)
+LDFLAGS := -fopenmp -Wl$(,)--as-needed $(SANFLAGS)
 
 # pkg-config is asked when the first program is linked, that is after the set-up has installed it.
 ask      = $(shell pkg-config $(1) $(2) 2>/dev/null || echo $(3))
 BLAS_LIB = $(eval BLAS_LIB := $(call ask,--libs,openblas,-lopenblas))$(BLAS_LIB)
 BLAS_INC = $(eval BLAS_INC := $(call ask,--cflags,openblas))$(BLAS_INC)
-# The directory of the OpenMP build of OpenBLAS goes into the program, so that a pthreads build beside it is not taken.
+# The directory of the OpenMP build of OpenBLAS goes into the program, so that a pthreads build
+# beside it is not taken.
 BLAS_DIR = $(patsubst -L%,-Wl$(,)-rpath$(,)%,$(filter -L%,$(BLAS_LIB)))
 LIBS     = $(BLAS_LIB) $(BLAS_DIR) -lcjson -lpcre2-8 -lm
 
 ifneq ($(NVCC),)
-# sm_75 and up: machine code for Turing, Ampere (runs on Ada too) and Hopper, and PTX for what comes later.
-# Files named *_hopper.cu use instructions that only sm_90a has and are compiled for it alone; whoever calls them asks first.
+# sm_75 and up: machine code for Turing, Ampere (runs on Ada too) and Hopper, and PTX for what
+# comes later. Files named *_hopper.cu use instructions that only sm_90a has and are compiled for
+# it alone; whoever calls them asks first.
 ARCHS    ?= 75 80 90+ptx
 HOPPER   := 90a
 gencode   = $(foreach a,$(1),-gencode arch=compute_$(a:+ptx=)$(,)code=$(if $(filter %+ptx,$a),[sm_$(a:+ptx=)$(,)compute_$(a:+ptx=)],sm_$a))
@@ -80,11 +85,13 @@ endif
 
 CHAPTERS := $(sort $(patsubst %/,%,$(wildcard [0-9][0-9]_*/)))
 PARTS    := common $(CHAPTERS)
-# What has a main() is a program of its own: demo.c, bench.c, ...; all the rest goes into the part's library.
+# What has a main() is a program of its own: demo.c, bench.c, ...; all the rest goes into the
+# part's library.
 MAINS    := $(shell grep -l '^int main\>' $(PARTS:%=%/*.c) 2>/dev/null)
 
 object    = $(patsubst %.cu,$(B)/%.cu.o,$(patsubst %.c,$(B)/%.o,$(1)))
-# common/testing.c is for the tests only (it needs Criterion); *_none.c stands in for what nvcc would build.
+# common/testing.c is for the tests only (it needs Criterion); *_none.c stands in for what nvcc
+# would build.
 sources   = $(filter-out $(1)/test_% $(1)/testing.c $(MAINS) $(if $(NVCC),%_none.c),$(wildcard $(1)/*.c)) \
             $(if $(NVCC),$(filter-out $(1)/test_%,$(wildcard $(1)/*.cu)))
 library   = $(B)/$(1)/lib$(1).a
@@ -92,14 +99,17 @@ library   = $(B)/$(1)/lib$(1).a
 $(foreach p,$(PARTS),$(eval OBJECTS_$p := $(call object,$(call sources,$p))))
 $(foreach p,$(PARTS),$(eval PROGRAMS_$p := $(patsubst %.c,%,$(filter $p/%,$(MAINS)))))
 $(foreach p,$(PARTS),$(eval TESTS_$p := $(patsubst $p/%.c,$(B)/tests/$p/%,$(wildcard $p/test_*.c))))
-# UPTO_c: the chapter's library and those of the chapters below it, highest first: the order in which the linker needs them.
+# UPTO_c: the chapter's library and those of the chapters below it, highest first: the order in
+# which the linker needs them.
 SEEN :=
 $(foreach c,$(CHAPTERS),$(eval SEEN := $(call library,$c) $(SEEN))$(eval UPTO_$c := $(SEEN)))
 PROGRAMS := $(foreach p,$(PARTS),$(PROGRAMS_$p))
 TESTS    := $(foreach p,$(PARTS),$(TESTS_$p))
 
-# A file that changes only when its text does: what depends on it is built again when the flags or the list of files change.
-remember  = $(if $(filter-out xx,x$(strip $(file <$(1)))x),$(if $(subst x$(strip $(2))x,,x$(strip $(file <$(1)))x),$(file >$(1),$(2))),$(shell mkdir -p $(dir $(1)))$(file >$(1),$(2)))
+# A file that changes only when its text does: what depends on it is built again when the flags or
+# the list of files change.
+unchanged = $(and $(wildcard $(1)),$(if $(subst <$(strip $(2))>,,<$(strip $(file <$(1)))>),,yes))
+remember  = $(if $(unchanged),,$(shell mkdir -p $(dir $(1)))$(file >$(1),$(2)))
 ifneq ($(filter-out help clean doctor format lesson-sync deps-check,$(MAKECMDGOALS)),)
 $(call remember,$(B)/flags-c,$(CC) $(CFLAGS))
 $(if $(NVCC),$(call remember,$(B)/flags-cu,$(NVCC) $(NVFLAGS) $(ARCHS)))
@@ -109,7 +119,8 @@ endif
 # ---- rules ----
 
 # What the set-up must find: the tests need Criterion, the demo a text.
-PURPOSE := $(if $(filter test test-% learn grade solutions bugs,$(MAKECMDGOALS)),test,$(if $(filter demo corpus,$(MAKECMDGOALS)),demo,build))
+goal    = $(filter $(1),$(MAKECMDGOALS))
+PURPOSE := $(if $(call goal,test test-% learn grade solutions bugs),test,$(if $(call goal,demo corpus),demo,build))
 .PHONY: setup
 setup:
 	$(if $(filter 0,$(SETUP)),@:,@tools/setup.sh $(PURPOSE))
@@ -122,20 +133,23 @@ $(B)/%.o: %.c $(B)/flags-c | setup
 $(B)/%.cu.o: %.cu $(B)/flags-cu | setup
 	$(call say,NVCC,$<)
 	@mkdir -p $(@D)
-	$(Q)$(NVCC) $(NVFLAGS) $(call gencode,$(if $(filter %_hopper.cu,$<),$(HOPPER),$(ARCHS))) -MMD -MP -MF $(@:.o=.d) -c $< -o $@
+	$(Q)$(NVCC) $(NVFLAGS) $(call gencode,$(if $(filter %_hopper.cu,$<),$(HOPPER),$(ARCHS))) \
+	    -MMD -MP -MF $(@:.o=.d) -c $< -o $@
 
 -include $(foreach d,$(PARTS) tests/common $(CHAPTERS:%=tests/%),$(wildcard $(B)/$d/*.d))
 
+below = $(UPTO_$(1)) $(call library,common)
 define part_rules
 $(call library,$(1)): $(OBJECTS_$(1)) $(B)/$(1)/objects
 	@rm -f $$@ && ar rcs $$@ $(OBJECTS_$(1))
-$(PROGRAMS_$(1):%=$(B)/%): $(B)/%: $(B)/%.o $(UPTO_$(1)) $(call library,common)
+$(PROGRAMS_$(1):%=$(B)/%): $(B)/%: $(B)/%.o $(below)
 	$$(call say,LINK,$$@)
-	$$(Q)$$(CC) $$(LDFLAGS) $$< $(B)/common/blas.o $(UPTO_$(1)) $(call library,common) $$(LIBS) -o $$@
-$(TESTS_$(1)): $(B)/tests/$(1)/%: $(B)/$(1)/%.o $(B)/common/testing.o $(UPTO_$(1)) $(call library,common)
+	$$(Q)$$(CC) $$(LDFLAGS) $$< $(B)/common/blas.o $(below) $$(LIBS) -o $$@
+$(TESTS_$(1)): $(B)/tests/$(1)/%: $(B)/$(1)/%.o $(B)/common/testing.o $(below)
 	$$(call say,LINK,$$@)
 	@mkdir -p $$(@D)
-	$$(Q)$$(CC) $$(LDFLAGS) $$< $(B)/common/testing.o $(B)/common/blas.o $(UPTO_$(1)) $(call library,common) -lcriterion $$(LIBS) -o $$@
+	$$(Q)$$(CC) $$(LDFLAGS) $$< $(B)/common/testing.o $(B)/common/blas.o $(below) \
+	    -lcriterion $$(LIBS) -o $$@
 endef
 $(foreach p,$(PARTS),$(eval $(call part_rules,$p)))
 

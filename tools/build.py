@@ -1,4 +1,5 @@
 """What the Makefile knows, for tools that compile and link on their own: learn.py and bugs.py."""
+
 import os
 import pathlib
 import re
@@ -14,7 +15,9 @@ def fail(message):
 
 
 def make_environment():
-    """The environment without the calling make's job slots, which it cannot share with us; variables (CUDA=0) stay."""
+    """The environment without the calling make's job slots, which it cannot share with us;
+    variables (CUDA=0) stay.
+    """
     env = dict(os.environ)
     flags = env.pop("MAKEFLAGS", "")
     env.pop("MFLAGS", None)
@@ -24,8 +27,14 @@ def make_environment():
 
 def make(*arguments, cwd=ROOT, quiet=False):
     """Runs make. Returns (ok, what it printed); unless quiet, make prints for itself."""
-    done = subprocess.run(["make", "--no-print-directory", *arguments], cwd=cwd, env=make_environment(), stdin=subprocess.DEVNULL,
-                          stdout=subprocess.PIPE if quiet else None, stderr=subprocess.STDOUT if quiet else None)
+    done = subprocess.run(
+        ["make", "--no-print-directory", *arguments],
+        cwd=cwd,
+        env=make_environment(),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE if quiet else None,
+        stderr=subprocess.STDOUT if quiet else None,
+    )
     return done.returncode == 0, (done.stdout or b"").decode(errors="replace")
 
 
@@ -45,10 +54,16 @@ class Build:
         self.key = text
 
     def object(self, source):
-        return f"{self.directory}/{source}.o" if source.endswith(".cu") else f"{self.directory}/{source[:-2]}.o"
+        return (
+            f"{self.directory}/{source}.o"
+            if source.endswith(".cu")
+            else f"{self.directory}/{source[:-2]}.o"
+        )
 
     def libraries(self, chapter):
-        """The chapter's library, those of the chapters below it, and common's: in the linker's order."""
+        """The chapter's library, those of the chapters below it, and common's: in the linker's
+        order.
+        """
         below = sorted((c for c in chapters() if c <= chapter), reverse=True)
         return [f"{self.directory}/{part}/lib{part}.a" for part in below + ["common"]]
 

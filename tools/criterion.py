@@ -1,7 +1,9 @@
-"""Runs Criterion test programs and understands what they say. Used by run_tests.py, learn.py and bugs.py.
+"""Runs Criterion test programs and understands what they say. Used by run_tests.py, learn.py and
+bugs.py.
 
 Criterion's TAP report is read, not its JSON, which does not escape quotation marks in messages.
 """
+
 import os
 import re
 import subprocess
@@ -32,13 +34,15 @@ def cores():
 
 
 def environment():
-    """Every test is a process of its own and `cores()` of them run at once: two threads each are enough to find
-    what depends on threads, and threads that wait must not spin, for another process has work for the core."""
+    """Every test is a process of its own and `cores()` of them run at once: two threads each are
+    enough to find what depends on threads, and threads that wait must not spin, for another
+    process has work for the core.
+    """
     env = dict(os.environ)
     env.setdefault("OMP_NUM_THREADS", "2")
     env.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    # The message of a sanitizer is worth more with line numbers, and memory that a test leaves behind is given back
-    # with its process; leaks of the library are looked for in the programs.
+    # The message of a sanitizer is worth more with line numbers, and memory that a test leaves
+    # behind is given back with its process; leaks of the library are looked for in the programs.
     env.setdefault("ASAN_OPTIONS", "detect_leaks=0:abort_on_error=0")
     env.setdefault("UBSAN_OPTIONS", "print_stacktrace=1")
     return env
@@ -55,7 +59,7 @@ def parse_tap(text, filtered):
             status = SKIP if rest.startswith("# SKIP") else PASS if ok == "ok" else FAIL
             results.append(Result(f"{suite}/{test}", status))
             if rest.startswith("# SKIP"):
-                results[-1].messages.append(rest[len("# SKIP"):].strip())
+                results[-1].messages.append(rest[len("# SKIP") :].strip())
             elif rest and not re.fullmatch(r"\(.*\)", rest):
                 results[-1].messages.append(rest)  # a crash, or too slow
         elif results and results[-1].status == FAIL:
@@ -72,13 +76,26 @@ def parse_tap(text, filtered):
 def run(program, pattern=None, fail_fast=False, cwd=None, timeout=120, jobs=None):
     """Runs one test program, or the tests of it that match `pattern` (suite/test, with * and ?)."""
     with tempfile.NamedTemporaryFile(suffix=".tap") as tap:
-        command = [os.path.abspath(program), f"--tap={tap.name}", "--timeout", str(timeout), "--color=never"]
+        command = [
+            os.path.abspath(program),
+            f"--tap={tap.name}",
+            "--timeout",
+            str(timeout),
+            "--color=never",
+        ]
         command += ["-j", str(jobs or min(cores(), 8))]
         command += ["--filter", pattern] if pattern else []
         command += ["--fail-fast"] if fail_fast else []
         try:
-            done = subprocess.run(command, cwd=cwd, env=environment(), stdin=subprocess.DEVNULL,
-                                  stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=20 * timeout)
+            done = subprocess.run(
+                command,
+                cwd=cwd,
+                env=environment(),
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                timeout=20 * timeout,
+            )
             code, raw = done.returncode, done.stdout
         except subprocess.TimeoutExpired as late:
             code, raw = 124, late.stdout or b""
@@ -86,17 +103,27 @@ def run(program, pattern=None, fail_fast=False, cwd=None, timeout=120, jobs=None
             code, raw = 126, str(error).encode()
         report = tap.read().decode(errors="replace")
     lines = raw.decode(errors="replace").splitlines()
-    output = "\n".join(l for l in lines if not re.match(r"\[(----|====|FAIL|SKIP|PASS|RUN *|WARN|ERR *)\]", l))
+    output = "\n".join(
+        l for l in lines if not re.match(r"\[(----|====|FAIL|SKIP|PASS|RUN *|WARN|ERR *)\]", l)
+    )
     results = parse_tap(report, pattern is not None)
     if code and not any(r.status == FAIL for r in results):
-        results.append(Result("(the program)", FAIL, [f"ended with status {code} and reported no failing test"]))
+        results.append(
+            Result(
+                "(the program)", FAIL, [f"ended with status {code} and reported no failing test"]
+            )
+        )
     return Run(results, output.strip())
 
 
 def explain(result, output="", indent="      "):
-    """The failing test's message as lines; what the program printed too, when Criterion knows nothing but 'crash'."""
+    """The failing test's message as lines; what the program printed too, when Criterion knows
+    nothing but 'crash'.
+    """
     lines = [indent + m for m in result.messages]
-    if output and (not result.messages or "signal" in result.messages[0] or result.name.startswith("(")):
+    if output and (
+        not result.messages or "signal" in result.messages[0] or result.name.startswith("(")
+    ):
         printed = output.splitlines()
         lines += [indent + "printed: " + l for l in printed[:30]]
         lines += [indent + f"... and {len(printed) - 30} lines more"] if len(printed) > 30 else []

@@ -1,5 +1,6 @@
 #!/bin/bash
-# What this machine has, and what to do about what it lacks: make doctor. It changes nothing and never fails.
+# What this machine has, and what to do about what it lacks: make doctor. It changes nothing and
+# never fails.
 cd "$(dirname "$0")/.." || exit 0
 mkdir -p build
 lacking=0

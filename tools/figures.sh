@@ -1,8 +1,9 @@
 #!/bin/bash
 # Draws the charts of the lessons again: tools/figures.sh [CHAPTER]
 #
-# NN_name/figures/NAME.gp draws NN_name/figures/NAME.csv into NAME.svg, all three committed; the CSV's head says how it was
-# made. The variables are those that common/plot.c gives the same scripts in the demos.
+# NN_name/figures/NAME.gp draws NN_name/figures/NAME.csv into NAME.svg, all three committed; the
+# CSV's head says how it was made. The variables are those that common/plot.c gives the same
+# scripts in the demos.
 set -u
 cd "$(dirname "$0")/.."
 if ! command -v gnuplot >/dev/null; then

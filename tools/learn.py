@@ -5,22 +5,26 @@
     grade      the points of each exercise, and the sum
     solutions  for the authors: every stub must compile and fail, every solution must compile and pass
 
-An exercise is a stub NN_name/exercises/NN_title.c (or .cu) that the learner edits, and exercises/solutions/NN_title.c with
-the same prototypes. The stub's opening comment is the task; its first line is the title, and lines in it say
+An exercise is a stub NN_name/exercises/NN_title.c (or .cu) that the learner edits, and
+exercises/solutions/NN_title.c with the same prototypes. The stub's opening comment is the task;
+its first line is the title, and lines in it say
 
     POINTS: 3
     HINT: one or two sentences; they end with the comment, an empty line or the next field
     REPLACES: function, function in 02_causal/causal_cpu.c
     TESTS: test_causal:suite test_causal:suite/name*cpu check_01_title
 
-REPLACES puts the learner's function in the place of the real one, beneath the real tests: in a copy of the real object file the
-symbol is renamed to function_original, so that calls from all other files reach the learner's. TESTS names programs made
-from the chapter's test_*.c, with a suite or a pattern behind the colon. exercises/check_NN_title.c is a test of its own, for
-answers that replace nothing (a predicted number, say); it is what runs when there is no TESTS line.
+REPLACES puts the learner's function in the place of the real one, beneath the real tests: in a
+copy of the real object file the symbol is renamed to function_original, so that calls from all
+other files reach the learner's. TESTS names programs made from the chapter's test_*.c, with a
+suite or a pattern behind the colon. exercises/check_NN_title.c is a test of its own, for answers
+that replace nothing (a predicted number, say); it is what runs when there is no TESTS line.
 
-All of them are compiled with the chapter's directory and its exercises/ in the path of #include "...", and with unused
-parameters allowed. What has passed is not built and run again until something changes (build/*/exercises/).
+All of them are compiled with the chapter's directory and its exercises/ in the path of #include
+"...", and with unused parameters allowed. What has passed is not built and run again until
+something changes (build/*/exercises/).
 """
+
 import concurrent.futures
 import dataclasses
 import hashlib
@@ -32,7 +36,13 @@ import sys
 import criterion
 from build import ROOT, Build, chosen_chapters, fail
 
-SOLVED, UNSOLVED, BROKEN, SKIPPED, MISTAKE = "solved", "unsolved", "does not compile", "skipped", "mistake"
+SOLVED, UNSOLVED, BROKEN, SKIPPED, MISTAKE = (
+    "solved",
+    "unsolved",
+    "does not compile",
+    "skipped",
+    "mistake",
+)
 SECONDS_PER_TEST = 20
 FIELD = re.compile(r"^(POINTS|HINT|REPLACES|TESTS):\s*(.*)$")
 
@@ -46,7 +56,10 @@ class Outcome:
 def opening_comment(text):
     """Its lines without the stars, and the fields in it."""
     comment = re.match(r"\s*/\*(.*?)\*/", text, re.S)
-    lines = [re.sub(r"^\s*\*?\s?", "", line).rstrip() for line in (comment[1] if comment else "").splitlines()]
+    lines = [
+        re.sub(r"^\s*\*?\s?", "", line).rstrip()
+        for line in (comment[1] if comment else "").splitlines()
+    ]
     fields, field = {"POINTS": [], "HINT": [], "REPLACES": [], "TESTS": []}, None
     for line in lines:
         m = FIELD.match(line)
@@ -57,7 +70,12 @@ def opening_comment(text):
 
 
 def committed(path):
-    done = subprocess.run(["git", "show", f"HEAD:./{path.name}"], cwd=path.parent, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    done = subprocess.run(
+        ["git", "show", f"HEAD:./{path.name}"],
+        cwd=path.parent,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+    )
     return done.stdout.decode(errors="replace")
 
 
@@ -68,9 +86,13 @@ class Exercise:
         self.check = stub.parent / f"check_{stub.stem}.c"
         self.id = f"{self.chapter}/{self.name}"
         lines, fields = opening_comment(stub.read_text())
-        if not fields["POINTS"]:  # a learner may have written the file anew: then the task is as it was committed
+        if not fields[
+            "POINTS"
+        ]:  # a learner may have written the file anew: then the task is as it was committed
             lines, fields = opening_comment(committed(stub))
-        self.title = next((line for line in lines if line), self.id).removeprefix("Exercise ").rstrip(".")
+        self.title = (
+            next((line for line in lines if line), self.id).removeprefix("Exercise ").rstrip(".")
+        )
         self.hint = " ".join(fields["HINT"])
         points = " ".join(fields["POINTS"])
         self.replaces = []  # (function, file)
@@ -79,14 +101,20 @@ class Exercise:
             if not m:
                 fail(f"{self.id}: 'REPLACES: {line}' is not 'function, function in FILE'")
             self.replaces += [(function, m[2]) for function in re.findall(r"\w+", m[1])]
-        tests = " ".join(fields["TESTS"]).split() or ([self.check.stem] if self.check.exists() else [])
+        tests = " ".join(fields["TESTS"]).split() or (
+            [self.check.stem] if self.check.exists() else []
+        )
         self.tests = [tuple((t + ":").split(":")[:2]) for t in tests]  # (program, pattern or "")
         if not points.isdigit() or not self.hint or not self.tests:
-            fail(f"{self.id}: the opening comment needs POINTS: a number, HINT:, and TESTS: (or a {self.check.name})")
+            fail(
+                f"{self.id}: the opening comment needs POINTS: a number, HINT:, and TESTS: (or a {self.check.name})"
+            )
         self.points = int(points)
 
     def test_source(self, program):
-        """Where the test program comes from: the chapter's test_*.c, or the exercise's own check_*.c."""
+        """Where the test program comes from: the chapter's test_*.c, or the exercise's own
+        check_*.c.
+        """
         own = self.stub.parent / f"{program}.c"
         return own if own.exists() else self.stub.parent.parent / f"{program}.c"
 
@@ -94,7 +122,11 @@ class Exercise:
 def exercises_of(names):
     found = []
     for chapter in chosen_chapters(names):
-        stubs = [p for p in (ROOT / chapter / "exercises").glob("[0-9][0-9]_*") if p.suffix in (".c", ".cu")]
+        stubs = [
+            p
+            for p in (ROOT / chapter / "exercises").glob("[0-9][0-9]_*")
+            if p.suffix in (".c", ".cu")
+        ]
         found += [Exercise(p) for p in sorted(stubs)]
     return found
 
@@ -114,12 +146,22 @@ class Workshop:
     def objects(self, e):
         """The objects of the real test programs."""
         sources = {e.test_source(program) for program, _ in e.tests}
-        return [self.build.object(str(s.relative_to(ROOT))) for s in sources if s.parent != e.stub.parent]
+        return [
+            self.build.object(str(s.relative_to(ROOT)))
+            for s in sources
+            if s.parent != e.stub.parent
+        ]
 
     def key(self, e, answer):
-        """Changes whenever the outcome may: the texts of the exercise, and the age of all that it is linked with."""
+        """Changes whenever the outcome may: the texts of the exercise, and the age of all that it
+        is linked with.
+        """
         h = hashlib.sha256(self.build.key.encode())
-        for path in [answer, *sorted(e.stub.parent.glob("*.h")), *sorted(e.stub.parent.glob("check_*.c"))]:
+        for path in [
+            answer,
+            *sorted(e.stub.parent.glob("*.h")),
+            *sorted(e.stub.parent.glob("check_*.c")),
+        ]:
             h.update(path.read_bytes())
         h.update(repr((e.tests, e.replaces)).encode())
         for name in self.build.libraries(e.chapter) + self.build.for_tests() + self.objects(e):
@@ -127,8 +169,13 @@ class Workshop:
         return h.hexdigest()
 
     def run(self, command):
-        done = subprocess.run([str(c) for c in command], cwd=ROOT, stdin=subprocess.DEVNULL,
-                              stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        done = subprocess.run(
+            [str(c) for c in command],
+            cwd=ROOT,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+        )
         return done.returncode == 0, done.stdout.decode(errors="replace").strip()
 
     def compile(self, e, source, target):
@@ -136,17 +183,26 @@ class Workshop:
         if source.suffix == ".cu":
             flags = [self.build.nvcc, *self.build.nvflags, *(f"-I{d}" for d in quoted)]
         else:
-            flags = [self.build.cc, *self.build.cflags, "-Wno-unused-parameter", "-Wno-unused-function"]
+            flags = [
+                self.build.cc,
+                *self.build.cflags,
+                "-Wno-unused-parameter",
+                "-Wno-unused-function",
+            ]
             flags += [word for d in quoted for word in ("-iquote", d)]
         if not self.strict:  # a warning helps a learner; it should not stop one
             flags = [f for f in flags if f != "-Werror"]
         return self.run([*flags, "-c", source.relative_to(ROOT), "-o", target])
 
     def renamed(self, e, place):
-        """Copies of the real objects in which the functions that the exercise replaces have made room."""
+        """Copies of the real objects in which the functions that the exercise replaces have made
+        room.
+        """
         copies = []
         for file in sorted({file for _, file in e.replaces}):
-            functions, original = [f for f, where in e.replaces if where == file], self.build.object(file)
+            functions, original = [
+                f for f, where in e.replaces if where == file
+            ], self.build.object(file)
             ok, symbols = self.run(["nm", "--defined-only", "--extern-only", original])
             for function in functions:
                 if not ok or not re.search(rf" T {function}$", symbols, re.M):
@@ -164,7 +220,14 @@ class Workshop:
             return Outcome(SKIPPED, "needs nvcc")
         if any(file.endswith(".cu") for _, file in e.replaces) and not self.build.nvcc:
             return Outcome(SKIPPED, "needs nvcc")
-        place = ROOT / self.build.directory / "exercises" / e.chapter / e.name / ("solution" if answer == e.solution else "stub")
+        place = (
+            ROOT
+            / self.build.directory
+            / "exercises"
+            / e.chapter
+            / e.name
+            / ("solution" if answer == e.solution else "stub")
+        )
         place.mkdir(parents=True, exist_ok=True)
         memory, key = place / "outcome.json", self.key(e, answer)
         if memory.exists():
@@ -188,9 +251,14 @@ class Workshop:
                 programs[program] = self.link(e, program, place, real)
             if pattern and "/" not in pattern:
                 pattern += "/*"
-            run = criterion.run(programs[program], pattern or None, cwd=ROOT, timeout=SECONDS_PER_TEST, jobs=1)
+            run = criterion.run(
+                programs[program], pattern or None, cwd=ROOT, timeout=SECONDS_PER_TEST, jobs=1
+            )
             for failed in run.of(criterion.FAIL)[:1]:
-                text = [f"{program}: {failed.name} fails", *criterion.explain(failed, run.output, "  ")]
+                text = [
+                    f"{program}: {failed.name} fails",
+                    *criterion.explain(failed, run.output, "  "),
+                ]
                 return Outcome(UNSOLVED, "\n".join(text + ([warnings] if warnings else [])))
             if not run.results:
                 raise ValueError(f"TESTS: no test matches {program}:{pattern}")
@@ -201,15 +269,33 @@ class Workshop:
     def link(self, e, program, place, real):
         source = e.test_source(program)
         if not source.exists():
-            raise ValueError(f"TESTS: there is no {program}.c in {e.chapter}/ or {e.chapter}/exercises/")
+            raise ValueError(
+                f"TESTS: there is no {program}.c in {e.chapter}/ or {e.chapter}/exercises/"
+            )
         test = ROOT / self.build.object(str(source.relative_to(ROOT)))
         if source.parent == e.stub.parent:
             test = place / f"{program}.o"
             ok, text = self.compile(e, source, test)
             if not ok:
                 raise ValueError(f"{source.name} does not compile\n{text}")
-        parts = [test, place / "answer.o", *real, *self.build.for_tests(), *self.build.libraries(e.chapter)]
-        ok, text = self.run([self.build.cc, *self.build.ldflags, *parts, "-lcriterion", *self.build.libs, "-o", place / program])
+        parts = [
+            test,
+            place / "answer.o",
+            *real,
+            *self.build.for_tests(),
+            *self.build.libraries(e.chapter),
+        ]
+        ok, text = self.run(
+            [
+                self.build.cc,
+                *self.build.ldflags,
+                *parts,
+                "-lcriterion",
+                *self.build.libs,
+                "-o",
+                place / program,
+            ]
+        )
         if not ok:
             raise ValueError(f"{program} does not link with {e.stub.name}\n{text}")
         return place / program
@@ -233,9 +319,13 @@ def learn(exercises):
             print(f"  skipped  {e.title}: {outcome.text}", flush=True)
         else:
             print(f"  NEXT     {e.title}  ({e.points} point{'s' * (e.points != 1)})\n")
-            print(f"    file   {e.stub.relative_to(ROOT)}{' does not compile' if outcome.status == BROKEN else ''}")
+            print(
+                f"    file   {e.stub.relative_to(ROOT)}{' does not compile' if outcome.status == BROKEN else ''}"
+            )
             print(indented(outcome.text))
-            print(f"    hint   {e.hint}\n\nPoints so far: {points}. The task is at the top of the file; when it is done: make learn")
+            print(
+                f"    hint   {e.hint}\n\nPoints so far: {points}. The task is at the top of the file; when it is done: make learn"
+            )
             return 0
     print(f"\nAll exercises are solved. Points: {points}.")
     return 0
@@ -251,7 +341,10 @@ def grade(exercises):
         mine = e.points if outcome.status == SOLVED else 0
         got, possible = got + mine, possible + e.points
         why = "" if mine else "  (" + (outcome.text.splitlines() or [""])[0] + ")"
-        print(f"{e.title:<58} {mine:3} of {e.points}{why if outcome.status != BROKEN else '  (does not compile)'}", flush=True)
+        print(
+            f"{e.title:<58} {mine:3} of {e.points}{why if outcome.status != BROKEN else '  (does not compile)'}",
+            flush=True,
+        )
     print(f"{'total':<58} {got:3} of {possible}")
     return 0
 
@@ -261,7 +354,9 @@ def solutions(exercises):
 
     def both(e):
         if not e.solution.exists():
-            return Outcome(MISTAKE, "there is no solution"), Outcome(MISTAKE, f"{e.solution.relative_to(ROOT)} is missing")
+            return Outcome(MISTAKE, "there is no solution"), Outcome(
+                MISTAKE, f"{e.solution.relative_to(ROOT)} is missing"
+            )
         return shop.try_answer(e, e.stub), shop.try_answer(e, e.solution)
 
     for e, (stub, solution) in each(exercises, both):
@@ -272,9 +367,18 @@ def solutions(exercises):
             print(f"  {e.id:<44} stub: {stub.text.splitlines()[0]}; solution passes", flush=True)
         else:
             mistakes.append(e.id)
-            print(f"  {e.id:<44} WRONG: the stub must compile and fail, the solution must pass, but")
-            print(indented(f"stub: {stub.status}\n{stub.text}\nsolution: {solution.status}\n{solution.text}"), flush=True)
-    print(f"solutions: {len(exercises) - len(mistakes) - skipped} exercises as they should be, {len(mistakes)} wrong, {skipped} skipped")
+            print(
+                f"  {e.id:<44} WRONG: the stub must compile and fail, the solution must pass, but"
+            )
+            print(
+                indented(
+                    f"stub: {stub.status}\n{stub.text}\nsolution: {solution.status}\n{solution.text}"
+                ),
+                flush=True,
+            )
+    print(
+        f"solutions: {len(exercises) - len(mistakes) - skipped} exercises as they should be, {len(mistakes)} wrong, {skipped} skipped"
+    )
     return 1 if mistakes else 0
 
 
@@ -291,7 +395,11 @@ def main(arguments):
         return 2
     exercises = exercises_of(arguments[1:])
     if not exercises:
-        print("There are no exercises" + (f" in {' '.join(arguments[1:])}" if arguments[1:] else "") + ".")
+        print(
+            "There are no exercises"
+            + (f" in {' '.join(arguments[1:])}" if arguments[1:] else "")
+            + "."
+        )
         return 0
     return commands[arguments[0]](exercises)
 

@@ -8,9 +8,10 @@ In a lesson,                              in the source,
     (filled in)                               // [/name]       or  /* [/name] */
     ```
 
-with each marker alone on its line. What all lines are indented by is taken off; markers of other quotes are left out.
---check changes nothing and fails when a lesson is stale.
+with each marker alone on its line. What all lines are indented by is taken off; markers of other
+quotes are left out. --check changes nothing and fails when a lesson is stale.
 """
+
 import pathlib
 import re
 import sys
@@ -41,7 +42,9 @@ def quoted(path, name):
         elif inside and not m:
             lines.append(line)
     if inside or closed != 1:
-        raise Mistake(f"{path}: needs one [{name}] and one [/{name}], each alone on a line as a comment")
+        raise Mistake(
+            f"{path}: needs one [{name}] and one [/{name}], each alone on a line as a comment"
+        )
     return textwrap.dedent("\n".join(lines)).strip("\n") + "\n"
 
 
@@ -56,12 +59,19 @@ def synced(text, mistakes, lesson):
     new = QUOTE.sub(fill, text)
     named, found = text.count("<!-- code:"), len(QUOTE.findall(text))
     if named != found:
-        mistakes.append(f"{lesson}: {named - found} of {named} '<!-- code: path#name -->' have no ``` block on the next line")
+        mistakes.append(
+            f"{lesson}: {named - found} of {named} '<!-- code: path#name -->' have no ``` block on the next line"
+        )
     return new, found
 
 
 def main(check):
-    mistakes, stale, quotes, lessons = [], [], 0, sorted([*ROOT.glob("*.md"), *ROOT.glob("[0-9][0-9]_*/*.md")])
+    mistakes, stale, quotes, lessons = (
+        [],
+        [],
+        0,
+        sorted([*ROOT.glob("*.md"), *ROOT.glob("[0-9][0-9]_*/*.md")]),
+    )
     for lesson in lessons:
         name, text = lesson.relative_to(ROOT), lesson.read_text()
         new, found = synced(text, mistakes, name)
@@ -73,7 +83,10 @@ def main(check):
     for line in mistakes:
         print(f"lesson-sync: {line}")
     for name in stale:
-        print(f"lesson-sync: {name} " + ("does not show the code as it is: run 'make lesson-sync'" if check else "refreshed"))
+        print(
+            f"lesson-sync: {name} "
+            + ("does not show the code as it is: run 'make lesson-sync'" if check else "refreshed")
+        )
     if not mistakes and not (check and stale):
         print(f"lesson-sync: {quotes} quotes in {len(lessons)} lessons are as in the sources")
         return 0

@@ -3,6 +3,7 @@
 
 The last line is always 'N passed, N failed, N skipped'. The exit status is 1 when a test failed.
 """
+
 import collections
 import os
 import sys
@@ -24,8 +25,13 @@ def main(programs):
         run = criterion.run(program)
         count = collections.Counter(r.status for r in run.results)
         total += count
-        parts = [f"{count['pass']} passed"] + [f"{count[s]} {w}" for s, w in (("fail", "FAILED"), ("skip", "skipped")) if count[s]]
-        print(f"  {short(program):<42} {', '.join(parts)}  ({time.monotonic() - started:.1f} s)", flush=True)
+        parts = [f"{count['pass']} passed"] + [
+            f"{count[s]} {w}" for s, w in (("fail", "FAILED"), ("skip", "skipped")) if count[s]
+        ]
+        print(
+            f"  {short(program):<42} {', '.join(parts)}  ({time.monotonic() - started:.1f} s)",
+            flush=True,
+        )
         for result in run.of("fail"):
             failures.append(f"{short(program)}: {result.name}")
             print(f"    FAIL {result.name}")

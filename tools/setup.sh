@@ -1,9 +1,10 @@
 #!/bin/bash
 # Installs what is missing: tools/setup.sh [build|test|demo]
 #
-# On Debian and its kin the packages are installed with apt-get (by sudo when we are not root). Elsewhere, or without the
-# right to install, it lists them. It fails only when something is missing that `build`, `test` or `demo` cannot do without.
-# When nothing is missing it says nothing and takes a few milliseconds. make runs it; SETUP=0 keeps it from doing so.
+# On Debian and its kin the packages are installed with apt-get (by sudo when we are not root).
+# Elsewhere, or without the right to install, it lists them. It fails only when something is
+# missing that `build`, `test` or `demo` cannot do without. When nothing is missing it says nothing
+# and takes a few milliseconds. make runs it; SETUP=0 keeps it from doing so.
 set -u
 purpose=${1:-build}
 
@@ -41,7 +42,8 @@ missing_parts() { # the lines of `parts` that are not there
 missing=$(missing_parts)
 [ -n "$missing" ] || exit 0
 
-# Nothing that this needs is missing, and we could not install the rest last time either: do not say so again.
+# Nothing that this needs is missing, and we could not install the rest last time either: do not
+# say so again.
 needed() { awk -F'|' -v p="$purpose" '$3 ~ "(^| )" p "( |$)"' <<<"$missing"; }
 told=build/setup.told
 [ -n "$(needed)" ] || [ "$missing" != "$(cat $told 2>/dev/null)" ] || exit 0
@@ -66,8 +68,8 @@ if command -v apt-get >/dev/null; then
         echo "Installing them:  ${as_root:+$as_root }apt-get install${packages% }" >&2
         log=$(mktemp)
         apt() { $as_root env DEBIAN_FRONTEND=noninteractive apt-get -q -o DPkg::Lock::Timeout=300 "$@" </dev/null >"$log" 2>&1; }
-        # Fresh machines have no package lists, and old lists name packages that are gone: then update and try once more.
-        # shellcheck disable=SC2086
+        # Fresh machines have no package lists, and old lists name packages that are gone: then
+        # update and try once more. shellcheck disable=SC2086
         apt install -y --no-install-recommends $packages ||
             { apt update; apt install -y --no-install-recommends $packages; } ||
             { tail -n 5 "$log"; echo "apt-get did not manage; the last lines of its output are above."; } >&2

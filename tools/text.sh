@@ -1,7 +1,9 @@
 #!/bin/bash
-# Writes the text that the demos learn: tools/text.sh FILE. `make corpus` makes build/corpus/bible.txt.
+# Writes the text that the demos learn: tools/text.sh FILE. `make corpus` makes
+# build/corpus/bible.txt.
 #
-# It is the King James Bible as the program `bible` (package bible-kjv) prints it, one verse a line: 31,102 lines, 4.4 MB.
+# It is the King James Bible as the program `bible` (package bible-kjv) prints it, one verse a
+# line: 31,102 lines, 4.4 MB.
 set -eu
 out=${1:?usage: tools/text.sh FILE}
 
