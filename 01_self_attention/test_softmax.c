@@ -164,23 +164,37 @@ static const struct {
              {"online", softmax_online_cuda, 1 << 30},
              {"registers", softmax_registers_cuda, 16384}};
 
+static void check_rungs(Context *ctx, Tensor *x) {
+    int64_t rows = tensor_rows(x), cols = tensor_dim(x, -1);
+    Tensor *y = tensor_new(ctx, "y", x->dtype, SHAPE(rows, cols));
+    float *host = test_values(ctx, x), *want = malloc((size_t)(rows * cols) * sizeof *want);
+    softmax_reference_forward_cpu(want, host, rows, cols);
+    for (size_t r = 0; r < sizeof rungs / sizeof *rungs; r++) {
+        if (cols > rungs[r].most_cols) continue;
+        test_poison(ctx, y);
+        rungs[r].run(ctx->gpu, x->dtype, y->data, x->data, rows, cols);
+        check_tensor(ctx, rungs[r].name, y, want, forward_tolerance(x->dtype));
+    }
+    free(host), free(want);
+}
+
 static void all_rungs(DType dtype) {
     for (int i = 0; i < SIZES; i++) {
         Context ctx = test_context(CUDA, dtype);
-        int64_t rows = sizes[i][0], cols = sizes[i][1];
-        Tensor *x = test_normal(&ctx, "x", 1, SHAPE(rows, cols));
-        Tensor *y = tensor_new(&ctx, "y", dtype, SHAPE(rows, cols));
-        float *host = test_values(&ctx, x), *want = malloc((size_t)(rows * cols) * sizeof *want);
-        softmax_reference_forward_cpu(want, host, rows, cols);
-        for (size_t r = 0; r < sizeof rungs / sizeof *rungs; r++) {
-            if (cols > rungs[r].most_cols) continue;
-            test_poison(&ctx, y);
-            rungs[r].run(ctx.gpu, dtype, y->data, x->data, rows, cols);
-            check_tensor(&ctx, rungs[r].name, y, want, forward_tolerance(dtype));
-        }
-        free(host), free(want);
+        check_rungs(&ctx, test_normal(&ctx, "x", 1, SHAPE(sizes[i][0], sizes[i][1])));
         test_context_free(&ctx);
     }
+    /* Masked elements: every other one, and whole pieces, so that some threads see nothing but
+     * -inf. */
+    Context ctx = test_context(CUDA, dtype);
+    enum { COLS = 2000 };
+    static float masked[2][COLS];
+    for (int j = 0; j < COLS; j++) {
+        masked[0][j] = j % 2 ? -INFINITY : (float)(j % 7);
+        masked[1][j] = j < 1500 ? -INFINITY : -100 - (float)(j % 5);
+    }
+    check_rungs(&ctx, tensor_from(&ctx, "masked", dtype, masked, SHAPE(2, COLS)));
+    test_context_free(&ctx);
 }
 Test(softmax, every_rung_cuda) {
     test_needs_gpu();
