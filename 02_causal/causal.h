@@ -132,8 +132,8 @@ void causal_backward_cuda(Gpu *gpu, DType dtype, void *dq, int add_q, void *dk, 
                           const void *v, const void *o, const float *lse, AttentionShape shape);
 
 /*
- * The backward's ladder. Every rung gives the same bits in every run. A NULL gradient is not computed; the scratch is of
- * causal_backward_scratch_cuda() bytes.
+ * The backward's ladder. Every rung gives the same bits in every run. A NULL gradient is not
+ * computed; the scratch is of causal_backward_scratch_cuda() bytes.
  *   tiled    CUDA cores, every dtype and GPU, dimensions up to 256: the F32 kernel in use
  *   mma      tensor cores of sm_80 and later, BF16, dimensions up to 192 (q, k) and 128 (v)
  *   hopper   TMA and wgmma, BF16, qk_dim = v_dim = 64 or 128
@@ -157,7 +157,7 @@ int causal_backward_hopper_supports(const Gpu *gpu, DType dtype, const void *dq,
                                     const void *dv, const void *d_o, const void *q, const void *k,
                                     const void *v, const void *o, AttentionShape shape);
 
-/* delta [B, H, q_len] F32 = rowsum(dO * O): the gradient that all scores of a row have in common. */
+/* delta [B, H, q_len] F32 = rowsum(dO * O): the gradient that a row's scores have in common. */
 void causal_delta_cuda(Gpu *gpu, DType dtype, float *delta, const void *d_o, const void *o,
                        AttentionShape shape);
 #endif

@@ -254,6 +254,7 @@ __device__ __forceinline__ void compute(BackwardShared<D> &sm, const BackwardMap
     wgmma_wait<0>(s);
     mbarrier_wait(&sm.v_full, 0);
     Walk at(work);
+    // [backward_hopper_step]
     for (int step = 0; step < work.steps; step++, at.next(work)) {
         int stage = step % STAGES;
         uint32_t p[M / 4], ds[M / 4];
@@ -299,6 +300,7 @@ __device__ __forceinline__ void compute(BackwardShared<D> &sm, const BackwardMap
         wgmma_wait<0>(dk, s);
         mbarrier_arrive(&sm.q_empty[stage]);
     }
+    // [/backward_hopper_step]
     hand_over_dq(group);
     if (a.want_v) store_keys<D>(dv, 1, v, &maps.dv, a.add_v, work, group);
     named_barrier_sync(BARRIER_DS, COMPUTE_THREADS); /* the other warpgroup's dQ may still read K */
