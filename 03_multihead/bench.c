@@ -119,8 +119,7 @@ static void bench_decode(Bench *bench, Csv *csv, int B, int H, int H_kv, int D, 
 typedef struct Layer {
     MultiheadConfig cfg;
     Multihead w;
-    Params
-        params; /* x is registered here too: what a call leaves in the arena is given back after it */
+    Params params; /* x is in it, so that the arena can be emptied after each call */
     Tensor *x;
     KVCache cache;
     int length; /* of the cache before a decoding step */

@@ -37,6 +37,36 @@ DEVICE_TEST(heads, probabilities_equal_pytorch) {
     test_context_free(&ctx);
 }
 
+/*
+ * A query head reads the keys of its group: the same as if the group's key head were written out
+ * for each.
+ */
+DEVICE_TEST(heads, probabilities_of_groups) {
+    enum { T = 9, E = 20, H = 4, H_KV = 2, D = 5 };
+    Context ctx = test_context(device, dtype);
+    Tensor *x = test_normal(&ctx, "x", 1, SHAPE(2, T, E));
+    Tensor *q = test_normal(&ctx, "q", 2, SHAPE(H * D, E));
+    Tensor *k = test_normal(&ctx, "k", 3, SHAPE(H_KV * D, E));
+    float wide[H * D * E], *narrow = test_values(&ctx, k);
+    for (int i = 0; i < H * D * E; i++)
+        wide[i] = narrow[i / (D * E) / (H / H_KV) * (D * E) + i % (D * E)];
+    Tensor *repeated = tensor_from(&ctx, "repeated", dtype, wide, SHAPE(H * D, E));
+    Multihead gqa = {.q_proj = q, .k_proj = k}, mha = {.q_proj = q, .k_proj = repeated};
+    MultiheadConfig few = {E, H, H_KV, D, false}, many = {E, H, H, D, false};
+    for (int h = 0; h < H; h++) {
+        float p[T * T], expected[T * T];
+        head_probabilities(&ctx, p, x, &gqa, &few, 1, h);
+        head_probabilities(&ctx, expected, x, &mha, &many, 1, h);
+        /*
+         * The same products; scores are up to 50 here, and their rounding is the exponent's
+         * error.
+         */
+        check_close("probabilities", p, expected, T * T, 50 * 2 * tolerance_of(dtype, E));
+    }
+    free(narrow);
+    test_context_free(&ctx);
+}
+
 /* ---- habits ---- */
 
 enum { LENGTH = 20, SPACE = 0 };
