@@ -139,7 +139,6 @@ static void softmax_row(float *p, int seen, int n) {
     for (int j = seen; j < n; j++) p[j] = 0;
 }
 
-/* [materialised] */
 void causal_materialised_cpu(float *o, float *p, const float *q, const float *k, const float *v,
                              AttentionShape shape) {
     attention_shape_check("causal_materialised_cpu", &shape);
@@ -158,7 +157,6 @@ void causal_materialised_cpu(float *o, float *p, const float *q, const float *k,
              shape.o.token);
     }
 }
-/* [/materialised] */
 
 /* dS = P (dP - delta), one head, in place of dP. */
 static void softmax_backward(float *dp, const float *p, int rows, int n) {
