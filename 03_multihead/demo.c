@@ -114,7 +114,6 @@ static int make_model(Demo *d, Error *err) {
                            .num_hidden_layers = o->layers,
                            .intermediate_size = 2 * HIDDEN,
                            .attention = {HIDDEN, o->heads, o->kv_heads, HIDDEN / o->heads, false}};
-    params_init(&d->params, &d->ctx);
     if (charmodel_init(&d->model, &d->params, &cfg, err)) return -1;
     if (params_allocate(&d->params, true, err)) return -1;
     charmodel_randomize(&d->params, &d->model);
@@ -383,7 +382,7 @@ static int cache_difference(Demo *d, const int32_t *ids, int T, float *differenc
 /* 5. A line of text, with the cache and without. */
 static int write_line(Demo *d, Error *err) {
     const float temperature = 0.5f;
-    int T = d->options.context, prompt = T / 4;
+    int T = d->options.context, prompt = 12; /* "And God said" */
     const char *sentence = sentence_to_watch(d);
     int32_t *ids = malloc(2 * sizeof *ids * (size_t)T), *again = ids + T;
     if (!ids) fatal("out of memory");
@@ -404,7 +403,7 @@ static int write_line(Demo *d, Error *err) {
         for (int i = 0; i < T; i++) {
             if (i == prompt) printf("|");
             uint8_t byte = d->alphabet.byte[ids[i]];
-            putchar(byte == '\n' ? ' ' : byte);
+            putchar(byte < 0x20 || byte == 0x7f ? ' ' : byte); /* nothing that moves the cursor */
         }
         printf("\"   (before the bar: the prompt)\n");
         printf("   %d characters: %.1f ms with the cache, %.1f ms without; the same text: %s\n",
@@ -480,6 +479,7 @@ int main(int argc, char **argv) {
     options_parse(&argp, argc, argv, &d.options.common, &d.options);
     if (!d.options.kv_heads) d.options.kv_heads = d.options.heads;
     options_open(&d.options.common, &d.ctx);
+    params_init(&d.params, &d.ctx);
     snprintf(d.device, sizeof d.device, "%s", d.ctx.gpu ? gpu_describe(d.ctx.gpu).text : "cpu");
 
     printf("\nWhy several heads, and what does it cost to remember what they saw?\n\n");
