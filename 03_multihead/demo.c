@@ -120,9 +120,10 @@ static int make_model(Demo *d, Error *err) {
 
     const MultiheadConfig *a = &cfg.attention;
     char number[32];
-    printf("2. Model\n   %d layers, %s parameters, %d heads of %d; %d key and value heads: %s\n",
+    printf("2. Model\n   %d layers, %s parameters; query heads: %d, of %d numbers each\n",
            o->layers, format_count(number, sizeof number, params_count(&d->params)), o->heads,
-           a->head_dim, o->kv_heads,
+           a->head_dim);
+    printf("   Key and value heads: %d, that is %s\n", o->kv_heads,
            o->kv_heads == o->heads ? "multi-head attention (MHA)"
            : o->kv_heads == 1      ? "multi-query attention (MQA)"
                                    : "grouped-query attention (GQA)");

@@ -3,6 +3,7 @@
  * character model that the demo watches.
  */
 #include "charmodel.h"
+#include "chartext.h"
 #include "heads.h"
 
 #include "../common/testing.h"
@@ -233,4 +234,30 @@ Test(charmodel, a_wrong_config_is_named) {
     cr_assert_eq(charmodel_init(&model, &params, &cfg, &err), -1);
     params_free(&params);
     test_context_free(&ctx);
+}
+
+/* ---- the demo's text ---- */
+
+/* From the program `bible` or built in: it begins with the beginning and has no verse numbers. */
+Test(chartext, genesis) {
+    CharText text;
+    Error err = {0};
+    cr_assert(chartext_load(&text, NULL, 4000, &err) == 0, "%s", err.text);
+    cr_assert(strncmp(text.data, "In the beginning God created", 28) == 0, "%.40s", text.data);
+    cr_assert_eq(strlen(text.data), text.size);
+    cr_assert(strstr(text.data, "the earth. And the earth"), "verses are not joined by one blank");
+    for (size_t i = 0; i < text.size; i++)
+        cr_assert(text.data[i] < '0' || text.data[i] > '9', "a digit in %.20s", text.data + i);
+    chartext_free(&text);
+}
+
+Test(chartext, what_is_wrong_is_named) {
+    CharText text;
+    Error err = {0};
+    cr_assert_eq(chartext_load(&text, "no/such/text.txt", 10, &err), -1);
+    cr_assert(strstr(err.text, "no/such/text.txt"), "it says: %s", err.text);
+    cr_assert_eq(chartext_load(&text, "common", 10, &err), -1); /* a directory */
+    cr_assert_eq(chartext_load(&text, "/dev/null", 10, &err), -1);
+    cr_assert_eq(chartext_load(&text, "LICENSE", 1 << 24, &err), -1);
+    cr_assert(strstr(err.text, "needs at least 16777216"), "it says: %s", err.text);
 }

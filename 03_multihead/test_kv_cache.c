@@ -143,11 +143,11 @@ static Tensor *tokens_of(Context *ctx, const float *x, int B, int T, int hidden,
 }
 
 /*
- * The two paths are different kernels that sum in other orders; in BF16 each rounds once per
- * stage.
+ * The two paths are different kernels that sum in other orders. In BF16 queries, probabilities,
+ * heads and y are rounded on each, and not always to the same side.
  */
 static double cached_tolerance(DType dtype) {
-    return dtype == BF16 ? 4 * 0x1p-9 : 20 * tolerance_of(F32, 64);
+    return dtype == BF16 ? 6 * 0x1p-9 : 20 * tolerance_of(F32, 64);
 }
 
 static void check_cached(Device device, DType dtype, MultiheadConfig cfg, const int *chunks) {
