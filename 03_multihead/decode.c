@@ -16,6 +16,8 @@ DecodeShape decode_shape(int batch, int heads, int kv_heads, int head_dim, int l
      */
     int split = 256;
     while ((int64_t)batch * kv_heads * ((length + split - 1) / split) > 4096) split *= 2;
+    int pieces = (length + split - 1) / split;
+    split = (length + pieces - 1) / pieces; /* of equal length: the last one is no crumb */
     return (DecodeShape){.batch = batch,
                          .heads = heads,
                          .kv_heads = kv_heads,

@@ -18,10 +18,7 @@
 enum { HEADS = 16 };         /* query heads whose scores are kept at once */
 enum { PARALLEL = 1 << 15 }; /* numbers of cache below which waking threads costs more */
 
-/* scratch is [B, H, pieces] of m, l, o[D] */
-static float *piece_of(float *scratch, const DecodeShape *s, int64_t b, int64_t h, int64_t piece) {
-    return scratch + ((b * s->heads + h) * decode_pieces(*s) + piece) * (s->head_dim + 2);
-}
+/* scratch is [B, H, pieces] of a state: m, l, o[D] */
 
 /* [decode_softmax] */
 /*
@@ -58,36 +55,46 @@ static void add_values(float *state, int64_t states, const float *p, const float
             for (int d = c; d < D; d++) o[i * states + d] += p[i * LANES + t] * v[t * token + d];
 }
 
-/* [decode_piece] */
-/* One piece of key head g of sequence b, for all the query heads that share it. */
-static void decode_piece(float *scratch, const float *q, const float *k, const float *v,
-                         const DecodeShape *s, int b, int g, int piece) {
+/* [decode_tile] */
+/* One tile of key head g's keys joins the states of all query heads that share it. */
+static void decode_tile(float *state, int64_t states, const float *q, const float *k,
+                        const float *v, const DecodeShape *s, int keys) {
     int D = s->head_dim, group = s->heads / s->kv_heads;
     int64_t token = (int64_t)s->kv_heads * D; /* from one key to the next */
-    int64_t first = (int64_t)b * s->capacity * token + (int64_t)g * D;
-    int64_t states = (int64_t)decode_pieces(*s) * (D + 2); /* from one head's state to the next */
-    const float *q_group = q + ((int64_t)b * s->heads + (int64_t)g * group) * D;
-    float *state = piece_of(scratch, s, b, (int64_t)g * group, piece);
     float keys_turned[MAX_DIM * LANES], scores[HEADS * LANES];
+    lanes_from_rows(keys_turned, k, token, keys, D);
+    for (int i = 0; i < group; i += HEADS) {
+        int heads = group - i < HEADS ? group - i : HEADS;
+        memset(scores, 0, sizeof scores);
+        tile_product(scores, LANES, q + i * D, D, 1, keys_turned, LANES, D, heads);
+        for (int h = 0; h < heads; h++)
+            tile_softmax(state + (i + h) * states, scores + h * LANES, keys, s->scale, D);
+        add_values(state + i * states, states, scores, v, token, heads, keys, D);
+    }
+}
+/* [/decode_tile] */
 
-    for (int i = 0; i < group; i++) {
-        state[i * states] = -INFINITY;
-        memset(state + i * states + 1, 0, (size_t)(D + 1) * sizeof *state);
+/* [decode_piece] */
+/* One piece of sequence b: the cache is read from front to back, all heads of a token together. */
+static void decode_piece(float *scratch, const float *q, const float *k, const float *v,
+                         const DecodeShape *s, int b, int piece) {
+    int D = s->head_dim, group = s->heads / s->kv_heads;
+    int64_t token = (int64_t)s->kv_heads * D;
+    int64_t states = (int64_t)decode_pieces(*s) * (D + 2); /* from one head's state to the next */
+    float *state = scratch + (int64_t)b * s->heads * states + (int64_t)piece * (D + 2);
+    for (int h = 0; h < s->heads; h++) {
+        state[h * states] = -INFINITY;
+        memset(state + h * states + 1, 0, (size_t)(D + 1) * sizeof *state);
     }
     int begin = piece * s->split;
     int end = begin + s->split < s->length ? begin + s->split : s->length;
     for (int j = begin; j < end; j += LANES) {
         int keys = end - j < LANES ? end - j : LANES;
-        lanes_from_rows(keys_turned, k + first + j * token, token, keys, D);
-        for (int i = 0; i < group; i += HEADS) {
-            int heads = group - i < HEADS ? group - i : HEADS;
-            memset(scores, 0, sizeof scores);
-            tile_product(scores, LANES, q_group + i * D, D, 1, keys_turned, LANES, D, heads);
-            for (int h = 0; h < heads; h++)
-                tile_softmax(state + (i + h) * states, scores + h * LANES, keys, s->scale, D);
-            add_values(state + i * states, states, scores, v + first + j * token, token, heads,
-                       keys, D);
-        }
+        int64_t row = ((int64_t)b * s->capacity + j) * token;
+        for (int g = 0; g < s->kv_heads; g++)
+            decode_tile(state + g * group * states, states,
+                        q + ((int64_t)b * s->heads + (int64_t)g * group) * D, k + row + g * D,
+                        v + row + g * D, s, keys);
     }
 }
 /* [/decode_piece] */
@@ -96,10 +103,8 @@ void decode_attention_cpu(float *o, float *scratch, const float *q, const float 
                           DecodeShape s) {
     int64_t numbers = (int64_t)s.batch * s.length * s.kv_heads * s.head_dim;
     int pieces = decode_pieces(s);
-#pragma omp parallel for collapse(3) schedule(static) if (numbers > PARALLEL)
+#pragma omp parallel for collapse(2) schedule(static) if (numbers > PARALLEL)
     for (int b = 0; b < s.batch; b++)
-        for (int g = 0; g < s.kv_heads; g++)
-            for (int piece = 0; piece < pieces; piece++)
-                decode_piece(scratch, q, k, v, &s, b, g, piece);
+        for (int piece = 0; piece < pieces; piece++) decode_piece(scratch, q, k, v, &s, b, piece);
     decode_join_cpu(o, scratch, s);
 }
