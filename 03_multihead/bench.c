@@ -13,6 +13,7 @@
 #include "../common/bench.h"
 #include "../common/csv.h"
 #include "../common/options.h"
+#include "../common/plot.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -248,7 +249,8 @@ int main(int argc, char **argv) {
     if (ctx.device == CUDA) all_tables(&bench, &csv, BF16);
     all_tables(&bench, &csv, F32);
     if (csv_close(&csv, &err)) fatal("%s", err.text);
-    printf("\nrows: %s\n", path);
+    printf("\nrows:  %s\n", path);
+    plot_or_explain("03_multihead/figures/decode.gp", path, "03_multihead/figures/out/decode");
     context_free(&ctx);
     return 0;
 }

@@ -8,7 +8,8 @@ set logscale y
 set xlabel 'tokens in the cache'
 set ylabel 'microseconds'
 set format y '%.0f'
-set key top left
+set yrange [1:*]
+set key bottom right
 set datafile missing NaN # rows of other lines are no gaps in this one
 us(variant, rung) = (strcol('dtype') eq dtype && strcol('variant') eq variant && strcol('rung') eq rung \
                      ? column('min_us') : NaN)
