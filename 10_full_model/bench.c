@@ -47,7 +47,7 @@ static error_t parse(int key, char *text, struct argp_state *state) {
 static const struct argp_option flags[] = {
     {"config", 'c', "NAME", 0, "Size of the model (default nano)", 0},
     {"batch", 'b', "N", 0, "Windows in a step (default 16)", 0},
-    {"context", 't', "N", 0, "Tokens in a window (default 128)", 0},
+    {"context", 't', "N", 0, "Tokens in a window (default 64)", 0},
     {"vocab", 'v', "N", 0, "Size of the vocabulary (default 2048)", 0},
     {"seconds", 's', "X", 0, "Time for each row (default 3)", 0},
     {0}};
@@ -99,7 +99,7 @@ static double flop_per_token(const ModelConfig *c, int context) {
 }
 
 int main(int argc, char **argv) {
-    BenchOptions o = {.config = "nano", .batch = 16, .context = 128, .vocab = 2048, .seconds = 3};
+    BenchOptions o = {.config = "nano", .batch = 16, .context = 64, .vocab = 2048, .seconds = 3};
     const struct argp argp = {flags,       parse, NULL, "Times training and decoding.",
                               common_argp, NULL,  NULL};
     options_parse(&argp, argc, argv, &o.common, &o);

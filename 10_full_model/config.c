@@ -22,7 +22,7 @@ static const struct {
       .head_dim = 32,
       .max_position_embeddings = 256,
       .rms_norm_eps = 1e-6f,
-      .initializer_range = 0.05f,
+      .initializer_range = 0.07f,
       .tie_word_embeddings = true}},
     {"small", /* an hour on a laptop, seconds on a large GPU */
      {.hidden_size = 512,

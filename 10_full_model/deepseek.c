@@ -123,14 +123,14 @@ static const struct argp_option train_flags[] = {
     {"out", OUT, "DIR", 0, "Folder for the model (required)", 0},
     {"config", CONFIG, "NAME", 0, "Size of the model: nano (default) or small", 0},
     {"vocab", VOCAB, "N", 0, "Tokens to learn from the text first (default 2048)", 0},
-    {"steps", STEPS, "N", 0, "Steps of AdamW (default 500)", 0},
+    {"steps", STEPS, "N", 0, "Steps of AdamW (default 1000)", 0},
     {"batch", BATCH, "N", 0, "Windows of text in a step (default 16)", 0},
-    {"context", CONTEXT, "N", 0, "Tokens in a window (default 128)", 0},
+    {"context", CONTEXT, "N", 0, "Tokens in a window (default 64)", 0},
     {"accumulate", ACCUMULATE, "N", 0,
      "Batches whose gradients are added up for a step (default 1)", 0},
     {"learning-rate", RATE, "X", 0,
-     "Highest learning rate (default 0.004); a tenth of it at the end", 0},
-    {"warmup", WARMUP, "N", 0, "Steps until the learning rate is up (default 25)", 0},
+     "Highest learning rate (default 0.003); a tenth of it at the end", 0},
+    {"warmup", WARMUP, "N", 0, "Steps until the learning rate is up (default 50)", 0},
     {"eval-every", EVAL_EVERY, "N", 0, "Validate, and save the best, every N steps (default 100)",
      0},
     {0}};
@@ -148,7 +148,7 @@ static const struct argp_option generate_flags[] = {
 static const struct argp_option eval_flags[] = {
     {"model", MODEL, "DIR", 0, "Folder that train wrote (required)", 0},
     {"data", DATA, "FILE", 0, "Text to measure on; may be given several times (required)", 0},
-    {"context", CONTEXT, "N", 0, "Tokens in a window (default 128)", 0},
+    {"context", CONTEXT, "N", 0, "Tokens in a window (default 64)", 0},
     {"windows", WINDOWS, "N", 0, "Windows, spread evenly over the text (default 128)", 0},
     {0}};
 

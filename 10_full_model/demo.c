@@ -49,7 +49,7 @@ static const struct argp_option flags[] = {
     {"data", 'd', "FILE", 0,
      "Text to learn from (default: build/corpus/bible.txt, which `make corpus` makes)", 0},
     {"out", 'o', "DIR", 0, "Folder for the trained model (default: out/demo)", 0},
-    {"steps", 's', "N", 0, "Training steps (default 500)", 0},
+    {"steps", 's', "N", 0, "Training steps (default 1000)", 0},
     {"vocab", 'v', "N", 0, "Size of the vocabulary (default 2048)", 0},
     {0}};
 
@@ -228,7 +228,7 @@ static int tour(Tour *t, Error *err) {
 
 int main(int argc, char **argv) {
     DemoOptions options = {
-        .data = "build/corpus/bible.txt", .out = "out/demo", .steps = 500, .vocab = 2048};
+        .data = "build/corpus/bible.txt", .out = "out/demo", .steps = 1000, .vocab = 2048};
     const struct argp argp = {
         flags,       parse, NULL, "Trains a small language model on real text and lets it write.",
         common_argp, NULL,  NULL};

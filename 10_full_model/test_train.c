@@ -257,7 +257,7 @@ Test(generate, whole_characters_and_prompts_that_fit) {
 Test(data, texts_that_cannot_be_learned_from) {
     Error err = {0};
     size_t bytes;
-    const char *missing = "/nonexistent/text.txt", *folder = "/tmp";
+    const char *missing = "/proc/none/text.txt", *folder = "/tmp";
     Scratch scratch = scratch_open();
     const char *empty_path = scratch_write(&scratch, "empty.txt", "", 0);
     cr_assert(!text_read(&missing, 1, &bytes, &err) && strstr(err.text, missing), "%s", err.text);

@@ -10,13 +10,13 @@
 #include <string.h>
 
 TrainOptions train_defaults(void) {
-    return (TrainOptions){.steps = 500,
+    return (TrainOptions){.steps = 1000,
                           .batch_size = 16,
-                          .context_length = 128,
+                          .context_length = 64,
                           .accumulation = 1,
-                          .warmup_steps = 25,
-                          .learning_rate = 4e-3f,
-                          .min_learning_rate = 4e-4f,
+                          .warmup_steps = 50,
+                          .learning_rate = 3e-3f,
+                          .min_learning_rate = 3e-4f,
                           .adamw = adamw_defaults(),
                           .eval_interval = 100,
                           .eval_batches = 8};

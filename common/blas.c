@@ -1,4 +1,4 @@
-/* OpenBLAS: the right kernels, and the number of threads. blas.h tells the story. */
+/* OpenBLAS and OpenMP: the right kernels, how threads wait, and how many. blas.h tells the story. */
 #include "blas.h"
 
 #include <cblas.h>
@@ -28,25 +28,25 @@ static int cpu_has_avx512(void) {
 }
 
 /*
- * Runs before main(), and after OpenBLAS has made its choice (shared libraries are initialised
- * first). It happens at most once, for the second time OPENBLAS_CORETYPE is there. When the program
- * cannot be started again it goes on: slower, and right. BLAS_PRETEND_CORE stands in for OpenBLAS's
- * choice in the test of this function.
+ * Runs before main(), and after OpenBLAS and OpenMP have read their variables (shared libraries are
+ * initialised first), so the program has to start again to be heard. It happens at most once, for
+ * the second time both variables are there. When the program cannot be started again it goes on:
+ * slower, and right. BLAS_PRETEND_CORE stands in for OpenBLAS's choice in the test of this function.
  */
-__attribute__((constructor(101))) static void restart_with_better_kernels(int argc, char **argv) {
+__attribute__((constructor(101))) static void restart_with_better_settings(int argc, char **argv) {
     (void)argc;
-    if (getenv("OPENBLAS_CORETYPE")) return;
-    const char *pretended = getenv("BLAS_PRETEND_CORE");
-    const char *better =
-        blas_better_kernels(pretended ? pretended : blas_corename(), cpu_has_avx512());
-    if (!better) return;
+    const char *better = NULL, *pretended = getenv("BLAS_PRETEND_CORE");
+    if (!getenv("OPENBLAS_CORETYPE"))
+        better = blas_better_kernels(pretended ? pretended : blas_corename(), cpu_has_avx512());
+    if (getenv("OMP_WAIT_POLICY") && !better) return;
 
     /* The path behind the link, so that `ps` and `top` show the program's name and not "exe". */
     char program[PATH_MAX];
     ssize_t length = readlink("/proc/self/exe", program, sizeof program - 1);
     if (length <= 0) return;
     program[length] = 0;
-    setenv("OPENBLAS_CORETYPE", better, 1);
+    if (better) setenv("OPENBLAS_CORETYPE", better, 1);
+    setenv("OMP_WAIT_POLICY", "passive", 0);
     execv(program, argv);
 }
 

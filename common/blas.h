@@ -7,6 +7,11 @@
  * any code of ours runs. So blas.c looks once, before main(): if the CPU has AVX-512, the kernels
  * are AVX2, and the variable is not set, it sets the variable and lets the program replace itself
  * by itself. To keep what OpenBLAS picked, set OPENBLAS_CORETYPE yourself.
+ *
+ * The same restart sets OMP_WAIT_POLICY=passive, if the user has not set it: a thread with nothing
+ * to do then sleeps instead of spinning. On an idle machine that costs a few microseconds for each
+ * parallel loop. On a machine that does something else besides, spinning threads keep each other
+ * from running: a training step here took up to ten times as long.
  */
 #ifndef COMMON_BLAS_H
 #define COMMON_BLAS_H
