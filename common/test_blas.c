@@ -17,9 +17,9 @@
 /* Behind priority 101, so that it runs after blas.c has decided. */
 __attribute__((constructor(200))) static void probe(int argc, char **argv) {
     if (!getenv("BLAS_TEST_PROBE")) return;
-    const char *wanted = getenv("OPENBLAS_CORETYPE");
-    printf("coretype=%s kernels=%s probe=%s argc=%d", wanted ? wanted : "none", blas_corename(),
-           getenv("BLAS_TEST_PROBE"), argc);
+    const char *wanted = getenv("OPENBLAS_CORETYPE"), *wait = getenv("OMP_WAIT_POLICY");
+    printf("coretype=%s kernels=%s wait=%s probe=%s argc=%d", wanted ? wanted : "none",
+           blas_corename(), wait ? wait : "none", getenv("BLAS_TEST_PROBE"), argc);
     for (int i = 0; i < argc; i++) printf(" <%s>", argv[i]);
     fflush(stdout);
     _exit(0);
@@ -29,8 +29,15 @@ typedef struct Text {
     char text[1024];
 } Text;
 
+static void set_or_unset(const char *name, const char *value) {
+    if (value)
+        setenv(name, value, 1);
+    else
+        unsetenv(name);
+}
+
 /* Runs this program with these variables set (NULL: unset), and returns what it prints. */
-static Text run_probe(const char *coretype, const char *pretend) {
+static Text run_probe(const char *coretype, const char *pretend, const char *wait_policy) {
     Text out = {""};
     int pipe_ends[2];
     cr_assert(pipe(pipe_ends) == 0);
@@ -38,14 +45,9 @@ static Text run_probe(const char *coretype, const char *pretend) {
     cr_assert(child >= 0);
     if (child == 0) {
         dup2(pipe_ends[1], 1);
-        if (coretype)
-            setenv("OPENBLAS_CORETYPE", coretype, 1);
-        else
-            unsetenv("OPENBLAS_CORETYPE");
-        if (pretend)
-            setenv("BLAS_PRETEND_CORE", pretend, 1);
-        else
-            unsetenv("BLAS_PRETEND_CORE");
+        set_or_unset("OPENBLAS_CORETYPE", coretype);
+        set_or_unset("BLAS_PRETEND_CORE", pretend);
+        set_or_unset("OMP_WAIT_POLICY", wait_policy);
         setenv("BLAS_TEST_PROBE", "kept, with \"quotes\"", 1);
         alarm(20); /* restarting for ever would end here; an alarm survives exec */
         execl("/proc/self/exe", "a name of its own", "", "two words", "--flag=\n", (char *)NULL);
@@ -81,21 +83,29 @@ Test(blas, avx2_kernels_are_replaced_where_there_is_avx512) {
 
 Test(blas, restart_keeps_arguments_and_environment) {
     if (!__builtin_cpu_supports("avx512vl")) cr_skip_test("this CPU has no AVX-512");
-    Text out = run_probe(NULL, "Haswell");
+    Text out = run_probe(NULL, "Haswell", NULL);
     cr_assert(starts_with(out.text, "coretype=SkylakeX kernels=SkylakeX"), "%s", out.text);
     cr_assert(strstr(out.text, arguments), "%s", out.text);
 }
 
 Test(blas, good_kernels_are_left_alone) {
-    Text out = run_probe(NULL, "Cooperlake");
+    Text out = run_probe(NULL, "Cooperlake", "passive");
     cr_assert(starts_with(out.text, "coretype=none "), "%s", out.text);
     cr_assert(strstr(out.text, arguments), "%s", out.text);
 }
 
 Test(blas, the_users_choice_is_left_alone) {
-    Text out = run_probe("Haswell", "Haswell");
+    Text out = run_probe("Haswell", "Haswell", NULL);
     cr_assert(starts_with(out.text, "coretype=Haswell kernels=Haswell"), "%s", out.text);
     cr_assert(strstr(out.text, arguments), "%s", out.text);
+}
+
+Test(blas, waiting_threads_sleep_unless_the_user_wants_otherwise) {
+    Text out = run_probe(NULL, "Cooperlake", NULL);
+    cr_assert(starts_with(out.text, "coretype=none "), "%s", out.text);
+    cr_assert(strstr(out.text, " wait=passive "), "%s", out.text);
+    cr_assert(strstr(out.text, arguments), "%s", out.text);
+    cr_assert(strstr(run_probe(NULL, "Haswell", "active").text, " wait=active "));
 }
 
 /* What the tests themselves run with: on a CPU with AVX-512, kernels that use it. */
