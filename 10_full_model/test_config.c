@@ -44,7 +44,7 @@ static const struct {
     {"\"hidden_size\":", "\"hidden_size\": -4, \"x\":", "hidden_size must be"},
     {"\"hidden_size\":", "\"hidden_size\": 1e300, \"x\":", "hidden_size must be"},
     {"\"hidden_size\":", "\"hidden_size\": \"big\", \"x\":", "hidden_size must be"},
-    {"\"num_key_value_heads\":", "\"num_key_value_heads\": 4, \"x\":", "num_key_value_heads"},
+    {"\"num_key_value_heads\":", "\"num_key_value_heads\": 3, \"x\":", "num_key_value_heads"},
     {"\"rms_norm_eps\":", "\"rms_norm_eps\": null, \"x\":", "rms_norm_eps is not a number"},
     {"\"rms_norm_eps\":", "\"rms_norm_eps\": -1, \"x\":", "rms_norm_eps"},
     {"\"tie_word_embeddings\":", "\"tie_word_embeddings\": 1, \"x\":", "tie_word_embeddings"},
