@@ -193,8 +193,8 @@ build/corpus/bible.txt: tools/text.sh | setup
 test: $(TESTS) ## build and run all tests
 	@tools/run_tests.py $^
 
-bench: $(if $(CH),bench-$(CH)) ## a chapter's benchmark: make bench CH=02_causal
-	$(if $(CH),@:,@echo 'Which chapter?  make bench CH=NN_name, one of: $(CHAPTERS)'; exit 2)
+bench: $(addprefix bench-,$(filter $(CH),$(PARTS))) ## a chapter's benchmark: make bench CH=02_causal
+	$(if $^,@:,@echo 'Which chapter?  make bench CH=NN_name, one of: $(CHAPTERS)'; exit 2)
 
 figures: | setup ## draw every chapter's charts again from their CSV files
 	@tools/figures.sh $(CH)
