@@ -2,13 +2,17 @@
 stats data using (strcol('dtype') eq 'BF16') nooutput
 dtype = STATS_max > 0 ? 'BF16' : 'F32' # a GPU's file holds both
 stats data using 'H' nooutput
-set title sprintf('One decoding step: %d query heads against the cache (%s)', STATS_max, dtype)
+heads = STATS_max
+stats data using 'B' nooutput
+batch = STATS_max > 1 ? sprintf('%d sequences, ', STATS_max) : ''
+if (!exists('where')) where = '' # decode_cuda.gp names its machine
+set title sprintf('One decoding step: %s%d query heads (%s%s)', batch, heads, dtype, where)
 set logscale x 2
 set logscale y
 set xlabel 'tokens in the cache'
 set ylabel 'microseconds'
 set format y '%.0f'
-set yrange [1:*]
+set yrange [dtype eq 'BF16' ? 4 : 1:*]
 set key bottom right
 set datafile missing NaN # rows of other lines are no gaps in this one
 us(variant, rung) = (strcol('dtype') eq dtype && strcol('variant') eq variant && strcol('rung') eq rung \
