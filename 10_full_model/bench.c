@@ -5,6 +5,7 @@
 #include "train.h"
 
 #include "../common/bench.h"
+#include "../common/csv.h"
 #include "../common/ops.h"
 #include "../common/options.h"
 
@@ -98,6 +99,42 @@ static double flop_per_token(const ModelConfig *c, int context) {
     return 2 * weights + attention;
 }
 
+/* A model with random weights, and random text for it. */
+static void prepare(Work *w, Context *ctx, const BenchOptions *o) {
+    Error err;
+    ModelConfig cfg;
+    if (config_preset(&cfg, o->config, &err)) fatal("%s", err.text);
+    if (o->context > cfg.max_position_embeddings)
+        fatal("--context %d is longer than the %d positions of configuration %s", o->context,
+              cfg.max_position_embeddings, o->config);
+    cfg.vocab_size = o->vocab;
+    *w = (Work){.adamw = adamw_defaults(), .batch = o->batch, .context = o->context};
+    size_t tokens = (size_t)o->batch * (size_t)o->context;
+    w->ids = malloc((tokens + 1) * sizeof *w->ids);
+    w->logits = malloc((size_t)o->vocab * sizeof *w->logits);
+    if (!w->ids || !w->logits) fatal("out of memory");
+    for (size_t i = 0; i <= tokens; i++)
+        w->ids[i] = (int32_t)(philox(o->common.seed, 1, i).word[0] % (uint32_t)o->vocab);
+    if (model_init(&w->model, ctx, &cfg, true, &err)) fatal("%s", err.text);
+    model_randomize(&w->model);
+    if (!(w->caches = model_caches_new(&w->model, o->context, &err))) fatal("%s", err.text);
+    Tensor *prompt = tensor_from(ctx, "ids", I32, w->ids, SHAPE(1, o->context - 1));
+    tensor_download(ctx, w->logits, model_forward(&w->model, prompt, w->caches));
+    context_reset(ctx);
+}
+
+static void save_rows(const BenchOptions *o, Context *ctx, const char *const *names,
+                      const BenchTime *times, int count) {
+    Error err;
+    Csv csv;
+    if (csv_open(&csv, o->common.csv, "work,min_ms,median_ms",
+                 ctx->gpu ? gpu_describe(ctx->gpu).text : "cpu", o->common.seed, &err))
+        fatal("%s", err.text);
+    for (int i = 0; i < count; i++)
+        csv_row(&csv, "%s,%.5f,%.5f", names[i], 1e3 * times[i].min, 1e3 * times[i].median);
+    if (csv_close(&csv, &err)) fatal("%s", err.text);
+}
+
 int main(int argc, char **argv) {
     BenchOptions o = {.config = "nano", .batch = 16, .context = 64, .vocab = 2048, .seconds = 3};
     const struct argp argp = {flags,       parse, NULL, "Times training and decoding.",
@@ -105,46 +142,31 @@ int main(int argc, char **argv) {
     options_parse(&argp, argc, argv, &o.common, &o);
     Context ctx;
     options_open(&o.common, &ctx);
-    Error err;
-    ModelConfig cfg;
-    if (config_preset(&cfg, o.config, &err)) fatal("%s", err.text);
-    if (o.context > cfg.max_position_embeddings)
-        fatal("--context %d is longer than the %d positions of configuration %s", o.context,
-              cfg.max_position_embeddings, o.config);
-    cfg.vocab_size = o.vocab;
-    Work w = {.adamw = adamw_defaults(), .batch = o.batch, .context = o.context};
-    size_t tokens = (size_t)o.batch * (size_t)o.context;
-    w.ids = malloc((tokens + 1) * sizeof *w.ids);
-    w.logits = malloc((size_t)o.vocab * sizeof *w.logits);
-    if (!w.ids || !w.logits) fatal("out of memory");
-    for (size_t i = 0; i <= tokens; i++)
-        w.ids[i] = (int32_t)(philox(o.common.seed, 1, i).word[0] % (uint32_t)o.vocab);
-    if (model_init(&w.model, &ctx, &cfg, true, &err)) fatal("%s", err.text);
-    model_randomize(&w.model);
+    Work w;
+    prepare(&w, &ctx, &o);
+    const ModelConfig *cfg = &w.model.cfg;
 
     Bench bench;
     bench_init(&bench, &ctx, o.seconds);
     bench_print_machine(&bench);
     printf("model %s: %lld parameters, batch %d, context %d, vocabulary %d\n", o.config,
-           (long long)config_parameters(&cfg), o.batch, o.context, o.vocab);
+           (long long)config_parameters(cfg), o.batch, o.context, o.vocab);
     bench_head("the whole model");
-    double flop = flop_per_token(&cfg, o.context);
-    bench_row(&bench, "forward", ctx.dtype, flop * tokens, 0, forward, &w);
-    BenchTime t = bench_row(&bench, "training step", ctx.dtype, 3 * flop * tokens, 0, step, &w);
-
-    if (!(w.caches = model_caches_new(&w.model, o.context, &err))) fatal("%s", err.text);
-    tensor_download(&ctx, w.logits,
-                    model_forward(&w.model,
-                                  tensor_from(&ctx, "ids", I32, w.ids, SHAPE(1, o.context - 1)),
-                                  w.caches));
-    context_reset(&ctx);
-    double cache = (double)kv_cache_bytes_per_token(cfg.num_hidden_layers, cfg.num_key_value_heads,
-                                                    cfg.head_dim, ctx.dtype);
-    double bytes = (double)config_parameters(&cfg) * dtype_size(ctx.dtype) + cache * o.context;
-    BenchTime d = bench_row(&bench, "decode, one token", ctx.dtype, flop, bytes, decode, &w);
+    double flop = flop_per_token(cfg, o.context), tokens = (double)o.batch * o.context;
+    double cache = (double)kv_cache_bytes_per_token(
+        cfg->num_hidden_layers, cfg->num_key_value_heads, cfg->head_dim, ctx.dtype);
+    double bytes = (double)config_parameters(cfg) * dtype_size(ctx.dtype) + cache * o.context;
+    const char *names[3] = {"forward", "training step", "decode, one token"};
+    BenchTime times[3] = {
+        bench_row(&bench, names[0], ctx.dtype, flop * tokens, 0, forward, &w),
+        bench_row(&bench, names[1], ctx.dtype, 3 * flop * tokens, 0, step, &w),
+        bench_row(&bench, names[2], ctx.dtype, flop, bytes, decode, &w),
+    };
     printf("\ntraining %.0f tokens/s (median %.0f), decoding %.0f tokens/s; %.0f MiB of "
            "activations and gradients\n",
-           tokens / t.min, tokens / t.median, 1 / d.min, context_peak_bytes(&ctx) / 1048576.0);
+           tokens / times[1].min, tokens / times[1].median, 1 / times[2].min,
+           context_peak_bytes(&ctx) / 1048576.0);
+    if (o.common.csv) save_rows(&o, &ctx, names, times, 3);
 
     model_caches_free(&w.model, w.caches);
     model_free(&w.model);

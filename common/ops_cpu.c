@@ -16,13 +16,46 @@ enum { PARALLEL_MIN = 1 << 14 };
 
 /* ---- linear ---- */
 
+/*
+ * y = W x for one row: W is read once, where sgemm would first copy it into tiles. A dot product for each output; several
+ * threads only for matrices that take longer to read (a megabyte) than threads to wake.
+ */
+static void matrix_vector(float *y, const float *x, const float *w, int64_t in, int64_t out) {
+#pragma omp parallel for if (in * out > 1 << 18)
+    for (int64_t o = 0; o < out; o++) {
+        const float *row = w + o * in;
+        float dot = 0;
+#pragma omp simd reduction(+ : dot)
+        for (int64_t i = 0; i < in; i++) dot += row[i] * x[i];
+        y[o] = dot;
+    }
+}
+
+/*
+ * Rows of a product that are computed at once. A piece is a product of its own, and OpenBLAS chooses its kernel by the
+ * size; so pieces depend on the matrix only, never on the number of threads, and neither do the results.
+ */
+static int64_t rows_of_piece(int64_t n) { return n >= 1024 ? 256 : n >= 512 ? 128 : 64; }
+
+/* [linear_cpu] */
+/*
+ * Three products, cut into pieces for the threads: inside a parallel region OpenBLAS computes its piece
+ * alone. Left to itself it would also share the work, but its threads then wait for each other's copies of the matrices several
+ * times; for the sizes of a small model that takes as long as the product.
+ */
 void linear_forward_cpu(float *y, const float *x, const float *w, const float *bias, int64_t rows,
                         int64_t in, int64_t out) {
-    if (rows == 1) /* a matrix-vector product reads W once; sgemm would first copy it into tiles */
-        cblas_sgemv(CblasRowMajor, CblasNoTrans, (int)out, (int)in, 1, w, (int)in, x, 1, 0, y, 1);
-    else if (rows > 0)
-        cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasTrans, (int)rows, (int)out, (int)in, 1, x,
-                    (int)in, w, (int)in, 0, y, (int)out);
+    if (rows == 1) {
+        matrix_vector(y, x, w, in, out);
+    } else {
+        int64_t piece = rows_of_piece(rows);
+#pragma omp parallel for schedule(static) if (rows * in * out > 1 << 18)
+        for (int64_t i = 0; i < rows; i += piece) {
+            int count = (int)(rows - i < piece ? rows - i : piece);
+            cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasTrans, count, (int)out, (int)in, 1,
+                        x + i * in, (int)in, w, (int)in, 0, y + i * out, (int)out);
+        }
+    }
     if (!bias) return;
 #pragma omp parallel for if (rows * out > PARALLEL_MIN)
     for (int64_t i = 0; i < rows; i++)
@@ -32,17 +65,32 @@ void linear_forward_cpu(float *y, const float *x, const float *w, const float *b
 void linear_backward_cpu(float *dx, int add_x, float *dw, int add_w, float *dbias, int add_bias,
                          const float *dy, const float *x, const float *w, int64_t rows, int64_t in,
                          int64_t out) {
-    if (dx)
-        cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasNoTrans, (int)rows, (int)in, (int)out, 1, dy,
-                    (int)out, w, (int)in, (float)add_x, dx, (int)in);
-    if (dw)
-        cblas_sgemm(CblasRowMajor, CblasTrans, CblasNoTrans, (int)out, (int)in, (int)rows, 1, dy,
-                    (int)out, x, (int)in, (float)add_w, dw, (int)in);
+    int64_t piece_x = rows_of_piece(rows), piece_w = rows_of_piece(out);
+#pragma omp parallel if (rows * in * out > 1 << 18)
+    {
+        if (dx) { /* dx = dy W */
+#pragma omp for schedule(static) nowait
+            for (int64_t i = 0; i < rows; i += piece_x) {
+                int count = (int)(rows - i < piece_x ? rows - i : piece_x);
+                cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasNoTrans, count, (int)in, (int)out, 1,
+                            dy + i * out, (int)out, w, (int)in, (float)add_x, dx + i * in, (int)in);
+            }
+        }
+        if (dw) { /* dW = dy^T x: a row of dW is a column of dy */
+#pragma omp for schedule(static)
+            for (int64_t o = 0; o < out; o += piece_w) {
+                int count = (int)(out - o < piece_w ? out - o : piece_w);
+                cblas_sgemm(CblasRowMajor, CblasTrans, CblasNoTrans, count, (int)in, (int)rows, 1,
+                            dy + o, (int)out, x, (int)in, (float)add_w, dw + o * in, (int)in);
+            }
+        }
+    }
     if (!dbias) return;
     if (!add_bias) memset(dbias, 0, (size_t)out * sizeof *dbias);
     for (int64_t i = 0; i < rows; i++)
         for (int64_t j = 0; j < out; j++) dbias[j] += dy[i * out + j];
 }
+/* [/linear_cpu] */
 
 /* ---- element by element ---- */
 

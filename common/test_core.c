@@ -253,6 +253,8 @@ Test(threads, do_not_change_results) {
         ctx.recording = true;
         Tensor *y = add(&ctx, rmsnorm(&ctx, x, w, 1e-6f),
                         embedding(&ctx, table, tensor_from(&ctx, "ids", I32, ids, SHAPE(999))));
+        Tensor *square = test_normal(&ctx, "square", 4, SHAPE(40, 40));
+        y = linear(&ctx, y, square, NULL);
         tape_backward(&ctx, mean(&ctx, silu(&ctx, y)));
         memcpy(results[round], table->grad->data, sizeof results[round]);
         float scratch[NORM_CHUNKS + 1];
