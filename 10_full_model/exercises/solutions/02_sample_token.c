@@ -10,7 +10,7 @@ int32_t sample_token(float *logits, int vocab, const Sampling *sampling, float r
     if (sampling->temperature <= 0) return best;
 
     /* A selection sort's first steps: after each, order[kept] is the next likeliest. Enough of it, and no more, is sorted. */
-    int32_t *order = malloc((size_t)vocab * sizeof *order);
+    int32_t *order = calloc((size_t)vocab, sizeof *order);
     float *p = malloc((size_t)vocab * sizeof *p), top = logits[best];
     double total = 0, mass = 0;
     for (int32_t i = 0; i < vocab; i++) {
