@@ -5,6 +5,7 @@
 #include "generate.h"
 #include "train.h"
 
+#include "../common/files.h"
 #include "../common/options.h"
 #include "../common/progress.h"
 
@@ -167,6 +168,7 @@ static int run_train(Options *o, Error *err) {
     if (o->train.context_length > cfg.max_position_embeddings)
         return error_set(err, "--context %d is longer than the %d positions of configuration %s",
                          o->train.context_length, cfg.max_position_embeddings, o->config);
+    if (make_directories(o->out, err)) return -1; /* before the work, not after it */
     Context ctx;
     options_open(&o->common, &ctx);
 
@@ -222,8 +224,11 @@ static int run_train(Options *o, Error *err) {
 
 /* ---- generate ---- */
 
+/* user: the prompt, which is printed before the first piece of new text (a prompt that is refused is not). */
 static void print_text(void *user, const char *text, size_t bytes) {
-    (void)user;
+    const char **prompt = user;
+    if (*prompt) fputs(*prompt, stdout);
+    *prompt = NULL;
     fwrite(text, 1, bytes, stdout);
     fflush(stdout);
 }
@@ -238,11 +243,12 @@ static int run_generate(Options *o, Error *err) {
     int status = checkpoint_load(&model, &tokenizer, &ctx, o->model, err);
     if (!status) {
         o->sampling.seed = o->common.seed;
-        printf("%s", o->prompt);
+        const char *prompt = o->prompt;
         status = generate(&model, tokenizer, o->prompt, o->max_new_tokens, &o->sampling, print_text,
-                          NULL, &result, err);
+                          &prompt, &result, err);
         if (!status) {
             printf("\n");
+            fflush(stdout);
             fprintf(stderr, "%d tokens, %.0f tokens/s\n", result.new_tokens,
                     result.new_tokens / result.seconds);
         }

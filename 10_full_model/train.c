@@ -147,7 +147,7 @@ int train(Model *model, const Corpus *corpus, const TrainOptions *o, TrainResult
                                     o->min_learning_rate);
         float norm, loss = train_step(&trainer, step, lr, &norm);
         if (!isfinite(loss) || !isfinite(norm)) {
-            status = not_finite(o, step, loss, norm, saved, err);
+            status = not_finite(o, step + 1, loss, norm, saved, err);
             break;
         }
         result->steps = step + 1;
