@@ -206,8 +206,9 @@ __device__ __forceinline__ void write(const WarpState<D, M, BK> &w, const Attent
 /* One block: 64 M queries of one head. The tiles of keys come from the right: the masked ones
  * first. */
 template <int D, int M, int BK>
-__global__ __launch_bounds__(THREADS, 2) void causal_mma_kernel(
-    bf16 *o, float *lse, const bf16 *q, const bf16 *k, const bf16 *v, const AttentionShape shape) {
+__global__ __launch_bounds__(THREADS, 2) void causal_mma_kernel(bf16 *o, float *lse, const bf16 *q,
+                                                                const bf16 *k, const bf16 *v,
+                                                                const AttentionShape shape) {
     const int BM = 16 * M * WARPS;
     extern __shared__ __align__(16) unsigned char memory[];
     bf16 *q_tile = (bf16 *)memory, *k_tile = q_tile + BM * D, *v_tile = k_tile + BK * D;
