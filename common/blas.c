@@ -47,6 +47,7 @@ __attribute__((constructor(101))) static void restart_with_better_settings(int a
     program[length] = 0;
     if (better) setenv("OPENBLAS_CORETYPE", better, 1);
     setenv("OMP_WAIT_POLICY", "passive", 0);
+    setenv("GOMP_SPINCOUNT", "5000", 0); /* some 50 us: longer than most waits of a training step */
     execv(program, argv);
 }
 

@@ -8,10 +8,11 @@
  * are AVX2, and the variable is not set, it sets the variable and lets the program replace itself
  * by itself. To keep what OpenBLAS picked, set OPENBLAS_CORETYPE yourself.
  *
- * The same restart sets OMP_WAIT_POLICY=passive, if the user has not set it: a thread with nothing
- * to do then sleeps instead of spinning. On an idle machine that costs a few microseconds for each
- * parallel loop. On a machine that does something else besides, spinning threads keep each other
- * from running: a training step here took up to ten times as long.
+ * The same restart sets OMP_WAIT_POLICY=passive and GOMP_SPINCOUNT=5000, if the user has not set the
+ * first: a thread with nothing to do spins for some 50 microseconds and then sleeps. GNU's OpenMP
+ * spins for milliseconds otherwise. On an idle machine that is as fast (never spinning is 8 % slower in a
+ * training step); on a machine that does something else besides, spinning threads keep each other
+ * from running, and a step here took up to ten times as long.
  */
 #ifndef COMMON_BLAS_H
 #define COMMON_BLAS_H
