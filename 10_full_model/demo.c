@@ -80,6 +80,7 @@ static int read_and_tokenize(Tour *t, Error *err) {
         return error_prefix(
             err,
             "the text to learn from (make it with `make corpus`, or name another by --data): ");
+    printf("What does it take to turn attention into something that writes?\n\n");
     printf("1. Text\n   %s: %s bytes\n", t->options->data,
            format_count(number, sizeof number, (int64_t)bytes));
     double started = seconds_now();
