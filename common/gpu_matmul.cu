@@ -24,7 +24,7 @@ struct MatmulPlans {
     do {                                                                                       \
         cublasStatus_t status_ = (call);                                                       \
         if (status_ != CUBLAS_STATUS_SUCCESS)                                                  \
-            fatal("%s:%d: %s: %s", __FILE__, __LINE__, #call, cublasGetStatusString(status_)); \
+            fatal("%s:%d: %s: %s", __FILE__, __LINE__, #call, cublasLtGetStatusString(status_)); \
     } while (0)
 
 static cudaDataType_t cuda_type(DType dtype) { return dtype == BF16 ? CUDA_R_16BF : CUDA_R_32F; }
