@@ -10,10 +10,21 @@
 
 const char *blas_corename(void) { return openblas_get_corename(); }
 
-const char *blas_better_kernels(const char *chosen, int cpu_has_avx512) {
+const char *blas_better_kernels(const char *chosen, int cpu_has_avx2, int cpu_has_avx512) {
     /* Zen is Haswell's code under another name. SkylakeX needs AVX-512 F, CD, BW, DQ and VL. */
     int avx2 = strcmp(chosen, "Haswell") == 0 || strcmp(chosen, "Zen") == 0;
-    return avx2 && cpu_has_avx512 ? "SkylakeX" : NULL;
+    int sse = strcmp(chosen, "Prescott") == 0; /* what a CPU newer than the library gets */
+    if ((avx2 || sse) && cpu_has_avx512) return "SkylakeX";
+    return sse && cpu_has_avx2 ? "Haswell" : NULL;
+}
+
+static int cpu_has_avx2(void) {
+#ifdef __x86_64__
+    __builtin_cpu_init();
+    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+#else
+    return 0;
+#endif
 }
 
 static int cpu_has_avx512(void) {
@@ -37,7 +48,8 @@ __attribute__((constructor(101))) static void restart_with_better_settings(int a
     (void)argc;
     const char *better = NULL, *pretended = getenv("BLAS_PRETEND_CORE");
     if (!getenv("OPENBLAS_CORETYPE"))
-        better = blas_better_kernels(pretended ? pretended : blas_corename(), cpu_has_avx512());
+        better = blas_better_kernels(pretended ? pretended : blas_corename(), cpu_has_avx2(),
+                                     cpu_has_avx512());
     if (getenv("OMP_WAIT_POLICY") && !better) return;
 
     /* The path behind the link, so that `ps` and `top` show the program's name and not "exe". */

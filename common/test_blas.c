@@ -73,12 +73,18 @@ static int starts_with(const char *text, const char *start) {
 }
 
 Test(blas, avx2_kernels_are_replaced_where_there_is_avx512) {
-    cr_assert_str_eq(blas_better_kernels("Haswell", 1), "SkylakeX");
-    cr_assert_str_eq(blas_better_kernels("Zen", 1), "SkylakeX");
-    cr_assert_null(blas_better_kernels("Haswell", 0));
-    cr_assert_null(blas_better_kernels("Cooperlake", 1));
-    cr_assert_null(blas_better_kernels("SkylakeX", 1));
-    cr_assert_null(blas_better_kernels("neoversen1", 0));
+    cr_assert_str_eq(blas_better_kernels("Haswell", 1, 1), "SkylakeX");
+    cr_assert_str_eq(blas_better_kernels("Zen", 1, 1), "SkylakeX");
+    cr_assert_null(blas_better_kernels("Haswell", 1, 0));
+    cr_assert_null(blas_better_kernels("Cooperlake", 1, 1));
+    cr_assert_null(blas_better_kernels("SkylakeX", 1, 1));
+    cr_assert_null(blas_better_kernels("neoversen1", 0, 0));
+}
+
+Test(blas, sse_kernels_are_replaced_by_the_best_the_cpu_has) {
+    cr_assert_str_eq(blas_better_kernels("Prescott", 1, 1), "SkylakeX");
+    cr_assert_str_eq(blas_better_kernels("Prescott", 1, 0), "Haswell");
+    cr_assert_null(blas_better_kernels("Prescott", 0, 0));
 }
 
 Test(blas, restart_keeps_arguments_and_environment) {
@@ -113,7 +119,8 @@ Test(blas, these_tests_use_the_better_kernels) {
     const char *wanted = getenv("OPENBLAS_CORETYPE");
     if (!__builtin_cpu_supports("avx512vl")) cr_skip_test("this CPU has no AVX-512");
     if (wanted && strcasecmp(wanted, "SkylakeX") != 0) cr_skip_test("OPENBLAS_CORETYPE is set");
-    cr_assert_null(blas_better_kernels(blas_corename(), 1), "kernels in use: %s", blas_corename());
+    cr_assert_null(blas_better_kernels(blas_corename(), 1, 1), "kernels in use: %s",
+                   blas_corename());
 }
 
 Test(blas, threads_can_be_set_and_reset) {
