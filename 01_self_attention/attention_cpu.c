@@ -40,8 +40,9 @@ void attention_reference_forward_cpu(float *o, float *weights, const float *q, c
 
 /*
  * From the last step to the first, with P = softmax(S) and S = Q K^T / sqrt(D):
- *     dV = P^T dO,   dP = dO V^T,   dS = P (dP - rowsum(dP P)),   dQ = dS K / sqrt(D),   dK = dS^T
- *     Q / sqrt(D)
+ *     dV = P^T dO,   dP = dO V^T,   dS = P (dP - rowsum(dP P)),
+ *
+ *     dQ = dS K / sqrt(D),   dK = dS^T Q / sqrt(D)
  */
 void attention_reference_backward_cpu(float *dq, float *dk, float *dv, const float *d_o,
                                       const float *weights, const float *q, const float *k,

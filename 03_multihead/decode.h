@@ -4,14 +4,16 @@
  *     o[b, h] = softmax(q[b, h] . K[b, :, g]^T * scale) V[b, :, g]          g = h / (H / H_kv)
  *
  * Each key and each value is used for two operations per query head and must come from memory
- * first: 4 (H / H_kv) operations for 2 numbers. No machine is short of arithmetic here; the time
- * is the bytes of the cache divided by the bandwidth. Two things follow, and they are the whole
- * design:
- * groups the H / H_kv query heads that share a key are worked on together: the key is read once;
- *   splits one sequence's keys are cut into pieces that run side by side, for a batch of one must
- *            keep a whole GPU reading (Dao et al. 2023, "Flash-Decoding"). Each piece leaves its
- *            running maximum m, sum l and output o of chapter 02's online softmax; joining
- *            two pieces is the same step as adding a tile.
+ * first: 4 (H / H_kv) operations for 2 numbers. While few heads share a key no machine is short of
+ * arithmetic; the time is the bytes of the cache divided by the bandwidth. Two things follow, and
+ * they are the whole design.
+ *
+ * Groups: the H / H_kv query heads that share a key are worked on together; the key is read once.
+ *
+ * Splits: one sequence's keys are cut into pieces that run side by side, for a batch of one must
+ * keep a whole GPU reading (Dao et al. 2023, "Flash-Decoding"). Each piece leaves its running
+ * maximum m, sum l and output o of chapter 02's online softmax; joining two pieces is the same
+ * step as adding a tile.
  *
  * Chapter 02's kernel with one query computes the same and is what the tests compare with.
  */

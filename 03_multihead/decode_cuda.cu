@@ -1,12 +1,11 @@
 /*
  * Decoding attention on the GPU, two rungs.
  *
- * plain a block for each (query head, piece of the keys). Any head size. Every query head reads
- *   the keys of its group
- *             again: from L2, if the heads of a group happen to run together.
- * grouped a block for each (key head, piece): the up to 8 query heads of a group share every
- *   load, and loads are 16
- *             bytes wide. For D 64 and 128.
+ * Plain: a block for each (query head, piece of the keys). Any head size. Every query head reads the
+ * keys of its group again: from L2, if the heads of a group happen to run together.
+ *
+ * Grouped: a block for each (key head, piece). Up to 8 query heads of a group share every load, and
+ * loads are 16 bytes wide. For D 64 and 128.
  *
  * Bytes: the cache, once: 2 B length H_kv D numbers. Operations: 4 for each number and query head
  * of the group. Both leave (m, l, o) of each piece in scratch, and join_kernel adds them up.

@@ -9,6 +9,7 @@
 #include "../common/options.h"
 #include "../common/progress.h"
 
+#include <errno.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -190,7 +191,6 @@ static int run_train(Options *o, Error *err) {
         status = corpus_init(&corpus, tokenizer, text, bytes, 0.05, o->train.context_length, err);
     }
     free(text);
-    if (!status) status = checkpoint_save_setup(&cfg, tokenizer, o->out, err);
     if (!status) status = model_init(&model, &ctx, &cfg, true, err);
     char csv_path[1024];
     snprintf(csv_path, sizeof csv_path, "%s/metrics.csv", o->out);
@@ -204,6 +204,7 @@ static int run_train(Options *o, Error *err) {
                format_count(tokens, sizeof tokens, (int64_t)corpus.count));
         model_randomize(&model);
         o->train.out = o->out;
+        o->train.tokenizer = tokenizer;
         o->train.csv = &csv;
         o->train.min_learning_rate = o->train.learning_rate / 10;
         TrainResult result;
@@ -247,11 +248,14 @@ static int run_generate(Options *o, Error *err) {
         status = generate(&model, tokenizer, o->prompt, o->max_new_tokens, &o->sampling, print_text,
                           &prompt, &result, err);
         if (!status) {
+            if (prompt) fputs(prompt, stdout); /* not one new token */
             printf("\n");
-            fflush(stdout);
+            if (fflush(stdout) || ferror(stdout))
+                status = error_set(err, "cannot write the text: %s", strerror(errno));
+        }
+        if (!status)
             fprintf(stderr, "%d tokens, %.0f tokens/s\n", result.new_tokens,
                     result.new_tokens / result.seconds);
-        }
         model_free(&model);
         tokenizer_free(tokenizer);
     }
@@ -272,7 +276,10 @@ static int run_eval(Options *o, Error *err) {
     if (!status) {
         size_t bytes;
         Corpus corpus = {0};
-        char *text = text_read(o->data, o->data_count, &bytes, err);
+        if (o->train.context_length > model.cfg.max_position_embeddings)
+            status = error_set(err, "--context %d is longer than this model's %d positions",
+                               o->train.context_length, model.cfg.max_position_embeddings);
+        char *text = status ? NULL : text_read(o->data, o->data_count, &bytes, err);
         status =
             text ? corpus_whole(&corpus, tokenizer, text, bytes, o->train.context_length, err) : -1;
         if (!status) {

@@ -5,6 +5,7 @@
 #include "generate.h"
 #include "train.h"
 
+#include "../common/files.h"
 #include "../common/options.h"
 #include "../common/plot.h"
 #include "../common/progress.h"
@@ -64,7 +65,7 @@ typedef struct Tour {
     Model model;
     TrainOptions train;
     TrainResult result;
-    char csv_path[256];
+    const char *csv_path;
 } Tour;
 
 static void print_escaped(const char *text, size_t bytes) {
@@ -157,9 +158,8 @@ static int write_text(Tour *t, const char *when, int tokens, Error *err) {
 /* 3. Training. */
 static int train_model(Tour *t, Error *err) {
     Csv csv;
-    snprintf(t->csv_path, sizeof t->csv_path, "%s",
-             t->options->common.csv ? t->options->common.csv
-                                    : "10_full_model/figures/out/loss.csv");
+    t->csv_path =
+        t->options->common.csv ? t->options->common.csv : "10_full_model/figures/out/loss.csv";
     const char *device = t->ctx.gpu ? gpu_describe(t->ctx.gpu).text : "cpu";
     if (csv_open(&csv, t->csv_path, TRAIN_COLUMNS, device, t->options->common.seed, err)) return -1;
     t->train.csv = &csv;
@@ -167,7 +167,8 @@ static int train_model(Tour *t, Error *err) {
     printf("3. Training: %lld steps of %d windows of %d tokens\n", (long long)t->train.steps,
            t->train.batch_size, t->train.context_length);
     fflush(stdout);
-    int status = checkpoint_save_setup(&t->cfg, t->tokenizer, t->options->out, err);
+    t->train.tokenizer = t->tokenizer;
+    int status = make_directories(t->options->out, err);
     if (!status) status = train(&t->model, &t->corpus, &t->train, &t->result, err);
     Error csv_error;
     if (csv_close(&csv, &csv_error) && !status) status = error_set(err, "%s", csv_error.text);

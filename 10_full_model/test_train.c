@@ -9,6 +9,7 @@
 #include "train.h"
 
 #include <math.h>
+#include <omp.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -93,6 +94,7 @@ Test(train, is_reproducible) {
     float *weights[2];
     int64_t count = 0;
     for (int run = 0; run < 2; run++) {
+        omp_set_num_threads(run ? 4 : 1);
         World w;
         world_init(&w, CPU, F32);
         TrainResult result;
@@ -233,7 +235,73 @@ Test(checkpoint, a_full_disk_leaves_the_old_file) {
     scratch_close(&scratch);
 }
 
-Test(generate, whole_characters_and_prompts_that_fit) {
+/* Text arrives in whole characters: a piece is one UTF-8 character, or one byte that belongs to none. */
+static void whole_character(void *user, const char *text, size_t bytes) {
+    unsigned char c = (unsigned char)text[0];
+    size_t most = c >= 0xf0 && c < 0xf8   ? 4
+                  : c >= 0xe0 && c < 0xf0 ? 3
+                  : c >= 0xc2 && c < 0xe0 ? 2
+                                          : 1;
+    cr_assert(bytes >= 1 && bytes <= most, "%zu bytes begin with %02x", bytes, c);
+    for (size_t i = 1; i < bytes; i++) cr_assert(((unsigned char)text[i] & 0xc0) == 0x80);
+    if (bytes > *(size_t *)user) *(size_t *)user = bytes;
+}
+
+/* A byte-level model of random weights over a text of two-byte characters. */
+Test(generate, hands_out_whole_characters) {
+    Context ctx = test_context(CPU, F32);
+    Error err = {0};
+    char text[600];
+    for (int i = 0; i < 600; i += 2) memcpy(text + i, "\xc3\xa9", 2); /* é */
+    Tokenizer *tokenizer = tokenizer_train(text, sizeof text, 257, NULL, NULL, &err);
+    cr_assert(tokenizer, "%s", err.text);
+    ModelConfig cfg = {.vocab_size = 257,
+                       .hidden_size = 8,
+                       .intermediate_size = 8,
+                       .num_hidden_layers = 1,
+                       .num_attention_heads = 1,
+                       .num_key_value_heads = 1,
+                       .head_dim = 8,
+                       .max_position_embeddings = 4096,
+                       .rms_norm_eps = 1e-6f,
+                       .initializer_range = 0.02f,
+                       .tie_word_embeddings = true};
+    Model model;
+    must(model_init(&model, &ctx, &cfg, false, &err), &err);
+    model_randomize(&model);
+    Sampling sampling = {
+        .temperature = 1, .top_p = 1, .seed = 3}; /* nearly uniform over all bytes */
+    GenerateResult g;
+    size_t longest = 0;
+    must(generate(&model, tokenizer, "x", 4000, &sampling, whole_character, &longest, &g, &err),
+         &err);
+    cr_assert(longest >= 2, "in %d random bytes there is a two-byte character", g.new_tokens);
+    model_free(&model);
+    tokenizer_free(tokenizer);
+    test_context_free(&ctx);
+}
+
+/* Weights so large that the loss overflows after one step: nothing of it may be saved. */
+Test(train, weights_with_a_loss_that_is_not_finite_are_not_saved) {
+    World w;
+    world_init(&w, CPU, F32);
+    Error err = {0};
+    Scratch scratch = scratch_open();
+    char path[1024];
+    snprintf(path, sizeof path, "%s/model.safetensors", scratch.directory);
+    w.options.out = scratch.directory;
+    w.options.tokenizer = w.tokenizer;
+    w.options.learning_rate = 1e13f;
+    w.options.warmup_steps = 0;
+    w.options.eval_interval = 1;
+    TrainResult result;
+    cr_assert(train(&w.model, &w.corpus, &w.options, &result, &err) == -1, "training must stop");
+    cr_assert(access(path, F_OK) != 0, "weights without a finite loss were saved");
+    scratch_close(&scratch);
+    world_free(&w);
+}
+
+Test(generate, prompts_that_fit) {
     World w;
     world_init(&w, CPU, F32);
     Error err = {0};

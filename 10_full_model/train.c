@@ -106,9 +106,11 @@ static float train_step(Trainer *t, int64_t step, float learning_rate, float *no
 
 /* ---- the loop ---- */
 
+/* The large file first: whatever stops this, the folder's files belong together or loading says that they do not. */
 static int save(Model *model, const TrainOptions *o, int64_t step, Error *err) {
     if (!o->out) return 0;
-    if (checkpoint_save_weights(model, o->out, step, err))
+    if (checkpoint_save_weights(model, o->out, step, err) ||
+        (o->tokenizer && checkpoint_save_setup(&model->cfg, o->tokenizer, o->out, err)))
         return error_prefix(err, "saving at step %lld: ", (long long)step);
     return 0;
 }
@@ -137,12 +139,13 @@ int train(Model *model, const Corpus *corpus, const TrainOptions *o, TrainResult
     struct sigaction old;
     catch_interrupts(&old);
 
-    char rate[32];
+    char rate[32] = "0";
+    bool stop = false; /* Ctrl-C as it was seen when this step was judged */
     Progress progress = progress_start("training", o->steps);
     double started = seconds_now(), evaluating = 0, tail_loss = 0;
     int64_t saved = -1, tail_count = 0;
     int status = 0;
-    for (int64_t step = 0; step < o->steps && !interrupted && !status; step++) {
+    for (int64_t step = 0; step < o->steps && !stop && !status; step++) {
         float lr = lr_warmup_cosine(step, o->warmup_steps, o->steps, o->learning_rate,
                                     o->min_learning_rate);
         float norm, loss = train_step(&trainer, step, lr, &norm);
@@ -155,14 +158,16 @@ int train(Model *model, const Corpus *corpus, const TrainOptions *o, TrainResult
         result->tokens_per_second = (double)(step + 1) * tokens * o->accumulation / seconds;
         if (step >= o->steps - (o->steps + 9) / 10) tail_loss += loss, tail_count++;
 
-        bool last = step + 1 == o->steps || interrupted;
+        stop = interrupted;
+        bool last = step + 1 == o->steps || stop;
         bool evaluate = last || (step + 1) % o->eval_interval == 0;
         if (evaluate) {
             double before = seconds_now();
             result->validation_loss = validation_loss(
                 model, corpus, o->eval_batches * o->batch_size, o->batch_size, o->context_length);
-            if (result->validation_loss < result->best_validation_loss ||
-                !isfinite(result->best_validation_loss)) {
+            if (!isfinite(result->validation_loss)) {
+                status = not_finite(o, step + 1, result->validation_loss, norm, saved, err);
+            } else if (result->validation_loss < result->best_validation_loss) {
                 result->best_validation_loss = result->validation_loss;
                 status = save(model, o, step + 1, err);
                 if (!status) saved = step + 1;
@@ -186,7 +191,7 @@ int train(Model *model, const Corpus *corpus, const TrainOptions *o, TrainResult
         progress_finish(&progress, "validation loss %.3f, %s tokens/s", result->validation_loss,
                         rate);
     sigaction(SIGINT, &old, NULL);
-    result->interrupted = interrupted;
+    result->interrupted = stop;
     result->seconds = seconds_now() - started;
     result->loss = tail_count ? (float)(tail_loss / tail_count) : NAN;
     result->peak_bytes = context_peak_bytes(model->ctx);

@@ -6,7 +6,7 @@
  * windows of the validation text is measured, and the weights are saved if it is the best so far.
  *
  * When the loss or the gradient is not a finite number training stops and says at which step; the weights saved last
- * are untouched. Ctrl-C finishes the step, saves, and stops.
+ * are untouched. Ctrl-C finishes the step, validates (and saves, if it is the best so far), and stops.
  */
 #ifndef TRAIN_H
 #define TRAIN_H
@@ -25,9 +25,10 @@ typedef struct TrainOptions {
     AdamW adamw;
     int eval_interval,
         eval_batches; /* validation: every so many steps, on eval_batches * batch_size windows */
-    const char *out;  /* folder for the weights; NULL: do not save */
-    Csv *csv;         /* one row a step, or NULL: see TRAIN_COLUMNS */
-    bool quiet;       /* no progress line */
+    const char *out;  /* folder for the model, which must exist; NULL: do not save */
+    const Tokenizer *tokenizer; /* saved with it, and config.json; NULL: only the weights */
+    Csv *csv;                   /* one row a step, or NULL: see TRAIN_COLUMNS */
+    bool quiet;                 /* no progress line */
 } TrainOptions;
 
 #define TRAIN_COLUMNS "step,loss,validation_loss,learning_rate,gradient_norm,tokens_per_second"

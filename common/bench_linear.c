@@ -1,7 +1,7 @@
 /*
  * The benchmark of linear(): forward and backward against the matrix peak of the same run.
  *
- * On the CPU linear() is three calls of OpenBLAS, one forward and two backward, each with its own
+ * On the CPU linear() is three products, one forward and two backward, each with its own
  * layout of transposes. The question is whether the layouts and shapes of a model reach what the
  * best square product does.
  */

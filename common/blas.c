@@ -58,8 +58,10 @@ __attribute__((constructor(101))) static void restart_with_better_settings(int a
     if (length <= 0) return;
     program[length] = 0;
     if (better) setenv("OPENBLAS_CORETYPE", better, 1);
-    setenv("OMP_WAIT_POLICY", "passive", 0);
-    setenv("GOMP_SPINCOUNT", "5000", 0); /* some 50 us: longer than most waits of a training step */
+    if (!getenv("OMP_WAIT_POLICY")) {
+        setenv("OMP_WAIT_POLICY", "passive", 1);
+        setenv("GOMP_SPINCOUNT", "5000", 0); /* some 50 us: longer than most waits of a step */
+    }
     execv(program, argv);
 }
 

@@ -74,7 +74,7 @@ size_t context_peak_bytes(const Context *ctx);
 
 /* ---- tensors in the arena ---- */
 
-/* A new tensor of ctx's device, not cleared. While recording it requires a gradient (I32, I64 and U8 never do). */
+/* A new tensor of ctx's device, not cleared. While recording it requires a gradient (only F32 and BF16 do). */
 Tensor *tensor_new(Context *ctx, const char *name, DType dtype, const int64_t *shape, int ndim);
 
 /* The same numbers under another shape; the gradient flows through. */

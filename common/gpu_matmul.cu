@@ -20,10 +20,10 @@ struct MatmulPlans {
     MatmulPlan plan[MAX_PLANS];
 };
 
-#define BLAS_CHECK(call)                                                                       \
-    do {                                                                                       \
-        cublasStatus_t status_ = (call);                                                       \
-        if (status_ != CUBLAS_STATUS_SUCCESS)                                                  \
+#define BLAS_CHECK(call)                                                                         \
+    do {                                                                                         \
+        cublasStatus_t status_ = (call);                                                         \
+        if (status_ != CUBLAS_STATUS_SUCCESS)                                                    \
             fatal("%s:%d: %s: %s", __FILE__, __LINE__, #call, cublasLtGetStatusString(status_)); \
     } while (0)
 

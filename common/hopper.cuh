@@ -402,8 +402,10 @@ __device__ __forceinline__ void wgmma_wait(Registers &...d) {
 }
 
 /*
- * Wgmma<N>::shared<A_MN, B_MN>(d, a, b, accumulate)     A and B from shared memory, descriptors a
- * and b Wgmma<N>::registers<B_MN>(d, a, b, accumulate)        A from registers
+ * Wgmma<N>::shared<A_MN, B_MN>(d, a, b, accumulate): A and B from shared memory, descriptors a, b.
+ *
+ * Wgmma<N>::registers<B_MN>(d, a, b, accumulate): A from registers.
+ *
  * A_MN / B_MN: 1 when that operand is MN-major. accumulate 0 overwrites d.
  */
 template <int N> struct Wgmma;

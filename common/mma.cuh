@@ -8,8 +8,17 @@
  *
  * Layout of the fragments, thread t of the warp (PTX ISA, "Matrix Fragments for mma.m16n8k16"):
  *   d[0], d[1] = row t / 4,     columns 2 (t % 4), + 1        d[2], d[3] = row t / 4 + 8
- *   a[0] = row t / 4, columns 2 (t % 4), + 1; a[1] = row t / 4 + 8; a[2], a[3] = the same, columns
- *   + 8 b[0] = rows 2 (t % 4), + 1 of column t / 4;               b[1] = rows + 8
+ *
+ *   a[0] = row t / 4, columns 2 (t % 4), + 1
+ *
+ *   a[1] = row t / 4 + 8, the same columns
+ *
+ *   a[2], a[3] = the same rows, columns + 8
+ *
+ *   b[0] = rows 2 (t % 4), + 1 of column t / 4
+ *
+ *   b[1] = rows + 8 of the same column
+ *
  * So two neighbouring d's, rounded and packed in pairs, are the a of the next product: attention's
  * probabilities never leave the registers.
  *
@@ -40,8 +49,8 @@ __device__ __forceinline__ uint32_t pack_bf16(float low, float high) {
 #endif
 }
 
-/* 2^x by the special function unit: 16 results per clock and SM. 2^-inf = 0, 2^-126 and below too.
- * */
+/* 2^x by the special function unit: 16 results per clock and SM. 2^-inf = 0, and so is
+ * everything below 2^-126. */
 __device__ __forceinline__ float exp2_fast(float x) {
     float y;
     asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));

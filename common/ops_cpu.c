@@ -34,12 +34,13 @@ static void matrix_vector(float *y, const float *x, const float *w, int64_t in, 
 /*
  * Rows of a product that are computed at once. A piece is a product of its own, and OpenBLAS chooses its kernel by the
  * size; so pieces depend on the matrix only, never on the number of threads, and neither do the results. They are of nearly
- * equal size and come in fours, to be shared out evenly among two or four threads, more for larger matrices; sgemm's
+ * equal size and, but for the smallest, come in fours, to be shared out evenly among two or four threads, more for larger matrices; sgemm's
  * kernels like multiples of 8.
  */
 static int64_t rows_of_piece(int64_t n) {
     int64_t pieces = n <= 128 ? 2 : 4 * ((n + 1023) / 1024);
-    return ((n + pieces - 1) / pieces + 7) / 8 * 8;
+    int64_t piece = ((n + pieces - 1) / pieces + 7) / 8 * 8;
+    return piece ? piece : 8; /* no rows: a loop's step must not be 0 */
 }
 
 /* [linear_cpu] */

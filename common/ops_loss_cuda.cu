@@ -53,7 +53,8 @@ extern "C" void embedding_forward_cuda(Gpu *gpu, DType dtype, void *y, const voi
 }
 
 /* rank[i] = how many earlier rows have the same id; count[id] = how many rows have it. Integers: the order does not matter. */
-__global__ void rank_rows(int32_t *rank, int32_t *count, const int32_t *ids, int64_t rows) {
+__global__ void rank_rows(int32_t *rank, int32_t *count, const int32_t *ids, int64_t rows,
+                          int64_t vocab) {
     __shared__ int32_t tile[THREADS];
     int64_t i = blockIdx.x * (int64_t)THREADS + threadIdx.x;
     int32_t mine = i < rows ? ids[i] : -1, before = 0;
@@ -65,7 +66,7 @@ __global__ void rank_rows(int32_t *rank, int32_t *count, const int32_t *ids, int
     }
     if (i >= rows) return;
     rank[i] = before;
-    atomicAdd(&count[mine], 1);
+    if (mine >= 0 && mine < vocab) atomicAdd(&count[mine], 1);
 }
 
 /* In place: count[0 .. vocab] -> where each id's rows begin. One block; a chunk of ids for each thread. */
@@ -86,9 +87,9 @@ __global__ void exclusive_scan(int32_t *count, int64_t n) {
 }
 
 __global__ void place_rows(int32_t *order, const int32_t *rank, const int32_t *start,
-                           const int32_t *ids, int64_t rows) {
+                           const int32_t *ids, int64_t rows, int64_t vocab) {
     int64_t i = blockIdx.x * (int64_t)THREADS + threadIdx.x;
-    if (i < rows) order[start[ids[i]] + rank[i]] = (int32_t)i;
+    if (i < rows && ids[i] >= 0 && ids[i] < vocab) order[start[ids[i]] + rank[i]] = (int32_t)i;
 }
 
 template <typename T>
@@ -111,9 +112,9 @@ extern "C" void embedding_backward_cuda(Gpu *gpu, DType dtype, float *dtable, in
     int32_t *start = scratch, *order = scratch + vocab + 1, *rank = order + rows;
     unsigned blocks = (unsigned)ceil_div(rows > 0 ? rows : 1, THREADS);
     gpu_set(gpu, start, 0, (size_t)(vocab + 1) * sizeof *start);
-    rank_rows<<<blocks, THREADS, 0, gpu->stream>>>(rank, start, ids, rows);
+    rank_rows<<<blocks, THREADS, 0, gpu->stream>>>(rank, start, ids, rows, vocab);
     exclusive_scan<<<1, THREADS, 0, gpu->stream>>>(start, vocab + 1);
-    place_rows<<<blocks, THREADS, 0, gpu->stream>>>(order, rank, start, ids, rows);
+    place_rows<<<blocks, THREADS, 0, gpu->stream>>>(order, rank, start, ids, rows, vocab);
     DTYPE_SWITCH(dtype, T,
                  sum_rows_by_id<T><<<(unsigned)vocab, 128, 0, gpu->stream>>>(
                      dtable, add, start, order, (const T *)dy, d));

@@ -57,7 +57,7 @@ void params_zero_grad(Params *params);
 typedef struct AdamW {
     float beta1, beta2, eps, weight_decay;
     float clip;   /* largest global norm of the gradient; 0: no clipping */
-    int64_t step; /* steps done; part of a checkpoint */
+    int64_t step; /* steps done */
 } AdamW;
 
 /* beta 0.9 / 0.95, eps 1e-8, weight decay 0.1, clip 1.0: DeepSeek-V3's recipe. */

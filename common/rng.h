@@ -19,8 +19,7 @@
 
 typedef struct Rng {
     uint64_t seed;
-    uint64_t
-        stream; /* how many streams have been handed out: saved in a checkpoint, a resumed run continues exactly */
+    uint64_t stream; /* how many streams have been handed out */
 } Rng;
 
 typedef struct Philox {

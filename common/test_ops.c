@@ -102,6 +102,15 @@ DEVICE_TEST(linear, gradients_agree_with_plain_loops) {
     test_context_free(&ctx);
 }
 
+/* An expert without tokens gets a matrix without rows: no output, and a gradient of zeros. */
+Test(linear, no_rows) {
+    float w[6] = {1, 2, 3, 4, 5, 6}, dw[6], zeros[6] = {0}, nothing = 0;
+    memset(dw, 0xFF, sizeof dw);
+    linear_forward_cpu(&nothing, &nothing, w, NULL, 0, 2, 3);
+    linear_backward_cpu(&nothing, 0, dw, 0, NULL, 0, &nothing, &nothing, w, 0, 2, 3);
+    check_close("dw of no rows", dw, zeros, 6, 0);
+}
+
 /* ---- element by element ---- */
 
 static double silu_of(double x) { return x / (1 + exp(-x)); }
@@ -194,12 +203,9 @@ DEVICE_TEST(rmsnorm, values_and_gradients_by_plain_loops) {
             }
         }
         for (int64_t j = 0; j < d; j++) dw[j] = (float)dwd[j];
-        /* With d = 1 dx is a difference that cancels to about eps: only its absolute size can be judged. */
-        double scale = d == 1 ? 1e3 : 4;
         check_tensor(&ctx, "rmsnorm", y, want, 2 * tolerance_of(dtype, d));
-        if (d > 1 || dtype == F32)
-            check_tensor(&ctx, "rmsnorm: dx", x->grad, dx,
-                         d == 1 ? 1 : scale * tolerance_of(dtype, d));
+        if (d > 1) /* with d = 1 dx cancels to about eps: rounding is all that is left */
+            check_tensor(&ctx, "rmsnorm: dx", x->grad, dx, 4 * tolerance_of(dtype, d));
         check_tensor(&ctx, "rmsnorm: dw", w->grad, dw, 4 * tolerance_of(dtype, rows + d));
         free(xh), free(wh), free(want), free(dx), free(dw), free(ch), free(dwd);
         test_context_free(&ctx);
