@@ -102,8 +102,8 @@ static int read_and_tokenize(Tour *t, Error *err) {
                 printf("%s", i ? "|" : "");
                 print_escaped(token, length);
             }
-            printf(" ...\n   The last 5 %% are kept for validation: the model never trains on "
-                   "them.\n\n");
+            printf(" ...\n   5 %% of it, spread over the text, are kept for validation: the model "
+                   "never trains on them.\n\n");
         }
     }
     free(text);

@@ -125,7 +125,7 @@ static int not_finite(const TrainOptions *o, int64_t step, float loss, float nor
         err,
         "step %lld: the loss is %g and the gradient's norm %g; training cannot go on.%s "
         "Try a smaller --learning-rate or a longer --warmup",
-        (long long)step, loss, norm, kept);
+        (long long)step, fabsf(loss), fabsf(norm), kept);
 }
 
 int train(Model *model, const Corpus *corpus, const TrainOptions *o, TrainResult *result,
