@@ -140,6 +140,64 @@ template <> struct Word<__nv_bfloat16> {
     }
 };
 
+/* The slots of a warp become one: m = max, l and o scaled to it and added, left in shared memory. */
+template <int D, int HEADS, int N>
+__device__ __forceinline__ void join_slots(float (&shared_m)[WARPS][HEADS],
+                                           float (&shared_l)[WARPS][HEADS],
+                                           float (&shared_o)[WARPS][HEADS][D], float (&m)[HEADS],
+                                           float (&l)[HEADS], float (&o)[HEADS][N], int warp,
+                                           int lane, int slot, int column) {
+    constexpr int LANES = D / N;
+#pragma unroll
+    for (int i = 0; i < HEADS; i++) {
+        float top = m[i];
+#pragma unroll
+        for (int offset = LANES; offset < 32; offset *= 2)
+            top = fmaxf(top, __shfl_xor_sync(~0u, top, offset));
+        float weight = rescale(m[i], top);
+        l[i] *= weight;
+#pragma unroll
+        for (int offset = LANES; offset < 32; offset *= 2)
+            l[i] += __shfl_xor_sync(~0u, l[i], offset);
+#pragma unroll
+        for (int c = 0; c < N; c++) {
+            o[i][c] *= weight;
+#pragma unroll
+            for (int offset = LANES; offset < 32; offset *= 2)
+                o[i][c] += __shfl_xor_sync(~0u, o[i][c], offset);
+            if (slot == 0) shared_o[warp][i][column + c] = o[i][c];
+        }
+        if (lane == 0) {
+            shared_m[warp][i] = top;
+            shared_l[warp][i] = l[i];
+        }
+    }
+}
+
+/* The warps of the block become one state of (m, l, o) for each query head, in scratch. */
+template <int D, int HEADS>
+__device__ __forceinline__ void join_warps(float *scratch, const float (&shared_m)[WARPS][HEADS],
+                                           const float (&shared_l)[WARPS][HEADS],
+                                           const float (&shared_o)[WARPS][HEADS][D], int64_t head,
+                                           int piece) {
+    for (int x = threadIdx.x; x < HEADS * D; x += THREADS) {
+        int i = x / D, c = x % D;
+        float top = -INFINITY, sum = 0.0f, total = 0.0f;
+        for (int w = 0; w < WARPS; w++) top = fmaxf(top, shared_m[w][i]);
+        for (int w = 0; w < WARPS; w++) {
+            float weight = rescale(shared_m[w][i], top);
+            sum += weight * shared_l[w][i];
+            total += weight * shared_o[w][i][c];
+        }
+        float *state = scratch + ((head + i) * gridDim.x + piece) * (D + 2);
+        state[2 + c] = total;
+        if (c == 0) {
+            state[0] = top;
+            state[1] = sum;
+        }
+    }
+}
+
 /*
  * grid (pieces, H_kv * (group / HEADS), B). LANES lanes hold one key (16 bytes each), so a warp
  * works on 32 / LANES keys at once ("slots"), and on UNROLL such rounds: all their loads are
@@ -216,49 +274,10 @@ __global__ void __launch_bounds__(THREADS)
         }
     }
 
-    /* The slots of a warp, then the warps of the block: m = max, l and o scaled to it and added. */
-#pragma unroll
-    for (int i = 0; i < HEADS; i++) {
-        float top = m[i];
-#pragma unroll
-        for (int offset = LANES; offset < 32; offset *= 2)
-            top = fmaxf(top, __shfl_xor_sync(~0u, top, offset));
-        float weight = rescale(m[i], top);
-        l[i] *= weight;
-#pragma unroll
-        for (int offset = LANES; offset < 32; offset *= 2)
-            l[i] += __shfl_xor_sync(~0u, l[i], offset);
-#pragma unroll
-        for (int c = 0; c < N; c++) {
-            o[i][c] *= weight;
-#pragma unroll
-            for (int offset = LANES; offset < 32; offset *= 2)
-                o[i][c] += __shfl_xor_sync(~0u, o[i][c], offset);
-            if (slot == 0) shared_o[warp][i][column + c] = o[i][c];
-        }
-        if (lane == 0) {
-            shared_m[warp][i] = top;
-            shared_l[warp][i] = l[i];
-        }
-    }
+    join_slots<D, HEADS, N>(shared_m, shared_l, shared_o, m, l, o, warp, lane, slot, column);
     __syncthreads();
 
-    for (int x = threadIdx.x; x < HEADS * D; x += THREADS) {
-        int i = x / D, c = x % D;
-        float top = -INFINITY, sum = 0.0f, total = 0.0f;
-        for (int w = 0; w < WARPS; w++) top = fmaxf(top, shared_m[w][i]);
-        for (int w = 0; w < WARPS; w++) {
-            float weight = rescale(shared_m[w][i], top);
-            sum += weight * shared_l[w][i];
-            total += weight * shared_o[w][i][c];
-        }
-        float *state = scratch + ((head + i) * gridDim.x + piece) * (D + 2);
-        state[2 + c] = total;
-        if (c == 0) {
-            state[0] = top;
-            state[1] = sum;
-        }
-    }
+    join_warps<D, HEADS>(scratch, shared_m, shared_l, shared_o, head, piece);
 }
 
 template <typename T, int D, int HEADS>
