@@ -22,8 +22,6 @@
 #ifdef __cplusplus
 extern "C" {
 #endif
-
-/* [config] */
 typedef struct SelfAttentionConfig {
     int hidden_size; /* C: numbers in a token's vector */
     int head_dim;    /* D: numbers in a query, a key and a value */
@@ -32,7 +30,6 @@ typedef struct SelfAttentionConfig {
 typedef struct SelfAttention {
     Tensor *q_proj, *k_proj, *v_proj; /* [head_dim, hidden_size] each */
 } SelfAttention;
-/* [/config] */
 
 /* Registers PREFIX.q_proj.weight and so on. The data is there after params_allocate(). */
 SelfAttention self_attention_init(Params *params, const char *prefix,

@@ -7,8 +7,6 @@
 
 #include <math.h>
 #include <stdlib.h>
-
-/* [reference] */
 static double dot(const float *a, const float *b, int64_t n) {
     double sum = 0;
     for (int64_t i = 0; i < n; i++) sum += (double)a[i] * b[i];
@@ -36,7 +34,6 @@ void attention_reference_forward_cpu(float *o, float *weights, const float *q, c
         for (int64_t i = 0; i < t; i++, o += e, weights += s, q += d)
             one_query(o, weights, q, k, v, s, d, e);
 }
-/* [/reference] */
 
 /*
  * From the last step to the first, with P = softmax(S) and S = Q K^T / sqrt(D):

@@ -18,7 +18,6 @@
  * Each step of the inner loop takes a number of B that lies n numbers after the last: of the 64
  * bytes that the memory delivers, 4 are used. And it is one chain of dependent additions, so SIMD
  * has nothing to do. */
-/* [naive] */
 void matmul_naive_cpu(float *c, const float *a, const float *b, int64_t m, int64_t n, int64_t k) {
     for (int64_t i = 0; i < m; i++)
         for (int64_t j = 0; j < n; j++) {
@@ -27,7 +26,6 @@ void matmul_naive_cpu(float *c, const float *a, const float *b, int64_t m, int64
             c[i * n + j] = sum;
         }
 }
-/* [/naive] */
 
 /* ---- rung 2: along the rows, in tiles ----
  * The same additions in another order: the inner loop now runs along a row of B and a row of C,

@@ -18,7 +18,6 @@
  * 2 k operations need 2 k numbers: a quarter of an operation for each byte in F32. Neighbouring
  * threads take neighbouring columns, so B is read in whole pieces of 128 bytes, and the caches save
  * the worst. What limits: load instructions. */
-/* [naive] */
 template <typename T>
 __global__ void naive_kernel(T *c, const T *a, const T *b, int64_t m, int64_t n, int64_t k) {
     int64_t col = blockIdx.x * (int64_t)blockDim.x + threadIdx.x;
@@ -28,7 +27,6 @@ __global__ void naive_kernel(T *c, const T *a, const T *b, int64_t m, int64_t n,
     for (int64_t p = 0; p < k; p++) sum += to_float(a[row * k + p]) * to_float(b[p * n + col]);
     c[row * n + col] = from_float<T>(sum);
 }
-/* [/naive] */
 
 void matmul_naive_cuda(Gpu *gpu, DType dtype, void *c, const void *a, const void *b, int64_t m,
                        int64_t n, int64_t k) {
@@ -81,8 +79,6 @@ enum {
     DEPTH = 8,
     PITCH = TILE + 4 /* keeps the transposed stores off each other's banks */
 };
-
-/* [registers] */
 template <typename T>
 __global__ void __launch_bounds__(256, 2)
     registers_kernel(T *c, const T *a, const T *b, int64_t m, int64_t n, int64_t k) {
@@ -138,7 +134,6 @@ __global__ void __launch_bounds__(256, 2)
             if (row < m && col < n) c[row * n + col] = from_float<T>(sum[i][j]);
         }
 }
-/* [/registers] */
 
 void matmul_registers_cuda(Gpu *gpu, DType dtype, void *c, const void *a, const void *b, int64_t m,
                            int64_t n, int64_t k) {

@@ -22,7 +22,6 @@ template <typename T> struct alignas(16) Pack {
 /* ---- rung 1: one thread per row ----
  * Every load of a warp touches 32 different rows, so 32 sectors of 32 bytes are fetched for 32
  * numbers; and the row is read three times. */
-/* [naive] */
 template <typename T> __global__ void naive_kernel(T *y, const T *x, int64_t rows, int64_t cols) {
     int64_t row = blockIdx.x * (int64_t)blockDim.x + threadIdx.x;
     if (row >= rows) return;
@@ -33,7 +32,6 @@ template <typename T> __global__ void naive_kernel(T *y, const T *x, int64_t row
     for (int64_t j = 0; j < cols; j++) sum += expf(to_float(x[j]) - max);
     for (int64_t j = 0; j < cols; j++) y[j] = from_float<T>(expf(to_float(x[j]) - max) / sum);
 }
-/* [/naive] */
 
 void softmax_naive_cuda(Gpu *gpu, DType dtype, void *y, const void *x, int64_t rows, int64_t cols) {
     if (!rows) return;
@@ -171,8 +169,6 @@ static int row_threads(int64_t cols) {
     while (threads < 1024 && threads * VALUES < cols) threads *= 2;
     return threads;
 }
-
-/* [registers] */
 template <typename T, typename P>
 __global__ void __launch_bounds__(1024) registers_kernel(T *y, const T *x, int64_t cols) {
     enum { SIZE = sizeof(P) / sizeof(T), PACKS = VALUES / SIZE };
@@ -208,7 +204,6 @@ __global__ void __launch_bounds__(1024) registers_kernel(T *y, const T *x, int64
         if (j < cols / SIZE) out[j] = pack;
     }
 }
-/* [/registers] */
 
 void softmax_registers_cuda(Gpu *gpu, DType dtype, void *y, const void *x, int64_t rows,
                             int64_t cols) {

@@ -96,8 +96,6 @@ static Tensor *places(Context *ctx, int64_t B, int64_t T, int first) {
     free(host);
     return t;
 }
-
-/* [charmodel_forward] */
 Tensor *charmodel_forward(Context *ctx, const CharModel *model, Tensor *ids, KVCache *caches,
                           Tensor **watched) {
     const CharModelConfig *cfg = &model->cfg;
@@ -122,7 +120,6 @@ Tensor *charmodel_forward(Context *ctx, const CharModel *model, Tensor *ids, KVC
     }
     return linear(ctx, rmsnorm(ctx, h, model->norm, NORM_EPS), model->head, NULL);
 }
-/* [/charmodel_forward] */
 
 Tensor *charmodel_loss(Context *ctx, const CharModel *model, Tensor *ids, Tensor *targets) {
     return cross_entropy(ctx, charmodel_forward(ctx, model, ids, NULL, NULL), targets);
@@ -142,8 +139,6 @@ static int32_t draw(const float *logits, int n, float temperature, float u) {
     }
     return best; /* a rounding error short of the end */
 }
-
-/* [charmodel_generate] */
 int charmodel_generate(Context *ctx, const CharModel *model, int32_t *ids, int prompt, int count,
                        float temperature, uint64_t seed, bool cached, Error *err) {
     const CharModelConfig *cfg = &model->cfg;
@@ -173,4 +168,3 @@ int charmodel_generate(Context *ctx, const CharModel *model, int32_t *ids, int p
     for (int i = 0; i < layers; i++) kv_cache_free(&caches[i]);
     return status;
 }
-/* [/charmodel_generate] */

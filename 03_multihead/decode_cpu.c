@@ -19,8 +19,6 @@ enum { HEADS = 16 };         /* query heads whose scores are kept at once */
 enum { PARALLEL = 1 << 15 }; /* numbers of cache below which waking threads costs more */
 
 /* scratch is [B, H, pieces] of a state: m, l, o[D] */
-
-/* [decode_softmax] */
 /*
  * One head's online softmax over a tile: scores become e^(score - m), and l and o follow a new m.
  */
@@ -38,7 +36,6 @@ static void tile_softmax(float *state, float *scores, int keys, float scale, int
     for (int c = 1; c < D + 2; c++) state[c] *= rescale;
     state[1] += sum;
 }
-/* [/decode_softmax] */
 
 /*
  * O += P V for `heads` states, `states` floats apart: 2 vectors of columns at a time, then the

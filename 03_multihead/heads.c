@@ -16,8 +16,6 @@ static float *download(Context *ctx, const Tensor *t) {
     tensor_download(ctx, host, t);
     return host;
 }
-
-/* [head_probabilities] */
 void head_probabilities(Context *ctx, float *p, Tensor *x, const Multihead *w,
                         const MultiheadConfig *cfg, int b, int h) {
     int64_t B = tensor_dim(x, 0), T = tensor_dim(x, 1);
@@ -38,7 +36,6 @@ void head_probabilities(Context *ctx, float *p, Tensor *x, const Multihead *w,
     free(q);
     free(k);
 }
-/* [/head_probabilities] */
 
 /* [habits] */
 /*

@@ -55,8 +55,6 @@ void kv_cache_free(KVCache *cache) {
     }
     memset(cache, 0, sizeof *cache);
 }
-
-/* [kv_cache_room] */
 int kv_cache_room(const KVCache *cache, int tokens, Error *err) {
     int left = cache->capacity - cache->length;
     if (tokens <= left) return 0;
@@ -65,7 +63,6 @@ int kv_cache_room(const KVCache *cache, int tokens, Error *err) {
                      "for %d); make it longer or generate less",
                      cache->length, cache->capacity, tokens, left);
 }
-/* [/kv_cache_room] */
 
 /* [kv_cache_append] */
 int kv_cache_append(Context *ctx, KVCache *cache, const Tensor *k, const Tensor *v, Error *err) {

@@ -7,12 +7,9 @@
 #include "kv_cache.h"
 
 #include <string.h>
-
-/* [kv_append_cpu] */
 void kv_append_cpu(float *to, const float *from, int64_t batch, int64_t tokens, int64_t width,
                    int64_t capacity, int64_t position) {
     for (int64_t b = 0; b < batch; b++)
         memcpy(to + (b * capacity + position) * width, from + b * tokens * width,
                (size_t)(tokens * width) * sizeof(float));
 }
-/* [/kv_append_cpu] */

@@ -79,8 +79,6 @@ void multihead_randomize(Params *params, const Multihead *w, float std, float ou
     for (int i = 0; i < 4; i++)
         if (biases[i]) params_fill(params, biases[i], 0.0f);
 }
-
-/* [cached_attention] */
 /*
  * The queries of the last T tokens against the cache, which holds them too by now. The cache is a
  * longer buffer than its length: the shapes say so, and nothing is copied.
@@ -102,7 +100,6 @@ static Tensor *cached_attention(Context *ctx, Tensor *q, const KVCache *cache) {
     }
     return o;
 }
-/* [/cached_attention] */
 
 /* [multihead_forward] */
 Tensor *multihead_forward(Context *ctx, Tensor *x, const Multihead *w, const MultiheadConfig *cfg,

@@ -1,8 +1,8 @@
 /*
  * Timing, ceilings and the table of bench.h.
  *
- * The ceilings come from the same kernels that everything else uses: linear() for the matrix peak,
- * and the library's copy for the bandwidth.
+ * The ceilings are the libraries': OpenBLAS's sgemm or cuBLASLt for the matrix peak, memcpy or
+ * CUDA's copy for the bandwidth.
  */
 #include "bench.h"
 
@@ -234,8 +234,8 @@ void bench_head(const char *title) {
            "of copy");
 }
 
-void bench_row_time(Bench *bench, const char *name, DType dtype, double flop, double bytes,
-                    BenchTime time) {
+static void bench_row_time(Bench *bench, const char *name, DType dtype, double flop, double bytes,
+                           BenchTime time) {
     char min[32], median[32];
     printf("  %-40s %9s %9s", name, format_duration(min, sizeof min, time.min),
            format_duration(median, sizeof median, time.median));

@@ -46,9 +46,6 @@ void bench_print_machine(const Bench *bench); /* CPU, cores, BLAS kernels, GPU a
 void bench_head(const char *title);
 BenchTime bench_row(Bench *bench, const char *name, DType dtype, double flop, double bytes,
                     BenchFunction function, void *user);
-/* A row for something else's time (a peer), in seconds. */
-void bench_row_time(Bench *bench, const char *name, DType dtype, double flop, double bytes,
-                    BenchTime time);
 
 /* Fills a tensor (F32 or BF16) with Normal(0, 1) numbers; large ones repeat. Zeros would let a GPU
  * run faster than data does. */

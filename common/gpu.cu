@@ -86,8 +86,6 @@ extern "C" void gpu_set(Gpu *gpu, void *device, int byte, size_t bytes) {
     CUDA_CHECK(cudaMemsetAsync(device, byte, bytes, gpu->stream));
 }
 
-extern "C" void gpu_sync(Gpu *gpu) { CUDA_CHECK(cudaStreamSynchronize(gpu->stream)); }
-
 extern "C" void gpu_timer_start(Gpu *gpu) { CUDA_CHECK(cudaEventRecord(gpu->start, gpu->stream)); }
 
 extern "C" double gpu_timer_stop(Gpu *gpu) {

@@ -40,9 +40,6 @@ void gpu_download(Gpu *gpu, void *host, const void *device, size_t bytes);
 void gpu_copy(Gpu *gpu, void *to, const void *from, size_t bytes);
 void gpu_set(Gpu *gpu, void *device, int byte, size_t bytes);
 
-/* Waits until all work is done; an error of any kernel since the last call ends the program with CUDA's message. */
-void gpu_sync(Gpu *gpu);
-
 /* Time on the GPU, for benchmarks: milliseconds between two marks in the stream. */
 void gpu_timer_start(Gpu *gpu);
 double gpu_timer_stop(Gpu *gpu);

@@ -42,8 +42,6 @@ static int64_t rows_of_piece(int64_t n) {
     int64_t piece = ((n + pieces - 1) / pieces + 7) / 8 * 8;
     return piece ? piece : 8; /* no rows: a loop's step must not be 0 */
 }
-
-/* [linear_cpu] */
 /*
  * Three products, cut into pieces for the threads: inside a parallel region OpenBLAS computes its piece
  * alone. Left to itself it would also share the work, but its threads then wait for each other's copies of the matrices several
@@ -96,7 +94,6 @@ void linear_backward_cpu(float *dx, int add_x, float *dw, int add_w, float *dbia
     for (int64_t i = 0; i < rows; i++)
         for (int64_t j = 0; j < out; j++) dbias[j] += dy[i * out + j];
 }
-/* [/linear_cpu] */
 
 /* ---- element by element ---- */
 
