@@ -13,28 +13,6 @@
 
 #include <stdio.h>
 
-typedef struct BenchOptions {
-    CommonOptions common;
-    double seconds;
-} BenchOptions;
-
-static const struct argp_option flags[] = {
-    {"seconds", 's', "X", 0, "Time for each row (default 0.5)", 0}, {0}};
-
-static error_t parse(int key, char *value, struct argp_state *state) {
-    BenchOptions *options = state->input;
-    switch (key) {
-    case ARGP_KEY_INIT:
-        state->child_inputs[0] = &options->common;
-        return 0;
-    case 's':
-        options->seconds = option_number(state, "--seconds", value, 0, 60);
-        return 0;
-    default:
-        return ARGP_ERR_UNKNOWN;
-    }
-}
-
 typedef struct Work {
     AttentionShape shape;
     DType dtype;
@@ -257,16 +235,9 @@ static void decoding(Bench *bench) {
 }
 
 int main(int argc, char **argv) {
-    BenchOptions options = {.seconds = 0.5};
-    static const struct argp argp = {flags,
-                                     parse,
-                                     NULL,
-                                     "Every rung of causal attention, forward and backward, "
-                                     "against the matrix peak of this run.",
-                                     common_argp,
-                                     NULL,
-                                     NULL};
-    options_parse(&argp, argc, argv, &options.common, &options);
+    BenchOptions options = bench_options(argc, argv,
+                                         "Every rung of causal attention, forward and backward, "
+                                         "against the matrix peak of this run.");
     Context ctx;
     options_open(&options.common, &ctx);
     Bench bench;

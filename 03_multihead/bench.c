@@ -18,28 +18,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-typedef struct BenchOptions {
-    CommonOptions common;
-    double seconds;
-} BenchOptions;
-
-static const struct argp_option flags[] = {
-    {"seconds", 's', "X", 0, "Time for each row (default 0.5)", 0}, {0}};
-
-static error_t parse(int key, char *value, struct argp_state *state) {
-    BenchOptions *options = state->input;
-    switch (key) {
-    case ARGP_KEY_INIT:
-        state->child_inputs[0] = &options->common;
-        return 0;
-    case 's':
-        options->seconds = option_number(state, "--seconds", value, 0, 60);
-        return 0;
-    default:
-        return ARGP_ERR_UNKNOWN;
-    }
-}
-
 /* ---- one decoding step, the attention alone ---- */
 
 typedef struct Decode {
@@ -222,13 +200,9 @@ static void all_tables(Bench *bench, Csv *csv, DType dtype) {
 }
 
 int main(int argc, char **argv) {
-    BenchOptions options = {.seconds = 0.5};
-    static const struct argp argp = {
-        .options = flags,
-        .parser = parse,
-        .doc = "Decoding and prefill with MHA, GQA and MQA: time against the bytes of the cache.",
-        .children = common_argp};
-    options_parse(&argp, argc, argv, &options.common, &options);
+    BenchOptions options = bench_options(
+        argc, argv,
+        "Decoding and prefill with MHA, GQA and MQA: time against the bytes of the cache.");
     Context ctx;
     options_open(&options.common, &ctx);
     Bench bench;

@@ -12,15 +12,15 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-typedef struct BenchOptions {
+typedef struct ModelBenchOptions {
     CommonOptions common;
     const char *config;
     int batch, context, vocab;
     double seconds;
-} BenchOptions;
+} ModelBenchOptions;
 
 static error_t parse(int key, char *text, struct argp_state *state) {
-    BenchOptions *o = state->input;
+    ModelBenchOptions *o = state->input;
     switch (key) {
     case ARGP_KEY_INIT:
         state->child_inputs[0] = &o->common;
@@ -100,7 +100,7 @@ static double flop_per_token(const ModelConfig *c, int context) {
 }
 
 /* A model with random weights, and random text for it. */
-static void prepare(Work *w, Context *ctx, const BenchOptions *o) {
+static void prepare(Work *w, Context *ctx, const ModelBenchOptions *o) {
     Error err;
     ModelConfig cfg;
     if (config_preset(&cfg, o->config, &err)) fatal("%s", err.text);
@@ -123,7 +123,7 @@ static void prepare(Work *w, Context *ctx, const BenchOptions *o) {
     context_reset(ctx);
 }
 
-static void save_rows(const BenchOptions *o, Context *ctx, const char *const *names,
+static void save_rows(const ModelBenchOptions *o, Context *ctx, const char *const *names,
                       const BenchTime *times, int count) {
     Error err;
     Csv csv;
@@ -136,7 +136,8 @@ static void save_rows(const BenchOptions *o, Context *ctx, const char *const *na
 }
 
 int main(int argc, char **argv) {
-    BenchOptions o = {.config = "nano", .batch = 16, .context = 64, .vocab = 2048, .seconds = 3};
+    ModelBenchOptions o = {
+        .config = "nano", .batch = 16, .context = 64, .vocab = 2048, .seconds = 3};
     const struct argp argp = {flags,       parse, NULL, "Times training and decoding.",
                               common_argp, NULL,  NULL};
     options_parse(&argp, argc, argv, &o.common, &o);

@@ -17,6 +17,33 @@
 #include <stdlib.h>
 #include <string.h>
 
+/* ---- flags ---- */
+
+static const struct argp_option flags[] = {
+    {"seconds", 's', "X", 0, "Time for each row (default 0.5)", 0}, {0}};
+
+static error_t parse(int key, char *value, struct argp_state *state) {
+    BenchOptions *options = state->input;
+    switch (key) {
+    case ARGP_KEY_INIT:
+        state->child_inputs[0] = &options->common;
+        return 0;
+    case 's':
+        options->seconds = option_number(state, "--seconds", value, 0, 60);
+        return 0;
+    default:
+        return ARGP_ERR_UNKNOWN;
+    }
+}
+
+BenchOptions bench_options(int argc, char **argv, const char *about) {
+    BenchOptions options = {.seconds = 0.5};
+    const struct argp argp = {
+        .options = flags, .parser = parse, .doc = about, .children = common_argp};
+    options_parse(&argp, argc, argv, &options.common, &options);
+    return options;
+}
+
 /* ---- time ---- */
 
 enum { MIN_REPEATS = 5, MAX_REPEATS = 2000 };

@@ -10,10 +10,20 @@
 #define COMMON_BENCH_H
 
 #include "context.h"
+#include "options.h"
 
 #ifdef __cplusplus
 extern "C" {
 #endif
+
+/* The flags of a benchmark without flags of its own: the common ones and --seconds, for each row (0.5). */
+typedef struct BenchOptions {
+    CommonOptions common;
+    double seconds;
+} BenchOptions;
+
+/* `about` is the first line of --help. */
+BenchOptions bench_options(int argc, char **argv, const char *about);
 
 /* The work, once. It may allocate nothing in ctx's arena that it does not give back, for it is
  * called many times. */

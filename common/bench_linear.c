@@ -12,28 +12,6 @@
 
 #include <stdio.h>
 
-typedef struct LinearOptions {
-    CommonOptions common;
-    double seconds;
-} LinearOptions;
-
-static const struct argp_option flags[] = {
-    {"seconds", 's', "X", 0, "Time for each row (default 0.5)", 0}, {0}};
-
-static error_t parse(int key, char *value, struct argp_state *state) {
-    LinearOptions *options = state->input;
-    switch (key) {
-    case ARGP_KEY_INIT:
-        state->child_inputs[0] = &options->common;
-        return 0;
-    case 's':
-        options->seconds = option_number(state, "--seconds", value, 0, 60);
-        return 0;
-    default:
-        return ARGP_ERR_UNKNOWN;
-    }
-}
-
 typedef enum Product { FORWARD, BACKWARD_INPUT, BACKWARD_WEIGHT, PRODUCTS } Product;
 static const char *const product_names[] = {"y = x W^T", "dx = dy W", "dW = dy^T x"};
 
@@ -95,11 +73,8 @@ static double measure_shape(Bench *bench, Csv *csv, const int64_t *shape) {
 }
 
 int main(int argc, char **argv) {
-    LinearOptions options = {.seconds = 0.5};
-    const struct argp argp = {
-        flags,       parse, NULL, "Times linear layers against the matrix peak.",
-        common_argp, NULL,  NULL};
-    options_parse(&argp, argc, argv, &options.common, &options);
+    BenchOptions options =
+        bench_options(argc, argv, "Times linear layers against the matrix peak.");
     Context ctx;
     options_open(&options.common, &ctx);
     Csv csv;
