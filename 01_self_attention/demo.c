@@ -207,7 +207,7 @@ static void on_words(Context *ctx, const DemoOptions *options) {
     Tensor *queries = tensor_from(ctx, "q", ctx->dtype, q, SHAPE(1, n, d)), *weights;
     attention(ctx, queries, keys, keys, &weights);
     tensor_download(ctx, p, weights);
-    printf("   weights %s, darker is more:\n\n", shape_text(weights).text);
+    printf("   weights %s, fuller is more:\n\n", shape_text(weights).text);
     text_heat_map(p, n, n, words.label, words.label);
     double own = 0;
     for (int i = 0; i < n; i++)

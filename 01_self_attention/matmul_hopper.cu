@@ -17,7 +17,7 @@
  *                  loaded while this one is stored
  *
  * Operations for each byte from the L2 cache: 2 * 128 * 256 * 64 / (16 KiB of A + 16 KiB of B) =
- * 128; 85 without the cluster (785 instead of 803 TFLOPS at 8192^3 on an H200). What limits now:
+ * 128; 85 without the cluster. What limits now:
  * the tensor cores, and the power the chip may draw.
  *
  * Two barriers guard a stage. full[s]: its 48 KiB have come. empty[s]: the two consumers of both
