@@ -111,6 +111,34 @@ Tensor *rmsnorm(Context *ctx, Tensor *x, Tensor *weight, float eps) {
     return y;
 }
 
+/* ---- slice ---- */
+
+typedef struct SliceSaved {
+    Tensor *y, *x;
+    int64_t from;
+} SliceSaved;
+
+static void slice_backward(Context *ctx, void *saved) {
+    SliceSaved *s = saved;
+    int add;
+    void *dx = grad_slot(ctx, s->x, &add);
+    if (dx)
+        ON(ctx, slice_backward, dx, add, s->y->grad->data, tensor_rows(s->x), tensor_dim(s->x, -1),
+           s->from, tensor_dim(s->y, -1));
+}
+
+Tensor *slice(Context *ctx, Tensor *x, int64_t from, int64_t count) {
+    check_activation(ctx, "slice", x);
+    int64_t width = tensor_dim(x, -1);
+    CHECK(from >= 0 && count > 0 && count <= width - from,
+          "slice: columns %lld to %lld of %s, which has %lld", (long long)from,
+          (long long)(from + count), x->name, (long long)width);
+    Tensor *y = like(ctx, "slice", x, count);
+    ON(ctx, slice_forward, y->data, x->data, tensor_rows(x), width, from, count);
+    RECORD(ctx, y, slice_backward, SliceSaved, .y = y, .x = x, .from = from);
+    return y;
+}
+
 /* ---- silu and swiglu ---- */
 
 typedef struct SiluSaved {

@@ -41,6 +41,9 @@ Tensor *embedding(Context *ctx, Tensor *table, Tensor *ids);
 enum { IGNORE_TARGET = -100 };
 Tensor *cross_entropy(Context *ctx, Tensor *logits, Tensor *targets);
 
+/* y[..., j] = x[..., from + j] for j < count: some columns of x, copied.   x [..., D] -> [..., count] */
+Tensor *slice(Context *ctx, Tensor *x, int64_t from, int64_t count);
+
 /* Zeroes each element with probability p and scales the rest by 1 / (1 - p). p = 0 returns x itself. */
 Tensor *dropout(Context *ctx, Tensor *x, float p);
 
@@ -60,6 +63,12 @@ void linear_backward_cpu(float *dx, int add_x, float *dw, int add_w, float *dbia
                          int64_t out);
 void add_cpu(float *y, const float *a, const float *b, int64_t n);
 void accumulate_cpu(float *y, const float *x, int64_t n, int add); /* y = x, or y += x */
+/* y [rows, count] = columns from .. from + count - 1 of x [rows, width] */
+void slice_forward_cpu(float *y, const float *x, int64_t rows, int64_t width, int64_t from,
+                       int64_t count);
+/* The way back. Overwriting (add 0) also clears the columns outside. */
+void slice_backward_cpu(float *dx, int add, const float *dy, int64_t rows, int64_t width,
+                        int64_t from, int64_t count);
 void rmsnorm_forward_cpu(float *y, float *rstd, const float *x, const float *w, int64_t rows,
                          int64_t d, float eps);
 /* scratch: F32 [RMSNORM_CHUNKS, d], the partial sums of dw in a fixed order */
@@ -101,6 +110,10 @@ void linear_backward_cuda(Gpu *gpu, DType dtype, void *dx, int add_x, float *dw,
                           int64_t rows, int64_t in, int64_t out);
 void add_cuda(Gpu *gpu, DType dtype, void *y, const void *a, const void *b, int64_t n);
 void accumulate_cuda(Gpu *gpu, DType dtype, void *y, const void *x, int64_t n, int add);
+void slice_forward_cuda(Gpu *gpu, DType dtype, void *y, const void *x, int64_t rows, int64_t width,
+                        int64_t from, int64_t count);
+void slice_backward_cuda(Gpu *gpu, DType dtype, void *dx, int add, const void *dy, int64_t rows,
+                         int64_t width, int64_t from, int64_t count);
 void rmsnorm_forward_cuda(Gpu *gpu, DType dtype, void *y, float *rstd, const void *x, const void *w,
                           int64_t rows, int64_t d, float eps);
 void rmsnorm_backward_cuda(Gpu *gpu, DType dtype, void *dx, int add_x, float *dw, int add_w,

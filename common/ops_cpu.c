@@ -111,6 +111,23 @@ void accumulate_cpu(float *y, const float *x, int64_t n, int add) {
     for (int64_t i = 0; i < n; i++) y[i] += x[i];
 }
 
+void slice_forward_cpu(float *y, const float *x, int64_t rows, int64_t width, int64_t from,
+                       int64_t count) {
+#pragma omp parallel for if (rows * count > PARALLEL_MIN)
+    for (int64_t i = 0; i < rows; i++)
+        memcpy(y + i * count, x + i * width + from, (size_t)count * sizeof *y);
+}
+
+void slice_backward_cpu(float *dx, int add, const float *dy, int64_t rows, int64_t width,
+                        int64_t from, int64_t count) {
+#pragma omp parallel for if (rows * width > PARALLEL_MIN)
+    for (int64_t i = 0; i < rows; i++) {
+        float *row = dx + i * width;
+        if (!add) memset(row, 0, (size_t)width * sizeof *row);
+        for (int64_t j = 0; j < count; j++) row[from + j] += dy[i * count + j];
+    }
+}
+
 void silu_forward_cpu(float *y, const float *x, int64_t n) {
 #pragma omp parallel for simd if (n > PARALLEL_MIN)
     for (int64_t i = 0; i < n; i++) y[i] = x[i] / (1.0f + fast_exp(-x[i]));

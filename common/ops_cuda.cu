@@ -132,6 +132,75 @@ extern "C" void silu_forward_cuda(Gpu *gpu, DType dtype, void *y, const void *x,
     DTYPE_SWITCH(dtype, T, launch_elementwise<T>(gpu, y, 0, x, x, n, SiluOp()));
 }
 
+/*
+ * slice: W elements of one row at a time, W = a whole Pack when every row and the first column begin
+ * at a multiple of it, else 1. Backward visits all of dx when it overwrites, to clear what is
+ * outside.
+ */
+template <typename T, int W> struct alignas(W * sizeof(T)) Piece { T v[W]; };
+
+template <typename T, int W>
+__global__ void slice_forward(T *y, const T *x, int64_t rows, int64_t width, int64_t from,
+                              int64_t count) {
+    int64_t stride = (int64_t)gridDim.x * blockDim.x, pieces = count / W;
+    int64_t i = blockIdx.x * (int64_t)blockDim.x + threadIdx.x;
+    for (; i < rows * pieces; i += stride) {
+        int64_t row = i / pieces, column = i % pieces * W;
+        *(Piece<T, W> *)(y + row * count + column) =
+            *(const Piece<T, W> *)(x + row * width + from + column);
+    }
+}
+
+template <typename T, int W>
+__global__ void slice_backward(T *dx, int add, const T *dy, int64_t rows, int64_t width,
+                               int64_t from, int64_t count) {
+    int64_t first = add ? from : 0, pieces = (add ? count : width) / W;
+    int64_t stride = (int64_t)gridDim.x * blockDim.x;
+    int64_t i = blockIdx.x * (int64_t)blockDim.x + threadIdx.x;
+    for (; i < rows * pieces; i += stride) {
+        int64_t row = i / pieces, column = first + i % pieces * W;
+        bool inside = column >= from && column < from + count;
+        Piece<T, W> *to = (Piece<T, W> *)(dx + row * width + column), piece;
+        if (add) piece = *to;
+#pragma unroll
+        for (int k = 0; k < W; k++) {
+            float g = inside ? to_float(dy[row * count + column - from + k]) : 0.0f;
+            piece.v[k] = from_float<T>(add ? to_float(piece.v[k]) + g : g);
+        }
+        *to = piece;
+    }
+}
+
+template <typename T> static bool whole_packs(int64_t width, int64_t from, int64_t count) {
+    return (width | from | count) % Pack<T>::SIZE == 0;
+}
+
+extern "C" void slice_forward_cuda(Gpu *gpu, DType dtype, void *y, const void *x, int64_t rows,
+                                   int64_t width, int64_t from, int64_t count) {
+    DTYPE_SWITCH(dtype, T, {
+        const int W = Pack<T>::SIZE;
+        if (whole_packs<T>(width, from, count))
+            slice_forward<T, W><<<blocks_for(gpu, rows * count / W), THREADS, 0, gpu->stream>>>(
+                (T *)y, (const T *)x, rows, width, from, count);
+        else
+            slice_forward<T, 1><<<blocks_for(gpu, rows * count), THREADS, 0, gpu->stream>>>(
+                (T *)y, (const T *)x, rows, width, from, count);
+    });
+}
+
+extern "C" void slice_backward_cuda(Gpu *gpu, DType dtype, void *dx, int add, const void *dy,
+                                    int64_t rows, int64_t width, int64_t from, int64_t count) {
+    DTYPE_SWITCH(dtype, T, {
+        const int W = Pack<T>::SIZE;
+        if (whole_packs<T>(width, from, count))
+            slice_backward<T, W><<<blocks_for(gpu, rows * width / W), THREADS, 0, gpu->stream>>>(
+                (T *)dx, add, (const T *)dy, rows, width, from, count);
+        else
+            slice_backward<T, 1><<<blocks_for(gpu, rows * width), THREADS, 0, gpu->stream>>>(
+                (T *)dx, add, (const T *)dy, rows, width, from, count);
+    });
+}
+
 /* dy silu'(x), with silu'(x) = s (1 + x (1 - s)) and s = sigmoid(x) */
 struct SiluBackwardOp {
     __device__ float operator()(float dy, float x) const {

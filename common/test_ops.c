@@ -168,6 +168,40 @@ Test(elementwise, a_tensor_used_twice_gets_both_gradients) {
     test_context_free(&ctx);
 }
 
+/* ---- slice ---- */
+
+/* y = two slices of x added: each element of x gets its gradient from none, one or both of them.
+ * Multiples of 8 take the GPU's wide path. */
+DEVICE_TEST(slice, columns_and_their_gradients) {
+    const struct {
+        int rows, width, from[2], count;
+    } cases[] = {{1, 3, {1, 2}, 1}, {33, 31, {3, 9}, 17}, {127, 48, {8, 24}, 24}};
+    for (int k = 0; k < 3; k++) {
+        int rows = cases[k].rows, width = cases[k].width, count = cases[k].count;
+        Context ctx = test_context(device, dtype);
+        Tensor *x = test_normal(&ctx, "x", 1, SHAPE(rows, width)), *y[2];
+        float *xh = test_values(&ctx, x), *want = malloc(sizeof(float) * (size_t)(rows * count));
+        float *dx = calloc((size_t)(rows * width), sizeof *dx);
+        ctx.recording = true;
+        for (int s = 0; s < 2; s++) {
+            y[s] = slice(&ctx, x, cases[k].from[s], count);
+            for (int i = 0; i < rows * count; i++)
+                want[i] = xh[i / count * width + cases[k].from[s] + i % count];
+            check_tensor(&ctx, "slice", y[s], want, 0);
+        }
+        Tensor *both = add(&ctx, y[0], y[1]), *c = random_constant(&ctx, 4, both);
+        float *ch = test_values(&ctx, c);
+        for (int s = 0; s < 2; s++)
+            for (int i = 0; i < rows * count; i++)
+                dx[i / count * width + cases[k].from[s] + i % count] += ch[i];
+        tape_backward(&ctx, weighted_sum(&ctx, both, c));
+        /* In BF16 the constant is rounded, and where two meet their sum is. */
+        check_tensor(&ctx, "dx", x->grad, dx, 2 * elementwise_tolerance(dtype));
+        free(xh), free(want), free(dx), free(ch);
+        test_context_free(&ctx);
+    }
+}
+
 /* ---- rmsnorm ---- */
 
 DEVICE_TEST(rmsnorm, values_and_gradients_by_plain_loops) {

@@ -1,0 +1,108 @@
+/*
+ * Absorbed decoding: all heads against one latent per token.
+ *
+ *     s[h, j] = q[h] . z[j] * scale              q = [q_nope W_uk | q_rope]    z = [c_kv | k_rope]
+ *     o[h]    = sum_j softmax(s[h])[j] c_kv[j]                                 (V2, section 2.1.2)
+ *
+ * Keys and values are the same memory: the first kv_lora_rank numbers of a row z are its value, all
+ * of them are its key. So a row is loaded once, takes part in
+ * 2 H (kv_lora_rank + qk_rope_head_dim) + 2 H kv_lora_rank operations, and nothing of it is needed
+ * twice. At V3's sizes in BF16 that is 2176 H operations for 1152 bytes: with H = 16 heads on a GPU
+ * (eight-way tensor parallelism) memory is the limit, with H = 128 the tensor cores are.
+ *
+ * With q_len > 1 (a chunk of a prompt, or the guesses of chapter 06) the queries are the last q_len
+ * of lengths[b] tokens: query i sees the first lengths[b] - q_len + i + 1.
+ *
+ * The rows lie in pages (latent_cache.h). Lengths and block table are read on the device alone: a
+ * captured CUDA graph works for every length up to max_length.
+ */
+#ifndef MLA_DECODE_H
+#define MLA_DECODE_H
+
+#include "latent_cache.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+typedef struct MlaDecodeShape {
+    int batch, q_len, heads;
+    int kv_lora_rank; /* 512 in V2 and V3: the width of a value */
+    int rope_dim;     /* 64: a key is kv_lora_rank + rope_dim wide */
+    int pages;        /* in the pool, of all sequences together */
+    int max_pages;    /* entries in one sequence's line of the block table */
+    int max_length;   /* no sequence is longer; sizes grids and scratch */
+    float scale;      /* usually 1 / sqrt(qk_nope_head_dim + qk_rope_head_dim) */
+} MlaDecodeShape;
+
+/* Aborts unless the sizes fit together; `where` begins the message. */
+void mla_decode_check(const char *where, const MlaDecodeShape *shape);
+
+/* Operations and bytes by FlashMLA's count, for one sequence length in all: 2 B q_len H length
+ * (2 kv_lora_rank + rope_dim), and q + latent + o. */
+double mla_decode_flop(MlaDecodeShape shape, int length);
+double mla_decode_bytes(MlaDecodeShape shape, int length, DType dtype);
+
+/*
+ * ---- kernels: on the CPU every T * is a float *; on CUDA float * or bf16 * by dtype ----
+ *
+ * q [B, q_len, H, kv_lora_rank + rope_dim], o [B, q_len, H, kv_lora_rank],
+ * latent [pages, LATENT_PAGE, kv_lora_rank + rope_dim], block_table I32 [B, max_pages],
+ * lengths I32 [B], each at least q_len. scratch: mla_decode_scratch_*() bytes.
+ */
+
+/* The reference: plain loops, one row of scores at a time; needs no scratch. */
+void mla_decode_reference_cpu(float *o, float *scratch, const float *q, const float *latent,
+                              const int32_t *block_table, const int32_t *lengths,
+                              MlaDecodeShape shape);
+
+/* In use: pieces of a sequence side by side, a page a time as two matrix products, joined by the
+ * online softmax of chapter 02. The result does not depend on the number of threads. */
+void mla_decode_cpu(float *o, float *scratch, const float *q, const float *latent,
+                    const int32_t *block_table, const int32_t *lengths, MlaDecodeShape shape);
+
+#ifdef WITH_CUDA
+/* In use: picks the fastest rung below that takes this dtype, these sizes and this GPU. */
+void mla_decode_cuda(Gpu *gpu, DType dtype, void *o, float *scratch, const void *q,
+                     const void *latent, const int32_t *block_table, const int32_t *lengths,
+                     MlaDecodeShape shape);
+
+/*
+ * The ladder, from the plain one up. The first three take every dtype, size and GPU; for the others
+ * *_supports() says whether they do.
+ *   naive    scores, softmax and weighted sum, each a kernel; the latent is read twice per head
+ *   online   one pass over the latent for keys and values, a block for each query head
+ *   split    a sequence's pages cut into pieces that run side by side, then a combine step
+ *   mma      tensor cores of sm_80 and later: a block holds many heads, a page is loaded once for
+ *            all of them. BF16
+ *   hopper   TMA and wgmma, BF16, kv_lora_rank 512 and rope_dim 64
+ */
+void mla_decode_naive_cuda(Gpu *gpu, DType dtype, void *o, float *scratch, const void *q,
+                           const void *latent, const int32_t *block_table, const int32_t *lengths,
+                           MlaDecodeShape shape);
+void mla_decode_online_cuda(Gpu *gpu, DType dtype, void *o, float *scratch, const void *q,
+                            const void *latent, const int32_t *block_table, const int32_t *lengths,
+                            MlaDecodeShape shape);
+void mla_decode_split_cuda(Gpu *gpu, DType dtype, void *o, float *scratch, const void *q,
+                           const void *latent, const int32_t *block_table, const int32_t *lengths,
+                           MlaDecodeShape shape);
+void mla_decode_mma_cuda(Gpu *gpu, DType dtype, void *o, float *scratch, const void *q,
+                         const void *latent, const int32_t *block_table, const int32_t *lengths,
+                         MlaDecodeShape shape);
+void mla_decode_hopper_cuda(Gpu *gpu, DType dtype, void *o, float *scratch, const void *q,
+                            const void *latent, const int32_t *block_table, const int32_t *lengths,
+                            MlaDecodeShape shape);
+int mla_decode_mma_supports(const Gpu *gpu, DType dtype, MlaDecodeShape shape);
+int mla_decode_hopper_supports(const Gpu *gpu, DType dtype, MlaDecodeShape shape);
+#endif
+
+/* Bytes of scratch: enough for every rung of that device. */
+size_t mla_decode_scratch_cpu(MlaDecodeShape shape);
+#ifdef WITH_CUDA
+size_t mla_decode_scratch_cuda(Gpu *gpu, DType dtype, MlaDecodeShape shape);
+#endif
+
+#ifdef __cplusplus
+}
+#endif
+#endif

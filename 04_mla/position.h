@@ -1,0 +1,57 @@
+/*
+ * Where a token stands: the small door through which positions enter latent attention.
+ *
+ * Chapter 04 needs to know three things about positions and nothing else: that something rotates
+ * the last numbers of each query head and of the shared key, that the rotation is by the token's
+ * own position, and by which factor it wants the softmax scale changed. Chapter 07 supplies it
+ * (rotary embeddings, YaRN). A NULL position means none: attention that sees a set, not a sequence.
+ *
+ *     struct Rope { Position position; ...tables... };        an implementation begins like this
+ *
+ * Rotation is in place. A rotation matrix R is orthogonal, so the gradient of what came in is
+ * R^T times the gradient of what went out: backward needs no value of the forward pass, and
+ * nothing has to be kept. So rotate() overwrites q and k, and while ctx records it leaves a node
+ * on the tape that turns their gradients back, in place too. The operation that made q and k
+ * must not need its own output for its backward pass; linear() and slice() do not.
+ */
+#ifndef POSITION_H
+#define POSITION_H
+
+#include "../common/context.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+typedef struct Position Position;
+
+struct Position {
+    /*
+     * q [B, T, H, D_q], k [B, T, H_k, D_k]: in each head the last `dim` numbers are rotated by the
+     * angles of positions[b, t]. positions I32 [B, T] on ctx's device, each in 0 .. max_position-1.
+     */
+    void (*rotate)(Context *ctx, const Position *self, Tensor *q, Tensor *k, int dim,
+                   const Tensor *positions);
+    int max_position; /* how many positions have angles */
+    float scale;      /* the softmax scale is multiplied by it: 1, or YaRN's mscale^2 */
+};
+
+/* I32 [B, T] on ctx's device: first, first + 1, ... in every row. */
+Tensor *positions_from(Context *ctx, int64_t B, int64_t T, int first);
+
+/* Do positions up to first + tokens - 1 exist? -1 and a message that says how many there are. NULL
+ * has no limit. */
+int position_room(const Position *position, int64_t first, int64_t tokens, Error *err);
+
+/* positions[b, t] = first[b] + t; first I32 [B], or NULL and the same `offset` for all */
+void positions_fill_cpu(int32_t *positions, const int32_t *first, int offset, int64_t batch,
+                        int64_t tokens);
+#ifdef WITH_CUDA
+void positions_fill_cuda(Gpu *gpu, DType dtype, int32_t *positions, const int32_t *first,
+                         int offset, int64_t batch, int64_t tokens);
+#endif
+
+#ifdef __cplusplus
+}
+#endif
+#endif
