@@ -1,0 +1,67 @@
+/*
+ * The grouped product: many matrices, one after the other in memory, each with its own rows.
+ *
+ *     Y_e = X_e W_e^T        for every expert e;  X_e = rows offsets[e] .. offsets[e+1] - 1 of x
+ *
+ * The rows arrive sorted by expert (dispatch.h), so an expert's tokens are one matrix and its work
+ * is a plain product. How many rows each expert got is known on the device alone: the kernels read
+ * offsets there, and are launched for the most work there can be. An expert without rows costs
+ * nothing. Rows from offsets[E] on (tokens that were dropped) are neither read nor written.
+ *
+ * W is [E, out, in]: each expert's weight as linear() has it.
+ */
+#ifndef GROUPED_H
+#define GROUPED_H
+
+#include "../common/context.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* x [R, in], w [E, out, in], offsets I32 [E + 1] on ctx's device -> [R, out], on the tape */
+Tensor *grouped_linear(Context *ctx, Tensor *x, Tensor *w, const Tensor *offsets);
+
+/* silu(x W_gate^T) * (x W_up^T) in one product of twice the width: x [R, in],
+ * gate, up [E, inner, in] -> [R, inner], on the tape */
+Tensor *grouped_swiglu(Context *ctx, Tensor *x, Tensor *gate, Tensor *up, const Tensor *offsets);
+
+typedef struct GroupedShape {
+    int64_t rows;    /* R: rows of x and y, an upper bound of offsets[E] */
+    int64_t in, out; /* of one expert */
+    int experts;
+} GroupedShape;
+
+/* ---- kernels: on the CPU every T * is a float *; on CUDA float * or bf16 * by dtype ---- */
+
+/* y = x W^T, expert by expert */
+void grouped_forward_cpu(float *y, const float *x, const float *w, const int32_t *offsets,
+                         GroupedShape shape);
+/* dx = (or +=) dy W, expert by expert; rows past offsets[E] become zero when overwriting */
+void grouped_backward_input_cpu(float *dx, int add, const float *dy, const float *w,
+                                const int32_t *offsets, GroupedShape shape);
+/* dw_e = (or +=) dy_e^T x_e, F32; zero for an expert without rows when overwriting */
+void grouped_backward_weight_cpu(float *dw, int add, const float *dy, const float *x,
+                                 const int32_t *offsets, GroupedShape shape);
+/* h [R, out] = silu(g) * u, g = x W_gate^T, u = x W_up^T; g and u [R, out] are kept for backward,
+ * or NULL when nobody will ask */
+void grouped_swiglu_forward_cpu(float *h, float *g, float *u, const float *x, const float *gate,
+                                const float *up, const int32_t *offsets, GroupedShape shape);
+
+#ifdef WITH_CUDA
+/* In use: pick the fastest rung that takes this dtype, these sizes and this GPU. */
+void grouped_forward_cuda(Gpu *gpu, DType dtype, void *y, const void *x, const void *w,
+                          const int32_t *offsets, GroupedShape shape);
+void grouped_backward_input_cuda(Gpu *gpu, DType dtype, void *dx, int add, const void *dy,
+                                 const void *w, const int32_t *offsets, GroupedShape shape);
+void grouped_backward_weight_cuda(Gpu *gpu, DType dtype, float *dw, int add, const void *dy,
+                                  const void *x, const int32_t *offsets, GroupedShape shape);
+void grouped_swiglu_forward_cuda(Gpu *gpu, DType dtype, void *h, void *g, void *u, const void *x,
+                                 const void *gate, const void *up, const int32_t *offsets,
+                                 GroupedShape shape);
+#endif
+
+#ifdef __cplusplus
+}
+#endif
+#endif
