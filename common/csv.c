@@ -27,8 +27,7 @@ static void note_failure(Csv *csv) {
 int csv_open(Csv *csv, const char *path, const char *columns, const char *device, uint64_t seed,
              Error *err) {
     *csv = (Csv){0};
-    if ((size_t)snprintf(csv->path, sizeof csv->path, "%s", path) >= sizeof csv->path)
-        return error_set(err, "%s: the path is too long", path);
+    if (project_path(csv->path, sizeof csv->path, path, err)) return -1;
     char directory[sizeof csv->path];
     memcpy(directory, csv->path, sizeof directory);
     char *slash = strrchr(directory, '/');
@@ -36,8 +35,8 @@ int csv_open(Csv *csv, const char *path, const char *columns, const char *device
         *slash = 0;
         if (make_directories(directory, err)) return -1;
     }
-    csv->stream = fopen(path, "w");
-    if (!csv->stream) return error_set(err, "cannot write %s: %s", path, strerror(errno));
+    csv->stream = fopen(csv->path, "w");
+    if (!csv->stream) return error_set(err, "cannot write %s: %s", csv->path, strerror(errno));
 
     char command[1024], date[32];
     command_line(command, sizeof command);

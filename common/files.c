@@ -7,9 +7,11 @@
  */
 #include "files.h"
 
+#include <ctype.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -187,4 +189,24 @@ int make_directories(const char *path, Error *err) {
         *slash = '/';
     }
     return make_directory(part, err);
+}
+
+int project_path(char *buffer, size_t size, const char *path, Error *err) {
+    const char *slash = strchr(path, '/'), *prefix = "";
+    int first = slash ? (int)(slash - path) : 0;
+    bool ours = strncmp(path, "common/", 7) == 0 ||
+                (first > 2 && isdigit((unsigned char)path[0]) && isdigit((unsigned char)path[1]));
+    const char *const above[] = {"", "../", "../../"};
+    for (size_t i = 0; ours && i < sizeof above / sizeof *above; i++) {
+        char folder[PATH_MAX];
+        struct stat info;
+        snprintf(folder, sizeof folder, "%s%.*s", above[i], first, path);
+        if (stat(folder, &info) == 0 && S_ISDIR(info.st_mode)) {
+            prefix = above[i];
+            break;
+        }
+    }
+    if ((size_t)snprintf(buffer, size, "%s%s", prefix, path) >= size)
+        return error_set(err, "%s: the path is longer than %zu characters", path, size - 1);
+    return 0;
 }

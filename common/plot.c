@@ -59,16 +59,18 @@ static int draw(const char *script, const char *csv_path, const char *out_path, 
     return 0;
 }
 
-int plot_script(const char *script, const char *csv_path, const char *out_path, Error *err) {
-    if (strlen(script) >= PATH_SIZE || strlen(csv_path) >= PATH_SIZE ||
-        strlen(out_path) >= PATH_SIZE)
-        return error_set(err, "%s: a path is longer than %d characters", script, PATH_SIZE - 1);
+int plot_script(const char *script_path, const char *csv_path, const char *out_path, Error *err) {
+    char script[PATH_SIZE], csv[PATH_SIZE], out[PATH_SIZE];
+    if (project_path(script, sizeof script, script_path, err) ||
+        project_path(csv, sizeof csv, csv_path, err) ||
+        project_path(out, sizeof out, out_path, err))
+        return -1;
     if (access(script, R_OK) != 0)
         return error_set(
             err, "no figure script %s here: start the program in the repository's root", script);
-    if (make_directory_of(out_path, err)) return -1;
-    int status = draw(script, csv_path, out_path, "svg", err);
-    return status ? status : draw(script, csv_path, out_path, "png", err);
+    if (make_directory_of(out, err)) return -1;
+    int status = draw(script, csv, out, "svg", err);
+    return status ? status : draw(script, csv, out, "png", err);
 }
 
 void plot_or_explain(const char *script, const char *csv_path, const char *out_path) {

@@ -191,6 +191,39 @@ Test(directories, are_made_with_their_parents) {
     scratch_close(&scratch);
 }
 
+/* ---- the project's own paths ---- */
+
+Test(project, is_found_from_its_folders) {
+    Scratch scratch = scratch_open();
+    char path[300], shorter[8];
+    snprintf(path, sizeof path, "%s/02_causal/figures", scratch.directory);
+    Error err = {""};
+    cr_assert_eq(make_directories(path, &err), 0, "%s", err.text);
+    const struct {
+        const char *here, *path, *want;
+    } cases[] = {
+        {"", "02_causal/figures/x.csv", "02_causal/figures/x.csv"},
+        {"02_causal", "02_causal/figures/x.csv", "../02_causal/figures/x.csv"},
+        {"02_causal/figures", "02_causal/figures/x.csv", "../../02_causal/figures/x.csv"},
+        {"02_causal", "figures/x.csv", "figures/x.csv"},     /* the user's, not the project's */
+        {"02_causal", "03_absent/x.csv", "03_absent/x.csv"}, /* nowhere: as it is */
+        {"02_causal", "02.csv", "02.csv"},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        char found[300];
+        snprintf(path, sizeof path, "%s/%s", scratch.directory, cases[i].here);
+        cr_assert_eq(chdir(path), 0);
+        cr_assert_eq(project_path(found, sizeof found, cases[i].path, &err), 0, "%s", err.text);
+        cr_assert_str_eq(found, cases[i].want);
+    }
+    cr_assert_eq(project_path(shorter, sizeof shorter, "02_causal/x.csv", &err), -1);
+    cr_assert(strstr(err.text, "02_causal/x.csv"), "%s", err.text);
+    cr_assert_eq(chdir("/"), 0);
+    cr_assert(rmdir(scratch_path(&scratch, "02_causal/figures")) == 0);
+    cr_assert(rmdir(scratch_path(&scratch, "02_causal")) == 0);
+    scratch_close(&scratch);
+}
+
 /* ---- JSON ---- */
 
 Test(json, refuses_what_cjson_lets_pass) {

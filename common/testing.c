@@ -5,6 +5,8 @@
  */
 #include "testing.h"
 
+#include "files.h"
+
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -263,13 +265,10 @@ void check_gradients(Context *ctx, const char *what, LossFunction loss, void *us
 /* ---- golden files ---- */
 
 SafeTensors *golden_open(const char *path) {
-    /* From the root, from a chapter's folder, and from two levels down. */
-    const char *const prefixes[] = {"", "../", "../../"};
     char found[512];
-    for (size_t i = 0; i < sizeof prefixes / sizeof *prefixes; i++) {
-        snprintf(found, sizeof found, "%s%s", prefixes[i], path);
-        if (access(found, R_OK) != 0) continue;
-        Error err;
+    Error err;
+    if (project_path(found, sizeof found, path, &err)) cr_assert_fail("%s", err.text);
+    if (access(found, R_OK) == 0) {
         SafeTensors *file = safetensors_open(found, &err);
         if (!file) cr_assert_fail("%s", err.text);
         return file;
