@@ -29,6 +29,9 @@ typedef struct LatentCache {
     Tensor block_table; /* I32 [batch, max_pages], on ctx's device */
     Tensor lengths;     /* I32 [batch], on ctx's device */
     int batch, pages, max_pages, width;
+    int capacity;    /* tokens that one sequence may hold */
+    int horizon;     /* 0; or, for a step captured as a CUDA graph, the longest length it will see:
+                   * sizes of grids and scratch are those of capture time */
     int *length;     /* [batch]: the host's copies */
     int32_t *table;  /* [batch, max_pages] */
     int *used_pages; /* [batch]: pages that each sequence owns */
@@ -53,11 +56,18 @@ void latent_cache_free(LatentCache *cache); /* zeros, or freed before: fine */
 int latent_cache_reserve(LatentCache *cache, int tokens, Error *err);
 
 /*
- * c_kv [B, T, kv_lora_rank], k_rope [B, T, qk_rope_head_dim]: the next T tokens of every sequence.
+ * c_kv [B, T, kv_lora_rank], k_rope [B, T, qk_rope_head_dim] (NULL when that is 0): the next T
+ * tokens of every sequence.
  * Reserves, writes, and lengthens. -1 and a message when they do not fit; then nothing was written.
  */
 int latent_cache_append(Context *ctx, LatentCache *cache, const Tensor *c_kv, const Tensor *k_rope,
                         Error *err);
+
+/*
+ * A captured CUDA graph that appends `tokens` was launched again: the device's lengths have moved,
+ * the host's follow. Reserve before the launch. (latent_cache_append counts by itself.)
+ */
+void latent_cache_count(LatentCache *cache, int tokens);
 
 /*
  * Forgets all tokens of sequence b but the first `length`, and frees its pages behind them. This is

@@ -37,12 +37,20 @@ typedef struct MlaConfig {
     int num_attention_heads; /* H */
     int q_lora_rank;         /* 0: queries are not compressed (V2-Lite) */
     int kv_lora_rank;
-    int qk_nope_head_dim, qk_rope_head_dim; /* rope may be 0: no part for positions */
+    int qk_nope_head_dim,
+        qk_rope_head_dim; /* rope may be 0: no part for positions. Odd is fine here;
+                                             * chapter 07 turns pairs and wants it even (rope_check) */
     int v_head_dim;
     bool attention_bias; /* biases on q_a_proj, kv_a_proj_with_mqa and o_proj; usually false */
 } MlaConfig;
 
 #define MLA_NORM_EPS 1e-6f /* of both latent norms, whatever the model's rms_norm_eps is */
+
+enum { MLA_MAX_HEAD_DIM = 256 }; /* the widest head of chapter 02's CUDA kernels */
+enum {
+    MLA_MAX_HEADS = 4096,
+    MLA_MAX_SIZE = 1 << 20
+}; /* far above any model, far below an overflow */
 
 /* 0, or -1 and a message that names the setting that is wrong, its value and what it may be. */
 int mla_check(const MlaConfig *cfg, Error *err);

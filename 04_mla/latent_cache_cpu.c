@@ -1,0 +1,57 @@
+/*
+ * The latent cache on the CPU: rows of c_width + rope_width numbers, found through the block table.
+ *
+ * All three are copies of whole rows. A row of V3 is 2304 bytes in F32, so memcpy is at its best.
+ */
+#include "latent_cache.h"
+
+#include <string.h>
+
+enum { PARALLEL = 1 << 16 }; /* numbers below which waking threads does not pay */
+
+/* [latent_row] */
+/* Where token t of the sequence with this line of the block table lies, in rows of the pool. */
+static int64_t row_of(const int32_t *pages, int64_t t) {
+    return (int64_t)pages[t / LATENT_PAGE] * LATENT_PAGE + t % LATENT_PAGE;
+}
+/* [/latent_row] */
+
+/* [latent_append] */
+void latent_append_cpu(float *latent, const int32_t *block_table, const int32_t *lengths,
+                       const float *c_kv, const float *k_rope, int64_t batch, int64_t tokens,
+                       int64_t c_width, int64_t rope_width, int64_t max_pages) {
+    int64_t width = c_width + rope_width;
+    for (int64_t b = 0; b < batch; b++)
+        for (int64_t t = 0; t < tokens; t++) {
+            float *row = latent + row_of(block_table + b * max_pages, lengths[b] + t) * width;
+            const int64_t from = b * tokens + t;
+            memcpy(row, c_kv + from * c_width, sizeof(float) * (size_t)c_width);
+            if (rope_width)
+                memcpy(row + c_width, k_rope + from * rope_width,
+                       sizeof(float) * (size_t)rope_width);
+        }
+}
+/* [/latent_append] */
+
+void latent_advance_cpu(int32_t *lengths, int64_t batch, int32_t tokens) {
+    for (int64_t b = 0; b < batch; b++) lengths[b] += tokens;
+}
+
+void latent_gather_cpu(float *c_kv, float *k_rope, const float *latent, const int32_t *block_table,
+                       const int32_t *lengths, int64_t batch, int64_t length, int64_t c_width,
+                       int64_t rope_width, int64_t max_pages) {
+    int64_t width = c_width + rope_width;
+#pragma omp parallel for if (batch * length * width > PARALLEL)
+    for (int64_t i = 0; i < batch * length; i++) {
+        int64_t b = i / length, t = i % length;
+        float *c = c_kv + i * c_width, *k = k_rope + i * rope_width;
+        if (t < lengths[b]) {
+            const float *row = latent + row_of(block_table + b * max_pages, t) * width;
+            memcpy(c, row, sizeof(float) * (size_t)c_width);
+            if (rope_width) memcpy(k, row + c_width, sizeof(float) * (size_t)rope_width);
+        } else {
+            memset(c, 0, sizeof(float) * (size_t)c_width);
+            if (rope_width) memset(k, 0, sizeof(float) * (size_t)rope_width);
+        }
+    }
+}

@@ -1,0 +1,359 @@
+/*
+ * Multi-head latent attention, wired from linear layers, chapter 02's kernel, the latent cache and
+ * the absorbed kernel.
+ *
+ * Only the naive attention has a backward function of its own: it makes keys that no other
+ * operation knows of. All else records itself. See mla.h for the equations.
+ */
+#include "mla.h"
+
+#include "../02_causal/causal.h"
+#include "../common/ops.h"
+#include "mla_decode.h"
+
+#include <math.h>
+#include <stdio.h>
+
+/* ---- settings ---- */
+
+/* [mla_check] */
+int mla_check(const MlaConfig *cfg, Error *err) {
+    const struct {
+        const char *name;
+        int value, least, most;
+    } settings[] = {
+        {"hidden_size", cfg->hidden_size, 1, MLA_MAX_SIZE},
+        {"num_attention_heads", cfg->num_attention_heads, 1, MLA_MAX_HEADS},
+        {"qk_nope_head_dim", cfg->qk_nope_head_dim, 1, MLA_MAX_HEAD_DIM},
+        {"qk_rope_head_dim", cfg->qk_rope_head_dim, 0, MLA_MAX_HEAD_DIM},
+        {"v_head_dim", cfg->v_head_dim, 1, MLA_MAX_HEAD_DIM},
+        {"kv_lora_rank", cfg->kv_lora_rank, 1, MLA_MAX_SIZE},
+        {"q_lora_rank", cfg->q_lora_rank, 0, MLA_MAX_SIZE},
+    };
+    for (size_t i = 0; i < sizeof settings / sizeof *settings; i++)
+        if (settings[i].value < settings[i].least || settings[i].value > settings[i].most)
+            return error_set(err, "%s is %d; it must be %d to %d", settings[i].name,
+                             settings[i].value, settings[i].least, settings[i].most);
+    if (cfg->kv_lora_rank > cfg->hidden_size)
+        return error_set(err,
+                         "kv_lora_rank (%d) is larger than hidden_size (%d): a latent is made from "
+                         "that many numbers and cannot hold more",
+                         cfg->kv_lora_rank, cfg->hidden_size);
+    if (cfg->q_lora_rank > cfg->hidden_size)
+        return error_set(err,
+                         "q_lora_rank (%d) is larger than hidden_size (%d); 0 leaves the queries "
+                         "uncompressed",
+                         cfg->q_lora_rank, cfg->hidden_size);
+    if (cfg->qk_nope_head_dim + cfg->qk_rope_head_dim > MLA_MAX_HEAD_DIM)
+        return error_set(err,
+                         "qk_nope_head_dim + qk_rope_head_dim is %d + %d; the attention kernels "
+                         "take at most %d",
+                         cfg->qk_nope_head_dim, cfg->qk_rope_head_dim, MLA_MAX_HEAD_DIM);
+    if (cfg->kv_lora_rank + cfg->qk_rope_head_dim > ATTENTION_MAX_DIM)
+        return error_set(err,
+                         "kv_lora_rank + qk_rope_head_dim is %d + %d; the absorbed kernels take at "
+                         "most %d",
+                         cfg->kv_lora_rank, cfg->qk_rope_head_dim, ATTENTION_MAX_DIM);
+    return 0;
+}
+/* [/mla_check] */
+
+float mla_scale(const MlaConfig *cfg, const Position *position) {
+    float scale = 1.0f / sqrtf((float)(cfg->qk_nope_head_dim + cfg->qk_rope_head_dim));
+    return position ? scale * position->scale : scale;
+}
+
+/* ---- what it costs ---- */
+
+/* [mla_flop] */
+/* Pairs of a query and a key it sees: T new tokens, the last of which sees all S. */
+static double pairs_seen(int64_t T, int64_t S) {
+    return (double)T * (double)S - (double)T * (double)(T - 1) / 2;
+}
+
+double mla_naive_flop(const MlaConfig *cfg, int64_t T, int64_t S) {
+    double H = cfg->num_attention_heads, nope = cfg->qk_nope_head_dim, v = cfg->v_head_dim;
+    double expand = 2.0 * (double)S * cfg->kv_lora_rank * H * (nope + v);
+    return expand + 2.0 * pairs_seen(T, S) * H * (nope + cfg->qk_rope_head_dim + v);
+}
+
+double mla_absorbed_flop(const MlaConfig *cfg, int64_t T, int64_t S) {
+    double H = cfg->num_attention_heads, nope = cfg->qk_nope_head_dim, v = cfg->v_head_dim;
+    double absorb = 2.0 * (double)T * cfg->kv_lora_rank * H * (nope + v);
+    return absorb + 2.0 * pairs_seen(T, S) * H * (2.0 * cfg->kv_lora_rank + cfg->qk_rope_head_dim);
+}
+
+MlaMode mla_cheaper(const MlaConfig *cfg, int64_t T, int64_t S) {
+    return mla_absorbed_flop(cfg, T, S) < mla_naive_flop(cfg, T, S) ? MLA_ABSORBED : MLA_NAIVE;
+}
+/* [/mla_flop] */
+
+int64_t mla_cache_bytes_per_token(const MlaConfig *cfg, int layers, DType dtype) {
+    return (int64_t)layers * (cfg->kv_lora_rank + cfg->qk_rope_head_dim) *
+           (int64_t)dtype_size(dtype);
+}
+
+/* ---- weights ---- */
+
+static Tensor *weight(Params *params, const char *prefix, const char *name, const int64_t *shape,
+                      int ndim) {
+    char full[256];
+    snprintf(full, sizeof full, "%s.%s", prefix, name);
+    return params_new(params, full, shape, ndim);
+}
+
+/* [mla_init] */
+Mla mla_init(Params *params, const char *prefix, const MlaConfig *cfg) {
+    Error err = {0};
+    CHECK(mla_check(cfg, &err) == 0, "mla_init %s: %s", prefix, err.text);
+    int hidden = cfg->hidden_size, H = cfg->num_attention_heads;
+    int nope = cfg->qk_nope_head_dim, rope = cfg->qk_rope_head_dim, v = cfg->v_head_dim;
+    int q_rank = cfg->q_lora_rank, kv_rank = cfg->kv_lora_rank, q = H * (nope + rope);
+    Mla w = {0};
+    if (q_rank) {
+        w.q_a_proj = weight(params, prefix, "q_a_proj.weight", SHAPE(q_rank, hidden));
+        w.q_a_layernorm = weight(params, prefix, "q_a_layernorm.weight", SHAPE(q_rank));
+        w.q_b_proj = weight(params, prefix, "q_b_proj.weight", SHAPE(q, q_rank));
+    } else {
+        w.q_proj = weight(params, prefix, "q_proj.weight", SHAPE(q, hidden));
+    }
+    w.kv_a_proj =
+        weight(params, prefix, "kv_a_proj_with_mqa.weight", SHAPE(kv_rank + rope, hidden));
+    w.kv_a_layernorm = weight(params, prefix, "kv_a_layernorm.weight", SHAPE(kv_rank));
+    w.kv_b_proj = weight(params, prefix, "kv_b_proj.weight", SHAPE(H * (nope + v), kv_rank));
+    w.o_proj = weight(params, prefix, "o_proj.weight", SHAPE(hidden, H * v));
+    if (cfg->attention_bias) {
+        if (q_rank) w.q_a_bias = weight(params, prefix, "q_a_proj.bias", SHAPE(q_rank));
+        w.kv_a_bias = weight(params, prefix, "kv_a_proj_with_mqa.bias", SHAPE(kv_rank + rope));
+        w.o_bias = weight(params, prefix, "o_proj.bias", SHAPE(hidden));
+    }
+    return w;
+}
+/* [/mla_init] */
+
+void mla_randomize(Params *params, const Mla *w, float std, float out_std) {
+    Tensor *const matrices[] = {w->q_proj, w->q_a_proj, w->q_b_proj, w->kv_a_proj, w->kv_b_proj};
+    Tensor *const norms[] = {w->q_a_layernorm, w->kv_a_layernorm};
+    Tensor *const biases[] = {w->q_a_bias, w->kv_a_bias, w->o_bias};
+    for (int i = 0; i < 5; i++)
+        if (matrices[i]) params_normal(params, matrices[i], std);
+    params_normal(params, w->o_proj, out_std);
+    for (int i = 0; i < 2; i++)
+        if (norms[i]) params_fill(params, norms[i], 1.0f);
+    for (int i = 0; i < 3; i++)
+        if (biases[i]) params_fill(params, biases[i], 0.0f);
+}
+
+/* ---- naive attention ---- */
+
+static MlaShape kernel_shape(const MlaConfig *cfg) {
+    return (MlaShape){cfg->num_attention_heads, cfg->qk_nope_head_dim, cfg->qk_rope_head_dim,
+                      cfg->v_head_dim, cfg->kv_lora_rank};
+}
+
+/* T queries of each of B sequences against S keys; the values are read inside kv. */
+static AttentionShape naive_shape(MlaShape mla, int64_t B, int64_t T, int64_t S, float scale) {
+    int row = mla.nope + mla.v; /* one head of kv: [k_nope | v] */
+    AttentionShape shape = attention_shape((int)B, mla.heads, mla.heads, (int)T, (int)S,
+                                           mla.nope + mla.rope, mla.v, 1);
+    shape.v = (HeadStrides){S * mla.heads * row, (int64_t)mla.heads * row, row};
+    shape.scale = scale;
+    return shape;
+}
+
+/* Element i of a tensor of activations. */
+static void *at(const Tensor *t, int64_t i) {
+    return (char *)t->data + i * (int64_t)dtype_size(t->dtype);
+}
+
+/* [naive] */
+typedef struct NaiveSaved {
+    Tensor *o, *q, *kv, *k_rope, *k;
+    const float *lse; /* [B, H, T] */
+    AttentionShape shape;
+    MlaShape mla;
+} NaiveSaved;
+
+/*
+ * dkv is written in two parts that together cover it: v's by attention, through the strides of kv,
+ * and k_nope's from dk. k was kept from the forward pass: an arena gives nothing back before the
+ * step's end, so making it again would take as much memory once more.
+ */
+static void naive_backward(Context *ctx, void *saved) {
+    NaiveSaved *s = saved;
+    int add_q, add_kv, add_rope;
+    void *dq = grad_slot(ctx, s->q, &add_q);
+    void *dkv = grad_slot(ctx, s->kv, &add_kv);
+    void *dk_rope = grad_slot(ctx, s->k_rope, &add_rope);
+    void *dv = dkv ? at(s->kv->grad, s->mla.nope) : NULL;
+    void *dk = dkv || dk_rope ? arena_alloc(&ctx->data, tensor_bytes(s->k)) : NULL;
+    size_t bytes = causal_backward_scratch_cpu(s->shape);
+#ifdef WITH_CUDA
+    if (ctx->device == CUDA) bytes = causal_backward_scratch_cuda(ctx->gpu, ctx->dtype, s->shape);
+#endif
+    float *scratch = bytes ? arena_alloc(&ctx->data, bytes) : NULL;
+    ON(ctx, causal_backward, dq, add_q, dk, 0, dv, add_kv, scratch, s->o->grad->data, s->q->data,
+       s->k->data, at(s->kv, s->mla.nope), s->o->data, s->lse, s->shape);
+    if (dk)
+        ON(ctx, mla_keys_backward, dkv, add_kv, dk_rope, add_rope, dk,
+           (int64_t)s->shape.batch * s->shape.kv_len, s->mla);
+}
+
+Tensor *mla_naive_attention(Context *ctx, Tensor *q, Tensor *kv, Tensor *k_rope,
+                            const MlaConfig *cfg, float scale) {
+    int64_t B = tensor_dim(q, 0), T = tensor_dim(q, 1), S = tensor_dim(kv, 1);
+    MlaShape mla = kernel_shape(cfg);
+    int64_t H = mla.heads, qk = mla.nope + mla.rope;
+    check_shape("mla_naive_attention", q, ctx->dtype, SHAPE(B, T, H, qk));
+    check_shape("mla_naive_attention", kv, ctx->dtype, SHAPE(B, S, H, mla.nope + mla.v));
+    CHECK(!k_rope == !mla.rope, "mla_naive_attention: k_rope must be there if its width is not 0");
+    if (k_rope) check_shape("mla_naive_attention", k_rope, ctx->dtype, SHAPE(B, S, mla.rope));
+    AttentionShape shape = naive_shape(mla, B, T, S, scale);
+    attention_shape_check("mla_naive_attention", &shape);
+
+    Tensor *k = tensor_new(ctx, "keys", ctx->dtype, SHAPE(B, S, H, qk));
+    ON(ctx, mla_keys, k->data, kv->data, k_rope ? k_rope->data : NULL, B * S, mla);
+    Tensor *o = tensor_new(ctx, "attention", ctx->dtype, SHAPE(B, T, H, mla.v));
+    float *lse = arena_alloc(&ctx->data, sizeof(float) * (size_t)(B * H * T));
+    ON(ctx, causal_forward, o->data, lse, q->data, k->data, at(kv, mla.nope), shape);
+    RECORD(ctx, o, naive_backward, NaiveSaved, .o = o, .q = q, .kv = kv, .k_rope = k_rope, .k = k,
+           .lse = lse, .shape = shape, .mla = mla);
+    return o;
+}
+/* [/naive] */
+
+/*
+ * Naive with a cache: the latents are read back, and keys and values are made again for all tokens.
+ * The queries are the last T of each sequence, wherever it ends; sequences of equal length that
+ * stand side by side are one batch.
+ */
+static Tensor *naive_from_cache(Context *ctx, Tensor *q, const Mla *w, const MlaConfig *cfg,
+                                const LatentCache *cache, float scale) {
+    int64_t B = tensor_dim(q, 0), T = tensor_dim(q, 1);
+    MlaShape mla = kernel_shape(cfg);
+    int64_t H = mla.heads, qk = mla.nope + mla.rope, rank = mla.kv_lora_rank;
+    Tensor *o = tensor_new(ctx, "attention", ctx->dtype, SHAPE(B, T, H, mla.v));
+    for (int64_t b = 0, count; b < B; b += count) {
+        int64_t S = cache->length[b];
+        for (count = 1; b + count < B && cache->length[b + count] == S;) count++;
+        Tensor *c_kv = tensor_new(ctx, "c_kv", ctx->dtype, SHAPE(count, S, rank));
+        Tensor *k_rope =
+            mla.rope ? tensor_new(ctx, "k_rope", ctx->dtype, SHAPE(count, S, mla.rope)) : NULL;
+        ON(ctx, latent_gather, c_kv->data, k_rope ? k_rope->data : NULL, cache->latent.data,
+           (int32_t *)cache->block_table.data + b * cache->max_pages,
+           (int32_t *)cache->lengths.data + b, count, S, rank, mla.rope, cache->max_pages);
+        Tensor *kv = linear(ctx, c_kv, w->kv_b_proj, NULL); /* [count, S, H * (nope + v)] */
+        Tensor *k = tensor_new(ctx, "keys", ctx->dtype, SHAPE(count, S, H, qk));
+        ON(ctx, mla_keys, k->data, kv->data, k_rope ? k_rope->data : NULL, count * S, mla);
+        AttentionShape shape = naive_shape(mla, count, T, S, scale);
+        float *lse = arena_alloc(&ctx->data, sizeof(float) * (size_t)(count * H * T));
+        ON(ctx, causal_forward, at(o, b * T * H * mla.v), lse, at(q, b * T * H * qk), k->data,
+           at(kv, mla.nope), shape);
+    }
+    return o;
+}
+
+/* ---- absorbed attention ---- */
+
+/* [absorbed] */
+Tensor *mla_absorbed_attention(Context *ctx, Tensor *q, const Mla *w, const MlaConfig *cfg,
+                               const LatentCache *cache, float scale) {
+    int64_t B = tensor_dim(q, 0), T = tensor_dim(q, 1);
+    MlaShape mla = kernel_shape(cfg);
+    int64_t H = mla.heads, rank = mla.kv_lora_rank;
+    check_shape("mla_absorbed_attention", q, ctx->dtype, SHAPE(B, T, H, mla.nope + mla.rope));
+    CHECK(!ctx->recording, "mla_absorbed_attention: what went through a cache has no gradient");
+    MlaDecodeShape shape = {.batch = (int)B,
+                            .q_len = (int)T,
+                            .heads = mla.heads,
+                            .kv_lora_rank = mla.kv_lora_rank,
+                            .rope_dim = mla.rope,
+                            .pages = cache->pages,
+                            .max_pages = cache->max_pages,
+                            .max_length = latent_cache_longest(cache),
+                            .scale = scale};
+    if (cache->horizon > shape.max_length) shape.max_length = cache->horizon;
+    size_t bytes = mla_decode_scratch_cpu(shape);
+#ifdef WITH_CUDA
+    if (ctx->device == CUDA) bytes = mla_decode_scratch_cuda(ctx->gpu, ctx->dtype, shape);
+#endif
+    float *scratch = bytes ? arena_alloc(&ctx->data, bytes) : NULL;
+
+    /* W_uk moves to the query and W_uv behind the sum: q_absorbed = [q_nope W_uk | q_rope] */
+    Tensor *q_absorbed = tensor_new(ctx, "q_absorbed", ctx->dtype, SHAPE(B, T, H, rank + mla.rope));
+    Tensor *o_latent = tensor_new(ctx, "o_latent", ctx->dtype, SHAPE(B, T, H, rank));
+    Tensor *o = tensor_new(ctx, "attention", ctx->dtype, SHAPE(B, T, H, mla.v));
+    ON(ctx, mla_absorb_query, q_absorbed->data, q->data, w->kv_b_proj->data, B * T, mla);
+    ON(ctx, mla_decode, o_latent->data, scratch, q_absorbed->data, cache->latent.data,
+       cache->block_table.data, cache->lengths.data, shape);
+    ON(ctx, mla_absorb_output, o->data, o_latent->data, w->kv_b_proj->data, B * T, mla);
+    return o;
+}
+/* [/absorbed] */
+
+/* ---- the module ---- */
+
+/*
+ * Turns q's last numbers and the shared key by their positions, in place. The key is seen as that
+ * of one head, [B, T, 1, rope]; what comes back stands behind the rotation on the tape.
+ */
+static Tensor *rotate(Context *ctx, const Position *position, Tensor *q, Tensor *k_rope,
+                      const LatentCache *cache) {
+    int64_t B = tensor_dim(q, 0), T = tensor_dim(q, 1), rope = tensor_dim(k_rope, -1);
+    Error err = {0};
+    int first = cache ? latent_cache_longest(cache) : 0;
+    CHECK(position_room(position, first, T, &err) == 0, "mla_forward: %s", err.text);
+    Tensor *positions =
+        cache ? latent_cache_positions(ctx, cache, T) : positions_from(ctx, B, T, 0);
+    Tensor *one_head = reshape(ctx, k_rope, SHAPE(B, T, 1, rope));
+    position->rotate(ctx, position, q, one_head, (int)rope, positions);
+    return reshape(ctx, one_head, SHAPE(B, T, rope));
+}
+
+/* The new tokens join the cache, and attention runs over all that it holds. */
+static Tensor *cached_attention(Context *ctx, Tensor *q, const Tensor *c_kv, const Tensor *k_rope,
+                                const Mla *w, const MlaConfig *cfg, LatentCache *cache,
+                                MlaMode mode, float scale) {
+    Error err = {0};
+    CHECK(!ctx->recording, "mla_forward: what went through a cache has no gradient");
+    CHECK(latent_cache_append(ctx, cache, c_kv, k_rope, &err) == 0, "mla_forward: %s", err.text);
+    if (mode == MLA_AUTO) mode = mla_cheaper(cfg, tensor_dim(q, 1), latent_cache_longest(cache));
+    return mode == MLA_ABSORBED ? mla_absorbed_attention(ctx, q, w, cfg, cache, scale)
+                                : naive_from_cache(ctx, q, w, cfg, cache, scale);
+}
+
+/* [mla_forward] */
+Tensor *mla_forward(Context *ctx, Tensor *x, const Mla *w, const MlaConfig *cfg,
+                    const Position *position, LatentCache *cache, MlaMode mode) {
+    int64_t B = tensor_dim(x, 0), T = tensor_dim(x, 1), H = cfg->num_attention_heads;
+    int64_t nope = cfg->qk_nope_head_dim, rope = cfg->qk_rope_head_dim, v = cfg->v_head_dim;
+    int64_t rank = cfg->kv_lora_rank;
+    float scale = mla_scale(cfg, position);
+    check_shape("mla_forward", x, ctx->dtype, SHAPE(B, T, cfg->hidden_size));
+    CHECK(cache || mode != MLA_ABSORBED, "mla_forward: absorbed attention needs a cache");
+
+    /* c_q = RMSNorm(x W_dq), q = c_q W_uq: per head [nope | rope] (V2, eq. 12-14, 37-39) */
+    Tensor *c_q = x;
+    if (cfg->q_lora_rank)
+        c_q =
+            rmsnorm(ctx, linear(ctx, x, w->q_a_proj, w->q_a_bias), w->q_a_layernorm, MLA_NORM_EPS);
+    Tensor *q = linear(ctx, c_q, cfg->q_lora_rank ? w->q_b_proj : w->q_proj, NULL);
+    q = reshape(ctx, q, SHAPE(B, T, H, nope + rope));
+
+    /* c_kv = RMSNorm(x W_dkv), k_rope = x W_kr: all that a cache keeps of a token (eq. 9, 43) */
+    Tensor *latent = linear(ctx, x, w->kv_a_proj, w->kv_a_bias); /* [B, T, rank + rope] */
+    Tensor *c_kv = rmsnorm(ctx, slice(ctx, latent, 0, rank), w->kv_a_layernorm, MLA_NORM_EPS);
+    Tensor *k_rope = rope ? slice(ctx, latent, rank, rope) : NULL;
+    if (position && rope) k_rope = rotate(ctx, position, q, k_rope, cache);
+
+    Tensor *heads; /* [B, T, H, v] */
+    if (cache) {
+        heads = cached_attention(ctx, q, c_kv, k_rope, w, cfg, cache, mode, scale);
+    } else { /* k_nope and v of every head from the latent (eq. 10-11, 42, 45) */
+        Tensor *kv = linear(ctx, c_kv, w->kv_b_proj, NULL);
+        kv = reshape(ctx, kv, SHAPE(B, T, H, nope + v));
+        heads = mla_naive_attention(ctx, q, kv, k_rope, cfg, scale);
+    }
+    return linear(ctx, reshape(ctx, heads, SHAPE(B, T, H * v)), w->o_proj, w->o_bias); /* eq. 47 */
+}
+/* [/mla_forward] */
