@@ -1,0 +1,134 @@
+/*
+ * Balance: keeping every expert at work.
+ *
+ * An expert that is chosen more learns more, and is then chosen more. Left alone a router ends with a
+ * few experts for everything. Two kinds of cure:
+ *
+ * a loss that is smaller when the load is even. With f_e = E / (K T) * how often e was chosen in a
+ * sequence of T tokens, and P_e = its mean score there (scores divided by their sum, which changes
+ * nothing for a softmax):
+ *     L = alpha * mean over sequences of sum_e f_e P_e                 (f has no gradient, P has)
+ *   one sequence = the whole batch: Switch's auxiliary loss (Fedus et al. 2021, eq. 4-6);
+ *   a sequence = a sequence: DeepSeek's sequence-wise loss (V3, eq. 17-20).
+ * An even load gives L = alpha, one expert for everything gives alpha * E / K at most.
+ *
+ * a bias that is no part of the loss (V3, "auxiliary-loss-free"): after each step
+ *     b_e += gamma * sign(mean load - load_e)
+ * so that an expert with too little is chosen for slightly worse scores.
+ *
+ * Beside them: Shazeer's squared coefficient of variation of importance and of load (2017, eq. 7, 11),
+ * and the z-loss, which keeps logits small: beta * mean over tokens of logsumexp(z)^2 (Zoph et al.
+ * 2022, eq. 5).
+ *
+ * All losses are F32 scalars on the tape; add() joins them to the main loss.
+ */
+#ifndef BALANCE_H
+#define BALANCE_H
+
+#include "../common/context.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* scores F32 [N, E], indices I32 [N, K]; N is a multiple of sequences -> F32 [1] */
+Tensor *balance_loss(Context *ctx, Tensor *scores, const Tensor *indices, int64_t sequences,
+                     float alpha);
+
+/* logits F32 [N, E] -> F32 [1] */
+Tensor *balance_z_loss(Context *ctx, Tensor *logits, float beta);
+
+/* Importance of an expert: the sum of its weights. weights F32 [N, K], indices I32 [N, K] -> F32 [E] */
+Tensor *balance_importance(Context *ctx, Tensor *weights, const Tensor *indices, int experts);
+
+/* alpha * variance / mean^2 of v F32 [E] -> F32 [1]: 0 when all are equal. An all-zero v gives 0. */
+Tensor *balance_variation(Context *ctx, Tensor *v, float alpha);
+
+/* load I32 [E] += counts I32 [E]: the load of a whole batch, over its micro-batches */
+void balance_count(Context *ctx, const Tensor *load, const Tensor *counts);
+
+/* bias F32 [E] += gamma * sign(mean(load) - load); then load = 0. Nothing happens where load is even,
+ * or all zero. */
+void balance_update_bias(Context *ctx, const Tensor *bias, const Tensor *load, float gamma);
+
+/* What a load is worth, in numbers. */
+typedef struct BalanceMeasures {
+    double tokens;   /* chosen slots: the sum of counts */
+    double mean;     /* per expert */
+    double max, min; /* the largest and the smallest load */
+    double
+        max_vio; /* (max - mean) / mean: 0 is even; E - 1 is one expert for all (Wang et al. 2024) */
+    double
+        entropy; /* of the load as a distribution, over log E: 1 is even, 0 is one expert for all */
+    double dropped; /* slots that no expert took */
+    int unused;     /* experts without a token */
+} BalanceMeasures;
+
+/* counts [E] on the host; kept: how many slots were kept (offsets[E]), or -1 for all. */
+BalanceMeasures balance_measure(const int32_t *counts, int experts, int64_t kept);
+
+/* I32 numbers of a tensor, on the host. Waits for the device. */
+void balance_download(Context *ctx, int32_t *host, const Tensor *t);
+
+/* ---- kernels: F32 and I32 throughout ---- */
+
+/*
+ * f, p [S, E] (f times 1 / S alpha, ready for backward), sums [N]: each token's sum of scores.
+ * Tokens of a sequence are summed in order.
+ */
+void balance_loss_forward_cpu(float *loss, float *f, float *p, float *sums, const float *scores,
+                              const int32_t *indices, int64_t sequences, int64_t length,
+                              int experts, int top_k, float alpha);
+/* ds_e = (f_e - sum_i f_i s_i / S) / (S T) * dloss     with S = sums[n], f of its sequence */
+void balance_loss_backward_cpu(float *dscores, int add, const float *dloss, const float *f,
+                               const float *sums, const float *scores, int64_t sequences,
+                               int64_t length, int experts);
+/* lse [N]: logsumexp of each row; loss = beta mean(lse^2) */
+void balance_z_forward_cpu(float *loss, float *lse, const float *logits, int64_t tokens,
+                           int experts, float beta);
+/* dz_e = 2 beta / N lse softmax(z)_e dloss */
+void balance_z_backward_cpu(float *dlogits, int add, const float *dloss, const float *lse,
+                            const float *logits, int64_t tokens, int experts, float beta);
+/* importance [E]: sums over slots in order */
+void balance_importance_forward_cpu(float *importance, const float *weights, const int32_t *indices,
+                                    int64_t slots, int experts);
+void balance_importance_backward_cpu(float *dweights, int add, const float *dimportance,
+                                     const int32_t *indices, int64_t slots);
+void balance_variation_forward_cpu(float *loss, const float *v, int experts, float alpha);
+/* With m = mean, q = mean of squares, L = alpha (q / m^2 - 1):
+ *     dL/dv_e = alpha 2 / (E m^2) (v_e - q / m) */
+void balance_variation_backward_cpu(float *dv, int add, const float *dloss, const float *v,
+                                    int experts, float alpha);
+void balance_count_cpu(int32_t *load, const int32_t *counts, int experts);
+void balance_update_bias_cpu(float *bias, int32_t *load, int experts, float gamma);
+
+#ifdef WITH_CUDA
+void balance_loss_forward_cuda(Gpu *gpu, DType dtype, float *loss, float *f, float *p, float *sums,
+                               const float *scores, const int32_t *indices, int64_t sequences,
+                               int64_t length, int experts, int top_k, float alpha);
+void balance_loss_backward_cuda(Gpu *gpu, DType dtype, float *dscores, int add, const float *dloss,
+                                const float *f, const float *sums, const float *scores,
+                                int64_t sequences, int64_t length, int experts);
+void balance_z_forward_cuda(Gpu *gpu, DType dtype, float *loss, float *lse, const float *logits,
+                            int64_t tokens, int experts, float beta);
+void balance_z_backward_cuda(Gpu *gpu, DType dtype, float *dlogits, int add, const float *dloss,
+                             const float *lse, const float *logits, int64_t tokens, int experts,
+                             float beta);
+void balance_importance_forward_cuda(Gpu *gpu, DType dtype, float *importance, const float *weights,
+                                     const int32_t *indices, int64_t slots, int experts);
+void balance_importance_backward_cuda(Gpu *gpu, DType dtype, float *dweights, int add,
+                                      const float *dimportance, const int32_t *indices,
+                                      int64_t slots);
+void balance_variation_forward_cuda(Gpu *gpu, DType dtype, float *loss, const float *v, int experts,
+                                    float alpha);
+void balance_variation_backward_cuda(Gpu *gpu, DType dtype, float *dv, int add, const float *dloss,
+                                     const float *v, int experts, float alpha);
+void balance_count_cuda(Gpu *gpu, DType dtype, int32_t *load, const int32_t *counts, int experts);
+void balance_update_bias_cuda(Gpu *gpu, DType dtype, float *bias, int32_t *load, int experts,
+                              float gamma);
+#endif
+
+#ifdef __cplusplus
+}
+#endif
+#endif

@@ -1,0 +1,122 @@
+/*
+ * The gate: how much each expert wants a token, before anyone chooses.
+ *
+ *     linear    z = x W^T                                             (Shazeer et al. 2017, eq. 3; DeepSeek)
+ *     noisy     z = x W^T + eps * softplus(x W_noise^T),  eps ~ Normal(0, 1)           (the same, eq. 4)
+ *     centroid  z = cos(x, c_e) / temperature                         (Chi et al. 2022, "X-MoE", eq. 5)
+ *
+ * A row of z is N-experts wide and one token's. Whatever dtype x has, z is F32: two experts whose
+ * logits differ in the tenth bit are two different choices, and BF16 keeps eight.
+ *
+ * In the backward pass dz is F32 as well. x and the weights may be BF16, and then the tensor cores
+ * multiply BF16 only; so dz goes in as the sum of two BF16 numbers, its rounded value and what
+ * rounding left over: 16 bits of dz arrive, as many as the BF16 factors can use.
+ */
+#ifndef GATE_H
+#define GATE_H
+
+#include "../common/context.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* x [N, hidden] of ctx's dtype, weight [E, hidden] -> F32 [N, E] */
+Tensor *gate_linear(Context *ctx, Tensor *x, Tensor *weight);
+
+/* clean, raw F32 [N, E] -> clean + eps * softplus(raw). eps is drawn from ctx->rng, one stream a call. */
+Tensor *gate_noise(Context *ctx, Tensor *clean, Tensor *raw);
+
+/* x [N, hidden], centroids [E, hidden] -> F32 [N, E], each within +-1 / temperature */
+Tensor *gate_cosine(Context *ctx, Tensor *x, Tensor *centroids, float temperature);
+
+/*
+ * How many tokens each expert would get, made differentiable (Shazeer et al. 2017, eq. 8-10): the sum
+ * over tokens of the probability that the expert is among the best top_k when its own noise is drawn
+ * anew and everyone else's is kept. clean, raw, noisy F32 [N, E] -> F32 [E].
+ */
+Tensor *gate_noisy_load(Context *ctx, Tensor *clean, Tensor *raw, Tensor *noisy, int top_k);
+
+/* ---- kernels: on the CPU every T * is a float *; on CUDA float * or bf16 * by dtype ---- */
+
+/* z = x W^T */
+void gate_forward_cpu(float *z, const float *x, const float *w, int64_t tokens, int64_t hidden,
+                      int64_t experts);
+/* dx = (or +=) dz W, dw = (or +=) dz^T x; either may be NULL. scratch: gate_scratch_bytes() */
+void gate_backward_cpu(float *dx, int add_x, float *dw, int add_w, void *scratch, const float *dz,
+                       const float *x, const float *w, int64_t tokens, int64_t hidden,
+                       int64_t experts);
+/* Bytes that gate_backward needs: dz in two parts and the weight twice in BF16; 0 in F32. */
+int64_t gate_scratch_bytes(DType dtype, int64_t tokens, int64_t hidden, int64_t experts);
+
+/* z = clean + eps * softplus(raw), element i with eps = rng_normal(seed, stream, i) */
+void gate_noise_forward_cpu(float *z, const float *clean, const float *raw, int64_t n,
+                            uint64_t seed, uint64_t stream);
+/* draw = (or +=) dz * eps * sigmoid(raw) */
+void gate_noise_backward_cpu(float *draw, int add, const float *dz, const float *raw, int64_t n,
+                             uint64_t seed, uint64_t stream);
+
+/* inverse[i] = 1 / |row i of x| */
+void gate_norms_cpu(float *inverse, const float *x, int64_t rows, int64_t width);
+/* z[n, e] *= token[n] * expert[e] * scale: dot products become cosines over a temperature */
+void gate_cosine_forward_cpu(float *z, const float *token, const float *expert, float scale,
+                             int64_t tokens, int64_t experts);
+/* ddot = dz * token * expert * scale: the derivative by the dot product; and what the norms'
+ * derivatives need: per_token[n] = sum_e dz z, per_expert[e] = sum_n dz z, in a fixed order */
+void gate_cosine_backward_cpu(float *ddot, float *per_token, float *per_expert, const float *dz,
+                              const float *z, const float *token, const float *expert, float scale,
+                              int64_t tokens, int64_t experts);
+/* dx[i, :] -= x[i, :] * sums[i] * inverse[i]^2: the share of the norm, after dz's own (so it adds).
+ * gate_norms_backward: dx of x's dtype; _weight: F32, as gradients of weights are */
+void gate_norms_backward_cpu(float *dx, const float *x, const float *sums, const float *inverse,
+                             int64_t rows, int64_t width);
+void gate_norms_backward_weight_cpu(float *dw, const float *w, const float *sums,
+                                    const float *inverse, int64_t rows, int64_t width);
+
+/* load [E] = sum over tokens, in a fixed order, of p [N, E]; rivals I32 [N, 2]: whose logits are the
+ * top_k-th and the (top_k + 1)-th: the bar for those outside and for those inside */
+void gate_noisy_load_forward_cpu(float *load, float *p, int32_t *rivals, const float *clean,
+                                 const float *raw, const float *noisy, int64_t tokens,
+                                 int64_t experts, int top_k);
+/* dload [E] -> dclean, draw, dnoisy [N, E]; each may be NULL */
+void gate_noisy_load_backward_cpu(float *dclean, int add_clean, float *draw, int add_raw,
+                                  float *dnoisy, int add_noisy, const float *dload,
+                                  const int32_t *rivals, const float *clean, const float *raw,
+                                  const float *noisy, int64_t tokens, int64_t experts, int top_k);
+
+#ifdef WITH_CUDA
+void gate_forward_cuda(Gpu *gpu, DType dtype, float *z, const void *x, const void *w,
+                       int64_t tokens, int64_t hidden, int64_t experts);
+void gate_backward_cuda(Gpu *gpu, DType dtype, void *dx, int add_x, float *dw, int add_w,
+                        void *scratch, const float *dz, const void *x, const void *w,
+                        int64_t tokens, int64_t hidden, int64_t experts);
+void gate_noise_forward_cuda(Gpu *gpu, DType dtype, float *z, const float *clean, const float *raw,
+                             int64_t n, uint64_t seed, uint64_t stream);
+void gate_noise_backward_cuda(Gpu *gpu, DType dtype, float *draw, int add, const float *dz,
+                              const float *raw, int64_t n, uint64_t seed, uint64_t stream);
+void gate_norms_cuda(Gpu *gpu, DType dtype, float *inverse, const void *x, int64_t rows,
+                     int64_t width);
+void gate_cosine_forward_cuda(Gpu *gpu, DType dtype, float *z, const float *token,
+                              const float *expert, float scale, int64_t tokens, int64_t experts);
+void gate_cosine_backward_cuda(Gpu *gpu, DType dtype, float *ddot, float *per_token,
+                               float *per_expert, const float *dz, const float *z,
+                               const float *token, const float *expert, float scale, int64_t tokens,
+                               int64_t experts);
+void gate_norms_backward_cuda(Gpu *gpu, DType dtype, void *dx, const void *x, const float *sums,
+                              const float *inverse, int64_t rows, int64_t width);
+void gate_norms_backward_weight_cuda(Gpu *gpu, DType dtype, float *dw, const void *w,
+                                     const float *sums, const float *inverse, int64_t rows,
+                                     int64_t width);
+void gate_noisy_load_forward_cuda(Gpu *gpu, DType dtype, float *load, float *p, int32_t *rivals,
+                                  const float *clean, const float *raw, const float *noisy,
+                                  int64_t tokens, int64_t experts, int top_k);
+void gate_noisy_load_backward_cuda(Gpu *gpu, DType dtype, float *dclean, int add_clean, float *draw,
+                                   int add_raw, float *dnoisy, int add_noisy, const float *dload,
+                                   const int32_t *rivals, const float *clean, const float *raw,
+                                   const float *noisy, int64_t tokens, int64_t experts, int top_k);
+#endif
+
+#ifdef __cplusplus
+}
+#endif
+#endif
