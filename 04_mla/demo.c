@@ -85,38 +85,42 @@ static Pair absorbed_query(int head, Pair q) { /* W_uk^T q */
     return (Pair){w[0][0] * q.x + w[1][0] * q.y, w[0][1] * q.x + w[1][1] * q.y};
 }
 
-static void print_pairs(const char *label, const Pair *pairs, int count) {
-    printf("%s", label);
-    for (int i = 0; i < count; i++) printf(" (%d, %d)", pairs[i].x, pairs[i].y);
+/* "(1, 1) (1, -1)" in the caller's buffer; returns it. */
+static char *pairs_text(char text[64], const Pair *pairs, int count) {
+    int used = 0;
+    for (int i = 0; i < count; i++)
+        used += snprintf(text + used, 64 - (size_t)used, "%s(%d, %d)", i ? " " : "", pairs[i].x,
+                         pairs[i].y);
+    return text;
 }
 
 static void by_hand(void) {
-    printf("1. Two heads, three tokens, by hand");
-    print_pairs(". The cache keeps their latents c =", latents, 3);
-    printf("\n");
+    char text[64];
+    printf("1. By hand: two heads, three tokens. The cache keeps their latents c: %s\n",
+           pairs_text(text, latents, 3));
     for (int h = 0; h < 2; h++) {
         Pair keys[3], query = absorbed_query(h, queries[h]);
-        printf("   head %d: W_uk = (%d %d; %d %d), the third token asks with q = (%d, %d)\n", h,
+        for (int s = 0; s < 3; s++) keys[s] = key_of(h, latents[s]);
+        printf("   head %d: W_uk = (%d %d; %d %d); the third token asks with q = (%d, %d)\n", h,
                w_uk[h][0][0], w_uk[h][0][1], w_uk[h][1][0], w_uk[h][1][1], queries[h].x,
                queries[h].y);
-        for (int s = 0; s < 3; s++) keys[s] = key_of(h, latents[s]);
-        print_pairs("     naive     keys W_uk c     =", keys, 3);
-        printf("   scores q . key:  ");
+        printf("     naive:    keys  W_uk c    = %-22s   scores  q . key    =",
+               pairs_text(text, keys, 3));
         for (int s = 0; s < 3; s++) printf(" %2d", dot(queries[h], keys[s]));
-        print_pairs("\n     absorbed  query W_uk^T q  =", &query, 1);
-        printf("%*sscores query . c:", query.x < 0 || query.y < 0 ? 16 : 18, "");
+        printf("\n     absorbed: query W_uk^T q  = %-22s   scores  query . c  =",
+               pairs_text(text, &query, 1));
         for (int s = 0; s < 3; s++) printf(" %2d", dot(query, latents[s]));
         printf("\n");
     }
-    printf("   Turn head 0's keys by their positions, a quarter turn each, and its query likewise:"
-           "\n   the absorbed query is another one for every distance:");
+    printf("   Now turn the keys by a quarter for each position, and q likewise: head 0's absorbed "
+           "query\n   is another one for each distance:");
     Pair turned = queries[0];
     for (int distance = 0; distance < 3; distance++) {
         Pair query = absorbed_query(0, turned);
-        printf("  %d: (%d, %d)", distance, query.x, query.y);
+        printf("  %s at %d", pairs_text(text, &query, 1), distance);
         turned = (Pair){-turned.y, turned.x};
     }
-    printf("\n   So MLA keeps positions out of these numbers and in a few of their own.\n\n");
+    printf(". Nothing would be saved,\n   so MLA gives positions a few numbers of their own.\n\n");
 }
 
 /* ---- 2. a layer ---- */
@@ -129,7 +133,7 @@ static int make_layer(Demo *d, Error *err) {
     params_init(&d->params, &d->ctx);
     d->w = mla_init(&d->params, "self_attn", cfg);
     if (params_allocate(&d->params, false, err)) return -1;
-    mla_randomize(&d->params, &d->w, 0.02f, 0.02f);
+    mla_randomize(&d->params, &d->w, 0.04f, 0.02f); /* scores of order 1: attention that chooses */
     if (latent_cache_init(&d->cache, &d->ctx, 1, d->options.context, 0, width, err)) return -1;
 
     char number[32];
@@ -256,20 +260,23 @@ static int which_is_cheaper(Demo *d, Error *err) {
     const MlaConfig *cfg = &d->cfg;
     int S = d->options.context, cross = crossing(cfg, S);
     Csv csv;
-    if (csv_open(&csv, OUT "operations.csv", "T,S,naive_mflop,absorbed_mflop", d->device,
+    if (csv_open(&csv, OUT "operations.csv", "T,S,crossing,naive_mflop,absorbed_mflop", d->device,
                  d->options.common.seed, err))
         return -1;
     for (int T = 1; T <= S; T *= 2)
-        csv_row(&csv, "%d,%d,%.3f,%.3f", T, S, mla_naive_flop(cfg, T, S) / T / 1e6,
+        csv_row(&csv, "%d,%d,%d,%.3f,%.3f", T, S, cross, mla_naive_flop(cfg, T, S) / T / 1e6,
                 mla_absorbed_flop(cfg, T, S) / T / 1e6);
     double flop = 2.0 * (2 * cfg->kv_lora_rank + cfg->qk_rope_head_dim);
     double bytes = 2.0 * (cfg->kv_lora_rank + cfg->qk_rope_head_dim);
-    printf("4. Which of the two? T new tokens at once, %d in the cache with them: absorbed does "
-           "fewer\n   operations up to T = %d, naive from T = %d on, for it makes keys only once. "
-           "MLA_AUTO counts.\n",
-           S, cross, cross + 1);
+    printf("4. Which of the two? T new tokens at once, %d in the cache with them. ", S);
+    if (cross == S)
+        printf("Absorbed does fewer\n   operations for every T: the latent is so small.\n");
+    else
+        printf("Absorbed does fewer\n   operations up to T = %d; from %d on naive does, for it "
+               "makes keys only once. MLA_AUTO counts.\n",
+               cross, cross + 1);
     printf("   Absorbed, a cached token is %.0f bytes in BF16 and %.0f operations for each head:\n"
-           "   %.0f for each byte with 16 heads, %.0f with 128. One H200 has time for about 186.\n",
+           "   %.0f for each byte with 16 heads, %.0f with 128. An H200 has time for 186.\n",
            bytes, flop, 16 * flop / bytes, 128 * flop / bytes);
     if (csv_close(&csv, err)) return -1;
     plot_or_explain("04_mla/figures/operations.gp", OUT "operations.csv", OUT "operations");
@@ -304,7 +311,7 @@ static int cache_bytes(Demo *d, Error *err) {
     }
     const ModelSizes *v3 = &model_sizes[MODEL_V3];
     for (int kind = 0; kind < CACHE_KINDS; kind++) {
-        labels[kind] = cache_kind_name(kind);
+        labels[kind] = kind == CACHE_GQA ? "GQA-8" : cache_kind_name((CacheKind)kind);
         kib[kind] = cache_bytes_per_token(v3, kind, 16) / 1024;
     }
     printf("\n   DeepSeek-V3's sizes:\n");
@@ -341,8 +348,8 @@ int main(int argc, char **argv) {
     int status = make_layer(&d, &err) || time_decoding(&d, &err) || which_is_cheaper(&d, &err) ||
                  cache_bytes(&d, &err);
     if (!status)
-        printf("Try next:  --heads 64        (more heads: which of the two pays for them?)\n"
-               "           --rank 128        (a smaller latent: when does naive win?)\n"
+        printf("Try next:  --heads 64        (four times the work; and the cache?)\n"
+               "           --rank 128        (a smaller latent: when is naive cheaper now?)\n"
                "           --context 16384   (a longer memory)\n");
     latent_cache_free(&d.cache);
     params_free(&d.params);
