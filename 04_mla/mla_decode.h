@@ -25,10 +25,13 @@
 extern "C" {
 #endif
 
+/* The widest row: kv_lora_rank + rope_dim. DeepSeek's are 576; registers and stack hold this. */
+enum { MLA_DECODE_MAX_WIDTH = 1024 };
+
 typedef struct MlaDecodeShape {
     int batch, q_len, heads;
     int kv_lora_rank; /* 512 in V2 and V3: the width of a value */
-    int rope_dim;     /* 64: a key is kv_lora_rank + rope_dim wide */
+    int rope_dim;     /* 64, may be 0: a key is kv_lora_rank + rope_dim wide */
     int pages;        /* in the pool, of all sequences together */
     int max_pages;    /* entries in one sequence's line of the block table */
     int max_length;   /* no sequence is longer; sizes grids and scratch */
@@ -48,10 +51,10 @@ double mla_decode_bytes(MlaDecodeShape shape, int length, DType dtype);
  *
  * q [B, q_len, H, kv_lora_rank + rope_dim], o [B, q_len, H, kv_lora_rank],
  * latent [pages, LATENT_PAGE, kv_lora_rank + rope_dim], block_table I32 [B, max_pages],
- * lengths I32 [B], each at least q_len. scratch: mla_decode_scratch_*() bytes.
+ * lengths I32 [B], each from q_len to max_length. scratch: mla_decode_scratch_*() bytes.
  */
 
-/* The reference: plain loops, one row of scores at a time; needs no scratch. */
+/* The reference: plain loops, one row of scores at a time; needs no scratch (NULL will do). */
 void mla_decode_reference_cpu(float *o, float *scratch, const float *q, const float *latent,
                               const int32_t *block_table, const int32_t *lengths,
                               MlaDecodeShape shape);
@@ -70,9 +73,11 @@ void mla_decode_cuda(Gpu *gpu, DType dtype, void *o, float *scratch, const void 
 /*
  * The ladder, from the plain one up. The first three take every dtype, size and GPU; for the others
  * *_supports() says whether they do.
- *   naive    scores, softmax and weighted sum, each a kernel; the latent is read twice per head
- *   online   one pass over the latent for keys and values, a block for each query head
- *   split    a sequence's pages cut into pieces that run side by side, then a combine step
+ *   naive    scores, softmax and weighted sum, each a kernel; the latent is read twice per head.
+ *            Its scratch holds all scores: mla_decode_naive_scratch()
+ *   online   one pass over the latent for keys and values, a warp for each query head
+ *   split    a sequence's pages cut into pieces that run side by side, then a combine step: the
+ *            F32 kernel in use
  *   mma      tensor cores of sm_80 and later: a block holds many heads, a page is loaded once for
  *            all of them. BF16
  *   hopper   TMA and wgmma, BF16, kv_lora_rank 512 and rope_dim 64
@@ -96,10 +101,14 @@ int mla_decode_mma_supports(const Gpu *gpu, DType dtype, MlaDecodeShape shape);
 int mla_decode_hopper_supports(const Gpu *gpu, DType dtype, MlaDecodeShape shape);
 #endif
 
-/* Bytes of scratch: enough for every rung of that device. */
+/* Bytes of scratch: enough for the kernel in use, on either device, and on CUDA for every rung but
+ * the naive one. */
 size_t mla_decode_scratch_cpu(MlaDecodeShape shape);
 #ifdef WITH_CUDA
 size_t mla_decode_scratch_cuda(Gpu *gpu, DType dtype, MlaDecodeShape shape);
+/* What single rungs need. */
+size_t mla_decode_naive_scratch(MlaDecodeShape shape);
+size_t mla_decode_hopper_scratch(Gpu *gpu, MlaDecodeShape shape);
 #endif
 
 #ifdef __cplusplus

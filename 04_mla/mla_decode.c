@@ -1,0 +1,34 @@
+/*
+ * Absorbed decoding: what its sizes may be, and what it costs. The kernels are in mla_decode_cpu.c
+ * and mla_decode_*.cu.
+ */
+#include "mla_decode.h"
+
+void mla_decode_check(const char *where, const MlaDecodeShape *s) {
+    CHECK(s->batch > 0 && s->q_len > 0 && s->heads > 0, "%s: batch %d, q_len %d, heads %d", where,
+          s->batch, s->q_len, s->heads);
+    CHECK(s->kv_lora_rank > 0 && s->rope_dim >= 0 &&
+              s->kv_lora_rank <= MLA_DECODE_MAX_WIDTH - s->rope_dim,
+          "%s: kv_lora_rank %d, rope_dim %d: the kernels hold rows of 1 to %d numbers", where,
+          s->kv_lora_rank, s->rope_dim, MLA_DECODE_MAX_WIDTH);
+    CHECK(s->max_length >= s->q_len,
+          "%s: %d queries, but sequences of at most %d tokens: the first queries would see nothing",
+          where, s->q_len, s->max_length);
+    CHECK(s->pages > 0 && s->max_length <= (int64_t)s->max_pages * LATENT_PAGE,
+          "%s: max_length %d, but the block table has %d pages of %d tokens for each sequence",
+          where, s->max_length, s->max_pages, LATENT_PAGE);
+    /* Kernels number (row, page) pairs and rows in an int. */
+    CHECK((int64_t)s->batch * s->q_len * s->heads * (s->max_length / LATENT_PAGE + 1) < 1 << 30,
+          "%s: batch %d, q_len %d, heads %d, max_length %d: decode in smaller chunks", where,
+          s->batch, s->q_len, s->heads, s->max_length);
+}
+
+double mla_decode_flop(MlaDecodeShape s, int length) {
+    return 2.0 * s.batch * s.q_len * s.heads * length * (2.0 * s.kv_lora_rank + s.rope_dim);
+}
+
+double mla_decode_bytes(MlaDecodeShape s, int length, DType dtype) {
+    double width = s.kv_lora_rank + s.rope_dim, rows = (double)s.q_len * s.heads;
+    double numbers = rows * width + length * width + rows * s.kv_lora_rank;
+    return s.batch * numbers * (double)dtype_size(dtype);
+}

@@ -1,0 +1,286 @@
+/*
+ * Absorbed decoding on the CPU. See mla_decode.h for the formulas.
+ *
+ * mla_decode_reference_cpu: plain loops straight from them. Every other kernel is compared with it.
+ *
+ * mla_decode_cpu. A row is a query of one head; since all rows read the same latents, the q_len * H
+ * rows of a sequence are simply its batch. VECTOR rows make a group and lie side by side in a
+ * vector, as chapter 02's queries do, and a page z (64 tokens) joins them in three steps:
+ *
+ *     S = Z Q^T                     [64][VECTOR]             Q^T is packed once, scale included
+ *     m' = max(m, max_j S),  P = exp(S - m'),  l' = l exp(m - m') + sum_j P
+ *     O' = O exp(m - m') + C^T P    [kv_lora_rank][VECTOR]   C: the first columns of the same Z
+ *
+ * Both products broadcast numbers of Z against a vector of rows, so Z is used where and as it
+ * lies. It is read from memory once for S; O finds it in the cache.
+ *
+ * Sequences are cut into pieces, a task is a group's share of a piece, and the tasks of one piece
+ * follow each other, so that the later groups find its pages in the cache. A piece leaves m, l and
+ * O in scratch; the join is chapter 03's. The cut depends on the sizes alone, so the result does
+ * not depend on the number of threads.
+ */
+#include "mla_decode.h"
+
+#include "../02_causal/causal_tile.h"
+#include "../common/fastmath.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* ---- the reference ---- */
+
+/* [row_of_token] */
+/* Where token t of sequence b lies. */
+static const float *row_of_token(const float *latent, const int32_t *block_table, int b, int t,
+                                 const MlaDecodeShape *s) {
+    int64_t page = block_table[(int64_t)b * s->max_pages + t / LATENT_PAGE];
+    return latent + (page * LATENT_PAGE + t % LATENT_PAGE) * (s->kv_lora_rank + s->rope_dim);
+}
+/* [/row_of_token] */
+
+/* [reference] */
+void mla_decode_reference_cpu(float *o, float *scratch, const float *q, const float *latent,
+                              const int32_t *block_table, const int32_t *lengths,
+                              MlaDecodeShape s) {
+    mla_decode_check("mla_decode_reference_cpu", &s);
+    (void)scratch;
+    int width = s.kv_lora_rank + s.rope_dim;
+    double *p = malloc(sizeof(double) * (size_t)s.max_length);
+    if (!p) fatal("out of memory: a row of %d scores", s.max_length);
+    for (int64_t row = 0; row < (int64_t)s.batch * s.q_len * s.heads; row++) {
+        int b = (int)(row / s.heads / s.q_len), i = (int)(row / s.heads % s.q_len);
+        int seen = lengths[b] - s.q_len + i + 1;
+        double max = -INFINITY, sum = 0;
+        for (int j = 0; j < seen; j++) {
+            const float *z = row_of_token(latent, block_table, b, j, &s);
+            double dot = 0;
+            for (int c = 0; c < width; c++) dot += (double)q[row * width + c] * z[c];
+            p[j] = dot * s.scale;
+            max = fmax(max, p[j]);
+        }
+        for (int j = 0; j < seen; j++) sum += p[j] = exp(p[j] - max);
+        for (int c = 0; c < s.kv_lora_rank; c++) {
+            double out = 0;
+            for (int j = 0; j < seen; j++)
+                out += p[j] * row_of_token(latent, block_table, b, j, &s)[c];
+            o[row * s.kv_lora_rank + c] = (float)(out / sum);
+        }
+    }
+    free(p);
+}
+/* [/reference] */
+
+/* ---- in use ---- */
+
+/* As many independent sums as hide the latency of a multiply-add and fit into the registers. */
+enum { BLOCK = VECTOR == 16 ? 16 : 8 };
+enum { FEW_ROWS = 4 };       /* below this, rows one by one are faster than a vector (measured) */
+enum { PIECE_PAGES = 4 };    /* a piece's start and end cost a fraction of a page */
+enum { MOST_TASKS = 1024 };  /* above this, pieces grow: their states would be a burden */
+enum { PARALLEL = 1 << 18 }; /* multiply-adds below which waking threads does not pay */
+
+/* How the work is cut: a function of the sizes alone. */
+typedef struct Cut {
+    int lanes, groups; /* of the rows of one sequence */
+    int piece, pieces; /* tokens in a piece; pieces of a sequence of max_length */
+    int64_t state;     /* floats of one task: m[lanes], l[lanes], o[kv_lora_rank][lanes] */
+} Cut;
+
+static Cut cut_of(const MlaDecodeShape *s) {
+    int rows = s->q_len * s->heads, pages = PIECE_PAGES;
+    Cut cut = {.lanes = rows < FEW_ROWS ? 1 : VECTOR};
+    cut.groups = (rows + cut.lanes - 1) / cut.lanes;
+    while ((int64_t)s->batch * cut.groups * (s->max_length / (pages * LATENT_PAGE)) > MOST_TASKS)
+        pages *= 2;
+    cut.piece = pages * LATENT_PAGE;
+    cut.pieces = (s->max_length + cut.piece - 1) / cut.piece;
+    cut.state = (int64_t)cut.lanes * (2 + s->kv_lora_rank);
+    return cut;
+}
+
+size_t mla_decode_scratch_cpu(MlaDecodeShape s) {
+    Cut cut = cut_of(&s);
+    return sizeof(float) * (size_t)s.batch * (size_t)cut.pieces * (size_t)cut.groups *
+           (size_t)cut.state;
+}
+
+/* [lane_product] */
+/* c[i][0..VECTOR) += sum_k a[i * a_row + k * a_col] * b[k][0..VECTOR) for i < rows, a constant */
+static inline __attribute__((always_inline)) void lane_rows(float *c, const float *a, int64_t a_row,
+                                                            int64_t a_col, const float *b,
+                                                            int depth, const int rows) {
+    Vector sum[BLOCK];
+    for (int i = 0; i < rows; i++) sum[i] = load(c + i * VECTOR);
+    for (int k = 0; k < depth; k++) {
+        Vector b_k = load(b + k * VECTOR);
+        for (int i = 0; i < rows; i++) sum[i] += a[i * a_row + k * a_col] * b_k;
+    }
+    for (int i = 0; i < rows; i++) store(c + i * VECTOR, sum[i]);
+}
+
+static void lane_product(float *c, const float *a, int64_t a_row, int64_t a_col, const float *b,
+                         int depth, int rows) {
+    int i = 0;
+    for (; i + BLOCK <= rows; i += BLOCK)
+        lane_rows(c + i * VECTOR, a + i * a_row, a_row, a_col, b, depth, BLOCK);
+    for (; i < rows; i++) lane_rows(c + i * VECTOR, a + i * a_row, a_row, a_col, b, depth, 1);
+}
+/* [/lane_product] */
+
+/*
+ * The softmax of `keys` scores s[key][lane] joins the state; lane i sees seen[i] of them. A lane
+ * that has seen nothing so far keeps m = -inf, which must not be subtracted from itself.
+ */
+static void join_scores(float *m, float *l, float *o, float *s, int keys, const int *seen,
+                        int kv_lora_rank) {
+    float base[VECTOR], rescale[VECTOR], sum[VECTOR] = {0};
+    for (int i = 0; i < VECTOR; i++) {
+        for (int j = seen[i] > 0 ? seen[i] : 0; j < keys; j++) s[j * VECTOR + i] = -INFINITY;
+        base[i] = m[i];
+    }
+    for (int j = 0; j < keys; j++)
+        for (int i = 0; i < VECTOR; i++) {
+            float x = s[j * VECTOR + i];
+            base[i] = x > base[i] ? x : base[i];
+        }
+    for (int i = 0; i < VECTOR; i++) {
+        float top = base[i];
+        base[i] = top == -INFINITY ? 0.0f : top;
+        rescale[i] = fast_exp(m[i] - base[i]);
+        m[i] = top;
+    }
+    for (int j = 0; j < keys; j++)
+        for (int i = 0; i < VECTOR; i++) {
+            float p = fast_exp(s[j * VECTOR + i] - base[i]);
+            s[j * VECTOR + i] = p;
+            sum[i] += p;
+        }
+    for (int i = 0; i < VECTOR; i++) l[i] = l[i] * rescale[i] + sum[i];
+    for (int c = 0; c < kv_lora_rank; c++)
+        for (int i = 0; i < VECTOR; i++) o[c * VECTOR + i] *= rescale[i];
+}
+
+/* Queries of the last q_len tokens see less than the sequence: row r of it sees this much. */
+static int keys_seen(const MlaDecodeShape *s, int length, int row) {
+    return length - s->q_len + row / s->heads + 1;
+}
+
+/* Asks for `rows` rows from the next page, so that it is on its way while this one is used. */
+static void prefetch_page(const float *z, int64_t numbers) {
+    for (int64_t i = 0; i < numbers; i += 16) __builtin_prefetch(z + i, 0, 2);
+}
+
+/* [group] */
+/* Tokens begin .. end - 1 for the rows first .. first + rows - 1 of sequence b. */
+static void group_task(float *state, const float *q, const float *latent,
+                       const int32_t *block_table, int length, const MlaDecodeShape *s, int b,
+                       int first, int rows, int begin, int end) {
+    float packed[MLA_DECODE_MAX_WIDTH * VECTOR], scores[LATENT_PAGE * VECTOR];
+    float *m = state, *l = state + VECTOR, *o = state + 2 * VECTOR;
+    int width = s->kv_lora_rank + s->rope_dim, seen[VECTOR];
+    const float *q_rows = q + ((int64_t)b * s->q_len * s->heads + first) * width;
+    for (int c = 0; c < width; c++)
+        for (int i = 0; i < VECTOR; i++)
+            packed[c * VECTOR + i] = i < rows ? q_rows[i * width + c] * s->scale : 0.0f;
+    for (int i = 0; i < VECTOR; i++) m[i] = -INFINITY;
+    memset(l, 0, sizeof(float) * (size_t)VECTOR * (size_t)(1 + s->kv_lora_rank));
+
+    for (int token = begin; token < end; token += LATENT_PAGE) {
+        int keys = end - token < LATENT_PAGE ? end - token : LATENT_PAGE;
+        const float *z = row_of_token(latent, block_table, b, token, s);
+        if (token + LATENT_PAGE < end)
+            prefetch_page(row_of_token(latent, block_table, b, token + LATENT_PAGE, s),
+                          (int64_t)width * LATENT_PAGE);
+        memset(scores, 0, sizeof(float) * (size_t)(keys * VECTOR));
+        lane_product(scores, z, width, 1, packed, width, keys);
+        for (int i = 0; i < VECTOR; i++)
+            seen[i] = (i < rows ? keys_seen(s, length, first + i) : length) - token;
+        join_scores(m, l, o, scores, keys, seen, s->kv_lora_rank);
+        lane_product(o, z, 1, width, scores, keys, s->kv_lora_rank);
+    }
+}
+/* [/group] */
+
+/* The same for a single row, in chapter 02's loops: with so few, vectors of rows would be empty. */
+static void row_task(float *state, const float *q, const float *latent, const int32_t *block_table,
+                     int length, const MlaDecodeShape *s, int b, int row, int begin, int end) {
+    OnlineSoftmax online = {-INFINITY, 0};
+    float scores[LATENT_PAGE], *o = state + 2;
+    int width = s->kv_lora_rank + s->rope_dim, seen = keys_seen(s, length, row);
+    const float *q_row = q + ((int64_t)b * s->q_len * s->heads + row) * width;
+    memset(o, 0, sizeof(float) * (size_t)s->kv_lora_rank);
+    for (int token = begin; token < end && token < seen; token += LATENT_PAGE) {
+        int stop = end < seen ? end : seen;
+        int keys = stop - token < LATENT_PAGE ? stop - token : LATENT_PAGE;
+        const float *z = row_of_token(latent, block_table, b, token, s);
+        for (int j = 0; j < keys; j++) {
+            float dot = 0;
+#pragma omp simd reduction(+ : dot)
+            for (int c = 0; c < width; c++) dot += q_row[c] * z[j * width + c];
+            scores[j] = dot * s->scale;
+        }
+        online_softmax(&online, o, scores, keys, z, width, s->kv_lora_rank);
+    }
+    state[0] = online.m;
+    state[1] = online.l;
+}
+
+/* Chapter 03's join for one group's lanes: o = sum_p e^(m_p - m) o_p / sum_p e^(m_p - m) l_p. The
+ * sums are made in the first piece's place. */
+static void join_pieces(float *o, float *state, int pieces, int64_t from_piece_to_piece, int lanes,
+                        int rows, int kv_lora_rank) {
+    float m[VECTOR], weight[VECTOR];
+    for (int i = 0; i < lanes; i++) {
+        m[i] = -INFINITY;
+        for (int p = 0; p < pieces; p++) m[i] = fmaxf(m[i], state[p * from_piece_to_piece + i]);
+    }
+    for (int p = 0; p < pieces; p++) {
+        float *piece = state + p * from_piece_to_piece;
+        for (int i = 0; i < lanes; i++) weight[i] = fast_exp(piece[i] - m[i]);
+        for (int c = 1; c < 2 + kv_lora_rank; c++)
+            for (int i = 0; i < lanes; i++) {
+                float x = weight[i] * piece[c * lanes + i];
+                state[c * lanes + i] = p ? state[c * lanes + i] + x : x;
+            }
+    }
+    for (int i = 0; i < rows; i++)
+        for (int c = 0; c < kv_lora_rank; c++)
+            o[i * kv_lora_rank + c] = state[(2 + c) * lanes + i] / state[lanes + i];
+}
+
+/* [mla_decode_cpu] */
+void mla_decode_cpu(float *o, float *scratch, const float *q, const float *latent,
+                    const int32_t *block_table, const int32_t *lengths, MlaDecodeShape s) {
+    mla_decode_check("mla_decode_cpu", &s);
+    const Cut cut = cut_of(&s);
+    const int rows = s.q_len * s.heads;
+    const int64_t tasks = (int64_t)s.batch * cut.pieces * cut.groups;
+    const bool parallel =
+        (int64_t)s.batch * rows * s.max_length * (2 * s.kv_lora_rank + s.rope_dim) > PARALLEL;
+
+#pragma omp parallel for schedule(dynamic) if (parallel)
+    for (int64_t task = 0; task < tasks; task++) {
+        int group = (int)(task % cut.groups), first = group * cut.lanes;
+        int piece = (int)(task / cut.groups % cut.pieces);
+        int b = (int)(task / cut.groups / cut.pieces), begin = piece * cut.piece;
+        int end = begin + cut.piece < lengths[b] ? begin + cut.piece : lengths[b];
+        float *state = scratch + task * cut.state;
+        if (begin >= end) continue; /* the sequence ends before this piece */
+        if (cut.lanes == 1)
+            row_task(state, q, latent, block_table, lengths[b], &s, b, first, begin, end);
+        else
+            group_task(state, q, latent, block_table, lengths[b], &s, b, first,
+                       rows - first < cut.lanes ? rows - first : cut.lanes, begin, end);
+    }
+#pragma omp parallel for schedule(static) if (parallel)
+    for (int64_t task = 0; task < (int64_t)s.batch * cut.groups; task++) {
+        int b = (int)(task / cut.groups), group = (int)(task % cut.groups);
+        int first = group * cut.lanes, pieces = (lengths[b] + cut.piece - 1) / cut.piece;
+        join_pieces(o + ((int64_t)b * rows + first) * s.kv_lora_rank,
+                    scratch + ((int64_t)b * cut.pieces * cut.groups + group) * cut.state, pieces,
+                    cut.groups * cut.state, cut.lanes,
+                    rows - first < cut.lanes ? rows - first : cut.lanes, s.kv_lora_rank);
+    }
+}
+/* [/mla_decode_cpu] */
