@@ -49,11 +49,11 @@ int mla_check(const MlaConfig *cfg, Error *err) {
                          "qk_nope_head_dim + qk_rope_head_dim is %d + %d; the attention kernels "
                          "take at most %d",
                          cfg->qk_nope_head_dim, cfg->qk_rope_head_dim, MLA_MAX_HEAD_DIM);
-    if (cfg->kv_lora_rank + cfg->qk_rope_head_dim > ATTENTION_MAX_DIM)
+    if (cfg->kv_lora_rank + cfg->qk_rope_head_dim > MLA_DECODE_MAX_WIDTH)
         return error_set(err,
                          "kv_lora_rank + qk_rope_head_dim is %d + %d; the absorbed kernels take at "
                          "most %d",
-                         cfg->kv_lora_rank, cfg->qk_rope_head_dim, ATTENTION_MAX_DIM);
+                         cfg->kv_lora_rank, cfg->qk_rope_head_dim, MLA_DECODE_MAX_WIDTH);
     return 0;
 }
 /* [/mla_check] */
@@ -222,33 +222,44 @@ Tensor *mla_naive_attention(Context *ctx, Tensor *q, Tensor *kv, Tensor *k_rope,
 }
 /* [/naive] */
 
+/* How many sequences from b on have the same length: one batch of the naive attention. */
+static int64_t equal_lengths(const LatentCache *cache, int64_t b) {
+    int64_t count = 1;
+    while (b + count < cache->batch && cache->length[b + count] == cache->length[b]) count++;
+    return count;
+}
+
 /*
  * Naive with a cache: the latents are read back, and keys and values are made again for all tokens.
- * The queries are the last T of each sequence, wherever it ends; sequences of equal length that
- * stand side by side are one batch.
+ * The queries are the last T of each sequence, wherever it ends, so sequences of different lengths
+ * go one after the other, through the same buffers.
  */
 static Tensor *naive_from_cache(Context *ctx, Tensor *q, const Mla *w, const MlaConfig *cfg,
                                 const LatentCache *cache, float scale) {
-    int64_t B = tensor_dim(q, 0), T = tensor_dim(q, 1);
+    int64_t B = tensor_dim(q, 0), T = tensor_dim(q, 1), most = 0; /* tokens of a batch */
     MlaShape mla = kernel_shape(cfg);
     int64_t H = mla.heads, qk = mla.nope + mla.rope, rank = mla.kv_lora_rank;
-    Tensor *o = tensor_new(ctx, "attention", ctx->dtype, SHAPE(B, T, H, mla.v));
     for (int64_t b = 0, count; b < B; b += count) {
+        count = equal_lengths(cache, b);
+        if (count * cache->length[b] > most) most = count * cache->length[b];
+    }
+    Tensor *o = tensor_new(ctx, "attention", ctx->dtype, SHAPE(B, T, H, mla.v));
+    Tensor *c_kv = tensor_new(ctx, "c_kv", ctx->dtype, SHAPE(most, rank));
+    Tensor *k_rope = tensor_new(ctx, "k_rope", ctx->dtype, SHAPE(most, mla.rope));
+    Tensor *kv = tensor_new(ctx, "kv", ctx->dtype, SHAPE(most, H, mla.nope + mla.v));
+    Tensor *k = tensor_new(ctx, "keys", ctx->dtype, SHAPE(most, H, qk));
+    float *lse = arena_alloc(&ctx->data, sizeof(float) * (size_t)(B * H * T));
+    for (int64_t b = 0, count; b < B; b += count) {
+        count = equal_lengths(cache, b);
         int64_t S = cache->length[b];
-        for (count = 1; b + count < B && cache->length[b + count] == S;) count++;
-        Tensor *c_kv = tensor_new(ctx, "c_kv", ctx->dtype, SHAPE(count, S, rank));
-        Tensor *k_rope =
-            mla.rope ? tensor_new(ctx, "k_rope", ctx->dtype, SHAPE(count, S, mla.rope)) : NULL;
-        ON(ctx, latent_gather, c_kv->data, k_rope ? k_rope->data : NULL, cache->latent.data,
+        ON(ctx, latent_gather, c_kv->data, k_rope->data, cache->latent.data,
            (int32_t *)cache->block_table.data + b * cache->max_pages,
            (int32_t *)cache->lengths.data + b, count, S, rank, mla.rope, cache->max_pages);
-        Tensor *kv = linear(ctx, c_kv, w->kv_b_proj, NULL); /* [count, S, H * (nope + v)] */
-        Tensor *k = tensor_new(ctx, "keys", ctx->dtype, SHAPE(count, S, H, qk));
-        ON(ctx, mla_keys, k->data, kv->data, k_rope ? k_rope->data : NULL, count * S, mla);
-        AttentionShape shape = naive_shape(mla, count, T, S, scale);
-        float *lse = arena_alloc(&ctx->data, sizeof(float) * (size_t)(count * H * T));
+        ON(ctx, linear_forward, kv->data, c_kv->data, w->kv_b_proj->data, NULL, count * S, rank,
+           H * (mla.nope + mla.v));
+        ON(ctx, mla_keys, k->data, kv->data, k_rope->data, count * S, mla);
         ON(ctx, causal_forward, at(o, b * T * H * mla.v), lse, at(q, b * T * H * qk), k->data,
-           at(kv, mla.nope), shape);
+           at(kv, mla.nope), naive_shape(mla, count, T, S, scale));
     }
     return o;
 }
