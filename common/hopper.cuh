@@ -162,7 +162,7 @@ __device__ __forceinline__ void mbarrier_arrive_cluster(uint64_t *barrier, int r
 /*
  * ---- TMA ("Data Movement and Conversion Instructions: cp.async.bulk.tensor") ----
  *
- * One thread issues the copy of one box; x0 .. x3 are the box's first element in the tensor, the
+ * One thread issues the copy of one box; x0 .. x4 are the box's first element in the tensor, the
  * fastest dimension first. The shared address is a multiple of 128 bytes (1024 with 128-byte
  * swizzle).
  */
@@ -191,6 +191,14 @@ __device__ __forceinline__ void tma_load_4d(void *shared, const CUtensorMap *map
     asm volatile("cp.async.bulk.tensor.4d.shared::cluster.global.tile.mbarrier::complete_tx::bytes "
                  "[%0], [%1, {%3, %4, %5, %6}], [%2];" ::"r"(shared_address(shared)),
                  "l"(map), "r"(shared_address(barrier)), "r"(x0), "r"(x1), "r"(x2), "r"(x3)
+                 : "memory");
+}
+
+__device__ __forceinline__ void tma_load_5d(void *shared, const CUtensorMap *map, uint64_t *barrier,
+                                            int x0, int x1, int x2, int x3, int x4) {
+    asm volatile("cp.async.bulk.tensor.5d.shared::cluster.global.tile.mbarrier::complete_tx::bytes "
+                 "[%0], [%1, {%3, %4, %5, %6, %7}], [%2];" ::"r"(shared_address(shared)),
+                 "l"(map), "r"(shared_address(barrier)), "r"(x0), "r"(x1), "r"(x2), "r"(x3), "r"(x4)
                  : "memory");
 }
 
@@ -228,6 +236,14 @@ __device__ __forceinline__ void tma_store_2d(const CUtensorMap *map, const void 
                  : "memory");
 }
 
+__device__ __forceinline__ void tma_store_3d(const CUtensorMap *map, const void *shared, int x0,
+                                             int x1, int x2) {
+    asm volatile("cp.async.bulk.tensor.3d.global.shared::cta.tile.bulk_group "
+                 "[%0, {%2, %3, %4}], [%1];" ::"l"(map),
+                 "r"(shared_address(shared)), "r"(x0), "r"(x1), "r"(x2)
+                 : "memory");
+}
+
 __device__ __forceinline__ void tma_store_4d(const CUtensorMap *map, const void *shared, int x0,
                                              int x1, int x2, int x3) {
     asm volatile("cp.async.bulk.tensor.4d.global.shared::cta.tile.bulk_group "
@@ -237,6 +253,22 @@ __device__ __forceinline__ void tma_store_4d(const CUtensorMap *map, const void 
 }
 
 /* Adds the tile to global memory (the addition happens in the L2 cache), element by element. */
+__device__ __forceinline__ void tma_reduce_add_2d(const CUtensorMap *map, const void *shared,
+                                                  int x0, int x1) {
+    asm volatile("cp.reduce.async.bulk.tensor.2d.global.shared::cta.add.tile.bulk_group "
+                 "[%0, {%2, %3}], [%1];" ::"l"(map),
+                 "r"(shared_address(shared)), "r"(x0), "r"(x1)
+                 : "memory");
+}
+
+__device__ __forceinline__ void tma_reduce_add_3d(const CUtensorMap *map, const void *shared,
+                                                  int x0, int x1, int x2) {
+    asm volatile("cp.reduce.async.bulk.tensor.3d.global.shared::cta.add.tile.bulk_group "
+                 "[%0, {%2, %3, %4}], [%1];" ::"l"(map),
+                 "r"(shared_address(shared)), "r"(x0), "r"(x1), "r"(x2)
+                 : "memory");
+}
+
 __device__ __forceinline__ void tma_reduce_add_4d(const CUtensorMap *map, const void *shared,
                                                   int x0, int x1, int x2, int x3) {
     asm volatile("cp.reduce.async.bulk.tensor.4d.global.shared::cta.add.tile.bulk_group "
@@ -481,6 +513,7 @@ WGMMA_DEFINE(144, 9, 72, 73, 74, 75, 76, 77, 78)
 WGMMA_DEFINE(160, 10, 80, 81, 82, 83, 84, 85, 86)
 WGMMA_DEFINE(176, 11, 88, 89, 90, 91, 92, 93, 94)
 WGMMA_DEFINE(192, 12, 96, 97, 98, 99, 100, 101, 102)
+WGMMA_DEFINE(224, 14, 112, 113, 114, 115, 116, 117, 118)
 WGMMA_DEFINE(256, 16, 128, 129, 130, 131, 132, 133, 134)
 
 #endif /* HOPPER_CODE */
