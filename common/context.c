@@ -160,11 +160,9 @@ void grad_pass(Context *ctx, const Tensor *from, Tensor *to) {
     }
     CHECK(to->grad->dtype == from->grad->dtype, "%s: its gradient is %s, not %s", to->name,
           dtype_name(to->grad->dtype), dtype_name(from->grad->dtype));
-    CHECK(to->grad->dtype == ctx->dtype, "%s: gradients of %s cannot be added here", to->name,
-          dtype_name(to->grad->dtype));
     int add;
     void *sum = grad_slot(ctx, to, &add);
-    ON(ctx, accumulate, sum, from->grad->data, tensor_count(to), add);
+    ON_AS(ctx, to->grad->dtype, accumulate, sum, from->grad->data, tensor_count(to), add);
 }
 
 /* [tape_backward] */

@@ -46,13 +46,15 @@ double gpu_timer_stop(Gpu *gpu);
 
 /*
  * ON(ctx, rmsnorm, y, x, ...) calls rmsnorm_cuda(ctx->gpu, ctx->dtype, y, x, ...) or rmsnorm_cpu(y, x, ...).
+ * ON_AS is for tensors that may have another dtype than ctx: a loss is F32 in a BF16 model too.
  */
+#define ON(ctx, kernel, ...) ON_AS(ctx, (ctx)->dtype, kernel, __VA_ARGS__)
 #ifdef WITH_CUDA
-#define ON(ctx, kernel, ...)                                                      \
-    ((ctx)->device == CUDA ? kernel##_cuda((ctx)->gpu, (ctx)->dtype, __VA_ARGS__) \
+#define ON_AS(ctx, dtype_, kernel, ...)                                     \
+    ((ctx)->device == CUDA ? kernel##_cuda((ctx)->gpu, dtype_, __VA_ARGS__) \
                            : kernel##_cpu(__VA_ARGS__))
 #else
-#define ON(ctx, kernel, ...) kernel##_cpu(__VA_ARGS__)
+#define ON_AS(ctx, dtype_, kernel, ...) kernel##_cpu(__VA_ARGS__)
 #endif
 
 #ifdef __cplusplus

@@ -24,6 +24,13 @@ static void check_activation(Context *ctx, const char *where, const Tensor *x) {
           device_name(x->device), dtype_name(ctx->dtype), device_name(ctx->device));
 }
 
+/* Additions and sums also take F32 tensors in a BF16 context: losses, and what a router computes. */
+static void check_number(Context *ctx, const char *where, const Tensor *x) {
+    CHECK((x->dtype == ctx->dtype || x->dtype == F32) && x->device == ctx->device,
+          "%s: %s is %s on %s, but should be %s or F32 on %s", where, x->name, dtype_name(x->dtype),
+          device_name(x->device), dtype_name(ctx->dtype), device_name(ctx->device));
+}
+
 /* ---- linear ---- */
 
 /* [linear] */
@@ -68,15 +75,15 @@ static void add_backward(Context *ctx, void *saved) {
     AddSaved *s = saved;
     int add_b;
     void *db = grad_slot(ctx, s->b, &add_b);
-    if (db) ON(ctx, accumulate, db, s->y->grad->data, tensor_count(s->y), add_b);
+    if (db) ON_AS(ctx, s->y->dtype, accumulate, db, s->y->grad->data, tensor_count(s->y), add_b);
     grad_pass(ctx, s->y, s->a);
 }
 
 Tensor *add(Context *ctx, Tensor *a, Tensor *b) {
-    check_activation(ctx, "add", a);
+    check_number(ctx, "add", a);
     check_same_shape("add", a, b);
     Tensor *y = like(ctx, "sum", a, tensor_dim(a, -1));
-    ON(ctx, add, y->data, a->data, b->data, tensor_count(a));
+    ON_AS(ctx, a->dtype, add, y->data, a->data, b->data, tensor_count(a));
     RECORD(ctx, y, add_backward, AddSaved, .y = y, .a = a, .b = b);
     return y;
 }
@@ -295,14 +302,16 @@ static void sum_backward(Context *ctx, void *saved) {
     SumSaved *s = saved;
     int add;
     void *dx = grad_slot(ctx, s->x, &add);
-    if (dx) ON(ctx, sum_backward, dx, add, s->y->grad->data, s->c, tensor_count(s->x), s->scale);
+    if (dx)
+        ON_AS(ctx, s->x->dtype, sum_backward, dx, add, s->y->grad->data, s->c, tensor_count(s->x),
+              s->scale);
 }
 
 static Tensor *scaled_sum(Context *ctx, Tensor *x, const float *c, float scale) {
-    check_activation(ctx, "sum", x);
+    check_number(ctx, "sum", x);
     Tensor *y = tensor_new(ctx, "sum", F32, SHAPE(1));
     float *scratch = arena_alloc(&ctx->data, SUM_CHUNKS * sizeof(float));
-    ON(ctx, sum_forward, y->data, scratch, x->data, c, tensor_count(x), scale);
+    ON_AS(ctx, x->dtype, sum_forward, y->data, scratch, x->data, c, tensor_count(x), scale);
     RECORD(ctx, y, sum_backward, SumSaved, .y = y, .x = x, .c = c, .scale = scale);
     return y;
 }

@@ -20,7 +20,7 @@ extern "C" {
 /* y = x W^T + b     x [..., in], W [out, in], b [out] or NULL -> [..., out] */
 Tensor *linear(Context *ctx, Tensor *x, Tensor *weight, Tensor *bias);
 
-/* y = a + b, same shape */
+/* y = a + b, same shape and dtype; F32 in a BF16 context too, so that losses can be added */
 Tensor *add(Context *ctx, Tensor *a, Tensor *b);
 
 /* y = x / sqrt(mean(x^2) + eps) * w     x [..., D], w [D]     (Zhang & Sennrich 2019, eq. 4) */
@@ -47,7 +47,8 @@ Tensor *slice(Context *ctx, Tensor *x, int64_t from, int64_t count);
 /* Zeroes each element with probability p and scales the rest by 1 / (1 - p). p = 0 returns x itself. */
 Tensor *dropout(Context *ctx, Tensor *x, float p);
 
-/* Scalars (F32 [1]): sum, mean, and sum of x * c for a constant F32 c of x's shape. Summed in a fixed order. */
+/* Scalars (F32 [1]): sum, mean, and sum of x * c for a constant F32 c of x's shape. Summed in a fixed order.
+ * x may be F32 in a BF16 context. */
 Tensor *sum(Context *ctx, Tensor *x);
 Tensor *mean(Context *ctx, Tensor *x);
 Tensor *weighted_sum(Context *ctx, Tensor *x, const Tensor *c);

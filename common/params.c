@@ -11,19 +11,34 @@ enum { PADDING = 64 }; /* elements: every weight begins at a multiple of 128 byt
 
 void params_init(Params *params, Context *ctx) { *params = (Params){.ctx = ctx}; }
 
-Tensor *params_new(Params *params, const char *name, const int64_t *shape, int ndim) {
+/* A new tensor without data at the end of a list. */
+static Tensor *append(Params *params, Tensor ***list, int *count, int *capacity, const char *name,
+                      DType dtype, const int64_t *shape, int ndim) {
     CHECK(!params->values, "%s: register all weights before params_allocate", name);
     CHECK(!params_find(params, name), "there are two weights called %s", name);
-    if (params->count == params->capacity) {
-        params->capacity = params->capacity ? 2 * params->capacity : 64;
-        params->list = realloc(params->list, (size_t)params->capacity * sizeof *params->list);
-        if (!params->list) fatal("out of memory");
+    if (*count == *capacity) {
+        *capacity = *capacity ? 2 * *capacity : 64;
+        *list = realloc(*list, (size_t)*capacity * sizeof **list);
+        if (!*list) fatal("out of memory");
     }
     Tensor *t = malloc(sizeof *t);
     char *copy = strdup(name);
     if (!t || !copy) fatal("out of memory");
-    *t = tensor_of(NULL, copy, params->ctx->dtype, params->ctx->device, shape, ndim);
-    return params->list[params->count++] = t;
+    *t = tensor_of(NULL, copy, dtype, params->ctx->device, shape, ndim);
+    return (*list)[(*count)++] = t;
+}
+
+Tensor *params_new(Params *params, const char *name, const int64_t *shape, int ndim) {
+    return append(params, &params->list, &params->count, &params->capacity, name,
+                  params->ctx->dtype, shape, ndim);
+}
+
+Tensor *params_buffer(Params *params, const char *name, DType dtype, const int64_t *shape,
+                      int ndim) {
+    CHECK(dtype == F32 || dtype == I32, "%s: a buffer is F32 or I32, not %s", name,
+          dtype_name(dtype));
+    return append(params, &params->buffers, &params->buffer_count, &params->buffer_capacity, name,
+                  dtype, shape, ndim);
 }
 
 static void *device_alloc(Context *ctx, size_t bytes) {
@@ -49,6 +64,22 @@ static int64_t padded(const Tensor *t) {
     return (tensor_count(t) + PADDING - 1) / PADDING * PADDING;
 }
 
+/* Memory for the buffers, cleared. false when there is none left. */
+static bool allocate_buffers(Params *params) {
+    if (!params->buffer_count) return true;
+    size_t bytes = 0;
+    for (int i = 0; i < params->buffer_count; i++)
+        bytes += (size_t)padded(params->buffers[i]) * sizeof(float);
+    if (!(params->buffer_values = device_alloc(params->ctx, bytes))) return false;
+    device_clear(params->ctx, params->buffer_values, bytes);
+    float *next = params->buffer_values; /* F32 and I32 are the same size */
+    for (int i = 0; i < params->buffer_count; i++) {
+        params->buffers[i]->data = next;
+        next += padded(params->buffers[i]);
+    }
+    return true;
+}
+
 int params_allocate(Params *params, bool training, Error *err) {
     CHECK(!params->values, "params_allocate was called before");
     Context *ctx = params->ctx;
@@ -72,6 +103,7 @@ int params_allocate(Params *params, bool training, Error *err) {
         complete &=
             (params->scratch = device_alloc(ctx, (NORM_CHUNKS + 64) * sizeof(float))) != NULL;
     }
+    complete &= allocate_buffers(params);
     if (!complete)
         return error_set(
             err,
@@ -112,6 +144,12 @@ void params_free(Params *params) {
         free(params->list[i]);
     }
     free(params->list);
+    for (int i = 0; i < params->buffer_count; i++) {
+        free((char *)params->buffers[i]->name);
+        free(params->buffers[i]);
+    }
+    free(params->buffers);
+    device_free(params->ctx, params->buffer_values);
     if (params->master != params->values) device_free(params->ctx, params->master);
     device_free(params->ctx, params->values);
     device_free(params->ctx, params->grads);
@@ -124,6 +162,8 @@ void params_free(Params *params) {
 Tensor *params_find(const Params *params, const char *name) {
     for (int i = 0; i < params->count; i++)
         if (!strcmp(params->list[i]->name, name)) return params->list[i];
+    for (int i = 0; i < params->buffer_count; i++)
+        if (!strcmp(params->buffers[i]->name, name)) return params->buffers[i];
     return NULL;
 }
 
@@ -135,8 +175,13 @@ int64_t params_count(const Params *params) {
 
 /* ---- one weight ---- */
 
-/* The F32 copy of a weight: the same offset in master as in values. */
+/* The F32 copy of a weight: the same offset in master as in values. A buffer has no other. */
 static float *master_of(const Params *params, const Tensor *t) {
+    for (int i = 0; i < params->buffer_count; i++)
+        if (params->buffers[i] == t) {
+            CHECK(t->dtype == F32, "%s is %s, not F32", t->name, dtype_name(t->dtype));
+            return t->data;
+        }
     int64_t offset = ((char *)t->data - (char *)params->values) / (int64_t)dtype_size(t->dtype);
     return params->master + offset;
 }

@@ -7,6 +7,9 @@
  *
  * Invariant: weights with two or more dimensions (which are decayed) come before vectors (which are not); every
  * weight begins at a multiple of 64 elements, and the padding is zero in every buffer.
+ *
+ * State that belongs to the model but is not learned by gradients (a router's bias, say) is registered by
+ * params_buffer(): it keeps its dtype, has no gradient, and the optimizer does not know it.
  */
 #ifndef COMMON_PARAMS_H
 #define COMMON_PARAMS_H
@@ -27,6 +30,9 @@ typedef struct Params {
     float *grads, *m, *v; /* on ctx's device; NULL for a model that only infers */
     float *master;        /* the F32 weights; the same memory as values when ctx->dtype is F32 */
     float *scratch;       /* partial sums of the gradient norm */
+    Tensor **buffers;     /* state that is not learned, in order of registration */
+    int buffer_count, buffer_capacity;
+    void *buffer_values;
 } Params;
 
 void params_init(Params *params, Context *ctx);
@@ -35,13 +41,18 @@ void params_free(Params *params);
 /* Registers a weight. The Tensor lives as long as params; its data is there after params_allocate(). name is copied. */
 Tensor *params_new(Params *params, const char *name, const int64_t *shape, int ndim);
 
+/* Registers state that the optimizer does not touch: F32 or I32, zero after params_allocate(). name is copied. */
+Tensor *params_buffer(Params *params, const char *name, DType dtype, const int64_t *shape,
+                      int ndim);
+
 /* Lays out and clears the buffers. training: gradients and moments too. -1 and a message when memory runs out. */
 int params_allocate(Params *params, bool training, Error *err);
 
-Tensor *params_find(const Params *params, const char *name); /* NULL if there is none */
-int64_t params_count(const Params *params); /* numbers in the model, padding not counted */
+Tensor *params_find(const Params *params,
+                    const char *name);      /* a weight or a buffer; NULL if there is none */
+int64_t params_count(const Params *params); /* weights: numbers in the model, padding not counted */
 
-/* Fills one weight (master and value). Normal(0, std): a stream of ctx's rng, so the same on every device. */
+/* Fills one weight (master and value), or an F32 buffer. Normal(0, std): a stream of ctx's rng, so the same on every device. */
 void params_normal(Params *params, Tensor *t, float std);
 void params_fill(Params *params, Tensor *t, float value);
 void params_set(Params *params, Tensor *t, const float *host); /* F32 from host memory */

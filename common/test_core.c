@@ -229,6 +229,50 @@ DEVICE_TEST(adamw, a_gradient_that_is_not_finite_changes_nothing) {
     test_context_free(&ctx);
 }
 
+/* State that is not learned: zero at first, of its own dtype, found by name, and no step changes it. */
+DEVICE_TEST(params, buffers_are_not_learned) {
+    Context ctx = test_context(device, dtype);
+    Params params;
+    params_init(&params, &ctx);
+    Tensor *w = params_new(&params, "w", SHAPE(2, 2));
+    Tensor *bias = params_buffer(&params, "bias", F32, SHAPE(5));
+    Tensor *load = params_buffer(&params, "load", I32, SHAPE(3));
+    Error err;
+    cr_assert(params_allocate(&params, true, &err) == 0);
+    cr_assert(params_count(&params) == 4, "buffers are not counted as weights");
+    cr_assert(params_find(&params, "bias") == bias && params_find(&params, "load") == load);
+    cr_assert(bias->dtype == F32 && load->dtype == I32 && !bias->requires_grad && !bias->grad);
+    const float zeros[5] = {0}, values[5] = {0.1f, -2, 3, 1e-9f, 5}, ones[4] = {1, 1, 1, 1};
+    check_tensor(&ctx, "fresh", bias, zeros, 0);
+    params_set(&params, bias, values);
+    params_zero_grad(&params);
+    tensor_upload(&ctx, w->grad, ones), w->has_grad = true;
+    AdamW adamw = adamw_defaults();
+    adamw_step(&adamw, &params, 0.1f, 1);
+    float got[5];
+    params_get(&params, bias, got);
+    check_close("bias", got, values, 5, 0);
+    check_tensor(&ctx, "bias", bias, values, 0);
+    params_free(&params);
+    test_context_free(&ctx);
+}
+
+/* A BF16 model's losses are F32: they are added, summed and differentiated as such. */
+DEVICE_TEST(tape, f32_numbers_in_any_context) {
+    Context ctx = test_context(device, dtype);
+    ctx.recording = true;
+    const float host[3] = {1, 2.0001f, 3}, three[3] = {3, 3, 3};
+    Tensor *x = tensor_from(&ctx, "x", F32, host, SHAPE(3));
+    x->requires_grad = true;
+    Tensor *a = sum(&ctx, x), *b = sum(&ctx, reshape(&ctx, x, SHAPE(1, 3)));
+    Tensor *loss = add(&ctx, a, add(&ctx, a, b));
+    const float want[1] = {3 * 6.0001f};
+    check_tensor(&ctx, "sum", loss, want, 1e-6);
+    tape_backward(&ctx, loss);
+    check_tensor(&ctx, "gradient", x->grad, three, 0);
+    test_context_free(&ctx);
+}
+
 Test(schedule, warms_up_and_comes_down) {
     cr_assert_float_eq(lr_warmup_cosine(0, 10, 100, 1, 0.1f), 0.1, 1e-6);
     cr_assert_float_eq(lr_warmup_cosine(9, 10, 100, 1, 0.1f), 1.0, 1e-6);
