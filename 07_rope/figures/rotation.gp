@@ -1,0 +1,34 @@
+# Left: one pair of q and of k at four places, a quarter turn for each. Right: the first number of five pairs over 64
+# places, from the fast one to one that hardly moves.
+set multiplot layout 1,2
+set title 'A quarter turn for each place' font ',14'
+set size ratio 1
+set xrange [-3.8:3.8]; set yrange [-3.8:3.8]
+set xtics 1; set ytics 1
+set format x ''; set format y ''
+set xzeroaxis lt 8 lw 1 dt 1; set yzeroaxis lt 8 lw 1 dt 1
+unset border
+set tics scale 0
+unset key
+is(name) = strcol('what') eq name
+plot data using (is('q') ? 0 : NaN):(0):'x':'y' with vectors head filled size 0.22,18 lc 1 lw 2.2, \
+     data using (is('k') ? 0 : NaN):(0):'x':'y' with vectors head filled size 0.22,18 lc 2 lw 2.2, \
+     data using (is('q') ? 1.14*column('x') : NaN):(1.14*column('y')):(sprintf('q_%d', column('p'))) with labels tc lt 1 font ',13', \
+     data using (is('k') ? 1.22*column('x') : NaN):(1.22*column('y')):(sprintf('k_%d', column('p'))) with labels tc lt 2 font ',13'
+
+set title 'Five pairs of 10 numbers, θ = 10000' font ',14'
+set size noratio
+unset xzeroaxis; unset yzeroaxis
+set border 3
+set tics scale 0.6
+set xrange [0:64]; set yrange [-1:10.4]
+set xtics 16 format '%g'
+set xlabel 'place p'
+set format y ''
+set ytics 0,2.2,9
+unset grid
+set grid ytics lc rgb '#DDDDDD' lw 1 dt 1
+# One lane for each pair, the fastest on top.
+plot for [i=0:4] data using (is(sprintf('pair %d', i)) ? column('p') : NaN):(column('x') + 2.2*(4-i)) with lines lt i+1 lw 2, \
+     for [i=0:4] '+' every ::::0 using (63):(2.2*(4-i)+1.22):(sprintf('cos p f_%d', i)) with labels right tc lt i+1 font ',12'
+unset multiplot

@@ -1,0 +1,100 @@
+/*
+ * Trains at one length, asks at others. See trial.h.
+ */
+#include "trial.h"
+
+#include "../common/ops.h"
+#include "../common/progress.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+static int32_t *ids_new(int64_t n) {
+    int32_t *ids = malloc((size_t)n * sizeof *ids);
+    if (!ids) fatal("out of memory: %lld characters", (long long)n);
+    return ids;
+}
+
+/* One step on `batch` stretches from anywhere in the training text. */
+static float train_step(Context *ctx, Params *params, const RopeModel *model, const TrialText *text,
+                        const Position *position, const TrialTraining *how, int step, AdamW *adamw,
+                        float *norm) {
+    int B = how->batch, T = how->length;
+    int32_t *ids = ids_new(2 * (int64_t)B * T), *next = ids + (int64_t)B * T;
+    for (int b = 0; b < B; b++) {
+        double where = rng_uniform(how->seed, (uint64_t)step, (uint64_t)b);
+        const int32_t *from = text->ids + (int64_t)(where * (double)(text->train - T - 1));
+        memcpy(ids + (int64_t)b * T, from, (size_t)T * sizeof *ids);
+        memcpy(next + (int64_t)b * T, from + 1, (size_t)T * sizeof *ids);
+    }
+    float loss;
+    params_zero_grad(params);
+    ctx->recording = true;
+    Tensor *mean_loss =
+        ropemodel_loss(ctx, model, tensor_from(ctx, "ids", I32, ids, SHAPE(B, T)),
+                       tensor_from(ctx, "targets", I32, next, SHAPE(B, T)), position);
+    tape_backward(ctx, mean_loss);
+    ctx->recording = false;
+    tensor_download(ctx, &loss, mean_loss);
+    float lr = lr_warmup_cosine(step, how->steps / 10 + 1, how->steps, how->learning_rate,
+                                how->learning_rate / 10);
+    *norm = adamw_step(adamw, params, lr, 1.0f);
+    context_reset(ctx);
+    free(ids);
+    return loss;
+}
+
+int trial_train(Context *ctx, Params *params, const RopeModel *model, const TrialText *text,
+                const Position *position, const TrialTraining *how, Error *err) {
+    CHECK(text->train > how->length + 1, "trial_train: %lld characters for stretches of %d",
+          (long long)text->train, how->length);
+    AdamW adamw = adamw_defaults();
+    Progress progress = progress_start(how->label, how->steps);
+    double started = seconds_now(), recent = 0; /* the mean of the last tenth or so */
+    for (int step = 0; step < how->steps; step++) {
+        float norm;
+        float loss = train_step(ctx, params, model, text, position, how, step, &adamw, &norm);
+        if (!isfinite(loss) || !isfinite(norm))
+            return error_set(err, "%s: the loss is %g at step %d; try another --seed", how->label,
+                             loss, step);
+        if (how->losses) how->losses[step] = loss;
+        recent = step == 0 ? loss : 0.98 * recent + 0.02 * loss;
+        progress_update(&progress, step + 1, "loss %.3f  %.0f characters/s", loss,
+                        (step + 1.0) * how->batch * how->length / (seconds_now() - started));
+    }
+    progress_finish(&progress, "loss %.3f", recent);
+    return 0;
+}
+
+double trial_perplexity(Context *ctx, const RopeModel *model, const TrialText *text,
+                        const Position *position, int length, int longest, int windows) {
+    enum { CHARACTERS = 8192 }; /* in one pass: enough for two cores, and little memory */
+    int64_t first_end = text->train + longest, room = text->count - 1 - first_end;
+    CHECK(length >= TRIAL_LAST && length <= longest && room >= 0 && windows > 0,
+          "trial_perplexity: %d of %d in %lld characters", length, longest,
+          (long long)(text->count - text->train));
+    int batch = CHARACTERS / length > 0 ? CHARACTERS / length : 1;
+    int32_t *ids = ids_new(2 * (int64_t)batch * length), *next = ids + (int64_t)batch * length;
+    double sum = 0;
+    for (int done = 0; done < windows;) {
+        int B = windows - done < batch ? windows - done : batch;
+        for (int b = 0; b < B; b++) {
+            int64_t end = first_end + room * (done + b) / windows; /* the last input is before it */
+            int32_t *row = ids + (int64_t)b * length, *target = next + (int64_t)b * length;
+            memcpy(row, text->ids + end - length, (size_t)length * sizeof *row);
+            memcpy(target, text->ids + end - length + 1, (size_t)length * sizeof *row);
+            for (int t = 0; t < length - TRIAL_LAST; t++) target[t] = IGNORE_TARGET;
+        }
+        float loss;
+        tensor_download(
+            ctx, &loss,
+            ropemodel_loss(ctx, model, tensor_from(ctx, "ids", I32, ids, SHAPE(B, length)),
+                           tensor_from(ctx, "targets", I32, next, SHAPE(B, length)), position));
+        sum += (double)loss * B; /* each window has the same number of targets */
+        context_reset(ctx);
+        done += B;
+    }
+    free(ids);
+    return exp(sum / windows);
+}

@@ -1,0 +1,48 @@
+/*
+ * A trial of positions: train a small model on texts of one length, then ask how well it guesses
+ * when more text stands before.
+ *
+ * At every length the same characters are guessed, the last TRIAL_LAST of each window; only how
+ * much text comes before them changes. So two lengths, or two ways to count positions, differ by
+ * what the model makes of that text, and by nothing else.
+ */
+#ifndef TRIAL_H
+#define TRIAL_H
+
+#include "../common/error.h"
+#include "ropemodel.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+enum { TRIAL_LAST = 32 }; /* characters of a window that are guessed */
+
+typedef struct TrialText {
+    const int32_t *ids;
+    int64_t train, count; /* ids to learn from, and all: what is behind `train` is kept back */
+} TrialText;
+
+typedef struct TrialTraining {
+    const char *label; /* for the progress bar */
+    int steps, batch, length;
+    float learning_rate;
+    uint64_t seed;  /* which stretches of text */
+    double *losses; /* [steps], or NULL */
+} TrialTraining;
+
+/* AdamW with warm-up and a cosine. -1 and a message when the loss is no number any more. */
+int trial_train(Context *ctx, Params *params, const RopeModel *model, const TrialText *text,
+                const Position *position, const TrialTraining *how, Error *err);
+
+/*
+ * exp of the mean loss at the last TRIAL_LAST characters of `windows` stretches of `length` kept
+ * characters. The stretches end at the same places for every length up to `longest`.
+ */
+double trial_perplexity(Context *ctx, const RopeModel *model, const TrialText *text,
+                        const Position *position, int length, int longest, int windows);
+
+#ifdef __cplusplus
+}
+#endif
+#endif
