@@ -4,8 +4,8 @@ S = int(STATS_max)
 stats data using 'crossing' nooutput
 crossing = int(STATS_max)
 if (crossing < S) {
-    set arrow from crossing, graph 0 to crossing, graph 1 nohead lt 8
-    set label sprintf(' %d', crossing) at crossing, graph 0.62 font ',12' textcolor rgb '#666666'
+    set arrow from crossing, graph 0 to crossing, graph 0.72 nohead lt 8
+    set label sprintf("T = %d", crossing) at crossing, graph 0.6 offset 0.8,0 font ',12' textcolor rgb '#666666'
 }
 set title sprintf('Attention over %d tokens: operations for each of T new ones', S)
 set logscale x 2
