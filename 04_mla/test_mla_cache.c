@@ -1,0 +1,238 @@
+/*
+ * Latent attention with a cache: absorbed = naive, cached = uncached, for every way to cut a text
+ * into chunks, and for sequences of different lengths that share pages.
+ */
+#include "test_mla.h"
+
+#include <stdio.h>
+
+/*
+ * The two ways sum in other orders: F32 as in test_mla.c. In BF16 each of them rounds between its
+ * steps, and the absorbed query and the absorbed output are rounded once more.
+ */
+static double mode_tolerance(DType dtype) {
+    return dtype == BF16 ? 12 * 0x1p-9 : 20 * tolerance_of(F32, 128);
+}
+
+static void cache_for(LatentCache *cache, Context *ctx, const MlaConfig *cfg, int batch,
+                      int capacity, int pages) {
+    Error err = {0};
+    int width = cfg->kv_lora_rank + cfg->qk_rope_head_dim;
+    cr_assert(latent_cache_init(cache, ctx, batch, capacity, pages, width, &err) == 0, "%s",
+              err.text);
+    test_poison(ctx, &cache->latent); /* what no token wrote must not be used */
+}
+
+static float *whole_text(Context *ctx, Module *m, Tensor *x, const Position *position) {
+    Tensor *y = mla_forward(ctx, x, &m->w, &m->cfg, position, NULL, MLA_AUTO);
+    return test_values(ctx, y);
+}
+
+/* ---- absorbed = naive ---- */
+
+/* The whole text at once, through a cache, in both modes, against attention without a cache. */
+static void check_modes(Device device, DType dtype, MlaConfig cfg, int B, int T) {
+    Context ctx = test_context(device, dtype);
+    Module m;
+    module_init(&m, &ctx, cfg);
+    Tensor *x = test_normal(&ctx, "x", 1, SHAPE(B, T, cfg.hidden_size));
+    const Position *position = cfg.qk_rope_head_dim ? &TURN : NULL;
+    float *expected = whole_text(&ctx, &m, x, position);
+    static const MlaMode modes[] = {MLA_NAIVE, MLA_ABSORBED, MLA_AUTO};
+    static const char *const names[] = {"naive", "absorbed", "auto"};
+    for (int i = 0; i < 3; i++) {
+        LatentCache cache;
+        cache_for(&cache, &ctx, &cfg, B, T, 0);
+        Tensor *y = mla_forward(&ctx, x, &m.w, &cfg, position, &cache, modes[i]);
+        char what[64];
+        snprintf(what, sizeof what, "%s, T %d, rank %d", names[i], T, cfg.kv_lora_rank);
+        check_tensor(&ctx, what, y, expected, mode_tolerance(dtype));
+        latent_cache_free(&cache);
+    }
+    free(expected);
+    params_free(&m.params);
+    test_context_free(&ctx);
+}
+
+static const MlaConfig ragged = {25, 3, 0, 11, 7, 6, 5, true};
+static const MlaConfig with_q = {40, 5, 12, 16, 8, 8, 8, false};
+static const MlaConfig no_rope = {24, 1, 9, 8, 4, 0, 9, false};
+
+DEVICE_TEST(mla_cache, absorbed_is_naive) {
+    static const int lengths[] = {1, 31, 33, 127};
+    for (int i = 0; i < 4; i++) {
+        check_modes(device, dtype, ragged, 2, lengths[i]);
+        check_modes(device, dtype, with_q, 1, lengths[i]);
+        check_modes(device, dtype, no_rope, 3, lengths[i]);
+    }
+}
+
+/* A head of DeepSeek-V3's sizes. */
+DEVICE_TEST(mla_cache, absorbed_is_naive_at_v3_sizes) {
+    check_modes(device, dtype, (MlaConfig){512, 3, 64, 512, 128, 64, 128, false}, 1, 33);
+}
+
+/* ---- cached = uncached ---- */
+
+static void check_chunks(Device device, DType dtype, MlaConfig cfg, const int *chunks,
+                         MlaMode mode) {
+    enum { B = 3, T = 133 }; /* three pages for each sequence */
+    int hidden = cfg.hidden_size;
+    Context ctx = test_context(device, dtype);
+    Module m;
+    module_init(&m, &ctx, cfg);
+    LatentCache cache;
+    cache_for(&cache, &ctx, &cfg, B, T, 0);
+    Tensor *x = test_normal(&ctx, "x", 1, SHAPE(B, T, hidden));
+    float *all = test_values(&ctx, x), *whole = whole_text(&ctx, &m, x, &TURN);
+    float *pieced = malloc(sizeof(float) * (size_t)(B * T * hidden));
+    for (int first = 0, i = 0; first < T; first += chunks[i], i += chunks[i + 1] != 0) {
+        int count = chunks[i] < T - first ? chunks[i] : T - first;
+        Tensor *part = tokens_of(&ctx, all, 0, B, T, hidden, first, count);
+        Tensor *y = mla_forward(&ctx, part, &m.w, &cfg, &TURN, &cache, mode);
+        float *values = test_values(&ctx, y);
+        for (int b = 0; b < B; b++)
+            memcpy(pieced + (b * T + first) * hidden, values + b * count * hidden,
+                   sizeof(float) * (size_t)(count * hidden));
+        free(values);
+    }
+    check_close("cached", pieced, whole, B * T * hidden, mode_tolerance(dtype));
+    free(all), free(whole), free(pieced);
+    latent_cache_free(&cache);
+    params_free(&m.params);
+    test_context_free(&ctx);
+}
+
+/* Chunk lengths, the last one repeated to the end of the text. */
+static const int one_by_one[] = {1, 0}, prompt_then_tokens[] = {61, 1, 0};
+static const int in_chunks[] = {5, 1, 7, 31, 1, 2, 33, 3, 0};
+
+DEVICE_TEST(mla_cache, cached_is_uncached_one_by_one) {
+    check_chunks(device, dtype, with_q, one_by_one, MLA_ABSORBED);
+    check_chunks(device, dtype, ragged, one_by_one, MLA_AUTO);
+}
+
+DEVICE_TEST(mla_cache, cached_is_uncached_after_a_prompt) {
+    check_chunks(device, dtype, with_q, prompt_then_tokens, MLA_AUTO);
+    check_chunks(device, dtype, ragged, prompt_then_tokens, MLA_ABSORBED);
+    check_chunks(device, dtype, ragged, prompt_then_tokens, MLA_NAIVE);
+}
+
+DEVICE_TEST(mla_cache, cached_is_uncached_in_chunks) {
+    check_chunks(device, dtype, with_q, in_chunks, MLA_NAIVE);
+    check_chunks(device, dtype, with_q, in_chunks, MLA_ABSORBED);
+    check_chunks(device, dtype, ragged, in_chunks, MLA_ABSORBED);
+}
+
+/* ---- sequences of different lengths ---- */
+
+enum { SEQUENCES = 4, LONGEST = 150 };
+
+/*
+ * Prompts of different lengths enter padded on the right and are cut to size; then all go on
+ * together. Each must get what it gets alone, without a cache.
+ */
+static void check_lengths(Device device, DType dtype, MlaConfig cfg, MlaMode mode) {
+    static const int prompt[SEQUENCES] = {5, 5, 129, 64}; /* two equal: they are one batch */
+    static const int steps[] = {1, 3, 1, 7};
+    int hidden = cfg.hidden_size;
+    Context ctx = test_context(device, dtype);
+    Module m;
+    module_init(&m, &ctx, cfg);
+    LatentCache cache;
+    cache_for(&cache, &ctx, &cfg, SEQUENCES, LONGEST, 0);
+    Tensor *x = test_normal(&ctx, "x", 1, SHAPE(SEQUENCES, LONGEST, hidden));
+    float *all = test_values(&ctx, x), *whole = whole_text(&ctx, &m, x, &TURN);
+
+    Tensor *padded = tokens_of(&ctx, all, 0, SEQUENCES, LONGEST, hidden, 0, 129);
+    mla_forward(&ctx, padded, &m.w, &cfg, &TURN, &cache, mode);
+    for (int b = 0; b < SEQUENCES; b++) latent_cache_truncate(&cache, b, prompt[b]);
+
+    for (int i = 0, done = 0; i < 4; done += steps[i++]) {
+        int T = steps[i];
+        size_t bytes = sizeof(float) * (size_t)(T * hidden);
+        float *next = malloc(SEQUENCES * bytes), *expected = malloc(SEQUENCES * bytes);
+        for (int b = 0; b < SEQUENCES; b++) {
+            int at = (b * LONGEST + prompt[b] + done) * hidden;
+            memcpy(next + b * T * hidden, all + at, bytes);
+            memcpy(expected + b * T * hidden, whole + at, bytes);
+        }
+        Tensor *part = tensor_from(&ctx, "x", dtype, next, SHAPE(SEQUENCES, T, hidden));
+        Tensor *y = mla_forward(&ctx, part, &m.w, &cfg, &TURN, &cache, mode);
+        check_tensor(&ctx, "a step of all sequences", y, expected, mode_tolerance(dtype));
+        free(next), free(expected);
+    }
+    free(all), free(whole);
+    latent_cache_free(&cache);
+    params_free(&m.params);
+    test_context_free(&ctx);
+}
+
+DEVICE_TEST(mla_cache, different_lengths_absorbed) {
+    check_lengths(device, dtype, with_q, MLA_ABSORBED);
+    check_lengths(device, dtype, ragged, MLA_ABSORBED);
+}
+
+DEVICE_TEST(mla_cache, different_lengths_naive) {
+    check_lengths(device, dtype, with_q, MLA_NAIVE);
+    check_lengths(device, dtype, ragged, MLA_NAIVE);
+}
+
+/*
+ * Two sequences in a pool of five pages. The first is forgotten, its pages go to the second, then
+ * it begins anew with what is left: nobody's numbers change.
+ */
+DEVICE_TEST(mla_cache, pages_are_given_back_and_used_again) {
+    enum { T = 70, MORE = 60 };
+    MlaConfig cfg = with_q;
+    int hidden = cfg.hidden_size;
+    Context ctx = test_context(device, dtype);
+    Module m;
+    module_init(&m, &ctx, cfg);
+    LatentCache cache;
+    cache_for(&cache, &ctx, &cfg, 2, T + MORE, 5);
+    Tensor *x = test_normal(&ctx, "x", 1, SHAPE(2, T + MORE, hidden));
+    float *all = test_values(&ctx, x), *whole = whole_text(&ctx, &m, x, &TURN);
+
+    mla_forward(&ctx, tokens_of(&ctx, all, 0, 2, T + MORE, hidden, 0, T), &m.w, &cfg, &TURN, &cache,
+                MLA_AUTO);
+    cr_assert_eq(cache.free_count, 1);
+    Error err = {0};
+    cr_assert_eq(latent_cache_reserve(&cache, MORE, &err), -1, "six pages from five");
+    latent_cache_truncate(&cache, 0, 0);
+    cr_assert_eq(cache.free_count, 3);
+    /* Sequence 0 reads its text from the start, 60 tokens; sequence 1 goes on from token 70. */
+    float *next = malloc(sizeof(float) * (size_t)(2 * MORE * hidden));
+    memcpy(next, all, sizeof(float) * (size_t)(MORE * hidden));
+    memcpy(next + MORE * hidden, all + (T + MORE + T) * hidden,
+           sizeof(float) * (size_t)(MORE * hidden));
+    Tensor *part = tensor_from(&ctx, "x", dtype, next, SHAPE(2, MORE, hidden));
+    float *y = test_values(&ctx, mla_forward(&ctx, part, &m.w, &cfg, &TURN, &cache, MLA_ABSORBED));
+    check_close("the one that began anew", y, whole, MORE * hidden, mode_tolerance(dtype));
+    check_close("the one that went on", y + MORE * hidden, whole + (T + MORE + T) * hidden,
+                MORE * hidden, mode_tolerance(dtype));
+    free(all), free(whole), free(next), free(y);
+    latent_cache_free(&cache);
+    params_free(&m.params);
+    test_context_free(&ctx);
+}
+
+/* The grids and the scratch of a longer text, as a captured graph has them, give the same. */
+DEVICE_TEST(mla_cache, a_horizon_changes_nothing) {
+    enum { B = 2, T = 40, HORIZON = 500 };
+    MlaConfig cfg = with_q;
+    Context ctx = test_context(device, dtype);
+    Module m;
+    module_init(&m, &ctx, cfg);
+    Tensor *x = test_normal(&ctx, "x", 1, SHAPE(B, T, cfg.hidden_size));
+    float *expected = whole_text(&ctx, &m, x, &TURN);
+    LatentCache cache;
+    cache_for(&cache, &ctx, &cfg, B, HORIZON, 0);
+    cache.horizon = HORIZON;
+    Tensor *y = mla_forward(&ctx, x, &m.w, &cfg, &TURN, &cache, MLA_ABSORBED);
+    check_tensor(&ctx, "y", y, expected, mode_tolerance(dtype));
+    free(expected);
+    latent_cache_free(&cache);
+    params_free(&m.params);
+    test_context_free(&ctx);
+}
