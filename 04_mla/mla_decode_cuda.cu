@@ -1,0 +1,380 @@
+/*
+ * Absorbed decoding on the GPU: the three rungs on CUDA cores, and who picks.
+ *
+ * Rows: the q_len * H queries of a sequence, all against the same latents. What every rung must do
+ * is 2 (2 kv_lora_rank + rope_dim) operations for each row and token. What it should move is the
+ * latents, once. Exponentials are to base 2, the hardware's own: log2(e) is multiplied into the
+ * scale.
+ */
+#include "mla_decode.cuh"
+
+#include <math.h>
+
+enum { WARPS = 8, THREADS = 32 * WARPS };
+
+__device__ __forceinline__ float base_2(float scale) { return scale * 1.44269504f; }
+
+/* 2^(m - max), where both may be -inf: a row that has seen nothing weighs nothing. */
+__device__ __forceinline__ float weight_of(float m, float max) {
+    return m == -INFINITY ? 0.0f : exp2f(m - max);
+}
+
+/* Where token t of sequence b lies. */
+template <typename T>
+__device__ __forceinline__ const T *row_of_token(const T *latent, const int32_t *block_table, int b,
+                                                 int t, const MlaDecodeShape &s) {
+    int64_t page = block_table[(int64_t)b * s.max_pages + t / LATENT_PAGE];
+    return latent + (page * LATENT_PAGE + t % LATENT_PAGE) * (s.kv_lora_rank + s.rope_dim);
+}
+
+static void check(const char *where, const MlaDecodeShape &s) {
+    mla_decode_check(where, &s);
+    CHECK(s.batch <= 65535 && mla_rows(s) <= 65535,
+          "%s: %d sequences, %d rows of queries; a grid holds 65535", where, s.batch, mla_rows(s));
+}
+
+/* ---- naive ---- */
+
+/*
+ * Three kernels, as the formula has it: scores[b, row, j] = q . z_j * scale; softmax over j;
+ * o = sum_j p_j c_j. Rows know nothing of each other, so the latents are read twice by every row,
+ * and each score is written once, read and written by the softmax, and read kv_lora_rank / 128
+ * times. At 16 heads that is 32 times the bytes it should be, most of them from the L2 cache.
+ */
+
+/* grid (max_length / WARPS, rows, B): a warp takes one dot product. */
+template <typename T>
+__global__ void naive_scores_kernel(float *scores, const T *q, const T *latent,
+                                    const int32_t *block_table, const int32_t *lengths,
+                                    MlaDecodeShape s) {
+    int j = blockIdx.x * WARPS + threadIdx.x / 32, lane = threadIdx.x % 32, b = blockIdx.z;
+    int64_t row = (int64_t)b * gridDim.y + blockIdx.y;
+    int width = s.kv_lora_rank + s.rope_dim;
+    if (j >= mla_keys_seen(s, lengths[b], blockIdx.y)) return;
+    const T *z = row_of_token(latent, block_table, b, j, s);
+    float dot = 0.0f;
+    for (int c = lane; c < width; c += 32) dot += to_float(q[row * width + c]) * to_float(z[c]);
+    dot = warp_sum(dot);
+    if (lane == 0) scores[row * s.max_length + j] = dot * base_2(s.scale);
+}
+
+/* The sum over the block; every thread gets the result. */
+__device__ float block_reduce(float x, bool maximum) {
+    __shared__ float of_warp[WARPS];
+    x = maximum ? warp_max(x) : warp_sum(x);
+    __syncthreads(); /* the last call's numbers have been read */
+    if (threadIdx.x % 32 == 0) of_warp[threadIdx.x / 32] = x;
+    __syncthreads();
+    x = of_warp[0];
+    for (int w = 1; w < WARPS; w++) x = maximum ? fmaxf(x, of_warp[w]) : x + of_warp[w];
+    return x;
+}
+
+/* grid (rows, B) */
+static __global__ void naive_softmax_kernel(float *scores, const int32_t *lengths,
+                                            MlaDecodeShape s) {
+    int seen = mla_keys_seen(s, lengths[blockIdx.y], blockIdx.x);
+    float *p = scores + ((int64_t)blockIdx.y * gridDim.x + blockIdx.x) * s.max_length;
+    float top = -INFINITY, sum = 0.0f;
+    for (int j = threadIdx.x; j < seen; j += THREADS) top = fmaxf(top, p[j]);
+    top = block_reduce(top, true);
+    for (int j = threadIdx.x; j < seen; j += THREADS) sum += p[j] = exp2f(p[j] - top);
+    sum = block_reduce(sum, false);
+    for (int j = threadIdx.x; j < seen; j += THREADS) p[j] /= sum;
+}
+
+/* grid (kv_lora_rank / THREADS, rows, B), a thread for each column. */
+template <typename T>
+__global__ void naive_sum_kernel(T *o, const float *scores, const T *latent,
+                                 const int32_t *block_table, const int32_t *lengths,
+                                 MlaDecodeShape s) {
+    int c = blockIdx.x * THREADS + threadIdx.x, b = blockIdx.z;
+    int64_t row = (int64_t)b * gridDim.y + blockIdx.y;
+    int seen = mla_keys_seen(s, lengths[b], blockIdx.y);
+    if (c >= s.kv_lora_rank) return;
+    float sum = 0.0f;
+    for (int j = 0; j < seen; j++)
+        sum += scores[row * s.max_length + j] *
+               to_float(row_of_token(latent, block_table, b, j, s)[c]);
+    o[row * s.kv_lora_rank + c] = from_float<T>(sum);
+}
+
+size_t mla_decode_naive_scratch(MlaDecodeShape s) {
+    return sizeof(float) * (size_t)s.batch * mla_rows(s) * s.max_length;
+}
+
+void mla_decode_naive_cuda(Gpu *gpu, DType dtype, void *o, float *scratch, const void *q,
+                           const void *latent, const int32_t *block_table, const int32_t *lengths,
+                           MlaDecodeShape s) {
+    check("mla_decode_naive_cuda", s);
+    unsigned rows = mla_rows(s), batch = s.batch;
+    dim3 scores((unsigned)ceil_div(s.max_length, WARPS), rows, batch);
+    dim3 sums((unsigned)ceil_div(s.kv_lora_rank, THREADS), rows, batch);
+    DTYPE_SWITCH(dtype, T,
+                 naive_scores_kernel<T><<<scores, THREADS, 0, gpu->stream>>>(
+                     scratch, (const T *)q, (const T *)latent, block_table, lengths, s));
+    naive_softmax_kernel<<<dim3(rows, batch), THREADS, 0, gpu->stream>>>(scratch, lengths, s);
+    DTYPE_SWITCH(dtype, T,
+                 naive_sum_kernel<T><<<sums, THREADS, 0, gpu->stream>>>(
+                     (T *)o, scratch, (const T *)latent, block_table, lengths, s));
+}
+
+/* ---- online ---- */
+
+/*
+ * Against naive: the online softmax. A warp holds one row: its query, its output, m and l, N
+ * columns in each lane, all in registers. A token's latent is loaded once, gives the score, and is
+ * still there to be added to the output. Nothing goes to memory but the result.
+ *
+ * A block's eight rows walk over the same tokens at about the same time, so the latents come from
+ * memory or L2 once for a block and from L1 for its other rows.
+ *
+ * What limits it: B * q_len * H / 8 blocks. With a batch of one and 16 heads, two processors of 132
+ * work, and the longest sequence decides when the kernel ends.
+ */
+enum { AT_ONCE = 2 }; /* tokens whose loads are under way together */
+
+template <typename T, int N> struct RowState {
+    float q[N], o[N], m, l;
+
+    __device__ __forceinline__ void begin(const T *query, const MlaDecodeShape &s) {
+        int width = s.kv_lora_rank + s.rope_dim;
+        m = -INFINITY;
+        l = 0.0f;
+#pragma unroll
+        for (int i = 0; i < N; i++) {
+            int c = threadIdx.x % 32 + 32 * i;
+            q[i] = c < width ? to_float(query[c]) * base_2(s.scale) : 0.0f;
+            o[i] = 0.0f;
+        }
+    }
+
+    /* [attend] */
+    /* Tokens first .. end - 1 of sequence b. The columns of k_rope are summed into o too, and
+     * never written: that costs less than to ask. */
+    __device__ __forceinline__ void attend(const T *latent, const int32_t *block_table, int b,
+                                           int first, int end, const MlaDecodeShape &s) {
+        int lane = threadIdx.x % 32, width = s.kv_lora_rank + s.rope_dim;
+        for (int j = first; j < end; j += AT_ONCE) {
+            float z[AT_ONCE][N], score[AT_ONCE], top = m;
+#pragma unroll
+            for (int u = 0; u < AT_ONCE; u++) {
+                /* past the end the last token comes again, and its score is -inf below */
+                const T *row = row_of_token(latent, block_table, b, min(j + u, end - 1), s);
+                score[u] = 0.0f;
+#pragma unroll
+                for (int i = 0; i < N; i++) {
+                    int c = lane + 32 * i;
+                    z[u][i] = c < width ? to_float(row[c]) : 0.0f;
+                }
+            }
+#pragma unroll
+            for (int u = 0; u < AT_ONCE; u++) {
+#pragma unroll
+                for (int i = 0; i < N; i++) score[u] += q[i] * z[u][i];
+                score[u] = j + u < end ? warp_sum(score[u]) : -INFINITY;
+                top = fmaxf(top, score[u]);
+            }
+            float rescale = exp2f(m - top);
+            m = top;
+            l *= rescale;
+#pragma unroll
+            for (int i = 0; i < N; i++) o[i] *= rescale;
+#pragma unroll
+            for (int u = 0; u < AT_ONCE; u++) {
+                float p = exp2f(score[u] - top);
+                l += p;
+#pragma unroll
+                for (int i = 0; i < N; i++) o[i] += p * z[u][i];
+            }
+        }
+    }
+    /* [/attend] */
+
+    /* to[c] = o[c] * factor for the columns of c_kv */
+    template <typename To>
+    __device__ __forceinline__ void write(To *to, float factor, const MlaDecodeShape &s) const {
+#pragma unroll
+        for (int i = 0; i < N; i++) {
+            int c = threadIdx.x % 32 + 32 * i;
+            if (c < s.kv_lora_rank) to[c] = from_float<To>(o[i] * factor);
+        }
+    }
+};
+
+/* grid (rows / WARPS, B) */
+template <typename T, int N>
+__global__ void __launch_bounds__(THREADS)
+    online_kernel(T *o, const T *q, const T *latent, const int32_t *block_table,
+                  const int32_t *lengths, MlaDecodeShape s) {
+    int b = blockIdx.y, row = blockIdx.x * WARPS + threadIdx.x / 32;
+    if (row >= mla_rows(s)) return;
+    int64_t at = (int64_t)b * mla_rows(s) + row;
+    RowState<T, N> state;
+    state.begin(q + at * (s.kv_lora_rank + s.rope_dim), s);
+    state.attend(latent, block_table, b, 0, mla_keys_seen(s, lengths[b], row), s);
+    state.write(o + at * s.kv_lora_rank, 1.0f / state.l, s);
+}
+
+/* N is a lane's share of the columns: registers must be counted when the kernel is compiled. */
+#define COLUMNS_SWITCH(width, N, ...)               \
+    do {                                            \
+        if ((width) <= 128) {                       \
+            enum { N = 4 };                         \
+            __VA_ARGS__;                            \
+        } else if ((width) <= 320) {                \
+            enum { N = 10 };                        \
+            __VA_ARGS__;                            \
+        } else if ((width) <= 576) {                \
+            enum { N = 18 };                        \
+            __VA_ARGS__;                            \
+        } else {                                    \
+            enum { N = MLA_DECODE_MAX_WIDTH / 32 }; \
+            __VA_ARGS__;                            \
+        }                                           \
+    } while (0)
+
+void mla_decode_online_cuda(Gpu *gpu, DType dtype, void *o, float *scratch, const void *q,
+                            const void *latent, const int32_t *block_table, const int32_t *lengths,
+                            MlaDecodeShape s) {
+    check("mla_decode_online_cuda", s);
+    (void)scratch;
+    dim3 grid((unsigned)ceil_div(mla_rows(s), WARPS), (unsigned)s.batch);
+    COLUMNS_SWITCH(
+        s.kv_lora_rank + s.rope_dim, N,
+        DTYPE_SWITCH(dtype, T,
+                     online_kernel<T, N><<<grid, THREADS, 0, gpu->stream>>>(
+                         (T *)o, (const T *)q, (const T *)latent, block_table, lengths, s)));
+}
+
+/* ---- split ---- */
+
+/*
+ * Against online: blocks share the pages evenly, whatever the batch and the lengths are
+ * (mla_decode.cuh), and a second kernel joins what belongs together. A group is WARPS rows.
+ *
+ * Bytes beyond the latents: a state of m, l, o for each row at each of the blocks' borders, written
+ * and read once.
+ *
+ * What limits it: every row still loads every latent into its own registers. At 16 heads two blocks
+ * read the same page from L2, and 16 warps the same numbers from L1. The rung above lets 16 rows
+ * and more share what is loaded.
+ */
+enum { SPLIT_BLOCKS = 2 }; /* for each processor: as many as fit with 18 columns a lane */
+
+template <typename T, int N>
+__global__ void __launch_bounds__(THREADS)
+    split_kernel(T *o, float *scratch, const T *q, const T *latent, const int32_t *block_table,
+                 const int32_t *lengths, MlaDecodeShape s) {
+    int rows = mla_rows(s), groups = (rows + WARPS - 1) / WARPS;
+    MlaWalk walk;
+    walk.begin(lengths, s.batch, groups);
+    while (walk.next(lengths, groups)) {
+        int warp = threadIdx.x / 32, row = walk.group * WARPS + warp;
+        if (row >= rows) continue;
+        int64_t at = (int64_t)walk.b * rows + row;
+        int end =
+            min((walk.first + walk.count) * LATENT_PAGE, mla_keys_seen(s, lengths[walk.b], row));
+        RowState<T, N> state;
+        state.begin(q + at * (s.kv_lora_rank + s.rope_dim), s);
+        state.attend(latent, block_table, walk.b, walk.first * LATENT_PAGE, end, s);
+        if (walk.slot < 0) {
+            state.write(o + at * s.kv_lora_rank, 1.0f / state.l, s);
+            continue;
+        }
+        float *to = mla_state(scratch, walk.slot, WARPS, warp, s);
+        if (threadIdx.x % 32 == 0) {
+            to[0] = state.m;
+            to[1] = state.l;
+        }
+        state.write(to + 2, 1.0f, s);
+    }
+}
+
+/* [join] */
+/*
+ * o = sum_p 2^(m_p - m) o_p / sum_p 2^(m_p - m) l_p over the pieces of row r of sequence b, a
+ * thread for each column. grid (rows / at_once, B): a block does `at_once` rows.
+ */
+template <typename T>
+__global__ void join_kernel(T *o, const float *scratch, const int32_t *lengths, MlaDecodeShape s,
+                            int group_rows, int blocks, int at_once) {
+    int b = blockIdx.y, rows = mla_rows(s), groups = (rows + group_rows - 1) / group_rows;
+    int share = mla_share(mla_line_before(lengths, s.batch, groups), blocks);
+    int line_b = mla_line_before(lengths, b, groups), pages = mla_pages(lengths, b);
+    int64_t slot = (int64_t)group_rows * (s.kv_lora_rank + 2); /* from one slot to the next */
+
+    for (int r = blockIdx.x * at_once; r < min(rows, (int)(blockIdx.x + 1) * at_once); r++) {
+        int begin = line_b + r / group_rows * pages; /* the group's place in the line */
+        int first = begin / share, last = (begin + pages - 1) / share;
+        if (first == last) continue; /* one block had the whole group and wrote the output */
+        const float *state = scratch + (int64_t)(r % group_rows) * (s.kv_lora_rank + 2);
+        float top = -INFINITY;
+        for (int i = first + threadIdx.x % 32; i <= last; i += 32)
+            top = fmaxf(top, state[(2 * i + (i == first)) * slot]);
+        top = warp_max(top);
+        for (int c = threadIdx.x; c < s.kv_lora_rank; c += blockDim.x) {
+            float sum = 0.0f, total = 0.0f;
+#pragma unroll 8
+            for (int i = first; i <= last; i++) {
+                const float *piece = state + (2 * i + (i == first)) * slot;
+                float weight = weight_of(piece[0], top);
+                sum += weight * piece[1];
+                total += weight * piece[2 + c];
+            }
+            o[((int64_t)b * rows + r) * s.kv_lora_rank + c] = from_float<T>(total / sum);
+        }
+    }
+}
+/* [/join] */
+
+void mla_decode_join(Gpu *gpu, DType dtype, void *o, const float *scratch, const int32_t *lengths,
+                     const MlaDecodeShape &s, int group_rows, int blocks) {
+    /* One row for a block while blocks are few; then enough that finding the pieces is no burden. */
+    int rows = mla_rows(s), at_once = (int64_t)rows * s.batch > 2048 ? 8 : 1;
+    int threads = s.kv_lora_rank < 512 ? (int)ceil_div(s.kv_lora_rank, 32) * 32 : 512;
+    dim3 grid((unsigned)ceil_div(rows, at_once), (unsigned)s.batch);
+    DTYPE_SWITCH(dtype, T,
+                 join_kernel<T><<<grid, threads, 0, gpu->stream>>>((T *)o, scratch, lengths, s,
+                                                                   group_rows, blocks, at_once));
+}
+
+void mla_decode_split_cuda(Gpu *gpu, DType dtype, void *o, float *scratch, const void *q,
+                           const void *latent, const int32_t *block_table, const int32_t *lengths,
+                           MlaDecodeShape s) {
+    check("mla_decode_split_cuda", s);
+    int blocks = SPLIT_BLOCKS * gpu->sm_count;
+    COLUMNS_SWITCH(s.kv_lora_rank + s.rope_dim, N,
+                   DTYPE_SWITCH(dtype, T,
+                                split_kernel<T, N><<<blocks, THREADS, 0, gpu->stream>>>(
+                                    (T *)o, scratch, (const T *)q, (const T *)latent, block_table,
+                                    lengths, s)));
+    mla_decode_join(gpu, dtype, o, scratch, lengths, s, WARPS, blocks);
+}
+
+/* ---- in use ---- */
+
+size_t mla_decode_scratch_cuda(Gpu *gpu, DType dtype, MlaDecodeShape s) {
+    mla_decode_check("mla_decode_scratch_cuda", &s);
+    size_t bytes = mla_states_bytes(SPLIT_BLOCKS * gpu->sm_count, WARPS, s);
+    if (mla_decode_mma_supports(gpu, dtype, s)) {
+        size_t mma = mla_decode_mma_scratch(gpu, s);
+        bytes = mma > bytes ? mma : bytes;
+    }
+    if (mla_decode_hopper_supports(gpu, dtype, s)) {
+        size_t hopper = mla_decode_hopper_scratch(gpu, s);
+        bytes = hopper > bytes ? hopper : bytes;
+    }
+    return bytes;
+}
+
+void mla_decode_cuda(Gpu *gpu, DType dtype, void *o, float *scratch, const void *q,
+                     const void *latent, const int32_t *block_table, const int32_t *lengths,
+                     MlaDecodeShape s) {
+    if (mla_decode_hopper_supports(gpu, dtype, s))
+        mla_decode_hopper_cuda(gpu, dtype, o, scratch, q, latent, block_table, lengths, s);
+    else if (mla_decode_mma_supports(gpu, dtype, s))
+        mla_decode_mma_cuda(gpu, dtype, o, scratch, q, latent, block_table, lengths, s);
+    else
+        mla_decode_split_cuda(gpu, dtype, o, scratch, q, latent, block_table, lengths, s);
+}
