@@ -27,13 +27,8 @@ static int64_t table_bytes(const RopeConfig *cfg) { /* of one of the two */
     return (int64_t)cfg->max_position_embeddings * (cfg->dim / 2) * (int64_t)sizeof(float);
 }
 
-/* What only yarn needs. NaN fails every comparison, so each is written to succeed. */
-static int check_yarn(const RopeConfig *cfg, Error *err) {
-    if (cfg->original_max_position_embeddings <= 0)
-        return error_set(err,
-                         "original_max_position_embeddings is %d; rope_type yarn needs the context "
-                         "that the model was trained for, at least 1",
-                         cfg->original_max_position_embeddings);
+/* NaN fails every comparison: so each one here must succeed, not fail. */
+static int check_numbers(const RopeConfig *cfg, Error *err) {
     const double numbers[] = {cfg->beta_fast, cfg->beta_slow, cfg->mscale, cfg->mscale_all_dim,
                               cfg->attention_factor};
     const char *const names[] = {"beta_fast", "beta_slow", "mscale", "mscale_all_dim",
@@ -42,6 +37,15 @@ static int check_yarn(const RopeConfig *cfg, Error *err) {
         if (!(numbers[i] >= 0 && isfinite(numbers[i])))
             return error_set(err, "%s is %g; it must be a number above 0, or 0 for its default",
                              names[i], numbers[i]);
+    return 0;
+}
+
+static int check_yarn(const RopeConfig *cfg, Error *err) {
+    if (cfg->original_max_position_embeddings <= 0)
+        return error_set(err,
+                         "original_max_position_embeddings is %d; rope_type yarn needs the context "
+                         "that the model was trained for, at least 1",
+                         cfg->original_max_position_embeddings);
     double fast = cfg->beta_fast > 0 ? cfg->beta_fast : 32;
     double slow = cfg->beta_slow > 0 ? cfg->beta_slow : 1;
     if (!(fast > slow))
@@ -85,6 +89,7 @@ int rope_check(const RopeConfig *cfg, Error *err) {
                          "rope_type ntk needs 4 or more rotated numbers a head, not %d: a "
                          "single pair has no frequency to stretch",
                          cfg->dim);
+    if (check_numbers(cfg, err)) return -1;
     return cfg->rope_type == ROPE_YARN ? check_yarn(cfg, err) : 0;
 }
 

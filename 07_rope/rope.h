@@ -86,7 +86,7 @@ void rope_yarn_range(const RopeConfig *cfg, double *low, double *high);
  * other types. */
 double rope_attention_factor(const RopeConfig *cfg);
 
-/* Factor on the softmax scale: m(mscale_all_dim)^2 (DeepSeek), 1 without it. */
+/* Factor on the softmax scale: m(mscale_all_dim)^2 (DeepSeek), 1 without it or for the default type. */
 double rope_softmax_factor(const RopeConfig *cfg);
 
 /*
@@ -110,10 +110,31 @@ void rope_rotate_cpu(RopePart q, RopePart k, const float *cos, const float *sin,
                      const int32_t *positions, int64_t tokens, int dim, int max_position,
                      RopeLayout layout, int inverse);
 #ifdef WITH_CUDA
-/* In use: the vectorised rung where sizes and alignment allow it, else the table rung. */
+/* In use: `heads` where sizes and addresses allow it, else `table`. */
 void rope_rotate_cuda(Gpu *gpu, DType dtype, RopePart q, RopePart k, const float *cos,
                       const float *sin, const int32_t *positions, int64_t tokens, int dim,
                       int max_position, RopeLayout layout, int inverse);
+
+/*
+ * The ladder. sincos: no table, every thread makes the cos and sin of its pair, for the plain
+ * rotation with base theta. table: they are read. vector: 16 bytes a thread, q and k in one launch.
+ * heads: cos and sin stay in registers for several heads of a token.
+ */
+void rope_sincos_cuda(Gpu *gpu, DType dtype, RopePart q, RopePart k, double theta,
+                      const int32_t *positions, int64_t tokens, int dim, int max_position,
+                      RopeLayout layout, int inverse);
+void rope_table_cuda(Gpu *gpu, DType dtype, RopePart q, RopePart k, const float *cos,
+                     const float *sin, const int32_t *positions, int64_t tokens, int dim,
+                     int max_position, RopeLayout layout, int inverse);
+void rope_vector_cuda(Gpu *gpu, DType dtype, RopePart q, RopePart k, const float *cos,
+                      const float *sin, const int32_t *positions, int64_t tokens, int dim,
+                      int max_position, RopeLayout layout, int inverse);
+void rope_heads_cuda(Gpu *gpu, DType dtype, RopePart q, RopePart k, const float *cos,
+                     const float *sin, const int32_t *positions, int64_t tokens, int dim,
+                     int max_position, RopeLayout layout, int inverse);
+/* Can vector and heads do it? Every 16-byte word must begin at a multiple of 16. */
+int rope_vector_supports(DType dtype, RopePart q, RopePart k, const float *cos, const float *sin,
+                         int dim, RopeLayout layout);
 #endif
 
 #ifdef __cplusplus
