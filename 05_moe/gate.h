@@ -56,7 +56,8 @@ void gate_noise_forward_cpu(float *z, const float *clean, const float *raw, int6
 void gate_noise_backward_cpu(float *draw, int add, const float *dz, const float *raw, int64_t n,
                              uint64_t seed, uint64_t stream);
 
-/* inverse[i] = 1 / |row i of x| */
+/* inverse[i] = 1 / sqrt(|row i of x|^2 + GATE_NORM_EPS): a row of zeros has cosine 0, not NaN */
+#define GATE_NORM_EPS 1e-12f
 void gate_norms_cpu(float *inverse, const float *x, int64_t rows, int64_t width);
 /* z[n, e] *= token[n] * expert[e] * scale: dot products become cosines over a temperature */
 void gate_cosine_forward_cpu(float *z, const float *token, const float *expert, float scale,

@@ -54,7 +54,7 @@ double gpu_timer_stop(Gpu *gpu);
     ((ctx)->device == CUDA ? kernel##_cuda((ctx)->gpu, dtype_, __VA_ARGS__) \
                            : kernel##_cpu(__VA_ARGS__))
 #else
-#define ON_AS(ctx, dtype_, kernel, ...) kernel##_cpu(__VA_ARGS__)
+#define ON_AS(ctx, dtype_, kernel, ...) ((void)(ctx), kernel##_cpu(__VA_ARGS__))
 #endif
 
 #ifdef __cplusplus

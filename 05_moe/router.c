@@ -1,0 +1,214 @@
+/*
+ * The router on the tape, and what its settings may be. See router.h.
+ */
+#include "router.h"
+
+#include "gate.h"
+
+#include <stdio.h>
+#include <string.h>
+
+/* ---- settings ---- */
+
+/* The position of name in a list of names that ends with NULL. */
+static int find_name(const char *what, const char *name, const char *const *names, Error *err) {
+    char all[128] = "";
+    for (int i = 0; names[i]; i++) {
+        if (!strcmp(name, names[i])) return i;
+        size_t used = strlen(all);
+        snprintf(all + used, sizeof all - used, "%s%s", i ? ", " : "", names[i]);
+    }
+    return error_set(err, "%s \"%.40s\" is not known; there are: %s", what, name, all);
+}
+
+int router_scoring(const char *name, ScoringFunc *scoring, Error *err) {
+    int i = find_name("scoring_func", name, (const char *[]){"softmax", "sigmoid", NULL}, err);
+    if (i >= 0) *scoring = (ScoringFunc)i;
+    return i < 0 ? -1 : 0;
+}
+
+int router_method(const char *name, TopkMethod *method, Error *err) {
+    const char *const names[] = {"greedy", "group_limited_greedy", "noaux_tc", NULL};
+    int i = find_name("topk_method", name, names, err);
+    if (i >= 0) *method = (TopkMethod)i;
+    return i < 0 ? -1 : 0;
+}
+
+int router_gate(const char *name, GateKind *gate, Error *err) {
+    int i = find_name("gate", name, (const char *[]){"linear", "noisy", "centroid", NULL}, err);
+    if (i >= 0) *gate = (GateKind)i;
+    return i < 0 ? -1 : 0;
+}
+
+static int check_groups(const RouterConfig *cfg, Error *err) {
+    int experts = cfg->n_routed_experts, groups = cfg->n_group, kept = cfg->topk_group;
+    if (groups < 1) return error_set(err, "n_group is %d; it must be at least 1", groups);
+    if (experts % groups != 0)
+        return error_set(err,
+                         "n_group (%d) does not divide n_routed_experts (%d): all groups have the "
+                         "same number of experts",
+                         groups, experts);
+    if (kept < 1 || kept > groups)
+        return error_set(err, "topk_group is %d; it must be between 1 and n_group (%d)", kept,
+                         groups);
+    if (kept * (experts / groups) < cfg->num_experts_per_tok)
+        return error_set(err,
+                         "topk_group (%d) groups of %d experts hold %d, fewer than "
+                         "num_experts_per_tok (%d)",
+                         kept, experts / groups, kept * (experts / groups),
+                         cfg->num_experts_per_tok);
+    return 0;
+}
+
+int router_check(const RouterConfig *cfg, Error *err) {
+    int experts = cfg->n_routed_experts, k = cfg->num_experts_per_tok;
+    if (cfg->hidden_size < 1)
+        return error_set(err, "hidden_size is %d; it must be at least 1", cfg->hidden_size);
+    if (experts < 1 || experts > ROUTER_MAX_EXPERTS)
+        return error_set(err, "n_routed_experts is %d; it must be between 1 and %d", experts,
+                         ROUTER_MAX_EXPERTS);
+    if (k < 1 || k > experts)
+        return error_set(err,
+                         "num_experts_per_tok is %d; it must be between 1 and n_routed_experts "
+                         "(%d): a token takes an expert once",
+                         k, experts);
+    if (cfg->topk_method != TOPK_GREEDY && check_groups(cfg, err)) return -1;
+    if (!(cfg->routed_scaling_factor > 0))
+        return error_set(err, "routed_scaling_factor is %g; it must be positive",
+                         cfg->routed_scaling_factor);
+    if (cfg->gate == GATE_CENTROID && !(cfg->temperature > 0))
+        return error_set(err, "temperature is %g; it must be positive", cfg->temperature);
+    return 0;
+}
+
+/* ---- weights ---- */
+
+/* PREFIX.name in a buffer of the caller's. */
+typedef struct FullName {
+    char text[256];
+} FullName;
+
+static FullName full_name(const char *prefix, const char *name) {
+    FullName full;
+    snprintf(full.text, sizeof full.text, "%s.%s", prefix, name);
+    return full;
+}
+
+Router router_init(Params *params, const char *prefix, const RouterConfig *cfg) {
+    Error err = {0};
+    CHECK(router_check(cfg, &err) == 0, "router_init %s: %s", prefix, err.text);
+    int64_t experts = cfg->n_routed_experts, hidden = cfg->hidden_size;
+    Router w = {0};
+    w.weight = params_new(params, full_name(prefix, "weight").text, SHAPE(experts, hidden));
+    if (cfg->gate == GATE_NOISY)
+        w.noise_weight =
+            params_new(params, full_name(prefix, "noise_weight").text, SHAPE(experts, hidden));
+    if (cfg->topk_method == TOPK_NOAUX_TC)
+        w.bias = params_buffer(params, full_name(prefix, "e_score_correction_bias").text, F32,
+                               SHAPE(experts));
+    w.status = params_buffer(params, full_name(prefix, "status").text, I32, SHAPE(1));
+    return w;
+}
+
+void router_randomize(Params *params, const Router *w, float std) {
+    params_normal(params, w->weight, std);
+    if (w->noise_weight) params_fill(params, w->noise_weight, 0);
+    if (w->bias) params_fill(params, w->bias, 0);
+}
+
+int router_healthy(Context *ctx, const Router *w, Error *err) {
+    int32_t status, fine = 0;
+    if (ctx->device == CUDA) {
+        gpu_download(ctx->gpu, &status, w->status->data, sizeof status);
+        gpu_upload(ctx->gpu, w->status->data, &fine, sizeof fine);
+    } else {
+        memcpy(&status, w->status->data, sizeof status);
+        memcpy(w->status->data, &fine, sizeof fine);
+    }
+    if (!status) return 0;
+    return error_set(err,
+                     "%s: token %d has a NaN among its scores; a weight or an activation before "
+                     "the router is not finite (is the learning rate too high?)",
+                     w->weight->name, INT32_MAX - status);
+}
+
+/* ---- choosing ---- */
+
+RouteShape route_shape(const RouterConfig *cfg, int64_t tokens) {
+    bool grouped = cfg->topk_method != TOPK_GREEDY;
+    return (RouteShape){.tokens = tokens,
+                        .experts = cfg->n_routed_experts,
+                        .top_k = cfg->num_experts_per_tok,
+                        .groups = grouped ? cfg->n_group : 1,
+                        .topk_groups = grouped ? cfg->topk_group : 1,
+                        .group_best = cfg->topk_method == TOPK_NOAUX_TC ? 2 : 1,
+                        .sigmoid = cfg->scoring_func == SCORING_SIGMOID,
+                        .norm = cfg->norm_topk_prob,
+                        .scale = cfg->routed_scaling_factor};
+}
+
+/* The scores and the weights are two nodes, because both have readers: the losses of balance.h read
+ * the scores. Backward runs the weights' first, then everything has reached the scores. */
+typedef struct RouteSaved {
+    Tensor *logits, *scores, *indices, *weights;
+    RouteShape shape;
+} RouteSaved;
+
+static void route_weights_backward(Context *ctx, void *saved) {
+    RouteSaved *s = saved;
+    int add;
+    float *dscores = grad_slot(ctx, s->scores, &add);
+    if (dscores)
+        ON(ctx, route_weights_backward, dscores, add, s->weights->grad->data, s->weights->data,
+           s->scores->data, s->indices->data, s->shape);
+}
+
+static void route_scores_backward(Context *ctx, void *saved) {
+    RouteSaved *s = saved;
+    int add;
+    float *dlogits = grad_slot(ctx, s->logits, &add);
+    if (dlogits)
+        ON(ctx, route_scores_backward, dlogits, add, s->scores->grad->data, s->scores->data,
+           s->shape);
+}
+
+Routing router_choose(Context *ctx, Tensor *logits, const Tensor *bias, const Tensor *status,
+                      const RouterConfig *cfg) {
+    int64_t tokens = logits->shape[0], experts = cfg->n_routed_experts;
+    int64_t top_k = cfg->num_experts_per_tok;
+    check_shape("router", logits, F32, SHAPE(-1, experts));
+    if (bias) check_shape("router", bias, F32, SHAPE(experts));
+    RouteShape shape = route_shape(cfg, tokens);
+    Routing r = {.logits = logits,
+                 .scores = tensor_new(ctx, "scores", F32, SHAPE(tokens, experts)),
+                 .indices = tensor_new(ctx, "expert indices", I32, SHAPE(tokens, top_k)),
+                 .weights = tensor_new(ctx, "expert weights", F32, SHAPE(tokens, top_k))};
+    ON(ctx, route_forward, r.scores->data, r.indices->data, r.weights->data,
+       status ? status->data : NULL, logits->data, bias ? bias->data : NULL, shape);
+    RECORD(ctx, r.scores, route_scores_backward, RouteSaved, logits, r.scores, r.indices, r.weights,
+           shape);
+    RECORD(ctx, r.weights, route_weights_backward, RouteSaved, logits, r.scores, r.indices,
+           r.weights, shape);
+    return r;
+}
+
+/* [router_forward] */
+Routing router_forward(Context *ctx, Tensor *x, const Router *w, const RouterConfig *cfg) {
+    check_shape("router_forward", x, ctx->dtype, SHAPE(-1, cfg->hidden_size));
+    CHECK(x->shape[0] > 0, "router_forward: there are no tokens");
+    Tensor *logits, *clean = NULL, *raw = NULL; /* F32 [N, E] */
+    if (cfg->gate == GATE_CENTROID) {
+        logits = gate_cosine(ctx, x, w->weight, cfg->temperature);
+    } else {
+        logits = gate_linear(ctx, x, w->weight);
+        if (cfg->gate == GATE_NOISY && ctx->recording) {
+            clean = logits;
+            raw = gate_linear(ctx, x, w->noise_weight);
+            logits = gate_noise(ctx, clean, raw);
+        }
+    }
+    Routing r = router_choose(ctx, logits, w->bias, w->status, cfg);
+    if (raw) r.load = gate_noisy_load(ctx, clean, raw, logits, cfg->num_experts_per_tok);
+    return r;
+}
+/* [/router_forward] */
