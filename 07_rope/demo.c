@@ -184,17 +184,12 @@ static double likeness(const double *f, int distance) {
     return sum / (DECAY_DIM / 2);
 }
 
-/* RoFormer's bound for any q and k (Su et al. 2021, 3.4.3), 1 at distance 0: the mean length of the
- * partial sums of e^(i distance f_j). */
-static double bound(const double *f, int distance) {
-    double x = 0, y = 0, sum = 0;
-    int half = DECAY_DIM / 2;
-    for (int i = 0; i < half; i++) {
-        x += cos(distance * f[i]);
-        y += sin(distance * f[i]);
-        sum += hypot(x, y);
-    }
-    return sum / (half * (half + 1) / 2.0);
+/* Its mean over the next eighth of distances, so that the chart's lines can be told apart. */
+static double smooth(const double *f, int distance) {
+    double sum = 0;
+    int count = 1 + distance / 8;
+    for (int i = 0; i < count; i++) sum += likeness(f, distance + i);
+    return sum / count;
 }
 
 static int decay(Demo *d, Error *err) {
@@ -219,12 +214,12 @@ static int decay(Demo *d, Error *err) {
     }
     text_bars(labels, values, BARS, "");
     Csv csv;
-    if (csv_open(&csv, OUT "decay.csv", "distance,theta_100,theta_10000,theta_1000000,bound_10000",
+    if (csv_open(&csv, OUT "decay.csv", "distance,exact_10000,theta_100,theta_10000,theta_1000000",
                  d->device, d->options.common.seed, err))
         return -1;
-    for (int x = 1; x <= FARTHEST; x += 1 + x / 100)
-        csv_row(&csv, "%d,%.5f,%.5f,%.5f,%.5f", x, likeness(f[0], x), likeness(f[1], x),
-                likeness(f[2], x), bound(f[1], x));
+    for (int x = 1; x <= FARTHEST; x += 1 + x / 50)
+        csv_row(&csv, "%d,%.5f,%.5f,%.5f,%.5f", x, likeness(f[1], x), smooth(f[0], x),
+                smooth(f[1], x), smooth(f[2], x));
     if (csv_close(&csv, err)) return -1;
     plot_or_explain("07_rope/figures/decay.gp", OUT "decay.csv", OUT "decay");
     printf("\n");
@@ -443,19 +438,17 @@ static int trial(Demo *d, Error *err) {
     print_rows(d, table, WAYS, o->tune ? ROWS : WAYS);
     const char *path = o->common.csv ? o->common.csv : OUT "length.csv";
     Csv csv;
-    if (csv_open(&csv, path,
-                 "length,no_positions,as_trained,pi,ntk,yarn,tuned_as_trained,tuned_pi,tuned_ntk,"
-                 "tuned_yarn,train_length",
-                 d->device, o->common.seed, err))
+    if (csv_open(
+            &csv, path,
+            "length,train_length,no_positions,as_trained,pi,ntk,yarn,tuned_as_trained,tuned_pi,"
+            "tuned_ntk,tuned_yarn",
+            d->device, o->common.seed, err))
         return -1;
     for (int i = 0; i < o->length_count; i++) {
-        char line[256];
-        int at = snprintf(line, sizeof line, "%d", o->lengths[i]);
-        for (int row = 0; row < ROWS; row++)
-            at += row < WAYS || o->tune
-                      ? snprintf(line + at, sizeof line - (size_t)at, ",%.4f", table[row][i])
-                      : snprintf(line + at, sizeof line - (size_t)at, ",");
-        csv_row(&csv, "%s,%d", line, o->train_length);
+        char line[256] = "", *end = line;
+        for (int row = 0; row < (o->tune ? ROWS : WAYS); row++)
+            end += sprintf(end, ",%.4f", table[row][i]);
+        csv_row(&csv, "%d,%d%s%s", o->lengths[i], o->train_length, line, o->tune ? "" : ",,,,");
     }
     if (csv_close(&csv, err)) return -1;
     plot_or_explain("07_rope/figures/length.gp", path, OUT "length");

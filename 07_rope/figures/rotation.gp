@@ -16,19 +16,18 @@ plot data using (is('q') ? 0 : NaN):(0):'x':'y' with vectors head filled size 0.
      data using (is('q') ? 1.14*column('x') : NaN):(1.14*column('y')):(sprintf('q_%d', column('p'))) with labels tc lt 1 font ',13', \
      data using (is('k') ? 1.22*column('x') : NaN):(1.22*column('y')):(sprintf('k_%d', column('p'))) with labels tc lt 2 font ',13'
 
-set title 'Five pairs of 10 numbers, θ = 10000' font ',14'
+set title '(1, 0) turned: the first number' font ',14'
 set size noratio
 unset xzeroaxis; unset yzeroaxis
 set border 3
 set tics scale 0.6
 set xrange [0:64]; set yrange [-1:10.4]
 set xtics 16 format '%g'
+set format x '%g'
 set xlabel 'place p'
-set format y ''
-set ytics 0,2.2,9
+set ytics ('pair 0' 8.8, 'pair 1' 6.6, 'pair 2' 4.4, 'pair 3' 2.2, 'pair 4' 0)
 unset grid
 set grid ytics lc rgb '#DDDDDD' lw 1 dt 1
-# One lane for each pair, the fastest on top.
-plot for [i=0:4] data using (is(sprintf('pair %d', i)) ? column('p') : NaN):(column('x') + 2.2*(4-i)) with lines lt i+1 lw 2, \
-     for [i=0:4] '+' every ::::0 using (63):(2.2*(4-i)+1.22):(sprintf('cos p f_%d', i)) with labels right tc lt i+1 font ',12'
+# One lane for each pair, the fastest on top; a lane is 2 high, from -1 to 1.
+plot for [i=0:4] data using (is(sprintf('pair %d', i)) ? column('p') : NaN):(column('x') + 2.2*(4-i)) with lines lt i+1 lw 2
 unset multiplot

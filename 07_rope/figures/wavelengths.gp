@@ -1,12 +1,12 @@
 # Tokens until a pair has come round once, for the 32 pairs of DeepSeek-V3 (θ 10000, 4096 tokens, factor 40).
-set title 'Once round: 32 pairs, trained at 4,096 tokens, stretched 40 times'
+set title 'Tokens for one turn of each pair: DeepSeek-V3, stretched 40 times'
 set logscale y 10
-set xrange [0:31]; set yrange [4:4e6]
+set xrange [0:31]; set yrange [1:4e6]
 set xlabel 'pair'
 set ylabel 'tokens'
 set xtics 4
 set format y '10^{%T}'
-set key top left
+set key bottom right font ',12' spacing 1.0
 set label 1 'trained length 4,096' at 0.4,4096 offset 0,0.6 tc rgb '#666666' font ',12'
 set label 2 'new length 163,840' at 0.4,163840 offset 0,0.6 tc rgb '#666666' font ',12'
 plot 4096 with lines lt 8 notitle, 163840 with lines lt 8 notitle, \

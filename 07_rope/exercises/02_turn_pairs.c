@@ -1,0 +1,14 @@
+/*
+ * Exercise 07.2: turn pairs.
+ *
+ * x is the rotated part of one head: `pairs` pairs of neighbours, (x[0], x[1]), (x[2], x[3]), ...
+ * Turn pair i, in place, by the angle whose cosine and sine are c[i] and s[i], counterclockwise:
+ * (1, 0) by a quarter turn becomes (0, 1).
+ *
+ * POINTS: 2
+ * HINT: (a + ib)(c + is). The new first number needs the old second one and the other way round: do
+ * not write one before you have read both.
+ */
+void turn_pairs(float *x, const float *c, const float *s, int pairs);
+
+void turn_pairs(float *x, const float *c, const float *s, int pairs) {}

@@ -1,0 +1,34 @@
+/*
+ * Exercise 07.5: the ramp.
+ *
+ * The frequencies of all four types. Default, linear and ntk are there. Write yarn:
+ * rope_yarn_range() gives low and high, pairs as real numbers. Up to `low` a pair keeps its
+ * frequency f, from `high` on it gets f / factor, and between them it is a mixture of the two whose
+ * share of f / factor grows in a straight line.
+ *
+ * POINTS: 3
+ * HINT: ramp = (i - low) / (high - low), held between 0 and 1; f / factor * ramp + f * (1 - ramp).
+ * When low == high, divide by something small instead of 0 (transformers adds 0.001 to high).
+ * REPLACES: rope_frequencies in 07_rope/rope_scaling.c
+ * TESTS: test_rope_scaling:yarn test_rope_scaling:scaling
+ *   test_rope_scaling:goldens/frequencies_and_factors_of_transformers
+ */
+#include "rope.h"
+
+#include <math.h>
+
+void rope_frequencies(const RopeConfig *cfg, double *f) {
+    double theta = cfg->rope_theta, low = 0, high = 0;
+    int dim = cfg->dim;
+    if (cfg->rope_type == ROPE_NTK) theta *= pow(cfg->factor, dim / (dim - 2.0));
+    if (cfg->rope_type == ROPE_YARN) rope_yarn_range(cfg, &low, &high);
+    if (low == high) high += 0.001;
+    for (int i = 0; i < dim / 2; i++) {
+        f[i] = pow(theta, -2.0 * i / dim);
+        if (cfg->rope_type == ROPE_LINEAR) f[i] /= cfg->factor;
+        if (cfg->rope_type == ROPE_YARN) {
+            double ramp = fmin(fmax((i - low) / (high - low), 0), 1);
+            f[i] = f[i] / cfg->factor * ramp + f[i] * (1 - ramp);
+        }
+    }
+}
