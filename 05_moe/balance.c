@@ -133,8 +133,8 @@ void balance_count(Context *ctx, const Tensor *load, const Tensor *counts) {
 
 void balance_update_bias(Context *ctx, const Tensor *bias, const Tensor *load, float gamma) {
     check_shape("balance_update_bias", load, I32, SHAPE(-1));
-    check_shape("balance_update_bias", bias, F32, load->shape, load->ndim);
-    ON(ctx, balance_update_bias, bias->data, load->data, (int)load->shape[0], gamma);
+    if (bias) check_shape("balance_update_bias", bias, F32, load->shape, load->ndim);
+    ON(ctx, balance_update_bias, bias ? bias->data : NULL, load->data, (int)load->shape[0], gamma);
 }
 
 /* ---- measures ---- */

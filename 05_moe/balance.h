@@ -47,8 +47,8 @@ Tensor *balance_variation(Context *ctx, Tensor *v, float alpha);
 /* load I32 [E] += counts I32 [E]: the load of a whole batch, over its micro-batches */
 void balance_count(Context *ctx, const Tensor *load, const Tensor *counts);
 
-/* bias F32 [E] += gamma * sign(mean(load) - load); then load = 0. Nothing happens where load is even,
- * or all zero. */
+/* bias F32 [E] += gamma * sign(mean(load) - load), unless bias is NULL; then load = 0. Where the load
+ * is the mean, the bias stays. */
 void balance_update_bias(Context *ctx, const Tensor *bias, const Tensor *load, float gamma);
 
 /* What a load is worth, in numbers. */

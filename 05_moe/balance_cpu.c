@@ -131,7 +131,7 @@ void balance_update_bias_cpu(float *bias, int32_t *load, int experts, float gamm
     for (int e = 0; e < experts; e++) {
         /* mean > load, without dividing: total > load * experts */
         int64_t mine = (int64_t)load[e] * experts;
-        bias[e] += mine < total ? gamma : mine > total ? -gamma : 0;
+        if (bias) bias[e] += mine < total ? gamma : mine > total ? -gamma : 0;
         load[e] = 0;
     }
 }

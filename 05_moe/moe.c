@@ -1,0 +1,176 @@
+/*
+ * The MoE layer: wiring. Every operation called here records its own backward function.
+ */
+#include "moe.h"
+
+#include "../common/ops.h"
+#include "grouped.h"
+
+#include <stdio.h>
+
+MoeConfig moe_config(int hidden_size, int inner, int experts, int experts_per_tok) {
+    return (MoeConfig){.router = {.hidden_size = hidden_size,
+                                  .n_routed_experts = experts,
+                                  .num_experts_per_tok = experts_per_tok,
+                                  .scoring_func = SCORING_SIGMOID,
+                                  .topk_method = TOPK_NOAUX_TC,
+                                  .n_group = 1,
+                                  .topk_group = 1,
+                                  .norm_topk_prob = true,
+                                  .routed_scaling_factor = 1,
+                                  .gate = GATE_LINEAR,
+                                  .temperature = 1},
+                       .moe_intermediate_size = inner};
+}
+
+static int check_coefficient(const char *name, float value, Error *err) {
+    if (value >= 0) return 0;
+    return error_set(err, "%s is %g; it must be 0 (off) or positive", name, value);
+}
+
+int moe_check(const MoeConfig *cfg, Error *err) {
+    if (router_check(&cfg->router, err)) return -1;
+    if (cfg->moe_intermediate_size < 1)
+        return error_set(err, "moe_intermediate_size is %d; it must be at least 1",
+                         cfg->moe_intermediate_size);
+    if (cfg->n_shared_experts < 0)
+        return error_set(err, "n_shared_experts is %d; it must be 0 or more",
+                         cfg->n_shared_experts);
+    if (check_coefficient("capacity_factor", cfg->capacity_factor, err) ||
+        check_coefficient("aux_loss_alpha", cfg->aux_loss_alpha, err) ||
+        check_coefficient("router_z_loss_coef", cfg->router_z_loss_coef, err) ||
+        check_coefficient("importance_loss_coef", cfg->importance_loss_coef, err) ||
+        check_coefficient("load_loss_coef", cfg->load_loss_coef, err))
+        return -1;
+    if (cfg->load_loss_coef > 0 && cfg->router.gate != GATE_NOISY)
+        return error_set(err,
+                         "load_loss_coef is %g, but only the noisy gate has a load that can "
+                         "be differentiated; use aux_loss_alpha, or gate noisy",
+                         cfg->load_loss_coef);
+    return 0;
+}
+
+int moe_check_tokens(const MoeConfig *cfg, int64_t tokens, Error *err) {
+    int k = cfg->router.num_experts_per_tok;
+    if (tokens < 1) return error_set(err, "there are no tokens: a layer of experts needs one");
+    if (tokens > (INT32_MAX - 1) / k)
+        return error_set(err,
+                         "%lld tokens with %d experts each are more than can be counted (%d); "
+                         "use a smaller batch",
+                         (long long)tokens, k, INT32_MAX - 1);
+    return 0;
+}
+
+/* PREFIX.name in a buffer of the caller's. */
+typedef struct FullName {
+    char text[256];
+} FullName;
+
+static FullName full_name(const char *prefix, const char *name) {
+    FullName full;
+    snprintf(full.text, sizeof full.text, "%s.%s", prefix, name);
+    return full;
+}
+
+/* [moe_init] */
+Moe moe_init(Params *params, const char *prefix, const MoeConfig *cfg) {
+    Error err = {0};
+    CHECK(moe_check(cfg, &err) == 0, "moe_init %s: %s", prefix, err.text);
+    int hidden = cfg->router.hidden_size, inner = cfg->moe_intermediate_size;
+    int experts = cfg->router.n_routed_experts;
+    Moe w = {.gate = router_init(params, full_name(prefix, "gate").text, &cfg->router)};
+    w.gate_proj = params_new(params, full_name(prefix, "experts.gate_proj.weight").text,
+                             SHAPE(experts, inner, hidden));
+    w.up_proj = params_new(params, full_name(prefix, "experts.up_proj.weight").text,
+                           SHAPE(experts, inner, hidden));
+    w.down_proj = params_new(params, full_name(prefix, "experts.down_proj.weight").text,
+                             SHAPE(experts, hidden, inner));
+    if (cfg->n_shared_experts)
+        w.shared = mlp_init(params, full_name(prefix, "shared_experts").text, hidden,
+                            cfg->n_shared_experts * inner);
+    w.load = params_buffer(params, full_name(prefix, "load").text, I32, SHAPE(experts));
+    return w;
+}
+/* [/moe_init] */
+
+void moe_randomize(Params *params, const Moe *w, float std, float out_std) {
+    router_randomize(params, &w->gate, std);
+    params_normal(params, w->gate_proj, std);
+    params_normal(params, w->up_proj, std);
+    params_normal(params, w->down_proj, out_std);
+    if (w->shared.gate_proj) mlp_randomize(params, &w->shared, std, out_std);
+}
+
+/* The sum of two losses, of which either may be missing. */
+static Tensor *join(Context *ctx, Tensor *a, Tensor *b) {
+    if (!a || !b) return a ? a : b;
+    return add(ctx, a, b);
+}
+
+/* All losses that cfg asks for; NULL if it asks for none. */
+static Tensor *auxiliary_losses(Context *ctx, const Routing *r, const MoeConfig *cfg, int64_t B) {
+    int experts = cfg->router.n_routed_experts;
+    Tensor *loss = NULL;
+    if (cfg->aux_loss_alpha > 0)
+        loss = join(
+            ctx, loss,
+            balance_loss(ctx, r->scores, r->indices, cfg->seq_aux ? B : 1, cfg->aux_loss_alpha));
+    if (cfg->router_z_loss_coef > 0)
+        loss = join(ctx, loss, balance_z_loss(ctx, r->logits, cfg->router_z_loss_coef));
+    if (cfg->importance_loss_coef > 0) {
+        Tensor *importance = balance_importance(ctx, r->weights, r->indices, experts);
+        loss = join(ctx, loss, balance_variation(ctx, importance, cfg->importance_loss_coef));
+    }
+    if (cfg->load_loss_coef > 0)
+        loss = join(ctx, loss, balance_variation(ctx, r->load, cfg->load_loss_coef));
+    return loss;
+}
+
+/* [moe_forward] */
+Tensor *moe_forward(Context *ctx, Tensor *x, const Moe *w, const MoeConfig *cfg,
+                    MoeRecord *record) {
+    Error err = {0};
+    int64_t B = tensor_dim(x, 0), T = tensor_dim(x, 1), hidden = cfg->router.hidden_size;
+    check_shape("moe_forward", x, ctx->dtype, SHAPE(B, T, hidden));
+    CHECK(moe_check_tokens(cfg, B * T, &err) == 0, "moe_forward: %s", err.text);
+    int experts = cfg->router.n_routed_experts, k = cfg->router.num_experts_per_tok;
+    int64_t capacity = dispatch_capacity(cfg->capacity_factor, B * T, k, experts);
+
+    x = reshape(ctx, x, SHAPE(B * T, hidden)); /* N = B T tokens; whose sentence, no expert asks */
+    Routing routing = router_forward(ctx, x, &w->gate, &cfg->router);
+    Dispatch plan = dispatch_plan(ctx, routing.indices, experts, capacity);
+
+    Tensor *rows = dispatch_permute(ctx, x, &plan); /* [N K, hidden]: expert 0's tokens, 1's, ... */
+    Tensor *h = grouped_swiglu(ctx, rows, w->gate_proj, w->up_proj, plan.offsets);
+    rows = grouped_linear(ctx, h, w->down_proj, plan.offsets);
+    Tensor *y = dispatch_combine(ctx, rows, routing.weights, &plan); /* sum_j w_j E_j(x) */
+    if (w->shared.gate_proj) y = add(ctx, y, mlp_forward(ctx, x, &w->shared));
+
+    if (ctx->recording) balance_count(ctx, w->load, plan.counts);
+    if (record) *record = (MoeRecord){.routing = routing, .dispatch = plan};
+    if (record && ctx->recording) record->loss = auxiliary_losses(ctx, &routing, cfg, B);
+    return reshape(ctx, y, SHAPE(B, T, hidden));
+}
+/* [/moe_forward] */
+
+void moe_rebalance(Context *ctx, const Moe *w, float gamma) {
+    balance_update_bias(ctx, w->gate.bias, w->load, gamma);
+}
+
+/* [moe_parameters] */
+/* Router, shared experts, and as many of the routed ones. */
+static int64_t parameters(const MoeConfig *cfg, int64_t routed) {
+    int64_t hidden = cfg->router.hidden_size, experts = cfg->router.n_routed_experts;
+    int64_t expert = 3 * hidden * cfg->moe_intermediate_size; /* gate, up and down */
+    int64_t gates = cfg->router.gate == GATE_NOISY ? 2 : 1;
+    return gates * experts * hidden + (cfg->n_shared_experts + routed) * expert;
+}
+
+int64_t moe_parameters(const MoeConfig *cfg) {
+    return parameters(cfg, cfg->router.n_routed_experts);
+}
+
+int64_t moe_active_parameters(const MoeConfig *cfg) {
+    return parameters(cfg, cfg->router.num_experts_per_tok);
+}
+/* [/moe_parameters] */

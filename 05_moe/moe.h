@@ -1,0 +1,97 @@
+/*
+ * Mixture of experts, MoE: many feed-forward layers, of which each token uses a few.
+ *
+ *     s   = router(x)                                     which experts, and their weights w_j
+ *     y   = sum over the chosen experts of w_j E_j(x)  +  shared(x)
+ *     E_e = W_down,e (silu(W_gate,e x) * W_up,e x)        (DeepSeekMoE: Dai et al. 2024, eq. 3-5, 9-11)
+ *
+ * Experts are fine-grained: many and narrow, rather than few and wide; a token chooses more of them,
+ * and can combine them in more ways, for the same work. The shared experts see every token; they are
+ * one SwiGLU of n_shared_experts times the width.
+ *
+ * All of it is matrices: the tokens are sorted by expert (dispatch.h), every expert multiplies its own
+ * (grouped.h), and the results come back weighted. The work is that of num_experts_per_tok experts
+ * a token, however many there are.
+ */
+#ifndef MOE_H
+#define MOE_H
+
+#include "balance.h"
+#include "dispatch.h"
+#include "mlp.h"
+#include "router.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* Names of Hugging Face's config.json where they exist. A coefficient of 0 leaves its loss out. */
+typedef struct MoeConfig {
+    RouterConfig
+        router; /* hidden_size, n_routed_experts, num_experts_per_tok and how they are chosen */
+    int moe_intermediate_size; /* inner width of one expert */
+    int n_shared_experts;      /* 0: none */
+    float capacity_factor;     /* 0: no token is ever dropped */
+    float aux_loss_alpha;      /* of balance_loss() ... */
+    bool seq_aux;              /* ... for each sequence (DeepSeek), or over the batch (Switch) */
+    float router_z_loss_coef;
+    float importance_loss_coef, load_loss_coef; /* Shazeer's two; load needs the noisy gate */
+} MoeConfig;
+
+/* DeepSeek-V3's way in every switch (sigmoid, noaux_tc, norm_topk_prob), one group, scaling 1, no
+ * shared experts, no loss; sizes as given. */
+MoeConfig moe_config(int hidden_size, int inner, int experts, int experts_per_tok);
+
+/* 0, or -1 and a message that names the setting that is wrong, its value and what it may be. */
+int moe_check(const MoeConfig *cfg, Error *err);
+
+/* Can this layer take `tokens` tokens? -1 and a message for none, or for more than indices count. */
+int moe_check_tokens(const MoeConfig *cfg, int64_t tokens, Error *err);
+
+typedef struct Moe {
+    Router gate;
+    Tensor *gate_proj, *up_proj; /* [E, inner, hidden]: all experts in one tensor */
+    Tensor *down_proj;           /* [E, hidden, inner] */
+    Mlp shared;                  /* inner width n_shared * inner; NULLs when there are none */
+    Tensor *load;                /* I32 [E]: choices counted since the last moe_rebalance(), while
+                                    recording. A buffer */
+} Moe;
+
+/*
+ * Registers PREFIX.gate.weight, PREFIX.gate.e_score_correction_bias, PREFIX.experts.gate_proj.weight,
+ * PREFIX.shared_experts.gate_proj.weight and so on; Hugging Face's prefix of layer 3 is
+ * "model.layers.3.mlp". (Files name each expert apart, PREFIX.experts.17.gate_proj.weight, or keep
+ * gate and up as one; that is the business of who reads and writes them.) cfg must have passed
+ * moe_check.
+ */
+Moe moe_init(Params *params, const char *prefix, const MoeConfig *cfg);
+
+/* Normal(0, std); down_proj Normal(0, out_std), for it writes into the residual stream. */
+void moe_randomize(Params *params, const Moe *w, float std, float out_std);
+
+/* What one forward pass decided, for those who want to know. It lives until context_reset(). */
+typedef struct MoeRecord {
+    Routing routing;
+    Dispatch dispatch;
+    Tensor *loss; /* F32 [1]: all auxiliary losses of this layer; NULL if there are none, or not
+                     recording. add() it to the main loss */
+} MoeRecord;
+
+/* x [B, T, hidden_size] -> the same shape, B T >= 1. record may be NULL; then so are the losses. */
+Tensor *moe_forward(Context *ctx, Tensor *x, const Moe *w, const MoeConfig *cfg, MoeRecord *record);
+
+/*
+ * After the optimizer's step: bias += gamma * sign(mean load - load), and counting begins anew. A
+ * router without bias only begins anew.
+ */
+void moe_rebalance(Context *ctx, const Moe *w, float gamma);
+
+/* What a layer holds, and what one token multiplies with: the weights of the router, the shared
+ * experts, and num_experts_per_tok (active) or all (total) routed experts. */
+int64_t moe_parameters(const MoeConfig *cfg);
+int64_t moe_active_parameters(const MoeConfig *cfg);
+
+#ifdef __cplusplus
+}
+#endif
+#endif
