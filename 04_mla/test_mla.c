@@ -6,6 +6,7 @@
 
 #include "../common/blas.h"
 
+#include <signal.h>
 #include <stdio.h>
 
 /*
@@ -166,14 +167,17 @@ static void plain_mla(float *y, const float *x_values, Module *m, int T, bool tu
     free(x), free(c_q), free(q), free(kv), free(latent), free(c_kv), free(s), free(o), free(out);
 }
 
-static void check_plain(Device device, DType dtype, MlaConfig cfg, int T, bool turned) {
+static void check_plain(Device device, DType dtype, MlaConfig cfg, int T, bool turned, float size) {
     Context ctx = test_context(device, dtype);
     Module m;
     module_init(&m, &ctx, cfg);
     enum { B = 2 };
     Tensor *x = test_normal(&ctx, "x", 1, SHAPE(B, T, cfg.hidden_size));
     int row = T * cfg.hidden_size;
-    float *values = test_values(&ctx, x), *expected = malloc(sizeof(float) * (size_t)(B * row));
+    float *values = test_values(&ctx, x);
+    for (int i = 0; i < B * row; i++) values[i] *= size;
+    tensor_upload(&ctx, x, values);
+    float *expected = malloc(sizeof(float) * (size_t)(B * row));
     for (int b = 0; b < B; b++) plain_mla(expected + b * row, values + b * row, &m, T, turned);
     const Position *position = turned ? &TURN : NULL;
     Tensor *y = mla_forward(&ctx, x, &m.w, &cfg, position, NULL, MLA_NAIVE);
@@ -193,17 +197,24 @@ static const MlaConfig no_rope = {24, 5, 9, 8, 4, 0, 9, false};
 
 DEVICE_TEST(mla, equals_plain_loops) {
     static const int lengths[] = {1, 31, 33, 127};
-    for (int i = 0; i < 4; i++) check_plain(device, dtype, ragged, lengths[i], false);
-    check_plain(device, dtype, with_q, 33, false);
-    check_plain(device, dtype, no_rope, 33, false);
+    for (int i = 0; i < 4; i++) check_plain(device, dtype, ragged, lengths[i], false, 1);
+    check_plain(device, dtype, with_q, 33, false, 1);
+    check_plain(device, dtype, no_rope, 33, false, 1);
+}
+
+/* Latents of the size of sqrt(eps): here the norms' 1e-6 decides about the result. A power of two
+ * leaves BF16's numbers exact. */
+DEVICE_TEST(mla, equals_plain_loops_for_tiny_inputs) {
+    check_plain(device, dtype, with_q, 33, false, 0x1p-10f);
+    check_plain(device, dtype, ragged, 33, true, 0x1p-10f);
 }
 
 /* Only the right part of q and k, by the right positions, gives these numbers. */
 DEVICE_TEST(mla, equals_plain_loops_with_rotation) {
     static const int lengths[] = {1, 31, 33, 127};
-    for (int i = 0; i < 4; i++) check_plain(device, dtype, with_q, lengths[i], true);
-    check_plain(device, dtype, ragged, 33, true);
-    check_plain(device, dtype, no_rope, 33, true); /* nothing to rotate, but the scale changes */
+    for (int i = 0; i < 4; i++) check_plain(device, dtype, with_q, lengths[i], true, 1);
+    check_plain(device, dtype, ragged, 33, true, 1);
+    check_plain(device, dtype, no_rope, 33, true, 1); /* nothing to rotate, but the scale changes */
 }
 
 /* ---- properties ---- */
@@ -360,4 +371,27 @@ DEVICE_TEST(mla, a_gradient_is_added_to) {
         }
     }
     test_context_free(&ctx);
+}
+
+/* ---- what only a programmer can get wrong ---- */
+
+static void forward_with(bool recording, bool cached, MlaMode mode) {
+    Context ctx = test_context(CPU, F32);
+    Module m;
+    module_init(&m, &ctx, with_q);
+    LatentCache cache;
+    latent_cache_init(&cache, &ctx, 1, 64, 0, with_q.kv_lora_rank + with_q.qk_rope_head_dim, NULL);
+    Tensor *x = test_normal(&ctx, "x", 1, SHAPE(1, 65, with_q.hidden_size));
+    ctx.recording = recording;
+    mla_forward(&ctx, x, &m.w, &with_q, NULL, cached ? &cache : NULL, mode);
+}
+
+Test(mla, a_cache_while_recording_stops_the_program, .signal = SIGABRT) {
+    forward_with(true, true, MLA_AUTO);
+}
+Test(mla, absorbed_without_a_cache_stops_the_program, .signal = SIGABRT) {
+    forward_with(false, false, MLA_ABSORBED);
+}
+Test(mla, a_cache_that_is_full_stops_the_program, .signal = SIGABRT) {
+    forward_with(false, true, MLA_AUTO);
 }
