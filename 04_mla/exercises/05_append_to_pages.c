@@ -13,7 +13,7 @@
  * HINT: Token n of a sequence is row n % LATENT_PAGE of its page number n / LATENT_PAGE, and that page
  * is the block table's entry, wherever in the pool it may be.
  * REPLACES: latent_append_cpu in 04_mla/latent_cache_cpu.c
- * TESTS: test_mla_cache:mla_cache/pages_are*_cpu test_mla_cache:mla_cache/different*_cpu
+ * TESTS: test_latent_cache:latent_cache/appends*_cpu test_mla_cache:mla_cache/different*_cpu
  */
 #include "latent_cache.h"
 
