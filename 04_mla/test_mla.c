@@ -10,13 +10,12 @@
 #include <stdio.h>
 
 /*
- * F32: five products of up to 128 terms, two norms and a softmax follow each other, and the goldens'
- * norms and softmax are F32 themselves; 5 roundings' worth is seen, 20 are allowed for other orders
- * of summation. BF16: all that is stored between the steps is rounded to 2^-9 in the mean, some
- * eight times in a row, and the scores' error becomes a relative one of the probabilities.
+ * In units of tolerance_of(): PyTorch in F32 on the CPU is 0.1 to 0.6 units away from these goldens,
+ * we are 0.2 to 0.4; 5 are allowed for other orders of summation. PyTorch in BF16 is 1 to 5 units
+ * away, the gradient of q_a_proj's bias, in which much cancels, 8.5; 14 are allowed.
  */
 static double module_tolerance(DType dtype) {
-    return dtype == BF16 ? 12 * 0x1p-9 : 20 * tolerance_of(F32, 128);
+    return (dtype == BF16 ? 14 : 5) * tolerance_of(dtype, 128);
 }
 
 /* ---- goldens ---- */
