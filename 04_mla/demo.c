@@ -30,7 +30,7 @@ typedef struct DemoOptions {
 static const struct argp_option flags[] = {
     {"context", 'c', "N", 0, "Most tokens in the cache, 256 to 65536 (default 4096)", 0},
     {"heads", 'H', "N", 0, "Heads of the layer, 1 to 128 (default 16: V2-Lite's)", 0},
-    {"rank", 'r', "N", 0, "Numbers of a latent, 16 to 1024 (default 512)", 0},
+    {"rank", 'r', "N", 0, "Numbers of a latent, 16 to 512 (default 512)", 0},
     {0}};
 
 static error_t parse(int key, char *text, struct argp_state *state) {
@@ -46,7 +46,7 @@ static error_t parse(int key, char *text, struct argp_state *state) {
         o->heads = (int)option_integer(state, "--heads", text, 1, 128);
         return 0;
     case 'r':
-        o->rank = (int)option_integer(state, "--rank", text, 16, 1024);
+        o->rank = (int)option_integer(state, "--rank", text, 16, 512);
         return 0;
     default:
         return ARGP_ERR_UNKNOWN;
@@ -130,7 +130,6 @@ static int make_layer(Demo *d, Error *err) {
     int H = cfg->num_attention_heads, rank = cfg->kv_lora_rank, rope = cfg->qk_rope_head_dim;
     int nope = cfg->qk_nope_head_dim, v = cfg->v_head_dim, width = rank + rope;
     if (mla_check(cfg, err)) return -1;
-    params_init(&d->params, &d->ctx);
     d->w = mla_init(&d->params, "self_attn", cfg);
     if (params_allocate(&d->params, false, err)) return -1;
     mla_randomize(&d->params, &d->w, 0.04f, 0.02f); /* scores of order 1: attention that chooses */
@@ -342,6 +341,7 @@ int main(int argc, char **argv) {
     d.cfg.num_attention_heads = d.options.heads;
     d.cfg.kv_lora_rank = d.options.rank;
     options_open(&d.options.common, &d.ctx);
+    params_init(&d.params, &d.ctx);
     snprintf(d.device, sizeof d.device, "%s", d.ctx.gpu ? gpu_describe(d.ctx.gpu).text : "cpu");
 
     printf("\nAttention must remember every token: how little can it keep?\n\n");
