@@ -118,7 +118,6 @@ typedef struct Demo {
 
 /* ---- 1. one pair ---- */
 
-/* [quarter_turns] */
 /* A quarter turn for each position: cos and sin are 0, 1 or -1, and every number stays whole. */
 static void quarter_turns(float *pairs, float a, float b, int count) {
     static const float cosines[] = {1, 0, -1, 0, 1}, sines[] = {0, 1, 0, -1, 0};
@@ -131,7 +130,6 @@ static void quarter_turns(float *pairs, float a, float b, int count) {
     rope_rotate_cpu((RopePart){pairs, 1, 2, 0}, (RopePart){0}, cosines, sines, positions, count, 2,
                     5, ROPE_INTERLEAVED, 0);
 }
-/* [/quarter_turns] */
 
 static int one_pair(Demo *d, Error *err) {
     enum { COUNT = 5, HANDS = 5, PLACES = 65 };
@@ -483,7 +481,7 @@ int main(int argc, char **argv) {
     if (!status)
         printf("Try next:  --tune 600       (as much training again, at the new length)\n"
                "           --factor 2 --lengths 32,64,96,128\n"
-               "           --theta 100      (almost every pair comes round in training)\n"
+               "           --theta 100      (more pairs come round in training)\n"
                "           --beta-fast 2    (YaRN leaves the second pair alone, too)\n");
     free(d.ids);
     chartext_free(&d.characters);
