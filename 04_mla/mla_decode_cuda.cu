@@ -134,45 +134,66 @@ void mla_decode_naive_cuda(Gpu *gpu, DType dtype, void *o, float *scratch, const
  */
 enum { AT_ONCE = 2 }; /* tokens whose loads are under way together */
 
-template <typename T, int N> struct RowState {
+/* V neighbouring columns. Two at once need rows that begin at even places. */
+template <int V> __device__ __forceinline__ void load_columns(float *x, const float *row) {
+    if (V == 2) {
+        float2 pair = *(const float2 *)row;
+        x[0] = pair.x;
+        x[V - 1] = pair.y;
+    } else
+        x[0] = *row;
+}
+template <int V> __device__ __forceinline__ void load_columns(float *x, const __nv_bfloat16 *row) {
+    if (V == 2) {
+        uint32_t pair = *(const uint32_t *)row; /* a BF16 is the upper half of an F32 */
+        x[0] = __uint_as_float(pair << 16);
+        x[V - 1] = __uint_as_float(pair & 0xffff0000u);
+    } else
+        x[0] = to_float(*row);
+}
+
+/* N columns in a lane, V and V: 32 V columns lie side by side in the lanes of a warp. */
+template <typename T, int N, int V> struct RowState {
     float q[N], o[N], m, l;
 
+    /* The column of q[i], o[i]. */
+    static __device__ __forceinline__ int column(int i) {
+        return i / V * 32 * V + threadIdx.x % 32 * V + i % V;
+    }
+    static __device__ __forceinline__ void load_row(float *x, const T *row, int width) {
+#pragma unroll
+        for (int i = 0; i < N; i += V) {
+            x[i] = x[i + V - 1] = 0.0f;
+            if (column(i) < width) load_columns<V>(x + i, row + column(i));
+        }
+    }
     __device__ __forceinline__ void begin(const T *query, const MlaDecodeShape &s) {
-        int width = s.kv_lora_rank + s.rope_dim;
+        load_row(q, query, s.kv_lora_rank + s.rope_dim);
         m = -INFINITY;
         l = 0.0f;
 #pragma unroll
         for (int i = 0; i < N; i++) {
-            int c = threadIdx.x % 32 + 32 * i;
-            q[i] = c < width ? to_float(query[c]) * base_2(s.scale) : 0.0f;
+            q[i] *= base_2(s.scale);
             o[i] = 0.0f;
         }
     }
 
     /* [attend] */
-    /* Tokens first .. end - 1 of sequence b. The columns of k_rope are summed into o too, and
+    /* `tokens` rows from `row` on join the state. The columns of k_rope are summed into o too, and
      * never written: that costs less than to ask. */
-    __device__ __forceinline__ void attend(const T *latent, const int32_t *block_table, int b,
-                                           int first, int end, const MlaDecodeShape &s) {
-        int lane = threadIdx.x % 32, width = s.kv_lora_rank + s.rope_dim;
-        for (int j = first; j < end; j += AT_ONCE) {
+    __device__ __forceinline__ void attend(const T *row, int tokens, int width) {
+        for (int j = 0; j < tokens; j += AT_ONCE) {
             float z[AT_ONCE][N], score[AT_ONCE], top = m;
 #pragma unroll
+            for (int u = 0; u < AT_ONCE; u++) /* past the end the last row comes again ... */
+                load_row(z[u], row + (int64_t)min(j + u, tokens - 1) * width, width);
+#pragma unroll
             for (int u = 0; u < AT_ONCE; u++) {
-                /* past the end the last token comes again, and its score is -inf below */
-                const T *row = row_of_token(latent, block_table, b, min(j + u, end - 1), s);
                 score[u] = 0.0f;
 #pragma unroll
-                for (int i = 0; i < N; i++) {
-                    int c = lane + 32 * i;
-                    z[u][i] = c < width ? to_float(row[c]) : 0.0f;
-                }
-            }
-#pragma unroll
-            for (int u = 0; u < AT_ONCE; u++) {
-#pragma unroll
                 for (int i = 0; i < N; i++) score[u] += q[i] * z[u][i];
-                score[u] = j + u < end ? warp_sum(score[u]) : -INFINITY;
+                score[u] = warp_sum(score[u]);
+                if (j + u >= tokens) score[u] = -INFINITY; /* ... and weighs nothing */
                 top = fmaxf(top, score[u]);
             }
             float rescale = exp2f(m - top);
@@ -191,47 +212,56 @@ template <typename T, int N> struct RowState {
     }
     /* [/attend] */
 
+    /* Tokens first .. end - 1 of sequence b, page by page; first begins a page. */
+    __device__ __forceinline__ void attend_pages(const T *latent, const int32_t *block_table, int b,
+                                                 int first, int end, const MlaDecodeShape &s) {
+        for (int token = first; token < end; token += LATENT_PAGE)
+            attend(row_of_token(latent, block_table, b, token, s), min(end - token, LATENT_PAGE),
+                   s.kv_lora_rank + s.rope_dim);
+    }
+
     /* to[c] = o[c] * factor for the columns of c_kv */
     template <typename To>
     __device__ __forceinline__ void write(To *to, float factor, const MlaDecodeShape &s) const {
 #pragma unroll
-        for (int i = 0; i < N; i++) {
-            int c = threadIdx.x % 32 + 32 * i;
-            if (c < s.kv_lora_rank) to[c] = from_float<To>(o[i] * factor);
-        }
+        for (int i = 0; i < N; i++)
+            if (column(i) < s.kv_lora_rank) to[column(i)] = from_float<To>(o[i] * factor);
     }
 };
 
 /* grid (rows / WARPS, B) */
-template <typename T, int N>
+template <typename T, int N, int V>
 __global__ void __launch_bounds__(THREADS)
     online_kernel(T *o, const T *q, const T *latent, const int32_t *block_table,
                   const int32_t *lengths, MlaDecodeShape s) {
     int b = blockIdx.y, row = blockIdx.x * WARPS + threadIdx.x / 32;
     if (row >= mla_rows(s)) return;
     int64_t at = (int64_t)b * mla_rows(s) + row;
-    RowState<T, N> state;
+    RowState<T, N, V> state;
     state.begin(q + at * (s.kv_lora_rank + s.rope_dim), s);
-    state.attend(latent, block_table, b, 0, mla_keys_seen(s, lengths[b], row), s);
+    state.attend_pages(latent, block_table, b, 0, mla_keys_seen(s, lengths[b], row), s);
     state.write(o + at * s.kv_lora_rank, 1.0f / state.l, s);
 }
 
-/* N is a lane's share of the columns: registers must be counted when the kernel is compiled. */
-#define COLUMNS_SWITCH(width, N, ...)               \
-    do {                                            \
-        if ((width) <= 128) {                       \
-            enum { N = 4 };                         \
-            __VA_ARGS__;                            \
-        } else if ((width) <= 320) {                \
-            enum { N = 10 };                        \
-            __VA_ARGS__;                            \
-        } else if ((width) <= 576) {                \
-            enum { N = 18 };                        \
-            __VA_ARGS__;                            \
-        } else {                                    \
-            enum { N = MLA_DECODE_MAX_WIDTH / 32 }; \
-            __VA_ARGS__;                            \
-        }                                           \
+/* N is a lane's share of the columns, for registers must be counted when the kernel is compiled. */
+#define COLUMNS_SWITCH(width, N, V, ...)                   \
+    do {                                                   \
+        if ((width) % 2) {                                 \
+            enum { N = MLA_DECODE_MAX_WIDTH / 32, V = 1 }; \
+            __VA_ARGS__;                                   \
+        } else if ((width) <= 128) {                       \
+            enum { N = 4, V = 2 };                         \
+            __VA_ARGS__;                                   \
+        } else if ((width) <= 320) {                       \
+            enum { N = 10, V = 2 };                        \
+            __VA_ARGS__;                                   \
+        } else if ((width) <= 576) {                       \
+            enum { N = 18, V = 2 };                        \
+            __VA_ARGS__;                                   \
+        } else {                                           \
+            enum { N = MLA_DECODE_MAX_WIDTH / 32, V = 2 }; \
+            __VA_ARGS__;                                   \
+        }                                                  \
     } while (0)
 
 void mla_decode_online_cuda(Gpu *gpu, DType dtype, void *o, float *scratch, const void *q,
@@ -241,9 +271,9 @@ void mla_decode_online_cuda(Gpu *gpu, DType dtype, void *o, float *scratch, cons
     (void)scratch;
     dim3 grid((unsigned)ceil_div(mla_rows(s), WARPS), (unsigned)s.batch);
     COLUMNS_SWITCH(
-        s.kv_lora_rank + s.rope_dim, N,
+        s.kv_lora_rank + s.rope_dim, N, V,
         DTYPE_SWITCH(dtype, T,
-                     online_kernel<T, N><<<grid, THREADS, 0, gpu->stream>>>(
+                     online_kernel<T, N, V><<<grid, THREADS, 0, gpu->stream>>>(
                          (T *)o, (const T *)q, (const T *)latent, block_table, lengths, s)));
 }
 
@@ -262,7 +292,7 @@ void mla_decode_online_cuda(Gpu *gpu, DType dtype, void *o, float *scratch, cons
  */
 enum { SPLIT_BLOCKS = 2 }; /* for each processor: as many as fit with 18 columns a lane */
 
-template <typename T, int N>
+template <typename T, int N, int V>
 __global__ void __launch_bounds__(THREADS)
     split_kernel(T *o, float *scratch, const T *q, const T *latent, const int32_t *block_table,
                  const int32_t *lengths, MlaDecodeShape s) {
@@ -275,9 +305,9 @@ __global__ void __launch_bounds__(THREADS)
         int64_t at = (int64_t)walk.b * rows + row;
         int end =
             min((walk.first + walk.count) * LATENT_PAGE, mla_keys_seen(s, lengths[walk.b], row));
-        RowState<T, N> state;
+        RowState<T, N, V> state;
         state.begin(q + at * (s.kv_lora_rank + s.rope_dim), s);
-        state.attend(latent, block_table, walk.b, walk.first * LATENT_PAGE, end, s);
+        state.attend_pages(latent, block_table, walk.b, walk.first * LATENT_PAGE, end, s);
         if (walk.slot < 0) {
             state.write(o + at * s.kv_lora_rank, 1.0f / state.l, s);
             continue;
@@ -344,9 +374,9 @@ void mla_decode_split_cuda(Gpu *gpu, DType dtype, void *o, float *scratch, const
                            MlaDecodeShape s) {
     check("mla_decode_split_cuda", s);
     int blocks = SPLIT_BLOCKS * gpu->sm_count;
-    COLUMNS_SWITCH(s.kv_lora_rank + s.rope_dim, N,
+    COLUMNS_SWITCH(s.kv_lora_rank + s.rope_dim, N, V,
                    DTYPE_SWITCH(dtype, T,
-                                split_kernel<T, N><<<blocks, THREADS, 0, gpu->stream>>>(
+                                split_kernel<T, N, V><<<blocks, THREADS, 0, gpu->stream>>>(
                                     (T *)o, scratch, (const T *)q, (const T *)latent, block_table,
                                     lengths, s)));
     mla_decode_join(gpu, dtype, o, scratch, lengths, s, WARPS, blocks);

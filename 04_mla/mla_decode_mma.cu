@@ -16,9 +16,9 @@
  *
  * Bytes: latents once for every 16 M rows. Shared memory for a tile: 36 KB written, 36 + 32 KB
  * read, whatever M is, and 16 M KB for the quarters.
- * What limits it: three barriers a tile, between which one kind of unit works and the others wait.
- * Two blocks on a processor fill each other's gaps where registers and shared memory allow it
- * (M = 1). The rung above lets memory, products and softmax run side by side in one block.
+ * What limits it: three barriers a tile, between which one kind of unit works and the others wait,
+ * and with 16 rows the shared memory itself, where every byte passes three times. The rung above
+ * lets memory, products and softmax run side by side.
  *
  * Two tiles of 32 tokens are 74 KB, so that the kernel fits into the 99 KB of sm_86 and sm_89.
  */
@@ -74,19 +74,18 @@ __device__ __forceinline__ int lane_now() {
 
 /* [load_tile] */
 /*
- * Tokens first .. first + KEYS - 1, all of one page; zeros from `length` on. A row lies in pieces
+ * Tokens first .. first + KEYS - 1, all of this page; zeros from `length` on. A row lies in pieces
  * of 16 bytes, piece c of row r at c ^ r % 8: the eight rows that ldmatrix reads at once are then
  * in eight different groups of banks. A thread copies the same piece of each 64 columns of a row:
  * its addresses are a constant apart.
  */
 template <int KV>
-__device__ __forceinline__ void load_tile(bf16 *tile, const bf16 *latent,
-                                          const int32_t *block_table, int b, int first, int length,
-                                          const MlaDecodeShape &s) {
+__device__ __forceinline__ void load_tile(bf16 *tile, const bf16 *latent, int page, int first,
+                                          int length, const MlaDecodeShape &s) {
     static_assert(KEYS * 8 == THREADS && ROPE == 64, "eight threads to a row");
     int row = threadIdx.x / 8, c = threadIdx.x % 8 * 8, width = s.kv_lora_rank + s.rope_dim;
-    int64_t page = block_table[(int64_t)b * s.max_pages + first / LATENT_PAGE];
-    const bf16 *from = latent + (page * LATENT_PAGE + first % LATENT_PAGE + row) * width + c;
+    int64_t token = (int64_t)page * LATENT_PAGE + first % LATENT_PAGE + row;
+    const bf16 *from = latent + token * width + c;
     bf16 *to = tile + row * (KV + ROPE) + (c ^ (row % 8 * 8));
     bool valid = first + row < length;
 #pragma unroll
@@ -118,35 +117,49 @@ __device__ __forceinline__ void load_queries(Warp<KV, M> &w, const bf16 *q, int 
 }
 
 /* [multiply_qk] */
-/* The warp's quarter of the sum for its half of the tokens: into `part`. Steps of 16 columns are
- * dealt out in turn (step i of quarter w is step 4 i + w of the row), so that the swizzle is the
- * same for all of a lane's steps, and their addresses a constant apart. */
+/* The warp's quarter of the sum for its half of the tokens. Steps of 16 columns are dealt out in
+ * turn (step i of quarter w is step 4 i + w of the row), so that the swizzle is the same for all of
+ * a lane's steps, and their addresses a constant apart. */
+template <int KV, int M> struct Scores {
+    /* With 16 rows, two chains of sums: an mma must wait for the one before it in its chain. */
+    static constexpr int CHAINS = 3 - M;
+    float sum[CHAINS][M][2][4];
+};
 template <int KV, int M>
-__device__ __forceinline__ void multiply_qk(const Warp<KV, M> &w, Shared<KV, M> &shared,
+__device__ __forceinline__ void multiply_qk(Scores<KV, M> &x, const Warp<KV, M> &w,
                                             const bf16 *tile) {
     int lane = lane_now(), quarter = threadIdx.x / 32 % QUARTERS, half = threadIdx.x / 128;
     const bf16 *row = tile + (half * 16 + lane / 16 * 8 + lane % 8) * (KV + ROPE) +
                       ((quarter * 16) ^ (((lane / 8 % 2) ^ (lane % 8)) * 8));
-    float sum[M][2][4] = {};
+    memset(x.sum, 0, sizeof(x.sum));
 #pragma unroll
     for (int step = 0; step < Warp<KV, M>::STEPS; step++) {
         uint32_t z[4]; /* tokens 0-7, then 8-15, each with both halves of the 16 columns */
         ldmatrix_x4(z, row + step * 64);
 #pragma unroll
         for (int m = 0; m < M; m++) {
-            mma_bf16(sum[m][0], w.q[m][step], z);
-            mma_bf16(sum[m][1], w.q[m][step], z + 2);
+            mma_bf16(x.sum[step % Scores<KV, M>::CHAINS][m][0], w.q[m][step], z);
+            mma_bf16(x.sum[step % Scores<KV, M>::CHAINS][m][1], w.q[m][step], z + 2);
         }
     }
+}
+
+template <int KV, int M>
+__device__ __forceinline__ void store_scores(Shared<KV, M> &shared, const Scores<KV, M> &x) {
+    int lane = threadIdx.x % 32, quarter = threadIdx.x / 32 % QUARTERS, half = threadIdx.x / 128;
 #pragma unroll
     for (int m = 0; m < M; m++)
 #pragma unroll
-        for (int j = 0; j < 2; j++)
-#pragma unroll
-            for (int r = 0; r < 2; r++)
-                *(float2 *)&shared
-                     .part[quarter][16 * m + 8 * r + lane / 4][half * 16 + j * 8 + lane % 4 * 2] =
-                    make_float2(sum[m][j][2 * r], sum[m][j][2 * r + 1]);
+        for (int i = 0; i < 4; i++) {
+            int j = i / 2, r = i % 2;
+            float2 pair = make_float2(x.sum[0][m][j][2 * r], x.sum[0][m][j][2 * r + 1]);
+            for (int chain = 1; chain < Scores<KV, M>::CHAINS; chain++) {
+                pair.x += x.sum[chain][m][j][2 * r];
+                pair.y += x.sum[chain][m][j][2 * r + 1];
+            }
+            *(float2 *)&shared
+                 .part[quarter][16 * m + 8 * r + lane / 4][half * 16 + j * 8 + lane % 4 * 2] = pair;
+        }
 }
 /* [/multiply_qk] */
 
@@ -243,6 +256,7 @@ __device__ __forceinline__ void write(Warp<KV, M> &w, Shared<KV, M> &shared, bf1
     constexpr int LANES = 16 / M;
     int lane = threadIdx.x % 32, warp = threadIdx.x / 32, mine = softmax_row<M>();
     bool whole = walk.slot < 0;
+    __syncthreads(); /* all warps have used the last tile's factors, and the tile */
 #pragma unroll
     for (int offset = 1; offset < LANES; offset *= 2) w.l += __shfl_xor_sync(~0u, w.l, offset);
     if (threadIdx.x % LANES == 0) {
@@ -253,7 +267,7 @@ __device__ __forceinline__ void write(Warp<KV, M> &w, Shared<KV, M> &shared, bf1
             state[1] = w.l;
         }
     }
-    __syncthreads(); /* the factors are there; and nobody needs the tiles any more */
+    __syncthreads();
     rescale(w, shared);
 #pragma unroll
     for (int m = 0; m < M; m++)
@@ -276,13 +290,12 @@ __device__ __forceinline__ void write(Warp<KV, M> &w, Shared<KV, M> &shared, bf1
                         *(float2 *)(state + column) = make_float2(x, y);
                 }
         }
-    __syncthreads(); /* all have read the factors before the next group's come */
 }
 
 /* [kernel] */
 /* gridDim.x blocks share all pages; see mla_decode.cuh. */
 template <int KV, int M, int STAGES>
-__global__ __launch_bounds__(THREADS, 3 - M) void mla_decode_mma_kernel(
+__global__ __launch_bounds__(THREADS, 1) void mla_decode_mma_kernel(
     bf16 *o, float *scratch, const bf16 *q, const bf16 *latent, const int32_t *block_table,
     const int32_t *lengths, const MlaDecodeShape s) {
     extern __shared__ __align__(128) unsigned char memory[];
@@ -295,36 +308,39 @@ __global__ __launch_bounds__(THREADS, 3 - M) void mla_decode_mma_kernel(
     MlaWalk walk;
     walk.begin(lengths, s.batch, groups);
     while (walk.next(lengths, groups)) {
-        int b = walk.b, length = lengths[b], first = walk.first * LATENT_PAGE;
+        int length = lengths[walk.b], first = walk.first * LATENT_PAGE;
         int end = min(first + walk.count * LATENT_PAGE, length);
         int my_row = min(walk.group * 16 * M + softmax_row<M>(), rows - 1);
         int seen = mla_keys_seen(s, length, my_row);
+        const int32_t *pages = block_table + (int64_t)walk.b * s.max_pages;
         Warp<KV, M> w;
         memset(w.o, 0, sizeof(w.o));
         w.m = -INFINITY;
         w.l = 0.0f;
-        for (int i = 0; i < STAGES - 1; i++) {
-            if (first + i * KEYS < end)
-                load_tile<KV>(tiles + i * TILE, latent, block_table, b, first + i * KEYS, end, s);
+        for (int i = 0, token = first; i < STAGES - 1; i++, token += KEYS) {
+            if (token < end)
+                load_tile<KV>(tiles + i * TILE, latent, pages[token / LATENT_PAGE], token, end, s);
             cp_async_commit();
         }
-        load_queries(w, q + (int64_t)b * rows * (s.kv_lora_rank + s.rope_dim), walk.group * 16 * M,
-                     s);
-        int stage = 0, next = STAGES - 1;
+        load_queries(w, q + (int64_t)walk.b * rows * (s.kv_lora_rank + s.rope_dim),
+                     walk.group * 16 * M, s);
+        int stage = 0, last = STAGES - 1; /* where this tile is; where the last one was */
         for (int token = first; token < end; token += KEYS) {
+            int later = token + (STAGES - 1) * KEYS, page = 0;
+            if (later < end) page = pages[later / LATENT_PAGE]; /* early: it takes its time */
             cp_async_wait<STAGES - 2>();
             __syncthreads(); /* the tile is here, and all warps are done with the one before it */
-            int later = token + (STAGES - 1) * KEYS;
-            if (later < end)
-                load_tile<KV>(tiles + next * TILE, latent, block_table, b, later, end, s);
+            Scores<KV, M> scores;
+            multiply_qk(scores, w, tiles + stage * TILE);
+            if (later < end) load_tile<KV>(tiles + last * TILE, latent, page, later, end, s);
             cp_async_commit(); /* empty at the end: the groups must be counted */
-            multiply_qk(w, shared, tiles + stage * TILE);
+            store_scores(shared, scores);
             __syncthreads();
             softmax(w, shared, seen - token, scale);
             __syncthreads();
             rescale(w, shared);
             multiply_pc(w, shared, tiles + stage * TILE);
-            next = stage;
+            last = stage;
             stage = stage + 1 == STAGES ? 0 : stage + 1;
         }
         write(w, shared, o, scratch, walk, s);
@@ -334,9 +350,8 @@ __global__ __launch_bounds__(THREADS, 3 - M) void mla_decode_mma_kernel(
 
 /* ---- host ---- */
 
-/* Blocks of 16 or 32 rows; with 32, the registers hold one block on a processor. */
+/* Blocks of 16 or of 32 rows, one on each processor. */
 static int row_tiles(const MlaDecodeShape &s) { return mla_rows(s) <= 16 ? 1 : 2; }
-static int blocks_of(const Gpu *gpu, int M) { return (3 - M) * gpu->sm_count; }
 
 template <int KV, int M, int STAGES>
 static void launch(Gpu *gpu, void *o, float *scratch, const void *q, const void *latent,
@@ -344,18 +359,18 @@ static void launch(Gpu *gpu, void *o, float *scratch, const void *q, const void 
     const int bytes = Shared<KV, M>::bytes(STAGES);
     auto kernel = mla_decode_mma_kernel<KV, M, STAGES>;
     CUDA_CHECK(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes));
-    kernel<<<blocks_of(gpu, M), THREADS, bytes, gpu->stream>>>(
+    kernel<<<gpu->sm_count, THREADS, bytes, gpu->stream>>>(
         (bf16 *)o, scratch, (const bf16 *)q, (const bf16 *)latent, block_table, lengths, s);
     LAUNCH_CHECK();
+    mla_decode_join(gpu, BF16, o, scratch, lengths, s, 16 * M, gpu->sm_count);
 }
 
-/* As many tiles under way as fit: into a half of the processor where two blocks share it. */
+/* As many tiles under way as the shared memory holds. */
 template <int KV, int M>
 static void choose_stages(Gpu *gpu, void *o, float *scratch, const void *q, const void *latent,
                           const int32_t *block_table, const int32_t *lengths,
                           const MlaDecodeShape &s) {
-    int room = gpu->shared_memory_max / (3 - M) - 1024;
-    if (Shared<KV, M>::bytes(MAX_STAGES) <= room)
+    if (Shared<KV, M>::bytes(MAX_STAGES) <= gpu->shared_memory_max)
         launch<KV, M, MAX_STAGES>(gpu, o, scratch, q, latent, block_table, lengths, s);
     else
         launch<KV, M, MIN_STAGES>(gpu, o, scratch, q, latent, block_table, lengths, s);
@@ -369,8 +384,7 @@ int mla_decode_mma_supports(const Gpu *gpu, DType dtype, MlaDecodeShape s) {
 }
 
 size_t mla_decode_mma_scratch(Gpu *gpu, MlaDecodeShape s) {
-    int M = row_tiles(s);
-    return mla_states_bytes(blocks_of(gpu, M), 16 * M, s);
+    return mla_states_bytes(gpu->sm_count, 16 * row_tiles(s), s);
 }
 
 void mla_decode_mma_cuda(Gpu *gpu, DType dtype, void *o, float *scratch, const void *q,
@@ -389,5 +403,4 @@ void mla_decode_mma_cuda(Gpu *gpu, DType dtype, void *o, float *scratch, const v
     else
         M == 1 ? choose_stages<512, 1>(gpu, o, scratch, q, latent, block_table, lengths, s)
                : choose_stages<512, 2>(gpu, o, scratch, q, latent, block_table, lengths, s);
-    mla_decode_join(gpu, dtype, o, scratch, lengths, s, 16 * M, blocks_of(gpu, M));
 }
