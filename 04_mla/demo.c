@@ -96,7 +96,8 @@ static char *pairs_text(char text[64], const Pair *pairs, int count) {
 
 static void by_hand(void) {
     char text[64];
-    printf("1. By hand: two heads, three tokens. The cache keeps their latents c: %s\n",
+    printf("1. By hand: two heads, three tokens. The cache keeps their latents c: %s\n"
+           "   A score is q . (W_uk c), or, with the brackets elsewhere, (W_uk^T q) . c\n",
            pairs_text(text, latents, 3));
     for (int h = 0; h < 2; h++) {
         Pair keys[3], query = absorbed_query(h, queries[h]);
@@ -104,23 +105,24 @@ static void by_hand(void) {
         printf("   head %d: W_uk = (%d %d; %d %d); the third token asks with q = (%d, %d)\n", h,
                w_uk[h][0][0], w_uk[h][0][1], w_uk[h][1][0], w_uk[h][1][1], queries[h].x,
                queries[h].y);
-        printf("     naive:    keys  W_uk c    = %-22s   scores  q . key    =",
+        printf("     naive:    keys  W_uk c    = %-23s   scores  q . key    =",
                pairs_text(text, keys, 3));
         for (int s = 0; s < 3; s++) printf(" %2d", dot(queries[h], keys[s]));
-        printf("\n     absorbed: query W_uk^T q  = %-22s   scores  query . c  =",
+        printf("\n     absorbed: query W_uk^T q  = %-23s   scores  query . c  =",
                pairs_text(text, &query, 1));
         for (int s = 0; s < 3; s++) printf(" %2d", dot(query, latents[s]));
         printf("\n");
     }
-    printf("   Now turn the keys by a quarter for each position, and q likewise: head 0's absorbed "
-           "query\n   is another one for each distance:");
+    printf("   Turn keys and queries by a quarter for each position, and the absorbed query of "
+           "head 0\n"
+           "   is another one for each distance:");
     Pair turned = queries[0];
     for (int distance = 0; distance < 3; distance++) {
         Pair query = absorbed_query(0, turned);
         printf("  %s at %d", pairs_text(text, &query, 1), distance);
         turned = (Pair){-turned.y, turned.x};
     }
-    printf(". Nothing would be saved,\n   so MLA gives positions a few numbers of their own.\n\n");
+    printf("\n   Nothing would be saved. So MLA gives positions a few numbers of their own.\n\n");
 }
 
 /* ---- 2. a layer ---- */
@@ -142,9 +144,9 @@ static int make_layer(Demo *d, Error *err) {
            format_count(number, sizeof number, params_count(&d->params)));
     printf("   x [1, 1, %d] -> q [1, 1, %d, %d], of each head [nope %d | rope %d]\n", hidden, H,
            nope + rope, nope, rope);
-    printf("                  -> latent [1, 1, %d] = [c %d | k_rope %d] -> norm of c -> the cache, "
-           "%d pages of %d\n",
-           width, rank, rope, d->cache.pages, LATENT_PAGE);
+    printf(
+        "                  -> latent [1, 1, %d] = [c %d | k_rope %d] -> norm of c -> the cache\n",
+        width, rank, rope);
     printf("   naive:    cache [S, %d] -> k [S, %d, %d], v [S, %d, %d] -> %d attentions -> "
            "[1, 1, %d, %d]\n",
            width, H, nope + rope, H, v, H, H, v);
