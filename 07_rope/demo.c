@@ -192,7 +192,7 @@ static double smooth(const double *f, int distance) {
 
 static int decay(Demo *d, Error *err) {
     static const double thetas[] = {100, 10000, 1000000};
-    enum { BARS = 13 };
+    enum { BARS = 11 };
     double f[3][DECAY_DIM / 2], values[BARS];
     char names[BARS][16];
     const char *labels[BARS];
@@ -336,6 +336,7 @@ static int read_text(Demo *d, Error *err) {
     printf("4. The trial. %s: %s characters, %d different; the last %.0f %% are kept back\n",
            d->characters.source, format_count(number, sizeof number, count), d->vocab,
            100.0 * (double)kept / (double)count);
+    fflush(stdout); /* the progress bar is on stderr */
     return 0;
 }
 
@@ -420,10 +421,30 @@ static void print_rows(const Demo *d, Table table, int from, int to) {
     }
 }
 
+static void write_rows(const Demo *d, Csv *csv, Table table) {
+    const DemoOptions *o = &d->options;
+    for (int i = 0; i < o->length_count; i++) {
+        char line[256] = "", *end = line;
+        for (int row = 0; row < (o->tune ? ROWS : WAYS); row++)
+            end += sprintf(end, ",%.6g", table[row][i]);
+        csv_row(csv, "%d,%d%s%s", o->lengths[i], o->train_length, line, o->tune ? "" : ",,,,");
+    }
+}
+
 static int trial(Demo *d, Error *err) {
     const DemoOptions *o = &d->options;
+    const char *path = o->common.csv ? o->common.csv : OUT "length.csv";
     static Table table;
-    if (read_text(d, err) || ask_all(d, table, err)) return -1;
+    Csv csv; /* opened first: better to hear of a bad path before the training than after */
+    if (read_text(d, err) ||
+        csv_open(&csv, path,
+                 "length,train_length,no_positions,as_trained,pi,ntk,yarn,tuned_as_trained,"
+                 "tuned_pi,tuned_ntk,tuned_yarn",
+                 d->device, o->common.seed, err))
+        return -1;
+    int status = ask_all(d, table, err);
+    if (!status) write_rows(d, &csv, table);
+    if (csv_close(&csv, status ? NULL : err) || status) return -1;
     printf("   Perplexity of the same %d characters, with more and more text before them:\n"
            "   length      ",
            o->windows * TRIAL_LAST);
@@ -434,21 +455,6 @@ static int trial(Demo *d, Error *err) {
         printf("   After %d steps more on texts of %d (trained with %d on texts of %d):\n", o->tune,
                longest(o), o->steps, o->train_length);
     print_rows(d, table, WAYS, o->tune ? ROWS : WAYS);
-    const char *path = o->common.csv ? o->common.csv : OUT "length.csv";
-    Csv csv;
-    if (csv_open(
-            &csv, path,
-            "length,train_length,no_positions,as_trained,pi,ntk,yarn,tuned_as_trained,tuned_pi,"
-            "tuned_ntk,tuned_yarn",
-            d->device, o->common.seed, err))
-        return -1;
-    for (int i = 0; i < o->length_count; i++) {
-        char line[256] = "", *end = line;
-        for (int row = 0; row < (o->tune ? ROWS : WAYS); row++)
-            end += sprintf(end, ",%.4f", table[row][i]);
-        csv_row(&csv, "%d,%d%s%s", o->lengths[i], o->train_length, line, o->tune ? "" : ",,,,");
-    }
-    if (csv_close(&csv, err)) return -1;
     plot_or_explain("07_rope/figures/length.gp", path, OUT "length");
     printf("\n");
     return 0;
