@@ -1,0 +1,89 @@
+/*
+ * deepseek eval: how well a model knows a text.
+ */
+#include "checkpoint.h"
+#include "command.h"
+#include "train.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+enum Flag { MODEL = 256, DATA, CONTEXT, WINDOWS };
+
+typedef struct Options {
+    CommonOptions common;
+    FileList data;
+    const char *model;
+    int context_length, windows;
+} Options;
+
+static const struct argp_option eval_flags[] = {
+    {"model", MODEL, "DIR", 0, "Folder that train wrote (required)", 0},
+    {"data", DATA, "FILE", 0, "Text to measure on; may be given several times (required)", 0},
+    {"context", CONTEXT, "N", 0, "Tokens in a window (default 64)", 0},
+    {"windows", WINDOWS, "N", 0, "Windows, spread evenly over the text (default 128)", 0},
+    {0}};
+
+static error_t parse(int key, char *text, struct argp_state *state) {
+    Options *o = state->input;
+    switch (key) {
+    case ARGP_KEY_INIT:
+        state->child_inputs[0] = &o->common;
+        return 0;
+    case MODEL:
+        o->model = text;
+        return 0;
+    case DATA:
+        file_list_add(&o->data, state, "--data", text);
+        return 0;
+    case CONTEXT:
+        o->context_length = (int)option_integer(state, "--context", text, 1, 1 << 20);
+        return 0;
+    case WINDOWS:
+        o->windows = (int)option_integer(state, "--windows", text, 1, 1 << 20);
+        return 0;
+    case ARGP_KEY_ARG:
+        argp_error(state, "'%s' is not expected here: every setting has a flag", text);
+        return 0;
+    default:
+        return ARGP_ERR_UNKNOWN;
+    }
+}
+
+static int run(int argc, char **argv, Error *err) {
+    Options options = {.context_length = train_defaults().context_length, .windows = 128},
+            *o = &options;
+    command_parse(&command_eval, eval_flags, parse, argc, argv, &o->common, o);
+    if (!o->model) return error_set(err, "eval: --model DIR says which model");
+    if (!o->data.count) return error_set(err, "eval: --data FILE says on which text");
+    Context ctx;
+    options_open(&o->common, &ctx);
+    Model model;
+    Tokenizer *tokenizer;
+    int status = checkpoint_load(&model, &tokenizer, &ctx, o->model, err);
+    if (!status) {
+        size_t bytes;
+        Corpus corpus = {0};
+        if (o->context_length > model.cfg.max_position_embeddings)
+            status = error_set(err, "--context %d is longer than this model's %d positions",
+                               o->context_length, model.cfg.max_position_embeddings);
+        char *text = status ? NULL : text_read(o->data.paths, o->data.count, &bytes, err);
+        status = text ? corpus_whole(&corpus, tokenizer, text, bytes, o->context_length, err) : -1;
+        if (!status) {
+            float loss = validation_loss(&model, &corpus, o->windows, 8, o->context_length);
+            double bits = loss / log(2) * (double)corpus.count / (double)corpus.bytes;
+            printf("loss %.4f   perplexity %.2f   bits per byte %.4f   (%d windows of %d tokens)\n",
+                   loss, exp(loss), bits, o->windows, o->context_length);
+        }
+        free(text);
+        corpus_free(&corpus);
+        model_free(&model);
+        tokenizer_free(tokenizer);
+    }
+    context_free(&ctx);
+    return status;
+}
+
+const Command command_eval = {
+    "eval", "Measures a model on text: loss per token, perplexity, bits per byte.", run};
