@@ -322,13 +322,18 @@ __global__ void __launch_bounds__(THREADS)
 }
 
 /* [join] */
+enum { MOST_BLOCKS = 2048 }; /* whose pieces one sequence can have */
+
 /*
  * o = sum_p 2^(m_p - m) o_p / sum_p 2^(m_p - m) l_p over the pieces of row r of sequence b, a
- * thread for each column. grid (rows / at_once, B): a block does `at_once` rows.
+ * thread for each column. grid (rows / at_once, B): a block does `at_once` rows. With a batch of
+ * one there are many pieces and few rows, so the weights are made first, all at once: then only
+ * loads that need not wait for each other are left in the loop.
  */
 template <typename T>
 __global__ void join_kernel(T *o, const float *scratch, const int32_t *lengths, MlaDecodeShape s,
                             int group_rows, int blocks, int at_once) {
+    __shared__ float weight[MOST_BLOCKS];
     int b = blockIdx.y, rows = mla_rows(s), groups = (rows + group_rows - 1) / group_rows;
     int share = mla_share(mla_line_before(lengths, s.batch, groups), blocks);
     int line_b = mla_line_before(lengths, b, groups), pages = mla_pages(lengths, b);
@@ -339,19 +344,26 @@ __global__ void join_kernel(T *o, const float *scratch, const int32_t *lengths, 
         int first = begin / share, last = (begin + pages - 1) / share;
         if (first == last) continue; /* one block had the whole group and wrote the output */
         const float *state = scratch + (int64_t)(r % group_rows) * (s.kv_lora_rank + 2);
-        float top = -INFINITY;
-        for (int i = first + threadIdx.x % 32; i <= last; i += 32)
-            top = fmaxf(top, state[(2 * i + (i == first)) * slot]);
+        const float *piece = state + (2 * first + 1) * slot; /* the first; the others follow: */
+        const float *others = state + 2 * (first + 1) * slot;
+        float top = -INFINITY, sum = 0.0f;
+        for (int i = threadIdx.x % 32; i <= last - first; i += 32)
+            top = fmaxf(top, i ? others[2 * (i - 1) * slot] : piece[0]);
         top = warp_max(top);
+        __syncthreads(); /* the last row's weights have been used */
+        for (int i = threadIdx.x % 32; i <= last - first; i += 32) {
+            const float *p = i ? others + 2 * (i - 1) * slot : piece;
+            float w = weight_of(p[0], top);
+            sum += w * p[1];
+            if (threadIdx.x < 32) weight[i] = w;
+        }
+        sum = warp_sum(sum);
+        __syncthreads();
         for (int c = threadIdx.x; c < s.kv_lora_rank; c += blockDim.x) {
-            float sum = 0.0f, total = 0.0f;
-#pragma unroll 8
-            for (int i = first; i <= last; i++) {
-                const float *piece = state + (2 * i + (i == first)) * slot;
-                float weight = weight_of(piece[0], top);
-                sum += weight * piece[1];
-                total += weight * piece[2 + c];
-            }
+            float total = weight[0] * piece[2 + c];
+#pragma unroll 16
+            for (int i = 0; i < last - first; i++)
+                total += weight[1 + i] * others[2 * i * slot + 2 + c];
             o[((int64_t)b * rows + r) * s.kv_lora_rank + c] = from_float<T>(total / sum);
         }
     }
@@ -362,6 +374,8 @@ void mla_decode_join(Gpu *gpu, DType dtype, void *o, const float *scratch, const
                      const MlaDecodeShape &s, int group_rows, int blocks) {
     /* One row for a block while blocks are few; then enough that finding the pieces is no burden. */
     int rows = mla_rows(s), at_once = (int64_t)rows * s.batch > 2048 ? 8 : 1;
+    CHECK(blocks <= MOST_BLOCKS, "absorbed decoding on %d blocks; a join knows %d", blocks,
+          MOST_BLOCKS);
     int threads = s.kv_lora_rank < 512 ? (int)ceil_div(s.kv_lora_rank, 32) * 32 : 512;
     dim3 grid((unsigned)ceil_div(rows, at_once), (unsigned)s.batch);
     DTYPE_SWITCH(dtype, T,
