@@ -11,7 +11,7 @@ set xrange [*:last]; set yrange [3:80]
 set ytics (3, 4, 5, 6, 8, 10, 15, 20, 30, 40, 60, 80)
 set xlabel 'characters in the window'
 set arrow 1 from trained, 3 to trained, 80 nohead lt 8
-set label 1 sprintf(' trained at %d', trained) at trained, 72 tc rgb '#666666' font ',11'
+set label 1 sprintf(' trained at %d', trained) at trained, 72 offset 0.6,0 tc rgb '#666666' font ',11'
 set key bottom right font ',12' spacing 1.0
 set tics font ',12'
 set title 'Perplexity, no further training' font ',14'
@@ -23,6 +23,7 @@ plot data using 'length':'no_positions' with linespoints lt 8 dt 1 title 'no pos
      data using 'length':'yarn' with linespoints lt 1 title 'YaRN'
 set key top right font ',12' spacing 1.05
 unset label 1
+set arrow 1 from trained, 3 to trained, 12 nohead lt 8 # below the key
 set title 'After a little training at the new length' font ',14'
 plot data using 'length':'no_positions' with linespoints lt 8 dt 1 title 'no positions (not tuned)', \
      data using 'length':'tuned_as_trained' with linespoints lt 7 title 'as trained', \
