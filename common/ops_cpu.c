@@ -31,6 +31,35 @@ static void matrix_vector(float *y, const float *x, const float *w, int64_t in, 
     }
 }
 
+enum {
+    FEW_ROWS = 16
+}; /* up to here, reading W once is worth more than sgemm's kernels (measured) */
+
+/*
+ * The same for a few rows (a batch that decodes, a chunk of guesses): two rows of W with four of x, eight sums in registers.
+ * Past the end a row comes again, and its sum is thrown away. For small matrices sgemm is as good.
+ */
+static void few_rows(float *y, const float *x, const float *w, int64_t rows, int64_t in,
+                     int64_t out) {
+#pragma omp parallel for schedule(static)
+    for (int64_t o = 0; o < out; o += 2) {
+        const float *w0 = w + o * in, *w1 = o + 1 < out ? w0 + in : w0;
+        for (int64_t r = 0; r < rows; r += 4) {
+            const float *x0 = x + r * in, *x1 = r + 1 < rows ? x0 + in : x0;
+            const float *x2 = r + 2 < rows ? x1 + in : x0, *x3 = r + 3 < rows ? x2 + in : x0;
+            float a0 = 0, a1 = 0, a2 = 0, a3 = 0, b0 = 0, b1 = 0, b2 = 0, b3 = 0;
+#pragma omp simd reduction(+ : a0, a1, a2, a3, b0, b1, b2, b3)
+            for (int64_t i = 0; i < in; i++) {
+                a0 += w0[i] * x0[i], a1 += w0[i] * x1[i], a2 += w0[i] * x2[i], a3 += w0[i] * x3[i];
+                b0 += w1[i] * x0[i], b1 += w1[i] * x1[i], b2 += w1[i] * x2[i], b3 += w1[i] * x3[i];
+            }
+            const float sum[4][2] = {{a0, b0}, {a1, b1}, {a2, b2}, {a3, b3}};
+            for (int64_t i = 0; i < 4 && r + i < rows; i++)
+                for (int64_t j = 0; j < 2 && o + j < out; j++) y[(r + i) * out + o + j] = sum[i][j];
+        }
+    }
+}
+
 /*
  * Rows of a product that are computed at once. A piece is a product of its own, and OpenBLAS chooses its kernel by the
  * size; so pieces depend on the matrix only, never on the number of threads, and neither do the results. They are of nearly
@@ -51,6 +80,8 @@ void linear_forward_cpu(float *y, const float *x, const float *w, const float *b
                         int64_t in, int64_t out) {
     if (rows == 1) {
         matrix_vector(y, x, w, in, out);
+    } else if (rows <= FEW_ROWS && in * out > 1 << 18) {
+        few_rows(y, x, w, rows, in, out);
     } else {
         int64_t piece = rows_of_piece(rows);
 #pragma omp parallel for schedule(static) if (rows * in * out > 1 << 18)

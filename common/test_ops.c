@@ -54,6 +54,30 @@ DEVICE_TEST(linear, agrees_with_plain_loops) {
     }
 }
 
+/* A large matrix and few rows, odd in every direction: on the CPU these have loops of their own. */
+DEVICE_TEST(linear, few_rows) {
+    static const int64_t rows[] = {1, 2, 3, 5, 16, 17};
+    enum { IN = 517, OUT = 515, MOST = 17 };
+    Context ctx = test_context(device, dtype);
+    Tensor *w = test_normal(&ctx, "w", 2, SHAPE(OUT, IN));
+    Tensor *x = test_normal(&ctx, "x", 1, SHAPE(MOST, IN));
+    float *xh = test_values(&ctx, x), *wh = test_values(&ctx, w);
+    float *want = malloc(sizeof *want * MOST * OUT);
+    for (int i = 0; i < MOST; i++)
+        for (int o = 0; o < OUT; o++) {
+            double s = 0;
+            for (int j = 0; j < IN; j++) s += (double)xh[i * IN + j] * wh[o * IN + j];
+            want[i * OUT + o] = (float)s;
+        }
+    for (int k = 0; k < 6; k++) {
+        Tensor some = tensor_of(x->data, "x", x->dtype, x->device, SHAPE(rows[k], IN));
+        check_tensor(&ctx, "linear, few rows", linear(&ctx, &some, w, NULL), want,
+                     2 * tolerance_of(dtype, IN)); /* as above */
+    }
+    free(xh), free(wh), free(want);
+    test_context_free(&ctx);
+}
+
 DEVICE_TEST(linear, gradients_agree_with_plain_loops) {
     Context ctx = test_context(device, dtype);
     int64_t rows = 33, in = 31, out = 17;
