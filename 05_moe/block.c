@@ -1,0 +1,162 @@
+/*
+ * The decoder block: wiring. See block.h.
+ */
+#include "block.h"
+
+#include "../common/ops.h"
+
+#include <stdio.h>
+
+bool block_is_dense(const BlockConfig *cfg, int layer) {
+    return layer < cfg->first_k_dense_replace || cfg->moe.router.n_routed_experts == 0;
+}
+
+int block_check(const BlockConfig *cfg, Error *err) {
+    bool mla = cfg->attention == ATTENTION_MLA;
+    if (mla ? mla_check(&cfg->mla, err) : multihead_check(&cfg->multihead, err)) return -1;
+    int inside = mla ? cfg->mla.hidden_size : cfg->multihead.hidden_size;
+    if (inside != cfg->hidden_size)
+        return error_set(err, "hidden_size is %d, but the attention's is %d", cfg->hidden_size,
+                         inside);
+    if (cfg->intermediate_size < 1)
+        return error_set(err, "intermediate_size is %d; it must be at least 1",
+                         cfg->intermediate_size);
+    if (!(cfg->rms_norm_eps > 0))
+        return error_set(err, "rms_norm_eps is %g; it must be positive", cfg->rms_norm_eps);
+    if (cfg->first_k_dense_replace < 0)
+        return error_set(err, "first_k_dense_replace is %d; it must be 0 or more",
+                         cfg->first_k_dense_replace);
+    if (cfg->moe.router.n_routed_experts == 0) return 0;
+    if (moe_check(&cfg->moe, err)) return -1;
+    if (cfg->moe.router.hidden_size != cfg->hidden_size)
+        return error_set(err, "hidden_size is %d, but the router's is %d", cfg->hidden_size,
+                         cfg->moe.router.hidden_size);
+    return 0;
+}
+
+/* PREFIX.name in a buffer of the caller's. */
+typedef struct FullName {
+    char text[256];
+} FullName;
+
+static FullName full_name(const char *prefix, const char *name) {
+    FullName full;
+    snprintf(full.text, sizeof full.text, "%s.%s", prefix, name);
+    return full;
+}
+
+/* [block_init] */
+Block block_init(Params *params, const char *prefix, const BlockConfig *cfg, int layer) {
+    Error err = {0};
+    CHECK(block_check(cfg, &err) == 0, "block_init %s: %s", prefix, err.text);
+    int hidden = cfg->hidden_size;
+    Block w = {.dense = block_is_dense(cfg, layer)};
+    w.input_layernorm =
+        params_new(params, full_name(prefix, "input_layernorm.weight").text, SHAPE(hidden));
+    if (cfg->attention == ATTENTION_MLA)
+        w.mla = mla_init(params, full_name(prefix, "self_attn").text, &cfg->mla);
+    else
+        w.multihead = multihead_init(params, full_name(prefix, "self_attn").text, &cfg->multihead);
+    w.post_attention_layernorm = params_new(
+        params, full_name(prefix, "post_attention_layernorm.weight").text, SHAPE(hidden));
+    if (w.dense)
+        w.mlp = mlp_init(params, full_name(prefix, "mlp").text, hidden, cfg->intermediate_size);
+    else
+        w.moe = moe_init(params, full_name(prefix, "mlp").text, &cfg->moe);
+    return w;
+}
+/* [/block_init] */
+
+void block_randomize(Params *params, const Block *w, float std, float out_std) {
+    params_fill(params, w->input_layernorm, 1);
+    if (w->mla.o_proj)
+        mla_randomize(params, &w->mla, std, out_std);
+    else
+        multihead_randomize(params, &w->multihead, std, out_std);
+    params_fill(params, w->post_attention_layernorm, 1);
+    if (w->dense)
+        mlp_randomize(params, &w->mlp, std, out_std);
+    else
+        moe_randomize(params, &w->moe, std, out_std);
+}
+
+/* Counted by registering the weights and throwing the list away: there is no second formula that could
+ * differ from the model. Nothing is allocated, so 671 billion are no trouble. */
+int64_t block_parameters(const BlockConfig *cfg, int layer) {
+    Context nowhere = {.device = CPU, .dtype = F32};
+    Params params;
+    params_init(&params, &nowhere);
+    block_init(&params, "layer", cfg, layer);
+    int64_t count = params_count(&params);
+    params_free(&params);
+    return count;
+}
+
+int64_t block_active_parameters(const BlockConfig *cfg, int layer) {
+    int64_t idle = block_is_dense(cfg, layer)
+                       ? 0
+                       : moe_parameters(&cfg->moe) - moe_active_parameters(&cfg->moe);
+    return block_parameters(cfg, layer) - idle;
+}
+
+/* ---- cache ---- */
+
+int block_cache_init(BlockCache *cache, Context *ctx, const BlockConfig *cfg, int batch,
+                     int capacity, Error *err) {
+    *cache = (BlockCache){.kind = cfg->attention};
+    if (cfg->attention == ATTENTION_MLA)
+        return latent_cache_init(&cache->latent, ctx, batch, capacity, 0,
+                                 cfg->mla.kv_lora_rank + cfg->mla.qk_rope_head_dim, err);
+    return kv_cache_init(&cache->kv, ctx, batch, capacity, cfg->multihead.num_key_value_heads,
+                         cfg->multihead.head_dim, err);
+}
+
+void block_cache_free(BlockCache *cache) {
+    kv_cache_free(&cache->kv);
+    latent_cache_free(&cache->latent);
+}
+
+int block_cache_length(const BlockCache *cache) {
+    return cache->kind == ATTENTION_MLA ? latent_cache_longest(&cache->latent) : cache->kv.length;
+}
+
+int block_cache_reserve(BlockCache *cache, const Position *position, int tokens, Error *err) {
+    if (cache->kind == ATTENTION_MULTIHEAD) return kv_cache_room(&cache->kv, tokens, err);
+    if (position_room(position, block_cache_length(cache), tokens, err)) return -1;
+    return latent_cache_reserve(&cache->latent, tokens, err);
+}
+
+void block_cache_truncate(BlockCache *cache, int length) {
+    if (cache->kind == ATTENTION_MULTIHEAD) {
+        if (length < cache->kv.length) kv_cache_truncate(&cache->kv, length);
+        return;
+    }
+    for (int b = 0; b < cache->latent.batch; b++)
+        if (length < cache->latent.length[b]) latent_cache_truncate(&cache->latent, b, length);
+}
+
+/* ---- forward ---- */
+
+/* [block_forward] */
+static Tensor *attention(Context *ctx, Tensor *h, const Block *w, const BlockConfig *cfg,
+                         const Position *position, BlockCache *cache) {
+    if (cfg->attention == ATTENTION_MLA)
+        return mla_forward(ctx, h, &w->mla, &cfg->mla, position, cache ? &cache->latent : NULL,
+                           MLA_AUTO);
+    CHECK(!position, "block_forward: multi-head attention takes no position");
+    return multihead_forward(ctx, h, &w->multihead, &cfg->multihead, cache ? &cache->kv : NULL);
+}
+
+Tensor *block_forward(Context *ctx, Tensor *x, const Block *w, const BlockConfig *cfg,
+                      const Position *position, BlockCache *cache, MoeRecord *record) {
+    check_shape("block_forward", x, ctx->dtype, SHAPE(-1, -1, cfg->hidden_size));
+    CHECK(!cache || cache->kind == cfg->attention, "block_forward: a cache of another attention");
+    if (record) *record = (MoeRecord){0};
+
+    Tensor *h = rmsnorm(ctx, x, w->input_layernorm, cfg->rms_norm_eps);
+    x = add(ctx, x, attention(ctx, h, w, cfg, position, cache));
+    h = rmsnorm(ctx, x, w->post_attention_layernorm, cfg->rms_norm_eps);
+    h = w->dense ? mlp_forward(ctx, h, &w->mlp) : moe_forward(ctx, h, &w->moe, &cfg->moe, record);
+    return add(ctx, x, h);
+}
+/* [/block_forward] */

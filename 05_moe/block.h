@@ -1,0 +1,103 @@
+/*
+ * The decoder block: what a model is a stack of.
+ *
+ *     x = x + attention(rmsnorm(x))
+ *     x = x + ffn(rmsnorm(x))             ffn: a dense SwiGLU, or experts
+ *
+ * Attention is chapter 03's or chapter 04's, as the config says. The first first_k_dense_replace
+ * layers have the dense SwiGLU: near the input, tokens are not yet anything an expert could be good
+ * at, and the load becomes even later than elsewhere (DeepSeekMoE, Dai et al. 2024). One block trains
+ * (no cache), and decodes with a cache of its attention's kind.
+ */
+#ifndef BLOCK_H
+#define BLOCK_H
+
+#include "../03_multihead/multihead.h"
+#include "../04_mla/mla.h"
+#include "moe.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+typedef enum AttentionKind { ATTENTION_MULTIHEAD, ATTENTION_MLA } AttentionKind;
+
+/* The names of Hugging Face's config.json. */
+typedef struct BlockConfig {
+    int hidden_size;
+    int intermediate_size; /* of the dense SwiGLU */
+    float rms_norm_eps;
+    AttentionKind attention;   /* which of the two that follow counts */
+    MultiheadConfig multihead; /* hidden_size as above */
+    MlaConfig mla;
+    int first_k_dense_replace; /* layers 0 .. k - 1 are dense */
+    MoeConfig moe;             /* of the others; n_routed_experts 0: all layers are dense */
+} BlockConfig;
+
+/* 0, or -1 and a message that names the setting that is wrong, its value and what it may be. */
+int block_check(const BlockConfig *cfg, Error *err);
+
+/* Does this layer have the dense SwiGLU? */
+bool block_is_dense(const BlockConfig *cfg, int layer);
+
+typedef struct Block {
+    Tensor *input_layernorm; /* [hidden_size] */
+    Multihead multihead;     /* one of the two */
+    Mla mla;
+    Tensor *post_attention_layernorm; /* [hidden_size] */
+    bool dense;
+    Mlp mlp; /* one of the two */
+    Moe moe;
+} Block;
+
+/*
+ * Registers PREFIX.input_layernorm.weight, PREFIX.self_attn.q_proj.weight, PREFIX.mlp.gate_proj.weight
+ * and so on; Hugging Face's prefix of layer 3 is "model.layers.3". cfg must have passed block_check.
+ */
+Block block_init(Params *params, const char *prefix, const BlockConfig *cfg, int layer);
+
+/* Normal(0, std); o_proj and down_proj, which write into the residual stream, Normal(0, out_std);
+ * norms one. */
+void block_randomize(Params *params, const Block *w, float std, float out_std);
+
+/* How many numbers a layer learns, and with how many of them one token is multiplied. */
+int64_t block_parameters(const BlockConfig *cfg, int layer);
+int64_t block_active_parameters(const BlockConfig *cfg, int layer);
+
+/* ---- the cache of one layer: keys and values, or latents ---- */
+
+typedef struct BlockCache {
+    AttentionKind kind;
+    KVCache kv; /* one of the two */
+    LatentCache latent;
+} BlockCache;
+
+/* Empty, for `batch` sequences of up to `capacity` tokens. -1 and a message when memory runs out. */
+int block_cache_init(BlockCache *cache, Context *ctx, const BlockConfig *cfg, int batch,
+                     int capacity, Error *err);
+void block_cache_free(BlockCache *cache); /* zeros, or freed before: fine */
+
+/* Makes room for `tokens` more in every sequence, or says how many fit: ask before a step. */
+int block_cache_reserve(BlockCache *cache, const Position *position, int tokens, Error *err);
+
+/* Forgets all tokens but the first `length`, in every sequence that has more. */
+void block_cache_truncate(BlockCache *cache, int length);
+
+/* Tokens held by the longest sequence. */
+int block_cache_length(const BlockCache *cache);
+
+/*
+ * x [B, T, hidden_size] -> the same shape.
+ *
+ * position: latent attention's rotation, or NULL; multi-head attention here has none. cache NULL: the
+ * T tokens are the whole sequence, and this can be differentiated; otherwise they follow those in the
+ * cache (there must be room, and recording must be off). record, if not NULL, gets what the experts'
+ * router decided and the auxiliary losses; a dense layer leaves it all zero.
+ */
+Tensor *block_forward(Context *ctx, Tensor *x, const Block *w, const BlockConfig *cfg,
+                      const Position *position, BlockCache *cache, MoeRecord *record);
+
+#ifdef __cplusplus
+}
+#endif
+#endif
