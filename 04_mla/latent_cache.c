@@ -111,7 +111,6 @@ void latent_cache_free(LatentCache *cache) {
 
 /* ---- pages ---- */
 
-/* [latent_cache_reserve] */
 int latent_cache_reserve(LatentCache *cache, int tokens, Error *err) {
     int64_t missing = 0; /* pages, of all sequences together */
     for (int b = 0; b < cache->batch; b++) {
@@ -141,7 +140,6 @@ int latent_cache_reserve(LatentCache *cache, int tokens, Error *err) {
     bring_table(cache);
     return 0;
 }
-/* [/latent_cache_reserve] */
 
 void latent_cache_truncate(LatentCache *cache, int b, int length) {
     CHECK(b >= 0 && b < cache->batch, "latent_cache_truncate: sequence %d of %d", b, cache->batch);

@@ -9,12 +9,10 @@
 
 enum { PARALLEL = 1 << 16 }; /* numbers below which waking threads does not pay */
 
-/* [latent_row] */
 /* Where token t of the sequence with this line of the block table lies, in rows of the pool. */
 static int64_t row_of(const int32_t *pages, int64_t t) {
     return (int64_t)pages[t / LATENT_PAGE] * LATENT_PAGE + t % LATENT_PAGE;
 }
-/* [/latent_row] */
 
 /* [latent_append] */
 void latent_append_cpu(float *latent, const int32_t *block_table, const int32_t *lengths,

@@ -16,7 +16,6 @@
 
 /* ---- settings ---- */
 
-/* [mla_check] */
 int mla_check(const MlaConfig *cfg, Error *err) {
     const struct {
         const char *name;
@@ -56,7 +55,6 @@ int mla_check(const MlaConfig *cfg, Error *err) {
                          cfg->kv_lora_rank, cfg->qk_rope_head_dim, MLA_DECODE_MAX_WIDTH);
     return 0;
 }
-/* [/mla_check] */
 
 float mla_scale(const MlaConfig *cfg, const Position *position) {
     float scale = 1.0f / sqrtf((float)(cfg->qk_nope_head_dim + cfg->qk_rope_head_dim));
@@ -102,7 +100,6 @@ static Tensor *weight(Params *params, const char *prefix, const char *name, cons
     return params_new(params, full, shape, ndim);
 }
 
-/* [mla_init] */
 Mla mla_init(Params *params, const char *prefix, const MlaConfig *cfg) {
     Error err = {0};
     CHECK(mla_check(cfg, &err) == 0, "mla_init %s: %s", prefix, err.text);
@@ -129,7 +126,6 @@ Mla mla_init(Params *params, const char *prefix, const MlaConfig *cfg) {
     }
     return w;
 }
-/* [/mla_init] */
 
 void mla_randomize(Params *params, const Mla *w, float std, float out_std) {
     Tensor *const matrices[] = {w->q_proj, w->q_a_proj, w->q_b_proj, w->kv_a_proj, w->kv_b_proj};
@@ -166,7 +162,6 @@ static void *at(const Tensor *t, int64_t i) {
     return (char *)t->data + i * (int64_t)dtype_size(t->dtype);
 }
 
-/* [naive] */
 typedef struct NaiveSaved {
     Tensor *o, *q, *kv, *k_rope, *k;
     const float *lse; /* [B, H, T] */
@@ -220,7 +215,6 @@ Tensor *mla_naive_attention(Context *ctx, Tensor *q, Tensor *kv, Tensor *k_rope,
            .lse = lse, .shape = shape, .mla = mla);
     return o;
 }
-/* [/naive] */
 
 /* How many sequences from b on have the same length: one batch of the naive attention. */
 static int64_t equal_lengths(const LatentCache *cache, int64_t b) {
