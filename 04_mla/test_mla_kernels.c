@@ -3,6 +3,8 @@
  */
 #include "test_mla.h"
 
+#include "../02_causal/causal.h"
+
 #include <stdio.h>
 
 /* ---- kernels ---- */
@@ -135,6 +137,87 @@ DEVICE_TEST(mla_kernels, absorption_is_a_product_for_each_head) {
     check_absorption(device, dtype, shapes[SHAPE_COUNT - 1], 1);
     check_absorption(device, dtype, shapes[SHAPE_COUNT - 1], 3);
     check_absorption(device, dtype, shapes[0], 300); /* more than one block of rows */
+}
+
+/* ---- the naive attention ---- */
+
+/* Contiguous keys and values of every head, as the definition has them. */
+static void expand(float *k, float *v, const float *kv, const float *k_rope, int rows, MlaShape s) {
+    int row = s.nope + s.v, qk = s.nope + s.rope;
+    for (int i = 0; i < rows * s.heads; i++) {
+        memcpy(k + i * qk, kv + i * row, sizeof(float) * (size_t)s.nope);
+        for (int j = 0; j < s.rope; j++) k[i * qk + s.nope + j] = k_rope[i / s.heads * s.rope + j];
+        memcpy(v + i * s.v, kv + i * row + s.nope, sizeof(float) * (size_t)s.v);
+    }
+}
+
+/* The way back: dk and dv of every head into dkv and dk_rope. */
+static void collect(float *dkv, float *dk_rope, const float *dk, const float *dv, int rows,
+                    MlaShape s) {
+    int row = s.nope + s.v, qk = s.nope + s.rope;
+    for (int i = 0; i < rows * s.heads; i++) {
+        memcpy(dkv + i * row, dk + i * qk, sizeof(float) * (size_t)s.nope);
+        for (int j = 0; j < s.rope; j++)
+            dk_rope[i / s.heads * s.rope + j] += dk[i * qk + s.nope + j];
+        memcpy(dkv + i * row + s.nope, dv + i * s.v, sizeof(float) * (size_t)s.v);
+    }
+}
+
+/*
+ * Output and gradients against chapter 02's reference on contiguous copies: the strides of the
+ * values, which lie inside kv, are what is tested, on each rung of chapter 02's ladder that takes
+ * the shape.
+ */
+static void check_naive(Device device, DType dtype, MlaShape s, int T, int S) {
+    enum { B = 2 };
+    Context ctx = test_context(device, dtype);
+    MlaConfig cfg = {.num_attention_heads = s.heads,
+                     .qk_nope_head_dim = s.nope,
+                     .qk_rope_head_dim = s.rope,
+                     .v_head_dim = s.v};
+    int H = s.heads, qk = s.nope + s.rope, row = s.nope + s.v;
+    Tensor *q = test_normal(&ctx, "q", 1, SHAPE(B, T, H, qk));
+    Tensor *kv = test_normal(&ctx, "kv", 2, SHAPE(B, S, H, row));
+    Tensor *k_rope = s.rope ? test_normal(&ctx, "k_rope", 3, SHAPE(B, S, s.rope)) : NULL;
+    Tensor *c = test_normal(&ctx, "c", 4, SHAPE(B, T, H, s.v));
+    float *qf = test_values(&ctx, q), *kvf = test_values(&ctx, kv), *cf = test_values(&ctx, c);
+    float *rf = k_rope ? test_values(&ctx, k_rope) : NULL;
+
+    float *k = zeros(B * S * H * qk), *v = zeros(B * S * H * s.v), *o = zeros(B * T * H * s.v);
+    float *dq = zeros(B * T * H * qk), *dk = zeros(B * S * H * qk), *dv = zeros(B * S * H * s.v);
+    float *dkv = zeros(B * S * H * row), *dk_rope = zeros(B * S * s.rope), *lse = zeros(B * H * T);
+    AttentionShape shape = attention_shape(B, H, H, T, S, qk, s.v, 1);
+    expand(k, v, kvf, rf, B * S, s);
+    causal_reference_cpu(o, lse, qf, k, v, shape);
+    causal_reference_backward_cpu(dq, 0, dk, 0, dv, 0, cf, qf, k, v, o, lse, shape);
+    collect(dkv, dk_rope, dk, dv, B * S, s);
+
+    ctx.recording = true;
+    Tensor *y = mla_naive_attention(&ctx, q, kv, k_rope, &cfg, shape.scale);
+    Tensor *weights = tensor_from(&ctx, "c", F32, cf, c->shape, c->ndim);
+    tape_backward(&ctx, weighted_sum(&ctx, y, weights));
+    /* As in chapter 02: in BF16 scores, probabilities, dO and dS are rounded on the way. */
+    double tolerance = dtype == BF16 ? 6 * 0x1p-9 : 10 * tolerance_of(F32, S + qk);
+    check_tensor(&ctx, "o", y, o, tolerance);
+    check_tensor(&ctx, "dq", q->grad, dq, tolerance);
+    check_tensor(&ctx, "dkv", kv->grad, dkv, tolerance);
+    if (k_rope) check_tensor(&ctx, "dk_rope", k_rope->grad, dk_rope, tolerance);
+    free(qf), free(kvf), free(cf), free(rf), free(k), free(v), free(o);
+    free(dq), free(dk), free(dv), free(dkv), free(dk_rope), free(lse);
+    test_context_free(&ctx);
+}
+
+DEVICE_TEST(mla_kernels, values_are_read_inside_kv) {
+    static const MlaShape sizes[] = {
+        {3, 7, 5, 9, 1},   {2, 8, 8, 8, 1},  {3, 16, 0, 16, 1},   {2, 128, 64, 128, 1},
+        {3, 64, 0, 64, 1}, {2, 12, 4, 4, 1}, {2, 128, 0, 128, 1},
+    };
+    for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++) {
+        check_naive(device, dtype, sizes[i], 33, 33);
+        check_naive(device, dtype, sizes[i], 17, 40);
+    }
+    check_naive(device, dtype, sizes[3], 127, 127);
+    check_naive(device, dtype, sizes[4], 127, 127);
 }
 
 /* ---- names, costs, and what users can get wrong ---- */
