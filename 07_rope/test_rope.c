@@ -358,3 +358,76 @@ Test(positions, beyond_the_table_become_nan_on_cuda) {
             test_context_free(&ctx);
         }
 }
+
+/* ---- the CUDA ladder ---- */
+
+#ifdef WITH_CUDA
+typedef enum Rung { SINCOS, TABLE, VECTOR, HEADS, RUNGS } Rung;
+static const char *const rung_names[] = {"sincos", "table", "vector", "heads"};
+
+static void run_rung(Context *ctx, Rung rung, RopePart q, RopePart k, const Rope *rope,
+                     const int32_t *positions, int64_t tokens, int inverse) {
+    int dim = rope->cfg.dim;
+    RopeLayout layout = rope->cfg.layout;
+    if (rung == SINCOS) {
+        rope_sincos_cuda(ctx->gpu, ctx->dtype, q, k, 10000, positions, tokens, dim, MAX_POSITION,
+                         layout, inverse);
+        return;
+    }
+    (rung == TABLE    ? rope_table_cuda
+     : rung == VECTOR ? rope_vector_cuda
+                      : rope_heads_cuda)(ctx->gpu, ctx->dtype, q, k, rope->cos, rope->sin,
+                                         positions, tokens, dim, MAX_POSITION, layout, inverse);
+}
+
+/* Every rung at every size it takes, and the way back at every other one. */
+static void check_rungs(DType dtype) {
+    Context ctx = test_context(CUDA, dtype);
+    Sizes sizes[SIZES];
+    int runs[RUNGS] = {0};
+    for (int i = all_sizes(sizes) - 1; i >= 0; i--)
+        for (int which = 0; which < 2 * RUNGS; which++) {
+            Rung rung = which / 2;
+            RopeLayout layout = which % 2;
+            Sizes s = sizes[i];
+            if (s.dim % 16 == 0 && i % 3 < 2) s.offset = 64, s.tail = 8 * (i % 3); /* whole words */
+            Rope rope = rope_new(&ctx, s.dim, layout);
+            Pair p;
+            pair_make(&p, &ctx, s);
+            RopePart q = p.q_part, k = p.k_part;
+            q.data = p.q->data, k.data = p.k->data;
+            if (rung < VECTOR ||
+                rope_vector_supports(dtype, q, k, rope.cos, rope.sin, s.dim, layout)) {
+                run_rung(&ctx, rung, q, k, &rope, p.positions->data, p.tokens, i % 2);
+                /* check_rotated's tolerance is for the table; angles in F32, up to 300, are off by
+                 * 300 * 2^-23, and sincos is used for nothing but measuring. */
+                if (rung != SINCOS || dtype == BF16) {
+                    check_rotated(&ctx, rung_names[rung], p.q, p.q_before, &p, p.q_part, s.dim,
+                                  layout, i % 2);
+                    check_rotated(&ctx, rung_names[rung], p.k, p.k_before, &p, p.k_part, s.dim,
+                                  layout, i % 2);
+                } else {
+                    reference(p.q_before, p.host, p.tokens, p.q_part, s.dim, layout, i % 2);
+                    check_tensor(&ctx, "sincos", p.q, p.q_before, 300 * 0x1p-23);
+                }
+                runs[rung]++;
+            }
+            pair_free(&p);
+            rope_free(&rope);
+            context_reset(&ctx);
+        }
+    test_context_free(&ctx);
+    for (int rung = 0; rung < RUNGS; rung++)
+        cr_assert(runs[rung] >= 10, "%s was tried at %d sizes", rung_names[rung], runs[rung]);
+}
+
+Test(rungs, agree_cuda) {
+    test_needs_gpu();
+    check_rungs(F32);
+}
+
+Test(rungs, agree_cuda_bf16) {
+    test_needs_gpu();
+    check_rungs(BF16);
+}
+#endif
