@@ -374,6 +374,7 @@ void mla_decode_join(Gpu *gpu, DType dtype, void *o, const float *scratch, const
                      const MlaDecodeShape &s, int group_rows, int blocks) {
     /* One row for a block while blocks are few; then enough that finding the pieces is no burden. */
     int rows = mla_rows(s), at_once = (int64_t)rows * s.batch > 2048 ? 8 : 1;
+    CHECK(s.batch <= 65535, "absorbed decoding of %d sequences; a grid holds 65535", s.batch);
     CHECK(blocks <= MOST_BLOCKS, "absorbed decoding on %d blocks; a join knows %d", blocks,
           MOST_BLOCKS);
     int threads = s.kv_lora_rank < 512 ? (int)ceil_div(s.kv_lora_rank, 32) * 32 : 512;

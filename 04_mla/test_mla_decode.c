@@ -13,11 +13,14 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { MAX_BATCH = 4 };
+enum { MAX_BATCH = 80 };
 
+/* Sequence b has length[b % 4] tokens. */
 typedef struct Case {
-    int batch, q_len, heads, kv_lora_rank, rope_dim, lengths[MAX_BATCH];
+    int batch, q_len, heads, kv_lora_rank, rope_dim, length[4];
 } Case;
+
+static int length_of(const Case *c, int b) { return c->length[b % 4]; }
 
 /* A case on a device, and the same numbers on the host. */
 typedef struct Problem {
@@ -37,8 +40,8 @@ static MlaDecodeShape shape_of(const Case *c) {
                         .pages = 3, /* that belong to nobody */
                         .scale = 1.0f / sqrtf((float)(c->kv_lora_rank + c->rope_dim))};
     for (int b = 0; b < c->batch; b++) {
-        s.pages += pages_of(c->lengths[b]);
-        if (c->lengths[b] > s.max_length) s.max_length = c->lengths[b];
+        s.pages += pages_of(length_of(c, b));
+        if (length_of(c, b) > s.max_length) s.max_length = length_of(c, b);
     }
     s.max_length += 70; /* sequences may grow: more pages in the table than are in use */
     s.max_pages = pages_of(s.max_length);
@@ -52,7 +55,7 @@ static void shuffle_pages(int32_t *table, const Case *c, const MlaDecodeShape *s
     for (int i = 0; i < s->batch * s->max_pages; i++) table[i] = 1 << 28;
     while (s->pages % step == 0) step += 2; /* prime to the number of pages: each is met once */
     for (int b = 0; b < c->batch; b++)
-        for (int i = 0; i < pages_of(c->lengths[b]); i++) {
+        for (int i = 0; i < pages_of(length_of(c, b)); i++) {
             table[b * s->max_pages + i] = page;
             page = (page + step) % s->pages;
         }
@@ -62,6 +65,8 @@ static void shuffle_pages(int32_t *table, const Case *c, const MlaDecodeShape *s
 static Problem problem_new(Context *ctx, const Case *c, int step, float sharp) {
     MlaDecodeShape s = shape_of(c);
     int width = s.kv_lora_rank + s.rope_dim, longest = s.max_pages * LATENT_PAGE;
+    int32_t lengths[MAX_BATCH];
+    for (int b = 0; b < c->batch; b++) lengths[b] = length_of(c, b);
     Tensor *tokens = test_normal(ctx, "tokens", 2, SHAPE(s.batch, longest, width));
     float *rows = test_values(ctx, tokens);
     int32_t *table = malloc(sizeof(int32_t) * (size_t)(s.batch * s.max_pages));
@@ -74,14 +79,14 @@ static Problem problem_new(Context *ctx, const Case *c, int step, float sharp) {
     float *latent = malloc(sizeof(float) * (size_t)tensor_count(p.latent));
     for (int64_t i = 0; i < tensor_count(p.latent); i++) latent[i] = NAN;
     for (int b = 0; b < c->batch; b++)
-        for (int t = 0; t < c->lengths[b]; t++) {
+        for (int t = 0; t < length_of(c, b); t++) {
             int64_t page = table[b * s.max_pages + t / LATENT_PAGE];
             memcpy(latent + (page * LATENT_PAGE + t % LATENT_PAGE) * width,
                    rows + ((int64_t)b * longest + t) * width, sizeof(float) * (size_t)width);
         }
     tensor_upload(ctx, p.latent, latent);
     p.block_table = tensor_from(ctx, "block_table", I32, table, SHAPE(s.batch, s.max_pages));
-    p.lengths = tensor_from(ctx, "lengths", I32, c->lengths, SHAPE(s.batch));
+    p.lengths = tensor_from(ctx, "lengths", I32, lengths, SHAPE(s.batch));
 
     p.o = tensor_new(ctx, "o", ctx->dtype, SHAPE(s.batch, s.q_len, s.heads, s.kv_lora_rank));
     size_t scratch = mla_decode_scratch_cpu(s);
@@ -97,7 +102,7 @@ static Problem problem_new(Context *ctx, const Case *c, int step, float sharp) {
 
     float *q = test_values(ctx, p.q);
     p.expected = malloc(sizeof(float) * (size_t)tensor_count(p.o));
-    mla_decode_reference_cpu(p.expected, NULL, q, latent, table, c->lengths, s);
+    mla_decode_reference_cpu(p.expected, NULL, q, latent, table, lengths, s);
     free(q), free(rows), free(latent), free(table);
     return p;
 }
@@ -156,7 +161,7 @@ static void check_case(Device device, DType dtype, Case c, float sharp) {
         char what[160];
         snprintf(what, sizeof what, "%s: batch %d, q_len %d, heads %d, %d + %d, length %d ...",
                  rung_names[rung], c.batch, c.q_len, c.heads, c.kv_lora_rank, c.rope_dim,
-                 c.lengths[0]);
+                 c.length[0]);
         check_tensor(&ctx, what, p.o, p.expected, tolerance(dtype, &p.shape, sharp));
     }
     free(p.expected);
@@ -184,6 +189,8 @@ static const Case cases[] = {
     {3, 1, 8, 192, 48, {129, 1, 64}},
     {1, 1, 3, 1000, 24, {70}},
     {1, 2, 1, 72, 8, {600}},
+    {70, 1, 3, 128, 32, {1, 64, 130, 65}}, /* more sequences than a warp has lanes */
+    {37, 1, 40, 64, 16, {300, 2, 65, 1}},
 };
 enum { CASES = sizeof cases / sizeof *cases };
 
