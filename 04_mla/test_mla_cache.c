@@ -4,6 +4,8 @@
  */
 #include "test_mla.h"
 
+#include "../common/blas.h"
+
 #include <stdio.h>
 
 /*
@@ -236,4 +238,31 @@ DEVICE_TEST(mla_cache, a_horizon_changes_nothing) {
     latent_cache_free(&cache);
     params_free(&m.params);
     test_context_free(&ctx);
+}
+
+/* Bit for bit the same with one thread and with three, in both modes. */
+Test(mla_cache, does_not_depend_on_the_number_of_threads) {
+    enum { B = 2, T = 70, HIDDEN = 96 };
+    static const MlaConfig cfg = {HIDDEN, 5, 0, 64, 32, 8, 24, false};
+    static const MlaMode modes[] = {MLA_NAIVE, MLA_ABSORBED};
+    for (int mode = 0; mode < 2; mode++) {
+        float *y[2];
+        for (int i = 0; i < 2; i++) {
+            blas_set_threads(i ? 3 : 1);
+            Context ctx = test_context(CPU, F32);
+            Module m;
+            module_init(&m, &ctx, cfg);
+            LatentCache cache;
+            cache_for(&cache, &ctx, &cfg, B, T, 0);
+            Tensor *x = test_normal(&ctx, "x", 1, SHAPE(B, T, HIDDEN));
+            Tensor *out = mla_forward(&ctx, x, &m.w, &cfg, &TURN, &cache, modes[mode]);
+            y[i] = test_values(&ctx, out);
+            latent_cache_free(&cache);
+            params_free(&m.params);
+            test_context_free(&ctx);
+        }
+        blas_set_threads(0);
+        check_close(mode ? "absorbed" : "naive", y[1], y[0], B * T * HIDDEN, 0);
+        free(y[0]), free(y[1]);
+    }
 }
