@@ -1,7 +1,7 @@
 /*
- * Exercise 04.6: a page at a time. Graded by a count.
+ * Exercise 04.6: a page at a time.
  *
- * decode_pages() below is right: one token's heads attend to the latents of a sequence (read_pages.h
+ * Graded by a count. decode_pages() below is right: one token's heads attend to the latents of a sequence (read_pages.h
  * has the shapes). But for each head it reads every page twice, once for the scores and once for the
  * values, and reading is what decoding waits for. Make it read every page once, for all heads, keys
  * and values together: ceil(length / LATENT_PAGE) calls of read_page(), with the same result.

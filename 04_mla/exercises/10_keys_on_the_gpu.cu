@@ -1,7 +1,7 @@
 /*
- * Exercise 04.10: keys on the GPU. (Needs nvcc and a GPU; skipped without.)
+ * Exercise 04.10: keys on the GPU.
  *
- * Exercise 3 for a GPU, forward only:
+ * Exercise 3 for a GPU, forward only (it needs nvcc and a GPU, and is skipped without):
  *
  *     k[row, h] = [ k_nope[row, h] | k_rope[row] ]
  *
