@@ -125,19 +125,26 @@ struct PlainTile {
     int m, n, depth;      /* WEIGHT: the first row of dW; the first column; how many k's */
 };
 
+/* The thread's number, as one that may differ each time: or else the addresses of all fetches would
+ * be kept in registers, which the sums need. */
+static __device__ __forceinline__ int thread_now() {
+    int t = threadIdx.x;
+    asm volatile("" : "+r"(t));
+    return t;
+}
+
 /* Four numbers of this thread out of 128 x 8 of an operand, at k's p0 .. p0 + 7. Operands
  * with k innermost are read 8 k's at a time, the others 128 rows at a time. */
 template <bool K_INNER, typename T, typename At>
 static __device__ __forceinline__ void fetch(T *next, At at) {
-    for (int i = 0; i < 4; i++) {
-        int t = threadIdx.x;
+    int t = thread_now();
+    for (int i = 0; i < 4; i++)
         next[i] = K_INNER ? at(t / 8 + 32 * i, t % 8) : at(t % 128, t / 128 + 2 * i);
-    }
 }
 template <bool K_INNER, typename T>
 static __device__ __forceinline__ void put(float (*tile)[PITCH], const T *next) {
+    int t = thread_now();
     for (int i = 0; i < 4; i++) {
-        int t = threadIdx.x;
         if (K_INNER)
             tile[t % 8][t / 8 + 32 * i] = to_float(next[i]);
         else
@@ -177,7 +184,7 @@ static __device__ __forceinline__ void put_swiglu(const PlainWork<T> &w, int64_t
 template <Product P, typename T>
 static __device__ __forceinline__ void store_sums(const PlainWork<T> &w, const PlainTile &tile,
                                                   const float (&sum)[8][8]) {
-    int tx = threadIdx.x % 16, ty = threadIdx.x / 16;
+    int t = thread_now(), tx = t % 16, ty = t / 16;
     int width = P == INPUT || P == WEIGHT ? w.in : w.out;
 #pragma unroll
     for (int i = 0; i < 8; i++) {
@@ -219,7 +226,7 @@ static __device__ void work_tile(const PlainWork<T> &w, const PlainTile &tile) {
     __syncthreads();
     for (int p0 = 0; p0 < tile.depth; p0 += DEPTH, half ^= 1) {
         fetch_both(p0 + DEPTH); /* past the end it brings zeros */
-#pragma unroll 4 /* all 8 would keep more addresses than there are registers */
+#pragma unroll
         for (int p = 0; p < DEPTH; p++) {
             float4 a0 = *(float4 *)&tile_a[half][p][4 * ty];
             float4 a1 = *(float4 *)&tile_a[half][p][64 + 4 * ty];

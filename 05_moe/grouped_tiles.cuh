@@ -15,29 +15,13 @@
 #ifndef GROUPED_TILES_CUH
 #define GROUPED_TILES_CUH
 
-#include "../common/gpu.cuh"
+#include "prefix.cuh"
 
-/* All threads of the block (a multiple of 32, at most 1024): fills first[0 .. experts]. */
+/* All threads of the block: fills first[0 .. experts]. */
 template <int TILE>
 static __device__ void tile_table(int *first, const int32_t *offsets, int experts) {
-    __shared__ int warp_sum_of[32];
-    int t = threadIdx.x, lane = t % 32, warp = t / 32, before = 0;
-    for (int base = 0; base < experts; base += blockDim.x) {
-        int e = base + t;
-        int tiles = e < experts ? (offsets[e + 1] - offsets[e] + TILE - 1) / TILE : 0, sum = tiles;
-        for (int step = 1; step < 32; step *= 2) {
-            int left = __shfl_up_sync(~0u, sum, step);
-            if (lane >= step) sum += left;
-        }
-        if (lane == 31) warp_sum_of[warp] = sum;
-        __syncthreads();
-        for (int w = 0; w < warp; w++) sum += warp_sum_of[w];
-        if (e < experts) first[e] = before + sum - tiles;
-        for (int w = 0; w < (int)blockDim.x / 32; w++) before += warp_sum_of[w];
-        __syncthreads();
-    }
-    if (t == 0) first[experts] = before;
-    __syncthreads();
+    prefix_table(first, experts,
+                 [&](int e) { return (offsets[e + 1] - offsets[e] + TILE - 1) / TILE; });
 }
 
 struct TilePlace {
