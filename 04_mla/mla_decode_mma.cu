@@ -34,7 +34,6 @@ enum { KEYS = 32 };        /* tokens in a tile */
 enum { ROPE = 64 };        /* columns of k_rope in a tile; unused ones are zero */
 enum { PITCH = KEYS + 8 }; /* of scores and P: no bank is met twice in one access */
 enum { QUARTERS = 4 };     /* of the columns of S's sum */
-enum { MAX_STAGES = 4, MIN_STAGES = 2 };
 
 /* What a block has in shared memory, KV columns for c_kv. */
 template <int KV, int M> struct Shared {
@@ -365,19 +364,21 @@ static void launch(Gpu *gpu, void *o, float *scratch, const void *q, const void 
     mla_decode_join(gpu, BF16, o, scratch, lengths, s, 16 * M, gpu->sm_count);
 }
 
-/* As many tiles under way as the shared memory holds. */
+/* As many tiles as the shared memory holds: 4 on Hopper, 2 on sm_86 and sm_89. */
 template <int KV, int M>
 static void choose_stages(Gpu *gpu, void *o, float *scratch, const void *q, const void *latent,
                           const int32_t *block_table, const int32_t *lengths,
                           const MlaDecodeShape &s) {
-    if (Shared<KV, M>::bytes(MAX_STAGES) <= gpu->shared_memory_max)
-        launch<KV, M, MAX_STAGES>(gpu, o, scratch, q, latent, block_table, lengths, s);
+    if (Shared<KV, M>::bytes(4) <= gpu->shared_memory_max)
+        launch<KV, M, 4>(gpu, o, scratch, q, latent, block_table, lengths, s);
+    else if (Shared<KV, M>::bytes(3) <= gpu->shared_memory_max)
+        launch<KV, M, 3>(gpu, o, scratch, q, latent, block_table, lengths, s);
     else
-        launch<KV, M, MIN_STAGES>(gpu, o, scratch, q, latent, block_table, lengths, s);
+        launch<KV, M, 2>(gpu, o, scratch, q, latent, block_table, lengths, s);
 }
 
 int mla_decode_mma_supports(const Gpu *gpu, DType dtype, MlaDecodeShape s) {
-    int smallest = Shared<512, 2>::bytes(MIN_STAGES);
+    int smallest = Shared<512, 2>::bytes(2);
     return gpu->compute_capability >= 80 && gpu->shared_memory_max >= smallest && dtype == BF16 &&
            s.kv_lora_rank % 8 == 0 && s.kv_lora_rank <= 512 && s.rope_dim % 8 == 0 &&
            s.rope_dim <= ROPE;
