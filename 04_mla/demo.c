@@ -244,7 +244,7 @@ static int time_decoding(Demo *d, Error *err) {
 
 /* ---- 4. which of the two ---- */
 
-/* The largest chunk of new tokens, all of S among them, for which absorbed does fewer operations. */
+/* The most new tokens, out of S with the cached ones, for which absorbed does fewer operations. */
 static int crossing(const MlaConfig *cfg, int S) {
     int low = 0, high = S + 1; /* absorbed at low, naive at high */
     while (high - low > 1) {

@@ -9,7 +9,8 @@
 /* [by_hand] */
 /*
  * x = c, for the down-projection is the identity and the mean square of (+-1, +-1) is 1, which the
- * norm leaves alone. W_q holds the factor sqrt(2) ln 2: with the scale 1 / sqrt(2) e^score is 2^(q k).
+ * norm leaves alone. W_q holds the factor sqrt(2) ln 2: with the scale 1 / sqrt(2) e^score is 2^(q
+ * k).
  */
 static const MlaConfig by_hand_cfg = {.hidden_size = 2,
                                       .num_attention_heads = 2,

@@ -1,17 +1,17 @@
 /*
  * Exercise 04.5: append to pages.
  *
- * The latents of all sequences lie in one pool of pages, latent [pages, LATENT_PAGE, width], width =
- * c_width + rope_width. Which pages are sequence b's, and in which order, says its line of the block
- * table [batch, max_pages]; lengths[b] tells how many tokens it holds. Write the next `tokens` rows
- * [c_kv[b, t] | k_rope[b, t]] where they belong. (There is room: latent_cache_reserve has seen to it.
- * rope_width may be 0, and k_rope NULL then.)
+ * The latents of all sequences lie in one pool of pages, latent [pages, LATENT_PAGE, width], width
+ * = c_width + rope_width. Which pages are sequence b's, and in which order, says its line of the
+ * block table [batch, max_pages]; lengths[b] tells how many tokens it holds. Write the next
+ * `tokens` rows [c_kv[b, t] | k_rope[b, t]] where they belong. (There is room:
+ * latent_cache_reserve has seen to it. rope_width may be 0, and k_rope NULL then.)
  *
  * Whoever wrote this believed that the pages of a sequence lie one behind the other.
  *
  * POINTS: 2
- * HINT: Token n of a sequence is row n % LATENT_PAGE of its page number n / LATENT_PAGE, and that page
- * is the block table's entry, wherever in the pool it may be.
+ * HINT: Token n of a sequence is row n % LATENT_PAGE of its page number n / LATENT_PAGE, and that
+ * page is the block table's entry, wherever in the pool it may be.
  * REPLACES: latent_append_cpu in 04_mla/latent_cache_cpu.c
  * TESTS: test_latent_cache:latent_cache/appends*_cpu test_mla_cache:mla_cache/different*_cpu
  */

@@ -1,10 +1,11 @@
 /*
  * Exercise 04.6: a page at a time.
  *
- * Graded by a count. decode_pages() below is right: one token's heads attend to the latents of a sequence (read_pages.h
- * has the shapes). But for each head it reads every page twice, once for the scores and once for the
- * values, and reading is what decoding waits for. Make it read every page once, for all heads, keys
- * and values together: ceil(length / LATENT_PAGE) calls of read_page(), with the same result.
+ * Graded by a count. decode_pages() below is right: one token's heads attend to the latents of a
+ * sequence (read_pages.h has the shapes). But for each head it reads every page twice, once for the
+ * scores and once for the values, and reading is what decoding waits for. Make it read every page
+ * once, for all heads, keys and values together: ceil(length / LATENT_PAGE) calls of read_page(),
+ * with the same result.
  *
  * It is the heart of the chapter's kernels. With all scores gone when the next page comes, the
  * softmax has to be chapter 02's: a running maximum m, sum l and output o for each head.

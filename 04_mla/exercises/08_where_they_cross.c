@@ -1,20 +1,21 @@
 /*
  * Exercise 04.8: where the two modes cross.
  *
- * T new tokens meet a very long cache, S tokens with S far larger than T. Naive attention makes keys
- * and values of all S first; absorbed attention does not, but pays more for each pair of a query and a
- * cached token. So naive wins from some T on, and MLA_AUTO has to know it.
+ * T new tokens meet a very long cache, S tokens with S far larger than T. Naive attention makes
+ * keys and values of all S first; absorbed attention does not, but pays more for each pair of a
+ * query and a cached token. So naive wins from some T on, and MLA_AUTO has to know it.
  *
- *   operations_naive       operations per pair, for each head, at V3's sizes (nope 128, rope 64, v 128,
- *                          kv_lora_rank 512): scores and weighted sum; a multiply-add is two
+ *   operations_naive       operations per pair, for each head, at V3's sizes (nope 128, rope 64, v
+ *                          128, kv_lora_rank 512): score and weighted sum; a multiply-add is two
  *   operations_absorbed    the same for absorbed attention
  *   operations_expanding   operations to make one cached token's key and value, for each head
  *   largest_chunk()        the T at which both cost the same, for any sizes and S without end: a
  *                          fraction. -1 when absorbed is cheaper for every T
  *
  * POINTS: 3
- * HINT: Per cached token and head naive costs expanding + T pairs, absorbed T pairs. Absorbing itself
- * is paid once for each new token, not for each cached one: with S without end it does not matter.
+ * HINT: Per cached token and head naive costs expanding + T pairs, absorbed T pairs. Absorbing
+ * itself is paid once for each new token, not for each cached one: with S without end it does not
+ * matter.
  */
 #include "mla.h"
 

@@ -1,13 +1,13 @@
 /*
  * Exercise 04.9: find the two mistakes.
  *
- * plain_mla() is naive latent attention in plain loops (plain_mla.h has the shapes). It was tried with
- * qk_rope_head_dim 0, where it agrees with mla_forward() to the last digits. With a part for positions
- * it does not, although nothing is rotated. Two lines are wrong. Mend both.
+ * plain_mla() is naive latent attention in plain loops (plain_mla.h has the shapes). It was tried
+ * with qk_rope_head_dim 0, where it agrees with mla_forward() to the last digits. With a part for
+ * positions it does not, although nothing is rotated. Two lines are wrong. Mend both.
  *
  * POINTS: 3
- * HINT: A latent row is [c | k_rope]. Which of the two does the norm cover? And how many numbers does
- * a score sum over?
+ * HINT: A latent row is [c | k_rope]. Which of the two does the norm cover? And how many numbers
+ * does a score sum over?
  */
 #include "plain_mla.h"
 

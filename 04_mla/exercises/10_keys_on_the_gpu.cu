@@ -5,8 +5,9 @@
  *
  *     k[row, h] = [ k_nope[row, h] | k_rope[row] ]
  *
- * with k [rows, H, nope + rope], kv [rows, H, nope + v] = per head [k_nope | v], k_rope [rows, rope], in
- * F32 and in BF16. The launch below has a thread for each number of k. The kernel leaves k as it was.
+ * with k [rows, H, nope + rope], kv [rows, H, nope + v] = per head [k_nope | v], k_rope [rows,
+ * rope], in F32 and in BF16. The launch below has a thread for each number of k. The kernel leaves
+ * k as it was.
  *
  * Nothing is computed here, so only memory counts: let neighbouring threads write neighbouring
  * numbers. rope may be 0, and k_rope NULL then.

@@ -19,8 +19,8 @@ static inline void turn(float *x, int D, int position) {
 }
 
 /*
- * out [rank]: the vector whose dot product with the latent c of the token at position s is the score
- * of a query q [D] at position p, when keys and queries are turned whole:
+ * out [rank]: the vector whose dot product with the latent c of the token at position s is the
+ * score of a query q [D] at position p, when keys and queries are turned whole:
  *
  *     out . c  =  (R_p q) . (R_s W_uk c)            W_uk [D, rank]
  */

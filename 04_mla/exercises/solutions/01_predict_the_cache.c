@@ -1,9 +1,9 @@
 /*
  * Exercise 04.1: predict the cache.
  *
- * A model has 48 layers with 64 heads of 128 numbers. Its latent has 384 numbers (kv_lora_rank), the
- * shared part for positions 32 (qk_rope_head_dim); the cache is kept in BF16, 2 bytes a number.
- * Predict, with a pencil:
+ * A model has 48 layers with 64 heads of 128 numbers. Its latent has 384 numbers (kv_lora_rank),
+ * the shared part for positions 32 (qk_rope_head_dim); the cache is kept in BF16, 2 bytes a
+ * number. Predict, with a pencil:
  *
  *   mla_bytes           what the cache grows by with each token
  *   mha_bytes           the same if it kept a key and a value of 128 numbers for each head
@@ -12,8 +12,8 @@
  *   tokens_in_20_gib    how many tokens fit into 20 GiB (20 x 2^30 bytes)
  *
  * And the claim: DeepSeek-V2 (60 layers, 512 + 64) is said to need 93.3 % less cache than DeepSeek
- * 67B (95 layers, GQA with 8 groups of 128). That counts 6 bits for a number of the one and 16 for a
- * number of the other.
+ * 67B (95 layers, GQA with 8 groups of 128). That counts 6 bits for a number of the one and 16 for
+ * a number of the other.
  *
  *   percent_saved       what is saved with 16 bits for both, to one decimal
  *

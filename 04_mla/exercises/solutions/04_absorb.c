@@ -1,5 +1,6 @@
 /*
- * Exercise 04.4, a solution: row d of W_uk times q[d], summed, is W_uk^T q; W_uv is used as it lies.
+ * Exercise 04.4, a solution: row d of W_uk times q[d], summed, is W_uk^T q; W_uv is used as it
+ * lies.
  */
 #include "mla.h"
 

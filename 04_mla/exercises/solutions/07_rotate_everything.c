@@ -1,7 +1,7 @@
 /*
- * Exercise 04.7, a solution: q . R_(s-p) W_uk c = (W_uk^T R_(p-s) q) . c. The turn stands between the
- * two matrices and depends on both positions, so every cached token wants an absorbed query of its
- * own: as many products with W_uk as making every key again would take.
+ * Exercise 04.7, a solution: q . R_(s-p) W_uk c = (W_uk^T R_(p-s) q) . c. The turn stands between
+ * the two matrices and depends on both positions, so every cached token wants an absorbed query of
+ * its own: as many products with W_uk as making every key again would take.
  */
 #include "turn.h"
 
