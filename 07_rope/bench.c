@@ -1,0 +1,162 @@
+/*
+ * Chapter 07's benchmark: the rotation against the memory.
+ *
+ * Nothing is computed that takes long, so the yardstick is the copy bandwidth measured in the same
+ * run: bytes are the rotated numbers of q and k, read once and written once, in place. What lies
+ * between them (128 of 192 numbers of DeepSeek-V3's query heads) is not counted, for it need not
+ * move. (In place, a number's place in memory is looked up once for reading and writing: more than
+ * 100 % of a copy is no mistake on a CPU.)
+ */
+#include "rope.h"
+
+#include "../common/bench.h"
+#include "../common/csv.h"
+#include "../common/options.h"
+
+#include <stdio.h>
+
+typedef struct Shape {
+    const char *name;
+    int tokens, heads, kv_heads, head_dim, dim; /* of a query head the last dim are rotated */
+    int kv_head_dim;
+} Shape;
+
+static const Shape cpu_shapes[] = {{"V3", 2048, 128, 1, 192, 64, 64},
+                                   {"Llama", 4096, 32, 8, 128, 128, 128},
+                                   {"V3, one token", 1, 128, 1, 192, 64, 64},
+                                   {0}};
+static const Shape cuda_shapes[] = {{"V3", 8192, 128, 1, 192, 64, 64},
+                                    {"Llama", 32768, 32, 8, 128, 128, 128},
+                                    {"V3, decoding", 64, 128, 1, 192, 64, 64},
+                                    {0}};
+
+typedef struct Work {
+    Rope rope;
+    RopePart q, k;
+    const int32_t *positions;
+    const Shape *shape;
+} Work;
+
+/* What the module calls, forwards. */
+static void run_used(Context *ctx, void *user) {
+    Work *w = user;
+    (void)ctx;
+    ON(ctx, rope_rotate, w->q, w->k, w->rope.cos, w->rope.sin, w->positions, w->shape->tokens,
+       w->shape->dim, w->rope.cfg.max_position_embeddings, w->rope.cfg.layout, 0);
+}
+
+static void run_backward(Context *ctx, void *user) {
+    Work *w = user;
+    (void)ctx;
+    ON(ctx, rope_rotate, w->q, w->k, w->rope.cos, w->rope.sin, w->positions, w->shape->tokens,
+       w->shape->dim, w->rope.cfg.max_position_embeddings, w->rope.cfg.layout, 1);
+}
+
+#ifdef WITH_CUDA
+static void run_sincos(Context *ctx, void *user) {
+    Work *w = user;
+    rope_sincos_cuda(ctx->gpu, ctx->dtype, w->q, w->k, w->rope.cfg.rope_theta, w->positions,
+                     w->shape->tokens, w->shape->dim, w->rope.cfg.max_position_embeddings,
+                     w->rope.cfg.layout, 0);
+}
+
+static void run_table(Context *ctx, void *user) {
+    Work *w = user;
+    rope_table_cuda(ctx->gpu, ctx->dtype, w->q, w->k, w->rope.cos, w->rope.sin, w->positions,
+                    w->shape->tokens, w->shape->dim, w->rope.cfg.max_position_embeddings,
+                    w->rope.cfg.layout, 0);
+}
+
+static void run_vector(Context *ctx, void *user) {
+    Work *w = user;
+    rope_vector_cuda(ctx->gpu, ctx->dtype, w->q, w->k, w->rope.cos, w->rope.sin, w->positions,
+                     w->shape->tokens, w->shape->dim, w->rope.cfg.max_position_embeddings,
+                     w->rope.cfg.layout, 0);
+}
+#endif
+
+typedef struct Rung {
+    const char *name;
+    BenchFunction run;
+} Rung;
+
+static const Rung cpu_rungs[] = {{"forward", run_used}, {"backward", run_backward}, {0}};
+#ifdef WITH_CUDA
+static const Rung cuda_rungs[] = {{"sincos", run_sincos},        {"table", run_table},
+                                  {"vector", run_vector},        {"heads", run_used},
+                                  {"heads, back", run_backward}, {0}};
+#else
+static const Rung *const cuda_rungs = cpu_rungs; /* not reached: there is no such device */
+#endif
+
+static void bench_shape(Bench *bench, Csv *csv, const Shape *s, RopeLayout layout) {
+    Context *ctx = bench->ctx;
+    Work w = {.shape = s};
+    Error err;
+    RopeConfig cfg = rope_config(s->dim, s->tokens);
+    cfg.layout = layout;
+    if (rope_init(&w.rope, ctx, &cfg, &err)) fatal("%s", err.text);
+    Tensor *q = tensor_new(ctx, "q", ctx->dtype, SHAPE(1, s->tokens, s->heads, s->head_dim));
+    Tensor *k = tensor_new(ctx, "k", ctx->dtype, SHAPE(1, s->tokens, s->kv_heads, s->kv_head_dim));
+    bench_fill(ctx, q, 1);
+    bench_fill(ctx, k, 2);
+    w.q = (RopePart){q->data, s->heads, s->head_dim, s->head_dim - s->dim};
+    w.k = (RopePart){k->data, s->kv_heads, s->kv_head_dim, s->kv_head_dim - s->dim};
+    w.positions = positions_from(ctx, 1, s->tokens, 0)->data;
+
+    double numbers = (double)s->tokens * (s->heads + s->kv_heads) * s->dim;
+    double bytes = 2 * numbers * (double)dtype_size(ctx->dtype);
+    const char *how = layout == ROPE_HALVES ? "halves" : "interleaved";
+    for (const Rung *r = ctx->device == CUDA ? cuda_rungs : cpu_rungs; r->name; r++) {
+        char name[64];
+        snprintf(name, sizeof name, "%s  %s  %s", s->name, how, r->name);
+        BenchTime t = bench_row(bench, name, ctx->dtype, 0, bytes, r->run, &w);
+        csv_row(csv, "%s,%s,\"%s\",%d,%s,\"%s\",%.0f,%.2f,%.2f,%.1f", device_name(ctx->device),
+                dtype_name(ctx->dtype), s->name, s->tokens, how, r->name, bytes, 1e6 * t.min,
+                1e6 * t.median, 100 * bytes / t.min / bench->copy_bytes);
+    }
+    rope_free(&w.rope);
+    context_reset(ctx);
+}
+
+static void all_shapes(Bench *bench, Csv *csv, DType dtype) {
+    char title[160];
+    Context *ctx = bench->ctx;
+    ctx->dtype = dtype;
+    for (const Shape *s = ctx->device == CUDA ? cuda_shapes : cpu_shapes; s->name; s++) {
+        snprintf(title, sizeof title,
+                 "%s: %s, %d tokens, %d query heads of %d and %d of %d, %d numbers rotated",
+                 s->name, dtype_name(dtype), s->tokens, s->heads, s->head_dim, s->kv_heads,
+                 s->kv_head_dim, s->dim);
+        bench_head(title);
+        bench_shape(bench, csv, s, ROPE_INTERLEAVED);
+        bench_shape(bench, csv, s, ROPE_HALVES);
+    }
+}
+
+int main(int argc, char **argv) {
+    BenchOptions options =
+        bench_options(argc, argv, "Rotating queries and keys: time against the bytes that move.");
+    Context ctx;
+    options_open(&options.common, &ctx);
+    Bench bench;
+    bench_init(&bench, &ctx, options.seconds);
+    bench_print_machine(&bench);
+
+    Csv csv;
+    Error err;
+    const char *path =
+        options.common.csv ? options.common.csv : "07_rope/figures/out/bandwidth.csv";
+    GpuText device = {"cpu"};
+    if (ctx.device == CUDA) device = gpu_describe(ctx.gpu);
+    if (csv_open(&csv, path,
+                 "device,dtype,shape,tokens,layout,rung,bytes,min_us,median_us,percent_of_copy",
+                 device.text, options.common.seed, &err))
+        fatal("%s", err.text);
+    if (ctx.device == CUDA) all_shapes(&bench, &csv, BF16);
+    all_shapes(&bench, &csv, F32);
+    if (csv_close(&csv, &err)) fatal("%s", err.text);
+    printf("\nrows:  %s\n", path);
+    context_free(&ctx);
+    return 0;
+}
