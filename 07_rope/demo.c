@@ -488,7 +488,7 @@ int main(int argc, char **argv) {
         printf("Try next:  --tune 600       (as much training again, at the new length)\n"
                "           --factor 2 --lengths 32,64,96,128\n"
                "           --theta 100      (more pairs come round in training)\n"
-               "           --beta-fast 2    (YaRN leaves the second pair alone, too)\n");
+               "           --beta-fast 1.01 (YaRN with a step instead of a ramp)\n");
     free(d.ids);
     chartext_free(&d.characters);
     context_free(&d.ctx);
