@@ -18,7 +18,7 @@ SHAPES = [
     ("V3, interleaved", apply_rotary_pos_emb_interleave, 128, 1, 192, 64),
     ("Llama, halves", apply_rotary_pos_emb, 32, 8, 128, 128),
 ]
-TOKENS = {"cpu": (2048, 4096), "cuda": (8192, 32768)}
+TOKENS = {"cpu": (8192, 16384), "cuda": (8192, 32768)}
 
 
 def angles(tokens, dim, device, dtype):
