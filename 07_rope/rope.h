@@ -15,7 +15,7 @@
  * Longer contexts than the model was trained for, by `factor`, change the frequencies (rope_type):
  *     linear   f_i / factor: positions are squeezed        (position interpolation, Chen et al. 2023)
  *     ntk      theta grows to theta factor^(dim / (dim - 2)): fast pairs stay, slow ones are squeezed
- *     yarn     a ramp between the two, and a warmer softmax            (Peng et al. 2023)
+ *     yarn     a ramp from one to the other, and a sharper softmax     (Peng et al. 2023)
  *
  * cos and sin stand in a table [max_position, dim/2], made once in double precision and kept in
  * F32. A Rope is a Position (chapter 04), so it can be given to mla_forward().
@@ -55,9 +55,8 @@ int rope_check(const RopeConfig *cfg, Error *err);
 typedef struct Rope {
     Position position; /* first: a Rope * is a Position * */
     RopeConfig cfg;
-    float *cos,
-        *sin; /* [max_position_embeddings, dim / 2] on the device; attention factor included */
-    Gpu *gpu; /* who gives the memory back; NULL on the CPU */
+    float *cos, *sin; /* [max_position_embeddings, dim / 2], on the device, attention factor in */
+    Gpu *gpu;         /* who gives the memory back; NULL on the CPU */
 } Rope;
 
 /* -1 and a message when the config makes no sense or memory runs out. */
@@ -68,8 +67,8 @@ void rope_free(Rope *rope); /* zeros, or freed before: fine */
  * Rotates, in place, in each head of q [B, T, H, D_q] and k [B, T, H_k, D_k], the `dim` numbers
  * from `q_offset` and `k_offset` on, by positions I32 [B, T] on ctx's device (positions_from, or a
  * list of one's own). k may be NULL. On the tape: see position.h on what "in place" asks of the
- * operation before. A position outside the table stops the program (on the CPU; ask position_room
- * before).
+ * operation before; rope and positions must be there until the tape has run. A position outside the
+ * table stops the program on the CPU, and makes the token NaN on CUDA: ask position_room before.
  */
 void rope_rotate(Context *ctx, const Rope *rope, Tensor *q, int q_offset, Tensor *k, int k_offset,
                  const Tensor *positions);
@@ -86,7 +85,8 @@ void rope_yarn_range(const RopeConfig *cfg, double *low, double *high);
  * other types. */
 double rope_attention_factor(const RopeConfig *cfg);
 
-/* Factor on the softmax scale: m(mscale_all_dim)^2 (DeepSeek), 1 without it or for the default type. */
+/* Factor on the softmax scale: m(mscale_all_dim)^2 (DeepSeek), 1 without it or for the default
+ * type. */
 double rope_softmax_factor(const RopeConfig *cfg);
 
 /*
