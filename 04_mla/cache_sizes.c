@@ -12,7 +12,6 @@
         .kv_lora_rank = 512, .qk_nope_head_dim = 128, .qk_rope_head_dim = 64, .v_head_dim = 128 \
     }
 
-/* [model_sizes] */
 const ModelSizes model_sizes[MODEL_COUNT] = {
     /* layers, heads, head_dim, groups; hidden_size, heads, q_lora_rank */
     [MODEL_V2_LITE] = {"DeepSeek-V2-Lite", CACHE_MLA, 27, 16, 128, 8, MLA_512(2048, 16, 0)},
@@ -25,21 +24,18 @@ const ModelSizes model_sizes[MODEL_COUNT] = {
     [MODEL_V2_ABLATION_LARGE] = {"250B of V2's ablation", CACHE_MLA, 60, 56, 128, 8,
                                  MLA_512(5120, 56, 0)},
 };
-/* [/model_sizes] */
 
 const char *cache_kind_name(CacheKind kind) {
     static const char *const names[CACHE_KINDS] = {"MHA", "GQA", "MQA", "MLA"};
     return names[kind];
 }
 
-/* [cache_numbers_per_token] */
 int64_t cache_numbers_per_token(const ModelSizes *model, CacheKind kind) {
     /* bytes of numbers that take one byte each */
     if (kind == CACHE_MLA) return mla_cache_bytes_per_token(&model->mla, model->layers, I8);
     int kv_heads = kind == CACHE_MHA ? model->heads : kind == CACHE_GQA ? model->groups : 1;
     return kv_cache_bytes_per_token(model->layers, kv_heads, model->head_dim, I8);
 }
-/* [/cache_numbers_per_token] */
 
 double cache_bytes_per_token(const ModelSizes *model, CacheKind kind, double bits) {
     return (double)cache_numbers_per_token(model, kind) * bits / 8;
