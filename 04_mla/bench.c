@@ -234,8 +234,8 @@ static void run_layer(Context *ctx, void *user) {
     context_reset(ctx);
 }
 
-/* What remains of the layer without the projections of x and of the output: with all S latents in
- * the cache, as mla_forward does it. */
+/* The layer without the projections of x and of the output, as mla_forward does it. All S latents
+ * are in the cache: run_layer() has been here before. */
 static void run_attention(Context *ctx, void *user) {
     Layer *l = user;
     const LatentCache *cache = &l->cache;
@@ -281,15 +281,6 @@ static void bench_layer(Bench *bench, Csv *csv, int batch, int T, int S, bool at
             double flop = batch * (absorbed ? mla_absorbed_flop(&v2_lite, T, S)
                                             : mla_naive_flop(&v2_lite, T, S));
             if (whole) flop += projections;
-            if (!whole) { /* all S are there before */
-                Error err = {0};
-                for (int b = 0; b < batch; b++) latent_cache_truncate(&l.cache, b, S - T);
-                l.mode = MLA_ABSORBED;
-                mla_forward(ctx, l.x, &l.w, &v2_lite, NULL, &l.cache, l.mode);
-                context_reset(ctx);
-                l.mode = absorbed ? MLA_ABSORBED : MLA_NAIVE;
-                (void)err;
-            }
             char name[64];
             snprintf(name, sizeof name, "T %d, S %d  %s%s", T, S, mode,
                      whole ? "" : ", attention alone");
