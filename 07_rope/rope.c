@@ -170,7 +170,7 @@ typedef struct RopeSaved {
     const Tensor *positions;
 } RopeSaved;
 
-/* One pass over q and k (either may be NULL), or over their gradients: they have the same shapes. */
+/* One pass over q and k (either may be NULL), or over their gradients, which have their shapes. */
 static void rotate(Context *ctx, const RopeSaved *s, const Tensor *q, const Tensor *k,
                    int inverse) {
     (void)ctx; /* without CUDA there is no device to choose */

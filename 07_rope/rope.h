@@ -10,11 +10,11 @@
  *     (R_p q) . (R_s k) = q . R_{s - p} k                      only the distance is left
  *
  * Which two numbers are a pair is a matter of layout: neighbours (2i, 2i + 1) in DeepSeek, halves
- * (i, i + dim/2) in Llama and in V3.2's indexer. rope_layout_rows() converts the weights between them.
+ * (i, i + dim/2) in Llama and in V3.2's indexer. rope_layout_rows() converts weights between them.
  *
  * Longer contexts than the model was trained for, by `factor`, change the frequencies (rope_type):
- *     linear   f_i / factor: positions are squeezed        (position interpolation, Chen et al. 2023)
- *     ntk      theta grows to theta factor^(dim / (dim - 2)): fast pairs stay, slow ones are squeezed
+ *     linear   f_i / factor: positions are squeezed      (position interpolation, Chen et al. 2023)
+ *     ntk      theta grows to theta factor^(dim / (dim - 2)): fast pairs stay, slow ones stretch
  *     yarn     a ramp from one to the other, and a sharper softmax     (Peng et al. 2023)
  *
  * cos and sin stand in a table [max_position, dim/2], made once in double precision and kept in

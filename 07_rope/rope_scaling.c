@@ -39,7 +39,7 @@ void rope_yarn_range(const RopeConfig *cfg, double *low, double *high) {
     double beta_fast = cfg->beta_fast > 0 ? cfg->beta_fast : 32;
     double beta_slow = cfg->beta_slow > 0 ? cfg->beta_slow : 1;
     *low = fmax(floor(pair_with_turns(cfg, beta_fast)), 0);
-    /* dim - 1 and not dim / 2 - 1: so do DeepSeek and transformers, and weights are trained to it. */
+    /* dim - 1, not dim / 2 - 1: so do DeepSeek and transformers, and weights are trained to it. */
     *high = fmin(ceil(pair_with_turns(cfg, beta_slow)), cfg->dim - 1);
 }
 /* [/rope_yarn_range] */
@@ -73,7 +73,7 @@ void rope_frequencies(const RopeConfig *cfg, double *f) {
 /* ---- the two factors ---- */
 
 /* [mscale] */
-/* m(s): scores over more keys are a flatter softmax; a logarithm of the growth sharpens it again. */
+/* m(s): scores over more keys make a flatter softmax; a logarithm of the growth sharpens it. */
 static double m_of(const RopeConfig *cfg, double mscale) {
     return cfg->factor > 1 ? 0.1 * mscale * log(cfg->factor) + 1 : 1;
 }

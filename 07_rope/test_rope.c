@@ -194,7 +194,7 @@ DEVICE_TEST(rotate, keeps_the_length_of_every_pair) {
                 int64_t a = row * DIM + step * i;
                 double was = hypot(p.q_before[a], p.q_before[a + other]);
                 double is = hypot(now[a], now[a + other]);
-                /* One pair, not a mean over many: up to 2^-8 for BF16's rounding, 2^-22 for F32's. */
+                /* One pair, not a mean: up to 2^-8 for BF16's rounding, 2^-22 for F32's. */
                 double allowed = was * (dtype == BF16 ? 0x1p-8 : 0x1p-22);
                 cr_assert(fabs(is - was) <= allowed, "pair %d: length %.8g became %.8g", i, was,
                           is);
