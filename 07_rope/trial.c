@@ -51,7 +51,7 @@ int trial_train(Context *ctx, Params *params, const RopeModel *model, const Tria
           (long long)text->train, how->length);
     AdamW adamw = adamw_defaults();
     Progress progress = progress_start(how->label, how->steps);
-    double started = seconds_now(), recent = 0; /* the mean of the last tenth or so */
+    double started = seconds_now(), recent = 0; /* the mean of the last 20 steps or so */
     for (int step = 0; step < how->steps; step++) {
         float norm;
         float loss = train_step(ctx, params, model, text, position, how, step, &adamw, &norm);
@@ -59,7 +59,7 @@ int trial_train(Context *ctx, Params *params, const RopeModel *model, const Tria
             return error_set(err, "%s: the loss is %g at step %d; try another --seed", how->label,
                              loss, step);
         if (how->losses) how->losses[step] = loss;
-        recent = step == 0 ? loss : 0.98 * recent + 0.02 * loss;
+        recent += (loss - recent) * fmax(1.0 / (step + 1), 0.05);
         progress_update(&progress, step + 1, "loss %.3f  %.0f characters/s", loss,
                         (step + 1.0) * how->batch * how->length / (seconds_now() - started));
     }
