@@ -8,11 +8,13 @@
  * because each piece copies its part of the weight into tiles: with few rows an expert the weight is
  * the larger matrix, and by columns each part of it is copied once.
  *
- * Few rows (a token that is decoded has one for each expert) are dot products: the weight is read
- * once, straight from memory.
+ * An expert with less than a few hundred rows is multiplied without those copies (unpacked.h). One
+ * with very few (a token that is decoded has one for each expert) is dot products: the weight is
+ * read once, straight from memory.
  */
 #include "../common/fastmath.h"
 #include "grouped.h"
+#include "unpacked.h"
 
 #include <cblas.h>
 #include <stdlib.h>
@@ -70,6 +72,10 @@ static void multiply_piece(float *y, int64_t stride, const float *x, const float
                            int64_t in, int64_t out) {
     x += p.row * in;
     w += (p.expert * out + p.column) * in;
+    if (p.rows > FEW_ROWS && p.rows <= UNPACKED_MAX_ROWS) {
+        unpacked_forward(y, stride, x, w, p.rows, p.columns, in);
+        return;
+    }
     if (p.rows > FEW_ROWS) {
         cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasTrans, p.rows, p.columns, (int)in, 1, x,
                     (int)in, w, (int)in, 0, y, (int)stride);
@@ -136,6 +142,11 @@ void grouped_backward_input_cpu(float *dx, int add, const float *dy, const float
 #pragma omp parallel for schedule(dynamic) if (pieces > 1)
     for (int64_t i = 0; i < pieces; i++) {
         Piece p = piece_at(i, first, offsets, shape.experts, in);
+        if (p.rows <= UNPACKED_MAX_ROWS) {
+            unpacked_product(dx + p.row * in + p.column, in, add, dy + p.row * out, out, 1,
+                             w + p.expert * out * in + p.column, in, p.rows, p.columns, out);
+            continue;
+        }
         cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasNoTrans, p.rows, p.columns, (int)out, 1,
                     dy + p.row * out, (int)out, w + p.expert * out * in + p.column, (int)in,
                     (float)add, dx + p.row * in + p.column, (int)in);
@@ -153,7 +164,10 @@ void grouped_backward_weight_cpu(float *dw, int add, const float *dy, const floa
         int64_t e = i / per_expert, row = i % per_expert * size, n = offsets[e + 1] - offsets[e];
         int64_t rows = out - row < size ? out - row : size;
         float *piece = dw + (e * out + row) * in;
-        if (n > 0)
+        if (n > 0 && n <= UNPACKED_MAX_ROWS)
+            unpacked_product(piece, in, add, dy + offsets[e] * out + row, 1, out,
+                             x + offsets[e] * in, in, rows, in, n);
+        else if (n > 0)
             cblas_sgemm(CblasRowMajor, CblasTrans, CblasNoTrans, (int)rows, (int)in, (int)n, 1,
                         dy + offsets[e] * out + row, (int)out, x + offsets[e] * in, (int)in,
                         (float)add, piece, (int)in);
