@@ -1,6 +1,6 @@
 /*
- * The demo: turns one pair of numbers, shows what distance does to a product, lays four ways to
- * lengthen the context side by side, and tries them on a small model that was trained on short texts.
+ * The demo: turns one pair of numbers, shows what distance does to a product, lays the ways to
+ * lengthen the context side by side, and tries them on a small model trained on short texts.
  */
 #include "rope.h"
 #include "ropemodel.h"

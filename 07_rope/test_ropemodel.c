@@ -331,7 +331,7 @@ static float copy_loss(Device device, DType dtype, bool with_positions) {
 
 DEVICE_TEST(ropemodel, learns_to_copy_from_three_back_by_positions_only) {
     float with = copy_loss(device, dtype, true), without = copy_loss(device, dtype, false);
-    /* Guessing among all 19 costs ln 19 = 2.94; to know the characters but not their order, less. */
+    /* Guessing among all 19 costs ln 19 = 2.94; to know the set but not the order, less. */
     cr_assert(with < 0.5f, "the loss with positions is still %g", with);
     cr_assert(without > 1.5f, "the loss without positions is %g: how can it know?", without);
 }

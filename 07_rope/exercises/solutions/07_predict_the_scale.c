@@ -7,12 +7,12 @@
  *   plain_scale       the softmax scale before the context was extended
  *   yarn_scale        the scale after it (both to four digits behind the point)
  *   attention_factor  the factor on cos and sin (what transformers calls attention_scaling)
- *   v2_paper_t        the V2 paper writes sqrt(t) = 0.0707 ln s + 1, s = 40, and V2's config.json has
- *                     mscale_all_dim 0.707: by how much are V2's scores multiplied? (three digits)
+ *   v2_paper_t        the V2 paper writes sqrt(t) = 0.0707 ln s + 1, s = 40, and V2's config.json
+ *                     has mscale_all_dim 0.707: by how much are its scores multiplied? (3 digits)
  *
  * POINTS: 2
- * HINT: ln 40 = 3.689. The factor is meant for q and for k, so the score gets its square; on cos and
- * sin, which also turn both, stands m(mscale) / m(mscale_all_dim).
+ * HINT: ln 40 = 3.689. The factor is meant for q and for k, so the score gets its square; on cos
+ * and sin, which also turn both, stands m(mscale) / m(mscale_all_dim).
  */
 extern const double plain_scale, yarn_scale, attention_factor, v2_paper_t;
 

@@ -2,8 +2,9 @@
  * Exercise 07.8: a table with few cosines.
  *
  * fill_table() writes cos(p f[i]) and sin(p f[i]) for every place p and pair i. It calls
- * counted_cos() and counted_sin() once for each number: 2 x places x pairs calls. Make it 2 x pairs calls
- * in all, with the same numbers to ten digits. (cos() and sin() of math.h are not allowed.)
+ * counted_cos() and counted_sin() once for each number: 2 x places x pairs calls. Make it
+ * 2 x pairs calls in all, with the same numbers to ten digits. (cos() and sin() of math.h are not
+ * allowed.)
  *
  * POINTS: 3
  * HINT: A turn is a complex number of length 1, and one more token is one more multiplication:
