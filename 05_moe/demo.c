@@ -1,0 +1,499 @@
+/*
+ * The demo: counts what a layer of experts holds and what a token uses, trains a small model twice,
+ * left alone and balanced, and looks at what each expert has come to see.
+ */
+#include "moemodel.h"
+#include "specialty.h"
+
+#include "../03_multihead/charmodel.h"
+#include "../03_multihead/chartext.h"
+#include "../common/csv.h"
+#include "../common/ops.h"
+#include "../common/options.h"
+#include "../common/plot.h"
+#include "../common/progress.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define OUT "05_moe/figures/out/"
+
+enum { BATCH = 24, HIDDEN = 64, CONTEXT = 48, HEADS = 4, WINDOWS = 50 };
+enum { MAX_EXPERTS = SPECIALTY_MAX_EXPERTS };
+static const float PEAK_LR = 1e-2f;
+
+/* ---- command line ---- */
+
+typedef enum Balance { LEFT_ALONE, BY_BIAS, BY_AUX, BY_SEQUENCE, BY_VARIATION } Balance;
+static const char *const balance_names[] = {"none", "bias", "aux", "seq", "cv", NULL};
+
+typedef struct DemoOptions {
+    CommonOptions common;
+    const char *text;
+    int steps, layers, experts, top_k, shared, width;
+    GateKind gate;
+    ScoringFunc scoring;
+    Balance balance;
+    double gamma, alpha;
+} DemoOptions;
+
+static const struct argp_option flags[] = {
+    {"text", 't', "FILE", 0, "Text to learn from (default: Genesis, from the program `bible`)", 0},
+    {"steps", 's', "N", 0, "Training steps of each run (default 400)", 0},
+    {"layers", 'l', "N", 0, "Layers, 2 to 8; the first is dense (default 2)", 0},
+    {"experts", 'e', "N", 0, "Routed experts, up to 64 (default 8)", 0},
+    {"top-k", 'k', "N", 0, "Experts for each token (default 2)", 0},
+    {"shared", 'S', "N", 0, "Shared experts, which see every token (default 1)", 0},
+    {"width", 'w', "N", 0,
+     "Inner width of all routed experts together (default 512): more experts are narrower ones", 0},
+    {"router", 'r', "NAME", 0, "linear, noisy or centroid (default linear)", 0},
+    {"scoring", 'c', "NAME", 0, "softmax or sigmoid (default sigmoid)", 0},
+    {"balance", 'b', "NAME", 0,
+     "In the second run: bias (V3; default), aux (Switch), seq (DeepSeek's loss for each "
+     "sequence), "
+     "cv (Shazeer's importance, and load if noisy), none",
+     0},
+    {"gamma", 'g', "X", 0, "Step of the bias (default 0.01)", 0},
+    {"alpha", 'a', "X", 0, "Weight of a balance loss (default 0.05)", 0},
+    {0}};
+
+/* A name, or an exit with 2 and the list of names. */
+static Balance balance_named(const struct argp_state *state, const char *name) {
+    for (int i = 0; balance_names[i]; i++)
+        if (!strcmp(name, balance_names[i])) return (Balance)i;
+    argp_error(state, "--balance \"%s\" is not known; there are: bias, aux, seq, cv, none", name);
+    return LEFT_ALONE;
+}
+
+static error_t parse(int key, char *text, struct argp_state *state) {
+    DemoOptions *o = state->input;
+    Error err;
+    switch (key) {
+    case ARGP_KEY_INIT:
+        state->child_inputs[0] = &o->common;
+        return 0;
+    case 't':
+        o->text = text;
+        return 0;
+    case 's':
+        o->steps = (int)option_integer(state, "--steps", text, 1, 100000);
+        return 0;
+    case 'l':
+        o->layers = (int)option_integer(state, "--layers", text, 2, 8);
+        return 0;
+    case 'e':
+        o->experts = (int)option_integer(state, "--experts", text, 1, MAX_EXPERTS);
+        return 0;
+    case 'k':
+        o->top_k = (int)option_integer(state, "--top-k", text, 1, MAX_EXPERTS);
+        return 0;
+    case 'S':
+        o->shared = (int)option_integer(state, "--shared", text, 0, 8);
+        return 0;
+    case 'w':
+        o->width = (int)option_integer(state, "--width", text, 8, 8192);
+        return 0;
+    case 'g':
+        o->gamma = option_number(state, "--gamma", text, 0, 1);
+        return 0;
+    case 'a':
+        o->alpha = option_number(state, "--alpha", text, 0, 10);
+        return 0;
+    case 'b':
+        o->balance = balance_named(state, text);
+        return 0;
+    case 'r':
+        if (router_gate(text, &o->gate, &err)) argp_error(state, "--router: %s", err.text);
+        return 0;
+    case 'c':
+        if (router_scoring(text, &o->scoring, &err)) argp_error(state, "--scoring: %s", err.text);
+        return 0;
+    default:
+        return ARGP_ERR_UNKNOWN;
+    }
+}
+
+/* ---- what the steps of the demo share ---- */
+
+/* What one run left behind, about the last layer's experts. */
+typedef struct Run {
+    Balance balance;
+    const char *name;
+    double share[WINDOWS][MAX_EXPERTS]; /* of the choices, in each window of steps */
+    int windows;
+    float validation_loss;
+    BalanceMeasures measures; /* of the last window */
+    Specialty specialty;      /* on validation text */
+} Run;
+
+typedef struct Demo {
+    DemoOptions options;
+    Context ctx;
+    CharText text;
+    Alphabet alphabet;
+    int32_t *ids;         /* the whole text */
+    int64_t train, count; /* characters to learn from, and all; the rest is for validation */
+    MoeModelConfig cfg;
+    Run runs[2];
+    char device[160];
+} Demo;
+
+/* ---- 1. parameters ---- */
+
+static void print_parameters(const char *name, double total, double active) {
+    if (total > 1e9)
+        printf("   %-44s %7.1f G %7.1f G  %5.1f\n", name, total / 1e9, active / 1e9,
+               total / active);
+    else
+        printf("   %-44s %7.2f M %7.2f M  %5.1f\n", name, total / 1e6, active / 1e6,
+               total / active);
+}
+
+/* DeepSeek-V3's: 61 layers, 3 of them dense; the embedding is looked up, not multiplied. */
+static void v3_parameters(double *total, double *active) {
+    BlockConfig v3 = {.hidden_size = 7168,
+                      .intermediate_size = 18432,
+                      .rms_norm_eps = 1e-6f,
+                      .attention = ATTENTION_MLA,
+                      .mla = {7168, 128, 1536, 512, 128, 64, 128, false},
+                      .first_k_dense_replace = 3,
+                      .moe = moe_config(7168, 2048, 256, 8)};
+    v3.moe.n_shared_experts = 1;
+    double table = 129280.0 * 7168;
+    *active = table + 7168, *total = *active + table;
+    for (int layer = 0; layer < 61; layer++) {
+        *total += (double)block_parameters(&v3, layer);
+        *active += (double)block_active_parameters(&v3, layer);
+    }
+}
+
+static void count_parameters(const Demo *d) {
+    MoeConfig layer = moe_config(512, 1365, 8, 2);
+    layer.n_shared_experts = 1;
+    const MoeConfig *mine = &d->cfg.block.moe;
+    double total, active;
+    printf("1. What is stored, and what a token is multiplied with\n");
+    printf("   %-44s %9s %9s  %s\n", "", "total", "active", "ratio");
+    print_parameters("a layer of 512: 8 experts + 1 shared, top 2", (double)moe_parameters(&layer),
+                     (double)moe_active_parameters(&layer));
+    v3_parameters(&total, &active);
+    print_parameters("DeepSeek-V3: 256 experts + 1 shared, top 8", total, active);
+    char name[64];
+    snprintf(name, sizeof name, "here, one layer: %d experts + %d shared, top %d",
+             mine->router.n_routed_experts, mine->n_shared_experts,
+             mine->router.num_experts_per_tok);
+    print_parameters(name, (double)moe_parameters(mine), (double)moe_active_parameters(mine));
+    int inner = mine->moe_intermediate_size, k = mine->router.num_experts_per_tok;
+    printf(
+        "   By hand, the first line: an expert is 3 x 512 x 1365 = 2.10 M; 9 of them are stored, 3 "
+        "are used.\n\n");
+    printf("   Here: x [%d, %d, %d] -> %d tokens, %d choices -> rows sorted by expert [%d, %d]\n",
+           BATCH, CONTEXT, HIDDEN, BATCH * CONTEXT, BATCH * CONTEXT * k, BATCH * CONTEXT * k,
+           HIDDEN);
+    printf("   -> each expert's own SwiGLU [%d -> %d -> %d] -> weighted, back in order -> [%d, %d, "
+           "%d]\n\n",
+           HIDDEN, inner, HIDDEN, BATCH, CONTEXT, HIDDEN);
+}
+
+/* ---- 2. text and settings ---- */
+
+static int read_text(Demo *d, Error *err) {
+    char number[32];
+    if (chartext_load(&d->text, d->options.text, 40 * CONTEXT, err)) return -1;
+    d->alphabet = alphabet_of(d->text.data, d->text.size);
+    d->count = (int64_t)d->text.size;
+    d->train = d->count - d->count / 20;
+    d->ids = malloc((size_t)d->count * sizeof *d->ids);
+    if (!d->ids) fatal("out of memory");
+    for (int64_t i = 0; i < d->count; i++) d->ids[i] = d->alphabet.id[(uint8_t)d->text.data[i]];
+    printf("2. Text\n   %s: %s characters, %d different ones. The last 5 %% are kept for "
+           "validation.\n\n",
+           d->text.source, format_count(number, sizeof number, d->count), d->alphabet.size);
+    return 0;
+}
+
+static int make_config(Demo *d, Error *err) {
+    const DemoOptions *o = &d->options;
+    int inner = o->width / o->experts;
+    if (inner < 1)
+        return error_set(err, "--width %d is not enough for %d experts", o->width, o->experts);
+    MoeConfig moe = moe_config(HIDDEN, inner, o->experts, o->top_k);
+    moe.router.scoring_func = o->scoring;
+    moe.router.gate = o->gate;
+    moe.router.temperature = 0.1f;
+    moe.n_shared_experts = o->shared;
+    d->cfg = (MoeModelConfig){.context = CONTEXT, .num_hidden_layers = o->layers};
+    d->cfg.block = (BlockConfig){.hidden_size = HIDDEN,
+                                 .intermediate_size = 2 * HIDDEN,
+                                 .rms_norm_eps = 1e-6f,
+                                 .multihead = {HIDDEN, HEADS, HEADS, HIDDEN / HEADS, false},
+                                 .first_k_dense_replace = 1,
+                                 .moe = moe};
+    return block_check(&d->cfg.block, err);
+}
+
+/* What a way of balancing changes in the config. Bias needs noaux_tc, the others must not have it. */
+static MoeModelConfig config_of(const Demo *d, Balance balance) {
+    MoeModelConfig cfg = d->cfg;
+    MoeConfig *moe = &cfg.block.moe;
+    float alpha = (float)d->options.alpha;
+    cfg.vocab_size = d->alphabet.size;
+    moe->router.topk_method = balance == BY_BIAS ? TOPK_NOAUX_TC : TOPK_GREEDY;
+    moe->aux_loss_alpha = balance == BY_AUX || balance == BY_SEQUENCE ? alpha : 0;
+    moe->seq_aux = balance == BY_SEQUENCE;
+    moe->importance_loss_coef = balance == BY_VARIATION ? alpha : 0;
+    moe->load_loss_coef = balance == BY_VARIATION && moe->router.gate == GATE_NOISY ? alpha : 0;
+    return cfg;
+}
+
+/* ---- 3. training ---- */
+
+/* BATCH stretches of text from [low, high), drawn by rng, or (rng NULL) evenly spaced. */
+static void take_batch(Demo *d, Rng *rng, int64_t low, int64_t high, int32_t *ids, Tensor **input,
+                       Tensor **target) {
+    int32_t next[BATCH * CONTEXT];
+    int64_t room = high - low - CONTEXT - 1;
+    uint64_t stream = rng ? rng_next_stream(rng) : 0;
+    for (int b = 0; b < BATCH; b++) {
+        double where = rng ? rng_uniform(rng->seed, stream, (uint64_t)b) : (double)b / BATCH;
+        const int32_t *from = d->ids + low + (int64_t)(where * (double)room);
+        memcpy(ids + b * CONTEXT, from, CONTEXT * sizeof *ids);
+        memcpy(next + b * CONTEXT, from + 1, CONTEXT * sizeof *ids);
+    }
+    *input = tensor_from(&d->ctx, "ids", I32, ids, SHAPE(BATCH, CONTEXT));
+    *target = tensor_from(&d->ctx, "targets", I32, next, SHAPE(BATCH, CONTEXT));
+}
+
+/* One step; counts [E] of the last layer. Returns the loss, NaN if anything was not finite. */
+static float step(Demo *d, MoeModel *model, Params *params, AdamW *adamw, int number,
+                  int32_t *counts) {
+    int32_t ids[BATCH * CONTEXT];
+    Tensor *input, *target, *loss;
+    MoeRecord records[MOEMODEL_MAX_LAYERS];
+    params_zero_grad(params);
+    take_batch(d, &d->ctx.rng, 0, d->train, ids, &input, &target);
+    d->ctx.recording = true;
+    Tensor *total = moemodel_loss(&d->ctx, model, input, target, records, &loss);
+    tape_backward(&d->ctx, total);
+    d->ctx.recording = false;
+    float value, lr = lr_warmup_cosine(number, 50, d->options.steps, PEAK_LR, PEAK_LR / 10);
+    tensor_download(&d->ctx, &value, loss);
+    balance_download(&d->ctx, counts, records[d->options.layers - 1].dispatch.counts);
+    float norm = adamw_step(adamw, params, lr, 1.0f);
+    moemodel_rebalance(&d->ctx, model, (float)d->options.gamma);
+    context_reset(&d->ctx);
+    return isfinite(norm) ? value : NAN;
+}
+
+/* On validation text: the loss, and which experts each character goes to. */
+static void validate(Demo *d, const MoeModel *model, Run *run) {
+    int layers = d->options.layers, k = d->options.top_k;
+    int32_t ids[BATCH * CONTEXT];
+    int32_t *chosen = malloc((size_t)(BATCH * CONTEXT * k) * sizeof *chosen);
+    if (!chosen) fatal("out of memory");
+    Tensor *input, *target, *loss;
+    MoeRecord records[MOEMODEL_MAX_LAYERS];
+    take_batch(d, NULL, d->train, d->count, ids, &input, &target);
+    moemodel_loss(&d->ctx, model, input, target, records, &loss);
+    tensor_download(&d->ctx, &run->validation_loss, loss);
+    balance_download(&d->ctx, chosen, records[layers - 1].routing.indices);
+    run->specialty.experts = d->options.experts;
+    for (int n = 0; n < BATCH * CONTEXT; n++)
+        specialty_add(&run->specialty, d->alphabet.byte[ids[n]], chosen + n * k, k);
+    free(chosen);
+    context_reset(&d->ctx);
+}
+
+/* Trains from the same weights on the same text; only the balance differs. */
+static int train(Demo *d, Run *run, Error *err) {
+    int steps = d->options.steps, experts = d->options.experts, last = d->options.layers - 1;
+    MoeModelConfig cfg = config_of(d, run->balance);
+    MoeModel model;
+    Params params;
+    d->ctx.rng = (Rng){.seed = d->options.common.seed};
+    params_init(&params, &d->ctx);
+    int status = moemodel_init(&model, &params, &cfg, err) || params_allocate(&params, true, err);
+    if (!status) moemodel_randomize(&params, &model);
+    AdamW adamw = adamw_defaults();
+    Progress progress = progress_start(run->name, steps);
+    int32_t counts[MAX_EXPERTS], window[MAX_EXPERTS] = {0};
+    run->windows = steps < WINDOWS ? steps : WINDOWS;
+    for (int i = 0, w = 0; i < steps && !status; i++) {
+        float loss = step(d, &model, &params, &adamw, i, counts);
+        if (!isfinite(loss)) {
+            status = error_set(err, "%s: the loss is not finite at step %d; try another --seed",
+                               run->name, i);
+            Error where;
+            if (router_healthy(&d->ctx, &model.layers[last].moe.gate, &where))
+                status = error_set(err, "step %d: %s", i, where.text);
+            break;
+        }
+        for (int e = 0; e < experts; e++) window[e] += counts[e];
+        progress_update(&progress, i + 1, "loss %.3f", loss);
+        if (i + 1 < (w + 1) * steps / run->windows) continue;
+        run->measures = balance_measure(window, experts, -1);
+        for (int e = 0; e < experts; e++) {
+            run->share[w][e] = window[e] / run->measures.tokens;
+            window[e] = 0;
+        }
+        w++;
+    }
+    if (!status) {
+        progress_finish(&progress, NULL);
+        validate(d, &model, run);
+    }
+    params_free(&params);
+    context_reset(&d->ctx);
+    return status;
+}
+
+/* Both runs in one map, so that a shade means the same: down the experts, across the steps. */
+static void print_load(const Demo *d) {
+    enum { COLUMNS = 25 };
+    int experts = d->options.experts;
+    float map[(2 * MAX_EXPERTS + 1) * COLUMNS] = {0};
+    char names[2 * MAX_EXPERTS + 1][16] = {{0}}; /* a blank line between the runs */
+    const char *labels[2 * MAX_EXPERTS + 1];
+    labels[experts] = names[experts];
+    for (int r = 0; r < 2; r++)
+        for (int e = 0; e < experts; e++) {
+            int row = r * (experts + 1) + e;
+            snprintf(names[row], sizeof names[row], "%s %d", r ? "balanced" : "alone", e);
+            labels[row] = names[row];
+            for (int c = 0; c < COLUMNS; c++)
+                map[row * COLUMNS + c] =
+                    (float)d->runs[r].share[c * d->runs[r].windows / COLUMNS][e];
+        }
+    printf("   Each expert's share of the choices, from the first step to the last:\n\n");
+    text_heat_map(map, 2 * experts + 1, COLUMNS, labels, NULL);
+    printf("\n   %-20s %13s %7s %7s %8s %6s %15s\n", "at the end", "largest share", "(even)",
+           "MaxVio", "entropy", "unused", "validation loss");
+    for (int r = 0; r < 2; r++) {
+        const Run *run = &d->runs[r];
+        const BalanceMeasures *m = &run->measures;
+        printf("   %-20s %11.1f %% %5.1f %% %7.2f %8.2f %6d %15.3f\n", run->name,
+               100 * m->max / m->tokens, 100.0 / experts, m->max_vio, m->entropy, m->unused,
+               run->validation_loss);
+    }
+    printf("\n");
+}
+
+static int show_load(Demo *d, Error *err) {
+    const char *path = d->options.common.csv ? d->options.common.csv : OUT "load.csv";
+    Csv csv;
+    if (csv_open(&csv, path, "run,name,step,expert,share", d->device, d->options.common.seed, err))
+        return -1;
+    print_load(d);
+    for (int r = 0; r < 2; r++) {
+        const Run *run = &d->runs[r];
+        for (int e = 0; e < d->options.experts; e++)
+            for (int w = 0; w < run->windows; w++)
+                csv_row(&csv, "%d,\"%s\",%d,%d,%.5f", r, run->name,
+                        (w + 1) * d->options.steps / run->windows, e, run->share[w][e]);
+    }
+    if (csv_close(&csv, err)) return -1;
+    plot_or_explain("05_moe/figures/load.gp", path, OUT "load");
+    printf("\n");
+    return 0;
+}
+
+/* ---- 4. what an expert sees ---- */
+
+/* "e l r space": what can be seen, and names for what cannot. */
+static void print_favourites(const Specialty *specialty, int e) {
+    uint8_t bytes[12];
+    int count = specialty_favourites(specialty, e, bytes, 12, 12);
+    printf("   expert %-2d %5.1f %%  ", e, 100 * specialty_share(specialty, e));
+    for (int i = 0; i < count; i++)
+        if (bytes[i] > ' ' && bytes[i] < 0x7f)
+            printf(" %c", bytes[i]);
+        else
+            printf(" %s", bytes[i] == ' ' ? "space" : bytes[i] == '\n' ? "newline" : "?");
+    printf("\n");
+}
+
+static int show_experts(Demo *d, Error *err) {
+    const Run *run = &d->runs[1];
+    int experts = d->options.experts;
+    double share[KIND_COUNT][MAX_EXPERTS];
+    float map[MAX_EXPERTS * KIND_COUNT];
+    char names[MAX_EXPERTS][16];
+    const char *labels[MAX_EXPERTS];
+    specialty_kinds(&run->specialty, share);
+    printf("4. What each expert of the last layer sees (%s), on validation text\n"
+           "   Its share of all choices, and the characters that choose it most, if more than half "
+           "as often again as by chance:\n\n",
+           run->name);
+    for (int e = 0; e < experts; e++) {
+        print_favourites(&run->specialty, e);
+        snprintf(names[e], sizeof names[e], "expert %d", e);
+        labels[e] = names[e];
+        for (int k = 0; k < KIND_COUNT; k++) map[e * KIND_COUNT + k] = (float)share[k][e];
+    }
+    printf("\n   By kind of character: where a kind's choices go\n\n");
+    text_heat_map(map, experts, KIND_COUNT, labels, kind_names);
+    printf(
+        "\n   How much a token's kind says about its expert (0 nothing, 1 everything): %.2f; left "
+        "alone: %.2f\n",
+        specialty_information(&run->specialty), specialty_information(&d->runs[0].specialty));
+    const char *path = OUT "kinds.csv";
+    Csv csv;
+    if (csv_open(&csv, path, "expert,kind,name,share", d->device, d->options.common.seed, err))
+        return -1;
+    for (int e = 0; e < experts; e++)
+        for (int k = 0; k < KIND_COUNT; k++)
+            csv_row(&csv, "%d,%d,%s,%.4f", e, k, kind_names[k], share[k][e]);
+    if (csv_close(&csv, err)) return -1;
+    plot_or_explain("05_moe/figures/kinds.gp", path, OUT "kinds");
+    printf("\n");
+    return 0;
+}
+
+int main(int argc, char **argv) {
+    static Demo d = {.options = {.steps = 400,
+                                 .layers = 2,
+                                 .experts = 8,
+                                 .top_k = 2,
+                                 .shared = 1,
+                                 .width = 512,
+                                 .scoring = SCORING_SIGMOID,
+                                 .balance = BY_BIAS,
+                                 .gamma = 0.01,
+                                 .alpha = 0.05}};
+    const struct argp argp = {
+        .options = flags,
+        .parser = parse,
+        .doc = "Counts what a layer of experts holds and uses, trains a small model twice, left "
+               "alone and balanced, and shows what each expert has come to see.",
+        .children = common_argp};
+    Error err = {0};
+    options_parse(&argp, argc, argv, &d.options.common, &d.options);
+    options_open(&d.options.common, &d.ctx);
+    snprintf(d.device, sizeof d.device, "%s", d.ctx.gpu ? gpu_describe(d.ctx.gpu).text : "cpu");
+    static char balanced[32];
+    snprintf(balanced, sizeof balanced, "balanced by %s", balance_names[d.options.balance]);
+    d.runs[0] = (Run){.balance = LEFT_ALONE, .name = "left alone"};
+    d.runs[1] = (Run){.balance = d.options.balance, .name = balanced};
+
+    printf("\nMany experts, few at a time: who gets to work?\n\n");
+    int status = make_config(&d, &err);
+    if (!status) count_parameters(&d);
+    status = status || read_text(&d, &err);
+    if (!status)
+        printf("3. Training twice, %d steps each: %d layers, the last with %d experts\n",
+               d.options.steps, d.options.layers, d.options.experts);
+    status = status || train(&d, &d.runs[0], &err) || train(&d, &d.runs[1], &err) ||
+             show_load(&d, &err) || show_experts(&d, &err);
+    if (!status)
+        printf("Try next:  --balance aux      (Switch's loss instead of the bias)\n"
+               "           --experts 32 --top-k 4\n"
+               "           --shared 0 --scoring softmax --top-k 1\n"
+               "           --router noisy --balance cv\n");
+    free(d.ids);
+    chartext_free(&d.text);
+    context_free(&d.ctx);
+    if (status) fatal("%s", err.text);
+    return 0;
+}

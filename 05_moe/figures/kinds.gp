@@ -1,0 +1,17 @@
+# Where the choices of each kind of character go: one row an expert, one column a kind.
+stats data using 'expert' nooutput
+experts = int(STATS_max) + 1
+stats data using 'kind' nooutput
+kinds = int(STATS_max) + 1
+set title "What the experts see: where a kind's choices go"
+set xrange [-0.5:kinds - 0.5]
+set yrange [experts - 0.5:-0.5]
+set cbrange [0:0.8] # dark cells would hide their numbers
+set cblabel 'share of the kind'
+set ytics 1
+set ylabel 'expert'
+unset grid
+unset key
+plot data using 'kind':'expert':($2-0.5):($2+0.5):($1-0.5):($1+0.5):'share':xticlabels(3) \
+         with boxxyerror fillcolor palette fillstyle solid 1 noborder, \
+     data using 'kind':'expert':(column('share') >= 0.005 ? sprintf('%.0f %%', 100*column('share')) : '') with labels
