@@ -1,8 +1,8 @@
 /*
  * Balance: keeping every expert at work.
  *
- * An expert that is chosen more learns more, and is then chosen more. Left alone a router ends with a
- * few experts for everything. Two kinds of cure:
+ * An expert that is chosen more learns more, and is then chosen more. Left alone a router ends with
+ * a few experts for everything. Two kinds of cure:
  *
  * a loss that is smaller when the load is even. With f_e = E / (K T) * how often e was chosen in a
  * sequence of T tokens, and P_e = its mean score there (scores divided by their sum, which changes
@@ -16,9 +16,9 @@
  *     b_e += gamma * sign(mean load - load_e)
  * so that an expert with too little is chosen for slightly worse scores.
  *
- * Beside them: Shazeer's squared coefficient of variation of importance and of load (2017, eq. 7, 11),
- * and the z-loss, which keeps logits small: beta * mean over tokens of logsumexp(z)^2 (Zoph et al.
- * 2022, eq. 5).
+ * Beside them: Shazeer's squared coefficient of variation of importance and of load (2017, eq. 7,
+ * 11), and the z-loss, which keeps logits small: beta * mean over tokens of logsumexp(z)^2 (Zoph et
+ * al. 2022, eq. 5).
  *
  * All losses are F32 scalars on the tape; add() joins them to the main loss.
  */
@@ -38,17 +38,19 @@ Tensor *balance_loss(Context *ctx, Tensor *scores, const Tensor *indices, int64_
 /* logits F32 [N, E] -> F32 [1] */
 Tensor *balance_z_loss(Context *ctx, Tensor *logits, float beta);
 
-/* Importance of an expert: the sum of its weights. weights F32 [N, K], indices I32 [N, K] -> F32 [E] */
+/* Importance of an expert: the sum of its weights. weights F32 [N, K], indices I32 [N, K] -> F32
+ * [E] */
 Tensor *balance_importance(Context *ctx, Tensor *weights, const Tensor *indices, int experts);
 
-/* alpha * variance / mean^2 of v F32 [E] -> F32 [1]: 0 when all are equal. An all-zero v gives 0. */
+/* alpha * variance / mean^2 of v F32 [E] -> F32 [1]: 0 when all are equal. An all-zero v gives
+ * 0. */
 Tensor *balance_variation(Context *ctx, Tensor *v, float alpha);
 
 /* load I32 [E] += counts I32 [E]: the load of a whole batch, over its micro-batches */
 void balance_count(Context *ctx, const Tensor *load, const Tensor *counts);
 
-/* bias F32 [E] += gamma * sign(mean(load) - load), unless bias is NULL; then load = 0. Where the load
- * is the mean, the bias stays. */
+/* bias F32 [E] += gamma * sign(mean(load) - load), unless bias is NULL; then load = 0. Where the
+ * load is the mean, the bias stays. */
 void balance_update_bias(Context *ctx, const Tensor *bias, const Tensor *load, float gamma);
 
 /* What a load is worth, in numbers. */
@@ -56,12 +58,10 @@ typedef struct BalanceMeasures {
     double tokens;   /* chosen slots: the sum of counts */
     double mean;     /* per expert */
     double max, min; /* the largest and the smallest load */
-    double
-        max_vio; /* (max - mean) / mean: 0 is even; E - 1 is one expert for all (Wang et al. 2024) */
-    double
-        entropy; /* of the load as a distribution, over log E: 1 is even, 0 is one expert for all */
-    double dropped; /* slots that no expert took */
-    int unused;     /* experts without a token */
+    double max_vio;  /* (max - mean) / mean: 0 even, E - 1 one expert for all (Wang et al. 2024) */
+    double entropy;  /* of the load as a distribution, over log E: 1 even, 0 one for all */
+    double dropped;  /* slots that no expert took */
+    int unused;      /* experts without a token */
 } BalanceMeasures;
 
 /* counts [E] on the host; kept: how many slots were kept (offsets[E]), or -1 for all. */

@@ -1,6 +1,7 @@
 /*
- * Balance on the GPU. See balance.h. Numbers of experts and of tokens times experts: small next to the
- * experts' own work, so these kernels are plain. Sums have a fixed order and nothing goes to the host.
+ * Balance on the GPU. See balance.h. Numbers of experts and of tokens times experts: small next to
+ * the experts' own work, so these kernels are plain. Sums have a fixed order and nothing goes to
+ * the host.
  */
 #include "../common/gpu.cuh"
 #include "balance.h"
@@ -32,8 +33,9 @@ __global__ static void score_sums(float *sums, const float *scores, int64_t toke
 }
 
 /*
- * f and p of one sequence and 32 experts; grid (experts / 32, sequences). Each warp takes every eighth
- * token, a lane an expert; the warps' sums are added in order. Choices are counted by integers.
+ * f and p of one sequence and 32 experts; grid (experts / 32, sequences). Each warp takes every
+ * eighth token, a lane an expert; the warps' sums are added in order. Choices are counted by
+ * integers.
  */
 __global__ static void fractions(float *f, float *p, const float *sums, const float *scores,
                                  const int32_t *indices, int64_t length, int experts, int top_k,

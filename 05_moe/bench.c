@@ -6,8 +6,8 @@
  * experts and back is copying: its yardstick is the copy bandwidth.
  *
  * Rungs of the grouped product: every expert multiplies every token, as if there were no router
- * ("all tokens"); a loop over experts, each product shared among the threads (or, on CUDA, by cuBLAS
- * after a look at the counts on the host); one kernel for all experts.
+ * ("all tokens"); a loop over experts, each product shared among the threads (or, on CUDA, by
+ * cuBLAS after a look at the counts on the host); one kernel for all experts.
  */
 #include "dispatch.h"
 #include "grouped.h"

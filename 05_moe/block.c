@@ -80,8 +80,8 @@ void block_randomize(Params *params, const Block *w, float std, float out_std) {
         moe_randomize(params, &w->moe, std, out_std);
 }
 
-/* Counted by registering the weights and throwing the list away: there is no second formula that could
- * differ from the model. Nothing is allocated, so 671 billion are no trouble. */
+/* Counted by registering the weights and throwing the list away: there is no second formula that
+ * could differ from the model. Nothing is allocated, so 671 billion are no trouble. */
 int64_t block_parameters(const BlockConfig *cfg, int layer) {
     Context nowhere = {.device = CPU, .dtype = F32};
     Params params;

@@ -6,8 +6,8 @@
  *
  * Attention is chapter 03's or chapter 04's, as the config says. The first first_k_dense_replace
  * layers have the dense SwiGLU: near the input, tokens are not yet anything an expert could be good
- * at, and the load becomes even later than elsewhere (DeepSeekMoE, Dai et al. 2024). One block trains
- * (no cache), and decodes with a cache of its attention's kind.
+ * at, and the load becomes even later than elsewhere (DeepSeekMoE, Dai et al. 2024). One block
+ * trains (no cache), and decodes with a cache of its attention's kind.
  */
 #ifndef BLOCK_H
 #define BLOCK_H
@@ -51,8 +51,9 @@ typedef struct Block {
 } Block;
 
 /*
- * Registers PREFIX.input_layernorm.weight, PREFIX.self_attn.q_proj.weight, PREFIX.mlp.gate_proj.weight
- * and so on; Hugging Face's prefix of layer 3 is "model.layers.3". cfg must have passed block_check.
+ * Registers PREFIX.input_layernorm.weight, PREFIX.self_attn.q_proj.weight,
+ * PREFIX.mlp.gate_proj.weight and so on; Hugging Face's prefix of layer 3 is "model.layers.3". cfg
+ * must have passed block_check.
  */
 Block block_init(Params *params, const char *prefix, const BlockConfig *cfg, int layer);
 
@@ -72,7 +73,8 @@ typedef struct BlockCache {
     LatentCache latent;
 } BlockCache;
 
-/* Empty, for `batch` sequences of up to `capacity` tokens. -1 and a message when memory runs out. */
+/* Empty, for `batch` sequences of up to `capacity` tokens. -1 and a message when memory runs
+ * out. */
 int block_cache_init(BlockCache *cache, Context *ctx, const BlockConfig *cfg, int batch,
                      int capacity, Error *err);
 void block_cache_free(BlockCache *cache); /* zeros, or freed before: fine */
@@ -89,10 +91,10 @@ int block_cache_length(const BlockCache *cache);
 /*
  * x [B, T, hidden_size] -> the same shape.
  *
- * position: latent attention's rotation, or NULL; multi-head attention here has none. cache NULL: the
- * T tokens are the whole sequence, and this can be differentiated; otherwise they follow those in the
- * cache (there must be room, and recording must be off). record, if not NULL, gets what the experts'
- * router decided and the auxiliary losses; a dense layer leaves it all zero.
+ * position: latent attention's rotation, or NULL; multi-head attention here has none. cache NULL:
+ * the T tokens are the whole sequence, and this can be differentiated; otherwise they follow those
+ * in the cache (there must be room, and recording must be off). record, if not NULL, gets what the
+ * experts' router decided and the auxiliary losses; a dense layer leaves it all zero.
  */
 Tensor *block_forward(Context *ctx, Tensor *x, const Block *w, const BlockConfig *cfg,
                       const Position *position, BlockCache *cache, MoeRecord *record);

@@ -234,7 +234,8 @@ static int make_config(Demo *d, Error *err) {
     return block_check(&d->cfg.block, err);
 }
 
-/* What a way of balancing changes in the config. Bias needs noaux_tc, the others must not have it. */
+/* What a way of balancing changes in the config. Bias needs noaux_tc, the others must not have
+ * it. */
 static MoeModelConfig config_of(const Demo *d, Balance balance) {
     MoeModelConfig cfg = d->cfg;
     MoeConfig *moe = &cfg.block.moe;

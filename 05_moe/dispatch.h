@@ -8,13 +8,14 @@
  * expert rows keep the order of the tokens. It is integers only and the same on every run; the
  * products that follow therefore sum in the same order every time.
  *
- *     permute   xp[row] = x[token of row]              dx[n] = sum over j, in order, of dxp[row of (n, j)]
+ *     permute   xp[row] = x[token of row]
+ *               dx[n] = sum over j, in order, of dxp[row of (n, j)]
  *     combine   y[n] = sum over j, in order, of w[n, j] yp[row of (n, j)]
  *               dyp[row of (n, j)] = w[n, j] dy[n],  dw[n, j] = dy[n] . yp[row of (n, j)]
  *
- * Capacity (Switch; GShard): an expert takes at most `capacity` tokens. Those that come later, in the
- * order of the tokens, are dropped: they have row -1, add nothing to y, and get no gradient. 0: no
- * limit, nobody is dropped. DeepSeek drops nobody.
+ * Capacity (Switch; GShard): an expert takes at most `capacity` tokens. Those that come later, in
+ * the order of the tokens, are dropped: they have row -1, add nothing to y, and get no gradient. 0:
+ * no limit, nobody is dropped. DeepSeek drops nobody.
  *
  * How many tokens an expert has is known on the device only. There are always N K rows; those from
  * offsets[E] on (as many as were dropped) are neither read nor written by anyone.
@@ -70,7 +71,8 @@ void dispatch_permute_backward_cpu(float *dx, int add, const float *dxp, const i
                                    int64_t tokens, int top_k, int64_t d);
 void dispatch_combine_cpu(float *y, const float *yp, const float *weights,
                           const int32_t *row_of_slot, int64_t tokens, int top_k, int64_t d);
-/* dyp = or +=, dweights [N, K] = or +=; either may be NULL. Rows that hold no token are not written. */
+/* dyp = or +=, dweights [N, K] = or +=; either may be NULL. Rows that hold no token are not
+ * written. */
 void dispatch_combine_backward_cpu(float *dyp, int add_yp, float *dweights, int add_w,
                                    const float *dy, const float *yp, const float *weights,
                                    const int32_t *row_of_slot, int64_t tokens, int top_k,

@@ -10,9 +10,9 @@ enum { PARALLEL_MIN = 1 << 14 };
 
 /* [plan] */
 /*
- * A counting sort in three passes. After the first, scratch[p][e] says how often piece p of the slots
- * chose expert e; after the second, how often the pieces before it did: where piece p's first slot of
- * expert e stands in e's queue. The third walks each piece in order, so the sort is stable.
+ * A counting sort in three passes. After the first, scratch[p][e] says how often piece p of the
+ * slots chose expert e; after the second, how often the pieces before it did: where piece p's first
+ * slot of expert e stands in e's queue. The third walks each piece in order, so the sort is stable.
  */
 void dispatch_plan_cpu(int32_t *counts, int32_t *offsets, int32_t *row_of_slot,
                        int32_t *slot_of_row, int32_t *scratch, const int32_t *indices,

@@ -1,9 +1,9 @@
 /*
  * The gate: how much each expert wants a token, before anyone chooses.
  *
- *     linear    z = x W^T                                             (Shazeer et al. 2017, eq. 3; DeepSeek)
- *     noisy     z = x W^T + eps * softplus(x W_noise^T),  eps ~ Normal(0, 1)           (the same, eq. 4)
- *     centroid  z = cos(x, c_e) / temperature                         (Chi et al. 2022, "X-MoE", eq. 5)
+ *     linear    z = x W^T                                    (Shazeer et al. 2017, eq. 3; DeepSeek)
+ *     noisy     z = x W^T + eps * softplus(x W_noise^T),  eps ~ Normal(0, 1)     (the same, eq. 4)
+ *     centroid  z = cos(x, c_e) / temperature                   (Chi et al. 2022, "X-MoE", eq. 5)
  *
  * A row of z is N-experts wide and one token's. Whatever dtype x has, z is F32: two experts whose
  * logits differ in the tenth bit are two different choices, and BF16 keeps eight.
@@ -24,16 +24,17 @@ extern "C" {
 /* x [N, hidden] of ctx's dtype, weight [E, hidden] -> F32 [N, E] */
 Tensor *gate_linear(Context *ctx, Tensor *x, Tensor *weight);
 
-/* clean, raw F32 [N, E] -> clean + eps * softplus(raw). eps is drawn from ctx->rng, one stream a call. */
+/* clean, raw F32 [N, E] -> clean + eps * softplus(raw). eps is drawn from ctx->rng, one stream a
+ * call. */
 Tensor *gate_noise(Context *ctx, Tensor *clean, Tensor *raw);
 
 /* x [N, hidden], centroids [E, hidden] -> F32 [N, E], each within +-1 / temperature */
 Tensor *gate_cosine(Context *ctx, Tensor *x, Tensor *centroids, float temperature);
 
 /*
- * How many tokens each expert would get, made differentiable (Shazeer et al. 2017, eq. 8-10): the sum
- * over tokens of the probability that the expert is among the best top_k when its own noise is drawn
- * anew and everyone else's is kept. clean, raw, noisy F32 [N, E] -> F32 [E].
+ * How many tokens each expert would get, made differentiable (Shazeer et al. 2017, eq. 8-10): the
+ * sum over tokens of the probability that the expert is among the best top_k when its own noise is
+ * drawn anew and everyone else's is kept. clean, raw, noisy F32 [N, E] -> F32 [E].
  */
 Tensor *gate_noisy_load(Context *ctx, Tensor *clean, Tensor *raw, Tensor *noisy, int top_k);
 
@@ -74,8 +75,8 @@ void gate_norms_backward_cpu(float *dx, const float *x, const float *sums, const
 void gate_norms_backward_weight_cpu(float *dw, const float *w, const float *sums,
                                     const float *inverse, int64_t rows, int64_t width);
 
-/* load [E] = sum over tokens, in a fixed order, of p [N, E]; rivals I32 [N, 2]: whose logits are the
- * top_k-th and the (top_k + 1)-th: the bar for those outside and for those inside */
+/* load [E] = sum over tokens, in a fixed order, of p [N, E]; rivals I32 [N, 2]: whose logits are
+ * the top_k-th and the (top_k + 1)-th: the bar for those outside and for those inside */
 void gate_noisy_load_forward_cpu(float *load, float *p, int32_t *rivals, const float *clean,
                                  const float *raw, const float *noisy, int64_t tokens,
                                  int64_t experts, int top_k);

@@ -2,11 +2,11 @@
  * The grouped product on the CPU: OpenBLAS inside OpenMP.
  *
  * Each expert's product is cut into pieces, a block of its rows by a block of the output's columns,
- * and threads take pieces as they finish. Inside a parallel region OpenBLAS computes its piece alone.
- * How a piece is cut depends on the expert's own number of rows and on the weights' sizes, never on
- * the number of threads; so neither do the results. Blocks of columns, rather than of rows only,
- * because each piece copies its part of the weight into tiles: with few rows an expert the weight is
- * the larger matrix, and by columns each part of it is copied once.
+ * and threads take pieces as they finish. Inside a parallel region OpenBLAS computes its piece
+ * alone. How a piece is cut depends on the expert's own number of rows and on the weights' sizes,
+ * never on the number of threads; so neither do the results. Blocks of columns, rather than of rows
+ * only, because each piece copies its part of the weight into tiles: with few rows an expert the
+ * weight is the larger matrix, and by columns each part of it is copied once.
  *
  * An expert with less than a few hundred rows is multiplied without those copies (unpacked.h). One
  * with very few (a token that is decoded has one for each expert) is dot products: the weight is
@@ -105,8 +105,8 @@ void grouped_forward_cpu(float *y, const float *x, const float *w, const int32_t
 /* [/grouped_forward] */
 
 /*
- * Both products of a piece, then silu(g) u while they are in the cache. When nobody keeps g and u, g
- * is made in h's own place and u in the thread's scratch.
+ * Both products of a piece, then silu(g) u while they are in the cache. When nobody keeps g and u,
+ * g is made in h's own place and u in the thread's scratch.
  */
 void grouped_swiglu_forward_cpu(float *h, float *g, float *u, const float *x, const float *gate,
                                 const float *up, const int32_t *offsets, GroupedShape shape) {

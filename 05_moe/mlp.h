@@ -1,5 +1,6 @@
 /*
- * The dense feed-forward layer, SwiGLU (Shazeer 2020): what one expert is, and what all of them replace.
+ * The dense feed-forward layer, SwiGLU (Shazeer 2020): what one expert is, and what all of them
+ * replace.
  *
  *     y = (silu(x W_gate^T) * (x W_up^T)) W_down^T
  */

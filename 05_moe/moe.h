@@ -3,15 +3,15 @@
  *
  *     s   = router(x)                                     which experts, and their weights w_j
  *     y   = sum over the chosen experts of w_j E_j(x)  +  shared(x)
- *     E_e = W_down,e (silu(W_gate,e x) * W_up,e x)        (DeepSeekMoE: Dai et al. 2024, eq. 3-5, 9-11)
+ *     E_e = W_down,e (silu(W_gate,e x) * W_up,e x)       (DeepSeekMoE: Dai et al. 2024, eq. 3-11)
  *
- * Experts are fine-grained: many and narrow, rather than few and wide; a token chooses more of them,
- * and can combine them in more ways, for the same work. The shared experts see every token; they are
- * one SwiGLU of n_shared_experts times the width.
+ * Experts are fine-grained: many and narrow, rather than few and wide; a token chooses more of
+ * them, and can combine them in more ways, for the same work. The shared experts see every token;
+ * they are one SwiGLU of n_shared_experts times the width.
  *
- * All of it is matrices: the tokens are sorted by expert (dispatch.h), every expert multiplies its own
- * (grouped.h), and the results come back weighted. The work is that of num_experts_per_tok experts
- * a token, however many there are.
+ * All of it is matrices: the tokens are sorted by expert (dispatch.h), every expert multiplies its
+ * own (grouped.h), and the results come back weighted. The work is that of num_experts_per_tok
+ * experts a token, however many there are.
  */
 #ifndef MOE_H
 #define MOE_H
@@ -45,7 +45,8 @@ MoeConfig moe_config(int hidden_size, int inner, int experts, int experts_per_to
 /* 0, or -1 and a message that names the setting that is wrong, its value and what it may be. */
 int moe_check(const MoeConfig *cfg, Error *err);
 
-/* Can this layer take `tokens` tokens? -1 and a message for none, or for more than indices count. */
+/* Can this layer take `tokens` tokens? -1 and a message for none, or for more than indices
+ * count. */
 int moe_check_tokens(const MoeConfig *cfg, int64_t tokens, Error *err);
 
 typedef struct Moe {
@@ -58,11 +59,11 @@ typedef struct Moe {
 } Moe;
 
 /*
- * Registers PREFIX.gate.weight, PREFIX.gate.e_score_correction_bias, PREFIX.experts.gate_proj.weight,
- * PREFIX.shared_experts.gate_proj.weight and so on; Hugging Face's prefix of layer 3 is
- * "model.layers.3.mlp". (Files name each expert apart, PREFIX.experts.17.gate_proj.weight, or keep
- * gate and up as one; that is the business of who reads and writes them.) cfg must have passed
- * moe_check.
+ * Registers PREFIX.gate.weight, PREFIX.gate.e_score_correction_bias,
+ * PREFIX.experts.gate_proj.weight, PREFIX.shared_experts.gate_proj.weight and so on; Hugging Face's
+ * prefix of layer 3 is "model.layers.3.mlp". (Files name each expert apart,
+ * PREFIX.experts.17.gate_proj.weight, or keep gate and up as one; that is the business of who reads
+ * and writes them.) cfg must have passed moe_check.
  */
 Moe moe_init(Params *params, const char *prefix, const MoeConfig *cfg);
 

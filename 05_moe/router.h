@@ -3,11 +3,11 @@
  *
  * All routers are one function with settings:
  *
- *     z = gate(x)                                        [N, E], F32: linear, noisy or centroid (gate.h)
+ *     z = gate(x)                                 [N, E], F32: linear, noisy or centroid (gate.h)
  *     s = softmax(z) or sigmoid(z)                       the scores
  *     c = s + bias                                       for choosing only (V3); without bias c = s
- *     groups: a group's score is the sum of its best group_best values of c; the topk_group best groups
- *             stay, the experts of the others cannot be chosen
+ *     groups: a group's score is the sum of its best group_best values of c; the topk_group best
+ *             groups stay, the experts of the others cannot be chosen
  *     chosen = the num_experts_per_tok experts with the largest c
  *     w_j = s_j of the chosen (never c), divided by their sum if norm_topk_prob, times
  *           routed_scaling_factor
@@ -23,8 +23,8 @@
  * through the scores, for the losses of balance.h); choosing has none, and neither has the bias.
  *
  * A token whose scores hold a NaN still gets k different experts, so that no index is ever out of
- * range, and its weights are NaN, so that the loss is. The first such token is kept in Router.status
- * for router_healthy().
+ * range, and its weights are NaN, so that the loss is. The first such token is kept in
+ * Router.status for router_healthy().
  */
 #ifndef ROUTER_H
 #define ROUTER_H
@@ -59,8 +59,8 @@ enum { ROUTER_MAX_EXPERTS = 512 };
 /* 0, or -1 and a message that names the number that is wrong, its value and what it may be. */
 int router_check(const RouterConfig *cfg, Error *err);
 
-/* By Hugging Face's names: "softmax", "sigmoid"; "greedy", "group_limited_greedy", "noaux_tc"; ours:
- * "linear", "noisy", "centroid". -1 and a message that lists the names. */
+/* By Hugging Face's names: "softmax", "sigmoid"; "greedy", "group_limited_greedy", "noaux_tc";
+ * ours: "linear", "noisy", "centroid". -1 and a message that lists the names. */
 int router_scoring(const char *name, ScoringFunc *scoring, Error *err);
 int router_method(const char *name, TopkMethod *method, Error *err);
 int router_gate(const char *name, GateKind *gate, Error *err);
@@ -94,7 +94,8 @@ typedef struct Routing {
  */
 Routing router_forward(Context *ctx, Tensor *x, const Router *w, const RouterConfig *cfg);
 
-/* The same from logits F32 [N, E] that are there already: scores, choice, weights. bias may be NULL. */
+/* The same from logits F32 [N, E] that are there already: scores, choice, weights. bias may be
+ * NULL. */
 Routing router_choose(Context *ctx, Tensor *logits, const Tensor *bias, const Tensor *status,
                       const RouterConfig *cfg);
 
@@ -118,9 +119,9 @@ typedef struct RouteShape {
 RouteShape route_shape(const RouterConfig *cfg, int64_t tokens);
 
 /*
- * logits [N, E] -> scores [N, E], indices [N, K], weights [N, K], one token at a time and all in one
- * kernel. bias [E] or NULL. *status = max(*status, INT32_MAX - n) for each token n with a NaN logit
- * (or logits that make NaN scores: +inf, or all -inf); status may be NULL.
+ * logits [N, E] -> scores [N, E], indices [N, K], weights [N, K], one token at a time and all in
+ * one kernel. bias [E] or NULL. *status = max(*status, INT32_MAX - n) for each token n with a NaN
+ * logit (or logits that make NaN scores: +inf, or all -inf); status may be NULL.
  */
 void route_forward_cpu(float *scores, int32_t *indices, float *weights, int32_t *status,
                        const float *logits, const float *bias, RouteShape shape);

@@ -55,7 +55,8 @@ static void close_groups(bool *open, const float *choice, const RouteShape *shap
 /* [/groups] */
 
 /* [route_token] */
-/* One token: logits z [E] -> scores s [E], indices and weights [K]. Returns whether a score is NaN. */
+/* One token: logits z [E] -> scores s [E], indices and weights [K]. Returns whether a score is
+ * NaN. */
 static bool route_token(float *s, int32_t *indices, float *weights, const float *z,
                         const float *bias, const RouteShape *shape) {
     int experts = shape->experts, k = shape->top_k;

@@ -3,8 +3,8 @@
  *
  * Nobody tells an expert what it is for. Whether it came to be for something can be measured: if
  * knowing a token's kind says something about which expert it goes to, then experts differ by kind.
- * The mutual information of the two, over the largest it could be (the entropy of the experts), is 0
- * when it says nothing and 1 when it says everything.
+ * The mutual information of the two, over the largest it could be (the entropy of the experts), is
+ * 0 when it says nothing and 1 when it says everything.
  */
 #ifndef SPECIALTY_H
 #define SPECIALTY_H
@@ -30,12 +30,14 @@ void specialty_add(Specialty *s, uint8_t byte, const int32_t *experts, int k);
 /* Of all choices, the part that is expert e. */
 double specialty_share(const Specialty *s, int e);
 
-/* share[k][e]: of the choices of kind k, the part that is expert e. A kind without tokens: zeros. */
+/* share[k][e]: of the choices of kind k, the part that is expert e. A kind without tokens:
+ * zeros. */
 void specialty_kinds(const Specialty *s, double share[KIND_COUNT][SPECIALTY_MAX_EXPERTS]);
 
 /*
- * The characters that give expert e the largest part of their choices, best first, into bytes[most];
- * only those seen at least `least` times whose part is over 1.5 / experts. Returns how many.
+ * The characters that give expert e the largest part of their choices, best first, into
+ * bytes[most]; only those seen at least `least` times whose part is over 1.5 / experts. Returns how
+ * many.
  */
 int specialty_favourites(const Specialty *s, int e, uint8_t *bytes, int most, int least);
 

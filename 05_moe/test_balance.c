@@ -1,5 +1,6 @@
 /*
- * Balance: losses by their formulas and by finite differences, the bias update by hand, the measures.
+ * Balance: losses by their formulas and by finite differences, the bias update by hand, the
+ * measures.
  */
 #include "balance.h"
 
@@ -81,8 +82,8 @@ DEVICE_TEST(balance, loss_by_its_formula) {
     }
 }
 
-/* An even load costs alpha; one pair of experts for everything E / K times that, if they also have all
- * of the score. */
+/* An even load costs alpha; one pair of experts for everything E / K times that, if they also have
+ * all of the score. */
 DEVICE_TEST(balance, loss_at_its_ends) {
     Context ctx = test_context(device, dtype);
     static float even[14 * E], one[14 * E];

@@ -1,5 +1,6 @@
 /*
- * Dispatch against a plain sort, there and back again, with dropped tokens, and by finite differences.
+ * Dispatch against a plain sort, there and back again, with dropped tokens, and by finite
+ * differences.
  */
 #include "dispatch.h"
 
@@ -39,7 +40,8 @@ static const struct {
              {127, 7, 3, 8}, {700, 33, 4, 3}, {2000, 256, 8, 1}, {1024, 5, 1, 7}};
 enum { CASES = sizeof cases / sizeof *cases };
 
-/* counts, offsets, and for each slot in order its row, by walking through the slots expert by expert */
+/* counts, offsets, and for each slot in order its row, by walking through the slots expert by
+ * expert */
 static void check_plan(Context *ctx, int i, int64_t capacity) {
     int64_t N = cases[i].tokens, K = cases[i].k, E = cases[i].experts, S = N * K;
     int32_t *chosen = random_choices(N, (int)K, (int)E, cases[i].popular);
@@ -107,8 +109,8 @@ DEVICE_TEST(dispatch, there_and_back_again) {
 }
 
 /*
- * Forward and backward of both halves by plain loops, with dropped tokens, over poison, and added to
- * what was there.
+ * Forward and backward of both halves by plain loops, with dropped tokens, over poison, and added
+ * to what was there.
  */
 DEVICE_TEST(dispatch, kernels_by_plain_loops) {
     enum { N = 127, K = 3, E = 7, D = 33, S = N * K };

@@ -1,6 +1,6 @@
 /*
- * The gates: logits of three kinds against plain loops, and every kind of router by finite differences
- * through gate, scores, choice and weights.
+ * The gates: logits of three kinds against plain loops, and every kind of router by finite
+ * differences through gate, scores, choice and weights.
  */
 #include "gate.h"
 
@@ -117,7 +117,8 @@ DEVICE_TEST(gate, cosines_by_plain_loops) {
     }
 }
 
-/* The devices agree on cosine's gradients: those of the CPU are checked by finite differences below. */
+/* The devices agree on cosine's gradients: those of the CPU are checked by finite differences
+ * below. */
 DEVICE_TEST(gate, gradients_of_cosines_equal_the_cpus) {
     enum { N = 33, H = 31, E = 7 };
     Context ctx = test_context(device, dtype), cpu = test_context(CPU, F32);

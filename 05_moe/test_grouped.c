@@ -1,6 +1,6 @@
 /*
- * The grouped product against plain loops: ragged sizes, experts with none, one, a few or many rows,
- * rows that belong to nobody, gradients that overwrite and that add.
+ * The grouped product against plain loops: ragged sizes, experts with none, one, a few or many
+ * rows, rows that belong to nobody, gradients that overwrite and that add.
  */
 #include "grouped.h"
 

@@ -35,9 +35,9 @@ static Tensor *forward(Context *ctx, Module *m, Tensor *x) {
 }
 
 /*
- * F32: four products of up to 24 terms follow each other. BF16: x and the weights are BF16 numbers in
- * the file; h, the experts' outputs, the shared sum and all their gradients are rounded to BF16 on the
- * way: about ten roundings of 2^-9.
+ * F32: four products of up to 24 terms follow each other. BF16: x and the weights are BF16 numbers
+ * in the file; h, the experts' outputs, the shared sum and all their gradients are rounded to BF16
+ * on the way: about ten roundings of 2^-9.
  */
 static double layer_tolerance(DType dtype) {
     return dtype == BF16 ? 10 * 0x1p-9 : 20 * tolerance_of(F32, 24);

@@ -1,7 +1,7 @@
 /*
- * The router against transformers (goldens), a plain sort in double precision, finite differences, and
- * what must hold for any scores: the bias moves choices and never weights, ties go to the lower index,
- * a NaN is found and named.
+ * The router against transformers (goldens), a plain sort in double precision, finite differences,
+ * and what must hold for any scores: the bias moves choices and never weights, ties go to the lower
+ * index, a NaN is found and named.
  */
 #include "router.h"
 
@@ -51,9 +51,9 @@ static void module_init(Module *m, Context *ctx, const RouterConfig *cfg) {
 /* ---- goldens ---- */
 
 /*
- * dense [N, E]: the weights of the chosen, zero for the others. The logits are F32 in both; 16 units
- * of F32 for sums of 20 products and an exponential. BF16: inputs and weights are BF16 numbers, the
- * forward pass is F32, and only the gradient of x is rounded, once.
+ * dense [N, E]: the weights of the chosen, zero for the others. The logits are F32 in both; 16
+ * units of F32 for sums of 20 products and an exponential. BF16: inputs and weights are BF16
+ * numbers, the forward pass is F32, and only the gradient of x is rounded, once.
  */
 static void check_gate_golden(Device device, DType dtype, const char *path, RouterConfig cfg) {
     Context ctx = test_context(device, dtype);

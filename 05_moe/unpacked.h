@@ -1,10 +1,10 @@
 /*
  * A matrix product for few rows: B is read where it lies.
  *
- * OpenBLAS first copies both matrices into tiles that its kernel likes. For large matrices that costs
- * nothing beside the product; for an expert with 64 tokens the weight is copied for 64 rows' work,
- * which takes a quarter of the time. Here neither is copied: rows of B are loaded as vectors, numbers
- * of A are broadcast, and a block of C of 6 rows and 4 vectors stays in registers.
+ * OpenBLAS first copies both matrices into tiles that its kernel likes. For large matrices that
+ * costs nothing beside the product; for an expert with 64 tokens the weight is copied for 64 rows'
+ * work, which takes a quarter of the time. Here neither is copied: rows of B are loaded as vectors,
+ * numbers of A are broadcast, and a block of C of 6 rows and 4 vectors stays in registers.
  */
 #ifndef UNPACKED_H
 #define UNPACKED_H
@@ -15,8 +15,8 @@
 enum { UNPACKED_MAX_ROWS = 160 };
 
 /*
- * C [m, n] = (or +=) A B. A's element (i, k) is a[i * a_row + k * a_column], so A may be transposed; B
- * [k, n] and C [m, n] have rows of contiguous numbers, ldb and ldc apart.
+ * C [m, n] = (or +=) A B. A's element (i, k) is a[i * a_row + k * a_column], so A may be
+ * transposed; B [k, n] and C [m, n] have rows of contiguous numbers, ldb and ldc apart.
  */
 void unpacked_product(float *c, int64_t ldc, int add, const float *a, int64_t a_row,
                       int64_t a_column, const float *b, int64_t ldb, int64_t m, int64_t n,

@@ -22,9 +22,9 @@ typedef struct Tile {
 
 /* [tile] */
 /*
- * rows and vectors are constants wherever this is called, so that acc lives in registers. Weights come
- * from memory, not from a cache, and in pieces too short for the hardware to see a pattern: so what is
- * needed next is asked for here. That is worth a tenth of the time.
+ * rows and vectors are constants wherever this is called, so that acc lives in registers. Weights
+ * come from memory, not from a cache, and in pieces too short for the hardware to see a pattern: so
+ * what is needed next is asked for here. That is worth a tenth of the time.
  */
 static inline __attribute__((always_inline)) void tile(const Tile *t, int rows, int vectors) {
     Vector acc[ROWS][VECTORS];
@@ -93,7 +93,8 @@ void unpacked_product(float *c, int64_t ldc, int add, const float *a, int64_t a_
         }
 }
 
-/* Blocks of the turned x, [DEPTH, PANEL], and of the turned y, [WIDTH, PANEL]: a quarter of an L2. */
+/* Blocks of the turned x, [DEPTH, PANEL], and of the turned y, [WIDTH, PANEL]: a quarter of an
+ * L2. */
 enum { DEPTH = 512, WIDTH = 512 };
 
 void unpacked_forward(float *y, int64_t ldy, const float *x, const float *w, int64_t rows,
