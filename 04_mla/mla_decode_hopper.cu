@@ -7,43 +7,63 @@
  * The problem is room. For 64 rows the result alone takes 64 x 512 x 4 bytes, half of an SM's
  * registers; the queries take 72 KiB, each page 72 KiB. So the work is split by kind:
  *
- *     scorer    one warpgroup. Holds 31 of 36 steps of Q in registers, all its life long. Makes
- *               S = Q Z^T of a page, and P = 2^(c S - base).
- *     weighers  two warpgroups. Each holds a half of O, 64 x 256, and does O += P C.
+ *     scorer     one warpgroup. Holds 31 of 36 steps of Q in registers for a whole piece. Makes
+ *                S = Q Z^T of a page, and P = 2^(c S - base).
+ *     weighers   two warpgroups. Each holds a half of O, 64 x 256, and does O += P C.
  *
- *     registers  a thread   scorer: Q 124, S 32, 24 the compiler keeps for everything else: 184
- *                           weigher: O 128, and 24: 160       184 + 2 * 160 = 504 of 512
- *     shared memory         three pages 216 KiB, the last 5 steps of Q 10 KiB, barriers and the
- *                           like 0.7 KiB                      226.7 of 227 KiB
+ *     registers of a thread   scorer: Q 124, S 32, and 26 that the compiler wants beside them: 184
+ *                             weigher: O 128, and 26: 160       184 + 2 * 160 = 504, all there are
+ *     shared memory           three pages 216 KiB, the last 5 steps of Q 10 KiB, the rest 0.6 KiB:
+ *                             226.6 of 227 KiB
  *
  * P needs no room of its own: it takes the place of the page's rope keys, which nobody reads once
  * S is there. The queries come through the ring of pages, as if they were one, on their way to the
- * registers. Q in registers also spares shared memory a third of its reads: with both operands in
- * shared memory, a 64 x 64 product needs all of its bandwidth (128 bytes per clock).
+ * registers. Q in registers also spares shared memory a quarter of its reads: with both operands
+ * there, a product 64 x 64 takes all the 128 bytes a clock that it can give.
  *
- * A step. The tensor cores need 1152 clocks for S and 1024 for O += P C, and shall never wait for
+ * A step. The tensor cores need 1152 clocks for S and 1024 for O += P C, and should never wait for
  * the softmax. So page i is weighed after page i + 1 has been scored, in the time in which the
  * scorer makes P of page i + 1:
  *
- *     tensor cores   S(i+1)          O += P(i) C(i)        S(i+2)          O += P(i+1) C(i+1)
- *     scorer         ------------->  softmax(i+1) ------>  ------------->  softmax(i+2) ---->
- *     weighers       O *= factor(i)  ------------------->  O *= factor(i+1)
- *                                 turn(i)                               turn(i+1)
+ *     tensor cores   S(i+1)          O += P(i) C(i)      S(i+2)            O += P(i+1) C(i+1)
+ *     scorer         ------------->  softmax(i+1) --->   -------------->   softmax(i+2) --->
+ *     weighers       O *= factor(i)  ---------------->   O *= factor(i+1)  ----------------->
+ *                                 turn(i)                                turn(i+1)
  *
- * Both kinds are ready at once when a P is done. If the weighers were let go then, their products
- * would run first (or beside S), and the tensor cores would have nothing to do during the softmax.
- * The barrier `turn` lets them go when the next S is done. (H200, 128 heads: without it 8 % slower.)
+ * Both kinds have work at once when a P is done. If the weighers began then, their products would
+ * run beside those of the next S, and the tensor cores would have nothing to do during the softmax.
+ * The barrier `turn` lets them begin when S is done (without it 9 % slower, 128 heads).
  *
- * base is the row's maximum so far, rounded to a whole number. Then what O must be multiplied by
- * when it grows is a power of two, exact in BF16; and most pages do not change it at all.
+ * base is the row's maximum so far, rounded to a whole number. So what O must be multiplied by when
+ * it grows is a power of two, exact in BF16, and most pages do not change it at all.
  *
- * Work. 128 heads: 2 * 64 * 64 * (576 + 512) operations a page and tile, 2176 clocks. 16 heads: the
- * same, for three quarters of the rows are zeros; but memory brings a page only every 4000 clocks.
+ * Work. A page is 2 * 64 * 64 * (576 + 512) operations for a tile, 2176 clocks; with 16 heads too,
+ * where three quarters of the rows are zeros: 1.2 us at 1.8 GHz. But one block's part of the memory
+ * bandwidth, 1/132 of 4070 GB/s, brings a page only every 2.4 us: the zeros cost nothing.
  *
- * Measured: see below.
+ * NVIDIA H200, fastest of 40 (median); the copy of the same run 4269 GB/s, cuBLAS's 8192^3 783
+ * TFLOPS; 8192 tokens unless said otherwise:
+ *
+ *     batch 128, 16 heads            297 us   4087 GB/s (3802), 96 % of the copy
+ *     the same, 2 queries            298 us   4086 GB/s (4024)
+ *     batch 128, 64 heads            303 us   4041 GB/s (3943),  481 TFLOPS
+ *     batch 128, 128 heads           437 us   2848 GB/s,         669 TFLOPS (662), 85 % of cuBLAS
+ *     batch 16, 128 heads, 65,536    432 us                      676 TFLOPS (674)
+ *     batch 8, 16 heads               33 us   2324 GB/s (2306)
+ *     batch 1, 16 heads, 65,536       33 us   2321 GB/s (2303)
+ *     batch 1, 128 heads, 65,536      43 us                      425 TFLOPS (420)
+ *
+ * What limits: with 16 heads memory. With 128 heads power: the clock falls to 1.6 GHz, the tensor
+ * cores work 81 % of the time; with pages that stay in the L2 cache the same program reached 720
+ * (cuBLAS 790). Small batches: some 10 us of start, first page, last page and second kernel.
+ *
+ * Tried and left out (H200): blocks of a pair that fetch for themselves, 31 % slower at 128 heads
+ * (the L2 cache gives out no more); a copy and a barrier for each of a page's nine boxes, so that S
+ * begins with the first; to let the weighers begin early when the next page is late; to announce P
+ * in the middle of the next S; to launch the second kernel early (programmatic launch): no gain.
  *
  * After DeepSeek's FlashMLA (2025), which also gives two warpgroups a half of O each; there both
- * score, a page each, and exchange their P ("seesaw"), with two pages and all of Q in shared memory.
+ * score, a page each, and exchange their P ("seesaw"), with two pages and Q in shared memory.
  */
 #include "mla_decode_hopper.cuh"
 
@@ -309,7 +329,7 @@ __device__ void weigh(Tiles &s, const Arguments &a, const CUtensorMap *q_map,
             mbarrier_wait(&s.scored[stage], ring.parity);
             if (!first) rescale(o, s.factor[stage]);
             mbarrier_wait(&s.turn[stage], ring.parity);
-            /* Keys run down the page: for this product the k's. V is the page seen the other way. */
+            /* Keys run down the page: they are this product's k. */
             uint64_t p = wgmma_k_major(page.box[ROPE_BOX]);
             uint64_t v = wgmma_mn_major(page.box[4 * half], BOX_BYTES);
             wgmma_fence(o);
