@@ -26,6 +26,8 @@ int block_check(const BlockConfig *cfg, Error *err) {
     if (cfg->first_k_dense_replace < 0)
         return error_set(err, "first_k_dense_replace is %d; it must be 0 or more",
                          cfg->first_k_dense_replace);
+    if (!(cfg->dropout >= 0 && cfg->dropout < 1))
+        return error_set(err, "dropout is %g; it must be 0 (off) or below 1", cfg->dropout);
     if (cfg->moe.router.n_routed_experts == 0) return 0;
     if (moe_check(&cfg->moe, err)) return -1;
     if (cfg->moe.router.hidden_size != cfg->hidden_size)
@@ -152,11 +154,12 @@ Tensor *block_forward(Context *ctx, Tensor *x, const Block *w, const BlockConfig
     check_shape("block_forward", x, ctx->dtype, SHAPE(-1, -1, cfg->hidden_size));
     CHECK(!cache || cache->kind == cfg->attention, "block_forward: a cache of another attention");
     if (record) *record = (MoeRecord){0};
+    float p = ctx->recording ? cfg->dropout : 0; /* of 0, dropout() is nothing at all */
 
     Tensor *h = rmsnorm(ctx, x, w->input_layernorm, cfg->rms_norm_eps);
-    x = add(ctx, x, attention(ctx, h, w, cfg, position, cache));
+    x = add(ctx, x, dropout(ctx, attention(ctx, h, w, cfg, position, cache), p));
     h = rmsnorm(ctx, x, w->post_attention_layernorm, cfg->rms_norm_eps);
     h = w->dense ? mlp_forward(ctx, h, &w->mlp) : moe_forward(ctx, h, &w->moe, &cfg->moe, record);
-    return add(ctx, x, h);
+    return add(ctx, x, dropout(ctx, h, p));
 }
 /* [/block_forward] */

@@ -4,6 +4,8 @@
  *     x = x + attention(rmsnorm(x))
  *     x = x + ffn(rmsnorm(x))             ffn: a dense SwiGLU, or experts
  *
+ * Dropout, where GPT-2 has it, is on what is added to x, and only while recording.
+ *
  * Attention is chapter 03's or chapter 04's, as the config says. The first first_k_dense_replace
  * layers have the dense SwiGLU: near the input, tokens are not yet anything an expert could be good
  * at, and the load becomes even later than elsewhere (DeepSeekMoE, Dai et al. 2024). One block
@@ -32,6 +34,7 @@ typedef struct BlockConfig {
     MlaConfig mla;
     int first_k_dense_replace; /* layers 0 .. k - 1 are dense */
     MoeConfig moe;             /* of the others; n_routed_experts 0: all layers are dense */
+    float dropout;             /* probability; 0, as in DeepSeek's models: none */
 } BlockConfig;
 
 /* 0, or -1 and a message that names the setting that is wrong, its value and what it may be. */

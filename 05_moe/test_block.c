@@ -215,6 +215,38 @@ Test(block, the_first_layers_are_dense) {
     test_context_free(&ctx);
 }
 
+/* The same random numbers drop the same, others others; when nothing is recorded nothing is dropped. */
+DEVICE_TEST(block, dropout_belongs_to_training) {
+    enum { T = 7, COUNT = T * HIDDEN };
+    Context ctx = test_context(device, dtype);
+    BlockConfig cfg = config(ATTENTION_MLA, 4);
+    Module m;
+    module_init(&m, &ctx, cfg, 0);
+    const struct {
+        float p;
+        bool recording;
+        uint64_t stream;
+    } runs[5] = {
+        {0, true, 1}, {0.5f, false, 1}, {0.5f, true, 100}, {0.5f, true, 100}, {0.5f, true, 102}};
+    float *y[5];
+    for (int i = 0; i < 5; i++) {
+        ctx.rng.stream = runs[i].stream;
+        ctx.recording = runs[i].recording;
+        cfg.dropout = runs[i].p;
+        Tensor *x = test_normal(&ctx, "x", 3, SHAPE(1, T, HIDDEN));
+        y[i] = test_values(&ctx, block_forward(&ctx, x, &m.w, &cfg, NULL, NULL, NULL));
+        ctx.recording = false;
+        context_reset(&ctx);
+    }
+    cr_assert(!memcmp(y[0], y[1], COUNT * sizeof(float)), "dropout without recording");
+    cr_assert(memcmp(y[0], y[2], COUNT * sizeof(float)), "no dropout while recording");
+    cr_assert(!memcmp(y[2], y[3], COUNT * sizeof(float)), "one stream, two masks");
+    cr_assert(memcmp(y[3], y[4], COUNT * sizeof(float)), "two streams, one mask");
+    for (int i = 0; i < 5; i++) free(y[i]);
+    params_free(&m.params);
+    test_context_free(&ctx);
+}
+
 Test(block, a_wrong_config_is_named) {
     BlockConfig fine = config(ATTENTION_MLA, 8), cfg;
     Error err = {0};
@@ -225,6 +257,7 @@ Test(block, a_wrong_config_is_named) {
     REFUSED(hidden_size, 48, "hidden_size is 48, but the attention's is 32");
     REFUSED(intermediate_size, 0, "intermediate_size is 0");
     REFUSED(rms_norm_eps, 0, "rms_norm_eps is 0");
+    REFUSED(dropout, 1, "dropout is 1");
     REFUSED(first_k_dense_replace, -1, "first_k_dense_replace is -1");
     REFUSED(moe.router.hidden_size, 16, "hidden_size is 32, but the router's is 16");
     REFUSED(moe.router.num_experts_per_tok, 9, "num_experts_per_tok is 9");

@@ -233,6 +233,11 @@ void bench_init(Bench *bench, Context *ctx, double seconds) {
     if (ctx->device == CUDA) bench->flops_bf16 = measure_matrix(ctx, BF16, each);
 }
 
+double bench_peak(Context *ctx, DType dtype, double seconds) {
+    if (ctx->device == CUDA) return measure_square(ctx, dtype, 8192, seconds);
+    return measure_square(ctx, dtype, 1024, seconds / 2);
+}
+
 /* ---- table ---- */
 
 char *format_duration(char *buffer, size_t size, double seconds) {

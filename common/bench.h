@@ -52,6 +52,10 @@ typedef struct Bench {
 void bench_init(Bench *bench, Context *ctx, double seconds);
 void bench_print_machine(const Bench *bench); /* CPU, cores, BLAS kernels, GPU and the ceilings */
 
+/* Operations per second of the fastest product that is found within about `seconds`: the matrix peak
+ * for those who cannot wait for bench_init. */
+double bench_peak(Context *ctx, DType dtype, double seconds);
+
 /* Table: head, then rows. flop or bytes may be 0; dtype picks the matrix peak for the share. */
 void bench_head(const char *title);
 BenchTime bench_row(Bench *bench, const char *name, DType dtype, double flop, double bytes,

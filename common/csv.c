@@ -6,6 +6,7 @@
 
 #include <errno.h>
 #include <stdarg.h>
+#include <stdlib.h>
 #include <string.h>
 #include <time.h>
 
@@ -50,6 +51,55 @@ int csv_open(Csv *csv, const char *path, const char *columns, const char *device
     fprintf(csv->stream, "%s\n", columns);
     if (fflush(csv->stream))
         note_failure(csv); /* told by csv_close: a demo's numbers matter more */
+    return 0;
+}
+
+/* The next line with its newline; NULL at the end, or before a line that was cut off. */
+static const char *next_line(const MappedFile *file, size_t *at, size_t *length) {
+    const char *line = file->data + *at;
+    const char *end = memchr(line, '\n', file->size - *at);
+    if (!end) return NULL;
+    *length = (size_t)(end - line) + 1;
+    *at += *length;
+    return line;
+}
+
+/* Does the line begin with a number up to `last`? It ends with a newline, at which strtod stops. */
+static int stays(const char *line, double last) {
+    char *end;
+    double first = strtod(line, &end);
+    return end != line && first <= last;
+}
+
+/* Copies what stays. 1: the columns are others, nothing was written. */
+static int keep_rows(const MappedFile *file, const char *path, const char *columns, double last,
+                     Error *err) {
+    size_t at = 0, length = 0;
+    const char *line;
+    while ((line = next_line(file, &at, &length)) && *line == '#') {}
+    if (!line || length != strlen(columns) + 1 || memcmp(line, columns, length - 1)) return 1;
+    AtomicFile out;
+    if (atomic_open(&out, path, err)) return -1;
+    fwrite(file->data, 1, at, out.stream); /* the head */
+    while ((line = next_line(file, &at, &length)))
+        if (stays(line, last)) fwrite(line, 1, length, out.stream);
+    return atomic_commit(&out, err);
+}
+
+int csv_continue(Csv *csv, const char *path, const char *columns, double last, const char *device,
+                 uint64_t seed, Error *err) {
+    *csv = (Csv){0};
+    if (project_path(csv->path, sizeof csv->path, path, err)) return -1;
+    MappedFile file;
+    int other = 1;
+    if (!file_map(&file, csv->path, NULL)) {
+        other = keep_rows(&file, csv->path, columns, last, err);
+        file_unmap(&file);
+    }
+    if (other < 0) return -1;
+    if (other) return csv_open(csv, path, columns, device, seed, err);
+    csv->stream = fopen(csv->path, "a");
+    if (!csv->stream) return error_set(err, "cannot write %s: %s", csv->path, strerror(errno));
     return 0;
 }
 

@@ -24,6 +24,14 @@ typedef struct Csv {
 int csv_open(Csv *csv, const char *path, const char *columns, const char *device, uint64_t seed,
              Error *err);
 
+/*
+ * Goes on with a file of before: rows whose first column is at most `last` stay, later ones (and one
+ * that a crash cut off) go, and csv_row appends. Without such a file, or when its columns are others,
+ * csv_open. Replaced by renaming: whatever happens, the rows that stay are never lost.
+ */
+int csv_continue(Csv *csv, const char *path, const char *columns, double last, const char *device,
+                 uint64_t seed, Error *err);
+
 /* One row; give the format with its commas and without a newline. Flushed, so that a stopped run
  * leaves whole rows. */
 void csv_row(Csv *csv, const char *format, ...) __attribute__((format(printf, 2, 3)));

@@ -82,6 +82,8 @@ Progress progress_start(const char *label, int64_t total) {
                       .terminal = isatty(STDERR_FILENO) && kind && strcmp(kind, "dumb") != 0};
 }
 
+void progress_skip(Progress *progress, int64_t done) { progress->skipped = done; }
+
 void progress_update(Progress *progress, int64_t done, const char *format, ...) {
     double now = seconds_now(), spent = now - progress->started;
     double every = LINE_EVERY > LINE_SHARE * spent ? LINE_EVERY : LINE_SHARE * spent;
@@ -95,7 +97,10 @@ void progress_update(Progress *progress, int64_t done, const char *format, ...) 
     va_start(args, format);
     vsnprintf(text, sizeof text, format, args);
     va_end(args);
-    if (share > 0) format_time(left, sizeof left, spent / share - spent);
+    if (progress->total > 0 && done > progress->skipped) {
+        double each = spent / (double)(done - progress->skipped);
+        format_time(left, sizeof left, each * (double)(progress->total - done));
+    }
 
     char line[1024];
     if (progress->terminal) {

@@ -14,13 +14,16 @@
 
 typedef struct Progress {
     const char *label;
-    int64_t total;
+    int64_t total, skipped;
     double started, drawn; /* seconds, monotonic clock */
     bool terminal;
     int lines; /* plain lines printed */
 } Progress;
 
 Progress progress_start(const char *label, int64_t total);
+
+/* The first `done` were done before: the bar begins there, and the time left counts only the rest. */
+void progress_skip(Progress *progress, int64_t done);
 
 /* done of total; the format gives what is to be said of it: "loss 3.21  12,300 tokens/s". Cheap
  * when it is too early. */
