@@ -58,26 +58,29 @@ typedef struct Work {
     AdamW adamw;
     int32_t *ids;
     int batch, context;
-    KVCache *caches;
+    MoeRecord *records;
+    BlockCache *caches;
     float *logits;
 } Work;
 
 static void step(Context *ctx, void *user) {
     Work *w = user;
+    Tensor *loss;
     params_zero_grad(&w->model.params);
     ctx->recording = true;
     Tensor *ids = tensor_from(ctx, "ids", I32, w->ids, SHAPE(w->batch, w->context));
     Tensor *targets = tensor_from(ctx, "targets", I32, w->ids + 1, SHAPE(w->batch, w->context));
-    tape_backward(ctx, model_loss(&w->model, ids, targets));
+    tape_backward(ctx, model_training_loss(&w->model, ids, targets, w->records, &loss));
     ctx->recording = false;
     adamw_step(&w->adamw, &w->model.params, 1e-4f, 1);
+    model_rebalance(&w->model, 1e-3f);
     context_reset(ctx);
 }
 
 static void forward(Context *ctx, void *user) {
     Work *w = user;
     model_forward(&w->model, tensor_from(ctx, "ids", I32, w->ids, SHAPE(w->batch, w->context)),
-                  NULL);
+                  NULL, NULL);
     context_reset(ctx);
 }
 
@@ -85,18 +88,10 @@ static void forward(Context *ctx, void *user) {
 static void decode(Context *ctx, void *user) {
     Work *w = user;
     for (int i = 0; i < w->model.cfg.num_hidden_layers; i++)
-        kv_cache_truncate(&w->caches[i], w->context - 1);
+        block_cache_truncate(&w->caches[i], w->context - 1);
     Tensor *ids = tensor_from(ctx, "ids", I32, w->ids + w->context - 1, SHAPE(1, 1));
-    tensor_download(ctx, w->logits, model_forward(&w->model, ids, w->caches));
+    tensor_download(ctx, w->logits, model_forward(&w->model, ids, w->caches, NULL));
     context_reset(ctx);
-}
-
-/* Operations of a forward pass over one token: two for each weight that multiplies it, and attention over half the window. */
-static double flop_per_token(const ModelConfig *c, int context) {
-    double weights = (double)config_parameters(c) -
-                     (c->tie_word_embeddings ? 0 : (double)c->vocab_size * c->hidden_size);
-    double attention = 2.0 * context * c->num_attention_heads * c->head_dim * c->num_hidden_layers;
-    return 2 * weights + attention;
 }
 
 /* A model with random weights, and random text for it. */
@@ -117,9 +112,11 @@ static void prepare(Work *w, Context *ctx, const ModelBenchOptions *o) {
         w->ids[i] = (int32_t)(philox(o->common.seed, 1, i).word[0] % (uint32_t)o->vocab);
     if (model_init(&w->model, ctx, &cfg, true, &err)) fatal("%s", err.text);
     model_randomize(&w->model);
-    if (!(w->caches = model_caches_new(&w->model, o->context, &err))) fatal("%s", err.text);
+    w->records = calloc((size_t)cfg.num_hidden_layers, sizeof *w->records);
+    if (!w->records) fatal("out of memory");
+    if (!(w->caches = model_caches_new(&w->model, 1, o->context, &err))) fatal("%s", err.text);
     Tensor *prompt = tensor_from(ctx, "ids", I32, w->ids, SHAPE(1, o->context - 1));
-    tensor_download(ctx, w->logits, model_forward(&w->model, prompt, w->caches));
+    tensor_download(ctx, w->logits, model_forward(&w->model, prompt, w->caches, NULL));
     context_reset(ctx);
 }
 
@@ -154,9 +151,10 @@ int main(int argc, char **argv) {
            (long long)config_parameters(cfg), o.batch, o.context, o.vocab);
     bench_head("the whole model");
     double flop = flop_per_token(cfg, o.context), tokens = (double)o.batch * o.context;
-    double cache = (double)kv_cache_bytes_per_token(
-        cfg->num_hidden_layers, cfg->num_key_value_heads, cfg->head_dim, ctx.dtype);
-    double bytes = (double)config_parameters(cfg) * dtype_size(ctx.dtype) + cache * o.context;
+    double cache =
+        (double)mla_cache_bytes_per_token(&w.model.block.mla, cfg->num_hidden_layers, ctx.dtype);
+    double bytes =
+        (double)config_active_parameters(cfg) * dtype_size(ctx.dtype) + cache * o.context;
     const char *names[3] = {"forward", "training step", "decode, one token"};
     BenchTime times[3] = {
         bench_row(&bench, names[0], ctx.dtype, flop * tokens, 0, forward, &w),
@@ -173,6 +171,7 @@ int main(int argc, char **argv) {
     model_free(&w.model);
     free(w.ids);
     free(w.logits);
+    free(w.records);
     context_free(&ctx);
     return 0;
 }

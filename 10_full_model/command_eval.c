@@ -3,11 +3,11 @@
  */
 #include "checkpoint.h"
 #include "command.h"
+#include "text_input.h"
 #include "train.h"
 
 #include <math.h>
 #include <stdio.h>
-#include <stdlib.h>
 
 enum Flag { MODEL = 256, DATA, CONTEXT, WINDOWS };
 
@@ -20,7 +20,11 @@ typedef struct Options {
 
 static const struct argp_option eval_flags[] = {
     {"model", MODEL, "DIR", 0, "Folder that train wrote (required)", 0},
-    {"data", DATA, "FILE", 0, "Text to measure on; may be given several times (required)", 0},
+    {"data", DATA, "FILE", 0,
+     "Text to measure on, which may be given several times; or a folder of shards, of which the "
+     "validation "
+     "part counts (required)",
+     0},
     {"context", CONTEXT, "N", 0, "Tokens in a window (default 64)", 0},
     {"windows", WINDOWS, "N", 0, "Windows, spread evenly over the text (default 128)", 0},
     {0}};
@@ -51,6 +55,28 @@ static error_t parse(int key, char *text, struct argp_state *state) {
     }
 }
 
+static int measure(const Options *o, Model *model, TextInput *input, Error *err) {
+    if (o->context_length > model->cfg.max_position_embeddings)
+        return error_set(err, "--context %d is longer than this model's %d positions",
+                         o->context_length, model->cfg.max_position_embeddings);
+    TextOptions text = {.data = &o->data,
+                        .context_length = o->context_length,
+                        .validation = 1,
+                        .tokenizer = o->model};
+    if (text_input_open(input, &text, err)) return -1;
+    if (tokenizer_vocab_size(input->tokenizer) > model->cfg.vocab_size)
+        return error_set(err,
+                         "%s: its tokenizer has %d tokens, its model %d: they do not belong "
+                         "together",
+                         o->model, tokenizer_vocab_size(input->tokenizer), model->cfg.vocab_size);
+    const TokenSource *source = &input->source;
+    float loss = validation_loss(model, source, o->windows, 8, o->context_length);
+    double bits = loss / log(2) * (double)input->tokens / (double)source->bytes;
+    printf("loss %.4f   perplexity %.2f   bits per byte %.4f   (%d windows of %d tokens)\n", loss,
+           exp(loss), bits, o->windows, o->context_length);
+    return 0;
+}
+
 static int run(int argc, char **argv, Error *err) {
     Options options = {.context_length = train_defaults().context_length, .windows = 128},
             *o = &options;
@@ -59,28 +85,12 @@ static int run(int argc, char **argv, Error *err) {
     if (!o->data.count) return error_set(err, "eval: --data FILE says on which text");
     Context ctx;
     options_open(&o->common, &ctx);
-    Model model;
-    Tokenizer *tokenizer;
-    int status = checkpoint_load(&model, &tokenizer, &ctx, o->model, err);
-    if (!status) {
-        size_t bytes;
-        Corpus corpus = {0};
-        if (o->context_length > model.cfg.max_position_embeddings)
-            status = error_set(err, "--context %d is longer than this model's %d positions",
-                               o->context_length, model.cfg.max_position_embeddings);
-        char *text = status ? NULL : text_read(o->data.paths, o->data.count, &bytes, err);
-        status = text ? corpus_whole(&corpus, tokenizer, text, bytes, o->context_length, err) : -1;
-        if (!status) {
-            float loss = validation_loss(&model, &corpus, o->windows, 8, o->context_length);
-            double bits = loss / log(2) * (double)corpus.count / (double)corpus.bytes;
-            printf("loss %.4f   perplexity %.2f   bits per byte %.4f   (%d windows of %d tokens)\n",
-                   loss, exp(loss), bits, o->windows, o->context_length);
-        }
-        free(text);
-        corpus_free(&corpus);
-        model_free(&model);
-        tokenizer_free(tokenizer);
-    }
+    Model model = {0};
+    TextInput input = {0};
+    int status = checkpoint_load_model(&model, &ctx, o->model, false, err);
+    if (!status) status = measure(o, &model, &input, err);
+    text_input_close(&input);
+    model_free(&model);
     context_free(&ctx);
     return status;
 }

@@ -5,7 +5,7 @@
 #include "generate.h"
 #include "train.h"
 
-#include "../common/files.h"
+#include "../common/bench.h"
 #include "../common/options.h"
 #include "../common/plot.h"
 #include "../common/progress.h"
@@ -61,11 +61,11 @@ typedef struct Tour {
     Context ctx;
     Tokenizer *tokenizer;
     Corpus corpus;
+    TokenSource source;
     ModelConfig cfg;
     Model model;
     TrainOptions train;
     TrainResult result;
-    const char *csv_path;
 } Tour;
 
 static void print_escaped(const char *text, size_t bytes) {
@@ -91,6 +91,7 @@ static int read_and_tokenize(Tour *t, Error *err) {
         t->cfg.vocab_size = tokenizer_vocab_size(t->tokenizer);
         if (!corpus_init(&t->corpus, t->tokenizer, text, bytes, 0.05, t->train.context_length,
                          err)) {
+            t->source = source_of_corpus(&t->corpus);
             printf("   Byte-pair encoding learned %d tokens in %.1f s and cut the text into %s of "
                    "them, %.2f bytes each:\n   ",
                    t->cfg.vocab_size, trained - started,
@@ -116,11 +117,16 @@ static int make_model(Tour *t, Error *err) {
     const ModelConfig *c = &t->cfg;
     if (model_init(&t->model, &t->ctx, c, true, err)) return -1;
     model_randomize(&t->model);
-    printf("2. Model\n   %d layers, hidden size %d, %d heads of %d, SwiGLU of %d, context %d: %s "
-           "parameters\n",
-           c->num_hidden_layers, c->hidden_size, c->num_attention_heads, c->head_dim,
-           c->intermediate_size, t->train.context_length,
-           format_count(number, sizeof number, params_count(&t->model.params)));
+    char active[32];
+    printf(
+        "2. Model\n   %d layers, hidden size %d, %d heads on a latent of %d + %d numbers, context "
+        "%d\n   %d experts of width %d, of which a token sees %d, and %d for all: %s parameters, "
+        "%s active\n",
+        c->num_hidden_layers, c->hidden_size, c->num_attention_heads, c->kv_lora_rank,
+        c->qk_rope_head_dim, t->train.context_length, c->n_routed_experts, c->moe_intermediate_size,
+        c->num_experts_per_tok, c->n_shared_experts,
+        format_count(number, sizeof number, config_parameters(c)),
+        format_count(active, sizeof active, config_active_parameters(c)));
     printf("   A model that knows nothing has a loss of ln(%d) = %.2f; one that knows how often "
            "each token occurs, %.2f.\n\n",
            c->vocab_size, log(c->vocab_size), corpus_unigram_loss(&t->corpus, c->vocab_size));
@@ -143,49 +149,89 @@ static void print_wrapped(void *user, const char *text, size_t bytes) {
 }
 
 static int write_text(Tour *t, const char *when, int tokens, Error *err) {
-    Sampling sampling = {.temperature = 0.7f, .top_p = 0.95f, .seed = t->options->common.seed};
     GenerateResult result;
     int column = (int)strlen(PROMPT);
+    GenerateOptions options = {.sampling = sampling_defaults(),
+                               .max_new_tokens = tokens,
+                               .emit = print_wrapped,
+                               .user = &column};
+    options.sampling.temperature = 0.7f;
+    options.sampling.top_p = 0.95f;
+    options.sampling.seed = t->options->common.seed;
     printf("   %s:\n   %s", when, PROMPT);
-    if (generate(&t->model, t->tokenizer, PROMPT, tokens, &sampling, print_wrapped, &column,
-                 &result, err))
-        return -1;
+    fflush(stdout);
+    if (generate(&t->model, t->tokenizer, PROMPT, &options, &result, err)) return -1;
     printf("\n   (%d tokens, %.0f a second)\n\n", result.new_tokens,
            result.new_tokens / result.seconds);
     return 0;
 }
 
-/* 3. Training. */
-static int train_model(Tour *t, Error *err) {
-    Csv csv;
-    t->csv_path =
-        t->options->common.csv ? t->options->common.csv : "10_full_model/figures/out/loss.csv";
-    const char *device = t->ctx.gpu ? gpu_describe(t->ctx.gpu).text : "cpu";
-    if (csv_open(&csv, t->csv_path, TRAIN_COLUMNS, device, t->options->common.seed, err)) return -1;
-    t->train.csv = &csv;
-    t->train.out = t->options->out;
-    printf("3. Training: %lld steps of %d windows of %d tokens\n", (long long)t->train.steps,
-           t->train.batch_size, t->train.context_length);
-    fflush(stdout);
-    t->train.tokenizer = t->tokenizer;
-    int status = make_directories(t->options->out, err);
-    if (!status) status = train(&t->model, &t->corpus, &t->train, &t->result, err);
-    Error csv_error;
-    if (csv_close(&csv, &csv_error) && !status) status = error_set(err, "%s", csv_error.text);
-    return status;
+/* How the routers share the validation text out: a row for each layer with experts, in percent of an
+ * even share. */
+static void show_experts(Tour *t) {
+    enum { WINDOWS = 64 };
+    const ModelConfig *c = &t->cfg;
+    int length = t->train.context_length, experts = c->n_routed_experts, rows = 0;
+    int32_t *ids = malloc(2 * (size_t)(WINDOWS * length) * sizeof *ids);
+    int32_t *counts = malloc((size_t)experts * sizeof *counts);
+    MoeRecord *records = calloc((size_t)c->num_hidden_layers, sizeof *records);
+    if (!ids || !counts || !records) fatal("out of memory");
+    for (int i = 0; i < WINDOWS; i++)
+        source_validation(&t->source, i, WINDOWS, length, ids + i * length,
+                          ids + (WINDOWS + i) * length);
+    model_forward(&t->model, tensor_from(&t->ctx, "ids", I32, ids, SHAPE(WINDOWS, length)), NULL,
+                  records);
+    printf(
+        "   Who works? Each layer's experts, their share of the validation text's tokens (an even "
+        "one is 100 %%):\n");
+    for (int i = 0; i < c->num_hidden_layers; i++) {
+        if (t->model.layers[i].dense) continue;
+        balance_download(&t->ctx, counts, records[i].dispatch.counts);
+        BalanceMeasures m = balance_measure(counts, experts, -1);
+        printf("   layer %d:", i);
+        for (int e = 0; e < experts; e++) printf(" %4.0f", 100 * counts[e] / m.mean);
+        printf("    the busiest has %.0f %% too much\n", 100 * m.max_vio);
+        rows++;
+    }
+    if (!rows) printf("   (this model has none)\n");
+    printf("\n");
+    context_reset(&t->ctx);
+    free(ids), free(counts), free(records);
 }
 
-/* The training losses of the CSV, thinned out to what a terminal shows. */
-static void chart(const Tour *t) {
+/* 3. Training. */
+static int train_model(Tour *t, Error *err) {
+    t->train.csv =
+        t->options->common.csv ? t->options->common.csv : "10_full_model/figures/out/loss.csv";
+    t->train.out = t->options->out;
+    t->train.overwrite = true; /* it is the tour's own folder */
+    t->train.tokenizer = t->tokenizer;
+    t->train.peak = bench_peak(&t->ctx, t->ctx.dtype, 0.3);
+    const Schedule *s = &t->train.schedule;
+    printf(
+        "3. Training: %lld steps of %d windows of %d tokens. The learning rate rises to %g in %lld "
+        "steps%s and falls to %g\n",
+        (long long)s->steps, t->train.batch_size, t->train.context_length, s->peak,
+        (long long)s->warmup, s->constant ? ", stays there" : "", s->floor);
+    fflush(stdout);
+    return train(&t->model, &t->source, &t->train, &t->result, err);
+}
+
+/* One column of the CSV against the step, thinned out to what a terminal shows. */
+static void chart(const Tour *t, const char *title, int column) {
     enum { POINTS = 60 };
-    FILE *file = fopen(t->csv_path, "r");
+    FILE *file = fopen(t->train.csv, "r");
     double x[POINTS], y[POINTS], sum = 0;
     int count = 0, lines = 0, per_point = (int)((t->result.steps + POINTS - 1) / POINTS);
     char line[512];
     while (file && fgets(line, sizeof line, file)) {
-        double step, loss;
-        if (sscanf(line, "%lf,%lf", &step, &loss) != 2) continue;
-        sum += loss;
+        char *at = line, *end;
+        double step = strtod(line, &end), value;
+        if (end == line) continue; /* the head */
+        for (int i = 0; i < column && at; i++)
+            if ((at = strchr(at, ','))) at++;
+        if (!at || (value = strtod(at, &end), end == at)) continue;
+        sum += value;
         if (++lines % per_point == 0 && count < POINTS) {
             x[count] = step;
             y[count++] = sum / per_point;
@@ -193,17 +239,31 @@ static void chart(const Tour *t) {
         }
     }
     if (file) fclose(file);
-    if (count > 1) text_line_chart("training loss against step", x, y, count, 12, 0);
-    plot_or_explain("10_full_model/figures/loss.gp", t->csv_path, "10_full_model/figures/out/loss");
+    if (count > 1) text_line_chart(title, x, y, count, 10, 0);
+}
+
+enum { LOSS_COLUMN = 1, MAX_VIO_COLUMN = 7 }; /* of TRAIN_COLUMNS */
+
+static void draw(const Tour *t) {
+    chart(t, "training loss against step", LOSS_COLUMN);
+    plot_or_explain("10_full_model/figures/loss.gp", t->train.csv,
+                    "10_full_model/figures/out/loss");
+    chart(t, "how much too much the busiest expert has (MaxVio: 1 is twice its share)",
+          MAX_VIO_COLUMN);
+    plot_or_explain("10_full_model/figures/load.gp", t->train.csv,
+                    "10_full_model/figures/out/load");
 }
 
 static void report(const Tour *t) {
     char rate[32];
     const TrainResult *r = &t->result;
     double bits = r->validation_loss / log(2) * t->corpus.count / t->corpus.bytes;
-    printf("   %s tokens/s, %.0f s in all; activations and gradients of a step take %.0f MiB\n",
-           format_count(rate, sizeof rate, (int64_t)r->tokens_per_second), r->seconds,
-           r->peak_bytes / 1048576.0);
+    double share =
+        3 * flop_per_token(&t->cfg, t->train.context_length) * r->tokens_per_second / t->train.peak;
+    printf("   %s tokens/s, %.0f s in all: %.0f %% of this device's fastest matrix product (%.0f "
+           "GFLOP/s); activations and gradients of a step take %.0f MiB\n",
+           format_count(rate, sizeof rate, (int64_t)r->tokens_per_second), r->seconds, 100 * share,
+           1e-9 * t->train.peak, r->peak_bytes / 1048576.0);
     printf("   validation loss %.3f: of %d tokens the model hesitates between about %.0f. That is "
            "%.2f bits per byte.\n\n",
            r->validation_loss, t->cfg.vocab_size, exp(r->validation_loss), bits);
@@ -213,8 +273,14 @@ static int tour(Tour *t, Error *err) {
     if (read_and_tokenize(t, err) || make_model(t, err)) return -1;
     if (write_text(t, "What it writes before training", 40, err)) return -1;
     if (train_model(t, err)) return -1;
-    chart(t);
+    draw(t);
     report(t);
+    show_experts(t);
+    if (t->result.interrupted) {
+        printf("Stopped after %lld steps; what there is is in %s/last\n",
+               (long long)t->result.steps, t->options->out);
+        return 0;
+    }
     printf("4. Writing\n");
     if (write_text(t, "What it writes now", 150, err)) return -1;
     printf("The model is in %s. Try:\n"
@@ -222,9 +288,12 @@ static int tour(Tour *t, Error *err) {
            "--temperature 0.5\n"
            "   10_full_model/deepseek generate --model %s --prompt \"The king\" --temperature 0    "
            " (always the likeliest)\n"
+           "   10_full_model/deepseek eval --model %s --data build/corpus/bible.txt\n"
+           "   python -c \"from transformers import AutoModelForCausalLM as A; "
+           "A.from_pretrained('%s')\"     (the same model elsewhere)\n"
            "   10_full_model/demo --data YOUR.txt --out out/yours        (any UTF-8 text; a "
            "megabyte is a good size)\n",
-           t->options->out, t->options->out, t->options->out);
+           t->options->out, t->options->out, t->options->out, t->options->out, t->options->out);
     return 0;
 }
 
@@ -236,7 +305,8 @@ int main(int argc, char **argv) {
         common_argp, NULL,  NULL};
     options_parse(&argp, argc, argv, &options.common, &options);
     Tour t = {.options = &options, .train = train_defaults()};
-    t.train.steps = options.steps;
+    t.train.schedule.steps = options.steps;
+    if (t.train.schedule.warmup > options.steps) t.train.schedule.warmup = options.steps;
     options_open(&options.common, &t.ctx);
     Error err;
     int status = config_preset(&t.cfg, "nano", &err);

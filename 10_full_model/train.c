@@ -1,6 +1,8 @@
 #include "train.h"
 
 #include "checkpoint.h"
+#include "run_folder.h"
+#include "training_state.h"
 
 #include "../common/progress.h"
 
@@ -10,14 +12,13 @@
 #include <string.h>
 
 TrainOptions train_defaults(void) {
-    return (TrainOptions){.steps = 1000,
+    return (TrainOptions){.schedule = {.steps = 1000, .warmup = 50, .peak = 3e-3f, .floor = 3e-4f},
                           .batch_size = 16,
                           .context_length = 64,
                           .accumulation = 1,
-                          .warmup_steps = 50,
-                          .learning_rate = 3e-3f,
-                          .min_learning_rate = 3e-4f,
                           .adamw = adamw_defaults(),
+                          .balance_alpha = 1e-4f,
+                          .bias_speed = 1e-3f,
                           .eval_interval = 100,
                           .eval_batches = 8};
 }
@@ -28,10 +29,18 @@ static volatile sig_atomic_t interrupted; /* a signal handler can reach nothing 
 
 static void on_interrupt(int signal) { (void)signal, interrupted = 1; }
 
+enum { CAUGHT = 2 };
+static const int caught[CAUGHT] = {SIGINT, SIGTERM};
+
 static void catch_interrupts(struct sigaction *old) {
     interrupted = 0;
+    /* Once: a second Ctrl-C ends the program at once. */
     struct sigaction action = {.sa_handler = on_interrupt, .sa_flags = (int)SA_RESETHAND};
-    sigaction(SIGINT, &action, old); /* a second Ctrl-C ends the program at once */
+    for (int i = 0; i < CAUGHT; i++) sigaction(caught[i], &action, &old[i]);
+}
+
+static void release_interrupts(const struct sigaction *old) {
+    for (int i = 0; i < CAUGHT; i++) sigaction(caught[i], &old[i], NULL);
 }
 
 /* ---- loss ---- */
@@ -47,7 +56,7 @@ static float scalar(Context *ctx, const Tensor *t) {
     return value;
 }
 
-float validation_loss(Model *model, const Corpus *corpus, int windows, int batch_size,
+float validation_loss(Model *model, const TokenSource *source, int windows, int batch_size,
                       int context_length) {
     Context *ctx = model->ctx;
     size_t tokens = (size_t)batch_size * (size_t)context_length;
@@ -57,7 +66,7 @@ float validation_loss(Model *model, const Corpus *corpus, int windows, int batch
     for (int first = 0; first < windows; first += batch_size) {
         int batch = windows - first < batch_size ? windows - first : batch_size;
         for (int b = 0; b < batch; b++)
-            corpus_validation(corpus, first + b, windows, context_length,
+            source_validation(source, first + b, windows, context_length,
                               inputs + (size_t)b * context_length,
                               targets + (size_t)b * context_length);
         Tensor *loss = model_loss(model, ids_tensor(ctx, "ids", inputs, batch, context_length),
@@ -73,54 +82,54 @@ float validation_loss(Model *model, const Corpus *corpus, int windows, int batch
 
 typedef struct Trainer {
     Model *model;
-    const Corpus *corpus;
+    const TokenSource *source;
     const TrainOptions *options;
-    AdamW adamw;
+    TrainingState state;
+    Settings settings; /* that a resumed run must share */
+    RunFolder folder;
+    Metrics metrics;
     int32_t *inputs, *targets;
+    MoeRecord *records; /* one for each layer: what the routers did in the last micro-batch */
+    double step_tokens;
+    int64_t saved; /* the last step that was; -1: none */
 } Trainer;
 
 /* [train_step] */
-/* Returns the mean loss of the step's micro-batches; *norm is the gradient's norm before clipping. */
-static float train_step(Trainer *t, int64_t step, float learning_rate, float *norm) {
+/* The step behind state.adamw.step finished ones; fills the report's loss, rate, norm and load. */
+static void train_step(Trainer *t, StepReport *report) {
     const TrainOptions *o = t->options;
     Context *ctx = t->model->ctx;
+    int64_t step = t->state.adamw.step;
     double total = 0;
     params_zero_grad(&t->model->params);
     for (int micro = 0; micro < o->accumulation; micro++) {
         uint64_t first = ((uint64_t)step * o->accumulation + micro) * o->batch_size;
-        corpus_batch(t->corpus, ctx->rng.seed, first, o->batch_size, o->context_length, t->inputs,
+        source_batch(t->source, ctx->rng.seed, first, o->batch_size, o->context_length, t->inputs,
                      t->targets);
         ctx->recording = true;
         Tensor *ids = ids_tensor(ctx, "ids", t->inputs, o->batch_size, o->context_length);
         Tensor *targets = ids_tensor(ctx, "targets", t->targets, o->batch_size, o->context_length);
-        Tensor *loss = model_loss(t->model, ids, targets);
-        tape_backward(ctx, loss);
+        Tensor *loss; /* of the text alone, which is what a reader of the log wants to know */
+        tape_backward(ctx, model_training_loss(t->model, ids, targets, t->records, &loss));
         ctx->recording = false;
         total += scalar(ctx, loss);
         context_reset(ctx);
     }
-    *norm = adamw_step(&t->adamw, &t->model->params, learning_rate, 1.0f / o->accumulation);
-    return (float)(total / o->accumulation);
+    report->learning_rate = learning_rate(&o->schedule, step);
+    report->gradient_norm = adamw_step(&t->state.adamw, &t->model->params, report->learning_rate,
+                                       1.0f / o->accumulation);
+    report->load = expert_load(t->model);
+    model_rebalance(t->model, o->bias_speed);
+    report->loss = (float)(total / o->accumulation);
+    report->step = step + 1;
 }
 /* [/train_step] */
 
-/* ---- the loop ---- */
-
-/* The large file first: whatever stops this, the folder's files belong together or loading says that they do not. */
-static int save(Model *model, const TrainOptions *o, int64_t step, Error *err) {
-    if (!o->out) return 0;
-    if (checkpoint_save_weights(model, o->out, step, err) ||
-        (o->tokenizer && checkpoint_save_setup(&model->cfg, o->tokenizer, o->out, err)))
-        return error_prefix(err, "saving at step %lld: ", (long long)step);
-    return 0;
-}
-
-static int not_finite(const TrainOptions *o, int64_t step, float loss, float norm, int64_t saved,
-                      Error *err) {
-    char kept[600] = "";
-    if (o->out && saved >= 0)
-        snprintf(kept, sizeof kept, " The weights of step %lld are safe in %s.", (long long)saved,
-                 o->out);
+static int not_finite(const Trainer *t, int64_t step, float loss, float norm, Error *err) {
+    char kept[700] = "";
+    if (t->options->out && t->saved >= 0)
+        snprintf(kept, sizeof kept, " What was saved at step %lld is safe in %s.",
+                 (long long)t->saved, t->options->out);
     return error_set(
         err,
         "step %lld: the loss is %g and the gradient's norm %g; training cannot go on.%s "
@@ -128,73 +137,177 @@ static int not_finite(const TrainOptions *o, int64_t step, float loss, float nor
         (long long)step, fabsf(loss), fabsf(norm), kept);
 }
 
-int train(Model *model, const Corpus *corpus, const TrainOptions *o, TrainResult *result,
+/* ---- saving and resuming ---- */
+
+/* What a step's result depends on, and the state does not hold. */
+static void collect_settings(Trainer *t) {
+    const TrainOptions *o = t->options;
+    Settings *s = &t->settings;
+    settings_of_model(s, &t->model->cfg);
+    settings_integer(s, "seed", (int64_t)t->model->ctx->rng.seed);
+    settings_integer(s, "--steps", o->schedule.steps);
+    settings_integer(s, "--warmup", o->schedule.warmup);
+    settings_integer(s, "--constant", o->schedule.constant);
+    settings_number(s, "--learning-rate", o->schedule.peak);
+    settings_number(s, "lowest learning rate", o->schedule.floor);
+    settings_integer(s, "--batch", o->batch_size);
+    settings_integer(s, "--context", o->context_length);
+    settings_integer(s, "--accumulate", o->accumulation);
+    settings_number(s, "beta1", o->adamw.beta1);
+    settings_number(s, "beta2", o->adamw.beta2);
+    settings_number(s, "--weight-decay", o->adamw.weight_decay);
+    settings_number(s, "--clip", o->adamw.clip);
+    settings_number(s, "--dropout", o->dropout);
+    settings_number(s, "--balance-loss", o->balance_alpha);
+    settings_number(s, "--bias-speed", o->bias_speed);
+    settings_integer(s, "training tokens", t->source->train_tokens);
+    settings_integer(s, "validation tokens", t->source->validation_tokens);
+    /* The same text has the same first batch; another one of the same length hardly. */
+    source_batch(t->source, t->model->ctx->rng.seed, 0, o->batch_size, o->context_length, t->inputs,
+                 t->targets);
+    size_t bytes = (size_t)o->batch_size * (size_t)o->context_length * sizeof *t->inputs;
+    settings_text(s, "hash of the first batch", hash128_text(hash128(t->inputs, bytes, 0)).text);
+}
+
+static int save_model(const Trainer *t, const char *directory, Error *err) {
+    int64_t step = t->state.adamw.step;
+    if (checkpoint_save_weights(t->model, directory, step, err)) return -1;
+    if (!t->options->tokenizer) return 0;
+    return checkpoint_save_setup(&t->model->cfg, t->options->tokenizer, directory, err);
+}
+
+/* The state last: when it says that a model is the best so far, that model is there. */
+static int save(Trainer *t, bool best, Error *err) {
+    if (!t->options->out) return 0;
+    int64_t step = t->state.adamw.step;
+    if ((best && save_model(t, t->folder.best, err)) || save_model(t, t->folder.last, err) ||
+        training_state_save(t->model, &t->state, &t->settings, t->folder.last, err))
+        return error_prefix(err, "saving at step %lld: ", (long long)step);
+    t->saved = step;
+    return 0;
+}
+
+/* Opens the folder, and loads the state in it or sees that there is none to lose. */
+static int open_run(Trainer *t, Error *err) {
+    const TrainOptions *o = t->options;
+    t->state = (TrainingState){.adamw = o->adamw, .best_validation_loss = INFINITY};
+    if (o->out) {
+        if (run_folder_open(&t->folder, o->out, err)) return -1;
+        bool state = run_folder_has_state(o->out);
+        if (state && !o->resume && !o->overwrite)
+            return error_set(err,
+                             "%s has a run that can be resumed: --resume goes on with it, "
+                             "--overwrite begins anew in its place",
+                             o->out);
+        if (state && o->resume &&
+            training_state_load(t->model, &t->state, &t->settings, t->folder.last, err))
+            return -1;
+        /* The old run's state must not outlive its model. */
+        if (state && !o->resume && run_folder_forget(&t->folder, err)) return -1;
+    }
+    t->saved = t->state.adamw.step ? t->state.adamw.step : -1;
+    return metrics_open(&t->metrics, o->csv, t->model, o->context_length, t->state.adamw.step,
+                        o->peak, err);
+}
+
+/* ---- the loop ---- */
+
+/* After a step: validation if it is due, and saving. stop: there will be no other step. */
+static int judge(Trainer *t, StepReport *report, bool stop, float *validation, Error *err) {
+    const TrainOptions *o = t->options;
+    report->validation_loss = NAN;
+    bool due = report->step % o->eval_interval == 0 || report->step == o->schedule.steps;
+    if (due || stop) { /* a model that is to be saved is looked at first */
+        *validation = validation_loss(t->model, t->source, o->eval_batches * o->batch_size,
+                                      o->batch_size, o->context_length);
+        if (!isfinite(*validation))
+            return not_finite(t, report->step, *validation, report->gradient_norm, err);
+    }
+    /* Where an undisturbed run would not look, a stopped one must not choose its best. */
+    bool best = due && *validation < t->state.best_validation_loss;
+    if (best) {
+        t->state.best_validation_loss = *validation;
+        t->state.best_step = report->step;
+    }
+    if (due) report->validation_loss = *validation;
+    metrics_row(&t->metrics, report);
+    return due || stop ? save(t, best, err) : 0;
+}
+
+static void show(Progress *progress, const StepReport *report, float validation, double rate) {
+    char known[32] = "", number[32];
+    if (isfinite(validation)) snprintf(known, sizeof known, "validation %.3f  ", validation);
+    progress_update(progress, report->step, "loss %.3f  %s%s tokens/s", report->loss, known,
+                    format_count(number, sizeof number, (int64_t)rate));
+}
+
+static int run_steps(Trainer *t, TrainResult *result, Error *err) {
+    const TrainOptions *o = t->options;
+    int64_t first = t->state.adamw.step, steps = o->schedule.steps, tail_count = 0;
+    double training = 0, tail_loss = 0; /* seconds in steps; losses of the run's last tenth */
+    Progress progress = progress_start("training", steps);
+    progress_skip(&progress, first);
+    for (bool stop = false; t->state.adamw.step < steps && !stop;) {
+        StepReport report;
+        double begin = seconds_now();
+        train_step(t, &report);
+        double seconds = seconds_now() - begin;
+        if (!isfinite(report.loss) || !isfinite(report.gradient_norm))
+            return not_finite(t, report.step, report.loss, report.gradient_norm, err);
+        training += seconds;
+        report.tokens_per_second = t->step_tokens / seconds;
+        result->steps = report.step;
+        result->tokens_per_second = (double)(report.step - first) * t->step_tokens / training;
+        if (report.step > steps - (steps + 9) / 10) tail_loss += report.loss, tail_count++;
+
+        stop = interrupted && report.step < steps;
+        if (judge(t, &report, stop, &result->validation_loss, err)) return -1;
+        result->interrupted = stop;
+        if (!o->quiet) show(&progress, &report, result->validation_loss, result->tokens_per_second);
+    }
+    if (tail_count) result->loss = (float)(tail_loss / tail_count);
+    char rate[32];
+    if (!o->quiet)
+        progress_finish(&progress, "validation loss %.3f, %s tokens/s", result->validation_loss,
+                        format_count(rate, sizeof rate, (int64_t)result->tokens_per_second));
+    return 0;
+}
+
+int train(Model *model, const TokenSource *source, const TrainOptions *o, TrainResult *result,
           Error *err) {
     size_t tokens = (size_t)o->batch_size * (size_t)o->context_length;
-    Trainer trainer = {.model = model, .corpus = corpus, .options = o, .adamw = o->adamw};
-    trainer.inputs = malloc(2 * tokens * sizeof(int32_t));
-    if (!trainer.inputs) fatal("out of memory");
-    trainer.targets = trainer.inputs + tokens;
-    *result = (TrainResult){.best_validation_loss = INFINITY, .validation_loss = NAN};
-    struct sigaction old;
-    catch_interrupts(&old);
+    Trainer t = {.model = model,
+                 .source = source,
+                 .options = o,
+                 .step_tokens = (double)tokens * o->accumulation};
+    t.inputs = malloc(2 * tokens * sizeof(int32_t));
+    t.records = calloc((size_t)model->cfg.num_hidden_layers, sizeof *t.records);
+    if (!t.inputs || !t.records) fatal("out of memory");
+    t.targets = t.inputs + tokens;
+    model->block.moe.aux_loss_alpha = o->balance_alpha;
+    model->block.moe.seq_aux = true;
+    model->block.dropout = o->dropout;
+    *result = (TrainResult){.validation_loss = NAN, .loss = NAN};
+    double started = seconds_now();
 
-    char rate[32] = "0";
-    bool stop = false; /* Ctrl-C as it was seen when this step was judged */
-    Progress progress = progress_start("training", o->steps);
-    double started = seconds_now(), evaluating = 0, tail_loss = 0;
-    int64_t saved = -1, tail_count = 0;
-    int status = 0;
-    for (int64_t step = 0; step < o->steps && !stop && !status; step++) {
-        float lr = lr_warmup_cosine(step, o->warmup_steps, o->steps, o->learning_rate,
-                                    o->min_learning_rate);
-        float norm, loss = train_step(&trainer, step, lr, &norm);
-        if (!isfinite(loss) || !isfinite(norm)) {
-            status = not_finite(o, step + 1, loss, norm, saved, err);
-            break;
-        }
-        result->steps = step + 1;
-        double seconds = seconds_now() - started - evaluating;
-        result->tokens_per_second = (double)(step + 1) * tokens * o->accumulation / seconds;
-        if (step >= o->steps - (o->steps + 9) / 10) tail_loss += loss, tail_count++;
-
-        stop = interrupted;
-        bool last = step + 1 == o->steps || stop;
-        bool evaluate = last || (step + 1) % o->eval_interval == 0;
-        if (evaluate) {
-            double before = seconds_now();
-            result->validation_loss = validation_loss(
-                model, corpus, o->eval_batches * o->batch_size, o->batch_size, o->context_length);
-            if (!isfinite(result->validation_loss)) {
-                status = not_finite(o, step + 1, result->validation_loss, norm, saved, err);
-            } else if (result->validation_loss < result->best_validation_loss) {
-                result->best_validation_loss = result->validation_loss;
-                status = save(model, o, step + 1, err);
-                if (!status) saved = step + 1;
-            }
-            evaluating += seconds_now() - before;
-        }
-        if (o->csv) {
-            char validation[32] = "";
-            if (evaluate) snprintf(validation, sizeof validation, "%.5f", result->validation_loss);
-            csv_row(o->csv, "%lld,%.5f,%s,%.6g,%.4f,%.0f", (long long)step + 1, loss, validation,
-                    lr, norm, result->tokens_per_second);
-        }
-        format_count(rate, sizeof rate, (int64_t)result->tokens_per_second);
-        if (o->quiet) continue;
-        char validation[32] = "";
-        if (isfinite(result->validation_loss))
-            snprintf(validation, sizeof validation, "validation %.3f  ", result->validation_loss);
-        progress_update(&progress, step + 1, "loss %.3f  %s%s tokens/s", loss, validation, rate);
+    collect_settings(&t);
+    int status = open_run(&t, err);
+    if (!status) {
+        result->steps = result->resumed_from = t.state.adamw.step;
+        struct sigaction old[CAUGHT];
+        catch_interrupts(old);
+        status = run_steps(&t, result, err);
+        release_interrupts(old);
+        Error csv_error;
+        if (metrics_close(&t.metrics, &csv_error) && !status)
+            status = error_set(err, "%s", csv_error.text);
     }
-    if (!status && !o->quiet)
-        progress_finish(&progress, "validation loss %.3f, %s tokens/s", result->validation_loss,
-                        rate);
-    sigaction(SIGINT, &old, NULL);
-    result->interrupted = stop;
+    result->best_validation_loss = t.state.best_validation_loss;
+    result->best_step = t.state.best_step;
     result->seconds = seconds_now() - started;
-    result->loss = tail_count ? (float)(tail_loss / tail_count) : NAN;
     result->peak_bytes = context_peak_bytes(model->ctx);
-    free(trainer.inputs);
+    run_folder_close(&t.folder);
+    free(t.inputs);
+    free(t.records);
     return status;
 }

@@ -1,57 +1,69 @@
 /*
  * Training: batches in, a smaller loss out, and nothing lost on the way.
  *
- * A step is: gradients of `accumulation` micro-batches added up, clipped by their global norm, one AdamW step. The
- * learning rate warms up linearly and comes down along a cosine. Every eval_interval steps, and at the end, the loss on fixed
- * windows of the validation text is measured, and the weights are saved if it is the best so far.
+ * A step is: gradients of `accumulation` micro-batches added up, clipped by their global norm, one AdamW
+ * step, and the routers' biases moved towards an even load. Every eval_interval steps, and at the end,
+ * the loss on fixed windows of the validation text is measured; then the model is saved (run_folder.h):
+ * as the best if it is, and as the last, with all that a resumed run needs (training_state.h).
  *
- * When the loss or the gradient is not a finite number training stops and says at which step; the weights saved last
- * are untouched. Ctrl-C finishes the step, validates (and saves, if it is the best so far), and stops.
+ * A run that is interrupted and resumed ends in the same bits as one that is not. Ctrl-C, and SIGTERM,
+ * finish the step, save, and stop; after anything worse, the last save counts.
+ *
+ * When the loss or the gradient is not a finite number training stops and says at which step; what was
+ * saved last is untouched.
  */
 #ifndef TRAIN_H
 #define TRAIN_H
 
-#include "data.h"
+#include "data_source.h"
+#include "metrics.h"
 #include "model.h"
-
-#include "../common/csv.h"
+#include "schedule.h"
 
 typedef struct TrainOptions {
-    int64_t steps;
+    Schedule schedule; /* with the number of steps */
     int batch_size, context_length,
         accumulation; /* a step sees batch_size * accumulation * context_length tokens */
-    int64_t warmup_steps;
-    float learning_rate, min_learning_rate;
     AdamW adamw;
+    float dropout;       /* after the embedding and on what each layer adds; 0: none */
+    float balance_alpha; /* weight of the sequence-wise balance loss (V3: 1e-4) */
+    float bias_speed;    /* gamma: how far a router's bias moves after a step (V3: 1e-3) */
     int eval_interval,
         eval_batches; /* validation: every so many steps, on eval_batches * batch_size windows */
-    const char *out;  /* folder for the model, which must exist; NULL: do not save */
-    const Tokenizer *tokenizer; /* saved with it, and config.json; NULL: only the weights */
-    Csv *csv;                   /* one row a step, or NULL: see TRAIN_COLUMNS */
+
+    const char *out;            /* folder for the model and the state; NULL: do not save */
+    bool resume;                /* go on from the state in it; without one, begin */
+    bool overwrite;             /* begin even if there is a state, which is lost */
+    const Tokenizer *tokenizer; /* saved with the model; NULL: none is */
+    const char *csv;            /* file for one row a step (metrics.h), or NULL */
+    double peak;                /* the device's operations a second, for the metrics; 0: unknown */
     bool quiet;                 /* no progress line */
 } TrainOptions;
 
-#define TRAIN_COLUMNS "step,loss,validation_loss,learning_rate,gradient_norm,tokens_per_second"
-
-/* The defaults of both programs for a model this size. */
+/* The defaults of both programs for a model that learns on a CPU. */
 TrainOptions train_defaults(void);
 
 typedef struct TrainResult {
-    int64_t steps;         /* done */
-    float loss;            /* mean over the last tenth of the steps */
+    int64_t steps, resumed_from; /* done in all; of which were done before */
+    float loss;            /* mean over this process's last steps, a tenth of the run at most */
     float validation_loss; /* at the end */
     float best_validation_loss;
+    int64_t best_step;
     double seconds, tokens_per_second;
     size_t peak_bytes; /* of activations and gradients in a step */
-    bool interrupted;  /* by Ctrl-C */
+    bool interrupted;  /* by Ctrl-C or SIGTERM */
 } TrainResult;
 
-/* Trains model (allocated for training) on corpus. -1 and a message for a loss that is not finite or a save that fails. */
-int train(Model *model, const Corpus *corpus, const TrainOptions *options, TrainResult *result,
+/*
+ * Trains model (allocated for training, with its first weights: a resumed run replaces them) on source.
+ * -1 and a message for a loss that is not finite, a save that fails, a state that does not fit, or a
+ * folder that somebody else trains in.
+ */
+int train(Model *model, const TokenSource *source, const TrainOptions *options, TrainResult *result,
           Error *err);
 
 /* Mean loss per token over `windows` windows spread evenly over the validation text, batch_size at a time. */
-float validation_loss(Model *model, const Corpus *corpus, int windows, int batch_size,
+float validation_loss(Model *model, const TokenSource *source, int windows, int batch_size,
                       int context_length);
 
 #endif
