@@ -2,165 +2,217 @@
 
 #include "../common/progress.h"
 
-#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
-/* ---- sampling ---- */
+/* ---- sequences ---- */
 
-typedef struct Candidate {
-    float probability;
-    int32_t id;
-} Candidate;
-
-static int likelier_first(const void *a, const void *b) {
-    const Candidate *x = a, *y = b;
-    if (x->probability != y->probability) return x->probability > y->probability ? -1 : 1;
-    return x->id < y->id ? -1 : 1;
+static void *must_have(void *memory) {
+    if (!memory) fatal("out of memory");
+    return memory;
 }
 
-static int32_t likeliest(const float *logits, int vocab) {
-    int32_t best = 0;
-    for (int32_t i = 1; i < vocab; i++)
-        if (logits[i] > logits[best]) best = i;
-    return best;
+int generator_init(Generator *g, Model *model, const Tokenizer *tokenizer, int batch, int capacity,
+                   Error *err) {
+    CHECK(batch > 0 && capacity > 0 && capacity <= model->cfg.max_position_embeddings,
+          "generator_init: %d sequences of %d tokens", batch, capacity);
+    *g = (Generator){.model = model, .tokenizer = tokenizer, .batch = batch, .capacity = capacity};
+    if (!(g->caches = model_caches_new(model, batch, capacity, err))) return -1;
+    g->sequences = must_have(calloc((size_t)batch, sizeof *g->sequences));
+    for (int b = 0; b < batch; b++)
+        g->sequences[b].ids = must_have(malloc((size_t)capacity * sizeof(int32_t)));
+    g->logits =
+        must_have(malloc((size_t)batch * (size_t)model->cfg.vocab_size * sizeof *g->logits));
+    return 0;
 }
 
-/* [sample_token] */
-int32_t sample_token(float *logits, int vocab, const Sampling *sampling, float random) {
-    int32_t best = likeliest(logits, vocab);
-    if (sampling->temperature <= 0) return best;
+void generator_free(Generator *g) {
+    if (!g->model) return;
+    model_caches_free(g->model, g->caches);
+    for (int b = 0; g->sequences && b < g->batch; b++) free(g->sequences[b].ids);
+    free(g->sequences);
+    free(g->logits);
+    *g = (Generator){0};
+}
 
-    /* Softmax at the temperature, largest first. */
-    Candidate *candidates = malloc((size_t)vocab * sizeof *candidates);
-    if (!candidates) fatal("out of memory");
-    double total = 0;
-    for (int32_t i = 0; i < vocab; i++) {
-        candidates[i] = (Candidate){expf((logits[i] - logits[best]) / sampling->temperature), i};
-        total += candidates[i].probability;
+void generator_clear(Generator *g) {
+    for (int b = 0; b < g->batch; b++) {
+        g->sequences[b].count = g->sequences[b].answered = 0;
+        model_caches_truncate(g->model, g->caches, b, 0);
     }
-    qsort(candidates, (size_t)vocab, sizeof *candidates, likelier_first);
-
-    /* Keep the first k, and of them those before which less than p was reached: at least one. */
-    int kept = sampling->top_k > 0 && sampling->top_k < vocab ? sampling->top_k : vocab;
-    double mass = 0;
-    int count = 0;
-    while (count < kept && (count == 0 || mass < sampling->top_p * total))
-        mass += candidates[count++].probability;
-
-    /* Walk along the kept probabilities until `random` of their sum is behind us. */
-    double rest = random * mass;
-    int chosen = 0;
-    while (chosen < count - 1 && rest >= candidates[chosen].probability)
-        rest -= candidates[chosen++].probability;
-    int32_t id = candidates[chosen].id;
-    free(candidates);
-    return id;
 }
-/* [/sample_token] */
 
-/* ---- whole characters ---- */
-
-typedef struct Characters {
-    char bytes[8];
+int generator_prompt(Generator *g, int b, const char *text, Error *err) {
+    Sequence *s = &g->sequences[b];
+    int eot = tokenizer_eot(g->tokenizer);
+    CHECK(g->batch == 1 || model_cached(g->model, g->caches, b) == 0,
+          "generator_prompt: sequence %d of %d has been continued already", b, g->batch);
     size_t count;
-    TextFunction emit;
-    void *user;
-} Characters;
-
-/* How many bytes the UTF-8 character that begins with c has; 1 for what cannot begin one. */
-static size_t character_length(unsigned char c) {
-    return c >= 0xf0 && c < 0xf8 ? 4 : c >= 0xe0 ? (c < 0xf0 ? 3 : 1) : c >= 0xc2 ? 2 : 1;
-}
-
-static void characters_flush(Characters *c) {
-    if (c->count) c->emit(c->user, c->bytes, c->count);
-    c->count = 0;
-}
-
-/* A byte that does not continue the character ends it: what waits goes out as it is. */
-static void characters_add(Characters *c, const char *text, size_t bytes) {
-    for (size_t i = 0; i < bytes; i++) {
-        unsigned char byte = (unsigned char)text[i];
-        if (c->count && (byte & 0xc0) != 0x80) characters_flush(c);
-        c->bytes[c->count++] = (char)byte;
-        if (c->count >= character_length((unsigned char)c->bytes[0])) characters_flush(c);
+    int32_t *ids = tokenizer_encode(g->tokenizer, text, strlen(text), &count);
+    int status = 0;
+    if (count == 0 && s->count == 0 && eot < 0) {
+        status = error_set(err, "the prompt is empty, and this tokenizer has no <|endoftext|> to "
+                                "begin with");
+    } else if (s->count + count >= (size_t)g->capacity) {
+        status = error_set(err,
+                           "the prompt has %zu tokens, but this model's context holds %d, the "
+                           "answer included%s",
+                           count, g->capacity, s->count ? " and what was said before" : "");
+    } else {
+        if (count) memcpy(s->ids + s->count, ids, count * sizeof *ids);
+        s->count += (int)count;
+        if (s->count == 0) s->ids[s->count++] = eot;
     }
+    free(ids);
+    return status;
 }
 
-/* ---- generation ---- */
+/* ---- steps ---- */
 
-/* Feeds `count` tokens and leaves the logits of the last one in host memory. */
-static void feed(Model *model, KVCache *caches, const int32_t *ids, int count, float *logits) {
-    Context *ctx = model->ctx;
-    Tensor *t = tensor_from(ctx, "ids", I32, ids, SHAPE(1, count));
-    tensor_download(ctx, logits, model_forward(model, t, caches));
+/* [forward] */
+/* tokens I32 [batch, count] follow what the caches hold; the logits of the last ones go to the host. */
+static void forward(Generator *g, const int32_t *tokens, int count) {
+    Context *ctx = g->model->ctx;
+    Error err;
+    CHECK(model_caches_reserve(g->model, g->caches, count, &err) == 0, "generate: %s", err.text);
+    Tensor *ids = tensor_from(ctx, "ids", I32, tokens, SHAPE(g->batch, count));
+    tensor_download(ctx, g->logits, model_forward(g->model, ids, g->caches, NULL));
     context_reset(ctx);
 }
 
-/* The prompt's tokens (at least one), or NULL and a message. */
-static int32_t *encode_prompt(const Model *model, const Tokenizer *tokenizer, const char *prompt,
-                              size_t *count, Error *err) {
-    int32_t *ids = tokenizer_encode(tokenizer, prompt, strlen(prompt), count);
-    size_t limit = (size_t)model->cfg.max_position_embeddings;
-    if (*count == 0 && tokenizer_eot(tokenizer) >= 0) {
-        ids = realloc(ids, sizeof *ids);
-        if (!ids) fatal("out of memory");
-        ids[(*count)++] = tokenizer_eot(tokenizer);
+/* Brings the caches to where the invariant wants them: all tokens but the last of each sequence. */
+static int fill_caches(Generator *g) {
+    int longest = 0, total = 0;
+    for (int b = 0; b < g->batch; b++) {
+        int missing = g->sequences[b].count - 1 - model_cached(g->model, g->caches, b);
+        total += missing;
+        if (missing > longest) longest = missing;
     }
-    if (*count == 0) {
-        error_set(err,
-                  "the prompt is empty, and this tokenizer has no <|endoftext|> to begin with");
-    } else if (*count >= limit) {
-        error_set(
-            err,
-            "the prompt has %zu tokens, but this model's context holds %zu, the answer included",
-            *count, limit);
-    } else {
-        return ids;
+    if (longest == 0) return 0;
+    int32_t *tokens = must_have(calloc((size_t)g->batch * (size_t)longest, sizeof *tokens));
+    for (int b = 0; b < g->batch; b++) {
+        int cached = model_cached(g->model, g->caches, b);
+        const Sequence *s = &g->sequences[b];
+        memcpy(tokens + b * longest, s->ids + cached,
+               (size_t)(s->count - 1 - cached) *
+                   sizeof *tokens); /* and zeros behind: the padding */
     }
-    free(ids);
-    return NULL;
+    forward(g, tokens, longest);
+    for (int b = 0; b < g->batch; b++)
+        model_caches_truncate(g->model, g->caches, b, g->sequences[b].count - 1);
+    free(tokens);
+    return total;
+}
+/* [/forward] */
+
+typedef struct Run {
+    Generator *g;
+    const GenerateOptions *options;
+    TextStream *streams; /* [batch] */
+    bool *done;          /* [batch] */
+} Run;
+
+/* The next token of sequence b, unless that one is at its end. */
+static void choose(Run *run, int b) {
+    Generator *g = run->g;
+    Sequence *s = &g->sequences[b];
+    int vocab = g->model->cfg.vocab_size;
+    float *logits = g->logits + (size_t)b * (size_t)vocab;
+    const Sampling *sampling = &run->options->sampling;
+    penalize_repetitions(logits, vocab, s->ids, s->count, sampling->repetition_penalty);
+    float random = rng_uniform(sampling->seed, (uint64_t)b, (uint64_t)s->count);
+    int32_t id = sample_token(logits, vocab, sampling, random);
+    if (id == tokenizer_eot(g->tokenizer)) {
+        run->done[b] = true;
+        return;
+    }
+    s->ids[s->count++] = id;
+    s->answered++;
+    size_t bytes;
+    const char *text = tokenizer_token(g->tokenizer, id, &bytes);
+    if (text_stream_add(&run->streams[b], text, bytes)) run->done[b] = true;
 }
 
-int generate(Model *model, const Tokenizer *tokenizer, const char *prompt, int max_new_tokens,
-             const Sampling *sampling, TextFunction emit, void *user, GenerateResult *result,
-             Error *err) {
+static bool all_done(const Run *run) {
+    if (run->options->cancelled && *run->options->cancelled) return true;
+    for (int b = 0; b < run->g->batch; b++)
+        if (!run->done[b]) return false;
+    return true;
+}
+
+void generator_run(Generator *g, const GenerateOptions *o, GenerateResult *result) {
     *result = (GenerateResult){0};
-    size_t count;
-    int32_t *ids = encode_prompt(model, tokenizer, prompt, &count, err);
-    if (!ids) return -1;
-    int limit = model->cfg.max_position_embeddings;
-    int room = limit - (int)count < max_new_tokens ? limit - (int)count : max_new_tokens;
-    KVCache *caches = model_caches_new(model, (int)count + room, err);
-    if (!caches) {
-        free(ids);
-        return -1;
+    int longest = 0;
+    for (int b = 0; b < g->batch; b++) {
+        CHECK(g->sequences[b].count > 0, "generator_run: sequence %d is empty", b);
+        g->sequences[b].answered = 0;
+        if (g->sequences[b].count > longest) longest = g->sequences[b].count;
     }
-    int vocab = model->cfg.vocab_size;
-    float *logits = malloc((size_t)vocab * sizeof *logits);
-    if (!logits) fatal("out of memory");
-    Characters characters = {.emit = emit, .user = user};
+    int room =
+        g->capacity - longest < o->max_new_tokens ? g->capacity - longest : o->max_new_tokens;
+    Run run = {.g = g, .options = o};
+    run.streams = must_have(calloc((size_t)g->batch, sizeof *run.streams));
+    run.done = must_have(calloc((size_t)g->batch, sizeof *run.done));
+    for (int b = 0; b < g->batch; b++)
+        run.streams[b] =
+            text_stream(g->batch == 1 ? o->emit : NULL, o->user, o->stops, o->stop_count);
 
     double started = seconds_now();
-    feed(model, caches, ids, (int)count, logits);
-    result->prompt_tokens = (int)count;
+    result->prompt_tokens = fill_caches(g);
     result->prompt_seconds = seconds_now() - started;
     started = seconds_now();
-    for (int i = 0; i < room; i++) {
-        int32_t id =
-            sample_token(logits, vocab, sampling, rng_uniform(sampling->seed, 0, (uint64_t)i));
-        if (id == tokenizer_eot(tokenizer)) break;
-        size_t bytes;
-        const char *text = tokenizer_token(tokenizer, id, &bytes);
-        characters_add(&characters, text, bytes);
-        result->new_tokens++;
-        if (i + 1 < room) feed(model, caches, &id, 1, logits);
+    int32_t *last = must_have(malloc((size_t)g->batch * sizeof *last));
+    for (int i = 0; i < room && !all_done(&run); i++) {
+        for (int b = 0; b < g->batch; b++) last[b] = g->sequences[b].ids[g->sequences[b].count - 1];
+        forward(g, last, 1);
+        for (int b = 0; b < g->batch; b++)
+            if (!run.done[b]) choose(&run, b);
     }
-    characters_flush(&characters);
     result->seconds = seconds_now() - started;
-    free(logits);
-    free(ids);
-    model_caches_free(model, caches);
-    return 0;
+    for (int b = 0; b < g->batch; b++) {
+        text_stream_end(&run.streams[b]);
+        result->new_tokens += g->sequences[b].answered;
+        model_caches_truncate(g->model, g->caches, b, g->sequences[b].count - 1);
+    }
+    free(last);
+    free(run.streams);
+    free(run.done);
+}
+
+/* ---- the whole answer ---- */
+
+typedef struct Collected {
+    char *text;
+    size_t bytes;
+} Collected;
+
+static void collect(void *user, const char *text, size_t bytes) {
+    Collected *c = user;
+    c->text = must_have(realloc(c->text, c->bytes + bytes + 1));
+    memcpy(c->text + c->bytes, text, bytes);
+    c->bytes += bytes;
+    c->text[c->bytes] = 0;
+}
+
+char *generator_answer(const Generator *g, int b, const GenerateOptions *o) {
+    const Sequence *s = &g->sequences[b];
+    Collected collected = {must_have(calloc(1, 1)), 0};
+    TextStream stream = text_stream(collect, &collected, o->stops, o->stop_count);
+    for (int i = s->count - s->answered; i < s->count; i++) {
+        size_t bytes;
+        const char *text = tokenizer_token(g->tokenizer, s->ids[i], &bytes);
+        if (text_stream_add(&stream, text, bytes)) break;
+    }
+    text_stream_end(&stream);
+    return collected.text;
+}
+
+int generate(Model *model, const Tokenizer *tokenizer, const char *prompt,
+             const GenerateOptions *options, GenerateResult *result, Error *err) {
+    Generator g;
+    if (generator_init(&g, model, tokenizer, 1, model->cfg.max_position_embeddings, err)) return -1;
+    int status = generator_prompt(&g, 0, prompt, err);
+    if (!status) generator_run(&g, options, result);
+    generator_free(&g);
+    return status;
 }

@@ -1,4 +1,4 @@
-#include "generate.h"
+#include "sampler.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -9,27 +9,28 @@ int32_t sample_token(float *logits, int vocab, const Sampling *sampling, float r
         if (logits[i] > logits[best]) best = i;
     if (sampling->temperature <= 0) return best;
 
-    /* A selection sort's first steps: after each, order[kept] is the next likeliest. Enough of it, and no more, is sorted. */
     int32_t *order = calloc((size_t)vocab, sizeof *order);
     float *p = malloc((size_t)vocab * sizeof *p), top = logits[best];
-    double total = 0, mass = 0;
     for (int32_t i = 0; i < vocab; i++) {
         order[i] = i;
         p[i] = expf((logits[i] - top) / sampling->temperature);
-        total += p[i];
     }
-    int limit = sampling->top_k > 0 && sampling->top_k < vocab ? sampling->top_k : vocab, kept = 0;
-    while (kept < limit && (kept == 0 || mass < sampling->top_p * total)) {
-        int likeliest = kept;
-        for (int i = kept + 1; i < vocab; i++) {
+    int limit = sampling->top_k > 0 && sampling->top_k < vocab ? sampling->top_k : vocab;
+    double total = 0, mass = 0;
+    for (int first = 0; first < limit; first++) { /* a selection sort's first steps are enough */
+        int likeliest = first;
+        for (int i = first + 1; i < vocab; i++) {
             float a = p[order[i]], b = p[order[likeliest]];
             if (a > b || (a == b && order[i] < order[likeliest])) likeliest = i;
         }
-        int32_t swapped = order[kept];
-        order[kept] = order[likeliest];
+        int32_t swapped = order[first];
+        order[first] = order[likeliest];
         order[likeliest] = swapped;
-        mass += p[order[kept++]];
+        total += p[order[first]];
     }
+    int kept = 0;
+    do mass += p[order[kept++]];
+    while (kept < limit && mass < sampling->top_p * total && p[order[kept]] >= sampling->min_p);
     double rest = random * mass;
     int chosen = 0;
     while (chosen < kept - 1 && rest >= p[order[chosen]]) rest -= p[order[chosen++]];

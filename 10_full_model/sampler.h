@@ -1,0 +1,41 @@
+/*
+ * Choosing the next token.
+ *
+ * The settings apply in this order, which is that of transformers:
+ *     repetition penalty   logits of tokens that are in the text already: divided by it if positive,
+ *                          multiplied if negative (Keskar et al. 2019, section 4.1)
+ *     temperature          softmax(logits / temperature); 0: the likeliest token, always
+ *     top-k                only the k likeliest
+ *     top-p                only the likeliest of these which together reach p of their probability
+ *                          (Holtzman et al. 2020)
+ *     min-p                only those at least min_p times as likely as the likeliest
+ *                          (Nguyen et al. 2024)
+ */
+#ifndef SAMPLER_H
+#define SAMPLER_H
+
+#include <stdint.h>
+
+typedef struct Sampling {
+    float temperature;        /* 0: always the likeliest token; 1: the model's own probabilities */
+    int top_k;                /* 0: all */
+    float top_p;              /* 1: all */
+    float min_p;              /* 0: all */
+    float repetition_penalty; /* 1 (or 0): none */
+    uint64_t seed;
+} Sampling;
+
+/* temperature 0.8, top_p 0.95, the rest off. */
+Sampling sampling_defaults(void);
+
+/* Lowers the logits [vocab] of every token in history [count], however often it is there. */
+void penalize_repetitions(float *logits, int vocab, const int32_t *history, int count,
+                          float penalty);
+
+/*
+ * The token that `random`, uniform in [0, 1), picks from logits [vocab] (host memory; may be
+ * overwritten). Equal logits: the smaller id first. At least one token is always left.
+ */
+int32_t sample_token(float *logits, int vocab, const Sampling *sampling, float random);
+
+#endif

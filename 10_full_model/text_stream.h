@@ -1,0 +1,34 @@
+/*
+ * Text as it comes, token by token: handed on as soon as it is whole.
+ *
+ * Two things make text wait. A token may end within a UTF-8 character; its bytes wait for the rest, for
+ * a terminal shows half a character as rubbish. And what could be the beginning of a stop string
+ * waits until it is one (the text ends before it) or is none.
+ */
+#ifndef TEXT_STREAM_H
+#define TEXT_STREAM_H
+
+#include <stdbool.h>
+#include <stddef.h>
+
+typedef void (*TextFunction)(void *user, const char *text, size_t bytes);
+
+typedef struct TextStream {
+    TextFunction emit; /* gets whole characters (or single bytes that are none) */
+    void *user;
+    const char *const *stops; /* not empty strings */
+    int stop_count;
+    char *waiting;
+    size_t count, capacity;
+} TextStream;
+
+TextStream text_stream(TextFunction emit, void *user, const char *const *stops, int stop_count);
+
+/* More bytes. True when a stop string is complete: what was before it has been emitted, and nothing
+ * more will be. */
+bool text_stream_add(TextStream *stream, const char *text, size_t bytes);
+
+/* The end: emits what waits. Frees the buffer. */
+void text_stream_end(TextStream *stream);
+
+#endif
