@@ -147,7 +147,6 @@ void balance_download(Context *ctx, int32_t *host, const Tensor *t) {
         memcpy(host, t->data, tensor_bytes(t));
 }
 
-/* [balance_measure] */
 BalanceMeasures balance_measure(const int32_t *counts, int experts, int64_t kept) {
     BalanceMeasures m = {.min = counts[0]};
     for (int e = 0; e < experts; e++) {
@@ -167,4 +166,3 @@ BalanceMeasures balance_measure(const int32_t *counts, int experts, int64_t kept
     m.dropped = kept < 0 ? 0 : m.tokens - (double)kept;
     return m;
 }
-/* [/balance_measure] */

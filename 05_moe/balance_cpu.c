@@ -9,7 +9,6 @@
 /* Below this many elements a loop is over before the other threads have woken up. */
 enum { PARALLEL_MIN = 1 << 14 };
 
-/* [balance_loss] */
 void balance_loss_forward_cpu(float *loss, float *f, float *p, float *sums, const float *scores,
                               const int32_t *indices, int64_t sequences, int64_t length,
                               int experts, int top_k, float alpha) {
@@ -34,7 +33,6 @@ void balance_loss_forward_cpu(float *loss, float *f, float *p, float *sums, cons
     for (int64_t i = 0; i < sequences * E; i++) total += (double)f[i] * p[i];
     loss[0] = (float)total;
 }
-/* [/balance_loss] */
 
 /* P_e is the mean over the sequence of s_e / S, S = sum_i s_i, so
  *     dL/ds_e = (f_e / S - sum_i f_i s_i / S^2) / T */

@@ -47,7 +47,6 @@ static FullName full_name(const char *prefix, const char *name) {
     return full;
 }
 
-/* [block_init] */
 Block block_init(Params *params, const char *prefix, const BlockConfig *cfg, int layer) {
     Error err = {0};
     CHECK(block_check(cfg, &err) == 0, "block_init %s: %s", prefix, err.text);
@@ -67,7 +66,6 @@ Block block_init(Params *params, const char *prefix, const BlockConfig *cfg, int
         w.moe = moe_init(params, full_name(prefix, "mlp").text, &cfg->moe);
     return w;
 }
-/* [/block_init] */
 
 void block_randomize(Params *params, const Block *w, float std, float out_std) {
     params_fill(params, w->input_layernorm, 1);

@@ -15,7 +15,6 @@ int64_t dispatch_capacity(float capacity_factor, int64_t tokens, int top_k, int 
     return capacity < 1 ? 1 : capacity;
 }
 
-/* [dispatch_plan] */
 Dispatch dispatch_plan(Context *ctx, const Tensor *indices, int experts, int64_t capacity) {
     check_shape("dispatch_plan", indices, I32, SHAPE(-1, -1));
     int64_t tokens = indices->shape[0], top_k = indices->shape[1], slots = tokens * top_k;
@@ -36,7 +35,6 @@ Dispatch dispatch_plan(Context *ctx, const Tensor *indices, int experts, int64_t
        plan.slot_of_row->data, scratch->data, indices->data, slots, experts, capacity);
     return plan;
 }
-/* [/dispatch_plan] */
 
 /* ---- permute ---- */
 

@@ -72,7 +72,6 @@ static FullName full_name(const char *prefix, const char *name) {
     return full;
 }
 
-/* [moe_init] */
 Moe moe_init(Params *params, const char *prefix, const MoeConfig *cfg) {
     Error err = {0};
     CHECK(moe_check(cfg, &err) == 0, "moe_init %s: %s", prefix, err.text);
@@ -91,7 +90,6 @@ Moe moe_init(Params *params, const char *prefix, const MoeConfig *cfg) {
     w.load = params_buffer(params, full_name(prefix, "load").text, I32, SHAPE(experts));
     return w;
 }
-/* [/moe_init] */
 
 void moe_randomize(Params *params, const Moe *w, float std, float out_std) {
     router_randomize(params, &w->gate, std);
@@ -157,7 +155,6 @@ void moe_rebalance(Context *ctx, const Moe *w, float gamma) {
     balance_update_bias(ctx, w->gate.bias, w->load, gamma);
 }
 
-/* [moe_parameters] */
 /* Router, shared experts, and as many of the routed ones. */
 static int64_t parameters(const MoeConfig *cfg, int64_t routed) {
     int64_t hidden = cfg->router.hidden_size, experts = cfg->router.n_routed_experts;
@@ -173,4 +170,3 @@ int64_t moe_parameters(const MoeConfig *cfg) {
 int64_t moe_active_parameters(const MoeConfig *cfg) {
     return parameters(cfg, cfg->router.num_experts_per_tok);
 }
-/* [/moe_parameters] */

@@ -53,7 +53,6 @@ static Tensor *places(Context *ctx, int64_t B, int64_t T) {
     return t;
 }
 
-/* [moemodel_forward] */
 Tensor *moemodel_forward(Context *ctx, const MoeModel *model, Tensor *ids, MoeRecord *records) {
     const MoeModelConfig *cfg = &model->cfg;
     int64_t B = tensor_dim(ids, 0), T = tensor_dim(ids, 1);
@@ -74,7 +73,6 @@ Tensor *moemodel_loss(Context *ctx, const MoeModel *model, Tensor *ids, Tensor *
         if (records[i].loss) total = add(ctx, total, records[i].loss);
     return total;
 }
-/* [/moemodel_forward] */
 
 void moemodel_rebalance(Context *ctx, const MoeModel *model, float gamma) {
     for (int i = 0; i < model->cfg.num_hidden_layers; i++)

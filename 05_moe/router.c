@@ -192,7 +192,6 @@ Routing router_choose(Context *ctx, Tensor *logits, const Tensor *bias, const Te
     return r;
 }
 
-/* [router_forward] */
 Routing router_forward(Context *ctx, Tensor *x, const Router *w, const RouterConfig *cfg) {
     check_shape("router_forward", x, ctx->dtype, SHAPE(-1, cfg->hidden_size));
     CHECK(x->shape[0] > 0, "router_forward: there are no tokens");
@@ -211,4 +210,3 @@ Routing router_forward(Context *ctx, Tensor *x, const Router *w, const RouterCon
     if (raw) r.load = gate_noisy_load(ctx, clean, raw, logits, cfg->num_experts_per_tok);
     return r;
 }
-/* [/router_forward] */

@@ -28,7 +28,6 @@ static void inputs(float *scores, int32_t *indices) {
     }
 }
 
-/* [balance_by_hand] */
 /* 4 tokens, 2 experts, k = 1. Three tokens take expert 0, so f = (1.5, 0.5); P = (0.65, 0.35). */
 DEVICE_TEST(balance, loss_by_hand) {
     static const float s[8] = {0.9f, 0.1f, 0.8f, 0.2f, 0.6f, 0.4f, 0.3f, 0.7f};
@@ -41,7 +40,6 @@ DEVICE_TEST(balance, loss_by_hand) {
     check_tensor(&ctx, "loss", balance_loss(&ctx, scores, indices, 1, 1.0f), want, 1e-6);
     test_context_free(&ctx);
 }
-/* [/balance_by_hand] */
 
 /* Over the batch (Switch) and for each sequence (DeepSeek), with gradients, in double precision. */
 DEVICE_TEST(balance, loss_by_its_formula) {
@@ -189,7 +187,6 @@ Test(balance, gradients_agree_with_finite_differences) {
     test_context_free(&ctx);
 }
 
-/* [bias_by_hand] */
 /* Loads 6, 2, 4, 4: the mean is 4. The first gets a smaller bias, the second a larger one. */
 DEVICE_TEST(balance, bias_update_by_hand) {
     static const float start[4] = {0.5f, 0.5f, -0.25f, 0};
@@ -216,7 +213,6 @@ DEVICE_TEST(balance, bias_update_by_hand) {
     for (int e = 0; e < 4; e++) cr_assert_eq(got[e], 0);
     test_context_free(&ctx);
 }
-/* [/bias_by_hand] */
 
 Test(balance, measures) {
     BalanceMeasures m = balance_measure((int32_t[]){5, 5, 5, 5}, 4, 20);

@@ -164,7 +164,6 @@ DEVICE_TEST(block, learns) {
     }
 }
 
-/* [v3] */
 /* DeepSeek-V3: 61 layers of which 3 are dense, embedding and head of 129,280 x 7168. No token is
  * multiplied with the embedding: its row is looked up. */
 Test(block, v3_has_671_billion_parameters) {
@@ -193,7 +192,6 @@ Test(block, v3_has_671_billion_parameters) {
     cr_assert_eq(total, 671026404352, "%lld", (long long)total);
     cr_assert_eq((active + 500000000) / 1000000000, 37, "%lld", (long long)active);
 }
-/* [/v3] */
 
 Test(block, the_first_layers_are_dense) {
     Context ctx = test_context(CPU, F32);

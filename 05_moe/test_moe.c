@@ -385,7 +385,6 @@ Test(moe, threads_do_not_change_results) {
 
 /* ---- sizes and settings ---- */
 
-/* [parameters] */
 /* 8 experts and one shared, two are chosen: 9 experts are stored, 3 are used. */
 Test(moe, parameters_total_and_active) {
     MoeConfig small = moe_config(512, 1365, 8, 2);
@@ -400,7 +399,6 @@ Test(moe, parameters_total_and_active) {
     params_free(&m.params);
     test_context_free(&ctx);
 }
-/* [/parameters] */
 
 Test(moe, weights_have_names) {
     Context ctx = test_context(CPU, F32);

@@ -273,7 +273,6 @@ DEVICE_TEST(router, backward_by_plain_loops) {
 
 /* ---- what must hold for any scores ---- */
 
-/* [bias_changes_only_choices] */
 DEVICE_TEST(router, the_bias_changes_choices_and_never_weights) {
     enum { N = 127, E = 16, K = 3 };
     Context ctx = test_context(device, dtype);
@@ -298,7 +297,6 @@ DEVICE_TEST(router, the_bias_changes_choices_and_never_weights) {
     free(chosen), free(weights), free(scores);
     test_context_free(&ctx);
 }
-/* [/bias_changes_only_choices] */
 
 DEVICE_TEST(router, of_equal_scores_the_lower_index_wins) {
     enum { N = 33, E = 12, K = 4 };
