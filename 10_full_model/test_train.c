@@ -6,7 +6,7 @@
 #include "../common/testing.h"
 #include "checkpoint.h"
 #include "generate.h"
-#include "train.h"
+#include "test_world.h"
 
 #include <math.h>
 #include <omp.h>
@@ -17,70 +17,13 @@
 #include <sys/resource.h>
 #include <unistd.h>
 
-static const char *const TEXT =
-    "the cat sat on the mat and the dog sat on the log; the frog sat in the fog. ";
-enum { COPIES = 60 };
-
-typedef struct World {
-    Context ctx;
-    Tokenizer *tokenizer;
-    Corpus corpus;
-    Model model;
-    TrainOptions options;
-} World;
-
-static void must(int status, const Error *err) {
-    if (status) cr_assert_fail("%s", err->text);
-}
-
-/* In place: the model keeps a pointer to w->ctx. */
-static void world_init(World *w, Device device, DType dtype) {
-    *w = (World){.ctx = test_context(device, dtype), .options = train_defaults()};
-    Error err = {0};
-    size_t length = strlen(TEXT);
-    char *text = malloc(COPIES * length);
-    for (int i = 0; i < COPIES; i++) memcpy(text + i * length, TEXT, length);
-    if (!(w->tokenizer = tokenizer_train(text, COPIES * length, 290, NULL, NULL, &err)))
-        cr_assert_fail("%s", err.text);
-    must(corpus_init(&w->corpus, w->tokenizer, text, COPIES * length, 0.1, 16, &err), &err);
-    free(text);
-    ModelConfig cfg = {.vocab_size = tokenizer_vocab_size(w->tokenizer),
-                       .hidden_size = 32,
-                       .intermediate_size = 64,
-                       .num_hidden_layers = 1,
-                       .num_attention_heads = 2,
-                       .num_key_value_heads = 2,
-                       .head_dim = 16,
-                       .max_position_embeddings = 32,
-                       .rms_norm_eps = 1e-6f,
-                       .initializer_range = 0.05f,
-                       .tie_word_embeddings = true};
-    must(model_init(&w->model, &w->ctx, &cfg, true, &err), &err);
-    model_randomize(&w->model);
-    w->options.steps = 60;
-    w->options.batch_size = 8;
-    w->options.context_length = 16;
-    w->options.warmup_steps = 5;
-    w->options.learning_rate = 1e-2f;
-    w->options.eval_interval = 20;
-    w->options.eval_batches = 1;
-    w->options.quiet = true;
-}
-
-static void world_free(World *w) {
-    model_free(&w->model);
-    corpus_free(&w->corpus);
-    tokenizer_free(w->tokenizer);
-    test_context_free(&w->ctx);
-}
-
 DEVICE_TEST(train, learns_a_repeated_text) {
     World w;
     world_init(&w, device, dtype);
     Error err = {0};
-    float before = validation_loss(&w.model, &w.corpus, 8, 8, 16);
+    float before = validation_loss(&w.model, &w.source, 8, 8, 16);
     TrainResult result;
-    must(train(&w.model, &w.corpus, &w.options, &result, &err), &err);
+    must(train(&w.model, &w.source, &w.options, &result, &err), &err);
     float guess = logf((float)w.model.cfg.vocab_size);
     cr_assert(fabsf(before - guess) < 0.5f, "untrained: %g, guessing %g", before, guess);
     cr_assert(result.validation_loss < 0.3f * before, "%g before, %g after", before,
@@ -98,8 +41,8 @@ Test(train, is_reproducible) {
         World w;
         world_init(&w, CPU, F32);
         TrainResult result;
-        w.options.steps = 10;
-        must(train(&w.model, &w.corpus, &w.options, &result, &err), &err);
+        w.options.schedule.steps = 10;
+        must(train(&w.model, &w.source, &w.options, &result, &err), &err);
         count = tensor_count(w.model.embed_tokens);
         weights[run] = test_values(&w.ctx, w.model.embed_tokens);
         world_free(&w);
@@ -117,11 +60,11 @@ DEVICE_TEST(train, accumulated_gradients_are_those_of_the_large_batch) {
         World w;
         world_init(&w, device, dtype);
         TrainResult result;
-        w.options.steps = 3;
-        w.options.warmup_steps = 0;
+        w.options.schedule.steps = 3;
+        w.options.schedule.warmup = 0;
         w.options.batch_size = run ? 2 : 8;
         w.options.accumulation = run ? 4 : 1;
-        must(train(&w.model, &w.corpus, &w.options, &result, &err), &err);
+        must(train(&w.model, &w.source, &w.options, &result, &err), &err);
         count = tensor_count(w.model.embed_tokens);
         weights[run] = malloc((size_t)count * sizeof(float));
         params_get(&w.model.params, w.model.embed_tokens, weights[run]);
@@ -133,11 +76,6 @@ DEVICE_TEST(train, accumulated_gradients_are_those_of_the_large_batch) {
      */
     check_close("weights after 3 steps", weights[1], weights[0], count, dtype == BF16 ? 0.1 : 5e-3);
     free(weights[0]), free(weights[1]);
-}
-
-static void count_bytes(void *user, const char *text, size_t bytes) {
-    (void)text;
-    *(size_t *)user += bytes;
 }
 
 typedef struct Text {
@@ -161,17 +99,17 @@ DEVICE_TEST(checkpoint, what_was_saved_is_what_is_loaded) {
     w.options.out = folder;
     must(checkpoint_save_setup(&w.model.cfg, w.tokenizer, folder, &err), &err);
     TrainResult result;
-    must(train(&w.model, &w.corpus, &w.options, &result, &err), &err);
+    must(train(&w.model, &w.source, &w.options, &result, &err), &err);
 
     Model loaded;
     Tokenizer *tokenizer;
     must(checkpoint_load(&loaded, &tokenizer, &w.ctx, folder, &err), &err);
     Text texts[2] = {0};
-    Sampling greedy = {.temperature = 0, .top_p = 1};
     GenerateResult g;
-    must(generate(&w.model, w.tokenizer, "the cat", 20, &greedy, collect, &texts[0], &g, &err),
-         &err);
-    must(generate(&loaded, tokenizer, "the cat", 20, &greedy, collect, &texts[1], &g, &err), &err);
+    GenerateOptions greedy = {.max_new_tokens = 20, .emit = collect, .user = &texts[0]};
+    must(generate(&w.model, w.tokenizer, "the cat", &greedy, &g, &err), &err);
+    greedy.user = &texts[1];
+    must(generate(&loaded, tokenizer, "the cat", &greedy, &g, &err), &err);
     cr_assert(texts[0].count > 0 && !strcmp(texts[0].bytes, texts[1].bytes), "'%s' and '%s'",
               texts[0].bytes, texts[1].bytes);
     cr_assert(strstr(TEXT, " sat on the mat") && strncmp(texts[1].bytes, " sat", 4) == 0,
@@ -179,7 +117,7 @@ DEVICE_TEST(checkpoint, what_was_saved_is_what_is_loaded) {
     model_free(&loaded);
     tokenizer_free(tokenizer);
     world_free(&w);
-    scratch_close(&scratch);
+    run_close(&scratch);
 }
 
 /* A learning rate that no training survives. */
@@ -195,10 +133,10 @@ Test(train, a_loss_that_is_not_finite_stops_and_keeps_what_was_saved) {
     must(checkpoint_save_weights(&w.model, folder, 0, &err), &err);
     float first = tensor_get(w.model.embed_tokens, 0);
     w.options.out = folder;
-    w.options.learning_rate = 1e30f;
-    w.options.warmup_steps = 0;
+    w.options.schedule.peak = 1e30f;
+    w.options.schedule.warmup = 0;
     TrainResult result;
-    cr_assert(train(&w.model, &w.corpus, &w.options, &result, &err) == -1, "training must stop");
+    cr_assert(train(&w.model, &w.source, &w.options, &result, &err) == -1, "training must stop");
     cr_assert(strstr(err.text, "step ") && strstr(err.text, "learning-rate"), "%s", err.text);
     SafeTensors *file = safetensors_open(path, &err);
     cr_assert(file, "%s", err.text);
@@ -206,7 +144,7 @@ Test(train, a_loss_that_is_not_finite_stops_and_keeps_what_was_saved) {
     cr_assert(t && tensor_get(t, 0) == first, "the weights on disk changed");
     safetensors_close(file);
     world_free(&w);
-    scratch_close(&scratch);
+    run_close(&scratch);
 }
 
 /* The disk is full (as a limit on the size of files): the old weights stay whole, no temporary file stays behind. */
@@ -235,52 +173,6 @@ Test(checkpoint, a_full_disk_leaves_the_old_file) {
     scratch_close(&scratch);
 }
 
-/* Text arrives in whole characters: a piece is one UTF-8 character, or one byte that belongs to none. */
-static void whole_character(void *user, const char *text, size_t bytes) {
-    unsigned char c = (unsigned char)text[0];
-    size_t most = c >= 0xf0 && c < 0xf8   ? 4
-                  : c >= 0xe0 && c < 0xf0 ? 3
-                  : c >= 0xc2 && c < 0xe0 ? 2
-                                          : 1;
-    cr_assert(bytes >= 1 && bytes <= most, "%zu bytes begin with %02x", bytes, c);
-    for (size_t i = 1; i < bytes; i++) cr_assert(((unsigned char)text[i] & 0xc0) == 0x80);
-    if (bytes > *(size_t *)user) *(size_t *)user = bytes;
-}
-
-/* A byte-level model of random weights over a text of two-byte characters. */
-Test(generate, hands_out_whole_characters) {
-    Context ctx = test_context(CPU, F32);
-    Error err = {0};
-    char text[600];
-    for (int i = 0; i < 600; i += 2) memcpy(text + i, "\xc3\xa9", 2); /* é */
-    Tokenizer *tokenizer = tokenizer_train(text, sizeof text, 257, NULL, NULL, &err);
-    cr_assert(tokenizer, "%s", err.text);
-    ModelConfig cfg = {.vocab_size = 257,
-                       .hidden_size = 8,
-                       .intermediate_size = 8,
-                       .num_hidden_layers = 1,
-                       .num_attention_heads = 1,
-                       .num_key_value_heads = 1,
-                       .head_dim = 8,
-                       .max_position_embeddings = 4096,
-                       .rms_norm_eps = 1e-6f,
-                       .initializer_range = 0.02f,
-                       .tie_word_embeddings = true};
-    Model model;
-    must(model_init(&model, &ctx, &cfg, false, &err), &err);
-    model_randomize(&model);
-    Sampling sampling = {
-        .temperature = 1, .top_p = 1, .seed = 3}; /* nearly uniform over all bytes */
-    GenerateResult g;
-    size_t longest = 0;
-    must(generate(&model, tokenizer, "x", 4000, &sampling, whole_character, &longest, &g, &err),
-         &err);
-    cr_assert(longest >= 2, "in %d random bytes there is a two-byte character", g.new_tokens);
-    model_free(&model);
-    tokenizer_free(tokenizer);
-    test_context_free(&ctx);
-}
-
 /* Weights so large that the loss overflows after one step: nothing of it may be saved. */
 Test(train, weights_with_a_loss_that_is_not_finite_are_not_saved) {
     World w;
@@ -291,32 +183,48 @@ Test(train, weights_with_a_loss_that_is_not_finite_are_not_saved) {
     snprintf(path, sizeof path, "%s/model.safetensors", scratch.directory);
     w.options.out = scratch.directory;
     w.options.tokenizer = w.tokenizer;
-    w.options.learning_rate = 1e13f;
-    w.options.warmup_steps = 0;
+    w.options.schedule.peak = 1e13f;
+    w.options.schedule.warmup = 0;
     w.options.eval_interval = 1;
     TrainResult result;
-    cr_assert(train(&w.model, &w.corpus, &w.options, &result, &err) == -1, "training must stop");
+    cr_assert(train(&w.model, &w.source, &w.options, &result, &err) == -1, "training must stop");
     cr_assert(access(path, F_OK) != 0, "weights without a finite loss were saved");
-    scratch_close(&scratch);
+    run_close(&scratch);
     world_free(&w);
 }
 
-Test(generate, prompts_that_fit) {
+/* Shares and loads that can be worked out by hand; gaps where nothing was measured. */
+Test(train, metrics) {
     World w;
     world_init(&w, CPU, F32);
     Error err = {0};
-    Sampling hot = {.temperature = 1, .top_p = 1, .seed = 3};
-    GenerateResult g;
-    size_t bytes = 0;
-    must(generate(&w.model, w.tokenizer, "", 1000, &hot, count_bytes, &bytes, &g, &err), &err);
-    cr_assert(g.prompt_tokens == 1 && g.new_tokens <= 31, "%d new tokens in a context of 32",
-              g.new_tokens);
-    char longer[400];
-    memset(longer, 'x', sizeof longer);
-    longer[sizeof longer - 1] = 0;
-    cr_assert(generate(&w.model, w.tokenizer, longer, 5, &hot, count_bytes, &bytes, &g, &err) ==
-              -1);
-    cr_assert(strstr(err.text, "context"), "%s", err.text);
+    Scratch scratch = scratch_open();
+    int32_t *load = w.model.layers[1].moe.load->data;
+    memcpy(load, (int32_t[6]){10, 20, 0, 10, 10, 10}, 6 * sizeof *load); /* the mean is 10 */
+    ExpertLoad measured = expert_load(&w.model);
+    cr_assert(measured.max_vio == 1 && measured.idle == 1, "%g, %d", measured.max_vio,
+              measured.idle);
+    double flop = 3 * flop_per_token(&w.model.cfg, 16);
+    Metrics metrics;
+    const char *path = scratch_path(&scratch, "m.csv");
+    must(metrics_open(&metrics, path, &w.model, 16, 0, 2000 * flop, &err), &err);
+    StepReport report = {.step = 1,
+                         .loss = 2.5f,
+                         .validation_loss = NAN,
+                         .learning_rate = 0.25f,
+                         .gradient_norm = 1,
+                         .tokens_per_second = 1000,
+                         .load = measured};
+    metrics_row(&metrics, &report);
+    must(metrics_close(&metrics, &err), &err);
+    MappedFile file;
+    must(file_map(&file, path, &err), &err);
+    const char *row = "\n1,2.50000,,0.25,1.0000,1000,0.5000,1.000,1\n";
+    cr_assert(file.size > strlen(row) &&
+                  !memcmp(file.data + file.size - strlen(row), row, strlen(row)),
+              "%.*s", (int)file.size, file.data);
+    file_unmap(&file);
+    scratch_close(&scratch);
     world_free(&w);
 }
 
