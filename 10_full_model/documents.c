@@ -220,7 +220,9 @@ int document_text(const DocumentReader *r, const Piece *piece, DocumentText *tex
     if (!piece->line) return 0;
     Error why;
     const char *field = r->options.field;
-    cJSON *json = json_parse("the line", piece->text, piece->bytes, &why), *found = NULL;
+    size_t bytes = piece->bytes; /* without the line's end, so that an error is not found behind it */
+    while (bytes && (piece->text[bytes - 1] == '\n' || piece->text[bytes - 1] == '\r')) bytes--;
+    cJSON *json = json_parse("the line", piece->text, bytes, &why), *found = NULL;
     if (!json) return bad_line(r, piece, &why, err);
     int fields = 0;
     const cJSON *item;
