@@ -1,5 +1,5 @@
 /*
- * The grouped product on the GPU: the first three rungs (grouped_mma.cu and grouped_hopper*.cu hold
+ * The grouped product on the GPU: the first three rungs (grouped_mma.cu and grouped_*hopper.cu hold
  * the others), and the choice of the one in use.
  *
  *     gather   for every expert: gather its tokens into a matrix, multiply

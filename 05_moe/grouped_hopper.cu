@@ -7,8 +7,8 @@
  *
  *     Y^T = W X^T     The tile is computed transposed: 64 rows of wgmma are fixed, its columns are
  *                     not, so the weights go down and the tokens across. A tile has up to 256
- *                     tokens in steps of 32; an expert's rows are cut into tiles of equal size
- *                     (270 into 160 + 110, not 256 + 14).
+ *                     tokens in steps of 16 (or 32: pad()); an expert's rows are cut into tiles of
+ *                     equal size (270 into 144 + 126, not 256 + 14).
  *     reading         past the expert's last row TMA brings its neighbour's, and past the last row of
  *                     x zeros. Either makes sums of columns that nobody stores.
  *     storing         32 rows at a time: whole boxes by TMA, the last rows of an expert by threads.
@@ -39,6 +39,7 @@ struct RowsMaps {
 
 struct RowsWork {
     const int32_t *offsets;
+    int *next;    /* the scheduler's counter */
     bf16 *y[3];   /* y[1] NULL: g and u are not kept */
     int64_t rows; /* R */
     int experts, out;
@@ -51,22 +52,30 @@ struct RowsWork {
 
 struct RowTile {
     int expert, pair;
-    int row, rows, padded; /* the first, how many, and rounded up to a multiple of 32 */
+    int row, rows, padded; /* the first, how many, and rounded up; padded 0: the end */
 };
 
-static __device__ __forceinline__ RowTile row_tile(const int *first, const RowsWork &work, int i,
-                                                   int from) {
+/* Sizes of tiles: wgmma multiplies any multiple of 8 columns, but each size is code of its own. */
+static __device__ __forceinline__ int pad(int rows) {
+    return rows > 128 ? (rows + 15) / 16 * 16 : (rows + 31) / 32 * 32;
+}
+
+/* The tile of a turn; `from` is an expert at or before the tile's own. */
+static __device__ __forceinline__ RowTile row_tile(const int *first, const RowsWork &work,
+                                                   Barriers *barriers, int turn, int from) {
+    RowTile tile = {};
+    int i = take_turn(barriers, turn);
+    if (i >= first[work.experts] * work.pairs) return tile;
     TilePlace place = tile_place(first, work.experts, work.pairs, i, from);
     int begin = __ldg(work.offsets + place.expert);
     int all = __ldg(work.offsets + place.expert + 1) - begin;
     int equal = (all + place.row_tiles - 1) / place.row_tiles;
-    int height = (equal + BOX_ROWS - 1) / BOX_ROWS * BOX_ROWS, before = place.row_tile * height;
-    RowTile tile;
+    int height = pad(equal), before = place.row_tile * height;
     tile.expert = place.expert;
     tile.pair = place.column;
     tile.row = begin + before;
     tile.rows = min(height, all - before);
-    tile.padded = (tile.rows + BOX_ROWS - 1) / BOX_ROWS * BOX_ROWS;
+    tile.padded = pad(tile.rows);
     return tile;
 }
 
@@ -81,24 +90,25 @@ static __device__ __forceinline__ int first_output(const RowTile &tile, int rank
 template <Product P>
 static __device__ void produce(const RowsMaps &maps, const RowsWork &work, const int *first,
                                char *ring, Barriers *barriers, int rank) {
-    int total = first[work.experts] * work.pairs, expert = 0, count = 0;
-    for (int i = blockIdx.x / CLUSTER; i < total; i += gridDim.x / CLUSTER) {
-        RowTile tile = row_tile(first, work, i, expert);
+    int expert = 0, count = 0;
+    for (int turn = 0;; turn++) {
+        RowTile tile = row_tile(first, work, barriers, turn, expert);
+        if (!tile.padded) break;
         expert = tile.expert;
-        int out = first_output<P>(tile, rank);
+        int out = first_output<P>(tile, rank), boxes = (tile.padded + BOX_ROWS - 1) / BOX_ROWS;
         for (int step = 0; step < work.steps; step++, count++) {
             int stage = stage_to_fill(barriers, count), k = step * STEP_K;
             if (threadIdx.x == 0) {
                 char *w = ring + stage * STAGE_BYTES, *x = w + HALF_BYTES;
                 uint64_t *full = &barriers->full[stage];
-                mbarrier_expect(full, HALF_BYTES + tile.padded * 128);
+                mbarrier_expect(full, HALF_BYTES + boxes * BOX_BYTES);
                 if (P == FORWARD) tma_load_3d(w, &maps.w, full, k, out, expert);
                 if (P == SWIGLU) tma_load_5d(w, &maps.w, full, k, 0, 0, out / 8, expert);
                 if (P == INPUT)
                     for (int half = 0; half < 2; half++)
                         tma_load_3d(w + half * BLOCK_BYTES, &maps.w, full, out + 64 * half, k,
                                     expert);
-                for (int box = rank; box < tile.padded / BOX_ROWS; box += CLUSTER)
+                for (int box = rank; box < boxes; box += CLUSTER)
                     tma_load_2d_multicast(x + box * BOX_BYTES, &maps.x, full, (1 << CLUSTER) - 1, k,
                                           tile.row + box * BOX_ROWS);
             }
@@ -109,31 +119,41 @@ static __device__ void produce(const RowsMaps &maps, const RowsWork &work, const
 
 /* ---- the consumers ---- */
 
+/* The thread of the consumer, as a number that may differ each time: or else the addresses for all
+ * sizes of tiles would be computed before the loop and held in registers, which the sums need. */
+static __device__ __forceinline__ int thread_now() {
+    int t = threadIdx.x % 128;
+    asm volatile("" : "+r"(t));
+    return t;
+}
+
 /*
  * The sums of tokens 8 j .. 8 j + 7 and on, as bf16, to a staging tile [token][output] whose rows are
  * swizzled as TMA wants them. Plain: 64 outputs, 128 bytes a row, 16 tokens at a time.
  */
 static __device__ __forceinline__ void stage_plain(char *to, const float *d, int token) {
-    int t = threadIdx.x % 128, lane = t % 32, warp = t / 32;
+    int t = thread_now(), lane = t % 32, warp = t / 32;
     uint32_t r[4] = {pack_bf16(d[0], d[1]), pack_bf16(d[2], d[3]), pack_bf16(d[4], d[5]),
                      pack_bf16(d[6], d[7])};
     int row = token + lane / 16 * 8 + lane % 8, piece = 2 * warp + lane / 8 % 2;
     stmatrix_x4_transposed(to + row * 128 + ((piece ^ lane % 8) * 16), r);
 }
 
-/* 32 outputs, 64 bytes a row, 32 tokens at a time; three tiles 2 KiB apart: h, g, u. */
+/* 32 outputs, 64 bytes a row, 32 tokens at a time, of which there are 8 * eights (or more); three tiles
+ * 2 KiB apart: h, g, u. */
 enum { NARROW_BYTES = BOX_ROWS * 64 };
-static __device__ __forceinline__ void stage_swiglu(char *to, const float *d, int up_first,
-                                                    int keep) {
-    int t = threadIdx.x % 128, lane = t % 32, warp = t / 32;
+static __device__ __forceinline__ void stage_swiglu(char *to, const float *d, int eights,
+                                                    int up_first, int keep) {
+    int t = thread_now(), lane = t % 32, warp = t / 32;
     uint32_t h[4], g[4], u[4];
 #pragma unroll
     for (int j = 0; j < 4; j++) {
         float gate[2], up[2], y[2];
 #pragma unroll
         for (int i = 0; i < 2; i++) {
-            gate[i] = up_first ? d[4 * j + 2 + i] : d[4 * j + i];
-            up[i] = up_first ? d[4 * j + i] : d[4 * j + 2 + i];
+            float low = j < eights ? d[4 * j + i] : 0, high = j < eights ? d[4 * j + 2 + i] : 0;
+            gate[i] = up_first ? high : low;
+            up[i] = up_first ? low : high;
             y[i] = __fdividef(gate[i], 1 + __expf(-gate[i])) * up[i];
         }
         h[j] = pack_bf16(y[0], y[1]);
@@ -152,7 +172,7 @@ static __device__ __forceinline__ void stage_swiglu(char *to, const float *d, in
 template <int PIECES>
 static __device__ __forceinline__ void store_rows(bf16 *y, int64_t row, int rows, int column,
                                                   int out, int add, const char *staged) {
-    for (int i = threadIdx.x % 128; i < rows * PIECES; i += 128) {
+    for (int i = thread_now(); i < rows * PIECES; i += 128) {
         int r = i / PIECES, p = i % PIECES, c = column + 8 * p;
         int swizzled = PIECES == 8 ? p ^ r % 8 : p ^ r / 2 % 4;
         if (c >= out) continue;
@@ -173,7 +193,7 @@ static __device__ __forceinline__ void store_box(const CUtensorMap *map, bf16 *y
                                                  const RowsWork &work, const char *staged, int row,
                                                  int rows, int column) {
     if (rows >= BOX_ROWS) {
-        if (threadIdx.x % 128 == 0) {
+        if (thread_now() == 0) {
             if (P == INPUT && work.add)
                 tma_reduce_add_2d(map, staged, column, row);
             else
@@ -191,14 +211,14 @@ static __device__ __forceinline__ void store_tile(const RowsMaps &maps, const Ro
                                                   char *out, int consumer, int rank) {
     constexpr int GROUP = P == SWIGLU ? 32 : 64;
     int column = first_output<P>(tile, rank) + consumer * (P == SWIGLU ? 32 : 64);
-    bool leader = threadIdx.x % 128 == 0, keep = P == SWIGLU && work.y[1];
+    bool leader = thread_now() == 0, keep = P == SWIGLU && work.y[1];
 #pragma unroll
     for (int first = 0; first < N; first += GROUP) {
         char *to = out + first / GROUP % 2 * BLOCK_BYTES;
         if (leader) tma_store_wait_read<1>(); /* the group before the last has left its buffer */
         named_barrier_sync(1 + consumer, 128);
-        if (P == SWIGLU)
-            stage_swiglu(to, sum + first / 2, work.up_first, keep);
+        if (P == SWIGLU) /* a tile may end with 16 tokens */
+            stage_swiglu(to, sum + first / 2, (N - first) / 8, work.up_first, keep);
         else
 #pragma unroll
             for (int token = 0; token < GROUP && first + token < N; token += 16)
@@ -220,36 +240,44 @@ static __device__ __forceinline__ void store_tile(const RowsMaps &maps, const Ro
     }
 }
 
+/* One tile; returns the next one. */
 template <Product P, int N>
-static __device__ __forceinline__ void consume_tile(const RowsMaps &maps, const RowsWork &work,
-                                                    const RowTile &tile, char *ring,
-                                                    Barriers *barriers, int count, int consumer,
-                                                    int rank) {
+static __device__ __forceinline__ RowTile consume_tile(const RowsMaps &maps, const RowsWork &work,
+                                                       const int *first, const RowTile &tile,
+                                                       char *ring, Barriers *barriers, int turn,
+                                                       int consumer, int rank) {
     float sum[N / 2];
-    multiply_stages<N, P == INPUT, 0>(sum, ring, barriers, count, work.steps, consumer, STEP_K);
+    RowTile next;
+    multiply_stages<N, P == INPUT, 0>(
+        sum, ring, barriers, turn * work.steps, work.steps, consumer, STEP_K,
+        [&]() { next = row_tile(first, work, barriers, turn + 1, tile.expert); });
     store_tile<P, N>(maps, work, tile, sum, ring + RING_BYTES + consumer * OUT_BYTES, consumer,
                      rank);
+    return next;
 }
 
 template <Product P>
-static __device__ void consume(const RowsMaps &maps, const RowsWork &work, const int *first,
-                               char *ring, Barriers *barriers, int consumer, int rank) {
-    int total = first[work.experts] * work.pairs, expert = 0, count = 0;
-    for (int i = blockIdx.x / CLUSTER; i < total; i += gridDim.x / CLUSTER, count += work.steps) {
-        RowTile tile = row_tile(first, work, i, expert);
-        expert = tile.expert;
-#define TOKENS(n)                                                                    \
-    case n:                                                                          \
-        consume_tile<P, n>(maps, work, tile, ring, barriers, count, consumer, rank); \
+static __device__ __forceinline__ void consume(const RowsMaps &maps, const RowsWork &work,
+                                               const int *first, char *ring, Barriers *barriers,
+                                               int consumer, int rank) {
+    RowTile tile = row_tile(first, work, barriers, 0, 0);
+    for (int turn = 0; tile.padded; turn++) {
+#define TOKENS(n)                                                                                 \
+    case n:                                                                                       \
+        tile = consume_tile<P, n>(maps, work, first, tile, ring, barriers, turn, consumer, rank); \
         break
         switch (tile.padded) {
             TOKENS(32);
             TOKENS(64);
             TOKENS(96);
             TOKENS(128);
+            TOKENS(144);
             TOKENS(160);
+            TOKENS(176);
             TOKENS(192);
+            TOKENS(208);
             TOKENS(224);
+            TOKENS(240);
             TOKENS(256);
         }
 #undef TOKENS
@@ -283,6 +311,8 @@ __global__ void __cluster_dims__(CLUSTER, 1, 1) __launch_bounds__(THREADS, 1)
     if (group == 0) {
         registers_release<40>();
         if (threadIdx.x < 32) produce<P>(maps, work, first, ring, &barriers, rank);
+        if (threadIdx.x == 32 && rank == 0)
+            schedule(&barriers, work.next, first[work.experts] * work.pairs);
     } else {
         registers_take<232>();
         consume<P>(maps, work, first, ring, &barriers, group - 1, rank);
@@ -343,6 +373,8 @@ static void launch(Gpu *gpu, RowsMaps &maps, int mapped, RowsWork &work, const v
     work.out = (int)out;
     work.pairs = (int)ceil_div(out, CLUSTER * HALF_TILE / (narrow ? 2 : 1));
     work.steps = (int)ceil_div(k, STEP_K);
+    work.next = (int *)gpu->workspace; /* cuBLASLt's, whose turn it is not */
+    CUDA_CHECK(cudaMemsetAsync(work.next, 0, sizeof *work.next, gpu->stream));
     auto kernel = grouped_hopper_kernel<P>;
     CUDA_CHECK(
         cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, SHARED_BYTES));

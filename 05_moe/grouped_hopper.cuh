@@ -9,6 +9,12 @@
  *     cluster    two blocks need the same tile of the second operand: each fetches half of it for
  *                both (multicast)
  *
+ *     turns      a cluster takes the next tile when it is free. Tiles that need the same weights have
+ *                neighbouring numbers: so they start one right after the other and read the weights
+ *                from the L2 cache together, however different tiles are in size. (Dealt out in
+ *                advance, clusters drift apart: of 64 experts' weights, 7168 -> 4096, each was read
+ *                from memory 4 times, and the power that took was missing at the tensor cores.)
+ *
  * Two barriers guard a stage. full: its bytes have come. empty: the consumers of both blocks are
  * done with it, for both producers write into both blocks. Stage and parity follow from a counter
  * that every role runs by itself.
@@ -22,7 +28,7 @@
 
 typedef __nv_bfloat16 bf16;
 
-enum { STAGES = 4, THREADS = 384, CLUSTER = 2, STEP_K = 64 };
+enum { STAGES = 4, TURNS = 4, THREADS = 384, CLUSTER = 2, STEP_K = 64 };
 enum { HALF_TILE = 128, WIDE_TILE = 256 }; /* of the operand a consumer halves, of the shared one */
 enum {
     BLOCK_BYTES = 64 * 128, /* 64 rows of 128 bytes: a swizzled block */
@@ -34,7 +40,11 @@ enum {
 
 struct Barriers {
     uint64_t full[STAGES], empty[STAGES];
+    uint64_t turn_full[TURNS],
+        turn_empty[TURNS]; /* the latter of the cluster's first block alone */
+    int turn[TURNS];       /* a tile's number; past the last: the end */
 };
+enum { TURN_READERS = CLUSTER * 9 }; /* warps: the producer and eight of consumers in each block */
 
 #if HOPPER_CODE
 
@@ -44,7 +54,47 @@ static __device__ __forceinline__ void barriers_init(Barriers *barriers) {
         mbarrier_init(&barriers->full[i], 1);            /* the producer, and the bytes */
         mbarrier_init(&barriers->empty[i], 2 * CLUSTER); /* two consumers in each block */
     }
+    for (int i = 0; i < TURNS; i++) {
+        mbarrier_init(&barriers->turn_full[i], 1); /* the first block's scheduler, and 4 bytes */
+        mbarrier_init(&barriers->turn_empty[i], TURN_READERS);
+    }
     mbarrier_init_fence();
+}
+
+/* A number to the barriers' `turn[slot]` of block `rank`, announced and reported to its turn_full. */
+static __device__ __forceinline__ void send_turn(Barriers *barriers, int slot, int tile, int rank) {
+    asm volatile("{\n"
+                 ".reg .b32 there, barrier;\n"
+                 "mapa.shared::cluster.u32 there, %0, %3;\n"
+                 "mapa.shared::cluster.u32 barrier, %1, %3;\n"
+                 "mbarrier.arrive.expect_tx.release.cluster.shared::cluster.b64 _, [barrier], 4;\n"
+                 "st.async.weak.shared::cluster.mbarrier::complete_tx::bytes.b32 [there], %2, "
+                 "[barrier];\n"
+                 "}\n" ::"r"(shared_address(&barriers->turn[slot])),
+                 "r"(shared_address(&barriers->turn_full[slot])), "r"(tile), "r"(rank)
+                 : "memory");
+}
+
+/* One thread of the cluster hands out tiles, at most TURNS ahead of the last to read them. *next is 0 when the
+ * kernel starts. Which cluster does a tile changes nothing about its result. */
+static __device__ void schedule(Barriers *barriers, int *next, int tiles) {
+    int tile = blockIdx.x / CLUSTER;
+    for (int turn = 0;; turn++) {
+        mbarrier_wait(&barriers->turn_empty[turn % TURNS], turn / TURNS % 2 ^ 1);
+        for (int rank = 0; rank < CLUSTER; rank++) send_turn(barriers, turn % TURNS, tile, rank);
+        if (tile >= tiles) break;
+        tile = gridDim.x / CLUSTER + atomicAdd(next, 1);
+    }
+}
+
+/* The tile of turn 0, 1, 2, ...; by whole warps, TURN_READERS of them in the cluster. */
+static __device__ __forceinline__ int take_turn(Barriers *barriers, int turn) {
+    int slot = turn % TURNS;
+    mbarrier_wait(&barriers->turn_full[slot], turn / TURNS % 2);
+    int tile = *(volatile int *)&barriers->turn[slot];
+    __syncwarp();
+    if (threadIdx.x % 32 == 0) mbarrier_arrive_cluster(&barriers->turn_empty[slot], 0);
+    return tile;
 }
 
 /* The stage that step `count` uses, once both blocks' consumers have left it. */
@@ -106,11 +156,14 @@ static __device__ __forceinline__ void clear_rows(char *stage, int rows, int con
  * `last`: how many of the last stage's 64 k's count. The others must be zeros in both operands, for
  * what lies there instead may be a NaN. For MN-major operands, whose rows are k's; elsewhere TMA
  * brings the zeros.
+ *
+ * meanwhile() runs beside the last products.
  */
-template <int N, int A_MN, int B_MN>
+template <int N, int A_MN, int B_MN, typename Meanwhile>
 static __device__ __forceinline__ void multiply_stages(float (&sum)[N / 2], char *ring,
                                                        Barriers *barriers, int count, int steps,
-                                                       int consumer, int last) {
+                                                       int consumer, int last,
+                                                       Meanwhile meanwhile) {
     auto clear_last = [&]() {
         if (!A_MN || !B_MN || last == STEP_K) return;
         mbarrier_wait(&barriers->full[count % STAGES], count / STAGES % 2);
@@ -125,6 +178,7 @@ static __device__ __forceinline__ void multiply_stages(float (&sum)[N / 2], char
         wgmma_wait<1>(); /* the products of the step before are done: its stage is free */
         stage_leave(barriers, count - 1);
     }
+    meanwhile();
     wgmma_wait<0>(sum);
     stage_leave(barriers, count);
 }

@@ -28,6 +28,7 @@ struct WeightMaps {
 
 struct WeightWork {
     const int32_t *offsets;
+    int *next; /* the scheduler's counter */
     float *dw;
     int experts, out, in;
     int pairs, columns; /* cluster tiles down `out`, tiles across `in` */
@@ -37,14 +38,17 @@ struct WeightWork {
 #if HOPPER_CODE
 
 struct WeightTile {
-    int expert, out, in;  /* this block's first */
+    int expert, out, in;  /* this block's first; expert == experts: the end */
     int row, rows, steps; /* the expert's, and how many steps of 64 they are */
 };
 
-static __device__ __forceinline__ WeightTile weight_tile(const WeightWork &work, int i, int rank) {
-    WeightTile tile;
-    int each = work.pairs * work.columns, inside = i % each;
-    tile.expert = i / each;
+/* The tile of a turn. */
+static __device__ __forceinline__ WeightTile weight_tile(const WeightWork &work, Barriers *barriers,
+                                                         int turn, int rank) {
+    int i = take_turn(barriers, turn), each = work.pairs * work.columns, inside = i % each;
+    WeightTile tile = {};
+    tile.expert = min(i / each, work.experts);
+    if (tile.expert == work.experts) return tile;
     tile.out = (inside % work.pairs * CLUSTER + rank) * HALF_TILE;
     tile.in = inside / work.pairs * WIDE_TILE;
     tile.row = __ldg(work.offsets + tile.expert);
@@ -55,19 +59,23 @@ static __device__ __forceinline__ WeightTile weight_tile(const WeightWork &work,
 
 static __device__ void produce(const WeightMaps &maps, const WeightWork &work, char *ring,
                                Barriers *barriers, int rank) {
-    int total = work.experts * work.pairs * work.columns, count = 0;
-    for (int i = blockIdx.x / CLUSTER; i < total; i += gridDim.x / CLUSTER) {
-        WeightTile tile = weight_tile(work, i, rank);
+    int count = 0;
+    for (int turn = 0;; turn++) {
+        WeightTile tile = weight_tile(work, barriers, turn, rank);
+        if (tile.expert == work.experts) break;
         for (int step = 0; step < tile.steps; step++, count++) {
             int stage = stage_to_fill(barriers, count), row = tile.row + step * STEP_K;
             char *dy = ring + stage * STAGE_BYTES, *x = dy + HALF_BYTES;
             uint64_t *full = &barriers->full[stage];
-            mbarrier_expect(full, STAGE_BYTES);
-            for (int half = 0; half < 2; half++)
-                tma_load_2d(dy + half * BLOCK_BYTES, &maps.dy, full, tile.out + 64 * half, row);
-            for (int block = 2 * rank; block < 2 * rank + 2; block++) /* mine, to both of us */
-                tma_load_2d_multicast(x + block * BLOCK_BYTES, &maps.x, full, (1 << CLUSTER) - 1,
-                                      tile.in + 64 * block, row);
+            if (threadIdx.x == 0) {
+                mbarrier_expect(full, STAGE_BYTES);
+                for (int half = 0; half < 2; half++)
+                    tma_load_2d(dy + half * BLOCK_BYTES, &maps.dy, full, tile.out + 64 * half, row);
+                for (int block = 2 * rank; block < 2 * rank + 2; block++) /* mine, to both of us */
+                    tma_load_2d_multicast(x + block * BLOCK_BYTES, &maps.x, full,
+                                          (1 << CLUSTER) - 1, tile.in + 64 * block, row);
+            }
+            __syncwarp();
         }
     }
 }
@@ -112,19 +120,23 @@ static __device__ __forceinline__ void clear_tile(const WeightWork &work, const 
         *(float4 *)(to + (int64_t)(i / width) * work.in + i % width * 4) = make_float4(0, 0, 0, 0);
 }
 
-static __device__ void consume(const WeightMaps &maps, const WeightWork &work, char *ring,
-                               Barriers *barriers, int consumer, int rank) {
-    int total = work.experts * work.pairs * work.columns, count = 0;
-    for (int i = blockIdx.x / CLUSTER; i < total; i += gridDim.x / CLUSTER) {
-        WeightTile tile = weight_tile(work, i, rank);
+static __device__ __forceinline__ void consume(const WeightMaps &maps, const WeightWork &work,
+                                               char *ring, Barriers *barriers, int consumer,
+                                               int rank) {
+    WeightTile tile = weight_tile(work, barriers, 0, rank), next;
+    for (int turn = 1, count = 0; tile.expert < work.experts; turn++, tile = next) {
         if (tile.steps) {
             float sum[WIDE_TILE / 2];
             multiply_stages<WIDE_TILE, 1, 1>(sum, ring, barriers, count, tile.steps, consumer,
-                                             tile.rows - (tile.steps - 1) * STEP_K);
+                                             tile.rows - (tile.steps - 1) * STEP_K, [&]() {
+                                                 next = weight_tile(work, barriers, turn, rank);
+                                             });
             count += tile.steps;
             store_tile(maps, work, tile, sum, ring + RING_BYTES + consumer * OUT_BYTES, consumer);
-        } else if (!work.add)
-            clear_tile(work, tile, consumer);
+        } else {
+            if (!work.add) clear_tile(work, tile, consumer);
+            next = weight_tile(work, barriers, turn, rank);
+        }
     }
     if (threadIdx.x % 128 == 0) tma_store_wait<0>();
 }
@@ -142,7 +154,9 @@ __global__ void __cluster_dims__(CLUSTER, 1, 1) __launch_bounds__(THREADS, 1)
     cluster_sync(); /* nobody writes to a barrier of the other block before it is there */
     if (group == 0) {
         registers_release<40>();
-        if (threadIdx.x == 0) produce(maps, work, ring, &barriers, rank);
+        if (threadIdx.x < 32) produce(maps, work, ring, &barriers, rank);
+        if (threadIdx.x == 32 && rank == 0)
+            schedule(&barriers, work.next, work.experts * work.pairs * work.columns);
     } else {
         registers_take<232>();
         consume(maps, work, ring, &barriers, group - 1, rank);
@@ -179,6 +193,8 @@ void grouped_backward_weight_hopper_cuda(Gpu *gpu, DType dtype, float *dw, int a
     work.pairs = (int)ceil_div(shape.out, CLUSTER * HALF_TILE);
     work.columns = (int)ceil_div(shape.in, WIDE_TILE);
     work.add = add;
+    work.next = (int *)gpu->workspace; /* cuBLASLt's, whose turn it is not */
+    CUDA_CHECK(cudaMemsetAsync(work.next, 0, sizeof *work.next, gpu->stream));
     CUDA_CHECK(cudaFuncSetAttribute(grouped_weight_kernel,
                                     cudaFuncAttributeMaxDynamicSharedMemorySize, SHARED_BYTES));
     grouped_weight_kernel<<<gpu->sm_count / CLUSTER * CLUSTER, THREADS, SHARED_BYTES,
