@@ -1,9 +1,9 @@
 /*
  * The gate: how much each expert wants a token, before anyone chooses.
  *
- *     linear    z = x W^T                                    (Shazeer et al. 2017, eq. 3; DeepSeek)
+ *     linear    z = x W^T                                    (Shazeer et al. 2017, eq. 2; DeepSeek)
  *     noisy     z = x W^T + eps * softplus(x W_noise^T),  eps ~ Normal(0, 1)     (the same, eq. 4)
- *     centroid  z = cos(x, c_e) / temperature                   (Chi et al. 2022, "X-MoE", eq. 5)
+ *     centroid  z = cos(x, c_e) / temperature                          (Chi et al. 2022, "X-MoE")
  *
  * A row of z is N-experts wide and one token's. Whatever dtype x has, z is F32: two experts whose
  * logits differ in the tenth bit are two different choices, and BF16 keeps eight.
