@@ -1,42 +1,121 @@
+/*
+ * Sizes by name, what may be, and what the parts of a model are told. config_json.c reads and writes.
+ */
 #include "config.h"
 
-#include "../common/json.h"
-
-#include <stddef.h>
 #include <stdio.h>
 #include <string.h>
 
-/* This program's own name for "RMSNorm, multi-head attention without positions, SwiGLU". */
-static const char *const MODEL_TYPE = "deepseek_c_multihead";
+/* What all sizes have in common; then what V3's have, and what a model made here has. */
+#define COMMON .rope_theta = 10000, .rope_interleave = true, .rms_norm_eps = 1e-6f
+#define V3     COMMON, .model_type = DEEPSEEK_V3, .topk_method = TOPK_NOAUX_TC, .norm_topk_prob = true
+#define OURS                                                                              \
+    V3, .n_group = 1, .topk_group = 1, .n_shared_experts = 1, .first_k_dense_replace = 1, \
+        .routed_scaling_factor = 1, .rope_type = ROPE_DEFAULT, .rope_factor = 1,          \
+        .bos_token_id = -1, .eos_token_id = -1
+#define YARN_40                                                                   \
+    .max_position_embeddings = 163840, .rope_type = ROPE_YARN, .rope_factor = 40, \
+    .original_max_position_embeddings = 4096, .rope_beta_fast = 32, .rope_beta_slow = 1
 
 static const struct {
-    const char *name;
+    const char *name, *about;
     ModelConfig cfg;
 } presets[] = {
-    {"nano", /* trains in two minutes on two cores */
-     {.hidden_size = 128,
-      .intermediate_size = 384,
-      .num_hidden_layers = 4,
-      .num_attention_heads = 4,
-      .num_key_value_heads = 4,
-      .head_dim = 32,
-      .max_position_embeddings = 256,
-      .rms_norm_eps = 1e-6f,
-      .initializer_range = 0.07f,
+    {"nano",
+     "trains in minutes on two cores",
+     {OURS, .hidden_size = 128, .num_hidden_layers = 4, .intermediate_size = 384,
+      .num_attention_heads = 4, .kv_lora_rank = 48, .qk_nope_head_dim = 24, .qk_rope_head_dim = 16,
+      .v_head_dim = 32, .moe_intermediate_size = 128, .n_routed_experts = 8,
+      .num_experts_per_tok = 2, .max_position_embeddings = 256, .initializer_range = 0.07f,
       .tie_word_embeddings = true}},
-    {"small", /* an hour on a laptop, seconds on a large GPU */
-     {.hidden_size = 512,
-      .intermediate_size = 1408,
-      .num_hidden_layers = 8,
-      .num_attention_heads = 8,
-      .num_key_value_heads = 8,
-      .head_dim = 64,
-      .max_position_embeddings = 1024,
-      .rms_norm_eps = 1e-6f,
+    {"small",
+     "a classroom's: an evening on a laptop, a minute on a large GPU",
+     {OURS, .vocab_size = 50257, .hidden_size = 256, .num_hidden_layers = 6,
+      .intermediate_size = 768, .num_attention_heads = 4, .kv_lora_rank = 64,
+      .qk_nope_head_dim = 32, .qk_rope_head_dim = 32, .v_head_dim = 64,
+      .moe_intermediate_size = 256, .n_routed_experts = 8, .num_experts_per_tok = 2,
+      .max_position_embeddings = 512, .initializer_range = 0.02f, .tie_word_embeddings = true}},
+    {"default",
+     "for a workstation with a GPU",
+     {OURS, .vocab_size = 50257, .hidden_size = 512, .num_hidden_layers = 12,
+      .intermediate_size = 1536, .num_attention_heads = 8, .q_lora_rank = 192, .kv_lora_rank = 128,
+      .qk_nope_head_dim = 64, .qk_rope_head_dim = 32, .v_head_dim = 64,
+      .moe_intermediate_size = 512, .n_routed_experts = 16, .num_experts_per_tok = 4,
+      .max_position_embeddings = 1024, .initializer_range = 0.02f, .tie_word_embeddings = true}},
+    {"large",
+     "for one large GPU",
+     {OURS, .vocab_size = 50257, .hidden_size = 1024, .num_hidden_layers = 16,
+      .intermediate_size = 3072, .num_attention_heads = 16, .q_lora_rank = 384, .kv_lora_rank = 256,
+      .qk_nope_head_dim = 64, .qk_rope_head_dim = 32, .v_head_dim = 64,
+      .moe_intermediate_size = 512, .n_routed_experts = 32, .num_experts_per_tok = 4,
+      .max_position_embeddings = 2048, .initializer_range = 0.02f, .tie_word_embeddings = true}},
+    {"109m",
+     "the benchmark's: 109 million parameters, 8 experts",
+     {OURS, .vocab_size = 50257, .hidden_size = 512, .num_hidden_layers = 8,
+      .intermediate_size = 1408, .num_attention_heads = 8, .q_lora_rank = 192, .kv_lora_rank = 128,
+      .qk_nope_head_dim = 64, .qk_rope_head_dim = 32, .v_head_dim = 64,
+      .moe_intermediate_size = 512, .n_routed_experts = 8, .num_experts_per_tok = 2,
+      .max_position_embeddings = 1024, .initializer_range = 0.02f}},
+    {"v2-lite",
+     "DeepSeek-V2-Lite, 16B",
+     {COMMON,
+      .model_type = DEEPSEEK_V2,
+      .topk_method = TOPK_GREEDY,
+      .vocab_size = 102400,
+      .hidden_size = 2048,
+      .num_hidden_layers = 27,
+      .intermediate_size = 10944,
+      .num_attention_heads = 16,
+      .kv_lora_rank = 512,
+      .qk_nope_head_dim = 128,
+      .qk_rope_head_dim = 64,
+      .v_head_dim = 128,
+      .moe_intermediate_size = 1408,
+      .n_routed_experts = 64,
+      .n_group = 1,
+      .topk_group = 1,
+      .n_shared_experts = 2,
+      .num_experts_per_tok = 6,
+      .first_k_dense_replace = 1,
+      .routed_scaling_factor = 1,
+      YARN_40,
+      .rope_mscale = 0.707,
+      .rope_mscale_all_dim = 0.707,
       .initializer_range = 0.02f,
-      .tie_word_embeddings = true}},
+      .bos_token_id = 100000,
+      .eos_token_id = 100001}},
+    {"v3",
+     "DeepSeek-V3 and R1, 671B",
+     {V3,
+      .vocab_size = 129280,
+      .hidden_size = 7168,
+      .num_hidden_layers = 61,
+      .intermediate_size = 18432,
+      .num_attention_heads = 128,
+      .q_lora_rank = 1536,
+      .kv_lora_rank = 512,
+      .qk_nope_head_dim = 128,
+      .qk_rope_head_dim = 64,
+      .v_head_dim = 128,
+      .moe_intermediate_size = 2048,
+      .n_routed_experts = 256,
+      .n_group = 8,
+      .topk_group = 4,
+      .num_experts_per_tok = 8,
+      .n_shared_experts = 1,
+      .first_k_dense_replace = 3,
+      .routed_scaling_factor = 2.5f,
+      YARN_40,
+      .rope_mscale = 1,
+      .rope_mscale_all_dim = 1,
+      .initializer_range = 0.02f,
+      .bos_token_id = 0,
+      .eos_token_id = 1}},
 };
 enum { PRESETS = sizeof presets / sizeof presets[0] };
+
+const char *config_preset_name(int i) { return i < PRESETS ? presets[i].name : NULL; }
+const char *config_preset_about(int i) { return i < PRESETS ? presets[i].about : NULL; }
 
 int config_preset(ModelConfig *cfg, const char *name, Error *err) {
     char names[256] = "";
@@ -51,114 +130,102 @@ int config_preset(ModelConfig *cfg, const char *name, Error *err) {
     return error_set(err, "there is no configuration called '%s'; there are: %s", name, names);
 }
 
-MultiheadConfig config_attention(const ModelConfig *cfg) {
-    return (MultiheadConfig){.hidden_size = cfg->hidden_size,
-                             .num_attention_heads = cfg->num_attention_heads,
-                             .num_key_value_heads = cfg->num_key_value_heads,
-                             .head_dim = cfg->head_dim};
+/* ---- what the parts are told ---- */
+
+BlockConfig config_block(const ModelConfig *cfg) {
+    bool v3 = cfg->model_type == DEEPSEEK_V3;
+    MoeConfig moe = moe_config(cfg->hidden_size, cfg->moe_intermediate_size, cfg->n_routed_experts,
+                               cfg->num_experts_per_tok);
+    moe.router.scoring_func = v3 ? SCORING_SIGMOID : SCORING_SOFTMAX;
+    moe.router.topk_method = cfg->topk_method;
+    moe.router.n_group = cfg->n_group;
+    moe.router.topk_group = cfg->topk_group;
+    moe.router.norm_topk_prob = v3 && cfg->norm_topk_prob;
+    moe.router.routed_scaling_factor = cfg->routed_scaling_factor;
+    moe.n_shared_experts = cfg->n_shared_experts;
+    return (BlockConfig){.hidden_size = cfg->hidden_size,
+                         .intermediate_size = cfg->intermediate_size,
+                         .rms_norm_eps = cfg->rms_norm_eps,
+                         .attention = ATTENTION_MLA,
+                         .mla = {.hidden_size = cfg->hidden_size,
+                                 .num_attention_heads = cfg->num_attention_heads,
+                                 .q_lora_rank = cfg->q_lora_rank,
+                                 .kv_lora_rank = cfg->kv_lora_rank,
+                                 .qk_nope_head_dim = cfg->qk_nope_head_dim,
+                                 .qk_rope_head_dim = cfg->qk_rope_head_dim,
+                                 .v_head_dim = cfg->v_head_dim,
+                                 .attention_bias = cfg->attention_bias},
+                         .first_k_dense_replace = cfg->first_k_dense_replace,
+                         .moe = moe};
 }
 
-/* The whole numbers of config.json: where each is, and its largest sensible value. */
-#define INTEGER(field, largest) \
-    { #field, offsetof(ModelConfig, field), largest }
-static const struct {
-    const char *name;
-    size_t offset;
-    int largest;
-} integers[] = {
-    INTEGER(vocab_size, 1 << 24),
-    INTEGER(hidden_size, 1 << 17),
-    INTEGER(intermediate_size, 1 << 20),
-    INTEGER(num_hidden_layers, 1024),
-    INTEGER(num_attention_heads, 4096),
-    INTEGER(num_key_value_heads, 4096),
-    INTEGER(head_dim, 1024),
-    INTEGER(max_position_embeddings, 1 << 20),
-};
-enum { INTEGERS = sizeof integers / sizeof integers[0] };
-
-static int *integer_at(ModelConfig *cfg, int i) {
-    return (int *)((char *)cfg + integers[i].offset);
+RopeConfig config_rope(const ModelConfig *cfg) {
+    RopeConfig rope = rope_config(cfg->qk_rope_head_dim, cfg->max_position_embeddings);
+    rope.rope_theta = cfg->rope_theta;
+    bool halves = cfg->model_type == DEEPSEEK_V3 && !cfg->rope_interleave;
+    rope.layout = halves ? ROPE_HALVES : ROPE_INTERLEAVED;
+    rope.rope_type = cfg->rope_type;
+    rope.factor = cfg->rope_factor;
+    rope.original_max_position_embeddings = cfg->original_max_position_embeddings;
+    rope.beta_fast = cfg->rope_beta_fast;
+    rope.beta_slow = cfg->rope_beta_slow;
+    rope.mscale = cfg->rope_mscale;
+    rope.mscale_all_dim = cfg->rope_mscale_all_dim;
+    rope.attention_factor = cfg->rope_attention_factor;
+    return rope;
 }
+
+/* ---- what may be ---- */
 
 int config_check(const ModelConfig *cfg, Error *err) {
-    for (int i = 0; i < INTEGERS; i++) {
-        int value = *integer_at((ModelConfig *)cfg, i);
-        if (value < 1 || value > integers[i].largest)
-            return error_set(err, "%s is %d, but must be between 1 and %d", integers[i].name, value,
-                             integers[i].largest);
-    }
-    if (!(cfg->rms_norm_eps >= 0 && cfg->rms_norm_eps < 1))
-        return error_set(err, "rms_norm_eps is %g, but must be in [0, 1)", cfg->rms_norm_eps);
+    const struct {
+        const char *name;
+        int value, most;
+    } sizes[] = {
+        {"vocab_size", cfg->vocab_size, 1 << 24},
+        {"num_hidden_layers", cfg->num_hidden_layers, 1024},
+        {"intermediate_size", cfg->intermediate_size, 1 << 20},
+        {"max_position_embeddings", cfg->max_position_embeddings, 1 << 20},
+    };
+    for (size_t i = 0; i < sizeof sizes / sizeof sizes[0]; i++)
+        if (sizes[i].value < 1 || sizes[i].value > sizes[i].most)
+            return error_set(err, "%s is %d, but must be between 1 and %d", sizes[i].name,
+                             sizes[i].value, sizes[i].most);
     if (!(cfg->initializer_range > 0 && cfg->initializer_range < 10))
         return error_set(err, "initializer_range is %g, but must be in (0, 10)",
                          cfg->initializer_range);
-    MultiheadConfig attention = config_attention(cfg);
-    return multihead_check(&attention, err);
+    if (!(cfg->rms_norm_eps < 1))
+        return error_set(err, "rms_norm_eps is %g, but must be in (0, 1)", cfg->rms_norm_eps);
+    if (cfg->model_type == DEEPSEEK_V3 && cfg->topk_method != TOPK_NOAUX_TC)
+        return error_set(err, "topk_method of a deepseek_v3 model must be noaux_tc");
+    if (cfg->model_type == DEEPSEEK_V2 && cfg->topk_method == TOPK_NOAUX_TC)
+        return error_set(err, "topk_method of a deepseek_v2 model must be greedy or "
+                              "group_limited_greedy, not noaux_tc");
+    if (cfg->bos_token_id >= cfg->vocab_size || cfg->eos_token_id >= cfg->vocab_size)
+        return error_set(err, "%s_token_id is %d, but the vocabulary ends at %d",
+                         cfg->bos_token_id >= cfg->vocab_size ? "bos" : "eos",
+                         cfg->bos_token_id >= cfg->vocab_size ? cfg->bos_token_id
+                                                              : cfg->eos_token_id,
+                         cfg->vocab_size - 1);
+    BlockConfig block = config_block(cfg);
+    if (block_check(&block, err)) return -1;
+    RopeConfig rope = config_rope(cfg);
+    return cfg->qk_rope_head_dim ? rope_check(&rope, err) : 0;
 }
 
-static int read_number(const cJSON *json, const char *key, float *value, Error *err) {
-    const cJSON *item = cJSON_GetObjectItemCaseSensitive(json, key);
-    if (!cJSON_IsNumber(item))
-        return error_set(err, "%s is %s", key, item ? "not a number" : "missing");
-    *value = (float)item->valuedouble;
-    return 0;
-}
-
-static int read_config(ModelConfig *cfg, const cJSON *json, Error *err) {
-    const char *type = cJSON_GetStringValue(cJSON_GetObjectItemCaseSensitive(json, "model_type"));
-    if (!type || strcmp(type, MODEL_TYPE))
-        return error_set(err, "model_type is %s; this program knows: %s",
-                         type ? name_text(type).text : "missing", MODEL_TYPE);
-    for (int i = 0; i < INTEGERS; i++) {
-        const cJSON *item = cJSON_GetObjectItemCaseSensitive(json, integers[i].name);
-        int64_t value;
-        if (!item) return error_set(err, "%s is missing", integers[i].name);
-        if (!json_integer(item, 1, integers[i].largest, &value))
-            return error_set(err, "%s must be a whole number between 1 and %d", integers[i].name,
-                             integers[i].largest);
-        *integer_at(cfg, i) = (int)value;
-    }
-    if (read_number(json, "rms_norm_eps", &cfg->rms_norm_eps, err)) return -1;
-    if (read_number(json, "initializer_range", &cfg->initializer_range, err)) return -1;
-    const cJSON *tied = cJSON_GetObjectItemCaseSensitive(json, "tie_word_embeddings");
-    if (!cJSON_IsBool(tied))
-        return error_set(err, "tie_word_embeddings is %s", tied ? "not true or false" : "missing");
-    cfg->tie_word_embeddings = cJSON_IsTrue(tied);
-    return config_check(cfg, err);
-}
-
-int config_load(ModelConfig *cfg, const char *directory, Error *err) {
-    char path[1024];
-    snprintf(path, sizeof path, "%s/config.json", directory);
-    cJSON *json = json_load(path, err);
-    if (!json) return -1;
-    *cfg = (ModelConfig){0};
-    int status = read_config(cfg, json, err);
-    cJSON_Delete(json);
-    return status ? error_prefix(err, "%s: ", path) : 0;
-}
-
-int config_save(const ModelConfig *cfg, const char *directory, Error *err) {
-    char path[1024];
-    snprintf(path, sizeof path, "%s/config.json", directory);
-    cJSON *json = cJSON_CreateObject();
-    if (!json) fatal("out of memory");
-    cJSON_AddStringToObject(json, "model_type", MODEL_TYPE);
-    for (int i = 0; i < INTEGERS; i++)
-        cJSON_AddNumberToObject(json, integers[i].name, *integer_at((ModelConfig *)cfg, i));
-    cJSON_AddNumberToObject(json, "rms_norm_eps", cfg->rms_norm_eps);
-    cJSON_AddNumberToObject(json, "initializer_range", cfg->initializer_range);
-    cJSON_AddBoolToObject(json, "tie_word_embeddings", cfg->tie_word_embeddings);
-    int status = json_save(path, json, err);
-    cJSON_Delete(json);
-    return status;
-}
+/* ---- how large it is ---- */
 
 int64_t config_parameters(const ModelConfig *cfg) {
-    int64_t d = cfg->hidden_size, heads = cfg->num_attention_heads, kv = cfg->num_key_value_heads;
-    int64_t attention = d * cfg->head_dim * (2 * heads + 2 * kv);
-    int64_t layer = attention + 3 * d * cfg->intermediate_size + 2 * d;
-    int64_t table = (int64_t)cfg->vocab_size * d;
-    return cfg->num_hidden_layers * layer + d + table * (cfg->tie_word_embeddings ? 1 : 2);
+    BlockConfig block = config_block(cfg);
+    int64_t table = (int64_t)cfg->vocab_size * cfg->hidden_size;
+    int64_t count = table * (cfg->tie_word_embeddings ? 1 : 2) + cfg->hidden_size;
+    for (int i = 0; i < cfg->num_hidden_layers; i++) count += block_parameters(&block, i);
+    return count;
+}
+
+int64_t config_active_parameters(const ModelConfig *cfg) {
+    BlockConfig block = config_block(cfg);
+    int64_t count = (int64_t)cfg->vocab_size * cfg->hidden_size + cfg->hidden_size; /* the head */
+    for (int i = 0; i < cfg->num_hidden_layers; i++) count += block_active_parameters(&block, i);
+    return count;
 }

@@ -6,41 +6,27 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-/* A weight of layer i, named as Hugging Face does. */
-static Tensor *layer_weight(Model *model, int layer, const char *name, const int64_t *shape,
-                            int ndim) {
-    char full[128];
-    snprintf(full, sizeof full, "model.layers.%d.%s.weight", layer, name);
-    return params_new(&model->params, full, shape, ndim);
-}
-
 int model_init(Model *model, Context *ctx, const ModelConfig *cfg, bool training, Error *err) {
-    *model = (Model){.ctx = ctx, .cfg = *cfg};
-    params_init(&model->params, ctx);
+    *model = (Model){.ctx = ctx, .cfg = *cfg, .block = config_block(cfg)};
+    Params *params = &model->params;
+    params_init(params, ctx);
     model->layers = calloc((size_t)cfg->num_hidden_layers, sizeof *model->layers);
     if (!model->layers) fatal("out of memory");
-    int64_t d = cfg->hidden_size, wide = cfg->intermediate_size;
-    MultiheadConfig attention = config_attention(cfg);
-
+    int64_t d = cfg->hidden_size;
     model->embed_tokens =
-        params_new(&model->params, "model.embed_tokens.weight", SHAPE(cfg->vocab_size, d));
+        params_new(params, "model.embed_tokens.weight", SHAPE(cfg->vocab_size, d));
     for (int i = 0; i < cfg->num_hidden_layers; i++) {
-        ModelLayer *layer = &model->layers[i];
         char prefix[64];
-        snprintf(prefix, sizeof prefix, "model.layers.%d.self_attn", i);
-        layer->input_layernorm = layer_weight(model, i, "input_layernorm", SHAPE(d));
-        layer->self_attn = multihead_init(&model->params, prefix, &attention);
-        layer->post_attention_layernorm =
-            layer_weight(model, i, "post_attention_layernorm", SHAPE(d));
-        layer->gate_proj = layer_weight(model, i, "mlp.gate_proj", SHAPE(wide, d));
-        layer->up_proj = layer_weight(model, i, "mlp.up_proj", SHAPE(wide, d));
-        layer->down_proj = layer_weight(model, i, "mlp.down_proj", SHAPE(d, wide));
+        snprintf(prefix, sizeof prefix, "model.layers.%d", i);
+        model->layers[i] = block_init(params, prefix, &model->block, i);
     }
-    model->norm = params_new(&model->params, "model.norm.weight", SHAPE(d));
+    model->norm = params_new(params, "model.norm.weight", SHAPE(d));
     model->lm_head = cfg->tie_word_embeddings
                          ? model->embed_tokens
-                         : params_new(&model->params, "lm_head.weight", SHAPE(cfg->vocab_size, d));
-    if (params_allocate(&model->params, training, err)) {
+                         : params_new(params, "lm_head.weight", SHAPE(cfg->vocab_size, d));
+    RopeConfig rope = config_rope(cfg);
+    if ((rope.dim && rope_init(&model->rope, ctx, &rope, err)) ||
+        params_allocate(params, training, err)) {
         model_free(model);
         return -1;
     }
@@ -50,6 +36,7 @@ int model_init(Model *model, Context *ctx, const ModelConfig *cfg, bool training
 void model_free(Model *model) {
     if (!model->ctx) return;
     params_free(&model->params);
+    rope_free(&model->rope);
     free(model->layers);
     *model = (Model){0};
 }
@@ -59,74 +46,93 @@ void model_randomize(Model *model) {
     float std = model->cfg.initializer_range;
     float residual_std = std / sqrtf(2.0f * (float)model->cfg.num_hidden_layers);
     params_normal(params, model->embed_tokens, std);
-    for (int i = 0; i < model->cfg.num_hidden_layers; i++) {
-        ModelLayer *layer = &model->layers[i];
-        params_fill(params, layer->input_layernorm, 1);
-        multihead_randomize(params, &layer->self_attn, std, residual_std);
-        params_fill(params, layer->post_attention_layernorm, 1);
-        params_normal(params, layer->gate_proj, std);
-        params_normal(params, layer->up_proj, std);
-        params_normal(params, layer->down_proj, residual_std);
-    }
+    for (int i = 0; i < model->cfg.num_hidden_layers; i++)
+        block_randomize(params, &model->layers[i], std, residual_std);
     params_fill(params, model->norm, 1);
     if (model->lm_head != model->embed_tokens) params_normal(params, model->lm_head, std);
 }
 
-/* The last token's row of x [1, T, D], as [1, 1, D]: the same memory. */
-static Tensor *last_token(Context *ctx, Tensor *x) {
-    CHECK(!ctx->recording && tensor_dim(x, 0) == 1, "last_token: for generating, one sequence");
-    int64_t d = tensor_dim(x, 2);
-    Tensor *last = arena_alloc(&ctx->host, sizeof *last);
-    char *data = (char *)x->data + (size_t)((tensor_dim(x, 1) - 1) * d) * dtype_size(x->dtype);
-    *last = tensor_of(data, x->name, x->dtype, x->device, SHAPE(1, 1, d));
-    return last;
+/* A model without a rotated part has no positions. */
+static const Position *position_of(const Model *model) {
+    return model->cfg.qk_rope_head_dim ? &model->rope.position : NULL;
+}
+
+/* The last token's row of each sequence of x [B, T, D], as [B, 1, D]. */
+static Tensor *last_tokens(Context *ctx, Tensor *x) {
+    int64_t B = tensor_dim(x, 0), T = tensor_dim(x, 1), d = tensor_dim(x, 2);
+    CHECK(!ctx->recording, "last_tokens: for generating");
+    if (T == 1) return x;
+    Tensor *rows = reshape(ctx, x, SHAPE(B, T * d)); /* they are the last columns of this */
+    return reshape(ctx, slice(ctx, rows, (T - 1) * d, d), SHAPE(B, 1, d));
 }
 
 /* [model_forward] */
-static Tensor *mlp(Context *ctx, Tensor *h, const ModelLayer *w) {
-    Tensor *gate = linear(ctx, h, w->gate_proj, NULL); /* [B, T, intermediate_size] */
-    Tensor *up = linear(ctx, h, w->up_proj, NULL);
-    return linear(ctx, swiglu(ctx, gate, up), w->down_proj, NULL);
-}
-
-Tensor *model_forward(Model *model, Tensor *ids, KVCache *caches) {
+Tensor *model_forward(Model *model, Tensor *ids, BlockCache *caches, MoeRecord *records) {
     Context *ctx = model->ctx;
-    const ModelConfig *cfg = &model->cfg;
-    MultiheadConfig attention = config_attention(cfg);
-
     Tensor *x = embedding(ctx, model->embed_tokens, ids); /* [B, T, hidden_size] */
-    for (int i = 0; i < cfg->num_hidden_layers; i++) {
-        const ModelLayer *w = &model->layers[i];
-        Tensor *h = rmsnorm(ctx, x, w->input_layernorm, cfg->rms_norm_eps);
-        h = multihead_forward(ctx, h, &w->self_attn, &attention, caches ? &caches[i] : NULL);
-        x = add(ctx, x, h);
-        h = rmsnorm(ctx, x, w->post_attention_layernorm, cfg->rms_norm_eps);
-        x = add(ctx, x, mlp(ctx, h, w));
-    }
-    if (caches) x = last_token(ctx, x);
-    x = rmsnorm(ctx, x, model->norm, cfg->rms_norm_eps);
+    if (ctx->recording) x = dropout(ctx, x, model->block.dropout);
+    for (int i = 0; i < model->cfg.num_hidden_layers; i++)
+        x = block_forward(ctx, x, &model->layers[i], &model->block, position_of(model),
+                          caches ? &caches[i] : NULL, records ? &records[i] : NULL);
+    if (caches) x = last_tokens(ctx, x);
+    x = rmsnorm(ctx, x, model->norm, model->cfg.rms_norm_eps);
     return linear(ctx, x, model->lm_head, NULL); /* [B, T, vocab_size] */
 }
 /* [/model_forward] */
 
 Tensor *model_loss(Model *model, Tensor *ids, Tensor *targets) {
-    return cross_entropy(model->ctx, model_forward(model, ids, NULL), targets);
+    return cross_entropy(model->ctx, model_forward(model, ids, NULL, NULL), targets);
 }
 
-KVCache *model_caches_new(Model *model, int capacity, Error *err) {
+/* [model_training_loss] */
+Tensor *model_training_loss(Model *model, Tensor *ids, Tensor *targets, MoeRecord *records,
+                            Tensor **cross_entropy_loss) {
+    Context *ctx = model->ctx;
+    Tensor *logits = model_forward(model, ids, NULL, records);
+    Tensor *loss = *cross_entropy_loss = cross_entropy(ctx, logits, targets);
+    for (int i = 0; i < model->cfg.num_hidden_layers; i++)
+        if (records[i].loss) loss = add(ctx, loss, records[i].loss);
+    return loss;
+}
+/* [/model_training_loss] */
+
+void model_rebalance(Model *model, float gamma) {
+    for (int i = 0; i < model->cfg.num_hidden_layers; i++)
+        if (!model->layers[i].dense) moe_rebalance(model->ctx, &model->layers[i].moe, gamma);
+}
+
+BlockCache *model_caches_new(Model *model, int batch, int capacity, Error *err) {
     int layers = model->cfg.num_hidden_layers;
-    KVCache *caches = calloc((size_t)layers, sizeof *caches);
+    BlockCache *caches = calloc((size_t)layers, sizeof *caches);
     if (!caches) fatal("out of memory");
     for (int i = 0; i < layers; i++)
-        if (kv_cache_init(&caches[i], model->ctx, 1, capacity, model->cfg.num_key_value_heads,
-                          model->cfg.head_dim, err)) {
+        if (block_cache_init(&caches[i], model->ctx, &model->block, batch, capacity, err)) {
             model_caches_free(model, caches);
             return NULL;
         }
     return caches;
 }
 
-void model_caches_free(Model *model, KVCache *caches) {
-    for (int i = 0; caches && i < model->cfg.num_hidden_layers; i++) kv_cache_free(&caches[i]);
+void model_caches_free(Model *model, BlockCache *caches) {
+    for (int i = 0; caches && i < model->cfg.num_hidden_layers; i++) block_cache_free(&caches[i]);
     free(caches);
+}
+
+int model_caches_reserve(Model *model, BlockCache *caches, int tokens, Error *err) {
+    for (int i = 0; i < model->cfg.num_hidden_layers; i++)
+        if (block_cache_reserve(&caches[i], position_of(model), tokens, err)) return -1;
+    return 0;
+}
+
+/* Every layer holds the same tokens; the first one's count is everybody's. */
+int model_cached(const Model *model, const BlockCache *caches, int b) {
+    CHECK(b >= 0 && b < caches->latent.batch && model->cfg.num_hidden_layers > 0,
+          "model_cached: sequence %d of %d", b, caches->latent.batch);
+    return caches->latent.length[b];
+}
+
+void model_caches_truncate(Model *model, BlockCache *caches, int b, int length) {
+    for (int i = 0; i < model->cfg.num_hidden_layers; i++)
+        if (caches[i].latent.length[b] > length)
+            latent_cache_truncate(&caches[i].latent, b, length);
 }

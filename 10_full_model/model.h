@@ -1,13 +1,14 @@
 /*
- * The model: a decoder-only transformer.
+ * The model: DeepSeek's decoder, a stack of chapter 05's blocks.
  *
  *     x = embed_tokens[ids]
- *     for each layer:   x = x + attention(rmsnorm(x))          chapter 03
- *                       x = x + down(silu(gate(h)) * up(h))    h = rmsnorm(x)
+ *     for each layer:   x = x + mla(rmsnorm(x))                    chapters 04 and 07
+ *                       x = x + experts(rmsnorm(x))                chapter 05; the first layers: SwiGLU
  *     logits = lm_head(rmsnorm(x))
  *
- * Weights carry the names that Hugging Face gives such a model ("model.layers.0.mlp.gate_proj.weight"). There is no
- * encoding of position: the causal mask alone tells the first token from the second (Kazemnejad et al. 2023).
+ * Weights carry the names that Hugging Face gives them, but for the experts of a layer, which are one
+ * tensor here ("model.layers.3.mlp.experts.gate_proj.weight", [E, inner, hidden]); checkpoint.h takes
+ * them apart.
  */
 #ifndef MODEL_H
 #define MODEL_H
@@ -16,20 +17,14 @@
 
 #include "../common/params.h"
 
-typedef struct ModelLayer {
-    Tensor *input_layernorm; /* [hidden_size] */
-    Multihead self_attn;
-    Tensor *post_attention_layernorm; /* [hidden_size] */
-    Tensor *gate_proj, *up_proj;      /* [intermediate_size, hidden_size] */
-    Tensor *down_proj;                /* [hidden_size, intermediate_size] */
-} ModelLayer;
-
 typedef struct Model {
     Context *ctx;
     ModelConfig cfg;
+    BlockConfig block; /* config_block(cfg) */
     Params params;
+    Rope rope;
     Tensor *embed_tokens; /* [vocab_size, hidden_size] */
-    ModelLayer *layers;
+    Block *layers;
     Tensor *norm;    /* [hidden_size] */
     Tensor *lm_head; /* [vocab_size, hidden_size]; embed_tokens itself when tied */
 } Model;
@@ -46,16 +41,36 @@ void model_randomize(Model *model);
 
 /*
  * ids I32 [B, T] -> logits [B, T, vocab_size].
- * caches: NULL, or one KVCache for each layer: ids follow what they hold and are appended (they must fit), B = 1, and
- * the logits [1, 1, vocab_size] are those of the last token only: no other is needed to go on.
+ * caches: NULL, or one for each layer: ids follow what they hold and are appended (model_caches_reserve
+ * first), and the logits [B, 1, vocab_size] are those of the last token only: no other is needed to
+ * go on.
+ * records: NULL, or one for each layer, for those who want to know what the routers did.
  */
-Tensor *model_forward(Model *model, Tensor *ids, KVCache *caches);
+Tensor *model_forward(Model *model, Tensor *ids, BlockCache *caches, MoeRecord *records);
 
 /* Mean cross entropy of targets I32 [B, T] (F32 [1], natural log). */
 Tensor *model_loss(Model *model, Tensor *ids, Tensor *targets);
 
-/* One cache for each layer; -1 and a message when memory runs out. Free with model_caches_free. */
-KVCache *model_caches_new(Model *model, int capacity, Error *err);
-void model_caches_free(Model *model, KVCache *caches);
+/*
+ * What training makes smaller: the same, and while recording the routers' balance losses, whose weight
+ * is model->block.moe.aux_loss_alpha. *cross_entropy is the part that counts; records as above.
+ */
+Tensor *model_training_loss(Model *model, Tensor *ids, Tensor *targets, MoeRecord *records,
+                            Tensor **cross_entropy);
+
+/* After the optimizer's step: every router's bias moves by gamma towards an even load (V3, 2.1.2). */
+void model_rebalance(Model *model, float gamma);
+
+/* One cache for each layer, for `batch` sequences of up to `capacity` tokens; -1 and a message when
+ * memory runs out. Free with model_caches_free. */
+BlockCache *model_caches_new(Model *model, int batch, int capacity, Error *err);
+void model_caches_free(Model *model, BlockCache *caches);
+
+/* Is there room for `tokens` more in every layer, and have they positions? -1 and a message if not. */
+int model_caches_reserve(Model *model, BlockCache *caches, int tokens, Error *err);
+
+/* How many tokens of sequence b the caches hold, and how to forget all but the first `length`. */
+int model_cached(const Model *model, const BlockCache *caches, int b);
+void model_caches_truncate(Model *model, BlockCache *caches, int b, int length);
 
 #endif

@@ -20,7 +20,7 @@ Test(config, what_is_written_is_read) {
     cr_assert(make_directories(folder, &err) == 0 && config_save(&cfg, folder, &err) == 0, "%s",
               err.text);
     cr_assert(config_load(&back, folder, &err) == 0, "%s", err.text);
-    cr_assert(back.vocab_size == 1234 && back.head_dim == cfg.head_dim &&
+    cr_assert(back.vocab_size == 1234 && back.v_head_dim == cfg.v_head_dim &&
               back.rms_norm_eps == cfg.rms_norm_eps &&
               back.initializer_range == cfg.initializer_range && back.tie_word_embeddings);
     scratch_close(&scratch);
@@ -37,7 +37,7 @@ static const struct {
     const char *from, *to; /* replaced in a good file */
     const char *message;   /* part of what must be said */
 } broken[] = {
-    {"deepseek_c_multihead", "llama", "llama"},
+    {"deepseek_v3", "llama", "llama"},
     {"\"model_type\"", "\"type\"", "model_type is missing"},
     {"\"hidden_size\":", "\"hidden\":", "hidden_size is missing"},
     {"\"hidden_size\":", "\"hidden_size\": 3.5, \"x\":", "hidden_size must be a whole number"},
@@ -45,7 +45,7 @@ static const struct {
     {"\"hidden_size\":", "\"hidden_size\": 1e300, \"x\":", "hidden_size must be"},
     {"\"hidden_size\":", "\"hidden_size\": \"big\", \"x\":", "hidden_size must be"},
     {"\"num_key_value_heads\":", "\"num_key_value_heads\": 3, \"x\":", "num_key_value_heads"},
-    {"\"rms_norm_eps\":", "\"rms_norm_eps\": null, \"x\":", "rms_norm_eps is not a number"},
+    {"\"rms_norm_eps\":", "\"rms_norm_eps\": null, \"x\":", "rms_norm_eps is missing"},
     {"\"rms_norm_eps\":", "\"rms_norm_eps\": -1, \"x\":", "rms_norm_eps"},
     {"\"tie_word_embeddings\":", "\"tie_word_embeddings\": 1, \"x\":", "tie_word_embeddings"},
     {"}", "", "config.json"},

@@ -1,73 +1,195 @@
-"""Golden files of chapter 10: the model as plain PyTorch, its loss and the gradient of every weight.
+#!/usr/bin/env python3
+"""Golden files of chapter 10: small checkpoints as transformers writes them, and what it computes.
 
-    python tools/goldens/10_full_model.py        (needs torch and safetensors)
+    python tools/goldens/10_full_model.py [NAME...]      needs torch, safetensors and transformers
 
-Computed in float64 and rounded once, to float32, when it is written.
+Each folder of 10_full_model/goldens/ is what save_pretrained() made of a small random model, and
+expected.safetensors beside it:
+
+    input_ids [2, 13]   logits   loss (labels = input_ids)   grad.NAME of every parameter, named and cut
+    generated [1, 108]  8 ids and the 100 that greedy decoding adds
+    bf16_distance [2]   how far transformers' own BF16 is from the logits and the gradients above
+
+The numbers are computed in float64, norms, softmax, router and positions too, where transformers
+says float32 (see Float64), and rounded once when they are written: the truth that both programs
+are measured against. Greedy decoding and the BF16 distance are transformers as it is.
 """
-import os
+import json
+import pathlib
+import shutil
+import sys
 
 import torch
-import torch.nn.functional as F
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
+from transformers import AutoConfig, AutoModelForCausalLM, modeling_rope_utils
+from transformers.models.deepseek_v2 import modeling_deepseek_v2
+from transformers.models.deepseek_v3 import modeling_deepseek_v3
 
-OUT = os.path.join(os.path.dirname(__file__), "..", "..", "10_full_model", "goldens")
-torch.set_default_dtype(torch.float64)
-torch.manual_seed(10)
+OUT = pathlib.Path(__file__).resolve().parents[2] / "10_full_model/goldens"
+BATCH, TOKENS, PROMPT, NEW = 2, 13, 8, 100
 
-VOCAB, HIDDEN, WIDE, LAYERS, HEADS, KV_HEADS, HEAD_DIM, BATCH, TOKENS = 37, 24, 40, 2, 4, 2, 6, 2, 13
+SIZES = dict(
+    vocab_size=37, hidden_size=12, intermediate_size=20, num_hidden_layers=2, num_attention_heads=3,
+    num_key_value_heads=3, kv_lora_rank=10, q_lora_rank=9, qk_nope_head_dim=6, qk_rope_head_dim=8,
+    v_head_dim=6, moe_intermediate_size=7, n_routed_experts=6, n_shared_experts=1,
+    num_experts_per_tok=2, first_k_dense_replace=1, n_group=1, topk_group=1, routed_scaling_factor=1.5,
+    max_position_embeddings=128, bos_token_id=0, eos_token_id=1,
+    rope_parameters=dict(rope_type="default", rope_theta=100.0),
+)  # fmt: skip
+YARN = dict(rope_type="yarn", rope_theta=100.0, factor=4.0, original_max_position_embeddings=32,
+            beta_fast=4.0, beta_slow=1.0)  # fmt: skip
 
-
-def normal(*shape, mean=0.0, std=0.2):
-    return (mean + torch.randn(*shape) * std).float().double().requires_grad_()
-
-
-def weights(tied):
-    w = {"model.embed_tokens.weight": normal(VOCAB, HIDDEN), "model.norm.weight": normal(HIDDEN, mean=1.0)}
-    for i in range(LAYERS):
-        p = f"model.layers.{i}."
-        w[p + "input_layernorm.weight"] = normal(HIDDEN, mean=1.0)
-        w[p + "post_attention_layernorm.weight"] = normal(HIDDEN, mean=1.0)
-        w[p + "self_attn.q_proj.weight"] = normal(HEADS * HEAD_DIM, HIDDEN)
-        w[p + "self_attn.k_proj.weight"] = normal(KV_HEADS * HEAD_DIM, HIDDEN)
-        w[p + "self_attn.v_proj.weight"] = normal(KV_HEADS * HEAD_DIM, HIDDEN)
-        w[p + "self_attn.o_proj.weight"] = normal(HIDDEN, HEADS * HEAD_DIM)
-        w[p + "mlp.gate_proj.weight"] = normal(WIDE, HIDDEN)
-        w[p + "mlp.up_proj.weight"] = normal(WIDE, HIDDEN)
-        w[p + "mlp.down_proj.weight"] = normal(HIDDEN, WIDE)
-    if not tied:
-        w["lm_head.weight"] = normal(VOCAB, HIDDEN)
-    return w
-
-
-def forward(w, ids):
-    norm = lambda x, name: F.rms_norm(x, (HIDDEN,), w[name], eps=1e-6)
-    heads = lambda x, n: x.view(*ids.shape, n, HEAD_DIM).transpose(1, 2)
-    x = F.embedding(ids, w["model.embed_tokens.weight"])
-    for i in range(LAYERS):
-        p = f"model.layers.{i}."
-        h = norm(x, p + "input_layernorm.weight")
-        q = heads(F.linear(h, w[p + "self_attn.q_proj.weight"]), HEADS)
-        k = heads(F.linear(h, w[p + "self_attn.k_proj.weight"]), KV_HEADS)
-        v = heads(F.linear(h, w[p + "self_attn.v_proj.weight"]), KV_HEADS)
-        o = F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True)
-        x = x + F.linear(o.transpose(1, 2).flatten(2), w[p + "self_attn.o_proj.weight"])
-        h = norm(x, p + "post_attention_layernorm.weight")
-        gated = F.silu(F.linear(h, w[p + "mlp.gate_proj.weight"])) * F.linear(h, w[p + "mlp.up_proj.weight"])
-        x = x + F.linear(gated, w[p + "mlp.down_proj.weight"])
-    return F.linear(norm(x, "model.norm.weight"), w.get("lm_head.weight", w["model.embed_tokens.weight"]))
+# name: (model_type, settings, dtype of the file, largest shard or None)
+MODELS = {
+    "v3": ("deepseek_v3", dict(n_group=3, topk_group=2, rope_parameters=dict(YARN, mscale=1.0, mscale_all_dim=1.0)), "float32", None),
+    "v3_halves": ("deepseek_v3", dict(q_lora_rank=None, rope_interleave=False, attention_bias=True, n_shared_experts=2,
+                  tie_word_embeddings=True, rope_parameters=dict(rope_type="linear", rope_theta=100.0, factor=2.0)), "float32", None),
+    "v3_bf16_shards": ("deepseek_v3", dict(norm_topk_prob=False, rms_norm_eps=1e-3), "bfloat16", "6KB"),
+    "v3_f16_old_yarn": ("deepseek_v3", dict(rope_parameters=dict(YARN, mscale=1.0, mscale_all_dim=0.7)), "float16", None),
+    "v3_dense": ("deepseek_v3", dict(first_k_dense_replace=2, num_mtp_layers=0, rope_parameters=YARN), "float32", None),
+    "v2_lite": ("deepseek_v2", dict(q_lora_rank=None, n_shared_experts=2,
+                rope_parameters=dict(YARN, mscale=0.707, mscale_all_dim=0.707)), "float32", None),
+    "v2_groups_shards": ("deepseek_v2", dict(topk_method="group_limited_greedy", n_group=3, topk_group=2, routed_scaling_factor=4.0,
+                         tie_word_embeddings=True, attention_bias=True), "float32", "12KB"),
+}  # fmt: skip
 
 
-os.makedirs(OUT, exist_ok=True)
-for tied in (False, True):
-    w = weights(tied)
-    ids = torch.randint(0, VOCAB, (BATCH, TOKENS))
-    targets = torch.randint(0, VOCAB, (BATCH, TOKENS))
-    targets[0, 3] = -100
-    logits = forward(w, ids)
-    loss = F.cross_entropy(logits.flatten(0, 1), targets.flatten())
-    loss.backward()
-    tensors = {**w, "logits": logits, "loss": loss.view(1), **{"grad." + k: t.grad for k, t in w.items()}}
-    tensors = {k: t.detach().float().contiguous() for k, t in tensors.items()}
-    save_file({**tensors, "ids": ids.int(), "targets": targets.int()},
-              os.path.join(OUT, f"model_{'tied' if tied else 'untied'}.safetensors"),
-              metadata={"made_by": "tools/goldens/10_full_model.py", "torch": torch.__version__.split("+")[0]})
+class Float64:
+    """torch, but float32 is float64: put in its place inside a module of transformers. And .float() is .double()."""
+
+    float32 = float = torch.float64
+
+    def __getattr__(self, name):
+        return getattr(torch, name)
+
+
+def in_float64(on):
+    for module in (modeling_deepseek_v2, modeling_deepseek_v3, modeling_rope_utils):
+        module.torch = Float64() if on else torch
+    torch.Tensor.float = torch.Tensor.double if on else FLOAT
+
+
+FLOAT = torch.Tensor.float
+
+
+def make(model_type, settings):
+    """A model of random weights; norms around 1, biases not zero, so that every part matters."""
+    config = AutoConfig.for_model(model_type, **{**SIZES, **settings})
+    model = AutoModelForCausalLM.from_config(config)
+    with torch.no_grad():
+        for name, t in [*model.named_parameters(), *model.named_buffers()]:
+            if name.endswith(("norm.weight", "layernorm.weight")):
+                t.normal_(1, 0.2)
+            elif name.endswith("inv_freq"):
+                continue
+            else:
+                t.normal_(0, 0.1 if name.endswith("bias") else 0.4)
+    return model.eval()
+
+
+def old_spelling(folder):
+    """config.json with the positions as they were spelled until transformers 4."""
+    path = folder / "config.json"
+    config = json.loads(path.read_text())
+    rope = config.pop("rope_parameters")
+    config["rope_theta"] = rope.pop("rope_theta")
+    rope["type"] = rope.pop("rope_type")
+    config["rope_scaling"] = rope
+    config["torch_dtype"] = config.pop("dtype")
+    path.write_text(json.dumps(config, indent=2) + "\n")
+
+
+def load(folder, dtype):
+    """Eager: what it computes is written out in Python, where Float64 reaches it."""
+    return AutoModelForCausalLM.from_pretrained(
+        folder, dtype=dtype, attn_implementation="eager", experts_implementation="eager"
+    )
+
+
+def run(folder, dtype, ids):
+    """logits, loss, gradients by the names of the file."""
+    model = load(folder, dtype)
+    if dtype == torch.float64:  # what load() leaves in float32
+        for name, t in model.named_buffers():
+            t.data = t.data.double()
+    out = model(ids, labels=ids)
+    out.loss.backward()
+    grads = {}
+    for name, t in model.named_parameters():
+        g = t.grad if t.grad is not None else torch.zeros_like(t)
+        if ".experts.gate_up_proj" in name:
+            for j, expert in enumerate(g):
+                gate, up = expert.chunk(2)
+                stem = name.replace("gate_up_proj", "")
+                grads[f"{stem}{j}.gate_proj.weight"] = gate
+                grads[f"{stem}{j}.up_proj.weight"] = up
+        elif ".experts.down_proj" in name and "shared" not in name:
+            for j, expert in enumerate(g):
+                grads[name.replace("down_proj", f"{j}.down_proj.weight")] = expert
+        else:
+            grads[name] = g
+    return out.logits.detach(), out.loss.detach(), grads
+
+
+def distance(a, b):
+    a, b = [torch.cat([x.double().flatten() for x in y]) for y in (a, b)]
+    return (a - b).norm() / b.norm()
+
+
+def margin(folder, ids):
+    """How far the closest decision of greedy decoding is from going the other way."""
+    logits = load(folder, torch.float32)(ids).logits[0, PROMPT - 1 : -1].detach()
+    best = logits.topk(2).values
+    return (best[:, 0] - best[:, 1]).min()
+
+
+def write(name, seed):
+    model_type, settings, dtype, shard = MODELS[name]
+    folder = OUT / name
+    shutil.rmtree(folder, ignore_errors=True)
+    torch.manual_seed(seed)
+    model = make(model_type, settings).to(getattr(torch, dtype))
+    for module in model.modules():  # transformers keeps it in float32 when it loads, whatever dtype says
+        if hasattr(module, "e_score_correction_bias"):
+            module.e_score_correction_bias.data = module.e_score_correction_bias.float()
+    model.generation_config.eos_token_id = None  # greedy decoding is to go on for 100 tokens
+    model.save_pretrained(folder, **({"max_shard_size": shard} if shard else {}))
+    if "old" in name:
+        old_spelling(folder)
+
+    ids = torch.randint(0, SIZES["vocab_size"], (BATCH, TOKENS))
+    prompt = ids[:1, :PROMPT]
+    generated = load(folder, torch.float32).generate(
+        prompt, attention_mask=torch.ones_like(prompt), max_new_tokens=NEW, do_sample=False, eos_token_id=None
+    )
+    if margin(folder, generated) < 1e-3:
+        return False
+    in_float64(True)
+    logits, loss, grads = run(folder, torch.float64, ids)
+    in_float64(False)
+    rough_logits, _, rough_grads = run(folder, torch.bfloat16, ids)
+    fine_logits, fine_loss, fine_grads = run(folder, torch.float32, ids)
+    bf16 = distance([rough_logits], [logits]), distance(rough_grads.values(), grads.values())
+    if bf16[0] > 0.03:  # rounding chose another expert: how far that leads is a matter of luck
+        return False
+    f32 = distance([fine_logits], [logits]), distance(fine_grads.values(), grads.values())
+    expected = {"logits": logits, "loss": loss.view(1), "bf16_distance": torch.stack(bf16),
+                **{"grad." + k: g for k, g in grads.items()}}  # fmt: skip
+    expected = {k: t.float().contiguous().clone() for k, t in expected.items()}
+    save_file({**expected, "input_ids": ids.int(), "generated": generated.int()}, folder / "expected.safetensors",
+              metadata={"made_by": "tools/goldens/10_full_model.py", "torch": torch.__version__.split("+")[0]})  # fmt: skip
+    size = sum(f.stat().st_size for f in folder.iterdir())
+    print(f"{name:18} seed {seed:3}  {size:7} bytes   F32 {f32[0]:.1e} {f32[1]:.1e}   BF16 {bf16[0]:.1e} {bf16[1]:.1e}"
+          f"   {len(set(generated[0, PROMPT:].tolist()))} different ids")  # fmt: skip
+    return True
+
+
+def main():
+    for name in sys.argv[1:] or MODELS:
+        seed = 10
+        while not write(name, seed):
+            seed += 1
+
+
+if __name__ == "__main__":
+    main()
