@@ -322,7 +322,10 @@ static Tensor *cached_attention(Context *ctx, Tensor *q, const Tensor *c_kv, con
     Error err = {0};
     CHECK(!ctx->recording, "mla_forward: what went through a cache has no gradient");
     CHECK(latent_cache_append(ctx, cache, c_kv, k_rope, &err) == 0, "mla_forward: %s", err.text);
-    if (mode == MLA_AUTO) mode = mla_cheaper(cfg, tensor_dim(q, 1), latent_cache_longest(cache));
+    if (mode ==
+        MLA_AUTO) /* a captured step must fit every length, and only the absorbed one does */
+        mode = cache->horizon ? MLA_ABSORBED
+                              : mla_cheaper(cfg, tensor_dim(q, 1), latent_cache_longest(cache));
     return mode == MLA_ABSORBED ? mla_absorbed_attention(ctx, q, w, cfg, cache, scale)
                                 : naive_from_cache(ctx, q, w, cfg, cache, scale);
 }

@@ -23,11 +23,16 @@ int generator_init(Generator *g, Model *model, const Tokenizer *tokenizer, int b
         g->sequences[b].ids = must_have(malloc((size_t)capacity * sizeof(int32_t)));
     g->logits =
         must_have(malloc((size_t)batch * (size_t)model->cfg.vocab_size * sizeof *g->logits));
+    if (decode_graph_init(&g->decode, model, g->caches, batch, err)) {
+        generator_free(g);
+        return -1;
+    }
     return 0;
 }
 
 void generator_free(Generator *g) {
     if (!g->model) return;
+    decode_graph_free(&g->decode);
     model_caches_free(g->model, g->caches);
     for (int b = 0; g->sequences && b < g->batch; b++) free(g->sequences[b].ids);
     free(g->sequences);
@@ -70,13 +75,13 @@ int generator_prompt(Generator *g, int b, const char *text, Error *err) {
 /* ---- steps ---- */
 
 /* [forward] */
-/* tokens I32 [batch, count] follow what the caches hold; the logits of the last ones go to the host. */
+/* tokens I32 [batch, count] follow what the caches hold, and go into them. */
 static void forward(Generator *g, const int32_t *tokens, int count) {
     Context *ctx = g->model->ctx;
     Error err;
     CHECK(model_caches_reserve(g->model, g->caches, count, &err) == 0, "generate: %s", err.text);
-    Tensor *ids = tensor_from(ctx, "ids", I32, tokens, SHAPE(g->batch, count));
-    tensor_download(ctx, g->logits, model_forward(g->model, ids, g->caches, NULL));
+    model_forward(g->model, tensor_from(ctx, "ids", I32, tokens, SHAPE(g->batch, count)), g->caches,
+                  NULL);
     context_reset(ctx);
 }
 
@@ -110,27 +115,38 @@ typedef struct Run {
     const GenerateOptions *options;
     TextStream *streams; /* [batch] */
     bool *done;          /* [batch] */
+    int32_t *next; /* [1 + DECODE_STEPS, batch]: the last token of each sequence, then new ones */
 } Run;
 
-/* The next token of sequence b, unless that one is at its end. */
-static void choose(Run *run, int b) {
-    Generator *g = run->g;
-    Sequence *s = &g->sequences[b];
-    int vocab = g->model->cfg.vocab_size;
-    float *logits = g->logits + (size_t)b * (size_t)vocab;
-    const Sampling *sampling = &run->options->sampling;
-    penalize_repetitions(logits, vocab, s->ids, s->count, sampling->repetition_penalty);
-    float random = rng_uniform(sampling->seed, (uint64_t)b, (uint64_t)s->count);
-    int32_t id = sample_token(logits, vocab, sampling, random);
-    if (id == tokenizer_eot(g->tokenizer)) {
+/* Token id is the next of sequence b, or its end. */
+static void accept(Run *run, int b, int32_t id) {
+    Sequence *s = &run->g->sequences[b];
+    if (id == tokenizer_eot(run->g->tokenizer)) {
         run->done[b] = true;
         return;
     }
     s->ids[s->count++] = id;
     s->answered++;
     size_t bytes;
-    const char *text = tokenizer_token(g->tokenizer, id, &bytes);
+    const char *text = tokenizer_token(run->g->tokenizer, id, &bytes);
     if (text_stream_add(&run->streams[b], text, bytes)) run->done[b] = true;
+}
+
+/* The sampler's choice of a next token for sequence b. */
+static int32_t choose(Run *run, int b) {
+    Generator *g = run->g;
+    const Sequence *s = &g->sequences[b];
+    int vocab = g->model->cfg.vocab_size;
+    float *logits = g->logits + (size_t)b * (size_t)vocab;
+    const Sampling *sampling = &run->options->sampling;
+    penalize_repetitions(logits, vocab, s->ids, s->count, sampling->repetition_penalty);
+    float random = rng_uniform(sampling->seed, (uint64_t)b, (uint64_t)s->count);
+    return sample_token(logits, vocab, sampling, random);
+}
+
+/* Is the likeliest token always the one? Then the device chooses by itself. */
+static bool is_greedy(const Sampling *s) {
+    return s->temperature == 0 && (s->repetition_penalty == 1 || s->repetition_penalty == 0);
 }
 
 static bool all_done(const Run *run) {
@@ -138,6 +154,32 @@ static bool all_done(const Run *run) {
     for (int b = 0; b < run->g->batch; b++)
         if (!run->done[b]) return false;
     return true;
+}
+
+/*
+ * A few tokens more for every sequence, at most `room`; returns how many steps it took. Where the
+ * device chooses, several steps are cheaper than one and the wait for it; what a sequence got
+ * behind its end is not looked at.
+ */
+static int advance(Run *run, int room) {
+    Generator *g = run->g;
+    int steps = 1;
+    for (int b = 0; b < g->batch; b++) {
+        const Sequence *s = &g->sequences[b];
+        run->next[b] = s->ids[s->count - 1];
+    }
+    if (is_greedy(&run->options->sampling)) {
+        if (g->model->ctx->gpu) steps = room < DECODE_STEPS ? room : DECODE_STEPS;
+        decode_greedy(&g->decode, run->next, steps, run->next + g->batch);
+    } else {
+        decode_logits(&g->decode, run->next, g->logits);
+        for (int b = 0; b < g->batch; b++)
+            if (!run->done[b]) run->next[g->batch + b] = choose(run, b);
+    }
+    for (int i = 1; i <= steps; i++)
+        for (int b = 0; b < g->batch; b++)
+            if (!run->done[b]) accept(run, b, run->next[i * g->batch + b]);
+    return steps;
 }
 
 void generator_run(Generator *g, const GenerateOptions *o, GenerateResult *result) {
@@ -153,6 +195,7 @@ void generator_run(Generator *g, const GenerateOptions *o, GenerateResult *resul
     Run run = {.g = g, .options = o};
     run.streams = must_have(calloc((size_t)g->batch, sizeof *run.streams));
     run.done = must_have(calloc((size_t)g->batch, sizeof *run.done));
+    run.next = must_have(calloc((1 + DECODE_STEPS) * (size_t)g->batch, sizeof *run.next));
     for (int b = 0; b < g->batch; b++)
         run.streams[b] =
             text_stream(g->batch == 1 ? o->emit : NULL, o->user, o->stops, o->stop_count);
@@ -161,20 +204,14 @@ void generator_run(Generator *g, const GenerateOptions *o, GenerateResult *resul
     result->prompt_tokens = fill_caches(g);
     result->prompt_seconds = seconds_now() - started;
     started = seconds_now();
-    int32_t *last = must_have(malloc((size_t)g->batch * sizeof *last));
-    for (int i = 0; i < room && !all_done(&run); i++) {
-        for (int b = 0; b < g->batch; b++) last[b] = g->sequences[b].ids[g->sequences[b].count - 1];
-        forward(g, last, 1);
-        for (int b = 0; b < g->batch; b++)
-            if (!run.done[b]) choose(&run, b);
-    }
+    for (int steps; room > 0 && !all_done(&run); room -= steps) steps = advance(&run, room);
     result->seconds = seconds_now() - started;
     for (int b = 0; b < g->batch; b++) {
         text_stream_end(&run.streams[b]);
         result->new_tokens += g->sequences[b].answered;
         model_caches_truncate(g->model, g->caches, b, g->sequences[b].count - 1);
     }
-    free(last);
+    free(run.next);
     free(run.streams);
     free(run.done);
 }

@@ -12,6 +12,7 @@
 #ifndef GENERATE_H
 #define GENERATE_H
 
+#include "decode_graph.h"
 #include "model.h"
 #include "sampler.h"
 #include "text_stream.h"
@@ -31,6 +32,7 @@ typedef struct Generator {
     int batch, capacity;
     Sequence *sequences; /* [batch] */
     float *logits;       /* [batch, vocab_size], host */
+    DecodeGraph decode;
 } Generator;
 
 /* Sequences of up to `capacity` tokens (at most the model's context), all empty. -1 and a message when

@@ -86,6 +86,35 @@ extern "C" void gpu_set(Gpu *gpu, void *device, int byte, size_t bytes) {
     CUDA_CHECK(cudaMemsetAsync(device, byte, bytes, gpu->stream));
 }
 
+struct GpuGraph {
+    cudaGraphExec_t executable;
+};
+
+/* Thread-local: other threads may go on using CUDA while this one records. */
+extern "C" void gpu_graph_begin(Gpu *gpu) {
+    CUDA_CHECK(cudaStreamBeginCapture(gpu->stream, cudaStreamCaptureModeThreadLocal));
+}
+
+extern "C" GpuGraph *gpu_graph_end(Gpu *gpu) {
+    cudaGraph_t recorded;
+    CUDA_CHECK(cudaStreamEndCapture(gpu->stream, &recorded));
+    GpuGraph *graph = (GpuGraph *)calloc(1, sizeof *graph);
+    if (!graph) fatal("out of memory");
+    CUDA_CHECK(cudaGraphInstantiate(&graph->executable, recorded, 0));
+    CUDA_CHECK(cudaGraphDestroy(recorded));
+    return graph;
+}
+
+extern "C" void gpu_graph_launch(Gpu *gpu, GpuGraph *graph) {
+    CUDA_CHECK(cudaGraphLaunch(graph->executable, gpu->stream));
+}
+
+extern "C" void gpu_graph_free(GpuGraph *graph) {
+    if (!graph) return;
+    CUDA_CHECK(cudaGraphExecDestroy(graph->executable));
+    free(graph);
+}
+
 extern "C" void gpu_timer_start(Gpu *gpu) { CUDA_CHECK(cudaEventRecord(gpu->start, gpu->stream)); }
 
 extern "C" double gpu_timer_stop(Gpu *gpu) {

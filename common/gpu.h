@@ -40,6 +40,19 @@ void gpu_download(Gpu *gpu, void *host, const void *device, size_t bytes);
 void gpu_copy(Gpu *gpu, void *to, const void *from, size_t bytes);
 void gpu_set(Gpu *gpu, void *device, int byte, size_t bytes);
 
+/*
+ * A graph: work that was recorded once and can be repeated by one launch, however many kernels it is.
+ * Between begin and end nothing runs; what is called is written down with its arguments, addresses
+ * and sizes included, so whatever it reads must still be there at the launch. Inside, nothing may
+ * wait for the device or ask it for memory: no uploads, no downloads, no gpu_alloc (an arena that
+ * has seen the same step before does not need one).
+ */
+typedef struct GpuGraph GpuGraph;
+void gpu_graph_begin(Gpu *gpu);
+GpuGraph *gpu_graph_end(Gpu *gpu);
+void gpu_graph_launch(Gpu *gpu, GpuGraph *graph); /* in stream order; does not wait */
+void gpu_graph_free(GpuGraph *graph);             /* NULL is fine */
+
 /* Time on the GPU, for benchmarks: milliseconds between two marks in the stream. */
 void gpu_timer_start(Gpu *gpu);
 double gpu_timer_stop(Gpu *gpu);

@@ -30,6 +30,10 @@ void gpu_copy(Gpu *gpu, void *to, const void *from, size_t bytes) {
 void gpu_set(Gpu *gpu, void *device, int byte, size_t bytes) {
     (void)gpu, (void)device, (void)byte, (void)bytes, no_gpu();
 }
+void gpu_graph_begin(Gpu *gpu) { (void)gpu, no_gpu(); }
+GpuGraph *gpu_graph_end(Gpu *gpu) { return (void)gpu, no_gpu(), NULL; }
+void gpu_graph_launch(Gpu *gpu, GpuGraph *graph) { (void)gpu, (void)graph, no_gpu(); }
+void gpu_graph_free(GpuGraph *graph) { (void)graph; }
 void gpu_timer_start(Gpu *gpu) { (void)gpu, no_gpu(); }
 double gpu_timer_stop(Gpu *gpu) { return (void)gpu, no_gpu(), 0.0; }
 #endif
