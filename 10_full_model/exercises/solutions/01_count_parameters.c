@@ -1,13 +1,31 @@
 #include "config.h"
 
-/* nano with 2,048 tokens: 2,164,416. The MLPs are the largest part: 4 * 3 * 192 * 512 = 1,179,648. */
+/* V3: 58 layers x 256 experts x 3 x 7168 x 2048 = 653.9 billion of 671. */
+static int64_t attention(const ModelConfig *cfg) {
+    int64_t hidden = cfg->hidden_size, heads = cfg->num_attention_heads;
+    int64_t query = heads * (cfg->qk_nope_head_dim + cfg->qk_rope_head_dim);
+    int64_t latent = cfg->kv_lora_rank + cfg->qk_rope_head_dim;
+    int64_t count = latent * hidden + cfg->kv_lora_rank +
+                    heads * (cfg->qk_nope_head_dim + cfg->v_head_dim) * cfg->kv_lora_rank +
+                    hidden * heads * cfg->v_head_dim;
+    if (cfg->q_lora_rank)
+        count += cfg->q_lora_rank * (hidden + 1 + query);
+    else
+        count += query * hidden;
+    if (cfg->attention_bias) count += latent + hidden + cfg->q_lora_rank;
+    return count;
+}
+
 int64_t config_parameters(const ModelConfig *cfg) {
-    int64_t hidden = cfg->hidden_size;
-    int64_t q = (int64_t)cfg->num_attention_heads * cfg->head_dim * hidden;
-    int64_t kv = (int64_t)cfg->num_key_value_heads * cfg->head_dim * hidden;
-    int64_t mlp = 3 * hidden * cfg->intermediate_size;
-    int64_t table = (int64_t)cfg->vocab_size * hidden;
+    int64_t hidden = cfg->hidden_size, table = cfg->vocab_size * hidden;
+    int64_t dense = 3 * hidden * cfg->intermediate_size;
+    int64_t expert = 3 * hidden * cfg->moe_intermediate_size;
+    int64_t experts = cfg->n_routed_experts * hidden +
+                      (cfg->n_routed_experts + cfg->n_shared_experts) * expert;
     int64_t total = table + hidden;
-    for (int i = 0; i < cfg->num_hidden_layers; i++) total += 2 * q + 2 * kv + mlp + 2 * hidden;
+    for (int i = 0; i < cfg->num_hidden_layers; i++) {
+        bool is_dense = i < cfg->first_k_dense_replace || !cfg->n_routed_experts;
+        total += attention(cfg) + 2 * hidden + (is_dense ? dense : experts);
+    }
     return cfg->tie_word_embeddings ? total : total + table;
 }
