@@ -34,9 +34,9 @@ typedef struct Request {
 } Request;
 
 /*
- * A thread that fills the batch which will probably be asked for next. It works between `asked` and `ready`; buffers and
- * request are its own then, and the caller's otherwise. A wrong guess costs time and changes nothing: the batch is then
- * filled on the spot by the same function.
+ * A thread that fills the batch which will probably be asked for next. It works between `asked`
+ * and `ready`; buffers and request are its own then, and the caller's otherwise. A wrong guess
+ * costs time and changes nothing: the batch is then filled on the spot by the same function.
  */
 typedef struct Prefetch {
     Shards *shards;

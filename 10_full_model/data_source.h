@@ -1,9 +1,10 @@
 /*
- * Where a model's batches come from: a text in memory (Corpus) or shards on the disk (Shards), behind one interface.
+ * Where a model's batches come from: a text in memory (Corpus) or shards on the disk (Shards),
+ * behind one interface.
  *
- * A batch is a function of (seed, first): windows number first .. first + batch - 1 of a run. Any of them can be asked for again, so a
- * run that was stopped goes on with the very windows it would have seen: what a checkpoint has to keep of the data is
- * how many windows were drawn.
+ * A batch is a function of (seed, first): windows number first .. first + batch - 1 of a run. Any
+ * of them can be asked for again, so a run that was stopped goes on with the very windows it
+ * would have seen: what a checkpoint has to keep of the data is how many windows were drawn.
  */
 #ifndef DATA_SOURCE_H
 #define DATA_SOURCE_H
@@ -15,7 +16,8 @@ typedef struct TokenSource {
     /* inputs and targets are [batch, length]; targets are one token further */
     void (*batch)(void *self, uint64_t seed, uint64_t first, int batch, int length, int32_t *inputs,
                   int32_t *targets);
-    /* Window i of `count` that are spread evenly over the validation part, in the same layout (batch 1). */
+    /* Window i of `count` that are spread evenly over the validation part, in the same layout
+     * (batch 1). */
     void (*validation)(void *self, int i, int count, int length, int32_t *inputs, int32_t *targets);
     void (*free)(void *self); /* NULL: nothing to do */
     void *self;
@@ -42,8 +44,9 @@ static inline void source_free(TokenSource *source) {
 TokenSource source_of_corpus(Corpus *corpus);
 
 /*
- * Checks that both parts are longer than `length`; -1 and a message if not. While one batch is in use a thread fills the next one
- * (the same seed and shape, `first` moved on), so that a step never waits for the disk.
+ * Checks that both parts are longer than `length`; -1 and a message if not. While one batch is in
+ * use a thread fills the next one (the same seed and shape, `first` moved on), so that a step
+ * never waits for the disk.
  */
 int source_of_shards(TokenSource *source, Shards *shards, int length, Error *err);
 

@@ -94,7 +94,8 @@ static bool is_json(const DocumentReader *r) {
     return dot && (!strcmp(dot, ".jsonl") || !strcmp(dot, ".ndjson") || !strcmp(dot, ".json"));
 }
 
-/* Behind the last place before text + limit where a reader would pause; limit < the text's length. */
+/* Behind the last place before text + limit where a reader would pause; limit < the text's
+ * length. */
 static size_t last_pause(const char *text, size_t limit) {
     size_t half = limit / 2;
     for (size_t i = limit; i > half + 1; i--)
@@ -120,9 +121,9 @@ static size_t paragraph(const char *text, size_t bytes) {
 }
 
 /*
- * The length of the raw document that begins at text; *skip: bytes of the marker behind it. Only the next 2 * cut bytes
- * are looked at, so that a file of a terabyte is passed once; a rest between cut and 2 * cut is halved, so that no
- * piece is a tiny tail.
+ * The length of the raw document that begins at text; *skip: bytes of the marker behind it. Only
+ * the next 2 * cut bytes are looked at, so that a file of a terabyte is passed once; a rest
+ * between cut and 2 * cut is halved, so that no piece is a tiny tail.
  */
 static size_t raw_length(const DocumentOptions *o, const char *text, size_t bytes, size_t *skip) {
     size_t window = bytes < 2 * o->cut ? bytes : 2 * o->cut, length = window;
@@ -220,7 +221,7 @@ int document_text(const DocumentReader *r, const Piece *piece, DocumentText *tex
     if (!piece->line) return 0;
     Error why;
     const char *field = r->options.field;
-    size_t bytes = piece->bytes; /* without the line's end, so that an error is not found behind it */
+    size_t bytes = piece->bytes; /* without the line's end: no error is found behind it */
     while (bytes && (piece->text[bytes - 1] == '\n' || piece->text[bytes - 1] == '\r')) bytes--;
     cJSON *json = json_parse("the line", piece->text, bytes, &why), *found = NULL;
     if (!json) return bad_line(r, piece, &why, err);

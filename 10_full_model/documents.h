@@ -1,13 +1,15 @@
 /*
  * Files as a stream of documents.
  *
- * JSON lines (*.jsonl, *.ndjson, *.json): each line is an object, and its field `text` is a document. Everything else is
- * raw text: a file is a document, or each of its paragraphs (between blank lines), or each line. In raw text, the
- * end-of-text marker ends a document wherever it stands, and documents longer than `cut` bytes are cut: at the last
- * blank line before that many, else at the last line end, space or character; each piece is a document then.
+ * JSON lines (*.jsonl, *.ndjson, *.json): each line is an object, and its field `text` is a
+ * document. Everything else is raw text: a file is a document, or each of its paragraphs (between
+ * blank lines), or each line. In raw text, the end-of-text marker ends a document wherever it
+ * stands, and documents longer than `cut` bytes are cut: at the last blank line before that many,
+ * else at the last line end, space or character; each piece is a document then.
  *
- * Files are mapped, not read: they may be larger than the memory. A Piece points into the mapping; what it holds as text is
- * found by document_text(), which any thread may call. What is behind us is given back to the system by documents_release().
+ * Files are mapped, not read: they may be larger than the memory. A Piece points into the
+ * mapping; what it holds as text is found by document_text(), which any thread may call. What is
+ * behind us is given back to the system by documents_release().
  */
 #ifndef DOCUMENTS_H
 #define DOCUMENTS_H
@@ -56,18 +58,21 @@ typedef struct Piece {
     int64_t line; /* 0: raw text */
 } Piece;
 
-/* Opens all files at once: a missing one is known before the work, not after hours. Compressed files are refused by name. */
+/* Opens all files at once: a missing one is known before the work, not after hours. Compressed
+ * files are refused by name. */
 int documents_open(DocumentReader *reader, const char *const *paths, int count,
                    const DocumentOptions *options, Error *err);
 void documents_close(DocumentReader *reader);
 
-/* 1: *piece is the next one (blank ones are passed over); 0: no more; -1: a line that is too long. */
+/* 1: *piece is the next one (blank ones are passed over); 0: no more; -1: a line that is too
+ * long. */
 int documents_next(DocumentReader *reader, Piece *piece, Error *err);
 
 /* How far we are, of reader->total. */
 size_t documents_position(const DocumentReader *reader);
 
-/* Goes to the first line that begins at or after byte `position` of all files together. Lines are numbered from there: for samples only. */
+/* Goes to the first line that begins at or after byte `position` of all files together. Lines are
+ * numbered from there: for samples only. */
 void documents_seek(DocumentReader *reader, size_t position);
 
 /* Nobody needs the pieces handed out so far any more: their pages may go. */
@@ -79,7 +84,8 @@ typedef struct DocumentText {
     cJSON *owner; /* holds the text of a JSON line */
 } DocumentText;
 
-/* The text of a piece, in any encoding it came in; -1 and FILE:LINE: what is wrong, for a line that is no JSON object with the field. */
+/* The text of a piece, in any encoding it came in; -1 and FILE:LINE: what is wrong, for a line
+ * that is no JSON object with the field. */
 int document_text(const DocumentReader *reader, const Piece *piece, DocumentText *text, Error *err);
 void document_text_free(DocumentText *text);
 

@@ -6,8 +6,9 @@
 #include <string.h>
 
 /*
- * Where many texts share a band and are still different, that band is boilerplate (a licence, a page's frame). Only the
- * first few stay findable by it, or each new one would be compared with all.
+ * Where many texts share a band and are still different, that band is boilerplate (a licence, a
+ * page's frame). Only the first few stay findable by it, or each new one would be compared with
+ * all.
  */
 enum { MOST_IN_A_BAND = 8, FIRST_SLOTS = 1024 };
 
@@ -86,7 +87,8 @@ static void insert_all(Duplicates *d, size_t document) {
         band_insert(d, minhash_band(&d->minhash, signature_of(d, document), band), document);
 }
 
-/* Slots are numbered by the low bits of hashes that they do not hold: all documents are entered anew. */
+/* Slots are numbered by the low bits of hashes that they do not hold: all documents are entered
+ * anew. */
 static void bands_grow(Duplicates *d) {
     free(d->bands);
     d->band_slots = d->band_slots ? 2 * d->band_slots : FIRST_SLOTS;

@@ -21,7 +21,8 @@ Hash128 hash128(const void *data, size_t bytes, uint32_t seed) {
         a = (rotate(a ^ scramble_low(k[0]), 27) + b) * 5 + 0x52dce729;
         b = (rotate(b ^ scramble_high(k[1]), 31) + a) * 5 + 0x38495ab5;
     }
-    /* The last 0 .. 15 bytes, filled up with zeros; the length, mixed in below, tells them from real ones. */
+    /* The last 0 .. 15 bytes, filled up with zeros; the length, mixed in below, tells them from
+     * real ones. */
     memset(k, 0, sizeof k);
     if (bytes % 16) memcpy(k, p, bytes % 16);
     b ^= scramble_high(k[1]);

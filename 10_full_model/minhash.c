@@ -22,17 +22,17 @@ void minhash_init(MinHash *m, int bands, int rows, int shingle) {
 
 /* ---- shingles ---- */
 
-enum { CHARACTER_NONE, CHARACTER_IN_WORD, CHARACTER_WORD };
+enum { OUTSIDE, IN_WORD, A_WORD };
 
 /*
- * What a UTF-8 character's first byte says: ASCII letters and digits, and characters beyond ASCII, are in words. From U+3000 on (Chinese,
- * Japanese, Korean) each is a word, for there are no spaces. U+2000 .. U+2FFF is mostly punctuation and symbols.
+ * What a UTF-8 character's first byte says: ASCII letters and digits, and characters beyond
+ * ASCII, are in words. From U+3000 on (Chinese, Japanese, Korean) each is a word, for there are
+ * no spaces. U+2000 .. U+2FFF is mostly punctuation and symbols.
  */
-static int kind_of(unsigned char c) {
-    if (c < 0x80)
-        return (c >= '0' && c <= '9') || (c | 32u) - 'a' < 26u ? CHARACTER_IN_WORD : CHARACTER_NONE;
-    return c < 0xC2 || c == 0xE2 ? CHARACTER_NONE : c < 0xE3 ? CHARACTER_IN_WORD : CHARACTER_WORD;
-}
+static const unsigned char kind_of[256] = {
+    ['0' ... '9'] = IN_WORD,   ['A' ... 'Z'] = IN_WORD,  ['a' ... 'z'] = IN_WORD,
+    [0xC2 ... 0xE1] = IN_WORD, [0xE3 ... 0xFF] = A_WORD,
+};
 
 static size_t character_bytes(unsigned char c) {
     return c < 0xC2 ? 1 : c < 0xE0 ? 2 : c < 0xF0 ? 3 : 4;
@@ -41,31 +41,25 @@ static size_t character_bytes(unsigned char c) {
 /* The hash of the next word from *at on; false at the end of the text. */
 static bool next_word(const unsigned char *text, size_t bytes, size_t *at, uint64_t *hash) {
     size_t i = *at;
-    while (i < bytes && kind_of(text[i]) == CHARACTER_NONE) i += character_bytes(text[i]);
+    while (i < bytes && kind_of[text[i]] == OUTSIDE) i += character_bytes(text[i]);
     if (i >= bytes) return false;
     uint64_t h = 0xcbf29ce484222325ull; /* FNV-1a */
-    bool alone = kind_of(text[i]) == CHARACTER_WORD;
+    bool alone = kind_of[text[i]] == A_WORD;
     do {
-        size_t end = i + character_bytes(text[i]);
-        for (; i < end && i < bytes; i++) {
-            unsigned char c = text[i];
-            h = (h ^ (c >= 'A' && c <= 'Z' ? c + 32u : c)) * 0x100000001b3ull;
-        }
-    } while (!alone && i < bytes && kind_of(text[i]) == CHARACTER_IN_WORD);
+        unsigned char c = text[i];
+        size_t end = i + character_bytes(c);
+        h = (h ^ (c >= 'A' && c <= 'Z' ? c + 32u : c)) * 0x100000001b3ull;
+        for (i++; i < end && i < bytes; i++) h = (h ^ text[i]) * 0x100000001b3ull;
+    } while (!alone && i < bytes && kind_of[text[i]] == IN_WORD);
     *at = i;
     *hash = h;
     return true;
 }
 
-static uint32_t shingle_hash(const uint64_t *words, size_t count) {
-    uint64_t h = 0;
-    for (size_t i = 0; i < count; i++) h = (h + words[i]) * 0x9E3779B97F4A7C15ull;
-    return (uint32_t)(mix64(h) >> 32);
-}
-
 /* ---- minima ---- */
 
-/* Murmur's finalizer of 32 bits, a one-to-one map: after "xor seed" it is an order of all 2^32 shingles. */
+/* Murmur's finalizer of 32 bits, a one-to-one map: after "xor seed" it is an order of all 2^32
+ * shingles. */
 static inline uint32_t mix32(uint32_t x) {
     x = (x ^ x >> 16) * 0x85ebca6bu;
     x = (x ^ x >> 13) * 0xc2b2ae35u;
@@ -95,22 +89,26 @@ static void take_minima(const uint32_t *seeds, int count, const uint32_t *shingl
 
 /* [signature] */
 void minhash_signature(const MinHash *m, const char *text, size_t bytes, uint16_t *signature) {
-    uint64_t words[SHINGLE_MOST + 1]; /* the last ones */
+    const uint64_t base = 0x9E3779B97F4A7C15ull;
+    uint64_t ring[SHINGLE_MOST] = {0}, word, hash = 0, last = 1; /* last: base^shingle */
     uint32_t shingles[BLOCK], minima[MINHASH_MOST];
-    int count = m->bands * m->rows, waiting = 0;
-    size_t held = 0, at = 0, shingle = (size_t)m->shingle;
-    bool any = false;
+    int count = m->bands * m->rows, waiting = 0, place = 0, words = 0;
+    size_t at = 0;
+    for (int i = 0; i < m->shingle; i++) last *= base;
     memset(minima, 0xFF, sizeof minima);
-    while (next_word((const unsigned char *)text, bytes, &at, &words[held])) {
-        if (++held > shingle) memmove(words, words + 1, --held * sizeof *words);
-        if (held < shingle) continue;
-        any = true;
-        shingles[waiting++] = shingle_hash(words, shingle);
+    while (next_word((const unsigned char *)text, bytes, &at, &word)) {
+        /* The shingle's hash is a polynomial in base whose digits are its words: one comes, the
+         * oldest goes. */
+        hash = hash * base + word - ring[place] * last;
+        ring[place] = word;
+        if (++place == m->shingle) place = 0;
+        if (words < m->shingle && ++words < m->shingle) continue;
+        shingles[waiting++] = (uint32_t)(mix64(hash) >> 32);
         if (waiting < BLOCK) continue;
         take_minima(m->seeds, count, shingles, waiting, minima);
         waiting = 0;
     }
-    if (held && !any) shingles[waiting++] = shingle_hash(words, held);
+    if (words && words < m->shingle) shingles[waiting++] = (uint32_t)(mix64(hash) >> 32);
     take_minima(m->seeds, count, shingles, waiting, minima);
     for (int i = 0; i < count; i++) signature[i] = (uint16_t)minima[i];
 }

@@ -58,7 +58,8 @@ Normalised normalise(const char *text, size_t bytes, const char *marker, char *o
         }
         if (is_dropped((const unsigned char *)s, length)) continue;
         for (int k = 0; k < length; k++) out[n++] = s[k];
-        /* Looked for in what is written: taking characters away may have put the marker together. */
+        /* Looked for in what is written: taking characters away may have put the marker
+         * together. */
         if (marker_bytes && s[length - 1] == marker[marker_bytes - 1] && n >= marker_bytes &&
             memcmp(out + n - marker_bytes, marker, marker_bytes) == 0)
             n = end_line(out, n - marker_bytes);

@@ -1,15 +1,18 @@
 /*
- * One spelling for what is one text: what editors, systems and copying leave behind is taken away, nothing that is read.
+ * One spelling for what is one text: what editors, systems and copying leave behind is taken
+ * away, nothing that is read.
  *
  *   line ends            \r\n and \r become \n
  *   spaces, tabs         at the end of a line go
  *   blank lines          at the beginning and the end of the document go
- *   control characters   (C0 but tab and newline, DEL, C1) go, and U+FEFF, the byte order mark, wherever it is
- *   invalid UTF-8        becomes U+FFFD, one for each longest piece that begins a character (as in Python and in browsers)
- *   the end-of-text      marker becomes a line end: its token must stand between documents and nowhere else
+ *   control characters   (C0 but tab and newline, DEL, C1) go; so does U+FEFF, the byte order mark
+ *   invalid UTF-8        becomes U+FFFD, one for each longest piece that begins a character (as in
+ *                        Python and in browsers)
+ *   the end-of-text      marker becomes a line end: its token must stand between documents only
  *
- * Not done: Unicode's NFC (é as one character or as e and an accent stay different), for its tables are a library's work;
- * and quotes, dashes, cases and double spaces stay, for they carry meaning. normalise(normalise(x)) = normalise(x).
+ * Not done: Unicode's NFC (é as one character or as e and an accent stay different), for its
+ * tables are a library's work; and quotes, dashes, cases and double spaces stay, for they carry
+ * meaning. normalise(normalise(x)) = normalise(x).
  */
 #ifndef NORMALISE_H
 #define NORMALISE_H
@@ -21,12 +24,14 @@ typedef struct Normalised {
     size_t replaced; /* pieces of invalid UTF-8 */
 } Normalised;
 
-/* out has room for 3 * bytes + 1 (U+FFFD is three bytes long); the result is zero-terminated. marker may be NULL. */
+/* out has room for 3 * bytes + 1 (U+FFFD is three bytes long); the result is zero-terminated.
+ * marker may be NULL. */
 Normalised normalise(const char *text, size_t bytes, const char *marker, char *out);
 
 /*
- * Bytes of the UTF-8 character at text (1 .. 4), or minus the bytes of the piece that could have begun one (-1 .. -3): no
- * overlong forms, no surrogates, nothing above U+10FFFF (Unicode, table 3-7). left >= 1.
+ * Bytes of the UTF-8 character at text (1 .. 4), or minus the bytes of the piece that could have
+ * begun one (-1 .. -3): no overlong forms, no surrogates, nothing above U+10FFFF (Unicode, table
+ * 3-7). left >= 1.
  */
 int utf8_character(const char *text, size_t left);
 

@@ -39,8 +39,9 @@ static void merges_progress(void *user, int done, int wanted) {
 static bool is_for_training(const Document *d) { return d->outcome == OUTCOME_TRAIN; }
 
 /*
- * Text to learn from, out of slices spread over all files, through the same sieve as the text itself and without what falls
- * to validation. Bad lines are passed over here: the main pass reports them.
+ * Text to learn from, out of slices spread over all files, through the same sieve as the text
+ * itself and without what falls to validation. Bad lines are passed over here: the main pass
+ * reports them.
  */
 static char *sample_text(Preparation *p, size_t *bytes, Error *err) {
     const PrepareOptions *o = p->options;
@@ -153,7 +154,8 @@ static int check_folder(const PrepareOptions *o, Error *err) {
     return -1;
 }
 
-/* Returns a descriptor that holds the folder's lock until it is closed (or the process ends); -1 and a message. */
+/* Returns a descriptor that holds the folder's lock until it is closed (or the process ends); -1
+ * and a message. */
 static int lock_folder(const char *path, Error *err) {
     if (make_directories(path, err)) return -1;
     int fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);

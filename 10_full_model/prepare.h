@@ -1,13 +1,16 @@
 /*
  * From text to shards:
  *
- *     read -> normalise -> drop exact duplicates -> judge -> drop near duplicates -> split -> tokenise -> write
+ *     read -> normalise -> drop exact duplicates -> judge -> drop near duplicates
+ *          -> split -> tokenise -> write
  *
- * A batch of documents at a time. Within a batch the threads share the documents where each can be treated alone (normalise,
- * judge, sign, tokenise); what depends on the order (who was first?) is one thread's, and cheap. So the shards are the
- * same bytes for any number of threads, and only hashes and signatures stay in memory from batch to batch.
+ * A batch of documents at a time. Within a batch the threads share the documents where each can
+ * be treated alone (normalise, judge, sign, tokenise); what depends on the order (who was first?)
+ * is one thread's, and cheap. So the shards are the same bytes for any number of threads, and
+ * only hashes and signatures stay in memory from batch to batch.
  *
- * Which part a document falls to is a function of its text and the seed: it stays there when files are added or come in another order.
+ * Which part a document falls to is a function of its text and the seed: it stays there when
+ * files are added or come in another order.
  */
 #ifndef PREPARE_H
 #define PREPARE_H

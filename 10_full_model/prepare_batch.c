@@ -196,7 +196,8 @@ char *batch_join(const Preparation *p, size_t from, size_t to, bool (*is_wanted)
     return text;
 }
 
-/* Cuts the batch into blocks by its texts' sizes alone, so that the cut is the same for any number of threads. */
+/* Cuts the batch into blocks by its texts' sizes alone, so that the cut is the same for any
+ * number of threads. */
 static size_t cut_into_blocks(const Preparation *p, Block *blocks) {
     size_t count = 0, first = 0, bytes = 0;
     for (size_t i = 0; i < p->count; i++) {

@@ -1,5 +1,6 @@
 /*
- * A run of `deepseek data`, as its two files share it: prepare.c leads, prepare_batch.c takes one batch through the stages.
+ * A run of `deepseek data`, as its two files share it: prepare.c leads, prepare_batch.c takes one
+ * batch through the stages.
  */
 #ifndef PREPARE_INTERNAL_H
 #define PREPARE_INTERNAL_H
@@ -56,7 +57,8 @@ int batch_bad_lines(Preparation *p, Error *err);
 /* Adds the batch to the report. */
 void batch_count(Preparation *p);
 
-/* The documents `from` .. `to` - 1 with this property, each with the marker behind it. free() it. */
+/* The documents `from` .. `to` - 1 with this property, each with the marker behind it. free()
+ * it. */
 char *batch_join(const Preparation *p, size_t from, size_t to, bool (*is_wanted)(const Document *),
                  size_t *bytes);
 bool is_kept(const Document *document); /* for training or for validation */

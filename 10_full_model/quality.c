@@ -121,6 +121,7 @@ static size_t count_symbols(const char *word, size_t bytes) {
     size_t count = 0;
     for (size_t i = 0; i < bytes; i++) {
         if (word[i] == '#') count++;
+        if (word[i] != '.' && word[i] != '\xE2') continue; /* nearly always */
         if (!is_ellipsis(word + i, bytes - i)) continue;
         count++;
         i += 2;
@@ -128,7 +129,8 @@ static size_t count_symbols(const char *word, size_t bytes) {
     return count;
 }
 
-/* ASCII letters, and all beyond ASCII but the punctuation of U+2000 .. U+206F (E2 80 xx, E2 81 xx). */
+/* ASCII letters, and all beyond ASCII but the punctuation of U+2000 .. U+206F (E2 80 xx, E2 81
+ * xx). */
 static bool has_letter(const char *word, size_t bytes) {
     for (size_t i = 0; i < bytes; i++) {
         unsigned char c = (unsigned char)word[i];
@@ -144,14 +146,15 @@ static bool has_letter(const char *word, size_t bytes) {
 
 /* The bit of a stop word, whatever its case and the punctuation around it; 0 for all others. */
 static unsigned stop_word(const char *word, size_t bytes) {
-    static const char *const stops[] = {"the", "be", "to", "of", "and", "that", "have", "with"};
+    static const char stops[8][5] = {"the", "be", "to", "of", "and", "that", "have", "with"};
+    if (bytes > 12) return 0; /* four letters and some quotes and brackets */
     while (bytes && ispunct((unsigned char)word[bytes - 1])) bytes--;
     while (bytes && ispunct((unsigned char)*word)) word++, bytes--;
     if (bytes < 2 || bytes > 4) return 0;
-    char lower[5] = "";
+    char lower[4] = "";
     for (size_t i = 0; i < bytes; i++) lower[i] = (char)tolower((unsigned char)word[i]);
     for (unsigned i = 0; i < 8; i++)
-        if (!strcmp(lower, stops[i])) return 1u << i;
+        if (!memcmp(lower, stops[i], 4)) return 1u << i;
     return 0;
 }
 
@@ -187,8 +190,8 @@ static size_t table_count(Slot *table, size_t mask, uint64_t hash) {
 
 static uint64_t phrase_hash(const Word *words, size_t count) {
     uint64_t hash = count;
-    for (size_t i = 0; i < count; i++) hash = mix64(hash ^ words[i].hash);
-    return hash;
+    for (size_t i = 0; i < count; i++) hash = (hash + words[i].hash) * 0x9E3779B97F4A7C15ull;
+    return mix64(hash);
 }
 
 static size_t phrase_bytes(const Word *words, size_t count) {

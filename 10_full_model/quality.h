@@ -1,10 +1,11 @@
 /*
  * Which documents are worth learning from, by counting.
  *
- * Rules that cost little and need no model, after Gopher (Rae et al. 2021, table A1) and C4 (Raffel et al. 2020): each measures
- * one number, and a document outside the rule's limits goes. Each rule catches one kind of web page: menus and tables of
- * contents (length, bullets), keyword lists (stop words, word length), code and log files (symbols, letters), spam
- * (repetition). The numbers are for languages written with spaces; the stop words are English. A word is what
+ * Rules that cost little and need no model, after Gopher (Rae et al. 2021, table A1) and C4
+ * (Raffel et al. 2020): each measures one number, and a document outside the rule's limits goes.
+ * Each rule catches one kind of web page: menus and tables of contents (length, bullets), keyword
+ * lists (stop words, word length), code and log files (symbols, letters), spam (repetition). The
+ * numbers are for languages written with spaces; the stop words are English. A word is what
  * stands between spaces.
  */
 #ifndef QUALITY_H
@@ -42,10 +43,12 @@ typedef struct QualityLimits {
 QualityLimits quality_defaults(void);
 QualityLimits quality_off(void); /* everything passes */
 
-/* Sets limits from "NAME=LOW..HIGH" (either may be missing) or "NAME=off"; -1 and a message that lists the names. */
+/* Sets limits from "NAME=LOW..HIGH" (either may be missing) or "NAME=off"; -1 and a message that
+ * lists the names. */
 int quality_set(QualityLimits *limits, const char *text, Error *err);
 
-/* Memory that measuring needs, kept from one document to the next; one for each thread. {0} to begin with. */
+/* Memory that measuring needs, kept from one document to the next; one for each thread. {0} to
+ * begin with. */
 typedef struct QualityScratch {
     void *table, *words;
     size_t table_slots, word_capacity;

@@ -240,9 +240,10 @@ void shards_document(const Shards *s, ShardPart part, int64_t i, int64_t *first,
 
 /* [shuffled] */
 /*
- * A Feistel network (Luby & Rackoff 1988): the number is two halves of `bits` bits; each round adds (xor) a random function of one half
- * to the other, which can be undone whatever the function is, so the whole is one to one on 0 .. 2^(2 bits) - 1. A result that is
- * n or more goes round again: the cycle on which i lies comes back below n, at i at the latest.
+ * A Feistel network (Luby & Rackoff 1988): the number is two halves of `bits` bits; each round
+ * adds (xor) a random function of one half to the other, which can be undone whatever the
+ * function is, so the whole is one to one on 0 .. 2^(2 bits) - 1. A result that is n or more goes
+ * round again: the cycle on which i lies comes back below n, at i at the latest.
  */
 uint64_t shuffled(uint64_t seed, uint64_t epoch, uint64_t i, uint64_t n) {
     int bits = 1;
@@ -268,7 +269,8 @@ int64_t shards_window(const Shards *s, uint64_t seed, uint64_t index, int length
     CHECK(tokens > step, "%llu tokens are no window of %d + 1", (unsigned long long)tokens, length);
     uint64_t windows = tokens > 2 * step ? (tokens - step) / step : 1;
     uint64_t epoch = index / windows, spare = tokens - windows * step;
-    /* Another offset in each epoch: windows then begin and end elsewhere. Past 2^32 windows it is the same stream with a high index. */
+    /* Another offset in each epoch: windows then begin and end elsewhere. Past 2^32 windows it is
+     * the same stream with a high index. */
     Philox random = philox(seed, EPOCH_STREAM + epoch, UINT64_MAX);
     uint64_t offset = random.word[0] % (spare < step ? spare : step);
     return (int64_t)(offset + step * shuffled(seed, epoch, index % windows, windows));

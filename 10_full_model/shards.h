@@ -1,7 +1,7 @@
 /*
  * Shards: a tokenised text on the disk, in a folder, larger than the memory if need be.
  *
- *     index.json              what the rest is; written last, so a folder without one is not finished
+ *     index.json              what the rest is; written last: a folder without one is not finished
  *     tokenizer.json          what made the tokens
  *     train-00000.shard ...   validation-00000.shard ...
  *
@@ -10,11 +10,12 @@
  *     uint32_t token_bytes    2 if every id of the vocabulary fits into 16 bits, else 4
  *     uint32_t zero
  *     uint64_t tokens, documents
- *     token    ids[tokens]    each document ends with the end-of-text token, which stands nowhere else
+ *     token    ids[tokens]    each document ends with the end-of-text token, found nowhere else
  *     (zeros up to a multiple of 8)
  *     uint64_t starts[documents]   where in ids each document begins
  *
- * The index holds each shard's counts and the 128-bit hash of its bytes. The shards of a part, one after the other, are one long row of tokens.
+ * The index holds each shard's counts and the 128-bit hash of its bytes. The shards of a part,
+ * one after the other, are one long row of tokens.
  */
 #ifndef SHARDS_H
 #define SHARDS_H
@@ -59,7 +60,8 @@ cJSON *shard_writer_finish(ShardWriter *writer, Error *err);
 /* Frees all; with `remove`, takes away the shards it has written, too. */
 void shard_writer_free(ShardWriter *writer, bool remove);
 
-/* Takes the index away, and then every file that is named like a shard (or half of one): for a new start. */
+/* Takes the index away, and then every file that is named like a shard (or half of one): for a
+ * new start. */
 int shards_clear(const char *directory, Error *err);
 
 /* ---- reading ---- */
@@ -85,13 +87,15 @@ typedef struct Shards {
 } Shards;
 
 /*
- * Opens a folder that `deepseek data` wrote. Everything that the index says is compared with what is there: sizes, counts, headers.
- * With `verify` all bytes are read, too: hashes, ids within the vocabulary, documents that begin and end where they should.
+ * Opens a folder that `deepseek data` wrote. Everything that the index says is compared with what
+ * is there: sizes, counts, headers. With `verify` all bytes are read, too: hashes, ids within the
+ * vocabulary, documents that begin and end where they should.
  */
 int shards_open(Shards *shards, const char *directory, bool verify, Error *err);
 void shards_close(Shards *shards);
 
-/* Tokens first .. first + count - 1 of a part. An id beyond the vocabulary (a file changed since it was verified) is fatal. */
+/* Tokens first .. first + count - 1 of a part. An id beyond the vocabulary (a file changed since
+ * it was verified) is fatal. */
 void shards_read(const Shards *shards, ShardPart part, int64_t first, int64_t count, int32_t *ids);
 
 /* Where document i of a part begins, and how many tokens it has. */
@@ -99,8 +103,9 @@ void shards_document(const Shards *shards, ShardPart part, int64_t i, int64_t *f
                      int64_t *count);
 
 /*
- * The windows of `length` + 1 tokens that training sees, in a shuffled order: an epoch cuts the part into windows that follow each other,
- * from an offset of its own, and takes each of them once. Returns where window number `index` of a run begins.
+ * The windows of `length` + 1 tokens that training sees, in a shuffled order: an epoch cuts the
+ * part into windows that follow each other, from an offset of its own, and takes each of them
+ * once. Returns where window number `index` of a run begins.
  */
 int64_t shards_window(const Shards *shards, uint64_t seed, uint64_t index, int length);
 

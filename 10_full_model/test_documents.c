@@ -227,7 +227,8 @@ Test(normalise, examples) {
     BECOMES("", "", 0);
 }
 
-/* Unicode's table 3-8, as every browser does it: one U+FFFD for each longest piece that could begin a character. */
+/* Unicode's table 3-8, as every browser does it: one U+FFFD for each longest piece that could
+ * begin a character. */
 Test(normalise, invalid_utf8) {
     BECOMES("a\xFF"
             "b",
@@ -251,7 +252,8 @@ Test(normalise, invalid_utf8) {
     BECOMES("\xE2\x82", "\xEF\xBF\xBD", 1);
 }
 
-/* Whatever the bytes: the result is valid, has no control characters, no marker, and normalising it again changes nothing. */
+/* Whatever the bytes: the result is valid, has no control characters, no marker, and normalising
+ * it again changes nothing. */
 Test(normalise, twice_is_once) {
     static const char *const pieces[] = {"a",
                                          " ",

@@ -11,7 +11,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* Values of the reference implementation (MurmurHash3_x64_128, its two halves as big-endian numbers). */
+/* Values of the reference implementation (MurmurHash3_x64_128, its two halves as big-endian
+ * numbers). */
 Test(hash128, known_values) {
     static const struct {
         const char *text, *hash;
@@ -59,9 +60,9 @@ static double estimate(const MinHash *m, const char *a, const char *b) {
 }
 
 /*
- * Sets of n words that share s have J = s / (2n - s). The mean error over 50 pairs is within 4 of its standard errors
- * (sqrt(J (1 - J) / 128 / 50)), and the spread of single estimates is the theory's to a third (a standard deviation from 50 is
- * known to 10 %).
+ * Sets of n words that share s have J = s / (2n - s). The mean error over 50 pairs is within 4 of
+ * its standard errors (sqrt(J (1 - J) / 128 / 50)), and the spread of single estimates is the
+ * theory's to a third (a standard deviation from 50 is known to 10 %).
  */
 Test(minhash, estimates_jaccard_within_its_standard_error) {
     MinHash m;
@@ -105,7 +106,8 @@ Test(minhash, few_words) {
     cr_expect(estimate(&m, "one two", "one three") < 0.1);
     cr_expect(estimate(&m, "", "...") == 1, "both are empty sets");
     cr_expect(estimate(&m, "", "one") < 0.1);
-    /* Chinese has no spaces: each character is a word. One of 30 is another: 5 of 26 shingles are, so J = 21 / 31. */
+    /* Chinese has no spaces: each character is a word. One of 30 is another: 5 of 26 shingles
+     * are, so J = 21 / 31. */
     char a[200] = "", b[200] = "";
     for (int i = 0; i < 30; i++) {
         sprintf(a + strlen(a), "\xE4%c%c", 0xB8 + i / 16, 0x80 + i % 16);
@@ -116,7 +118,8 @@ Test(minhash, few_words) {
     cr_expect(estimate(&m, "\xE4\xB8", "\xE4") <= 1, "half a character at the end is no harm");
 }
 
-/* The signature of a text is a function of its set of shingles: doubling the text adds four across the seam. */
+/* The signature of a text is a function of its set of shingles: doubling the text adds four
+ * across the seam. */
 Test(minhash, is_of_a_set) {
     MinHash m;
     minhash_init(&m, 64, 8, 1);
@@ -134,7 +137,8 @@ Test(lsh, probability) {
     cr_expect(fabs(lsh_probability(0.8, 16, 8) - 0.9471) < 1e-3);
 }
 
-/* Of 200 pairs of each similarity, as many meet in a band as the S-curve says: within 4 standard deviations of a binomial. */
+/* Of 200 pairs of each similarity, as many meet in a band as the S-curve says: within 4 standard
+ * deviations of a binomial. */
 Test(lsh, pairs_meet_as_the_curve_says) {
     enum { N = 100, PAIRS = 200 };
     MinHash m;

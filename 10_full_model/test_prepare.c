@@ -1,6 +1,6 @@
 /*
- * The whole way from files to shards: the same bytes whatever the threads, the same part whatever the order, and nothing
- * that looks finished when something went wrong.
+ * The whole way from files to shards: the same bytes whatever the threads, the same part whatever
+ * the order, and nothing that looks finished when something went wrong.
  */
 #include "../common/test_scratch.h"
 #include "prepare.h"
@@ -15,7 +15,8 @@
 
 static void must(int status, const Error *err) { cr_assert(status == 0, "%s", err->text); }
 
-/* Document number n: about `words` words, of which a few hundred exist, so that a tokenizer has something to learn. */
+/* Document number n: about `words` words, of which a few hundred exist, so that a tokenizer has
+ * something to learn. */
 static size_t write_document(char *text, uint64_t n, int words) {
     static const char *const common[] = {"the",   "of",   "and",     "lighthouse",
                                          "water", "with", "harbour", "evening"};
@@ -33,7 +34,8 @@ static size_t write_document(char *text, uint64_t n, int words) {
     return (size_t)(end - 1 - text);
 }
 
-/* JSON lines of documents first .. first + count - 1, and every seventh of them twice. free() it. */
+/* JSON lines of documents first .. first + count - 1, and every seventh of them twice. free()
+ * it. */
 static char *json_lines(int first, int count) {
     char *lines = malloc((size_t)count * 2 * 2000), *end = lines, text[2000];
     for (int i = first; i < first + count; i++)
@@ -95,7 +97,8 @@ Test(prepare, the_bytes_do_not_depend_on_threads) {
     scratch_close(&in), scratch_close(&out[0]), scratch_close(&out[1]);
 }
 
-/* The tokens of the documents of a part, one after the other, are what the tokenizer makes of each text alone. */
+/* The tokens of the documents of a part, one after the other, are what the tokenizer makes of
+ * each text alone. */
 Test(prepare, shards_hold_what_the_tokenizer_says) {
     Scratch in = scratch_open(), out = scratch_open();
     char text[2000], all[60000] = "";
@@ -137,7 +140,8 @@ Test(prepare, shards_hold_what_the_tokenizer_says) {
     scratch_close(&in), scratch_close(&out);
 }
 
-/* A document's part depends on its text and the seed: not on the order, nor on what else is there. */
+/* A document's part depends on its text and the seed: not on the order, nor on what else is
+ * there. */
 Test(prepare, the_split_does_not_depend_on_the_order) {
     Scratch in = scratch_open(), first = scratch_open(), out = scratch_open();
     char *lines = json_lines(0, 100), *more = json_lines(100, 50);

@@ -56,7 +56,8 @@ Test(quality, measures) {
     }
 }
 
-/* The same scratch for large and small documents, one after the other: nothing stays from the one before. */
+/* The same scratch for large and small documents, one after the other: nothing stays from the one
+ * before. */
 Test(quality, documents_do_not_touch_each_other) {
     QualityScratch scratch = {0};
     double first[QUALITY_RULES], again[QUALITY_RULES], ignored[QUALITY_RULES];

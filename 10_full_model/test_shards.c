@@ -1,6 +1,6 @@
 /*
- * Shards on the disk: what is written is what is read, what lies is refused, and training sees windows in an order of which
- * any place can be asked for.
+ * Shards on the disk: what is written is what is read, what lies is refused, and training sees
+ * windows in an order of which any place can be asked for.
  */
 #include "../common/test_scratch.h"
 #include "../common/tokenizer.h"
@@ -35,8 +35,8 @@ static cJSON *index_of(const char *directory, int vocab, cJSON *train, cJSON *va
 }
 
 /*
- * Writes `documents` documents of 1, 2, 3, ... tokens to train, every fourth to validation as well, and the index. The tokens
- * of train count up, and start again at END.
+ * Writes `documents` documents of 1, 2, 3, ... tokens to train, every fourth to validation as
+ * well, and the index. The tokens of train count up, and start again at END.
  */
 static void write_folder(const char *directory, int documents, int vocab, int64_t shard_tokens) {
     Scratch scratch = {0};
@@ -294,8 +294,9 @@ Test(order, a_permutation_for_every_size) {
         }
 }
 
-/* No order shines through: neighbours in time are as far apart as random places are (a third of n in the mean; its
- * standard error over 10,000 is 0.0024 n), and epochs and seeds agree in about one place, as random permutations do. */
+/* No order shines through: neighbours in time are as far apart as random places are (a third of n
+ * in the mean; its standard error over 10,000 is 0.0024 n), and epochs and seeds agree in about
+ * one place, as random permutations do. */
 Test(order, looks_random) {
     enum { N = 10000 };
     double distance = 0;
@@ -310,7 +311,8 @@ Test(order, looks_random) {
     cr_expect(same_epoch < 10 && same_seed < 10, "%d, %d", same_epoch, same_seed);
 }
 
-/* In one epoch the windows' inputs do not overlap, and cover all but less than two windows of the part. */
+/* In one epoch the windows' inputs do not overlap, and cover all but less than two windows of the
+ * part. */
 Test(order, an_epoch_sees_everything_once) {
     Scratch scratch = scratch_open();
     Error err;
@@ -361,7 +363,8 @@ Test(source, a_batch_is_a_function_of_seed_and_place) {
         cr_assert(!memcmp(all[0] + w * LENGTH, truth, sizeof truth - 4), "inputs of %d", w);
         cr_assert(!memcmp(all[1] + w * LENGTH, truth + 1, sizeof truth - 4), "targets of %d", w);
     }
-    /* in order (as training does), and then as a run that was stopped, goes on, and is stopped again */
+    /* in order (as training does), and then as a run that was stopped, goes on, and is stopped
+     * again */
     static const int starts[] = {0, 4, 8, 12, 40, 44, 4, 8, 3, 0, 52};
     for (size_t i = 0; i < sizeof starts / sizeof *starts; i++) {
         int batch = i == 8 ? 7 : 4;

@@ -1,0 +1,34 @@
+/*
+ * Exercise 10.10: estimate a similarity, and draw the S
+ *
+ * Two documents have signatures: of each of `bands * rows` random orders of all shingles, where
+ * the first shingle of the document stands (16 bits of it). Write what is made of them:
+ *
+ *   minhash_similarity   the estimate of Jaccard's J: two documents have the same first
+ *                        shingle with probability J
+ *   minhash_band         one number for the `rows` minima of band number `band`: equal when they
+ *                        all are, and otherwise different as good as always. Equal minima in
+ *                        another band must not give the same number.
+ *   lsh_probability      the probability that two documents of similarity J agree in all rows of
+ *                        at least one band
+ *
+ * Before you write the last one, guess: at 16 bands of 8 rows, how probable is it for J = 0.5,
+ * and for 0.9?
+ *
+ * POINTS: 3
+ * REPLACES: minhash_similarity, minhash_band, lsh_probability in 10_full_model/minhash.c
+ * TESTS: test_duplicates:minhash test_duplicates:lsh test_duplicates:duplicates
+ * HINT: all rows of one band agree with probability J^rows; none of the bands does so with (1 -
+ * J^rows)^bands. hash128() is there for bytes; its seed can be the band's number.
+ */
+#include "minhash.h"
+
+#include "hash128.h"
+
+#include <math.h>
+
+double minhash_similarity(const MinHash *m, const uint16_t *a, const uint16_t *b) { return 0; }
+
+uint64_t minhash_band(const MinHash *m, const uint16_t *signature, int band) { return 0; }
+
+double lsh_probability(double similarity, int bands, int rows) { return similarity; }
