@@ -1,184 +1,157 @@
 #!/usr/bin/env python3
-"""Times a training step of 10_full_model's model, written in PyTorch.
+"""Times transformers' DeepseekV3ForCausalLM: a training step, and greedy decoding.
 
-Same mathematics and the same number of operations as 10_full_model: RMSNorm, causal multi-head
-attention without position, SwiGLU, cross-entropy, gradient clipping by global norm, AdamW with
-decay on matrices only. PyTorch is given its best: SDPA, q, k and v in one product (with --split:
-three), the fused AdamW, and torch.compile where it works.
+The peer of 10_full_model/bench: the same sizes, the same batch, cross-entropy, gradient clipping by
+global norm, the fused AdamW. The experts can be computed in several ways, the whole eager or through
+torch.compile; each runs in a process of its own, so that the peak of memory of one is not counted for
+another. The fastest is what 10_full_model/bench is to be compared with.
 """
 
 import argparse
+import logging
 import resource
 import subprocess
 import sys
 import time
+import warnings
 
 import torch
-import torch.nn as nn
-import torch.nn.functional as F
+from transformers import DeepseekV3Config, DeepseekV3ForCausalLM
+
+# 10_full_model/config.c has the same; `deepseek info` prints it.
+SIZES = {
+    "nano": dict(hidden_size=128, num_hidden_layers=4, intermediate_size=384, heads=4, kv_lora_rank=48,
+                 qk_nope_head_dim=24, qk_rope_head_dim=16, v_head_dim=32, moe_intermediate_size=128),
+    "small": dict(hidden_size=256, num_hidden_layers=6, intermediate_size=768, heads=4,
+                  kv_lora_rank=64, qk_nope_head_dim=32, qk_rope_head_dim=32, v_head_dim=64,
+                  moe_intermediate_size=256),
+    "109m": dict(hidden_size=512, num_hidden_layers=8, intermediate_size=1408, heads=8,
+                 q_lora_rank=192, kv_lora_rank=128, qk_nope_head_dim=64, qk_rope_head_dim=32,
+                 v_head_dim=64, moe_intermediate_size=512, tie_word_embeddings=False),
+}
 
 
-class Layer(nn.Module):
-    def __init__(self, c):
-        super().__init__()
-        width = c.heads * c.head_dim
-        self.heads, self.head_dim, self.split = c.heads, c.head_dim, c.split
-        self.input_norm, self.mlp_norm = nn.RMSNorm(c.hidden, eps=1e-6), nn.RMSNorm(
-            c.hidden, eps=1e-6
-        )
-        if c.split:
-            self.q, self.k, self.v = (nn.Linear(c.hidden, width, bias=False) for _ in range(3))
-            self.gate, self.up = (nn.Linear(c.hidden, c.intermediate, bias=False) for _ in range(2))
-        else:
-            self.qkv = nn.Linear(c.hidden, 3 * width, bias=False)
-            self.gate_up = nn.Linear(c.hidden, 2 * c.intermediate, bias=False)
-        self.out = nn.Linear(width, c.hidden, bias=False)
-        self.down = nn.Linear(c.intermediate, c.hidden, bias=False)
-
-    def forward(self, x):
-        b, t, _ = x.shape
-        h = self.input_norm(x)
-        parts = (self.q(h), self.k(h), self.v(h)) if self.split else self.qkv(h).chunk(3, dim=-1)
-        q, k, v = (p.view(b, t, self.heads, self.head_dim).transpose(1, 2) for p in parts)
-        h = F.scaled_dot_product_attention(q, k, v, is_causal=True)
-        x = x + self.out(h.transpose(1, 2).reshape(b, t, -1))
-        h = self.mlp_norm(x)
-        gate, up = (self.gate(h), self.up(h)) if self.split else self.gate_up(h).chunk(2, dim=-1)
-        return x + self.down(F.silu(gate) * up)
+def make(c):
+    size = dict(q_lora_rank=None, tie_word_embeddings=True) | SIZES[c.config]
+    heads = size.pop("heads")
+    config = DeepseekV3Config(
+        vocab_size=c.vocab, num_attention_heads=heads, num_key_value_heads=heads, n_group=1,
+        topk_group=1, n_routed_experts=8, num_experts_per_tok=2, n_shared_experts=1,
+        first_k_dense_replace=1, norm_topk_prob=True, routed_scaling_factor=1.0,
+        max_position_embeddings=1024, attn_implementation="sdpa", **size)
+    config._experts_implementation = c.experts
+    return DeepseekV3ForCausalLM(config).to(c.device)
 
 
-class Model(nn.Module):
-    def __init__(self, c):
-        super().__init__()
-        self.embed = nn.Embedding(c.vocab, c.hidden)
-        self.layers = nn.ModuleList(Layer(c) for _ in range(c.layers))
-        self.norm = nn.RMSNorm(c.hidden, eps=1e-6)
-        self.head = nn.Linear(c.hidden, c.vocab, bias=False)
-        for p in self.parameters():
-            if p.dim() > 1:
-                nn.init.normal_(p, std=0.02)
-        if not c.untied:
-            self.head.weight = self.embed.weight
-
-    def forward(self, ids, targets):
-        x = self.embed(ids)
-        for layer in self.layers:
-            x = layer(x)
-        logits = self.head(self.norm(x))
-        return F.cross_entropy(logits.float().flatten(0, 1), targets.flatten())
-
-
-def run(c, mode):
-    """One way of running it, one row: ms per step, tokens/s, memory, the loss as a sign of life."""
-    if c.threads:
-        torch.set_num_threads(c.threads)
-    torch.manual_seed(1)
-    gpu = c.device == "cuda"
-    model = Model(c).to(c.device)
+def train(c, model):
+    """Times of single steps, sorted."""
     decayed = [p for p in model.parameters() if p.dim() > 1]
     others = [p for p in model.parameters() if p.dim() <= 1]
     optimizer = torch.optim.AdamW(
         [{"params": decayed, "weight_decay": 0.1}, {"params": others, "weight_decay": 0.0}],
-        lr=1e-3,
-        betas=(0.9, 0.95),
-        fused=True,
-    )
-    forward = torch.compile(model) if mode == "compile" else model
-    ids = torch.randint(c.vocab, (c.batch, c.context), device=c.device)
-    targets = torch.randint(c.vocab, (c.batch, c.context), device=c.device)
+        lr=1e-4, betas=(0.9, 0.95), fused=True)
+    forward = torch.compile(model) if c.compiled else model
+    ids = torch.randint(c.vocab, (c.batch, c.context + 1), device=c.device)
+    bf16 = c.device == "cuda" and c.dtype == "bf16"
 
     def step():
-        optimizer.zero_grad(set_to_none=True)
-        with torch.autocast(c.device, torch.bfloat16, enabled=gpu and c.dtype == "bf16"):
-            loss = forward(ids, targets)
-        loss.backward()
-        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        return loss
-
-    started = time.perf_counter()
-    for _ in range(3):
-        loss = step()
-    if gpu:
-        torch.cuda.synchronize()
-    warm_up, times = time.perf_counter() - started, []
-    for _ in range(c.steps):
         begin = time.perf_counter()
-        loss = step()
-        if gpu:
+        optimizer.zero_grad(set_to_none=True)
+        with torch.autocast(c.device, torch.bfloat16, enabled=bf16):
+            logits = forward(input_ids=ids[:, :-1], use_cache=False).logits
+            loss = torch.nn.functional.cross_entropy(
+                logits.float().flatten(0, 1), ids[:, 1:].flatten())
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        if c.device == "cuda":
             torch.cuda.synchronize()
-        times.append(time.perf_counter() - begin)
-    times.sort()
+        return time.perf_counter() - begin
+
+    for _ in range(3):
+        step()
+    return sorted(step() for _ in range(c.steps))
+
+
+@torch.no_grad()
+def decode(c, model):
+    """Seconds for each of the tokens that follow a prompt of a quarter of the context, by generate()."""
+    model.eval()
+    prompt = c.context // 4
+    ids = torch.randint(c.vocab, (1, prompt), device=c.device)
+    settings = dict(do_sample=False, use_cache=True, pad_token_id=0, eos_token_id=None,
+                    attention_mask=torch.ones_like(ids))
+    if c.compiled:
+        settings["cache_implementation"] = "static"
+        model.forward = torch.compile(model.forward)
+
+    def run(tokens):
+        begin = time.perf_counter()
+        model.generate(ids, max_new_tokens=tokens, **settings)
+        if c.device == "cuda":
+            torch.cuda.synchronize()
+        return time.perf_counter() - begin
+
+    run(4)
+    count = c.context - prompt
+    return sorted((run(count) - run(1)) / (count - 1) for _ in range(max(3, c.steps // 5)))
+
+
+def one(c):
+    if c.threads:
+        torch.set_num_threads(c.threads)
+    torch.manual_seed(1)
+    times = (decode if c.what == "decode" else train)(c, make(c))
     best, median = times[0], times[len(times) // 2]
-    tokens = c.batch * c.context
-    if gpu:
+    tokens = 1 if c.what == "decode" else c.batch * c.context
+    if c.device == "cuda":
         memory = torch.cuda.max_memory_allocated() / 2**20
     else:
         memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    name = f"PyTorch {torch.__version__.split('+')[0]}, {mode}"
-    print(
-        f"  {name:32} {1e3 * best:8.1f} ms {1e3 * median:8.1f} ms "
-        f"{tokens / median:10,.0f} tokens/s {memory:7.0f} MiB "
-        f"  loss {loss.item():.3f}, warm-up {warm_up:.0f} s",
-        flush=True,
-    )
+    name = f"{c.what}, experts {c.experts}, {'compiled' if c.compiled else 'eager'}"
+    print(f"  {name:38} {1e3 * best:9.2f} ms {1e3 * median:9.2f} ms {tokens / best:10,.0f} tokens/s"
+          f" {memory:7.0f} MiB", flush=True)
 
 
 def main():
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    for flag, default in [
-        ("vocab", 2048),
-        ("hidden", 192),
-        ("layers", 4),
-        ("heads", 6),
-        ("head-dim", 0),
-        ("intermediate", 512),
-        ("batch", 16),
-        ("context", 128),
-    ]:
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--config", choices=SIZES, default="nano")
+    for flag, default in [("vocab", 2048), ("batch", 16), ("context", 64)]:
         parser.add_argument("--" + flag, type=int, default=default, help=f"default {default}")
     parser.add_argument("--steps", type=int, default=20, help="timed steps (default 20)")
     parser.add_argument("--threads", type=int, default=0, help="CPU threads; 0: PyTorch's choice")
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
-    parser.add_argument(
-        "--dtype", choices=["f32", "bf16"], default="f32", help="bf16: autocast, on CUDA only"
-    )
-    parser.add_argument(
-        "--untied", action="store_true", help="a head of its own, not the embedding again"
-    )
-    parser.add_argument(
-        "--split", action="store_true", help="q, k, v and gate, up as products of their own"
-    )
-    parser.add_argument("--mode", choices=["eager", "compile", "both"], default="both")
+    parser.add_argument("--dtype", choices=["f32", "bf16"], default="f32",
+                        help="bf16: autocast, on CUDA only")
+    parser.add_argument("--what", choices=["train", "decode"], help="only this")
+    parser.add_argument("--experts", choices=["eager", "grouped_mm"], help="only this way")
+    parser.add_argument("--mode", choices=["eager", "compile"], help="only this way")
+    parser.add_argument("--one", action="store_true", help=argparse.SUPPRESS)
     c = parser.parse_args()
-    c.head_dim = c.head_dim or c.hidden // c.heads
+    c.compiled = c.mode == "compile"
+    warnings.filterwarnings("ignore")
+    logging.disable(logging.WARNING)
     if c.device == "cuda" and not torch.cuda.is_available():
         parser.exit(1, "train_step.py: this PyTorch sees no GPU\n")
-    if c.mode != "both":
-        run(c, c.mode)
+    if c.one:
+        one(c)
         return
-
-    parameters = sum(p.numel() for p in Model(c).parameters())
-    print(
-        f"training step: vocab {c.vocab}, hidden {c.hidden}, layers {c.layers}, "
-        f"heads {c.heads} x {c.head_dim}, intermediate {c.intermediate}, "
-        f"batch {c.batch} x {c.context}, {parameters:,} parameters"
-    )
-    print(f"  {'':32} {'min':>11} {'median':>11} {'':19} {'peak memory':>11}")
-    # A process for each, so that the peak of one is not counted for the other.
-    for mode in ("eager", "compile"):
-        result = subprocess.run(
-            [sys.executable, __file__, *sys.argv[1:], "--mode", mode],
-            capture_output=True,
-            text=True,
-        )
-        if result.returncode == 0:
-            print(result.stdout, end="", flush=True)
-        else:
-            reason = (result.stderr.strip().splitlines() or ["no message"])[-1]
-            print(f"  {'PyTorch, ' + mode:32} does not work here: {reason[:100]}", flush=True)
+    print(f"transformers, {c.config}: vocabulary {c.vocab}, batch {c.batch} x {c.context}; PyTorch "
+          f"{torch.__version__}")
+    print(f"  {'':38} {'min':>12} {'median':>12} {'':19} {'peak memory':>11}")
+    for what in [c.what] if c.what else ["train", "decode"]:
+        for experts in [c.experts] if c.experts else ["eager", "grouped_mm"]:
+            for mode in [c.mode] if c.mode else ["eager", "compile"]:
+                words = [sys.executable, __file__, *sys.argv[1:], "--one"]
+                words += ["--what", what, "--experts", experts, "--mode", mode]
+                result = subprocess.run(words, capture_output=True, text=True)
+                if result.returncode == 0:
+                    print(result.stdout, end="", flush=True)
+                    continue
+                reason = (result.stderr.strip().splitlines() or ["no message"])[-1]
+                print(f"  {what + ', experts ' + experts + ', ' + mode:38} does not work here: "
+                      f"{reason[:80]}", flush=True)
 
 
 if __name__ == "__main__":
