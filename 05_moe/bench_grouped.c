@@ -1,0 +1,178 @@
+/*
+ * The benchmark of the grouped product on CUDA: every rung and every direction at the sizes of large
+ * models, 8192 tokens that choose 8 experts at random. Its peer is tools/peers/moe_grouped.py.
+ *
+ * A direction has 2 * rows * in * out operations, SwiGLU's forward twice as many. Bytes count each
+ * number once: rows of both sides, the weights (4 bytes each where they are gradients).
+ */
+#include "../common/bench.h"
+#include "grouped_rungs.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+
+#ifdef WITH_CUDA
+enum { TOKENS = 8192, TOP_K = 8 };
+
+typedef enum Product { FORWARD, SWIGLU, INPUT, WEIGHT, PRODUCTS } Product;
+static const char *const product_names[] = {"y = x W^T", "swiglu, g and u kept", "dx = dy W",
+                                            "dW = dy^T x (F32)"};
+typedef enum Rung { GATHER, BLAS, PLAIN, MMA, HOPPER, RUNGS } Rung;
+static const char *const rung_names[] = {"gather", "blas", "plain", "mma", "hopper"};
+
+typedef struct Group {
+    GroupedShape shape;
+    Product product;
+    Rung rung;
+    int32_t *host_offsets;
+    Tensor *tokens, *token_of_row, *offsets, *x, *w, *w2, *y, *g, *u, *dw;
+} Group;
+
+/* Every token's choices, sorted by expert: offsets, and whose row it is. */
+static void choose(Context *ctx, Group *g) {
+    int E = g->shape.experts, chosen[TOP_K];
+    int32_t *expert = malloc(sizeof(int32_t) * TOKENS * TOP_K);
+    int32_t *token = malloc(sizeof(int32_t) * TOKENS * TOP_K);
+    int32_t *offsets = g->host_offsets = calloc((size_t)E + 1, sizeof *offsets);
+    srand(1);
+    for (int n = 0; n < TOKENS; n++)
+        for (int j = 0; j < TOP_K; j++) {
+            bool again;
+            do { /* no expert twice */
+                chosen[j] = rand() % E, again = false;
+                for (int i = 0; i < j; i++) again |= chosen[i] == chosen[j];
+            } while (again);
+            expert[n * TOP_K + j] = chosen[j];
+            offsets[chosen[j] + 1]++;
+        }
+    for (int e = 0; e < E; e++) offsets[e + 1] += offsets[e];
+    for (int slot = TOKENS * TOP_K - 1; slot >= 0; slot--) /* from the back: offsets[e + 1] ... */
+        token[--offsets[expert[slot] + 1]] = slot / TOP_K;
+    for (int e = 0; e < E; e++) offsets[e] = offsets[e + 1]; /* ... are now first rows */
+    offsets[E] = TOKENS * TOP_K;
+    g->offsets = tensor_from(ctx, "offsets", I32, offsets, SHAPE(E + 1));
+    g->token_of_row = tensor_from(ctx, "token of row", I32, token, SHAPE(TOKENS * TOP_K));
+    free(expert), free(token);
+}
+
+static void run_host(Context *ctx, Group *g) {
+    GroupedShape s = g->shape;
+    const int32_t *offsets = g->host_offsets;
+    if (g->rung == GATHER)
+        grouped_forward_gather_cuda(ctx->gpu, ctx->dtype, g->y->data, g->x->data, g->tokens->data,
+                                    g->token_of_row->data, g->w->data, offsets, s);
+    else if (g->product == FORWARD)
+        grouped_forward_blas_cuda(ctx->gpu, ctx->dtype, g->y->data, g->x->data, g->w->data, offsets,
+                                  s);
+    else if (g->product == INPUT)
+        grouped_backward_input_blas_cuda(ctx->gpu, ctx->dtype, g->x->data, 0, g->y->data,
+                                         g->w->data, offsets, s);
+    else
+        grouped_backward_weight_blas_cuda(ctx->gpu, ctx->dtype, g->dw->data, 0, g->y->data,
+                                          g->x->data, offsets, s);
+}
+
+#define RUN_RUNG(rung)                                                                             \
+    do {                                                                                           \
+        if (g->product == FORWARD)                                                                 \
+            grouped_forward_##rung##_cuda(gpu, dtype, g->y->data, g->x->data, g->w->data, offsets, \
+                                          s);                                                      \
+        else if (g->product == SWIGLU)                                                             \
+            grouped_swiglu_forward_##rung##_cuda(gpu, dtype, g->y->data, g->g->data, g->u->data,   \
+                                                 g->x->data, g->w->data, g->w2->data, offsets, s); \
+        else if (g->product == INPUT)                                                              \
+            grouped_backward_input_##rung##_cuda(gpu, dtype, g->x->data, 0, g->y->data,            \
+                                                 g->w->data, offsets, s);                          \
+        else                                                                                       \
+            grouped_backward_weight_##rung##_cuda(gpu, dtype, g->dw->data, 0, g->y->data,          \
+                                                  g->x->data, offsets, s);                         \
+    } while (0)
+
+static void run(Context *ctx, void *user) {
+    Group *g = user;
+    Gpu *gpu = ctx->gpu;
+    DType dtype = ctx->dtype;
+    GroupedShape s = g->shape;
+    const int32_t *offsets = g->offsets->data;
+    if (g->rung == PLAIN)
+        RUN_RUNG(plain);
+    else if (g->rung == MMA)
+        RUN_RUNG(mma);
+    else if (g->rung == HOPPER)
+        RUN_RUNG(hopper);
+    else
+        run_host(ctx, g);
+}
+
+static bool exists(Context *ctx, const Group *g) {
+    if (g->rung == GATHER) return g->product == FORWARD;
+    if (g->rung == BLAS) return g->product != SWIGLU;
+    if (g->rung == MMA) return grouped_mma_available(ctx->gpu, ctx->dtype, g->shape);
+    if (g->rung == HOPPER) return grouped_hopper_available(ctx->gpu, ctx->dtype, g->shape);
+    return true;
+}
+
+/* The plain rung and cuBLAS with the host's help are slow: `all` asks for them. */
+static void bench_shape(Bench *bench, int experts, int64_t in, int64_t out, bool all) {
+    Context *ctx = bench->ctx;
+    Group g = {.shape = {(int64_t)TOKENS * TOP_K, in, out, experts}};
+    int64_t R = g.shape.rows;
+    char title[96];
+    snprintf(title, sizeof title, "%d experts, %lld rows, %lld -> %lld", experts, (long long)R,
+             (long long)in, (long long)out);
+    bench_head(title);
+    choose(ctx, &g);
+    g.x = tensor_new(ctx, "x", ctx->dtype, SHAPE(R, in));
+    g.y = tensor_new(ctx, "y", ctx->dtype, SHAPE(R, out));
+    g.g = tensor_new(ctx, "g", ctx->dtype, SHAPE(R, out));
+    g.u = tensor_new(ctx, "u", ctx->dtype, SHAPE(R, out));
+    g.w = tensor_new(ctx, "w", ctx->dtype, SHAPE(experts, out, in));
+    g.w2 = tensor_new(ctx, "w2", ctx->dtype, SHAPE(experts, out, in));
+    g.tokens = tensor_new(ctx, "tokens", ctx->dtype, SHAPE(TOKENS, in));
+    g.dw = tensor_new(ctx, "dw", F32, SHAPE(experts, out, in));
+    double n = (double)R, matrix = (double)experts * (double)in * (double)out;
+    for (g.product = FORWARD; g.product < PRODUCTS; g.product++)
+        for (g.rung = all ? GATHER : MMA; g.rung < RUNGS; g.rung++) {
+            if (!exists(ctx, &g)) continue;
+            Tensor *fresh[] = {g.x, g.y, g.w, g.w2, g.tokens}; /* results would grow, or be zero */
+            for (int i = 0; i < 5; i++) bench_fill(ctx, fresh[i], (uint64_t)i);
+            int twice = g.product == SWIGLU; /* two matrices, and three results */
+            double size = (double)dtype_size(ctx->dtype);
+            double bytes = size * n * (double)(in + (twice ? 3 : 1) * out) +
+                           matrix * (g.product == WEIGHT ? 4 : size * (1 + twice));
+            char name[64];
+            snprintf(name, sizeof name, "%s  %s", rung_names[g.rung], product_names[g.product]);
+            bench_row(bench, name, ctx->dtype, (1 + twice) * 2 * n * (double)(in * out), bytes, run,
+                      &g);
+        }
+    free(g.host_offsets);
+    context_reset(ctx);
+}
+#endif
+
+int main(int argc, char **argv) {
+    BenchOptions options = bench_options(
+        argc, argv, "Times the rungs of the grouped product on CUDA (--device cuda --dtype bf16).");
+#ifdef WITH_CUDA
+    Context ctx;
+    options_open(&options.common, &ctx);
+    if (ctx.device != CUDA) fatal("this benchmark is for --device cuda; 05_moe/bench has the CPU");
+    Bench bench;
+    bench_init(&bench, &ctx, options.seconds);
+    bench_print_machine(&bench);
+    bench_shape(&bench, 64, 2048, 1024, true);
+    bench_shape(&bench, 8, 512, 1024, true);
+    static const int64_t hidden[] = {2048, 7168}, width[] = {512, 2048};
+    for (int experts = 64; experts <= 256; experts += 192)
+        for (int h = 0; h < 2; h++)
+            for (int m = 0; m < 2; m++) {
+                bench_shape(&bench, experts, hidden[h], width[m], false);
+                bench_shape(&bench, experts, width[m], hidden[h], false);
+            }
+    context_free(&ctx);
+    return 0;
+#else
+    (void)options;
+    fatal("this benchmark is for CUDA, and this program was built without nvcc");
+#endif
+}
