@@ -1,6 +1,7 @@
 /*
- * The benchmark of the grouped product on CUDA: every rung and every direction at the sizes of large
- * models, 8192 tokens that choose 8 experts at random. Its peer is tools/peers/moe_grouped.py.
+ * The benchmark of the grouped product on CUDA: every rung and every direction at the sizes of
+ * large models, 8192 tokens that choose 8 experts at random. Its peer is
+ * tools/peers/moe_grouped.py.
  *
  * A direction has 2 * rows * in * out operations, SwiGLU's forward twice as many. Bytes count each
  * number once: rows of both sides, the weights (4 bytes each where they are gradients).

@@ -11,9 +11,10 @@
 #include "grouped_tiles.cuh"
 
 /* ---- rungs 1 and 2: cuBLAS, expert by expert ----
- * What limits: the host must know how many rows each expert has, so it waits for the router; and one
- * small expert after the other cannot fill a large GPU (32 rows of 1024 outputs are 16 tiles for 132
- * SMs). Sorting the tokens first saves a launch per expert, and the backward pass needs it anyway. */
+ * What limits: the host must know how many rows each expert has, so it waits for the router; and
+ * one small expert after the other cannot fill a large GPU (32 rows of 1024 outputs are 16 tiles
+ * for 132 SMs). Sorting the tokens first saves a launch per expert, and the backward pass needs it
+ * anyway. */
 
 static GpuMatmul product_of(DType dtype, int64_t m, int64_t n, int64_t k) {
     GpuMatmul p = {};

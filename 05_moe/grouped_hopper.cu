@@ -1,28 +1,31 @@
 /*
  * The grouped product on Hopper: forward, forward with SwiGLU, and backward by the input.
  *
- * What changed against mma.sync: wgmma multiplies straight from shared memory, the copy engine (TMA)
- * fills it, as in 01_self_attention/matmul_hopper.cu. What is new is what to do about rows: an expert
- * has any number of them, and its first is at any row of x.
+ * What changed against mma.sync: wgmma multiplies straight from shared memory, the copy engine
+ * (TMA) fills it, as in 01_self_attention/matmul_hopper.cu. What is new is what to do about rows:
+ * an expert has any number of them, and its first is at any row of x.
  *
  *     Y^T = W X^T     The tile is computed transposed: 64 rows of wgmma are fixed, its columns are
  *                     not, so the weights go down and the tokens across. A tile has up to 256
  *                     tokens in steps of 16 (or 32: pad()); an expert's rows are cut into tiles of
  *                     equal size (270 into 144 + 126, not 256 + 14).
- *     reading         past the expert's last row TMA brings its neighbour's, and past the last row of
- *                     x zeros. Either makes sums of columns that nobody stores.
+ *     reading         past the expert's last row TMA brings its neighbour's, and past the last row
+ *                     of x zeros. Either makes sums of columns that nobody stores.
  *     storing         32 rows at a time: whole boxes by TMA, the last rows of an expert by threads.
  *     transposing     happens on the way to shared memory (stmatrix), and costs nothing.
- *     cluster         two blocks with the same tokens and different weights: 256 x 256 together, and
- *                     the tokens travel once for both.
+ *     cluster         two blocks with the same tokens and different weights: 256 x 256 together,
+ *                     and the tokens travel once for both.
  *
- * SwiGLU needs gate and up of the same output in the same thread. A thread holds rows r and r + 8 of
- * its warp's 16: so one five-dimensional box brings 8 rows of the gate's weights, 8 of up's, and so
- * on; the two tensors are two slices along a dimension whose stride is the distance between them.
+ * SwiGLU needs gate and up of the same output in the same thread. A thread holds rows r and r + 8
+ * of its warp's 16: so one five-dimensional box brings 8 rows of the gate's weights, 8 of up's, and
+ * so on; the two tensors are two slices along a dimension whose stride is the distance between
+ * them.
  *
- * Operations for each byte from the L2 cache: 2 * 128 * 256 * 64 / (16 KiB of W + 16 KiB of x) = 128.
- * What limits: the tensor cores, and the power the chip may draw; with 256 tokens for an expert,
- * reading each weight once: 256 operations for each byte of memory where the chip has 190.
+ * Operations for each byte from the L2 cache: 2 * 128 * 256 * 64 / (16 + 16 KiB of W and x) = 128.
+ * What limits (Nsight Compute on an H200): with 1024 rows for an expert the tensor cores, busy 95 %
+ * of the time, and the power the chip may draw, which holds the clock at 1.5 GHz. With 256 rows,
+ * where each weight is read for one or two tiles only, memory: 3.4 TB/s, tensor cores at 64 %. With
+ * k = 512 the end of a tile: both consumers store at the same time, and nobody multiplies.
  */
 #include "grouped_hopper.cuh"
 #include "grouped_tiles.cuh"
@@ -128,8 +131,8 @@ static __device__ __forceinline__ int thread_now() {
 }
 
 /*
- * The sums of tokens 8 j .. 8 j + 7 and on, as bf16, to a staging tile [token][output] whose rows are
- * swizzled as TMA wants them. Plain: 64 outputs, 128 bytes a row, 16 tokens at a time.
+ * The sums of tokens 8 j .. 8 j + 7 and on, as bf16, to a staging tile [token][output] whose rows
+ * are swizzled as TMA wants them. Plain: 64 outputs, 128 bytes a row, 16 tokens at a time.
  */
 static __device__ __forceinline__ void stage_plain(char *to, const float *d, int token) {
     int t = thread_now(), lane = t % 32, warp = t / 32;
@@ -139,8 +142,8 @@ static __device__ __forceinline__ void stage_plain(char *to, const float *d, int
     stmatrix_x4_transposed(to + row * 128 + ((piece ^ lane % 8) * 16), r);
 }
 
-/* 32 outputs, 64 bytes a row, 32 tokens at a time, of which there are 8 * eights (or more); three tiles
- * 2 KiB apart: h, g, u. */
+/* 32 outputs, 64 bytes a row, 32 tokens at a time, of which there are 8 * eights (or more); three
+ * tiles 2 KiB apart: h, g, u. */
 enum { NARROW_BYTES = BOX_ROWS * 64 };
 static __device__ __forceinline__ void stage_swiglu(char *to, const float *d, int eights,
                                                     int up_first, int keep) {
@@ -204,7 +207,7 @@ static __device__ __forceinline__ void store_box(const CUtensorMap *map, bf16 *y
                                         staged);
 }
 
-/* A 64 x N tile of sums, transposed, to y: a group of rows at a time, through two buffers in turn. */
+/* A 64 x N tile of sums, transposed, to y: a group of rows at a time, through two buffers. */
 template <Product P, int N>
 static __device__ __forceinline__ void store_tile(const RowsMaps &maps, const RowsWork &work,
                                                   const RowTile &tile, const float (&sum)[N / 2],

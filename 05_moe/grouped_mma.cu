@@ -5,18 +5,18 @@
  * how many rows each of them has (grouped_tiles.cuh). Nothing waits for the host, and small experts
  * run beside each other instead of one after the other.
  *
- * The tile is that of 01_self_attention/matmul_cuda.cu's tensor rung: 128 x 128 sums for four warps,
- * 64 x 64 each; operands arrive 64 k's at a time by cp.async, three stages deep; two blocks on an SM.
- * Four products are one kernel with other operands:
+ * The tile is that of 01_self_attention/matmul_cuda.cu's tensor rung: 128 x 128 sums for four
+ * warps, 64 x 64 each; operands arrive 64 k's at a time by cp.async, three stages deep; two blocks
+ * on an SM. Four products are one kernel with other operands:
  *
  *     FORWARD   y  = x W^T     A x [row][k]     B W [out][k]
- *     SWIGLU    h  = silu(x Wg^T) * (x Wu^T)    B 64 rows of Wg and 64 of Wu, so that gate and up of
- *                                               an output lie in the same thread
+ *     SWIGLU    h  = silu(x Wg^T) * (x Wu^T)    B 64 rows of Wg and 64 of Wu, so that gate and up
+ *                                               of an output lie in the same thread
  *     INPUT     dx = dy W      A dy [row][k]    B W [k][in]
  *     WEIGHT    dW = dy^T x    A dy [k][out]    B x [k][in]     k: the expert's rows
  *
- * An operand that lies [k][...] is transposed by ldmatrix on the way to the registers. A copy beyond
- * the expert's rows, or the matrix's columns, brings zeros and reads nothing.
+ * An operand that lies [k][...] is transposed by ldmatrix on the way to the registers. A copy
+ * beyond the expert's rows, or the matrix's columns, brings zeros and reads nothing.
  *
  * Operations for each byte from the L2 cache: 2 * 128 * 128 * 64 / 32 KiB = 64. What limits: every
  * operand passes through registers, and a tile of 128 rows is done whole for an expert's last few.
@@ -46,9 +46,9 @@ struct MmaTile {
     int m, n, k_end;      /* WEIGHT: the first of `out` and of `in`; others: n alone */
 };
 
-/* 16 bytes of each of ROWS x PIECES: element (r, 8 q), r rows and q pieces from here on, to swizzled
- * shared memory; wider tiles as blocks of 64 columns. from(row) gives the row's address, NULL for
- * zeros. */
+/* 16 bytes of each of ROWS x PIECES: element (r, 8 q), r rows and q pieces from here on, to
+ * swizzled shared memory; wider tiles as blocks of 64 columns. from(row) gives the row's address,
+ * NULL for zeros. */
 template <int ROWS, int PIECES, typename From>
 static __device__ __forceinline__ void load_tile(char *shared, const bf16 *any, int col, int cols,
                                                  From from) {

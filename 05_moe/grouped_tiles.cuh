@@ -7,7 +7,7 @@
  * rows has no tile.
  *
  *     expert e has   row_tiles(e) = ceil(rows of e / TILE)  tiles down,  `columns` tiles across
- *     first[e]       row tiles of all experts before e; its tiles begin at number first[e] * columns
+ *     first[e]       row tiles of all experts before e; its tiles begin at first[e] * columns
  *
  * Within an expert tiles are numbered 8 down, then across, so that those which are worked on at the
  * same time share rows of x and columns of W in the L2 cache.

@@ -1,6 +1,6 @@
 /*
- * The router on the GPU: a warp for each token, everything between logits and weights in one kernel.
- * See router.h.
+ * The router on the GPU: a warp for each token, everything between logits and weights in one
+ * kernel. See router.h.
  *
  * Lane l of the warp holds experts l, l + 32, ... in registers. Choosing is the same step over and
  * over: each lane finds its own best, the warp the best of those. Numbers become unsigned integers
@@ -9,8 +9,8 @@
  * among the groups' sums.
  *
  * Bytes: E logits read and E scores written for each token; for V3's 8192 x 256 that is 16 MB, 4
- * microseconds. What limits: the instructions of the choosing, some 1500 for each token with V3's
- * groups.
+ * microseconds on an H200. It takes 46 with V3's groups and 20 without. What limits: the
+ * instructions of the choosing, one candidate after the other.
  */
 #include "router.h"
 
@@ -20,8 +20,8 @@ enum { WARPS = 4 }; /* of a block, a token each */
 
 /* ---- choosing ---- */
 
-/* Order-preserving: a < b as floats, key(a) < key(b) as integers; -0 is 0, NaN is -inf. Above 0, which
- * stands for "not to be chosen". */
+/* Order-preserving: a < b as floats, key(a) < key(b) as integers; -0 is 0, NaN is -inf. Above 0,
+ * which stands for "not to be chosen". */
 static __device__ __forceinline__ uint32_t key_of(float x) {
     if (x != x) x = -INFINITY;
     uint32_t bits = __float_as_uint(x + 0.0f);
@@ -110,7 +110,8 @@ static __device__ __forceinline__ void score(float (&z)[V], int experts, int sig
     largest = warp_max(largest);
 #pragma unroll
     for (int i = 0; i < V; i++) {
-        /* -inf - -inf is NaN, which is right for an expert but must not come from a lane without one */
+        /* -inf - -inf is NaN, which is right for an expert but must not come from a lane without
+         * one */
         z[i] = 32 * i + (int)threadIdx.x % 32 < experts ? expf(z[i] - largest) : 0;
         sum += z[i];
     }
