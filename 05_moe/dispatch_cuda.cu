@@ -194,7 +194,8 @@ __global__ void gather_kernel(T *to, int add, const T *from, const float *weight
 }
 
 /* combine's backward, a warp for each slot: dyp[row] = (or +=) w dy[n] and
- * dw = (or +=) dy[n] . yp[row]. The warps of a token stand side by side and find its dy in the cache. */
+ * dw = (or +=) dy[n] . yp[row]. The warps of a token stand side by side and find its dy in the
+ * cache. */
 template <typename T, int W>
 __global__ void combine_backward_kernel(T *dyp, int add_yp, float *dweights, int add_w, const T *dy,
                                         const T *yp, const float *weights,
