@@ -28,25 +28,6 @@ static void options_for_resuming(World *w, const char *out) {
     w->options.tokenizer = w->tokenizer;
 }
 
-/* A source that sends the process a signal when a window is asked for. */
-typedef struct Alarm {
-    TokenSource inner;
-    uint64_t window;
-    int signal;
-} Alarm;
-
-static void alarm_batch(void *self, uint64_t seed, uint64_t first, int batch, int length,
-                        int32_t *inputs, int32_t *targets) {
-    Alarm *a = self;
-    if (a->window && first == a->window) raise(a->signal);
-    source_batch(&a->inner, seed, first, batch, length, inputs, targets);
-}
-
-static void alarm_validation(void *self, int i, int count, int length, int32_t *inputs,
-                             int32_t *targets) {
-    source_validation(&((Alarm *)self)->inner, i, count, length, inputs, targets);
-}
-
 /* Trains in a world of its own; the signal comes in the middle of the step behind `stop` others (0:
  * never). */
 static TrainResult run(Device device, DType dtype, const char *out, bool resume, int64_t stop,
@@ -59,10 +40,7 @@ static TrainResult run(Device device, DType dtype, const char *out, bool resume,
     w.options.csv = csv;
     w.options.resume = resume;
     Alarm alarm = {w.source, 8 * (uint64_t)stop, signal};
-    TokenSource source = w.source;
-    source.self = &alarm;
-    source.batch = alarm_batch;
-    source.validation = alarm_validation;
+    TokenSource source = alarm_source(&alarm);
     TrainResult result;
     Error err = {0};
     must(train(&w.model, &source, &w.options, &result, &err), &err);

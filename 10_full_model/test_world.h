@@ -11,6 +11,7 @@
 #include "../common/testing.h"
 
 #include <dirent.h>
+#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -65,6 +66,33 @@ static inline void world_free(World *w) {
     corpus_free(&w->corpus);
     tokenizer_free(w->tokenizer);
     test_context_free(&w->ctx);
+}
+
+/* A source that sends the process a signal when this window is asked for (0: never). */
+typedef struct Alarm {
+    TokenSource inner;
+    uint64_t window;
+    int signal;
+} Alarm;
+
+static inline void alarm_batch(void *self, uint64_t seed, uint64_t first, int batch, int length,
+                               int32_t *inputs, int32_t *targets) {
+    Alarm *a = self;
+    if (a->window && first == a->window) raise(a->signal);
+    source_batch(&a->inner, seed, first, batch, length, inputs, targets);
+}
+
+static inline void alarm_validation(void *self, int i, int count, int length, int32_t *inputs,
+                                    int32_t *targets) {
+    source_validation(&((Alarm *)self)->inner, i, count, length, inputs, targets);
+}
+
+static inline TokenSource alarm_source(Alarm *alarm) {
+    TokenSource source = alarm->inner;
+    source.self = alarm;
+    source.batch = alarm_batch;
+    source.validation = alarm_validation;
+    return source;
 }
 
 /* scratch_close for a folder that was trained in. */

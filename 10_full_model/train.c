@@ -2,7 +2,6 @@
 
 #include "checkpoint.h"
 #include "run_folder.h"
-#include "training_state.h"
 
 #include "../common/progress.h"
 
@@ -139,12 +138,11 @@ static int not_finite(const Trainer *t, int64_t step, float loss, float norm, Er
 
 /* ---- saving and resuming ---- */
 
-/* What a step's result depends on, and the state does not hold. */
-static void collect_settings(Trainer *t) {
-    const TrainOptions *o = t->options;
-    Settings *s = &t->settings;
-    settings_of_model(s, &t->model->cfg);
-    settings_integer(s, "seed", (int64_t)t->model->ctx->rng.seed);
+Settings train_settings(const Model *model, const TokenSource *source, const TrainOptions *o) {
+    Settings settings = {0}, *s = &settings;
+    uint64_t seed = model->ctx->rng.seed;
+    settings_of_model(s, &model->cfg);
+    settings_integer(s, "seed", (int64_t)seed);
     settings_integer(s, "--steps", o->schedule.steps);
     settings_integer(s, "--warmup", o->schedule.warmup);
     settings_integer(s, "--constant", o->schedule.constant);
@@ -160,13 +158,17 @@ static void collect_settings(Trainer *t) {
     settings_number(s, "--dropout", o->dropout);
     settings_number(s, "--balance-loss", o->balance_alpha);
     settings_number(s, "--bias-speed", o->bias_speed);
-    settings_integer(s, "training tokens", t->source->train_tokens);
-    settings_integer(s, "validation tokens", t->source->validation_tokens);
+    settings_integer(s, "training tokens", source->train_tokens);
+    settings_integer(s, "validation tokens", source->validation_tokens);
     /* The same text has the same first batch; another one of the same length hardly. */
-    source_batch(t->source, t->model->ctx->rng.seed, 0, o->batch_size, o->context_length, t->inputs,
-                 t->targets);
-    size_t bytes = (size_t)o->batch_size * (size_t)o->context_length * sizeof *t->inputs;
-    settings_text(s, "hash of the first batch", hash128_text(hash128(t->inputs, bytes, 0)).text);
+    size_t tokens = (size_t)o->batch_size * (size_t)o->context_length;
+    int32_t *inputs = malloc(2 * tokens * sizeof *inputs);
+    if (!inputs) fatal("out of memory");
+    source_batch(source, seed, 0, o->batch_size, o->context_length, inputs, inputs + tokens);
+    Hash128 hash = hash128(inputs, tokens * sizeof *inputs, 0);
+    settings_text(s, "hash of the first batch", hash128_text(hash).text);
+    free(inputs);
+    return settings;
 }
 
 static int save_model(const Trainer *t, const char *directory, Error *err) {
@@ -279,6 +281,7 @@ int train(Model *model, const TokenSource *source, const TrainOptions *o, TrainR
     Trainer t = {.model = model,
                  .source = source,
                  .options = o,
+                 .settings = train_settings(model, source, o),
                  .step_tokens = (double)tokens * o->accumulation};
     t.inputs = malloc(2 * tokens * sizeof(int32_t));
     t.records = calloc((size_t)model->cfg.num_hidden_layers, sizeof *t.records);
@@ -290,7 +293,6 @@ int train(Model *model, const TokenSource *source, const TrainOptions *o, TrainR
     *result = (TrainResult){.validation_loss = NAN, .loss = NAN};
     double started = seconds_now();
 
-    collect_settings(&t);
     int status = open_run(&t, err);
     if (!status) {
         result->steps = result->resumed_from = t.state.adamw.step;

@@ -19,6 +19,7 @@
 #include "metrics.h"
 #include "model.h"
 #include "schedule.h"
+#include "training_state.h"
 
 typedef struct TrainOptions {
     Schedule schedule; /* with the number of steps */
@@ -61,6 +62,9 @@ typedef struct TrainResult {
  */
 int train(Model *model, const TokenSource *source, const TrainOptions *options, TrainResult *result,
           Error *err);
+
+/* What the steps' results depend on and the state does not hold: a resumed run must share it. */
+Settings train_settings(const Model *model, const TokenSource *source, const TrainOptions *options);
 
 /* Mean loss per token over `windows` windows spread evenly over the validation text, batch_size at a time. */
 float validation_loss(Model *model, const TokenSource *source, int windows, int batch_size,

@@ -1,10 +1,12 @@
-#include "../common/params.h"
+#include "schedule.h"
 
 #include <math.h>
 
-float lr_warmup_cosine(int64_t step, int64_t warmup, int64_t total, float peak, float floor) {
-    if (step < warmup) return peak * (float)(step + 1) / (float)warmup;
-    if (step >= total) return floor;
-    double progress = (double)(step - warmup) / (double)(total - warmup);
-    return floor + (peak - floor) * (float)((1 + cos(M_PI * progress)) / 2);
+float learning_rate(const Schedule *s, int64_t step) {
+    int64_t falls = s->warmup + s->constant;
+    if (step < s->warmup) return s->peak * (float)(step + 1) / (float)s->warmup;
+    if (step < falls) return s->peak;
+    if (step >= s->steps) return s->floor;
+    double progress = (double)(step - falls) / (double)(s->steps - falls);
+    return s->floor + (s->peak - s->floor) * (float)((1 + cos(M_PI * progress)) / 2);
 }
