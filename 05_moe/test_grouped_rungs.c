@@ -1,6 +1,6 @@
 /*
- * Every rung of the grouped product on CUDA against the CPU's, on sizes around their tiles. (The one
- * in use is tested with all others' cases in test_grouped.c.)
+ * Every rung of the grouped product on CUDA against the CPU's, on sizes around their tiles. (The
+ * one in use is tested with all others' cases in test_grouped.c.)
  */
 #include "../common/testing.h"
 #include "grouped_rungs.h"
