@@ -16,7 +16,8 @@ typedef struct Command {
     int (*run)(int argc, char **argv, Error *err);
 } Command;
 
-extern const Command command_data, command_train, command_generate, command_eval;
+extern const Command command_data, command_train, command_generate, command_eval, command_logits,
+    command_info;
 
 /* options_parse with the command's own flags and parser, and its `about` in --help. */
 void command_parse(const Command *command, const struct argp_option *flags, argp_parser_t parser,

@@ -111,6 +111,39 @@ static const struct {
       .initializer_range = 0.02f,
       .bos_token_id = 0,
       .eos_token_id = 1}},
+    {"v3.2",
+     "DeepSeek-V3.2: V3 with sparse attention; can be counted only",
+     {COMMON,
+      .model_type = DEEPSEEK_V32,
+      .topk_method = TOPK_NOAUX_TC,
+      .norm_topk_prob = true,
+      .vocab_size = 129280,
+      .hidden_size = 7168,
+      .num_hidden_layers = 61,
+      .intermediate_size = 18432,
+      .num_attention_heads = 128,
+      .q_lora_rank = 1536,
+      .index_n_heads = 64,
+      .index_head_dim = 128,
+      .index_topk = 2048,
+      .kv_lora_rank = 512,
+      .qk_nope_head_dim = 128,
+      .qk_rope_head_dim = 64,
+      .v_head_dim = 128,
+      .moe_intermediate_size = 2048,
+      .n_routed_experts = 256,
+      .n_group = 8,
+      .topk_group = 4,
+      .num_experts_per_tok = 8,
+      .n_shared_experts = 1,
+      .first_k_dense_replace = 3,
+      .routed_scaling_factor = 2.5f,
+      YARN_40,
+      .rope_mscale = 1,
+      .rope_mscale_all_dim = 1,
+      .initializer_range = 0.02f,
+      .bos_token_id = 0,
+      .eos_token_id = 1}},
 };
 enum { PRESETS = sizeof presets / sizeof presets[0] };
 
@@ -133,7 +166,7 @@ int config_preset(ModelConfig *cfg, const char *name, Error *err) {
 /* ---- what the parts are told ---- */
 
 BlockConfig config_block(const ModelConfig *cfg) {
-    bool v3 = cfg->model_type == DEEPSEEK_V3;
+    bool v3 = cfg->model_type != DEEPSEEK_V2;
     MoeConfig moe = moe_config(cfg->hidden_size, cfg->moe_intermediate_size, cfg->n_routed_experts,
                                cfg->num_experts_per_tok);
     moe.router.scoring_func = v3 ? SCORING_SIGMOID : SCORING_SOFTMAX;
@@ -196,7 +229,7 @@ int config_check(const ModelConfig *cfg, Error *err) {
                          cfg->initializer_range);
     if (!(cfg->rms_norm_eps < 1))
         return error_set(err, "rms_norm_eps is %g, but must be in (0, 1)", cfg->rms_norm_eps);
-    if (cfg->model_type == DEEPSEEK_V3 && cfg->topk_method != TOPK_NOAUX_TC)
+    if (cfg->model_type != DEEPSEEK_V2 && cfg->topk_method != TOPK_NOAUX_TC)
         return error_set(err, "topk_method of a deepseek_v3 model must be noaux_tc");
     if (cfg->model_type == DEEPSEEK_V2 && cfg->topk_method == TOPK_NOAUX_TC)
         return error_set(err, "topk_method of a deepseek_v2 model must be greedy or "
@@ -213,19 +246,36 @@ int config_check(const ModelConfig *cfg, Error *err) {
     return cfg->qk_rope_head_dim ? rope_check(&rope, err) : 0;
 }
 
+int config_buildable(const ModelConfig *cfg, Error *err) {
+    if (cfg->model_type != DEEPSEEK_V32) return 0;
+    return error_set(err, "deepseek_v32 models choose what they attend to by an indexer (sparse "
+                          "attention), which is not built yet: `deepseek info` can count them, "
+                          "nothing here can train or run them");
+}
+
 /* ---- how large it is ---- */
+
+/* V3.2, one layer: wq_b [heads * dim, q_lora_rank], wk [dim, hidden], k_norm's weight and bias [dim],
+ * weights_proj [heads, hidden]. */
+static int64_t indexer_parameters(const ModelConfig *cfg) {
+    int64_t heads = cfg->index_n_heads, dim = cfg->index_head_dim;
+    return heads * dim * cfg->q_lora_rank + dim * cfg->hidden_size + 2 * dim +
+           heads * cfg->hidden_size;
+}
 
 int64_t config_parameters(const ModelConfig *cfg) {
     BlockConfig block = config_block(cfg);
     int64_t table = (int64_t)cfg->vocab_size * cfg->hidden_size;
     int64_t count = table * (cfg->tie_word_embeddings ? 1 : 2) + cfg->hidden_size;
-    for (int i = 0; i < cfg->num_hidden_layers; i++) count += block_parameters(&block, i);
+    for (int i = 0; i < cfg->num_hidden_layers; i++)
+        count += block_parameters(&block, i) + indexer_parameters(cfg);
     return count;
 }
 
 int64_t config_active_parameters(const ModelConfig *cfg) {
     BlockConfig block = config_block(cfg);
     int64_t count = (int64_t)cfg->vocab_size * cfg->hidden_size + cfg->hidden_size; /* the head */
-    for (int i = 0; i < cfg->num_hidden_layers; i++) count += block_active_parameters(&block, i);
+    for (int i = 0; i < cfg->num_hidden_layers; i++)
+        count += block_active_parameters(&block, i) + indexer_parameters(cfg);
     return count;
 }

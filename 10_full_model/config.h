@@ -1,9 +1,10 @@
 /*
  * What a model is: the numbers of its config.json, under Hugging Face's names.
  *
- * Two model types are known, deepseek_v3 (and with it R1) and deepseek_v2. They differ in the router:
+ * Two model types can be built, deepseek_v3 (and with it R1) and deepseek_v2. They differ in the router:
  * V3 scores with a sigmoid and chooses with a bias, V2 with a softmax and without one; the rest is
- * settings. What this file knows of files, it knows of both spellings that are in use for the
+ * settings. A third, deepseek_v32, is V3 with an indexer in each layer that picks the tokens attention looks
+ * at; it can be counted, but not built yet. What this file knows of files, it knows of both spellings that are in use for the
  * positions: rope_theta with rope_scaling, and rope_parameters.
  */
 #ifndef CONFIG_H
@@ -13,7 +14,7 @@
 #include "../07_rope/rope.h"
 #include "../common/error.h"
 
-typedef enum ModelType { DEEPSEEK_V3, DEEPSEEK_V2 } ModelType;
+typedef enum ModelType { DEEPSEEK_V3, DEEPSEEK_V2, DEEPSEEK_V32 } ModelType;
 
 typedef struct ModelConfig {
     ModelType model_type;
@@ -26,6 +27,7 @@ typedef struct ModelConfig {
     int q_lora_rank; /* 0 here, null in the file: queries are not compressed */
     int kv_lora_rank, qk_nope_head_dim, qk_rope_head_dim, v_head_dim;
     bool attention_bias;
+    int index_n_heads, index_head_dim, index_topk; /* V3.2's indexer; else 0 */
 
     int moe_intermediate_size;
     int n_routed_experts; /* 0: all layers are dense */
@@ -61,6 +63,9 @@ const char *config_preset_about(int i);
 
 /* 0, or -1 and which setting is wrong, what it is, and what it may be. */
 int config_check(const ModelConfig *cfg, Error *err);
+
+/* Can this program build it? -1 and a message for deepseek_v32. */
+int config_buildable(const ModelConfig *cfg, Error *err);
 
 /* DIR/config.json. Missing keys are named; a model_type this program does not know is refused, with
  * those that it knows. */

@@ -13,7 +13,9 @@
 #include <stdio.h>
 #include <string.h>
 
-static const char *const MODEL_TYPES[] = {"deepseek_v3", "deepseek_v2"};
+/* In ModelType's order. */
+static const char *const MODEL_TYPES[] = {"deepseek_v3", "deepseek_v2", "deepseek_v32"};
+enum { MODEL_TYPE_COUNT = sizeof MODEL_TYPES / sizeof MODEL_TYPES[0] };
 
 /* ---- one key ---- */
 
@@ -104,6 +106,11 @@ static int read_sizes(ModelConfig *cfg, const cJSON *json, Error *err) {
         if (read_integer(json, integers[i].key, integers[i].low, integers[i].high,
                          integers[i].absent, integers[i].value, err))
             return -1;
+    if (cfg->model_type == DEEPSEEK_V32 &&
+        (read_integer(json, "index_n_heads", 1, 1 << 16, REQUIRED, &cfg->index_n_heads, err) ||
+         read_integer(json, "index_head_dim", 1, 1 << 16, REQUIRED, &cfg->index_head_dim, err) ||
+         read_integer(json, "index_topk", 1, 1 << 24, REQUIRED, &cfg->index_topk, err)))
+        return -1;
     int kv_heads = 0;
     if (read_integer(json, "num_key_value_heads", 1, 1 << 16, cfg->num_attention_heads, &kv_heads,
                      err))
@@ -117,7 +124,7 @@ static int read_sizes(ModelConfig *cfg, const cJSON *json, Error *err) {
 }
 
 static int read_experts(ModelConfig *cfg, const cJSON *json, Error *err) {
-    bool v3 = cfg->model_type == DEEPSEEK_V3;
+    bool v3 = cfg->model_type != DEEPSEEK_V2;
     const char *scoring = v3 ? "sigmoid" : "softmax", *method = v3 ? "noaux_tc" : "greedy";
     const char *wanted = scoring;
     double scaling = 0;
@@ -188,11 +195,13 @@ static int read_config(ModelConfig *cfg, const cJSON *json, Error *err) {
     const char *type = "missing", *activation = "silu";
     double eps = 0, range = 0;
     if (read_string(json, "model_type", &type, err)) return -1;
-    if (strcmp(type, MODEL_TYPES[DEEPSEEK_V3]) && strcmp(type, MODEL_TYPES[DEEPSEEK_V2]))
-        return error_set(err, "model_type is %s; this program knows: %s, %s", name_text(type).text,
-                         MODEL_TYPES[0], MODEL_TYPES[1]);
-    cfg->model_type = strcmp(type, MODEL_TYPES[DEEPSEEK_V3]) ? DEEPSEEK_V2 : DEEPSEEK_V3;
-    cfg->topk_method = cfg->model_type == DEEPSEEK_V3 ? TOPK_NOAUX_TC : TOPK_GREEDY;
+    int known = 0;
+    while (known < MODEL_TYPE_COUNT && strcmp(type, MODEL_TYPES[known])) known++;
+    if (known == MODEL_TYPE_COUNT)
+        return error_set(err, "model_type is %s; this program knows: %s, %s, %s",
+                         name_text(type).text, MODEL_TYPES[0], MODEL_TYPES[1], MODEL_TYPES[2]);
+    cfg->model_type = (ModelType)known;
+    cfg->topk_method = known == DEEPSEEK_V2 ? TOPK_GREEDY : TOPK_NOAUX_TC;
     if (read_string(json, "hidden_act", &activation, err)) return -1;
     if (strcmp(activation, "silu"))
         return error_set(err, "hidden_act is %s; only silu is known", name_text(activation).text);
@@ -285,6 +294,7 @@ static void add_experts(cJSON *json, const ModelConfig *cfg) {
 int config_save(const ModelConfig *cfg, const char *directory, Error *err) {
     char path[1024];
     snprintf(path, sizeof path, "%s/config.json", directory);
+    if (config_buildable(cfg, err)) return -1; /* its own keys would be missing */
     bool v3 = cfg->model_type == DEEPSEEK_V3;
     cJSON *json = cJSON_CreateObject();
     if (!json) fatal("out of memory");

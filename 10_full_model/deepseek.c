@@ -6,8 +6,8 @@
 #include <stdio.h>
 #include <string.h>
 
-static const Command *const commands[] = {&command_data, &command_train, &command_generate,
-                                          &command_eval};
+static const Command *const commands[] = {&command_data, &command_train,  &command_generate,
+                                          &command_eval, &command_logits, &command_info};
 enum { COMMANDS = sizeof commands / sizeof commands[0] };
 
 static int usage(FILE *out, int status) {

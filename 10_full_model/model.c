@@ -7,6 +7,8 @@
 #include <stdlib.h>
 
 int model_init(Model *model, Context *ctx, const ModelConfig *cfg, bool training, Error *err) {
+    *model = (Model){0};
+    if (config_buildable(cfg, err)) return -1;
     *model = (Model){.ctx = ctx, .cfg = *cfg, .block = config_block(cfg)};
     Params *params = &model->params;
     params_init(params, ctx);
@@ -67,7 +69,8 @@ static Tensor *last_tokens(Context *ctx, Tensor *x) {
 }
 
 /* [model_forward] */
-Tensor *model_forward(Model *model, Tensor *ids, BlockCache *caches, MoeRecord *records) {
+/* What the head reads: [B, T, hidden_size], of the last token only when there are caches. */
+static Tensor *last_states(Model *model, Tensor *ids, BlockCache *caches, MoeRecord *records) {
     Context *ctx = model->ctx;
     Tensor *x = embedding(ctx, model->embed_tokens, ids); /* [B, T, hidden_size] */
     if (ctx->recording) x = dropout(ctx, x, model->block.dropout);
@@ -75,21 +78,27 @@ Tensor *model_forward(Model *model, Tensor *ids, BlockCache *caches, MoeRecord *
         x = block_forward(ctx, x, &model->layers[i], &model->block, position_of(model),
                           caches ? &caches[i] : NULL, records ? &records[i] : NULL);
     if (caches) x = last_tokens(ctx, x);
-    x = rmsnorm(ctx, x, model->norm, model->cfg.rms_norm_eps);
-    return linear(ctx, x, model->lm_head, NULL); /* [B, T, vocab_size] */
+    return rmsnorm(ctx, x, model->norm, model->cfg.rms_norm_eps);
+}
+
+Tensor *model_forward(Model *model, Tensor *ids, BlockCache *caches, MoeRecord *records) {
+    Tensor *x = last_states(model, ids, caches, records);
+    return linear(model->ctx, x, model->lm_head, NULL); /* [B, T, vocab_size] */
 }
 /* [/model_forward] */
 
 Tensor *model_loss(Model *model, Tensor *ids, Tensor *targets) {
-    return cross_entropy(model->ctx, model_forward(model, ids, NULL, NULL), targets);
+    Tensor *x = last_states(model, ids, NULL, NULL);
+    return linear_cross_entropy(model->ctx, x, model->lm_head, targets);
 }
 
 /* [model_training_loss] */
 Tensor *model_training_loss(Model *model, Tensor *ids, Tensor *targets, MoeRecord *records,
                             Tensor **cross_entropy_loss) {
     Context *ctx = model->ctx;
-    Tensor *logits = model_forward(model, ids, NULL, records);
-    Tensor *loss = *cross_entropy_loss = cross_entropy(ctx, logits, targets);
+    Tensor *x = last_states(model, ids, NULL, records);
+    Tensor *loss = linear_cross_entropy(ctx, x, model->lm_head, targets);
+    *cross_entropy_loss = loss;
     for (int i = 0; i < model->cfg.num_hidden_layers; i++)
         if (records[i].loss) loss = add(ctx, loss, records[i].loss);
     return loss;

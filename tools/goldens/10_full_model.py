@@ -39,18 +39,18 @@ SIZES = dict(
 YARN = dict(rope_type="yarn", rope_theta=100.0, factor=4.0, original_max_position_embeddings=32,
             beta_fast=4.0, beta_slow=1.0)  # fmt: skip
 
-# name: (model_type, settings, dtype of the file, largest shard or None)
+# name: (model_type, settings, dtype of the file, largest shard or None, first seed to try)
 MODELS = {
-    "v3": ("deepseek_v3", dict(n_group=3, topk_group=2, rope_parameters=dict(YARN, mscale=1.0, mscale_all_dim=1.0)), "float32", None),
+    "v3": ("deepseek_v3", dict(n_group=3, topk_group=2, rope_parameters=dict(YARN, mscale=1.0, mscale_all_dim=1.0)), "float32", None, 10),
     "v3_halves": ("deepseek_v3", dict(q_lora_rank=None, rope_interleave=False, attention_bias=True, n_shared_experts=2,
-                  tie_word_embeddings=True, rope_parameters=dict(rope_type="linear", rope_theta=100.0, factor=2.0)), "float32", None),
-    "v3_bf16_shards": ("deepseek_v3", dict(norm_topk_prob=False, rms_norm_eps=1e-3), "bfloat16", "6KB"),
-    "v3_f16_old_yarn": ("deepseek_v3", dict(rope_parameters=dict(YARN, mscale=1.0, mscale_all_dim=0.7)), "float16", None),
-    "v3_dense": ("deepseek_v3", dict(first_k_dense_replace=2, num_mtp_layers=0, rope_parameters=YARN), "float32", None),
+                  tie_word_embeddings=True, rope_parameters=dict(rope_type="linear", rope_theta=100.0, factor=2.0)), "float32", None, 14),
+    "v3_bf16_shards": ("deepseek_v3", dict(norm_topk_prob=False, rms_norm_eps=1e-3), "bfloat16", "6KB", 12),
+    "v3_f16_old_yarn": ("deepseek_v3", dict(rope_parameters=dict(YARN, mscale=1.0, mscale_all_dim=0.7)), "float16", None, 10),
+    "v3_dense": ("deepseek_v3", dict(first_k_dense_replace=2, num_mtp_layers=0, rope_parameters=YARN), "float32", None, 10),
     "v2_lite": ("deepseek_v2", dict(q_lora_rank=None, n_shared_experts=2,
-                rope_parameters=dict(YARN, mscale=0.707, mscale_all_dim=0.707)), "float32", None),
+                rope_parameters=dict(YARN, mscale=0.707, mscale_all_dim=0.707)), "float32", None, 15),
     "v2_groups_shards": ("deepseek_v2", dict(topk_method="group_limited_greedy", n_group=3, topk_group=2, routed_scaling_factor=4.0,
-                         tie_word_embeddings=True, attention_bias=True), "float32", "12KB"),
+                         tie_word_embeddings=True, attention_bias=True), "float32", "12KB", 11),
 }  # fmt: skip
 
 
@@ -144,7 +144,7 @@ def margin(folder, ids):
 
 
 def write(name, seed):
-    model_type, settings, dtype, shard = MODELS[name]
+    model_type, settings, dtype, shard, _ = MODELS[name]
     folder = OUT / name
     shutil.rmtree(folder, ignore_errors=True)
     torch.manual_seed(seed)
@@ -186,7 +186,7 @@ def write(name, seed):
 
 def main():
     for name in sys.argv[1:] or MODELS:
-        seed = 10
+        seed = MODELS[name][4]
         while not write(name, seed):
             seed += 1
 
