@@ -40,8 +40,8 @@ static bool is_for_training(const Document *d) { return d->outcome == OUTCOME_TR
 
 /*
  * Text to learn from, out of slices spread over all files, through the same sieve as the text
- * itself and without what falls to validation. Bad lines are passed over here: the main pass
- * reports them.
+ * itself and without what falls to validation. Where only slices are read, bad lines are left to the
+ * main pass, which knows their numbers.
  */
 static char *sample_text(Preparation *p, size_t *bytes, Error *err) {
     const PrepareOptions *o = p->options;
@@ -56,6 +56,7 @@ static char *sample_text(Preparation *p, size_t *bytes, Error *err) {
         while ((more = batch_fill(p, end, err)) == 1) {
             batch_sift(p);
             batch_count(p);
+            if (slices == 1 && batch_bad_lines(p, err)) more = -1;
             size_t length;
             char *kept = batch_join(p, 0, p->count, is_for_training, &length);
             if (*bytes + length > room) text = realloc(text, room = 2 * (*bytes + length));
@@ -64,6 +65,7 @@ static char *sample_text(Preparation *p, size_t *bytes, Error *err) {
             *bytes += length;
             free(kept);
             batch_free(p);
+            if (more < 0) break;
         }
         if (more < 0) {
             free(text);

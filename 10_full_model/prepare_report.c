@@ -137,10 +137,12 @@ int report_nothing_left(const PrepareReport *r, const char *what, Error *err) {
         return error_set(
             err, "%s: all of the %lld documents that are left fell to validation; give more text",
             what, (long long)r->documents[OUTCOME_VALIDATION]);
-    return error_set(
-        err, "%s: no document is left of %lld: %s. --limit NAME=off turns a rule off%s", what,
-        (long long)total, text,
-        r->documents[OUTCOME_RULE + QUALITY_STOP_WORDS] ? "; stop-words is for English text" : "");
+    const char *hint = "";
+    if (sum(r->documents, OUTCOME_RULE, OUTCOMES)) hint = ". --limit NAME=off turns a rule off";
+    if (r->documents[OUTCOME_RULE + QUALITY_STOP_WORDS])
+        hint = ". --limit NAME=off turns a rule off; stop-words is for English text";
+    return error_set(err, "%s: no document is left of %lld: %s%s", what, (long long)total, text,
+                     hint);
 }
 
 static void show_outcomes(const PrepareReport *r) {

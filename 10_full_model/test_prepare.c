@@ -245,15 +245,20 @@ Test(prepare, bad_input) {
     fails(&o, &out, path);
     strcpy(strstr(lines, "\"id\": 20"), "\n");
     char *bad = copy_path(&in, "b.jsonl", lines);
+    char *plain = copy_path(&in, "plain.txt", "one\ntwo\n");
     o = good;
     o.paths = (const char *const *)&bad;
     fails(&o, &out, "b.jsonl:24: ");
     fails(&o, &out, "--bad-lines skip");
+    o.tokenizer = NULL;
+    o.paths = (const char *const *)&plain; /* not one good line: still the first is named */
+    o.documents.format = FORMAT_JSONL;
+    fails(&o, &out, "plain.txt:1: the line: not JSON");
     int fd = open(out.directory, O_RDONLY);
     cr_assert(flock(fd, LOCK_EX) == 0);
     fails(&good, &out, "another run");
     close(fd);
-    free(lines), free(path), free(bad);
+    free(lines), free(path), free(bad), free(plain);
     scratch_close(&in), scratch_close(&out);
 }
 
