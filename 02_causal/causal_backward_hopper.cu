@@ -349,17 +349,24 @@ __global__ void __launch_bounds__(BLOCK_THREADS, 1)
 
 static int padded(AttentionShape shape) { return (int)ceil_div(shape.q_len, 128) * 128; }
 
+/*
+ * The kernel is made for 64 and 128 columns. Dimensions between are filled with zeros by the copy
+ * engine on the way in and cut off by it on the way out: right, at the larger size's price.
+ */
+static int columns(AttentionShape shape) {
+    return shape.qk_dim > 64 || shape.v_dim > 64 ? 128 : 64;
+}
+
 /* One after the other in the scratch: dQ tiles, lse, delta, turns. */
 extern "C" size_t causal_backward_scratch_hopper_cuda(AttentionShape shape) {
     size_t rows = (size_t)shape.batch * shape.heads * padded(shape);
-    return rows * (shape.qk_dim + 2) * sizeof(float) + rows / 64 * 2 * sizeof(int);
+    return rows * (columns(shape) + 2) * sizeof(float) + rows / 64 * 2 * sizeof(int);
 }
 
 /* A [batch, len, heads, dim] tensor of BF16, and boxes of 64 columns and some rows. */
-static int map_heads(CUtensorMap *map, const void *data, AttentionShape shape, int len, int heads,
+static int map_heads(CUtensorMap *map, const void *data, int dim, int len, int heads, int batch,
                      HeadStrides s, int rows) {
-    uint64_t sizes[4] = {(uint64_t)shape.qk_dim, (uint64_t)len, (uint64_t)heads,
-                         (uint64_t)shape.batch};
+    uint64_t sizes[4] = {(uint64_t)dim, (uint64_t)len, (uint64_t)heads, (uint64_t)batch};
     uint64_t strides[3] = {(uint64_t)s.token * 2, (uint64_t)s.head * 2, (uint64_t)s.batch * 2};
     uint32_t box[4] = {64, (uint32_t)rows, 1, 1};
     return tensor_map_make(map, CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, data, 4, sizes, strides, box,
@@ -370,12 +377,13 @@ extern "C" int causal_backward_hopper_supports(const Gpu *gpu, DType dtype, cons
                                                const void *dk, const void *dv, const void *d_o,
                                                const void *q, const void *k, const void *v,
                                                const void *o, AttentionShape s) {
-    int d = s.qk_dim;
-    return gpu->compute_capability == 90 && dtype == BF16 && d == s.v_dim &&
-           (d == 64 || d == 128) && rows_of_16_bytes(dq, s.q, d) && rows_of_16_bytes(q, s.q, d) &&
-           rows_of_16_bytes(dk, s.k, d) && rows_of_16_bytes(k, s.k, d) &&
-           rows_of_16_bytes(dv, s.v, d) && rows_of_16_bytes(v, s.v, d) &&
-           rows_of_16_bytes(d_o, s.o, d) && rows_of_16_bytes(o, s.o, d);
+    int qk = s.qk_dim, v_dim = s.v_dim, widest = qk > v_dim ? qk : v_dim;
+    /* Narrower heads would be mostly padding: mma.sync's are the faster ones. */
+    return gpu->compute_capability == 90 && dtype == BF16 && widest > 32 && widest <= 128 &&
+           rows_of_16_bytes(dq, s.q, qk) && rows_of_16_bytes(q, s.q, qk) &&
+           rows_of_16_bytes(dk, s.k, qk) && rows_of_16_bytes(k, s.k, qk) &&
+           rows_of_16_bytes(dv, s.v, v_dim) && rows_of_16_bytes(v, s.v, v_dim) &&
+           rows_of_16_bytes(d_o, s.o, v_dim) && rows_of_16_bytes(o, s.o, v_dim);
 }
 
 template <int D>
@@ -420,7 +428,7 @@ extern "C" void causal_backward_hopper_cuda(Gpu *gpu, DType dtype, void *dq, int
     CHECK(causal_backward_hopper_supports(gpu, dtype, dq, dk, dv, d_o, q, k, v, o, shape),
           "causal_backward_hopper: this GPU, dtype, shape or alignment is not supported");
     int64_t rows = (int64_t)shape.batch * shape.heads * padded(shape);
-    float *lse2 = scratch + rows * shape.qk_dim, *delta = lse2 + rows;
+    float *lse2 = scratch + rows * columns(shape), *delta = lse2 + rows;
     BackwardArguments a = {shape,
                            lse2,
                            delta,
@@ -433,16 +441,17 @@ extern "C" void causal_backward_hopper_cuda(Gpu *gpu, DType dtype, void *dq, int
                            add_k,
                            add_v};
     BackwardMaps maps;
-    int tile = shape.qk_dim == 64 ? (int)Queries<64>::COUNT : (int)Queries<128>::COUNT;
-    int mapped =
-        map_heads(&maps.q, q, shape, shape.q_len, shape.heads, shape.q, tile) &
-        map_heads(&maps.d_o, d_o, shape, shape.q_len, shape.heads, shape.o, tile) &
-        map_heads(&maps.k, k, shape, shape.kv_len, shape.kv_heads, shape.k, KEYS) &
-        map_heads(&maps.v, v, shape, shape.kv_len, shape.kv_heads, shape.v, KEYS) &
-        map_heads(&maps.dk, dk ? dk : k, shape, shape.kv_len, shape.kv_heads, shape.k, 64) &
-        map_heads(&maps.dv, dv ? dv : v, shape, shape.kv_len, shape.kv_heads, shape.v, 64);
+    int tile = columns(shape) == 64 ? (int)Queries<64>::COUNT : (int)Queries<128>::COUNT;
+    int qk = shape.qk_dim, v_dim = shape.v_dim, q_len = shape.q_len, kv_len = shape.kv_len;
+    int heads = shape.heads, kv_heads = shape.kv_heads, batch = shape.batch;
+    int mapped = map_heads(&maps.q, q, qk, q_len, heads, batch, shape.q, tile) &
+                 map_heads(&maps.d_o, d_o, v_dim, q_len, heads, batch, shape.o, tile) &
+                 map_heads(&maps.k, k, qk, kv_len, kv_heads, batch, shape.k, KEYS) &
+                 map_heads(&maps.v, v, v_dim, kv_len, kv_heads, batch, shape.v, KEYS) &
+                 map_heads(&maps.dk, dk ? dk : k, qk, kv_len, kv_heads, batch, shape.k, 64) &
+                 map_heads(&maps.dv, dv ? dv : v, v_dim, kv_len, kv_heads, batch, shape.v, 64);
     CHECK(mapped, "causal_backward_hopper: the copy engine cannot map a tensor with these strides");
-    if (shape.qk_dim == 64)
+    if (columns(shape) == 64)
         launch<64>(gpu, maps, a, dq, add_q, d_o, o, lse);
     else
         launch<128>(gpu, maps, a, dq, add_q, d_o, o, lse);

@@ -162,9 +162,10 @@ __global__ void backward_prepare(float *lse2, float *delta, int *turns, int turn
     int64_t thread = (int64_t)blockIdx.x * blockDim.x + threadIdx.x, row = thread / (D / 8);
     if (thread < turn_count) turns[thread] = 0;
     int pair = row / q_padded, t = row % q_padded, head = pair % shape.heads;
+    int column = thread % (D / 8) * 8;
     float sum = 0;
-    if (t < shape.q_len) {
-        int column = thread % (D / 8) * 8, batch = pair / shape.heads;
+    if (t < shape.q_len && column < shape.v_dim) {
+        int batch = pair / shape.heads;
         uint4 a = *(const uint4 *)(head_row(d_o, shape.o, batch, t, head) + column);
         uint4 b = *(const uint4 *)(head_row(o, shape.o, batch, t, head) + column);
 #pragma unroll
@@ -196,6 +197,7 @@ __global__ void backward_finish(bf16 *dq, int add, const float *tiles, Attention
         x[0][2 * j] = f.x, x[0][2 * j + 1] = f.y, x[1][2 * j] = f.z, x[1][2 * j + 1] = f.w;
     }
     int column = i * 8 + (D == 128 ? half * 64 : 0);
+    if (column >= shape.qk_dim) return;
     int first = tile % per_head * M + (M == 128 ? half * 64 : 0) + quad / 8 * 16 + quad % 8;
     for (int r = 0; r < 2; r++) {
         int t = first + r * 8;

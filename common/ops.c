@@ -261,6 +261,58 @@ Tensor *cross_entropy(Context *ctx, Tensor *logits, Tensor *targets) {
     return loss;
 }
 
+/* ---- linear and cross entropy in one ---- */
+
+#ifdef WITH_CUDA
+typedef struct HeadLossSaved {
+    Tensor *loss, *x, *weight, *targets;
+    void *logits, *padded_weight;
+    float *lse;
+    int64_t width;
+} HeadLossSaved;
+
+static void head_loss_backward(Context *ctx, void *saved) {
+    HeadLossSaved *s = saved;
+    int add_x, add_w;
+    void *dx = grad_slot(ctx, s->x, &add_x);
+    float *dw = grad_slot(ctx, s->weight, &add_w);
+    linear_cross_entropy_backward_cuda(ctx->gpu, ctx->dtype, dx, add_x, dw, add_w, s->logits,
+                                       s->padded_weight, s->loss->grad->data, s->loss->data, s->lse,
+                                       s->x->data, s->targets->data, tensor_rows(s->x),
+                                       tensor_dim(s->x, -1), tensor_dim(s->weight, 0), s->width);
+}
+
+static Tensor *padded_head_loss(Context *ctx, Tensor *x, Tensor *weight, Tensor *targets) {
+    check_activation(ctx, "linear_cross_entropy", x);
+    int64_t rows = tensor_rows(x), in = tensor_dim(x, -1), vocab = tensor_dim(weight, 0);
+    int64_t width = (vocab + 63) / 64 * 64, size = (int64_t)dtype_size(ctx->dtype);
+    check_shape("linear_cross_entropy", weight, ctx->dtype, SHAPE(vocab, in));
+    CHECK(targets->dtype == I32 && tensor_count(targets) == rows,
+          "linear_cross_entropy: targets are %s %s, but %s needs one I32 for each row",
+          dtype_name(targets->dtype), shape_text(targets).text, shape_text(x).text);
+    Tensor *loss = tensor_new(ctx, "loss", F32, SHAPE(2)); /* the mean, and of how many rows */
+    float *losses = arena_alloc(&ctx->data, (size_t)rows * sizeof(float));
+    float *lse = arena_alloc(&ctx->data, (size_t)rows * sizeof(float));
+    void *logits = arena_alloc(&ctx->data, (size_t)(rows * width * size));
+    void *padded_weight = arena_alloc(&ctx->data, (size_t)(width * in * size));
+    linear_cross_entropy_forward_cuda(ctx->gpu, ctx->dtype, loss->data, losses, lse, logits,
+                                      padded_weight, x->data, weight->data, targets->data, rows, in,
+                                      vocab, width);
+    loss->shape[0] = 1;
+    RECORD(ctx, loss, head_loss_backward, HeadLossSaved, .loss = loss, .x = x, .weight = weight,
+           .targets = targets, .logits = logits, .padded_weight = padded_weight, .lse = lse,
+           .width = width);
+    return loss;
+}
+#endif
+
+Tensor *linear_cross_entropy(Context *ctx, Tensor *x, Tensor *weight, Tensor *targets) {
+#ifdef WITH_CUDA
+    if (ctx->device == CUDA) return padded_head_loss(ctx, x, weight, targets);
+#endif
+    return cross_entropy(ctx, linear(ctx, x, weight, NULL), targets);
+}
+
 /* ---- dropout ---- */
 
 typedef struct DropoutSaved {

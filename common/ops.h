@@ -41,6 +41,13 @@ Tensor *embedding(Context *ctx, Tensor *table, Tensor *ids);
 enum { IGNORE_TARGET = -100 };
 Tensor *cross_entropy(Context *ctx, Tensor *logits, Tensor *targets);
 
+/*
+ * cross_entropy(linear(x, weight), targets) for those who do not want to see the logits: x [..., D], weight [V, D].
+ * On the GPU their rows are then padded to a multiple of 64 numbers. A vocabulary of 50257 needs it: tensor cores are
+ * fed 16 bytes at a time, and rows that begin at odd addresses leave cuBLAS only its slow kernels.
+ */
+Tensor *linear_cross_entropy(Context *ctx, Tensor *x, Tensor *weight, Tensor *targets);
+
 /* y[..., j] = x[..., from + j] for j < count: some columns of x, copied.   x [..., D] -> [..., count] */
 Tensor *slice(Context *ctx, Tensor *x, int64_t from, int64_t count);
 
@@ -138,6 +145,17 @@ void cross_entropy_forward_cuda(Gpu *gpu, DType dtype, float *loss, float *losse
 void cross_entropy_backward_cuda(Gpu *gpu, DType dtype, void *logits, const float *dloss,
                                  const float *loss, const float *lse, const int32_t *targets,
                                  int64_t rows, int64_t vocab);
+/* linear_cross_entropy's two halves. w, x, dx and dw as for linear(); padded_w [width, in] is w with zeros behind, made
+ * by the forward for both; logits [rows, width] become their own gradient. */
+void linear_cross_entropy_forward_cuda(Gpu *gpu, DType dtype, float *loss, float *losses,
+                                       float *lse, void *logits, void *padded_w, const void *x,
+                                       const void *w, const int32_t *targets, int64_t rows,
+                                       int64_t in, int64_t vocab, int64_t width);
+void linear_cross_entropy_backward_cuda(Gpu *gpu, DType dtype, void *dx, int add_x, float *dw,
+                                        int add_w, void *logits, const void *padded_w,
+                                        const float *dloss, const float *loss, const float *lse,
+                                        const void *x, const int32_t *targets, int64_t rows,
+                                        int64_t in, int64_t vocab, int64_t width);
 void dropout_cuda(Gpu *gpu, DType dtype, void *y, int add, const void *x, int64_t n, float p,
                   uint64_t seed, uint64_t stream);
 void sum_forward_cuda(Gpu *gpu, DType dtype, float *out, float *scratch, const void *x,

@@ -4,7 +4,7 @@
  * The embedding's backward adds many rows into one. Atomics would do that in an order that changes from run to run; instead the
  * rows are sorted by id (a counting sort whose ranks are counted, not raced for), and each table row is summed in order.
  */
-#include "gpu.cuh"
+#include "gpu_matmul.cuh"
 #include "ops.h"
 
 static const int THREADS = 256;
@@ -199,6 +199,108 @@ extern "C" void cross_entropy_backward_cuda(Gpu *gpu, DType dtype, void *logits,
         DTYPE_SWITCH(dtype, T,
                      cross_entropy_backward<T><<<(unsigned)rows, THREADS, 0, gpu->stream>>>(
                          (T *)logits, dloss, loss, lse, targets, vocab));
+}
+
+/* ---- linear and cross entropy in one: rows of logits are padded, and read 16 bytes at a time ---- */
+
+template <typename T> struct alignas(16) Pack {
+    static const int SIZE = 16 / sizeof(T);
+    T v[SIZE];
+};
+
+/* As cross_entropy_rows. width is a multiple of a pack; columns from vocab on do not count. */
+template <typename T>
+__global__ void padded_rows(float *losses, float *lse, const T *logits, const int32_t *targets,
+                            int64_t vocab, int64_t width) {
+    const int W = Pack<T>::SIZE;
+    int64_t row = blockIdx.x;
+    const T *z = logits + row * width;
+    float largest = -INFINITY, sum = 0;
+    for (int j = threadIdx.x * W; j < vocab; j += THREADS * W) {
+        Pack<T> pack = *(const Pack<T> *)(z + j);
+        float v[W], most = largest;
+#pragma unroll
+        for (int k = 0; k < W; k++) {
+            v[k] = j + k < vocab ? to_float(pack.v[k]) : -INFINITY;
+            most = fmaxf(most, v[k]);
+        }
+        if (most > largest) {
+            sum *= __expf(largest - most);
+            largest = most;
+        }
+#pragma unroll
+        for (int k = 0; k < W; k++)
+            if (j + k < vocab) sum += v[k] == largest ? 1.0f : __expf(v[k] - largest);
+    }
+    float top = block_max(largest);
+    float total = block_sum(sum == 0.0f ? 0.0f : sum * __expf(largest - top));
+    if (threadIdx.x != 0) return;
+    int32_t target = targets[row];
+    bool valid = target >= 0 && target < vocab;
+    lse[row] = top + logf(total);
+    losses[row] = target == IGNORE_TARGET ? 0.0f
+                  : valid                 ? logf(total) + (top - to_float(z[target]))
+                                          : NAN;
+}
+
+/* As cross_entropy_backward; the padding becomes zero, for it takes part in the products behind. */
+template <typename T>
+__global__ void padded_rows_backward(T *logits, const float *dloss, const float *loss,
+                                     const float *lse, const int32_t *targets, int64_t vocab,
+                                     int64_t width) {
+    const int W = Pack<T>::SIZE;
+    int64_t row = blockIdx.x;
+    T *z = logits + row * width;
+    int32_t target = targets[row];
+    float scale = target == IGNORE_TARGET ? 0.0f : dloss[0] / loss[1], shift = lse[row];
+    for (int j = threadIdx.x * W; j < width; j += THREADS * W) {
+        Pack<T> pack = *(Pack<T> *)(z + j);
+#pragma unroll
+        for (int k = 0; k < W; k++) {
+            float p = __expf(to_float(pack.v[k]) - shift);
+            bool none = scale == 0 || j + k >= vocab;
+            pack.v[k] = from_float<T>(none ? 0.0f : (p - (j + k == target)) * scale);
+        }
+        *(Pack<T> *)(z + j) = pack;
+    }
+}
+
+extern "C" void linear_cross_entropy_forward_cuda(Gpu *gpu, DType dtype, float *loss, float *losses,
+                                                  float *lse, void *logits, void *padded_w,
+                                                  const void *x, const void *w,
+                                                  const int32_t *targets, int64_t rows, int64_t in,
+                                                  int64_t vocab, int64_t width) {
+    size_t size = dtype_size(dtype), used = (size_t)(vocab * in) * size;
+    gpu_copy(gpu, padded_w, w, used);
+    if (width > vocab)
+        gpu_set(gpu, (char *)padded_w + used, 0, (size_t)((width - vocab) * in) * size);
+    linear_forward_cuda(gpu, dtype, logits, x, padded_w, NULL, rows, in, width);
+    if (rows)
+        DTYPE_SWITCH(dtype, T,
+                     padded_rows<T><<<(unsigned)rows, THREADS, 0, gpu->stream>>>(
+                         losses, lse, (const T *)logits, targets, vocab, width));
+    mean_of_rows<<<1, THREADS, 0, gpu->stream>>>(loss, losses, targets, rows);
+    LAUNCH_CHECK();
+}
+
+extern "C" void linear_cross_entropy_backward_cuda(
+    Gpu *gpu, DType dtype, void *dx, int add_x, float *dw, int add_w, void *logits,
+    const void *padded_w, const float *dloss, const float *loss, const float *lse, const void *x,
+    const int32_t *targets, int64_t rows, int64_t in, int64_t vocab, int64_t width) {
+    if (!rows) return;
+    DTYPE_SWITCH(dtype, T,
+                 padded_rows_backward<T><<<(unsigned)rows, THREADS, 0, gpu->stream>>>(
+                     (T *)logits, dloss, loss, lse, targets, vocab, width));
+    linear_backward_cuda(gpu, dtype, dx, add_x, NULL, 0, NULL, 0, logits, x, padded_w, rows, in,
+                         width);
+    if (!dw) return;
+    GpuMatmul product = {}; /* dW's own rows only: the first vocab columns of dlogits */
+    product.dtype = dtype, product.out_dtype = F32;
+    product.transpose_a = true;
+    product.m = vocab, product.n = in, product.k = rows;
+    product.lda = width, product.ldb = in, product.ldc = in;
+    product.batch = 1, product.alpha = 1, product.beta = (float)add_w;
+    gpu_matmul(gpu, &product, dw, logits, x, NULL);
 }
 
 /* ---- sums ---- */

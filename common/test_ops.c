@@ -365,6 +365,46 @@ DEVICE_TEST(cross_entropy, loss_and_gradient_by_plain_loops) {
     }
 }
 
+/* The head in one operation is the two of which it is made, padding or not. */
+DEVICE_TEST(cross_entropy, with_its_linear_layer) {
+    const int64_t vocabs[] = {1, 63, 64, 130, 1001};
+    for (size_t k = 0; k < sizeof vocabs / sizeof *vocabs; k++) {
+        Context ctx = test_context(device, dtype);
+        int64_t rows = 37, in = 24, vocab = vocabs[k];
+        int32_t targets[37];
+        for (int i = 0; i < rows; i++)
+            targets[i] = i % 4 == 3 ? IGNORE_TARGET : (int32_t)((i * 31) % vocab);
+        float *grads[2][2];
+        float losses[2];
+        for (int one = 0; one < 2; one++) {
+            ctx.recording = false;
+            Tensor *x = test_normal(&ctx, "x", 1, SHAPE(rows, in));
+            Tensor *w = test_normal(&ctx, "w", 2, SHAPE(vocab, in));
+            Tensor *t = tensor_from(&ctx, "targets", I32, targets, SHAPE(rows));
+            w->grad = arena_alloc(&ctx.host, sizeof *w->grad); /* as Params has it: F32 */
+            *w->grad = *tensor_new(&ctx, "dw", F32, SHAPE(vocab, in));
+            test_poison(&ctx, w->grad);
+            ctx.recording = true;
+            Tensor *loss = one ? linear_cross_entropy(&ctx, x, w, t)
+                               : cross_entropy(&ctx, linear(&ctx, x, w, NULL), t);
+            tensor_download(&ctx, &losses[one], loss);
+            tape_backward(&ctx, loss);
+            grads[one][0] = test_gradient(&ctx, x);
+            grads[one][1] = test_gradient(&ctx, w);
+            context_reset(&ctx);
+        }
+        /* Products of other shapes sum in another order, and BF16 logits are rounded: a few units
+         * of either. With one column the loss is 0 and all gradients are. */
+        double tolerance = 8 * (tolerance_of(F32, vocab) + elementwise_tolerance(dtype));
+        check_close("loss", &losses[1], &losses[0], 1, vocab == 1 ? 1e-6 : tolerance);
+        for (int g = 0; g < 2 && vocab > 1; g++)
+            check_close(g ? "dw" : "dx", grads[1][g], grads[0][g], g ? vocab * in : rows * in,
+                        tolerance);
+        for (int g = 0; g < 4; g++) free(grads[g / 2][g % 2]);
+        test_context_free(&ctx);
+    }
+}
+
 DEVICE_TEST(cross_entropy, extremes) {
     Context ctx = test_context(device, dtype);
     float z[3][4] = {{1e4f, -1e4f, 0, 0}, {-1e4f, -1e4f, -1e4f, -1e4f}, {0, NAN, 0, 0}};
