@@ -1,4 +1,10 @@
+/*
+ * Shards, written one at a time, each as a whole: until it is closed it has another name, and only the
+ * index, which comes last, says that they are all there.
+ */
 #include "shards.h"
+
+#include "shards_format.h"
 
 #include <dirent.h>
 #include <errno.h>
@@ -6,8 +12,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
-
-#include "shards_format.h"
 
 const char *const shard_part_names[SHARD_PARTS] = {"train", "validation"};
 
@@ -95,9 +99,12 @@ int shard_write(ShardWriter *w, const int32_t *ids, size_t count, int64_t text_b
     w->total_documents++;
     w->total_tokens += (int64_t)count;
     w->total_bytes += text_bytes;
-    /* A full disk ends the work now, not at the end of a shard: commit finds out why. */
-    if (w->tokens >= w->shard_tokens || ferror((FILE *)w->file.stream)) return close_shard(w, err);
-    return 0;
+    if (ferror((FILE *)w->file.stream)) { /* now: at the shard's end nobody knows why any more */
+        int code = errno;
+        atomic_abandon(&w->file);
+        return error_set(err, "cannot write %s: %s", w->file.path, strerror(code));
+    }
+    return w->tokens >= w->shard_tokens ? close_shard(w, err) : 0;
 }
 
 cJSON *shard_writer_finish(ShardWriter *w, Error *err) {
