@@ -79,7 +79,8 @@ static const struct argp_option train_flags[] = {
     {0, 0, 0, 0, "How:", 2},
     {"learning-rate", RATE, "X", 0, "The highest (default 0.003)", 0},
     {"lowest-rate", LOWEST_RATE, "X", 0, "At the end (default: a tenth of the highest)", 0},
-    {"warmup", WARMUP, "N", 0, "Steps until the learning rate is up (default 50)", 0},
+    {"warmup", WARMUP, "N", 0,
+     "Steps until the learning rate is up (default 50, of a short run a quarter)", 0},
     {"constant", CONSTANT, "N", 0,
      "Steps for which it stays there; a cosine does the rest (default 0)", 0},
     {"weight-decay", WEIGHT_DECAY, "X", 0, "Of matrices (default 0.1)", 0},
@@ -278,7 +279,12 @@ static int run(int argc, char **argv, Error *err) {
     Options options = {
         .validation = 0.05, .lowest_rate = -1, .peak = -1, .train = train_defaults()};
     Options *o = &options;
+    Schedule *schedule = &o->train.schedule;
+    int64_t usual = schedule->warmup;
+    schedule->warmup = -1; /* not given */
     command_parse(&command_train, train_flags, parse, argc, argv, &o->common, o);
+    if (schedule->warmup < 0)
+        schedule->warmup = usual < schedule->steps / 4 ? usual : schedule->steps / 4;
     char last_path[1024];
     if (check_flags(o, err)) return -1;
     snprintf(last_path, sizeof last_path, "%s/last", o->out);
