@@ -17,7 +17,7 @@ typedef struct Command {
 } Command;
 
 extern const Command command_data, command_train, command_generate, command_eval, command_logits,
-    command_info;
+    command_info, command_convert;
 
 /* options_parse with the command's own flags and parser, and its `about` in --help. */
 void command_parse(const Command *command, const struct argp_option *flags, argp_parser_t parser,
