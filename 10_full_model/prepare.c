@@ -40,8 +40,8 @@ static bool is_for_training(const Document *d) { return d->outcome == OUTCOME_TR
 
 /*
  * Text to learn from, out of slices spread over all files, through the same sieve as the text
- * itself and without what falls to validation. Where only slices are read, bad lines are left to the
- * main pass, which knows their numbers.
+ * itself and without what falls to validation. Where only slices are read, bad lines are left to
+ * the main pass, which knows their numbers.
  */
 static char *sample_text(Preparation *p, size_t *bytes, Error *err) {
     const PrepareOptions *o = p->options;

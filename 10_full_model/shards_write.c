@@ -1,6 +1,6 @@
 /*
- * Shards, written one at a time, each as a whole: until it is closed it has another name, and only the
- * index, which comes last, says that they are all there.
+ * Shards, written one at a time, each as a whole: until it is closed it has another name, and
+ * only the index, which comes last, says that they are all there.
  */
 #include "shards.h"
 
