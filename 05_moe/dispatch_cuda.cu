@@ -140,6 +140,10 @@ static unsigned threads_for(int64_t pieces) {
     return (unsigned)(pieces >= THREADS ? THREADS : ceil_div(pieces, 32) * 32);
 }
 
+/* Shared memory for the numbers of a token's choices, in whole 16 bytes: the compiler reads several
+ * at once, and may read beyond the last. */
+static unsigned shared_for(int64_t numbers) { return (unsigned)(ceil_div(numbers, 4) * 16); }
+
 /* The rows of the block's token, and their weights, to shared memory; row -1 weighs nothing. */
 static __device__ __forceinline__ void load_choices(int *rows, float *weights,
                                                     const int32_t *row_of_slot, const float *w,
@@ -244,7 +248,7 @@ void dispatch_permute_cuda(Gpu *gpu, DType dtype, void *xp, const void *x,
         dtype, T,
         WIDTH_SWITCH(wide(dtype, d, xp, x, NULL), T, d,
                      permute_kernel<T, W>
-                     <<<(unsigned)tokens, threads_for(pieces), top_k * sizeof(int), gpu->stream>>>(
+                     <<<(unsigned)tokens, threads_for(pieces), shared_for(top_k), gpu->stream>>>(
                          (T *)xp, (const T *)x, row_of_slot, top_k, pieces)));
 }
 
@@ -256,7 +260,7 @@ static void gather(Gpu *gpu, DType dtype, void *to, int add, const void *from, c
         WIDTH_SWITCH(
             wide(dtype, d, to, from, NULL), T, d,
             gather_kernel<T, W>
-            <<<(unsigned)tokens, threads_for(pieces), 2 * top_k * sizeof(int), gpu->stream>>>(
+            <<<(unsigned)tokens, threads_for(pieces), shared_for(2 * top_k), gpu->stream>>>(
                 (T *)to, add, (const T *)from, weights, row_of_slot, top_k, pieces)));
 }
 

@@ -11,7 +11,9 @@ static Tensor *logits_new(Context *ctx, const char *name, int64_t tokens, int64_
 }
 
 int64_t gate_scratch_bytes(DType dtype, int64_t tokens, int64_t hidden, int64_t experts) {
-    return dtype == BF16 ? 2 * 2 * experts * (tokens + hidden) : 0;
+    /* rows of whole 16 bytes, which cuBLASLt wants of a matrix's first number */
+    int64_t padded = (experts + 7) / 8 * 8;
+    return dtype == BF16 ? 2 * 2 * padded * (tokens + hidden) : 0;
 }
 
 static void *scratch_for_backward(Context *ctx, const Tensor *x, const Tensor *weight) {

@@ -39,33 +39,42 @@ extern "C" void gate_forward_cuda(Gpu *gpu, DType dtype, float *z, const void *x
     gpu_matmul(gpu, &product, z, x, w, NULL);
 }
 
-/* parts [N, 2 E] = [hi | lo] of dz [N, E] */
+/* parts [N, 2 P] = [hi | lo] of dz [N, E], each filled up with zeros to P columns */
 __global__ static void split_in_two(__nv_bfloat16 *parts, const float *dz, int64_t tokens,
-                                    int64_t experts) {
-    GRID_LOOP(i, tokens * experts) {
-        int64_t n = i / experts, e = i % experts;
-        __nv_bfloat16 hi = __float2bfloat16_rn(dz[i]);
-        parts[n * 2 * experts + e] = hi;
-        parts[n * 2 * experts + experts + e] = __float2bfloat16_rn(dz[i] - __bfloat162float(hi));
+                                    int64_t experts, int64_t padded) {
+    GRID_LOOP(i, tokens * padded) {
+        int64_t n = i / padded, e = i % padded;
+        float value = e < experts ? dz[n * experts + e] : 0.0f;
+        __nv_bfloat16 hi = __float2bfloat16_rn(value);
+        parts[n * 2 * padded + e] = hi;
+        parts[n * 2 * padded + padded + e] = __float2bfloat16_rn(value - __bfloat162float(hi));
     }
 }
 
-/* dx = [hi | lo] [W; W],  dw = hi^T x + lo^T x */
+/*
+ * dx = [hi | lo] [W; W],  dw = hi^T x + lo^T x. P, E rounded up to 8, lets lo begin at 16 bytes, as
+ * cuBLASLt wants it; the rows of W that are missing then are zero.
+ */
 static void backward_in_two_parts(Gpu *gpu, void *dx, int add_x, float *dw, int add_w,
                                   void *scratch, const float *dz, const void *x, const void *w,
                                   int64_t tokens, int64_t hidden, int64_t experts) {
-    __nv_bfloat16 *parts = (__nv_bfloat16 *)scratch, *twice = parts + 2 * tokens * experts;
-    split_in_two<<<blocks_for(gpu, tokens * experts), THREADS, 0, gpu->stream>>>(parts, dz, tokens,
-                                                                                 experts);
+    int64_t padded = ceil_div(experts, 8) * 8;
+    __nv_bfloat16 *parts = (__nv_bfloat16 *)scratch, *twice = parts + 2 * tokens * padded;
+    split_in_two<<<blocks_for(gpu, tokens * padded), THREADS, 0, gpu->stream>>>(parts, dz, tokens,
+                                                                                experts, padded);
     LAUNCH_CHECK();
     if (dx) {
         size_t bytes = (size_t)(experts * hidden) * sizeof *twice;
-        gpu_copy(gpu, twice, w, bytes);
-        gpu_copy(gpu, twice + experts * hidden, w, bytes);
+        size_t rest = (size_t)((padded - experts) * hidden) * sizeof *twice;
+        for (int part = 0; part < 2; part++) {
+            __nv_bfloat16 *to = twice + part * padded * hidden;
+            gpu_copy(gpu, to, w, bytes);
+            if (rest) gpu_set(gpu, to + experts * hidden, 0, rest);
+        }
         GpuMatmul product = {};
         product.dtype = product.out_dtype = BF16;
-        product.m = tokens, product.n = hidden, product.k = 2 * experts;
-        product.lda = 2 * experts, product.ldb = hidden, product.ldc = hidden;
+        product.m = tokens, product.n = hidden, product.k = 2 * padded;
+        product.lda = 2 * padded, product.ldb = hidden, product.ldc = hidden;
         product.batch = 1, product.alpha = 1, product.beta = (float)add_x;
         gpu_matmul(gpu, &product, dx, parts, twice, NULL);
     }
@@ -74,9 +83,9 @@ static void backward_in_two_parts(Gpu *gpu, void *dx, int add_x, float *dw, int 
         product.dtype = BF16, product.out_dtype = F32;
         product.transpose_a = true;
         product.m = experts, product.n = hidden, product.k = tokens;
-        product.lda = 2 * experts, product.ldb = hidden, product.ldc = hidden;
+        product.lda = 2 * padded, product.ldb = hidden, product.ldc = hidden;
         product.batch = 1, product.alpha = 1, product.beta = (float)(add_w || part);
-        gpu_matmul(gpu, &product, dw, parts + part * experts, x, NULL);
+        gpu_matmul(gpu, &product, dw, parts + part * padded, x, NULL);
     }
 }
 

@@ -124,6 +124,8 @@ static MatmulPlan *find_plan(Gpu *gpu, const GpuMatmul *product) {
 void gpu_matmul(Gpu *gpu, const GpuMatmul *product, void *c, const void *a, const void *b,
                 const void *bias) {
     if (product->m == 0 || product->n == 0 || product->batch == 0) return;
+    CHECK(((uintptr_t)a | (uintptr_t)b | (uintptr_t)c) % 16 == 0,
+          "gpu_matmul: a matrix must begin at a multiple of 16 bytes: %p, %p -> %p", a, b, c);
     MatmulPlan *plan = find_plan(gpu, product);
     if (product->bias)
         BLAS_CHECK(cublasLtMatmulDescSetAttribute(
