@@ -1,5 +1,6 @@
 /*
- * The model timed as a whole: a training step, and decoding from the cache, as shares of what the machine can do.
+ * The model timed as a whole: a training step, and decoding from the cache, as shares of what the
+ * machine can do.
  */
 #include "generate.h"
 #include "train.h"

@@ -166,8 +166,8 @@ static int write_text(Tour *t, const char *when, int tokens, Error *err) {
     return 0;
 }
 
-/* How the routers share the validation text out: a row for each layer with experts, in percent of an
- * even share. */
+/* How the routers share the validation text out: a row for each layer with experts, in percent
+ * of an even share. */
 static void show_experts(Tour *t) {
     enum { WINDOWS = 64 };
     const ModelConfig *c = &t->cfg;

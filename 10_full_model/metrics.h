@@ -1,8 +1,8 @@
 /*
  * What a training run says about itself: one row of a CSV file a step.
  *
- * After a resume the file goes on where the run does: rows of steps that were done after the last save,
- * and will now be done again, are removed.
+ * After a resume the file goes on where the run does: rows of steps that were done after the last
+ * save, and will now be done again, are removed.
  */
 #ifndef METRICS_H
 #define METRICS_H
@@ -11,13 +11,15 @@
 
 #include "../common/csv.h"
 
-/* Empty cells: a validation that was not due, a peak that nobody measured, a model without experts. */
+/* Empty cells: a validation that was not due, a peak that nobody measured, a model without
+ * experts. */
 #define TRAIN_COLUMNS                                                                            \
     "step,loss,validation_loss,learning_rate,gradient_norm,tokens_per_second,share_of_peak,max_" \
     "vio,"                                                                                       \
     "idle_experts"
 
-/* The load of the experts in a step: of the layer with the worst, and how many got nothing in all. */
+/* The load of the experts in a step: of the layer with the worst, and how many got nothing in
+ * all. */
 typedef struct ExpertLoad {
     double max_vio; /* (largest - mean) / mean: balance.h. NAN without experts */
     int idle;
@@ -49,8 +51,8 @@ int metrics_close(Metrics *metrics,
                   Error *err); /* -1 and a message if a row could not be written */
 
 /*
- * Operations that one token costs in the forward pass (a training step: three times as many): two for
- * each weight it is multiplied with, and attention over half a window on average.
+ * Operations that one token costs in the forward pass (a training step: three times as many): two
+ * for each weight it is multiplied with, and attention over half a window on average.
  */
 double flop_per_token(const ModelConfig *cfg, int context_length);
 

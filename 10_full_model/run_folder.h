@@ -1,7 +1,7 @@
 /*
  * The folder of a training run, and who may write into it.
  *
- *     DIR/            the best model so far, as transformers loads it: config.json, model.safetensors, ...
+ *     DIR/            the best model so far, as transformers loads it: config.json, ...
  *     DIR/last/       the model after the last step that was saved, in the same form, and with it
  *                     training.safetensors: everything that --resume needs (training_state.h)
  *     DIR/metrics.csv
@@ -22,8 +22,8 @@ typedef struct RunFolder {
 } RunFolder;
 
 /*
- * Creates the folders, locks them, and removes what a killed run left half written. -1 and a message
- * when another process trains there, or the folder cannot be written.
+ * Creates the folders, locks them, and removes what a killed run left half written. -1 and a
+ * message when another process trains there, or the folder cannot be written.
  */
 int run_folder_open(RunFolder *folder, const char *path, Error *err);
 void run_folder_close(RunFolder *folder); /* one that was never opened, all zeros: fine */

@@ -7,9 +7,9 @@
  *     floor     /               `-___
  *              warmup constant  a cosine, to the last step
  *
- * Up, because AdamW's second moments are guesses at first; level, because there is much to learn; down,
- * because small steps find the bottom of the valley that large ones have found (DeepSeek-V3, 4.2, has
- * all three; GPT-2 and Llama have no level part: constant 0).
+ * Up, because AdamW's second moments are guesses at first; level, because there is much to learn;
+ * down, because small steps find the bottom of the valley that large ones have found (DeepSeek-V3,
+ * 4.2, has all three; GPT-2 and Llama have no level part: constant 0).
  */
 #ifndef SCHEDULE_H
 #define SCHEDULE_H

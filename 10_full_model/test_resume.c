@@ -1,6 +1,6 @@
 /*
- * Runs that are stopped: by Ctrl-C, by a full disk, by kill -9 at any moment. Resumed, they end in the
- * same bits as a run that nothing happened to; and what cannot be resumed is refused by name.
+ * Runs that are stopped: by Ctrl-C, by a full disk, by kill -9 at any moment. Resumed, they end in
+ * the same bits as a run that nothing happened to; and what cannot be resumed is refused by name.
  */
 #include "checkpoint.h"
 #include "run_folder.h"
@@ -16,7 +16,8 @@
 #include <sys/wait.h>
 #include <time.h>
 
-/* Every kind of state is in use: dropout's random numbers, moments, biases, several batches a step. */
+/* Every kind of state is in use: dropout's random numbers, moments, biases, several batches a
+ * step. */
 static void options_for_resuming(World *w, const char *out) {
     w->options.schedule = (Schedule){.steps = 18, .warmup = 3, .constant = 4, .peak = 1e-2f};
     w->options.batch_size = 4;

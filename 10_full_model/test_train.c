@@ -71,8 +71,9 @@ DEVICE_TEST(train, accumulated_gradients_are_those_of_the_large_batch) {
         world_free(&w);
     }
     /*
-     * AdamW divides by the gradient's own size, so where a gradient is nearly zero its rounding decides the sign of a step
-     * of lr = 1e-2 in weights of 0.05: the sums differ by rounding, a few such weights by steps.
+     * AdamW divides by the gradient's own size, so where a gradient is nearly zero its rounding
+     * decides the sign of a step of lr = 1e-2 in weights of 0.05: the sums differ by rounding, a
+     * few such weights by steps.
      */
     check_close("weights after 3 steps", weights[1], weights[0], count, dtype == BF16 ? 0.1 : 5e-3);
     free(weights[0]), free(weights[1]);
@@ -147,7 +148,8 @@ Test(train, a_loss_that_is_not_finite_stops_and_keeps_what_was_saved) {
     run_close(&scratch);
 }
 
-/* The disk is full (as a limit on the size of files): the old weights stay whole, no temporary file stays behind. */
+/* The disk is full (as a limit on the size of files): the old weights stay whole, no temporary
+ * file stays behind. */
 Test(checkpoint, a_full_disk_leaves_the_old_file) {
     World w;
     world_init(&w, CPU, F32);

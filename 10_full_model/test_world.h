@@ -1,5 +1,6 @@
 /*
- * A text, a tokenizer, a model and the options to train it: all small enough for a test of a second.
+ * A text, a tokenizer, a model and the options to train it: all small enough for a test of a
+ * second.
  */
 #ifndef TEST_WORLD_H
 #define TEST_WORLD_H

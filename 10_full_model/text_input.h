@@ -1,6 +1,7 @@
 /*
- * What --data names, as a source of batches: text files, or one folder of shards that `deepseek data`
- * wrote. With it comes the tokenizer: the shards' own; or one that is given; or one learned from the text.
+ * What --data names, as a source of batches: text files, or one folder of shards that `deepseek
+ * data` wrote. With it comes the tokenizer: the shards' own; or one that is given; or one learned
+ * from the text.
  */
 #ifndef TEXT_INPUT_H
 #define TEXT_INPUT_H
@@ -26,7 +27,8 @@ typedef struct TextOptions {
     int vocab;             /* tokens to learn */
 } TextOptions;
 
-/* -1 and a message for files that cannot be read, or are too short, or a tokenizer that does not fit. */
+/* -1 and a message for files that cannot be read, or are too short, or a tokenizer that does not
+ * fit. */
 int text_input_open(TextInput *input, const TextOptions *options, Error *err);
 void text_input_close(TextInput *input); /* all zeros: fine */
 

@@ -1,16 +1,17 @@
 /*
  * Training: batches in, a smaller loss out, and nothing lost on the way.
  *
- * A step is: gradients of `accumulation` micro-batches added up, clipped by their global norm, one AdamW
- * step, and the routers' biases moved towards an even load. Every eval_interval steps, and at the end,
- * the loss on fixed windows of the validation text is measured; then the model is saved (run_folder.h):
- * as the best if it is, and as the last, with all that a resumed run needs (training_state.h).
+ * A step is: gradients of `accumulation` micro-batches added up, clipped by their global norm, one
+ * AdamW step, and the routers' biases moved towards an even load. Every eval_interval steps, and
+ * at the end, the loss on fixed windows of the validation text is measured; then the model is
+ * saved (run_folder.h): as the best if it is, and as the last, with all that a resumed run needs
+ * (training_state.h).
  *
- * A run that is interrupted and resumed ends in the same bits as one that is not. Ctrl-C, and SIGTERM,
- * finish the step, save, and stop; after anything worse, the last save counts.
+ * A run that is interrupted and resumed ends in the same bits as one that is not. Ctrl-C, and
+ * SIGTERM, finish the step, save, and stop; after anything worse, the last save counts.
  *
- * When the loss or the gradient is not a finite number training stops and says at which step; what was
- * saved last is untouched.
+ * When the loss or the gradient is not a finite number training stops and says at which step; what
+ * was saved last is untouched.
  */
 #ifndef TRAIN_H
 #define TRAIN_H
@@ -56,9 +57,9 @@ typedef struct TrainResult {
 } TrainResult;
 
 /*
- * Trains model (allocated for training, with its first weights: a resumed run replaces them) on source.
- * -1 and a message for a loss that is not finite, a save that fails, a state that does not fit, or a
- * folder that somebody else trains in.
+ * Trains model (allocated for training, with its first weights: a resumed run replaces them) on
+ * source. -1 and a message for a loss that is not finite, a save that fails, a state that does not
+ * fit, or a folder that somebody else trains in.
  */
 int train(Model *model, const TokenSource *source, const TrainOptions *options, TrainResult *result,
           Error *err);
@@ -66,7 +67,8 @@ int train(Model *model, const TokenSource *source, const TrainOptions *options, 
 /* What the steps' results depend on and the state does not hold: a resumed run must share it. */
 Settings train_settings(const Model *model, const TokenSource *source, const TrainOptions *options);
 
-/* Mean loss per token over `windows` windows spread evenly over the validation text, batch_size at a time. */
+/* Mean loss per token over `windows` windows spread evenly over the validation text, batch_size
+ * at a time. */
 float validation_loss(Model *model, const TokenSource *source, int windows, int batch_size,
                       int context_length);
 

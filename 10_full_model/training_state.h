@@ -1,20 +1,20 @@
 /*
  * All that a training run is, between two steps: the file training.safetensors.
  *
- * A run that is stopped after step s and resumed must end in the same bits as one that was not. So the
- * file holds whatever a step reads and is not given on the command line:
+ * A run that is stopped after step s and resumed must end in the same bits as one that was not. So
+ * the file holds whatever a step reads and is not given on the command line:
  *
  *     weight.NAME      F32: the master weights, also when the model computes in BF16
  *     adamw.m.NAME     F32: AdamW's two moments
  *     adamw.v.NAME
  *     buffer.NAME      a router's bias, and the load it has counted
- *     metadata         steps done, streams that the random numbers have used up, the best validation
- *                      loss so far, and the settings of the run
+ *     metadata         steps done, streams that the random numbers have used up, the best
+ *                      validation loss so far, and the settings of the run
  *
- * Which text a step sees is no state: it is a function of the seed and the step (data.h). The weights
- * are here although DIR/last/model.safetensors has them too: one file is replaced by one rename, so
- * there can be no mixture of the weights of one step and the moments of another, whenever the process
- * is killed.
+ * Which text a step sees is no state: it is a function of the seed and the step (data.h). The
+ * weights are here although DIR/last/model.safetensors has them too: one file is replaced by one
+ * rename, so there can be no mixture of the weights of one step and the moments of another,
+ * whenever the process is killed.
  *
  * The settings must be the same when the run is resumed; the first that differs is named.
  */
@@ -50,9 +50,9 @@ int training_state_save(Model *model, const TrainingState *state, const Settings
                         const char *directory, Error *err);
 
 /*
- * Fills the model (allocated for training, of the same shape), its context's random numbers and the
- * state; state->adamw keeps its settings. -1 and a message for a file that is damaged or belongs to a
- * run with other settings: then nothing was changed.
+ * Fills the model (allocated for training, of the same shape), its context's random numbers and
+ * the state; state->adamw keeps its settings. -1 and a message for a file that is damaged or
+ * belongs to a run with other settings: then nothing was changed.
  */
 int training_state_load(Model *model, TrainingState *state, const Settings *settings,
                         const char *directory, Error *err);

@@ -1,9 +1,10 @@
 /*
  * Exercise 10.5: what must a checkpoint hold?
  *
- * A run of 12 steps is stopped after 6. One thing of its state is lost (zeroed, or begun anew); the run is resumed. Will
- * the weights after step 12 be the same bits as without the accident? Answer for each: true if they will differ. The check loses
- * each of them in turn and really trains.
+ * A run of 12 steps is stopped after 6. One thing of its state is lost (zeroed, or begun anew);
+ * the run is resumed. Will the weights after step 12 be the same bits as without the accident?
+ * Answer for each: true if they will differ. The check loses each of them in turn and really
+ * trains.
  *
  * POINTS: 3
  * TESTS: check_05_what_a_state_is

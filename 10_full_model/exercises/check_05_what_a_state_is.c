@@ -43,7 +43,8 @@ static void lose(Item item, Model *model, TrainingState *state) {
     }
 }
 
-/* The weights after twelve steps; after the sixth the run is stopped and loses `item` (ITEMS: nothing). */
+/* The weights after twelve steps; after the sixth the run is stopped and loses `item` (ITEMS:
+ * nothing). */
 static float *weights_without(int item, size_t *bytes) {
     Scratch scratch = scratch_open();
     Error err = {0};

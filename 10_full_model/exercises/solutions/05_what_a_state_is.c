@@ -1,9 +1,9 @@
 #include "05_what_a_state_is.h"
 
 /*
- * Gradients are written before they are read (params_zero_grad marks them as stale), and the load is
- * zero between steps, since model_rebalance has just used it up. The best loss decides which model is
- * kept as the best, and so must be saved, but no step reads it.
+ * Gradients are written before they are read (params_zero_grad marks them as stale), and the load
+ * is zero between steps, since model_rebalance has just used it up. The best loss decides which
+ * model is kept as the best, and so must be saved, but no step reads it.
  */
 const bool matters[ITEMS] = {
     [WEIGHTS] = true,     [FIRST_MOMENTS] = true, [SECOND_MOMENTS] = true, [GRADIENTS] = false,
