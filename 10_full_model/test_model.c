@@ -91,8 +91,10 @@ DEVICE_TEST(model, every_device_computes_what_the_cpu_computes) {
         model_free(&model);
         test_context_free(&ctx);
     }
-    /* F32: the same sums in another order, through some ten ops. BF16: each op rounds its output by up to 2^-8, and weights are rounded too. */
-    double tolerance = dtype == BF16 ? 2e-2 : 2e-5;
+    /* F32: the same sums in another order, through some ten ops. BF16: each op rounds its output by up to 2^-8, weights are
+     * rounded too, and it is three layers forward and back: transformers' own BF16 gradients are 2 to 6 % from the truth on
+     * models of this size (test_golden prints them). */
+    double tolerance = dtype == BF16 ? 8e-2 : 2e-5;
     check_close("loss", &loss[1], &loss[0], 1, dtype == BF16 ? 5e-3 : 1e-6);
     check_close("all gradients", grads[1], grads[0], count, tolerance);
     free(grads[0]), free(grads[1]);
