@@ -83,11 +83,12 @@ static int read_ids(Batch *batch, const Tensor *t, const ModelConfig *cfg, const
     batch->B = t->shape[0];
     batch->T = t->shape[1];
     int64_t count = tensor_count(t);
-    if (count < 1 || batch->T > cfg->max_position_embeddings || count > 1 << 28)
-        return error_set(err,
-                         "%s: input_ids is %s, but each row must have 1 to %d tokens (the model's "
-                         "context)",
-                         path, shape_text(t).text, cfg->max_position_embeddings);
+    if (count < 1 || batch->T < 2 || batch->T > cfg->max_position_embeddings || count > 1 << 28)
+        return error_set(
+            err,
+            "%s: input_ids is %s, but each row must have 2 tokens (the second is what the "
+            "first is to predict) to %d (the model's context)",
+            path, shape_text(t).text, cfg->max_position_embeddings);
     batch->ids = malloc((size_t)count * sizeof *batch->ids);
     batch->targets = malloc((size_t)count * sizeof *batch->targets);
     if (!batch->ids || !batch->targets) fatal("out of memory");

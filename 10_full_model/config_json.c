@@ -129,17 +129,20 @@ static int read_experts(ModelConfig *cfg, const cJSON *json, Error *err) {
     const char *wanted = scoring;
     double scaling = 0;
     int frequency = 1;
-    if (read_integer(json, "moe_intermediate_size", 1, 1 << 20, REQUIRED,
+    if (read_integer(json, "first_k_dense_replace", 0, 1 << 16, v3 ? REQUIRED : 0,
+                     &cfg->first_k_dense_replace, err))
+        return -1;
+    /* Where no layer has experts, what they would be like may be left out. */
+    bool dense = cfg->first_k_dense_replace >= cfg->num_hidden_layers;
+    if (read_integer(json, "moe_intermediate_size", 1, 1 << 20, dense ? 1 : REQUIRED,
                      &cfg->moe_intermediate_size, err) ||
-        read_integer(json, "num_experts_per_tok", 1, 1 << 16, REQUIRED, &cfg->num_experts_per_tok,
-                     err) ||
-        read_integer(json, "first_k_dense_replace", 0, 1 << 16, REQUIRED,
-                     &cfg->first_k_dense_replace, err) ||
+        read_integer(json, "num_experts_per_tok", 1, 1 << 16, dense ? 1 : REQUIRED,
+                     &cfg->num_experts_per_tok, err) ||
         read_integer(json, "n_shared_experts", 0, 1 << 16, 0, &cfg->n_shared_experts, err) ||
         read_integer(json, "n_group", 1, 1 << 16, 1, &cfg->n_group, err) ||
         read_integer(json, "topk_group", 1, 1 << 16, 1, &cfg->topk_group, err) ||
         read_integer(json, "moe_layer_freq", 1, 1 << 16, 1, &frequency, err) ||
-        read_number(json, "routed_scaling_factor", NAN, &scaling, err) ||
+        read_number(json, "routed_scaling_factor", dense ? 1 : NAN, &scaling, err) ||
         read_flag(json, "norm_topk_prob", v3, &cfg->norm_topk_prob, err) ||
         read_string(json, "scoring_func", &scoring, err) ||
         read_string(json, "topk_method", &method, err) ||
@@ -177,6 +180,14 @@ static int read_rope(ModelConfig *cfg, const cJSON *json, Error *err) {
     if (strcmp(type, "linear") && strcmp(type, "yarn"))
         return error_set(err, "rope_type is %s; this program knows: default, linear, yarn",
                          name_text(type).text);
+    bool truncate = true;
+    double rotated = 1;
+    if (read_flag(rope, "truncate", true, &truncate, err) ||
+        read_number(rope, "partial_rotary_factor", 1, &rotated, err))
+        return -1;
+    if (!truncate || rotated != 1)
+        return error_set(err, "%s; this program does not know that",
+                         truncate ? "partial_rotary_factor is not 1" : "truncate is false");
     cfg->rope_type = type[0] == 'y' ? ROPE_YARN : ROPE_LINEAR;
     if (read_number(rope, "factor", NAN, &cfg->rope_factor, err)) return -1;
     if (cfg->rope_type == ROPE_LINEAR) return 0;
@@ -205,6 +216,9 @@ static int read_config(ModelConfig *cfg, const cJSON *json, Error *err) {
     if (read_string(json, "hidden_act", &activation, err)) return -1;
     if (strcmp(activation, "silu"))
         return error_set(err, "hidden_act is %s; only silu is known", name_text(activation).text);
+    bool mlp_bias = false;
+    if (read_flag(json, "mlp_bias", false, &mlp_bias, err)) return -1;
+    if (mlp_bias) return error_set(err, "mlp_bias is true; only false is known");
     if (read_sizes(cfg, json, err)) return -1;
     if (cfg->n_routed_experts && read_experts(cfg, json, err)) return -1;
     if (read_rope(cfg, json, err) || read_number(json, "rms_norm_eps", NAN, &eps, err) ||
