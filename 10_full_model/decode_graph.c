@@ -93,13 +93,14 @@ static void capture(DecodeGraph *d) {
     Error err;
     set_horizon(d, d->caches->latent.capacity);
     for (int pass = 0; pass < 2; pass++) {
+        context_reset(ctx); /* both begin at the arena's first byte */
         CHECK(model_caches_reserve(d->model, d->caches, 1, &err) == 0, "decoding: %s", err.text);
         if (pass == 1) gpu_graph_begin(ctx->gpu);
         d->logits = *step(d);
         if (pass == 1) d->graph = gpu_graph_end(ctx->gpu);
         forget_last(d);
-        context_reset(ctx);
     }
+    context_reset(ctx);
     set_horizon(d, 0);
 }
 /* [/decode_step] */
