@@ -1,8 +1,9 @@
 /*
  * Reading a model's folder.
  *
- * Before a number is read, the model and the files are laid beside each other: every weight that is missing,
- * has another shape or another dtype, and every tensor that no weight wants, is found and named.
+ * Before a number is read, the model and the files are laid beside each other: every weight that
+ * is missing, has another shape or another dtype, and every tensor that no weight wants, is
+ * found and named.
  */
 #include "checkpoint.h"
 #include "weight_files.h"

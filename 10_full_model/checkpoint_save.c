@@ -58,7 +58,8 @@ static Plan plan(const Params *params, const SaveOptions *options) {
 
 /* ---- one file ---- */
 
-/* The weight's numbers in host memory: the model's own where they are there as F32, else a copy in *copy. */
+/* The weight's numbers in host memory: the model's own where they are there as F32, else a copy
+ * in *copy. */
 static const float *values_of(Model *model, Tensor *weight, float **copy) {
     *copy = NULL;
     if (weight->device == CPU && weight->dtype == F32) return weight->data;

@@ -1,6 +1,6 @@
 /*
- * deepseek convert: a model's folder written anew: rounded to BF16, in larger or smaller files, with experts
- * one by one.
+ * deepseek convert: a model's folder written anew: rounded to BF16, in larger or smaller files,
+ * with experts one by one.
  */
 #include "checkpoint.h"
 #include "command.h"

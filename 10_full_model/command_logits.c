@@ -1,11 +1,13 @@
 /*
- * deepseek logits: what a model computes for given ids, as a file: the way to check it against another
- * program.
+ * deepseek logits: what a model computes for given ids, as a file: the way to check it against
+ * another program.
  *
  *     IN    input_ids  I32 or I64 [B, T]
  *     OUT   logits     F32 [B, T, vocab_size]
- *           loss       F32 [1], the mean over all tokens but each row's first of -log p(token | those before)
- *           grad.NAME  F32, the loss' derivative by every weight, named and cut as in model.safetensors
+ *           loss       F32 [1], the mean over all tokens but each row's first of
+ *                      -log p(token | those before)
+ *           grad.NAME  F32, the loss' derivative by every weight, named and cut as in
+ *                      model.safetensors
  */
 #include "checkpoint.h"
 #include "command.h"

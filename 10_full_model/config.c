@@ -1,5 +1,6 @@
 /*
- * Sizes by name, what may be, and what the parts of a model are told. config_json.c reads and writes.
+ * Sizes by name, what may be, and what the parts of a model are told. config_json.c reads and
+ * writes.
  */
 #include "config.h"
 
@@ -255,8 +256,8 @@ int config_buildable(const ModelConfig *cfg, Error *err) {
 
 /* ---- how large it is ---- */
 
-/* V3.2, one layer: wq_b [heads * dim, q_lora_rank], wk [dim, hidden], k_norm's weight and bias [dim],
- * weights_proj [heads, hidden]. */
+/* V3.2, one layer: wq_b [heads * dim, q_lora_rank], wk [dim, hidden], k_norm's weight and bias
+ * [dim], weights_proj [heads, hidden]. */
 static int64_t indexer_parameters(const ModelConfig *cfg) {
     int64_t heads = cfg->index_n_heads, dim = cfg->index_head_dim;
     return heads * dim * cfg->q_lora_rank + dim * cfg->hidden_size + 2 * dim +

@@ -1,11 +1,12 @@
 /*
  * What a model is: the numbers of its config.json, under Hugging Face's names.
  *
- * Two model types can be built, deepseek_v3 (and with it R1) and deepseek_v2. They differ in the router:
- * V3 scores with a sigmoid and chooses with a bias, V2 with a softmax and without one; the rest is
- * settings. A third, deepseek_v32, is V3 with an indexer in each layer that picks the tokens attention looks
- * at; it can be counted, but not built yet. What this file knows of files, it knows of both spellings that are in use for the
- * positions: rope_theta with rope_scaling, and rope_parameters.
+ * Two model types can be built, deepseek_v3 (and with it R1) and deepseek_v2. They differ in the
+ * router: V3 scores with a sigmoid and chooses with a bias, V2 with a softmax and without one;
+ * the rest is settings. A third, deepseek_v32, is V3 with an indexer in each layer that picks
+ * the tokens attention looks at; it can be counted, but not built yet. What this file knows of
+ * files, it knows of both spellings that are in use for the positions: rope_theta with
+ * rope_scaling, and rope_parameters.
  */
 #ifndef CONFIG_H
 #define CONFIG_H
@@ -53,8 +54,9 @@ typedef struct ModelConfig {
                                        it; a file's tensors say themselves what they are */
 } ModelConfig;
 
-/* A size by name; its first line in `deepseek info` says what it is for. -1 and a message that lists
- * the names if there is none such. A preset without a vocabulary of its own leaves vocab_size 0. */
+/* A size by name; its first line in `deepseek info` says what it is for. -1 and a message that
+ * lists the names if there is none such. A preset without a vocabulary of its own leaves
+ * vocab_size 0. */
 int config_preset(ModelConfig *cfg, const char *name, Error *err);
 
 /* Name and purpose of preset i, for lists; NULL behind the last. */

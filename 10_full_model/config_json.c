@@ -1,9 +1,9 @@
 /*
  * config.json, read and written as transformers does.
  *
- * A key that decides the shape of a weight or what is computed must be there; others have transformers'
- * defaults. What the file asks for and this program does not do (another activation, experts in
- * every second layer only) is refused by name, not ignored.
+ * A key that decides the shape of a weight or what is computed must be there; others have
+ * transformers' defaults. What the file asks for and this program does not do (another
+ * activation, experts in every second layer only) is refused by name, not ignored.
  */
 #include "config.h"
 
@@ -11,6 +11,7 @@
 
 #include <math.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 /* In ModelType's order. */
@@ -158,7 +159,8 @@ static int read_experts(ModelConfig *cfg, const cJSON *json, Error *err) {
     return 0;
 }
 
-/* The old spelling has rope_theta beside rope_scaling, the new one puts both into rope_parameters. */
+/* The old spelling has rope_theta beside rope_scaling, the new one puts both into
+ * rope_parameters. */
 static int read_rope(ModelConfig *cfg, const cJSON *json, Error *err) {
     const cJSON *parameters = find(json, "rope_parameters");
     const cJSON *rope = parameters ? parameters : find(json, "rope_scaling");
@@ -250,10 +252,17 @@ static void add_integer(cJSON *json, const char *key, int value) {
     cJSON_AddNumberToObject(json, key, value);
 }
 
-/* cJSON would write 2.0 as 2, which readers with types take for a whole number. */
+/* In as few digits as give the number back. cJSON would write 2.0 as 2, which readers with types
+ * take for a whole number. */
 static void add_float(cJSON *json, const char *key, double value) {
     char text[40];
-    snprintf(text, sizeof text, "%.9g", value);
+    bool narrow =
+        (double)(float)value == value; /* it was an F32: fewer digits tell it from others */
+    for (int digits = 6; digits <= 17; digits++) {
+        snprintf(text, sizeof text, "%.*g", digits, value);
+        double back = strtod(text, NULL);
+        if (back == value || (narrow && (float)back == (float)value)) break;
+    }
     if (!strpbrk(text, ".en")) strcat(text, ".0");
     cJSON_AddRawToObject(json, key, text);
 }

@@ -1,6 +1,6 @@
 /*
- * Counting by kind. The weights are registered as a model would register them, sorted by their names, and
- * forgotten: there is no second list of shapes that could differ from the model.
+ * Counting by kind. The weights are registered as a model would register them, sorted by their
+ * names, and forgotten: there is no second list of shapes that could differ from the model.
  */
 #include "sizes.h"
 
@@ -72,7 +72,8 @@ int64_t size_cache_per_token(const ModelConfig *cfg, DType dtype) {
 
 /* ---- memory ---- */
 
-/* Numbers per token that a layer's forward pass leaves on the tape, in the order in which it makes them. */
+/* Numbers per token that a layer's forward pass leaves on the tape, in the order in which it
+ * makes them. */
 static int64_t layer_activations(const ModelConfig *cfg, bool dense) {
     int64_t hidden = cfg->hidden_size, heads = cfg->num_attention_heads, rank = cfg->kv_lora_rank;
     int64_t nope = cfg->qk_nope_head_dim, rope = cfg->qk_rope_head_dim, v = cfg->v_head_dim;
@@ -98,7 +99,8 @@ TrainMemory size_to_train(const ModelConfig *cfg, DType dtype, int batch, int co
     int64_t per_token = 2 * (int64_t)cfg->hidden_size; /* embedding, last norm */
     for (int i = 0; i < cfg->num_hidden_layers; i++)
         per_token += layer_activations(cfg, block_is_dense(&block, i));
-    /* Every activation has a gradient of its size; the logits become their own gradient in place. */
+    /* Every activation has a gradient of its size; the logits become their own gradient in
+     * place. */
     m.activations = (2 * per_token + cfg->vocab_size) * size * batch * context;
     return m;
 }

@@ -22,9 +22,9 @@ typedef enum SizeKind {
 extern const char *const size_names[SIZE_KINDS];
 
 /*
- * Numbers by kind, and how many of them one token is multiplied with: num_experts_per_tok of the routed
- * experts; the head, though it is the embedding table again when they are tied; of the table itself nothing,
- * for a token takes one row of it.
+ * Numbers by kind, and how many of them one token is multiplied with: num_experts_per_tok of the
+ * routed experts; the head, though it is the embedding table again when they are tied; of the
+ * table itself nothing, for a token takes one row of it.
  */
 typedef struct ModelSizes {
     int64_t total[SIZE_KINDS], active[SIZE_KINDS];
@@ -33,8 +33,8 @@ typedef struct ModelSizes {
 
 ModelSizes model_sizes(const ModelConfig *cfg);
 
-/* Bytes that one token takes in the caches of all layers: the latent and the rotated key, and for V3.2 the
- * indexer's key. */
+/* Bytes that one token takes in the caches of all layers: the latent and the rotated key, and
+ * for V3.2 the indexer's key. */
 int64_t size_cache_per_token(const ModelConfig *cfg, DType dtype);
 
 /* Bytes. dtype: what is computed in; BF16 weights have F32 masters while they are trained. */

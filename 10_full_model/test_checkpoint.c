@@ -1,6 +1,6 @@
 /*
- * A model's folder: what is written is read, in every shape it can have; what is broken is named; and whatever
- * stops a save, the old model is whole.
+ * A model's folder: what is written is read, in every shape it can have; what is broken is
+ * named; and whatever stops a save, the old model is whole.
  */
 #include "../common/files.h"
 #include "../common/test_scratch.h"
@@ -260,7 +260,8 @@ Test(checkpoint, weights_that_do_not_fit_are_named) {
     world_close(&w);
 }
 
-/* What other programs leave in a file: layers that predict further tokens, a head that is tied, RoPE's table. */
+/* What other programs leave in a file: layers that predict further tokens, a head that is tied,
+ * RoPE's table. */
 Test(checkpoint, tensors_of_no_use_are_passed_over) {
     ModelConfig cfg = tiny_config(19);
     cfg.tie_word_embeddings = true;

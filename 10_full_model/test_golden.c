@@ -1,9 +1,10 @@
 /*
  * The model against transformers: folders that it wrote, and what it computes of them.
  *
- * Each folder of goldens/ is loaded as a user would load it; then logits, loss, the gradient of every weight
- * (under its name in the file, experts one by one) and 100 greedy tokens must be those of
- * expected.safetensors. Which settings the folders have: MODELS in tools/goldens/10_full_model.py.
+ * Each folder of goldens/ is loaded as a user would load it; then logits, loss, the gradient of
+ * every weight (under its name in the file, experts one by one) and 100 greedy tokens must be
+ * those of expected.safetensors. Which settings the folders have: MODELS in
+ * tools/goldens/10_full_model.py.
  */
 #include "../common/files.h"
 #include "../common/testing.h"
@@ -38,7 +39,8 @@ static void golden_free(Golden *g) {
     test_context_free(&g->ctx);
 }
 
-/* Each row's successor; behind the last there is none. What transformers makes of labels = input_ids. */
+/* Each row's successor; behind the last there is none. What transformers makes of labels =
+ * input_ids. */
 static Tensor *next_tokens(Context *ctx, SafeTensors *expected) {
     const Tensor *ids = safetensors_find(expected, "input_ids");
     int64_t B = ids->shape[0], T = ids->shape[1];
@@ -82,7 +84,8 @@ static void gradient_distances(Golden *g, Distances *d) {
             add_squares(&part_difference, &part_size, grad + part.offset, want->data, part.count);
             difference += part_difference;
             size += part_size;
-            /* An expert that no token chose has a gradient of zero on both sides: distance 0 of 0. */
+            /* An expert that no token chose has a gradient of zero on both sides: distance 0 of
+             * 0. */
             double distance = sqrt(part_difference / (part_size > 0 ? part_size : 1));
             if (distance <= d->worst_gradient) continue; /* not >: NaN must get in */
             d->worst_gradient = distance;
@@ -121,11 +124,12 @@ static Distances distances(Golden *g) {
 }
 
 /*
- * F32. Some thirty operations one after the other, each a sum of up to 20 products within sqrt(20) roundings
- * of 2^-24, make logits right to about 5e-7; gradients come from twice as many operations, and those of a
- * query that hardly matters are differences of larger numbers. Measured on the CPU: logits 3e-7 to 6e-7,
- * gradients together 7e-7 to 3e-6, of one tensor up to 5e-6 (1.4e-5 where the compiler orders sums
- * otherwise). transformers' own F32 is as far from its float64.
+ * F32. Some thirty operations one after the other, each a sum of up to 20 products within
+ * sqrt(20) roundings of 2^-24, make logits right to about 5e-7; gradients come from twice as
+ * many operations, and those of a query that hardly matters are differences of larger numbers.
+ * Measured on the CPU: logits 3e-7 to 6e-7, gradients together 7e-7 to 3e-6, of one tensor up to
+ * 5e-6 (1.4e-5 where the compiler orders sums otherwise). transformers' own F32 is as far from
+ * its float64.
  */
 static void parity(Device device, DType dtype, const char *name) {
     Golden g;
@@ -194,7 +198,8 @@ static void greedy_all(Device device, DType dtype, const char *unused) {
 }
 F32_TEST(golden, greedy_tokens_are_transformers_own, greedy_all, NULL)
 
-/* Which experts each token of each layer chose, as bits: [layers, tokens], for the caller to free(). */
+/* Which experts each token of each layer chose, as bits: [layers, tokens], for the caller to
+ * free(). */
 static uint64_t *choices(Golden *g, int64_t *count) {
     Context *ctx = &g->ctx;
     int layers = g->model.cfg.num_hidden_layers, k = g->model.cfg.num_experts_per_tok;
@@ -231,12 +236,12 @@ static int choices_changed(Golden *rounded, const char *name) {
 }
 
 /*
- * BF16 is no farther from the truth than transformers' BF16 is. Both round the same quantities at about
- * the same places, but not the same bits, so that one of two equally good programs is a little farther
- * away on one model and nearer on the next: in the mean over the models ours must not be farther, and on
- * none by half. A token that a rounding sends to another expert is another matter: it gets another
- * answer, in one program and not in the other, by chance. Models to which that happens are only held
- * to four times the distance.
+ * BF16 is no farther from the truth than transformers' BF16 is. Both round the same quantities
+ * at about the same places, but not the same bits, so that one of two equally good programs is a
+ * little farther away on one model and nearer on the next: in the mean over the models ours must
+ * not be farther, and on none by half. A token that a rounding sends to another expert is
+ * another matter: it gets another answer, in one program and not in the other, by chance. Models
+ * to which that happens are only held to four times the distance.
  */
 Test(golden, bf16_is_as_good_as_transformers_cuda_bf16) {
     test_needs_gpu();

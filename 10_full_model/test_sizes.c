@@ -16,8 +16,8 @@ static ModelConfig preset(const char *name) {
     return cfg;
 }
 
-/* DeepSeek-V3's report: 671B, of which 37B for a token; V2's: 15.7B and 2.4B for V2-Lite; bytes by hand:
- * 61 x (512 + 64) x 2. The reports cut or round to the digit. */
+/* DeepSeek-V3's report: 671B, of which 37B for a token; V2's: 15.7B and 2.4B for V2-Lite; bytes
+ * by hand: 61 x (512 + 64) x 2. The reports cut or round to the digit. */
 Test(sizes, published_totals) {
     static const struct {
         const char *name;
@@ -92,7 +92,8 @@ static void activations(ModelConfig cfg, int batch, int context) {
     test_context_free(&ctx);
 }
 
-/* The estimate leaves out the experts' bookkeeping and attention's running sums: a fifth is promised. */
+/* The estimate leaves out the experts' bookkeeping and attention's running sums: a fifth is
+ * promised. */
 Test(sizes, activations_are_estimated) {
     ModelConfig nano = preset("nano");
     nano.vocab_size = 2048;

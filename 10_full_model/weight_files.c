@@ -36,7 +36,8 @@ static int compare_places(const void *a, const void *b) {
     return strcmp(((const Place *)a)->name, ((const Place *)b)->name);
 }
 
-/* The number of a file, a new one at the end of the list. Entries of one file follow each other as a rule. */
+/* The number of a file, a new one at the end of the list. Entries of one file follow each other
+ * as a rule. */
 static int file_number(Index *index, const char *file) {
     for (int i = index->file_count - 1; i >= 0; i--)
         if (!strcmp(index->files[i], file)) return i;

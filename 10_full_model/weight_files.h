@@ -1,12 +1,13 @@
 /*
  * The weights of a folder as one set, in however many files they lie:
  *
- *     model.safetensors                             or, for large models,
- *     model.safetensors.index.json                  {"metadata": {...}, "weight_map": {NAME: FILE, ...}}
- *     model-00001-of-00002.safetensors, ...         the FILEs
+ *     model.safetensors                   or, for large models,
+ *     model.safetensors.index.json        {"metadata": {...}, "weight_map": {NAME: FILE, ...}}
+ *     model-00001-of-00002.safetensors    and so on: the FILEs
  *
- * If both are there, model.safetensors counts, as in transformers. What opens keeps its promises: every
- * file that the index names is there, and holds just the tensors that the index says it holds.
+ * If both are there, model.safetensors counts, as in transformers. What opens keeps its
+ * promises: every file that the index names is there, and holds just the tensors that the index
+ * says it holds.
  */
 #ifndef WEIGHT_FILES_H
 #define WEIGHT_FILES_H

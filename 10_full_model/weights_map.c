@@ -6,7 +6,8 @@
 #include <stdio.h>
 #include <string.h>
 
-/* The part of a name behind "mlp.experts.", or NULL: "gate_proj.weight". ("shared_experts." has no dot before.) */
+/* The part of a name behind "mlp.experts.", or NULL: "gate_proj.weight". ("shared_experts." has
+ * no dot before.) */
 static const char *behind_experts(const Tensor *weight) {
     static const char key[] = ".experts.";
     const char *at = strstr(weight->name, key);

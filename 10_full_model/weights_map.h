@@ -1,12 +1,13 @@
 /*
  * Where a weight of the model lies in a file, under Hugging Face's names.
  *
- * All names and shapes are the same on both sides but those of the experts: here a layer's are one tensor,
+ * All names and shapes are the same on both sides but those of the experts: here a layer's are
+ * one tensor,
  *     model.layers.3.mlp.experts.gate_proj.weight      [E, inner, hidden]
  * in a file each has its own,
  *     model.layers.3.mlp.experts.17.gate_proj.weight   [inner, hidden]
- * So a weight has as many parts in a file as it has experts, or one; part j is `count` numbers of it,
- * from `offset` on.
+ * So a weight has as many parts in a file as it has experts, or one; part j is `count` numbers
+ * of it, from `offset` on.
  *
  * (In memory transformers 5 keeps a layer's experts in two tensors, and can write them like this:
  *     model.layers.3.mlp.experts.gate_up_proj          [E, 2 inner, hidden], per expert [gate | up]
@@ -32,14 +33,15 @@ int weight_parts(const Tensor *weight);
 WeightPart weight_part(const Tensor *weight, int j);
 
 /*
- * The fused tensor that holds all experts' gate_proj (or up_proj, or down_proj) and perhaps more. In it
- * expert j's numbers begin at `first + j * stride` (elements). false: not a weight of experts.
+ * The fused tensor that holds all experts' gate_proj (or up_proj, or down_proj) and perhaps
+ * more. In it expert j's numbers begin at `first + j * stride` (elements). false: not a weight
+ * of experts.
  */
 bool weight_fused(const Tensor *weight, WeightPart *fused, int64_t *first, int64_t *stride);
 
 /*
- * What of a model is in its file, i counting from 0: the weights, then the state that is not learned but
- * belongs to the model (the routers' biases, F32). NULL behind the last.
+ * What of a model is in its file, i counting from 0: the weights, then the state that is not
+ * learned but belongs to the model (the routers' biases, F32). NULL behind the last.
  */
 Tensor *weights_at(const Params *params, int i);
 
