@@ -107,7 +107,7 @@ static void list_presets(const Options *o) {
 }
 
 static void print_parameters(const ModelConfig *cfg) {
-    ModelSizes sizes = model_sizes(cfg);
+    ConfigSizes sizes = config_sizes(cfg);
     printf("\n%-18s %20s %20s\n", "parameters", "total", "active per token");
     for (int i = 0; i < SIZE_KINDS; i++)
         if (sizes.total[i] || sizes.active[i])

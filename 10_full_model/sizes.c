@@ -26,7 +26,7 @@ static SizeKind kind_of(const char *name) {
 }
 
 /* Adds one layer's numbers, `times` times. */
-static void add_layer(ModelSizes *sizes, const ModelConfig *cfg, int layer, int64_t times) {
+static void add_layer(ConfigSizes *sizes, const ModelConfig *cfg, int layer, int64_t times) {
     BlockConfig block = config_block(cfg);
     Context nowhere = {.device = CPU, .dtype = F32};
     Params params;
@@ -42,8 +42,8 @@ static void add_layer(ModelSizes *sizes, const ModelConfig *cfg, int layer, int6
     params_free(&params);
 }
 
-ModelSizes model_sizes(const ModelConfig *cfg) {
-    ModelSizes sizes = {0};
+ConfigSizes config_sizes(const ModelConfig *cfg) {
+    ConfigSizes sizes = {0};
     BlockConfig block = config_block(cfg);
     int layers = cfg->num_hidden_layers, dense = 0;
     while (dense < layers && block_is_dense(&block, dense)) dense++;

@@ -26,12 +26,12 @@ extern const char *const size_names[SIZE_KINDS];
  * routed experts; the head, though it is the embedding table again when they are tied; of the
  * table itself nothing, for a token takes one row of it.
  */
-typedef struct ModelSizes {
+typedef struct ConfigSizes {
     int64_t total[SIZE_KINDS], active[SIZE_KINDS];
     int64_t all, all_active; /* config_parameters(), config_active_parameters() */
-} ModelSizes;
+} ConfigSizes;
 
-ModelSizes model_sizes(const ModelConfig *cfg);
+ConfigSizes config_sizes(const ModelConfig *cfg);
 
 /* Bytes that one token takes in the caches of all layers: the latent and the rotated key, and
  * for V3.2 the indexer's key. */

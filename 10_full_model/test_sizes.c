@@ -46,7 +46,7 @@ Test(sizes, kinds_add_up) {
         ModelConfig cfg = preset(config_preset_name(i));
         if (!cfg.vocab_size) cfg.vocab_size = 2048;
         cr_assert(config_check(&cfg, &err) == 0, "%s: %s", config_preset_name(i), err.text);
-        ModelSizes sizes = model_sizes(&cfg);
+        ConfigSizes sizes = config_sizes(&cfg);
         int64_t total = 0, active = 0;
         for (int k = 0; k < SIZE_KINDS; k++) {
             total += sizes.total[k];

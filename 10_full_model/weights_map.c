@@ -18,7 +18,6 @@ int weight_parts(const Tensor *weight) {
     return behind_experts(weight) ? (int)weight->shape[0] : 1;
 }
 
-/* [weight_part] */
 WeightPart weight_part(const Tensor *weight, int j) {
     WeightPart part = {.ndim = weight->ndim, .count = tensor_count(weight)};
     const char *rest = behind_experts(weight);
@@ -35,7 +34,6 @@ WeightPart weight_part(const Tensor *weight, int j) {
     for (int i = 0; i < part.ndim; i++) part.shape[i] = weight->shape[first + i];
     return part;
 }
-/* [/weight_part] */
 
 bool weight_fused(const Tensor *weight, WeightPart *fused, int64_t *first, int64_t *stride) {
     const char *rest = behind_experts(weight);
