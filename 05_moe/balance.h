@@ -73,9 +73,11 @@ void balance_download(Context *ctx, int32_t *host, const Tensor *t);
 /* ---- kernels: F32 and I32 throughout ---- */
 
 /*
- * f, p [S, E] (f times 1 / S alpha, ready for backward), sums [N]: each token's sum of scores.
- * Tokens of a sequence are summed in order.
+ * f, p [S, E] (f times 1 / S alpha, ready for backward), sums [N]: each token's sum of scores plus
+ * BALANCE_SUM_EPS, as a token whose scores all underflow has shares of 0, not NaN. Tokens of a
+ * sequence are summed in order.
  */
+#define BALANCE_SUM_EPS 1e-20f
 void balance_loss_forward_cpu(float *loss, float *f, float *p, float *sums, const float *scores,
                               const int32_t *indices, int64_t sequences, int64_t length,
                               int experts, int top_k, float alpha);

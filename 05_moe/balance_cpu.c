@@ -20,6 +20,7 @@ void balance_loss_forward_cpu(float *loss, float *f, float *p, float *sums, cons
         for (int64_t n = b * length; n < (b + 1) * length; n++) {
             float sum = 0;
             for (int64_t e = 0; e < E; e++) sum += scores[n * E + e];
+            sum += BALANCE_SUM_EPS;
             sums[n] = sum;
             for (int64_t e = 0; e < E; e++) pb[e] += scores[n * E + e] / sum;
             for (int64_t j = 0; j < top_k; j++) fb[indices[n * top_k + j]] += 1;

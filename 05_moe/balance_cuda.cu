@@ -29,11 +29,11 @@ __global__ static void score_sums(float *sums, const float *scores, int64_t toke
     float sum = 0;
     for (int e = threadIdx.x % 32; e < experts; e += 32) sum += scores[n * experts + e];
     sum = warp_sum(sum);
-    if (threadIdx.x % 32 == 0) sums[n] = sum;
+    if (threadIdx.x % 32 == 0) sums[n] = sum + BALANCE_SUM_EPS;
 }
 
 /*
- * f and p of one sequence and 32 experts; grid (experts / 32, sequences). Each warp takes every
+ * f and p of one sequence and 32 experts; grid (sequences, experts / 32). Each warp takes every
  * eighth token, a lane an expert; the warps' sums are added in order. Choices are counted by
  * integers.
  */
@@ -43,7 +43,7 @@ __global__ static void fractions(float *f, float *p, const float *sums, const fl
     __shared__ float partial[WARPS][32];
     __shared__ int counted[WARPS][32];
     int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
-    int64_t b = blockIdx.y, first = b * length, e = blockIdx.x * 32 + lane;
+    int64_t b = blockIdx.x, first = b * length, e = blockIdx.y * 32 + lane;
     float total = 0;
     int count = 0;
     for (int64_t n = first + warp; n < first + length; n += WARPS) {
@@ -76,7 +76,7 @@ extern "C" void balance_loss_forward_cuda(Gpu *gpu, DType dtype, float *loss, fl
         sums, scores, tokens, experts);
     LAUNCH_CHECK();
     float factor = alpha * (float)experts / ((float)top_k * (float)length * (float)sequences);
-    dim3 grid((unsigned)ceil_div(experts, 32), (unsigned)sequences);
+    dim3 grid((unsigned)sequences, (unsigned)ceil_div(experts, 32));
     fractions<<<grid, THREADS, 0, gpu->stream>>>(f, p, sums, scores, indices, length, experts,
                                                  top_k, factor);
     LAUNCH_CHECK();

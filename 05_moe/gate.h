@@ -75,6 +75,9 @@ void gate_norms_backward_cpu(float *dx, const float *x, const float *sums, const
 void gate_norms_backward_weight_cpu(float *dw, const float *w, const float *sums,
                                     const float *inverse, int64_t rows, int64_t width);
 
+/* What the noise's sigma = softplus(raw) counts as in the load at least. It underflows to 0 below
+ * raw = -104, and there a token at the bar would divide 0 by 0. */
+#define GATE_MIN_SIGMA 1e-6f
 /* load [E] = sum over tokens, in a fixed order, of p [N, E]; rivals I32 [N, 2]: whose logits are
  * the top_k-th and the (top_k + 1)-th: the bar for those outside and for those inside */
 void gate_noisy_load_forward_cpu(float *load, float *p, int32_t *rivals, const float *clean,

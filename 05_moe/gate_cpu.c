@@ -98,6 +98,17 @@ void gate_norms_backward_weight_cpu(float *dw, const float *w, const float *sums
 
 /* ---- the load of noisy top-k ---- */
 
+/* softplus, but no less than GATE_MIN_SIGMA; NaN stays NaN */
+static inline float sigma_of(float raw) {
+    float sigma = softplus(raw);
+    return sigma < GATE_MIN_SIGMA ? GATE_MIN_SIGMA : sigma;
+}
+
+/* its derivative: 0 where the floor holds */
+static inline float sigma_slope(float raw) {
+    return softplus(raw) < GATE_MIN_SIGMA ? 0 : sigmoid(raw);
+}
+
 /* Which experts have the k-th and the (k + 1)-th largest logit; E of them: the latter is -1. */
 static void find_rivals(int32_t *rivals, const float *noisy, int64_t experts, int top_k) {
     rivals[0] = rivals[1] = -1;
@@ -131,7 +142,7 @@ void gate_noisy_load_forward_cpu(float *load, float *p, int32_t *rivals, const f
             int64_t i = n * experts + e;
             int32_t rival = rival_of(rivals + 2 * n, h, e);
             /* Phi((clean - bar) / sigma); with nobody to beat it is certain */
-            float distance = rival < 0 ? INFINITY : (clean[i] - h[rival]) / softplus(raw[i]);
+            float distance = rival < 0 ? INFINITY : (clean[i] - h[rival]) / sigma_of(raw[i]);
             p[i] = 0.5f * erfcf(-distance * 0.70710678f);
         }
     }
@@ -143,9 +154,9 @@ void gate_noisy_load_forward_cpu(float *load, float *p, int32_t *rivals, const f
 }
 
 /*
- * With t = (clean_e - noisy_rival) / sigma, sigma = softplus(raw_e), phi the normal density:
+ * With t = (clean_e - noisy_rival) / sigma, sigma = sigma_of(raw_e), phi the normal density:
  *     dclean_e += dload_e phi(t) / sigma,   dnoisy_rival -= the same,
- *     draw_e   -= dload_e phi(t) t / sigma * sigmoid(raw_e)
+ *     draw_e   -= dload_e phi(t) t / sigma * sigma_slope(raw_e)
  */
 void gate_noisy_load_backward_cpu(float *dclean, int add_clean, float *draw, int add_raw,
                                   float *dnoisy, int add_noisy, const float *dload,
@@ -160,9 +171,9 @@ void gate_noisy_load_backward_cpu(float *dclean, int add_clean, float *draw, int
         for (int64_t e = 0; e < experts; e++) {
             int64_t i = n * experts + e;
             int32_t rival = rival_of(rivals + 2 * n, h, e);
-            float sigma = softplus(raw[i]), t = rival < 0 ? 0 : (clean[i] - h[rival]) / sigma;
+            float sigma = sigma_of(raw[i]), t = rival < 0 ? 0 : (clean[i] - h[rival]) / sigma;
             float g = rival < 0 ? 0 : dload[e] * 0.39894228f * expf(-0.5f * t * t) / sigma;
-            float gr = -g * t * sigmoid(raw[i]);
+            float gr = -g * t * sigma_slope(raw[i]);
             if (dclean) dclean[i] = add_clean ? dclean[i] + g : g;
             if (draw) draw[i] = add_raw ? draw[i] + gr : gr;
             if (dnoisy && rival >= 0) dnoisy[n * experts + rival] -= g;

@@ -2,7 +2,7 @@
  * The gate on the GPU. See gate.h.
  *
  * The product runs on the tensor cores where the numbers are BF16: two factors of 8 bits have 16
- * bits together, so x W^T in F32 loses nothing. Backward, dz is F32 and has to become BF16 first.
+ * bits together, so each product is exact in F32, and only their sum is rounded. Backward, dz is F32 and has to become BF16 first.
  * It is split in two,
  *     hi = bf16(dz),  lo = bf16(dz - hi)            dz = hi + lo but for 2^-17 of it,
  * and both go through one product, side by side along the sum:  dx = [hi | lo] [W; W].
@@ -252,7 +252,17 @@ extern "C" void gate_norms_backward_weight_cuda(Gpu *gpu, DType dtype, float *dw
 
 /* ---- the load of noisy top-k ---- */
 
-/* As in gate_cpu.c: whom expert e has to beat. */
+/* As in gate_cpu.c: the noise's sigma with its floor, the slope of that, ... */
+__device__ static float sigma_of(float raw) {
+    float sigma = softplus(raw);
+    return sigma < GATE_MIN_SIGMA ? GATE_MIN_SIGMA : sigma;
+}
+
+__device__ static float sigma_slope(float raw) {
+    return softplus(raw) < GATE_MIN_SIGMA ? 0 : sigmoid(raw);
+}
+
+/* ... and whom expert e has to beat. */
 __device__ static int32_t rival_of(const int32_t *rivals, const float *h, int64_t e) {
     float bar = rivals[0] < 0 ? -INFINITY : h[rivals[0]];
     int inside = h[e] > bar || (h[e] == bar && e <= rivals[0]);
@@ -281,7 +291,7 @@ __global__ static void noisy_load_forward(float *p, int32_t *rivals, const float
     for (int64_t e = lane; e < experts; e += 32) {
         int64_t i = n * experts + e;
         int32_t rival = rival_of(mine, h, e);
-        float distance = rival < 0 ? INFINITY : (clean[i] - h[rival]) / softplus(raw[i]);
+        float distance = rival < 0 ? INFINITY : (clean[i] - h[rival]) / sigma_of(raw[i]);
         p[i] = 0.5f * erfcf(-distance * 0.70710678f);
     }
 }
@@ -302,7 +312,7 @@ extern "C" void gate_noisy_load_forward_cuda(Gpu *gpu, DType dtype, float *load,
 
 /* The derivative of one expert's p by its clean logit, and its distance to the bar in sigmas. */
 __device__ static float density(float *t, float dload, float clean, float bar, float raw) {
-    float sigma = softplus(raw);
+    float sigma = sigma_of(raw);
     *t = (clean - bar) / sigma;
     return dload * 0.39894228f * expf(-0.5f * *t * *t) / sigma;
 }
@@ -323,7 +333,7 @@ __global__ static void noisy_load_backward(float *dclean, int add_clean, float *
         int64_t i = n * experts + e;
         int32_t rival = rival_of(pair, h, e);
         float t = 0, g = rival < 0 ? 0 : density(&t, dload[e], clean[i], h[rival], raw[i]);
-        float gr = -g * t * sigmoid(raw[i]);
+        float gr = -g * t * sigma_slope(raw[i]);
         if (dclean) dclean[i] = add_clean ? dclean[i] + g : g;
         if (draw) draw[i] = add_raw ? draw[i] + gr : gr;
         if (rival >= 0 && rival == pair[0])

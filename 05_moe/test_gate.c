@@ -148,16 +148,23 @@ DEVICE_TEST(gate, noisy_load_by_its_definition) {
         Tensor *noisy = f32_normal(&ctx, "noisy", 3, N, E);
         float *ch = test_values(&ctx, clean), *rh = test_values(&ctx, raw);
         float *nh = test_values(&ctx, noisy), want[E];
+        /* Noise that has underflowed: where all are level each is as likely in as out, not 0 / 0. */
+        for (int e = 0; e < E; e++) ch[e] = nh[e] = 0.5f, rh[e] = -120;
+        for (int e = 0; e < E; e++) nh[E + e] = ch[E + e], rh[E + e] = -120;
+        tensor_upload(&ctx, clean, ch), tensor_upload(&ctx, raw, rh);
+        tensor_upload(&ctx, noisy, nh);
         for (int e = 0; e < E; e++) {
             double sum = 0;
             for (int n = 0; n < N; n++) {
                 double bar = -INFINITY; /* the k-th largest of the others */
                 for (int i = 0; i < E; i++) {
                     int better = 0;
-                    for (int j = 0; j < E; j++) better += j != e && nh[n * E + j] > nh[n * E + i];
+                    for (int j = 0; j < E; j++) /* with ties to the lower index */
+                        better += j != e && (nh[n * E + j] > nh[n * E + i] ||
+                                             (nh[n * E + j] == nh[n * E + i] && j < i));
                     if (i != e && better == k - 1) bar = nh[n * E + i];
                 }
-                double sigma = log1p(exp(rh[n * E + e]));
+                double sigma = fmax(log1p(exp(rh[n * E + e])), 1e-6);
                 sum += 0.5 * erfc(-(ch[n * E + e] - bar) / sigma / sqrt(2));
             }
             want[e] = (float)sum;
@@ -190,6 +197,75 @@ DEVICE_TEST(gate, gradients_of_noisy_load_equal_the_cpus) {
     for (int j = 0; j < 3; j++) /* erfc and exp of the device: some units of F32 */
         check_tensor(&ctx, names[j], inputs[0][j]->grad, inputs[1][j]->grad->data, 32 * 0x1p-24);
     test_context_free(&ctx), test_context_free(&cpu);
+}
+
+/*
+ * Noise that has underflowed, and logits that are level: the derivative by clean is as steep as
+ * GATE_MIN_SIGMA lets it be, that by raw is 0, and nothing is NaN. All are added to what is there.
+ */
+DEVICE_TEST(gate, gradients_of_noisy_load_without_noise) {
+    enum { N = 2, E = 9 };
+    Context ctx = test_context(device, dtype);
+    float level[N * E], no_noise[N * E], far[N * E], dload[E], old[N * E];
+    float want_clean[N * E], want_noisy[N * E];
+    for (int i = 0; i < N * E; i++) level[i] = 0.5f, no_noise[i] = -120, old[i] = (float)i;
+    for (int i = 0; i < N * E; i++) far[i] = i < E ? 0.5f : (float)i; /* the second is not level */
+    for (int e = 0; e < E; e++) dload[e] = rng_normal(11, 5, (uint64_t)e);
+    for (int i = 0; i < N * E; i++) want_clean[i] = want_noisy[i] = old[i];
+    for (int e = 0; e < E; e++) {
+        double g = dload[e] * 0.39894228 / 1e-6;
+        want_clean[e] += (float)g;
+        want_noisy[e == 0] -= (float)g; /* the first is in and fears the second; all others it */
+    }
+    Tensor *noisy = tensor_from(&ctx, "noisy", F32, far, SHAPE(N, E));
+    memcpy(level + E, far + E, E * sizeof *far);
+    Tensor *clean = tensor_from(&ctx, "clean", F32, level, SHAPE(N, E));
+    Tensor *raw = tensor_from(&ctx, "raw", F32, no_noise, SHAPE(N, E));
+    Tensor *d = tensor_from(&ctx, "dload", F32, dload, SHAPE(E));
+    Tensor *load = tensor_new(&ctx, "load", F32, SHAPE(E));
+    Tensor *p = tensor_new(&ctx, "p", F32, SHAPE(N, E));
+    Tensor *rivals = tensor_new(&ctx, "rivals", I32, SHAPE(N, 2));
+    Tensor *dclean = tensor_from(&ctx, "dclean", F32, old, SHAPE(N, E));
+    Tensor *draw = tensor_from(&ctx, "draw", F32, old, SHAPE(N, E));
+    Tensor *dnoisy = tensor_from(&ctx, "dnoisy", F32, old, SHAPE(N, E));
+    ON(&ctx, gate_noisy_load_forward, load->data, p->data, rivals->data, clean->data, raw->data,
+       noisy->data, N, E, 1);
+    ON(&ctx, gate_noisy_load_backward, dclean->data, 1, draw->data, 1, dnoisy->data, 1, d->data,
+       rivals->data, clean->data, raw->data, noisy->data, N, E, 1);
+    check_tensor(&ctx, "dclean", dclean, want_clean, 1e-6);
+    check_tensor(&ctx, "draw", draw, old, 0);
+    check_tensor(&ctx, "dnoisy", dnoisy, want_noisy, 4e-6); /* a sum of eight */
+    test_context_free(&ctx);
+}
+
+/* With noise: what is there is added to. */
+DEVICE_TEST(gate, gradients_of_noisy_load_add) {
+    enum { N = 33, E = 9, K = 3 };
+    Context ctx = test_context(device, dtype);
+    Tensor *in[3], *out[2][3];
+    for (int j = 0; j < 3; j++) in[j] = f32_normal(&ctx, "input", (uint64_t)j, N, E);
+    for (int i = 0; i < 2; i++)
+        for (int j = 0; j < 3; j++) out[i][j] = f32_normal(&ctx, "old", 7 + (uint64_t)j, N, E);
+    Tensor *d = f32_normal(&ctx, "dload", 5, 1, E);
+    Tensor *load = tensor_new(&ctx, "load", F32, SHAPE(E));
+    Tensor *p = tensor_new(&ctx, "p", F32, SHAPE(N, E));
+    Tensor *rivals = tensor_new(&ctx, "rivals", I32, SHAPE(N, 2));
+    ON(&ctx, gate_noisy_load_forward, load->data, p->data, rivals->data, in[0]->data, in[1]->data,
+       in[2]->data, N, E, K);
+    float *old[3];
+    for (int j = 0; j < 3; j++) old[j] = test_values(&ctx, out[1][j]);
+    for (int add = 0; add < 2; add++)
+        ON(&ctx, gate_noisy_load_backward, out[add][0]->data, add, out[add][1]->data, add,
+           out[add][2]->data, add, d->data, rivals->data, in[0]->data, in[1]->data, in[2]->data, N,
+           E, K);
+    static const char *const names[] = {"dclean", "draw", "dnoisy"};
+    for (int j = 0; j < 3; j++) {
+        float *fresh = test_values(&ctx, out[0][j]);
+        for (int i = 0; i < N * E; i++) old[j][i] += fresh[i];
+        check_tensor(&ctx, names[j], out[1][j], old[j], 32 * 0x1p-24);
+        free(fresh), free(old[j]);
+    }
+    test_context_free(&ctx);
 }
 
 /* ---- whole routers by finite differences ---- */
