@@ -24,6 +24,18 @@ extern "C" {
 
 enum { LATENT_PAGE = 64 }; /* tokens; one TMA box on Hopper */
 
+/* For the CPU's kernels and the GPU's: where a token lies is said once. */
+#ifdef __CUDACC__
+#define LATENT_INLINE __host__ __device__ __forceinline__ static
+#else
+#define LATENT_INLINE static inline
+#endif
+
+/* Where token t of the sequence with this line of the block table lies, in rows of the pool. */
+LATENT_INLINE int64_t latent_row(const int32_t *pages, int64_t t) {
+    return (int64_t)pages[t / LATENT_PAGE] * LATENT_PAGE + t % LATENT_PAGE;
+}
+
 typedef struct LatentCache {
     Tensor latent;      /* [pages, LATENT_PAGE, width], ctx's dtype */
     Tensor block_table; /* I32 [batch, max_pages], on ctx's device */

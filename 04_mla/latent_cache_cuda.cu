@@ -26,8 +26,7 @@ template <typename Word> struct LatentRows {
 /* Token t of sequence b in the pool. */
 template <typename Word>
 __device__ __forceinline__ Word *pool_row(const LatentRows<Word> &z, int64_t b, int64_t t) {
-    int64_t page = z.block_table[b * z.max_pages + t / LATENT_PAGE];
-    return z.latent + (page * LATENT_PAGE + t % LATENT_PAGE) * (z.c_words + z.rope_words);
+    return z.latent + latent_row(z.block_table + b * z.max_pages, t) * (z.c_words + z.rope_words);
 }
 
 template <typename Word> __global__ void append_kernel(LatentRows<Word> z) {

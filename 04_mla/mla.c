@@ -206,13 +206,15 @@ Tensor *mla_naive_attention(Context *ctx, Tensor *q, Tensor *kv, Tensor *k_rope,
     AttentionShape shape = naive_shape(mla, B, T, S, scale);
     attention_shape_check("mla_naive_attention", &shape);
 
+    Tensor *o = tensor_new(ctx, "attention", ctx->dtype, SHAPE(B, T, H, mla.v));
+    ArenaMark mark = arena_mark(&ctx->data);
     Tensor *k = tensor_new(ctx, "keys", ctx->dtype, SHAPE(B, S, H, qk));
     ON(ctx, mla_keys, k->data, kv->data, k_rope ? k_rope->data : NULL, B * S, mla);
-    Tensor *o = tensor_new(ctx, "attention", ctx->dtype, SHAPE(B, T, H, mla.v));
     float *lse = arena_alloc(&ctx->data, sizeof(float) * (size_t)(B * H * T));
     ON(ctx, causal_forward, o->data, lse, q->data, k->data, at(kv, mla.nope), shape);
     RECORD(ctx, o, naive_backward, NaiveSaved, .o = o, .q = q, .kv = kv, .k_rope = k_rope, .k = k,
            .lse = lse, .shape = shape, .mla = mla);
+    if (!ctx->recording) arena_release(&ctx->data, mark); /* else backward needs them */
     return o;
 }
 
@@ -223,21 +225,45 @@ static int64_t equal_lengths(const LatentCache *cache, int64_t b) {
     return count;
 }
 
+/* q's sequences are the cache's, their last T tokens are in it, and it and kv_b_proj, whose numbers
+ * are used as they lie, have the sizes that cfg says. */
+static void check_cached(const char *where, Context *ctx, const Tensor *q, const Mla *w,
+                         const MlaConfig *cfg, const LatentCache *cache) {
+    MlaShape mla = kernel_shape(cfg);
+    int64_t B = tensor_dim(q, 0), T = tensor_dim(q, 1), H = mla.heads;
+    CHECK(!ctx->recording, "%s: what went through a cache has no gradient", where);
+    CHECK(B == cache->batch, "%s: queries of %lld sequences, a cache of %d", where, (long long)B,
+          cache->batch);
+    CHECK(cache->width == mla.kv_lora_rank + mla.rope,
+          "%s: a cache with rows of %d numbers; kv_lora_rank + qk_rope_head_dim is %d + %d", where,
+          cache->width, mla.kv_lora_rank, mla.rope);
+    for (int b = 0; b < cache->batch; b++)
+        CHECK(T <= cache->length[b],
+              "%s: queries of the last %lld tokens, but sequence %d holds %d; append them first",
+              where, (long long)T, b, cache->length[b]);
+    check_shape(where, q, ctx->dtype, SHAPE(B, T, H, mla.nope + mla.rope));
+    check_shape(where, &cache->latent, ctx->dtype, SHAPE(cache->pages, LATENT_PAGE, cache->width));
+    check_shape(where, w->kv_b_proj, ctx->dtype, SHAPE(H * (mla.nope + mla.v), mla.kv_lora_rank));
+}
+
 /*
  * Naive with a cache: the latents are read back, and keys and values are made again for all tokens.
  * The queries are the last T of each sequence, wherever it ends, so sequences of different lengths
- * go one after the other, through the same buffers.
+ * go one after the other, through the same buffers. These are given back at the end: for 8,192
+ * tokens of V3 they are 1 GB, and all layers would keep theirs to the end of the step.
  */
 static Tensor *naive_from_cache(Context *ctx, Tensor *q, const Mla *w, const MlaConfig *cfg,
                                 const LatentCache *cache, float scale) {
     int64_t B = tensor_dim(q, 0), T = tensor_dim(q, 1), most = 0; /* tokens of a batch */
     MlaShape mla = kernel_shape(cfg);
     int64_t H = mla.heads, qk = mla.nope + mla.rope, rank = mla.kv_lora_rank;
+    check_cached("mla_forward", ctx, q, w, cfg, cache);
     for (int64_t b = 0, count; b < B; b += count) {
         count = equal_lengths(cache, b);
         if (count * cache->length[b] > most) most = count * cache->length[b];
     }
     Tensor *o = tensor_new(ctx, "attention", ctx->dtype, SHAPE(B, T, H, mla.v));
+    ArenaMark mark = arena_mark(&ctx->data);
     Tensor *c_kv = tensor_new(ctx, "c_kv", ctx->dtype, SHAPE(most, rank));
     Tensor *k_rope = tensor_new(ctx, "k_rope", ctx->dtype, SHAPE(most, mla.rope));
     Tensor *kv = tensor_new(ctx, "kv", ctx->dtype, SHAPE(most, H, mla.nope + mla.v));
@@ -255,10 +281,20 @@ static Tensor *naive_from_cache(Context *ctx, Tensor *q, const Mla *w, const Mla
         ON(ctx, causal_forward, at(o, b * T * H * mla.v), lse, at(q, b * T * H * qk), k->data,
            at(kv, mla.nope), naive_shape(mla, count, T, S, scale));
     }
+    arena_release(&ctx->data, mark);
     return o;
 }
 
 /* ---- absorbed attention ---- */
+
+/* Bytes; the sizes are checked first, by the function that is asked. */
+static size_t decode_scratch(Context *ctx, MlaDecodeShape shape) {
+#ifdef WITH_CUDA
+    if (ctx->device == CUDA) return mla_decode_scratch_cuda(ctx->gpu, ctx->dtype, shape);
+#endif
+    (void)ctx;
+    return mla_decode_scratch_cpu(shape);
+}
 
 /* [absorbed] */
 Tensor *mla_absorbed_attention(Context *ctx, Tensor *q, const Mla *w, const MlaConfig *cfg,
@@ -266,8 +302,7 @@ Tensor *mla_absorbed_attention(Context *ctx, Tensor *q, const Mla *w, const MlaC
     int64_t B = tensor_dim(q, 0), T = tensor_dim(q, 1);
     MlaShape mla = kernel_shape(cfg);
     int64_t H = mla.heads, rank = mla.kv_lora_rank;
-    check_shape("mla_absorbed_attention", q, ctx->dtype, SHAPE(B, T, H, mla.nope + mla.rope));
-    CHECK(!ctx->recording, "mla_absorbed_attention: what went through a cache has no gradient");
+    check_cached("mla_absorbed_attention", ctx, q, w, cfg, cache);
     MlaDecodeShape shape = {.batch = (int)B,
                             .q_len = (int)T,
                             .heads = mla.heads,
@@ -278,20 +313,18 @@ Tensor *mla_absorbed_attention(Context *ctx, Tensor *q, const Mla *w, const MlaC
                             .max_length = latent_cache_longest(cache),
                             .scale = scale};
     if (cache->horizon > shape.max_length) shape.max_length = cache->horizon;
-    size_t bytes = mla_decode_scratch_cpu(shape);
-#ifdef WITH_CUDA
-    if (ctx->device == CUDA) bytes = mla_decode_scratch_cuda(ctx->gpu, ctx->dtype, shape);
-#endif
-    float *scratch = bytes ? arena_alloc(&ctx->data, bytes) : NULL;
+    Tensor *o = tensor_new(ctx, "attention", ctx->dtype, SHAPE(B, T, H, mla.v));
+    ArenaMark mark = arena_mark(&ctx->data); /* from here on: needed by this function alone */
+    float *scratch = arena_alloc(&ctx->data, decode_scratch(ctx, shape));
 
     /* W_uk moves to the query and W_uv behind the sum: q_absorbed = [q_nope W_uk | q_rope] */
     Tensor *q_absorbed = tensor_new(ctx, "q_absorbed", ctx->dtype, SHAPE(B, T, H, rank + mla.rope));
     Tensor *o_latent = tensor_new(ctx, "o_latent", ctx->dtype, SHAPE(B, T, H, rank));
-    Tensor *o = tensor_new(ctx, "attention", ctx->dtype, SHAPE(B, T, H, mla.v));
     ON(ctx, mla_absorb_query, q_absorbed->data, q->data, w->kv_b_proj->data, B * T, mla);
     ON(ctx, mla_decode, o_latent->data, scratch, q_absorbed->data, cache->latent.data,
        cache->block_table.data, cache->lengths.data, shape);
     ON(ctx, mla_absorb_output, o->data, o_latent->data, w->kv_b_proj->data, B * T, mla);
+    arena_release(&ctx->data, mark);
     return o;
 }
 /* [/absorbed] */

@@ -37,9 +37,9 @@ typedef struct MlaConfig {
     int num_attention_heads; /* H */
     int q_lora_rank;         /* 0: queries are not compressed (V2-Lite) */
     int kv_lora_rank;
-    int qk_nope_head_dim,
-        qk_rope_head_dim; /* rope may be 0: no part for positions. Odd is fine here;
-                                             * chapter 07 turns pairs and wants it even (rope_check) */
+    int qk_nope_head_dim;
+    int qk_rope_head_dim; /* may be 0: no part for positions. Odd is fine here; chapter 07 turns
+                           * pairs and wants it even (rope_check) */
     int v_head_dim;
     bool attention_bias; /* biases on q_a_proj, kv_a_proj_with_mqa and o_proj; usually false */
 } MlaConfig;

@@ -7,6 +7,7 @@
 void mla_decode_check(const char *where, const MlaDecodeShape *s) {
     CHECK(s->batch > 0 && s->q_len > 0 && s->heads > 0, "%s: batch %d, q_len %d, heads %d", where,
           s->batch, s->q_len, s->heads);
+    CHECK(s->batch <= 65535, "%s: %d sequences; a grid of the GPU holds 65535", where, s->batch);
     CHECK(s->kv_lora_rank > 0 && s->rope_dim >= 0 &&
               s->kv_lora_rank <= MLA_DECODE_MAX_WIDTH - s->rope_dim,
           "%s: kv_lora_rank %d, rope_dim %d: the kernels hold rows of 1 to %d numbers", where,

@@ -32,11 +32,6 @@ __device__ __forceinline__ int mla_pages(const int32_t *lengths, int b) {
     return (lengths[b] + LATENT_PAGE - 1) / LATENT_PAGE;
 }
 
-/* How many tokens row r of sequence b sees: the causal mask of the last q_len tokens. */
-__device__ __forceinline__ int mla_keys_seen(const MlaDecodeShape &s, int length, int row) {
-    return length - s.q_len + row / s.heads + 1;
-}
-
 /* [share] */
 /* Pages in the line before sequence b; called by a whole warp. b = batch: the whole line. */
 __device__ __forceinline__ int mla_line_before(const int32_t *lengths, int b, int groups) {

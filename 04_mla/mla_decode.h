@@ -41,6 +41,11 @@ typedef struct MlaDecodeShape {
 /* Aborts unless the sizes fit together; `where` begins the message. */
 void mla_decode_check(const char *where, const MlaDecodeShape *shape);
 
+/* How many tokens row r of a sequence's q_len * heads sees: the causal mask of its last q_len. */
+LATENT_INLINE int mla_keys_seen(const MlaDecodeShape *s, int length, int row) {
+    return length - s->q_len + row / s->heads + 1;
+}
+
 /* Operations and bytes by FlashMLA's count, for one sequence length in all: 2 B q_len H length
  * (2 kv_lora_rank + rope_dim), and q + latent + o. */
 double mla_decode_flop(MlaDecodeShape shape, int length);
@@ -71,8 +76,8 @@ void mla_decode_cuda(Gpu *gpu, DType dtype, void *o, float *scratch, const void 
                      MlaDecodeShape shape);
 
 /*
- * The ladder, from the plain one up. The first three take every dtype, size and GPU; for the others
- * *_supports() says whether they do.
+ * The ladder, from the plain one up. The first three take every dtype, size and GPU (naive: up to
+ * 65,535 rows, q_len x heads); for the others *_supports() says whether they do.
  *   naive    scores, softmax and weighted sum, each a kernel; the latent is read twice per head.
  *            Its scratch holds all scores: mla_decode_naive_scratch()
  *   online   one pass over the latent for keys and values, a warp for each query head

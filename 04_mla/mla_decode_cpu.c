@@ -34,8 +34,8 @@
 /* Where token t of sequence b lies. */
 static const float *row_of_token(const float *latent, const int32_t *block_table, int b, int t,
                                  const MlaDecodeShape *s) {
-    int64_t page = block_table[(int64_t)b * s->max_pages + t / LATENT_PAGE];
-    return latent + (page * LATENT_PAGE + t % LATENT_PAGE) * (s->kv_lora_rank + s->rope_dim);
+    const int32_t *pages = block_table + (int64_t)b * s->max_pages;
+    return latent + latent_row(pages, t) * (s->kv_lora_rank + s->rope_dim);
 }
 /* [/row_of_token] */
 
@@ -102,6 +102,7 @@ static Cut cut_of(const MlaDecodeShape *s) {
 }
 
 size_t mla_decode_scratch_cpu(MlaDecodeShape s) {
+    mla_decode_check("mla_decode_scratch_cpu", &s);
     Cut cut = cut_of(&s);
     return sizeof(float) * (size_t)s.batch * (size_t)cut.pieces * (size_t)cut.groups *
            (size_t)cut.state;
@@ -163,12 +164,7 @@ static void join_scores(float *m, float *l, float *o, float *s, int keys, const 
         for (int i = 0; i < VECTOR; i++) o[c * VECTOR + i] *= rescale[i];
 }
 
-/* Queries of the last q_len tokens see less than the sequence: row r of it sees this much. */
-static int keys_seen(const MlaDecodeShape *s, int length, int row) {
-    return length - s->q_len + row / s->heads + 1;
-}
-
-/* Asks for `rows` rows from the next page, so that it is on its way while this one is used. */
+/* Asks for the `numbers` of a page, so that it is on its way while the one before it is used. */
 static void prefetch_page(const float *z, int64_t numbers) {
     for (int64_t i = 0; i < numbers; i += 16) __builtin_prefetch(z + i, 0, 2);
 }
@@ -197,7 +193,7 @@ static void group_task(float *state, const float *q, const float *latent,
         memset(scores, 0, sizeof(float) * (size_t)(keys * VECTOR));
         lane_product(scores, z, width, 1, packed, width, keys);
         for (int i = 0; i < VECTOR; i++)
-            seen[i] = (i < rows ? keys_seen(s, length, first + i) : length) - token;
+            seen[i] = (i < rows ? mla_keys_seen(s, length, first + i) : length) - token;
         join_scores(m, l, o, scores, keys, seen, s->kv_lora_rank);
         lane_product(o, z, 1, width, scores, keys, s->kv_lora_rank);
     }
@@ -209,7 +205,7 @@ static void row_task(float *state, const float *q, const float *latent, const in
                      int length, const MlaDecodeShape *s, int b, int row, int begin, int end) {
     OnlineSoftmax online = {-INFINITY, 0};
     float scores[LATENT_PAGE], *o = state + 2;
-    int width = s->kv_lora_rank + s->rope_dim, seen = keys_seen(s, length, row);
+    int width = s->kv_lora_rank + s->rope_dim, seen = mla_keys_seen(s, length, row);
     const float *q_row = q + ((int64_t)b * s->q_len * s->heads + row) * width;
     memset(o, 0, sizeof(float) * (size_t)s->kv_lora_rank);
     for (int token = begin; token < end && token < seen; token += LATENT_PAGE) {

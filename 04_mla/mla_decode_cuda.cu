@@ -23,14 +23,8 @@ __device__ __forceinline__ float weight_of(float m, float max) {
 template <typename T>
 __device__ __forceinline__ const T *row_of_token(const T *latent, const int32_t *block_table, int b,
                                                  int t, const MlaDecodeShape &s) {
-    int64_t page = block_table[(int64_t)b * s.max_pages + t / LATENT_PAGE];
-    return latent + (page * LATENT_PAGE + t % LATENT_PAGE) * (s.kv_lora_rank + s.rope_dim);
-}
-
-static void check(const char *where, const MlaDecodeShape &s) {
-    mla_decode_check(where, &s);
-    CHECK(s.batch <= 65535 && mla_rows(s) <= 65535,
-          "%s: %d sequences, %d rows of queries; a grid holds 65535", where, s.batch, mla_rows(s));
+    const int32_t *pages = block_table + (int64_t)b * s.max_pages;
+    return latent + latent_row(pages, t) * (s.kv_lora_rank + s.rope_dim);
 }
 
 /* ---- naive ---- */
@@ -50,7 +44,7 @@ __global__ void naive_scores_kernel(float *scores, const T *q, const T *latent,
     int j = blockIdx.x * WARPS + threadIdx.x / 32, lane = threadIdx.x % 32, b = blockIdx.z;
     int64_t row = (int64_t)b * gridDim.y + blockIdx.y;
     int width = s.kv_lora_rank + s.rope_dim;
-    if (j >= mla_keys_seen(s, lengths[b], blockIdx.y)) return;
+    if (j >= mla_keys_seen(&s, lengths[b], blockIdx.y)) return;
     const T *z = row_of_token(latent, block_table, b, j, s);
     float dot = 0.0f;
     for (int c = lane; c < width; c += 32) dot += to_float(q[row * width + c]) * to_float(z[c]);
@@ -58,7 +52,7 @@ __global__ void naive_scores_kernel(float *scores, const T *q, const T *latent,
     if (lane == 0) scores[row * s.max_length + j] = dot * base_2(s.scale);
 }
 
-/* The sum over the block; every thread gets the result. */
+/* The sum over the block, or the maximum; every thread gets the result. */
 __device__ float block_reduce(float x, bool maximum) {
     __shared__ float of_warp[WARPS];
     x = maximum ? warp_max(x) : warp_sum(x);
@@ -73,7 +67,7 @@ __device__ float block_reduce(float x, bool maximum) {
 /* grid (rows, B) */
 static __global__ void naive_softmax_kernel(float *scores, const int32_t *lengths,
                                             MlaDecodeShape s) {
-    int seen = mla_keys_seen(s, lengths[blockIdx.y], blockIdx.x);
+    int seen = mla_keys_seen(&s, lengths[blockIdx.y], blockIdx.x);
     float *p = scores + ((int64_t)blockIdx.y * gridDim.x + blockIdx.x) * s.max_length;
     float top = -INFINITY, sum = 0.0f;
     for (int j = threadIdx.x; j < seen; j += THREADS) top = fmaxf(top, p[j]);
@@ -90,7 +84,7 @@ __global__ void naive_sum_kernel(T *o, const float *scores, const T *latent,
                                  MlaDecodeShape s) {
     int c = blockIdx.x * THREADS + threadIdx.x, b = blockIdx.z;
     int64_t row = (int64_t)b * gridDim.y + blockIdx.y;
-    int seen = mla_keys_seen(s, lengths[b], blockIdx.y);
+    int seen = mla_keys_seen(&s, lengths[b], blockIdx.y);
     if (c >= s.kv_lora_rank) return;
     float sum = 0.0f;
     for (int j = 0; j < seen; j++)
@@ -106,7 +100,9 @@ size_t mla_decode_naive_scratch(MlaDecodeShape s) {
 void mla_decode_naive_cuda(Gpu *gpu, DType dtype, void *o, float *scratch, const void *q,
                            const void *latent, const int32_t *block_table, const int32_t *lengths,
                            MlaDecodeShape s) {
-    check("mla_decode_naive_cuda", s);
+    mla_decode_check("mla_decode_naive_cuda", &s);
+    CHECK(mla_rows(s) <= 65535, "mla_decode_naive_cuda: %d rows of queries; its grids hold 65535",
+          mla_rows(s));
     unsigned rows = mla_rows(s), batch = s.batch;
     dim3 scores((unsigned)ceil_div(s.max_length, WARPS), rows, batch);
     dim3 sums((unsigned)ceil_div(s.kv_lora_rank, THREADS), rows, batch);
@@ -239,7 +235,7 @@ __global__ void __launch_bounds__(THREADS)
     int64_t at = (int64_t)b * mla_rows(s) + row;
     RowState<T, N, V> state;
     state.begin(q + at * (s.kv_lora_rank + s.rope_dim), s);
-    state.attend_pages(latent, block_table, b, 0, mla_keys_seen(s, lengths[b], row), s);
+    state.attend_pages(latent, block_table, b, 0, mla_keys_seen(&s, lengths[b], row), s);
     state.write(o + at * s.kv_lora_rank, 1.0f / state.l, s);
 }
 
@@ -267,7 +263,7 @@ __global__ void __launch_bounds__(THREADS)
 void mla_decode_online_cuda(Gpu *gpu, DType dtype, void *o, float *scratch, const void *q,
                             const void *latent, const int32_t *block_table, const int32_t *lengths,
                             MlaDecodeShape s) {
-    check("mla_decode_online_cuda", s);
+    mla_decode_check("mla_decode_online_cuda", &s);
     (void)scratch;
     dim3 grid((unsigned)ceil_div(mla_rows(s), WARPS), (unsigned)s.batch);
     COLUMNS_SWITCH(
@@ -304,7 +300,7 @@ __global__ void __launch_bounds__(THREADS)
         if (row >= rows) continue;
         int64_t at = (int64_t)walk.b * rows + row;
         int end =
-            min((walk.first + walk.count) * LATENT_PAGE, mla_keys_seen(s, lengths[walk.b], row));
+            min((walk.first + walk.count) * LATENT_PAGE, mla_keys_seen(&s, lengths[walk.b], row));
         RowState<T, N, V> state;
         state.begin(q + at * (s.kv_lora_rank + s.rope_dim), s);
         state.attend_pages(latent, block_table, walk.b, walk.first * LATENT_PAGE, end, s);
@@ -372,9 +368,8 @@ __global__ void join_kernel(T *o, const float *scratch, const int32_t *lengths, 
 
 void mla_decode_join(Gpu *gpu, DType dtype, void *o, const float *scratch, const int32_t *lengths,
                      const MlaDecodeShape &s, int group_rows, int blocks) {
-    /* One row for a block while blocks are few; then enough that finding the pieces is no burden. */
+    /* A row for a block while blocks are few; then enough that finding the pieces is no burden. */
     int rows = mla_rows(s), at_once = (int64_t)rows * s.batch > 2048 ? 8 : 1;
-    CHECK(s.batch <= 65535, "absorbed decoding of %d sequences; a grid holds 65535", s.batch);
     CHECK(blocks <= MOST_BLOCKS, "absorbed decoding on %d blocks; a join knows %d", blocks,
           MOST_BLOCKS);
     int threads = s.kv_lora_rank < 512 ? (int)ceil_div(s.kv_lora_rank, 32) * 32 : 512;
@@ -387,7 +382,7 @@ void mla_decode_join(Gpu *gpu, DType dtype, void *o, const float *scratch, const
 void mla_decode_split_cuda(Gpu *gpu, DType dtype, void *o, float *scratch, const void *q,
                            const void *latent, const int32_t *block_table, const int32_t *lengths,
                            MlaDecodeShape s) {
-    check("mla_decode_split_cuda", s);
+    mla_decode_check("mla_decode_split_cuda", &s);
     int blocks = SPLIT_BLOCKS * gpu->sm_count;
     COLUMNS_SWITCH(s.kv_lora_rank + s.rope_dim, N, V,
                    DTYPE_SWITCH(dtype, T,

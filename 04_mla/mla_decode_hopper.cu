@@ -445,6 +445,7 @@ static void launch(Gpu *gpu, const CUtensorMap &q_map, const CUtensorMap &latent
 void mla_decode_hopper_cuda(Gpu *gpu, DType dtype, void *o, float *scratch, const void *q,
                             const void *latent, const int32_t *block_table, const int32_t *lengths,
                             MlaDecodeShape shape) {
+    mla_decode_check("mla_decode_hopper_cuda", &shape);
     CHECK(
         mla_decode_hopper_supports(gpu, dtype, shape),
         "Hopper's kernel is for sm_90, BF16, kv_lora_rank 512 and rope_dim 64: this is sm_%d, %s, "

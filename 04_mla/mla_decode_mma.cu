@@ -6,8 +6,8 @@
  * go to the tensor cores. A tile of 32 tokens lies in shared memory once and is read twice: as the
  * keys Z, and its first columns, transposed by ldmatrix, as the values C.
  *
- *   S = Q Z^T     576 columns are a long sum: four warps take a quarter of it each, times two halves
- *                 of the tile's tokens. A warp's part of Q stays in its registers.
+ *   S = Q Z^T     576 columns are a long sum: four warps take a quarter of it each, times two
+ *                 halves of the tile's tokens. A warp's part of Q stays in its registers.
  *   P = softmax   the quarters are added up in shared memory; a warp does 2 M rows. P goes back
  *                 to shared memory as BF16.
  *   O += P C      a warp owns an eighth of the columns, and all rows; O stays in its registers.
@@ -310,7 +310,7 @@ __global__ __launch_bounds__(THREADS, 1) void mla_decode_mma_kernel(
         int length = lengths[walk.b], first = walk.first * LATENT_PAGE;
         int end = min(first + walk.count * LATENT_PAGE, length);
         int my_row = min(walk.group * 16 * M + softmax_row<M>(), rows - 1);
-        int seen = mla_keys_seen(s, length, my_row);
+        int seen = mla_keys_seen(&s, length, my_row);
         const int32_t *pages = block_table + (int64_t)walk.b * s.max_pages;
         Warp<KV, M> w;
         memset(w.o, 0, sizeof(w.o));

@@ -4,7 +4,8 @@
  * Chapter 04 needs to know three things about positions and nothing else: that something rotates
  * the last numbers of each query head and of the shared key, that the rotation is by the token's
  * own position, and by which factor it wants the softmax scale changed. Chapter 07 supplies it
- * (rotary embeddings, YaRN). A NULL position means none: attention that sees a set, not a sequence.
+ * (rotary embeddings, YaRN). A NULL position means none: a token then sees its past as a
+ * set, in no order.
  *
  *     struct Rope { Position position; ...tables... };        an implementation begins like this
  *

@@ -10,9 +10,9 @@
 #include <stdio.h>
 
 /*
- * In units of tolerance_of(): PyTorch in F32 on the CPU is 0.1 to 0.6 units away from these goldens,
- * we are 0.2 to 0.4; 5 are allowed for other orders of summation. PyTorch in BF16 is 1 to 5 units
- * away, the gradient of q_a_proj's bias, in which much cancels, 8.5; 14 are allowed.
+ * In units of tolerance_of(): PyTorch in F32 on the CPU is 0.1 to 0.6 units away from these
+ * goldens, we are 0.2 to 0.4; 5 are allowed for other orders of summation. PyTorch in BF16 is 1 to
+ * 5 units away, the gradient of q_a_proj's bias, in which much cancels, 8.5; 14 are allowed.
  */
 static double module_tolerance(DType dtype) {
     return (dtype == BF16 ? 14 : 5) * tolerance_of(dtype, 128);

@@ -69,9 +69,9 @@ static inline Tensor *tokens_of(Context *ctx, const float *x, int b, int batch, 
 /* ---- a Position for tests ---- */
 
 /*
- * Pair i (neighbours) of the last numbers of a head, turned by position * ANGLE * (i + 1): a
- * rotation that no mistake in the position or in the part that is rotated can leave unseen. It works
- * on the host, whatever the device is.
+ * Pair i (neighbours) of the last numbers of a head, turned by position * ANGLE * (i + 1): no
+ * mistake in the position or in the part that is rotated can stay unseen. It works on the host,
+ * whatever the device is.
  */
 #define TURN_ANGLE 0.37
 #define TURN_SCALE 1.25f

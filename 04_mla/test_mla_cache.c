@@ -6,12 +6,14 @@
 
 #include "../common/blas.h"
 
+#include <signal.h>
 #include <stdio.h>
 
 /*
  * The two ways sum in other orders: in F32 that makes 0.3 to 1.1 units of tolerance_of(), and 5 are
- * allowed. In BF16 each of them rounds what it stores between its steps, and the absorbed query and
- * output are roundings of their own: 10 units, the distance of test_mla.c from the truth and a half.
+ * allowed. In BF16 each of them rounds what it stores between its steps, and the absorbed query
+ * and output are roundings of their own: 10 units, the distance of test_mla.c from the truth and a
+ * half.
  */
 static double mode_tolerance(DType dtype) {
     return (dtype == BF16 ? 10 : 5) * tolerance_of(dtype, 128);
@@ -238,6 +240,157 @@ DEVICE_TEST(mla_cache, a_horizon_changes_nothing) {
     latent_cache_free(&cache);
     params_free(&m.params);
     test_context_free(&ctx);
+}
+
+/* ---- which mode MLA_AUTO takes ---- */
+
+static float *with_mode(Context *ctx, Module *m, const Tensor *x, int cached, int horizon,
+                        MlaMode mode) {
+    int T = (int)tensor_dim(x, 1), hidden = m->cfg.hidden_size;
+    LatentCache cache;
+    cache_for(&cache, ctx, &m->cfg, 1, 64, 0);
+    float *all = test_values(ctx, x);
+    if (cached)
+        mla_forward(ctx, tokens_of(ctx, all, 0, 1, T, hidden, 0, cached), &m->w, &m->cfg, &TURN,
+                    &cache, MLA_ABSORBED);
+    cache.horizon = horizon;
+    Tensor *rest = tokens_of(ctx, all, 0, 1, T, hidden, cached, T - cached);
+    float *y = test_values(ctx, mla_forward(ctx, rest, &m->w, &m->cfg, &TURN, &cache, mode));
+    latent_cache_free(&cache);
+    free(all);
+    return y;
+}
+
+/*
+ * The two modes round differently, so the bits tell which one it was. Tokens `cached` .. T - 1 are
+ * new; expected: what MLA_AUTO must take for them.
+ */
+static void check_auto(int cached, int T, int horizon, MlaMode expected) {
+    Context ctx = test_context(CPU, F32);
+    Module m;
+    module_init(&m, &ctx, with_q);
+    Tensor *x = test_normal(&ctx, "x", 1, SHAPE(1, T, with_q.hidden_size));
+    size_t bytes = sizeof(float) * (size_t)((T - cached) * with_q.hidden_size);
+    float *y[3]; /* by MlaMode */
+    for (int mode = MLA_AUTO; mode <= MLA_ABSORBED; mode++)
+        y[mode] = with_mode(&ctx, &m, x, cached, horizon, (MlaMode)mode);
+    cr_assert(memcmp(y[MLA_NAIVE], y[MLA_ABSORBED], bytes) != 0, "nothing tells the modes apart");
+    cr_assert(memcmp(y[MLA_AUTO], y[expected], bytes) == 0,
+              "%d new tokens after %d, horizon %d: MLA_AUTO is not %s", T - cached, cached, horizon,
+              expected == MLA_NAIVE ? "naive" : "absorbed");
+    for (int mode = MLA_AUTO; mode <= MLA_ABSORBED; mode++) free(y[mode]);
+    params_free(&m.params);
+    test_context_free(&ctx);
+}
+
+Test(mla_cache, auto_counts_the_new_tokens_and_the_cached_ones) {
+    check_auto(0, 33, 0, MLA_NAIVE); /* a prompt: all of it is expanded, but once */
+    check_auto(32, 33, 0, MLA_ABSORBED);
+    check_auto(1, 33, 0, MLA_NAIVE);
+}
+
+/* A captured step will meet other lengths than the one at capture: naive fits only that one. Two
+ * tokens, since with a single one the softmax is 1 and the modes give the same bits. */
+Test(mla_cache, auto_with_a_horizon_is_absorbed) {
+    check_auto(0, 2, 64, MLA_ABSORBED);
+    check_auto(0, 33, 64, MLA_ABSORBED);
+}
+
+/* ---- memory ---- */
+
+/* What an attention needs for itself it gives back: the next layer of the step uses it again. */
+static void check_scratch(Device device, DType dtype, MlaMode mode) {
+    enum { S = 100 };
+    static const MlaConfig cfg = {128, 32, 0, 128, 4, 2, 4, false};
+    Context ctx = test_context(device, dtype);
+    Module m;
+    module_init(&m, &ctx, cfg);
+    float *all = malloc(sizeof(float) * (S + 1) * 128);
+    for (int i = 0; i < (S + 1) * 128; i++) all[i] = rng_normal(7, 3, (uint64_t)i);
+    LatentCache cache;
+    cache_for(&cache, &ctx, &cfg, 1, S + 1, 0);
+    size_t peak = 0, used = 0;
+    for (int t = 0; t < S + 1; t++) { /* the last two in one step, as two layers would be */
+        if (t < S) context_reset(&ctx);
+        peak = context_peak_bytes(&ctx), used = ctx.data.used;
+        mla_forward(&ctx, tokens_of(&ctx, all, 0, 1, S + 1, 128, t, 1), &m.w, &cfg, &TURN, &cache,
+                    mode);
+    }
+    size_t grown = context_peak_bytes(&ctx) - peak, kept = ctx.data.used - used;
+    /* naive: keys and values of all tokens; absorbed: a query and an output as wide as a latent */
+    size_t values = mode == MLA_NAIVE ? (size_t)S * 32 * (4 + 4 + 6) : 32 * (130 + 128);
+    size_t scratch = values * dtype_size(dtype);
+    cr_assert(kept < scratch, "a layer keeps %zu bytes", kept);
+    cr_assert(grown < scratch, "the second layer takes %zu bytes more; its scratch alone is %zu",
+              grown, scratch);
+    free(all);
+    latent_cache_free(&cache);
+    params_free(&m.params);
+    test_context_free(&ctx);
+}
+
+DEVICE_TEST(mla_cache, layers_share_their_scratch) {
+    check_scratch(device, dtype, MLA_NAIVE);
+    check_scratch(device, dtype, MLA_ABSORBED);
+}
+
+/* ---- what only a programmer can get wrong ---- */
+
+/* Chunks of 8 and `next` tokens, with a table of ten positions. */
+static void positions_end(int next) {
+    Context ctx = test_context(CPU, F32);
+    Module m;
+    module_init(&m, &ctx, with_q);
+    LatentCache cache;
+    cache_for(&cache, &ctx, &with_q, 1, 64, 0);
+    Position short_table = TURN;
+    short_table.max_position = 10;
+    const int chunks[] = {8, next};
+    for (int i = 0; i < 2; i++) {
+        Tensor *x = test_normal(&ctx, "x", 1, SHAPE(1, chunks[i], with_q.hidden_size));
+        mla_forward(&ctx, x, &m.w, &with_q, &short_table, &cache, MLA_AUTO);
+    }
+    latent_cache_free(&cache);
+    params_free(&m.params);
+    test_context_free(&ctx);
+}
+
+Test(mla_cache, the_last_position_is_used) { positions_end(2); }
+Test(mla_cache, positions_past_the_table_stop_the_program, .signal = SIGABRT) { positions_end(3); }
+
+/* Absorbed attention of queries [B, T] on a cache of two sequences of five tokens. */
+static void absorbed_with(int B, int T, int more_width, int more_heads) {
+    Context ctx = test_context(CPU, F32);
+    Error err = {0};
+    Module m;
+    module_init(&m, &ctx, with_q);
+    MlaConfig cfg = with_q;
+    int rank = cfg.kv_lora_rank, rope = cfg.qk_rope_head_dim + more_width;
+    LatentCache cache;
+    cr_assert(latent_cache_init(&cache, &ctx, 2, 64, 0, rank + rope, &err) == 0);
+    Tensor *c_kv = test_normal(&ctx, "c_kv", 1, SHAPE(2, 5, rank));
+    Tensor *k_rope = test_normal(&ctx, "k_rope", 2, SHAPE(2, 5, rope));
+    cr_assert(latent_cache_append(&ctx, &cache, c_kv, k_rope, &err) == 0, "%s", err.text);
+    cfg.num_attention_heads += more_heads; /* more than kv_b_proj has */
+    Tensor *q = test_normal(&ctx, "q", 3, SHAPE(B, T, cfg.num_attention_heads, 16));
+    mla_absorbed_attention(&ctx, q, &m.w, &cfg, &cache, 1);
+    latent_cache_free(&cache);
+    params_free(&m.params);
+    test_context_free(&ctx);
+}
+
+Test(mla_cache, all_tokens_may_ask) { absorbed_with(2, 5, 0, 0); }
+Test(mla_cache, another_number_of_sequences_stops_the_program, .signal = SIGABRT) {
+    absorbed_with(1, 1, 0, 0);
+}
+Test(mla_cache, queries_of_tokens_not_yet_there_stop_the_program, .signal = SIGABRT) {
+    absorbed_with(2, 6, 0, 0);
+}
+Test(mla_cache, a_cache_of_wider_rows_stops_the_program, .signal = SIGABRT) {
+    absorbed_with(2, 1, 2, 0);
+}
+Test(mla_cache, weights_of_fewer_heads_stop_the_program, .signal = SIGABRT) {
+    absorbed_with(2, 1, 0, 1);
 }
 
 /* Bit for bit the same with one thread and with three, in both modes. */

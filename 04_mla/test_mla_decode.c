@@ -130,6 +130,7 @@ static bool run(Context *ctx, int rung, Problem *p) {
                                       mla_decode_mma_cuda,
                                       mla_decode_hopper_cuda};
     if (ctx->device != CUDA) return false;
+    if (rung == NAIVE && p->shape.q_len * p->shape.heads > 65535) return false;
     if (rung == MMA && !mla_decode_mma_supports(ctx->gpu, ctx->dtype, p->shape)) return false;
     if (rung == HOPPER && !mla_decode_hopper_supports(ctx->gpu, ctx->dtype, p->shape)) return false;
     rungs[rung](ctx->gpu, ctx->dtype, p->o->data, p->scratch->data, q->data, z->data, table->data,
@@ -191,6 +192,7 @@ static const Case cases[] = {
     {1, 2, 1, 72, 8, {600}},
     {70, 1, 3, 128, 32, {1, 64, 130, 65}}, /* more sequences than a warp has lanes */
     {37, 1, 40, 64, 16, {300, 2, 65, 1}},
+    {1, 16, 4096, 8, 4, {20}}, /* more rows of queries than a grid is high */
 };
 enum { CASES = sizeof cases / sizeof *cases };
 

@@ -52,6 +52,20 @@ void *arena_alloc(Arena *arena, size_t bytes) {
     return memory;
 }
 
+ArenaMark arena_mark(const Arena *arena) {
+    return (ArenaMark){arena->current, arena->current ? arena->current->used : 0, arena->used};
+}
+
+void arena_release(Arena *arena, ArenaMark mark) {
+    CHECK(mark.used <= arena->used, "an arena released to %zu bytes, but it holds %zu", mark.used,
+          arena->used);
+    ArenaBlock *later = mark.block ? mark.block->next : arena->first;
+    for (; later; later = later->next) later->used = 0;
+    if (mark.block) mark.block->used = mark.used_in_block;
+    arena->current = mark.block; /* NULL, before the first allocation: the first block is next */
+    arena->used = mark.used;
+}
+
 void arena_reset(Arena *arena) {
     for (ArenaBlock *b = arena->first; b; b = b->next) b->used = 0;
     arena->current = arena->first;

@@ -35,7 +35,21 @@ typedef struct Arena {
 
 void *arena_alloc(Arena *arena,
                   size_t bytes); /* 256-byte aligned, not cleared; fatal() when memory runs out */
-void arena_reset(Arena *arena);  /* all of it is free again; the memory is kept for the next step */
+
+/*
+ * Where an arena stands, and back to there: all that was handed out since the mark is free again. For buffers of one op
+ * that nobody needs afterwards, above all not the tape: never while recording. What a GPU has queued may still use them,
+ * since what comes later is queued behind it. Marks are released last to first, before the next reset.
+ */
+typedef struct ArenaMark {
+    ArenaBlock *block;
+    size_t used_in_block, used;
+} ArenaMark;
+
+ArenaMark arena_mark(const Arena *arena);
+void arena_release(Arena *arena, ArenaMark mark);
+
+void arena_reset(Arena *arena); /* all of it is free again; the memory is kept for the next step */
 void arena_free(Arena *arena);
 
 /* ---- context ---- */

@@ -88,6 +88,39 @@ DEVICE_TEST(arena, every_step_gets_the_same_addresses) {
     test_context_free(&ctx);
 }
 
+/* What a mark gives back is handed out again, over the border of a block and from the very start. */
+DEVICE_TEST(arena, a_mark_gives_back_what_came_after_it) {
+    enum { FIRST = 1000, BUFFER = 3 << 20 }; /* a buffer is more than what a first block holds */
+    Context ctx = test_context(device, dtype);
+    ArenaMark start = arena_mark(&ctx.data);
+    void *kept = arena_alloc(&ctx.data, FIRST);
+    void *buffer = NULL, *small = NULL;
+    size_t peak = 0;
+    for (int layer = 0; layer < 5; layer++) {
+        ArenaMark mark = arena_mark(&ctx.data);
+        void *a = arena_alloc(&ctx.data, 500), *b = arena_alloc(&ctx.data, BUFFER);
+        cr_assert(a != kept && b != kept);
+        if (layer) cr_assert(a == small && b == buffer, "layer %d got other addresses", layer);
+        if (layer) cr_assert(context_peak_bytes(&ctx) == peak, "the peak grew");
+        small = a, buffer = b, peak = context_peak_bytes(&ctx);
+        arena_release(&ctx.data, mark);
+    }
+    cr_assert(ctx.data.used == 1024, "%zu bytes in use, of one buffer of 1000", ctx.data.used);
+    cr_assert(arena_alloc(&ctx.data, 500) == small);
+    arena_release(&ctx.data, start);
+    cr_assert(ctx.data.used == 0);
+    cr_assert(arena_alloc(&ctx.data, FIRST) == kept);
+    test_context_free(&ctx);
+}
+
+Test(arena, a_mark_of_a_step_that_is_over_stops_the_program, .signal = SIGABRT) {
+    Context ctx = test_context(CPU, F32);
+    arena_alloc(&ctx.data, 1000);
+    ArenaMark mark = arena_mark(&ctx.data);
+    context_reset(&ctx);
+    arena_release(&ctx.data, mark);
+}
+
 /* ---- what stops a program ---- */
 
 Test(tensor, a_wrong_shape_stops_the_program, .signal = SIGABRT) {
