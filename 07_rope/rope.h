@@ -42,7 +42,8 @@ typedef struct RopeConfig {
     double factor;                        /* of the context's growth; >= 1 */
     int original_max_position_embeddings; /* yarn: the context it was trained for */
     double beta_fast, beta_slow;          /* yarn: 32 and 1 when 0 */
-    double mscale, mscale_all_dim;        /* yarn: 0 when absent */
+    double mscale;                        /* yarn: 0 when absent: see rope_attention_factor */
+    double mscale_all_dim;                /* all but default: 0 when absent: rope_softmax_factor */
     double attention_factor;              /* yarn: 0 when absent: see rope_attention_factor */
 } RopeConfig;
 
@@ -85,8 +86,9 @@ void rope_yarn_range(const RopeConfig *cfg, double *low, double *high);
  * other types. */
 double rope_attention_factor(const RopeConfig *cfg);
 
-/* Factor on the softmax scale: m(mscale_all_dim)^2 (DeepSeek), 1 without it or for the default
- * type. */
+/* Factor on the softmax scale: m(mscale_all_dim)^2, 1 without it or for the default type. For
+ * linear and ntk as for yarn: DeepSeek's models in transformers ask for no more than another type
+ * than default (yarn_apply_mscale, despite its name). */
 double rope_softmax_factor(const RopeConfig *cfg);
 
 /*

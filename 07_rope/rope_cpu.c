@@ -9,31 +9,29 @@
  */
 #include "rope.h"
 
-#include <stdlib.h>
-
 /* [rope_halves] */
-/* One head: the pair (i, i + half) turned by cos c[i] and sin s[i]. */
+/* One head: the pair (i, i + half) turned by cos c[i] and sin s[i]; back when sign is -1. */
 static void turn_halves(float *restrict x, const float *restrict c, const float *restrict s,
-                        int half) {
+                        int half, float sign) {
     float *restrict y = x + half;
 #pragma omp simd
     for (int i = 0; i < half; i++) {
-        float a = x[i], b = y[i];
-        x[i] = a * c[i] - b * s[i];
-        y[i] = a * s[i] + b * c[i];
+        float a = x[i], b = y[i], sine = sign * s[i];
+        x[i] = a * c[i] - b * sine;
+        y[i] = a * sine + b * c[i];
     }
 }
 /* [/rope_halves] */
 
 /* [rope_interleaved] */
-/* One head: the pair (2i, 2i + 1). */
+/* One head: the pair (2i, 2i + 1) turned by cos c[i] and sin s[i]; back when sign is -1. */
 static void turn_interleaved(float *restrict x, const float *restrict c, const float *restrict s,
-                             int half) {
+                             int half, float sign) {
 #pragma omp simd
     for (int i = 0; i < half; i++) {
-        float a = x[2 * i], b = x[2 * i + 1];
-        x[2 * i] = a * c[i] - b * s[i];
-        x[2 * i + 1] = a * s[i] + b * c[i];
+        float a = x[2 * i], b = x[2 * i + 1], sine = sign * s[i];
+        x[2 * i] = a * c[i] - b * sine;
+        x[2 * i + 1] = a * sine + b * c[i];
     }
 }
 /* [/rope_interleaved] */
@@ -49,27 +47,28 @@ static void fetch_ahead(const float *x, int64_t head_dim, int dim) {
  * end inside a head. */
 static inline __attribute__((always_inline)) void turn_heads(RopePart part, int64_t token,
                                                              const float *c, const float *s,
-                                                             int dim, RopeLayout layout) {
+                                                             int dim, RopeLayout layout,
+                                                             float sign) {
     if (!part.data) return;
     float *x = (float *)part.data + token * part.heads * part.head_dim + part.offset;
     for (int h = 0; h < part.heads; h++, x += part.head_dim) {
         if (part.head_dim > dim) fetch_ahead(x, part.head_dim, dim);
         if (layout == ROPE_HALVES)
-            turn_halves(x, c, s, dim / 2);
+            turn_halves(x, c, s, dim / 2, sign);
         else
-            turn_interleaved(x, c, s, dim / 2);
+            turn_interleaved(x, c, s, dim / 2, sign);
     }
 }
 
 /* The sizes that models have get loops of their own: a quarter faster. */
 static void turn_token(RopePart part, int64_t token, const float *c, const float *s, int dim,
-                       RopeLayout layout) {
+                       RopeLayout layout, float sign) {
     if (dim == 64)
-        turn_heads(part, token, c, s, 64, layout);
+        turn_heads(part, token, c, s, 64, layout, sign);
     else if (dim == 128)
-        turn_heads(part, token, c, s, 128, layout);
+        turn_heads(part, token, c, s, 128, layout, sign);
     else
-        turn_heads(part, token, c, s, dim, layout);
+        turn_heads(part, token, c, s, dim, layout, sign);
 }
 
 void rope_rotate_cpu(RopePart q, RopePart k, const float *cos, const float *sin,
@@ -79,23 +78,17 @@ void rope_rotate_cpu(RopePart q, RopePart k, const float *cos, const float *sin,
         WORTH_A_THREAD = 1 << 15
     }; /* numbers; starting threads costs as much as turning so many */
     int half = dim / 2;
+    float sign = inverse ? -1.0f : 1.0f;
     int64_t heads = (q.data ? q.heads : 0) + (k.data ? k.heads : 0);
     for (int64_t t = 0; t < tokens; t++)
         CHECK(positions[t] >= 0 && positions[t] < max_position,
               "position %d of token %lld: the table has positions 0 to %d", positions[t],
               (long long)t, max_position - 1);
-#pragma omp parallel if (tokens * heads * dim > WORTH_A_THREAD)
-    {
-        float *sines = malloc((size_t)half * sizeof *sines);
-        if (!sines) fatal("out of memory");
-#pragma omp for schedule(static)
-        for (int64_t t = 0; t < tokens; t++) {
-            const float *c = cos + (int64_t)positions[t] * half;
-            const float *s = sin + (int64_t)positions[t] * half;
-            for (int i = 0; i < half; i++) sines[i] = inverse ? -s[i] : s[i];
-            turn_token(q, t, c, sines, dim, layout);
-            turn_token(k, t, c, sines, dim, layout);
-        }
-        free(sines);
+#pragma omp parallel for schedule(static) if (tokens * heads * dim > WORTH_A_THREAD)
+    for (int64_t t = 0; t < tokens; t++) {
+        const float *c = cos + (int64_t)positions[t] * half;
+        const float *s = sin + (int64_t)positions[t] * half;
+        turn_token(q, t, c, s, dim, layout, sign);
+        turn_token(k, t, c, s, dim, layout, sign);
     }
 }

@@ -330,6 +330,13 @@ Test(positions, beyond_the_table_stop_the_program, .signal = SIGABRT) {
 
 Test(positions, below_zero_stop_the_program, .signal = SIGABRT) { rotate_beyond(-1); }
 
+Test(positions, q_given_as_k_too_stops_the_program, .signal = SIGABRT) {
+    Context ctx = test_context(CPU, F32);
+    Rope rope = rope_new(&ctx, 4, ROPE_HALVES);
+    Tensor *q = test_normal(&ctx, "q", 1, SHAPE(1, 2, 1, 4));
+    rope_rotate(&ctx, &rope, q, 0, q, 0, positions_from(&ctx, 1, 2, 0));
+}
+
 /* A kernel cannot stop the program: it reads nothing outside, and NaN makes the mistake seen. */
 Test(positions, beyond_the_table_become_nan_on_cuda) {
     test_needs_gpu();

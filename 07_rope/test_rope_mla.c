@@ -1,6 +1,7 @@
 /*
- * Latent attention with rotary positions: what transformers' DeepseekV3Attention computes with
- * rotation and YaRN, absorbed = naive, cached = uncached, and one model in two layouts.
+ * Latent attention with rotary positions: what transformers' DeepseekV3Attention and
+ * DeepseekV2Attention compute with rotation and YaRN, absorbed = naive, cached = uncached, and one
+ * model in two layouts.
  */
 #include "rope.h"
 
@@ -86,6 +87,13 @@ DEVICE_TEST(mla, equals_transformers_interleaved) {
 DEVICE_TEST(mla, equals_transformers_halves) {
     check_golden(device, dtype, "07_rope/goldens/mla_halves.safetensors",
                  (MlaConfig){20, 3, 0, 10, 6, 8, 5, false}, yarn_config(8, ROPE_HALVES, 1, 0.5));
+}
+
+/* V2 turns complex numbers, each a pair of neighbours, in F32 also where the rest is exact. */
+DEVICE_TEST(mla, equals_transformers_v2) {
+    check_golden(device, dtype, "07_rope/goldens/mla_v2.safetensors",
+                 (MlaConfig){20, 4, 0, 10, 6, 8, 5, false},
+                 yarn_config(8, ROPE_INTERLEAVED, 1, 0.5));
 }
 
 /* ---- the two modes, with and without a cache ---- */

@@ -76,6 +76,20 @@ Test(yarn, factors_reach_table_and_position) {
     test_context_free(&ctx);
 }
 
+/* By hand: 512 tokens and theta 10 are 7.64 pairs from one turn, rounded up 8; but the formula
+ * stops at dim - 1. */
+Test(yarn, range_ends_at_dim_minus_1) {
+    RopeConfig cfg = yarn_config(8, 10, 4, 512);
+    double low, high, f[4];
+    rope_yarn_range(&cfg, &low, &high);
+    check_number("low", low, 1, 0);
+    check_number("high", high, 7, 0);
+    rope_frequencies(&cfg, f);
+    check_number("f[1]", f[1], pow(10, -2.0 / 8), 1e-15); /* the ramp's foot */
+    /* a third up the ramp: a third of it is divided by 4 */
+    check_number("f[3]", f[3], pow(10, -6.0 / 8) * (1.0 / 3 / 4 + 2.0 / 3), 1e-15);
+}
+
 /* ---- properties ---- */
 
 /* Position s p under interpolation by s is position p without. */
@@ -127,6 +141,21 @@ Test(scaling, a_factor_of_1_changes_nothing) {
     }
 }
 
+/* mscale_all_dim sharpens the softmax whatever changes the frequencies; cos and sin have a factor
+ * of yarn's only. */
+Test(scaling, the_softmax_factor_is_for_all_types_but_default) {
+    for (int type = ROPE_LINEAR; type <= ROPE_YARN; type++) {
+        RopeConfig cfg = yarn_config(64, 10000, 8, 2048);
+        cfg.rope_type = type;
+        cfg.mscale = cfg.mscale_all_dim = 0.5;
+        double m = 1 + 0.05 * log(8);
+        check_number("softmax factor", rope_softmax_factor(&cfg), m * m, 1e-15);
+        cfg.attention_factor = 3;
+        check_number("factor on cos and sin", rope_attention_factor(&cfg),
+                     type == ROPE_YARN ? 3 : 1, 0);
+    }
+}
+
 /* ---- goldens ---- */
 
 /* transformers computes in F32: a power, a division and, for yarn, five operations more; some 8
@@ -171,6 +200,14 @@ Test(goldens, frequencies_and_factors_of_transformers) {
     check_golden(golden, "yarn_ragged", cfg);
     check_golden(golden, "yarn_short", yarn_config(8, 10000, 8, 64));
     check_golden(golden, "yarn_guard", yarn_config(64, 10000, 4, 6)); /* low = high = 0 */
+    check_golden(golden, "yarn_clamp", yarn_config(8, 10, 4, 512));
+    cfg = yarn_config(64, 10000, 40, 4096);
+    cfg.mscale = 0.5; /* one of the two alone */
+    check_golden(golden, "yarn_mscale", cfg);
+    cfg.mscale = 0, cfg.mscale_all_dim = 0.5;
+    check_golden(golden, "yarn_all_dim", cfg);
+    cfg.rope_type = ROPE_LINEAR, cfg.factor = 4; /* the softmax factor is not yarn's alone */
+    check_golden(golden, "linear_all_dim", cfg);
     check_golden(golden, "yarn_v3", v3_config());
     cfg = v3_config();
     cfg.mscale = cfg.mscale_all_dim = 0.707;

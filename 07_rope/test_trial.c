@@ -89,6 +89,27 @@ Test(trial, a_window_is_what_it_says) {
     tear_down(&f);
 }
 
+/*
+ * A model to which all characters look alike: what it guesses depends on nothing, and its loss on
+ * the targets alone. So the first target is found too, which is the input of those behind it.
+ */
+Test(trial, the_last_ones_are_guessed_and_no_others) {
+    enum { LENGTH = 40, LAST = TRAIN + 128, FIRST = LAST - TRIAL_LAST + 1 };
+    static Fixture f;
+    set_up(&f, CPU, F32);
+    params_fill(&f.params, f.model.embed, 1.0f);
+    double before = ask(&f, LENGTH, 1);
+    for (int place = LAST - LENGTH; place <= LAST + 1; place++) {
+        int32_t was = f.ids[place];
+        f.ids[place] = (was + 1) % VOCAB;
+        int changed = ask(&f, LENGTH, 1) != before;
+        cr_assert(changed == (place >= FIRST && place <= LAST), "the target %d before the last %s",
+                  LAST - place, changed ? "counted" : "did not count");
+        f.ids[place] = was;
+    }
+    tear_down(&f);
+}
+
 static TrialTraining training(double *losses, float learning_rate) {
     return (TrialTraining){.label = "test",
                            .steps = 60,

@@ -16,12 +16,13 @@ static int32_t *ids_new(int64_t n) {
     return ids;
 }
 
-/* One step on `batch` stretches from anywhere in the training text. */
+/* One step on `batch` stretches from anywhere in the training text. ids has room for twice
+ * batch * length: the inputs and, behind them, the targets. */
 static float train_step(Context *ctx, Params *params, const RopeModel *model, const TrialText *text,
-                        const Position *position, const TrialTraining *how, int step, AdamW *adamw,
-                        float *norm) {
+                        const Position *position, const TrialTraining *how, int step, int32_t *ids,
+                        AdamW *adamw, float *norm) {
     int B = how->batch, T = how->length;
-    int32_t *ids = ids_new(2 * (int64_t)B * T), *next = ids + (int64_t)B * T;
+    int32_t *next = ids + (int64_t)B * T;
     for (int b = 0; b < B; b++) {
         double where = rng_uniform(how->seed, (uint64_t)step, (uint64_t)b);
         const int32_t *from = text->ids + (int64_t)(where * (double)(text->train - T - 1));
@@ -41,7 +42,6 @@ static float train_step(Context *ctx, Params *params, const RopeModel *model, co
                                 how->learning_rate / 10);
     *norm = adamw_step(adamw, params, lr, 1.0f);
     context_reset(ctx);
-    free(ids);
     return loss;
 }
 
@@ -50,21 +50,31 @@ int trial_train(Context *ctx, Params *params, const RopeModel *model, const Tria
     CHECK(text->train > how->length + 1, "trial_train: %lld characters for stretches of %d",
           (long long)text->train, how->length);
     AdamW adamw = adamw_defaults();
+    int32_t *ids = ids_new(2 * (int64_t)how->batch * how->length);
     Progress progress = progress_start(how->label, how->steps);
     double started = seconds_now(), recent = 0; /* the mean of the last 20 steps or so */
+    int failed = 0;
     for (int step = 0; step < how->steps; step++) {
         float norm;
-        float loss = train_step(ctx, params, model, text, position, how, step, &adamw, &norm);
-        if (!isfinite(loss) || !isfinite(norm))
-            return error_set(err, "%s: the loss is %g at step %d; try another --seed", how->label,
-                             loss, step);
+        float loss = train_step(ctx, params, model, text, position, how, step, ids, &adamw, &norm);
+        failed = !isfinite(loss) || !isfinite(norm);
+        if (failed) {
+            error_set(err, "%s: the loss is %g at step %d; try another --seed", how->label, loss,
+                      step);
+            break;
+        }
         if (how->losses) how->losses[step] = loss;
         recent += (loss - recent) * fmax(1.0 / (step + 1), 0.05);
         progress_update(&progress, step + 1, "loss %.3f  %.0f characters/s", loss,
                         (step + 1.0) * how->batch * how->length / (seconds_now() - started));
     }
-    progress_finish(&progress, "loss %.3f", recent);
-    return 0;
+    /* Either way: a line that is still open would have the message printed behind its bar. */
+    if (failed)
+        progress_finish(&progress, "and stopped");
+    else
+        progress_finish(&progress, "loss %.3f", recent);
+    free(ids);
+    return failed ? -1 : 0;
 }
 
 double trial_perplexity(Context *ctx, const RopeModel *model, const TrialText *text,

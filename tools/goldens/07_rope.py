@@ -5,10 +5,11 @@
     frequencies    inverse frequencies and both factors, for every rope_type
     rotation       apply_rotary_pos_emb (Llama: halves) and apply_rotary_pos_emb_interleave
                    (DeepSeek), with gradients
-    mla_*          DeepseekV3Attention whole, with rotation and YaRN, in both layouts, with gradients
+    mla_*          DeepseekV3Attention whole, with rotation and YaRN, in both layouts, with gradients;
+                   mla_v2: DeepseekV2Attention, which turns complex numbers
 
-transformers computes frequencies and angles in float32 whatever the dtype is; the rest is computed
-in float64 (norms in float32) and rounded once when it is written. The loss whose gradients are kept
+transformers computes frequencies and angles in float32 whatever the dtype is, and V2 its rotation
+too; the rest is computed in float64 (norms in float32) and rounded once when it is written. The loss whose gradients are kept
 is sum(y * c) for a constant c.
 """
 import os
@@ -18,6 +19,7 @@ import transformers
 from safetensors.torch import save_file
 from transformers import DeepseekV2Config, DeepseekV3Config, LlamaConfig
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
+from transformers.models.deepseek_v2 import modeling_deepseek_v2 as v2
 from transformers.models.deepseek_v3 import modeling_deepseek_v3 as v3
 from transformers.models.llama import modeling_llama as llama
 
@@ -94,6 +96,13 @@ def frequencies():
             3.7, 1000, beta_fast=16, beta_slow=2, mscale=1.0, mscale_all_dim=0.5)), None),
         "yarn_short": (plain_config(8, **yarn(8.0, 64)), None),
         "yarn_guard": (plain_config(64, **yarn(4.0, 6)), None),
+        # high is held at dim - 1 = 7, where dim / 2 - 1 = 3 is the last pair
+        "yarn_clamp": (plain_config(8, theta=10.0, **yarn(4.0, 512)), None),
+        # one of the two alone: cos and sin then have m(1); the softmax has m(mscale_all_dim)^2
+        "yarn_mscale": (plain_config(64, **yarn(40.0, 4096, mscale=0.5)), None),
+        "yarn_all_dim": (plain_config(64, **yarn(40.0, 4096, mscale_all_dim=0.5)), None),
+        # yarn_apply_mscale asks for another rope_type than default, not for yarn
+        "linear_all_dim": (plain_config(64, rope_type="linear", factor=4.0, mscale_all_dim=0.5), None),
         "yarn_v3": (deepseek(DeepseekV3Config, "new", 1.0), None),
         "yarn_v2": (deepseek(DeepseekV2Config, "new", 0.707), None),
     }
@@ -140,26 +149,28 @@ def rotation(batch=2, tokens=9, heads=3, kv_heads=1, dim=12):
 # ---- latent attention with rotation and YaRN ----
 
 
-def mla(name, interleave, q_lora_rank, mscale, mscale_all_dim, batch=2, tokens=33, hidden=20,
+def mla(name, layout, q_lora_rank, mscale, mscale_all_dim, batch=2, tokens=33, hidden=20,
         heads=3, nope=6, rope=8, v_head_dim=5, kv_lora_rank=10):
+    """layout: the setting of V3 that chooses it; V2 knows neighbours alone, so nothing."""
     torch.manual_seed(8)
-    config = DeepseekV3Config(
+    is_v3 = bool(layout)
+    config = (DeepseekV3Config if is_v3 else DeepseekV2Config)(
         hidden_size=hidden, num_attention_heads=heads, num_key_value_heads=heads,
         q_lora_rank=q_lora_rank, kv_lora_rank=kv_lora_rank, qk_nope_head_dim=nope,
-        qk_rope_head_dim=rope, v_head_dim=v_head_dim, rope_interleave=interleave,
+        qk_rope_head_dim=rope, v_head_dim=v_head_dim, **layout,
         max_position_embeddings=256, attn_implementation="sdpa",
         rope_parameters={"rope_type": "yarn", "rope_theta": 100.0, "factor": 8.0, "beta_fast": 4,
                          "beta_slow": 1, "original_max_position_embeddings": 32,
                          "mscale": mscale, "mscale_all_dim": mscale_all_dim},
     )
-    module = v3.DeepseekV3Attention(config, layer_idx=0).double()
+    module = (v3.DeepseekV3Attention if is_v3 else v2.DeepseekV2Attention)(config, layer_idx=0).double()
     with torch.no_grad():
         for p in module.parameters():
             p.copy_(normal(*p.shape, std=1.5 * p.shape[-1] ** -0.5) if p.dim() == 2
                     else 1 + normal(*p.shape, std=0.3))
             p.copy_(p.float())
     x = normal(batch, tokens, hidden)
-    rotary = v3.DeepseekV3RotaryEmbedding(config)
+    rotary = (v3.DeepseekV3RotaryEmbedding if is_v3 else v2.DeepseekV2RotaryEmbedding)(config)
     positions = torch.arange(tokens).expand(batch, tokens)
     mask = torch.full((tokens, tokens), float("-inf"), dtype=torch.float64).triu(1)[None, None]
     y = module(x, position_embeddings=rotary(x, positions), attention_mask=mask)[0]
@@ -171,5 +182,6 @@ def mla(name, interleave, q_lora_rank, mscale, mscale_all_dim, batch=2, tokens=3
 
 frequencies()
 rotation()
-mla("mla_interleaved", True, q_lora_rank=14, mscale=1.0, mscale_all_dim=1.0)
-mla("mla_halves", False, q_lora_rank=None, mscale=1.0, mscale_all_dim=0.5)
+mla("mla_interleaved", {"rope_interleave": True}, q_lora_rank=14, mscale=1.0, mscale_all_dim=1.0)
+mla("mla_halves", {"rope_interleave": False}, q_lora_rank=None, mscale=1.0, mscale_all_dim=0.5)
+mla("mla_v2", {}, q_lora_rank=None, mscale=1.0, mscale_all_dim=0.5, tokens=17, heads=4)
