@@ -307,9 +307,20 @@ static void validate(Demo *d, const MoeModel *model, Run *run) {
     context_reset(&d->ctx);
 }
 
+/* If a router saw a NaN, says which was the first, instead of what err says. */
+static void name_the_nan(Demo *d, const MoeModel *model, int step, Error *err) {
+    Error where;
+    for (int i = 0; i < d->options.layers; i++)
+        if (!model->layers[i].dense &&
+            router_healthy(&d->ctx, &model->layers[i].moe.gate, &where)) {
+            error_set(err, "step %d: %s", step, where.text);
+            return;
+        }
+}
+
 /* Trains from the same weights on the same text; only the balance differs. */
 static int train(Demo *d, Run *run, Error *err) {
-    int steps = d->options.steps, experts = d->options.experts, last = d->options.layers - 1;
+    int steps = d->options.steps, experts = d->options.experts;
     MoeModelConfig cfg = config_of(d, run->balance);
     MoeModel model;
     Params params;
@@ -326,9 +337,7 @@ static int train(Demo *d, Run *run, Error *err) {
         if (!isfinite(loss)) {
             status = error_set(err, "%s: the loss is not finite at step %d; try another --seed",
                                run->name, i);
-            Error where;
-            if (router_healthy(&d->ctx, &model.layers[last].moe.gate, &where))
-                status = error_set(err, "step %d: %s", i, where.text);
+            name_the_nan(d, &model, i, err);
             break;
         }
         for (int e = 0; e < experts; e++) window[e] += counts[e];

@@ -10,9 +10,9 @@ int64_t dispatch_scratch_ints(int64_t slots, int experts) {
 }
 
 int64_t dispatch_capacity(float capacity_factor, int64_t tokens, int top_k, int experts) {
-    if (capacity_factor <= 0) return 0;
-    int64_t capacity = (int64_t)ceil((double)capacity_factor * (double)(tokens * top_k) / experts);
-    return capacity < 1 ? 1 : capacity;
+    if (!(capacity_factor > 0)) return 0;
+    double capacity = ceil((double)capacity_factor * (double)(tokens * top_k) / experts);
+    return capacity < (double)tokens ? (int64_t)capacity : tokens;
 }
 
 Dispatch dispatch_plan(Context *ctx, const Tensor *indices, int experts, int64_t capacity) {

@@ -42,7 +42,8 @@ typedef struct Dispatch {
 /* indices I32 [N, K], each in 0 .. experts - 1 and no expert twice in a row. */
 Dispatch dispatch_plan(Context *ctx, const Tensor *indices, int experts, int64_t capacity);
 
-/* capacity_factor * N * K / E rounded up: 1.0 is room for a perfectly even load. 0 stays 0. */
+/* capacity_factor * N * K / E rounded up: 1.0 is room for a perfectly even load. 0 stays 0. N at
+ * most: an expert gets no token twice. */
 int64_t dispatch_capacity(float capacity_factor, int64_t tokens, int top_k, int experts);
 
 /* x [N, D] -> [N K, D], on the tape */

@@ -3,7 +3,7 @@
  *
  * Each expert's product is cut into pieces, a block of its rows by a block of the output's columns,
  * and threads take pieces as they finish. Inside a parallel region OpenBLAS computes its piece
- * alone. How a piece is cut depends on the expert's own number of rows and on the weights' sizes,
+ * alone: that is why even a single piece gets a region. How a piece is cut depends on the expert's own number of rows and on the weights' sizes,
  * never on the number of threads; so neither do the results. Blocks of columns, rather than of rows
  * only, because each piece copies its part of the weight into tiles: with few rows an expert the
  * weight is the larger matrix, and by columns each part of it is copied once.
@@ -96,7 +96,7 @@ void grouped_forward_cpu(float *y, const float *x, const float *w, const int32_t
     int64_t first[shape.experts + 1];
     int64_t pieces =
         cut_rows(first, offsets, shape.experts) * piece_count(shape.out, PIECE_COLUMNS);
-#pragma omp parallel for schedule(dynamic) if (pieces > 1)
+#pragma omp parallel for schedule(dynamic)
     for (int64_t i = 0; i < pieces; i++) {
         Piece p = piece_at(i, first, offsets, shape.experts, shape.out);
         multiply_piece(y + p.row * shape.out + p.column, shape.out, x, w, p, shape.in, shape.out);
@@ -113,7 +113,7 @@ void grouped_swiglu_forward_cpu(float *h, float *g, float *u, const float *x, co
     int64_t in = shape.in, out = shape.out, first[shape.experts + 1];
     int64_t pieces = cut_rows(first, offsets, shape.experts) * piece_count(out, PIECE_COLUMNS);
     int64_t most = shape.rows < PIECE_ROWS ? piece_size(shape.rows, PIECE_ROWS) : PIECE_ROWS;
-#pragma omp parallel if (pieces > 1)
+#pragma omp parallel
     {
         float *scratch = u ? NULL : malloc((size_t)most * PIECE_COLUMNS * sizeof *scratch);
         if (!u && !scratch) fatal("out of memory");
@@ -139,7 +139,7 @@ void grouped_backward_input_cpu(float *dx, int add, const float *dy, const float
                                 const int32_t *offsets, GroupedShape shape) {
     int64_t in = shape.in, out = shape.out, first[shape.experts + 1];
     int64_t pieces = cut_rows(first, offsets, shape.experts) * piece_count(in, PIECE_COLUMNS);
-#pragma omp parallel for schedule(dynamic) if (pieces > 1)
+#pragma omp parallel for schedule(dynamic)
     for (int64_t i = 0; i < pieces; i++) {
         Piece p = piece_at(i, first, offsets, shape.experts, in);
         if (p.rows <= UNPACKED_MAX_ROWS) {

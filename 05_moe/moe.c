@@ -6,6 +6,7 @@
 #include "../common/ops.h"
 #include "grouped.h"
 
+#include <math.h>
 #include <stdio.h>
 
 MoeConfig moe_config(int hidden_size, int inner, int experts, int experts_per_tok) {
@@ -24,8 +25,8 @@ MoeConfig moe_config(int hidden_size, int inner, int experts, int experts_per_to
 }
 
 static int check_coefficient(const char *name, float value, Error *err) {
-    if (value >= 0) return 0;
-    return error_set(err, "%s is %g; it must be 0 (off) or positive", name, value);
+    if (value >= 0 && isfinite(value)) return 0;
+    return error_set(err, "%s is %g; it must be 0 (off) or positive, and finite", name, value);
 }
 
 int moe_check(const MoeConfig *cfg, Error *err) {
@@ -36,6 +37,11 @@ int moe_check(const MoeConfig *cfg, Error *err) {
     if (cfg->n_shared_experts < 0)
         return error_set(err, "n_shared_experts is %d; it must be 0 or more",
                          cfg->n_shared_experts);
+    if ((int64_t)cfg->n_shared_experts * cfg->moe_intermediate_size > INT32_MAX)
+        return error_set(err,
+                         "n_shared_experts (%d) of moe_intermediate_size (%d) are wider together "
+                         "than can be counted (%d)",
+                         cfg->n_shared_experts, cfg->moe_intermediate_size, INT32_MAX);
     if (check_coefficient("capacity_factor", cfg->capacity_factor, err) ||
         check_coefficient("aux_loss_alpha", cfg->aux_loss_alpha, err) ||
         check_coefficient("router_z_loss_coef", cfg->router_z_loss_coef, err) ||

@@ -5,6 +5,7 @@
 
 #include "gate.h"
 
+#include <math.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -73,11 +74,12 @@ int router_check(const RouterConfig *cfg, Error *err) {
                          "(%d): a token takes an expert once",
                          k, experts);
     if (cfg->topk_method != TOPK_GREEDY && check_groups(cfg, err)) return -1;
-    if (!(cfg->routed_scaling_factor > 0))
-        return error_set(err, "routed_scaling_factor is %g; it must be positive",
+    if (!(cfg->routed_scaling_factor > 0 && isfinite(cfg->routed_scaling_factor)))
+        return error_set(err, "routed_scaling_factor is %g; it must be positive and finite",
                          cfg->routed_scaling_factor);
-    if (cfg->gate == GATE_CENTROID && !(cfg->temperature > 0))
-        return error_set(err, "temperature is %g; it must be positive", cfg->temperature);
+    if (cfg->gate == GATE_CENTROID && !(cfg->temperature > 0 && isfinite(cfg->temperature)))
+        return error_set(err, "temperature is %g; it must be positive and finite",
+                         cfg->temperature);
     return 0;
 }
 

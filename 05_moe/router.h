@@ -23,8 +23,8 @@
  * through the scores, for the losses of balance.h); choosing has none, and neither has the bias.
  *
  * A token whose scores hold a NaN still gets k different experts, so that no index is ever out of
- * range, and its weights are NaN, so that the loss is. The first such token is kept in
- * Router.status for router_healthy().
+ * range, and its weights are NaN, so that the loss is. The lowest such token,
+ * of all calls since it was last asked for, is kept in Router.status for router_healthy().
  */
 #ifndef ROUTER_H
 #define ROUTER_H

@@ -80,6 +80,72 @@ DEVICE_TEST(balance, loss_by_its_formula) {
     }
 }
 
+/* Every backward kernel adds to what is there when it is asked to. */
+DEVICE_TEST(balance, gradients_add) {
+    enum { MOST = N * E };
+    Context ctx = test_context(device, dtype);
+    float s[N * E], old[MOST], one[1] = {0.5f}, per_expert[E];
+    int32_t chosen[N * K];
+    inputs(s, chosen);
+    for (int i = 0; i < MOST; i++) old[i] = rng_normal(3, 5, (uint64_t)i);
+    for (int e = 0; e < E; e++) per_expert[e] = 1 + rng_uniform(3, 6, (uint64_t)e);
+    Tensor *x = f32_tensor(&ctx, "x", s, SHAPE(N, E)),
+           *v = f32_tensor(&ctx, "v", per_expert, SHAPE(E));
+    Tensor *indices = tensor_from(&ctx, "indices", I32, chosen, SHAPE(N, K));
+    Tensor *dloss = f32_tensor(&ctx, "dloss", one, SHAPE(1)),
+           *loss = tensor_new(&ctx, "loss", F32, SHAPE(1));
+    Tensor *lse = tensor_new(&ctx, "lse", F32, SHAPE(N)),
+           *sums = tensor_new(&ctx, "sums", F32, SHAPE(N));
+    Tensor *f = tensor_new(&ctx, "f", F32, SHAPE(E)), *p = tensor_new(&ctx, "p", F32, SHAPE(E));
+    ON(&ctx, balance_z_forward, loss->data, lse->data, x->data, N, E, 0.5f);
+    ON(&ctx, balance_loss_forward, loss->data, f->data, p->data, sums->data, x->data, indices->data,
+       1, N, E, K, 0.5f);
+    static const char *const names[] = {"balance", "z", "importance", "variation"};
+    static const int counts[] = {N * E, N * E, N * K, E};
+    for (int kind = 0; kind < 4; kind++) {
+        float *got[2];
+        for (int add = 0; add < 2; add++) {
+            Tensor *d = tensor_from(&ctx, "d", F32, old, SHAPE(counts[kind]));
+            if (kind == 0)
+                ON(&ctx, balance_loss_backward, d->data, add, dloss->data, f->data, sums->data,
+                   x->data, 1, N, E);
+            else if (kind == 1)
+                ON(&ctx, balance_z_backward, d->data, add, dloss->data, lse->data, x->data, N, E,
+                   0.5f);
+            else if (kind == 2)
+                ON(&ctx, balance_importance_backward, d->data, add, v->data, indices->data, N * K);
+            else
+                ON(&ctx, balance_variation_backward, d->data, add, dloss->data, v->data, E, 0.5f);
+            got[add] = test_values(&ctx, d);
+        }
+        for (int i = 0; i < counts[kind]; i++) got[0][i] += old[i];
+        check_close(names[kind], got[1], got[0], counts[kind], 4 * 0x1p-24); /* an FMA at most */
+        free(got[0]), free(got[1]);
+    }
+    test_context_free(&ctx);
+}
+
+/* Scores that have underflowed: shares of zero and no NaN, on every device. */
+DEVICE_TEST(balance, loss_of_scores_that_underflowed) {
+    Context ctx = test_context(device, dtype);
+    float s[N * E], zero[N * E] = {0};
+    int32_t chosen[N * K];
+    inputs(s, chosen);
+    memset(s + E, 0, 2 * E * sizeof *s); /* two tokens */
+    Tensor *scores = f32_tensor(&ctx, "scores", s, SHAPE(N, E));
+    Tensor *indices = tensor_from(&ctx, "indices", I32, chosen, SHAPE(N, K));
+    ctx.recording = true;
+    Tensor *loss = balance_loss(&ctx, scores, indices, B, 1.0f);
+    tape_backward(&ctx, loss);
+    float *got = test_values(&ctx, loss), *gradient = test_values(&ctx, scores->grad);
+    cr_assert(isfinite(got[0]) && got[0] > 0);
+    for (int i = 0; i < N * E; i++) cr_assert(isfinite(gradient[i]));
+    free(got), free(gradient);
+    Tensor *none = f32_tensor(&ctx, "none", zero, SHAPE(N, E));
+    check_tensor(&ctx, "of nothing", balance_loss(&ctx, none, indices, B, 1.0f), zero, 0);
+    test_context_free(&ctx);
+}
+
 /* An even load costs alpha; one pair of experts for everything E / K times that, if they also have
  * all of the score. */
 DEVICE_TEST(balance, loss_at_its_ends) {

@@ -84,6 +84,9 @@ DEVICE_TEST(dispatch, over_capacity_the_later_tokens_are_dropped) {
     cr_assert_eq(dispatch_capacity(0, 100, 2, 8), 0);
     cr_assert_eq(dispatch_capacity(1, 100, 2, 8), 25);
     cr_assert_eq(dispatch_capacity(1.25f, 33, 2, 8), 11); /* 10.3, rounded up */
+    cr_assert_eq(dispatch_capacity(1e-30f, 33, 2, 8), 1);
+    cr_assert_eq(dispatch_capacity(8, 33, 2, 8), 33);     /* 66, but there are 33 tokens */
+    cr_assert_eq(dispatch_capacity(1e30f, 33, 2, 8), 33); /* more than an int64_t holds */
     test_context_free(&ctx);
 }
 

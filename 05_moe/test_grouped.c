@@ -29,6 +29,8 @@ static const Case cases[] = {
     {40, 24, 64, {1, 0, 2, 0, 0, 0, 3, 1}, 0},
     {64, 64, 3, {0, 0, 0}, 4}, /* nobody has a token */
     {32, 600, 2, {700, 20}, 0},
+    {513, 33, 3, {5, 65, 160}, 0}, /* sums in two and three parts, on the CPU */
+    {1100, 17, 3, {160, 5, 65}, 0},
 };
 enum { CASES = sizeof cases / sizeof *cases };
 
@@ -87,7 +89,7 @@ static void check_rows(Context *ctx, const char *what, const Setup *s, const Ten
     free(got);
 }
 
-/* Sums of up to 192 products: in F32 a few orders of summation; in BF16 y is rounded once more. */
+/* Sums of up to 1100 products: in F32 a few orders of summation; in BF16 y is rounded once more. */
 DEVICE_TEST(grouped, forward_by_plain_loops) {
     for (int k = 0; k < CASES; k++) {
         Context ctx = test_context(device, dtype);
@@ -198,25 +200,49 @@ Test(grouped, gradients_agree_with_finite_differences) {
     test_context_free(&ctx);
 }
 
-/* Forward, both gradients: the same bits from one thread and from four. */
+/* Forward, SwiGLU with g and u and without, both gradients, one after the other in `out`. */
+static int64_t all_products(float *out, int threads, GroupedShape s, const int32_t *offsets) {
+    omp_set_num_threads(threads);
+    Context ctx = test_context(CPU, F32);
+    Tensor *x = test_normal(&ctx, "x", 1, SHAPE(s.rows, s.in));
+    Tensor *w = test_normal(&ctx, "w", 2, SHAPE(s.experts, s.out, s.in));
+    Tensor *w2 = test_normal(&ctx, "w2", 3, SHAPE(s.experts, s.out, s.in));
+    Tensor *dy = test_normal(&ctx, "dy", 4, SHAPE(s.rows, s.out));
+    int64_t n = s.rows * s.out;
+    float *dx = out + 5 * n, *dw = dx + s.rows * s.in;
+    grouped_forward_cpu(out, x->data, w->data, offsets, s);
+    grouped_swiglu_forward_cpu(out + n, out + 2 * n, out + 3 * n, x->data, w->data, w2->data,
+                               offsets, s);
+    grouped_swiglu_forward_cpu(out + 4 * n, NULL, NULL, x->data, w->data, w2->data, offsets, s);
+    grouped_backward_input_cpu(dx, 0, dy->data, w->data, offsets, s);
+    grouped_backward_weight_cpu(dw, 0, dy->data, x->data, offsets, s);
+    test_context_free(&ctx);
+    return dw + s.experts * s.out * s.in - out;
+}
+
+/* The same bits from one thread, two and four; also where all rows are one expert's, whose product
+ * may be one piece. */
 Test(grouped, threads_do_not_change_results) {
-    enum { E = 4, IN = 200, OUT = 300, R = 1500 };
-    static const int32_t offsets[E + 1] = {0, 700, 703, 1400, 1500};
-    static float results[2][R * OUT + E * OUT * IN + R * IN];
-    for (int round = 0; round < 2; round++) {
-        omp_set_num_threads(round ? 4 : 1);
-        Context ctx = test_context(CPU, F32);
-        GroupedShape shape = {R, IN, OUT, E};
-        Tensor *x = test_normal(&ctx, "x", 1, SHAPE(R, IN));
-        Tensor *w = test_normal(&ctx, "w", 2, SHAPE(E, OUT, IN));
-        Tensor *dy = test_normal(&ctx, "dy", 3, SHAPE(R, OUT));
-        float *y = results[round], *dw = y + R * OUT, *dx = dw + E * OUT * IN;
-        grouped_forward_cpu(y, x->data, w->data, offsets, shape);
-        grouped_backward_weight_cpu(dw, 0, dy->data, x->data, offsets, shape);
-        grouped_backward_input_cpu(dx, 0, dy->data, w->data, offsets, shape);
-        test_context_free(&ctx);
+    static const struct {
+        GroupedShape shape; /* rows, in, out, experts */
+        int32_t offsets[5];
+    } sizes[] = {{{1500, 200, 300, 4}, {0, 700, 703, 1400, 1500}},
+                 {{300, 1000, 300, 1}, {0, 300}},
+                 {{161, 333, 77, 1}, {0, 161}},
+                 {{500, 700, 40, 1}, {0, 500}},
+                 {{500, 40, 700, 1}, {0, 500}}};
+    enum { MOST = 1500 * 300 * 5 + 1500 * 200 + 4 * 300 * 200 };
+    float *one = malloc(MOST * sizeof *one), *more = malloc(MOST * sizeof *more);
+    for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++) {
+        int64_t n = all_products(one, 1, sizes[i].shape, sizes[i].offsets);
+        cr_assert(n <= MOST);
+        for (int threads = 2; threads <= 4; threads += 2) {
+            all_products(more, threads, sizes[i].shape, sizes[i].offsets);
+            cr_assert(!memcmp(one, more, (size_t)n * sizeof *one), "case %zu, %d threads", i,
+                      threads);
+        }
     }
-    cr_assert(!memcmp(results[0], results[1], sizeof results[0]));
+    free(one), free(more);
 }
 
 Test(grouped, a_wrong_shape_stops_the_program, .signal = SIGABRT) {

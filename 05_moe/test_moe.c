@@ -227,6 +227,10 @@ DEVICE_TEST(moe, an_expert_without_tokens_gets_no_gradient) {
         cr_assert(push[e] < 0 ? counts[e] == 0 : counts[e] > 0);
         cr_assert_eq(load[e], counts[e], "the layer counts its load while recording");
     }
+    ctx.recording = false;
+    moe_forward(&ctx, x, &m.w, &m.cfg, NULL);
+    balance_download(&ctx, load, m.w.load);
+    for (int e = 0; e < E; e++) cr_assert_eq(load[e], counts[e], "answers are not counted");
     moe_rebalance(&ctx, &m.w, 0.5f);
     float bias[E];
     params_get(&m.params, m.w.gate.bias, bias);
@@ -321,13 +325,13 @@ Test(moe, gradients_softmax_with_dropped_tokens) {
 }
 
 /* Every loss that the config names, and only those, are in the record's loss. */
-DEVICE_TEST(moe, the_losses_that_were_asked_for) {
+static void check_losses(Device device, DType dtype, bool seq_aux) {
     enum { HIDDEN = 16, E = 8 };
     Context ctx = test_context(device, dtype);
     MoeConfig cfg = moe_config(HIDDEN, 8, E, 2);
     cfg.router.topk_method = TOPK_GREEDY, cfg.router.scoring_func = SCORING_SOFTMAX;
     cfg.router.gate = GATE_NOISY;
-    cfg.aux_loss_alpha = 0.01f, cfg.seq_aux = true, cfg.router_z_loss_coef = 0.001f;
+    cfg.aux_loss_alpha = 0.01f, cfg.seq_aux = seq_aux, cfg.router_z_loss_coef = 0.001f;
     cfg.importance_loss_coef = 0.1f, cfg.load_loss_coef = 0.1f;
     Module m;
     module_init(&m, &ctx, cfg);
@@ -338,10 +342,10 @@ DEVICE_TEST(moe, the_losses_that_were_asked_for) {
     ctx.recording = true;
     Tensor *y = moe_forward(&ctx, x, &m.w, &m.cfg, &r);
     Tensor *importance = balance_importance(&ctx, r.routing.weights, r.routing.indices, E);
-    Tensor *parts[4] = {balance_loss(&ctx, r.routing.scores, r.routing.indices, 3, 0.01f),
-                        balance_z_loss(&ctx, r.routing.logits, 0.001f),
-                        balance_variation(&ctx, importance, 0.1f),
-                        balance_variation(&ctx, r.routing.load, 0.1f)};
+    Tensor *parts[4] = {
+        balance_loss(&ctx, r.routing.scores, r.routing.indices, seq_aux ? 3 : 1, 0.01f),
+        balance_z_loss(&ctx, r.routing.logits, 0.001f), balance_variation(&ctx, importance, 0.1f),
+        balance_variation(&ctx, r.routing.load, 0.1f)};
     float total = 0;
     for (int i = 0; i < 4; i++) {
         float *value = test_values(&ctx, parts[i]);
@@ -359,6 +363,11 @@ DEVICE_TEST(moe, the_losses_that_were_asked_for) {
     free(noise);
     params_free(&m.params);
     test_context_free(&ctx);
+}
+
+DEVICE_TEST(moe, the_losses_that_were_asked_for) {
+    check_losses(device, dtype, true);
+    check_losses(device, dtype, false);
 }
 
 Test(moe, threads_do_not_change_results) {
@@ -397,6 +406,11 @@ Test(moe, parameters_total_and_active) {
     module_init(&m, &ctx, small);
     cr_assert_eq(params_count(&m.params), moe_parameters(&small));
     params_free(&m.params);
+    small.router.gate = GATE_NOISY; /* a second matrix, for the noise */
+    module_init(&m, &ctx, small);
+    cr_assert_eq(moe_parameters(&small), 9 * expert + 2 * 8 * 512);
+    cr_assert_eq(params_count(&m.params), moe_parameters(&small));
+    params_free(&m.params);
     test_context_free(&ctx);
 }
 
@@ -431,7 +445,9 @@ Test(moe, a_wrong_config_is_named) {
     REFUSED(router.n_group, 3, "n_group (3) does not divide");
     REFUSED(moe_intermediate_size, 0, "moe_intermediate_size is 0");
     REFUSED(n_shared_experts, -1, "n_shared_experts is -1");
+    REFUSED(n_shared_experts, 1 << 26, "wider together than can be counted");
     REFUSED(capacity_factor, -0.5f, "capacity_factor is -0.5");
+    REFUSED(capacity_factor, INFINITY, "capacity_factor is inf");
     REFUSED(aux_loss_alpha, NAN, "aux_loss_alpha is nan");
     REFUSED(router_z_loss_coef, -1, "router_z_loss_coef is -1");
     REFUSED(load_loss_coef, 0.1f, "only the noisy gate");

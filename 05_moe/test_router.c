@@ -196,7 +196,7 @@ DEVICE_TEST(router, agrees_with_a_plain_sort) {
         {1, 1, 1, 1, 1, 1, 0, 0},      {1, 8, 2, 1, 1, 1, 0, 1},    {33, 8, 2, 1, 1, 1, 0, 1},
         {31, 8, 8, 1, 1, 2, 1, 1},     {127, 7, 3, 1, 1, 1, 0, 0},  {33, 64, 6, 1, 1, 1, 0, 0},
         {33, 160, 6, 8, 3, 1, 0, 0},   {33, 256, 8, 8, 4, 2, 1, 1}, {127, 33, 5, 11, 3, 2, 1, 1},
-        {31, 512, 10, 16, 3, 2, 1, 1}, {33, 12, 2, 12, 5, 2, 1, 1}, {5, 100, 100, 4, 4, 1, 0, 1},
+        {31, 512, 10, 16, 3, 2, 1, 1}, {33, 12, 5, 12, 5, 2, 1, 1}, {5, 100, 100, 4, 4, 1, 0, 1},
     };
     Context ctx = test_context(device, dtype);
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
@@ -346,6 +346,17 @@ DEVICE_TEST(router, a_nan_is_found_and_named) {
         cr_assert(strstr(err.text, "model.layers.3.mlp.gate") && strstr(err.text, "token 17"), "%s",
                   err.text);
         cr_assert(router_healthy(&ctx, &m.w, &err) == 0, "it was reported: asking clears it");
+        /* of several calls the lowest token, whether the first or the second had it */
+        for (int order = 0; order < 2; order++) {
+            for (int call = 0; call < 2; call++) {
+                values[100 * 8] = call == order ? 0 : NAN;
+                values[17 * 8 + 3] = call == order ? NAN : 0;
+                tensor_upload(&ctx, x, values);
+                router_forward(&ctx, x, &m.w, &cfg);
+            }
+            cr_assert(router_healthy(&ctx, &m.w, &err) == -1);
+            cr_assert(strstr(err.text, "token 17"), "%s", err.text);
+        }
         free(values), free(chosen), free(weights);
         params_free(&m.params);
         test_context_free(&ctx);
@@ -393,6 +404,7 @@ Test(router, a_wrong_config_is_named) {
         {8, 3, 4, 1, 1, "topk_group (1) groups of 2 experts hold 2, fewer"},
         {8, 2, 4, 2, 0, "routed_scaling_factor is 0"},
         {8, 2, 4, 2, NAN, "routed_scaling_factor is nan"},
+        {8, 2, 4, 2, INFINITY, "routed_scaling_factor is inf"},
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         RouterConfig cfg = config(16, cases[i].experts, cases[i].k, SCORING_SIGMOID, TOPK_NOAUX_TC);
@@ -410,6 +422,8 @@ Test(router, a_wrong_config_is_named) {
     cr_assert(router_check(&v3, &err) == -1 && strstr(err.text, "hidden_size is 0"));
     v3.hidden_size = 8, v3.gate = GATE_CENTROID, v3.temperature = 0;
     cr_assert(router_check(&v3, &err) == -1 && strstr(err.text, "temperature is 0"));
+    v3.temperature = INFINITY;
+    cr_assert(router_check(&v3, &err) == -1 && strstr(err.text, "temperature is inf"));
 }
 
 Test(router, settings_have_names) {
