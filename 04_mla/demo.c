@@ -6,6 +6,7 @@
 #include "mla.h"
 
 #include "../common/csv.h"
+#include "../common/ops.h"
 #include "../common/options.h"
 #include "../common/plot.h"
 #include "../common/progress.h"
@@ -18,7 +19,7 @@
 
 #define OUT "04_mla/figures/out/"
 
-enum { SHORTEST = 256 };
+enum { SHORTEST = 256, CHUNK = 1024 };
 
 /* ---- command line ---- */
 
@@ -170,18 +171,31 @@ static Tensor *inputs(Demo *d, int first, int tokens) {
     return t;
 }
 
-/* The next `tokens` of the text through the layer; y (or NULL) [tokens, hidden_size]. */
-static int forward(Demo *d, int tokens, MlaMode mode, float *y, double *seconds, Error *err) {
-    Tensor *x = inputs(d, latent_cache_longest(&d->cache), tokens);
-    float *out = y ? y : malloc(sizeof *out * (size_t)tensor_count(x));
-    if (!out) fatal("out of memory");
+/*
+ * Fills the cache up to `length` tokens, as mla_forward does it, but without the attention of these
+ * tokens: it would take most of the time, and only the latents are needed here.
+ */
+static int remember(Demo *d, int length, Error *err) {
+    Context *ctx = &d->ctx;
+    int rank = d->cfg.kv_lora_rank, rope = d->cfg.qk_rope_head_dim, there, status = 0;
+    while (!status && (there = latent_cache_longest(&d->cache)) < length) {
+        int tokens = length - there < CHUNK ? length - there : CHUNK;
+        Tensor *latent = linear(ctx, inputs(d, there, tokens), d->w.kv_a_proj, NULL);
+        Tensor *c_kv = rmsnorm(ctx, slice(ctx, latent, 0, rank), d->w.kv_a_layernorm, MLA_NORM_EPS);
+        status = latent_cache_append(ctx, &d->cache, c_kv, slice(ctx, latent, rank, rope), err);
+        context_reset(ctx);
+    }
+    return status;
+}
+
+/* The text's next token through the layer: y [hidden_size]. */
+static int step(Demo *d, MlaMode mode, float *y, double *seconds, Error *err) {
+    Tensor *x = inputs(d, latent_cache_longest(&d->cache), 1);
     double started = seconds_now();
-    int status = latent_cache_reserve(&d->cache, tokens, err);
+    int status = latent_cache_reserve(&d->cache, 1, err);
     if (!status) /* the copy to the host also waits for a GPU */
-        tensor_download(&d->ctx, out,
-                        mla_forward(&d->ctx, x, &d->w, &d->cfg, NULL, &d->cache, mode));
+        tensor_download(&d->ctx, y, mla_forward(&d->ctx, x, &d->w, &d->cfg, NULL, &d->cache, mode));
     *seconds = seconds_now() - started;
-    if (!y) free(out);
     context_reset(&d->ctx);
     return status;
 }
@@ -189,54 +203,78 @@ static int forward(Demo *d, int tokens, MlaMode mode, float *y, double *seconds,
 /* The fastest of a few steps with `length` tokens in the cache before; they are forgotten again. */
 static int time_step(Demo *d, MlaMode mode, int length, float *y, double *best, Error *err) {
     *best = INFINITY;
-    double started = seconds_now(), seconds;
-    for (int i = 0; i < 50 && (i < 3 || seconds_now() - started < 0.1); i++) {
-        if (forward(d, 1, mode, y, &seconds, err)) return -1;
+    double started = seconds_now(), seconds, spent = 0;
+    for (int i = 0; i < 50 && spent < 2 && (i < 3 || spent < 0.1); i++) {
+        if (step(d, mode, y, &seconds, err)) return -1;
         latent_cache_truncate(&d->cache, 0, length);
         *best = fmin(*best, seconds);
+        spent = seconds_now() - started;
     }
     return 0;
 }
 
-/* 3. The same step in both ways, as the cache fills up. */
-static int time_decoding(Demo *d, Error *err) {
-    int hidden = d->cfg.hidden_size, status = 0;
-    const char *path = d->options.common.csv ? d->options.common.csv : OUT "decode.csv";
-    float *y = malloc(2 * sizeof *y * (size_t)hidden), *again = y + hidden;
-    if (!y) fatal("out of memory");
+typedef struct Row {
+    int length;
+    double naive, absorbed, difference; /* seconds; a part of y's largest number */
+} Row;
+
+/* y: room for the results of both. */
+static int time_row(Demo *d, Row *row, float *y, Error *err) {
+    int hidden = d->cfg.hidden_size, before = row->length - 1;
+    float *again = y + hidden;
+    if (remember(d, before, err) || time_step(d, MLA_NAIVE, before, y, &row->naive, err) ||
+        time_step(d, MLA_ABSORBED, before, again, &row->absorbed, err))
+        return -1;
+    double difference = 0, largest = 0;
+    for (int i = 0; i < hidden; i++) {
+        difference = fmax(difference, fabs((double)y[i] - again[i]));
+        largest = fmax(largest, fabs((double)y[i]));
+    }
+    row->difference = difference / largest;
+    return 0;
+}
+
+static int write_rows(Demo *d, const Row *rows, int count, const char *path, Error *err) {
     Csv csv;
     if (csv_open(&csv, path, "tokens,naive_ms,absorbed_ms,naive_gflop,absorbed_gflop,difference",
-                 d->device, d->options.common.seed, err)) {
-        free(y);
+                 d->device, d->options.common.seed, err))
         return -1;
-    }
     printf("3. The step, timed; attention's operations by mla_naive_flop and mla_absorbed_flop\n");
     printf("   %8s %11s %11s %8s %15s %15s %12s\n", "S", "naive", "absorbed", "ratio",
            "naive GFLOP", "absorbed GFLOP", "difference");
-    for (int length = SHORTEST; length <= d->options.context && !status; length *= 2) {
-        int more = length - 1 - latent_cache_longest(&d->cache);
-        double naive = 0, absorbed = 0, seconds;
-        status = forward(d, more, MLA_AUTO, NULL, &seconds, err) ||
-                 time_step(d, MLA_NAIVE, length - 1, y, &naive, err) ||
-                 time_step(d, MLA_ABSORBED, length - 1, again, &absorbed, err);
-        if (status) break;
-        double difference = 0, largest = 0;
-        for (int i = 0; i < hidden; i++) {
-            difference = fmax(difference, fabs((double)y[i] - again[i]));
-            largest = fmax(largest, fabs((double)y[i]));
-        }
-        double flop[2] = {mla_naive_flop(&d->cfg, 1, length),
-                          mla_absorbed_flop(&d->cfg, 1, length)};
-        printf("   %8d %8.2f ms %8.2f ms %7.1fx %15.3f %15.3f %12.1e\n", length, 1e3 * naive,
-               1e3 * absorbed, naive / absorbed, flop[0] / 1e9, flop[1] / 1e9,
-               difference / largest);
-        fflush(stdout);
-        csv_row(&csv, "%d,%.4f,%.4f,%.6f,%.6f,%.3g", length, 1e3 * naive, 1e3 * absorbed,
-                flop[0] / 1e9, flop[1] / 1e9, difference / largest);
+    for (int i = 0; i < count; i++) {
+        const Row *r = &rows[i];
+        double naive = mla_naive_flop(&d->cfg, 1, r->length) / 1e9;
+        double absorbed = mla_absorbed_flop(&d->cfg, 1, r->length) / 1e9;
+        printf("   %8d %8.2f ms %8.2f ms %7.1fx %15.3f %15.3f %12.1e\n", r->length, 1e3 * r->naive,
+               1e3 * r->absorbed, r->naive / r->absorbed, naive, absorbed, r->difference);
+        csv_row(&csv, "%d,%.4f,%.4f,%.6f,%.6f,%.3g", r->length, 1e3 * r->naive, 1e3 * r->absorbed,
+                naive, absorbed, r->difference);
     }
     printf("   difference: the largest of y's numbers, as a part of the largest number of y\n");
+    return csv_close(&csv, err);
+}
+
+/* 3. The same step in both ways, as the cache fills up: at powers of two, and at --context. */
+static int time_decoding(Demo *d, Error *err) {
+    Row rows[32];
+    int count = 0, status = 0, context = d->options.context;
+    int64_t total = 0, done = 0; /* a step takes about as long as its cache */
+    for (int length = SHORTEST; length < context; length *= 2) rows[count++].length = length;
+    rows[count++].length = context;
+    for (int i = 0; i < count; i++) total += rows[i].length;
+    float *y = malloc(2 * sizeof *y * (size_t)d->cfg.hidden_size);
+    if (!y) fatal("out of memory");
+    Progress progress = progress_start("timing steps", total);
+    for (int i = 0; i < count && !status; i++) {
+        status = time_row(d, &rows[i], y, err);
+        done += rows[i].length;
+        progress_update(&progress, done, "%d tokens in the cache", rows[i].length);
+    }
+    progress_finish(&progress, NULL);
     free(y);
-    if (csv_close(&csv, status ? NULL : err) || status) return -1;
+    const char *path = d->options.common.csv ? d->options.common.csv : OUT "decode.csv";
+    if (status || write_rows(d, rows, count, path, err)) return -1;
     plot_or_explain("04_mla/figures/decode.gp", path, OUT "decode");
     printf("\n");
     return 0;
@@ -277,6 +315,14 @@ static int which_is_cheaper(Demo *d, Error *err) {
         printf("Absorbed does fewer\n   operations up to T = %d; from %d on naive does, for it "
                "makes keys only once. MLA_AUTO counts.\n",
                cross, cross + 1);
+    double made = (double)cfg->qk_nope_head_dim + cfg->v_head_dim; /* numbers of a head */
+    double kept = made + cfg->qk_rope_head_dim;
+    char number[2][32];
+    printf(
+        "   Naive, a cached token is %s bytes of keys and values in BF16, made with %s operations\n"
+        "   for each head, written, and read again.\n",
+        format_count(number[0], sizeof *number, (int64_t)(2 * cfg->num_attention_heads * kept)),
+        format_count(number[1], sizeof *number, (int64_t)(2 * cfg->kv_lora_rank * made)));
     printf("   Absorbed, a cached token is %.0f bytes in BF16 and %.0f operations for each head:\n"
            "   %.0f for each byte with 16 heads, %.0f with 128. An H200 has time for 186.\n",
            bytes, flop, 16 * flop / bytes, 128 * flop / bytes);
@@ -287,6 +333,27 @@ static int which_is_cheaper(Demo *d, Error *err) {
 }
 
 /* ---- 5. bytes ---- */
+
+static double thousands(ModelId id, CacheKind kind) {
+    return (double)cache_numbers_per_token(&model_sizes[id], kind) / 1e3;
+}
+
+static void what_the_papers_compare(void) {
+    const ModelSizes *v2 = &model_sizes[MODEL_V2], *dense = &model_sizes[MODEL_DEEPSEEK_67B];
+    double before = cache_bytes_per_token(dense, CACHE_GQA, 16);
+    printf(
+        "   V2's paper trained pairs that differ in the attention alone: MLA kept %.1fK numbers a "
+        "token where\n   MHA kept %.1fK, and %.1fK where MHA kept %.1fK; and it did better on most "
+        "benchmarks.\n",
+        thousands(MODEL_V2_ABLATION_SMALL, CACHE_MLA),
+        thousands(MODEL_V2_ABLATION_SMALL, CACHE_MHA),
+        thousands(MODEL_V2_ABLATION_LARGE, CACHE_MLA),
+        thousands(MODEL_V2_ABLATION_LARGE, CACHE_MHA));
+    printf("   Its \"%.1f %%\" less compares %s, GQA in 16 bits, with V2 in 6 bits a number;\n"
+           "   with 16 bits in both it is %.1f %%.\n",
+           100 * (1 - cache_bytes_per_token(v2, CACHE_MLA, 6) / before), dense->name,
+           100 * (1 - cache_bytes_per_token(v2, CACHE_MLA, 16) / before));
+}
 
 static int cache_bytes(Demo *d, Error *err) {
     static const int lengths[] = {1024, 4096, 16384, 65536, 131072};
@@ -316,6 +383,7 @@ static int cache_bytes(Demo *d, Error *err) {
         labels[kind] = kind == CACHE_GQA ? "GQA-8" : cache_kind_name((CacheKind)kind);
         kib[kind] = cache_bytes_per_token(v3, kind, 16) / 1024;
     }
+    what_the_papers_compare();
     printf("\n   DeepSeek-V3's sizes:\n");
     text_bars(labels, kib, CACHE_KINDS, "KiB per token");
     for (size_t i = 0; i < sizeof lengths / sizeof *lengths; i++)

@@ -171,8 +171,7 @@ typedef struct NaiveSaved {
 
 /*
  * dkv is written in two parts that together cover it: v's by attention, through the strides of kv,
- * and k_nope's from dk. k was kept from the forward pass: an arena gives nothing back before the
- * step's end, so making it again would take as much memory once more.
+ * and k_nope's from dk. k was kept from the forward pass. dk is needed here alone and given back.
  */
 static void naive_backward(Context *ctx, void *saved) {
     NaiveSaved *s = saved;
@@ -180,6 +179,7 @@ static void naive_backward(Context *ctx, void *saved) {
     void *dq = grad_slot(ctx, s->q, &add_q);
     void *dkv = grad_slot(ctx, s->kv, &add_kv);
     void *dk_rope = grad_slot(ctx, s->k_rope, &add_rope);
+    ArenaMark mark = arena_mark(&ctx->data); /* behind the gradients, which stay */
     void *dv = dkv ? at(s->kv->grad, s->mla.nope) : NULL;
     void *dk = dkv || dk_rope ? arena_alloc(&ctx->data, tensor_bytes(s->k)) : NULL;
     size_t bytes = causal_backward_scratch_cpu(s->shape);
@@ -192,6 +192,7 @@ static void naive_backward(Context *ctx, void *saved) {
     if (dk)
         ON(ctx, mla_keys_backward, dkv, add_kv, dk_rope, add_rope, dk,
            (int64_t)s->shape.batch * s->shape.kv_len, s->mla);
+    arena_release(&ctx->data, mark);
 }
 
 Tensor *mla_naive_attention(Context *ctx, Tensor *q, Tensor *kv, Tensor *k_rope,

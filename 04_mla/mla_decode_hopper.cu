@@ -41,8 +41,8 @@
  * where three quarters of the rows are zeros: 1.2 us at 1.8 GHz. But one block's part of the memory
  * bandwidth, 1/132 of 4070 GB/s, brings a page only every 2.4 us: the zeros cost nothing.
  *
- * NVIDIA H200, fastest of 40 (median); the copy of the same run 4269 GB/s, cuBLAS's 8192^3 783
- * TFLOPS; 8192 tokens unless said otherwise:
+ * NVIDIA H200, fastest (median) by `04_mla/bench --device cuda`; the copy of the same run 4269
+ * GB/s, cuBLAS's 8192^3 783 TFLOPS; 8192 tokens unless said otherwise:
  *
  *     batch 128, 16 heads            297 us   4087 GB/s (3802), 96 % of the copy
  *     the same, 2 queries            298 us   4086 GB/s (4024)
@@ -53,9 +53,8 @@
  *     batch 1, 16 heads, 65,536       33 us   2321 GB/s (2303)
  *     batch 1, 128 heads, 65,536      43 us                      425 TFLOPS (420)
  *
- * What limits: with 16 heads memory. With 128 heads power: the clock falls to 1.6 GHz, the tensor
- * cores work 81 % of the time; with pages that stay in the L2 cache the same program reached 720
- * (cuBLAS 790). Small batches: some 10 us of start, first page, last page and second kernel.
+ * What limits: with 16 heads memory. With 128 heads power: the clock falls to 1.6 GHz. Small
+ * batches: some 10 us of start, first page, last page and second kernel.
  *
  * Tried and left out (H200): blocks of a pair that fetch for themselves, 31 % slower at 128 heads
  * (the L2 cache gives out no more); a copy and a barrier for each of a page's nine boxes, so that S

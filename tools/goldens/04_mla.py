@@ -16,10 +16,15 @@ has its own files with rotation.
 import os
 
 import torch
+import transformers
 from safetensors.torch import save_file
 
 CHAPTER = os.path.join(os.path.dirname(__file__), "..", "..", "04_mla")
-ABOUT = {"made_by": "tools/goldens/04_mla.py", "torch": torch.__version__.split("+")[0]}
+ABOUT = {
+    "made_by": "tools/goldens/04_mla.py",
+    "torch": torch.__version__.split("+")[0],
+    "transformers": transformers.__version__,
+}
 torch.set_default_dtype(torch.float64)
 
 # Ragged on purpose: hidden is not heads * v, and all parts of a head differ. (V2's config wants
