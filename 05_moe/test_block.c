@@ -213,7 +213,7 @@ Test(block, the_first_layers_are_dense) {
     test_context_free(&ctx);
 }
 
-/* The same random numbers drop the same, others others; when nothing is recorded nothing is dropped. */
+/* The same random numbers drop the same, others others; without recording nothing is dropped. */
 DEVICE_TEST(block, dropout_belongs_to_training) {
     enum { T = 7, COUNT = T * HIDDEN };
     Context ctx = test_context(device, dtype);

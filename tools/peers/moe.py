@@ -17,6 +17,7 @@ from transformers.models.deepseek_v3.modeling_deepseek_v3 import DeepseekV3MoE
 
 from table import Table, measure
 
+
 def layer(c, hidden, experts, inner, dtype):
     config = DeepseekV3Config(
         hidden_size=hidden, moe_intermediate_size=inner, n_routed_experts=experts,
