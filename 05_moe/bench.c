@@ -5,13 +5,13 @@
  * with the number of experts growing at constant top-k, its time should not. Moving tokens to their
  * experts and back is copying: its yardstick is the copy bandwidth.
  *
- * Rungs of the grouped product: every expert multiplies every token, as if there were no router
- * ("all tokens"); a loop over experts, each product shared among the threads (or, on CUDA, by
- * cuBLAS after a look at the counts on the host); one kernel for all experts.
+ * Rungs of the grouped product on the CPU: every expert multiplies every token, as if there were no
+ * router ("all tokens"); a loop over experts, each product shared among the threads; one list of
+ * pieces for all experts. Those on CUDA have a benchmark of their own, bench_grouped.
  */
+#include "bench_choices.h"
 #include "dispatch.h"
 #include "grouped.h"
-#include "grouped_rungs.h"
 #include "moe.h"
 
 #include "../common/bench.h"
@@ -80,11 +80,10 @@ static void bench_layer(Bench *bench, Csv *csv, const char *table, int tokens, M
     params_free(&l.params);
 }
 
-/* ---- the grouped product's rungs, and the ways there and back ---- */
+/* ---- the grouped product's rungs ---- */
 
 typedef struct Group {
-    Tensor *x, *w, *y, *all, *offsets, *tokens_in, *weights;
-    int32_t *host_offsets;
+    Tensor *x, *w, *y, *all, *tokens_in;
     Dispatch plan;
     GroupedShape shape;
     int top_k;
@@ -96,27 +95,20 @@ static void run_all_tokens(Context *ctx, void *user) {
     (void)ctx;
     GroupedShape s = g->shape;
     int64_t tokens = s.rows / g->top_k;
-    char *w = g->w->data, *y = g->all->data;
-    size_t size = dtype_size(ctx->dtype);
+    float *w = g->w->data, *y = g->all->data;
     for (int e = 0; e < s.experts; e++)
-        ON(ctx, linear_forward, (void *)(y + (size_t)e * tokens * s.out * size), g->tokens_in->data,
-           (void *)(w + (size_t)e * s.out * s.in * size), NULL, tokens, s.in, s.out);
+        linear_forward_cpu(y + e * tokens * s.out, g->tokens_in->data, w + e * s.out * s.in, NULL,
+                           tokens, s.in, s.out);
 }
 
 static void run_loop(Context *ctx, void *user) {
     Group *g = user;
-    GroupedShape s = g->shape;
-#ifdef WITH_CUDA
-    if (ctx->device == CUDA) {
-        grouped_forward_blas_cuda(ctx->gpu, ctx->dtype, g->y->data, g->x->data, g->w->data,
-                                  g->host_offsets, s);
-        return;
-    }
-#endif
     (void)ctx;
+    GroupedShape s = g->shape;
+    const int32_t *offsets = g->plan.offsets->data;
     float *y = g->y->data, *x = g->x->data, *w = g->w->data;
     for (int e = 0; e < s.experts; e++) {
-        int64_t from = g->host_offsets[e], rows = g->host_offsets[e + 1] - from;
+        int64_t from = offsets[e], rows = offsets[e + 1] - from;
         if (rows)
             linear_forward_cpu(y + from * s.out, x + from * s.in, w + e * s.out * s.in, NULL, rows,
                                s.in, s.out);
@@ -126,64 +118,7 @@ static void run_loop(Context *ctx, void *user) {
 static void run_grouped(Context *ctx, void *user) {
     Group *g = user;
     (void)ctx;
-    ON(ctx, grouped_forward, g->y->data, g->x->data, g->w->data, g->offsets->data, g->shape);
-}
-
-static void run_permute(Context *ctx, void *user) {
-    Group *g = user;
-    (void)ctx;
-    ON(ctx, dispatch_permute, g->x->data, g->tokens_in->data, g->plan.row_of_slot->data,
-       g->plan.tokens, g->top_k, g->shape.in);
-}
-
-static void run_combine(Context *ctx, void *user) {
-    Group *g = user;
-    (void)ctx;
-    ON(ctx, dispatch_combine, g->tokens_in->data, g->x->data, g->weights->data,
-       g->plan.row_of_slot->data, g->plan.tokens, g->top_k, g->shape.in);
-}
-
-#ifdef WITH_CUDA
-/* grouped_rungs.h's kernels that take offsets on the device */
-typedef void (*GroupedKernel)(Gpu *, DType, void *, const void *, const void *, const int32_t *,
-                              GroupedShape);
-typedef struct CudaRung {
-    Group *g;
-    GroupedKernel kernel;
-} CudaRung;
-
-static void run_cuda_rung(Context *ctx, void *user) {
-    CudaRung *r = user;
-    r->kernel(ctx->gpu, ctx->dtype, r->g->y->data, r->g->x->data, r->g->w->data,
-              r->g->offsets->data, r->g->shape);
-}
-
-static void bench_cuda_rungs(Bench *bench, Group *g, double flop) {
-    Context *ctx = bench->ctx;
-    CudaRung plain = {g, grouped_forward_plain_cuda}, mma = {g, grouped_forward_mma_cuda};
-    CudaRung hopper = {g, grouped_forward_hopper_cuda};
-    bench_row(bench, "  plain", ctx->dtype, flop, 0, run_cuda_rung, &plain);
-    if (grouped_mma_available(ctx->gpu, ctx->dtype, g->shape))
-        bench_row(bench, "  mma", ctx->dtype, flop, 0, run_cuda_rung, &mma);
-    if (grouped_hopper_available(ctx->gpu, ctx->dtype, g->shape))
-        bench_row(bench, "  hopper", ctx->dtype, flop, 0, run_cuda_rung, &hopper);
-}
-#endif
-
-/* Choices at random, as from a balanced router. */
-static Tensor *random_choices(Context *ctx, int tokens, int k, int experts) {
-    int32_t *chosen = malloc((size_t)tokens * (size_t)k * sizeof *chosen);
-    if (!chosen) fatal("out of memory");
-    for (int n = 0; n < tokens; n++)
-        for (int j = 0; j < k; j++) {
-            int e = (int)(rng_uniform(5, (uint64_t)j, (uint64_t)n) * (float)experts);
-            for (int i = 0; i < j; i++)
-                if (chosen[n * k + i] == e) e = (e + 1) % experts, i = -1;
-            chosen[n * k + j] = e;
-        }
-    Tensor *t = tensor_from(ctx, "choices", I32, chosen, SHAPE(tokens, k));
-    free(chosen);
-    return t;
+    grouped_forward_cpu(g->y->data, g->x->data, g->w->data, g->plan.offsets->data, g->shape);
 }
 
 static void bench_rungs(Bench *bench, int tokens, int hidden, int inner, int experts, int k) {
@@ -191,37 +126,121 @@ static void bench_rungs(Bench *bench, int tokens, int hidden, int inner, int exp
     int64_t rows = (int64_t)tokens * k;
     Group g = {.shape = {rows, hidden, inner, experts}, .top_k = k};
     g.plan = dispatch_plan(ctx, random_choices(ctx, tokens, k, experts), experts, 0);
-    g.offsets = g.plan.offsets;
-    g.host_offsets = malloc(((size_t)experts + 1) * sizeof *g.host_offsets);
-    if (!g.host_offsets) fatal("out of memory");
-    balance_download(ctx, g.host_offsets, g.offsets);
-    g.tokens_in = tensor_new(ctx, "tokens", ctx->dtype, SHAPE(tokens, hidden));
-    g.x = tensor_new(ctx, "x", ctx->dtype, SHAPE(rows, hidden));
-    g.w = tensor_new(ctx, "w", ctx->dtype, SHAPE(experts, inner, hidden));
-    g.y = tensor_new(ctx, "y", ctx->dtype, SHAPE(rows, inner));
-    g.weights = tensor_new(ctx, "weights", F32, SHAPE(tokens, k));
+    g.tokens_in = tensor_new(ctx, "tokens", F32, SHAPE(tokens, hidden));
+    g.x = tensor_new(ctx, "x", F32, SHAPE(rows, hidden));
+    g.w = tensor_new(ctx, "w", F32, SHAPE(experts, inner, hidden));
+    g.y = tensor_new(ctx, "y", F32, SHAPE(rows, inner));
     bench_fill(ctx, g.tokens_in, 1);
     bench_fill(ctx, g.x, 2);
     bench_fill(ctx, g.w, 3);
-    bench_fill(ctx, g.weights, 4);
     char title[160];
-    snprintf(title, sizeof title, "grouped product: %s, %d tokens, top %d of %d, %d -> %d",
-             dtype_name(ctx->dtype), tokens, k, experts, hidden, inner);
+    snprintf(title, sizeof title, "grouped product: %d tokens, top %d of %d, %d -> %d", tokens, k,
+             experts, hidden, inner);
     bench_head(title);
     double flop = 2.0 * (double)rows * hidden * inner;
     if (experts <= 16) { /* operations that count are those of the chosen: the others are waste */
-        g.all = tensor_new(ctx, "all", ctx->dtype, SHAPE(experts, tokens, inner));
-        bench_row(bench, "  all tokens", ctx->dtype, flop, 0, run_all_tokens, &g);
+        g.all = tensor_new(ctx, "all", F32, SHAPE(experts, tokens, inner));
+        bench_row(bench, "  all tokens", F32, flop, 0, run_all_tokens, &g);
     }
-    bench_row(bench, "  loop over experts", ctx->dtype, flop, 0, run_loop, &g);
-#ifdef WITH_CUDA
-    if (ctx->device == CUDA) bench_cuda_rungs(bench, &g, flop);
-#endif
-    bench_row(bench, "  in use", ctx->dtype, flop, 0, run_grouped, &g);
-    double size = (double)dtype_size(ctx->dtype), moved = size * hidden * (tokens + (double)rows);
-    bench_row(bench, "  permute", ctx->dtype, 0, moved, run_permute, &g);
-    bench_row(bench, "  combine", ctx->dtype, 0, moved, run_combine, &g);
-    free(g.host_offsets);
+    bench_row(bench, "  loop over experts", F32, flop, 0, run_loop, &g);
+    bench_row(bench, "  in use", F32, flop, 0, run_grouped, &g);
+    context_reset(ctx);
+}
+
+/* ---- the router, and the ways there and back ---- */
+
+typedef struct Ways {
+    Tensor *tokens, *rows, *rows2, *weights, *dweights; /* [N, d], twice [N K, d], twice [N, K] */
+    Dispatch plan;
+    int64_t d;
+} Ways;
+
+static void run_permute(Context *ctx, void *user) {
+    Ways *w = user;
+    (void)ctx;
+    ON(ctx, dispatch_permute, w->rows->data, w->tokens->data, w->plan.row_of_slot->data,
+       w->plan.tokens, w->plan.top_k, w->d);
+}
+
+static void run_permute_backward(Context *ctx, void *user) {
+    Ways *w = user;
+    (void)ctx;
+    ON(ctx, dispatch_permute_backward, w->tokens->data, 0, w->rows->data, w->plan.row_of_slot->data,
+       w->plan.tokens, w->plan.top_k, w->d);
+}
+
+static void run_combine(Context *ctx, void *user) {
+    Ways *w = user;
+    (void)ctx;
+    ON(ctx, dispatch_combine, w->tokens->data, w->rows->data, w->weights->data,
+       w->plan.row_of_slot->data, w->plan.tokens, w->plan.top_k, w->d);
+}
+
+static void run_combine_backward(Context *ctx, void *user) {
+    Ways *w = user;
+    (void)ctx;
+    ON(ctx, dispatch_combine_backward, w->rows2->data, 0, w->dweights->data, 0, w->tokens->data,
+       w->rows->data, w->weights->data, w->plan.row_of_slot->data, w->plan.tokens, w->plan.top_k,
+       w->d);
+}
+
+static void bench_ways(Bench *bench, int tokens, int hidden, int experts, int k) {
+    Context *ctx = bench->ctx;
+    DType dtype = ctx->dtype;
+    Ways w = {.d = hidden};
+    w.plan = dispatch_plan(ctx, random_choices(ctx, tokens, k, experts), experts, 0);
+    w.tokens = tensor_new(ctx, "tokens", dtype, SHAPE(tokens, hidden));
+    w.rows = tensor_new(ctx, "rows", dtype, SHAPE(w.plan.rows, hidden));
+    w.rows2 = tensor_new(ctx, "gradients of rows", dtype, SHAPE(w.plan.rows, hidden));
+    w.weights = tensor_new(ctx, "weights", F32, SHAPE(tokens, k));
+    w.dweights = tensor_new(ctx, "gradients of weights", F32, SHAPE(tokens, k));
+    bench_fill(ctx, w.tokens, 1);
+    bench_fill(ctx, w.rows, 2);
+    bench_fill(ctx, w.weights, 3);
+    char title[160];
+    snprintf(title, sizeof title, "to the experts and back: %s, %d tokens, top %d of %d, %d wide",
+             dtype_name(dtype), tokens, k, experts, hidden);
+    bench_head(title);
+    double number = (double)dtype_size(dtype) * hidden, rows = (double)w.plan.rows;
+    double once = number * (tokens + rows), twice = number * (tokens + 2 * rows);
+    bench_row(bench, "  permute", dtype, 0, once, run_permute, &w);
+    bench_row(bench, "  permute, backward", dtype, 0, once, run_permute_backward, &w);
+    bench_row(bench, "  combine", dtype, 0, once, run_combine, &w);
+    bench_row(bench, "  combine, backward", dtype, 0, twice, run_combine_backward, &w);
+    context_reset(ctx);
+}
+
+typedef struct Choice {
+    Tensor *logits, *bias, *scores, *indices, *weights;
+    RouteShape shape;
+} Choice;
+
+static void run_router(Context *ctx, void *user) {
+    Choice *c = user;
+    (void)ctx;
+    ON(ctx, route_forward, c->scores->data, c->indices->data, c->weights->data, NULL,
+       c->logits->data, c->bias->data, c->shape);
+}
+
+/* DeepSeek-V3's router after the gate: 256 experts in 8 groups, and the same without groups. */
+static void bench_router(Bench *bench, int tokens) {
+    enum { EXPERTS = 256, TOP_K = 8 };
+    Context *ctx = bench->ctx;
+    Choice c = {.shape = {tokens, EXPERTS, TOP_K, 8, 4, 2, true, true, 2.5f}};
+    c.logits = tensor_new(ctx, "logits", F32, SHAPE(tokens, EXPERTS));
+    c.bias = tensor_new(ctx, "bias", F32, SHAPE(EXPERTS));
+    c.scores = tensor_new(ctx, "scores", F32, SHAPE(tokens, EXPERTS));
+    c.indices = tensor_new(ctx, "indices", I32, SHAPE(tokens, TOP_K));
+    c.weights = tensor_new(ctx, "weights", F32, SHAPE(tokens, TOP_K));
+    bench_fill(ctx, c.logits, 1);
+    bench_fill(ctx, c.bias, 2);
+    char title[160];
+    snprintf(title, sizeof title, "the router: %d tokens, top %d of %d", tokens, TOP_K, EXPERTS);
+    bench_head(title);
+    double bytes = 4.0 * tokens * (2 * EXPERTS + 2 * TOP_K);
+    bench_row(bench, "  4 of 8 groups", F32, 0, bytes, run_router, &c);
+    c.shape.groups = c.shape.topk_groups = 1;
+    bench_row(bench, "  no groups", F32, 0, bytes, run_router, &c);
     context_reset(ctx);
 }
 
@@ -248,10 +267,12 @@ static void all_tables(Bench *bench, Csv *csv) {
     for (int e = cuda ? 16 : 4; e <= (cuda ? 512 : 128); e *= 2)
         bench_layer(bench, csv, "experts", tokens,
                     moe_config(cuda ? 2048 : 512, cuda ? 512 : 256, e, k));
+    bench_router(bench, cuda ? 8192 : 1024);
     if (cuda) {
-        bench_rungs(bench, 8192, 2048, 512, 64, 8);
-        bench_rungs(bench, 8192, 7168, 2048, 256, 8);
+        bench_ways(bench, 8192, 2048, 64, 8);
+        bench_ways(bench, 8192, 7168, 256, 8);
     } else {
+        bench_ways(bench, 1024, 512, 8, 2);
         bench_rungs(bench, 1024, 512, 512, 8, 2);
         bench_rungs(bench, 2048, 512, 256, 64, 2);
     }

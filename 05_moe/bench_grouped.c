@@ -4,10 +4,16 @@
  * tools/peers/moe_grouped.py.
  *
  * A direction has 2 * rows * in * out operations, SwiGLU's forward twice as many. Bytes count each
- * number once: rows of both sides, the weights (4 bytes each where they are gradients).
+ * number once: rows of both sides, the weights (4 bytes each where they are gradients). --csv FILE
+ * keeps the rows.
  */
-#include "../common/bench.h"
+#include "balance.h"
+#include "bench_choices.h"
+#include "dispatch.h"
 #include "grouped_rungs.h"
+
+#include "../common/bench.h"
+#include "../common/csv.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -16,7 +22,7 @@
 enum { TOKENS = 8192, TOP_K = 8 };
 
 typedef enum Product { FORWARD, SWIGLU, INPUT, WEIGHT, PRODUCTS } Product;
-static const char *const product_names[] = {"y = x W^T", "swiglu, g and u kept", "dx = dy W",
+static const char *const product_names[] = {"y = x W^T", "swiglu (g and u kept)", "dx = dy W",
                                             "dW = dy^T x (F32)"};
 typedef enum Rung { GATHER, BLAS, PLAIN, MMA, HOPPER, RUNGS } Rung;
 static const char *const rung_names[] = {"gather", "blas", "plain", "mma", "hopper"};
@@ -29,31 +35,20 @@ typedef struct Group {
     Tensor *tokens, *token_of_row, *offsets, *x, *w, *w2, *y, *g, *u, *dw;
 } Group;
 
-/* Every token's choices, sorted by expert: offsets, and whose row it is. */
+/* Every token's choices at random, sorted by expert: offsets, and whose row it is. */
 static void choose(Context *ctx, Group *g) {
-    int E = g->shape.experts, chosen[TOP_K];
-    int32_t *expert = malloc(sizeof(int32_t) * TOKENS * TOP_K);
-    int32_t *token = malloc(sizeof(int32_t) * TOKENS * TOP_K);
-    int32_t *offsets = g->host_offsets = calloc((size_t)E + 1, sizeof *offsets);
-    srand(1);
-    for (int n = 0; n < TOKENS; n++)
-        for (int j = 0; j < TOP_K; j++) {
-            bool again;
-            do { /* no expert twice */
-                chosen[j] = rand() % E, again = false;
-                for (int i = 0; i < j; i++) again |= chosen[i] == chosen[j];
-            } while (again);
-            expert[n * TOP_K + j] = chosen[j];
-            offsets[chosen[j] + 1]++;
-        }
-    for (int e = 0; e < E; e++) offsets[e + 1] += offsets[e];
-    for (int slot = TOKENS * TOP_K - 1; slot >= 0; slot--) /* from the back: offsets[e + 1] ... */
-        token[--offsets[expert[slot] + 1]] = slot / TOP_K;
-    for (int e = 0; e < E; e++) offsets[e] = offsets[e + 1]; /* ... are now first rows */
-    offsets[E] = TOKENS * TOP_K;
-    g->offsets = tensor_from(ctx, "offsets", I32, offsets, SHAPE(E + 1));
-    g->token_of_row = tensor_from(ctx, "token of row", I32, token, SHAPE(TOKENS * TOP_K));
-    free(expert), free(token);
+    int E = g->shape.experts;
+    size_t rows = (size_t)TOKENS * TOP_K;
+    Dispatch plan = dispatch_plan(ctx, random_choices(ctx, TOKENS, TOP_K, E), E, 0);
+    g->offsets = plan.offsets;
+    g->host_offsets = malloc(((size_t)E + 1) * sizeof *g->host_offsets);
+    int32_t *token = malloc(rows * sizeof *token);
+    if (!g->host_offsets || !token) fatal("out of memory");
+    balance_download(ctx, g->host_offsets, plan.offsets);
+    balance_download(ctx, token, plan.slot_of_row);
+    for (size_t row = 0; row < rows; row++) token[row] /= TOP_K;
+    g->token_of_row = tensor_from(ctx, "token of row", I32, token, SHAPE((int64_t)rows));
+    free(token);
 }
 
 static void run_host(Context *ctx, Group *g) {
@@ -114,7 +109,7 @@ static bool exists(Context *ctx, const Group *g) {
 }
 
 /* The plain rung and cuBLAS with the host's help are slow: `all` asks for them. */
-static void bench_shape(Bench *bench, int experts, int64_t in, int64_t out, bool all) {
+static void bench_shape(Bench *bench, Csv *csv, int experts, int64_t in, int64_t out, bool all) {
     Context *ctx = bench->ctx;
     Group g = {.shape = {(int64_t)TOKENS * TOP_K, in, out, experts}};
     int64_t R = g.shape.rows;
@@ -143,8 +138,12 @@ static void bench_shape(Bench *bench, int experts, int64_t in, int64_t out, bool
                            matrix * (g.product == WEIGHT ? 4 : size * (1 + twice));
             char name[64];
             snprintf(name, sizeof name, "%s  %s", rung_names[g.rung], product_names[g.product]);
-            bench_row(bench, name, ctx->dtype, (1 + twice) * 2 * n * (double)(in * out), bytes, run,
-                      &g);
+            double flop = (1 + twice) * 2 * n * (double)(in * out);
+            BenchTime t = bench_row(bench, name, ctx->dtype, flop, bytes, run, &g);
+            if (csv)
+                csv_row(csv, "%s,%d,%lld,%lld,%s,%s,%.4f,%.4f,%.1f", dtype_name(ctx->dtype),
+                        experts, (long long)in, (long long)out, product_names[g.product],
+                        rung_names[g.rung], 1e3 * t.min, 1e3 * t.median, flop / t.median / 1e12);
         }
     free(g.host_offsets);
     context_reset(ctx);
@@ -161,15 +160,24 @@ int main(int argc, char **argv) {
     Bench bench;
     bench_init(&bench, &ctx, options.seconds);
     bench_print_machine(&bench);
-    bench_shape(&bench, 64, 2048, 1024, true);
-    bench_shape(&bench, 8, 512, 1024, true);
+    Csv file, *csv = options.common.csv ? &file : NULL;
+    Error err;
+    if (csv && csv_open(csv, options.common.csv,
+                        "dtype,experts,in,out,product,rung,min_ms,median_ms,median_tflops",
+                        gpu_describe(ctx.gpu).text, options.common.seed, &err))
+        fatal("%s", err.text);
+    bench_shape(&bench, csv, 64, 2048, 1024, true);
+    bench_shape(&bench, csv, 8, 512, 1024, true);
+    bench_shape(&bench, csv, 64, 7168, 4096, false);
+    bench_shape(&bench, csv, 256, 2048, 1024, false);
     static const int64_t hidden[] = {2048, 7168}, width[] = {512, 2048};
     for (int experts = 64; experts <= 256; experts += 192)
         for (int h = 0; h < 2; h++)
             for (int m = 0; m < 2; m++) {
-                bench_shape(&bench, experts, hidden[h], width[m], false);
-                bench_shape(&bench, experts, width[m], hidden[h], false);
+                bench_shape(&bench, csv, experts, hidden[h], width[m], false);
+                bench_shape(&bench, csv, experts, width[m], hidden[h], false);
             }
+    if (csv && csv_close(csv, &err)) fatal("%s", err.text);
     context_free(&ctx);
     return 0;
 #else

@@ -2,8 +2,8 @@
  * The gate on the GPU. See gate.h.
  *
  * The product runs on the tensor cores where the numbers are BF16: two factors of 8 bits have 16
- * bits together, so each product is exact in F32, and only their sum is rounded. Backward, dz is F32 and has to become BF16 first.
- * It is split in two,
+ * bits together, so each product is exact in F32, and only their sum is rounded. Backward, dz is
+ * F32 and has to become BF16 first. It is split in two,
  *     hi = bf16(dz),  lo = bf16(dz - hi)            dz = hi + lo but for 2^-17 of it,
  * and both go through one product, side by side along the sum:  dx = [hi | lo] [W; W].
  * All other kernels here move [N, E] numbers once.

@@ -3,10 +3,11 @@
  *
  * Each expert's product is cut into pieces, a block of its rows by a block of the output's columns,
  * and threads take pieces as they finish. Inside a parallel region OpenBLAS computes its piece
- * alone: that is why even a single piece gets a region. How a piece is cut depends on the expert's own number of rows and on the weights' sizes,
- * never on the number of threads; so neither do the results. Blocks of columns, rather than of rows
- * only, because each piece copies its part of the weight into tiles: with few rows an expert the
- * weight is the larger matrix, and by columns each part of it is copied once.
+ * alone: that is why even a single piece gets a region. How a piece is cut depends on the expert's
+ * own number of rows and on the weights' sizes, never on the number of threads; so neither do the
+ * results. Blocks of columns, rather than of rows only, because each piece copies its part of the
+ * weight into tiles: with few rows an expert the weight is the larger matrix, and by columns each
+ * part of it is copied once.
  *
  * An expert with less than a few hundred rows is multiplied without those copies (unpacked.h). One
  * with very few (a token that is decoded has one for each expert) is dot products: the weight is

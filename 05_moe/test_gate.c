@@ -148,7 +148,7 @@ DEVICE_TEST(gate, noisy_load_by_its_definition) {
         Tensor *noisy = f32_normal(&ctx, "noisy", 3, N, E);
         float *ch = test_values(&ctx, clean), *rh = test_values(&ctx, raw);
         float *nh = test_values(&ctx, noisy), want[E];
-        /* Noise that has underflowed: where all are level each is as likely in as out, not 0 / 0. */
+        /* Noise that has underflowed: where all are level each is as likely in as out, no NaN. */
         for (int e = 0; e < E; e++) ch[e] = nh[e] = 0.5f, rh[e] = -120;
         for (int e = 0; e < E; e++) nh[E + e] = ch[E + e], rh[E + e] = -120;
         tensor_upload(&ctx, clean, ch), tensor_upload(&ctx, raw, rh);
