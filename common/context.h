@@ -1,9 +1,9 @@
 /*
  * The context: where a computation runs, where its tensors live, and what must be remembered to differentiate it.
  *
- * Arena.  All activations of a step come from one arena and go back to it at once (context_reset); what an op needs for
- *         itself alone may go back before (arena_mark). There is no free() of single tensors and no malloc() inside the loop; since every step asks for the same sizes in the same order, it
- *         also gets the same addresses.
+ * Arena.  All activations of a step come from one arena and go back to it at once (context_reset); what an op needs
+ *         for itself alone may go back before (arena_mark). There is no free() of single tensors and no malloc() inside
+ *         the loop; since every step asks for the same sizes in the same order, it also gets the same addresses.
  * Tape.   With recording on, every op pushes a function that knows its own derivative, together with the tensors it needs.
  *         tape_backward() calls them last to first. That is all of reverse-mode differentiation; chapter 01 explains it.
  * Rng.    Counter-based: see rng.h.
