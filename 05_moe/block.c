@@ -4,8 +4,7 @@
 #include "block.h"
 
 #include "../common/ops.h"
-
-#include <stdio.h>
+#include "full_name.h"
 
 bool block_is_dense(const BlockConfig *cfg, int layer) {
     return layer < cfg->first_k_dense_replace || cfg->moe.router.n_routed_experts == 0;
@@ -34,17 +33,6 @@ int block_check(const BlockConfig *cfg, Error *err) {
         return error_set(err, "hidden_size is %d, but the router's is %d", cfg->hidden_size,
                          cfg->moe.router.hidden_size);
     return 0;
-}
-
-/* PREFIX.name in a buffer of the caller's. */
-typedef struct FullName {
-    char text[256];
-} FullName;
-
-static FullName full_name(const char *prefix, const char *name) {
-    FullName full;
-    snprintf(full.text, sizeof full.text, "%s.%s", prefix, name);
-    return full;
 }
 
 Block block_init(Params *params, const char *prefix, const BlockConfig *cfg, int layer) {

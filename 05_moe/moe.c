@@ -4,10 +4,10 @@
 #include "moe.h"
 
 #include "../common/ops.h"
+#include "full_name.h"
 #include "grouped.h"
 
 #include <math.h>
-#include <stdio.h>
 
 MoeConfig moe_config(int hidden_size, int inner, int experts, int experts_per_tok) {
     return (MoeConfig){.router = {.hidden_size = hidden_size,
@@ -65,17 +65,6 @@ int moe_check_tokens(const MoeConfig *cfg, int64_t tokens, Error *err) {
                          "use a smaller batch",
                          (long long)tokens, k, INT32_MAX - 1);
     return 0;
-}
-
-/* PREFIX.name in a buffer of the caller's. */
-typedef struct FullName {
-    char text[256];
-} FullName;
-
-static FullName full_name(const char *prefix, const char *name) {
-    FullName full;
-    snprintf(full.text, sizeof full.text, "%s.%s", prefix, name);
-    return full;
 }
 
 Moe moe_init(Params *params, const char *prefix, const MoeConfig *cfg) {

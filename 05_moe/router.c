@@ -3,6 +3,7 @@
  */
 #include "router.h"
 
+#include "full_name.h"
 #include "gate.h"
 
 #include <math.h>
@@ -84,17 +85,6 @@ int router_check(const RouterConfig *cfg, Error *err) {
 }
 
 /* ---- weights ---- */
-
-/* PREFIX.name in a buffer of the caller's. */
-typedef struct FullName {
-    char text[256];
-} FullName;
-
-static FullName full_name(const char *prefix, const char *name) {
-    FullName full;
-    snprintf(full.text, sizeof full.text, "%s.%s", prefix, name);
-    return full;
-}
 
 Router router_init(Params *params, const char *prefix, const RouterConfig *cfg) {
     Error err = {0};
