@@ -27,13 +27,21 @@ static Tensor *f32_normal(Context *ctx, const char *name, uint64_t stream, int64
     return t;
 }
 
+/* A weight has an F32 gradient on every device: that is what Params gives it. */
+static Tensor *weight_normal(Context *ctx, const char *name, uint64_t stream, int64_t rows,
+                             int64_t columns) {
+    Tensor *w = test_normal(ctx, name, stream, SHAPE(rows, columns));
+    w->grad = tensor_new(ctx, name, F32, SHAPE(rows, columns));
+    return w;
+}
+
 /* x W^T is F32 in BF16 too: only x and W are rounded, and the test reads them after that. */
 DEVICE_TEST(gate, linear_by_plain_loops) {
     for (int k = 0; k < SIZES; k++) {
         int64_t N = sizes[k][0], H = sizes[k][1], E = sizes[k][2];
         Context ctx = test_context(device, dtype);
         Tensor *x = test_normal(&ctx, "x", 1, SHAPE(N, H));
-        Tensor *w = test_normal(&ctx, "w", 2, SHAPE(E, H));
+        Tensor *w = weight_normal(&ctx, "w", 2, E, H);
         float *xh = test_values(&ctx, x), *wh = test_values(&ctx, w);
         Tensor *c = f32_normal(&ctx, "c", 3, N, E);
         float *ch = test_values(&ctx, c);
@@ -122,7 +130,7 @@ DEVICE_TEST(gate, cosines_by_plain_loops) {
 DEVICE_TEST(gate, gradients_of_cosines_equal_the_cpus) {
     enum { N = 33, H = 31, E = 7 };
     Context ctx = test_context(device, dtype), cpu = test_context(CPU, F32);
-    Tensor *x = test_normal(&ctx, "x", 1, SHAPE(N, H)), *w = test_normal(&ctx, "w", 2, SHAPE(E, H));
+    Tensor *x = test_normal(&ctx, "x", 1, SHAPE(N, H)), *w = weight_normal(&ctx, "w", 2, E, H);
     float *xh = test_values(&ctx, x), *wh = test_values(&ctx, w);
     Tensor *x2 = tensor_from(&cpu, "x", F32, xh, SHAPE(N, H));
     Tensor *w2 = tensor_from(&cpu, "w", F32, wh, SHAPE(E, H));

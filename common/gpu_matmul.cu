@@ -121,11 +121,19 @@ static MatmulPlan *find_plan(Gpu *gpu, const GpuMatmul *product) {
     return plan;
 }
 
+/* Plans are made for matrices that begin at 16 bytes, or at what their rows begin at. */
+static bool aligned(const void *matrix, int64_t ld, size_t size) {
+    uintptr_t row = (uintptr_t)ld * size | 16, largest = row & -row; /* power of two that divides */
+    return (uintptr_t)matrix % largest == 0;
+}
+
 void gpu_matmul(Gpu *gpu, const GpuMatmul *product, void *c, const void *a, const void *b,
                 const void *bias) {
     if (product->m == 0 || product->n == 0 || product->batch == 0) return;
-    CHECK(((uintptr_t)a | (uintptr_t)b | (uintptr_t)c) % 16 == 0,
-          "gpu_matmul: a matrix must begin at a multiple of 16 bytes: %p, %p -> %p", a, b, c);
+    size_t size = dtype_size(product->dtype), out_size = dtype_size(product->out_dtype);
+    CHECK(aligned(a, product->lda, size) && aligned(b, product->ldb, size) &&
+              aligned(c, product->ldc, out_size),
+          "gpu_matmul: a matrix begins at fewer bytes than its rows do: %p, %p -> %p", a, b, c);
     MatmulPlan *plan = find_plan(gpu, product);
     if (product->bias)
         BLAS_CHECK(cublasLtMatmulDescSetAttribute(

@@ -19,7 +19,7 @@ typedef struct GpuMatmul {
     bool bias;                            /* add a row vector (of out_dtype) to every row of C */
 } GpuMatmul;
 
-/* C = alpha op(A) op(B) + beta C (+ bias); each begins at a multiple of 16 bytes. Plans are kept in the Gpu, so that a product seen before only costs its launch. */
+/* C = alpha op(A) op(B) + beta C (+ bias); each begins at a multiple of 16 bytes, or of what its rows begin at. Plans are kept in the Gpu, so that a product seen before only costs its launch. */
 void gpu_matmul(Gpu *gpu, const GpuMatmul *product, void *c, const void *a, const void *b,
                 const void *bias);
 
