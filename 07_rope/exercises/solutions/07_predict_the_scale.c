@@ -19,5 +19,4 @@ extern const double plain_scale, yarn_scale, attention_factor, v2_paper_t;
 const double plain_scale = 0.0722; /* 1 / sqrt(128 + 64) */
 const double yarn_scale = 0.1352;  /* 0.07217 x 1.36889^2 */
 const double attention_factor = 1; /* m(1) / m(1): cos and sin stay as they are */
-const double v2_paper_t =
-    1.590; /* (0.0707 x 3.689 + 1)^2 = 1.2608^2 = 1.5896 */
+const double v2_paper_t = 1.590;   /* (0.0707 x 3.689 + 1)^2 = 1.2608^2 = 1.5896 */

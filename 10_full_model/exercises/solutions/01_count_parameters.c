@@ -20,8 +20,8 @@ int64_t config_parameters(const ModelConfig *cfg) {
     int64_t hidden = cfg->hidden_size, table = cfg->vocab_size * hidden;
     int64_t dense = 3 * hidden * cfg->intermediate_size;
     int64_t expert = 3 * hidden * cfg->moe_intermediate_size;
-    int64_t experts = cfg->n_routed_experts * hidden +
-                      (cfg->n_routed_experts + cfg->n_shared_experts) * expert;
+    int64_t experts =
+        cfg->n_routed_experts * hidden + (cfg->n_routed_experts + cfg->n_shared_experts) * expert;
     int64_t total = table + hidden;
     for (int i = 0; i < cfg->num_hidden_layers; i++) {
         bool is_dense = i < cfg->first_k_dense_replace || !cfg->n_routed_experts;
