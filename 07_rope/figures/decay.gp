@@ -7,7 +7,7 @@ set xlabel 'distance in tokens'
 set xtics ('1' 1, '4' 4, '16' 16, '64' 64, '256' 256, '1024' 1024, '4096' 4096)
 set ytics 0.25
 set xzeroaxis lt 8 lw 1 dt 1
-set key bottom left Left
+set key top right
 plot data using 'distance':'exact_10000' with lines lc rgb '#B3D4E8' lw 1 notitle, \
      data using 'distance':'theta_1000000' with lines lt 3 title 'θ = 1000000', \
      data using 'distance':'theta_10000' with lines lt 1 title 'θ = 10000', \

@@ -14,6 +14,7 @@ set arrow 1 from trained, 3 to trained, 80 nohead lt 8
 set label 1 sprintf(' trained at %d', trained) at trained, 72 offset 0.6,0 tc rgb '#666666' font ',11'
 set key bottom right font ',12' spacing 1.0
 set tics font ',12'
+set ylabel 'perplexity'
 set title 'Perplexity, no further training' font ',14'
 unset key
 plot data using 'length':'no_positions' with linespoints lt 8 dt 1 title 'no positions', \
@@ -24,7 +25,8 @@ plot data using 'length':'no_positions' with linespoints lt 8 dt 1 title 'no pos
 set key top right font ',12' spacing 1.05
 unset label 1
 set arrow 1 from trained, 3 to trained, 12 nohead lt 8 # below the key
-set title 'After a little training at the new length' font ',14'
+unset ylabel
+set title 'The same, after training at the longest' font ',14'
 plot data using 'length':'no_positions' with linespoints lt 8 dt 1 title 'no positions (not tuned)', \
      data using 'length':'tuned_as_trained' with linespoints lt 7 title 'as trained', \
      data using 'length':'tuned_pi' with linespoints lt 2 title 'PI', \
