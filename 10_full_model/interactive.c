@@ -74,7 +74,7 @@ static void help(Talk *talk) {
         fprintf(talk->out, "  /%-8s %-6.4g %s\n", settings[i].name, now, settings[i].about);
     }
     fprintf(talk->out,
-            "  /seed    %-6llu other random numbers\n"
+            "  /seed     %-6llu other random numbers\n"
             "  /help, /quit; Ctrl-C ends an answer\n",
             (unsigned long long)talk->options.sampling.seed);
 }

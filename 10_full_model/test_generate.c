@@ -308,7 +308,7 @@ Test(interactive, follows_its_commands) {
                                 "/min-p takes a number from 0 to 1",
                                 "hello",
                                 "[3 tokens",
-                                "/seed    7"};
+                                "/seed     7"};
     for (size_t i = 0; i < sizeof said / sizeof said[0]; i++)
         cr_expect(strstr(text, said[i]), "'%s' is not in: %s", said[i], text);
     cr_expect(!strstr(text, "never read"));

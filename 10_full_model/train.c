@@ -247,6 +247,7 @@ static int run_steps(Trainer *t, TrainResult *result, Error *err) {
     const TrainOptions *o = t->options;
     int64_t first = t->state.adamw.step, steps = o->schedule.steps, tail_count = 0;
     double training = 0, tail_loss = 0; /* seconds in steps; losses of the run's last tenth */
+    int status = 0;
     Progress progress = progress_start("training", steps);
     progress_skip(&progress, first);
     for (bool stop = false; t->state.adamw.step < steps && !stop;) {
@@ -254,8 +255,10 @@ static int run_steps(Trainer *t, TrainResult *result, Error *err) {
         double begin = seconds_now();
         train_step(t, &report);
         double seconds = seconds_now() - begin;
-        if (!isfinite(report.loss) || !isfinite(report.gradient_norm))
-            return not_finite(t, report.step, report.loss, report.gradient_norm, err);
+        if (!isfinite(report.loss) || !isfinite(report.gradient_norm)) {
+            status = not_finite(t, report.step, report.loss, report.gradient_norm, err);
+            break;
+        }
         training += seconds;
         report.tokens_per_second = t->step_tokens / seconds;
         result->steps = report.step;
@@ -263,16 +266,19 @@ static int run_steps(Trainer *t, TrainResult *result, Error *err) {
         if (report.step > steps - (steps + 9) / 10) tail_loss += report.loss, tail_count++;
 
         stop = interrupted && report.step < steps;
-        if (judge(t, &report, stop, &result->validation_loss, err)) return -1;
+        status = judge(t, &report, stop, &result->validation_loss, err);
+        if (status) break;
         result->interrupted = stop;
         if (!o->quiet) show(&progress, &report, result->validation_loss, result->tokens_per_second);
     }
     if (tail_count) result->loss = (float)(tail_loss / tail_count);
     char rate[32];
-    if (!o->quiet)
+    if (status && !o->quiet)
+        progress_finish(&progress, "and stopped"); /* so that the message has a line of its own */
+    else if (!o->quiet)
         progress_finish(&progress, "validation loss %.3f, %s tokens/s", result->validation_loss,
                         format_count(rate, sizeof rate, (int64_t)result->tokens_per_second));
-    return 0;
+    return status;
 }
 
 int train(Model *model, const TokenSource *source, const TrainOptions *o, TrainResult *result,
