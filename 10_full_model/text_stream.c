@@ -34,6 +34,7 @@ static void flush(TextStream *stream, size_t bytes, bool all) {
         if (stream->emit) stream->emit(stream->user, stream->waiting + done, length);
         done += length;
     }
+    if (done == 0) return; /* there may be no buffer yet */
     stream->count -= done;
     memmove(stream->waiting, stream->waiting + done, stream->count);
 }
