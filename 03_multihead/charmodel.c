@@ -23,6 +23,16 @@ Alphabet alphabet_of(const char *text, size_t bytes) {
     return a;
 }
 
+int32_t *alphabet_encode(const Alphabet *alphabet, const char *text, size_t bytes) {
+    int32_t *ids = malloc(bytes * sizeof *ids + 1);
+    if (!ids) fatal("out of memory");
+    for (size_t i = 0; i < bytes; i++) {
+        ids[i] = alphabet->id[(uint8_t)text[i]];
+        CHECK(ids[i] >= 0, "alphabet_encode: byte %d is not in the alphabet", (uint8_t)text[i]);
+    }
+    return ids;
+}
+
 static Tensor *matrix(Params *params, int layer, const char *name, int out, int in) {
     char full[128];
     snprintf(full, sizeof full, "model.layers.%d.%s.weight", layer, name);

@@ -30,6 +30,9 @@ typedef struct Alphabet {
 
 Alphabet alphabet_of(const char *text, size_t bytes);
 
+/* The text's ids, for the caller to free(); every byte of it must be in the alphabet. */
+int32_t *alphabet_encode(const Alphabet *alphabet, const char *text, size_t bytes);
+
 /* ---- the model ---- */
 
 enum { CHARMODEL_MAX_LAYERS = 8 };

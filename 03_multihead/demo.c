@@ -93,9 +93,7 @@ static int read_text(Demo *d, Error *err) {
     d->alphabet = alphabet_of(d->text.data, d->text.size);
     d->count = (int64_t)d->text.size;
     d->train = d->count - d->count / 20;
-    d->ids = malloc((size_t)d->count * sizeof *d->ids);
-    if (!d->ids) fatal("out of memory");
-    for (int64_t i = 0; i < d->count; i++) d->ids[i] = d->alphabet.id[(uint8_t)d->text.data[i]];
+    d->ids = alphabet_encode(&d->alphabet, d->text.data, d->text.size);
     printf("1. Text\n   %s: %s characters, %d different ones. The last 5 %% are kept for "
            "validation.\n\n",
            d->text.source, format_count(number, sizeof number, d->count), d->alphabet.size);

@@ -213,6 +213,10 @@ Test(charmodel, alphabet) {
     cr_assert_eq(a.id[0xff], 3);
     cr_assert_eq(a.id['x'], -1);
     for (int i = 0; i < a.size; i++) cr_assert_eq(a.id[a.byte[i]], i);
+    int32_t *ids = alphabet_encode(&a, "nab\xff", 4);
+    for (int i = 0; i < 4; i++)
+        cr_assert_eq(ids[i], a.id[(uint8_t) "nab\xff"[i]], "byte %d became %d", i, ids[i]);
+    free(ids);
 }
 
 Test(charmodel, a_wrong_config_is_named) {

@@ -328,9 +328,7 @@ static int read_text(Demo *d, Error *err) {
     Alphabet alphabet = alphabet_of(d->characters.data, d->characters.size);
     int64_t count = (int64_t)d->characters.size, kept = count / 10;
     if (kept < 2 * most) kept = 2 * most;
-    d->ids = malloc((size_t)count * sizeof *d->ids);
-    if (!d->ids) fatal("out of memory");
-    for (int64_t i = 0; i < count; i++) d->ids[i] = alphabet.id[(uint8_t)d->characters.data[i]];
+    d->ids = alphabet_encode(&alphabet, d->characters.data, d->characters.size);
     d->text = (TrialText){d->ids, count - kept, count};
     d->vocab = alphabet.size;
     printf("4. The trial. %s: %s characters, %d different; the last %.0f %% are kept back\n",
