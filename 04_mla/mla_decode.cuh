@@ -32,7 +32,6 @@ __device__ __forceinline__ int mla_pages(const int32_t *lengths, int b) {
     return (lengths[b] + LATENT_PAGE - 1) / LATENT_PAGE;
 }
 
-/* [share] */
 /* Pages in the line before sequence b; called by a whole warp. b = batch: the whole line. */
 __device__ __forceinline__ int mla_line_before(const int32_t *lengths, int b, int groups) {
     int pages = 0;
@@ -94,7 +93,6 @@ struct MlaWalk {
         return true;
     }
 };
-/* [/share] */
 
 /* A state in scratch: m, l, o[kv_lora_rank]; slots hold one for each row of a group. */
 __device__ __forceinline__ float *mla_state(float *scratch, int slot, int group_rows, int row,

@@ -30,16 +30,13 @@
 
 /* ---- the reference ---- */
 
-/* [row_of_token] */
 /* Where token t of sequence b lies. */
 static const float *row_of_token(const float *latent, const int32_t *block_table, int b, int t,
                                  const MlaDecodeShape *s) {
     const int32_t *pages = block_table + (int64_t)b * s->max_pages;
     return latent + latent_row(pages, t) * (s->kv_lora_rank + s->rope_dim);
 }
-/* [/row_of_token] */
 
-/* [reference] */
 void mla_decode_reference_cpu(float *o, float *scratch, const float *q, const float *latent,
                               const int32_t *block_table, const int32_t *lengths,
                               MlaDecodeShape s) {
@@ -69,7 +66,6 @@ void mla_decode_reference_cpu(float *o, float *scratch, const float *q, const fl
     }
     free(p);
 }
-/* [/reference] */
 
 /* ---- in use ---- */
 
@@ -108,7 +104,6 @@ size_t mla_decode_scratch_cpu(MlaDecodeShape s) {
            (size_t)cut.state;
 }
 
-/* [lane_product] */
 /* c[i][0..VECTOR) += sum_k a[i * a_row + k * a_col] * b[k][0..VECTOR) for i < rows, a constant */
 static inline __attribute__((always_inline)) void lane_rows(float *c, const float *a, int64_t a_row,
                                                             int64_t a_col, const float *b,
@@ -129,7 +124,6 @@ static void lane_product(float *c, const float *a, int64_t a_row, int64_t a_col,
         lane_rows(c + i * VECTOR, a + i * a_row, a_row, a_col, b, depth, BLOCK);
     for (; i < rows; i++) lane_rows(c + i * VECTOR, a + i * a_row, a_row, a_col, b, depth, 1);
 }
-/* [/lane_product] */
 
 /*
  * The softmax of `keys` scores s[key][lane] joins the state; lane i sees seen[i] of them. A lane
@@ -247,7 +241,6 @@ static void join_pieces(float *o, float *state, int pieces, int64_t from_piece_t
             o[i * kv_lora_rank + c] = state[(2 + c) * lanes + i] / state[lanes + i];
 }
 
-/* [mla_decode_cpu] */
 void mla_decode_cpu(float *o, float *scratch, const float *q, const float *latent,
                     const int32_t *block_table, const int32_t *lengths, MlaDecodeShape s) {
     mla_decode_check("mla_decode_cpu", &s);
@@ -281,4 +274,3 @@ void mla_decode_cpu(float *o, float *scratch, const float *q, const float *laten
                     rows - first < cut.lanes ? rows - first : cut.lanes, s.kv_lora_rank);
     }
 }
-/* [/mla_decode_cpu] */

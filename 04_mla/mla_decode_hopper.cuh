@@ -223,7 +223,6 @@ __device__ __forceinline__ void tma_load_4d_pair(void *shared, const CUtensorMap
         : "memory");
 }
 
-/* [refill] */
 /* Asks for what the ring is to hold next, as soon as its stage is empty. One thread. */
 template <int CLUSTER>
 __device__ __forceinline__ void refill(Tiles &s, const Arguments &a, const CUtensorMap *q_map,
@@ -257,7 +256,6 @@ __device__ __forceinline__ void refill(Tiles &s, const Arguments &a, const CUten
     f.stage = (stage + 1) % STAGES;
     f.parity ^= stage + 1 == STAGES;
 }
-/* [/refill] */
 
 #endif /* HOPPER_CODE */
 

@@ -71,7 +71,6 @@ __device__ __forceinline__ int lane_now() {
     return lane;
 }
 
-/* [load_tile] */
 /*
  * Tokens first .. first + KEYS - 1, all of this page; zeros from `length` on. A row lies in pieces
  * of 16 bytes, piece c of row r at c ^ r % 8: the eight rows that ldmatrix reads at once are then
@@ -92,7 +91,6 @@ __device__ __forceinline__ void load_tile(bf16 *tile, const bf16 *latent, int pa
         cp_async_16(to + block, from + block, valid && block + c < s.kv_lora_rank);
     cp_async_16(to + KV, from + s.kv_lora_rank, valid && c < s.rope_dim);
 }
-/* [/load_tile] */
 
 /* The warp's quarter of the columns of rows first .. first + 16 M - 1; zeros past `rows`. */
 template <int KV, int M>
@@ -115,7 +113,6 @@ __device__ __forceinline__ void load_queries(Warp<KV, M> &w, const bf16 *q, int 
             }
 }
 
-/* [multiply_qk] */
 /* The warp's quarter of the sum for its half of the tokens. Steps of 16 columns are dealt out in
  * turn (step i of quarter w is step 4 i + w of the row), so that the swizzle is the same for all of
  * a lane's steps, and their addresses a constant apart. */
@@ -160,7 +157,6 @@ __device__ __forceinline__ void store_scores(Shared<KV, M> &shared, const Scores
                  .part[quarter][16 * m + 8 * r + lane / 4][half * 16 + j * 8 + lane % 4 * 2] = pair;
         }
 }
-/* [/multiply_qk] */
 
 /* How the softmax is shared: 2 M rows a warp, 16 / M lanes a row, 2 M tokens a lane. */
 template <int M> __device__ __forceinline__ int softmax_row() {

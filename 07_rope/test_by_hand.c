@@ -27,7 +27,6 @@ Test(by_hand, quarter_turns) {
 }
 /* [/quarter_turns] */
 
-/* [stretched] */
 /* Four pairs, theta 10000, trained on 628 = 2 pi 100 tokens, stretched ten times. */
 Test(by_hand, four_pairs_stretched) {
     static const double expected[4][4] = {{1, 0.1, 0.01, 0.001},        /* as trained */
@@ -49,4 +48,3 @@ Test(by_hand, four_pairs_stretched) {
         cr_assert(low == 0 && high == 2, "the ramp is from %g to %g", low, high);
     }
 }
-/* [/stretched] */

@@ -153,7 +153,6 @@ DEVICE_TEST(rotate, equals_complex_numbers) {
     test_context_free(&ctx);
 }
 
-/* [inverse_undoes] */
 /* There and back: two rotations' roundings, and in BF16 both results are rounded. */
 DEVICE_TEST(rotate, inverse_undoes) {
     Context ctx = test_context(device, dtype);
@@ -177,7 +176,6 @@ DEVICE_TEST(rotate, inverse_undoes) {
         }
     test_context_free(&ctx);
 }
-/* [/inverse_undoes] */
 
 DEVICE_TEST(rotate, keeps_the_length_of_every_pair) {
     enum { T = 33, H = 3, DIM = 66 };
@@ -226,7 +224,6 @@ DEVICE_TEST(rotate, k_may_be_missing) {
 
 /* ---- positions ---- */
 
-/* [only_the_distance_counts] */
 /*
  * The same q and the same k at many places: q at position p, k at position s. The products must be
  * equal wherever p - s is. In BF16 both are rounded after they are turned.
@@ -271,7 +268,6 @@ DEVICE_TEST(rotate, only_the_distance_counts) {
         }
     test_context_free(&ctx);
 }
-/* [/only_the_distance_counts] */
 
 DEVICE_TEST(rotate, counts_from_an_offset) {
     enum { B = 2, T = 9, H = 2, DIM = 6, FIRST = 41 };

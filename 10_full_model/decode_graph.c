@@ -62,7 +62,6 @@ void decode_likeliest_cpu(int32_t *ids, int32_t *tokens, int32_t *step, const fl
     ++*step;
 }
 
-/* [decode_step] */
 /* ids -> the logits behind them, and the likeliest token as the next ids. */
 static Tensor *step(DecodeGraph *d) {
     Context *ctx = d->model->ctx;
@@ -103,7 +102,6 @@ static void capture(DecodeGraph *d) {
     context_reset(ctx);
     set_horizon(d, 0);
 }
-/* [/decode_step] */
 
 /* Steps from ids, on the GPU not waited for. */
 static void run(DecodeGraph *d, const int32_t *ids, int steps) {

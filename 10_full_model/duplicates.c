@@ -113,7 +113,6 @@ static void keep(Duplicates *d, const uint16_t *signature) {
         insert_all(d, d->kept - 1);
 }
 
-/* [near] */
 int64_t duplicates_near(Duplicates *d, const uint16_t *signature) {
     for (int band = 0; band < d->minhash.bands && d->band_slots; band++) {
         uint64_t hash = minhash_band(&d->minhash, signature, band);
@@ -128,7 +127,6 @@ int64_t duplicates_near(Duplicates *d, const uint16_t *signature) {
     keep(d, signature);
     return -1;
 }
-/* [/near] */
 
 size_t duplicates_bytes(const Duplicates *d) {
     size_t signature = (size_t)(d->minhash.bands * d->minhash.rows) * sizeof *d->signatures;

@@ -87,7 +87,6 @@ static void take_minima(const uint32_t *seeds, int count, const uint32_t *shingl
     }
 }
 
-/* [signature] */
 void minhash_signature(const MinHash *m, const char *text, size_t bytes, uint16_t *signature) {
     const uint64_t base = 0x9E3779B97F4A7C15ull;
     uint64_t ring[SHINGLE_MOST] = {0}, word, hash = 0, last = 1; /* last: base^shingle */
@@ -112,7 +111,6 @@ void minhash_signature(const MinHash *m, const char *text, size_t bytes, uint16_
     take_minima(m->seeds, count, shingles, waiting, minima);
     for (int i = 0; i < count; i++) signature[i] = (uint16_t)minima[i];
 }
-/* [/signature] */
 
 double minhash_similarity(const MinHash *m, const uint16_t *a, const uint16_t *b) {
     int count = m->bands * m->rows, equal = 0;
