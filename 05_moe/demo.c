@@ -7,6 +7,7 @@
 
 #include "../03_multihead/charmodel.h"
 #include "../03_multihead/chartext.h"
+#include "../04_mla/cache_sizes.h"
 #include "../common/csv.h"
 #include "../common/ops.h"
 #include "../common/options.h"
@@ -143,12 +144,10 @@ typedef struct Demo {
 /* ---- 1. parameters ---- */
 
 static void print_parameters(const char *name, double total, double active) {
-    if (total > 1e9)
-        printf("   %-44s %7.1f G %7.1f G  %5.1f\n", name, total / 1e9, active / 1e9,
-               total / active);
-    else
-        printf("   %-44s %7.2f M %7.2f M  %5.1f\n", name, total / 1e6, active / 1e6,
-               total / active);
+    bool large = total > 1e9;
+    double unit = large ? 1e9 : 1e6;
+    printf("   %-44s %7.*f %c %7.*f %c  %5.1f\n", name, large ? 1 : 2, total / unit, "MG"[large],
+           large ? 1 : 2, active / unit, "MG"[large], total / active);
 }
 
 /* DeepSeek-V3's: 61 layers, 3 of them dense; the embedding is looked up, not multiplied. */
@@ -157,7 +156,7 @@ static void v3_parameters(double *total, double *active) {
                       .intermediate_size = 18432,
                       .rms_norm_eps = 1e-6f,
                       .attention = ATTENTION_MLA,
-                      .mla = {7168, 128, 1536, 512, 128, 64, 128, false},
+                      .mla = model_sizes[MODEL_V3].mla,
                       .first_k_dense_replace = 3,
                       .moe = moe_config(7168, 2048, 256, 8)};
     v3.moe.n_shared_experts = 1;
@@ -460,16 +459,17 @@ static int show_experts(Demo *d, Error *err) {
 }
 
 int main(int argc, char **argv) {
-    static Demo d = {.options = {.steps = 400,
-                                 .layers = 2,
-                                 .experts = 8,
-                                 .top_k = 2,
-                                 .shared = 1,
-                                 .width = 512,
-                                 .scoring = SCORING_SIGMOID,
-                                 .balance = BY_BIAS,
-                                 .gamma = 0.01,
-                                 .alpha = 0.05}};
+    static Demo d;
+    d.options = (DemoOptions){.steps = 400,
+                              .layers = 2,
+                              .experts = 8,
+                              .top_k = 2,
+                              .shared = 1,
+                              .width = 512,
+                              .scoring = SCORING_SIGMOID,
+                              .balance = BY_BIAS,
+                              .gamma = 0.01,
+                              .alpha = 0.05};
     const struct argp argp = {
         .options = flags,
         .parser = parse,
