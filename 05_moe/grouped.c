@@ -80,13 +80,15 @@ Tensor *grouped_swiglu(Context *ctx, Tensor *x, Tensor *gate, Tensor *up, const 
     CHECK(gate != up, "grouped_swiglu: gate and up must be two tensors");
     GroupedShape shape = shape_of(x, gate);
     Tensor *h = tensor_new(ctx, "grouped_swiglu", ctx->dtype, SHAPE(shape.rows, shape.out));
+    ArenaMark before = arena_mark(&ctx->data); /* g and u go back at once when nobody asks again */
     Tensor *g = NULL, *u = NULL;
-    if (ctx->recording) {
+    if (ctx->recording)
         g = tensor_new(ctx, "grouped_swiglu.g", ctx->dtype, SHAPE(shape.rows, shape.out));
+    if (ctx->recording || ctx->device == CPU)
         u = tensor_new(ctx, "grouped_swiglu.u", ctx->dtype, SHAPE(shape.rows, shape.out));
-    }
     ON(ctx, grouped_swiglu_forward, h->data, g ? g->data : NULL, u ? u->data : NULL, x->data,
        gate->data, up->data, offsets->data, shape);
+    if (!ctx->recording) arena_release(&ctx->data, before);
     RECORD(ctx, h, grouped_swiglu_backward, GroupedSwigluSaved, .h = h, .g = g, .u = u, .x = x,
            .gate = gate, .up = up, .offsets = offsets);
     return h;

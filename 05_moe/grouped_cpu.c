@@ -18,7 +18,6 @@
 #include "unpacked.h"
 
 #include <cblas.h>
-#include <stdlib.h>
 #include <string.h>
 
 enum { PIECE_ROWS = 512, PIECE_COLUMNS = 512, FEW_ROWS = 4 };
@@ -106,33 +105,26 @@ void grouped_forward_cpu(float *y, const float *x, const float *w, const int32_t
 /* [/grouped_forward] */
 
 /*
- * Both products of a piece, then silu(g) u while they are in the cache. When nobody keeps g and u,
- * g is made in h's own place and u in the thread's scratch.
+ * Both products of a piece, then silu(g) u while they are in the cache. When nobody keeps g it is
+ * made in h's own place.
  */
 void grouped_swiglu_forward_cpu(float *h, float *g, float *u, const float *x, const float *gate,
                                 const float *up, const int32_t *offsets, GroupedShape shape) {
     int64_t in = shape.in, out = shape.out, first[shape.experts + 1];
     int64_t pieces = cut_rows(first, offsets, shape.experts) * piece_count(out, PIECE_COLUMNS);
-    int64_t most = shape.rows < PIECE_ROWS ? piece_size(shape.rows, PIECE_ROWS) : PIECE_ROWS;
-#pragma omp parallel
-    {
-        float *scratch = u ? NULL : malloc((size_t)most * PIECE_COLUMNS * sizeof *scratch);
-        if (!u && !scratch) fatal("out of memory");
-#pragma omp for schedule(dynamic)
-        for (int64_t i = 0; i < pieces; i++) {
-            Piece p = piece_at(i, first, offsets, shape.experts, out);
-            int64_t at = p.row * out + p.column, stride = u ? out : p.columns;
-            float *hp = h + at, *gp = g ? g + at : hp, *up_ = u ? u + at : scratch;
-            multiply_piece(gp, out, x, gate, p, in, out);
-            multiply_piece(up_, stride, x, up, p, in, out);
-            for (int r = 0; r < p.rows; r++)
+#pragma omp parallel for schedule(dynamic)
+    for (int64_t i = 0; i < pieces; i++) {
+        Piece p = piece_at(i, first, offsets, shape.experts, out);
+        int64_t at = p.row * out + p.column;
+        float *hp = h + at, *gp = g ? g + at : hp, *up_ = u + at;
+        multiply_piece(gp, out, x, gate, p, in, out);
+        multiply_piece(up_, out, x, up, p, in, out);
+        for (int r = 0; r < p.rows; r++)
 #pragma omp simd
-                for (int64_t j = 0; j < p.columns; j++) {
-                    float a = gp[r * out + j];
-                    hp[r * out + j] = a / (1.0f + fast_exp(-a)) * up_[r * stride + j];
-                }
-        }
-        free(scratch);
+            for (int64_t j = 0; j < p.columns; j++) {
+                float a = gp[r * out + j];
+                hp[r * out + j] = a / (1.0f + fast_exp(-a)) * up_[r * out + j];
+            }
     }
 }
 
