@@ -2,7 +2,7 @@
  * The model timed as a whole: a training step, and decoding from the cache, as shares of what the
  * machine can do.
  */
-#include "generate.h"
+#include "decode_graph.h"
 #include "train.h"
 
 #include "../common/bench.h"
@@ -54,15 +54,24 @@ static const struct argp_option flags[] = {
     {"seconds", 's', "X", 0, "Time for each row (default 3)", 0},
     {0}};
 
+enum { MOST_ROWS = 4 };
+
 typedef struct Work {
     Model model;
     AdamW adamw;
     int32_t *ids;
     int batch, context;
     MoeRecord *records;
-    BlockCache *caches;
-    float *logits;
 } Work;
+
+/* Sequences that are continued greedily, `steps` tokens at a time. */
+typedef struct Decoding {
+    Work *work;
+    BlockCache *caches;
+    DecodeGraph graph;
+    int prompt, steps; /* tokens in each sequence before, and new ones */
+    int32_t *tokens;   /* [steps, batch] */
+} Decoding;
 
 static void step(Context *ctx, void *user) {
     Work *w = user;
@@ -85,14 +94,36 @@ static void forward(Context *ctx, void *user) {
     context_reset(ctx);
 }
 
-/* One token behind context - 1 others. */
+/* The same `steps` tokens behind the same prompt, again and again. */
 static void decode(Context *ctx, void *user) {
-    Work *w = user;
-    for (int i = 0; i < w->model.cfg.num_hidden_layers; i++)
-        block_cache_truncate(&w->caches[i], w->context - 1);
-    Tensor *ids = tensor_from(ctx, "ids", I32, w->ids + w->context - 1, SHAPE(1, 1));
-    tensor_download(ctx, w->logits, model_forward(&w->model, ids, w->caches, NULL));
+    (void)ctx;
+    Decoding *d = user;
+    Model *model = &d->work->model;
+    for (int b = 0; b < d->graph.batch; b++) model_caches_truncate(model, d->caches, b, d->prompt);
+    decode_greedy(&d->graph, d->work->ids, d->steps, d->tokens);
+}
+
+/* `batch` sequences that hold all of the context but the steps, which are to be decoded. */
+static void decoding_init(Decoding *d, Work *w, int batch) {
+    Error err;
+    Context *ctx = w->model.ctx;
+    int steps = w->context / 2 < DECODE_STEPS ? w->context / 2 : DECODE_STEPS;
+    *d = (Decoding){.work = w, .prompt = w->context - steps, .steps = steps};
+    d->tokens = malloc((size_t)steps * (size_t)batch * sizeof *d->tokens);
+    if (!d->tokens) fatal("out of memory");
+    if (!(d->caches = model_caches_new(&w->model, batch, w->context, &err)) ||
+        decode_graph_init(&d->graph, &w->model, d->caches, batch, &err) ||
+        model_caches_reserve(&w->model, d->caches, d->prompt, &err))
+        fatal("%s", err.text);
+    Tensor *prompt = tensor_from(ctx, "ids", I32, w->ids, SHAPE(batch, d->prompt));
+    model_forward(&w->model, prompt, d->caches, NULL);
     context_reset(ctx);
+}
+
+static void decoding_free(Decoding *d) {
+    decode_graph_free(&d->graph);
+    model_caches_free(&d->work->model, d->caches);
+    free(d->tokens);
 }
 
 /* A model with random weights, and random text for it. */
@@ -107,21 +138,16 @@ static void prepare(Work *w, Context *ctx, const ModelBenchOptions *o) {
     *w = (Work){.adamw = adamw_defaults(), .batch = o->batch, .context = o->context};
     size_t tokens = (size_t)o->batch * (size_t)o->context;
     w->ids = malloc((tokens + 1) * sizeof *w->ids);
-    w->logits = malloc((size_t)o->vocab * sizeof *w->logits);
-    if (!w->ids || !w->logits) fatal("out of memory");
+    if (!w->ids) fatal("out of memory");
     for (size_t i = 0; i <= tokens; i++)
         w->ids[i] = (int32_t)(philox(o->common.seed, 1, i).word[0] % (uint32_t)o->vocab);
     if (model_init(&w->model, ctx, &cfg, true, &err)) fatal("%s", err.text);
     model_randomize(&w->model);
     w->records = calloc((size_t)cfg.num_hidden_layers, sizeof *w->records);
     if (!w->records) fatal("out of memory");
-    if (!(w->caches = model_caches_new(&w->model, 1, o->context, &err))) fatal("%s", err.text);
-    Tensor *prompt = tensor_from(ctx, "ids", I32, w->ids, SHAPE(1, o->context - 1));
-    tensor_download(ctx, w->logits, model_forward(&w->model, prompt, w->caches, NULL));
-    context_reset(ctx);
 }
 
-static void save_rows(const ModelBenchOptions *o, Context *ctx, const char *const *names,
+static void save_rows(const ModelBenchOptions *o, Context *ctx, char (*names)[48],
                       const BenchTime *times, int count) {
     Error err;
     Csv csv;
@@ -155,23 +181,33 @@ int main(int argc, char **argv) {
     double cache =
         (double)mla_cache_bytes_per_token(&w.model.block.mla, cfg->num_hidden_layers, ctx.dtype);
     double bytes =
-        (double)config_active_parameters(cfg) * dtype_size(ctx.dtype) + cache * o.context;
-    const char *names[3] = {"forward", "training step", "decode, one token"};
-    BenchTime times[3] = {
-        bench_row(&bench, names[0], ctx.dtype, flop * tokens, 0, forward, &w),
-        bench_row(&bench, names[1], ctx.dtype, 3 * flop * tokens, 0, step, &w),
-        bench_row(&bench, names[2], ctx.dtype, flop, bytes, decode, &w),
-    };
-    printf("\ntraining %.0f tokens/s (median %.0f), decoding %.0f tokens/s; %.0f MiB of "
-           "activations and gradients\n",
-           tokens / times[1].min, tokens / times[1].median, 1 / times[2].min,
-           context_peak_bytes(&ctx) / 1048576.0);
-    if (o.common.csv) save_rows(&o, &ctx, names, times, 3);
+        (double)(config_active_parameters(cfg)) * dtype_size(ctx.dtype) + cache * o.context;
+    BenchTime times[MOST_ROWS];
+    char names[MOST_ROWS][48] = {"forward", "training step"};
+    int rows = 2;
+    times[0] = bench_row(&bench, names[0], ctx.dtype, flop * tokens, 0, forward, &w);
+    times[1] = bench_row(&bench, names[1], ctx.dtype, 3 * flop * tokens, 0, step, &w);
+    double decoded[2] = {0}; /* tokens per second: one sequence, the whole batch */
+    for (int batch = 1; rows < MOST_ROWS; batch = o.batch) {
+        Decoding d;
+        decoding_init(&d, &w, batch);
+        snprintf(names[rows], sizeof names[rows], "decode, %d steps of %d sequence%s", d.steps,
+                 batch, batch == 1 ? "" : "s");
+        /* How many experts a batch reads is its own affair: bytes only for one sequence. */
+        times[rows] = bench_row(&bench, names[rows], ctx.dtype, flop * batch * d.steps,
+                                batch == 1 ? bytes * d.steps : 0, decode, &d);
+        decoded[rows - 2] = (double)batch * d.steps / times[rows].median;
+        decoding_free(&d);
+        rows++;
+    }
+    printf("\ntraining %.0f tokens/s (median %.0f), %.0f MiB of activations and gradients\n"
+           "greedy decoding %.0f tokens/s one at a time, %.0f in %d sequences (medians)\n",
+           tokens / times[1].min, tokens / times[1].median, context_peak_bytes(&ctx) / 1048576.0,
+           decoded[0], decoded[1], o.batch);
+    if (o.common.csv) save_rows(&o, &ctx, names, times, rows);
 
-    model_caches_free(&w.model, w.caches);
     model_free(&w.model);
     free(w.ids);
-    free(w.logits);
     free(w.records);
     context_free(&ctx);
     return 0;
