@@ -87,8 +87,10 @@ static NumberText short_count(int64_t number) {
     NumberText out;
     if (number >= 1000000000)
         snprintf(out.text, sizeof out.text, "%.2fB", (double)number / 1e9);
-    else
+    else if (number >= 100000)
         snprintf(out.text, sizeof out.text, "%.1fM", (double)number / 1e6);
+    else
+        out = with_commas(number);
     return out;
 }
 
