@@ -1,4 +1,4 @@
-#include "05_what_a_state_is.h"
+#include "06_what_a_state_is.h"
 #include "test_world.h"
 
 #include <math.h>
