@@ -14,7 +14,7 @@
  *
  * POINTS: 3
  * REPLACES: block_forward in 05_moe/block.c
- * TESTS: test_golden:golden/v*cpu test_golden:golden/greedy*cpu test_model:model/*cpu
+ * TESTS: test_golden:golden/v*cpu test_golden:golden/greedy*cpu test_model:model/with*cpu
  * HINT: five functions are enough: rmsnorm, mla_forward (with MLA_AUTO), add, mlp_forward,
  * moe_forward. Each of the two norms has weights of its own. If all is right but the tests with a
  * cache: what has mla_forward got for one?
