@@ -127,8 +127,6 @@ void dispatch_plan_cuda(Gpu *gpu, DType dtype, int32_t *counts, int32_t *offsets
 
 /* ---- rows, W numbers at a time ---- */
 
-template <typename T, int W> struct alignas(W * sizeof(T)) Pack { T v[W]; };
-
 /* Rows of 16 bytes that begin at multiples of 16 move as such, all others number by number. */
 static bool wide(DType dtype, int64_t d, const void *a, const void *b, const void *c) {
     uintptr_t all = (uintptr_t)a | (uintptr_t)b | (uintptr_t)c;

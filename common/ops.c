@@ -101,8 +101,8 @@ static void rmsnorm_backward(Context *ctx, void *saved) {
     int add_x, add_w;
     void *dx = grad_slot(ctx, s->x, &add_x);
     float *dw = grad_slot(ctx, s->weight, &add_w);
-    float *scratch =
-        dw ? arena_alloc(&ctx->data, RMSNORM_CHUNKS * (size_t)d * sizeof(float)) : NULL;
+    size_t parts = ctx->device == CUDA ? RMSNORM_BLOCKS : RMSNORM_CHUNKS;
+    float *scratch = dw ? arena_alloc(&ctx->data, parts * (size_t)d * sizeof(float)) : NULL;
     ON(ctx, rmsnorm_backward, dx, add_x, dw, add_w, scratch, s->y->grad->data, s->x->data,
        s->weight->data, s->rstd, tensor_rows(s->x), d);
 }
@@ -202,7 +202,7 @@ static void embedding_backward(Context *ctx, void *saved) {
     int64_t rows = tensor_count(s->ids), vocab = tensor_dim(s->table, 0);
     float *dtable = grad_slot(ctx, s->table, &add);
     if (!dtable) return;
-    int32_t *scratch = arena_alloc(&ctx->data, (size_t)(vocab + 1 + 2 * rows) * sizeof(int32_t));
+    int32_t *scratch = arena_alloc(&ctx->data, (size_t)(vocab + 1 + 3 * rows) * sizeof(int32_t));
     ON(ctx, embedding_backward, dtable, add, scratch, s->y->grad->data, s->ids->data, rows,
        tensor_dim(s->table, 1), vocab);
 }
@@ -265,9 +265,8 @@ Tensor *cross_entropy(Context *ctx, Tensor *logits, Tensor *targets) {
 
 #ifdef WITH_CUDA
 typedef struct HeadLossSaved {
-    Tensor *loss, *x, *weight, *targets;
-    void *logits, *padded_weight;
-    float *lse;
+    Tensor *loss, *x, *weight;
+    void *dlogits, *padded_weight;
     int64_t width;
 } HeadLossSaved;
 
@@ -276,10 +275,10 @@ static void head_loss_backward(Context *ctx, void *saved) {
     int add_x, add_w;
     void *dx = grad_slot(ctx, s->x, &add_x);
     float *dw = grad_slot(ctx, s->weight, &add_w);
-    linear_cross_entropy_backward_cuda(ctx->gpu, ctx->dtype, dx, add_x, dw, add_w, s->logits,
-                                       s->padded_weight, s->loss->grad->data, s->loss->data, s->lse,
-                                       s->x->data, s->targets->data, tensor_rows(s->x),
-                                       tensor_dim(s->x, -1), tensor_dim(s->weight, 0), s->width);
+    linear_cross_entropy_backward_cuda(ctx->gpu, ctx->dtype, dx, add_x, dw, add_w, s->dlogits,
+                                       s->padded_weight, s->loss->grad->data, s->x->data,
+                                       tensor_rows(s->x), tensor_dim(s->x, -1),
+                                       tensor_dim(s->weight, 0), s->width);
 }
 
 static Tensor *padded_head_loss(Context *ctx, Tensor *x, Tensor *weight, Tensor *targets) {
@@ -292,16 +291,15 @@ static Tensor *padded_head_loss(Context *ctx, Tensor *x, Tensor *weight, Tensor 
           dtype_name(targets->dtype), shape_text(targets).text, shape_text(x).text);
     Tensor *loss = tensor_new(ctx, "loss", F32, SHAPE(2)); /* the mean, and of how many rows */
     float *losses = arena_alloc(&ctx->data, (size_t)rows * sizeof(float));
-    float *lse = arena_alloc(&ctx->data, (size_t)rows * sizeof(float));
     void *logits = arena_alloc(&ctx->data, (size_t)(rows * width * size));
-    void *padded_weight = arena_alloc(&ctx->data, (size_t)(width * in * size));
-    linear_cross_entropy_forward_cuda(ctx->gpu, ctx->dtype, loss->data, losses, lse, logits,
-                                      padded_weight, x->data, weight->data, targets->data, rows, in,
-                                      vocab, width);
+    void *padded_weight =
+        width == vocab ? weight->data : arena_alloc(&ctx->data, (size_t)(width * in * size));
+    linear_cross_entropy_forward_cuda(ctx->gpu, ctx->dtype, loss->data, losses, logits,
+                                      ctx->recording, padded_weight, x->data, weight->data,
+                                      targets->data, rows, in, vocab, width);
     loss->shape[0] = 1;
     RECORD(ctx, loss, head_loss_backward, HeadLossSaved, .loss = loss, .x = x, .weight = weight,
-           .targets = targets, .logits = logits, .padded_weight = padded_weight, .lse = lse,
-           .width = width);
+           .dlogits = logits, .padded_weight = padded_weight, .width = width);
     return loss;
 }
 #endif

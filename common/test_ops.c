@@ -205,10 +205,14 @@ DEVICE_TEST(slice, columns_and_their_gradients) {
 
 /* ---- rmsnorm ---- */
 
+/* Every way a row is held on the GPU: by a warp, by a block, not at all; more rows than teams. */
 DEVICE_TEST(rmsnorm, values_and_gradients_by_plain_loops) {
-    for (int k = 0; k < SIZES; k++) {
+    const int64_t more[][2] = {{9, 192},  {5000, 8}, {37, 512}, {19, 1024},
+                               {3, 4096}, {5, 7168}, {2, 9216}};
+    for (int k = 0; k < SIZES + (int)(sizeof more / sizeof *more); k++) {
         Context ctx = test_context(device, dtype);
-        int64_t rows = sizes[k][0], d = sizes[k][1];
+        const int64_t *size = k < SIZES ? sizes[k] : more[k - SIZES];
+        int64_t rows = size[0], d = size[1];
         double eps = 1e-6;
         Tensor *x = test_normal(&ctx, "x", 1, SHAPE(rows, d)),
                *w = test_normal(&ctx, "w", 2, SHAPE(d));
@@ -223,7 +227,10 @@ DEVICE_TEST(rmsnorm, values_and_gradients_by_plain_loops) {
         Tensor *y = rmsnorm(&ctx, x, w, (float)eps);
         Tensor *c = random_constant(&ctx, 4, y);
         tensor_download(&ctx, ch, c);
-        tape_backward(&ctx, weighted_sum(&ctx, y, c));
+        Tensor *loss = weighted_sum(&ctx, y, c);
+        bool twice = k % 2; /* x has another reader, whose contribution comes first: all ones */
+        if (twice) loss = add(&ctx, loss, sum(&ctx, x));
+        tape_backward(&ctx, loss);
         for (int64_t i = 0; i < rows; i++) {
             double squares = 0, dot = 0;
             for (int64_t j = 0; j < d; j++) squares += (double)xh[i * d + j] * xh[i * d + j];
@@ -233,7 +240,7 @@ DEVICE_TEST(rmsnorm, values_and_gradients_by_plain_loops) {
             for (int64_t j = 0; j < d; j++) {
                 double xn = xh[i * d + j] * r, g = ch[i * d + j];
                 want[i * d + j] = (float)(xn * wh[j]);
-                dx[i * d + j] = (float)(r * (g * wh[j] - xn * dot / (double)d));
+                dx[i * d + j] = (float)(r * (g * wh[j] - xn * dot / (double)d) + twice);
                 dwd[j] += g * xn;
             }
         }
