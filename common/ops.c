@@ -33,6 +33,13 @@ static void check_number(Context *ctx, const char *where, const Tensor *x) {
 
 /* ---- linear ---- */
 
+static void check_linear(Context *ctx, const char *where, const Tensor *x, const Tensor *weight,
+                         const Tensor *bias) {
+    check_activation(ctx, where, x);
+    check_shape(where, weight, ctx->dtype, SHAPE(-1, tensor_dim(x, -1)));
+    if (bias) check_shape(where, bias, ctx->dtype, SHAPE(tensor_dim(weight, 0)));
+}
+
 /* [linear] */
 typedef struct LinearSaved {
     Tensor *y, *x, *weight, *bias;
@@ -50,12 +57,8 @@ static void linear_backward(Context *ctx, void *saved) {
 }
 
 Tensor *linear(Context *ctx, Tensor *x, Tensor *weight, Tensor *bias) {
-    check_activation(ctx, "linear", x);
-    int64_t in = tensor_dim(x, -1);
-    check_shape("linear", weight, ctx->dtype, SHAPE(-1, in));
-    int64_t out = tensor_dim(weight, 0);
-    if (bias) check_shape("linear", bias, ctx->dtype, SHAPE(out));
-
+    check_linear(ctx, "linear", x, weight, bias);
+    int64_t in = tensor_dim(weight, 1), out = tensor_dim(weight, 0);
     Tensor *y = like(ctx, "linear", x, out);
     ON(ctx, linear_forward, y->data, x->data, weight->data, bias ? bias->data : NULL,
        tensor_rows(x), in, out);
@@ -63,6 +66,32 @@ Tensor *linear(Context *ctx, Tensor *x, Tensor *weight, Tensor *bias) {
     return y;
 }
 /* [/linear] */
+
+/* ---- linear onto something ---- */
+
+typedef struct LinearOntoSaved {
+    LinearSaved linear;
+    Tensor *base;
+} LinearOntoSaved;
+
+/* dbase = dy, whose memory it takes over once the product has read it. */
+static void linear_onto_backward(Context *ctx, void *saved) {
+    LinearOntoSaved *s = saved;
+    linear_backward(ctx, &s->linear);
+    grad_pass(ctx, s->linear.y, s->base);
+}
+
+Tensor *linear_onto(Context *ctx, Tensor *base, Tensor *x, Tensor *weight, Tensor *bias) {
+    check_linear(ctx, "linear_onto", x, weight, bias);
+    int64_t in = tensor_dim(weight, 1), out = tensor_dim(weight, 0);
+    Tensor *y = like(ctx, "linear", x, out);
+    check_same_shape("linear_onto", y, base);
+    ON(ctx, linear_onto_forward, y->data, base->data, x->data, weight->data,
+       bias ? bias->data : NULL, tensor_rows(x), in, out);
+    RECORD(ctx, y, linear_onto_backward, LinearOntoSaved,
+           .linear = {.y = y, .x = x, .weight = weight, .bias = bias}, .base = base);
+    return y;
+}
 
 /* ---- add ---- */
 

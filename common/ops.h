@@ -20,6 +20,12 @@ extern "C" {
 /* y = x W^T + b     x [..., in], W [out, in], b [out] or NULL -> [..., out] */
 Tensor *linear(Context *ctx, Tensor *x, Tensor *weight, Tensor *bias);
 
+/*
+ * y = base + x W^T + b: what writes into a residual stream. base [..., out] as y. The same as add(base, linear(x)), but
+ * the sum costs no pass of its own, nor does its gradient: y's becomes base's.
+ */
+Tensor *linear_onto(Context *ctx, Tensor *base, Tensor *x, Tensor *weight, Tensor *bias);
+
 /* y = a + b, same shape and dtype; F32 in a BF16 context too, so that losses can be added */
 Tensor *add(Context *ctx, Tensor *a, Tensor *b);
 
@@ -65,6 +71,8 @@ Tensor *weighted_sum(Context *ctx, Tensor *x, const Tensor *c);
  */
 void linear_forward_cpu(float *y, const float *x, const float *w, const float *bias, int64_t rows,
                         int64_t in, int64_t out);
+void linear_onto_forward_cpu(float *y, const float *base, const float *x, const float *w,
+                             const float *bias, int64_t rows, int64_t in, int64_t out);
 /* dx = dy W; dw = dy^T x (F32, from rows); dbias = column sums of dy (F32) */
 void linear_backward_cpu(float *dx, int add_x, float *dw, int add_w, float *dbias, int add_bias,
                          const float *dy, const float *x, const float *w, int64_t rows, int64_t in,
@@ -113,6 +121,9 @@ void sum_backward_cpu(float *dx, int add, const float *dout, const float *c, int
 #ifdef WITH_CUDA
 void linear_forward_cuda(Gpu *gpu, DType dtype, void *y, const void *x, const void *w,
                          const void *bias, int64_t rows, int64_t in, int64_t out);
+void linear_onto_forward_cuda(Gpu *gpu, DType dtype, void *y, const void *base, const void *x,
+                              const void *w, const void *bias, int64_t rows, int64_t in,
+                              int64_t out);
 void linear_backward_cuda(Gpu *gpu, DType dtype, void *dx, int add_x, float *dw, int add_w,
                           float *dbias, int add_bias, const void *dy, const void *x, const void *w,
                           int64_t rows, int64_t in, int64_t out);

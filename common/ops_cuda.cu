@@ -29,6 +29,18 @@ extern "C" void linear_forward_cuda(Gpu *gpu, DType dtype, void *y, const void *
     gpu_matmul(gpu, &product, y, x, w, bias);
 }
 
+extern "C" void linear_onto_forward_cuda(Gpu *gpu, DType dtype, void *y, const void *base,
+                                         const void *x, const void *w, const void *bias,
+                                         int64_t rows, int64_t in, int64_t out) {
+    GpuMatmul product = {};
+    product.dtype = product.out_dtype = dtype;
+    product.transpose_b = true;
+    product.m = rows, product.n = out, product.k = in;
+    product.lda = in, product.ldb = in, product.ldc = out;
+    product.batch = 1, product.alpha = 1, product.beta = 1, product.bias = bias != NULL;
+    gpu_matmul_onto(gpu, &product, y, base, x, w, bias);
+}
+
 /* One thread a column; the warp reads a row's 32 neighbours at once. */
 template <typename T>
 __global__ void column_sums(float *sum, int add, const T *x, int64_t rows, int64_t columns) {
