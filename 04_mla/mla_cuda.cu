@@ -7,9 +7,6 @@
 
 static const int THREADS = 256;
 
-/* N numbers that are loaded and stored at once. */
-template <typename T, int N> struct alignas(sizeof(T) * N) Pack { T v[N]; };
-
 static bool of_16_bytes(const void *p) { return (uintptr_t)p % 16 == 0; }
 
 /* Can every head's part of every row be taken in packs of 16 bytes? */
