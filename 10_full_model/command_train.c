@@ -261,10 +261,11 @@ static void report(const Options *o, const TrainResult *r) {
 }
 
 /* The charts of a run, beside its metrics. */
-static void draw(const char *csv, const char *out) {
+static void draw(const char *csv, const char *out, bool experts) {
     char path[1100];
     snprintf(path, sizeof path, "%s/loss", out);
     plot_or_explain("10_full_model/figures/loss.gp", csv, path);
+    if (!experts) return; /* there is no load to draw */
     snprintf(path, sizeof path, "%s/load", out);
     plot_or_explain("10_full_model/figures/load.gp", csv, path);
 }
@@ -293,7 +294,7 @@ static int train_on(const Options *o, ModelConfig *cfg, TextInput *input, Contex
     model_free(&model);
     if (status) return -1;
     report(o, &result);
-    draw(train_options.csv, o->out);
+    draw(train_options.csv, o->out, cfg->n_routed_experts > 0);
     return 0;
 }
 
