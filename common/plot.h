@@ -33,8 +33,8 @@ void plot_or_explain(const char *script, const char *csv_path, const char *out_p
 void text_heat_map(const float *values, int rows, int cols, const char *const *row_labels,
                    const char *const *col_labels);
 
-/* A horizontal bar for each value, with its label and "%.4g UNIT" behind. The longest bar is the
- * largest value. */
+/* A horizontal bar for each value, with its label and the value and unit behind: four digits, of a
+ * whole number all. The longest bar is the largest value. */
 void text_bars(const char *const *labels, const double *values, int count, const char *unit);
 
 /*

@@ -5,6 +5,7 @@
 #include "plot.h"
 
 #include <math.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -151,7 +152,9 @@ void text_bars(const char *const *labels, const double *values, int count, const
         print_label(labels[i], margin);
         putchar(' ');
         for (int cell = 0; cell < eighths / 8; cell++) fputs(s->growing[8], stdout);
-        printf("%s %.4g %s\n", s->growing[eighths % 8], values[i], unit);
+        /* Counts are written out: 12650, not 1.265e+04. */
+        bool count = values[i] == floor(values[i]) && fabs(values[i]) < 1e12;
+        printf("%s %.*g %s\n", s->growing[eighths % 8], count ? 12 : 4, values[i], unit);
     }
 }
 

@@ -244,6 +244,15 @@ Test(text_chart, bars) {
                             "  below  -2 ms\n");
 }
 
+Test(text_chart, bars_of_large_counts) {
+    cr_redirect_stdout();
+    setenv("TERM", "dumb", 1);
+    text_bars((const char *[]){"a", "b"}, (double[]){1234567, 308641.75}, 2, "documents");
+    fflush(stdout);
+    cr_assert_stdout_eq_str("  a ======================================== 1234567 documents\n"
+                            "  b ========== 3.086e+05 documents\n");
+}
+
 /* What a picture of 64 columns must have: `height` lines, the axes' ends, a rising curve. */
 Test(text_chart, curve) {
     char path[] = "/tmp/test_support_XXXXXX", text[4096];
