@@ -3,6 +3,7 @@
  */
 #include "gpu.cuh"
 
+#include <cuda_profiler_api.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -114,6 +115,16 @@ extern "C" void gpu_graph_free(GpuGraph *graph) {
     if (!graph) return;
     CUDA_CHECK(cudaGraphExecDestroy(graph->executable));
     free(graph);
+}
+
+extern "C" void gpu_profile_start(Gpu *gpu) {
+    CUDA_CHECK(cudaStreamSynchronize(gpu->stream));
+    CUDA_CHECK(cudaProfilerStart());
+}
+
+extern "C" void gpu_profile_stop(Gpu *gpu) {
+    CUDA_CHECK(cudaStreamSynchronize(gpu->stream));
+    CUDA_CHECK(cudaProfilerStop());
 }
 
 extern "C" void gpu_timer_start(Gpu *gpu) { CUDA_CHECK(cudaEventRecord(gpu->start, gpu->stream)); }
