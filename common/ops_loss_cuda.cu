@@ -5,6 +5,7 @@
  * rows are sorted by id (CUB's radix sort, which keeps equal ids in order), and each table row is summed in order.
  */
 #include "gpu_matmul.cuh"
+#include "mma.cuh"
 #include "ops.h"
 
 #include <cub/device/device_radix_sort.cuh>
@@ -206,10 +207,16 @@ __global__ void count_targets(float *count, const int32_t *targets, int64_t rows
     if (threadIdx.x == 0) *count = counted;
 }
 
+static const float LOG2_E = 1.44269504f, LN_2 = 0.693147181f;
+
 /*
  * losses[row] = lse - logits[row][target]; with count, logits[row] becomes (softmax - onehot(target)) / *count, and
  * its padding zero, for it takes part in the products behind. width is a multiple of a pack; columns from vocab
  * on do not count.
+ *
+ * Two exponentials for each logit are as much work as the memory leaves time for, so there must be
+ * little else: powers of 2, e^(z - m) = 2^(z log2(e) - m log2(e)), are a product with addition and the
+ * exponential. The target's 1 is subtracted once, behind the loop, and the ragged end is apart.
  */
 template <typename T>
 __global__ void __launch_bounds__(HEAD_THREADS, 2)
@@ -220,40 +227,54 @@ __global__ void __launch_bounds__(HEAD_THREADS, 2)
     T *z = logits + row * width;
     int32_t target = targets[row];
     bool valid = target >= 0 && target < vocab;
-    float of_target = valid ? to_float(z[target]) : NAN; /* before anyone overwrites it */
-    float largest = -INFINITY, sum = 0;
-    for (int j = threadIdx.x * W; j < vocab; j += HEAD_THREADS * W) {
+    float of_target = valid ? to_float(z[target]) : NAN;   /* before anyone overwrites it */
+    float largest = -INFINITY, shift = -INFINITY, sum = 0; /* shift = largest log2(e) */
+    int whole = vocab / W * W;
+    for (int j = threadIdx.x * W; j < whole; j += HEAD_THREADS * W) {
         Pack<T> pack = *(const Pack<T> *)(z + j);
-        float v[W], most = largest;
+        float most = largest;
 #pragma unroll
-        for (int k = 0; k < W; k++) {
-            v[k] = j + k < vocab ? to_float(pack.v[k]) : -INFINITY;
-            most = fmaxf(most, v[k]);
-        }
-        float from = most == -INFINITY ? 0 : most; /* all -inf so far: each exp shall be 0 */
-        sum *= __expf(largest - from);
+        for (int k = 0; k < W; k++) most = fmaxf(most, to_float(pack.v[k]));
+        float to =
+            most == -INFINITY ? 0 : most * LOG2_E; /* all -inf so far: each power shall be 0 */
+        sum *= exp2_fast(shift - to);
 #pragma unroll
-        for (int k = 0; k < W; k++) sum += __expf(v[k] - from);
-        largest = most;
+        for (int k = 0; k < W; k++) sum += exp2_fast(fmaf(to_float(pack.v[k]), LOG2_E, -to));
+        largest = most, shift = most * LOG2_E;
     }
-    float top = block_max(largest);
+    if (whole + (int)threadIdx.x < vocab) {
+        float v = to_float(z[whole + threadIdx.x]), most = fmaxf(largest, v);
+        float to = most == -INFINITY ? 0 : most * LOG2_E;
+        sum = sum * exp2_fast(shift - to) + exp2_fast(fmaf(v, LOG2_E, -to));
+        largest = most, shift = most * LOG2_E;
+    }
+    float top = block_max(largest), top_shift = top == -INFINITY ? 0 : top * LOG2_E;
     /* fmaxf drops a NaN, but its thread's sum keeps it: one NaN logit makes this row's loss NaN. */
-    float total = block_sum(sum == 0.0f ? 0.0f : sum * __expf(largest - top));
+    float total = block_sum(sum == 0.0f ? 0.0f : sum * exp2_fast(shift - top_shift));
+    float log_total = log2f(total);
     if (threadIdx.x == 0)
-        losses[row] = target == IGNORE_TARGET ? 0.0f : logf(total) + (top - of_target);
+        losses[row] = target == IGNORE_TARGET
+                          ? 0.0f
+                          : LN_2 * (log_total + fmaf(-of_target, LOG2_E, top_shift));
     if (!count) return;
 
-    float lse = top + logf(total), scale = target == IGNORE_TARGET ? 0.0f : 1.0f / *count;
-    for (int j = threadIdx.x * W; j < width; j += HEAD_THREADS * W) {
+    float lse = top_shift + log_total, scale = target == IGNORE_TARGET ? 0.0f : 1.0f / *count;
+    for (int j = threadIdx.x * W; j < whole; j += HEAD_THREADS * W) {
         Pack<T> pack = *(const Pack<T> *)(z + j);
 #pragma unroll
-        for (int k = 0; k < W; k++) {
-            float p = __expf(to_float(pack.v[k]) - lse);
-            bool none = scale == 0 || j + k >= vocab;
-            pack.v[k] = from_float<T>(none ? 0.0f : (p - (j + k == target)) * scale);
-        }
+        for (int k = 0; k < W; k++)
+            pack.v[k] = from_float<T>(scale * exp2_fast(fmaf(to_float(pack.v[k]), LOG2_E, -lse)));
+        if (scale == 0) pack = {};
         *(Pack<T> *)(z + j) = pack;
     }
+    for (int j = whole + threadIdx.x; j < width; j += HEAD_THREADS) {
+        float p = j < vocab && scale ? exp2_fast(fmaf(to_float(z[j]), LOG2_E, -lse)) : 0.0f;
+        z[j] = from_float<T>(p * scale);
+    }
+    /* by the thread that wrote it a moment ago */
+    int writer = target < whole ? target / W % HEAD_THREADS : target - whole;
+    if (valid && scale && (int)threadIdx.x == writer)
+        z[target] = from_float<T>((exp2_fast(fmaf(of_target, LOG2_E, -lse)) - 1) * scale);
 }
 
 /* What the forward pass could not know. It is 1 unless somebody multiplies the loss. */
