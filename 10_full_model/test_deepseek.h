@@ -76,6 +76,7 @@ static inline Process process_start(Start start, const char *const *arguments) {
     }
     dup2(fileno(in), 0), dup2(fileno(p.out), 1), dup2(fileno(p.err), 2);
     if (!start.charts) setenv("PATH", "/nowhere", 1);
+    setenv("ASAN_OPTIONS", "detect_leaks=1", 1); /* in tests it is off: see tools/criterion.py */
     if (start.file_size) {
         struct rlimit limit = {(rlim_t)start.file_size, (rlim_t)start.file_size};
         setrlimit(RLIMIT_FSIZE, &limit);
