@@ -218,7 +218,7 @@ static char *help_text(int key, const char *text, void *input) {
     for (int i = 0; i < QUALITY_RULES; i++) {
         char limits[40];
         snprintf(limits, sizeof limits, "%g..%g", quality_rules[i].low, quality_rules[i].high);
-        end += sprintf(end, "  %-17s %-12s %s\n", quality_rules[i].name, limits,
+        end += sprintf(end, "  %-16s %-10s %s\n", quality_rules[i].name, limits,
                        quality_rules[i].about);
     }
     sprintf(end,
