@@ -157,20 +157,6 @@ __device__ void load_tiles(BackwardShared<D> &sm, const BackwardMaps &maps,
 
 /* ---- one warp per computing warpgroup sends dQ off, in turn ---- */
 
-__device__ __forceinline__ int load_acquire(const int *p) {
-    int value;
-    asm volatile("ld.acquire.gpu.global.s32 %0, [%1];" : "=r"(value) : "l"(p) : "memory");
-    return value;
-}
-__device__ __forceinline__ void store_release(int *p, int value) {
-    asm volatile("st.release.gpu.global.s32 [%0], %1;" ::"l"(p), "r"(value) : "memory");
-}
-/* Between what the copy engine does in global memory and what this thread says or learns about it.
- * */
-__device__ __forceinline__ void async_proxy_fence_global() {
-    asm volatile("fence.proxy.async.global;" ::: "memory");
-}
-
 template <int D>
 __device__ void send_dq(BackwardShared<D> &sm, const BackwardArguments &a, const BackwardWork &work,
                         int group) {
