@@ -22,6 +22,7 @@
  *
  * Two tiles of 32 tokens are 74 KB, so that the kernel fits into the 99 KB of sm_86 and sm_89.
  */
+#include "../common/early.cuh"
 #include "../common/mma.cuh"
 #include "mla_decode.cuh"
 
@@ -300,6 +301,8 @@ __global__ __launch_bounds__(THREADS, 1) void mla_decode_mma_kernel(
               groups = (rows + 16 * M - 1) / (16 * M);
     const float scale = s.scale * 1.44269504f; /* exp(scale * x) = 2^(scale' * x) */
 
+    early_go();
+    early_wait();
     MlaWalk walk;
     walk.begin(lengths, s.batch, groups);
     while (walk.next(lengths, groups)) {
@@ -352,12 +355,9 @@ template <int KV, int M, int STAGES>
 static void launch(Gpu *gpu, void *o, float *scratch, const void *q, const void *latent,
                    const int32_t *block_table, const int32_t *lengths, const MlaDecodeShape &s) {
     const int bytes = Shared<KV, M>::bytes(STAGES);
-    auto kernel = mla_decode_mma_kernel<KV, M, STAGES>;
-    CUDA_CHECK(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes));
-    kernel<<<gpu->sm_count, THREADS, bytes, gpu->stream>>>(
-        (bf16 *)o, scratch, (const bf16 *)q, (const bf16 *)latent, block_table, lengths, s);
-    LAUNCH_CHECK();
-    mla_decode_join(gpu, BF16, o, scratch, lengths, s, 16 * M, gpu->sm_count);
+    early_launch(gpu, mla_decode_mma_kernel<KV, M, STAGES>, dim3(gpu->sm_count), THREADS,
+                 (size_t)bytes, (bf16 *)o, scratch, (const bf16 *)q, (const bf16 *)latent,
+                 block_table, lengths, s);
 }
 
 /* As many tiles as the shared memory holds: 4 on Hopper, 2 on sm_86 and sm_89. */
@@ -393,6 +393,13 @@ void mla_decode_mma_cuda(Gpu *gpu, DType dtype, void *o, float *scratch, const v
           "these sizes (kv_lora_rank %d, rope_dim %d), dtype, addresses or GPU are not for the "
           "kernel with mma.sync",
           s.kv_lora_rank, s.rope_dim);
+    MlaPieces pieces = mla_decode_mma_pieces(gpu, o, scratch, q, latent, block_table, lengths, s);
+    mla_decode_join(gpu, BF16, o, scratch, lengths, s, pieces.group_rows, pieces.blocks);
+}
+
+MlaPieces mla_decode_mma_pieces(Gpu *gpu, void *o, float *scratch, const void *q,
+                                const void *latent, const int32_t *block_table,
+                                const int32_t *lengths, const MlaDecodeShape &s) {
     int M = row_tiles(s);
     if (s.kv_lora_rank <= 128)
         M == 1 ? choose_stages<128, 1>(gpu, o, scratch, q, latent, block_table, lengths, s)
@@ -400,4 +407,5 @@ void mla_decode_mma_cuda(Gpu *gpu, DType dtype, void *o, float *scratch, const v
     else
         M == 1 ? choose_stages<512, 1>(gpu, o, scratch, q, latent, block_table, lengths, s)
                : choose_stages<512, 2>(gpu, o, scratch, q, latent, block_table, lengths, s);
+    return {16 * M, gpu->sm_count};
 }

@@ -7,6 +7,7 @@
 #include "gpu_matmul.cuh"
 #include "ops.h"
 #include "rng.h"
+#include "skinny.h"
 
 static const int THREADS = 256;
 
@@ -20,6 +21,10 @@ static unsigned blocks_for(Gpu *gpu, int64_t items) {
 
 extern "C" void linear_forward_cuda(Gpu *gpu, DType dtype, void *y, const void *x, const void *w,
                                     const void *bias, int64_t rows, int64_t in, int64_t out) {
+    SkinnyLinear few = {};
+    few.x = x, few.rows = rows, few.in = in;
+    few.part[0] = {y, w, bias, NULL, out};
+    if (skinny_supports(gpu, dtype, &few)) return skinny_linear_cuda(gpu, dtype, &few);
     GpuMatmul product = {};
     product.dtype = product.out_dtype = dtype;
     product.transpose_b = true;
