@@ -21,8 +21,8 @@
 #include "../common/gpu.cuh"
 #include "mla_decode.h"
 
-/* Fewer pages are not worth a block: joining them would take longer than reading them. */
-enum { MLA_LEAST_PAGES = 2 };
+/* Fewer pages are not worth a block. */
+enum { MLA_LEAST_PAGES = 1 };
 
 /* Query heads times queries: what one page of latents is good for. */
 __host__ __device__ static inline int mla_rows(const MlaDecodeShape &s) {

@@ -288,10 +288,14 @@ __device__ __forceinline__ void write(Warp<KV, M> &w, Shared<KV, M> &shared, bf1
         }
 }
 
+/* Blocks on a processor: narrow rows leave room for a second one, which works while the first
+ * waits. */
+template <int KV> constexpr int blocks_each() { return KV <= 128 ? 2 : 1; }
+
 /* [kernel] */
 /* gridDim.x blocks share all pages; see mla_decode.cuh. */
 template <int KV, int M, int STAGES>
-__global__ __launch_bounds__(THREADS, 1) void mla_decode_mma_kernel(
+__global__ __launch_bounds__(THREADS, blocks_each<KV>()) void mla_decode_mma_kernel(
     bf16 *o, float *scratch, const bf16 *q, const bf16 *latent, const int32_t *block_table,
     const int32_t *lengths, const MlaDecodeShape s) {
     extern __shared__ __align__(128) unsigned char memory[];
@@ -301,8 +305,15 @@ __global__ __launch_bounds__(THREADS, 1) void mla_decode_mma_kernel(
               groups = (rows + 16 * M - 1) / (16 * M);
     const float scale = s.scale * 1.44269504f; /* exp(scale * x) = 2^(scale' * x) */
 
-    early_go();
-    early_wait();
+    /* Lengths, pages and all tokens but the new ones are there before the queries (early.cuh). */
+    bool waited = false;
+    auto wait = [&] {
+        if (!waited) {
+            early_wait();
+            early_go();
+        }
+        waited = true;
+    };
     MlaWalk walk;
     walk.begin(lengths, s.batch, groups);
     while (walk.next(lengths, groups)) {
@@ -316,10 +327,12 @@ __global__ __launch_bounds__(THREADS, 1) void mla_decode_mma_kernel(
         w.m = -INFINITY;
         w.l = 0.0f;
         for (int i = 0, token = first; i < STAGES - 1; i++, token += KEYS) {
+            if (token < end && token + KEYS > length - s.q_len) wait();
             if (token < end)
                 load_tile<KV>(tiles + i * TILE, latent, pages[token / LATENT_PAGE], token, end, s);
             cp_async_commit();
         }
+        wait();
         load_queries(w, q + (int64_t)walk.b * rows * (s.kv_lora_rank + s.rope_dim),
                      walk.group * 16 * M, s);
         int stage = 0, last = STAGES - 1; /* where this tile is; where the last one was */
@@ -343,6 +356,7 @@ __global__ __launch_bounds__(THREADS, 1) void mla_decode_mma_kernel(
         }
         write(w, shared, o, scratch, walk, s);
     }
+    wait(); /* who had nothing to do */
 }
 /* [/kernel] */
 
@@ -351,11 +365,15 @@ __global__ __launch_bounds__(THREADS, 1) void mla_decode_mma_kernel(
 /* Blocks of 16 or of 32 rows, one on each processor. */
 static int row_tiles(const MlaDecodeShape &s) { return mla_rows(s) <= 16 ? 1 : 2; }
 
+static int blocks_for(const Gpu *gpu, const MlaDecodeShape &s) {
+    return gpu->sm_count * (s.kv_lora_rank <= 128 ? blocks_each<128>() : blocks_each<512>());
+}
+
 template <int KV, int M, int STAGES>
 static void launch(Gpu *gpu, void *o, float *scratch, const void *q, const void *latent,
                    const int32_t *block_table, const int32_t *lengths, const MlaDecodeShape &s) {
     const int bytes = Shared<KV, M>::bytes(STAGES);
-    early_launch(gpu, mla_decode_mma_kernel<KV, M, STAGES>, dim3(gpu->sm_count), THREADS,
+    early_launch(gpu, mla_decode_mma_kernel<KV, M, STAGES>, dim3(blocks_for(gpu, s)), THREADS,
                  (size_t)bytes, (bf16 *)o, scratch, (const bf16 *)q, (const bf16 *)latent,
                  block_table, lengths, s);
 }
@@ -381,7 +399,7 @@ int mla_decode_mma_supports(const Gpu *gpu, DType dtype, MlaDecodeShape s) {
 }
 
 size_t mla_decode_mma_scratch(Gpu *gpu, MlaDecodeShape s) {
-    return mla_states_bytes(gpu->sm_count, 16 * row_tiles(s), s);
+    return mla_states_bytes(blocks_for(gpu, s), 16 * row_tiles(s), s);
 }
 
 void mla_decode_mma_cuda(Gpu *gpu, DType dtype, void *o, float *scratch, const void *q,
@@ -407,5 +425,5 @@ MlaPieces mla_decode_mma_pieces(Gpu *gpu, void *o, float *scratch, const void *q
     else
         M == 1 ? choose_stages<512, 1>(gpu, o, scratch, q, latent, block_table, lengths, s)
                : choose_stages<512, 2>(gpu, o, scratch, q, latent, block_table, lengths, s);
-    return {16 * M, gpu->sm_count};
+    return {16 * M, blocks_for(gpu, s)};
 }

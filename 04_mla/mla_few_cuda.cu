@@ -14,35 +14,41 @@
 
 enum { QUERY_WARPS = 8, QUERY_AHEAD = 4, PAD = 8 /* so that neighbours do not share banks */ };
 
-/* to [dim] = from turned by the position's angles, or copied where there are none; by one warp or
- * by one lane of several (first, step). An unknown position gives NaN. */
+/* The angle of pair i at a position, as cosine and sine; NaN outside the table. */
+static __device__ __forceinline__ float2 angle_of(const MlaFew &m, int position, int i) {
+    if (!m.angles.cos) return {1, 0};
+    int64_t at = (int64_t)position * (m.shape.rope / 2) + i;
+    bool known = position >= 0 && position < m.max_position;
+    return known ? float2{m.angles.cos[at], m.angles.sin[at]} : float2{NAN, NAN};
+}
+
+/* Pair i of to [rope] = that of from, turned. */
 template <typename T>
-static __device__ __forceinline__ void turn(T *to, const T *from, int dim, const MlaFew &m,
-                                            int position, int i, int step) {
-    const PositionAngles &angles = m.angles;
-    for (; i < dim / 2; i += step) {
-        int a = angles.halves ? i : 2 * i, b = angles.halves ? i + dim / 2 : 2 * i + 1;
-        float c = 1, s = 0, x = to_float(from[a]), y = to_float(from[b]);
-        if (angles.cos) {
-            bool known = position >= 0 && position < m.max_position;
-            c = known ? angles.cos[(int64_t)position * (dim / 2) + i] : NAN;
-            s = known ? angles.sin[(int64_t)position * (dim / 2) + i] : NAN;
-        }
-        to[a] = from_float<T>(x * c - y * s);
-        to[b] = from_float<T>(x * s + y * c);
-    }
+static __device__ __forceinline__ void turn(T *to, const T *from, const MlaFew &m, int i,
+                                            float2 angle) {
+    int a = m.angles.halves ? i : 2 * i, b = m.angles.halves ? i + m.shape.rope / 2 : 2 * i + 1;
+    float x = to_float(from[a]), y = to_float(from[b]);
+    to[a] = from_float<T>(x * angle.x - y * angle.y);
+    to[b] = from_float<T>(x * angle.y + y * angle.x);
 }
 
 /* The cache's rows of sequence b, a warp a token. */
 template <typename T> static __device__ void append(const MlaFew &m, int b) {
     int rank = m.shape.kv_lora_rank, rope = m.shape.rope, width = rank + rope;
+    skinny_prefetch((const T *)m.kv_norm, rank);
+    early_wait();
+    early_go();
+    if (blockIdx.y) return; /* the first group does it */
+#pragma unroll 1
     for (int t = threadIdx.x / 32; t < m.tokens; t += QUERY_WARPS) {
         int position = m.lengths[b] - m.tokens + t;
-        T *to =
-            (T *)m.cache + latent_row(m.block_table + (int64_t)b * m.max_pages, position) * width;
+        const int32_t *pages = m.block_table + (int64_t)b * m.max_pages;
+        T *to = (T *)m.cache + latent_row(pages, position) * width;
         const T *from = (const T *)m.latent + ((int64_t)b * m.tokens + t) * width;
         skinny_norm_row(to, from, (const T *)m.kv_norm, rank, MLA_NORM_EPS);
-        turn(to + rank, from + rank, rope, m, position, threadIdx.x % 32, 32);
+#pragma unroll 1
+        for (int i = threadIdx.x % 32; i < rope / 2; i += 32)
+            turn(to + rank, from + rank, m, i, angle_of(m, position, i));
     }
 }
 
@@ -61,6 +67,7 @@ template <int NT>
 static __device__ __forceinline__ void absorb(float (&sum)[NT][4], const bf16 *w_uk, const bf16 *q,
                                               int first, int nope, int w_stride, int q_stride) {
     int lane = threadIdx.x % 32;
+#pragma unroll 2
     for (int i = 0; i < nope; i += 16) {
         uint32_t a[4];
         ldmatrix_x4_transposed(a, w_uk + (i + lane / 16 * 8 + lane % 8) * w_stride + first +
@@ -80,67 +87,98 @@ static __device__ __forceinline__ void absorb(float (&sum)[NT][4], const float *
     int j = threadIdx.x % 32 / 4, n = threadIdx.x % 4 * 2;
     for (int t = 0; t < NT; t++)
         for (int i = 0; i < 4; i++)
+#pragma unroll 1
             for (int k = 0; k < nope; k++)
                 sum[t][i] = fmaf(w_uk[k * w_stride + first + j + i / 2 * 8],
                                  q[(8 * t + n + i % 2) * q_stride + k], sum[t][i]);
 }
 
-/* What a block has in shared memory, in numbers: W_uk, the queries of its head, and c_q. */
+/* What a block has in shared memory, in numbers of T: W_uk, the queries of its head, c_q, and the
+ * angles of its rows. */
 struct QueryPlaces {
-    int w_stride, q_stride, q, c_q, end;
+    int w_stride, q_stride, q, c_q, angles;
     template <typename T> __host__ __device__ static QueryPlaces of(const MlaFew &m, int NT) {
         QueryPlaces p;
         p.w_stride = m.shape.kv_lora_rank + PAD;
         p.q_stride = m.shape.nope + m.shape.rope + PAD;
         p.q = m.shape.nope * p.w_stride;
         p.c_q = p.q + 8 * NT * p.q_stride;
-        p.end = p.c_q + m.batch * m.tokens * (int)skinny_stride<T>(m.q_lora_rank);
+        p.angles = p.c_q + 8 * NT * skinny_stride<T>(m.q_lora_rank);
         return p;
+    }
+    template <typename T> size_t bytes(const MlaFew &m, int NT) const {
+        return (size_t)angles * sizeof(T) + (size_t)(8 * NT * m.shape.rope) * sizeof(float);
     }
 };
 
-/* q [8 NT, nope + rope] of head h in shared memory. */
+/* The block's rows: `count` from `first` on. */
+struct QueryRows {
+    int first, count;
+};
+
+/* q [8 NT, nope + rope] of head h in shared memory. `sum` has begun with the warp's first tile. */
 template <typename T, int NT, typename Sum>
 static __device__ __forceinline__ void make_queries(T *q, T *c_q, Sum &sum, const MlaFew &m, int h,
-                                                    int q_stride) {
-    int rows = m.batch * m.tokens, qk = m.shape.nope + m.shape.rope, warp = threadIdx.x / 32;
-    if (!m.q_lora_rank) {
-        const T *from = (const T *)m.c_q + h * qk;
-        for (int i = threadIdx.x; i < rows * qk; i += 32 * QUERY_WARPS)
+                                                    QueryRows rows, int q_stride) {
+    int qk = m.shape.nope + m.shape.rope, rank = m.q_lora_rank;
+    if (!rank) {
+        const T *from = (const T *)m.c_q + ((int64_t)rows.first * m.shape.heads + h) * qk;
+#pragma unroll 1
+        for (int i = threadIdx.x; i < rows.count * qk; i += 32 * QUERY_WARPS)
             q[i / qk * q_stride + i % qk] = from[(int64_t)(i / qk) * m.shape.heads * qk + i % qk];
         return;
     }
-    skinny_rmsnorm(c_q, (const T *)m.c_q, m.q_lora_rank, rows, (const T *)m.q_norm, m.q_lora_rank,
-                   MLA_NORM_EPS);
-    __syncthreads();
-    SkinnyRows<T> x = {c_q, skinny_stride<T>(m.q_lora_rank), rows};
-    for (int first = warp * SKINNY_TILE; first < qk; first += QUERY_WARPS * SKINNY_TILE) {
-        if (first >= QUERY_WARPS * SKINNY_TILE) /* the first tile has begun already */
-            sum.begin((const T *)m.q_b_proj + ((int64_t)h * qk + first) * m.q_lora_rank,
-                      m.q_lora_rank, qk - first, 0, 1);
+    SkinnyRows<T> x = {c_q, skinny_stride<T>(rank), rows.count};
+#pragma unroll 1
+    for (int first = threadIdx.x / 32 * SKINNY_TILE; first < qk;) {
         sum.run(x);
         skinny_each(sum.sum, [&](int j, int n, float value) {
             q[n * q_stride + first + j] = from_float<T>(value);
         });
+        first += QUERY_WARPS * SKINNY_TILE;
+        if (first < qk)
+            sum.begin((const T *)m.q_b_proj + ((int64_t)h * qk + first) * rank, rank, qk - first, 0,
+                      1);
     }
 }
 
-/* Blocks 0 .. H - 1: q_absorbed of a head. Behind them one for each sequence: its cache. */
+/* Norms of c_q and angles, rows from both ends of the block's warps, into shared memory. */
+template <typename T>
+static __device__ __forceinline__ void prepare_rows(T *c_q, float2 *angles, const MlaFew &m,
+                                                    QueryRows rows) {
+    int warp = threadIdx.x / 32, rank = m.q_lora_rank, half = m.shape.rope / 2;
+    if (rank)
+        skinny_rmsnorm(c_q, (const T *)m.c_q + (int64_t)rows.first * rank, rank, rows.count,
+                       (const T *)m.q_norm, rank, MLA_NORM_EPS);
+#pragma unroll 1
+    for (int n = QUERY_WARPS - 1 - warp; n < rows.count; n += QUERY_WARPS) {
+        int row = rows.first + n, b = row / m.tokens;
+        int position = m.lengths[b] - m.tokens + row - b * m.tokens;
+#pragma unroll 1
+        for (int i = threadIdx.x % 32; i < half; i += 32)
+            angles[n * half + i] = angle_of(m, position, i);
+    }
+}
+
+/* Blocks (h, group): q_absorbed of a head, for 8 NT rows. Behind them in the first group one for
+ * each sequence: its cache. */
 template <typename T, int NT>
 __global__ void __launch_bounds__(32 * QUERY_WARPS) query_kernel(const __grid_constant__ MlaFew m) {
     extern __shared__ __align__(16) unsigned char memory[];
     const MlaShape &s = m.shape;
     int h = blockIdx.x, warp = threadIdx.x / 32, qk = s.nope + s.rope, rank = s.kv_lora_rank;
     const QueryPlaces place = QueryPlaces::of<T>(m, NT);
-    T *w_uk = (T *)memory, *q = w_uk + place.q;
+    T *w_uk = (T *)memory, *q = w_uk + place.q, *c_q = w_uk + place.c_q;
+    float2 *angles = (float2 *)(w_uk + place.angles);
+    QueryRows rows = {8 * NT * (int)blockIdx.y, m.batch * m.tokens - 8 * NT * (int)blockIdx.y};
+    rows.count = min(rows.count, 8 * NT);
     if (h >= s.heads) {
-        early_go();
-        early_wait();
         append<T>(m, h - s.heads);
         return;
     }
     const int V = 16 / sizeof(T);
     const T *w = (const T *)m.kv_b_proj + (int64_t)h * (s.nope + s.v) * rank;
+#pragma unroll 1
     for (int i = threadIdx.x * V; i < s.nope * rank; i += 32 * QUERY_WARPS * V)
         copy_16(w_uk + i / rank * place.w_stride + i % rank, w + i);
     cp_async_commit();
@@ -148,31 +186,36 @@ __global__ void __launch_bounds__(32 * QUERY_WARPS) query_kernel(const __grid_co
     if (m.q_lora_rank && warp * SKINNY_TILE < qk)
         sum.begin((const T *)m.q_b_proj + ((int64_t)h * qk + warp * SKINNY_TILE) * m.q_lora_rank,
                   m.q_lora_rank, qk - warp * SKINNY_TILE, 0, 1);
-    early_go();
+    if (m.q_lora_rank) skinny_prefetch((const T *)m.q_norm, m.q_lora_rank);
     early_wait();
-    make_queries<T, NT>(q, (T *)memory + place.c_q, sum, m, h, place.q_stride);
+    early_go();
+    prepare_rows(c_q, angles, m, rows);
+    __syncthreads();
+    make_queries<T, NT>(q, c_q, sum, m, h, rows, place.q_stride);
     cp_async_wait<0>();
     __syncthreads();
 
-    int rows = m.batch * m.tokens;
-    T *out = (T *)m.q_absorbed + (int64_t)h * (rank + s.rope);
     const int64_t out_row = (int64_t)s.heads * (rank + s.rope);
-    for (int n = warp; n < rows; n += QUERY_WARPS)
-        turn(out + n * out_row + rank, q + n * place.q_stride + s.nope, s.rope, m,
-             m.lengths[n / m.tokens] - m.tokens + n % m.tokens, threadIdx.x % 32, 32);
+    T *out = (T *)m.q_absorbed + rows.first * out_row + (int64_t)h * (rank + s.rope);
+#pragma unroll 1
+    for (int i = threadIdx.x; i < rows.count * (s.rope / 2); i += 32 * QUERY_WARPS) {
+        int n = i / (s.rope / 2);
+        turn(out + n * out_row + rank, q + n * place.q_stride + s.nope, m, i - n * (s.rope / 2),
+             angles[i]);
+    }
+#pragma unroll 1
     for (int first = warp * 16; first < rank; first += QUERY_WARPS * 16) {
         float total[NT][4] = {};
         absorb(total, w_uk, q, first, s.nope, place.w_stride, place.q_stride);
         skinny_each(total, [&](int j, int n, float value) {
-            if (n < rows) out[n * out_row + first + j] = from_float<T>(value);
+            if (n < rows.count) out[n * out_row + first + j] = from_float<T>(value);
         });
     }
 }
 
-static size_t query_shared(DType dtype, const MlaFew *m) {
-    int NT = m->batch * m->tokens <= 8 ? 1 : 4;
-    return dtype == BF16 ? (size_t)QueryPlaces::of<bf16>(*m, NT).end * sizeof(bf16)
-                         : (size_t)QueryPlaces::of<float>(*m, NT).end * sizeof(float);
+static size_t query_shared(DType dtype, const MlaFew *m, int NT) {
+    return dtype == BF16 ? QueryPlaces::of<bf16>(*m, NT).bytes<bf16>(*m, NT)
+                         : QueryPlaces::of<float>(*m, NT).bytes<float>(*m, NT);
 }
 
 extern "C" int mla_few_query_supports(const Gpu *gpu, DType dtype, const MlaFew *m) {
@@ -181,83 +224,89 @@ extern "C" int mla_few_query_supports(const Gpu *gpu, DType dtype, const MlaFew 
     MlaShape s = m->shape;
     return m->batch * m->tokens <= FEW_ROWS && s.nope % 16 == 0 && s.rope % 16 == 0 &&
            s.v % 16 == 0 && s.kv_lora_rank % 32 == 0 && m->q_lora_rank % 32 == 0 && all % 16 == 0 &&
-           query_shared(dtype, m) <= (size_t)gpu->shared_memory_max;
+           query_shared(dtype, m, 4) <= (size_t)gpu->shared_memory_max;
 }
 
 extern "C" void mla_few_query_cuda(Gpu *gpu, DType dtype, const MlaFew *m) {
-    unsigned blocks = (unsigned)(m->shape.heads + m->batch);
-    DTYPE_SWITCH(dtype, T,
-                 SKINNY_SWITCH(m->batch * m->tokens, NT,
-                               early_launch(gpu, query_kernel<T, NT>, dim3(blocks),
-                                            32 * QUERY_WARPS, query_shared(dtype, m), *m)));
+    int blocks = m->shape.heads + m->batch;
+    DTYPE_SWITCH(
+        dtype, T,
+        SKINNY_SWITCH(m->batch * m->tokens, m->shape.heads, gpu, NT, groups,
+                      early_launch(gpu, query_kernel<T, NT>, dim3((unsigned)blocks, groups),
+                                   32 * QUERY_WARPS, query_shared(dtype, m, NT), *m)));
 }
 
 /* ---- kernel 4: the pieces joined, times W_uv ---- */
 
-enum { HEAD_WARPS = 4, HEAD_ROWS = 8 };
+enum { HEAD_WARPS = 4, HEAD_ROWS = 8, AT_ONCE = 8 /* pieces whose loads are under way together */ };
 
-/* to [rank] = the row's pieces joined, or what one block wrote; by a warp. */
-template <typename T>
-static __device__ __forceinline__ void join_row(T *to, const T *whole, const MlaJoin &piece,
-                                                int rank) {
-    int lane = threadIdx.x % 32;
-    if (piece.count == 1) {
-        for (int c = lane; c < rank; c += 32) to[c] = whole[c];
-        return;
-    }
-    float top = -INFINITY, l = 0;
-    for (int i = lane; i < piece.count; i += 32) top = fmaxf(top, piece[i][0]);
-    top = warp_max(top);
-    for (int i = lane; i < piece.count; i += 32) l += exp2_fast(piece[i][0] - top) * piece[i][1];
-    l = warp_sum(l);
-    for (int c = 2 * lane; c < rank; c += 64) {
-        float2 sum = {0, 0};
-#pragma unroll 8
-        for (int i = 0; i < piece.count; i++) {
-            const float *p = piece[i];
-            float2 o = *(const float2 *)(p + 2 + c);
-            float weight = exp2_fast(p[0] - top);
-            sum.x += weight * o.x, sum.y += weight * o.y;
+/* Column c of the row whose pieces these are: chapter 02's online softmax, AT_ONCE pieces a time. */
+static __device__ __forceinline__ float join_column(const MlaJoin &piece, int c) {
+    float top = -INFINITY, l = 0, o = 0;
+#pragma unroll 1
+    for (int first = 0; first < piece.count; first += AT_ONCE) {
+        float pm[AT_ONCE], pl[AT_ONCE], po[AT_ONCE], before = top;
+#pragma unroll
+        for (int i = 0; i < AT_ONCE; i++) {
+            bool there = first + i < piece.count;
+            const float *p = piece[first + i];
+            pm[i] = there ? p[0] : -INFINITY;
+            pl[i] = there ? p[1] : 0;
+            po[i] = there ? p[2 + c] : 0;
         }
-        to[c] = from_float<T>(sum.x / l), to[c + 1] = from_float<T>(sum.y / l);
+#pragma unroll
+        for (int i = 0; i < AT_ONCE; i++) top = fmaxf(top, pm[i]);
+        float factor = exp2_fast(before - top); /* the first piece sees token 0: top is finite */
+        l *= factor, o *= factor;
+#pragma unroll
+        for (int i = 0; i < AT_ONCE; i++) {
+            float weight = exp2_fast(pm[i] - top);
+            l += weight * pl[i], o += weight * po[i];
+        }
     }
+    return o / l;
 }
 
-/* grid (H, rows / 8): o of a head, for eight rows. */
+/* grid (H, groups): o of a head, for `each` rows, at most HEAD_ROWS. */
 template <typename T>
 __global__ void __launch_bounds__(32 * HEAD_WARPS)
     heads_kernel(const __grid_constant__ MlaFew m, const T *o_latent, const float *scratch,
-                 const __grid_constant__ MlaDecodeShape shape, MlaPieces pieces) {
+                 const __grid_constant__ MlaDecodeShape shape, MlaPieces pieces, int each) {
     extern __shared__ __align__(16) unsigned char memory[];
-    T *latent = (T *)memory; /* [HEAD_ROWS, stride] */
+    T *latent = (T *)memory; /* [each, stride] */
     const MlaShape &s = m.shape;
-    int h = blockIdx.x, first_row = blockIdx.y * HEAD_ROWS, warp = threadIdx.x / 32;
-    int rank = s.kv_lora_rank, rows = min(m.batch * m.tokens - first_row, HEAD_ROWS);
-    int stride = (int)skinny_stride<T>(rank);
+    int h = blockIdx.x, first_row = blockIdx.y * each, warp = threadIdx.x / 32;
+    int rank = s.kv_lora_rank, rows = min(m.batch * m.tokens - first_row, each);
+    int stride = skinny_stride<T>(rank), b = first_row / m.tokens;
     const T *w_uv = (const T *)m.kv_b_proj + ((int64_t)h * (s.nope + s.v) + s.nope) * rank;
     SkinnySum<T, 1, 4> sum;
     if (warp * SKINNY_TILE < s.v)
         sum.begin(w_uv + (int64_t)warp * SKINNY_TILE * rank, rank, s.v - warp * SKINNY_TILE, 0, 1);
-    early_go();
+    MlaJoin piece(scratch, m.lengths, shape, pieces, b); /* lengths: of kernel 1, see early.cuh */
     early_wait();
-    for (int n = warp; n < rows; n += HEAD_WARPS) {
-        int row = first_row + n, b = row / m.tokens, r = row % m.tokens * s.heads + h;
-        const T *whole = o_latent + ((int64_t)row * s.heads + h) * rank;
-        MlaJoin piece(scratch, m.lengths, shape, pieces, b);
-        piece.of_row(r);
-        join_row(latent + n * stride, whole, piece, rank);
+    early_go();
+#pragma unroll 1
+    for (int n = 0, t = first_row - b * m.tokens; n < rows; n++, t++) {
+        if (t == m.tokens) piece = MlaJoin(scratch, m.lengths, shape, pieces, ++b), t = 0;
+        piece.of_row(t * s.heads + h);
+        const T *whole = o_latent + ((int64_t)(first_row + n) * s.heads + h) * rank;
+#pragma unroll 1
+        for (int c = threadIdx.x; c < rank; c += 32 * HEAD_WARPS)
+            latent[n * stride + c] =
+                piece.count == 1 ? whole[c] : from_float<T>(join_column(piece, c));
     }
     __syncthreads();
     SkinnyRows<T> x = {latent, stride, rows};
-    for (int first = warp * SKINNY_TILE; first < s.v; first += HEAD_WARPS * SKINNY_TILE) {
-        if (first >= HEAD_WARPS * SKINNY_TILE)
-            sum.begin(w_uv + (int64_t)first * rank, rank, s.v - first, 0, 1);
+#pragma unroll 1
+    for (int first = warp * SKINNY_TILE; first < s.v;) {
         sum.run(x);
         skinny_each(sum.sum, [&](int j, int n, float value) {
             if (n < rows)
                 ((T *)m.o)[((int64_t)(first_row + n) * s.heads + h) * s.v + first + j] =
                     from_float<T>(value);
         });
+        first += HEAD_WARPS * SKINNY_TILE;
+        if (first < s.v) sum.begin(w_uv + (int64_t)first * rank, rank, s.v - first, 0, 1);
     }
 }
 
@@ -273,10 +322,11 @@ extern "C" void mla_few_attention_cuda(Gpu *gpu, DType dtype, const MlaFew *m, v
     else
         pieces = mla_decode_split_pieces(gpu, dtype, o_latent, scratch, m->q_absorbed, m->cache,
                                          m->block_table, m->lengths, shape);
-    dim3 grid((unsigned)m->shape.heads, (unsigned)ceil_div(m->batch * m->tokens, HEAD_ROWS));
-    DTYPE_SWITCH(
-        dtype, T,
-        early_launch(gpu, heads_kernel<T>, grid, 32 * HEAD_WARPS,
-                     HEAD_ROWS * (size_t)skinny_stride<T>(m->shape.kv_lora_rank) * sizeof(T), *m,
-                     (const T *)o_latent, scratch, shape, pieces));
+    int rows = m->batch * m->tokens, each = rows * m->shape.heads / gpu->sm_count;
+    each = each < 1 ? 1 : each < HEAD_ROWS ? each : HEAD_ROWS;
+    dim3 grid((unsigned)m->shape.heads, (unsigned)ceil_div(rows, each));
+    DTYPE_SWITCH(dtype, T,
+                 early_launch(gpu, heads_kernel<T>, grid, 32 * HEAD_WARPS,
+                              (size_t)each * skinny_stride<T>(m->shape.kv_lora_rank) * sizeof(T),
+                              *m, (const T *)o_latent, scratch, shape, pieces, each));
 }

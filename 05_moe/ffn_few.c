@@ -1,5 +1,5 @@
 /*
- * The feed-forward half for a few tokens: what fits, and the two calls. See ffn_few.h.
+ * The feed-forward half for a few tokens: what fits, and the three calls. See ffn_few.h.
  */
 #include "ffn_few.h"
 
@@ -45,13 +45,15 @@ Tensor *ffn_few_forward(Context *ctx, Tensor *x, const Tensor *norm, float eps, 
     check_shape("ffn_few_forward", norm, ctx->dtype, SHAPE(tensor_dim(x, -1)));
     FfnFew f = few(x, norm, eps, ffn);
     Tensor *y = tensor_new(ctx, "block", ctx->dtype, x->shape, x->ndim);
-    ArenaMark mark = arena_mark(&ctx->data); /* from here on: between the two kernels alone */
+    ArenaMark mark = arena_mark(&ctx->data); /* from here on: between the kernels alone */
     size_t slots = (size_t)f.rows * (size_t)f.route.top_k, size = dtype_size(ctx->dtype);
     f.y = y->data;
+    f.normed = arena_alloc(&ctx->data, (size_t)f.rows * (size_t)f.hidden * size);
     f.h = arena_alloc(&ctx->data, slots * (size_t)f.inner * size + 1);
     f.h_shared = arena_alloc(&ctx->data, (size_t)f.rows * (size_t)f.shared_inner * size + 1);
     f.indices = arena_alloc(&ctx->data, slots * sizeof *f.indices + 1);
     f.weights = arena_alloc(&ctx->data, slots * sizeof *f.weights + 1);
+    ffn_few_choose_cuda(ctx->gpu, ctx->dtype, &f);
     ffn_few_up_cuda(ctx->gpu, ctx->dtype, &f);
     ffn_few_down_cuda(ctx->gpu, ctx->dtype, &f);
     arena_release(&ctx->data, mark);

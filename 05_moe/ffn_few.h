@@ -1,5 +1,5 @@
 /*
- * The block's feed-forward half for a few tokens, in two kernels.
+ * The block's feed-forward half for a few tokens, in three kernels.
  *
  *     y = x + ffn(rmsnorm(x))            ffn: a dense SwiGLU, or experts; up to FEW_ROWS rows
  *
@@ -7,12 +7,12 @@
  * (dispatch.h, grouped.h). For few there is nothing to sort: a tile of a tensor core has room for
  * all rows at once. So an expert multiplies them all, and keeps the results of those that chose it:
  *
- *     up    h = silu(n W_gate^T) * n W_up^T,  n = rmsnorm(x)      a block for 16 columns of an expert
- *     down  y = x + sum_j w_j W_down h_j + W_down,shared h_s      a block for 16 columns of y
+ *     choose  n = rmsnorm(x), router(n)                          a block for each row
+ *     up      h = silu(n W_gate^T) * n W_up^T                    one for 16 columns of an expert
+ *     down    y = x + sum_j w_j W_down h_j + W_down,shared h_s   one for 16 columns of y
  *
- * The norm and the choice of experts are so little work that every block of `up` does them for
- * itself: that costs less than a launch. Where the tokens choose fewer experts than there are
- * (a single one chooses 2 of 8), `up` has blocks for the chosen ones alone.
+ * Where the tokens choose fewer experts than there are (a single one chooses 2 of 8), `up` has
+ * blocks for the chosen ones alone.
  */
 #ifndef FFN_FEW_H
 #define FFN_FEW_H
@@ -60,13 +60,15 @@ typedef struct FfnFew {
     /* The shared experts, or the dense layer; shared_inner 0: none. */
     const void *shared_gate, *shared_up, *shared_down;
     int shared_inner;
-    /* From one kernel to the other. */
+    /* From one kernel to the next. */
+    void *normed;       /* [rows, hidden] */
     void *h, *h_shared; /* [rows K, inner], [rows, shared_inner] */
     int32_t *indices;   /* [rows, K] */
     float *weights;     /* [rows, K] */
 } FfnFew;
 
 int ffn_few_kernels_support(const Gpu *gpu, DType dtype, const FfnFew *f);
+void ffn_few_choose_cuda(Gpu *gpu, DType dtype, const FfnFew *f);
 void ffn_few_up_cuda(Gpu *gpu, DType dtype, const FfnFew *f);
 void ffn_few_down_cuda(Gpu *gpu, DType dtype, const FfnFew *f);
 #endif

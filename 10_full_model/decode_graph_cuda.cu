@@ -30,8 +30,8 @@ __global__ void __launch_bounds__(THREADS)
     const int W = Pack<T>::SIZE;
     __shared__ float warp_most[THREADS / 32];
     __shared__ int warp_best[THREADS / 32];
-    early_go();
     early_wait();
+    early_go();
     const T *row = logits + blockIdx.x * vocab;
     float most = -INFINITY;
     int best = 0, lane = threadIdx.x % 32, warp = threadIdx.x / 32;
@@ -42,7 +42,7 @@ __global__ void __launch_bounds__(THREADS)
     int head = min((int)(-(uintptr_t)row % 16 / sizeof(T)), (int)vocab);
     int packs = ((int)vocab - head) / W, tail = head + packs * W;
     if (threadIdx.x < head) look(row[threadIdx.x], threadIdx.x);
-#pragma unroll 8
+#pragma unroll 4
     for (int i = threadIdx.x; i < packs; i += THREADS) {
         Pack<T> p = *(const Pack<T> *)(row + head + i * W);
 #pragma unroll
@@ -64,6 +64,7 @@ __global__ void __launch_bounds__(THREADS)
 
 static __global__ void count_kernel(int32_t *step) {
     early_wait();
+    early_go();
     ++*step;
 }
 

@@ -6,11 +6,13 @@
  * its predecessor still runs (programmatic dependent launch). What it needs of nobody, its place
  * and its weights, it fetches at once; then it waits.
  *
- *     early_go();      from here on the next kernel may start
  *     early_wait();    from here on all that the kernels before have written is there
+ *     early_go();      from here on the next kernel may start
  *
- * Before early_wait() a kernel reads weights and nothing else, and writes nothing to memory. Every
- * thread calls it: so when a kernel ends, all kernels before it have.
+ * Every thread calls both. Before early_wait() a kernel writes nothing to memory, and it reads:
+ *   - weights;
+ *   - what the kernel before the last has written, if the last one calls early_wait() first and
+ *     early_go() after it: then nobody starts early enough to miss it.
  *
  * Only inside a graph that is being captured: there nobody writes weights, which outside another
  * kernel may do just before. Elsewhere, and on older GPUs, early_launch() is an ordinary launch and

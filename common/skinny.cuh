@@ -29,22 +29,43 @@ typedef __nv_bfloat16 bf16;
 
 enum { SKINNY_TILE = 16, SKINNY_CHUNK = 32 }; /* rows of W and columns at a time */
 
-/* Tiles of 8 rows of x: SKINNY_SWITCH(rows, NT, statement) with NT = 1 or 4. */
-#define SKINNY_SWITCH(rows, NT, ...) \
-    do {                             \
-        if ((rows) <= 8) {           \
-            enum { NT = 1 };         \
-            __VA_ARGS__;             \
-        } else {                     \
-            enum { NT = 4 };         \
-            __VA_ARGS__;             \
-        }                            \
+/*
+ * How a grid shares the rows: all 32 in a block, which reads its weights for all of them, or, where
+ * that would leave most processors idle, 8 in a block, and groups of blocks side by side, which
+ * find the weights in the L2 cache. SKINNY_SWITCH(rows, blocks, gpu, NT, groups, statement) with NT
+ * tiles of 8 rows; `blocks` is the grid that one group needs.
+ */
+#define SKINNY_SWITCH(rows, blocks, gpu, NT, groups, ...)                     \
+    do {                                                                      \
+        unsigned groups = (unsigned)(((rows) + 7) / 8);                       \
+        if ((int64_t)(blocks)*groups <= 2 * (gpu)->sm_count || groups == 1) { \
+            enum { NT = 1 };                                                  \
+            __VA_ARGS__;                                                      \
+        } else {                                                              \
+            enum { NT = 4 };                                                  \
+            groups = 1;                                                       \
+            __VA_ARGS__;                                                      \
+        }                                                                     \
     } while (0)
 
 /* ---- chunks ---- */
 
+/* A lane's part of a chunk of the rows of x: x(n) is row n, or NULL for zeros. */
+template <typename T, int NT> struct SkinnyInput;
+
 /* A lane's part of a chunk of W: 8 columns of two rows. */
 template <typename T> struct SkinnyChunk;
+
+template <int NT> struct SkinnyInput<bf16, NT> {
+    uint4 v[NT];
+    template <typename Rows> __device__ __forceinline__ void load(const Rows &x, int column) {
+#pragma unroll
+        for (int t = 0; t < NT; t++) {
+            const bf16 *row = x(8 * t + threadIdx.x % 32 / 4);
+            v[t] = row ? *(const uint4 *)(row + column + threadIdx.x % 4 * 8) : uint4{0, 0, 0, 0};
+        }
+    }
+};
 
 template <> struct SkinnyChunk<bf16> {
     uint4 low, high;
@@ -53,20 +74,29 @@ template <> struct SkinnyChunk<bf16> {
         low = __ldg((const uint4 *)(low_row + column));
         high = __ldg((const uint4 *)(high_row + column));
     }
-    /* sum += chunk * x; x(n) is row n, or NULL for zeros. */
-    template <int NT, typename Rows>
-    __device__ __forceinline__ void multiply(float (&sum)[NT][4], const Rows &x, int column) const {
+    /* sum += chunk * x */
+    template <int NT>
+    __device__ __forceinline__ void multiply(float (&sum)[NT][4],
+                                             const SkinnyInput<bf16, NT> &x) const {
         const uint32_t first[4] = {low.x, high.x, low.y, high.y};
         const uint32_t second[4] = {low.z, high.z, low.w, high.w};
 #pragma unroll
         for (int t = 0; t < NT; t++) {
-            const bf16 *row = x(8 * t + threadIdx.x % 32 / 4);
-            uint4 v = {0, 0, 0, 0};
-            if (row) v = *(const uint4 *)(row + column + threadIdx.x % 4 * 8);
-            const uint32_t b[4] = {v.x, v.y, v.z, v.w};
+            const uint32_t b[4] = {x.v[t].x, x.v[t].y, x.v[t].z, x.v[t].w};
             mma_bf16(sum[t], first, b);
             mma_bf16(sum[t], second, b + 2);
         }
+    }
+};
+
+template <int NT> struct SkinnyInput<float, NT> {
+    const float *row[NT][2];
+    template <typename Rows> __device__ __forceinline__ void load(const Rows &x, int column) {
+        for (int t = 0; t < NT; t++)
+            for (int side = 0; side < 2; side++) {
+                const float *from = x(8 * t + threadIdx.x % 4 * 2 + side);
+                row[t][side] = from ? from + column : nullptr;
+            }
     }
 };
 
@@ -76,26 +106,25 @@ template <> struct SkinnyChunk<float> {
         low = low_row + column;
         high = high_row + column;
     }
-    template <int NT, typename Rows>
-    __device__ __forceinline__ void multiply(float (&sum)[NT][4], const Rows &x, int column) const {
+    template <int NT>
+    __device__ __forceinline__ void multiply(float (&sum)[NT][4],
+                                             const SkinnyInput<float, NT> &x) const {
         for (int t = 0; t < NT; t++)
-            for (int side = 0; side < 2; side++) {
-                const float *row = x(8 * t + threadIdx.x % 4 * 2 + side);
-                for (int i = 0; row && i < SKINNY_CHUNK; i++) {
-                    sum[t][side] = fmaf(low[i], row[column + i], sum[t][side]);
-                    sum[t][2 + side] = fmaf(high[i], row[column + i], sum[t][2 + side]);
+            for (int side = 0; side < 2; side++)
+#pragma unroll 1
+                for (int i = 0; x.row[t][side] && i < SKINNY_CHUNK; i++) {
+                    sum[t][side] = fmaf(low[i], x.row[t][side][i], sum[t][side]);
+                    sum[t][2 + side] = fmaf(high[i], x.row[t][side][i], sum[t][2 + side]);
                 }
-            }
     }
 };
 
 /* The rows of a matrix [count, stride], wherever it lies. */
 template <typename T> struct SkinnyRows {
     const T *x;
-    int64_t stride;
-    int count;
+    int stride, count;
     __device__ __forceinline__ const T *operator()(int n) const {
-        return n < count ? x + n * stride : nullptr;
+        return n < count ? x + (int64_t)n * stride : nullptr;
     }
 };
 
@@ -110,12 +139,12 @@ template <typename T, int NT, int AHEAD> struct SkinnySum {
 
     /* The tile that begins at w, of rows that are `width` wide; the last of `rows` comes again
      * where there are fewer than 16. The warp takes the chunks first, first + step, ... */
-    __device__ __forceinline__ void begin(const T *w, int64_t width, int64_t rows, int first,
+    __device__ __forceinline__ void begin(const T *w, int width, int64_t rows, int first,
                                           int step_) {
         int row = threadIdx.x % 32 / 4, last = (int)(rows < SKINNY_TILE ? rows : SKINNY_TILE) - 1;
-        low = w + min(row, last) * width;
-        high = w + min(row + 8, last) * width;
-        chunk = first, step = step_, chunks = (int)(width / SKINNY_CHUNK);
+        low = w + (int64_t)min(row, last) * width;
+        high = w + (int64_t)min(row + 8, last) * width;
+        chunk = first, step = step_, chunks = width / SKINNY_CHUNK;
         memset(sum, 0, sizeof sum);
 #pragma unroll
         for (int i = 0; i < AHEAD; i++) fetch(i, first + i * step);
@@ -124,14 +153,19 @@ template <typename T, int NT, int AHEAD> struct SkinnySum {
         if (which < chunks) ahead[i].load(low, high, which * SKINNY_CHUNK);
     }
     template <typename Rows> __device__ __forceinline__ void run(const Rows &x) {
-        for (; chunk < chunks; chunk += AHEAD * step)
+#pragma unroll 1
+        for (; chunk < chunks; chunk += AHEAD * step) {
+            SkinnyInput<T, NT> input[AHEAD];
 #pragma unroll
-            for (int i = 0; i < AHEAD; i++) {
-                int now = chunk + i * step;
-                if (now >= chunks) break;
-                ahead[i].multiply(sum, x, now * SKINNY_CHUNK);
-                fetch(i, now + AHEAD * step);
-            }
+            for (int i = 0; i < AHEAD; i++)
+                if (chunk + i * step < chunks) input[i].load(x, (chunk + i * step) * SKINNY_CHUNK);
+#pragma unroll
+            for (int i = 0; i < AHEAD; i++)
+                if (chunk + i * step < chunks) {
+                    ahead[i].multiply(sum, input[i]);
+                    fetch(i, chunk + (i + AHEAD) * step);
+                }
+        }
     }
 };
 
@@ -168,40 +202,65 @@ template <int NT, int WARPS> struct SkinnyParts {
 
 /* The distance of two rows: in BF16 an odd multiple of 64 bytes, so that eight lanes that read two
  * rows meet all banks. */
-template <typename T> __host__ __device__ constexpr int64_t skinny_stride(int64_t width) {
-    return width * sizeof(T) % 128 == 0 ? width + 64 / (int64_t)sizeof(T) : width;
+template <typename T> __host__ __device__ constexpr int skinny_stride(int width) {
+    return width * (int)sizeof(T) % 128 == 0 ? width + 64 / (int)sizeof(T) : width;
 }
 
-/* to [d] = rmsnorm of one row, rounded as rmsnorm() does; called by a warp. d is whole 16 bytes. */
+/* A weight of d numbers that will be needed: into the L2 cache. */
+template <typename T> __device__ __forceinline__ void skinny_prefetch(const T *weight, int d) {
+    int k = threadIdx.x * (128 / (int)sizeof(T));
+    if (k < d) asm volatile("prefetch.global.L2 [%0];" ::"l"(weight + k));
+}
+
+/* 16 bytes as numbers. */
+template <typename T> struct alignas(16) SkinnyPack {
+    static const int SIZE = 16 / sizeof(T);
+    T v[SIZE];
+    __device__ __forceinline__ float squares() const {
+        float sum = 0;
+#pragma unroll
+        for (int i = 0; i < SIZE; i++) sum += to_float(v[i]) * to_float(v[i]);
+        return sum;
+    }
+    __device__ __forceinline__ void scale(float r, const SkinnyPack &w) {
+#pragma unroll
+        for (int i = 0; i < SIZE; i++) v[i] = from_float<T>(to_float(v[i]) * r * to_float(w.v[i]));
+    }
+};
+
+/* to [d] = rmsnorm of one row, rounded as rmsnorm() does; called by a warp. d is whole 16 bytes. A
+ * lane keeps two packs (512 numbers of BF16 a warp); what there is more is read again. */
 template <typename T>
 __device__ __forceinline__ void skinny_norm_row(T *to, const T *from, const T *weight, int d,
                                                 float eps) {
-    const int V = 16 / sizeof(T);
-    struct alignas(16) Pack {
-        T v[V];
-    };
-    int lane = threadIdx.x % 32;
-    float squares = 0;
-    for (int k = lane * V; k < d; k += 32 * V) {
-        Pack p = *(const Pack *)(from + k);
-#pragma unroll
-        for (int i = 0; i < V; i++) squares += to_float(p.v[i]) * to_float(p.v[i]);
-    }
+    typedef SkinnyPack<T> Pack;
+    const int V = Pack::SIZE, STEP = 32 * V;
+    int first = threadIdx.x % 32 * V, second = first + STEP;
+    Pack a = {}, b = {}, wa = {}, wb = {};
+    if (first < d) a = *(const Pack *)(from + first), wa = *(const Pack *)(weight + first);
+    if (second < d) b = *(const Pack *)(from + second), wb = *(const Pack *)(weight + second);
+    float squares = a.squares() + b.squares();
+#pragma unroll 1
+    for (int k = second + STEP; k < d; k += STEP) squares += ((const Pack *)(from + k))->squares();
     float r = rsqrtf(warp_sum(squares) / (float)d + eps);
-    for (int k = lane * V; k < d; k += 32 * V) {
-        Pack p = *(const Pack *)(from + k), w = *(const Pack *)(weight + k);
-#pragma unroll
-        for (int i = 0; i < V; i++) p.v[i] = from_float<T>(to_float(p.v[i]) * r * to_float(w.v[i]));
-        *(Pack *)(to + k) = p;
+    a.scale(r, wa), b.scale(r, wb);
+    if (first < d) *(Pack *)(to + first) = a;
+    if (second < d) *(Pack *)(to + second) = b;
+#pragma unroll 1
+    for (int k = second + STEP; k < d; k += STEP) {
+        Pack more = *(const Pack *)(from + k);
+        more.scale(r, *(const Pack *)(weight + k));
+        *(Pack *)(to + k) = more;
     }
 }
 
 /* to [count, skinny_stride(d)] = rmsnorm of x's rows, a warp a row. */
 template <typename T>
-__device__ __forceinline__ void skinny_rmsnorm(T *to, const T *x, int64_t x_stride, int count,
+__device__ __forceinline__ void skinny_rmsnorm(T *to, const T *x, int x_stride, int count,
                                                const T *weight, int d, float eps) {
+#pragma unroll 1
     for (int n = threadIdx.x / 32; n < count; n += blockDim.x / 32)
-        skinny_norm_row(to + n * skinny_stride<T>(d), x + n * x_stride, weight, d, eps);
+        skinny_norm_row(to + n * skinny_stride<T>(d), x + (int64_t)n * x_stride, weight, d, eps);
 }
 
 #endif

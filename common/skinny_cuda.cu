@@ -36,23 +36,27 @@ __global__ void __launch_bounds__(32 * WARPS)
     T *rows = (T *)(memory + sizeof(Parts)); /* normalised; sizeof(Parts) is whole 16 bytes */
     static_assert(sizeof(Parts) % 16 == 0, "rows are read 16 bytes at a time");
 
+    const int in = (int)s.in;
     SkinnySum<T, NT, AHEAD> sum;
     auto begin = [&](int64_t tile) {
         Place at(s, tile);
         const SkinnyPart &p = at.part ? s.part[1] : s.part[0];
-        sum.begin((const T *)p.w + at.first * s.in, s.in, p.out - at.first, threadIdx.x / 32,
-                  WARPS);
+        sum.begin((const T *)p.w + at.first * in, in, p.out - at.first, threadIdx.x / 32, WARPS);
     };
     int64_t tile = blockIdx.x;
     begin(tile);
-    early_go();
+    if (s.norm) skinny_prefetch((const T *)s.norm, in);
     early_wait();
-    SkinnyRows<T> x = {(const T *)s.x, s.in, (int)s.rows};
+    early_go();
+    const int first_row = 8 * NT * blockIdx.y;
+    SkinnyRows<T> x = {(const T *)s.x + (int64_t)first_row * in, in,
+                       min((int)s.rows - first_row, 8 * NT)};
     if (s.norm) {
-        skinny_rmsnorm(rows, x.x, s.in, x.count, (const T *)s.norm, (int)s.in, s.eps);
-        x.x = rows, x.stride = skinny_stride<T>(s.in);
+        skinny_rmsnorm(rows, x.x, in, x.count, (const T *)s.norm, in, s.eps);
+        x.x = rows, x.stride = skinny_stride<T>(in);
         __syncthreads();
     }
+#pragma unroll 1
     for (int64_t next; tile < tiles; tile = next) {
         sum.run(x);
         parts.put(sum.sum);
@@ -61,33 +65,33 @@ __global__ void __launch_bounds__(32 * WARPS)
         if (next < tiles) begin(next);
         Place at(s, tile);
         const SkinnyPart &p = at.part ? s.part[1] : s.part[0];
+#pragma unroll 1
         for (int i = threadIdx.x; i < SKINNY_TILE * x.count; i += 32 * WARPS) {
             int j = i % SKINNY_TILE, n = i / SKINNY_TILE;
-            int64_t o = at.first + j;
-            if (o < p.out) ((T *)p.y)[n * p.out + o] = plus<T>(parts.total(j, n), p, n, o);
+            int64_t o = at.first + j, row = first_row + n;
+            if (o < p.out) ((T *)p.y)[row * p.out + o] = plus<T>(parts.total(j, n), p, row, o);
         }
         __syncthreads();
     }
-    if (blockIdx.x == 0)
-        for (int i = threadIdx.x; i < s.advance_count; i += 32 * WARPS)
-            s.advance[i] += s.advance_by;
+#pragma unroll 1
+    for (int i = threadIdx.x; blockIdx.x + blockIdx.y == 0 && i < s.advance_count; i += 32 * WARPS)
+        s.advance[i] += s.advance_by;
 }
 
-static size_t shared_bytes(DType dtype, const SkinnyLinear *s) {
-    size_t rows = 0, parts;
-    SKINNY_SWITCH(s->rows, NT, parts = sizeof(SkinnyParts<NT, WARPS>));
-    if (s->norm)
-        rows = (size_t)s->rows * dtype_size(dtype) *
-               (dtype == BF16 ? skinny_stride<bf16>(s->in) : skinny_stride<float>(s->in));
-    return parts + rows;
+static size_t shared_bytes(DType dtype, const SkinnyLinear *s, int NT) {
+    size_t parts = NT == 1 ? sizeof(SkinnyParts<1, WARPS>) : sizeof(SkinnyParts<4, WARPS>);
+    int stride = dtype == BF16 ? skinny_stride<bf16>((int)s->in) : skinny_stride<float>((int)s->in);
+    size_t rows = (size_t)(s->rows < 8 * NT ? s->rows : 8 * NT);
+    return parts + (s->norm ? rows * (size_t)stride * dtype_size(dtype) : 0);
 }
 
 extern "C" int skinny_supports(const Gpu *gpu, DType dtype, const SkinnyLinear *s) {
     uintptr_t all =
         (uintptr_t)s->x | (uintptr_t)s->norm | (uintptr_t)s->part[0].w | (uintptr_t)s->part[1].w;
     return (dtype == F32 || (dtype == BF16 && gpu->compute_capability >= 80)) && s->rows > 0 &&
-           s->rows <= FEW_ROWS && s->in > 0 && s->in % SKINNY_CHUNK == 0 && all % 16 == 0 &&
-           shared_bytes(dtype, s) <= (size_t)gpu->shared_memory_max;
+           s->rows <= FEW_ROWS && s->in > 0 && s->in <= INT32_MAX / 64 &&
+           s->in % SKINNY_CHUNK == 0 && all % 16 == 0 &&
+           shared_bytes(dtype, s, 4) <= (size_t)gpu->shared_memory_max;
 }
 
 extern "C" void skinny_linear_cuda(Gpu *gpu, DType dtype, const SkinnyLinear *s) {
@@ -95,10 +99,10 @@ extern "C" void skinny_linear_cuda(Gpu *gpu, DType dtype, const SkinnyLinear *s)
           (long long)s->in);
     int64_t tiles = ceil_div(s->part[0].out, SKINNY_TILE) + ceil_div(s->part[1].out, SKINNY_TILE);
     int64_t most = (int64_t)BLOCKS_EACH * gpu->sm_count;
+    unsigned blocks = (unsigned)(tiles < most ? tiles : most);
     if (tiles == 0) return;
     DTYPE_SWITCH(dtype, T,
-                 SKINNY_SWITCH(s->rows, NT,
-                               early_launch(gpu, skinny_kernel<T, NT>,
-                                            dim3((unsigned)(tiles < most ? tiles : most)),
-                                            32 * WARPS, shared_bytes(dtype, s), *s, tiles)));
+                 SKINNY_SWITCH(s->rows, tiles, gpu, NT, groups,
+                               early_launch(gpu, skinny_kernel<T, NT>, dim3(blocks, groups),
+                                            32 * WARPS, shared_bytes(dtype, s, NT), *s, tiles)));
 }
