@@ -365,8 +365,12 @@ __global__ __launch_bounds__(THREADS, blocks_each<KV>()) void mla_decode_mma_ker
 /* Blocks of 16 or of 32 rows, one on each processor. */
 static int row_tiles(const MlaDecodeShape &s) { return mla_rows(s) <= 16 ? 1 : 2; }
 
+/* As many as there can be work for. */
 static int blocks_for(const Gpu *gpu, const MlaDecodeShape &s) {
-    return gpu->sm_count * (s.kv_lora_rank <= 128 ? blocks_each<128>() : blocks_each<512>());
+    int most = gpu->sm_count * (s.kv_lora_rank <= 128 ? blocks_each<128>() : blocks_each<512>());
+    int64_t groups = ceil_div(mla_rows(s), 16 * row_tiles(s));
+    int64_t pages = s.batch * groups * ceil_div(s.max_length, LATENT_PAGE);
+    return pages < most ? (int)pages : most;
 }
 
 template <int KV, int M, int STAGES>

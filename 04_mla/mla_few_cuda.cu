@@ -12,7 +12,7 @@
 
 /* ---- kernel 2: queries, and the new rows of the cache ---- */
 
-enum { QUERY_WARPS = 8, QUERY_AHEAD = 4, PAD = 8 /* so that neighbours do not share banks */ };
+enum { QUERY_WARPS = 8, QUERY_AHEAD = 6, PAD = 8 /* so that neighbours do not share banks */ };
 
 /* The angle of pair i at a position, as cosine and sine; NaN outside the table. */
 static __device__ __forceinline__ float2 angle_of(const MlaFew &m, int position, int i) {
@@ -238,7 +238,11 @@ extern "C" void mla_few_query_cuda(Gpu *gpu, DType dtype, const MlaFew *m) {
 
 /* ---- kernel 4: the pieces joined, times W_uv ---- */
 
-enum { HEAD_WARPS = 4, HEAD_ROWS = 8, AT_ONCE = 8 /* pieces whose loads are under way together */ };
+enum {
+    HEAD_WARPS = 4,
+    HEAD_ROWS = 8,
+    AT_ONCE = 16 /* pieces whose loads are under way together */
+};
 
 /* Column c of the row whose pieces these are: chapter 02's online softmax, AT_ONCE pieces a time. */
 static __device__ __forceinline__ float join_column(const MlaJoin &piece, int c) {
@@ -283,17 +287,20 @@ __global__ void __launch_bounds__(32 * HEAD_WARPS)
     if (warp * SKINNY_TILE < s.v)
         sum.begin(w_uv + (int64_t)warp * SKINNY_TILE * rank, rank, s.v - warp * SKINNY_TILE, 0, 1);
     MlaJoin piece(scratch, m.lengths, shape, pieces, b); /* lengths: of kernel 1, see early.cuh */
+    int t = first_row - b * m.tokens;
+    piece.of_row(t * s.heads + h);
     early_wait();
     early_go();
 #pragma unroll 1
-    for (int n = 0, t = first_row - b * m.tokens; n < rows; n++, t++) {
-        if (t == m.tokens) piece = MlaJoin(scratch, m.lengths, shape, pieces, ++b), t = 0;
-        piece.of_row(t * s.heads + h);
+    for (int n = 0; n < rows; n++) {
         const T *whole = o_latent + ((int64_t)(first_row + n) * s.heads + h) * rank;
 #pragma unroll 1
         for (int c = threadIdx.x; c < rank; c += 32 * HEAD_WARPS)
             latent[n * stride + c] =
                 piece.count == 1 ? whole[c] : from_float<T>(join_column(piece, c));
+        if (n + 1 == rows) break;
+        if (++t == m.tokens) piece = MlaJoin(scratch, m.lengths, shape, pieces, ++b), t = 0;
+        piece.of_row(t * s.heads + h);
     }
     __syncthreads();
     SkinnyRows<T> x = {latent, stride, rows};

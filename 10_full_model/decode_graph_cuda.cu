@@ -5,6 +5,7 @@
 #include "decode_graph.h"
 
 static const int THREADS = 1024;
+enum { AT_ONCE = 8 }; /* loads of a thread that are under way together */
 
 /* The larger value; of equal ones the smaller index. */
 static __device__ void keep_larger(float &most, int &best, float other, int its) {
@@ -42,11 +43,17 @@ __global__ void __launch_bounds__(THREADS)
     int head = min((int)(-(uintptr_t)row % 16 / sizeof(T)), (int)vocab);
     int packs = ((int)vocab - head) / W, tail = head + packs * W;
     if (threadIdx.x < head) look(row[threadIdx.x], threadIdx.x);
-#pragma unroll 4
-    for (int i = threadIdx.x; i < packs; i += THREADS) {
-        Pack<T> p = *(const Pack<T> *)(row + head + i * W);
+#pragma unroll 1
+    for (int from = threadIdx.x; from < packs; from += AT_ONCE * THREADS) {
+        Pack<T> p[AT_ONCE];
 #pragma unroll
-        for (int k = 0; k < W; k++) look(p.v[k], head + i * W + k);
+        for (int u = 0; u < AT_ONCE; u++) /* past the end the last pack comes again */
+            p[u] = *(const Pack<T> *)(row + head + min(from + u * THREADS, packs - 1) * W);
+#pragma unroll
+        for (int u = 0; u < AT_ONCE; u++)
+#pragma unroll
+            for (int k = 0; k < W; k++)
+                look(p[u].v[k], head + min(from + u * THREADS, packs - 1) * W + k);
     }
     if (tail + threadIdx.x < vocab) look(row[tail + threadIdx.x], tail + threadIdx.x);
     for (int offset = 16; offset; offset /= 2)

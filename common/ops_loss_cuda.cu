@@ -4,6 +4,7 @@
  * The embedding's backward adds many rows into one. Atomics would do that in an order that changes from run to run; instead the
  * rows are sorted by id (a counting sort whose ranks are counted, not raced for), and each table row is summed in order.
  */
+#include "early.cuh"
 #include "gpu_matmul.cuh"
 #include "ops.h"
 
@@ -37,6 +38,8 @@ __device__ static float block_max(float x) {
 template <typename T>
 __global__ void embedding_forward(T *y, const T *table, const int32_t *ids, int64_t d,
                                   int64_t vocab) {
+    early_wait();
+    early_go();
     int64_t row = blockIdx.x;
     int32_t id = ids[row];
     /* An id out of range (the host checks ids where it makes them) becomes NaN: seen at once, and no stray read. */
@@ -48,8 +51,8 @@ extern "C" void embedding_forward_cuda(Gpu *gpu, DType dtype, void *y, const voi
                                        const int32_t *ids, int64_t rows, int64_t d, int64_t vocab) {
     if (rows == 0) return;
     DTYPE_SWITCH(dtype, T,
-                 embedding_forward<T><<<(unsigned)rows, 128, 0, gpu->stream>>>(
-                     (T *)y, (const T *)table, ids, d, vocab));
+                 early_launch(gpu, embedding_forward<T>, dim3((unsigned)rows), 128, 0, (T *)y,
+                              (const T *)table, ids, d, vocab));
 }
 
 /* rank[i] = how many earlier rows have the same id; count[id] = how many rows have it. Integers: the order does not matter. */

@@ -216,10 +216,10 @@ template <typename T> __device__ __forceinline__ void skinny_prefetch(const T *w
 template <typename T> struct alignas(16) SkinnyPack {
     static const int SIZE = 16 / sizeof(T);
     T v[SIZE];
-    __device__ __forceinline__ float squares() const {
+    __device__ __forceinline__ float dot(const SkinnyPack &x) const {
         float sum = 0;
 #pragma unroll
-        for (int i = 0; i < SIZE; i++) sum += to_float(v[i]) * to_float(v[i]);
+        for (int i = 0; i < SIZE; i++) sum += to_float(v[i]) * to_float(x.v[i]);
         return sum;
     }
     __device__ __forceinline__ void scale(float r, const SkinnyPack &w) {
@@ -239,9 +239,12 @@ __device__ __forceinline__ void skinny_norm_row(T *to, const T *from, const T *w
     Pack a = {}, b = {}, wa = {}, wb = {};
     if (first < d) a = *(const Pack *)(from + first), wa = *(const Pack *)(weight + first);
     if (second < d) b = *(const Pack *)(from + second), wb = *(const Pack *)(weight + second);
-    float squares = a.squares() + b.squares();
+    float squares = a.dot(a) + b.dot(b);
 #pragma unroll 1
-    for (int k = second + STEP; k < d; k += STEP) squares += ((const Pack *)(from + k))->squares();
+    for (int k = second + STEP; k < d; k += STEP) {
+        Pack more = *(const Pack *)(from + k);
+        squares += more.dot(more);
+    }
     float r = rsqrtf(warp_sum(squares) / (float)d + eps);
     a.scale(r, wa), b.scale(r, wb);
     if (first < d) *(Pack *)(to + first) = a;
