@@ -21,8 +21,8 @@
 #include "../common/gpu.cuh"
 #include "mla_decode.h"
 
-/* Fewer pages are not worth a block: joining them would take longer than reading them. */
-enum { MLA_LEAST_PAGES = 2 };
+/* Fewer pages are not worth a block. */
+enum { MLA_LEAST_PAGES = 1 };
 
 /* Query heads times queries: what one page of latents is good for. */
 __host__ __device__ static inline int mla_rows(const MlaDecodeShape &s) {
@@ -109,5 +109,47 @@ void mla_decode_join(Gpu *gpu, DType dtype, void *o, const float *scratch, const
 
 /* What the rung with tensor cores needs. */
 size_t mla_decode_mma_scratch(Gpu *gpu, MlaDecodeShape shape);
+
+/* A rung's pieces, for a kernel that joins them itself: how many rows make a group, and how many
+ * blocks shared the line. Groups that one block had whole are in o. */
+struct MlaPieces {
+    int group_rows, blocks;
+};
+MlaPieces mla_decode_mma_pieces(Gpu *gpu, void *o, float *scratch, const void *q,
+                                const void *latent, const int32_t *block_table,
+                                const int32_t *lengths, const MlaDecodeShape &s);
+MlaPieces mla_decode_split_pieces(Gpu *gpu, DType dtype, void *o, float *scratch, const void *q,
+                                  const void *latent, const int32_t *block_table,
+                                  const int32_t *lengths, const MlaDecodeShape &s);
+
+/*
+ * What the blocks left of one sequence's rows. After of_row(r): row r was worked on by `count`
+ * blocks, and piece i of it is m, l, o[kv_lora_rank] at [i]. Count 1: there is no piece, the row is
+ * in the output. Both are called by whole warps.
+ */
+struct MlaJoin {
+    const float *scratch, *first, *others;
+    int64_t state, slot; /* numbers of a state, and of a slot: a group's states */
+    int share, line_b, pages, group_rows, count;
+
+    __device__ MlaJoin(const float *scratch_, const int32_t *lengths, const MlaDecodeShape &s,
+                       MlaPieces p, int b)
+        : scratch(scratch_), state(s.kv_lora_rank + 2), slot(p.group_rows * state),
+          group_rows(p.group_rows) {
+        int groups = (mla_rows(s) + group_rows - 1) / group_rows;
+        share = mla_share(mla_line_before(lengths, s.batch, groups), p.blocks);
+        line_b = mla_line_before(lengths, b, groups), pages = mla_pages(lengths, b);
+    }
+    __device__ void of_row(int r) {
+        int begin = line_b + r / group_rows * pages; /* the group's place in the line */
+        int block = begin / share;
+        count = (begin + pages - 1) / share - block + 1;
+        first = scratch + (2 * block + 1) * slot + r % group_rows * state;
+        others = first + slot; /* slots 2 (block + 1), 2 (block + 2), ... */
+    }
+    __device__ const float *operator[](int i) const {
+        return i ? others + 2 * (i - 1) * slot : first;
+    }
+};
 
 #endif

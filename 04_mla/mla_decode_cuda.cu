@@ -328,38 +328,29 @@ enum { MOST_BLOCKS = 2048 }; /* whose pieces one sequence can have */
  */
 template <typename T>
 __global__ void join_kernel(T *o, const float *scratch, const int32_t *lengths, MlaDecodeShape s,
-                            int group_rows, int blocks, int at_once) {
+                            MlaPieces pieces, int at_once) {
     __shared__ float weight[MOST_BLOCKS];
-    int b = blockIdx.y, rows = mla_rows(s), groups = (rows + group_rows - 1) / group_rows;
-    int share = mla_share(mla_line_before(lengths, s.batch, groups), blocks);
-    int line_b = mla_line_before(lengths, b, groups), pages = mla_pages(lengths, b);
-    int64_t slot = (int64_t)group_rows * (s.kv_lora_rank + 2); /* from one slot to the next */
-
+    int b = blockIdx.y, rows = mla_rows(s);
+    MlaJoin piece(scratch, lengths, s, pieces, b);
     for (int r = blockIdx.x * at_once; r < min(rows, (int)(blockIdx.x + 1) * at_once); r++) {
-        int begin = line_b + r / group_rows * pages; /* the group's place in the line */
-        int first = begin / share, last = (begin + pages - 1) / share;
-        if (first == last) continue; /* one block had the whole group and wrote the output */
-        const float *state = scratch + (int64_t)(r % group_rows) * (s.kv_lora_rank + 2);
-        const float *piece = state + (2 * first + 1) * slot; /* the first; the others follow: */
-        const float *others = state + 2 * (first + 1) * slot;
+        piece.of_row(r);
+        if (piece.count == 1) continue; /* one block had the whole group and wrote the output */
         float top = -INFINITY, sum = 0.0f;
-        for (int i = threadIdx.x % 32; i <= last - first; i += 32)
-            top = fmaxf(top, i ? others[2 * (i - 1) * slot] : piece[0]);
+        for (int i = threadIdx.x % 32; i < piece.count; i += 32) top = fmaxf(top, piece[i][0]);
         top = warp_max(top);
         __syncthreads(); /* the last row's weights have been used */
-        for (int i = threadIdx.x % 32; i <= last - first; i += 32) {
-            const float *p = i ? others + 2 * (i - 1) * slot : piece;
-            float w = weight_of(p[0], top);
-            sum += w * p[1];
+        for (int i = threadIdx.x % 32; i < piece.count; i += 32) {
+            float w = weight_of(piece[i][0], top);
+            sum += w * piece[i][1];
             if (threadIdx.x < 32) weight[i] = w;
         }
         sum = warp_sum(sum);
         __syncthreads();
         for (int c = threadIdx.x; c < s.kv_lora_rank; c += blockDim.x) {
-            float total = weight[0] * piece[2 + c];
+            float total = weight[0] * piece.first[2 + c];
 #pragma unroll 16
-            for (int i = 0; i < last - first; i++)
-                total += weight[1 + i] * others[2 * i * slot + 2 + c];
+            for (int i = 0; i < piece.count - 1; i++)
+                total += weight[1 + i] * piece.others[2 * i * piece.slot + 2 + c];
             o[((int64_t)b * rows + r) * s.kv_lora_rank + c] = from_float<T>(total / sum);
         }
     }
@@ -375,21 +366,29 @@ void mla_decode_join(Gpu *gpu, DType dtype, void *o, const float *scratch, const
     int threads = s.kv_lora_rank < 512 ? (int)ceil_div(s.kv_lora_rank, 32) * 32 : 512;
     dim3 grid((unsigned)ceil_div(rows, at_once), (unsigned)s.batch);
     DTYPE_SWITCH(dtype, T,
-                 join_kernel<T><<<grid, threads, 0, gpu->stream>>>((T *)o, scratch, lengths, s,
-                                                                   group_rows, blocks, at_once));
+                 join_kernel<T><<<grid, threads, 0, gpu->stream>>>(
+                     (T *)o, scratch, lengths, s, MlaPieces{group_rows, blocks}, at_once));
 }
 
-void mla_decode_split_cuda(Gpu *gpu, DType dtype, void *o, float *scratch, const void *q,
-                           const void *latent, const int32_t *block_table, const int32_t *lengths,
-                           MlaDecodeShape s) {
-    mla_decode_check("mla_decode_split_cuda", &s);
+MlaPieces mla_decode_split_pieces(Gpu *gpu, DType dtype, void *o, float *scratch, const void *q,
+                                  const void *latent, const int32_t *block_table,
+                                  const int32_t *lengths, const MlaDecodeShape &s) {
     int blocks = SPLIT_BLOCKS * gpu->sm_count;
     COLUMNS_SWITCH(s.kv_lora_rank + s.rope_dim, N, V,
                    DTYPE_SWITCH(dtype, T,
                                 split_kernel<T, N, V><<<blocks, THREADS, 0, gpu->stream>>>(
                                     (T *)o, scratch, (const T *)q, (const T *)latent, block_table,
                                     lengths, s)));
-    mla_decode_join(gpu, dtype, o, scratch, lengths, s, WARPS, blocks);
+    return {WARPS, blocks};
+}
+
+void mla_decode_split_cuda(Gpu *gpu, DType dtype, void *o, float *scratch, const void *q,
+                           const void *latent, const int32_t *block_table, const int32_t *lengths,
+                           MlaDecodeShape s) {
+    mla_decode_check("mla_decode_split_cuda", &s);
+    MlaPieces pieces =
+        mla_decode_split_pieces(gpu, dtype, o, scratch, q, latent, block_table, lengths, s);
+    mla_decode_join(gpu, dtype, o, scratch, lengths, s, pieces.group_rows, pieces.blocks);
 }
 
 /* ---- in use ---- */

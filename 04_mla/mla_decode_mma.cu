@@ -22,6 +22,7 @@
  *
  * Two tiles of 32 tokens are 74 KB, so that the kernel fits into the 99 KB of sm_86 and sm_89.
  */
+#include "../common/early.cuh"
 #include "../common/mma.cuh"
 #include "mla_decode.cuh"
 
@@ -287,10 +288,14 @@ __device__ __forceinline__ void write(Warp<KV, M> &w, Shared<KV, M> &shared, bf1
         }
 }
 
+/* Blocks on a processor: narrow rows leave room for a second one, which works while the first
+ * waits. */
+template <int KV> constexpr int blocks_each() { return KV <= 128 ? 2 : 1; }
+
 /* [kernel] */
 /* gridDim.x blocks share all pages; see mla_decode.cuh. */
 template <int KV, int M, int STAGES>
-__global__ __launch_bounds__(THREADS, 1) void mla_decode_mma_kernel(
+__global__ __launch_bounds__(THREADS, blocks_each<KV>()) void mla_decode_mma_kernel(
     bf16 *o, float *scratch, const bf16 *q, const bf16 *latent, const int32_t *block_table,
     const int32_t *lengths, const MlaDecodeShape s) {
     extern __shared__ __align__(128) unsigned char memory[];
@@ -300,6 +305,15 @@ __global__ __launch_bounds__(THREADS, 1) void mla_decode_mma_kernel(
               groups = (rows + 16 * M - 1) / (16 * M);
     const float scale = s.scale * 1.44269504f; /* exp(scale * x) = 2^(scale' * x) */
 
+    /* Lengths, pages and all tokens but the new ones are there before the queries (early.cuh). */
+    bool waited = false;
+    auto wait = [&] {
+        if (!waited) {
+            early_wait();
+            early_go();
+        }
+        waited = true;
+    };
     MlaWalk walk;
     walk.begin(lengths, s.batch, groups);
     while (walk.next(lengths, groups)) {
@@ -313,10 +327,12 @@ __global__ __launch_bounds__(THREADS, 1) void mla_decode_mma_kernel(
         w.m = -INFINITY;
         w.l = 0.0f;
         for (int i = 0, token = first; i < STAGES - 1; i++, token += KEYS) {
+            if (token < end && token + KEYS > length - s.q_len) wait();
             if (token < end)
                 load_tile<KV>(tiles + i * TILE, latent, pages[token / LATENT_PAGE], token, end, s);
             cp_async_commit();
         }
+        wait();
         load_queries(w, q + (int64_t)walk.b * rows * (s.kv_lora_rank + s.rope_dim),
                      walk.group * 16 * M, s);
         int stage = 0, last = STAGES - 1; /* where this tile is; where the last one was */
@@ -340,6 +356,7 @@ __global__ __launch_bounds__(THREADS, 1) void mla_decode_mma_kernel(
         }
         write(w, shared, o, scratch, walk, s);
     }
+    wait(); /* who had nothing to do */
 }
 /* [/kernel] */
 
@@ -348,16 +365,21 @@ __global__ __launch_bounds__(THREADS, 1) void mla_decode_mma_kernel(
 /* Blocks of 16 or of 32 rows, one on each processor. */
 static int row_tiles(const MlaDecodeShape &s) { return mla_rows(s) <= 16 ? 1 : 2; }
 
+/* As many as there can be work for. */
+static int blocks_for(const Gpu *gpu, const MlaDecodeShape &s) {
+    int most = gpu->sm_count * (s.kv_lora_rank <= 128 ? blocks_each<128>() : blocks_each<512>());
+    int64_t groups = ceil_div(mla_rows(s), 16 * row_tiles(s));
+    int64_t pages = s.batch * groups * ceil_div(s.max_length, LATENT_PAGE);
+    return pages < most ? (int)pages : most;
+}
+
 template <int KV, int M, int STAGES>
 static void launch(Gpu *gpu, void *o, float *scratch, const void *q, const void *latent,
                    const int32_t *block_table, const int32_t *lengths, const MlaDecodeShape &s) {
     const int bytes = Shared<KV, M>::bytes(STAGES);
-    auto kernel = mla_decode_mma_kernel<KV, M, STAGES>;
-    CUDA_CHECK(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes));
-    kernel<<<gpu->sm_count, THREADS, bytes, gpu->stream>>>(
-        (bf16 *)o, scratch, (const bf16 *)q, (const bf16 *)latent, block_table, lengths, s);
-    LAUNCH_CHECK();
-    mla_decode_join(gpu, BF16, o, scratch, lengths, s, 16 * M, gpu->sm_count);
+    early_launch(gpu, mla_decode_mma_kernel<KV, M, STAGES>, dim3(blocks_for(gpu, s)), THREADS,
+                 (size_t)bytes, (bf16 *)o, scratch, (const bf16 *)q, (const bf16 *)latent,
+                 block_table, lengths, s);
 }
 
 /* As many tiles as the shared memory holds: 4 on Hopper, 2 on sm_86 and sm_89. */
@@ -381,7 +403,7 @@ int mla_decode_mma_supports(const Gpu *gpu, DType dtype, MlaDecodeShape s) {
 }
 
 size_t mla_decode_mma_scratch(Gpu *gpu, MlaDecodeShape s) {
-    return mla_states_bytes(gpu->sm_count, 16 * row_tiles(s), s);
+    return mla_states_bytes(blocks_for(gpu, s), 16 * row_tiles(s), s);
 }
 
 void mla_decode_mma_cuda(Gpu *gpu, DType dtype, void *o, float *scratch, const void *q,
@@ -393,6 +415,13 @@ void mla_decode_mma_cuda(Gpu *gpu, DType dtype, void *o, float *scratch, const v
           "these sizes (kv_lora_rank %d, rope_dim %d), dtype, addresses or GPU are not for the "
           "kernel with mma.sync",
           s.kv_lora_rank, s.rope_dim);
+    MlaPieces pieces = mla_decode_mma_pieces(gpu, o, scratch, q, latent, block_table, lengths, s);
+    mla_decode_join(gpu, BF16, o, scratch, lengths, s, pieces.group_rows, pieces.blocks);
+}
+
+MlaPieces mla_decode_mma_pieces(Gpu *gpu, void *o, float *scratch, const void *q,
+                                const void *latent, const int32_t *block_table,
+                                const int32_t *lengths, const MlaDecodeShape &s) {
     int M = row_tiles(s);
     if (s.kv_lora_rank <= 128)
         M == 1 ? choose_stages<128, 1>(gpu, o, scratch, q, latent, block_table, lengths, s)
@@ -400,4 +429,5 @@ void mla_decode_mma_cuda(Gpu *gpu, DType dtype, void *o, float *scratch, const v
     else
         M == 1 ? choose_stages<512, 1>(gpu, o, scratch, q, latent, block_table, lengths, s)
                : choose_stages<512, 2>(gpu, o, scratch, q, latent, block_table, lengths, s);
+    return {16 * M, blocks_for(gpu, s)};
 }

@@ -26,6 +26,17 @@ extern "C" {
 
 typedef struct Position Position;
 
+/*
+ * The same rotation as numbers, for kernels that turn as they go: pair i of a head at position p by
+ * the angle whose cosine and sine are cos[p, i] and sin[p, i], F32 [max_position, dim / 2] on the
+ * device. A pair is two neighbours, or, if `halves`, numbers i and i + dim / 2.
+ */
+typedef struct PositionAngles {
+    const float *cos, *sin; /* NULL: there are none, rotate() must be asked */
+    int dim;                /* numbers of a head that are turned */
+    bool halves;
+} PositionAngles;
+
 struct Position {
     /*
      * q [B, T, H, D_q], k [B, T, H_k, D_k]: in each head the last `dim` numbers are rotated by the
@@ -35,6 +46,7 @@ struct Position {
                    const Tensor *positions);
     int max_position; /* how many positions have angles */
     float scale;      /* the softmax scale is multiplied by it: 1, or YaRN's mscale^2 */
+    PositionAngles angles;
 };
 
 /* I32 [B, T] on ctx's device: first, first + 1, ... in every row. */

@@ -3,7 +3,9 @@
  */
 #include "block.h"
 
+#include "../04_mla/mla_few.h"
 #include "../common/ops.h"
+#include "ffn_few.h"
 #include "full_name.h"
 
 bool block_is_dense(const BlockConfig *cfg, int layer) {
@@ -142,6 +144,14 @@ static Tensor *join(Context *ctx, Tensor *x, Tensor *part, float p) {
     return p > 0 ? add(ctx, x, dropout(ctx, part, p)) : part;
 }
 
+/* A few tokens behind a cache have kernels of their own, and so have a few rows of either ffn. */
+static bool attention_is_few(Context *ctx, const Tensor *x, const Block *w, const BlockConfig *cfg,
+                             const Position *position, const BlockCache *cache) {
+    return cfg->attention == ATTENTION_MLA && cache &&
+           mla_few_supports(ctx, x, w->input_layernorm, &w->mla, &cfg->mla, position,
+                            &cache->latent);
+}
+
 Tensor *block_forward(Context *ctx, Tensor *x, const Block *w, const BlockConfig *cfg,
                       const Position *position, BlockCache *cache, MoeRecord *record) {
     check_shape("block_forward", x, ctx->dtype, SHAPE(-1, -1, cfg->hidden_size));
@@ -149,9 +159,17 @@ Tensor *block_forward(Context *ctx, Tensor *x, const Block *w, const BlockConfig
     if (record) *record = (MoeRecord){0};
     float p = ctx->recording ? cfg->dropout : 0;
 
-    Tensor *h = rmsnorm(ctx, x, w->input_layernorm, cfg->rms_norm_eps);
-    x = join(ctx, x, attention(ctx, p > 0 ? NULL : x, h, w, cfg, position, cache), p);
-    h = rmsnorm(ctx, x, w->post_attention_layernorm, cfg->rms_norm_eps);
+    if (attention_is_few(ctx, x, w, cfg, position, cache)) {
+        x = mla_few_forward(ctx, x, w->input_layernorm, cfg->rms_norm_eps, &w->mla, &cfg->mla,
+                            position, &cache->latent);
+    } else {
+        Tensor *h = rmsnorm(ctx, x, w->input_layernorm, cfg->rms_norm_eps);
+        x = join(ctx, x, attention(ctx, p > 0 ? NULL : x, h, w, cfg, position, cache), p);
+    }
+    Ffn ffn = w->dense ? (Ffn){.mlp = &w->mlp} : (Ffn){.moe = &w->moe, .cfg = &cfg->moe};
+    if (!record && ffn_few_supports(ctx, x, w->post_attention_layernorm, &ffn))
+        return ffn_few_forward(ctx, x, w->post_attention_layernorm, cfg->rms_norm_eps, &ffn);
+    Tensor *h = rmsnorm(ctx, x, w->post_attention_layernorm, cfg->rms_norm_eps);
     Tensor *base = p > 0 ? NULL : x;
     h = w->dense ? mlp_forward_onto(ctx, base, h, &w->mlp)
                  : moe_forward_onto(ctx, base, h, &w->moe, &cfg->moe, record);

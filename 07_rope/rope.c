@@ -138,7 +138,10 @@ int rope_init(Rope *rope, Context *ctx, const RopeConfig *cfg, Error *err) {
     }
     free(f);
     rope->position =
-        (Position){rotate_last, cfg->max_position_embeddings, (float)rope_softmax_factor(cfg)};
+        (Position){.rotate = rotate_last,
+                   .max_position = cfg->max_position_embeddings,
+                   .scale = (float)rope_softmax_factor(cfg),
+                   .angles = {rope->cos, rope->sin, cfg->dim, cfg->layout == ROPE_HALVES}};
     return 0;
 
 no_memory:

@@ -3,6 +3,7 @@
  * DeepseekV2Attention compute with rotation and YaRN, absorbed = naive, cached = uncached, and one
  * model in two layouts.
  */
+#include "../04_mla/mla_few.h"
 #include "rope.h"
 
 #include "../04_mla/test_mla.h"
@@ -196,4 +197,41 @@ Test(mla, table_too_short_is_said_before_the_step) {
     cr_assert(strstr(err.text, "40"), "it says: %s", err.text);
     rope_free(&rope);
     test_context_free(&ctx);
+}
+
+/* ---- a few tokens, in kernels that turn as they go ---- */
+
+/* Chapter 04's kernels take the tables, chapter 07's the tensors: both layouts, YaRN's factor in. */
+DEVICE_TEST(mla, few_tokens_turn_like_many) {
+    if (device == CPU) return; /* kernels of the GPU alone */
+    static const MlaConfig cfg = {64, 2, 32, 32, 16, 16, 16, false};
+    for (int layout = 0; layout < 2; layout++) {
+        Context ctx = test_context(device, dtype);
+        Module m;
+        Rope rope;
+        LatentCache few, many;
+        Error err = {0};
+        RopeConfig yarn = yarn_config(16, layout ? ROPE_HALVES : ROPE_INTERLEAVED, 1, 0.5);
+        module_init(&m, &ctx, cfg);
+        cr_assert(rope_init(&rope, &ctx, &yarn, &err) == 0, "%s", err.text);
+        cr_assert(latent_cache_init(&few, &ctx, 3, 100, 0, 48, &err) == 0, "%s", err.text);
+        cr_assert(latent_cache_init(&many, &ctx, 3, 100, 0, 48, &err) == 0, "%s", err.text);
+        Tensor *norm = test_normal(&ctx, "norm", 5, SHAPE(64));
+        for (int step = 0; step < 9; step++) {
+            Tensor *x = test_normal(&ctx, "x", 6 + (uint64_t)step, SHAPE(3, 2, 64));
+            Tensor *h = rmsnorm(&ctx, x, norm, 1e-6f);
+            h = mla_forward(&ctx, h, &m.w, &cfg, &rope.position, &many, MLA_ABSORBED);
+            float *want = test_values(&ctx, add(&ctx, x, h));
+            cr_assert(mla_few_supports(&ctx, x, norm, &m.w, &cfg, &rope.position, &few));
+            Tensor *y = mla_few_forward(&ctx, x, norm, 1e-6f, &m.w, &cfg, &rope.position, &few);
+            /* As in chapter 04's test_mla_few.c: other orders of sums, roundings along the way. */
+            check_tensor(&ctx, "few", y, want,
+                         dtype == BF16 ? 4 * 0x1p-9 : 16 * tolerance_of(F32, 64));
+            free(want);
+        }
+        latent_cache_free(&few), latent_cache_free(&many);
+        rope_free(&rope);
+        params_free(&m.params);
+        test_context_free(&ctx);
+    }
 }

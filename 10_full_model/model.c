@@ -1,6 +1,7 @@
 #include "model.h"
 
 #include "../common/ops.h"
+#include "../common/skinny.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -69,7 +70,7 @@ static Tensor *last_tokens(Context *ctx, Tensor *x) {
 }
 
 /* [model_forward] */
-/* What the head reads: [B, T, hidden_size], of the last token only when there are caches. */
+/* What the last norm reads: [B, T, hidden_size], of the last token only when there are caches. */
 static Tensor *last_states(Model *model, Tensor *ids, BlockCache *caches, MoeRecord *records) {
     Context *ctx = model->ctx;
     Tensor *x = embedding(ctx, model->embed_tokens, ids); /* [B, T, hidden_size] */
@@ -77,18 +78,24 @@ static Tensor *last_states(Model *model, Tensor *ids, BlockCache *caches, MoeRec
     for (int i = 0; i < model->cfg.num_hidden_layers; i++)
         x = block_forward(ctx, x, &model->layers[i], &model->block, position_of(model),
                           caches ? &caches[i] : NULL, records ? &records[i] : NULL);
-    if (caches) x = last_tokens(ctx, x);
-    return rmsnorm(ctx, x, model->norm, model->cfg.rms_norm_eps);
+    return caches ? last_tokens(ctx, x) : x;
 }
 
 Tensor *model_forward(Model *model, Tensor *ids, BlockCache *caches, MoeRecord *records) {
     Tensor *x = last_states(model, ids, caches, records);
-    return linear(model->ctx, x, model->lm_head, NULL); /* [B, T, vocab_size] */
+    return rmsnorm_linear(model->ctx, x, model->norm, model->cfg.rms_norm_eps,
+                          model->lm_head); /* [B, T, vocab_size] */
 }
 /* [/model_forward] */
 
+/* What the head reads in training. */
+static Tensor *normed_states(Model *model, Tensor *ids, MoeRecord *records) {
+    Tensor *x = last_states(model, ids, NULL, records);
+    return rmsnorm(model->ctx, x, model->norm, model->cfg.rms_norm_eps);
+}
+
 Tensor *model_loss(Model *model, Tensor *ids, Tensor *targets) {
-    Tensor *x = last_states(model, ids, NULL, NULL);
+    Tensor *x = normed_states(model, ids, NULL);
     return linear_cross_entropy(model->ctx, x, model->lm_head, targets);
 }
 
@@ -96,7 +103,7 @@ Tensor *model_loss(Model *model, Tensor *ids, Tensor *targets) {
 Tensor *model_training_loss(Model *model, Tensor *ids, Tensor *targets, MoeRecord *records,
                             Tensor **cross_entropy_loss) {
     Context *ctx = model->ctx;
-    Tensor *x = last_states(model, ids, NULL, records);
+    Tensor *x = normed_states(model, ids, records);
     Tensor *loss = linear_cross_entropy(ctx, x, model->lm_head, targets);
     *cross_entropy_loss = loss;
     for (int i = 0; i < model->cfg.num_hidden_layers; i++)

@@ -39,4 +39,14 @@ static inline ModelConfig tiny_config(int vocab_size) {
                          .eos_token_id = -1};
 }
 
+/* The same with sizes that the kernels for few rows take: multiples of 16 and 32. */
+static inline ModelConfig tiny_even_config(int vocab_size) {
+    ModelConfig cfg = tiny_config(vocab_size);
+    cfg.hidden_size = 64, cfg.intermediate_size = 96, cfg.moe_intermediate_size = 32;
+    cfg.num_attention_heads = 2, cfg.q_lora_rank = 32, cfg.kv_lora_rank = 32;
+    cfg.qk_nope_head_dim = 32, cfg.qk_rope_head_dim = 16, cfg.v_head_dim = 16;
+    cfg.initializer_range = 0.15f;
+    return cfg;
+}
+
 #endif

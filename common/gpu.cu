@@ -95,11 +95,13 @@ struct GpuGraph {
 /* Thread-local: other threads may go on using CUDA while this one records. */
 extern "C" void gpu_graph_begin(Gpu *gpu) {
     CUDA_CHECK(cudaStreamBeginCapture(gpu->stream, cudaStreamCaptureModeThreadLocal));
+    gpu->capturing = true;
 }
 
 extern "C" GpuGraph *gpu_graph_end(Gpu *gpu) {
     cudaGraph_t recorded;
     CUDA_CHECK(cudaStreamEndCapture(gpu->stream, &recorded));
+    gpu->capturing = false;
     GpuGraph *graph = (GpuGraph *)calloc(1, sizeof *graph);
     if (!graph) fatal("out of memory");
     CUDA_CHECK(cudaGraphInstantiate(&graph->executable, recorded, 0));

@@ -22,6 +22,7 @@ struct Gpu {
     int sm_count;
     int compute_capability; /* 90 for Hopper */
     int shared_memory_max;  /* bytes a block may ask for */
+    bool capturing;         /* between gpu_graph_begin and gpu_graph_end */
     char name[64];
     size_t memory;
 };

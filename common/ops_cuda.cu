@@ -7,6 +7,7 @@
 #include "gpu_matmul.cuh"
 #include "ops.h"
 #include "rng.h"
+#include "skinny.h"
 
 static const int THREADS = 256;
 
@@ -18,27 +19,31 @@ static unsigned blocks_for(Gpu *gpu, int64_t items) {
 
 /* ---- linear ---- */
 
-extern "C" void linear_forward_cuda(Gpu *gpu, DType dtype, void *y, const void *x, const void *w,
-                                    const void *bias, int64_t rows, int64_t in, int64_t out) {
+/* y = x W^T + bias + base; bias and base may be NULL. Few rows have a kernel of their own. */
+static void linear_product(Gpu *gpu, DType dtype, void *y, const void *base, const void *x,
+                           const void *w, const void *bias, int64_t rows, int64_t in, int64_t out) {
+    SkinnyLinear few = {};
+    few.x = x, few.rows = rows, few.in = in;
+    few.part[0] = {y, w, bias, base, out};
+    if (skinny_supports(gpu, dtype, &few)) return skinny_linear_cuda(gpu, dtype, &few);
     GpuMatmul product = {};
     product.dtype = product.out_dtype = dtype;
     product.transpose_b = true;
     product.m = rows, product.n = out, product.k = in;
     product.lda = in, product.ldb = in, product.ldc = out;
-    product.batch = 1, product.alpha = 1, product.bias = bias != NULL;
-    gpu_matmul(gpu, &product, y, x, w, bias);
+    product.batch = 1, product.alpha = 1, product.beta = base ? 1 : 0, product.bias = bias != NULL;
+    gpu_matmul_onto(gpu, &product, y, base ? base : y, x, w, bias);
+}
+
+extern "C" void linear_forward_cuda(Gpu *gpu, DType dtype, void *y, const void *x, const void *w,
+                                    const void *bias, int64_t rows, int64_t in, int64_t out) {
+    linear_product(gpu, dtype, y, NULL, x, w, bias, rows, in, out);
 }
 
 extern "C" void linear_onto_forward_cuda(Gpu *gpu, DType dtype, void *y, const void *base,
                                          const void *x, const void *w, const void *bias,
                                          int64_t rows, int64_t in, int64_t out) {
-    GpuMatmul product = {};
-    product.dtype = product.out_dtype = dtype;
-    product.transpose_b = true;
-    product.m = rows, product.n = out, product.k = in;
-    product.lda = in, product.ldb = in, product.ldc = out;
-    product.batch = 1, product.alpha = 1, product.beta = 1, product.bias = bias != NULL;
-    gpu_matmul_onto(gpu, &product, y, base, x, w, bias);
+    linear_product(gpu, dtype, y, base, x, w, bias, rows, in, out);
 }
 
 /* One thread a column; the warp reads a row's 32 neighbours at once. */

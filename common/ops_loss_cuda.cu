@@ -4,6 +4,7 @@
  * The embedding's backward adds many rows into one. Atomics would do that in an order that changes from run to run; instead the
  * rows are sorted by id (CUB's radix sort, which keeps equal ids in order), and each table row is summed in order.
  */
+#include "early.cuh"
 #include "gpu_matmul.cuh"
 #include "mma.cuh"
 #include "ops.h"
@@ -36,6 +37,8 @@ __device__ static float block_max(float x) {
 template <typename T>
 __global__ void embedding_forward(T *y, const T *table, const int32_t *ids, int64_t d,
                                   int64_t vocab) {
+    early_wait();
+    early_go();
     int64_t row = blockIdx.x;
     int32_t id = ids[row];
     /* An id out of range (the host checks ids where it makes them) becomes NaN: seen at once, and no stray read. */
@@ -47,8 +50,8 @@ extern "C" void embedding_forward_cuda(Gpu *gpu, DType dtype, void *y, const voi
                                        const int32_t *ids, int64_t rows, int64_t d, int64_t vocab) {
     if (rows == 0) return;
     DTYPE_SWITCH(dtype, T,
-                 embedding_forward<T><<<(unsigned)rows, 128, 0, gpu->stream>>>(
-                     (T *)y, (const T *)table, ids, d, vocab));
+                 early_launch(gpu, embedding_forward<T>, dim3((unsigned)rows), 128, 0, (T *)y,
+                              (const T *)table, ids, d, vocab));
 }
 
 __global__ void count_up(int32_t *numbers, int64_t n) {
