@@ -12,12 +12,6 @@ static __device__ void keep_larger(float &most, int &best, float other, int its)
     if (other > most || (other == most && its < best)) most = other, best = its;
 }
 
-/* 16 bytes of a row. */
-template <typename T> struct alignas(16) Pack {
-    static const int SIZE = 16 / sizeof(T);
-    T v[SIZE];
-};
-
 /*
  * A block for each sequence: its threads, then its warps, agree on the largest logit. A thread has
  * a few loads of 16 bytes, all under way together; a row of an odd vocabulary begins somewhere, so
