@@ -11,8 +11,8 @@
  * dK and dV stay in registers until the end. The transposed scores come out of wgmma in just the
  * layout in which it takes an A operand from registers, so P^T and dS^T never leave them for dV and
  * dK. Only dQ, whose rows belong to no single block, needs dS in shared memory, and a sum over the
- * key blocks in F32 in global memory: a tile of 64 x 64 per warpgroup and step, which the copy
- * engine adds in the L2 cache.
+ * key blocks in F32 in global memory: a tile per warpgroup and step, which the copy engine adds in
+ * the L2 cache.
  *
  * Order of the sums. Floating-point addition is not associative: a dQ summed in the order in which
  * blocks happen to arrive has other bits in every run. So each tile of dQ has a turn counter, and
@@ -29,6 +29,10 @@
  *     exp(S_i), and dQ_(i-1) becomes visible to the copy engine   over   dP_i
  *     dS_i                                                        over   dV_i
  *     dQ_i from registers to shared memory                        over   dK_i and S_(i+1)
+ *
+ * FULL: with D = 96 for q and k and 64 for v, the sums of S_(i+1), dQ_i and dK_i and the dS that
+ * dK_i reads do not fit into the registers together: ptxas would put every product in line (C7512).
+ * So S_(i+1) begins when dK_i and dQ_i are done. Shared memory is as full: there is one dS, not two.
  *
  * Operations: 5 products of 2 T^2 D per head, half of it when causal. Bytes: Q and dO once per key
  * block (from L2), dQ's F32 tile once per key block and query tile (to L2).
@@ -53,17 +57,26 @@ enum {
 };
 
 /* Hardware barriers; 0 is __syncthreads(). All but DS exist once per warpgroup. */
-enum { BARRIER_DS = 1, BARRIER_DQ_FULL = 2, BARRIER_DQ_EMPTY = 4, BARRIER_GROUP = 6 };
+enum {
+    BARRIER_DS = 1,
+    BARRIER_DQ_FULL = 2,
+    BARRIER_DQ_EMPTY = 4,
+    BARRIER_GROUP = 6,
+    BARRIER_DS_READ = 8,
+};
 
-template <int D> struct BackwardShared {
-    enum { M = Queries<D>::COUNT };
-    bf16 k[KEYS * D], v[KEYS * D];
-    bf16 q[STAGES][M * D], d_o[STAGES][M * D];
-    bf16 ds[2][M * KEYS]; /* [query][key]; two, so that readers do not hold up the next step */
-    float dq[2][DQ_TILE]; /* per warpgroup; in the order of wgmma's registers */
-    float lse[STAGES][M], delta[STAGES][M];
+template <int DK, int DV> struct BackwardShared {
+    enum { M = Queries<DK>::COUNT, WIDTH_K = whole_blocks(DK), WIDTH_V = whole_blocks(DV) };
+    enum { FULL = DK == 96 };        /* no room for more, neither here nor in the registers */
+    enum { BUFFERS = FULL ? 1 : 2 }; /* of dS: two, so that readers do not hold up the next step */
+    bf16 k[KEYS * WIDTH_K], v[KEYS * WIDTH_V];
+    bf16 q[STAGES][M * WIDTH_K], d_o[STAGES][M * WIDTH_V];
+    bf16 ds[BUFFERS][M * KEYS];        /* [query][key] */
+    float dq[2][Queries<DK>::DQ_TILE]; /* per warpgroup; in the order of wgmma's registers */
+    float first_s[STAGES][M], first_dp[STAGES][M];
     uint64_t k_full, v_full, q_full[STAGES], q_empty[STAGES], o_full[STAGES], o_empty[STAGES];
 };
+static_assert(sizeof(BackwardShared<96, 64>) <= 227 << 10, "a block's shared memory");
 
 struct BackwardMaps {
     CUtensorMap q, k, v, d_o, dk, dv;
@@ -71,9 +84,9 @@ struct BackwardMaps {
 
 struct BackwardArguments {
     AttentionShape shape;
-    const float *lse, *delta; /* [batch * heads][q_padded]: lse in powers of two, +inf past q_len */
-    float *dq;                /* [batch * heads][query tiles][2][DQ_TILE] */
-    int *turns;               /* [batch * heads][query tiles][2]: how many key blocks have added */
+    const float *first_s, *first_dp; /* [batch * heads][q_padded]: see backward_prepare() */
+    float *dq;                       /* [batch * heads][query tiles][2][a warpgroup's part] */
+    int *turns; /* [batch * heads][query tiles][2]: how many key blocks have added */
     int q_padded;
     int together; /* heads that are worked on at the same time */
     int want_k, want_v, add_k, add_v;
@@ -120,53 +133,55 @@ template <int M> __device__ BackwardWork backward_work(const BackwardArguments &
 
 /* ---- one warp loads ---- */
 
-template <int D, int ROWS>
+template <int WIDTH, int ROWS>
 __device__ void load_tile(bf16 *tile, const CUtensorMap *map, uint64_t *full, int row, int head,
                           int batch) {
 #pragma unroll
-    for (int c = 0; c < D / 64; c++)
+    for (int c = 0; c < WIDTH / 64; c++)
         tma_load_4d(tile + c * ROWS * 64, map, full, c * 64, row, head, batch);
 }
 
-template <int D>
-__device__ void load_tiles(BackwardShared<D> &sm, const BackwardMaps &maps,
+template <int DK, int DV>
+__device__ void load_tiles(BackwardShared<DK, DV> &sm, const BackwardMaps &maps,
                            const BackwardArguments &a, const BackwardWork &work) {
-    constexpr int M = Queries<D>::COUNT;
-    const uint32_t bytes = M * D * sizeof(bf16) + M * sizeof(float);
-    mbarrier_expect(&sm.k_full, KEYS * D * sizeof(bf16));
-    load_tile<D, KEYS>(sm.k, &maps.k, &sm.k_full, work.first_key, work.kv_head, work.batch);
+    typedef BackwardShared<DK, DV> Shared;
+    constexpr int M = Shared::M, KW = Shared::WIDTH_K, VW = Shared::WIDTH_V;
+    const uint32_t vector = M * sizeof(float);
+    mbarrier_expect(&sm.k_full, sizeof sm.k);
+    load_tile<KW, KEYS>(sm.k, &maps.k, &sm.k_full, work.first_key, work.kv_head, work.batch);
     Walk at(work);
     for (int step = 0; step < work.steps; step++, at.next(work)) {
         int stage = step % STAGES, parity = step / STAGES & 1, row = at.tile * M;
         int64_t i = (int64_t)(work.batch * a.shape.heads + at.head) * a.q_padded + row;
 
         mbarrier_wait(&sm.q_empty[stage], parity ^ 1);
-        mbarrier_expect(&sm.q_full[stage], bytes);
-        load_tile<D, M>(sm.q[stage], &maps.q, &sm.q_full[stage], row, at.head, work.batch);
-        bulk_load(sm.lse[stage], a.lse + i, M * sizeof(float), &sm.q_full[stage]);
+        mbarrier_expect(&sm.q_full[stage], sizeof sm.q[0] + vector);
+        load_tile<KW, M>(sm.q[stage], &maps.q, &sm.q_full[stage], row, at.head, work.batch);
+        bulk_load(sm.first_s[stage], a.first_s + i, vector, &sm.q_full[stage]);
         if (step == 0) { /* V is needed after the first scores, which need K and Q */
-            mbarrier_expect(&sm.v_full, KEYS * D * sizeof(bf16));
-            load_tile<D, KEYS>(sm.v, &maps.v, &sm.v_full, work.first_key, work.kv_head, work.batch);
+            mbarrier_expect(&sm.v_full, sizeof sm.v);
+            load_tile<VW, KEYS>(sm.v, &maps.v, &sm.v_full, work.first_key, work.kv_head,
+                                work.batch);
         }
         mbarrier_wait(&sm.o_empty[stage], parity ^ 1);
-        mbarrier_expect(&sm.o_full[stage], bytes);
-        load_tile<D, M>(sm.d_o[stage], &maps.d_o, &sm.o_full[stage], row, at.head, work.batch);
-        bulk_load(sm.delta[stage], a.delta + i, M * sizeof(float), &sm.o_full[stage]);
+        mbarrier_expect(&sm.o_full[stage], sizeof sm.d_o[0] + vector);
+        load_tile<VW, M>(sm.d_o[stage], &maps.d_o, &sm.o_full[stage], row, at.head, work.batch);
+        bulk_load(sm.first_dp[stage], a.first_dp + i, vector, &sm.o_full[stage]);
     }
 }
 
 /* ---- one warp per computing warpgroup sends dQ off, in turn ---- */
 
-template <int D>
-__device__ void send_dq(BackwardShared<D> &sm, const BackwardArguments &a, const BackwardWork &work,
-                        int group) {
-    constexpr int M = Queries<D>::COUNT;
+template <int DK, int DV>
+__device__ void send_dq(BackwardShared<DK, DV> &sm, const BackwardArguments &a,
+                        const BackwardWork &work, int group) {
+    constexpr int M = Queries<DK>::COUNT, TILE = Queries<DK>::DQ_TILE;
     bool leader = threadIdx.x % 32 == 0;
     Walk at(work);
     named_barrier_arrive(BARRIER_DQ_EMPTY + group, SEND_THREADS);
     for (int step = 0; step < work.steps; step++, at.next(work)) {
         int64_t i = (int64_t)(work.batch * a.shape.heads + at.head) * (a.q_padded / M) + at.tile;
-        float *to = a.dq + (i * 2 + group) * DQ_TILE;
+        float *to = a.dq + (i * 2 + group) * TILE;
         int *turns = a.turns + i * 2 + group;
         /* The first to add here has the last key that any query of the tile sees. */
         int turn = (keys_seen(a.shape, at.tile * M, M) - 1) / KEYS - work.block;
@@ -176,9 +191,9 @@ __device__ void send_dq(BackwardShared<D> &sm, const BackwardArguments &a, const
         if (leader) {
             async_proxy_fence_global();
             if (turn == 0)
-                bulk_store(to, sm.dq[group], DQ_TILE * sizeof(float));
+                bulk_store(to, sm.dq[group], TILE * sizeof(float));
             else
-                bulk_reduce_add_f32(to, sm.dq[group], DQ_TILE * sizeof(float));
+                bulk_reduce_add_f32(to, sm.dq[group], TILE * sizeof(float));
             tma_store_commit();
             tma_store_wait_read<0>();
         }
@@ -210,7 +225,7 @@ __device__ __forceinline__ void store_keys(const float (&d)[D / 2], float scale,
     if (threadIdx.x % 128) return;
     int row = work.first_key + group * 64;
 #pragma unroll
-    for (int c = 0; c < D / 64; c++) {
+    for (int c = 0; c < whole_blocks(D) / 64; c++) {
         bf16 *block = tile + c * KEYS * 64;
         if (add)
             tma_reduce_add_4d(map, block, c * 64, row, work.kv_head, work.batch);
@@ -221,21 +236,21 @@ __device__ __forceinline__ void store_keys(const float (&d)[D / 2], float scale,
     tma_store_wait_read<0>();
 }
 
-template <int D>
-__device__ __forceinline__ void compute(BackwardShared<D> &sm, const BackwardMaps &maps,
+template <int DK, int DV>
+__device__ __forceinline__ void compute(BackwardShared<DK, DV> &sm, const BackwardMaps &maps,
                                         const BackwardArguments &a, const BackwardWork &work,
                                         int group) {
-    constexpr int M = Queries<D>::COUNT;
+    typedef BackwardShared<DK, DV> Shared;
+    constexpr int M = Shared::M, FULL = Shared::FULL;
     int key = work.first_key + group * 64 + threadIdx.x % 128 / 32 * 16 + threadIdx.x % 32 / 4;
     int end = a.shape.kv_len, causal = a.shape.causal, last = work.first_key + KEYS - 1;
     float scale = a.shape.scale * 1.44269504f;                     /* log2 e */
     bf16 *k = sm.k + group * 64 * 64, *v = sm.v + group * 64 * 64; /* rows of this warpgroup */
-    float s[M / 2], dp[M / 2], dv[D / 2] = {0}, dk[D / 2] = {0};
+    float s[M / 2], dp[M / 2], dv[DV / 2] = {0}, dk[DK / 2] = {0};
 
     mbarrier_wait(&sm.k_full, 0);
     mbarrier_wait(&sm.q_full[0], 0);
-    wgmma_fence();
-    product_scores<D, M>(s, k, sm.q[0]);
+    product_scores<DK, M>(s, sm.first_s[0], k, sm.q[0]);
     wgmma_commit();
     wgmma_wait<0>(s);
     mbarrier_wait(&sm.v_full, 0);
@@ -243,42 +258,46 @@ __device__ __forceinline__ void compute(BackwardShared<D> &sm, const BackwardMap
     // [backward_hopper_step]
     for (int step = 0; step < work.steps; step++, at.next(work)) {
         int stage = step % STAGES;
+        bf16 *shared_ds = sm.ds[step % Shared::BUFFERS];
         uint32_t p[M / 4], ds[M / 4];
         mbarrier_wait(&sm.o_full[stage], step / STAGES & 1);
-        wgmma_fence();
-        product_scores<D, M>(dp, v, sm.d_o[stage]);
+        product_scores<DV, M>(dp, sm.first_dp[stage], v, sm.d_o[stage]);
         wgmma_commit();
         if (step > 0) hand_over_dq(group);
 
         int seen = at.tile * M + end - a.shape.q_len; /* the last key of the tile's first query */
         if (last >= end || (causal && last > seen)) mask_scores<M>(s, key, end, seen, causal);
-        probabilities<M>(p, s, sm.lse[stage], scale);
+        probabilities<M>(p, s, scale);
         wgmma_fence(p, dv);
-        product_keys<D, M>(dv, p, sm.d_o[stage]);
+        product_keys<DV, M>(dv, p, sm.d_o[stage]);
         wgmma_commit();
 
         wgmma_wait<1>(dp);
-        score_gradients<M>(ds, p, dp, sm.delta[stage]);
-        share_gradients<M>(sm.ds[step % 2] + group * M * 64, ds);
+        score_gradients<M>(ds, p, dp);
+        if (FULL && step > 0) named_barrier_sync(BARRIER_DS_READ + group, COMPUTE_THREADS);
+        share_gradients<M>(shared_ds + group * M * 64, ds);
         named_barrier_sync(BARRIER_DS, COMPUTE_THREADS);
 
         wgmma_wait<0>(dv);
         mbarrier_arrive(&sm.o_empty[stage]);
-        float dq[32];
+        float dq[Queries<DK>::DQ_COLUMNS / 2];
         wgmma_fence(ds, dk);
-        product_dq<D, M>(dq, sm.ds[step % 2], sm.k, group);
+        product_dq<DK, M>(dq, shared_ds, sm.k, group);
         wgmma_commit();
-        product_keys<D, M>(dk, ds, sm.q[stage]);
+        product_keys<DK, M>(dk, ds, sm.q[stage]);
         wgmma_commit();
+        if (FULL) wgmma_wait<0>(dq, dk);
+
         /* The next S^T. After the last step it is of a stale tile and nobody reads it: a branch
          * around wgmma would cost registers that are not there. */
         int next = (step + 1) % STAGES;
         if (step + 1 < work.steps) mbarrier_wait(&sm.q_full[next], (step + 1) / STAGES & 1);
-        wgmma_fence();
-        product_scores<D, M>(s, k, sm.q[next]);
+        product_scores<DK, M>(s, sm.first_s[next], k, sm.q[next]);
         wgmma_commit();
 
-        wgmma_wait<2>(dq);
+        if (FULL && step + 1 < work.steps) /* the other warpgroup may overwrite its dS */
+            named_barrier_arrive(BARRIER_DS_READ + 1 - group, COMPUTE_THREADS);
+        if (!FULL) wgmma_wait<2>(dq);
         named_barrier_sync(BARRIER_DQ_EMPTY + group, SEND_THREADS);
         share_dq(sm.dq[group], dq);
         /* ptxas gives up on asynchrony if an accumulator that is read in the loop is in flight at
@@ -288,21 +307,21 @@ __device__ __forceinline__ void compute(BackwardShared<D> &sm, const BackwardMap
     }
     // [/backward_hopper_step]
     hand_over_dq(group);
-    if (a.want_v) store_keys<D>(dv, 1, v, &maps.dv, a.add_v, work, group);
+    if (a.want_v) store_keys<DV>(dv, 1, v, &maps.dv, a.add_v, work, group);
     named_barrier_sync(BARRIER_DS, COMPUTE_THREADS); /* the other warpgroup's dQ may still read K */
-    if (a.want_k) store_keys<D>(dk, a.shape.scale, k, &maps.dk, a.add_k, work, group);
+    if (a.want_k) store_keys<DK>(dk, a.shape.scale, k, &maps.dk, a.add_k, work, group);
 }
 #endif
 
-template <int D>
+template <int DK, int DV>
 __global__ void __launch_bounds__(BLOCK_THREADS, 1)
     backward_hopper_kernel(const __grid_constant__ BackwardMaps maps,
                            const __grid_constant__ BackwardArguments a) {
 #if HOPPER_CODE
     extern __shared__ __align__(1024) char memory[];
-    BackwardShared<D> &sm = *(BackwardShared<D> *)memory;
+    BackwardShared<DK, DV> &sm = *(BackwardShared<DK, DV> *)memory;
     if (shared_address(memory) % 1024) __trap(); /* the swizzle counts from multiples of 1024 */
-    BackwardWork work = backward_work<Queries<D>::COUNT>(a);
+    BackwardWork work = backward_work<Queries<DK>::COUNT>(a);
     if (threadIdx.x == 0) {
         mbarrier_init(&sm.k_full, 1);
         mbarrier_init(&sm.v_full, 1);
@@ -321,12 +340,12 @@ __global__ void __launch_bounds__(BLOCK_THREADS, 1)
     if (warpgroup == 0) {
         registers_release<24>();
         if (warp == 0) {
-            if (threadIdx.x == 0) load_tiles<D>(sm, maps, a, work);
+            if (threadIdx.x == 0) load_tiles(sm, maps, a, work);
         } else if (warp <= 2)
-            send_dq<D>(sm, a, work, warp - 1);
+            send_dq(sm, a, work, warp - 1);
     } else {
         registers_take<240>();
-        compute<D>(sm, maps, a, work, warpgroup - 1);
+        compute(sm, maps, a, work, warpgroup - 1);
     }
 #endif
 }
@@ -336,14 +355,16 @@ __global__ void __launch_bounds__(BLOCK_THREADS, 1)
 static int padded(AttentionShape shape) { return (int)ceil_div(shape.q_len, 128) * 128; }
 
 /*
- * The kernel is made for 64 and 128 columns. Dimensions between are filled with zeros by the copy
- * engine on the way in and cut off by it on the way out: right, at the larger size's price.
+ * The kernel is made for three pairs of widths: 64 and 64, 96 and 64, 128 and 128. Dimensions
+ * between are filled with zeros by the copy engine on the way in and cut off by it on the way out:
+ * right, at the larger size's price.
  */
 static int columns(AttentionShape shape) {
-    return shape.qk_dim > 64 || shape.v_dim > 64 ? 128 : 64;
+    if (shape.qk_dim > 96 || shape.v_dim > 64) return 128;
+    return shape.qk_dim > 64 ? 96 : 64;
 }
 
-/* One after the other in the scratch: dQ tiles, lse, delta, turns. */
+/* One after the other in the scratch: dQ tiles, what S and dP begin with, turns. */
 extern "C" size_t causal_backward_scratch_hopper_cuda(AttentionShape shape) {
     size_t rows = (size_t)shape.batch * shape.heads * padded(shape);
     return rows * (columns(shape) + 2) * sizeof(float) + rows / 64 * 2 * sizeof(int);
@@ -372,26 +393,6 @@ extern "C" int causal_backward_hopper_supports(const Gpu *gpu, DType dtype, cons
            rows_of_16_bytes(d_o, s.o, v_dim) && rows_of_16_bytes(o, s.o, v_dim);
 }
 
-template <int D>
-static void launch(Gpu *gpu, const BackwardMaps &maps, const BackwardArguments &a, void *dq,
-                   int add_q, const void *d_o, const void *o, const float *lse) {
-    AttentionShape shape = a.shape;
-    int64_t rows = (int64_t)shape.batch * shape.heads * a.q_padded;
-    unsigned tiles = (unsigned)(rows / Queries<D>::COUNT * 2);
-    backward_prepare<D><<<(unsigned)(rows * (D / 8) / 256), 256, 0, gpu->stream>>>(
-        (float *)a.lse, (float *)a.delta, a.turns, tiles, (const bf16 *)d_o, (const bf16 *)o, lse,
-        shape, a.q_padded);
-    int bytes = sizeof(BackwardShared<D>);
-    CUDA_CHECK(cudaFuncSetAttribute(backward_hopper_kernel<D>,
-                                    cudaFuncAttributeMaxDynamicSharedMemorySize, bytes));
-    unsigned blocks = (unsigned)(ceil_div(shape.kv_len, KEYS) * shape.kv_heads * shape.batch);
-    backward_hopper_kernel<D><<<blocks, BLOCK_THREADS, bytes, gpu->stream>>>(maps, a);
-    if (dq)
-        backward_finish<D>
-            <<<tiles, 256, 0, gpu->stream>>>((bf16 *)dq, add_q, a.dq, shape, a.q_padded);
-    LAUNCH_CHECK();
-}
-
 /*
  * Heads side by side. Few: their Q, dO and dQ, read and written again by every key block, stay in
  * the L2 cache (Q, dO: 2 bytes a number, dQ: 4). Many: the blocks that run at one time wait less
@@ -406,6 +407,38 @@ static int heads_together(AttentionShape shape) {
     return (int)ceil_div(all, ceil_div(all, most));
 }
 
+template <int DK, int DV>
+static void launch(Gpu *gpu, const BackwardArguments &a, void *dq, int add_q, void *dk, void *dv,
+                   const void *d_o, const void *q, const void *k, const void *v, const void *o,
+                   const float *lse) {
+    constexpr int M = Queries<DK>::COUNT;
+    AttentionShape shape = a.shape;
+    BackwardMaps maps;
+    int qk = shape.qk_dim, v_dim = shape.v_dim, q_len = shape.q_len, kv_len = shape.kv_len;
+    int heads = shape.heads, kv_heads = shape.kv_heads, batch = shape.batch;
+    int mapped = map_heads(&maps.q, q, qk, q_len, heads, batch, shape.q, M) &
+                 map_heads(&maps.d_o, d_o, v_dim, q_len, heads, batch, shape.o, M) &
+                 map_heads(&maps.k, k, qk, kv_len, kv_heads, batch, shape.k, KEYS) &
+                 map_heads(&maps.v, v, v_dim, kv_len, kv_heads, batch, shape.v, KEYS) &
+                 map_heads(&maps.dk, dk ? dk : k, qk, kv_len, kv_heads, batch, shape.k, 64) &
+                 map_heads(&maps.dv, dv ? dv : v, v_dim, kv_len, kv_heads, batch, shape.v, 64);
+    CHECK(mapped, "causal_backward_hopper: the copy engine cannot map a tensor with these strides");
+    int64_t rows = (int64_t)batch * heads * a.q_padded;
+    unsigned tiles = (unsigned)(rows / M * 2);
+    backward_prepare<DV><<<(unsigned)(rows * (DV / 8) / 256), 256, 0, gpu->stream>>>(
+        (float *)a.first_s, (float *)a.first_dp, a.turns, tiles, (const bf16 *)d_o, (const bf16 *)o,
+        lse, shape, a.q_padded);
+    auto kernel = backward_hopper_kernel<DK, DV>;
+    int bytes = sizeof(BackwardShared<DK, DV>);
+    CUDA_CHECK(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes));
+    unsigned blocks = (unsigned)(ceil_div(kv_len, KEYS) * kv_heads * batch);
+    kernel<<<blocks, BLOCK_THREADS, bytes, gpu->stream>>>(maps, a);
+    if (dq)
+        backward_finish<DK><<<tiles, Queries<DK>::DQ_COLUMNS * 4, 0, gpu->stream>>>(
+            (bf16 *)dq, add_q, a.dq, shape, a.q_padded);
+    LAUNCH_CHECK();
+}
+
 extern "C" void causal_backward_hopper_cuda(Gpu *gpu, DType dtype, void *dq, int add_q, void *dk,
                                             int add_k, void *dv, int add_v, float *scratch,
                                             const void *d_o, const void *q, const void *k,
@@ -414,31 +447,20 @@ extern "C" void causal_backward_hopper_cuda(Gpu *gpu, DType dtype, void *dq, int
     CHECK(causal_backward_hopper_supports(gpu, dtype, dq, dk, dv, d_o, q, k, v, o, shape),
           "causal_backward_hopper: this GPU, dtype, shape or alignment is not supported");
     int64_t rows = (int64_t)shape.batch * shape.heads * padded(shape);
-    float *lse2 = scratch + rows * columns(shape), *delta = lse2 + rows;
+    float *first_s = scratch + rows * columns(shape), *first_dp = first_s + rows;
     BackwardArguments a = {shape,
-                           lse2,
-                           delta,
+                           first_s,
+                           first_dp,
                            scratch,
-                           (int *)(delta + rows),
+                           (int *)(first_dp + rows),
                            padded(shape),
                            heads_together(shape),
                            dk != NULL,
                            dv != NULL,
                            add_k,
                            add_v};
-    BackwardMaps maps;
-    int tile = columns(shape) == 64 ? (int)Queries<64>::COUNT : (int)Queries<128>::COUNT;
-    int qk = shape.qk_dim, v_dim = shape.v_dim, q_len = shape.q_len, kv_len = shape.kv_len;
-    int heads = shape.heads, kv_heads = shape.kv_heads, batch = shape.batch;
-    int mapped = map_heads(&maps.q, q, qk, q_len, heads, batch, shape.q, tile) &
-                 map_heads(&maps.d_o, d_o, v_dim, q_len, heads, batch, shape.o, tile) &
-                 map_heads(&maps.k, k, qk, kv_len, kv_heads, batch, shape.k, KEYS) &
-                 map_heads(&maps.v, v, v_dim, kv_len, kv_heads, batch, shape.v, KEYS) &
-                 map_heads(&maps.dk, dk ? dk : k, qk, kv_len, kv_heads, batch, shape.k, 64) &
-                 map_heads(&maps.dv, dv ? dv : v, v_dim, kv_len, kv_heads, batch, shape.v, 64);
-    CHECK(mapped, "causal_backward_hopper: the copy engine cannot map a tensor with these strides");
-    if (columns(shape) == 64)
-        launch<64>(gpu, maps, a, dq, add_q, d_o, o, lse);
-    else
-        launch<128>(gpu, maps, a, dq, add_q, d_o, o, lse);
+    auto run = launch<64, 64>;
+    if (columns(shape) == 96) run = launch<96, 64>;
+    if (columns(shape) == 128) run = launch<128, 128>;
+    run(gpu, a, dq, add_q, dk, dv, d_o, q, k, v, o, lse);
 }

@@ -30,6 +30,9 @@ __host__ __device__ __forceinline__ int keys_seen(const AttentionShape &shape, i
     return last_key(shape, last) + 1;
 }
 
+/* Columns of Hopper's tiles in shared memory, which lie in blocks of 64. */
+__host__ __device__ constexpr int whole_blocks(int d) { return (d + 63) / 64 * 64; }
+
 /* Does every row of this tensor start at a multiple of 16 bytes, and hold whole pieces of 16 bytes?
  * */
 static inline bool rows_of_16_bytes(const void *base, HeadStrides s, int dim) {

@@ -168,11 +168,15 @@ static const char *backward(Problem *p, int rung, int add) {
 /* Around each tile's edge; one query; grouped heads; D_qk != D_v; q_len < kv_len; no mask. */
 static const int cases[][8] = {
     /* B  H  H_kv  T    S   D_qk D_v causal */
-    {1, 1, 1, 1, 1, 1, 1, 1},         {2, 3, 1, 31, 31, 33, 17, 1},   {1, 2, 2, 33, 33, 64, 64, 1},
-    {1, 4, 2, 127, 127, 64, 64, 1},   {2, 2, 2, 129, 129, 32, 32, 1}, {1, 4, 2, 33, 100, 32, 48, 1},
-    {2, 4, 2, 5, 70, 64, 64, 1},      {2, 6, 2, 1, 131, 64, 64, 1},   {1, 2, 2, 40, 20, 32, 32, 0},
-    {1, 2, 1, 130, 257, 192, 128, 1}, {1, 2, 2, 65, 65, 128, 128, 1}, {3, 6, 6, 64, 64, 16, 16, 0},
-    {2, 4, 2, 150, 200, 96, 64, 1},   {1, 2, 2, 70, 70, 40, 72, 1},
+    {1, 1, 1, 1, 1, 1, 1, 1},       {2, 3, 1, 31, 31, 33, 17, 1},
+    {1, 2, 2, 33, 33, 64, 64, 1},   {1, 4, 2, 127, 127, 64, 64, 1},
+    {2, 2, 2, 129, 129, 32, 32, 1}, {1, 4, 2, 33, 100, 32, 48, 1},
+    {2, 4, 2, 5, 70, 64, 64, 1},    {2, 6, 2, 1, 131, 64, 64, 1},
+    {1, 2, 2, 40, 20, 32, 32, 0},   {1, 2, 1, 130, 257, 192, 128, 1},
+    {1, 2, 2, 65, 65, 128, 128, 1}, {3, 6, 6, 64, 64, 16, 16, 0},
+    {2, 4, 2, 150, 200, 96, 64, 1}, {1, 2, 2, 70, 70, 40, 72, 1},
+    {1, 4, 2, 257, 385, 96, 64, 1}, {1, 2, 1, 130, 300, 88, 56, 1},
+    {1, 2, 2, 70, 140, 96, 64, 0},
 };
 enum { CASES = sizeof cases / sizeof *cases };
 
@@ -251,9 +255,8 @@ DEVICE_TEST(causal, large_scores) {
 }
 
 /* add = 1 adds to what is there, and a NULL gradient is not computed and hurts nobody else's. */
-DEVICE_TEST(causal, backward_adds_and_skips) {
-    Context ctx = test_context(device, dtype);
-    Problem p = problem_new(&ctx, attention_shape(2, 4, 2, 45, 45, 64, 64, 1), 1);
+static void check_adds_and_skips(Context *ctx, int qk_dim, int v_dim) {
+    Problem p = problem_new(ctx, attention_shape(2, 4, 2, 45, 45, qk_dim, v_dim, 1), 1);
     forward(&p, 0);
     for (int rung = 0; rung < RUNGS; rung++) {
         if (!backward(&p, rung, 0)) continue;
@@ -263,7 +266,7 @@ DEVICE_TEST(causal, backward_adds_and_skips) {
         for (int g = 0; g < 3; g++) {
             float *twice = copy_of(wants[g], grads[g]);
             for (int64_t i = 0; i < tensor_count(grads[g]); i++) twice[i] *= 2;
-            check_tensor(&ctx, "gradient added twice", grads[g], twice, tolerance(&p, 6));
+            check_tensor(ctx, "gradient added twice", grads[g], twice, tolerance(&p, 6));
             free(twice);
         }
     }
@@ -273,16 +276,22 @@ DEVICE_TEST(causal, backward_adds_and_skips) {
         const float *wants[3] = {p.dq_want, p.dk_want, p.dv_want};
         void *to[3];
         for (int g = 0; g < 3; g++) {
-            test_poison(&ctx, grads[g]);
+            test_poison(ctx, grads[g]);
             to[g] = g == skip ? NULL : grads[g]->data;
         }
-        ON(&ctx, causal_backward, to[0], 0, to[1], 0, to[2], 0, scratch, p.d_o->data, p.q->data,
+        ON(ctx, causal_backward, to[0], 0, to[1], 0, to[2], 0, scratch, p.d_o->data, p.q->data,
            p.k->data, p.v->data, p.o->data, p.lse->data, p.shape);
         for (int g = 0; g < 3; g++)
             if (g != skip)
-                check_tensor(&ctx, "gradient beside a NULL", grads[g], wants[g], tolerance(&p, 5));
+                check_tensor(ctx, "gradient beside a NULL", grads[g], wants[g], tolerance(&p, 5));
     }
     problem_free(&p);
+}
+
+DEVICE_TEST(causal, backward_adds_and_skips) {
+    Context ctx = test_context(device, dtype);
+    check_adds_and_skips(&ctx, 64, 64);
+    check_adds_and_skips(&ctx, 96, 64);
     test_context_free(&ctx);
 }
 

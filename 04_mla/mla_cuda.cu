@@ -19,26 +19,38 @@ static bool packs_fit(DType dtype, MlaShape s, const void *a, const void *b, con
 /* ---- keys ---- */
 
 /*
- * k = [k_nope of kv | k_rope]. A block makes the keys of one token. Moved: H nope numbers of kv and
- * H (nope + rope) of k; k_rope comes from memory once and from the first-level cache H - 1 times.
- * Nothing is computed: memory is the limit.
+ * k = [k_nope of kv | k_rope]. A thread takes a column (a pack of them) of one token through all
+ * heads, and asks for HEADS packs before it stores the first. Moved: H nope numbers of kv, H (nope +
+ * rope) of k, and k_rope once. Nothing is computed: memory is the limit.
  */
+enum { HEADS = 8 };
 template <typename T, int N>
-__global__ void keys_kernel(T *k, const T *kv, const T *k_rope, MlaShape s) {
+__global__ void keys_kernel(T *k, const T *kv, const T *k_rope, int64_t rows, MlaShape s) {
     typedef Pack<T, N> P;
     int nope = s.nope / N, rope = s.rope / N, v = s.v / N, width = nope + rope;
-    int64_t row = blockIdx.x;
-    P *to = (P *)k + row * s.heads * width;
-    const P *from = (const P *)kv + row * s.heads * (nope + v),
-            *shared = (const P *)k_rope + row * rope;
-    for (int i = threadIdx.x; i < s.heads * width; i += blockDim.x) {
-        int h = i / width, column = i - h * width;
-        to[i] = column < nope ? from[h * (nope + v) + column] : shared[column - nope];
+    int64_t i = (int64_t)blockIdx.x * blockDim.x + threadIdx.x, row = i / width;
+    int column = (int)(i - row * width);
+    if (row >= rows) return;
+    bool shared = column >= nope;
+    const P *from = shared ? (const P *)k_rope + row * rope + column - nope
+                           : (const P *)kv + row * s.heads * (nope + v) + column;
+    int64_t step = shared ? 0 : nope + v;
+    P *to = (P *)k + row * s.heads * width + column;
+    for (int first = 0; first < s.heads; first += HEADS) {
+        P x[HEADS];
+#pragma unroll
+        for (int h = 0; h < HEADS; h++)
+            if (first + h < s.heads) x[h] = from[(first + h) * step];
+#pragma unroll
+        for (int h = 0; h < HEADS; h++)
+            if (first + h < s.heads) to[(int64_t)(first + h) * width] = x[h];
     }
 }
 
-/* As many threads as a token has packs, up to THREADS: with few heads more would be idle. */
-static int threads_for(int packs) { return packs < THREADS ? (packs + 31) / 32 * 32 : THREADS; }
+/* A thread for each column of each row. */
+static unsigned blocks_for(int64_t rows, MlaShape s, int pack) {
+    return (unsigned)ceil_div(rows * ((s.nope + s.rope) / pack), THREADS);
+}
 
 extern "C" void mla_keys_cuda(Gpu *gpu, DType dtype, void *k, const void *kv, const void *k_rope,
                               int64_t rows, MlaShape s) {
@@ -47,9 +59,8 @@ extern "C" void mla_keys_cuda(Gpu *gpu, DType dtype, void *k, const void *kv, co
     DTYPE_SWITCH(dtype, T, {
         const int N = 16 / (int)sizeof(T);
         auto kernel = packs ? keys_kernel<T, N> : keys_kernel<T, 1>;
-        int threads = threads_for(s.heads * (s.nope + s.rope) / (packs ? N : 1));
-        kernel<<<(unsigned)rows, threads, 0, gpu->stream>>>((T *)k, (const T *)kv,
-                                                            (const T *)k_rope, s);
+        kernel<<<blocks_for(rows, s, packs ? N : 1), THREADS, 0, gpu->stream>>>(
+            (T *)k, (const T *)kv, (const T *)k_rope, rows, s);
     });
 }
 
@@ -64,7 +75,6 @@ template <typename T, int N>
 __global__ void keys_backward_kernel(T *dkv, int add_kv, T *dk_rope, int add_rope, const T *dk,
                                      int64_t rows, MlaShape s) {
     typedef Pack<T, N> P;
-    const int HEADS = 8;
     int nope = s.nope / N, rope = s.rope / N, v = s.v / N, width = nope + rope;
     int64_t i = (int64_t)blockIdx.x * blockDim.x + threadIdx.x, row = i / width;
     int column = (int)(i - row * width);
@@ -105,8 +115,7 @@ extern "C" void mla_keys_backward_cuda(Gpu *gpu, DType dtype, void *dkv, int add
     DTYPE_SWITCH(dtype, T, {
         const int N = 16 / (int)sizeof(T);
         auto kernel = packs ? keys_backward_kernel<T, N> : keys_backward_kernel<T, 1>;
-        int64_t threads = rows * ((s.nope + s.rope) / (packs ? N : 1));
-        kernel<<<(unsigned)ceil_div(threads, THREADS), THREADS, 0, gpu->stream>>>(
+        kernel<<<blocks_for(rows, s, packs ? N : 1), THREADS, 0, gpu->stream>>>(
             (T *)dkv, add_kv, (T *)dk_rope, add_rope, (const T *)dk, rows, s);
     });
 }

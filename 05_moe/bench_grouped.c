@@ -3,8 +3,8 @@
  * large models, 8192 tokens that choose 8 experts at random. Its peer is
  * tools/peers/moe_grouped.py.
  *
- * A direction has 2 * rows * in * out operations, SwiGLU's forward twice as many. Bytes count each
- * number once: rows of both sides, the weights (4 bytes each where they are gradients). --csv FILE
+ * A direction has 2 * rows * in * out operations, SwiGLU's twice as many. Bytes count each number
+ * once: rows of both sides, the weights (4 bytes each where they are gradients). --csv FILE
  * keeps the rows.
  */
 #include "balance.h"
@@ -21,9 +21,9 @@
 #ifdef WITH_CUDA
 enum { TOKENS = 8192, TOP_K = 8 };
 
-typedef enum Product { FORWARD, SWIGLU, INPUT, WEIGHT, PRODUCTS } Product;
+typedef enum Product { FORWARD, SWIGLU, INPUT, TWO_INPUTS, WEIGHT, PRODUCTS } Product;
 static const char *const product_names[] = {"y = x W^T", "swiglu (g and u kept)", "dx = dy W",
-                                            "dW = dy^T x (F32)"};
+                                            "dx = dg W + du W2", "dW = dy^T x (F32)"};
 typedef enum Rung { GATHER, BLAS, PLAIN, MMA, HOPPER, RUNGS } Rung;
 static const char *const rung_names[] = {"gather", "blas", "plain", "mma", "hopper"};
 
@@ -90,7 +90,10 @@ static void run(Context *ctx, void *user) {
     DType dtype = ctx->dtype;
     GroupedShape s = g->shape;
     const int32_t *offsets = g->offsets->data;
-    if (g->rung == PLAIN)
+    if (g->product == TWO_INPUTS)
+        grouped_swiglu_backward_input_cuda(gpu, dtype, g->x->data, 0, g->g->data, g->w->data,
+                                           g->u->data, g->w2->data, offsets, s);
+    else if (g->rung == PLAIN)
         RUN_RUNG(plain);
     else if (g->rung == MMA)
         RUN_RUNG(mma);
@@ -101,6 +104,8 @@ static void run(Context *ctx, void *user) {
 }
 
 static bool exists(Context *ctx, const Group *g) {
+    if (g->product == TWO_INPUTS) /* on the lower rungs it is two products */
+        return g->rung == HOPPER && grouped_hopper_available(ctx->gpu, ctx->dtype, g->shape);
     if (g->rung == GATHER) return g->product == FORWARD;
     if (g->rung == BLAS) return g->product != SWIGLU;
     if (g->rung == MMA) return grouped_mma_available(ctx->gpu, ctx->dtype, g->shape);
@@ -130,11 +135,13 @@ static void bench_shape(Bench *bench, Csv *csv, int experts, int64_t in, int64_t
     for (g.product = FORWARD; g.product < PRODUCTS; g.product++)
         for (g.rung = all ? GATHER : MMA; g.rung < RUNGS; g.rung++) {
             if (!exists(ctx, &g)) continue;
-            Tensor *fresh[] = {g.x, g.y, g.w, g.w2, g.tokens}; /* results would grow, or be zero */
-            for (int i = 0; i < 5; i++) bench_fill(ctx, fresh[i], (uint64_t)i);
-            int twice = g.product == SWIGLU; /* two matrices, and three results */
+            /* results would grow, or be zero */
+            Tensor *fresh[] = {g.x, g.y, g.w, g.w2, g.tokens, g.g, g.u};
+            for (int i = 0; i < 7; i++) bench_fill(ctx, fresh[i], (uint64_t)i);
+            int three = g.product == SWIGLU; /* results; and two matrices */
+            int twice = three || g.product == TWO_INPUTS;
             double size = (double)dtype_size(ctx->dtype);
-            double bytes = size * n * (double)(in + (twice ? 3 : 1) * out) +
+            double bytes = size * n * (double)(in + (1 + twice + three) * out) +
                            matrix * (g.product == WEIGHT ? 4 : size * (1 + twice));
             char name[64];
             snprintf(name, sizeof name, "%s  %s", rung_names[g.rung], product_names[g.product]);
@@ -168,6 +175,7 @@ int main(int argc, char **argv) {
         fatal("%s", err.text);
     bench_shape(&bench, csv, 64, 2048, 1024, true);
     bench_shape(&bench, csv, 8, 512, 1024, true);
+    bench_shape(&bench, csv, 8, 512, 512, false); /* chapter 10's 109m */
     bench_shape(&bench, csv, 64, 7168, 4096, false);
     bench_shape(&bench, csv, 256, 2048, 1024, false);
     static const int64_t hidden[] = {2048, 7168}, width[] = {512, 2048};
