@@ -137,12 +137,28 @@ static Tensor *attention(Context *ctx, Tensor *h, const Block *w, const BlockCon
     return multihead_forward(ctx, h, &w->multihead, &cfg->multihead, cache ? &cache->kv : NULL);
 }
 
-/* A few tokens behind a cache have kernels of their own, and so have a few rows of either ffn. */
-static bool attention_is_few(Context *ctx, const Tensor *x, const Block *w, const BlockConfig *cfg,
-                             const Position *position, const BlockCache *cache) {
-    return cfg->attention == ATTENTION_MLA && cache &&
-           mla_few_supports(ctx, x, w->input_layernorm, &w->mla, &cfg->mla, position,
-                            &cache->latent);
+/* x + attention(rmsnorm(x)). A few tokens behind a latent cache have kernels of their own. */
+static Tensor *attention_half(Context *ctx, Tensor *x, const Block *w, const BlockConfig *cfg,
+                              const Position *position, BlockCache *cache, float p) {
+    Tensor *norm = w->input_layernorm;
+    LatentCache *latent = cache && cfg->attention == ATTENTION_MLA ? &cache->latent : NULL;
+    if (latent && mla_few_supports(ctx, x, norm, &w->mla, &cfg->mla, position, latent))
+        return mla_few_forward(ctx, x, norm, cfg->rms_norm_eps, &w->mla, &cfg->mla, position,
+                               latent);
+    Tensor *h = rmsnorm(ctx, x, norm, cfg->rms_norm_eps);
+    return add(ctx, x, dropout(ctx, attention(ctx, h, w, cfg, position, cache), p));
+}
+
+/* x + ffn(rmsnorm(x)). A few rows, of which nobody wants a record, have kernels of their own. */
+static Tensor *ffn_half(Context *ctx, Tensor *x, const Block *w, const BlockConfig *cfg,
+                        MoeRecord *record, float p) {
+    Tensor *norm = w->post_attention_layernorm;
+    Ffn ffn = w->dense ? (Ffn){.mlp = &w->mlp} : (Ffn){.moe = &w->moe, .cfg = &cfg->moe};
+    if (!record && ffn_few_supports(ctx, x, norm, &ffn))
+        return ffn_few_forward(ctx, x, norm, cfg->rms_norm_eps, &ffn);
+    Tensor *h = rmsnorm(ctx, x, norm, cfg->rms_norm_eps);
+    h = w->dense ? mlp_forward(ctx, h, &w->mlp) : moe_forward(ctx, h, &w->moe, &cfg->moe, record);
+    return add(ctx, x, dropout(ctx, h, p));
 }
 
 Tensor *block_forward(Context *ctx, Tensor *x, const Block *w, const BlockConfig *cfg,
@@ -151,19 +167,7 @@ Tensor *block_forward(Context *ctx, Tensor *x, const Block *w, const BlockConfig
     CHECK(!cache || cache->kind == cfg->attention, "block_forward: a cache of another attention");
     if (record) *record = (MoeRecord){0};
     float p = ctx->recording ? cfg->dropout : 0; /* of 0, dropout() is nothing at all */
-
-    if (attention_is_few(ctx, x, w, cfg, position, cache)) {
-        x = mla_few_forward(ctx, x, w->input_layernorm, cfg->rms_norm_eps, &w->mla, &cfg->mla,
-                            position, &cache->latent);
-    } else {
-        Tensor *h = rmsnorm(ctx, x, w->input_layernorm, cfg->rms_norm_eps);
-        x = add(ctx, x, dropout(ctx, attention(ctx, h, w, cfg, position, cache), p));
-    }
-    Ffn ffn = w->dense ? (Ffn){.mlp = &w->mlp} : (Ffn){.moe = &w->moe, .cfg = &cfg->moe};
-    if (!record && ffn_few_supports(ctx, x, w->post_attention_layernorm, &ffn))
-        return ffn_few_forward(ctx, x, w->post_attention_layernorm, cfg->rms_norm_eps, &ffn);
-    Tensor *h = rmsnorm(ctx, x, w->post_attention_layernorm, cfg->rms_norm_eps);
-    h = w->dense ? mlp_forward(ctx, h, &w->mlp) : moe_forward(ctx, h, &w->moe, &cfg->moe, record);
-    return add(ctx, x, dropout(ctx, h, p));
+    x = attention_half(ctx, x, w, cfg, position, cache, p);
+    return ffn_half(ctx, x, w, cfg, record, p);
 }
 /* [/block_forward] */
