@@ -144,12 +144,29 @@ static Tensor *join(Context *ctx, Tensor *x, Tensor *part, float p) {
     return p > 0 ? add(ctx, x, dropout(ctx, part, p)) : part;
 }
 
-/* A few tokens behind a cache have kernels of their own, and so have a few rows of either ffn. */
-static bool attention_is_few(Context *ctx, const Tensor *x, const Block *w, const BlockConfig *cfg,
-                             const Position *position, const BlockCache *cache) {
-    return cfg->attention == ATTENTION_MLA && cache &&
-           mla_few_supports(ctx, x, w->input_layernorm, &w->mla, &cfg->mla, position,
-                            &cache->latent);
+/* x + attention(rmsnorm(x)). A few tokens behind a latent cache have kernels of their own. */
+static Tensor *attention_half(Context *ctx, Tensor *x, const Block *w, const BlockConfig *cfg,
+                              const Position *position, BlockCache *cache, float p) {
+    Tensor *norm = w->input_layernorm;
+    LatentCache *latent = cache && cfg->attention == ATTENTION_MLA ? &cache->latent : NULL;
+    if (latent && mla_few_supports(ctx, x, norm, &w->mla, &cfg->mla, position, latent))
+        return mla_few_forward(ctx, x, norm, cfg->rms_norm_eps, &w->mla, &cfg->mla, position,
+                               latent);
+    Tensor *h = rmsnorm(ctx, x, norm, cfg->rms_norm_eps);
+    return join(ctx, x, attention(ctx, p > 0 ? NULL : x, h, w, cfg, position, cache), p);
+}
+
+/* x + ffn(rmsnorm(x)). A few rows, of which nobody wants a record, have kernels of their own. */
+static Tensor *ffn_half(Context *ctx, Tensor *x, const Block *w, const BlockConfig *cfg,
+                        MoeRecord *record, float p) {
+    Tensor *norm = w->post_attention_layernorm;
+    Ffn ffn = w->dense ? (Ffn){.mlp = &w->mlp} : (Ffn){.moe = &w->moe, .cfg = &cfg->moe};
+    if (!record && ffn_few_supports(ctx, x, norm, &ffn))
+        return ffn_few_forward(ctx, x, norm, cfg->rms_norm_eps, &ffn);
+    Tensor *h = rmsnorm(ctx, x, norm, cfg->rms_norm_eps), *base = p > 0 ? NULL : x;
+    h = w->dense ? mlp_forward_onto(ctx, base, h, &w->mlp)
+                 : moe_forward_onto(ctx, base, h, &w->moe, &cfg->moe, record);
+    return join(ctx, x, h, p);
 }
 
 Tensor *block_forward(Context *ctx, Tensor *x, const Block *w, const BlockConfig *cfg,
@@ -158,21 +175,7 @@ Tensor *block_forward(Context *ctx, Tensor *x, const Block *w, const BlockConfig
     CHECK(!cache || cache->kind == cfg->attention, "block_forward: a cache of another attention");
     if (record) *record = (MoeRecord){0};
     float p = ctx->recording ? cfg->dropout : 0;
-
-    if (attention_is_few(ctx, x, w, cfg, position, cache)) {
-        x = mla_few_forward(ctx, x, w->input_layernorm, cfg->rms_norm_eps, &w->mla, &cfg->mla,
-                            position, &cache->latent);
-    } else {
-        Tensor *h = rmsnorm(ctx, x, w->input_layernorm, cfg->rms_norm_eps);
-        x = join(ctx, x, attention(ctx, p > 0 ? NULL : x, h, w, cfg, position, cache), p);
-    }
-    Ffn ffn = w->dense ? (Ffn){.mlp = &w->mlp} : (Ffn){.moe = &w->moe, .cfg = &cfg->moe};
-    if (!record && ffn_few_supports(ctx, x, w->post_attention_layernorm, &ffn))
-        return ffn_few_forward(ctx, x, w->post_attention_layernorm, cfg->rms_norm_eps, &ffn);
-    Tensor *h = rmsnorm(ctx, x, w->post_attention_layernorm, cfg->rms_norm_eps);
-    Tensor *base = p > 0 ? NULL : x;
-    h = w->dense ? mlp_forward_onto(ctx, base, h, &w->mlp)
-                 : moe_forward_onto(ctx, base, h, &w->moe, &cfg->moe, record);
-    return join(ctx, x, h, p);
+    x = attention_half(ctx, x, w, cfg, position, cache, p);
+    return ffn_half(ctx, x, w, cfg, record, p);
 }
 /* [/block_forward] */
