@@ -153,6 +153,11 @@ $(TESTS_$(1)): $(B)/tests/$(1)/%: $(B)/$(1)/%.o $(B)/common/testing.o $(below)
 endef
 $(foreach p,$(PARTS),$(eval $(call part_rules,$p)))
 
+# test_NAME.c and test_NAME_*.c beside a program NAME run it, so it is built before them.
+tests_of = $(B)/tests/$(dir $(1))test_$(notdir $(1))
+run_by   = $(filter $(tests_of) $(tests_of)_%,$(TESTS))
+$(foreach p,$(PROGRAMS),$(if $(call run_by,$p),$(eval $(call run_by,$p): | $(B)/$p)))
+
 # The link is renewed each time, for the build asked for may be another one than last time's.
 .PHONY: FORCE
 $(PROGRAMS): %: $(B)/% FORCE

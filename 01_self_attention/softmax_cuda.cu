@@ -13,12 +13,6 @@
 #include "../common/gpu.cuh"
 #include "softmax.h"
 
-/* 16 bytes, the widest load a thread has. */
-template <typename T> struct alignas(16) Pack {
-    enum { SIZE = 16 / sizeof(T) };
-    T at[SIZE];
-};
-
 /* ---- rung 1: one thread per row ----
  * Every load of a warp touches 32 different rows, so 32 sectors of 32 bytes are fetched for 32
  * numbers; and the row is read three times. */

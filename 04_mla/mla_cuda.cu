@@ -7,9 +7,6 @@
 
 static const int THREADS = 256;
 
-/* N numbers that are loaded and stored at once. */
-template <typename T, int N> struct alignas(sizeof(T) * N) Pack { T v[N]; };
-
 static bool of_16_bytes(const void *p) { return (uintptr_t)p % 16 == 0; }
 
 /* Can every head's part of every row be taken in packs of 16 bytes? */
@@ -57,64 +54,60 @@ extern "C" void mla_keys_cuda(Gpu *gpu, DType dtype, void *k, const void *kv, co
 }
 
 /*
- * The way back. A block takes one token: it passes dk's nope part on to dkv, and sums the rope part
- * over the heads. For the sum, a group of threads (one for each pack of k_rope) adds up every
- * groups-th head, and the groups' sums are added in order: the result is the same in every run.
- * Moved: H (nope + rope) numbers of dk, H nope of dkv (twice when it is added to): memory is the
- * limit.
+ * The way back: dk's nope part passes on to dkv, and its rope part is summed over the heads, in
+ * order, so that the result is the same in every run. A thread takes a column (a pack of them) of
+ * one token through all heads; the columns of a few tokens fill a block. Moved: H (nope + rope)
+ * numbers of dk, H nope of dkv (twice when it is added to): memory is the limit. So a thread asks
+ * for HEADS packs before it uses the first.
  */
 template <typename T, int N>
 __global__ void keys_backward_kernel(T *dkv, int add_kv, T *dk_rope, int add_rope, const T *dk,
-                                     MlaShape s) {
+                                     int64_t rows, MlaShape s) {
     typedef Pack<T, N> P;
-    __shared__ float sums[THREADS * N]; /* [group][rope] */
+    const int HEADS = 8;
     int nope = s.nope / N, rope = s.rope / N, v = s.v / N, width = nope + rope;
-    int64_t row = blockIdx.x;
-    const P *from = (const P *)dk + row * s.heads * width;
-    if (dkv) {
-        P *to = (P *)dkv + row * s.heads * (nope + v);
-        for (int i = threadIdx.x; i < s.heads * nope; i += THREADS) {
-            int h = i / nope, column = i - h * nope;
-            P g = from[h * width + column], *place = to + h * (nope + v) + column;
-            if (add_kv) {
-                P old = *place;
-                for (int j = 0; j < N; j++)
-                    g.v[j] = from_float<T>(to_float(old.v[j]) + to_float(g.v[j]));
+    int64_t i = (int64_t)blockIdx.x * blockDim.x + threadIdx.x, row = i / width;
+    int column = (int)(i - row * width);
+    bool shared = column >= nope;
+    if (row >= rows || !(shared ? dk_rope : dkv)) return;
+    const P *from = (const P *)dk + row * s.heads * width + column;
+    P *to = shared ? (P *)dk_rope + row * rope + column - nope
+                   : (P *)dkv + row * s.heads * (nope + v) + column;
+    float sum[N] = {};
+    if (shared && add_rope)
+        for (int j = 0; j < N; j++) sum[j] = to_float(to->v[j]);
+    for (int first = 0; first < s.heads; first += HEADS) {
+        P g[HEADS] = {};
+#pragma unroll
+        for (int h = 0; h < HEADS; h++)
+            if (first + h < s.heads) g[h] = from[(int64_t)(first + h) * width];
+#pragma unroll
+        for (int h = 0; h < HEADS; h++) {
+            if (shared)
+                for (int j = 0; j < N; j++) sum[j] += to_float(g[h].v[j]);
+            else if (first + h < s.heads) {
+                P *place = to + (int64_t)(first + h) * (nope + v);
+                if (add_kv)
+                    for (int j = 0; j < N; j++)
+                        g[h].v[j] = from_float<T>(to_float(place->v[j]) + to_float(g[h].v[j]));
+                *place = g[h];
             }
-            *place = g;
         }
     }
-    if (!dk_rope || rope == 0) return;
-    int groups = min(THREADS / rope, s.heads);
-    int group = threadIdx.x / rope, column = threadIdx.x - group * rope;
-    if (group < groups) {
-        float sum[N] = {};
-        for (int h = group; h < s.heads; h += groups) {
-            P g = from[h * width + nope + column];
-            for (int j = 0; j < N; j++) sum[j] += to_float(g.v[j]);
-        }
-        for (int j = 0; j < N; j++) sums[group * s.rope + column * N + j] = sum[j];
-    }
-    __syncthreads();
-    for (int i = threadIdx.x; i < s.rope; i += THREADS) {
-        T *place = dk_rope + row * s.rope + i;
-        float total = add_rope ? to_float(*place) : 0;
-        for (int g = 0; g < groups; g++) total += sums[g * s.rope + i];
-        *place = from_float<T>(total);
-    }
+    if (shared)
+        for (int j = 0; j < N; j++) to->v[j] = from_float<T>(sum[j]);
 }
 
 extern "C" void mla_keys_backward_cuda(Gpu *gpu, DType dtype, void *dkv, int add_kv, void *dk_rope,
                                        int add_rope, const void *dk, int64_t rows, MlaShape s) {
     if (rows == 0) return;
-    CHECK(s.rope <= THREADS, "mla_keys_backward: rope is %d, a block's threads are %d", s.rope,
-          THREADS);
     bool packs = packs_fit(dtype, s, dkv, dk_rope, dk);
     DTYPE_SWITCH(dtype, T, {
         const int N = 16 / (int)sizeof(T);
         auto kernel = packs ? keys_backward_kernel<T, N> : keys_backward_kernel<T, 1>;
-        kernel<<<(unsigned)rows, THREADS, 0, gpu->stream>>>((T *)dkv, add_kv, (T *)dk_rope,
-                                                            add_rope, (const T *)dk, s);
+        int64_t threads = rows * ((s.nope + s.rope) / (packs ? N : 1));
+        kernel<<<(unsigned)ceil_div(threads, THREADS), THREADS, 0, gpu->stream>>>(
+            (T *)dkv, add_kv, (T *)dk_rope, add_rope, (const T *)dk, rows, s);
     });
 }
 

@@ -172,7 +172,7 @@ static void run_permute_backward(Context *ctx, void *user) {
 static void run_combine(Context *ctx, void *user) {
     Ways *w = user;
     (void)ctx;
-    ON(ctx, dispatch_combine, w->tokens->data, w->rows->data, w->weights->data,
+    ON(ctx, dispatch_combine, w->tokens->data, NULL, w->rows->data, w->weights->data,
        w->plan.row_of_slot->data, w->plan.tokens, w->plan.top_k, w->d);
 }
 

@@ -126,13 +126,20 @@ void block_cache_truncate(BlockCache *cache, int length) {
 /* ---- forward ---- */
 
 /* [block_forward] */
-static Tensor *attention(Context *ctx, Tensor *h, const Block *w, const BlockConfig *cfg,
-                         const Position *position, BlockCache *cache) {
+/* base + attention(h); base NULL: nothing. */
+static Tensor *attention(Context *ctx, Tensor *base, Tensor *h, const Block *w,
+                         const BlockConfig *cfg, const Position *position, BlockCache *cache) {
     if (cfg->attention == ATTENTION_MLA)
-        return mla_forward(ctx, h, &w->mla, &cfg->mla, position, cache ? &cache->latent : NULL,
-                           MLA_AUTO);
+        return mla_forward_onto(ctx, base, h, &w->mla, &cfg->mla, position,
+                                cache ? &cache->latent : NULL, MLA_AUTO);
     CHECK(!position, "block_forward: multi-head attention takes no position");
-    return multihead_forward(ctx, h, &w->multihead, &cfg->multihead, cache ? &cache->kv : NULL);
+    h = multihead_forward(ctx, h, &w->multihead, &cfg->multihead, cache ? &cache->kv : NULL);
+    return base ? add(ctx, base, h) : h;
+}
+
+/* x + dropout(part). Without dropout the part has been added to x where it was made. */
+static Tensor *join(Context *ctx, Tensor *x, Tensor *part, float p) {
+    return p > 0 ? add(ctx, x, dropout(ctx, part, p)) : part;
 }
 
 Tensor *block_forward(Context *ctx, Tensor *x, const Block *w, const BlockConfig *cfg,
@@ -140,12 +147,14 @@ Tensor *block_forward(Context *ctx, Tensor *x, const Block *w, const BlockConfig
     check_shape("block_forward", x, ctx->dtype, SHAPE(-1, -1, cfg->hidden_size));
     CHECK(!cache || cache->kind == cfg->attention, "block_forward: a cache of another attention");
     if (record) *record = (MoeRecord){0};
-    float p = ctx->recording ? cfg->dropout : 0; /* of 0, dropout() is nothing at all */
+    float p = ctx->recording ? cfg->dropout : 0;
 
     Tensor *h = rmsnorm(ctx, x, w->input_layernorm, cfg->rms_norm_eps);
-    x = add(ctx, x, dropout(ctx, attention(ctx, h, w, cfg, position, cache), p));
+    x = join(ctx, x, attention(ctx, p > 0 ? NULL : x, h, w, cfg, position, cache), p);
     h = rmsnorm(ctx, x, w->post_attention_layernorm, cfg->rms_norm_eps);
-    h = w->dense ? mlp_forward(ctx, h, &w->mlp) : moe_forward(ctx, h, &w->moe, &cfg->moe, record);
-    return add(ctx, x, dropout(ctx, h, p));
+    Tensor *base = p > 0 ? NULL : x;
+    h = w->dense ? mlp_forward_onto(ctx, base, h, &w->mlp)
+                 : moe_forward_onto(ctx, base, h, &w->moe, &cfg->moe, record);
+    return join(ctx, x, h, p);
 }
 /* [/block_forward] */

@@ -3,11 +3,11 @@
  * left alone and balanced, and looks at what each expert has come to see.
  */
 #include "moemodel.h"
+#include "parameter_table.h"
 #include "specialty.h"
 
 #include "../03_multihead/charmodel.h"
 #include "../03_multihead/chartext.h"
-#include "../04_mla/cache_sizes.h"
 #include "../common/csv.h"
 #include "../common/ops.h"
 #include "../common/options.h"
@@ -143,51 +143,11 @@ typedef struct Demo {
 
 /* ---- 1. parameters ---- */
 
-static void print_parameters(const char *name, double total, double active) {
-    bool large = total > 1e9;
-    double unit = large ? 1e9 : 1e6;
-    printf("   %-44s %7.*f %c %7.*f %c  %5.1f\n", name, large ? 1 : 2, total / unit, "MG"[large],
-           large ? 1 : 2, active / unit, "MG"[large], total / active);
-}
-
-/* DeepSeek-V3's: 61 layers, 3 of them dense; the embedding is looked up, not multiplied. */
-static void v3_parameters(double *total, double *active) {
-    BlockConfig v3 = {.hidden_size = 7168,
-                      .intermediate_size = 18432,
-                      .rms_norm_eps = 1e-6f,
-                      .attention = ATTENTION_MLA,
-                      .mla = model_sizes[MODEL_V3].mla,
-                      .first_k_dense_replace = 3,
-                      .moe = moe_config(7168, 2048, 256, 8)};
-    v3.moe.n_shared_experts = 1;
-    double table = 129280.0 * 7168;
-    *active = table + 7168, *total = *active + table;
-    for (int layer = 0; layer < 61; layer++) {
-        *total += (double)block_parameters(&v3, layer);
-        *active += (double)block_active_parameters(&v3, layer);
-    }
-}
-
 static void count_parameters(const Demo *d) {
-    MoeConfig layer = moe_config(512, 1365, 8, 2);
-    layer.n_shared_experts = 1;
     const MoeConfig *mine = &d->cfg.block.moe;
-    double total, active;
-    printf("1. What is stored, and what a token is multiplied with\n");
-    printf("   %-44s %9s %9s  %s\n", "", "total", "active", "ratio");
-    print_parameters("a layer of 512: 8 experts + 1 shared, top 2", (double)moe_parameters(&layer),
-                     (double)moe_active_parameters(&layer));
-    v3_parameters(&total, &active);
-    print_parameters("DeepSeek-V3: 256 experts + 1 shared, top 8", total, active);
-    char name[64];
-    snprintf(name, sizeof name, "here, one layer: %d experts + %d shared, top %d",
-             mine->router.n_routed_experts, mine->n_shared_experts,
-             mine->router.num_experts_per_tok);
-    print_parameters(name, (double)moe_parameters(mine), (double)moe_active_parameters(mine));
     int inner = mine->moe_intermediate_size, k = mine->router.num_experts_per_tok;
-    printf(
-        "   By hand, the first line: an expert is 3 x 512 x 1365 = 2.10 M; 9 of them are stored, 3 "
-        "are used.\n\n");
+    printf("1. What is stored, and what a token is multiplied with\n");
+    parameter_table(mine);
     printf("   Here: x [%d, %d, %d] -> %d tokens, %d choices -> rows sorted by expert [%d, %d]\n",
            BATCH, CONTEXT, HIDDEN, BATCH * CONTEXT, BATCH * CONTEXT * k, BATCH * CONTEXT * k,
            HIDDEN);

@@ -66,7 +66,7 @@ Tensor *dispatch_permute(Context *ctx, Tensor *x, const Dispatch *plan) {
 /* ---- combine ---- */
 
 typedef struct CombineSaved {
-    Tensor *y, *yp, *weights;
+    Tensor *y, *base, *yp, *weights;
     const Tensor *row_of_slot;
 } CombineSaved;
 
@@ -78,16 +78,19 @@ static void dispatch_combine_backward(Context *ctx, void *saved) {
     ON(ctx, dispatch_combine_backward, dyp, add_yp, dw, add_w, s->y->grad->data, s->yp->data,
        s->weights->data, s->row_of_slot->data, s->y->shape[0], (int)s->weights->shape[1],
        s->y->shape[1]);
+    if (s->base) grad_pass(ctx, s->y, s->base); /* last: it takes dy's memory over */
 }
 
-Tensor *dispatch_combine(Context *ctx, Tensor *yp, Tensor *weights, const Dispatch *plan) {
+Tensor *dispatch_combine(Context *ctx, Tensor *base, Tensor *yp, Tensor *weights,
+                         const Dispatch *plan) {
     check_shape("dispatch_combine", yp, ctx->dtype, SHAPE(plan->rows, -1));
     check_shape("dispatch_combine", weights, F32, SHAPE(plan->tokens, plan->top_k));
     int64_t d = yp->shape[1];
+    if (base) check_shape("dispatch_combine", base, ctx->dtype, SHAPE(plan->tokens, d));
     Tensor *y = tensor_new(ctx, "combined", ctx->dtype, SHAPE(plan->tokens, d));
-    ON(ctx, dispatch_combine, y->data, yp->data, weights->data, plan->row_of_slot->data,
-       plan->tokens, plan->top_k, d);
-    RECORD(ctx, y, dispatch_combine_backward, CombineSaved, .y = y, .yp = yp, .weights = weights,
-           .row_of_slot = plan->row_of_slot);
+    ON(ctx, dispatch_combine, y->data, base ? base->data : NULL, yp->data, weights->data,
+       plan->row_of_slot->data, plan->tokens, plan->top_k, d);
+    RECORD(ctx, y, dispatch_combine_backward, CombineSaved, .y = y, .base = base, .yp = yp,
+           .weights = weights, .row_of_slot = plan->row_of_slot);
     return y;
 }

@@ -49,8 +49,10 @@ int64_t dispatch_capacity(float capacity_factor, int64_t tokens, int top_k, int 
 /* x [N, D] -> [N K, D], on the tape */
 Tensor *dispatch_permute(Context *ctx, Tensor *x, const Dispatch *plan);
 
-/* yp [N K, D], weights F32 [N, K] -> [N, D], on the tape */
-Tensor *dispatch_combine(Context *ctx, Tensor *yp, Tensor *weights, const Dispatch *plan);
+/* yp [N K, D], weights F32 [N, K], base [N, D] or NULL -> base + the weighted sums [N, D], on the
+ * tape */
+Tensor *dispatch_combine(Context *ctx, Tensor *base, Tensor *yp, Tensor *weights,
+                         const Dispatch *plan);
 
 /* ---- kernels: on the CPU every T * is a float *; on CUDA float * or bf16 * by dtype ---- */
 
@@ -70,7 +72,8 @@ void dispatch_permute_cpu(float *xp, const float *x, const int32_t *row_of_slot,
 /* dx = or += */
 void dispatch_permute_backward_cpu(float *dx, int add, const float *dxp, const int32_t *row_of_slot,
                                    int64_t tokens, int top_k, int64_t d);
-void dispatch_combine_cpu(float *y, const float *yp, const float *weights,
+/* base NULL: nothing */
+void dispatch_combine_cpu(float *y, const float *base, const float *yp, const float *weights,
                           const int32_t *row_of_slot, int64_t tokens, int top_k, int64_t d);
 /* dyp = or +=, dweights [N, K] = or +=; either may be NULL. Rows that hold no token are not
  * written. */
@@ -88,8 +91,9 @@ void dispatch_permute_cuda(Gpu *gpu, DType dtype, void *xp, const void *x,
 void dispatch_permute_backward_cuda(Gpu *gpu, DType dtype, void *dx, int add, const void *dxp,
                                     const int32_t *row_of_slot, int64_t tokens, int top_k,
                                     int64_t d);
-void dispatch_combine_cuda(Gpu *gpu, DType dtype, void *y, const void *yp, const float *weights,
-                           const int32_t *row_of_slot, int64_t tokens, int top_k, int64_t d);
+void dispatch_combine_cuda(Gpu *gpu, DType dtype, void *y, const void *base, const void *yp,
+                           const float *weights, const int32_t *row_of_slot, int64_t tokens,
+                           int top_k, int64_t d);
 void dispatch_combine_backward_cuda(Gpu *gpu, DType dtype, void *dyp, int add_yp, float *dweights,
                                     int add_w, const void *dy, const void *yp, const float *weights,
                                     const int32_t *row_of_slot, int64_t tokens, int top_k,

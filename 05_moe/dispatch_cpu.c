@@ -79,12 +79,12 @@ void dispatch_permute_backward_cpu(float *dx, int add, const float *dxp, const i
 }
 
 /* [combine] */
-void dispatch_combine_cpu(float *y, const float *yp, const float *weights,
+void dispatch_combine_cpu(float *y, const float *base, const float *yp, const float *weights,
                           const int32_t *row_of_slot, int64_t tokens, int top_k, int64_t d) {
 #pragma omp parallel for if (tokens * top_k * d > PARALLEL_MIN)
     for (int64_t n = 0; n < tokens; n++) {
         float *to = y + n * d;
-        memset(to, 0, (size_t)d * sizeof *to);
+        for (int64_t i = 0; i < d; i++) to[i] = base ? base[n * d + i] : 0.0f;
         for (int j = 0; j < top_k; j++) {
             int32_t row = row_of_slot[n * top_k + j];
             if (row < 0) continue; /* dropped: this choice adds nothing */

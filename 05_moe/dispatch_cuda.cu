@@ -127,8 +127,6 @@ void dispatch_plan_cuda(Gpu *gpu, DType dtype, int32_t *counts, int32_t *offsets
 
 /* ---- rows, W numbers at a time ---- */
 
-template <typename T, int W> struct alignas(W * sizeof(T)) Pack { T v[W]; };
-
 /* Rows of 16 bytes that begin at multiples of 16 move as such, all others number by number. */
 static bool wide(DType dtype, int64_t d, const void *a, const void *b, const void *c) {
     uintptr_t all = (uintptr_t)a | (uintptr_t)b | (uintptr_t)c;
@@ -170,10 +168,10 @@ __global__ void permute_kernel(T *xp, const T *x, const int32_t *row_of_slot, in
     }
 }
 
-/* to = (or +=) sum over j, in order, of weights[j] from[rows[j]]: combine, and permute's backward
- * with weights of 1. */
+/* to = base + the sum over j, in order, of weights[j] from[rows[j]]: combine, and permute's backward
+ * with weights of 1. base may be NULL, or `to` itself. */
 template <typename T, int W>
-__global__ void gather_kernel(T *to, int add, const T *from, const float *weights,
+__global__ void gather_kernel(T *to, const T *base, const T *from, const float *weights,
                               const int32_t *row_of_slot, int top_k, int pieces) {
     extern __shared__ int rows[];
     float *w = (float *)(rows + top_k);
@@ -181,8 +179,8 @@ __global__ void gather_kernel(T *to, int add, const T *from, const float *weight
     Pack<T, W> *mine = (Pack<T, W> *)to + blockIdx.x * (int64_t)pieces;
     for (int i = threadIdx.x; i < pieces; i += blockDim.x) {
         float sum[W] = {};
-        if (add) {
-            Pack<T, W> old = mine[i];
+        if (base) {
+            Pack<T, W> old = ((const Pack<T, W> *)base)[blockIdx.x * (int64_t)pieces + i];
             for (int c = 0; c < W; c++) sum[c] = to_float(old.v[c]);
         }
 #pragma unroll 8
@@ -252,27 +250,29 @@ void dispatch_permute_cuda(Gpu *gpu, DType dtype, void *xp, const void *x,
                          (T *)xp, (const T *)x, row_of_slot, top_k, pieces)));
 }
 
-static void gather(Gpu *gpu, DType dtype, void *to, int add, const void *from, const float *weights,
-                   const int32_t *row_of_slot, int64_t tokens, int top_k, int64_t d) {
+static void gather(Gpu *gpu, DType dtype, void *to, const void *base, const void *from,
+                   const float *weights, const int32_t *row_of_slot, int64_t tokens, int top_k,
+                   int64_t d) {
     if (!tokens || !d) return;
     DTYPE_SWITCH(
         dtype, T,
         WIDTH_SWITCH(
-            wide(dtype, d, to, from, NULL), T, d,
+            wide(dtype, d, to, from, base), T, d,
             gather_kernel<T, W>
             <<<(unsigned)tokens, threads_for(pieces), shared_for(2 * top_k), gpu->stream>>>(
-                (T *)to, add, (const T *)from, weights, row_of_slot, top_k, pieces)));
+                (T *)to, (const T *)base, (const T *)from, weights, row_of_slot, top_k, pieces)));
 }
 
 void dispatch_permute_backward_cuda(Gpu *gpu, DType dtype, void *dx, int add, const void *dxp,
                                     const int32_t *row_of_slot, int64_t tokens, int top_k,
                                     int64_t d) {
-    gather(gpu, dtype, dx, add, dxp, NULL, row_of_slot, tokens, top_k, d);
+    gather(gpu, dtype, dx, add ? dx : NULL, dxp, NULL, row_of_slot, tokens, top_k, d);
 }
 
-void dispatch_combine_cuda(Gpu *gpu, DType dtype, void *y, const void *yp, const float *weights,
-                           const int32_t *row_of_slot, int64_t tokens, int top_k, int64_t d) {
-    gather(gpu, dtype, y, 0, yp, weights, row_of_slot, tokens, top_k, d);
+void dispatch_combine_cuda(Gpu *gpu, DType dtype, void *y, const void *base, const void *yp,
+                           const float *weights, const int32_t *row_of_slot, int64_t tokens,
+                           int top_k, int64_t d) {
+    gather(gpu, dtype, y, base, yp, weights, row_of_slot, tokens, top_k, d);
 }
 
 void dispatch_combine_backward_cuda(Gpu *gpu, DType dtype, void *dyp, int add_yp, float *dweights,

@@ -53,7 +53,8 @@ typedef struct GroupedSwigluSaved {
     const Tensor *offsets;
 } GroupedSwigluSaved;
 
-/* dg and du from dh, element by element; then two products for x and one for each weight. */
+/* dg and du from dh, element by element; then two products for x, summed, and one for each weight.
+ */
 static void grouped_swiglu_backward(Context *ctx, void *saved) {
     GroupedSwigluSaved *s = saved;
     GroupedShape shape = shape_of(s->x, s->gate);
@@ -66,10 +67,9 @@ static void grouped_swiglu_backward(Context *ctx, void *saved) {
     void *dx = grad_slot(ctx, s->x, &add_x);
     float *dgate = grad_slot(ctx, s->gate, &add_gate), *dup = grad_slot(ctx, s->up, &add_up);
     const void *x = s->x->data;
-    if (dx) {
-        ON(ctx, grouped_backward_input, dx, add_x, dg->data, s->gate->data, offsets, shape);
-        ON(ctx, grouped_backward_input, dx, 1, du->data, s->up->data, offsets, shape);
-    }
+    if (dx)
+        ON(ctx, grouped_swiglu_backward_input, dx, add_x, dg->data, s->gate->data, du->data,
+           s->up->data, offsets, shape);
     if (dgate) ON(ctx, grouped_backward_weight, dgate, add_gate, dg->data, x, offsets, shape);
     if (dup) ON(ctx, grouped_backward_weight, dup, add_up, du->data, x, offsets, shape);
 }

@@ -40,6 +40,10 @@ void grouped_forward_cpu(float *y, const float *x, const float *w, const int32_t
 /* dx = (or +=) dy W, expert by expert; rows past offsets[E] become zero when overwriting */
 void grouped_backward_input_cpu(float *dx, int add, const float *dy, const float *w,
                                 const int32_t *offsets, GroupedShape shape);
+/* grouped_swiglu's way back to x: dx = (or +=) dg W_gate + du W_up, dg and du [R, out] */
+void grouped_swiglu_backward_input_cpu(float *dx, int add, const float *dg, const float *gate,
+                                       const float *du, const float *up, const int32_t *offsets,
+                                       GroupedShape shape);
 /* dw_e = (or +=) dy_e^T x_e, F32; zero for an expert without rows when overwriting */
 void grouped_backward_weight_cpu(float *dw, int add, const float *dy, const float *x,
                                  const int32_t *offsets, GroupedShape shape);
@@ -54,6 +58,9 @@ void grouped_forward_cuda(Gpu *gpu, DType dtype, void *y, const void *x, const v
                           const int32_t *offsets, GroupedShape shape);
 void grouped_backward_input_cuda(Gpu *gpu, DType dtype, void *dx, int add, const void *dy,
                                  const void *w, const int32_t *offsets, GroupedShape shape);
+void grouped_swiglu_backward_input_cuda(Gpu *gpu, DType dtype, void *dx, int add, const void *dg,
+                                        const void *gate, const void *du, const void *up,
+                                        const int32_t *offsets, GroupedShape shape);
 void grouped_backward_weight_cuda(Gpu *gpu, DType dtype, float *dw, int add, const void *dy,
                                   const void *x, const int32_t *offsets, GroupedShape shape);
 void grouped_swiglu_forward_cuda(Gpu *gpu, DType dtype, void *h, void *g, void *u, const void *x,

@@ -151,6 +151,13 @@ void grouped_backward_input_cpu(float *dx, int add, const float *dy, const float
     if (!add) memset(dx + used * in, 0, (size_t)((shape.rows - used) * in) * sizeof *dx);
 }
 
+void grouped_swiglu_backward_input_cpu(float *dx, int add, const float *dg, const float *gate,
+                                       const float *du, const float *up, const int32_t *offsets,
+                                       GroupedShape shape) {
+    grouped_backward_input_cpu(dx, add, dg, gate, offsets, shape);
+    grouped_backward_input_cpu(dx, 1, du, up, offsets, shape);
+}
+
 void grouped_backward_weight_cpu(float *dw, int add, const float *dy, const float *x,
                                  const int32_t *offsets, GroupedShape shape) {
     int64_t in = shape.in, out = shape.out, size = piece_size(out, PIECE_COLUMNS);

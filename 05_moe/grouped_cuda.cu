@@ -349,6 +349,19 @@ void grouped_backward_input_cuda(Gpu *gpu, DType dtype, void *dx, int add, const
     CHOOSE(grouped_backward_input, dx, add, dy, w, offsets, shape);
 }
 
+/* Hopper's kernel sums both products in its registers; elsewhere the second is added in memory. */
+void grouped_swiglu_backward_input_cuda(Gpu *gpu, DType dtype, void *dx, int add, const void *dg,
+                                        const void *gate, const void *du, const void *up,
+                                        const int32_t *offsets, GroupedShape shape) {
+    if (grouped_hopper_available(gpu, dtype, shape)) {
+        grouped_swiglu_backward_input_hopper_cuda(gpu, dtype, dx, add, dg, gate, du, up, offsets,
+                                                  shape);
+        return;
+    }
+    grouped_backward_input_cuda(gpu, dtype, dx, add, dg, gate, offsets, shape);
+    grouped_backward_input_cuda(gpu, dtype, dx, 1, du, up, offsets, shape);
+}
+
 void grouped_backward_weight_cuda(Gpu *gpu, DType dtype, float *dw, int add, const void *dy,
                                   const void *x, const int32_t *offsets, GroupedShape shape) {
     CHOOSE(grouped_backward_weight, dw, add, dy, x, offsets, shape);

@@ -36,8 +36,8 @@ enum { BOX_ROWS = 32, BOX_BYTES = BOX_ROWS * 128, TABLE_EXPERTS = 640 };
 enum { SHARED_BYTES = RING_BYTES + 2 * OUT_BYTES };
 
 struct RowsMaps {
-    CUtensorMap w, x; /* what is multiplied; for INPUT x is dy */
-    CUtensorMap y[3]; /* SWIGLU: h, g, u */
+    CUtensorMap w[2], x[2]; /* what is multiplied; for INPUT x is dy. INPUT may have two terms */
+    CUtensorMap y[3];       /* SWIGLU: h, g, u */
 };
 
 struct RowsWork {
@@ -46,73 +46,64 @@ struct RowsWork {
     bf16 *y[3];   /* y[1] NULL: g and u are not kept */
     int64_t rows; /* R */
     int experts, out;
-    int pairs, steps; /* cluster tiles across `out`, steps of 64 along k */
-    int add;          /* INPUT */
-    int up_first;     /* SWIGLU: the lower of the two slices is up's */
+    int pairs;             /* cluster tiles across `out` */
+    int steps, term_steps; /* of 64 along k, of all terms and of the first */
+    int add;               /* INPUT */
+    int up_first;          /* SWIGLU: the lower of the two slices is up's */
 };
 
 #if HOPPER_CODE
-
-struct RowTile {
-    int expert, pair;
-    int row, rows, padded; /* the first, how many, and rounded up; padded 0: the end */
-};
 
 /* Sizes of tiles: wgmma multiplies any multiple of 8 columns, but each size is code of its own. */
 static __device__ __forceinline__ int pad(int rows) {
     return rows > 128 ? (rows + 15) / 16 * 16 : (rows + 31) / 32 * 32;
 }
 
-/* The tile of a turn; `from` is an expert at or before the tile's own. */
-static __device__ __forceinline__ RowTile row_tile(const int *first, const RowsWork &work,
-                                                   Barriers *barriers, int turn, int from) {
-    RowTile tile = {};
-    int i = take_turn(barriers, turn);
-    if (i >= first[work.experts] * work.pairs) return tile;
+/* Tile number i, its place the pair of blocks across `out`; without rows: the end. By a warp; `from`
+ * is an expert at or before the tile's own. */
+static __device__ __forceinline__ Turn row_tile(const int *first, const RowsWork &work, int i,
+                                                int from) {
+    if (i >= first[work.experts] * work.pairs) return {};
     TilePlace place = tile_place(first, work.experts, work.pairs, i, from);
     int begin = __ldg(work.offsets + place.expert);
     int all = __ldg(work.offsets + place.expert + 1) - begin;
-    int equal = (all + place.row_tiles - 1) / place.row_tiles;
-    int height = pad(equal), before = place.row_tile * height;
-    tile.expert = place.expert;
-    tile.pair = place.column;
-    tile.row = begin + before;
-    tile.rows = min(height, all - before);
-    tile.padded = pad(tile.rows);
-    return tile;
+    int height = pad((all + place.row_tiles - 1) / place.row_tiles);
+    int before = place.row_tile * height;
+    return {place.expert, place.column, begin + before, min(height, all - before)};
 }
 
 /* Where this block's 128 rows of the transposed tile begin in `out`; SwiGLU's are 64 outputs. */
-template <Product P>
-static __device__ __forceinline__ int first_output(const RowTile &tile, int rank) {
-    return (tile.pair * CLUSTER + rank) * (P == SWIGLU ? HALF_TILE / 2 : HALF_TILE);
+template <Product P> static __device__ __forceinline__ int first_output(Turn tile, int rank) {
+    return (tile.place * CLUSTER + rank) * (P == SWIGLU ? HALF_TILE / 2 : HALF_TILE);
 }
 
 /* ---- the producer: one warp walks, its first thread gives the orders ---- */
 
 template <Product P>
-static __device__ void produce(const RowsMaps &maps, const RowsWork &work, const int *first,
-                               char *ring, Barriers *barriers, int rank) {
-    int expert = 0, count = 0;
+static __device__ void produce(const RowsMaps &maps, const RowsWork &work, char *ring,
+                               Barriers *barriers, int rank) {
+    int count = 0;
     for (int turn = 0;; turn++) {
-        RowTile tile = row_tile(first, work, barriers, turn, expert);
-        if (!tile.padded) break;
-        expert = tile.expert;
-        int out = first_output<P>(tile, rank), boxes = (tile.padded + BOX_ROWS - 1) / BOX_ROWS;
+        Turn tile = take_turn(barriers, turn);
+        if (!tile.rows) break;
+        int out = first_output<P>(tile, rank);
+        int boxes = (pad(tile.rows) + BOX_ROWS - 1) / BOX_ROWS;
         for (int step = 0; step < work.steps; step++, count++) {
-            int stage = stage_to_fill(barriers, count), k = step * STEP_K;
+            int stage = stage_to_fill(barriers, count);
+            int term = step >= work.term_steps, k = (step - term * work.term_steps) * STEP_K;
             if (threadIdx.x == 0) {
                 char *w = ring + stage * STAGE_BYTES, *x = w + HALF_BYTES;
+                const CUtensorMap *w_map = &maps.w[term], *x_map = &maps.x[term];
                 uint64_t *full = &barriers->full[stage];
                 mbarrier_expect(full, HALF_BYTES + boxes * BOX_BYTES);
-                if (P == FORWARD) tma_load_3d(w, &maps.w, full, k, out, expert);
-                if (P == SWIGLU) tma_load_5d(w, &maps.w, full, k, 0, 0, out / 8, expert);
+                if (P == FORWARD) tma_load_3d(w, w_map, full, k, out, tile.expert);
+                if (P == SWIGLU) tma_load_5d(w, w_map, full, k, 0, 0, out / 8, tile.expert);
                 if (P == INPUT)
                     for (int half = 0; half < 2; half++)
-                        tma_load_3d(w + half * BLOCK_BYTES, &maps.w, full, out + 64 * half, k,
-                                    expert);
+                        tma_load_3d(w + half * BLOCK_BYTES, w_map, full, out + 64 * half, k,
+                                    tile.expert);
                 for (int box = rank; box < boxes; box += CLUSTER)
-                    tma_load_2d_multicast(x + box * BOX_BYTES, &maps.x, full, (1 << CLUSTER) - 1, k,
+                    tma_load_2d_multicast(x + box * BOX_BYTES, x_map, full, (1 << CLUSTER) - 1, k,
                                           tile.row + box * BOX_ROWS);
             }
             __syncwarp();
@@ -142,6 +133,13 @@ static __device__ __forceinline__ void stage_plain(char *to, const float *d, int
     stmatrix_x4_transposed(to + row * 128 + ((piece ^ lane % 8) * 16), r);
 }
 
+/* silu(gate) up. Beyond what exp can hold 1 / inf is 0, which is right. */
+static __device__ __forceinline__ float swiglu(float gate, float up) {
+    float inverse;
+    asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(inverse) : "f"(1 + exp2_fast(gate * -1.44269504f)));
+    return gate * inverse * up;
+}
+
 /* 32 outputs, 64 bytes a row, 32 tokens at a time, of which there are 8 * eights (or more); three
  * tiles 2 KiB apart: h, g, u. */
 enum { NARROW_BYTES = BOX_ROWS * 64 };
@@ -157,7 +155,7 @@ static __device__ __forceinline__ void stage_swiglu(char *to, const float *d, in
             float low = j < eights ? d[4 * j + i] : 0, high = j < eights ? d[4 * j + 2 + i] : 0;
             gate[i] = up_first ? high : low;
             up[i] = up_first ? low : high;
-            y[i] = __fdividef(gate[i], 1 + __expf(-gate[i])) * up[i];
+            y[i] = swiglu(gate[i], up[i]);
         }
         h[j] = pack_bf16(y[0], y[1]);
         g[j] = pack_bf16(gate[0], gate[1]);
@@ -190,35 +188,29 @@ static __device__ __forceinline__ void store_rows(bf16 *y, int64_t row, int rows
     }
 }
 
-/* One box of 32 tokens, of which `rows` (at most 32; none if < 1) belong to the expert. */
-template <Product P>
-static __device__ __forceinline__ void store_box(const CUtensorMap *map, bf16 *y,
-                                                 const RowsWork &work, const char *staged, int row,
-                                                 int rows, int column) {
-    if (rows >= BOX_ROWS) {
-        if (thread_now() == 0) {
-            if (P == INPUT && work.add)
-                tma_reduce_add_2d(map, staged, column, row);
-            else
-                tma_store_2d(map, staged, column, row);
-        }
-    } else if (rows > 0)
-        store_rows<P == SWIGLU ? 4 : 8>(y, row, rows, column, work.out, P == INPUT && work.add,
-                                        staged);
-}
-
-/* A 64 x N tile of sums, transposed, to y: a group of rows at a time, through two buffers. */
+/*
+ * A 64 x N tile of sums, transposed, to y: a group of rows at a time, through two buffers. What is
+ * left over by whole boxes belongs to the last group (pad() sees to that) and is stored after the
+ * loop: code that stood in it would stand there for each group, and a tile's way to memory would no
+ * longer fit into the cache for instructions.
+ */
 template <Product P, int N>
 static __device__ __forceinline__ void store_tile(const RowsMaps &maps, const RowsWork &work,
-                                                  const RowTile &tile, const float (&sum)[N / 2],
-                                                  char *out, int consumer, int rank) {
-    constexpr int GROUP = P == SWIGLU ? 32 : 64;
+                                                  Turn tile, const float (&sum)[N / 2], char *out,
+                                                  int consumer, int rank) {
+    constexpr int GROUP = P == SWIGLU ? 32 : 64, BUFFER = (N - 1) / GROUP % 2 * BLOCK_BYTES;
     int column = first_output<P>(tile, rank) + consumer * (P == SWIGLU ? 32 : 64);
     bool leader = thread_now() == 0, keep = P == SWIGLU && work.y[1];
+    int results = keep ? 3 : 1;
 #pragma unroll
     for (int first = 0; first < N; first += GROUP) {
         char *to = out + first / GROUP % 2 * BLOCK_BYTES;
-        if (leader) tma_store_wait_read<1>(); /* the group before the last has left its buffer */
+        if (leader) { /* what stood in this buffer has left it */
+            if (first)
+                tma_store_wait_read<1>();
+            else
+                tma_store_wait_read<0>();
+        }
         named_barrier_sync(1 + consumer, 128);
         if (P == SWIGLU) /* a tile may end with 16 tokens */
             stage_swiglu(to, sum + first / 2, (N - first) / 8, work.up_first, keep);
@@ -228,48 +220,52 @@ static __device__ __forceinline__ void store_tile(const RowsMaps &maps, const Ro
                 stage_plain(to, sum + (first + token) / 2, token);
         async_proxy_fence();
         named_barrier_sync(1 + consumer, 128);
-        if (P == SWIGLU) {
+        if (leader) {
 #pragma unroll
-            for (int i = 0; i < 3; i++)
-                if (i == 0 || keep)
-                    store_box<P>(&maps.y[i], work.y[i], work, to + i * NARROW_BYTES,
-                                 tile.row + first, tile.rows - first, column);
-        } else
-#pragma unroll
-            for (int token = 0; token < GROUP && first + token < N; token += BOX_ROWS)
-                store_box<P>(&maps.y[0], work.y[0], work, to + token * 128,
-                             tile.row + first + token, tile.rows - first - token, column);
-        if (leader) tma_store_commit(); /* an empty group keeps the count right */
+            for (int box = 0; box < GROUP / BOX_ROWS; box++) {
+                int row = tile.row + first + box * BOX_ROWS;
+                if (first + (box + 1) * BOX_ROWS > tile.rows) continue;
+                for (int i = 0; i < results; i++) {
+                    const char *staged = to + (P == SWIGLU ? i * NARROW_BYTES : box * BOX_BYTES);
+                    if (P == INPUT && work.add)
+                        tma_reduce_add_2d(&maps.y[i], staged, column, row);
+                    else
+                        tma_store_2d(&maps.y[i], staged, column, row);
+                }
+            }
+            tma_store_commit(); /* an empty group keeps the count right */
+        }
     }
+    int whole = tile.rows / BOX_ROWS * BOX_ROWS;
+    for (int i = 0; i < results; i++)
+        store_rows<P == SWIGLU ? 4 : 8>(
+            work.y[i], tile.row + whole, tile.rows - whole, column, work.out,
+            P == INPUT && work.add,
+            out + BUFFER + (P == SWIGLU ? i * NARROW_BYTES : whole % GROUP / BOX_ROWS * BOX_BYTES));
 }
 
-/* One tile; returns the next one. */
 template <Product P, int N>
-static __device__ __forceinline__ RowTile consume_tile(const RowsMaps &maps, const RowsWork &work,
-                                                       const int *first, const RowTile &tile,
-                                                       char *ring, Barriers *barriers, int turn,
-                                                       int consumer, int rank) {
+static __device__ __forceinline__ void consume_tile(const RowsMaps &maps, const RowsWork &work,
+                                                    Turn tile, char *ring, Barriers *barriers,
+                                                    int turn, int consumer, int rank) {
     float sum[N / 2];
-    RowTile next;
-    multiply_stages<N, P == INPUT, 0>(
-        sum, ring, barriers, turn * work.steps, work.steps, consumer, STEP_K,
-        [&]() { next = row_tile(first, work, barriers, turn + 1, tile.expert); });
+    multiply_stages<N, P == INPUT, 0>(sum, ring, barriers, turn * work.steps, work.steps, consumer,
+                                      STEP_K);
     store_tile<P, N>(maps, work, tile, sum, ring + RING_BYTES + consumer * OUT_BYTES, consumer,
                      rank);
-    return next;
 }
 
 template <Product P>
 static __device__ __forceinline__ void consume(const RowsMaps &maps, const RowsWork &work,
-                                               const int *first, char *ring, Barriers *barriers,
-                                               int consumer, int rank) {
-    RowTile tile = row_tile(first, work, barriers, 0, 0);
-    for (int turn = 0; tile.padded; turn++) {
-#define TOKENS(n)                                                                                 \
-    case n:                                                                                       \
-        tile = consume_tile<P, n>(maps, work, first, tile, ring, barriers, turn, consumer, rank); \
+                                               char *ring, Barriers *barriers, int consumer,
+                                               int rank) {
+    for (int turn = 0;; turn++) {
+        Turn tile = take_turn(barriers, turn);
+#define TOKENS(n)                                                                   \
+    case n:                                                                         \
+        consume_tile<P, n>(maps, work, tile, ring, barriers, turn, consumer, rank); \
         break
-        switch (tile.padded) {
+        switch (pad(tile.rows)) {
             TOKENS(32);
             TOKENS(64);
             TOKENS(96);
@@ -282,10 +278,12 @@ static __device__ __forceinline__ void consume(const RowsMaps &maps, const RowsW
             TOKENS(224);
             TOKENS(240);
             TOKENS(256);
+        default: /* no rows: the end */
+            if (threadIdx.x % 128 == 0) tma_store_wait<0>();
+            return;
         }
 #undef TOKENS
     }
-    if (threadIdx.x % 128 == 0) tma_store_wait<0>();
 }
 
 /* dx of tokens that no expert has. */
@@ -313,12 +311,18 @@ __global__ void __cluster_dims__(CLUSTER, 1, 1) __launch_bounds__(THREADS, 1)
     cluster_sync(); /* nobody writes to a barrier of the other block before it is there */
     if (group == 0) {
         registers_release<40>();
-        if (threadIdx.x < 32) produce<P>(maps, work, first, ring, &barriers, rank);
-        if (threadIdx.x == 32 && rank == 0)
-            schedule(&barriers, work.next, first[work.experts] * work.pairs);
+        if (threadIdx.x < 32) produce<P>(maps, work, ring, &barriers, rank);
+        if (threadIdx.x / 32 == 1 && rank == 0) {
+            int expert = 0;
+            schedule(&barriers, work.next, first[work.experts] * work.pairs, [&](int i) {
+                Turn tile = row_tile(first, work, i, expert);
+                expert = tile.expert;
+                return tile;
+            });
+        }
     } else {
         registers_take<232>();
-        consume<P>(maps, work, first, ring, &barriers, group - 1, rank);
+        consume<P>(maps, work, ring, &barriers, group - 1, rank);
     }
     cluster_sync(); /* nor leaves while the other may still write to it */
 #endif
@@ -361,11 +365,14 @@ static int map_two_weights(CUtensorMap *map, const char *low, const char *high, 
 }
 
 template <Product P>
-static void launch(Gpu *gpu, RowsMaps &maps, int mapped, RowsWork &work, const void *x, int64_t k,
-                   GroupedShape shape, int64_t out) {
+static void launch(Gpu *gpu, RowsMaps &maps, int mapped, RowsWork &work, const void *x,
+                   const void *second_x, int64_t k, GroupedShape shape, int64_t out) {
     if (!shape.rows || !shape.experts) return;
     int narrow = P == SWIGLU;
-    mapped &= map_rows(&maps.x, x, shape.rows, k, 64, BOX_ROWS, CU_TENSOR_MAP_SWIZZLE_128B);
+    mapped &= map_rows(&maps.x[0], x, shape.rows, k, 64, BOX_ROWS, CU_TENSOR_MAP_SWIZZLE_128B);
+    if (second_x)
+        mapped &=
+            map_rows(&maps.x[1], second_x, shape.rows, k, 64, BOX_ROWS, CU_TENSOR_MAP_SWIZZLE_128B);
     for (int i = 0; i < 3; i++) /* without g and u their maps go unused */
         mapped &= map_rows(&maps.y[i], work.y[i] ? work.y[i] : work.y[0], shape.rows, out,
                            narrow ? 32 : 64, BOX_ROWS,
@@ -375,7 +382,8 @@ static void launch(Gpu *gpu, RowsMaps &maps, int mapped, RowsWork &work, const v
     work.experts = shape.experts;
     work.out = (int)out;
     work.pairs = (int)ceil_div(out, CLUSTER * HALF_TILE / (narrow ? 2 : 1));
-    work.steps = (int)ceil_div(k, STEP_K);
+    work.term_steps = (int)ceil_div(k, STEP_K);
+    work.steps = work.term_steps * (second_x ? 2 : 1);
     work.next = (int *)gpu->workspace; /* cuBLASLt's, whose turn it is not */
     CUDA_CHECK(cudaMemsetAsync(work.next, 0, sizeof *work.next, gpu->stream));
     auto kernel = grouped_hopper_kernel<P>;
@@ -392,8 +400,8 @@ void grouped_forward_hopper_cuda(Gpu *gpu, DType dtype, void *y, const void *x, 
     RowsWork work = {};
     work.offsets = offsets;
     work.y[0] = (bf16 *)y;
-    int mapped = map_weights(&maps.w, w, shape.experts, shape.out, shape.in, HALF_TILE);
-    launch<FORWARD>(gpu, maps, mapped, work, x, shape.in, shape, shape.out);
+    int mapped = map_weights(&maps.w[0], w, shape.experts, shape.out, shape.in, HALF_TILE);
+    launch<FORWARD>(gpu, maps, mapped, work, x, NULL, shape.in, shape, shape.out);
 }
 
 void grouped_swiglu_forward_hopper_cuda(Gpu *gpu, DType dtype, void *h, void *g, void *u,
@@ -408,18 +416,33 @@ void grouped_swiglu_forward_hopper_cuda(Gpu *gpu, DType dtype, void *h, void *g,
     work.up_first = (uintptr_t)up < (uintptr_t)gate;
     const char *low = (const char *)(work.up_first ? up : gate);
     const char *high = (const char *)(work.up_first ? gate : up);
-    int mapped = map_two_weights(&maps.w, low, high, shape);
-    launch<SWIGLU>(gpu, maps, mapped, work, x, shape.in, shape, shape.out);
+    int mapped = map_two_weights(&maps.w[0], low, high, shape);
+    launch<SWIGLU>(gpu, maps, mapped, work, x, NULL, shape.in, shape, shape.out);
 }
 
-void grouped_backward_input_hopper_cuda(Gpu *gpu, DType dtype, void *dx, int add, const void *dy,
-                                        const void *w, const int32_t *offsets, GroupedShape shape) {
+/* dx = or += dy W, and if there is a second dy and W, dx = or += dy W + dy2 W2. */
+static void backward_input(Gpu *gpu, DType dtype, void *dx, int add, const void *dy, const void *w,
+                           const void *dy2, const void *w2, const int32_t *offsets,
+                           GroupedShape shape) {
     check(gpu, dtype, shape);
     RowsMaps maps;
     RowsWork work = {};
     work.offsets = offsets;
     work.y[0] = (bf16 *)dx;
     work.add = add;
-    int mapped = map_weights(&maps.w, w, shape.experts, shape.out, shape.in, 64);
-    launch<INPUT>(gpu, maps, mapped, work, dy, shape.out, shape, shape.in);
+    int mapped = map_weights(&maps.w[0], w, shape.experts, shape.out, shape.in, 64);
+    if (w2) mapped &= map_weights(&maps.w[1], w2, shape.experts, shape.out, shape.in, 64);
+    launch<INPUT>(gpu, maps, mapped, work, dy, dy2, shape.out, shape, shape.in);
+}
+
+void grouped_backward_input_hopper_cuda(Gpu *gpu, DType dtype, void *dx, int add, const void *dy,
+                                        const void *w, const int32_t *offsets, GroupedShape shape) {
+    backward_input(gpu, dtype, dx, add, dy, w, NULL, NULL, offsets, shape);
+}
+
+void grouped_swiglu_backward_input_hopper_cuda(Gpu *gpu, DType dtype, void *dx, int add,
+                                               const void *dg, const void *gate, const void *du,
+                                               const void *up, const int32_t *offsets,
+                                               GroupedShape shape) {
+    backward_input(gpu, dtype, dx, add, dg, gate, du, up, offsets, shape);
 }

@@ -14,7 +14,9 @@
  *                weights in the L2 cache, however different tiles are in size. Dealt out in
  *                advance, tiles drift apart: of 64 experts, 7168 -> 4096, 18 GB were read from
  *                memory, now 9, and the power that took goes to the tensor cores (7 % faster on an
- *                H200).
+ *                H200). Where a tile's rows are takes divisions and reads of offsets to find out:
+ *                the warp that hands out the turns does that too, ahead of time, and sends the
+ *                answer to both blocks.
  *
  * Two barriers guard a stage. full: its bytes have come. empty: the consumers of both blocks are
  * done with it, for both producers write into both blocks. Stage and parity follow from a counter
@@ -39,11 +41,17 @@ enum {
     RING_BYTES = STAGES * STAGE_BYTES
 };
 
+/* A tile, as the warp that hands them out describes it to all others of the cluster. */
+struct alignas(16) Turn {
+    int expert, place; /* which of the expert's tiles; the kernels number them as they like */
+    int row, rows;     /* the first of x, and how many */
+};
+
 struct Barriers {
     uint64_t full[STAGES], empty[STAGES];
     uint64_t turn_full[TURNS],
         turn_empty[TURNS]; /* the latter of the cluster's first block alone */
-    int turn[TURNS];       /* a tile's number; past the last: the end */
+    Turn turn[TURNS];
 };
 enum { TURN_READERS = CLUSTER * 9 }; /* warps: the producer and eight of consumers in each block */
 
@@ -62,40 +70,47 @@ static __device__ __forceinline__ void barriers_init(Barriers *barriers) {
     mbarrier_init_fence();
 }
 
-/* A number to the barriers' `turn[slot]` of block `rank`, announced and reported to turn_full. */
-static __device__ __forceinline__ void send_turn(Barriers *barriers, int slot, int tile, int rank) {
+/* A turn to the barriers' `turn[slot]` of block `rank`, announced and reported to turn_full. */
+static __device__ __forceinline__ void send_turn(Barriers *barriers, int slot, Turn turn,
+                                                 int rank) {
     asm volatile("{\n"
                  ".reg .b32 there, barrier;\n"
-                 "mapa.shared::cluster.u32 there, %0, %3;\n"
-                 "mapa.shared::cluster.u32 barrier, %1, %3;\n"
-                 "mbarrier.arrive.expect_tx.release.cluster.shared::cluster.b64 _, [barrier], 4;\n"
-                 "st.async.weak.shared::cluster.mbarrier::complete_tx::bytes.b32 [there], %2, "
-                 "[barrier];\n"
+                 "mapa.shared::cluster.u32 there, %0, %2;\n"
+                 "mapa.shared::cluster.u32 barrier, %1, %2;\n"
+                 "mbarrier.arrive.expect_tx.release.cluster.shared::cluster.b64 _, [barrier], 16;\n"
+                 "st.async.weak.shared::cluster.mbarrier::complete_tx::bytes.v4.b32 [there], "
+                 "{%3, %4, %5, %6}, [barrier];\n"
                  "}\n" ::"r"(shared_address(&barriers->turn[slot])),
-                 "r"(shared_address(&barriers->turn_full[slot])), "r"(tile), "r"(rank)
+                 "r"(shared_address(&barriers->turn_full[slot])), "r"(rank), "r"(turn.expert),
+                 "r"(turn.place), "r"(turn.row), "r"(turn.rows)
                  : "memory");
 }
 
-/* One thread of the cluster hands out tiles, at most TURNS ahead of the last to read them. *next is
- * 0 when the kernel starts. Which cluster does a tile changes nothing about its result. */
-static __device__ void schedule(Barriers *barriers, int *next, int tiles) {
-    int tile = blockIdx.x / CLUSTER;
+/* One warp of the cluster hands out tiles 0 .. tiles - 1 as describe() describes them, and then,
+ * once, number `tiles`: the end. It is at most TURNS ahead of the last to read them. *next is 0
+ * when the kernel starts. Which cluster does a tile changes nothing about its result. */
+template <typename Describe>
+static __device__ void schedule(Barriers *barriers, int *next, int tiles, Describe describe) {
+    int tile = min(blockIdx.x / CLUSTER, tiles), leader = threadIdx.x % 32 == 0;
     for (int turn = 0;; turn++) {
+        Turn what = describe(tile);
         mbarrier_wait(&barriers->turn_empty[turn % TURNS], turn / TURNS % 2 ^ 1);
-        for (int rank = 0; rank < CLUSTER; rank++) send_turn(barriers, turn % TURNS, tile, rank);
+        for (int rank = 0; leader && rank < CLUSTER; rank++)
+            send_turn(barriers, turn % TURNS, what, rank);
         if (tile >= tiles) break;
-        tile = gridDim.x / CLUSTER + atomicAdd(next, 1);
+        if (leader) tile = gridDim.x / CLUSTER + atomicAdd(next, 1);
+        tile = min(__shfl_sync(~0u, tile, 0), tiles);
     }
 }
 
-/* The tile of turn 0, 1, 2, ...; by whole warps, TURN_READERS of them in the cluster. */
-static __device__ __forceinline__ int take_turn(Barriers *barriers, int turn) {
+/* Turn 0, 1, 2, ...; by whole warps, TURN_READERS of them in the cluster. */
+static __device__ __forceinline__ Turn take_turn(Barriers *barriers, int turn) {
     int slot = turn % TURNS;
     mbarrier_wait(&barriers->turn_full[slot], turn / TURNS % 2);
-    int tile = *(volatile int *)&barriers->turn[slot];
+    Turn what = barriers->turn[slot];
     __syncwarp();
     if (threadIdx.x % 32 == 0) mbarrier_arrive_cluster(&barriers->turn_empty[slot], 0);
-    return tile;
+    return what;
 }
 
 /* The stage that step `count` uses, once both blocks' consumers have left it. */
@@ -157,14 +172,11 @@ static __device__ __forceinline__ void clear_rows(char *stage, int rows, int con
  * `last`: how many of the last stage's 64 k's count. The others must be zeros in both operands, for
  * what lies there instead may be a NaN. For MN-major operands, whose rows are k's; elsewhere TMA
  * brings the zeros.
- *
- * meanwhile() runs beside the last products.
  */
-template <int N, int A_MN, int B_MN, typename Meanwhile>
+template <int N, int A_MN, int B_MN>
 static __device__ __forceinline__ void multiply_stages(float (&sum)[N / 2], char *ring,
                                                        Barriers *barriers, int count, int steps,
-                                                       int consumer, int last,
-                                                       Meanwhile meanwhile) {
+                                                       int consumer, int last) {
     auto clear_last = [&]() {
         if (!A_MN || !B_MN || last == STEP_K) return;
         mbarrier_wait(&barriers->full[count % STAGES], count / STAGES % 2);
@@ -179,7 +191,6 @@ static __device__ __forceinline__ void multiply_stages(float (&sum)[N / 2], char
         wgmma_wait<1>(); /* the products of the step before are done: its stage is free */
         stage_leave(barriers, count - 1);
     }
-    meanwhile();
     wgmma_wait<0>(sum);
     stage_leave(barriers, count);
 }

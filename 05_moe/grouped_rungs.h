@@ -63,6 +63,10 @@ void grouped_forward_hopper_cuda(Gpu *gpu, DType dtype, void *y, const void *x, 
                                  const int32_t *offsets, GroupedShape shape);
 void grouped_backward_input_hopper_cuda(Gpu *gpu, DType dtype, void *dx, int add, const void *dy,
                                         const void *w, const int32_t *offsets, GroupedShape shape);
+void grouped_swiglu_backward_input_hopper_cuda(Gpu *gpu, DType dtype, void *dx, int add,
+                                               const void *dg, const void *gate, const void *du,
+                                               const void *up, const int32_t *offsets,
+                                               GroupedShape shape);
 void grouped_backward_weight_hopper_cuda(Gpu *gpu, DType dtype, float *dw, int add, const void *dy,
                                          const void *x, const int32_t *offsets, GroupedShape shape);
 void grouped_swiglu_forward_hopper_cuda(Gpu *gpu, DType dtype, void *h, void *g, void *u,

@@ -11,8 +11,13 @@
  *                     neighbour's, or rows that nobody wrote; the consumers overwrite it with zeros
  *                     in shared memory.
  *     no rows         such an expert costs nothing when adding, and a tile of zeros otherwise.
- *     adding          the copy engine adds in the L2 cache; each number gets one addition, so the
- *                     result is the same every time.
+ *     adding          the copy engine adds in the L2 cache.
+ *
+ *     parts           a few experts of moderate size have fewer tiles than the GPU has clusters: 8 of
+ *                     512 x 512 have 32, for 66. Then an expert's rows are cut into parts, and each
+ *                     part of a tile is work of its own. The parts add in turn, so that the sum is
+ *                     the same every time: a part waits for the one before it, which somebody took
+ *                     up earlier and which waits for nobody later: no deadlock.
  *
  * Bytes: dW is written once, 4 bytes for each of out x in numbers: with 256 rows for an expert that
  * is 128 operations for each byte written, less than the chip's 190 for each byte of memory. Then
@@ -21,6 +26,7 @@
 #include "grouped_hopper.cuh"
 
 enum { SHARED_BYTES = RING_BYTES + 2 * OUT_BYTES, OUT_COLUMNS = 32 };
+enum { MOST_PARTS = 8, PART_STEPS = 8 };
 
 struct WeightMaps {
     CUtensorMap dy, x, dw;
@@ -28,10 +34,12 @@ struct WeightMaps {
 
 struct WeightWork {
     const int32_t *offsets;
-    int *next; /* the scheduler's counter */
+    int *next;  /* the scheduler's counter */
+    int *added; /* [tiles][CLUSTER][2]: how many parts each consumer's share of a tile has */
     float *dw;
     int experts, out, in;
     int pairs, columns; /* cluster tiles down `out`, tiles across `in` */
+    int parts;          /* of an expert's rows, at most */
     int add;
 };
 
@@ -39,21 +47,37 @@ struct WeightWork {
 
 struct WeightTile {
     int expert, out, in;  /* this block's first; expert == experts: the end */
-    int row, rows, steps; /* the expert's, and how many steps of 64 they are */
+    int row, rows, steps; /* the part's, and how many steps of 64 they are */
+    int part;
+    int *added; /* of this tile and block; one for each consumer */
 };
 
-/* The tile of a turn. */
+/* Number i: an expert, a tile of it and a part of its rows. Few rows make fewer parts, the others
+ * are empty. */
+static __device__ __forceinline__ Turn weight_turn(const WeightWork &work, int i) {
+    int each = work.pairs * work.columns * work.parts, expert = i / each, part = i % work.parts;
+    if (expert >= work.experts) return {work.experts};
+    int begin = __ldg(work.offsets + expert), rows = __ldg(work.offsets + expert + 1) - begin;
+    int steps = (rows + STEP_K - 1) / STEP_K, parts = max(min(work.parts, steps), 1);
+    int first = min(part, parts) * steps / parts * STEP_K;
+    int end = min(part + 1, parts) * steps / parts * STEP_K;
+    return {expert, i % each, begin + first, min(end, rows) - min(first, rows)};
+}
+
 static __device__ __forceinline__ WeightTile weight_tile(const WeightWork &work, Barriers *barriers,
                                                          int turn, int rank) {
-    int i = take_turn(barriers, turn), each = work.pairs * work.columns, inside = i % each;
-    WeightTile tile = {};
-    tile.expert = min(i / each, work.experts);
-    if (tile.expert == work.experts) return tile;
-    tile.out = (inside % work.pairs * CLUSTER + rank) * HALF_TILE;
-    tile.in = inside / work.pairs * WIDE_TILE;
-    tile.row = __ldg(work.offsets + tile.expert);
-    tile.rows = __ldg(work.offsets + tile.expert + 1) - tile.row;
-    tile.steps = (tile.rows + STEP_K - 1) / STEP_K;
+    Turn what = take_turn(barriers, turn);
+    int inside = what.place / work.parts, row = inside % work.pairs, column = inside / work.pairs;
+    WeightTile tile;
+    tile.expert = what.expert;
+    tile.out = (row * CLUSTER + rank) * HALF_TILE;
+    tile.in = column * WIDE_TILE;
+    tile.row = what.row;
+    tile.rows = what.rows;
+    tile.steps = (what.rows + STEP_K - 1) / STEP_K;
+    tile.part = what.place % work.parts;
+    int number = what.expert * work.pairs * work.columns + inside;
+    tile.added = work.added + (number * CLUSTER + rank) * 2;
     return tile;
 }
 
@@ -84,7 +108,11 @@ static __device__ void produce(const WeightMaps &maps, const WeightWork &work, c
 static __device__ __forceinline__ void store_tile(const WeightMaps &maps, const WeightWork &work,
                                                   const WeightTile &tile, const float (&sum)[128],
                                                   char *out, int consumer) {
-    int t = threadIdx.x % 128, r = t / 32 * 16 + t % 32 / 4;
+    int t = threadIdx.x % 128, r = t / 32 * 16 + t % 32 / 4, *added = tile.added + consumer;
+    if (t == 0 && tile.part) {
+        while (load_acquire(added) != tile.part) {}
+        async_proxy_fence_global();
+    }
 #pragma unroll
     for (int c = 0; c < WIDE_TILE; c += OUT_COLUMNS) {
         char *to = out + c / OUT_COLUMNS % 2 * BLOCK_BYTES;
@@ -101,12 +129,17 @@ static __device__ __forceinline__ void store_tile(const WeightMaps &maps, const 
         named_barrier_sync(1 + consumer, 128);
         if (t == 0) {
             int first = tile.out + 64 * consumer;
-            if (work.add)
+            if (work.add || tile.part)
                 tma_reduce_add_3d(&maps.dw, to, tile.in + c, first, tile.expert);
             else
                 tma_store_3d(&maps.dw, to, tile.in + c, first, tile.expert);
             tma_store_commit();
         }
+    }
+    if (t == 0 && work.parts > 1) { /* the next part may add when this one has arrived */
+        tma_store_wait<0>();
+        async_proxy_fence_global();
+        store_release(added, tile.part + 1);
     }
 }
 
@@ -123,20 +156,17 @@ static __device__ __forceinline__ void clear_tile(const WeightWork &work, const 
 static __device__ __forceinline__ void consume(const WeightMaps &maps, const WeightWork &work,
                                                char *ring, Barriers *barriers, int consumer,
                                                int rank) {
-    WeightTile tile = weight_tile(work, barriers, 0, rank), next;
-    for (int turn = 1, count = 0; tile.expert < work.experts; turn++, tile = next) {
+    for (int turn = 0, count = 0;; turn++) {
+        WeightTile tile = weight_tile(work, barriers, turn, rank);
+        if (tile.expert == work.experts) break;
         if (tile.steps) {
             float sum[WIDE_TILE / 2];
             multiply_stages<WIDE_TILE, 1, 1>(sum, ring, barriers, count, tile.steps, consumer,
-                                             tile.rows - (tile.steps - 1) * STEP_K, [&]() {
-                                                 next = weight_tile(work, barriers, turn, rank);
-                                             });
+                                             tile.rows - (tile.steps - 1) * STEP_K);
             count += tile.steps;
             store_tile(maps, work, tile, sum, ring + RING_BYTES + consumer * OUT_BYTES, consumer);
-        } else {
-            if (!work.add) clear_tile(work, tile, consumer);
-            next = weight_tile(work, barriers, turn, rank);
-        }
+        } else if (!work.add && !tile.part)
+            clear_tile(work, tile, consumer);
     }
     if (threadIdx.x % 128 == 0) tma_store_wait<0>();
 }
@@ -155,14 +185,31 @@ __global__ void __cluster_dims__(CLUSTER, 1, 1) __launch_bounds__(THREADS, 1)
     if (group == 0) {
         registers_release<40>();
         if (threadIdx.x < 32) produce(maps, work, ring, &barriers, rank);
-        if (threadIdx.x == 32 && rank == 0)
-            schedule(&barriers, work.next, work.experts * work.pairs * work.columns);
+        if (threadIdx.x / 32 == 1 && rank == 0)
+            schedule(&barriers, work.next, work.experts * work.pairs * work.columns * work.parts,
+                     [&](int i) { return weight_turn(work, i); });
     } else {
         registers_take<232>();
         consume(maps, work, ring, &barriers, group - 1, rank);
     }
     cluster_sync(); /* nor leaves while the other may still write to it */
 #endif
+}
+
+/*
+ * Into how many parts: with p of them the clusters go ceil(tiles p / clusters) rounds of 1 / p of
+ * the work. More parts must be worth a tenth; and one of fewer than PART_STEPS steps saves less
+ * than storing its sums costs.
+ */
+static int parts_of(const Gpu *gpu, GroupedShape shape, int tiles) {
+    int64_t most = shape.rows / shape.experts / (STEP_K * PART_STEPS);
+    int clusters = gpu->sm_count / CLUSTER, best = 1;
+    double least = (double)ceil_div(tiles, clusters);
+    for (int parts = 2; parts <= MOST_PARTS && parts <= most; parts++) {
+        double rounds = (double)ceil_div(tiles * parts, clusters) / parts;
+        if (rounds < 0.9 * least) least = rounds, best = parts;
+    }
+    return best;
 }
 
 void grouped_backward_weight_hopper_cuda(Gpu *gpu, DType dtype, float *dw, int add, const void *dy,
@@ -193,8 +240,12 @@ void grouped_backward_weight_hopper_cuda(Gpu *gpu, DType dtype, float *dw, int a
     work.pairs = (int)ceil_div(shape.out, CLUSTER * HALF_TILE);
     work.columns = (int)ceil_div(shape.in, WIDE_TILE);
     work.add = add;
+    int tiles = work.experts * work.pairs * work.columns;
+    work.parts = parts_of(gpu, shape, tiles);
     work.next = (int *)gpu->workspace; /* cuBLASLt's, whose turn it is not */
-    CUDA_CHECK(cudaMemsetAsync(work.next, 0, sizeof *work.next, gpu->stream));
+    work.added = work.next + 1;
+    size_t counters = 1 + (work.parts > 1 ? (size_t)tiles * CLUSTER * 2 : 0);
+    CUDA_CHECK(cudaMemsetAsync(work.next, 0, counters * sizeof *work.next, gpu->stream));
     CUDA_CHECK(cudaFuncSetAttribute(grouped_weight_kernel,
                                     cudaFuncAttributeMaxDynamicSharedMemorySize, SHARED_BYTES));
     grouped_weight_kernel<<<gpu->sm_count / CLUSTER * CLUSTER, THREADS, SHARED_BYTES,

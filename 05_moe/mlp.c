@@ -22,8 +22,14 @@ void mlp_randomize(Params *params, const Mlp *w, float std, float out_std) {
     params_normal(params, w->down_proj, out_std);
 }
 
-Tensor *mlp_forward(Context *ctx, Tensor *x, const Mlp *w) {
+Tensor *mlp_forward_onto(Context *ctx, Tensor *base, Tensor *x, const Mlp *w) {
     Tensor *gate = linear(ctx, x, w->gate_proj, NULL); /* [..., inner] */
     Tensor *up = linear(ctx, x, w->up_proj, NULL);
-    return linear(ctx, swiglu(ctx, gate, up), w->down_proj, NULL);
+    Tensor *h = swiglu(ctx, gate, up);
+    return base ? linear_onto(ctx, base, h, w->down_proj, NULL)
+                : linear(ctx, h, w->down_proj, NULL);
+}
+
+Tensor *mlp_forward(Context *ctx, Tensor *x, const Mlp *w) {
+    return mlp_forward_onto(ctx, NULL, x, w);
 }

@@ -28,6 +28,9 @@ void mlp_randomize(Params *params, const Mlp *w, float std, float out_std);
 /* x [..., hidden] -> [..., hidden] */
 Tensor *mlp_forward(Context *ctx, Tensor *x, const Mlp *w);
 
+/* base + mlp_forward(x): down_proj writes into the residual stream. base as x, or NULL: nothing. */
+Tensor *mlp_forward_onto(Context *ctx, Tensor *base, Tensor *x, const Mlp *w);
+
 #ifdef __cplusplus
 }
 #endif

@@ -120,8 +120,8 @@ static Tensor *auxiliary_losses(Context *ctx, const Routing *r, const MoeConfig 
 }
 
 /* [moe_forward] */
-Tensor *moe_forward(Context *ctx, Tensor *x, const Moe *w, const MoeConfig *cfg,
-                    MoeRecord *record) {
+Tensor *moe_forward_onto(Context *ctx, Tensor *base, Tensor *x, const Moe *w, const MoeConfig *cfg,
+                         MoeRecord *record) {
     Error err = {0};
     int64_t B = tensor_dim(x, 0), T = tensor_dim(x, 1), hidden = cfg->router.hidden_size;
     check_shape("moe_forward", x, ctx->dtype, SHAPE(B, T, hidden));
@@ -130,14 +130,15 @@ Tensor *moe_forward(Context *ctx, Tensor *x, const Moe *w, const MoeConfig *cfg,
     int64_t capacity = dispatch_capacity(cfg->capacity_factor, B * T, k, experts);
 
     x = reshape(ctx, x, SHAPE(B * T, hidden)); /* N = B T tokens; whose sentence, no expert asks */
+    if (base) base = reshape(ctx, base, SHAPE(B * T, hidden));
     Routing routing = router_forward(ctx, x, &w->gate, &cfg->router);
     Dispatch plan = dispatch_plan(ctx, routing.indices, experts, capacity);
 
     Tensor *rows = dispatch_permute(ctx, x, &plan); /* [N K, hidden]: expert 0's tokens, 1's, ... */
     Tensor *h = grouped_swiglu(ctx, rows, w->gate_proj, w->up_proj, plan.offsets);
     rows = grouped_linear(ctx, h, w->down_proj, plan.offsets);
-    Tensor *y = dispatch_combine(ctx, rows, routing.weights, &plan); /* sum_j w_j E_j(x) */
-    if (w->shared.gate_proj) y = add(ctx, y, mlp_forward(ctx, x, &w->shared));
+    if (w->shared.gate_proj) base = mlp_forward_onto(ctx, base, x, &w->shared);
+    Tensor *y = dispatch_combine(ctx, base, rows, routing.weights, &plan); /* + sum_j w_j E_j(x) */
 
     if (ctx->recording) balance_count(ctx, w->load, plan.counts);
     if (record) *record = (MoeRecord){.routing = routing, .dispatch = plan};
@@ -145,6 +146,11 @@ Tensor *moe_forward(Context *ctx, Tensor *x, const Moe *w, const MoeConfig *cfg,
     return reshape(ctx, y, SHAPE(B, T, hidden));
 }
 /* [/moe_forward] */
+
+Tensor *moe_forward(Context *ctx, Tensor *x, const Moe *w, const MoeConfig *cfg,
+                    MoeRecord *record) {
+    return moe_forward_onto(ctx, NULL, x, w, cfg, record);
+}
 
 void moe_rebalance(Context *ctx, const Moe *w, float gamma) {
     balance_update_bias(ctx, w->gate.bias, w->load, gamma);

@@ -81,6 +81,11 @@ typedef struct MoeRecord {
 /* x [B, T, hidden_size] -> the same shape, B T >= 1. record may be NULL; then so are the losses. */
 Tensor *moe_forward(Context *ctx, Tensor *x, const Moe *w, const MoeConfig *cfg, MoeRecord *record);
 
+/* base + moe_forward(...): the shared experts write into the residual stream, and the others' sum
+ * goes on top. base as x, or NULL: nothing. */
+Tensor *moe_forward_onto(Context *ctx, Tensor *base, Tensor *x, const Moe *w, const MoeConfig *cfg,
+                         MoeRecord *record);
+
 /*
  * After the optimizer's step: bias += gamma * sign(mean load - load), and counting begins anew. A
  * router without bias only begins anew.

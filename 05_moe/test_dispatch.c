@@ -103,7 +103,7 @@ DEVICE_TEST(dispatch, there_and_back_again) {
         float *share = malloc((size_t)(N * K) * sizeof *share);
         for (int64_t s = 0; s < N * K; s++) share[s] = 1.0f / (float)K;
         Tensor *weights = tensor_from(&ctx, "weights", F32, share, SHAPE(N, K));
-        Tensor *y = dispatch_combine(&ctx, dispatch_permute(&ctx, x, &plan), weights, &plan);
+        Tensor *y = dispatch_combine(&ctx, NULL, dispatch_permute(&ctx, x, &plan), weights, &plan);
         /* K products and sums in F32, and one rounding to dtype */
         check_tensor(&ctx, "y", y, expected, 4 * tolerance_of(dtype, K));
         free(chosen), free(expected), free(share);
@@ -146,7 +146,7 @@ DEVICE_TEST(dispatch, kernels_by_plain_loops) {
 
     const int32_t *rows = plan.row_of_slot->data;
     ON(&ctx, dispatch_permute, xp->data, x->data, rows, N, K, D);
-    ON(&ctx, dispatch_combine, y->data, yp->data, weights->data, rows, N, K, D);
+    ON(&ctx, dispatch_combine, y->data, NULL, yp->data, weights->data, rows, N, K, D);
     ON(&ctx, dispatch_permute_backward, dx->data, 1, dxp->data, rows, N, K, D);
     ON(&ctx, dispatch_permute_backward, fresh->data, 0, dxp->data, rows, N, K, D);
     ON(&ctx, dispatch_combine_backward, dyp->data, 1, dw->data, 1, dy->data, yp->data,
@@ -188,7 +188,7 @@ DEVICE_TEST(dispatch, kernels_by_plain_loops) {
 }
 
 typedef struct Graph {
-    Tensor *x, *weights, *scale, *c;
+    Tensor *x, *weights, *scale, *base, *c;
     Dispatch plan;
 } Graph;
 
@@ -197,7 +197,7 @@ static Tensor *round_trip_loss(Context *ctx, void *user) {
     Graph *g = user;
     Tensor *xp = dispatch_permute(ctx, g->x, &g->plan);
     xp = swiglu(ctx, xp, g->scale);
-    return weighted_sum(ctx, dispatch_combine(ctx, xp, g->weights, &g->plan), g->c);
+    return weighted_sum(ctx, dispatch_combine(ctx, g->base, xp, g->weights, &g->plan), g->c);
 }
 
 Test(dispatch, gradients_agree_with_finite_differences) {
@@ -208,11 +208,13 @@ Test(dispatch, gradients_agree_with_finite_differences) {
         Graph g = {.x = test_normal(&ctx, "x", 1, SHAPE(N, D)),
                    .weights = test_normal(&ctx, "weights", 2, SHAPE(N, K)),
                    .scale = test_normal(&ctx, "scale", 3, SHAPE(N * K, D)),
+                   .base = capacity ? test_normal(&ctx, "base", 5, SHAPE(N, D)) : NULL,
                    .c = test_normal(&ctx, "c", 4, SHAPE(N, D))};
         Tensor *indices = tensor_from(&ctx, "indices", I32, chosen, SHAPE(N, K));
         g.plan = dispatch_plan(&ctx, indices, E, capacity);
-        Tensor *inputs[] = {g.x, g.weights};
-        check_gradients(&ctx, "dispatch", round_trip_loss, &g, inputs, 2, 40, 1e-2, 1e-2);
+        Tensor *inputs[] = {g.x, g.weights, g.base};
+        check_gradients(&ctx, "dispatch", round_trip_loss, &g, inputs, capacity ? 3 : 2, 40, 1e-2,
+                        1e-2);
         free(chosen);
         test_context_free(&ctx);
     }
@@ -237,7 +239,8 @@ Test(dispatch, threads_do_not_change_results) {
         memcpy(plans[round], plan.row_of_slot->data, sizeof plans[round]);
         Tensor *yp = test_normal(&ctx, "yp", 1, SHAPE(N * K, D));
         Tensor *weights = test_normal(&ctx, "weights", 2, SHAPE(N, K));
-        memcpy(sums[round], dispatch_combine(&ctx, yp, weights, &plan)->data, sizeof sums[round]);
+        memcpy(sums[round], dispatch_combine(&ctx, NULL, yp, weights, &plan)->data,
+               sizeof sums[round]);
         test_context_free(&ctx);
     }
     free(chosen);

@@ -36,16 +36,18 @@ static const Rung rungs[] = {
 static const int rows_of[] = {0, 1, 63, 64, 65, 127, 129, 0, 255, 257, 31, 270, 520, 0};
 static const struct {
     int64_t in, out;
-    int experts, spare;
-} sizes[] = {{64, 128, 14, 0}, {136, 264, 14, 70}, {8, 8, 9, 5}, {33, 31, 7, 3}, {72, 520, 28, 1}};
+    int experts, spare, times; /* times: so many times rows_of. With many rows for few experts dW is
+                                  summed in parts */
+} sizes[] = {{64, 128, 14, 0, 1}, {136, 264, 14, 70, 1}, {8, 8, 9, 5, 1},
+             {33, 31, 7, 3, 1},   {72, 520, 28, 1, 1},   {40, 72, 9, 2, 13}};
 enum { SIZES = sizeof sizes / sizeof *sizes, KINDS = sizeof rows_of / sizeof *rows_of };
 
 typedef struct Setup {
     GroupedShape shape;
     int32_t *host_offsets;
     const int32_t *offsets;
-    Tensor *x, *w, *w2, *dy, *y, *g, *u, *dx, *dw;
-    float *want_y, *want_h, *want_g, *want_u, *want_dx, *want_dw;
+    Tensor *x, *w, *w2, *dy, *dy2, *y, *g, *u, *dx, *dw;
+    float *want_y, *want_h, *want_g, *want_u, *want_dx, *want_dx2, *want_dw;
 } Setup;
 
 static float *zeros(int64_t n) { return calloc((size_t)n + 1, sizeof(float)); }
@@ -55,10 +57,12 @@ static Setup setup(Context *ctx, int size) {
     Setup s = {.shape = {.in = sizes[size].in, .out = sizes[size].out}};
     int64_t E = s.shape.experts = sizes[size].experts, in = s.shape.in, out = s.shape.out;
     int32_t *offsets = s.host_offsets = calloc((size_t)E + 1, sizeof *offsets);
-    for (int e = 0; e < E; e++) offsets[e + 1] = offsets[e] + rows_of[e % KINDS];
+    for (int e = 0; e < E; e++)
+        offsets[e + 1] = offsets[e] + rows_of[e % KINDS] * sizes[size].times;
     int64_t used = offsets[E], R = s.shape.rows = used + sizes[size].spare;
     s.offsets = tensor_from(ctx, "offsets", I32, offsets, SHAPE(E + 1))->data;
     s.x = test_normal(ctx, "x", 1, SHAPE(R, in)), s.dy = test_normal(ctx, "dy", 2, SHAPE(R, out));
+    s.dy2 = test_normal(ctx, "dy2", 5, SHAPE(R, out));
     s.w = test_normal(ctx, "w", 3, SHAPE(E, out, in));
     s.w2 = test_normal(ctx, "w2", 4, SHAPE(E, out, in));
     s.y = tensor_new(ctx, "y", ctx->dtype, SHAPE(R, out));
@@ -67,25 +71,29 @@ static Setup setup(Context *ctx, int size) {
     s.dx = tensor_new(ctx, "dx", ctx->dtype, SHAPE(R, in));
     s.dw = tensor_new(ctx, "dw", F32, SHAPE(E, out, in));
     float *x = test_values(ctx, s.x), *w = test_values(ctx, s.w), *w2 = test_values(ctx, s.w2),
-          *dy = test_values(ctx, s.dy);
+          *dy = test_values(ctx, s.dy), *dy2 = test_values(ctx, s.dy2);
     s.want_y = zeros(R * out), s.want_h = zeros(R * out), s.want_g = zeros(R * out);
-    s.want_u = zeros(R * out), s.want_dx = zeros(R * in), s.want_dw = zeros(E * out * in);
+    s.want_u = zeros(R * out), s.want_dx = zeros(R * in), s.want_dx2 = zeros(R * in),
+    s.want_dw = zeros(E * out * in);
     grouped_forward_cpu(s.want_y, x, w, offsets, s.shape);
     grouped_swiglu_forward_cpu(s.want_h, s.want_g, s.want_u, x, w, w2, offsets, s.shape);
     grouped_backward_input_cpu(s.want_dx, 0, dy, w, offsets, s.shape);
+    grouped_swiglu_backward_input_cpu(s.want_dx2, 0, dy, w, dy2, w2, offsets, s.shape);
     grouped_backward_weight_cpu(s.want_dw, 0, dy, x, offsets, s.shape);
     size_t number = dtype_size(ctx->dtype), spare = (size_t)(R - used);
     gpu_set(ctx->gpu, (char *)s.x->data + (size_t)(used * in) * number, 0xFF,
             spare * (size_t)in * number);
     gpu_set(ctx->gpu, (char *)s.dy->data + (size_t)(used * out) * number, 0xFF,
             spare * (size_t)out * number);
-    free(x), free(w), free(w2), free(dy);
+    gpu_set(ctx->gpu, (char *)s.dy2->data + (size_t)(used * out) * number, 0xFF,
+            spare * (size_t)out * number);
+    free(x), free(w), free(w2), free(dy), free(dy2);
     return s;
 }
 
 static void setup_free(Setup *s) {
     free(s->host_offsets), free(s->want_y), free(s->want_h), free(s->want_g), free(s->want_u);
-    free(s->want_dx), free(s->want_dw);
+    free(s->want_dx), free(s->want_dx2), free(s->want_dw);
 }
 
 /* Rows that somebody owns are right, the others as they were: poisoned. */
@@ -139,6 +147,15 @@ static void check_rung(Context *ctx, const Rung *r, Setup *s) {
         check_tensor(ctx, r->name, s->dw, s->want_dw, close_dw);
     }
     scale(s->want_dx, dx_count, 0.5f), scale(s->want_dw, dw_count, 0.5f);
+    if (r->input != grouped_backward_input_hopper_cuda) return;
+    test_poison(ctx, s->dx);
+    for (int add = 0; add < 2; add++) {
+        grouped_swiglu_backward_input_hopper_cuda(gpu, dtype, s->dx->data, add, s->dy->data,
+                                                  s->w->data, s->dy2->data, s->w2->data, s->offsets,
+                                                  shape);
+        scale(s->want_dx2, dx_count, add ? 2 : 1);
+        check_tensor(ctx, r->name, s->dx, s->want_dx2, 2 * 4 * tolerance_of(dtype, 2 * shape.out));
+    }
 }
 
 static void check_rungs(DType dtype) {

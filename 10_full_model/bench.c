@@ -10,15 +10,21 @@
 #include "../common/ops.h"
 #include "../common/options.h"
 
+#include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 typedef struct ModelBenchOptions {
     CommonOptions common;
-    const char *config;
+    const char *config, *profile;
     int batch, context, vocab;
     double seconds;
 } ModelBenchOptions;
+
+/* What --profile may name. */
+static const char *const works[] = {"forward", "train", "decode", "batch"};
+enum { WORKS = sizeof works / sizeof *works };
 
 static error_t parse(int key, char *text, struct argp_state *state) {
     ModelBenchOptions *o = state->input;
@@ -38,6 +44,12 @@ static error_t parse(int key, char *text, struct argp_state *state) {
     case 'v':
         o->vocab = (int)option_integer(state, "--vocab", text, 2, 1 << 20);
         return 0;
+    case 'p':
+        o->profile = text;
+        for (int i = 0; i < WORKS; i++)
+            if (!strcmp(text, works[i])) return 0;
+        argp_error(state, "--profile '%s': it must be forward, train, decode or batch", text);
+        return EINVAL;
     case 's':
         o->seconds = option_number(state, "--seconds", text, 0.01, 1000);
         return 0;
@@ -51,6 +63,11 @@ static const struct argp_option flags[] = {
     {"batch", 'b', "N", 0, "Windows in a step (default 16)", 0},
     {"context", 't', "N", 0, "Tokens in a window (default 64)", 0},
     {"vocab", 'v', "N", 0, "Size of the vocabulary (default 2048)", 0},
+    {"profile", 'p', "WORK", 0,
+     "Only this, for a profiler: forward, train, decode or batch, once between cudaProfilerStart "
+     "and "
+     "cudaProfilerStop (see tools/kernels.py)",
+     0},
     {"seconds", 's', "X", 0, "Time for each row (default 3)", 0},
     {0}};
 
@@ -147,6 +164,36 @@ static void prepare(Work *w, Context *ctx, const ModelBenchOptions *o) {
     if (!w->records) fatal("out of memory");
 }
 
+/* The third run of it is the profiler's: by then all plans are made and all memory is there. */
+static void profile(Context *ctx, BenchFunction function, void *user) {
+    for (int i = 0; i < 3; i++) {
+        if (i == 2) gpu_profile_start(ctx->gpu);
+        function(ctx, user);
+    }
+    gpu_profile_stop(ctx->gpu);
+}
+
+static void profile_work(Context *ctx, Work *w, const ModelBenchOptions *o) {
+    if (!ctx->gpu) fatal("--profile is for the GPU: add --device cuda");
+    if (!strcmp(o->profile, "forward")) {
+        profile(ctx, forward, w);
+    } else if (!strcmp(o->profile, "train")) {
+        profile(ctx, step, w);
+    } else {
+        Decoding d;
+        decoding_init(&d, w, !strcmp(o->profile, "decode") ? 1 : o->batch);
+        profile(ctx, decode, &d);
+        decoding_free(&d);
+    }
+}
+
+static void work_free(Context *ctx, Work *w) {
+    model_free(&w->model);
+    free(w->ids);
+    free(w->records);
+    context_free(ctx);
+}
+
 static void save_rows(const ModelBenchOptions *o, Context *ctx, char (*names)[48],
                       const BenchTime *times, int count) {
     Error err;
@@ -170,6 +217,11 @@ int main(int argc, char **argv) {
     Work w;
     prepare(&w, &ctx, &o);
     const ModelConfig *cfg = &w.model.cfg;
+    if (o.profile) {
+        profile_work(&ctx, &w, &o);
+        work_free(&ctx, &w);
+        return 0;
+    }
 
     Bench bench;
     bench_init(&bench, &ctx, o.seconds);
@@ -205,10 +257,6 @@ int main(int argc, char **argv) {
            tokens / times[1].min, tokens / times[1].median, context_peak_bytes(&ctx) / 1048576.0,
            decoded[0], decoded[1], o.batch);
     if (o.common.csv) save_rows(&o, &ctx, names, times, rows);
-
-    model_free(&w.model);
-    free(w.ids);
-    free(w.records);
-    context_free(&ctx);
+    work_free(&ctx, &w);
     return 0;
 }

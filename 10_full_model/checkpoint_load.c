@@ -116,7 +116,8 @@ static int match_tensor(Loading *l, const Tensor *t, const char *path, Error *er
                          "%s: '%s' is a scale of FP8 weights. FP8 is not read yet: convert "
                          "the model to BF16 first",
                          path, name_text(t->name).text);
-    if (sscanf(t->name, "model.layers.%d.", &layer) == 1 && layer >= cfg->num_hidden_layers)
+    if (sscanf(t->name, "model.layers.%d.", &layer) == 1 && layer >= cfg->num_hidden_layers &&
+        layer - cfg->num_hidden_layers < cfg->num_nextn_predict_layers)
         l->predicting++;
     else if (!(cfg->tie_word_embeddings && !strcmp(t->name, "lm_head.weight")) &&
              !ends_with(t->name, ".rotary_emb.inv_freq")) /* old files keep what config.json says */
@@ -178,12 +179,26 @@ static int read_all(Loading *l, Model *model, Error *err) {
     return 0;
 }
 
+/* config_load for a model's folder, with a hint if it is none. */
+static int load_config(ModelConfig *cfg, const char *directory, Error *err) {
+    char path[1100];
+    snprintf(path, sizeof path, "%s/config.json", directory);
+    if (access(path, F_OK) == 0) return config_load(cfg, directory, err);
+    snprintf(path, sizeof path, "%s/last/config.json", directory);
+    if (access(path, F_OK) == 0)
+        return error_set(err,
+                         "%s has no best model yet, for its training was stopped before the first "
+                         "validation; the model of its last step is in %s/last",
+                         directory, directory);
+    return error_set(err, "%s is no model's folder: there is no config.json in it", directory);
+}
+
 int checkpoint_load_model(Model *model, Context *ctx, const char *directory, bool training,
                           Error *err) {
     ModelConfig cfg;
     Loading l = {.model = model, .directory = directory};
     *model = (Model){0};
-    if (config_load(&cfg, directory, err) || weight_files_open(&l.files, directory, err)) return -1;
+    if (load_config(&cfg, directory, err) || weight_files_open(&l.files, directory, err)) return -1;
     int status = model_init(model, ctx, &cfg, training, err);
     if (!status) status = match(&l, err);
     if (!status) status = read_all(&l, model, err);
@@ -219,7 +234,7 @@ int checkpoint_load(Model *model, Tokenizer **tokenizer, Context *ctx, const cha
     ModelConfig cfg;
     *model = (Model){0};
     *tokenizer = NULL;
-    if (config_load(&cfg, directory, err)) return -1;
+    if (load_config(&cfg, directory, err)) return -1;
     if (!(*tokenizer = checkpoint_load_tokenizer(&cfg, directory, err))) return -1;
     if (checkpoint_load_model(model, ctx, directory, false, err) == 0) return 0;
     tokenizer_free(*tokenizer);

@@ -19,7 +19,8 @@ typedef struct Command {
 extern const Command command_data, command_train, command_generate, command_eval, command_logits,
     command_info, command_convert;
 
-/* options_parse with the command's own flags and parser, and its `about` in --help. */
+/* options_parse with the command's own flags and parser, and its `about` in --help. --csv is for
+ * train alone. */
 void command_parse(const Command *command, const struct argp_option *flags, argp_parser_t parser,
                    int argc, char **argv, CommonOptions *common, void *options);
 

@@ -250,6 +250,7 @@ static int run(int argc, char **argv, Error *err) {
     struct argp argp = {data_flags,  parse,     "[FILE...]", command_data.about,
                         common_argp, help_text, NULL};
     options_parse(&argp, argc, argv, &o->common, o);
+    if (o->common.csv) return error_set(err, "data writes its numbers into --out: leave --csv out");
     if (o->verify) return verify(o->verify, err);
     if (!p->out) return error_set(err, "data: --out DIR says where the shards go");
     if (!p->path_count) return error_set(err, "data: which files?");

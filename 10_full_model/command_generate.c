@@ -41,7 +41,8 @@ typedef struct Options {
 static const struct argp_option generate_flags[] = {
     {"model", MODEL, "DIR", 0, "Folder with the model (required)", 0},
     {"prompt", PROMPT, "TEXT", 0, "What the text begins with (default: nothing)", 0},
-    {"prompts", PROMPTS, "FILE", 0, "Many prompts, one a line, continued side by side", 0},
+    {"prompts", PROMPTS, "FILE", 0,
+     "Many prompts, one a line, continued side by side; empty lines do not count", 0},
     {"batch", BATCH, "N", 0, "With --prompts: how many at a time (default 8)", 0},
     {"interactive", INTERACTIVE, NULL, 0, "Type prompts; /help there lists the settings", 0},
     {"max-new-tokens", TOKENS, "N", 0, "Tokens to add (default 200)", 0},
@@ -123,9 +124,12 @@ static int check_written(Error *err) {
     return 0;
 }
 
-static void report(const GenerateResult *r) {
+static void report(const GenerateResult *r, const Model *model) {
     fprintf(stderr, "%d tokens, %.0f tokens/s\n", r->new_tokens,
             r->seconds > 0 ? r->new_tokens / r->seconds : 0);
+    if (r->full)
+        fprintf(stderr, "(the model's context of %d tokens is full)\n",
+                model->cfg.max_position_embeddings);
 }
 
 /* ---- one prompt ---- */
@@ -148,7 +152,7 @@ static int continue_prompt(Model *model, const Tokenizer *tokenizer, Options *o,
     if (unprinted) fputs(unprinted, stdout); /* not one new token */
     printf("\n");
     if (check_written(err)) return -1;
-    report(&result);
+    report(&result, model);
     return 0;
 }
 
@@ -181,6 +185,7 @@ static int continue_some(Model *model, const Tokenizer *tokenizer, const Options
         generator_run(&g, &o->generate, &result);
         total->new_tokens += result.new_tokens;
         total->seconds += result.seconds;
+        total->full |= result.full;
         for (int b = 0; b < batch; b++) {
             char *answer = generator_answer(&g, b, &o->generate);
             printf("[%d] %s%s\n\n", first + b + 1, prompts[first + b], answer);
@@ -210,7 +215,7 @@ static int continue_file(Model *model, const Tokenizer *tokenizer, const Options
         int batch = count - first < o->batch ? count - first : o->batch;
         status = continue_some(model, tokenizer, o, prompts, first, batch, &total, err);
     }
-    if (!status) report(&total);
+    if (!status) report(&total, model);
     free(prompts);
     free(text);
     return status;

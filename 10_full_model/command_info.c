@@ -87,8 +87,10 @@ static NumberText short_count(int64_t number) {
     NumberText out;
     if (number >= 1000000000)
         snprintf(out.text, sizeof out.text, "%.2fB", (double)number / 1e9);
-    else
+    else if (number >= 100000)
         snprintf(out.text, sizeof out.text, "%.1fM", (double)number / 1e6);
+    else
+        out = with_commas(number);
     return out;
 }
 
@@ -117,8 +119,9 @@ static void print_parameters(const ModelConfig *cfg) {
                                                               : "");
     printf("  %-16s %20s %20s\n", "all", with_commas(sizes.all).text,
            with_commas(sizes.all_active).text);
-    printf("  %-16s %20s %20s\n", "", short_count(sizes.all).text,
-           short_count(sizes.all_active).text);
+    if (sizes.all >= 100000)
+        printf("  %-16s %20s %20s\n", "", short_count(sizes.all).text,
+               short_count(sizes.all_active).text);
 }
 
 static void print_row(const char *name, int64_t f32, int64_t bf16) {

@@ -6,10 +6,8 @@
 #include "train.h"
 
 #include "../common/bench.h"
-#include "../common/files.h"
 #include "../common/plot.h"
 #include "../common/progress.h"
-#include "run_folder.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -46,8 +44,9 @@ typedef struct Options {
     FileList data;
     const char *config, *out; /* config NULL: not given */
     int vocab;                /* 0: not given */
-    double validation, lowest_rate;
-    double peak; /* TFLOP/s; < 0: not given */
+    double validation;        /* 0: not given */
+    double lowest_rate, peak; /* < 0: not given; peak in TFLOP/s */
+    bool resume, overwrite;
     TrainOptions train;
 } Options;
 
@@ -181,10 +180,10 @@ static error_t parse(int key, char *text, struct argp_state *state) {
         o->config = text;
         return 0;
     case RESUME:
-        o->train.resume = true;
+        o->resume = true;
         return 0;
     case OVERWRITE:
-        o->train.overwrite = true;
+        o->overwrite = true;
         return 0;
     case ARGP_KEY_ARG:
         argp_error(state, "'%s' is not expected here: every setting has a flag", text);
@@ -200,8 +199,13 @@ static int check_flags(const Options *o, Error *err) {
     const Schedule *s = &o->train.schedule;
     if (!o->out) return error_set(err, "train: --out DIR says where the model goes");
     if (!o->data.count) return error_set(err, "train: --data FILE says what to learn from");
-    if (o->train.resume && o->train.overwrite)
+    if (o->resume && o->overwrite)
         return error_set(err, "train: --resume goes on and --overwrite begins anew; give one");
+    if (text_input_is_sharded(&o->data) && (o->vocab || o->validation > 0))
+        return error_set(err,
+                         "train: the shards in %s have their tokens and their validation part "
+                         "already; --vocab and --validation are for text files",
+                         o->data.paths[0]);
     if (s->warmup + s->constant > s->steps)
         return error_set(err, "--warmup %lld and --constant %lld are more than all %lld steps",
                          (long long)s->warmup, (long long)s->constant, (long long)s->steps);
@@ -218,6 +222,11 @@ static int read_config(const Options *o, const char *last, ModelConfig *cfg, Err
     return config_preset(cfg, o->config, err);
 }
 
+/* How many tokens are to be learned, if any are. */
+static int tokens_wanted(const Options *o, const ModelConfig *cfg) {
+    return o->vocab ? o->vocab : cfg->vocab_size ? cfg->vocab_size : 2048;
+}
+
 static int check_context(const Options *o, const ModelConfig *cfg, Error *err) {
     if (o->train.context_length <= cfg->max_position_embeddings) return 0;
     return error_set(err, "--context %d is longer than the %d positions of configuration %s",
@@ -225,8 +234,21 @@ static int check_context(const Options *o, const ModelConfig *cfg, Error *err) {
                      o->config ? o->config : "nano");
 }
 
+/* What train() would refuse after the text is read and a tokenizer learned, is refused before. */
+static int look_ahead(const Options *o, const ModelConfig *cfg, Error *err) {
+    ModelConfig with_tokens = *cfg;
+    if (!cfg->vocab_size) with_tokens.vocab_size = tokens_wanted(o, cfg);
+    if (config_buildable(cfg, err) || config_check(&with_tokens, err)) return -1;
+    RunFolder folder;
+    if (run_folder_open(&folder, o->out, o->train.start, err)) return -1;
+    run_folder_close(&folder);
+    return 0;
+}
+
 static void report(const Options *o, const TrainResult *r) {
-    if (r->interrupted)
+    if (r->steps == r->resumed_from)
+        printf("All %lld steps of this run were done before\n", (long long)r->steps);
+    else if (r->interrupted)
         printf(
             "Stopped after %lld of %lld steps and saved. The same command with --resume goes on\n",
             (long long)r->steps, (long long)o->train.schedule.steps);
@@ -239,10 +261,11 @@ static void report(const Options *o, const TrainResult *r) {
 }
 
 /* The charts of a run, beside its metrics. */
-static void draw(const char *csv, const char *out) {
+static void draw(const char *csv, const char *out, bool experts) {
     char path[1100];
     snprintf(path, sizeof path, "%s/loss", out);
     plot_or_explain("10_full_model/figures/loss.gp", csv, path);
+    if (!experts) return; /* there is no load to draw */
     snprintf(path, sizeof path, "%s/load", out);
     plot_or_explain("10_full_model/figures/load.gp", csv, path);
 }
@@ -271,13 +294,12 @@ static int train_on(const Options *o, ModelConfig *cfg, TextInput *input, Contex
     model_free(&model);
     if (status) return -1;
     report(o, &result);
-    draw(train_options.csv, o->out);
+    draw(train_options.csv, o->out, cfg->n_routed_experts > 0);
     return 0;
 }
 
 static int run(int argc, char **argv, Error *err) {
-    Options options = {
-        .validation = 0.05, .lowest_rate = -1, .peak = -1, .train = train_defaults()};
+    Options options = {.lowest_rate = -1, .peak = -1, .train = train_defaults()};
     Options *o = &options;
     Schedule *schedule = &o->train.schedule;
     int64_t usual = schedule->warmup;
@@ -288,21 +310,19 @@ static int run(int argc, char **argv, Error *err) {
     char last_path[1024];
     if (check_flags(o, err)) return -1;
     snprintf(last_path, sizeof last_path, "%s/last", o->out);
-    bool state = o->train.resume && run_folder_has_state(o->out);
-    const char *last = state ? last_path : NULL;
-    if (o->train.resume && !state) printf("%s has no run to resume: this begins one\n", o->out);
+    o->train.start = o->resume ? RUN_RESUME : o->overwrite ? RUN_OVERWRITE : RUN_NEW;
+    const char *last = o->resume && run_folder_has_state(o->out) ? last_path : NULL;
     ModelConfig cfg;
     if (read_config(o, last, &cfg, err) || check_context(o, &cfg, err)) return -1;
-    if (make_directories(o->out, err)) return -1; /* before the work, not after it */
+    if (look_ahead(o, &cfg, err)) return -1;
+    if (o->resume && !last) printf("%s has no run to resume: this begins one\n", o->out);
     Context ctx;
     options_open(&o->common, &ctx);
     TextOptions text = {.data = &o->data,
                         .context_length = o->train.context_length,
-                        .validation = o->validation,
+                        .validation = o->validation > 0 ? o->validation : 0.05,
                         .tokenizer = last,
-                        .vocab = o->vocab         ? o->vocab
-                                 : cfg.vocab_size ? cfg.vocab_size
-                                                  : 2048};
+                        .vocab = tokens_wanted(o, &cfg)};
     TextInput input;
     int status = text_input_open(&input, &text, err);
     if (!status) status = train_on(o, &cfg, &input, &ctx, err);

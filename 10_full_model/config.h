@@ -38,7 +38,8 @@ typedef struct ModelConfig {
     bool norm_topk_prob;    /* V2 never divides, whatever its file says */
     float routed_scaling_factor;
 
-    int max_position_embeddings; /* the longest context */
+    int num_nextn_predict_layers; /* that a file may have behind num_hidden_layers: not read */
+    int max_position_embeddings;  /* the longest context */
     double rope_theta;
     bool rope_interleave; /* V2: always */
     RopeType rope_type;

@@ -99,6 +99,8 @@ static int read_sizes(ModelConfig *cfg, const cJSON *json, Error *err) {
         {"max_position_embeddings", &cfg->max_position_embeddings, 1, 1 << 20, REQUIRED},
         {"q_lora_rank", &cfg->q_lora_rank, 0, 1 << 17, 0},
         {"n_routed_experts", &cfg->n_routed_experts, 0, 1 << 16, 0},
+        {"num_nextn_predict_layers", &cfg->num_nextn_predict_layers, 0, 1 << 10,
+         cfg->model_type == DEEPSEEK_V2 ? 0 : 1},
     };
     /* null says "none"; a file without the key may mean transformers' default, 1536 */
     if (!cJSON_HasObjectItem(json, "q_lora_rank"))

@@ -204,7 +204,7 @@ static int train_model(Tour *t, Error *err) {
     t->train.csv =
         t->options->common.csv ? t->options->common.csv : "10_full_model/figures/out/loss.csv";
     t->train.out = t->options->out;
-    t->train.overwrite = true; /* it is the tour's own folder */
+    t->train.start = RUN_OVERWRITE; /* it is the tour's own folder */
     t->train.tokenizer = t->tokenizer;
     t->train.peak = bench_peak(&t->ctx, t->ctx.dtype, 0.3);
     const Schedule *s = &t->train.schedule;

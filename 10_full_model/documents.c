@@ -235,7 +235,7 @@ int document_text(const DocumentReader *r, const Piece *piece, DocumentText *tex
     if (!cJSON_IsObject(json))
         error_set(&why, "the line is JSON, but not an object with a field \"%s\"", field);
     else if (!found)
-        error_set(&why, "there is no field \"%s\"", field);
+        error_set(&why, "there is no field \"%s\" (--field names another)", field);
     else if (fields > 1)
         error_set(&why, "the field \"%s\" is there %d times", field, fields);
     else if (!cJSON_IsString(found))

@@ -206,6 +206,7 @@ void generator_run(Generator *g, const GenerateOptions *o, GenerateResult *resul
     started = seconds_now();
     for (int steps; room > 0 && !all_done(&run); room -= steps) steps = advance(&run, room);
     result->seconds = seconds_now() - started;
+    result->full = room == 0 && g->capacity - longest < o->max_new_tokens && !all_done(&run);
     for (int b = 0; b < g->batch; b++) {
         text_stream_end(&run.streams[b]);
         result->new_tokens += g->sequences[b].answered;

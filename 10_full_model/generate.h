@@ -64,6 +64,7 @@ typedef struct GenerateOptions {
 typedef struct GenerateResult {
     int prompt_tokens, new_tokens;  /* of all sequences: into the caches first, and answered */
     double prompt_seconds, seconds; /* for each of the two */
+    bool full;                      /* the end of the context ended it */
 } GenerateResult;
 
 /*

@@ -27,12 +27,38 @@ static void remove_unfinished(const char *path) {
     closedir(directory);
 }
 
-int run_folder_open(RunFolder *folder, const char *path, Error *err) {
+static bool has(const char *path, const char *name) {
+    char whole[600];
+    snprintf(whole, sizeof whole, "%s/%s", path, name);
+    return access(whole, F_OK) == 0;
+}
+
+/* Is there anything that must not be lost? */
+static int check_start(const char *path, RunStart start, Error *err) {
+    if (start == RUN_OVERWRITE) return 0;
+    if (run_folder_has_state(path))
+        return start == RUN_RESUME ? 0
+                                   : error_set(err,
+                                               "%s has a run that can be resumed: --resume goes on "
+                                               "with it, --overwrite begins anew in its place",
+                                               path);
+    /* A run that was killed between its first two saves has a model without a state, and last/.
+     * Any other model is not ours to replace. */
+    bool model = has(path, "model.safetensors") || has(path, "model.safetensors.index.json");
+    if (!model || (start == RUN_RESUME && has(path, "last"))) return 0;
+    return error_set(err,
+                     "%s has a model, which would be lost: choose another --out, or say "
+                     "--overwrite",
+                     path);
+}
+
+int run_folder_open(RunFolder *folder, const char *path, RunStart start, Error *err) {
     *folder = (RunFolder){.lock = -1};
     if (strlen(path) >= sizeof folder->best)
         return error_set(err, "the path %.80s... is too long", path);
     strcpy(folder->best, path);
     snprintf(folder->last, sizeof folder->last, "%s/last", path);
+    if (!has(path, "last") && check_start(path, start, err)) return -1; /* before it gets one */
     if (make_directories(folder->last, err)) return -1;
     folder->lock = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     if (folder->lock < 0) return error_set(err, "cannot open %s: %s", path, strerror(errno));
@@ -50,6 +76,10 @@ int run_folder_open(RunFolder *folder, const char *path, Error *err) {
         run_folder_close(folder);
         return error_set(err, "cannot write into %s: %s", path, strerror(code));
     }
+    if (check_start(path, start, err)) {
+        run_folder_close(folder);
+        return -1;
+    }
     remove_unfinished(folder->best);
     remove_unfinished(folder->last);
     return 0;
@@ -60,11 +90,7 @@ void run_folder_close(RunFolder *folder) {
     *folder = (RunFolder){.lock = -1};
 }
 
-bool run_folder_has_state(const char *path) {
-    char name[600];
-    snprintf(name, sizeof name, "%s/last/training.safetensors", path);
-    return access(name, F_OK) == 0;
-}
+bool run_folder_has_state(const char *path) { return has(path, "last/training.safetensors"); }
 
 int run_folder_forget(const RunFolder *folder, Error *err) {
     char name[600];

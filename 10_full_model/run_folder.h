@@ -21,11 +21,19 @@ typedef struct RunFolder {
     int lock;                  /* a descriptor; -1: no folder */
 } RunFolder;
 
+/* What is meant to happen to a run, or a model, that is there already. */
+typedef enum RunStart {
+    RUN_NEW,       /* nothing: the folder must have none */
+    RUN_RESUME,    /* go on with it, or begin if there is none */
+    RUN_OVERWRITE, /* it makes room */
+} RunStart;
+
 /*
  * Creates the folders, locks them, and removes what a killed run left half written. -1 and a
- * message when another process trains there, or the folder cannot be written.
+ * message when another process trains there, the folder cannot be written, or it has what `start`
+ * does not allow for.
  */
-int run_folder_open(RunFolder *folder, const char *path, Error *err);
+int run_folder_open(RunFolder *folder, const char *path, RunStart start, Error *err);
 void run_folder_close(RunFolder *folder); /* one that was never opened, all zeros: fine */
 
 /* Is there a state to resume from? */

@@ -112,8 +112,9 @@ DEVICE_TEST(model, the_future_changes_nothing) {
     ids[20] = (ids[20] + 1) % 19;
     float *after = test_values(
         &ctx, model_forward(&model, tensor_from(&ctx, "ids", I32, ids, SHAPE(1, 31)), NULL, NULL));
-    cr_assert(!memcmp(before, after, 20 * 19 * sizeof(float)),
-              "a later token changed an earlier logit");
+    /* Not the same bits: the token may choose other experts, and a product with one row more or fewer may be another kernel's
+     * sum. That is rounding; a token that is seen too early changes its logits by a tenth and more. */
+    check_close("logits before it", after, before, 20 * 19, dtype == BF16 ? 2e-2 : 2e-6);
     cr_assert(memcmp(before + 20 * 19, after + 20 * 19, 19 * sizeof(float)),
               "token 20 must change its own logits");
     free(before), free(after);

@@ -134,6 +134,7 @@ Test(train, a_loss_that_is_not_finite_stops_and_keeps_what_was_saved) {
     must(checkpoint_save_weights(&w.model, folder, 0, &err), &err);
     float first = tensor_get(w.model.embed_tokens, 0);
     w.options.out = folder;
+    w.options.start = RUN_OVERWRITE;
     w.options.schedule.peak = 1e30f;
     w.options.schedule.warmup = 0;
     TrainResult result;

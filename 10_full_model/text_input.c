@@ -6,9 +6,9 @@
 #include <stdlib.h>
 #include <sys/stat.h>
 
-static bool is_directory(const char *path) {
+bool text_input_is_sharded(const FileList *data) {
     struct stat info;
-    return stat(path, &info) == 0 && S_ISDIR(info.st_mode);
+    return stat(data->paths[0], &info) == 0 && S_ISDIR(info.st_mode);
 }
 
 static Tokenizer *load_tokenizer(const char *directory, Error *err) {
@@ -71,8 +71,8 @@ static int open_text(TextInput *input, const TextOptions *o, Error *err) {
 
 int text_input_open(TextInput *input, const TextOptions *o, Error *err) {
     *input = (TextInput){0};
-    bool folder = is_directory(o->data->paths[0]);
-    if (!(folder ? open_shards(input, o, err) : open_text(input, o, err))) return 0;
+    if (!(text_input_is_sharded(o->data) ? open_shards(input, o, err) : open_text(input, o, err)))
+        return 0;
     text_input_close(input);
     return -1;
 }

@@ -27,6 +27,9 @@ typedef struct TextOptions {
     int vocab;             /* tokens to learn */
 } TextOptions;
 
+/* Is it a folder (of shards, that must be), and no text? */
+bool text_input_is_sharded(const FileList *data);
+
 /* -1 and a message for files that cannot be read, or are too short, or a tokenizer that does not
  * fit. */
 int text_input_open(TextInput *input, const TextOptions *options, Error *err);

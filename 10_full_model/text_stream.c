@@ -1,5 +1,7 @@
 #include "text_stream.h"
 
+#include "normalise.h"
+
 #include "../common/error.h"
 
 #include <stdlib.h>
@@ -9,30 +11,19 @@ TextStream text_stream(TextFunction emit, void *user, const char *const *stops, 
     return (TextStream){.emit = emit, .user = user, .stops = stops, .stop_count = stop_count};
 }
 
-/* How many bytes the UTF-8 character that begins with c has; 1 for what cannot begin one. */
-static size_t character_length(unsigned char c) {
-    return c >= 0xf0 && c < 0xf8 ? 4 : c >= 0xe0 ? (c < 0xf0 ? 3 : 1) : c >= 0xc2 ? 2 : 1;
-}
-
-/* The bytes of the character at text; a byte that does not continue it ends it. 0: it is not whole. */
-static size_t whole_character(const char *text, size_t bytes) {
-    size_t length = character_length((unsigned char)text[0]);
-    for (size_t i = 1; i < length; i++) {
-        if (i == bytes) return 0;
-        if (((unsigned char)text[i] & 0xc0) != 0x80) return i;
-    }
-    return length;
-}
-
-/* Emits up to `bytes` of what waits, in whole characters; `all`: the last one as it is. */
+/* Emits up to `bytes` of what waits, in whole characters; `all`: nothing will follow them. */
 static void flush(TextStream *stream, size_t bytes, bool all) {
     size_t done = 0;
     while (done < bytes) {
-        size_t length = whole_character(stream->waiting + done, bytes - done);
-        if (length == 0 && !all) break;
-        if (length == 0) length = bytes - done;
-        if (stream->emit) stream->emit(stream->user, stream->waiting + done, length);
-        done += length;
+        const char *text = stream->waiting + done;
+        int length = utf8_character(text, bytes - done);
+        /* A piece that reaches to the end is a character's beginning, or a byte that is none. */
+        bool open = -length == (int)(bytes - done) && (unsigned char)text[0] >= 0xC2 &&
+                    (unsigned char)text[0] <= 0xF4;
+        if (length < 0 && open && !all) break;
+        if (stream->emit && length > 0) stream->emit(stream->user, text, (size_t)length);
+        if (stream->emit && length < 0) stream->emit(stream->user, "\xEF\xBF\xBD", 3);
+        done += (size_t)abs(length);
     }
     if (done == 0) return; /* there may be no buffer yet */
     stream->count -= done;

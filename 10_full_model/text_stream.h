@@ -3,7 +3,8 @@
  *
  * Two things make text wait. A token may end within a UTF-8 character; its bytes wait for the rest, for
  * a terminal shows half a character as rubbish. And what could be the beginning of a stop string
- * waits until it is one (the text ends before it) or is none.
+ * waits until it is one (the text ends before it) or is none. Bytes that belong to no character, which a
+ * model may well write, come out as U+FFFD: what is emitted is valid UTF-8 whatever happens.
  */
 #ifndef TEXT_STREAM_H
 #define TEXT_STREAM_H
@@ -14,7 +15,7 @@
 typedef void (*TextFunction)(void *user, const char *text, size_t bytes);
 
 typedef struct TextStream {
-    TextFunction emit; /* gets whole characters (or single bytes that are none) */
+    TextFunction emit; /* gets whole characters, one at a time */
     void *user;
     const char *const *stops; /* not empty strings */
     int stop_count;

@@ -1,7 +1,6 @@
 #include "train.h"
 
 #include "checkpoint.h"
-#include "run_folder.h"
 
 #include "../common/progress.h"
 
@@ -189,23 +188,24 @@ static int save(Trainer *t, bool best, Error *err) {
     return 0;
 }
 
+static int load_state(Trainer *t, Error *err) {
+    if (training_state_load(t->model, &t->state, &t->settings, t->folder.last, err)) return -1;
+    int64_t done = t->state.adamw.step, steps = t->options->schedule.steps;
+    if (done <= steps) return 0;
+    return error_set(err, "%s: by its training.safetensors %lld steps of %lld are done",
+                     t->folder.last, (long long)done, (long long)steps);
+}
+
 /* Opens the folder, and loads the state in it or sees that there is none to lose. */
 static int open_run(Trainer *t, Error *err) {
     const TrainOptions *o = t->options;
     t->state = (TrainingState){.adamw = o->adamw, .best_validation_loss = INFINITY};
     if (o->out) {
-        if (run_folder_open(&t->folder, o->out, err)) return -1;
+        if (run_folder_open(&t->folder, o->out, o->start, err)) return -1;
         bool state = run_folder_has_state(o->out);
-        if (state && !o->resume && !o->overwrite)
-            return error_set(err,
-                             "%s has a run that can be resumed: --resume goes on with it, "
-                             "--overwrite begins anew in its place",
-                             o->out);
-        if (state && o->resume &&
-            training_state_load(t->model, &t->state, &t->settings, t->folder.last, err))
-            return -1;
+        if (state && o->start == RUN_RESUME && load_state(t, err)) return -1;
         /* The old run's state must not outlive its model. */
-        if (state && !o->resume && run_folder_forget(&t->folder, err)) return -1;
+        if (state && o->start == RUN_OVERWRITE && run_folder_forget(&t->folder, err)) return -1;
     }
     t->saved = t->state.adamw.step ? t->state.adamw.step : -1;
     return metrics_open(&t->metrics, o->csv, t->model, o->context_length, t->state.adamw.step,
@@ -248,6 +248,7 @@ static int run_steps(Trainer *t, TrainResult *result, Error *err) {
     int64_t first = t->state.adamw.step, steps = o->schedule.steps, tail_count = 0;
     double training = 0, tail_loss = 0; /* seconds in steps; losses of the run's last tenth */
     int status = 0;
+    if (first == steps) return 0; /* a finished run was resumed */
     Progress progress = progress_start("training", steps);
     progress_skip(&progress, first);
     for (bool stop = false; t->state.adamw.step < steps && !stop;) {
@@ -273,11 +274,12 @@ static int run_steps(Trainer *t, TrainResult *result, Error *err) {
     }
     if (tail_count) result->loss = (float)(tail_loss / tail_count);
     char rate[32];
-    if (status && !o->quiet)
-        progress_finish(&progress, "and stopped"); /* so that the message has a line of its own */
+    format_count(rate, sizeof rate, (int64_t)result->tokens_per_second);
+    if (!o->quiet && (status || result->interrupted)) /* the message has a line of its own */
+        progress_stop(&progress, "%s tokens/s", rate);
     else if (!o->quiet)
         progress_finish(&progress, "validation loss %.3f, %s tokens/s", result->validation_loss,
-                        format_count(rate, sizeof rate, (int64_t)result->tokens_per_second));
+                        rate);
     return status;
 }
 

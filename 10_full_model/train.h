@@ -19,6 +19,7 @@
 #include "data_source.h"
 #include "metrics.h"
 #include "model.h"
+#include "run_folder.h"
 #include "schedule.h"
 #include "training_state.h"
 
@@ -34,8 +35,7 @@ typedef struct TrainOptions {
         eval_batches; /* validation: every so many steps, on eval_batches * batch_size windows */
 
     const char *out;            /* folder for the model and the state; NULL: do not save */
-    bool resume;                /* go on from the state in it; without one, begin */
-    bool overwrite;             /* begin even if there is a state, which is lost */
+    RunStart start;             /* what becomes of a run that is there */
     const Tokenizer *tokenizer; /* saved with the model; NULL: none is */
     const char *csv;            /* file for one row a step (metrics.h), or NULL */
     double peak;                /* the device's operations a second, for the metrics; 0: unknown */

@@ -28,7 +28,11 @@ void settings_integer(Settings *settings, const char *name, int64_t value) {
 }
 
 void settings_number(Settings *settings, const char *name, double value) {
-    add_setting(settings, name, "%.9g", value);
+    int digits = 6; /* no more than it takes: 0.003, not 0.00300000003 */
+    char text[32];
+    do snprintf(text, sizeof text, "%.*g", digits, value);
+    while (strtof(text, NULL) != (float)value && digits++ < 9);
+    add_setting(settings, name, "%s", text);
 }
 
 void settings_text(Settings *settings, const char *name, const char *value) {

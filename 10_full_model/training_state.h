@@ -40,8 +40,8 @@ typedef struct Settings {
 } Settings;
 
 void settings_integer(Settings *settings, const char *name, int64_t value);
-void settings_number(Settings *settings, const char *name,
-                     double value); /* 9 digits: all of a float */
+/* With as many digits, up to 9, as tell this float from all others. */
+void settings_number(Settings *settings, const char *name, double value);
 void settings_text(Settings *settings, const char *name, const char *value);
 void settings_of_model(Settings *settings, const ModelConfig *cfg);
 

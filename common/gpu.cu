@@ -3,6 +3,7 @@
  */
 #include "gpu.cuh"
 
+#include <cuda_profiler_api.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -68,9 +69,10 @@ extern "C" void gpu_free(Gpu *gpu, void *data) {
     CUDA_CHECK(cudaFree(data));
 }
 
+/* From pageable memory, which all of ours is, CUDA has taken a copy when it returns: nobody waits for
+ * what the stream still has to do. */
 extern "C" void gpu_upload(Gpu *gpu, void *device, const void *host, size_t bytes) {
     CUDA_CHECK(cudaMemcpyAsync(device, host, bytes, cudaMemcpyHostToDevice, gpu->stream));
-    CUDA_CHECK(cudaStreamSynchronize(gpu->stream));
 }
 
 extern "C" void gpu_download(Gpu *gpu, void *host, const void *device, size_t bytes) {
@@ -113,6 +115,16 @@ extern "C" void gpu_graph_free(GpuGraph *graph) {
     if (!graph) return;
     CUDA_CHECK(cudaGraphExecDestroy(graph->executable));
     free(graph);
+}
+
+extern "C" void gpu_profile_start(Gpu *gpu) {
+    CUDA_CHECK(cudaStreamSynchronize(gpu->stream));
+    CUDA_CHECK(cudaProfilerStart());
+}
+
+extern "C" void gpu_profile_stop(Gpu *gpu) {
+    CUDA_CHECK(cudaStreamSynchronize(gpu->stream));
+    CUDA_CHECK(cudaProfilerStop());
 }
 
 extern "C" void gpu_timer_start(Gpu *gpu) { CUDA_CHECK(cudaEventRecord(gpu->start, gpu->stream)); }

@@ -61,6 +61,12 @@ template <> __device__ __forceinline__ __nv_bfloat16 from_float<__nv_bfloat16>(f
     return __float2bfloat16_rn(x);
 }
 
+/* N numbers that one thread loads or stores at once: 16 bytes, the widest there is, unless fewer. */
+template <typename T, int N = 16 / sizeof(T)> struct alignas(N * sizeof(T)) Pack {
+    static const int SIZE = N;
+    T v[N];
+};
+
 /* Sum and maximum over the 32 lanes of a warp; every lane gets the result. */
 __device__ __forceinline__ float warp_sum(float x) {
     for (int offset = 16; offset; offset /= 2) x += __shfl_xor_sync(~0u, x, offset);

@@ -53,6 +53,10 @@ GpuGraph *gpu_graph_end(Gpu *gpu);
 void gpu_graph_launch(Gpu *gpu, GpuGraph *graph); /* in stream order; does not wait */
 void gpu_graph_free(GpuGraph *graph);             /* NULL is fine */
 
+/* A profiler that was told to wait (ncu --profile-from-start off) looks at what is launched in between. */
+void gpu_profile_start(Gpu *gpu);
+void gpu_profile_stop(Gpu *gpu);
+
 /* Time on the GPU, for benchmarks: milliseconds between two marks in the stream. */
 void gpu_timer_start(Gpu *gpu);
 double gpu_timer_stop(Gpu *gpu);

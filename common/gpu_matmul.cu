@@ -127,20 +127,25 @@ static bool aligned(const void *matrix, int64_t ld, size_t size) {
     return (uintptr_t)matrix % largest == 0;
 }
 
-void gpu_matmul(Gpu *gpu, const GpuMatmul *product, void *c, const void *a, const void *b,
-                const void *bias) {
+void gpu_matmul_onto(Gpu *gpu, const GpuMatmul *product, void *c, const void *base, const void *a,
+                     const void *b, const void *bias) {
     if (product->m == 0 || product->n == 0 || product->batch == 0) return;
     size_t size = dtype_size(product->dtype), out_size = dtype_size(product->out_dtype);
     CHECK(aligned(a, product->lda, size) && aligned(b, product->ldb, size) &&
-              aligned(c, product->ldc, out_size),
+              aligned(c, product->ldc, out_size) && aligned(base, product->ldc, out_size),
           "gpu_matmul: a matrix begins at fewer bytes than its rows do: %p, %p -> %p", a, b, c);
     MatmulPlan *plan = find_plan(gpu, product);
     if (product->bias)
         BLAS_CHECK(cublasLtMatmulDescSetAttribute(
             plan->operation, CUBLASLT_MATMUL_DESC_BIAS_POINTER, &bias, sizeof bias));
     BLAS_CHECK(cublasLtMatmul(gpu->blas, plan->operation, &product->alpha, b, plan->b, a, plan->a,
-                              &product->beta, c, plan->c, c, plan->c, &plan->algorithm,
+                              &product->beta, base, plan->c, c, plan->c, &plan->algorithm,
                               gpu->workspace, gpu->workspace_bytes, gpu->stream));
+}
+
+void gpu_matmul(Gpu *gpu, const GpuMatmul *product, void *c, const void *a, const void *b,
+                const void *bias) {
+    gpu_matmul_onto(gpu, product, c, c, a, b, bias);
 }
 
 void gpu_matmul_free(Gpu *gpu) {

@@ -23,4 +23,8 @@ typedef struct GpuMatmul {
 void gpu_matmul(Gpu *gpu, const GpuMatmul *product, void *c, const void *a, const void *b,
                 const void *bias);
 
+/* The same with the C of `beta C` elsewhere: C = alpha op(A) op(B) + beta base (+ bias). */
+void gpu_matmul_onto(Gpu *gpu, const GpuMatmul *product, void *c, const void *base, const void *a,
+                     const void *b, const void *bias);
+
 #endif

@@ -35,5 +35,7 @@ GpuGraph *gpu_graph_end(Gpu *gpu) { return (void)gpu, no_gpu(), NULL; }
 void gpu_graph_launch(Gpu *gpu, GpuGraph *graph) { (void)gpu, (void)graph, no_gpu(); }
 void gpu_graph_free(GpuGraph *graph) { (void)graph; }
 void gpu_timer_start(Gpu *gpu) { (void)gpu, no_gpu(); }
+void gpu_profile_start(Gpu *gpu) { (void)gpu, no_gpu(); }
+void gpu_profile_stop(Gpu *gpu) { (void)gpu, no_gpu(); }
 double gpu_timer_stop(Gpu *gpu) { return (void)gpu, no_gpu(), 0.0; }
 #endif

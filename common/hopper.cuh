@@ -317,6 +317,25 @@ __device__ __forceinline__ void async_proxy_fence() {
 }
 
 /*
+ * In turn: blocks that add to the same place one after the other, so that the sum is the same in
+ * every run, count in global memory how many have added. One who has: tma_store_wait<0>(), the
+ * fence, store_release(). One whose turn it is to be: load_acquire() until it is, the fence.
+ */
+__device__ __forceinline__ int load_acquire(const int *p) {
+    int value;
+    asm volatile("ld.acquire.gpu.global.s32 %0, [%1];" : "=r"(value) : "l"(p) : "memory");
+    return value;
+}
+__device__ __forceinline__ void store_release(int *p, int value) {
+    asm volatile("st.release.gpu.global.s32 [%0], %1;" ::"l"(p), "r"(value) : "memory");
+}
+/* Between what the copy engine does in global memory and what this thread says or learns about it.
+ * */
+__device__ __forceinline__ void async_proxy_fence_global() {
+    asm volatile("fence.proxy.async.global;" ::: "memory");
+}
+
+/*
  * ---- warps ----
  */
 

@@ -33,6 +33,13 @@ static void check_number(Context *ctx, const char *where, const Tensor *x) {
 
 /* ---- linear ---- */
 
+static void check_linear(Context *ctx, const char *where, const Tensor *x, const Tensor *weight,
+                         const Tensor *bias) {
+    check_activation(ctx, where, x);
+    check_shape(where, weight, ctx->dtype, SHAPE(-1, tensor_dim(x, -1)));
+    if (bias) check_shape(where, bias, ctx->dtype, SHAPE(tensor_dim(weight, 0)));
+}
+
 /* [linear] */
 typedef struct LinearSaved {
     Tensor *y, *x, *weight, *bias;
@@ -50,12 +57,8 @@ static void linear_backward(Context *ctx, void *saved) {
 }
 
 Tensor *linear(Context *ctx, Tensor *x, Tensor *weight, Tensor *bias) {
-    check_activation(ctx, "linear", x);
-    int64_t in = tensor_dim(x, -1);
-    check_shape("linear", weight, ctx->dtype, SHAPE(-1, in));
-    int64_t out = tensor_dim(weight, 0);
-    if (bias) check_shape("linear", bias, ctx->dtype, SHAPE(out));
-
+    check_linear(ctx, "linear", x, weight, bias);
+    int64_t in = tensor_dim(weight, 1), out = tensor_dim(weight, 0);
     Tensor *y = like(ctx, "linear", x, out);
     ON(ctx, linear_forward, y->data, x->data, weight->data, bias ? bias->data : NULL,
        tensor_rows(x), in, out);
@@ -63,6 +66,32 @@ Tensor *linear(Context *ctx, Tensor *x, Tensor *weight, Tensor *bias) {
     return y;
 }
 /* [/linear] */
+
+/* ---- linear onto something ---- */
+
+typedef struct LinearOntoSaved {
+    LinearSaved linear;
+    Tensor *base;
+} LinearOntoSaved;
+
+/* dbase = dy, whose memory it takes over once the product has read it. */
+static void linear_onto_backward(Context *ctx, void *saved) {
+    LinearOntoSaved *s = saved;
+    linear_backward(ctx, &s->linear);
+    grad_pass(ctx, s->linear.y, s->base);
+}
+
+Tensor *linear_onto(Context *ctx, Tensor *base, Tensor *x, Tensor *weight, Tensor *bias) {
+    check_linear(ctx, "linear_onto", x, weight, bias);
+    int64_t in = tensor_dim(weight, 1), out = tensor_dim(weight, 0);
+    Tensor *y = like(ctx, "linear", x, out);
+    check_same_shape("linear_onto", y, base);
+    ON(ctx, linear_onto_forward, y->data, base->data, x->data, weight->data,
+       bias ? bias->data : NULL, tensor_rows(x), in, out);
+    RECORD(ctx, y, linear_onto_backward, LinearOntoSaved,
+           .linear = {.y = y, .x = x, .weight = weight, .bias = bias}, .base = base);
+    return y;
+}
 
 /* ---- add ---- */
 
@@ -101,8 +130,8 @@ static void rmsnorm_backward(Context *ctx, void *saved) {
     int add_x, add_w;
     void *dx = grad_slot(ctx, s->x, &add_x);
     float *dw = grad_slot(ctx, s->weight, &add_w);
-    float *scratch =
-        dw ? arena_alloc(&ctx->data, RMSNORM_CHUNKS * (size_t)d * sizeof(float)) : NULL;
+    size_t parts = ctx->device == CUDA ? RMSNORM_BLOCKS : RMSNORM_CHUNKS;
+    float *scratch = dw ? arena_alloc(&ctx->data, parts * (size_t)d * sizeof(float)) : NULL;
     ON(ctx, rmsnorm_backward, dx, add_x, dw, add_w, scratch, s->y->grad->data, s->x->data,
        s->weight->data, s->rstd, tensor_rows(s->x), d);
 }
@@ -202,7 +231,7 @@ static void embedding_backward(Context *ctx, void *saved) {
     int64_t rows = tensor_count(s->ids), vocab = tensor_dim(s->table, 0);
     float *dtable = grad_slot(ctx, s->table, &add);
     if (!dtable) return;
-    int32_t *scratch = arena_alloc(&ctx->data, (size_t)(vocab + 1 + 2 * rows) * sizeof(int32_t));
+    int32_t *scratch = arena_alloc(&ctx->data, (size_t)(vocab + 1 + 3 * rows) * sizeof(int32_t));
     ON(ctx, embedding_backward, dtable, add, scratch, s->y->grad->data, s->ids->data, rows,
        tensor_dim(s->table, 1), vocab);
 }
@@ -265,9 +294,8 @@ Tensor *cross_entropy(Context *ctx, Tensor *logits, Tensor *targets) {
 
 #ifdef WITH_CUDA
 typedef struct HeadLossSaved {
-    Tensor *loss, *x, *weight, *targets;
-    void *logits, *padded_weight;
-    float *lse;
+    Tensor *loss, *x, *weight;
+    void *dlogits, *padded_weight;
     int64_t width;
 } HeadLossSaved;
 
@@ -276,10 +304,10 @@ static void head_loss_backward(Context *ctx, void *saved) {
     int add_x, add_w;
     void *dx = grad_slot(ctx, s->x, &add_x);
     float *dw = grad_slot(ctx, s->weight, &add_w);
-    linear_cross_entropy_backward_cuda(ctx->gpu, ctx->dtype, dx, add_x, dw, add_w, s->logits,
-                                       s->padded_weight, s->loss->grad->data, s->loss->data, s->lse,
-                                       s->x->data, s->targets->data, tensor_rows(s->x),
-                                       tensor_dim(s->x, -1), tensor_dim(s->weight, 0), s->width);
+    linear_cross_entropy_backward_cuda(ctx->gpu, ctx->dtype, dx, add_x, dw, add_w, s->dlogits,
+                                       s->padded_weight, s->loss->grad->data, s->x->data,
+                                       tensor_rows(s->x), tensor_dim(s->x, -1),
+                                       tensor_dim(s->weight, 0), s->width);
 }
 
 static Tensor *padded_head_loss(Context *ctx, Tensor *x, Tensor *weight, Tensor *targets) {
@@ -292,16 +320,15 @@ static Tensor *padded_head_loss(Context *ctx, Tensor *x, Tensor *weight, Tensor 
           dtype_name(targets->dtype), shape_text(targets).text, shape_text(x).text);
     Tensor *loss = tensor_new(ctx, "loss", F32, SHAPE(2)); /* the mean, and of how many rows */
     float *losses = arena_alloc(&ctx->data, (size_t)rows * sizeof(float));
-    float *lse = arena_alloc(&ctx->data, (size_t)rows * sizeof(float));
     void *logits = arena_alloc(&ctx->data, (size_t)(rows * width * size));
-    void *padded_weight = arena_alloc(&ctx->data, (size_t)(width * in * size));
-    linear_cross_entropy_forward_cuda(ctx->gpu, ctx->dtype, loss->data, losses, lse, logits,
-                                      padded_weight, x->data, weight->data, targets->data, rows, in,
-                                      vocab, width);
+    void *padded_weight =
+        width == vocab ? weight->data : arena_alloc(&ctx->data, (size_t)(width * in * size));
+    linear_cross_entropy_forward_cuda(ctx->gpu, ctx->dtype, loss->data, losses, logits,
+                                      ctx->recording, padded_weight, x->data, weight->data,
+                                      targets->data, rows, in, vocab, width);
     loss->shape[0] = 1;
     RECORD(ctx, loss, head_loss_backward, HeadLossSaved, .loss = loss, .x = x, .weight = weight,
-           .targets = targets, .logits = logits, .padded_weight = padded_weight, .lse = lse,
-           .width = width);
+           .dlogits = logits, .padded_weight = padded_weight, .width = width);
     return loss;
 }
 #endif

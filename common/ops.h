@@ -21,6 +21,12 @@ extern "C" {
 /* y = x W^T + b     x [..., in], W [out, in], b [out] or NULL -> [..., out] */
 Tensor *linear(Context *ctx, Tensor *x, Tensor *weight, Tensor *bias);
 
+/*
+ * y = base + x W^T + b: what writes into a residual stream. base [..., out] as y. The same as add(base, linear(x)), but
+ * the sum costs no pass of its own, nor does its gradient: y's becomes base's.
+ */
+Tensor *linear_onto(Context *ctx, Tensor *base, Tensor *x, Tensor *weight, Tensor *bias);
+
 /* y = a + b, same shape and dtype; F32 in a BF16 context too, so that losses can be added */
 Tensor *add(Context *ctx, Tensor *a, Tensor *b);
 
@@ -66,6 +72,8 @@ Tensor *weighted_sum(Context *ctx, Tensor *x, const Tensor *c);
  */
 void linear_forward_cpu(float *y, const float *x, const float *w, const float *bias, int64_t rows,
                         int64_t in, int64_t out);
+void linear_onto_forward_cpu(float *y, const float *base, const float *x, const float *w,
+                             const float *bias, int64_t rows, int64_t in, int64_t out);
 /* dx = dy W; dw = dy^T x (F32, from rows); dbias = column sums of dy (F32) */
 void linear_backward_cpu(float *dx, int add_x, float *dw, int add_w, float *dbias, int add_bias,
                          const float *dy, const float *x, const float *w, int64_t rows, int64_t in,
@@ -80,8 +88,8 @@ void slice_backward_cpu(float *dx, int add, const float *dy, int64_t rows, int64
                         int64_t from, int64_t count);
 void rmsnorm_forward_cpu(float *y, float *rstd, const float *x, const float *w, int64_t rows,
                          int64_t d, float eps);
-/* scratch: F32 [RMSNORM_CHUNKS, d], the partial sums of dw in a fixed order */
-enum { RMSNORM_CHUNKS = 64 };
+/* scratch: F32 [RMSNORM_CHUNKS, d] ([RMSNORM_BLOCKS, d] on CUDA), parts of dw that are summed in a fixed order */
+enum { RMSNORM_CHUNKS = 64, RMSNORM_BLOCKS = 512 };
 void rmsnorm_backward_cpu(float *dx, int add_x, float *dw, int add_w, float *scratch,
                           const float *dy, const float *x, const float *w, const float *rstd,
                           int64_t rows, int64_t d);
@@ -92,7 +100,7 @@ void swiglu_backward_cpu(float *dgate, int add_gate, float *dup, int add_up, con
                          const float *gate, const float *up, int64_t n);
 void embedding_forward_cpu(float *y, const float *table, const int32_t *ids, int64_t rows,
                            int64_t d, int64_t vocab);
-/* scratch: I32 [vocab + 1 + 2 * rows]: rows sorted by id, so that each table row is summed in a fixed order */
+/* scratch: I32 [vocab + 1 + 3 * rows]: rows sorted by id, so that each table row is summed in a fixed order */
 void embedding_backward_cpu(float *dtable, int add, int32_t *scratch, const float *dy,
                             const int32_t *ids, int64_t rows, int64_t d, int64_t vocab);
 /* losses, lse: F32 [rows]; loss: F32 [2] = mean, number of rows counted */
@@ -114,6 +122,9 @@ void sum_backward_cpu(float *dx, int add, const float *dout, const float *c, int
 #ifdef WITH_CUDA
 void linear_forward_cuda(Gpu *gpu, DType dtype, void *y, const void *x, const void *w,
                          const void *bias, int64_t rows, int64_t in, int64_t out);
+void linear_onto_forward_cuda(Gpu *gpu, DType dtype, void *y, const void *base, const void *x,
+                              const void *w, const void *bias, int64_t rows, int64_t in,
+                              int64_t out);
 void linear_backward_cuda(Gpu *gpu, DType dtype, void *dx, int add_x, float *dw, int add_w,
                           float *dbias, int add_bias, const void *dy, const void *x, const void *w,
                           int64_t rows, int64_t in, int64_t out);
@@ -146,17 +157,19 @@ void cross_entropy_forward_cuda(Gpu *gpu, DType dtype, float *loss, float *losse
 void cross_entropy_backward_cuda(Gpu *gpu, DType dtype, void *logits, const float *dloss,
                                  const float *loss, const float *lse, const int32_t *targets,
                                  int64_t rows, int64_t vocab);
-/* linear_cross_entropy's two halves. w, x, dx and dw as for linear(); padded_w [width, in] is w with zeros behind, made
- * by the forward for both; logits [rows, width] become their own gradient. */
+/*
+ * linear_cross_entropy's two halves. w, x, dx and dw as for linear(); padded_w [width, in] is w with zeros behind (w
+ * itself when width is vocab), made by the forward for both. With `gradient`, logits [rows, width] become the loss'
+ * gradient by them in the forward already, which the backward multiplies by *dloss where that is not 1.
+ */
 void linear_cross_entropy_forward_cuda(Gpu *gpu, DType dtype, float *loss, float *losses,
-                                       float *lse, void *logits, void *padded_w, const void *x,
+                                       void *logits, int gradient, void *padded_w, const void *x,
                                        const void *w, const int32_t *targets, int64_t rows,
                                        int64_t in, int64_t vocab, int64_t width);
 void linear_cross_entropy_backward_cuda(Gpu *gpu, DType dtype, void *dx, int add_x, float *dw,
-                                        int add_w, void *logits, const void *padded_w,
-                                        const float *dloss, const float *loss, const float *lse,
-                                        const void *x, const int32_t *targets, int64_t rows,
-                                        int64_t in, int64_t vocab, int64_t width);
+                                        int add_w, void *dlogits, const void *padded_w,
+                                        const float *dloss, const void *x, int64_t rows, int64_t in,
+                                        int64_t vocab, int64_t width);
 void dropout_cuda(Gpu *gpu, DType dtype, void *y, int add, const void *x, int64_t n, float p,
                   uint64_t seed, uint64_t stream);
 void sum_forward_cuda(Gpu *gpu, DType dtype, float *out, float *scratch, const void *x,

@@ -121,6 +121,12 @@ void linear_forward_cpu(float *y, const float *x, const float *w, const float *b
         for (int64_t j = 0; j < out; j++) y[i * out + j] += bias[j];
 }
 
+void linear_onto_forward_cpu(float *y, const float *base, const float *x, const float *w,
+                             const float *bias, int64_t rows, int64_t in, int64_t out) {
+    linear_forward_cpu(y, x, w, bias, rows, in, out);
+    add_cpu(y, base, y, rows * out);
+}
+
 void linear_backward_cpu(float *dx, int add_x, float *dw, int add_w, float *dbias, int add_bias,
                          const float *dy, const float *x, const float *w, int64_t rows, int64_t in,
                          int64_t out) {

@@ -29,6 +29,18 @@ extern "C" void linear_forward_cuda(Gpu *gpu, DType dtype, void *y, const void *
     gpu_matmul(gpu, &product, y, x, w, bias);
 }
 
+extern "C" void linear_onto_forward_cuda(Gpu *gpu, DType dtype, void *y, const void *base,
+                                         const void *x, const void *w, const void *bias,
+                                         int64_t rows, int64_t in, int64_t out) {
+    GpuMatmul product = {};
+    product.dtype = product.out_dtype = dtype;
+    product.transpose_b = true;
+    product.m = rows, product.n = out, product.k = in;
+    product.lda = in, product.ldb = in, product.ldc = out;
+    product.batch = 1, product.alpha = 1, product.beta = 1, product.bias = bias != NULL;
+    gpu_matmul_onto(gpu, &product, y, base, x, w, bias);
+}
+
 /* One thread a column; the warp reads a row's 32 neighbours at once. */
 template <typename T>
 __global__ void column_sums(float *sum, int add, const T *x, int64_t rows, int64_t columns) {
@@ -67,12 +79,6 @@ extern "C" void linear_backward_cuda(Gpu *gpu, DType dtype, void *dx, int add_x,
 }
 
 /* ---- element by element ---- */
-
-/* 16 bytes of T: the widest load a thread has. */
-template <typename T> struct alignas(16) Pack {
-    static const int SIZE = 16 / sizeof(T);
-    T v[SIZE];
-};
 
 struct AddOp {
     __device__ float operator()(float a, float b) const { return a + b; }
@@ -137,8 +143,6 @@ extern "C" void silu_forward_cuda(Gpu *gpu, DType dtype, void *y, const void *x,
  * at a multiple of it, else 1. Backward visits all of dx when it overwrites, to clear what is
  * outside.
  */
-template <typename T, int W> struct alignas(W * sizeof(T)) Piece { T v[W]; };
-
 template <typename T, int W>
 __global__ void slice_forward(T *y, const T *x, int64_t rows, int64_t width, int64_t from,
                               int64_t count) {
@@ -146,8 +150,8 @@ __global__ void slice_forward(T *y, const T *x, int64_t rows, int64_t width, int
     int64_t i = blockIdx.x * (int64_t)blockDim.x + threadIdx.x;
     for (; i < rows * pieces; i += stride) {
         int64_t row = i / pieces, column = i % pieces * W;
-        *(Piece<T, W> *)(y + row * count + column) =
-            *(const Piece<T, W> *)(x + row * width + from + column);
+        *(Pack<T, W> *)(y + row * count + column) =
+            *(const Pack<T, W> *)(x + row * width + from + column);
     }
 }
 
@@ -160,7 +164,7 @@ __global__ void slice_backward(T *dx, int add, const T *dy, int64_t rows, int64_
     for (; i < rows * pieces; i += stride) {
         int64_t row = i / pieces, column = first + i % pieces * W;
         bool inside = column >= from && column < from + count;
-        Piece<T, W> *to = (Piece<T, W> *)(dx + row * width + column), piece;
+        Pack<T, W> *to = (Pack<T, W> *)(dx + row * width + column), piece;
         if (add) piece = *to;
 #pragma unroll
         for (int k = 0; k < W; k++) {
@@ -287,85 +291,4 @@ extern "C" void dropout_cuda(Gpu *gpu, DType dtype, void *y, int add, const void
     DTYPE_SWITCH(dtype, T,
                  dropout_kernel<T><<<blocks_for(gpu, ceil_div(n, 4)), THREADS, 0, gpu->stream>>>(
                      (T *)y, add, (const T *)x, n, p, seed, stream));
-}
-
-/* ---- rmsnorm: a warp for each row ---- */
-
-static const int ROWS_PER_BLOCK = 8; /* warps of 32 lanes */
-
-template <typename T>
-__global__ void rmsnorm_forward(T *y, float *rstd, const T *x, const T *w, int64_t rows, int64_t d,
-                                float eps) {
-    int64_t row = blockIdx.x * (int64_t)ROWS_PER_BLOCK + threadIdx.y;
-    if (row >= rows) return;
-    const T *xi = x + row * d;
-    float squares = 0;
-    for (int64_t j = threadIdx.x; j < d; j += 32) {
-        float v = to_float(xi[j]);
-        squares += v * v;
-    }
-    float r = rsqrtf(warp_sum(squares) / (float)d + eps);
-    for (int64_t j = threadIdx.x; j < d; j += 32)
-        y[row * d + j] = from_float<T>(to_float(xi[j]) * r * to_float(w[j]));
-    if (threadIdx.x == 0) rstd[row] = r;
-}
-
-extern "C" void rmsnorm_forward_cuda(Gpu *gpu, DType dtype, void *y, float *rstd, const void *x,
-                                     const void *w, int64_t rows, int64_t d, float eps) {
-    if (rows == 0) return;
-    dim3 threads(32, ROWS_PER_BLOCK);
-    DTYPE_SWITCH(dtype, T,
-                 rmsnorm_forward<T>
-                 <<<(unsigned)ceil_div(rows, ROWS_PER_BLOCK), threads, 0, gpu->stream>>>(
-                     (T *)y, rstd, (const T *)x, (const T *)w, rows, d, eps));
-}
-
-/* dx_j = rstd (w_j dy_j - x_j rstd^2 mean_k(w_k dy_k x_k)): see ops_cpu.c */
-template <typename T>
-__global__ void rmsnorm_backward_x(T *dx, int add, const T *dy, const T *x, const T *w,
-                                   const float *rstd, int64_t rows, int64_t d) {
-    int64_t row = blockIdx.x * (int64_t)ROWS_PER_BLOCK + threadIdx.y;
-    if (row >= rows) return;
-    const T *xi = x + row * d, *dyi = dy + row * d;
-    T *dxi = dx + row * d;
-    float dot = 0, r = rstd[row];
-    for (int64_t j = threadIdx.x; j < d; j += 32)
-        dot += to_float(w[j]) * to_float(dyi[j]) * to_float(xi[j]);
-    float c = warp_sum(dot) * r * r / (float)d;
-    for (int64_t j = threadIdx.x; j < d; j += 32) {
-        float g = r * (to_float(w[j]) * to_float(dyi[j]) - to_float(xi[j]) * c);
-        dxi[j] = from_float<T>(add ? to_float(dxi[j]) + g : g);
-    }
-}
-
-/* Partial sums of dw over the rows of one chunk: block (columns, chunk). */
-template <typename T>
-__global__ void rmsnorm_backward_w(float *scratch, const T *dy, const T *x, const float *rstd,
-                                   int64_t rows, int64_t d) {
-    int64_t j = blockIdx.x * (int64_t)blockDim.x + threadIdx.x, chunk = blockIdx.y;
-    if (j >= d) return;
-    float total = 0;
-    int64_t end = (chunk + 1) * rows / RMSNORM_CHUNKS;
-    for (int64_t i = chunk * rows / RMSNORM_CHUNKS; i < end; i++)
-        total += to_float(dy[i * d + j]) * to_float(x[i * d + j]) * rstd[i];
-    scratch[chunk * d + j] = total;
-}
-
-extern "C" void rmsnorm_backward_cuda(Gpu *gpu, DType dtype, void *dx, int add_x, float *dw,
-                                      int add_w, float *scratch, const void *dy, const void *x,
-                                      const void *w, const float *rstd, int64_t rows, int64_t d) {
-    dim3 threads(32, ROWS_PER_BLOCK);
-    if (dx && rows)
-        DTYPE_SWITCH(dtype, T,
-                     rmsnorm_backward_x<T>
-                     <<<(unsigned)ceil_div(rows, ROWS_PER_BLOCK), threads, 0, gpu->stream>>>(
-                         (T *)dx, add_x, (const T *)dy, (const T *)x, (const T *)w, rstd, rows, d));
-    if (!dw) return;
-    dim3 grid((unsigned)ceil_div(d, 64), RMSNORM_CHUNKS);
-    DTYPE_SWITCH(dtype, T,
-                 rmsnorm_backward_w<T><<<grid, 64, 0, gpu->stream>>>(scratch, (const T *)dy,
-                                                                     (const T *)x, rstd, rows, d));
-    column_sums<float>
-        <<<(unsigned)ceil_div(d, 64), 64, 0, gpu->stream>>>(dw, add_w, scratch, RMSNORM_CHUNKS, d);
-    LAUNCH_CHECK();
 }

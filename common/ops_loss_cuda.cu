@@ -2,34 +2,33 @@
  * The two ends of a language model on the GPU: embedding, cross entropy, and the sums that make a scalar of a tensor.
  *
  * The embedding's backward adds many rows into one. Atomics would do that in an order that changes from run to run; instead the
- * rows are sorted by id (a counting sort whose ranks are counted, not raced for), and each table row is summed in order.
+ * rows are sorted by id (CUB's radix sort, which keeps equal ids in order), and each table row is summed in order.
  */
 #include "gpu_matmul.cuh"
+#include "mma.cuh"
 #include "ops.h"
+
+#include <cub/device/device_radix_sort.cuh>
 
 static const int THREADS = 256;
 
-/* Sum over a block of THREADS threads; every thread gets the result. */
+/* Sum and maximum over a block of whole warps; every thread gets the result. */
 __device__ static float block_sum(float x) {
-    __shared__ float partial[THREADS / 32];
+    __shared__ float partial[32];
     x = warp_sum(x);
     __syncthreads(); /* a call before this one may still be reading */
     if (threadIdx.x % 32 == 0) partial[threadIdx.x / 32] = x;
     __syncthreads();
-    float total = 0;
-    for (int i = 0; i < THREADS / 32; i++) total += partial[i];
-    return total;
+    return warp_sum(threadIdx.x % 32 < blockDim.x / 32 ? partial[threadIdx.x % 32] : 0.0f);
 }
 
 __device__ static float block_max(float x) {
-    __shared__ float partial[THREADS / 32];
+    __shared__ float partial[32];
     x = warp_max(x);
     __syncthreads();
     if (threadIdx.x % 32 == 0) partial[threadIdx.x / 32] = x;
     __syncthreads();
-    float largest = partial[0];
-    for (int i = 1; i < THREADS / 32; i++) largest = fmaxf(largest, partial[i]);
-    return largest;
+    return warp_max(threadIdx.x % 32 < blockDim.x / 32 ? partial[threadIdx.x % 32] : -INFINITY);
 }
 
 /* ---- embedding ---- */
@@ -52,44 +51,24 @@ extern "C" void embedding_forward_cuda(Gpu *gpu, DType dtype, void *y, const voi
                      (T *)y, (const T *)table, ids, d, vocab));
 }
 
-/* rank[i] = how many earlier rows have the same id; count[id] = how many rows have it. Integers: the order does not matter. */
-__global__ void rank_rows(int32_t *rank, int32_t *count, const int32_t *ids, int64_t rows,
-                          int64_t vocab) {
-    __shared__ int32_t tile[THREADS];
+__global__ void count_up(int32_t *numbers, int64_t n) {
     int64_t i = blockIdx.x * (int64_t)THREADS + threadIdx.x;
-    int32_t mine = i < rows ? ids[i] : -1, before = 0;
-    for (int64_t start = 0; start <= blockIdx.x * (int64_t)THREADS; start += THREADS) {
-        __syncthreads();
-        tile[threadIdx.x] = start + threadIdx.x < rows ? ids[start + threadIdx.x] : -1;
-        __syncthreads();
-        for (int k = 0; k < THREADS; k++) before += tile[k] == mine && start + k < i;
-    }
-    if (i >= rows) return;
-    rank[i] = before;
-    if (mine >= 0 && mine < vocab) atomicAdd(&count[mine], 1);
+    if (i < n) numbers[i] = (int32_t)i;
 }
 
-/* In place: count[0 .. vocab] -> where each id's rows begin. One block; a chunk of ids for each thread. */
-__global__ void exclusive_scan(int32_t *count, int64_t n) {
-    __shared__ int32_t sums[THREADS];
-    int64_t begin = threadIdx.x * n / THREADS, end = (threadIdx.x + 1) * n / THREADS;
-    int32_t total = 0;
-    for (int64_t i = begin; i < end; i++) total += count[i];
-    sums[threadIdx.x] = total;
-    __syncthreads();
-    int32_t before = 0;
-    for (unsigned t = 0; t < threadIdx.x; t++) before += sums[t];
-    for (int64_t i = begin; i < end; i++) {
-        int32_t c = count[i];
-        count[i] = before;
-        before += c;
+/* start[id] = the first place in `sorted` [rows] whose id is not smaller, for id = 0 .. vocab. */
+__global__ void find_starts(int32_t *start, const int32_t *sorted, int64_t rows, int64_t vocab) {
+    int64_t id = blockIdx.x * (int64_t)THREADS + threadIdx.x;
+    if (id > vocab) return;
+    int64_t low = 0, high = rows;
+    while (low < high) {
+        int64_t middle = (low + high) / 2;
+        if (sorted[middle] < id)
+            low = middle + 1;
+        else
+            high = middle;
     }
-}
-
-__global__ void place_rows(int32_t *order, const int32_t *rank, const int32_t *start,
-                           const int32_t *ids, int64_t rows, int64_t vocab) {
-    int64_t i = blockIdx.x * (int64_t)THREADS + threadIdx.x;
-    if (i < rows && ids[i] >= 0 && ids[i] < vocab) order[start[ids[i]] + rank[i]] = (int32_t)i;
+    start[id] = (int32_t)low;
 }
 
 template <typename T>
@@ -100,6 +79,7 @@ __global__ void sum_rows_by_id(float *dtable, int add, const int32_t *start, con
     if (add && begin == end) return;
     for (int64_t j = threadIdx.x; j < d; j += blockDim.x) {
         float total = 0;
+#pragma unroll 8
         for (int32_t k = begin; k < end; k++) total += to_float(dy[order[k] * d + j]);
         float *out = dtable + id * d + j;
         *out = add ? *out + total : total;
@@ -109,12 +89,19 @@ __global__ void sum_rows_by_id(float *dtable, int add, const int32_t *start, con
 extern "C" void embedding_backward_cuda(Gpu *gpu, DType dtype, float *dtable, int add,
                                         int32_t *scratch, const void *dy, const int32_t *ids,
                                         int64_t rows, int64_t d, int64_t vocab) {
-    int32_t *start = scratch, *order = scratch + vocab + 1, *rank = order + rows;
-    unsigned blocks = (unsigned)ceil_div(rows > 0 ? rows : 1, THREADS);
-    gpu_set(gpu, start, 0, (size_t)(vocab + 1) * sizeof *start);
-    rank_rows<<<blocks, THREADS, 0, gpu->stream>>>(rank, start, ids, rows, vocab);
-    exclusive_scan<<<1, THREADS, 0, gpu->stream>>>(start, vocab + 1);
-    place_rows<<<blocks, THREADS, 0, gpu->stream>>>(order, rank, start, ids, rows, vocab);
+    int32_t *start = scratch, *sorted = start + vocab + 1, *order = sorted + rows,
+            *numbers = order + rows;
+    if (rows) {
+        size_t bytes = 0, most = gpu->workspace_bytes; /* of which some kilobytes are needed */
+        CUDA_CHECK(cub::DeviceRadixSort::SortPairs(NULL, bytes, ids, sorted, numbers, order, rows));
+        CHECK(bytes <= most, "sorting %lld ids takes %zu bytes of %zu", (long long)rows, bytes,
+              most);
+        count_up<<<(unsigned)ceil_div(rows, THREADS), THREADS, 0, gpu->stream>>>(numbers, rows);
+        CUDA_CHECK(cub::DeviceRadixSort::SortPairs(gpu->workspace, bytes, ids, sorted, numbers,
+                                                   order, rows, 0, 32, gpu->stream));
+    }
+    find_starts<<<(unsigned)ceil_div(vocab + 1, THREADS), THREADS, 0, gpu->stream>>>(start, sorted,
+                                                                                     rows, vocab);
     DTYPE_SWITCH(dtype, T,
                  sum_rows_by_id<T><<<(unsigned)vocab, 128, 0, gpu->stream>>>(
                      dtable, add, start, order, (const T *)dy, d));
@@ -153,10 +140,11 @@ __global__ void cross_entropy_rows(float *losses, float *lse, const T *logits,
                                           : NAN;
 }
 
+/* loss = the mean of losses over the rows that count, and how many those are. One block. */
 __global__ void mean_of_rows(float *loss, const float *losses, const int32_t *targets,
                              int64_t rows) {
     float total = 0, counted = 0;
-    for (int64_t i = threadIdx.x; i < rows; i += THREADS) {
+    for (int64_t i = threadIdx.x; i < rows; i += blockDim.x) {
         total += losses[i];
         counted += targets[i] != IGNORE_TARGET;
     }
@@ -175,7 +163,7 @@ extern "C" void cross_entropy_forward_cuda(Gpu *gpu, DType dtype, float *loss, f
         DTYPE_SWITCH(dtype, T,
                      cross_entropy_rows<T><<<(unsigned)rows, THREADS, 0, gpu->stream>>>(
                          losses, lse, (const T *)logits, targets, vocab));
-    mean_of_rows<<<1, THREADS, 0, gpu->stream>>>(loss, losses, targets, rows);
+    mean_of_rows<<<1, 1024, 0, gpu->stream>>>(loss, losses, targets, rows);
     LAUNCH_CHECK();
 }
 
@@ -201,106 +189,161 @@ extern "C" void cross_entropy_backward_cuda(Gpu *gpu, DType dtype, void *logits,
                          (T *)logits, dloss, loss, lse, targets, vocab));
 }
 
-/* ---- linear and cross entropy in one: rows of logits are padded, and read 16 bytes at a time ---- */
+/*
+ * ---- linear and cross entropy in one: rows of logits are padded, and read 16 bytes at a time ----
+ *
+ * The logits are the largest tensor of a training step, so what counts is how often they are moved.
+ * Nobody else sees them; so the pass that finds a row's loss can also write the row's gradient in
+ * its place, though it does not know yet by what the loss will be multiplied: by 1, as good as
+ * always. A block has few rows under way, and its second look at one finds it in the second-level
+ * cache: the memory sees one read and one write.
+ */
+static const int HEAD_THREADS = 1024; /* two blocks of them on a multiprocessor */
 
-template <typename T> struct alignas(16) Pack {
-    static const int SIZE = 16 / sizeof(T);
-    T v[SIZE];
-};
-
-/* As cross_entropy_rows. width is a multiple of a pack; columns from vocab on do not count. */
-template <typename T>
-__global__ void padded_rows(float *losses, float *lse, const T *logits, const int32_t *targets,
-                            int64_t vocab, int64_t width) {
-    const int W = Pack<T>::SIZE;
-    int64_t row = blockIdx.x;
-    const T *z = logits + row * width;
-    float largest = -INFINITY, sum = 0;
-    for (int j = threadIdx.x * W; j < vocab; j += THREADS * W) {
-        Pack<T> pack = *(const Pack<T> *)(z + j);
-        float v[W], most = largest;
-#pragma unroll
-        for (int k = 0; k < W; k++) {
-            v[k] = j + k < vocab ? to_float(pack.v[k]) : -INFINITY;
-            most = fmaxf(most, v[k]);
-        }
-        if (most > largest) {
-            sum *= __expf(largest - most);
-            largest = most;
-        }
-#pragma unroll
-        for (int k = 0; k < W; k++)
-            if (j + k < vocab) sum += v[k] == largest ? 1.0f : __expf(v[k] - largest);
-    }
-    float top = block_max(largest);
-    float total = block_sum(sum == 0.0f ? 0.0f : sum * __expf(largest - top));
-    if (threadIdx.x != 0) return;
-    int32_t target = targets[row];
-    bool valid = target >= 0 && target < vocab;
-    lse[row] = top + logf(total);
-    losses[row] = target == IGNORE_TARGET ? 0.0f
-                  : valid                 ? logf(total) + (top - to_float(z[target]))
-                                          : NAN;
+__global__ void count_targets(float *count, const int32_t *targets, int64_t rows) {
+    float counted = 0;
+    for (int64_t i = threadIdx.x; i < rows; i += blockDim.x) counted += targets[i] != IGNORE_TARGET;
+    counted = block_sum(counted);
+    if (threadIdx.x == 0) *count = counted;
 }
 
-/* As cross_entropy_backward; the padding becomes zero, for it takes part in the products behind. */
+static const float LOG2_E = 1.44269504f, LN_2 = 0.693147181f;
+
+/*
+ * losses[row] = lse - logits[row][target]; with count, logits[row] becomes (softmax - onehot(target)) / *count, and
+ * its padding zero, for it takes part in the products behind. width is a multiple of a pack; columns from vocab
+ * on do not count.
+ *
+ * Two exponentials for each logit are as much work as the memory leaves time for, so there must be
+ * little else: powers of 2, e^(z - m) = 2^(z log2(e) - m log2(e)), are a product with addition and the
+ * exponential. The target's 1 is subtracted once, behind the loop, and the ragged end is apart.
+ */
 template <typename T>
-__global__ void padded_rows_backward(T *logits, const float *dloss, const float *loss,
-                                     const float *lse, const int32_t *targets, int64_t vocab,
-                                     int64_t width) {
+__global__ void __launch_bounds__(HEAD_THREADS, 2)
+    head_rows(float *losses, T *logits, const float *count, const int32_t *targets, int vocab,
+              int width) {
     const int W = Pack<T>::SIZE;
     int64_t row = blockIdx.x;
     T *z = logits + row * width;
     int32_t target = targets[row];
-    float scale = target == IGNORE_TARGET ? 0.0f : dloss[0] / loss[1], shift = lse[row];
-    for (int j = threadIdx.x * W; j < width; j += THREADS * W) {
-        Pack<T> pack = *(Pack<T> *)(z + j);
+    bool valid = target >= 0 && target < vocab;
+    float of_target = valid ? to_float(z[target]) : NAN;   /* before anyone overwrites it */
+    float largest = -INFINITY, shift = -INFINITY, sum = 0; /* shift = largest log2(e) */
+    int whole = vocab / W * W;
+    for (int j = threadIdx.x * W; j < whole; j += HEAD_THREADS * W) {
+        Pack<T> pack = *(const Pack<T> *)(z + j);
+        float most = largest;
 #pragma unroll
-        for (int k = 0; k < W; k++) {
-            float p = __expf(to_float(pack.v[k]) - shift);
-            bool none = scale == 0 || j + k >= vocab;
-            pack.v[k] = from_float<T>(none ? 0.0f : (p - (j + k == target)) * scale);
-        }
+        for (int k = 0; k < W; k++) most = fmaxf(most, to_float(pack.v[k]));
+        float to =
+            most == -INFINITY ? 0 : most * LOG2_E; /* all -inf so far: each power shall be 0 */
+        sum *= exp2_fast(shift - to);
+#pragma unroll
+        for (int k = 0; k < W; k++) sum += exp2_fast(fmaf(to_float(pack.v[k]), LOG2_E, -to));
+        largest = most, shift = most * LOG2_E;
+    }
+    if (whole + (int)threadIdx.x < vocab) {
+        float v = to_float(z[whole + threadIdx.x]), most = fmaxf(largest, v);
+        float to = most == -INFINITY ? 0 : most * LOG2_E;
+        sum = sum * exp2_fast(shift - to) + exp2_fast(fmaf(v, LOG2_E, -to));
+        largest = most, shift = most * LOG2_E;
+    }
+    float top = block_max(largest), top_shift = top == -INFINITY ? 0 : top * LOG2_E;
+    /* fmaxf drops a NaN, but its thread's sum keeps it: one NaN logit makes this row's loss NaN. */
+    float total = block_sum(sum == 0.0f ? 0.0f : sum * exp2_fast(shift - top_shift));
+    float log_total = log2f(total);
+    if (threadIdx.x == 0)
+        losses[row] = target == IGNORE_TARGET
+                          ? 0.0f
+                          : LN_2 * (log_total + fmaf(-of_target, LOG2_E, top_shift));
+    if (!count) return;
+
+    float lse = top_shift + log_total, scale = target == IGNORE_TARGET ? 0.0f : 1.0f / *count;
+    for (int j = threadIdx.x * W; j < whole; j += HEAD_THREADS * W) {
+        Pack<T> pack = *(const Pack<T> *)(z + j);
+#pragma unroll
+        for (int k = 0; k < W; k++)
+            pack.v[k] = from_float<T>(scale * exp2_fast(fmaf(to_float(pack.v[k]), LOG2_E, -lse)));
+        if (scale == 0) pack = {};
         *(Pack<T> *)(z + j) = pack;
+    }
+    for (int j = whole + threadIdx.x; j < width; j += HEAD_THREADS) {
+        float p = j < vocab && scale ? exp2_fast(fmaf(to_float(z[j]), LOG2_E, -lse)) : 0.0f;
+        z[j] = from_float<T>(p * scale);
+    }
+    /* by the thread that wrote it a moment ago */
+    int writer = target < whole ? target / W % HEAD_THREADS : target - whole;
+    if (valid && scale && (int)threadIdx.x == writer)
+        z[target] = from_float<T>((exp2_fast(fmaf(of_target, LOG2_E, -lse)) - 1) * scale);
+}
+
+/* What the forward pass could not know. It is 1 unless somebody multiplies the loss. */
+template <typename T> __global__ void scale_unless_one(T *x, const float *factor, int64_t n) {
+    const int W = Pack<T>::SIZE;
+    float f = *factor;
+    if (f == 1) return;
+    int64_t stride = (int64_t)gridDim.x * blockDim.x * W;
+    for (int64_t i = (blockIdx.x * (int64_t)blockDim.x + threadIdx.x) * W; i < n; i += stride) {
+        Pack<T> pack = *(const Pack<T> *)(x + i);
+#pragma unroll
+        for (int k = 0; k < W; k++) pack.v[k] = from_float<T>(to_float(pack.v[k]) * f);
+        *(Pack<T> *)(x + i) = pack;
     }
 }
 
 extern "C" void linear_cross_entropy_forward_cuda(Gpu *gpu, DType dtype, float *loss, float *losses,
-                                                  float *lse, void *logits, void *padded_w,
+                                                  void *logits, int gradient, void *padded_w,
                                                   const void *x, const void *w,
                                                   const int32_t *targets, int64_t rows, int64_t in,
                                                   int64_t vocab, int64_t width) {
     size_t size = dtype_size(dtype), used = (size_t)(vocab * in) * size;
-    gpu_copy(gpu, padded_w, w, used);
-    if (width > vocab)
+    if (padded_w != w) {
+        gpu_copy(gpu, padded_w, w, used);
         gpu_set(gpu, (char *)padded_w + used, 0, (size_t)((width - vocab) * in) * size);
+    }
     linear_forward_cuda(gpu, dtype, logits, x, padded_w, NULL, rows, in, width);
+    if (gradient) count_targets<<<1, 1024, 0, gpu->stream>>>(loss + 1, targets, rows);
     if (rows)
-        DTYPE_SWITCH(dtype, T,
-                     padded_rows<T><<<(unsigned)rows, THREADS, 0, gpu->stream>>>(
-                         losses, lse, (const T *)logits, targets, vocab, width));
-    mean_of_rows<<<1, THREADS, 0, gpu->stream>>>(loss, losses, targets, rows);
+        DTYPE_SWITCH(
+            dtype, T,
+            head_rows<T><<<(unsigned)rows, HEAD_THREADS, 0, gpu->stream>>>(
+                losses, (T *)logits, gradient ? loss + 1 : NULL, targets, (int)vocab, (int)width));
+    mean_of_rows<<<1, 1024, 0, gpu->stream>>>(loss, losses, targets, rows);
     LAUNCH_CHECK();
 }
 
-extern "C" void linear_cross_entropy_backward_cuda(
-    Gpu *gpu, DType dtype, void *dx, int add_x, float *dw, int add_w, void *logits,
-    const void *padded_w, const float *dloss, const float *loss, const float *lse, const void *x,
-    const int32_t *targets, int64_t rows, int64_t in, int64_t vocab, int64_t width) {
-    if (!rows) return;
-    DTYPE_SWITCH(dtype, T,
-                 padded_rows_backward<T><<<(unsigned)rows, THREADS, 0, gpu->stream>>>(
-                     (T *)logits, dloss, loss, lse, targets, vocab, width));
-    linear_backward_cuda(gpu, dtype, dx, add_x, NULL, 0, NULL, 0, logits, x, padded_w, rows, in,
-                         width);
-    if (!dw) return;
-    GpuMatmul product = {}; /* dW's own rows only: the first vocab columns of dlogits */
+/* dw [rows from .. from + count - 1 of the vocabulary, in] = or += dlogits^T x */
+static void head_weight_gradient(Gpu *gpu, DType dtype, float *dw, int add, const void *dlogits,
+                                 const void *x, int64_t rows, int64_t in, int64_t from,
+                                 int64_t count, int64_t width) {
+    GpuMatmul product = {};
     product.dtype = dtype, product.out_dtype = F32;
     product.transpose_a = true;
-    product.m = vocab, product.n = in, product.k = rows;
+    product.m = count, product.n = in, product.k = rows;
     product.lda = width, product.ldb = in, product.ldc = in;
-    product.batch = 1, product.alpha = 1, product.beta = (float)add_w;
-    gpu_matmul(gpu, &product, dw, logits, x, NULL);
+    product.batch = 1, product.alpha = 1, product.beta = (float)add;
+    gpu_matmul(gpu, &product, dw + from * in, (const char *)dlogits + from * dtype_size(dtype), x,
+               NULL);
+}
+
+extern "C" void linear_cross_entropy_backward_cuda(Gpu *gpu, DType dtype, void *dx, int add_x,
+                                                   float *dw, int add_w, void *dlogits,
+                                                   const void *padded_w, const float *dloss,
+                                                   const void *x, int64_t rows, int64_t in,
+                                                   int64_t vocab, int64_t width) {
+    if (!rows) return;
+    unsigned blocks = 4 * (unsigned)gpu->sm_count;
+    DTYPE_SWITCH(dtype, T,
+                 scale_unless_one<T>
+                 <<<blocks, THREADS, 0, gpu->stream>>>((T *)dlogits, dloss, rows * width));
+    linear_backward_cuda(gpu, dtype, dx, add_x, NULL, 0, NULL, 0, dlogits, x, padded_w, rows, in,
+                         width);
+    if (!dw) return;
+    /* dW has the vocabulary's own rows only. cuBLAS multiplies a round number of them half as fast again
+     * as an odd one, so the odd ones go apart. */
+    int64_t round = vocab / 64 * 64;
+    head_weight_gradient(gpu, dtype, dw, add_w, dlogits, x, rows, in, 0, round, width);
+    head_weight_gradient(gpu, dtype, dw, add_w, dlogits, x, rows, in, round, vocab - round, width);
 }
 
 /* ---- sums ---- */

@@ -105,12 +105,13 @@ int params_allocate(Params *params, bool training, Error *err) {
     }
     complete &= allocate_buffers(params);
     if (!complete)
-        return error_set(
-            err,
-            "out of %s memory: the model has %.1f million weights, which need %.1f MiB "
-            "%s; choose a smaller model",
-            device_name(ctx->device), params->size / 1e6, (training ? 4.0 : 1.0) * wide / 1048576.0,
-            training ? "to train" : "to run");
+        return error_set(err,
+                         "out of %s memory: the model has %.1f %s weights, which need %.1f GiB "
+                         "%s; choose a smaller model",
+                         device_name(ctx->device), params->size / (params->size < 1e9 ? 1e6 : 1e9),
+                         params->size < 1e9 ? "million" : "billion",
+                         (training ? 4.0 : 1.0) * wide / 1073741824.0,
+                         training ? "to train" : "to run");
     device_clear(ctx, params->values, (size_t)params->size * dtype_size(ctx->dtype));
     if (ctx->dtype != F32) device_clear(ctx, params->master, wide);
     if (training) {

@@ -118,16 +118,26 @@ void progress_update(Progress *progress, int64_t done, const char *format, ...) 
     fflush(stderr);
 }
 
-void progress_finish(Progress *progress, const char *format, ...) {
+/* The line that stays: label, `how` it ended, after what time, and the text. */
+static void last_line(const Progress *progress, const char *how, const char *format, va_list args) {
     char text[512] = "", spent[32];
-    if (format) {
-        va_list args;
-        va_start(args, format);
-        vsnprintf(text, sizeof text, format, args);
-        va_end(args);
-    }
+    if (format) vsnprintf(text, sizeof text, format, args);
     format_time(spent, sizeof spent, seconds_now() - progress->started);
-    fprintf(stderr, "%s%s  done in %s%s%s\n", progress->terminal ? "\r\033[K" : "", progress->label,
+    fprintf(stderr, "%s%s  %s %s%s%s\n", progress->terminal ? "\r\033[K" : "", progress->label, how,
             spent, *text ? "  " : "", text);
     fflush(stderr);
+}
+
+void progress_finish(Progress *progress, const char *format, ...) {
+    va_list args;
+    va_start(args, format);
+    last_line(progress, "done in", format, args);
+    va_end(args);
+}
+
+void progress_stop(Progress *progress, const char *format, ...) {
+    va_list args;
+    va_start(args, format);
+    last_line(progress, "stopped after", format, args);
+    va_end(args);
 }

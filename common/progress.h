@@ -34,6 +34,10 @@ void progress_update(Progress *progress, int64_t done, const char *format, ...)
 void progress_finish(Progress *progress, const char *format, ...)
     __attribute__((format(printf, 2, 3)));
 
+/* The same for work that did not come to its end: "stopped after" instead of "done in". */
+void progress_stop(Progress *progress, const char *format, ...)
+    __attribute__((format(printf, 2, 3)));
+
 double seconds_now(void); /* monotonic */
 
 /* "1:05" or "2:03:10", and "12,345,678", in the caller's buffer; both return it. */

@@ -104,6 +104,48 @@ DEVICE_TEST(linear, gradients_agree_with_plain_loops) {
 }
 
 /* An expert without tokens gets a matrix without rows: no output, and a gradient of zeros. */
+/* base + x W^T + b is what add() and linear() make of it, and so are all gradients. */
+DEVICE_TEST(linear, onto_equals_the_sum) {
+    const int64_t shapes[][3] = {{1, 7, 5}, {33, 64, 24}, {127, 31, 129}, {128, 64, 512}};
+    for (size_t k = 0; k < sizeof shapes / sizeof *shapes; k++) {
+        int64_t rows = shapes[k][0], in = shapes[k][1], out = shapes[k][2];
+        Context ctx = test_context(device, dtype);
+        float *got[2][5];
+        for (int onto = 0; onto < 2; onto++) {
+            ctx.recording = false;
+            Tensor *base = test_normal(&ctx, "base", 1, SHAPE(rows, out));
+            Tensor *x = test_normal(&ctx, "x", 2, SHAPE(rows, in));
+            Tensor *w = test_normal(&ctx, "w", 3, SHAPE(out, in));
+            Tensor *b = test_normal(&ctx, "b", 4, SHAPE(out));
+            Tensor *const weights[] = {w, b};
+            for (int i = 0; i < 2; i++) { /* as Params has them: F32 */
+                weights[i]->grad = arena_alloc(&ctx.host, sizeof *w->grad);
+                *weights[i]->grad = *tensor_new(&ctx, "dw", F32, weights[i]->shape, 2 - i);
+                test_poison(&ctx, weights[i]->grad);
+            }
+            ctx.recording = true;
+            Tensor *y =
+                onto ? linear_onto(&ctx, base, x, w, b) : add(&ctx, base, linear(&ctx, x, w, b));
+            got[onto][0] = test_values(&ctx, y);
+            /* base has another reader, behind and before: its gradient is handed on, then added to */
+            Tensor *loss = weighted_sum(&ctx, y, random_constant(&ctx, 5, y));
+            tape_backward(&ctx, add(&ctx, loss, sum(&ctx, base)));
+            got[onto][1] = test_gradient(&ctx, base);
+            got[onto][2] = test_gradient(&ctx, x);
+            got[onto][3] = test_gradient(&ctx, w);
+            got[onto][4] = test_gradient(&ctx, b);
+            context_reset(&ctx);
+        }
+        const int64_t counts[] = {rows * out, rows * out, rows * in, out * in, out};
+        const char *const names[] = {"y", "dbase", "dx", "dw", "db"};
+        for (int i = 0; i < 5; i++) { /* in BF16 the sum rounds the product first, and once more */
+            check_close(names[i], got[1][i], got[0][i], counts[i], 4 * tolerance_of(dtype, in));
+            free(got[0][i]), free(got[1][i]);
+        }
+        test_context_free(&ctx);
+    }
+}
+
 Test(linear, no_rows) {
     float w[6] = {1, 2, 3, 4, 5, 6}, dw[6], zeros[6] = {0}, nothing = 0;
     memset(dw, 0xFF, sizeof dw);
@@ -205,10 +247,14 @@ DEVICE_TEST(slice, columns_and_their_gradients) {
 
 /* ---- rmsnorm ---- */
 
+/* Every way a row is held on the GPU: by a warp, by a block, not at all; more rows than teams. */
 DEVICE_TEST(rmsnorm, values_and_gradients_by_plain_loops) {
-    for (int k = 0; k < SIZES; k++) {
+    const int64_t more[][2] = {{9, 192},  {5000, 8}, {37, 512}, {19, 1024},
+                               {3, 4096}, {5, 7168}, {2, 9216}};
+    for (int k = 0; k < SIZES + (int)(sizeof more / sizeof *more); k++) {
         Context ctx = test_context(device, dtype);
-        int64_t rows = sizes[k][0], d = sizes[k][1];
+        const int64_t *size = k < SIZES ? sizes[k] : more[k - SIZES];
+        int64_t rows = size[0], d = size[1];
         double eps = 1e-6;
         Tensor *x = test_normal(&ctx, "x", 1, SHAPE(rows, d)),
                *w = test_normal(&ctx, "w", 2, SHAPE(d));
@@ -223,7 +269,10 @@ DEVICE_TEST(rmsnorm, values_and_gradients_by_plain_loops) {
         Tensor *y = rmsnorm(&ctx, x, w, (float)eps);
         Tensor *c = random_constant(&ctx, 4, y);
         tensor_download(&ctx, ch, c);
-        tape_backward(&ctx, weighted_sum(&ctx, y, c));
+        Tensor *loss = weighted_sum(&ctx, y, c);
+        bool twice = k % 2; /* x has another reader, whose contribution comes first: all ones */
+        if (twice) loss = add(&ctx, loss, sum(&ctx, x));
+        tape_backward(&ctx, loss);
         for (int64_t i = 0; i < rows; i++) {
             double squares = 0, dot = 0;
             for (int64_t j = 0; j < d; j++) squares += (double)xh[i * d + j] * xh[i * d + j];
@@ -233,7 +282,7 @@ DEVICE_TEST(rmsnorm, values_and_gradients_by_plain_loops) {
             for (int64_t j = 0; j < d; j++) {
                 double xn = xh[i * d + j] * r, g = ch[i * d + j];
                 want[i * d + j] = (float)(xn * wh[j]);
-                dx[i * d + j] = (float)(r * (g * wh[j] - xn * dot / (double)d));
+                dx[i * d + j] = (float)(r * (g * wh[j] - xn * dot / (double)d) + twice);
                 dwd[j] += g * xn;
             }
         }

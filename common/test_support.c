@@ -202,6 +202,14 @@ Test(progress, unknown_total) {
     cr_assert_stderr_eq_str("work   0%  fine  ? left\nwork  done in 0:00\n");
 }
 
+Test(progress, stopped_work_is_not_done) {
+    cr_redirect_stderr();
+    Progress progress = progress_start("work", 7);
+    progress_stop(&progress, "%d of 7", 3);
+    fflush(stderr);
+    cr_assert_stderr_eq_str("work  stopped after 0:00  3 of 7\n");
+}
+
 /* ---- text charts, in ASCII so that the expected pictures can be read here ---- */
 
 static void plain_terminal(void) {

@@ -3,10 +3,10 @@
  *
  * The experts have answered: yp [rows, d], sorted by expert. Token n's answer is
  *
- *     y[n] = sum over its choices j of weights[n, j] * yp[row of slot n * top_k + j]
+ *     y[n] = base[n] + sum over its choices j of weights[n, j] * yp[row of slot n * top_k + j]
  *
- * row_of_slot says where each choice's row is; -1 says that it was dropped, and adds nothing. y is
- * not cleared before.
+ * row_of_slot says where each choice's row is; -1 says that it was dropped, and adds nothing. base
+ * [N, d] is what the answer is added to; NULL stands for zeros. y is not cleared before.
  *
  * POINTS: 2
  *
@@ -14,10 +14,10 @@
  *
  * TESTS: test_dispatch:dispatch/there*cpu test_dispatch:dispatch/kernels*cpu
  *
- * HINT: Clear y's row first, then add one weighted row after the other: for each choice j, for
+ * HINT: Begin y's row with base's (or zeros), then add one weighted row after the other: for each choice j, for
  * each column i.
  */
 #include "dispatch.h"
 
-void dispatch_combine_cpu(float *y, const float *yp, const float *weights,
+void dispatch_combine_cpu(float *y, const float *base, const float *yp, const float *weights,
                           const int32_t *row_of_slot, int64_t tokens, int top_k, int64_t d) {}

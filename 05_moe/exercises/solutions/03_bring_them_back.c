@@ -3,10 +3,10 @@
  */
 #include "dispatch.h"
 
-void dispatch_combine_cpu(float *y, const float *yp, const float *weights,
+void dispatch_combine_cpu(float *y, const float *base, const float *yp, const float *weights,
                           const int32_t *row_of_slot, int64_t tokens, int top_k, int64_t d) {
     for (int64_t n = 0; n < tokens; n++) {
-        for (int64_t i = 0; i < d; i++) y[n * d + i] = 0;
+        for (int64_t i = 0; i < d; i++) y[n * d + i] = base ? base[n * d + i] : 0;
         for (int j = 0; j < top_k; j++) {
             int32_t row = row_of_slot[n * top_k + j];
             if (row < 0) continue;

@@ -1,5 +1,5 @@
 /*
- * Exercise 10.3: write the learning rate's schedule
+ * Exercise 10.4: write the learning rate's schedule
  *
  * Steps count from 0. Over the first `warmup` of them the rate rises linearly, so that step warmup
  * - 1 has the peak. For `constant` more it stays there. Then it follows half a cosine from the
@@ -8,7 +8,7 @@
  *
  * POINTS: 2
  * REPLACES: learning_rate in 10_full_model/schedule.c
- * TESTS: check_03_schedule test_resume:schedule
+ * TESTS: check_04_schedule test_resume:schedule
  * HINT: with progress going from 0 to 1 where the cosine is, (1 + cos(pi progress)) / 2 goes from
  * 1 to 0.
  */

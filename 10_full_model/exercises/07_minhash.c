@@ -1,5 +1,5 @@
 /*
- * Exercise 10.10: estimate a similarity, and draw the S
+ * Exercise 10.7: estimate a similarity, and draw the S
  *
  * Two documents have signatures: of each of `bands * rows` random orders of all shingles, where
  * the first shingle of the document stands (16 bits of it). Write what is made of them:

@@ -1,5 +1,5 @@
 /*
- * Exercise 10.1: size a model to a budget
+ * Exercise 10.2: size a model to a budget
  *
  * Before a model is trained somebody must know whether it fits. Count its numbers from the config alone, allocating
  * nothing: the embedding table [vocab_size, hidden_size]; for each layer latent attention (the shapes stand in

@@ -1,5 +1,5 @@
 /*
- * Exercise 10.2: write the sampler
+ * Exercise 10.3: write the sampler
  *
  * From logits [vocab] and a uniform number in [0, 1), choose a token:
  *   - temperature 0: the largest logit, the smaller id if there are two;

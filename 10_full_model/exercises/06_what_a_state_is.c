@@ -1,5 +1,5 @@
 /*
- * Exercise 10.5: what must a checkpoint hold?
+ * Exercise 10.6: what must a checkpoint hold?
  *
  * A run of 12 steps is stopped after 6. One thing of its state is lost (zeroed, or begun anew);
  * the run is resumed. Will the weights after step 12 be the same bits as without the accident?
@@ -7,10 +7,10 @@
  * trains.
  *
  * POINTS: 3
- * TESTS: check_05_what_a_state_is
+ * TESTS: check_06_what_a_state_is
  * HINT: follow one step in train.c, and ask of each item who reads it before somebody writes it.
  */
-#include "05_what_a_state_is.h"
+#include "06_what_a_state_is.h"
 
 const bool matters[ITEMS] = {
     [WEIGHTS] = false,     [FIRST_MOMENTS] = false, [SECOND_MOMENTS] = false, [GRADIENTS] = false,

@@ -1,4 +1,4 @@
-#include "05_what_a_state_is.h"
+#include "06_what_a_state_is.h"
 #include "test_world.h"
 
 #include <math.h>
@@ -68,7 +68,7 @@ static float *weights_without(int item, size_t *bytes) {
     world_free(&w);
 
     world_for_resuming(&w, scratch.directory);
-    w.options.resume = true;
+    w.options.start = RUN_RESUME;
     must(train(&w.model, &w.source, &w.options, &result, &err), &err);
     cr_assert(result.steps == 12 && result.resumed_from == 6);
     *bytes = (size_t)w.model.params.size * sizeof(float);

@@ -1,5 +1,5 @@
 /*
- * Exercise 10.30: one expert's weights
+ * Exercise 10.8: one expert's weights
  *
  * In a file every expert has its own tensors; in this program the experts of a layer are one tensor, so that one kernel
  * can multiply with all of them. Say which part of a weight each tensor of a file is:
