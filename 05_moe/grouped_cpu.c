@@ -76,7 +76,7 @@ static void multiply_piece(float *y, int64_t stride, const float *x, const float
         return;
     }
     if (p.rows > FEW_ROWS) {
-        product(&(Product){y, stride, 0, {x, in, 1}, {w, 1, in}, p.rows, p.columns, in});
+        product(&(Product){y, NULL, stride, {x, in, 1}, {w, 1, in}, p.rows, p.columns, in});
         return;
     }
     for (int j = 0; j < p.columns; j++)
@@ -138,9 +138,10 @@ void grouped_backward_input_cpu(float *dx, int add, const float *dy, const float
                              w + p.expert * out * in + p.column, in, p.rows, p.columns, out);
             continue;
         }
-        product(&(Product){.c = dx + p.row * in + p.column,
+        float *c = dx + p.row * in + p.column;
+        product(&(Product){.c = c,
+                           .base = add ? c : NULL,
                            .c_row = in,
-                           .add = add,
                            .a = {dy + p.row * out, out, 1},
                            .b = {w + p.expert * out * in + p.column, in, 1},
                            .m = p.rows,
@@ -172,8 +173,8 @@ void grouped_backward_weight_cpu(float *dw, int add, const float *dy, const floa
                              x + offsets[e] * in, in, rows, in, n);
         else if (n > 0)
             product(&(Product){.c = piece,
+                               .base = add ? piece : NULL,
                                .c_row = in,
-                               .add = add,
                                .a = {dy + offsets[e] * out + row, 1, out},
                                .b = {x + offsets[e] * in, in, 1},
                                .m = rows,

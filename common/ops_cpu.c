@@ -78,7 +78,7 @@ static int64_t rows_of_piece(int64_t n) {
     return piece ? piece : 8; /* no rows: a loop's step must not be 0 */
 }
 
-static void large_product(const Product *p) {
+static void large_product(const Product *p) { /* base is C itself or NULL */
     int64_t piece = rows_of_piece(p->m);
     CBLAS_TRANSPOSE turn_a = p->a.column == 1 ? CblasNoTrans : CblasTrans;
     CBLAS_TRANSPOSE turn_b = p->b.column == 1 ? CblasNoTrans : CblasTrans;
@@ -88,8 +88,8 @@ static void large_product(const Product *p) {
     for (int64_t i = 0; i < p->m; i += piece) {
         int count = (int)(p->m - i < piece ? p->m - i : piece);
         cblas_sgemm(CblasRowMajor, turn_a, turn_b, count, (int)p->n, (int)p->k, 1,
-                    p->a.at + i * p->a.row, lda, p->b.at, ldb, (float)p->add, p->c + i * p->c_row,
-                    (int)p->c_row);
+                    p->a.at + i * p->a.row, lda, p->b.at, ldb, p->base ? 1.0f : 0.0f,
+                    p->c + i * p->c_row, (int)p->c_row);
     }
 }
 
@@ -104,9 +104,15 @@ static void shared_products(const Product *products, int count) {
     }
 }
 
+static void add_bias_to(float *y, const float *bias, int64_t rows, int64_t out) {
+#pragma omp parallel for if (rows * out > PARALLEL_MIN)
+    for (int64_t i = 0; i < rows; i++)
+        for (int64_t j = 0; j < out; j++) y[i * out + j] += bias[j];
+}
+
 void linear_forward_cpu(float *y, const float *x, const float *w, const float *bias, int64_t rows,
                         int64_t in, int64_t out) {
-    Product xw = {y, out, 0, {x, in, 1}, {w, 1, in}, rows, out, in}; /* y = x W^T */
+    Product xw = {y, NULL, out, {x, in, 1}, {w, 1, in}, rows, out, in}; /* y = x W^T */
     if (rows == 1)
         matrix_vector(y, x, w, in, out);
     else if (rows <= FEW_ROWS)
@@ -115,16 +121,18 @@ void linear_forward_cpu(float *y, const float *x, const float *w, const float *b
         large_product(&xw);
     else
         shared_products(&xw, 1);
-    if (!bias) return;
-#pragma omp parallel for if (rows * out > PARALLEL_MIN)
-    for (int64_t i = 0; i < rows; i++)
-        for (int64_t j = 0; j < out; j++) y[i * out + j] += bias[j];
+    if (bias) add_bias_to(y, bias, rows, out);
 }
 
 void linear_onto_forward_cpu(float *y, const float *base, const float *x, const float *w,
                              const float *bias, int64_t rows, int64_t in, int64_t out) {
-    linear_forward_cpu(y, x, w, bias, rows, in, out);
-    add_cpu(y, base, y, rows * out);
+    if (rows <= FEW_ROWS || (in >= LARGE && out >= LARGE)) {
+        linear_forward_cpu(y, x, w, bias, rows, in, out);
+        add_cpu(y, base, y, rows * out);
+        return;
+    }
+    shared_products(&(Product){y, base, out, {x, in, 1}, {w, 1, in}, rows, out, in}, 1);
+    if (bias) add_bias_to(y, bias, rows, out);
 }
 
 void linear_backward_cpu(float *dx, int add_x, float *dw, int add_w, float *dbias, int add_bias,
@@ -133,9 +141,11 @@ void linear_backward_cpu(float *dx, int add_x, float *dw, int add_w, float *dbia
     Product products[2];
     int count = 0;
     if (dx) /* dx = dy W */
-        products[count++] = (Product){dx, in, add_x, {dy, out, 1}, {w, in, 1}, rows, in, out};
+        products[count++] =
+            (Product){dx, add_x ? dx : NULL, in, {dy, out, 1}, {w, in, 1}, rows, in, out};
     if (dw) /* dW = dy^T x */
-        products[count++] = (Product){dw, in, add_w, {dy, 1, out}, {x, in, 1}, out, in, rows};
+        products[count++] =
+            (Product){dw, add_w ? dw : NULL, in, {dy, 1, out}, {x, in, 1}, out, in, rows};
     if (in >= LARGE && out >= LARGE)
         for (int i = 0; i < count; i++) large_product(&products[i]);
     else if (count)

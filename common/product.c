@@ -21,9 +21,9 @@ typedef float Vector __attribute__((vector_size(LANES * sizeof(float)), aligned(
 /* A block of A and a row of C's tiles; b is packed. */
 typedef struct Tile {
     float *c;
-    const float *a, *b;
+    const float *base, *a, *b;
     int64_t c_row, a_row, a_column, depth;
-    int columns, add; /* columns: how many of PANEL exist */
+    int columns; /* how many of PANEL exist */
 } Tile;
 
 /* [tile] */
@@ -43,16 +43,17 @@ static inline __attribute__((always_inline)) void tile(const Tile *t, const int 
     if (t->columns == PANEL) {
         for (int i = 0; i < rows; i++)
             for (int v = 0; v < 2; v++) {
-                Vector *c = (Vector *)(t->c + i * t->c_row + v * LANES);
-                if (t->add) sum[i][v] += *c;
-                *c = sum[i][v];
+                int64_t at = i * t->c_row + v * LANES;
+                if (t->base) sum[i][v] += *(const Vector *)(t->base + at);
+                *(Vector *)(t->c + at) = sum[i][v];
             }
         return;
     }
     for (int i = 0; i < rows; i++) /* the ragged edge, number by number */
         for (int j = 0; j < t->columns; j++) {
-            float *c = t->c + i * t->c_row + j, s = ((const float *)sum[i])[j];
-            *c = t->add ? *c + s : s;
+            int64_t at = i * t->c_row + j;
+            float s = ((const float *)sum[i])[j];
+            t->c[at] = t->base ? t->base[at] + s : s;
         }
 }
 /* [/tile] */
@@ -64,6 +65,7 @@ static inline __attribute__((always_inline)) void sweep(Tile t, const int rows, 
         tile(&t, rows);
         t.b += PANEL * t.depth;
         t.c += PANEL;
+        if (t.base) t.base += PANEL;
     }
 }
 
@@ -80,6 +82,7 @@ static void block(Tile t, int64_t rows, int64_t width) {
             sweep(t, 1, width);
         t.a += count * t.a_row;
         t.c += count * t.c_row;
+        if (t.base) t.base += count * t.c_row;
     }
 }
 
@@ -118,13 +121,15 @@ static void multiply_block(const Product *p, float *packed, int64_t j, int64_t w
     b.at += k * b.row + j * b.column;
     pack(packed, b, depth, width);
     float copy[DEPTH * HEIGHT];
-    Tile t = {.b = packed, .c_row = p->c_row, .depth = depth, .add = p->add || k > 0};
+    const float *base = k ? p->c : p->base;
+    Tile t = {.b = packed, .c_row = p->c_row, .depth = depth};
     t.a_row = p->a.row, t.a_column = p->a.column;
     int64_t step = p->a.column == 1 ? p->m : HEIGHT;
     for (int64_t i = 0; i < p->m; i += step) {
         int64_t rows = p->m - i < step ? p->m - i : step;
         t.a = p->a.at + i * p->a.row + k * p->a.column;
         t.c = p->c + i * p->c_row + j;
+        t.base = base ? base + i * p->c_row + j : NULL;
         if (p->a.column != 1) { /* its rows lie far apart: those of a block are brought together */
             copy_columns(copy, t.a, p->a.column, depth, rows);
             t.a = copy, t.a_row = 1, t.a_column = HEIGHT;
@@ -135,9 +140,9 @@ static void multiply_block(const Product *p, float *packed, int64_t j, int64_t w
 
 void product(const Product *p) {
     _Alignas(64) float packed[DEPTH * (WIDTH + PANEL)];
-    if (p->k == 0 && !p->add)
-        for (int64_t i = 0; i < p->m; i++)
-            memset(p->c + i * p->c_row, 0, (size_t)p->n * sizeof *p->c);
+    for (int64_t i = 0; i < p->m && p->k == 0; i++) /* the sum of nothing */
+        for (int64_t j = 0, at = i * p->c_row; j < p->n; j++, at++)
+            p->c[at] = p->base ? p->base[at] : 0;
     int64_t blocks = (p->k + DEPTH - 1) / DEPTH; /* of nearly the same depth */
     for (int64_t i = 0; i < blocks; i++) {
         int64_t k = i * p->k / blocks, depth = (i + 1) * p->k / blocks - k;
@@ -157,9 +162,12 @@ Product product_part(const Product *p, int i, int parts) {
     size = ((size > least ? size : least) + unit - 1) / unit * unit;
     int64_t first = min(i * size, total), count = min(size, total - first);
     if (by_rows) {
-        part.c += first * p->c_row, part.a.at += first * p->a.row, part.m = count;
+        part.a.at += first * p->a.row, part.m = count;
     } else {
-        part.c += first, part.b.at += first * p->b.column, part.n = count;
+        part.b.at += first * p->b.column, part.n = count;
     }
+    int64_t at = by_rows ? first * p->c_row : first;
+    part.c += at;
+    if (part.base) part.base += at;
     return part;
 }

@@ -1,5 +1,5 @@
 /*
- * A matrix product on one core, for the matrices of small models:   C = A B, or C += A B
+ * A matrix product on one core, for the matrices of small models:   C = A B, or C = base + A B
  *
  * OpenBLAS copies both matrices into the order that its kernel likes, clears C, and multiplies. For
  * matrices of a thousand rows and columns that costs nothing beside the product. A small model's
@@ -25,9 +25,9 @@ typedef struct Matrix {
 } Matrix;
 
 typedef struct Product {
-    float *c; /* [m, n], rows of contiguous numbers, c_row apart */
+    float *c;          /* [m, n], rows of contiguous numbers, c_row apart */
+    const float *base; /* like c, may be c itself; NULL: zeros */
     int64_t c_row;
-    int add;
     Matrix a, b; /* [m, k], [k, n] */
     int64_t m, n, k;
 } Product;

@@ -30,22 +30,25 @@ static Matrix matrix(const float *at, int64_t rows, int64_t columns, int transpo
 
 static float element(Matrix m, int64_t i, int64_t j) { return m.at[i * m.row + j * m.column]; }
 
-/* C [m, n + GAP]: NaN where nothing may be written, and everywhere when nothing is added to. */
-static void check_one(const int64_t *size, int turn_a, int turn_b, int add, int parts) {
+typedef enum Onto { NOTHING, ITSELF, ANOTHER, WAYS } Onto; /* what the product is added to */
+
+/* C [m, n + GAP]: NaN where nothing may be written, and everywhere when it is not added to. */
+static void check_one(const int64_t *size, int turn_a, int turn_b, Onto onto, int parts) {
     int64_t m = size[0], n = size[1], k = size[2], row = n + GAP;
     float *a = numbers(m * k, 1), *b = numbers(k * n, 2), *c = numbers(m * row, 3);
+    float *other = numbers(m * row, 4), *bases[WAYS] = {NULL, c, other}, *base = bases[onto];
     float *want = malloc((size_t)(m * n) * sizeof *want),
           *got = malloc((size_t)(m * n) * sizeof *got);
-    Product p = {c, row, add, matrix(a, m, k, turn_a), matrix(b, k, n, turn_b), m, n, k};
+    Product p = {c, base, row, matrix(a, m, k, turn_a), matrix(b, k, n, turn_b), m, n, k};
     for (int64_t i = 0; i < m; i++)
         for (int64_t j = 0; j < row; j++) {
-            double sum = add ? c[i * row + j] : 0;
+            double sum = base ? base[i * row + j] : 0;
             if (j < n) {
                 for (int64_t q = 0; q < k; q++)
                     sum += (double)element(p.a, i, q) * element(p.b, q, j);
                 want[i * n + j] = (float)sum;
             }
-            if (!add || j >= n) c[i * row + j] = NAN;
+            if (onto != ITSELF || j >= n) c[i * row + j] = NAN;
         }
     for (int i = 0; i < parts; i++) {
         Product part = product_part(&p, i, parts);
@@ -59,17 +62,19 @@ static void check_one(const int64_t *size, int turn_a, int turn_b, int add, int 
     }
     /* The rounding of a sum of k products, in F32. */
     check_close("C", got, want, m * n, tolerance_of(F32, k + 1));
-    free(a), free(b), free(c), free(want), free(got);
+    free(a), free(b), free(c), free(other), free(want), free(got);
 }
 
 Test(product, agrees_with_plain_loops) {
     for (int s = 0; s < SIZES; s++)
-        for (int way = 0; way < 8; way++) check_one(sizes[s], way & 1, way >> 1 & 1, way >> 2, 1);
+        for (int way = 0; way < 4 * WAYS; way++)
+            check_one(sizes[s], way & 1, way >> 1 & 1, way >> 2, 1);
 }
 
 Test(product, parts_make_the_whole) {
     for (int s = 0; s < SIZES; s++)
-        for (int way = 0; way < 8; way++) check_one(sizes[s], way & 1, way >> 1 & 1, way >> 2, 3);
+        for (int way = 0; way < 4 * WAYS; way++)
+            check_one(sizes[s], way & 1, way >> 1 & 1, way >> 2, 3);
 }
 
 /* Rows and columns of C, computed alone, have the same bits: threads cannot change results. */
@@ -81,12 +86,12 @@ Test(product, a_piece_has_the_same_bits) {
         {0, 1, 0, 1}, {3, 8, 5, 21}, {17, 110, 1, 210}, {120, 7, 150, 61}};
     for (int turns = 0; turns < 4; turns++) {
         Matrix left = matrix(a, M, K, turns & 1), right = matrix(b, K, N, turns >> 1);
-        product(&(Product){whole, N, 0, left, right, M, N, K});
+        product(&(Product){whole, NULL, N, left, right, M, N, K});
         for (int i = 0; i < 4; i++) {
             int64_t row = cuts[i][0], rows = cuts[i][1], column = cuts[i][2], columns = cuts[i][3];
             Matrix some_rows = left, some_columns = right;
             some_rows.at += row * left.row, some_columns.at += column * right.column;
-            product(&(Product){piece, columns, 0, some_rows, some_columns, rows, columns, K});
+            product(&(Product){piece, NULL, columns, some_rows, some_columns, rows, columns, K});
             for (int64_t r = 0; r < rows; r++)
                 cr_assert(!memcmp(piece + r * columns, whole + (row + r) * N + column,
                                   (size_t)columns * sizeof *piece),
