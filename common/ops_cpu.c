@@ -221,7 +221,9 @@ void swiglu_backward_cpu(float *dgate, int add_gate, float *dup, int add_up, con
 #pragma omp parallel for if (n > PARALLEL_MIN)
     for (int64_t start = 0; start < n; start += BLOCK) {
         int count = n - start < BLOCK ? (int)(n - start) : BLOCK;
-        float g[BLOCK], u[BLOCK];
+        float more_g[BLOCK], more_u[BLOCK]; /* what is added afterwards, or not wanted */
+        float *g = dgate && !add_gate ? dgate + start : more_g;
+        float *u = dup && !add_up ? dup + start : more_u;
         const float *dys = dy + start, *x = gate + start, *ups = up + start;
 #pragma omp simd
         for (int i = 0; i < count; i++) {
@@ -229,8 +231,8 @@ void swiglu_backward_cpu(float *dgate, int add_gate, float *dup, int add_up, con
             g[i] = dys[i] * ups[i] * silu_derivative(x[i], s);
             u[i] = dys[i] * x[i] * s;
         }
-        if (dgate) accumulate_cpu(dgate + start, g, count, add_gate);
-        if (dup) accumulate_cpu(dup + start, u, count, add_up);
+        if (dgate && add_gate) accumulate_cpu(dgate + start, g, count, 1);
+        if (dup && add_up) accumulate_cpu(dup + start, u, count, 1);
     }
 }
 

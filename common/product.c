@@ -29,7 +29,8 @@ typedef struct Tile {
 /* [tile] */
 /* rows is a constant wherever this is called, so that sum lives in registers. */
 static inline __attribute__((always_inline)) void tile(const Tile *t, const int rows) {
-    Vector sum[ROWS][2] = {0};
+    Vector sum[ROWS][2];
+    for (int i = 0; i < rows; i++) sum[i][0] = sum[i][1] = (Vector){0};
     for (int i = 0; i < rows; i++) /* C is not in the cache yet, and will be needed at the end */
         for (int v = 0; v < 2; v++) __builtin_prefetch(t->c + i * t->c_row + v * LANES, 1);
     const float *a = t->a, *b = t->b;
@@ -105,8 +106,10 @@ static void pack(float *to, Matrix b, int64_t depth, int64_t width) {
                 to[j * depth + k * PANEL + i - j] = i < width ? b.at[k * b.row + i * b.column] : 0;
 }
 
-/* to[k][i] for i < HEIGHT: some columns of a transposed A. (For so little memcpy() is slower.) */
-static void copy_columns(float *to, const float *a, int64_t a_column, int64_t depth, int64_t rows) {
+/* to[k][i] for i < HEIGHT: some columns of a transposed A. gcc would see a memcpy() for each k in it,
+ * and for so few numbers the call takes longer than the copy. */
+__attribute__((optimize("no-tree-loop-distribute-patterns"))) static void copy_columns(
+    float *to, const float *a, int64_t a_column, int64_t depth, int64_t rows) {
     for (int64_t k = 0; k < depth; k++, to += HEIGHT, a += a_column) {
         int64_t i = 0;
         for (; i + LANES <= rows; i += LANES) *(Vector *)(to + i) = *(const Vector *)(a + i);
