@@ -13,7 +13,7 @@ enum { LANES = 8, ROWS = 6 };
 enum { PANEL = 2 * LANES }; /* columns of B that lie together, row by row */
 /* Blocks: DEPTH x WIDTH of B is packed at a time, for half of a second-level cache; of a transposed
  * A, DEPTH x HEIGHT. */
-enum { DEPTH = 256, WIDTH = 192, HEIGHT = 8 * ROWS };
+enum { DEPTH = 256, WIDTH = 256, HEIGHT = 8 * ROWS };
 enum { LEAST_ROWS = 2 * ROWS, LEAST_COLUMNS = 2 * PANEL }; /* of a part */
 
 typedef float Vector __attribute__((vector_size(LANES * sizeof(float)), aligned(4), may_alias));
