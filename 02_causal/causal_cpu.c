@@ -137,11 +137,12 @@ void causal_forward_cpu(float *o, float *lse, const float *q, const float *k, co
     const int64_t work = (int64_t)shape.batch * shape.heads * shape.q_len * shape.kv_len *
                          (shape.qk_dim + shape.v_dim);
 
-    /* Later queries see more keys. Long tasks first: none begins when the others are done. */
+    /* Head by head, so that its keys are still in the cache. Later queries see more keys: they come
+     * first, so that no long task begins when the others are done. */
 #pragma omp parallel for schedule(dynamic) if (work > PARALLEL)
     for (int64_t task = tasks - 1; task >= 0; task--) {
-        int64_t head_index = task % ((int64_t)shape.batch * shape.heads);
-        int first = (int)(task / ((int64_t)shape.batch * shape.heads)) * step;
+        int64_t head_index = task / tiles;
+        int first = (int)(task % tiles) * step;
         int64_t b = head_index / shape.heads, h = head_index % shape.heads;
         float *o_head = o + b * shape.o.batch + h * shape.o.head;
         float *lse_head = lse + head_index * shape.q_len;

@@ -1,23 +1,22 @@
 /*
- * The grouped product on the CPU: OpenBLAS inside OpenMP.
+ * The grouped product on the CPU: products of one core each inside OpenMP.
  *
  * Each expert's product is cut into pieces, a block of its rows by a block of the output's columns,
- * and threads take pieces as they finish. Inside a parallel region OpenBLAS computes its piece
- * alone: that is why even a single piece gets a region. How a piece is cut depends on the expert's
- * own number of rows and on the weights' sizes, never on the number of threads; so neither do the
- * results. Blocks of columns, rather than of rows only, because each piece copies its part of the
- * weight into tiles: with few rows an expert the weight is the larger matrix, and by columns each
- * part of it is copied once.
+ * and threads take pieces as they finish. How a piece is cut depends on the expert's own number of
+ * rows and on the weights' sizes, never on the number of threads; so neither do the results. Blocks
+ * of columns, rather than of rows only, because each piece copies its part of the weight into
+ * tiles: with few rows an expert the weight is the larger matrix, and by columns each part of it is
+ * copied once.
  *
  * An expert with less than a few hundred rows is multiplied without those copies (unpacked.h). One
  * with very few (a token that is decoded has one for each expert) is dot products: the weight is
  * read once, straight from memory.
  */
 #include "../common/fastmath.h"
+#include "../common/product.h"
 #include "grouped.h"
 #include "unpacked.h"
 
-#include <cblas.h>
 #include <string.h>
 
 enum { PIECE_ROWS = 512, PIECE_COLUMNS = 512, FEW_ROWS = 4 };
@@ -28,7 +27,7 @@ typedef struct Piece {
     int rows, columns;
 } Piece;
 
-/* Sizes up to `most`, nearly equal, in multiples of 8, which sgemm's kernels like. */
+/* Sizes up to `most`, nearly equal, in multiples of 8, so that whole vectors are stored. */
 static int64_t piece_size(int64_t n, int64_t most) {
     int64_t pieces = (n + most - 1) / most;
     return pieces ? ((n + pieces - 1) / pieces + 7) / 8 * 8 : 8;
@@ -77,8 +76,7 @@ static void multiply_piece(float *y, int64_t stride, const float *x, const float
         return;
     }
     if (p.rows > FEW_ROWS) {
-        cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasTrans, p.rows, p.columns, (int)in, 1, x,
-                    (int)in, w, (int)in, 0, y, (int)stride);
+        product(&(Product){y, NULL, stride, {x, in, 1}, {w, 1, in}, p.rows, p.columns, in});
         return;
     }
     for (int j = 0; j < p.columns; j++)
@@ -140,9 +138,15 @@ void grouped_backward_input_cpu(float *dx, int add, const float *dy, const float
                              w + p.expert * out * in + p.column, in, p.rows, p.columns, out);
             continue;
         }
-        cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasNoTrans, p.rows, p.columns, (int)out, 1,
-                    dy + p.row * out, (int)out, w + p.expert * out * in + p.column, (int)in,
-                    (float)add, dx + p.row * in + p.column, (int)in);
+        float *c = dx + p.row * in + p.column;
+        product(&(Product){.c = c,
+                           .base = add ? c : NULL,
+                           .c_row = in,
+                           .a = {dy + p.row * out, out, 1},
+                           .b = {w + p.expert * out * in + p.column, in, 1},
+                           .m = p.rows,
+                           .n = p.columns,
+                           .k = out});
     }
     int64_t used = offsets[shape.experts];
     if (!add) memset(dx + used * in, 0, (size_t)((shape.rows - used) * in) * sizeof *dx);
@@ -168,9 +172,14 @@ void grouped_backward_weight_cpu(float *dw, int add, const float *dy, const floa
             unpacked_product(piece, in, add, dy + offsets[e] * out + row, 1, out,
                              x + offsets[e] * in, in, rows, in, n);
         else if (n > 0)
-            cblas_sgemm(CblasRowMajor, CblasTrans, CblasNoTrans, (int)rows, (int)in, (int)n, 1,
-                        dy + offsets[e] * out + row, (int)out, x + offsets[e] * in, (int)in,
-                        (float)add, piece, (int)in);
+            product(&(Product){.c = piece,
+                               .base = add ? piece : NULL,
+                               .c_row = in,
+                               .a = {dy + offsets[e] * out + row, 1, out},
+                               .b = {x + offsets[e] * in, in, 1},
+                               .m = rows,
+                               .n = in,
+                               .k = n});
         else if (!add)
             memset(piece, 0, (size_t)(rows * in) * sizeof *piece);
     }

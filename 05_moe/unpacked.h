@@ -1,9 +1,9 @@
 /*
  * A matrix product for few rows: B is read where it lies.
  *
- * OpenBLAS first copies both matrices into tiles that its kernel likes. For large matrices that
- * costs nothing beside the product; for an expert with 64 tokens the weight is copied for 64 rows'
- * work, which takes a quarter of the time. Here neither is copied: rows of B are loaded as vectors,
+ * OpenBLAS first copies both matrices into tiles that its kernel likes, and product() copies B. For
+ * large matrices that costs nothing beside the product; for an expert with 64 tokens the weight is
+ * copied for 64 rows' work. Here neither is copied: rows of B are loaded as vectors,
  * numbers of A are broadcast, and a block of C of 6 rows and 4 vectors stays in registers.
  */
 #ifndef UNPACKED_H
@@ -11,7 +11,7 @@
 
 #include <stdint.h>
 
-/* Up to so many rows this is faster than cblas_sgemm (05_moe/bench). */
+/* Up to so many rows this is faster than cblas_sgemm (05_moe/bench) and than product(). */
 enum { UNPACKED_MAX_ROWS = 160 };
 
 /*

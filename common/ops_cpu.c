@@ -6,9 +6,11 @@
  */
 #include "fastmath.h"
 #include "ops.h"
+#include "product.h"
 
 #include <cblas.h>
 #include <math.h>
+#include <omp.h>
 #include <string.h>
 
 /* Below this many elements a loop is over before the other threads have woken up. */
@@ -17,8 +19,9 @@ enum { PARALLEL_MIN = 1 << 14 };
 /* ---- linear ---- */
 
 /*
- * y = W x for one row: W is read once, where sgemm would first copy it into tiles. A dot product for each output; several
- * threads only for matrices that take longer to read (a megabyte) than threads to wake.
+ * y = W x for one row: W is read once, where a product would first copy it into tiles. A dot product
+ * for each output; several threads only for matrices that take longer to read (a megabyte) than
+ * threads to wake.
  */
 static void matrix_vector(float *y, const float *x, const float *w, int64_t in, int64_t out) {
 #pragma omp parallel for if (in * out > 1 << 18)
@@ -31,17 +34,16 @@ static void matrix_vector(float *y, const float *x, const float *w, int64_t in, 
     }
 }
 
-enum {
-    FEW_ROWS = 16
-}; /* up to here, reading W once is worth more than sgemm's kernels (measured) */
+/* Up to here reading W once is worth more than a product's tiles (measured). */
+enum { FEW_ROWS = 16 };
 
 /*
- * The same for a few rows (a batch that decodes, a chunk of guesses): two rows of W with four of x, eight sums in registers.
- * Past the end a row comes again, and its sum is thrown away. For small matrices sgemm is as good.
+ * The same for a few rows (a batch that decodes, a chunk of guesses): two rows of W with four of x,
+ * eight sums in registers. Past the end a row comes again, and its sum is thrown away.
  */
 static void few_rows(float *y, const float *x, const float *w, int64_t rows, int64_t in,
                      int64_t out) {
-#pragma omp parallel for schedule(static)
+#pragma omp parallel for schedule(static) if (rows * in * out > 1 << 18)
     for (int64_t o = 0; o < out; o += 2) {
         const float *w0 = w + o * in, *w1 = o + 1 < out ? w0 + in : w0;
         for (int64_t r = 0; r < rows; r += 4) {
@@ -60,72 +62,94 @@ static void few_rows(float *y, const float *x, const float *w, int64_t rows, int
     }
 }
 
+/* From this size of W on, in both directions, OpenBLAS is faster than product() (measured). */
+enum { LARGE = 512 };
+
 /*
- * Rows of a product that are computed at once. A piece is a product of its own, and OpenBLAS chooses its kernel by the
- * size; so pieces depend on the matrix only, never on the number of threads, and neither do the results. They are of nearly
- * equal size and, but for the smallest, come in fours, to be shared out evenly among two or four threads, more for larger matrices; sgemm's
- * kernels like multiples of 8.
+ * A large matrix: pieces of rows for the threads, for inside a parallel region OpenBLAS computes its
+ * piece alone. Left to itself it would also share the work, but its threads then wait for each
+ * other's copies of the matrices several times. OpenBLAS chooses its kernel by the size; so pieces
+ * depend on the matrix only, never on the number of threads, and neither do the results. They are
+ * of nearly equal size and come in fours; sgemm's kernels like multiples of 8.
  */
 static int64_t rows_of_piece(int64_t n) {
     int64_t pieces = n <= 128 ? 2 : 4 * ((n + 1023) / 1024);
     int64_t piece = ((n + pieces - 1) / pieces + 7) / 8 * 8;
     return piece ? piece : 8; /* no rows: a loop's step must not be 0 */
 }
-/*
- * Three products, cut into pieces for the threads: inside a parallel region OpenBLAS computes its piece
- * alone. Left to itself it would also share the work, but its threads then wait for each other's copies of the matrices several
- * times; for the sizes of a small model that takes as long as the product.
- */
-void linear_forward_cpu(float *y, const float *x, const float *w, const float *bias, int64_t rows,
-                        int64_t in, int64_t out) {
-    if (rows == 1) {
-        matrix_vector(y, x, w, in, out);
-    } else if (rows <= FEW_ROWS && in * out > 1 << 18) {
-        few_rows(y, x, w, rows, in, out);
-    } else {
-        int64_t piece = rows_of_piece(rows);
-#pragma omp parallel for schedule(static) if (rows * in * out > 1 << 18)
-        for (int64_t i = 0; i < rows; i += piece) {
-            int count = (int)(rows - i < piece ? rows - i : piece);
-            cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasTrans, count, (int)out, (int)in, 1,
-                        x + i * in, (int)in, w, (int)in, 0, y + i * out, (int)out);
-        }
+
+static void large_product(const Product *p) { /* base is C itself or NULL */
+    int64_t piece = rows_of_piece(p->m);
+    CBLAS_TRANSPOSE turn_a = p->a.column == 1 ? CblasNoTrans : CblasTrans;
+    CBLAS_TRANSPOSE turn_b = p->b.column == 1 ? CblasNoTrans : CblasTrans;
+    int lda = (int)(turn_a == CblasTrans ? p->a.column : p->a.row);
+    int ldb = (int)(turn_b == CblasTrans ? p->b.column : p->b.row);
+#pragma omp parallel for schedule(static)
+    for (int64_t i = 0; i < p->m; i += piece) {
+        int count = (int)(p->m - i < piece ? p->m - i : piece);
+        cblas_sgemm(CblasRowMajor, turn_a, turn_b, count, (int)p->n, (int)p->k, 1,
+                    p->a.at + i * p->a.row, lda, p->b.at, ldb, p->base ? 1.0f : 0.0f,
+                    p->c + i * p->c_row, (int)p->c_row);
     }
-    if (!bias) return;
+}
+
+/* Several products, each cut into a part for every thread. */
+static void shared_products(const Product *products, int count) {
+    int parts = omp_get_max_threads();
+    int64_t work = products->m * products->n * products->k;
+#pragma omp parallel for schedule(static, 1) if (work > 1 << 18)
+    for (int i = 0; i < count * parts; i++) {
+        Product part = product_part(&products[i / parts], i % parts, parts);
+        product(&part);
+    }
+}
+
+static void add_bias_to(float *y, const float *bias, int64_t rows, int64_t out) {
 #pragma omp parallel for if (rows * out > PARALLEL_MIN)
     for (int64_t i = 0; i < rows; i++)
         for (int64_t j = 0; j < out; j++) y[i * out + j] += bias[j];
 }
 
+void linear_forward_cpu(float *y, const float *x, const float *w, const float *bias, int64_t rows,
+                        int64_t in, int64_t out) {
+    Product xw = {y, NULL, out, {x, in, 1}, {w, 1, in}, rows, out, in}; /* y = x W^T */
+    if (rows == 1)
+        matrix_vector(y, x, w, in, out);
+    else if (rows <= FEW_ROWS)
+        few_rows(y, x, w, rows, in, out);
+    else if (in >= LARGE && out >= LARGE)
+        large_product(&xw);
+    else
+        shared_products(&xw, 1);
+    if (bias) add_bias_to(y, bias, rows, out);
+}
+
 void linear_onto_forward_cpu(float *y, const float *base, const float *x, const float *w,
                              const float *bias, int64_t rows, int64_t in, int64_t out) {
-    linear_forward_cpu(y, x, w, bias, rows, in, out);
-    add_cpu(y, base, y, rows * out);
+    if (rows <= FEW_ROWS || (in >= LARGE && out >= LARGE)) {
+        linear_forward_cpu(y, x, w, bias, rows, in, out);
+        add_cpu(y, base, y, rows * out);
+        return;
+    }
+    shared_products(&(Product){y, base, out, {x, in, 1}, {w, 1, in}, rows, out, in}, 1);
+    if (bias) add_bias_to(y, bias, rows, out);
 }
 
 void linear_backward_cpu(float *dx, int add_x, float *dw, int add_w, float *dbias, int add_bias,
                          const float *dy, const float *x, const float *w, int64_t rows, int64_t in,
                          int64_t out) {
-    int64_t piece_x = rows_of_piece(rows), piece_w = rows_of_piece(out);
-#pragma omp parallel if (rows * in * out > 1 << 18)
-    {
-        if (dx) { /* dx = dy W */
-#pragma omp for schedule(static) nowait
-            for (int64_t i = 0; i < rows; i += piece_x) {
-                int count = (int)(rows - i < piece_x ? rows - i : piece_x);
-                cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasNoTrans, count, (int)in, (int)out, 1,
-                            dy + i * out, (int)out, w, (int)in, (float)add_x, dx + i * in, (int)in);
-            }
-        }
-        if (dw) { /* dW = dy^T x: a row of dW is a column of dy */
-#pragma omp for schedule(static)
-            for (int64_t o = 0; o < out; o += piece_w) {
-                int count = (int)(out - o < piece_w ? out - o : piece_w);
-                cblas_sgemm(CblasRowMajor, CblasTrans, CblasNoTrans, count, (int)in, (int)rows, 1,
-                            dy + o, (int)out, x, (int)in, (float)add_w, dw + o * in, (int)in);
-            }
-        }
-    }
+    Product products[2];
+    int count = 0;
+    if (dx) /* dx = dy W */
+        products[count++] =
+            (Product){dx, add_x ? dx : NULL, in, {dy, out, 1}, {w, in, 1}, rows, in, out};
+    if (dw) /* dW = dy^T x */
+        products[count++] =
+            (Product){dw, add_w ? dw : NULL, in, {dy, 1, out}, {x, in, 1}, out, in, rows};
+    if (in >= LARGE && out >= LARGE)
+        for (int i = 0; i < count; i++) large_product(&products[i]);
+    else if (count)
+        shared_products(products, count);
     if (!dbias) return;
     if (!add_bias) memset(dbias, 0, (size_t)out * sizeof *dbias);
     for (int64_t i = 0; i < rows; i++)
@@ -187,25 +211,28 @@ void swiglu_forward_cpu(float *y, const float *gate, const float *up, int64_t n)
     for (int64_t i = 0; i < n; i++) y[i] = gate[i] / (1.0f + fast_exp(-gate[i])) * up[i];
 }
 
-/* y = silu(gate) up:  dgate = dy up silu'(gate),  dup = dy silu(gate) */
+/*
+ * y = silu(gate) up:  dgate = dy up silu'(gate),  dup = dy silu(gate). Both from one sigmoid, which
+ * is most of the work; so one that nobody wants is made as well, and thrown away.
+ */
 void swiglu_backward_cpu(float *dgate, int add_gate, float *dup, int add_up, const float *dy,
                          const float *gate, const float *up, int64_t n) {
+    enum { BLOCK = 1024 };
 #pragma omp parallel for if (n > PARALLEL_MIN)
-    for (int64_t start = 0; start < n; start += 1024) {
-        int64_t end = start + 1024 < n ? start + 1024 : n;
-        if (dgate)
+    for (int64_t start = 0; start < n; start += BLOCK) {
+        int count = n - start < BLOCK ? (int)(n - start) : BLOCK;
+        float more_g[BLOCK], more_u[BLOCK]; /* what is added afterwards, or not wanted */
+        float *g = dgate && !add_gate ? dgate + start : more_g;
+        float *u = dup && !add_up ? dup + start : more_u;
+        const float *dys = dy + start, *x = gate + start, *ups = up + start;
 #pragma omp simd
-            for (int64_t i = start; i < end; i++) {
-                float s = 1.0f / (1.0f + fast_exp(-gate[i]));
-                float g = dy[i] * up[i] * silu_derivative(gate[i], s);
-                dgate[i] = add_gate ? dgate[i] + g : g;
-            }
-        if (dup)
-#pragma omp simd
-            for (int64_t i = start; i < end; i++) {
-                float g = dy[i] * gate[i] / (1.0f + fast_exp(-gate[i]));
-                dup[i] = add_up ? dup[i] + g : g;
-            }
+        for (int i = 0; i < count; i++) {
+            float s = 1.0f / (1.0f + fast_exp(-x[i]));
+            g[i] = dys[i] * ups[i] * silu_derivative(x[i], s);
+            u[i] = dys[i] * x[i] * s;
+        }
+        if (dgate && add_gate) accumulate_cpu(dgate + start, g, count, 1);
+        if (dup && add_up) accumulate_cpu(dup + start, u, count, 1);
     }
 }
 
