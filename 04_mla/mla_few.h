@@ -3,7 +3,7 @@
  *
  *     y = x + mla_forward(rmsnorm(x), ...)          B T <= FEW_ROWS tokens that follow the cache
  *
- * mla_forward() takes some fifteen kernels for it, of which one or two have work worth a launch.
+ * mla_forward(), norm and addition are 19 kernels, of which one or two have work worth a launch.
  * Here what is small goes where something else is done already:
  *
  *     1  [c_q | c | k_r] = rmsnorm(x) [W_dq; W_dkv]^T       and the cache's lengths count on

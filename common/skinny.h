@@ -6,6 +6,9 @@
  * such a product joins its kernel: the norm in front of it, which every block does again for
  * itself, and the addition behind it. Up to FEW_ROWS rows, on the GPU, off the tape; elsewhere
  * these functions compose from rmsnorm(), linear() and add(), and so they can be differentiated.
+ *
+ * Inside a captured graph the weights are fetched before the kernel in front has ended (early.cuh):
+ * so no kernel of that graph may write them.
  */
 #ifndef COMMON_SKINNY_H
 #define COMMON_SKINNY_H
