@@ -21,8 +21,11 @@
 #include "../common/gpu.cuh"
 #include "mla_decode.h"
 
-/* Fewer pages are not worth a block. */
-enum { MLA_LEAST_PAGES = 1 };
+/* Fewer pages are not worth a block: joining them would take longer than reading them. Narrow rows
+ * are joined sooner. */
+__host__ __device__ static inline int mla_least_pages(const MlaDecodeShape &s) {
+    return s.kv_lora_rank <= 128 ? 1 : 2;
+}
 
 /* Query heads times queries: what one page of latents is good for. */
 __host__ __device__ static inline int mla_rows(const MlaDecodeShape &s) {
@@ -41,9 +44,9 @@ __device__ __forceinline__ int mla_line_before(const int32_t *lengths, int b, in
 }
 
 /* A block's piece of the line: so many pages, if the line is `line` pages long. */
-__host__ __device__ static inline int mla_share(int line, int blocks) {
-    int share = (line + blocks - 1) / blocks;
-    return share < MLA_LEAST_PAGES ? MLA_LEAST_PAGES : share;
+__host__ __device__ static inline int mla_share(int line, int blocks, const MlaDecodeShape &s) {
+    int share = (line + blocks - 1) / blocks, least = mla_least_pages(s);
+    return share < least ? least : share;
 }
 
 /* One block's way along its piece, group by group. All threads have the same numbers. */
@@ -55,9 +58,10 @@ struct MlaWalk {
     int slot;         /* where m, l and o of a shared group go; -1: the group is not shared */
 
     /* Finds the first group; called by whole warps. */
-    __device__ void begin(const int32_t *lengths, int batch, int groups) {
-        int lane = threadIdx.x % 32, line = mla_line_before(lengths, batch, groups);
-        int share = mla_share(line, gridDim.x);
+    __device__ void begin(const int32_t *lengths, const MlaDecodeShape &s, int groups) {
+        int lane = threadIdx.x % 32, batch = s.batch,
+            line = mla_line_before(lengths, batch, groups);
+        int share = mla_share(line, gridDim.x, s);
         at = min((int)blockIdx.x * share, line);
         end = min(at + share, line);
         count = 0;
@@ -137,7 +141,7 @@ struct MlaJoin {
         : scratch(scratch_), state(s.kv_lora_rank + 2), slot(p.group_rows * state),
           group_rows(p.group_rows) {
         int groups = (mla_rows(s) + group_rows - 1) / group_rows;
-        share = mla_share(mla_line_before(lengths, s.batch, groups), p.blocks);
+        share = mla_share(mla_line_before(lengths, s.batch, groups), p.blocks, s);
         line_b = mla_line_before(lengths, b, groups), pages = mla_pages(lengths, b);
     }
     __device__ void of_row(int r) {

@@ -294,7 +294,7 @@ __global__ void __launch_bounds__(THREADS)
                  const int32_t *lengths, MlaDecodeShape s) {
     int rows = mla_rows(s), groups = (rows + WARPS - 1) / WARPS;
     MlaWalk walk;
-    walk.begin(lengths, s.batch, groups);
+    walk.begin(lengths, s, groups);
     while (walk.next(lengths, groups)) {
         int warp = threadIdx.x / 32, row = walk.group * WARPS + warp;
         if (row >= rows) continue;

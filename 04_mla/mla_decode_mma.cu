@@ -315,7 +315,7 @@ __global__ __launch_bounds__(THREADS, blocks_each<KV>()) void mla_decode_mma_ker
         waited = true;
     };
     MlaWalk walk;
-    walk.begin(lengths, s.batch, groups);
+    walk.begin(lengths, s, groups);
     while (walk.next(lengths, groups)) {
         int length = lengths[walk.b], first = walk.first * LATENT_PAGE;
         int end = min(first + walk.count * LATENT_PAGE, length);

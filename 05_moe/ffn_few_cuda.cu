@@ -242,6 +242,18 @@ struct DownUnit {
     }
 };
 
+/* y = x + the warps' sums, in 16 columns. */
+template <typename T, int NT>
+static __device__ __forceinline__ void write_y(const FfnFew &f, const DownShared<NT> &shared,
+                                               int first, int first_row, int rows) {
+#pragma unroll 1
+    for (int i = threadIdx.x; i < SKINNY_TILE * rows; i += 32 * DOWN_WARPS) {
+        int j = i % SKINNY_TILE, n = i / SKINNY_TILE;
+        int64_t at = (int64_t)(first_row + n) * f.hidden + first + j;
+        ((T *)f.y)[at] = from_float<T>(to_float(((const T *)f.x)[at]) + shared.parts.total(j, n));
+    }
+}
+
 /* grid (hidden / 16, groups): 16 columns of y, for 8 NT rows. The sum over all experts is one long
  * sum of units, a chunk of an expert each. Those of the shared expert need not wait for the list. */
 template <typename T, int NT>
@@ -320,12 +332,7 @@ __global__ void __launch_bounds__(32 * DOWN_WARPS) down_kernel(const __grid_cons
     }
     shared.parts.put(total);
     __syncthreads();
-#pragma unroll 1
-    for (int i = threadIdx.x; i < SKINNY_TILE * rows; i += 32 * DOWN_WARPS) {
-        int j = i % SKINNY_TILE, n = i / SKINNY_TILE;
-        int64_t at = (int64_t)(first_row + n) * f.hidden + first + j;
-        ((T *)f.y)[at] = from_float<T>(to_float(((const T *)f.x)[at]) + shared.parts.total(j, n));
-    }
+    write_y<T>(f, shared, first, first_row, rows);
 }
 
 /* ---- launches ---- */
