@@ -16,6 +16,7 @@
 
 #include <signal.h>
 #include <stdbool.h>
+#include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
@@ -74,6 +75,7 @@ static inline Process process_start(Start start, const char *const *arguments) {
         fclose(in);
         return p;
     }
+    prctl(PR_SET_PDEATHSIG, SIGKILL); /* a test that fails leaves no process behind */
     dup2(fileno(in), 0), dup2(fileno(p.out), 1), dup2(fileno(p.err), 2);
     if (!start.charts) setenv("PATH", "/nowhere", 1);
     setenv("ASAN_OPTIONS", "detect_leaks=1", 1); /* in tests it is off: see tools/criterion.py */

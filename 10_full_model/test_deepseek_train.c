@@ -104,10 +104,10 @@ Test(train, ctrl_c_saves_and_resume_ends_in_the_same_bits) {
 Test(train, two_trainers_do_not_share_a_folder) {
     Scratch w = workplace();
     const char *out = path_in(w.directory, "run");
-    Process p = start_training(out, ARGUMENTS(TRAINING(&w, "run"), "--steps", "100000"));
+    Process p = start_training(out, ARGUMENTS(TRAINING(&w, "run"), "--steps", "20000"));
     static const char *const flags[] = {"--seed=1", "--resume", "--overwrite"};
     for (int i = 0; i < 3; i++) {
-        Output o = DEEPSEEK(TRAINING(&w, "run"), "--steps", "100000", flags[i]);
+        Output o = DEEPSEEK(TRAINING(&w, "run"), "--steps", "20000", flags[i]);
         expect(&o, 1, "another process is training there");
         cr_assert_null(strstr(o.err, "tokenizer"), "refused only after some work:\n%s", o.err);
     }
