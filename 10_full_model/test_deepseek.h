@@ -76,6 +76,7 @@ static inline Process process_start(Start start, const char *const *arguments) {
         return p;
     }
     prctl(PR_SET_PDEATHSIG, SIGKILL); /* a test that fails leaves no process behind */
+    alarm(60);                        /* and none waits for ever */
     dup2(fileno(in), 0), dup2(fileno(p.out), 1), dup2(fileno(p.err), 2);
     if (!start.charts) setenv("PATH", "/nowhere", 1);
     setenv("ASAN_OPTIONS", "detect_leaks=1", 1); /* in tests it is off: see tools/criterion.py */
