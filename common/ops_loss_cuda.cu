@@ -201,7 +201,13 @@ extern "C" void cross_entropy_backward_cuda(Gpu *gpu, DType dtype, void *logits,
  * always. A block has few rows under way, and its second look at one finds it in the second-level
  * cache: the memory sees one read and one write.
  */
-static const int HEAD_THREADS = 1024; /* two blocks of them on a multiprocessor */
+static const int HEAD_THREADS = 1024;
+/* Two blocks on a multiprocessor, where it takes 2048 threads. (Most take 1536, Turing 1024.) */
+#if defined __CUDA_ARCH__ && (__CUDA_ARCH__ == 800 || __CUDA_ARCH__ == 900 || __CUDA_ARCH__ == 1000)
+static const int HEAD_BLOCKS = 2;
+#else
+static const int HEAD_BLOCKS = 1;
+#endif
 
 __global__ void count_targets(float *count, const int32_t *targets, int64_t rows) {
     float counted = 0;
@@ -222,7 +228,7 @@ static const float LOG2_E = 1.44269504f, LN_2 = 0.693147181f;
  * exponential. The target's 1 is subtracted once, behind the loop, and the ragged end is apart.
  */
 template <typename T>
-__global__ void __launch_bounds__(HEAD_THREADS, 2)
+__global__ void __launch_bounds__(HEAD_THREADS, HEAD_BLOCKS)
     head_rows(float *losses, T *logits, const float *count, const int32_t *targets, int vocab,
               int width) {
     const int W = Pack<T>::SIZE;
