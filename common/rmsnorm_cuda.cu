@@ -20,7 +20,7 @@
 
 static const int THREADS = 256;
 
-/* Packs of a row that one thread keeps: row length <= TEAM * PACKS * Pack<T>::SIZE. */
+/* The sum over a team; each of its threads gets it. */
 template <int TEAM> static __device__ float team_sum(float x) {
     x = warp_sum(x);
     if (TEAM == 32) return x;
@@ -201,48 +201,27 @@ static __global__ void backward_plain_w(float *scratch, const T *dy, const T *x,
 /* ---- which of them ---- */
 
 /*
- * PACKS_SWITCH(d, T, TEAM, PACKS, statement): runs it with the smallest team and number of packs that
- * hold a row of d, and is true; false if there are none.
+ * PACKS_SWITCH(d, T, statement): runs it with the smallest TEAM and number of PACKS a thread that hold a
+ * row of d, and is true; false if there are none.
  */
-#define PACKS_SWITCH(d, T, TEAM, PACKS, ...)                                  \
-    ((d) % Pack<T>::SIZE         ? false                                      \
-     : (d) <= 32 * Pack<T>::SIZE ? (                                          \
-                                       [&] {                                  \
-                                           const int TEAM = 32, PACKS = 1;    \
-                                           __VA_ARGS__;                       \
-                                       }(),                                   \
-                                       true)                                  \
-     : (d) <= 64 * Pack<T>::SIZE ? (                                          \
-                                       [&] {                                  \
-                                           const int TEAM = 32, PACKS = 2;    \
-                                           __VA_ARGS__;                       \
-                                       }(),                                   \
-                                       true)                                  \
-     : (d) <= 128 * Pack<T>::SIZE ? (                                         \
-                                        [&] {                                 \
-                                            const int TEAM = 32, PACKS = 4;   \
-                                            __VA_ARGS__;                      \
-                                        }(),                                  \
-                                        true)                                 \
-     : (d) <= 512 * Pack<T>::SIZE ? (                                         \
-                                        [&] {                                 \
-                                            const int TEAM = 256, PACKS = 2;  \
-                                            __VA_ARGS__;                      \
-                                        }(),                                  \
-                                        true)                                 \
-     : (d) <= 1024 * Pack<T>::SIZE ? (                                        \
-                                         [&] {                                \
-                                             const int TEAM = 256, PACKS = 4; \
-                                             __VA_ARGS__;                     \
-                                         }(),                                 \
-                                         true)                                \
+#define PACKS_SWITCH(d, T, ...)                                          \
+    ((d) % Pack<T>::SIZE           ? false                               \
+     : (d) <= 32 * Pack<T>::SIZE   ? WITH_PACKS(32, 1, __VA_ARGS__)      \
+     : (d) <= 64 * Pack<T>::SIZE   ? WITH_PACKS(32, 2, __VA_ARGS__)      \
+     : (d) <= 128 * Pack<T>::SIZE  ? WITH_PACKS(32, 4, __VA_ARGS__)      \
+     : (d) <= 512 * Pack<T>::SIZE  ? WITH_PACKS(THREADS, 2, __VA_ARGS__) \
+     : (d) <= 1024 * Pack<T>::SIZE ? WITH_PACKS(THREADS, 4, __VA_ARGS__) \
                                    : false)
+/* clang-format off */
+#define WITH_PACKS(team, packs, ...) \
+    ([&] { const int TEAM = team, PACKS = packs; __VA_ARGS__; }(), true)
+/* clang-format on */
 
 extern "C" void rmsnorm_forward_cuda(Gpu *gpu, DType dtype, void *y, float *rstd, const void *x,
                                      const void *w, int64_t rows, int64_t d, float eps) {
     if (rows == 0) return;
     DTYPE_SWITCH(dtype, T, {
-        bool done = PACKS_SWITCH(d, T, TEAM, PACKS, {
+        bool done = PACKS_SWITCH(d, T, {
             forward_packs<T, TEAM, PACKS>
                 <<<(unsigned)ceil_div(rows, THREADS / TEAM), THREADS, 0, gpu->stream>>>(
                     (T *)y, rstd, (const T *)x, (const T *)w, rows, (int)d, eps);
@@ -258,7 +237,7 @@ template <typename T>
 static int backward(Gpu *gpu, T *dx, int add_x, float *scratch, const T *dy, const T *x, const T *w,
                     const float *rstd, int64_t rows, int64_t d) {
     int64_t blocks = 0;
-    bool done = PACKS_SWITCH(d, T, TEAM, PACKS, {
+    bool done = PACKS_SWITCH(d, T, {
         const int TEAMS = THREADS / TEAM;
         blocks = ceil_div(rows, TEAMS) < RMSNORM_BLOCKS ? ceil_div(rows, TEAMS) : RMSNORM_BLOCKS;
         size_t shared = scratch ? TEAMS * (size_t)d * sizeof(float) : 0;
