@@ -3,8 +3,8 @@
  *
  * Each is one function on tensors that checks shapes, runs the kernel of ctx's device and, while ctx records, puts its
  * backward function on the tape. The kernels stand in ops_cpu.c and ops_cuda.cu under the names at the end of this file;
- * linear() is product() or, for large matrices, OpenBLAS's sgemm; on the GPU cuBLASLt. `rows` is everything but the last
- * dimension.
+ * linear() is product() or, for large matrices, OpenBLAS's sgemm; on the GPU cuBLASLt or, for few rows,
+ * skinny.h. `rows` is everything but the last dimension.
  *
  * Backward functions never clear: `add` says whether a kernel overwrites (0) or adds to (1) a gradient (context.h), and
  * a NULL gradient is not computed.
