@@ -1,8 +1,9 @@
 # deepseek.c.  `make` alone says what it can do.
 #
-# Every directory NN_name is a chapter: a library of its sources (all but those with a main() and
-# test_*.c), and programs linked with it, the chapters below it, and common/. A new chapter needs
-# no new rule.
+# Every directory NN_name is a chapter: a library of the sources in it and in its rooms (the folders
+# one level down, but for tests, exercises and bugs), and programs linked with it, the chapters below
+# it, and common/. What has a main() is a program of its own, in tests/ every test_*.c. A new chapter
+# or room needs no new rule.
 #
 # Each way of building has a place of its own, so changing between them needs no `make clean`:
 #     build/cuda    with nvcc (the default when nvcc is found)      CUDA=1 demands it
@@ -53,8 +54,8 @@ SANFLAGS := $(if $(SAN),-fsanitize=address$(,)undefined -fno-sanitize-recover=un
 
 # -fno-math-errno and -fno-trapping-math let gcc vectorise loops with sqrtf and comparisons, and
 # change no result. snprintf() is how we cut texts to size, so truncation is no warning.
-CFLAGS  := -std=gnu11 -O$(if $(SAN),1,3) -g -march=$(MARCH) -fno-math-errno -fno-trapping-math -fopenmp \
-           -Wall -Wextra -Wno-format-truncation $(WERROR) $(if $(NVCC),-DWITH_CUDA) $(SANFLAGS)
+CFLAGS  := -std=gnu11 -I. -O$(if $(SAN),1,3) -g -march=$(MARCH) -fno-math-errno \
+           -fno-trapping-math -fopenmp -Wall -Wextra -Wno-format-truncation $(WERROR) $(if $(NVCC),-DWITH_CUDA) $(SANFLAGS)
 LDFLAGS := -fopenmp -Wl$(,)--as-needed $(SANFLAGS)
 
 # pkg-config is asked when the first program is linked, that is after the set-up has installed it.
@@ -73,7 +74,7 @@ ifneq ($(NVCC),)
 ARCHS    ?= 75 80 90+ptx
 HOPPER   := 90a
 gencode   = $(foreach a,$(1),-gencode arch=compute_$(a:+ptx=)$(,)code=$(if $(filter %+ptx,$a),[sm_$(a:+ptx=)$(,)compute_$(a:+ptx=)],sm_$a))
-NVFLAGS  := -std=c++17 -O3 -lineinfo -DWITH_CUDA -diag-suppress 177 \
+NVFLAGS  := -std=c++17 -I. -O3 -lineinfo -DWITH_CUDA -diag-suppress 177 \
             $(if $(WERROR),-Werror all-warnings) -Xcompiler -Wall$(,)-Wno-format-truncation$(,)-fopenmp \
             $(if $(SAN),-Xcompiler -fsanitize=address -Xcompiler -fsanitize=undefined)
 CUDA_LIB_DIR := $(firstword $(wildcard $(dir $(NVCC))../lib64 $(dir $(NVCC))../lib) )
@@ -85,20 +86,20 @@ endif
 
 CHAPTERS := $(sort $(patsubst %/,%,$(wildcard [0-9][0-9]_*/)))
 PARTS    := common $(CHAPTERS)
-# What has a main() is a program of its own: demo.c, bench.c, ...; all the rest goes into the
-# part's library.
-MAINS    := $(shell grep -l '^int main\>' $(PARTS:%=%/*.c) 2>/dev/null)
+# A part's sources: its own and its rooms'. What has a main() is a program: demo.c, bench.c, ...
+no_room   = tests exercises bugs figures goldens
+in_rooms  = $(wildcard $(1)/*.$(2)) $(filter-out $(no_room:%=$(1)/%/%),$(wildcard $(1)/*/*.$(2)))
+MAINS    := $(shell grep -l '^int main\>' $(foreach p,$(PARTS),$(call in_rooms,$p,c)) /dev/null)
 
 object    = $(patsubst %.cu,$(B)/%.cu.o,$(patsubst %.c,$(B)/%.o,$(1)))
-# common/testing.c is for the tests only (it needs Criterion); *_none.c stands in for what nvcc
-# would build.
-sources   = $(filter-out $(1)/test_% $(1)/testing.c $(MAINS) $(if $(NVCC),%_none.c),$(wildcard $(1)/*.c)) \
-            $(if $(NVCC),$(filter-out $(1)/test_%,$(wildcard $(1)/*.cu)))
+# testing.c is for the tests only (it needs Criterion); *_none.c stands in for what nvcc would build.
+sources   = $(filter-out %/testing.c $(MAINS) $(if $(NVCC),%_none.c),$(call in_rooms,$(1),c)) \
+            $(if $(NVCC),$(call in_rooms,$(1),cu))
 library   = $(B)/$(1)/lib$(1).a
 
 $(foreach p,$(PARTS),$(eval OBJECTS_$p := $(call object,$(call sources,$p))))
 $(foreach p,$(PARTS),$(eval PROGRAMS_$p := $(patsubst %.c,%,$(filter $p/%,$(MAINS)))))
-$(foreach p,$(PARTS),$(eval TESTS_$p := $(patsubst $p/%.c,$(B)/tests/$p/%,$(wildcard $p/test_*.c))))
+$(foreach p,$(PARTS),$(eval TESTS_$p := $(patsubst $p/tests/%.c,$(B)/tests/$p/%,$(wildcard $p/tests/test_*.c))))
 # UPTO_c: the chapter's library and those of the chapters below it, highest first: the order in
 # which the linker needs them.
 SEEN :=
@@ -136,32 +137,37 @@ $(B)/%.cu.o: %.cu $(B)/flags-cu | setup
 	$(Q)$(NVCC) $(NVFLAGS) $(call gencode,$(if $(filter %_hopper.cu,$<),$(HOPPER),$(ARCHS))) \
 	    -MMD -MP -MF $(@:.o=.d) -c $< -o $@
 
--include $(foreach d,$(PARTS) tests/common $(CHAPTERS:%=tests/%),$(wildcard $(B)/$d/*.d))
+-include $(foreach p,$(PARTS),$(wildcard $(B)/$p/*.d $(B)/$p/*/*.d))
 
-below = $(UPTO_$(1)) $(call library,common)
+# blas.o is named by itself: it runs before main(), and nobody calls it.
+BLAS    := $(B)/common/core/blas.o
+TESTING := $(B)/common/program/testing.o
+below    = $(UPTO_$(1)) $(call library,common)
 define part_rules
 $(call library,$(1)): $(OBJECTS_$(1)) $(B)/$(1)/objects
 	@rm -f $$@ && ar rcs $$@ $(OBJECTS_$(1))
 $(PROGRAMS_$(1):%=$(B)/%): $(B)/%: $(B)/%.o $(below)
 	$$(call say,LINK,$$@)
-	$$(Q)$$(CC) $$(LDFLAGS) $$< $(B)/common/blas.o $(below) $$(LIBS) -o $$@
-$(TESTS_$(1)): $(B)/tests/$(1)/%: $(B)/$(1)/%.o $(B)/common/testing.o $(below)
+	$$(Q)$$(CC) $$(LDFLAGS) $$< $(BLAS) $(below) $$(LIBS) -o $$@
+$(TESTS_$(1)): $(B)/tests/$(1)/%: $(B)/$(1)/tests/%.o $(TESTING) $(below)
 	$$(call say,LINK,$$@)
 	@mkdir -p $$(@D)
-	$$(Q)$$(CC) $$(LDFLAGS) $$< $(B)/common/testing.o $(B)/common/blas.o $(below) \
+	$$(Q)$$(CC) $$(LDFLAGS) $$< $(TESTING) $(BLAS) $(below) \
 	    -lcriterion $$(LIBS) -o $$@
 endef
 $(foreach p,$(PARTS),$(eval $(call part_rules,$p)))
 
-# test_NAME.c and test_NAME_*.c beside a program NAME run it, so it is built before them.
-tests_of = $(B)/tests/$(dir $(1))test_$(notdir $(1))
+# test_NAME.c and test_NAME_*.c run the program NAME of their part, so it is built before them.
+part_of  = $(firstword $(subst /, ,$(1)))
+tests_of = $(B)/tests/$(part_of)/test_$(notdir $(1))
 run_by   = $(filter $(tests_of) $(tests_of)_%,$(TESTS))
 $(foreach p,$(PROGRAMS),$(if $(call run_by,$p),$(eval $(call run_by,$p): | $(B)/$p)))
 
 # The link is renewed each time, for the build asked for may be another one than last time's.
 .PHONY: FORCE
+up = $(if $(word 3,$(subst /, ,$(1))),../../,../)
 $(PROGRAMS): %: $(B)/% FORCE
-	@[ "$$(readlink $@)" = ../$< ] || ln -sfn ../$< $@
+	@[ "$$(readlink $@)" = $(call up,$@)$< ] || ln -sfn $(call up,$@)$< $@
 
 define chapter_targets
 .PHONY: $(1) test-$(1) bench-$(1)
@@ -215,7 +221,7 @@ bugs: ## plant every known mistake in a copy of the tree: a test must find it
 
 # For tools that compile and link by themselves (tools/build.py).
 build-info: | setup
-	$(foreach v,B CC CFLAGS LDFLAGS LIBS NVCC,$(info $v=$($v)))$(info NVFLAGS=$(NVFLAGS) $(call gencode,$(ARCHS)))@:
+	$(foreach v,B CC CFLAGS LDFLAGS LIBS NVCC BLAS TESTING,$(info $v=$($v)))$(info NVFLAGS=$(NVFLAGS) $(call gencode,$(ARCHS)))@:
 
 lesson-sync: ## copy the quoted code from the sources into the lessons (CHECK=1: only compare)
 	@tools/lesson_sync.py $(if $(CHECK),--check)

@@ -5,11 +5,11 @@
  * tape runs them. The price is that scores and weights, [B, T, T] each, are kept for the backward
  * pass; chapter 02 gets rid of them.
  */
-#include "attention.h"
+#include "01_self_attention/attention.h"
 
-#include "../common/ops.h"
-#include "matmul.h"
-#include "softmax.h"
+#include "01_self_attention/matmul.h"
+#include "01_self_attention/softmax.h"
+#include "common/core/ops.h"
 
 #include <math.h>
 #include <stdio.h>

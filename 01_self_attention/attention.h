@@ -16,8 +16,8 @@
 #ifndef ATTENTION_H
 #define ATTENTION_H
 
-#include "../common/context.h"
-#include "../common/params.h"
+#include "common/core/context.h"
+#include "common/core/params.h"
 
 #ifdef __cplusplus
 extern "C" {

@@ -3,7 +3,7 @@
  * the formula is clear and the code is not. One query at a time; sums in double, so that its own
  * rounding does not count.
  */
-#include "attention.h"
+#include "01_self_attention/attention.h"
 
 #include <math.h>
 #include <stdlib.h>

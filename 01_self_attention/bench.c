@@ -5,14 +5,14 @@
  * time of a copy. On CUDA both dtypes are measured. The numbers also go to figures/out/, from where
  * the charts are drawn.
  */
-#include "../common/bench.h"
-#include "../common/csv.h"
-#include "../common/ops.h"
-#include "../common/options.h"
-#include "../common/plot.h"
-#include "attention.h"
-#include "matmul.h"
-#include "softmax.h"
+#include "common/program/bench.h"
+#include "01_self_attention/attention.h"
+#include "01_self_attention/matmul.h"
+#include "01_self_attention/softmax.h"
+#include "common/core/ops.h"
+#include "common/files/csv.h"
+#include "common/program/options.h"
+#include "common/program/plot.h"
 
 #include <math.h>
 #include <stdio.h>

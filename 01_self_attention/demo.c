@@ -2,13 +2,13 @@
  * The demo of chapter 01: one attention head on four tokens that can be checked by hand, then on
  * words of real text, and its gradient against finite differences.
  */
-#include "../common/csv.h"
-#include "../common/ops.h"
-#include "../common/options.h"
-#include "../common/plot.h"
-#include "attention.h"
-#include "matmul.h"
-#include "softmax.h"
+#include "01_self_attention/attention.h"
+#include "01_self_attention/matmul.h"
+#include "01_self_attention/softmax.h"
+#include "common/core/ops.h"
+#include "common/files/csv.h"
+#include "common/program/options.h"
+#include "common/program/plot.h"
 
 #include <ctype.h>
 #include <math.h>

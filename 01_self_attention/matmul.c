@@ -5,7 +5,7 @@
  * same kind. (In indices: c_ij = sum_k a_ik b_kj, so dloss/da_ik = sum_j g_ij b_kj.) That is why
  * training costs three times the operations of inference.
  */
-#include "matmul.h"
+#include "01_self_attention/matmul.h"
 
 static void check_batch(Context *ctx, const char *where, const Tensor *a) {
     check_shape(where, a, ctx->dtype, SHAPE(-1, -1, -1));

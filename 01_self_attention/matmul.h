@@ -15,7 +15,7 @@
 #ifndef MATMUL_H
 #define MATMUL_H
 
-#include "../common/context.h"
+#include "common/core/context.h"
 
 #ifdef __cplusplus
 extern "C" {

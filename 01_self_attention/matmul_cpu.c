@@ -7,7 +7,7 @@
  *     simd      OpenBLAS's own idea (Goto & van de Geijn 2008) in a hundred lines: packed panels,
  *               a tile of C in registers, all threads
  */
-#include "matmul.h"
+#include "01_self_attention/matmul.h"
 
 #include <cblas.h>
 #include <omp.h>

@@ -1,7 +1,7 @@
 /*
  * Softmax as an operation on the tape. The arithmetic is in softmax_cpu.c and softmax_cuda.cu.
  */
-#include "softmax.h"
+#include "01_self_attention/softmax.h"
 
 /* [softmax] */
 typedef struct SoftmaxSaved {

@@ -16,7 +16,7 @@
 #ifndef SOFTMAX_H
 #define SOFTMAX_H
 
-#include "../common/context.h"
+#include "common/core/context.h"
 
 #ifdef __cplusplus
 extern "C" {

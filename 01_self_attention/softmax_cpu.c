@@ -2,9 +2,9 @@
  * Softmax on the CPU. A row is read, turned and written while it sits in the cache, so the work is
  * one exp per element; the fast version does that 8 or 16 at a time.
  */
-#include "softmax.h"
+#include "01_self_attention/softmax.h"
 
-#include "../common/fastmath.h"
+#include "common/core/fastmath.h"
 
 #include <math.h>
 

@@ -6,10 +6,10 @@
  * v_dim) of them forward and 2.5 times as many backward. What a kernel computes beyond (tiles cut
  * by the diagonal, the whole square when materialised) is its own affair and lowers its share.
  */
-#include "../common/bench.h"
-#include "../common/csv.h"
-#include "../common/options.h"
-#include "causal.h"
+#include "common/program/bench.h"
+#include "02_causal/causal.h"
+#include "common/files/csv.h"
+#include "common/program/options.h"
 
 #include <stdio.h>
 

@@ -3,7 +3,7 @@
  * runs, and the tape remembers what backward needs: q, k, v, the output, and one number per row,
  * lse. No probability is kept.
  */
-#include "causal.h"
+#include "02_causal/causal.h"
 
 #include <math.h>
 

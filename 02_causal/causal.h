@@ -18,7 +18,7 @@
 #ifndef CAUSAL_H
 #define CAUSAL_H
 
-#include "../common/context.h"
+#include "common/core/context.h"
 
 #ifdef __cplusplus
 extern "C" {

@@ -18,10 +18,10 @@
  * The first adds into dk and dv, the others into copies in scratch, which are added up afterwards,
  * in order. chunks follows from the shape alone: so do the results.
  */
-#include "causal.h"
-#include "causal_tile.h"
+#include "02_causal/causal.h"
+#include "02_causal/causal_tile.h"
 
-#include "../common/fastmath.h"
+#include "common/core/fastmath.h"
 
 enum { BK = 32 }; /* keys in a tile: two tiles of scores (8 KB) beside the packed queries */
 enum { ENOUGH_TASKS = 8 }; /* with fewer (batch, key head) pairs than this, chunks */

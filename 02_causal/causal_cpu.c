@@ -17,10 +17,10 @@
  * online_softmax() row by row. A tile's result depends on nothing but its own queries: the same for
  * any number of threads.
  */
-#include "causal.h"
-#include "causal_tile.h"
+#include "02_causal/causal.h"
+#include "02_causal/causal_tile.h"
 
-#include "../common/fastmath.h"
+#include "common/core/fastmath.h"
 
 #include <math.h>
 

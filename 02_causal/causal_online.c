@@ -9,9 +9,9 @@
  * m') mends it. (Milakov & Gimelshein 2018, alg. 3; with an output beside the sum: Rabe & Staats
  * 2021, Dao et al. 2022.)
  */
-#include "causal.h"
+#include "02_causal/causal.h"
 
-#include "../common/fastmath.h"
+#include "common/core/fastmath.h"
 
 /* [online_softmax] */
 void online_softmax(OnlineSoftmax *state, float *restrict o, float *restrict s, int keys,

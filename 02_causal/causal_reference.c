@@ -8,9 +8,9 @@
  * (OpenBLAS), mask, softmax, a second product; the probabilities are kept for backward. Its time
  * and memory are what the lesson's charts compare the tiles with.
  */
-#include "causal.h"
+#include "02_causal/causal.h"
 
-#include "../common/fastmath.h"
+#include "common/core/fastmath.h"
 
 #include <cblas.h>
 #include <math.h>

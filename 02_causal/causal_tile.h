@@ -10,9 +10,9 @@
 #ifndef CAUSAL_TILE_H
 #define CAUSAL_TILE_H
 
-#include "causal.h"
+#include "02_causal/causal.h"
 
-#include "../common/transpose8.h"
+#include "common/core/transpose8.h"
 
 #include <stdint.h>
 #include <string.h>

@@ -2,11 +2,11 @@
  * Chapter 02's demo: the online softmax in numbers that a reader can check, the mask as work that
  * is not done, decoding from a cache, and what tiles save in time and memory.
  */
-#include "../common/csv.h"
-#include "../common/options.h"
-#include "../common/plot.h"
-#include "../common/progress.h"
-#include "causal.h"
+#include "02_causal/causal.h"
+#include "common/files/csv.h"
+#include "common/program/options.h"
+#include "common/program/plot.h"
+#include "common/program/progress.h"
 
 #include <math.h>
 #include <stdio.h>

@@ -6,14 +6,14 @@
  * peak. Both are measured in the same run. (A copy writes as much as it reads, and reading alone
  * can be faster: more than 100 % of it is no mistake.)
  */
-#include "decode.h"
-#include "multihead.h"
+#include "03_multihead/decode.h"
+#include "03_multihead/multihead.h"
 
-#include "../02_causal/causal.h"
-#include "../common/bench.h"
-#include "../common/csv.h"
-#include "../common/options.h"
-#include "../common/plot.h"
+#include "02_causal/causal.h"
+#include "common/files/csv.h"
+#include "common/program/bench.h"
+#include "common/program/options.h"
+#include "common/program/plot.h"
 
 #include <stdio.h>
 #include <stdlib.h>

@@ -2,9 +2,9 @@
  * A small language model of characters. See charmodel.h for the equations; each function here is
  * one of them.
  */
-#include "charmodel.h"
+#include "03_multihead/charmodel.h"
 
-#include "../common/ops.h"
+#include "common/core/ops.h"
 
 #include <math.h>
 #include <stdio.h>

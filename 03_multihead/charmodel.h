@@ -14,7 +14,7 @@
 #ifndef CHARMODEL_H
 #define CHARMODEL_H
 
-#include "multihead.h"
+#include "03_multihead/multihead.h"
 
 #ifdef __cplusplus
 extern "C" {

@@ -1,10 +1,10 @@
 /*
  * The text that the demo learns: a file, the program `bible`, or what is built in.
  */
-#include "chartext.h"
+#include "03_multihead/chartext.h"
 
-#include "../common/files.h"
-#include "../common/process.h"
+#include "common/files/files.h"
+#include "common/files/process.h"
 
 #include <stdio.h>
 #include <stdlib.h>

@@ -6,7 +6,7 @@
 #ifndef CHARTEXT_H
 #define CHARTEXT_H
 
-#include "../common/error.h"
+#include "common/core/error.h"
 
 #include <stddef.h>
 

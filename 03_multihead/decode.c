@@ -1,9 +1,9 @@
 /*
  * Decoding attention: how it is cut into pieces, and how the pieces become one again.
  */
-#include "decode.h"
+#include "03_multihead/decode.h"
 
-#include "../common/fastmath.h"
+#include "common/core/fastmath.h"
 
 #include <math.h>
 #include <string.h>

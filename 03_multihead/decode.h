@@ -20,7 +20,7 @@
 #ifndef DECODE_H
 #define DECODE_H
 
-#include "../common/context.h"
+#include "common/core/context.h"
 
 #ifdef __cplusplus
 extern "C" {

@@ -7,10 +7,10 @@
  * (32 keys of 64 numbers are 8 KB, and as much again of values) comes from memory once and then
  * serves every query head of the group.
  */
-#include "decode.h"
+#include "03_multihead/decode.h"
 
-#include "../02_causal/causal_tile.h"
-#include "../common/fastmath.h"
+#include "02_causal/causal_tile.h"
+#include "common/core/fastmath.h"
 
 #include <math.h>
 #include <string.h>

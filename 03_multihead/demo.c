@@ -2,15 +2,15 @@
  * The demo: trains a small model of characters, looks at what its heads look at, lets it write with
  * a KV cache, and says what such a cache costs in models that are used.
  */
-#include "charmodel.h"
-#include "chartext.h"
-#include "heads.h"
+#include "03_multihead/charmodel.h"
+#include "03_multihead/chartext.h"
+#include "03_multihead/heads.h"
 
-#include "../common/csv.h"
-#include "../common/ops.h"
-#include "../common/options.h"
-#include "../common/plot.h"
-#include "../common/progress.h"
+#include "common/core/ops.h"
+#include "common/files/csv.h"
+#include "common/program/options.h"
+#include "common/program/plot.h"
+#include "common/program/progress.h"
 
 #include <inttypes.h>
 #include <math.h>

@@ -1,10 +1,10 @@
 /*
  * What a head looks at: the probabilities of one head, and habits measured on them.
  */
-#include "heads.h"
+#include "03_multihead/heads.h"
 
-#include "../01_self_attention/softmax.h"
-#include "../common/ops.h"
+#include "01_self_attention/softmax.h"
+#include "common/core/ops.h"
 
 #include <math.h>
 #include <stdio.h>

@@ -13,7 +13,7 @@
 #ifndef HEADS_H
 #define HEADS_H
 
-#include "multihead.h"
+#include "03_multihead/multihead.h"
 
 #ifdef __cplusplus
 extern "C" {

@@ -3,7 +3,7 @@
  *
  * Every check stands before the first write: a cache that refused tokens holds what it held before.
  */
-#include "kv_cache.h"
+#include "03_multihead/kv_cache.h"
 
 #include <stdlib.h>
 #include <string.h>

@@ -12,7 +12,7 @@
 #ifndef KV_CACHE_H
 #define KV_CACHE_H
 
-#include "../common/context.h"
+#include "common/core/context.h"
 
 #ifdef __cplusplus
 extern "C" {

@@ -4,7 +4,7 @@
  * The new rows of a sequence are contiguous on both sides; only the distance between two sequences
  * differs (tokens rows in the new block, capacity rows in the cache).
  */
-#include "kv_cache.h"
+#include "03_multihead/kv_cache.h"
 
 #include <string.h>
 void kv_append_cpu(float *to, const float *from, int64_t batch, int64_t tokens, int64_t width,

@@ -3,11 +3,11 @@
  *
  * There is no backward function in this file: every operation called here records its own.
  */
-#include "multihead.h"
+#include "03_multihead/multihead.h"
 
-#include "../02_causal/causal.h"
-#include "../common/ops.h"
-#include "decode.h"
+#include "02_causal/causal.h"
+#include "03_multihead/decode.h"
+#include "common/core/ops.h"
 
 #include <stdio.h>
 

@@ -19,9 +19,9 @@
 #ifndef MULTIHEAD_H
 #define MULTIHEAD_H
 
-#include "../common/context.h"
-#include "../common/params.h"
-#include "kv_cache.h"
+#include "03_multihead/kv_cache.h"
+#include "common/core/context.h"
+#include "common/core/params.h"
 
 #ifdef __cplusplus
 extern "C" {

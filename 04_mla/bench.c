@@ -8,13 +8,13 @@
  *      of all cached tokens again, against absorbed; the whole layer and its attention alone.
  *   3. the same with T new tokens: where naive wins.
  */
-#include "mla.h"
-#include "mla_decode.h"
+#include "04_mla/mla.h"
+#include "04_mla/mla_decode.h"
 
-#include "../common/bench.h"
-#include "../common/csv.h"
-#include "../common/ops.h"
-#include "../common/options.h"
+#include "common/core/ops.h"
+#include "common/files/csv.h"
+#include "common/program/bench.h"
+#include "common/program/options.h"
 
 #include <math.h>
 #include <stdio.h>

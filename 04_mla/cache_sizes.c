@@ -1,9 +1,9 @@
 /*
  * Sizes of published models, from their config.json files and papers, and what they cache.
  */
-#include "cache_sizes.h"
+#include "04_mla/cache_sizes.h"
 
-#include "../03_multihead/kv_cache.h"
+#include "03_multihead/kv_cache.h"
 
 /* V2's sizes of a head and of a latent: nope 128, rope 64, v 128 over 512 numbers. */
 #define MLA_512(hidden, heads, q_lora)                                                          \

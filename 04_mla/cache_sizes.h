@@ -12,7 +12,7 @@
 #ifndef CACHE_SIZES_H
 #define CACHE_SIZES_H
 
-#include "mla.h"
+#include "04_mla/mla.h"
 
 #ifdef __cplusplus
 extern "C" {

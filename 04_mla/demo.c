@@ -2,14 +2,14 @@
  * Chapter 04's demo: one score computed in two ways, by numbers that fit on a board; then a layer
  * of DeepSeek-V2-Lite's size that decodes in both ways, what they cost, and what a cache keeps.
  */
-#include "cache_sizes.h"
-#include "mla.h"
+#include "04_mla/cache_sizes.h"
+#include "04_mla/mla.h"
 
-#include "../common/csv.h"
-#include "../common/ops.h"
-#include "../common/options.h"
-#include "../common/plot.h"
-#include "../common/progress.h"
+#include "common/core/ops.h"
+#include "common/files/csv.h"
+#include "common/program/options.h"
+#include "common/program/plot.h"
+#include "common/program/progress.h"
 
 #include <inttypes.h>
 #include <math.h>

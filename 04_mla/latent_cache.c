@@ -6,8 +6,8 @@
  * be captured as a CUDA graph. Every check stands before the first change: a cache that refused
  * tokens holds what it held before.
  */
-#include "latent_cache.h"
-#include "position.h"
+#include "04_mla/latent_cache.h"
+#include "04_mla/position.h"
 
 #include <stdlib.h>
 #include <string.h>

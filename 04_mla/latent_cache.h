@@ -16,7 +16,7 @@
 #ifndef LATENT_CACHE_H
 #define LATENT_CACHE_H
 
-#include "../common/context.h"
+#include "common/core/context.h"
 
 #ifdef __cplusplus
 extern "C" {

@@ -3,7 +3,7 @@
  *
  * All three are copies of whole rows. A row of V3 is 2304 bytes in F32, so memcpy is at its best.
  */
-#include "latent_cache.h"
+#include "04_mla/latent_cache.h"
 
 #include <string.h>
 

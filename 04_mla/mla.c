@@ -5,11 +5,11 @@
  * Only the naive attention has a backward function of its own: it makes keys that no other
  * operation knows of. All else records itself. See mla.h for the equations.
  */
-#include "mla.h"
+#include "04_mla/mla.h"
 
-#include "../02_causal/causal.h"
-#include "../common/ops.h"
-#include "mla_decode.h"
+#include "02_causal/causal.h"
+#include "04_mla/mla_decode.h"
+#include "common/core/ops.h"
 
 #include <math.h>
 #include <stdio.h>

@@ -22,10 +22,10 @@
 #ifndef MLA_H
 #define MLA_H
 
-#include "../common/context.h"
-#include "../common/params.h"
-#include "latent_cache.h"
-#include "position.h"
+#include "04_mla/latent_cache.h"
+#include "04_mla/position.h"
+#include "common/core/context.h"
+#include "common/core/params.h"
 
 #ifdef __cplusplus
 extern "C" {

@@ -10,7 +10,7 @@
  * A task is one head and a block of rows; blocks depend on the sizes alone, and inside a parallel
  * region OpenBLAS computes its product alone. So results do not depend on the number of threads.
  */
-#include "mla.h"
+#include "04_mla/mla.h"
 
 #include <cblas.h>
 #include <string.h>

@@ -2,7 +2,7 @@
  * Absorbed decoding: what its sizes may be, and what it costs. The kernels are in mla_decode_cpu.c
  * and mla_decode_*.cu.
  */
-#include "mla_decode.h"
+#include "04_mla/mla_decode.h"
 
 void mla_decode_check(const char *where, const MlaDecodeShape *s) {
     CHECK(s->batch > 0 && s->q_len > 0 && s->heads > 0, "%s: batch %d, q_len %d, heads %d", where,

@@ -19,7 +19,7 @@
 #ifndef MLA_DECODE_H
 #define MLA_DECODE_H
 
-#include "latent_cache.h"
+#include "04_mla/latent_cache.h"
 
 #ifdef __cplusplus
 extern "C" {

@@ -19,10 +19,10 @@
  * O in scratch; the join is chapter 03's. The cut depends on the sizes alone, so the result does
  * not depend on the number of threads.
  */
-#include "mla_decode.h"
+#include "04_mla/mla_decode.h"
 
-#include "../02_causal/causal_tile.h"
-#include "../common/fastmath.h"
+#include "02_causal/causal_tile.h"
+#include "common/core/fastmath.h"
 
 #include <math.h>
 #include <stdlib.h>

@@ -1,7 +1,7 @@
 /*
  * Positions: lists of them, and whether the table is long enough.
  */
-#include "position.h"
+#include "04_mla/position.h"
 
 Tensor *positions_from(Context *ctx, int64_t B, int64_t T, int first) {
     Tensor *positions = tensor_new(ctx, "positions", I32, SHAPE(B, T));

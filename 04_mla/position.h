@@ -18,7 +18,7 @@
 #ifndef POSITION_H
 #define POSITION_H
 
-#include "../common/context.h"
+#include "common/core/context.h"
 
 #ifdef __cplusplus
 extern "C" {

@@ -1,7 +1,7 @@
 /*
  * Positions on the CPU.
  */
-#include "position.h"
+#include "04_mla/position.h"
 
 void positions_fill_cpu(int32_t *positions, const int32_t *first, int offset, int64_t batch,
                         int64_t tokens) {

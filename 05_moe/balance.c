@@ -1,7 +1,7 @@
 /*
  * Balance on the tape, and its measures. See balance.h.
  */
-#include "balance.h"
+#include "05_moe/balance.h"
 
 #include <math.h>
 #include <string.h>

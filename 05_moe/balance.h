@@ -25,7 +25,7 @@
 #ifndef BALANCE_H
 #define BALANCE_H
 
-#include "../common/context.h"
+#include "common/core/context.h"
 
 #ifdef __cplusplus
 extern "C" {

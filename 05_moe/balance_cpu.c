@@ -1,7 +1,7 @@
 /*
  * Balance on the CPU. See balance.h.
  */
-#include "balance.h"
+#include "05_moe/balance.h"
 
 #include <math.h>
 #include <string.h>

@@ -9,16 +9,16 @@
  * router ("all tokens"); a loop over experts, each product shared among the threads; one list of
  * pieces for all experts. Those on CUDA have a benchmark of their own, bench_grouped.
  */
-#include "bench_choices.h"
-#include "dispatch.h"
-#include "grouped.h"
-#include "moe.h"
+#include "05_moe/bench_choices.h"
+#include "05_moe/dispatch.h"
+#include "05_moe/grouped.h"
+#include "05_moe/moe.h"
 
-#include "../common/bench.h"
-#include "../common/csv.h"
-#include "../common/ops.h"
-#include "../common/options.h"
-#include "../common/plot.h"
+#include "common/core/ops.h"
+#include "common/files/csv.h"
+#include "common/program/bench.h"
+#include "common/program/options.h"
+#include "common/program/plot.h"
 
 #include <stdio.h>
 #include <stdlib.h>

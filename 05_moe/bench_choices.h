@@ -4,8 +4,8 @@
 #ifndef BENCH_CHOICES_H
 #define BENCH_CHOICES_H
 
-#include "../common/context.h"
-#include "../common/rng.h"
+#include "common/core/context.h"
+#include "common/core/rng.h"
 
 #include <stdlib.h>
 

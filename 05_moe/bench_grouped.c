@@ -7,13 +7,13 @@
  * once: rows of both sides, the weights (4 bytes each where they are gradients). --csv FILE
  * keeps the rows.
  */
-#include "balance.h"
-#include "bench_choices.h"
-#include "dispatch.h"
-#include "grouped_rungs.h"
+#include "05_moe/balance.h"
+#include "05_moe/bench_choices.h"
+#include "05_moe/dispatch.h"
+#include "05_moe/grouped_rungs.h"
 
-#include "../common/bench.h"
-#include "../common/csv.h"
+#include "common/files/csv.h"
+#include "common/program/bench.h"
 
 #include <stdio.h>
 #include <stdlib.h>

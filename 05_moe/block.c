@@ -1,12 +1,12 @@
 /*
  * The decoder block: wiring. See block.h.
  */
-#include "block.h"
+#include "05_moe/block.h"
 
-#include "../04_mla/mla_few.h"
-#include "../common/ops.h"
-#include "ffn_few.h"
-#include "full_name.h"
+#include "04_mla/mla_few_rows.h"
+#include "05_moe/ffn_few_rows.h"
+#include "05_moe/full_name.h"
+#include "common/core/ops.h"
 
 bool block_is_dense(const BlockConfig *cfg, int layer) {
     return layer < cfg->first_k_dense_replace || cfg->moe.router.n_routed_experts == 0;

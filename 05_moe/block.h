@@ -14,9 +14,9 @@
 #ifndef BLOCK_H
 #define BLOCK_H
 
-#include "../03_multihead/multihead.h"
-#include "../04_mla/mla.h"
-#include "moe.h"
+#include "03_multihead/multihead.h"
+#include "04_mla/mla.h"
+#include "05_moe/moe.h"
 
 #ifdef __cplusplus
 extern "C" {

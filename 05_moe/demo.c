@@ -2,17 +2,17 @@
  * The demo: counts what a layer of experts holds and what a token uses, trains a small model twice,
  * left alone and balanced, and looks at what each expert has come to see.
  */
-#include "moemodel.h"
-#include "parameter_table.h"
-#include "specialty.h"
+#include "05_moe/moemodel.h"
+#include "05_moe/parameter_table.h"
+#include "05_moe/specialty.h"
 
-#include "../03_multihead/charmodel.h"
-#include "../03_multihead/chartext.h"
-#include "../common/csv.h"
-#include "../common/ops.h"
-#include "../common/options.h"
-#include "../common/plot.h"
-#include "../common/progress.h"
+#include "03_multihead/charmodel.h"
+#include "03_multihead/chartext.h"
+#include "common/core/ops.h"
+#include "common/files/csv.h"
+#include "common/program/options.h"
+#include "common/program/plot.h"
+#include "common/program/progress.h"
 
 #include <math.h>
 #include <stdio.h>

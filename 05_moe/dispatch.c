@@ -1,7 +1,7 @@
 /*
  * Dispatch on the tape. See dispatch.h.
  */
-#include "dispatch.h"
+#include "05_moe/dispatch.h"
 
 #include <math.h>
 

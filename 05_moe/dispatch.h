@@ -23,7 +23,7 @@
 #ifndef DISPATCH_H
 #define DISPATCH_H
 
-#include "../common/context.h"
+#include "common/core/context.h"
 
 #ifdef __cplusplus
 extern "C" {

@@ -1,7 +1,7 @@
 /*
  * Dispatch on the CPU. See dispatch.h.
  */
-#include "dispatch.h"
+#include "05_moe/dispatch.h"
 
 #include <string.h>
 

@@ -1,9 +1,9 @@
 /*
  * The gate on the tape: logits of three kinds, each with its backward function. See gate.h.
  */
-#include "gate.h"
+#include "05_moe/gate.h"
 
-#include "../common/ops.h"
+#include "common/core/ops.h"
 
 /* A new F32 [N, E]. */
 static Tensor *logits_new(Context *ctx, const char *name, int64_t tokens, int64_t experts) {

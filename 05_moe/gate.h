@@ -15,7 +15,7 @@
 #ifndef GATE_H
 #define GATE_H
 
-#include "../common/context.h"
+#include "common/core/context.h"
 
 #ifdef __cplusplus
 extern "C" {

@@ -1,9 +1,9 @@
 /*
  * The gate on the CPU, in F32. Its products are those of linear().
  */
-#include "../common/ops.h"
-#include "../common/rng.h"
-#include "gate.h"
+#include "05_moe/gate.h"
+#include "common/core/ops.h"
+#include "common/core/rng.h"
 
 #include <math.h>
 

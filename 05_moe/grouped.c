@@ -1,9 +1,9 @@
 /*
  * The grouped product on the tape. The contracts are in grouped.h.
  */
-#include "grouped.h"
+#include "05_moe/grouped.h"
 
-#include "../common/ops.h"
+#include "common/core/ops.h"
 
 static void check_group(const char *where, Context *ctx, const Tensor *x, const Tensor *w,
                         const Tensor *offsets) {

@@ -13,7 +13,7 @@
 #ifndef GROUPED_H
 #define GROUPED_H
 
-#include "../common/context.h"
+#include "common/core/context.h"
 
 #ifdef __cplusplus
 extern "C" {

@@ -12,10 +12,10 @@
  * with very few (a token that is decoded has one for each expert) is dot products: the weight is
  * read once, straight from memory.
  */
-#include "../common/fastmath.h"
-#include "../common/product.h"
-#include "grouped.h"
-#include "unpacked.h"
+#include "05_moe/grouped.h"
+#include "05_moe/unpacked.h"
+#include "common/core/fastmath.h"
+#include "common/core/product.h"
 
 #include <string.h>
 

@@ -15,7 +15,7 @@
 #ifndef GROUPED_RUNGS_H
 #define GROUPED_RUNGS_H
 
-#include "grouped.h"
+#include "05_moe/grouped.h"
 
 #ifdef WITH_CUDA
 #ifdef __cplusplus

@@ -1,6 +1,6 @@
-#include "mlp.h"
+#include "05_moe/mlp.h"
 
-#include "../common/ops.h"
+#include "common/core/ops.h"
 
 #include <stdio.h>
 

@@ -7,8 +7,8 @@
 #ifndef MLP_H
 #define MLP_H
 
-#include "../common/context.h"
-#include "../common/params.h"
+#include "common/core/context.h"
+#include "common/core/params.h"
 
 #ifdef __cplusplus
 extern "C" {

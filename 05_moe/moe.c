@@ -1,11 +1,11 @@
 /*
  * The MoE layer: wiring. Every operation called here records its own backward function.
  */
-#include "moe.h"
+#include "05_moe/moe.h"
 
-#include "../common/ops.h"
-#include "full_name.h"
-#include "grouped.h"
+#include "05_moe/full_name.h"
+#include "05_moe/grouped.h"
+#include "common/core/ops.h"
 
 #include <math.h>
 

@@ -16,10 +16,10 @@
 #ifndef MOE_H
 #define MOE_H
 
-#include "balance.h"
-#include "dispatch.h"
-#include "mlp.h"
-#include "router.h"
+#include "05_moe/balance.h"
+#include "05_moe/dispatch.h"
+#include "05_moe/mlp.h"
+#include "05_moe/router.h"
 
 #ifdef __cplusplus
 extern "C" {

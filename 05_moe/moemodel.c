@@ -1,9 +1,9 @@
 /*
  * A small language model with experts: blocks between an embedding and a head. See moemodel.h.
  */
-#include "moemodel.h"
+#include "05_moe/moemodel.h"
 
-#include "../common/ops.h"
+#include "common/core/ops.h"
 
 #include <math.h>
 #include <stdio.h>

@@ -10,7 +10,7 @@
 #ifndef MOEMODEL_H
 #define MOEMODEL_H
 
-#include "block.h"
+#include "05_moe/block.h"
 
 #ifdef __cplusplus
 extern "C" {

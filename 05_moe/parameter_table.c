@@ -1,8 +1,8 @@
-#include "parameter_table.h"
+#include "05_moe/parameter_table.h"
 
-#include "block.h"
+#include "05_moe/block.h"
 
-#include "../04_mla/cache_sizes.h"
+#include "04_mla/cache_sizes.h"
 
 #include <stdio.h>
 

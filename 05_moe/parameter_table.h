@@ -6,7 +6,7 @@
 #ifndef PARAMETER_TABLE_H
 #define PARAMETER_TABLE_H
 
-#include "moe.h"
+#include "05_moe/moe.h"
 
 /* Prints a layer that can be counted by hand, DeepSeek-V3, and a layer of one's own. */
 void parameter_table(const MoeConfig *own);

@@ -1,10 +1,10 @@
 /*
  * The router on the tape, and what its settings may be. See router.h.
  */
-#include "router.h"
+#include "05_moe/router.h"
 
-#include "full_name.h"
-#include "gate.h"
+#include "05_moe/full_name.h"
+#include "05_moe/gate.h"
 
 #include <math.h>
 #include <stdio.h>

@@ -29,8 +29,8 @@
 #ifndef ROUTER_H
 #define ROUTER_H
 
-#include "../common/context.h"
-#include "../common/params.h"
+#include "common/core/context.h"
+#include "common/core/params.h"
 
 #ifdef __cplusplus
 extern "C" {

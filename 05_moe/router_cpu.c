@@ -1,8 +1,8 @@
 /*
  * The router on the CPU: one token at a time, tokens over threads. See router.h.
  */
-#include "../common/fastmath.h"
-#include "router.h"
+#include "05_moe/router.h"
+#include "common/core/fastmath.h"
 
 #include <math.h>
 

@@ -1,4 +1,4 @@
-#include "specialty.h"
+#include "05_moe/specialty.h"
 
 #include <ctype.h>
 #include <math.h>

@@ -1,4 +1,4 @@
-#include "unpacked.h"
+#include "05_moe/unpacked.h"
 
 #include <string.h>
 

@@ -7,11 +7,11 @@
  * move. More than 100 % is no mistake: a copy has two buffers, and a CPU fetches the lines that it
  * is about to overwrite; in place there is nothing else to fetch.
  */
-#include "rope.h"
+#include "07_rope/rope.h"
 
-#include "../common/bench.h"
-#include "../common/csv.h"
-#include "../common/options.h"
+#include "common/files/csv.h"
+#include "common/program/bench.h"
+#include "common/program/options.h"
 
 #include <stdio.h>
 

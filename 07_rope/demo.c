@@ -2,16 +2,16 @@
  * The demo: turns one pair of numbers, shows what distance does to a product, lays the ways to
  * lengthen the context side by side, and tries them on a small model trained on short texts.
  */
-#include "rope.h"
-#include "ropemodel.h"
-#include "trial.h"
+#include "07_rope/rope.h"
+#include "07_rope/ropemodel.h"
+#include "07_rope/trial.h"
 
-#include "../03_multihead/charmodel.h"
-#include "../03_multihead/chartext.h"
-#include "../common/csv.h"
-#include "../common/options.h"
-#include "../common/plot.h"
-#include "../common/progress.h"
+#include "03_multihead/charmodel.h"
+#include "03_multihead/chartext.h"
+#include "common/files/csv.h"
+#include "common/program/options.h"
+#include "common/program/plot.h"
+#include "common/program/progress.h"
 
 #include <math.h>
 #include <stdio.h>

@@ -2,7 +2,7 @@
  * Rotary embeddings as a module: the config's door, the table, the rotation on the tape, and the
  * map between the two layouts.
  */
-#include "rope.h"
+#include "07_rope/rope.h"
 
 #include <math.h>
 #include <stdio.h>

@@ -23,7 +23,7 @@
 #ifndef ROPE_H
 #define ROPE_H
 
-#include "../04_mla/position.h"
+#include "04_mla/position.h"
 
 #ifdef __cplusplus
 extern "C" {

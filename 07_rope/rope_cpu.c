@@ -7,7 +7,7 @@
  * the last numbers of each head are rotated it does not see through the gaps, so we ask for them.
  * Tokens are independent of each other, so threads share them out.
  */
-#include "rope.h"
+#include "07_rope/rope.h"
 
 /* [rope_halves] */
 /* One head: the pair (i, i + half) turned by cos c[i] and sin s[i]; back when sign is -1. */

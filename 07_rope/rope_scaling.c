@@ -18,7 +18,7 @@
  * counts. A table that is made once cannot do that, and need not: ntk with factor
  * s L' / L - (s - 1) has the frequencies that "dynamic" has when the text is L' long.
  */
-#include "rope.h"
+#include "07_rope/rope.h"
 
 #include <math.h>
 

@@ -1,9 +1,9 @@
 /*
  * A small language model of latent attention and rotary positions. See ropemodel.h.
  */
-#include "ropemodel.h"
+#include "07_rope/ropemodel.h"
 
-#include "../common/ops.h"
+#include "common/core/ops.h"
 
 #include <math.h>
 #include <stdio.h>

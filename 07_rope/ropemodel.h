@@ -14,7 +14,7 @@
 #ifndef ROPEMODEL_H
 #define ROPEMODEL_H
 
-#include "../04_mla/mla.h"
+#include "04_mla/mla.h"
 
 #ifdef __cplusplus
 extern "C" {

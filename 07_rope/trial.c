@@ -1,10 +1,10 @@
 /*
  * Trains at one length, asks at others. See trial.h.
  */
-#include "trial.h"
+#include "07_rope/trial.h"
 
-#include "../common/ops.h"
-#include "../common/progress.h"
+#include "common/core/ops.h"
+#include "common/program/progress.h"
 
 #include <math.h>
 #include <stdlib.h>

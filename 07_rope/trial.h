@@ -9,8 +9,8 @@
 #ifndef TRIAL_H
 #define TRIAL_H
 
-#include "../common/error.h"
-#include "ropemodel.h"
+#include "07_rope/ropemodel.h"
+#include "common/core/error.h"
 
 #ifdef __cplusplus
 extern "C" {

@@ -2,13 +2,13 @@
  * The model timed as a whole: a training step, and decoding from the cache, as shares of what the
  * machine can do.
  */
-#include "decode_graph.h"
-#include "train.h"
+#include "10_full_model/generate/decode_graph.h"
+#include "10_full_model/train/train.h"
 
-#include "../common/bench.h"
-#include "../common/csv.h"
-#include "../common/ops.h"
-#include "../common/options.h"
+#include "common/core/ops.h"
+#include "common/files/csv.h"
+#include "common/program/bench.h"
+#include "common/program/options.h"
 
 #include <errno.h>
 #include <stdio.h>

@@ -1,7 +1,7 @@
 /*
  * The program: deepseek COMMAND [FLAG...]; each command has a file of its own.
  */
-#include "command.h"
+#include "10_full_model/commands/command.h"
 
 #include <stdio.h>
 #include <string.h>

@@ -1,14 +1,14 @@
 /*
  * The guided tour: from a text file to a model that writes, step by step.
  */
-#include "checkpoint.h"
-#include "generate.h"
-#include "train.h"
+#include "10_full_model/checkpoint/checkpoint.h"
+#include "10_full_model/generate/generate.h"
+#include "10_full_model/train/train.h"
 
-#include "../common/bench.h"
-#include "../common/options.h"
-#include "../common/plot.h"
-#include "../common/progress.h"
+#include "common/program/bench.h"
+#include "common/program/options.h"
+#include "common/program/plot.h"
+#include "common/program/progress.h"
 
 #include <math.h>
 #include <stdio.h>

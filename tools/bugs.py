@@ -8,6 +8,7 @@ touches is compiled again), and one of them must fail that passes without the pa
 """
 
 import concurrent.futures
+import os
 import pathlib
 import shutil
 import subprocess
@@ -50,7 +51,10 @@ def copy_tree(target, files, build, chapter):
             target / objects / part,
             symlinks=True,
             ignore=lambda folder, names: [
-                n for n in names if not n.endswith((".o", ".d", ".a", "objects"))
+                n
+                for n in names
+                if not n.endswith((".o", ".d", ".a", "objects"))
+                and not os.path.isdir(os.path.join(folder, n))
             ],
         )
 
@@ -119,7 +123,7 @@ def main(names):
         p for c in chosen_chapters(names) for p in sorted((ROOT / c / "bugs").glob("*.patch"))
     ]
     tests = {
-        c: [f"{build.directory}/tests/{c}/{t.stem}" for t in sorted((ROOT / c).glob("test_*.c"))]
+        c: [f"{build.directory}/tests/{c}/{t.stem}" for t in sorted((ROOT / c / "tests").glob("test_*.c"))]
         for c in {p.parent.parent.name for p in patches}
     }
     if patches and not build.make("-s", *sum(tests.values(), []))[0]:

@@ -51,6 +51,7 @@ class Build:
         self.cc, self.nvcc = info["CC"], info["NVCC"]
         self.cflags, self.ldflags = shlex.split(info["CFLAGS"]), shlex.split(info["LDFLAGS"])
         self.nvflags, self.libs = shlex.split(info["NVFLAGS"]), shlex.split(info["LIBS"])
+        self.testing, self.blas = info["TESTING"], info["BLAS"]
         self.key = text
 
     def object(self, source):
@@ -68,7 +69,7 @@ class Build:
         return [f"{self.directory}/{part}/lib{part}.a" for part in below + ["common"]]
 
     def for_tests(self):
-        return [f"{self.directory}/common/testing.o", f"{self.directory}/common/blas.o"]
+        return [self.testing, self.blas]
 
     def make(self, *targets, cwd=ROOT, quiet=False):
         return make(*self.variables, *targets, cwd=cwd, quiet=quiet)

@@ -1,8 +1,8 @@
 /*
  * The part of `make doctor` that must run to know: which kernels OpenBLAS picked, which it uses after
- * the correction of common/blas.c, and how fast a matrix product is with them.
+ * the correction of common/core/blas.c, and how fast a matrix product is with them.
  */
-#include "../common/blas.h"
+#include "../common/core/blas.h"
 
 #include <cblas.h>
 #include <omp.h>

@@ -27,7 +27,7 @@ if command -v make >/dev/null; then good make "$(make --version | head -n 1)"; f
 
 flags=$(pkg-config --cflags --libs openblas 2>/dev/null || echo -lopenblas)
 # shellcheck disable=SC2086
-if gcc -O2 -fopenmp tools/doctor.c common/blas.c $flags -o build/doctor 2>build/doctor.log; then
+if gcc -O2 -fopenmp tools/doctor.c common/core/blas.c $flags -o build/doctor 2>build/doctor.log; then
     if used=$(build/doctor 2>&1); then
         good OpenBLAS "$used"
         picked=$(BLAS_PRETEND_CORE=none build/doctor kernels 2>/dev/null)

@@ -2,7 +2,7 @@
 # Draws the charts of the lessons again: tools/figures.sh [CHAPTER]
 #
 # NN_name/figures/NAME.gp draws NN_name/figures/NAME.csv into NAME.svg, all three committed; the
-# CSV's head says how it was made. The variables are those that common/plot.c gives the same
+# CSV's head says how it was made. The variables are those that common/program/plot.c gives the same
 # scripts in the demos.
 set -u
 cd "$(dirname "$0")/.."
@@ -17,7 +17,7 @@ for script in ${1:-[0-9][0-9]_*}/figures/*.gp; do
     if [ ! -f "$base.csv" ]; then
         echo "figures: $script has no $base.csv to draw" >&2
         failed=1
-    elif gnuplot -e "data = '$base.csv'; out = '$base'; kind = 'svg'; " common/figures/style.gp "$script" </dev/null; then
+    elif gnuplot -e "data = '$base.csv'; out = '$base'; kind = 'svg'; " common/program/figures/style.gp "$script" </dev/null; then
         echo "figures: $base.svg"
     else
         echo "figures: $script failed" >&2

@@ -16,12 +16,12 @@ its first line is the title, and lines in it say
 
 REPLACES puts the learner's function in the place of the real one, beneath the real tests: in a
 copy of the real object file the symbol is renamed to function_original, so that calls from all
-other files reach the learner's. TESTS names programs made from the chapter's test_*.c, with a
+other files reach the learner's. TESTS names programs made from the chapter's tests/test_*.c, with a
 suite or a pattern behind the colon. exercises/check_NN_title.c is a test of its own, for answers
 that replace nothing (a predicted number, say); it is what runs when there is no TESTS line.
 
-All of them are compiled with the chapter's directory and its exercises/ in the path of #include
-"...", and with unused parameters allowed. What has passed is not built and run again until
+All of them are compiled like the sources, with #include paths from the root, and with unused
+parameters allowed. What has passed is not built and run again until
 something changes (build/*/exercises/).
 """
 
@@ -116,7 +116,7 @@ class Exercise:
         check_*.c.
         """
         own = self.stub.parent / f"{program}.c"
-        return own if own.exists() else self.stub.parent.parent / f"{program}.c"
+        return own if own.exists() else self.stub.parent.parent / "tests" / f"{program}.c"
 
 
 def exercises_of(names):
@@ -179,9 +179,8 @@ class Workshop:
         return done.returncode == 0, done.stdout.decode(errors="replace").strip()
 
     def compile(self, e, source, target):
-        quoted = [f"{e.chapter}", f"{e.chapter}/exercises"]
         if source.suffix == ".cu":
-            flags = [self.build.nvcc, *self.build.nvflags, *(f"-I{d}" for d in quoted)]
+            flags = [self.build.nvcc, *self.build.nvflags]
         else:
             flags = [
                 self.build.cc,
@@ -189,7 +188,6 @@ class Workshop:
                 "-Wno-unused-parameter",
                 "-Wno-unused-function",
             ]
-            flags += [word for d in quoted for word in ("-iquote", d)]
         if not self.strict:  # a warning helps a learner; it should not stop one
             flags = [f for f in flags if f != "-Werror"]
         return self.run([*flags, "-c", source.relative_to(ROOT), "-o", target])
@@ -270,7 +268,7 @@ class Workshop:
         source = e.test_source(program)
         if not source.exists():
             raise ValueError(
-                f"TESTS: there is no {program}.c in {e.chapter}/ or {e.chapter}/exercises/"
+                f"TESTS: there is no {program}.c in {e.chapter}/tests/ or {e.chapter}/exercises/"
             )
         test = ROOT / self.build.object(str(source.relative_to(ROOT)))
         if source.parent == e.stub.parent:

@@ -70,7 +70,7 @@ def main(check):
         [],
         [],
         0,
-        sorted([*ROOT.glob("*.md"), *ROOT.glob("[0-9][0-9]_*/*.md")]),
+        sorted(p for p in ROOT.rglob("*.md") if p.relative_to(ROOT).parts[0] != "build"),
     )
     for lesson in lessons:
         name, text = lesson.relative_to(ROOT), lesson.read_text()

@@ -10,7 +10,7 @@
  * REPLACES: softmax_forward_cpu in 01_self_attention/softmax_cpu.c
  * TESTS: test_softmax:softmax
  */
-#include "softmax.h"
+#include "01_self_attention/softmax.h"
 
 #include <math.h>
 

@@ -12,7 +12,7 @@
  * REPLACES: softmax_backward_cpu in 01_self_attention/softmax_cpu.c
  * TESTS: test_softmax:softmax test_attention:attention
  */
-#include "softmax.h"
+#include "01_self_attention/softmax.h"
 
 void softmax_backward_cpu(float *dx, int add, const float *dy, const float *y, int64_t rows,
                           int64_t cols) {

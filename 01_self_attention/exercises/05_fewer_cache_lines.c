@@ -13,7 +13,7 @@
  * HINT: First let the innermost loop run along rows. Then cut i, j and k into pieces of 16: three
  * tiles of 16 x 16 are 48 lines, which fit. Which tile should stay while the other two change?
  */
-#include "cache.h"
+#include "01_self_attention/exercises/cache.h"
 
 void multiply(float *c, const float *a, const float *b);
 

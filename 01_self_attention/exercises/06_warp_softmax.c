@@ -11,7 +11,7 @@
  * HINT: After a shuffle with mask 16 and a fmaxf, lanes 0 and 16 both know the larger of their two
  * numbers. Which masks spread it to 4, 8, 16 and 32 lanes?
  */
-#include "warp.h"
+#include "01_self_attention/exercises/warp.h"
 
 #include <math.h>
 

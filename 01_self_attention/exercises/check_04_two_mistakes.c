@@ -1,6 +1,6 @@
 /* Checks exercise 01.4 against the reference of the chapter. */
-#include "../common/testing.h"
-#include "attention.h"
+#include "01_self_attention/attention.h"
+#include "common/program/testing.h"
 
 #include <math.h>
 

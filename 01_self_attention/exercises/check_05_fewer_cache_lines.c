@@ -1,5 +1,5 @@
 /* Checks exercise 01.5: the product, and how many lines were fetched. */
-#include "cache.h"
+#include "01_self_attention/exercises/cache.h"
 
 #include <criterion/criterion.h>
 #include <math.h>

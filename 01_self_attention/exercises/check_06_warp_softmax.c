@@ -1,5 +1,5 @@
 /* Checks exercise 01.6. A lane is a thread, and a shuffle is two meetings at a barrier. */
-#include "warp.h"
+#include "01_self_attention/exercises/warp.h"
 
 #include <criterion/criterion.h>
 #include <math.h>

@@ -16,7 +16,7 @@
  * HINT: Find the new maximum first. l and o were measured against the old one, so multiply both by
  * exp(old - new); only then add the tile's own terms.
  */
-#include "causal.h"
+#include "02_causal/causal.h"
 
 #include <math.h>
 

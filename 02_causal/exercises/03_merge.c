@@ -14,7 +14,7 @@
  * HINT: The larger m wins. Each side is multiplied by exp(its own m - the larger m), as a tile is;
  * when that m is -infinity the side weighs 0.
  */
-#include "causal.h"
+#include "02_causal/causal.h"
 
 #include <math.h>
 

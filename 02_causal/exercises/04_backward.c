@@ -23,7 +23,7 @@
  * something between the rows). Then four loops: batch, head, query, key. Sum dot products in
  * double and the tests will be kind.
  */
-#include "causal.h"
+#include "02_causal/causal.h"
 
 #include <math.h>
 

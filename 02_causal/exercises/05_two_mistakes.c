@@ -10,7 +10,7 @@
  * HINT: After a new maximum, ask of each running quantity: against which maximum was it measured?
  * And which position has query number i?
  */
-#include "causal.h"
+#include "02_causal/causal.h"
 
 #include <math.h>
 

@@ -1,7 +1,7 @@
 /* Checks exercise 02.3: halves, thirds and nothings, merged, against all keys at once. */
-#include "causal.h"
+#include "02_causal/causal.h"
 
-#include "../common/rng.h"
+#include "common/core/rng.h"
 
 #include <criterion/criterion.h>
 #include <math.h>

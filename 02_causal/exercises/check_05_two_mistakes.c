@@ -1,7 +1,7 @@
 /* Checks exercise 02.5 against the reference. */
-#include "causal.h"
+#include "02_causal/causal.h"
 
-#include "../common/rng.h"
+#include "common/core/rng.h"
 
 #include <criterion/criterion.h>
 #include <math.h>

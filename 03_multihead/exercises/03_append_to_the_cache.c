@@ -12,7 +12,7 @@
  * REPLACES: kv_append_cpu in 03_multihead/kv_cache_cpu.c
  * TESTS: test_kv_cache:kv_append test_kv_cache:kv_cache
  */
-#include "kv_cache.h"
+#include "03_multihead/kv_cache.h"
 
 void kv_append_cpu(float *to, const float *from, int64_t batch, int64_t tokens, int64_t width,
                    int64_t capacity, int64_t position) {

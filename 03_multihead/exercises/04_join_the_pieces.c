@@ -12,7 +12,7 @@
  * REPLACES: decode_join_cpu in 03_multihead/decode.c
  * TESTS: test_decode:decode test_kv_cache:kv_cache
  */
-#include "decode.h"
+#include "03_multihead/decode.h"
 
 #include <math.h>
 

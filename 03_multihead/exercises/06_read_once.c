@@ -10,7 +10,7 @@
  * POINTS: 3
  * HINT: Put the loop over the query heads of a group inside the loop over its keys.
  */
-#include "read_once.h"
+#include "03_multihead/exercises/read_once.h"
 
 void group_scores(float *scores, const float *q, Memory *memory, int H, int H_kv, int D,
                   int length) {

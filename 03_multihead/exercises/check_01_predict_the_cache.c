@@ -1,5 +1,5 @@
 /* The predictions against the project's own count. */
-#include "kv_cache.h"
+#include "03_multihead/kv_cache.h"
 
 #include <criterion/criterion.h>
 

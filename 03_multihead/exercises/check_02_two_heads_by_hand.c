@@ -1,5 +1,5 @@
 /* The numbers against the module itself, which gets the lesson's matrices. */
-#include "multihead.h"
+#include "03_multihead/multihead.h"
 
 #include <criterion/criterion.h>
 #include <math.h>

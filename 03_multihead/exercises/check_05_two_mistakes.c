@@ -1,7 +1,7 @@
 /* The loops against chapter 02's reference, at sizes that tell every index from every other. */
-#include "../02_causal/causal.h"
+#include "02_causal/causal.h"
 
-#include "../common/testing.h"
+#include "common/program/testing.h"
 
 void grouped_attention(float *o, const float *q, const float *k, const float *v, int T, int H,
                        int H_kv, int D);

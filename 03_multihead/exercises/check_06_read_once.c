@@ -1,7 +1,7 @@
 /* Scores against plain loops over the array itself, and the number of keys that were read. */
-#include "read_once.h"
+#include "03_multihead/exercises/read_once.h"
 
-#include "../common/testing.h"
+#include "common/program/testing.h"
 
 #include <math.h>
 

@@ -2,9 +2,9 @@
  * A model whose key heads are equal within each group loses nothing by pooling; and a mean is a
  * mean.
  */
-#include "multihead.h"
+#include "03_multihead/multihead.h"
 
-#include "../common/testing.h"
+#include "common/program/testing.h"
 
 #include <stdlib.h>
 

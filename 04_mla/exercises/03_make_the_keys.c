@@ -21,7 +21,7 @@
  * TESTS: test_mla_kernels:mla_kernels/keys*_cpu test_mla_kernels:mla_kernels/the_shared*_cpu
  * TESTS: test_mla:mla/gradients*
  */
-#include "mla.h"
+#include "04_mla/mla.h"
 
 void mla_keys_cpu(float *k, const float *kv, const float *k_rope, int64_t rows, MlaShape s) {
     for (int64_t i = 0; i < rows * s.heads; i++)

@@ -17,7 +17,7 @@
  * TESTS: test_by_hand:by_hand/absorbed_cpu test_mla_kernels:mla_kernels/absorption*_cpu
  * TESTS: test_mla_cache:mla_cache/absorbed_is_naive_cpu
  */
-#include "mla.h"
+#include "04_mla/mla.h"
 
 void mla_absorb_query_cpu(float *q_absorbed, const float *q, const float *kv_b, int64_t rows,
                           MlaShape s) {

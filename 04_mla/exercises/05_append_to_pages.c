@@ -15,7 +15,7 @@
  * REPLACES: latent_append_cpu in 04_mla/latent_cache_cpu.c
  * TESTS: test_latent_cache:latent_cache/appends*_cpu test_mla_cache:mla_cache/different*_cpu
  */
-#include "latent_cache.h"
+#include "04_mla/latent_cache.h"
 
 void latent_append_cpu(float *latent, const int32_t *block_table, const int32_t *lengths,
                        const float *c_kv, const float *k_rope, int64_t batch, int64_t tokens,

@@ -15,7 +15,7 @@
  * multiply the head's l and all of its o by e^(old m - new m). Divide by l at the very end. At most
  * 128 heads are asked for.
  */
-#include "read_pages.h"
+#include "04_mla/exercises/read_pages.h"
 
 #include <math.h>
 

@@ -16,7 +16,7 @@
  * HINT: (R_p q) . (R_s k) = q . (R_p^T R_s k), and R_p^T is the turn by -p. Bring everything to the
  * query's side: which turn of q is left?
  */
-#include "turn.h"
+#include "04_mla/exercises/turn.h"
 
 extern const int queries_needed, key_numbers, rope_numbers;
 

@@ -17,7 +17,7 @@
  * itself is paid once for each new token, not for each cached one: with S without end it does not
  * matter.
  */
-#include "mla.h"
+#include "04_mla/mla.h"
 
 extern const int operations_naive, operations_absorbed, operations_expanding;
 double largest_chunk(const MlaConfig *cfg);

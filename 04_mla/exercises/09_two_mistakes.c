@@ -9,7 +9,7 @@
  * HINT: A latent row is [c | k_rope]. Which of the two does the norm cover? And how many numbers
  * does a score sum over?
  */
-#include "plain_mla.h"
+#include "04_mla/exercises/plain_mla.h"
 
 #include <math.h>
 #include <string.h>

@@ -15,11 +15,11 @@
  * POINTS: 3
  * HINT: Take the thread's number i apart: the column i % (nope + rope), the head, the row. A column
  * below nope comes from kv, the others from k_rope. Nobody may write behind the end of k.
- * REPLACES: mla_keys_cuda in 04_mla/mla_cuda.cu
+ * REPLACES: mla_keys_cuda in 04_mla/cuda/mla_cuda.cu
  * TESTS: test_mla_kernels:mla_kernels/keys*_cuda*
  */
-#include "../common/gpu.cuh"
-#include "mla.h"
+#include "04_mla/mla.h"
+#include "common/cuda/gpu.cuh"
 
 template <typename T>
 __global__ void keys(T *k, const T *kv, const T *k_rope, int64_t rows, MlaShape s) {}

@@ -1,6 +1,6 @@
 /* The predictions against the project's own counts. */
-#include "../03_multihead/kv_cache.h"
-#include "cache_sizes.h"
+#include "03_multihead/kv_cache.h"
+#include "04_mla/cache_sizes.h"
 
 #include <criterion/criterion.h>
 #include <math.h>

@@ -1,5 +1,5 @@
 /* The numbers against the project's kernels and its module. */
-#include "mla.h"
+#include "04_mla/mla.h"
 
 #include <criterion/criterion.h>
 #include <math.h>

@@ -1,8 +1,8 @@
 /* Against the chapter's reference, and the number of pages that were read. */
-#include "mla_decode.h"
-#include "read_pages.h"
+#include "04_mla/exercises/read_pages.h"
+#include "04_mla/mla_decode.h"
 
-#include "../common/testing.h"
+#include "common/program/testing.h"
 
 #include <math.h>
 

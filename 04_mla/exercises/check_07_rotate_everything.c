@@ -1,8 +1,8 @@
 /* Scores of naive attention with keys turned whole, and the counts. */
-#include "cache_sizes.h"
-#include "turn.h"
+#include "04_mla/cache_sizes.h"
+#include "04_mla/exercises/turn.h"
 
-#include "../common/testing.h"
+#include "common/program/testing.h"
 
 extern const int queries_needed, key_numbers, rope_numbers;
 

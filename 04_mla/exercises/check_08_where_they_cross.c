@@ -1,5 +1,5 @@
 /* The counts against the module's own, and the crossing against what MLA_AUTO would choose. */
-#include "cache_sizes.h"
+#include "04_mla/cache_sizes.h"
 
 #include <criterion/criterion.h>
 

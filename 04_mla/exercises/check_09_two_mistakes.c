@@ -1,7 +1,7 @@
 /* The loops against the module, at sizes that tell every index from every other. */
-#include "plain_mla.h"
+#include "04_mla/exercises/plain_mla.h"
 
-#include "../common/testing.h"
+#include "common/program/testing.h"
 
 static void compare(int T, int H, int rank, int nope, int rope, int v) {
     enum { HIDDEN = 24 };

@@ -2,7 +2,7 @@
 #ifndef PLAIN_MLA_H
 #define PLAIN_MLA_H
 
-#include "mla.h"
+#include "04_mla/mla.h"
 
 typedef struct PlainWeights { /* q_proj, kv_a_proj, kv_a_layernorm, kv_b_proj, o_proj of mla.h */
     const float *q, *kv_a, *norm, *kv_b, *o;

@@ -2,7 +2,7 @@
 #ifndef READ_PAGES_H
 #define READ_PAGES_H
 
-#include "latent_cache.h"
+#include "04_mla/latent_cache.h"
 
 /* Stands for the GPU's memory: counts how often it is read. */
 typedef struct Memory Memory;

@@ -17,7 +17,7 @@
  * HINT: Three cases: below the mean, above it, exactly on it. Integers compare exactly:
  * load_e < total / experts is load_e * experts < total.
  */
-#include "balance.h"
+#include "05_moe/balance.h"
 
 void balance_update_bias_cpu(float *bias, int32_t *load, int experts, float gamma) {
     float mean = 0;

@@ -17,7 +17,7 @@
  * HINT: Begin y's row with base's (or zeros), then add one weighted row after the other: for each choice j, for
  * each column i.
  */
-#include "dispatch.h"
+#include "05_moe/dispatch.h"
 
 void dispatch_combine_cpu(float *y, const float *base, const float *yp, const float *weights,
                           const int32_t *row_of_slot, int64_t tokens, int top_k, int64_t d) {}

@@ -13,7 +13,7 @@
  * HINT: In which order do the tokens of one expert stand? And who is dropped when there are more
  * than fit, and what does counts say of them?
  */
-#include "dispatch.h"
+#include "05_moe/dispatch.h"
 
 #include <stdlib.h>
 

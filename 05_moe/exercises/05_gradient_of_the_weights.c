@@ -16,7 +16,7 @@
  * HINT: dw_i / ds_j = scale * ([i = j] / S - s_i / S^2). Summed with dweights the second part is
  * the same number for every j.
  */
-#include "router.h"
+#include "05_moe/router.h"
 
 void route_weights_backward_cpu(float *dscores, int add, const float *dweights,
                                 const float *weights, const float *scores, const int32_t *indices,

@@ -15,7 +15,7 @@
  * HINT: tiles_before() never decreases. Keep tiles_before(low) <= tile < tiles_before(high), and
  * halve the distance. Which calls do you not need, because you know the answer?
  */
-#include "find_the_tile.h"
+#include "05_moe/exercises/find_the_tile.h"
 
 void find_tile(int *expert, int *number, Tiles *tiles, int experts, int tile) {
     int e = 0;

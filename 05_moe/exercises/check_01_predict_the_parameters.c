@@ -1,5 +1,5 @@
 /* The predictions against the project's own count. */
-#include "moe.h"
+#include "05_moe/moe.h"
 
 #include <criterion/criterion.h>
 

@@ -1,5 +1,5 @@
 /* Every tile of some loads, against a plain list, and the calls counted. */
-#include "find_the_tile.h"
+#include "05_moe/exercises/find_the_tile.h"
 
 #include <criterion/criterion.h>
 

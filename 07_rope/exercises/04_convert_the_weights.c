@@ -12,7 +12,7 @@
  * REPLACES: rope_layout_rows in 07_rope/rope.c
  * TESTS: test_rope_gradient:layout
  */
-#include "rope.h"
+#include "07_rope/rope.h"
 
 #include <stdlib.h>
 #include <string.h>

@@ -13,7 +13,7 @@
  * TESTS: test_rope_scaling:yarn test_rope_scaling:scaling
  *   test_rope_scaling:goldens/frequencies_and_factors_of_transformers
  */
-#include "rope.h"
+#include "07_rope/rope.h"
 
 #include <math.h>
 

@@ -1,5 +1,5 @@
 /* The predictions against the project's own frequencies, and against turning real pairs. */
-#include "rope.h"
+#include "07_rope/rope.h"
 
 #include <criterion/criterion.h>
 #include <math.h>

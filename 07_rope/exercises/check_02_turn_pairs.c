@@ -1,6 +1,6 @@
 /* Quarter turns by hand, then complex numbers, then what it is all for: only distances count. */
-#include "../common/rng.h"
-#include "../common/testing.h"
+#include "common/core/rng.h"
+#include "common/program/testing.h"
 
 #include <complex.h>
 #include <math.h>

@@ -1,6 +1,6 @@
 /* Step by step against the formula: score = q . R_(s - t) k, for the distance and nothing else. */
-#include "../common/rng.h"
-#include "../common/testing.h"
+#include "common/core/rng.h"
+#include "common/program/testing.h"
 
 #include <math.h>
 

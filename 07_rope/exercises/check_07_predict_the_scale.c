@@ -1,5 +1,5 @@
 /* The predictions against rope_softmax_factor and rope_attention_factor. */
-#include "rope.h"
+#include "07_rope/rope.h"
 
 #include <criterion/criterion.h>
 #include <math.h>

@@ -1,7 +1,7 @@
 /* The table against math.h, and the number of calls. */
-#include "few_turns.h"
+#include "07_rope/exercises/few_turns.h"
 
-#include "rope.h"
+#include "07_rope/rope.h"
 
 #include <criterion/criterion.h>
 #include <math.h>

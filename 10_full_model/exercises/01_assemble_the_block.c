@@ -1,7 +1,7 @@
 /*
  * Exercise 10.1: assemble the block
  *
- * All parts are there: RMSNorm (common/ops.h), latent attention (04_mla/mla.h), the dense SwiGLU
+ * All parts are there: RMSNorm (common/core/ops.h), latent attention (04_mla/mla.h), the dense SwiGLU
  * (05_moe/mlp.h) and the experts (05_moe/moe.h). Put them together to one layer of DeepSeek-V3:
  *
  *     x = x + attention(rmsnorm(x))
@@ -19,9 +19,9 @@
  * moe_forward. Each of the two norms has weights of its own. If all is right but the tests with a
  * cache: what has mla_forward got for one?
  */
-#include "../05_moe/block.h"
+#include "05_moe/block.h"
 
-#include "../common/ops.h"
+#include "common/core/ops.h"
 
 Tensor *block_forward(Context *ctx, Tensor *x, const Block *w, const BlockConfig *cfg,
                       const Position *position, BlockCache *cache, MoeRecord *record) {

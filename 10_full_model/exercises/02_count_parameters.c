@@ -9,12 +9,12 @@
  * Then, by hand: of V3's 671 billion numbers, how many are in routed experts?
  *
  * POINTS: 3
- * REPLACES: config_parameters in 10_full_model/config.c
+ * REPLACES: config_parameters in 10_full_model/model/config.c
  * TESTS: test_model:model/config_counts_the_parameters
  * HINT: latent attention has q_proj alone when q_lora_rank is 0, else q_a_proj, its norm and q_b_proj. With
  * attention_bias, q_a_proj, kv_a_proj and o_proj have a bias. Shared experts are n_shared_experts times as wide as
  * one expert; n_routed_experts 0 makes all layers dense. Multiply in int64_t.
  */
-#include "config.h"
+#include "10_full_model/model/config.h"
 
 int64_t config_parameters(const ModelConfig *cfg) { return 0; }

@@ -9,12 +9,12 @@
  *     what is kept.
  *
  * POINTS: 4
- * REPLACES: sample_token in 10_full_model/sampler.c
+ * REPLACES: sample_token in common/text/sampler.c
  * TESTS: test_generate:sampling
  * HINT: subtract the largest logit before exp(), or a logit of 100 overflows. To draw: multiply the uniform number by the
  * sum of what is kept, and walk along the kept tokens, subtracting, until it would become negative.
  */
-#include "sampler.h"
+#include "common/text/sampler.h"
 
 int32_t sample_token(float *logits, int vocab, const Sampling *sampling, float random) {
     int32_t best = 0;

@@ -2,14 +2,14 @@
  * Exercise 10.5: find the planted bug
  *
  * This AdamW trains: the loss falls, nothing crashes. But a model trained with it ends worse, and its norm weights drift. Two mistakes
- * were planted, and both are famous. Compare with the formulas in common/params.h and mend the function.
+ * were planted, and both are famous. Compare with the formulas in common/core/params.h and mend the function.
  *
  * POINTS: 3
- * REPLACES: adamw_cpu in common/params_cpu.c
+ * REPLACES: adamw_cpu in common/core/params_cpu.c
  * TESTS: check_05_planted_bug
  * HINT: what does the W in AdamW stand for, and which weights does it spare?
  */
-#include "../common/params.h"
+#include "common/core/params.h"
 
 #include <math.h>
 

@@ -10,7 +10,7 @@
  * TESTS: check_06_what_a_state_is
  * HINT: follow one step in train.c, and ask of each item who reads it before somebody writes it.
  */
-#include "06_what_a_state_is.h"
+#include "10_full_model/exercises/06_what_a_state_is.h"
 
 const bool matters[ITEMS] = {
     [WEIGHTS] = false,     [FIRST_MOMENTS] = false, [SECOND_MOMENTS] = false, [GRADIENTS] = false,

@@ -16,14 +16,14 @@
  * and for 0.9?
  *
  * POINTS: 3
- * REPLACES: minhash_similarity, minhash_band, lsh_probability in 10_full_model/minhash.c
+ * REPLACES: minhash_similarity, minhash_band, lsh_probability in 10_full_model/data/minhash.c
  * TESTS: test_duplicates:minhash test_duplicates:lsh test_duplicates:duplicates
  * HINT: all rows of one band agree with probability J^rows; none of the bands does so with (1 -
  * J^rows)^bands. hash128() is there for bytes; its seed can be the band's number.
  */
-#include "minhash.h"
+#include "10_full_model/data/minhash.h"
 
-#include "hash128.h"
+#include "10_full_model/data/hash128.h"
 
 #include <math.h>
 

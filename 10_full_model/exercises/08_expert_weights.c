@@ -11,12 +11,12 @@
  * weight has one part, which is all of it.
  *
  * POINTS: 2
- * REPLACES: weight_part in 10_full_model/weights_map.c
+ * REPLACES: weight_part in 10_full_model/checkpoint/weights_map.c
  * TESTS: test_checkpoint:weights_map test_golden:golden/v2_lite_cpu
  * HINT: weight_parts() is 1 for what is not a layer's experts. Where does strstr() find ".experts." in the name? Not in
  * "shared_experts.", whose dot comes later. The number goes behind it.
  */
-#include "weights_map.h"
+#include "10_full_model/checkpoint/weights_map.h"
 
 #include <stdio.h>
 #include <string.h>

@@ -1,4 +1,4 @@
-#include "../common/params.h"
+#include "common/core/params.h"
 
 #include <criterion/criterion.h>
 #include <math.h>

@@ -1,5 +1,5 @@
-#include "06_what_a_state_is.h"
-#include "test_world.h"
+#include "10_full_model/exercises/06_what_a_state_is.h"
+#include "10_full_model/tests/test_world.h"
 
 #include <math.h>
 #include <stdio.h>

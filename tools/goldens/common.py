@@ -32,7 +32,7 @@ def tensor(dtype, shape):
 
 def main():
     root = pathlib.Path(__file__).resolve().parents[2]
-    path = root / "common/goldens/dtypes.safetensors"
+    path = root / "common/tests/goldens/dtypes.safetensors"
     path.parent.mkdir(exist_ok=True)
     tensors = {name: tensor(*what) for name, what in TENSORS.items()}
     save_file(tensors, path, metadata={"format": "pt", "note": 'café "quoted"\n'})

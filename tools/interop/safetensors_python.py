@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Does the safetensors library read what common/safetensors_write.c writes?
+"""Does the safetensors library read what common/files/safetensors_write.c writes?
 
 Builds a small C program that writes each dtype, lets Python read the file and compares every byte.
 
@@ -13,12 +13,12 @@ import torch
 from safetensors import safe_open
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
-SOURCES = ["safetensors_write", "files", "json", "tensor", "error"]
+SOURCES = ["files/safetensors_write", "files/files", "files/json", "core/tensor", "core/error"]
 NAMES = ["F32", "BF16", "F16", "F8_E4M3", "F8_E5M2", "I8", "U8", "I32", "I64"]
 DTYPES = [torch.float32, torch.bfloat16, torch.float16, torch.float8_e4m3fn, torch.float8_e5m2,
           torch.int8, torch.uint8, torch.int32, torch.int64]
 PROGRAM = r"""
-#include "safetensors.h"
+#include "common/files/safetensors.h"
 #include <stdio.h>
 int main(int argc, char **argv) {
     static unsigned char bytes[1 << 16];
@@ -50,7 +50,7 @@ def main():
         folder = pathlib.Path(folder)
         (folder / "write.c").write_text(PROGRAM)
         sources = [str(ROOT / f"common/{name}.c") for name in SOURCES]
-        subprocess.run(["gcc", "-std=gnu11", "-O1", f"-I{ROOT}/common", "write.c", *sources,
+        subprocess.run(["gcc", "-std=gnu11", "-O1", f"-I{ROOT}", "write.c", *sources,
                         "-lcjson", "-o", "write"], cwd=folder, check=True)
         subprocess.run(["./write", "a.safetensors"], cwd=folder, check=True)
         with safe_open(folder / "a.safetensors", "pt") as file:

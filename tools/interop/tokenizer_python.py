@@ -82,7 +82,7 @@ def main():
                         "-lcjson", "-lpcre2-8", "-o", "program"], cwd=folder, check=True)
         subprocess.run([folder / "program", "train", sys.argv[1], folder], check=True)
         ours = folder / "tokenizer.json"
-        deepseek = ROOT / "common/goldens/tokenizer_deepseek.json"
+        deepseek = ROOT / "common/tests/goldens/tokenizer_deepseek.json"
         auto = AutoTokenizer.from_pretrained(folder)
         assert auto.eos_token == "<|endoftext|>" and auto.model_max_length == 1024
         good = True

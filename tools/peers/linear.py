@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Times torch.nn.functional.linear, forward and backward: the peer of common/bench_linear."""
+"""Times torch.nn.functional.linear, forward and backward: the peer of common/core/bench_linear."""
 
 import argparse
 
@@ -8,7 +8,7 @@ import torch.nn.functional as F
 
 from table import Table
 
-# The shapes of common/bench_linear.c: rows, in, out.
+# The shapes of common/core/bench_linear.c: rows, in, out.
 SHAPES = [
     (256, 256, 256),
     (512, 512, 512),

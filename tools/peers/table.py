@@ -1,4 +1,4 @@
-"""What the peers share: timing, ceilings, and rows that look like those of common/bench.c."""
+"""What the peers share: timing, ceilings, and rows that look like those of common/program/bench.c."""
 
 import time
 

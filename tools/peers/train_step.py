@@ -18,7 +18,7 @@ import warnings
 import torch
 from transformers import DeepseekV3Config, DeepseekV3ForCausalLM
 
-# 10_full_model/config.c has the same; `deepseek info` prints it.
+# 10_full_model/model/config.c has the same; `deepseek info` prints it.
 SIZES = {
     "nano": dict(hidden_size=128, num_hidden_layers=4, intermediate_size=384, heads=4, kv_lora_rank=48,
                  qk_nope_head_dim=24, qk_rope_head_dim=16, v_head_dim=32, moe_intermediate_size=128),

@@ -3,7 +3,7 @@
  * overflows, and the sum is at least 1. What underflows to 0 was too small to matter. A NaN still
  * gets through: fmaxf passes it by, but expf does not.
  */
-#include "softmax.h"
+#include "01_self_attention/softmax.h"
 
 #include <math.h>
 

@@ -3,7 +3,7 @@
  * for each row, then one multiplication for each element. In words: what counts is how much better
  * dy_k is than the row's mean.
  */
-#include "softmax.h"
+#include "01_self_attention/softmax.h"
 
 void softmax_backward_cpu(float *dx, int add, const float *dy, const float *y, int64_t rows,
                           int64_t cols) {

@@ -2,7 +2,7 @@
  * Solution 01.5. A tile of C stays while tiles of A and B pass by: 16 lines of C for each of 16
  * tiles, and 32 lines for each of 64 pairs: 256 + 2048 = 2304 lines.
  */
-#include "cache.h"
+#include "01_self_attention/exercises/cache.h"
 
 void multiply(float *c, const float *a, const float *b);
 

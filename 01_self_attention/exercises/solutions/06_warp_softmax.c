@@ -3,7 +3,7 @@
  * other. All lanes end with the same bits, for each step adds the same pair in both lanes (and a +
  * b = b + a, exactly).
  */
-#include "warp.h"
+#include "01_self_attention/exercises/warp.h"
 
 #include <math.h>
 

@@ -2,7 +2,7 @@
  * Solution 02.2. The order matters: the new maximum, then the correction of what is there, then the
  * new terms.
  */
-#include "causal.h"
+#include "02_causal/causal.h"
 
 #include <math.h>
 

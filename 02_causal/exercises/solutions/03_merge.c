@@ -2,7 +2,7 @@
  * Solution 02.3. Merging is symmetric and associative, so any number of workers may be merged in
  * any order; the order changes only the rounding.
  */
-#include "causal.h"
+#include "02_causal/causal.h"
 
 #include <math.h>
 

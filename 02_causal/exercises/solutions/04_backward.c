@@ -1,7 +1,7 @@
 /*
  * Solution 02.4. One function a row, so that the indices stay out of the formulas.
  */
-#include "causal.h"
+#include "02_causal/causal.h"
 
 #include <math.h>
 

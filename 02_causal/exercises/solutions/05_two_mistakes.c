@@ -2,7 +2,7 @@
  * Solution 02.5. Query i stands at position kv_len - q_len + i and sees one key more than that. And
  * o, like l, was measured against the old maximum: both are multiplied by exp(m - m_new).
  */
-#include "causal.h"
+#include "02_causal/causal.h"
 
 #include <math.h>
 

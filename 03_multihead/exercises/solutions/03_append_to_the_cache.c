@@ -2,7 +2,7 @@
  * Exercise 03.3, a solution. Rows of one sequence lie side by side on both sides, so one run of
  * tokens * width numbers is copied for each sequence.
  */
-#include "kv_cache.h"
+#include "03_multihead/kv_cache.h"
 
 #include <string.h>
 

@@ -1,7 +1,7 @@
 /*
  * Exercise 03.4, a solution: every piece is brought to the largest m of all.
  */
-#include "decode.h"
+#include "03_multihead/decode.h"
 
 #include <math.h>
 

@@ -1,7 +1,7 @@
 /*
  * Exercise 03.6, a solution: a key that was read serves all query heads of its group.
  */
-#include "read_once.h"
+#include "03_multihead/exercises/read_once.h"
 
 void group_scores(float *scores, const float *q, Memory *memory, int H, int H_kv, int D,
                   int length) {

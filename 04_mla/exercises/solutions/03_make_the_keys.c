@@ -2,7 +2,7 @@
  * Exercise 04.3, a solution. In the backward pass the rows of dk_rope begin at zero unless they are
  * added to; then every head adds its part.
  */
-#include "mla.h"
+#include "04_mla/mla.h"
 
 void mla_keys_cpu(float *k, const float *kv, const float *k_rope, int64_t rows, MlaShape s) {
     for (int64_t row = 0; row < rows; row++)

@@ -2,7 +2,7 @@
  * Exercise 04.4, a solution: row d of W_uk times q[d], summed, is W_uk^T q; W_uv is used as it
  * lies.
  */
-#include "mla.h"
+#include "04_mla/mla.h"
 
 void mla_absorb_query_cpu(float *q_absorbed, const float *q, const float *kv_b, int64_t rows,
                           MlaShape s) {

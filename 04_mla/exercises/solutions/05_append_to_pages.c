@@ -1,7 +1,7 @@
 /*
  * Exercise 04.5, a solution: every token asks the block table anew.
  */
-#include "latent_cache.h"
+#include "04_mla/latent_cache.h"
 
 void latent_append_cpu(float *latent, const int32_t *block_table, const int32_t *lengths,
                        const float *c_kv, const float *k_rope, int64_t batch, int64_t tokens,

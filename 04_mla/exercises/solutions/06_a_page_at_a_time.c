@@ -1,7 +1,7 @@
 /*
  * Exercise 04.6, a solution: pages outside, heads inside, chapter 02's three numbers for each head.
  */
-#include "read_pages.h"
+#include "04_mla/exercises/read_pages.h"
 
 #include <math.h>
 

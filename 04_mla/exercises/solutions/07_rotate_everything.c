@@ -3,7 +3,7 @@
  * the two matrices and depends on both positions, so every cached token wants an absorbed query of
  * its own: as many products with W_uk as making every key again would take.
  */
-#include "turn.h"
+#include "04_mla/exercises/turn.h"
 
 extern const int queries_needed, key_numbers, rope_numbers;
 

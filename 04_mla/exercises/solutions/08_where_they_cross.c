@@ -2,7 +2,7 @@
  * Exercise 04.8, a solution: 2 r (nope + v) + 2 T (nope + rope + v) = 2 T (2 r + rope), r the
  * rank. The heads are on both sides and cancel; so does the part for positions.
  */
-#include "mla.h"
+#include "04_mla/mla.h"
 
 extern const int operations_naive, operations_absorbed, operations_expanding;
 double largest_chunk(const MlaConfig *cfg);

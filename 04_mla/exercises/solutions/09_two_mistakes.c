@@ -1,7 +1,7 @@
 /*
  * Exercise 04.9, a solution: the norm is c's alone, and a score is a sum of nope + rope products.
  */
-#include "plain_mla.h"
+#include "04_mla/exercises/plain_mla.h"
 
 #include <math.h>
 #include <string.h>

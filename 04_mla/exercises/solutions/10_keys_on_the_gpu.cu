@@ -2,8 +2,8 @@
  * Exercise 04.10, a solution. Threads i, i + 1, ... write k[i], k[i + 1], ...; within a head their
  * reads are neighbours, too.
  */
-#include "../common/gpu.cuh"
-#include "mla.h"
+#include "04_mla/mla.h"
+#include "common/cuda/gpu.cuh"
 
 template <typename T>
 __global__ void keys(T *k, const T *kv, const T *k_rope, int64_t rows, MlaShape s) {

@@ -2,7 +2,7 @@
  * Solution 05.2: only the sign counts, so a crowded batch moves the bias no further than a mild
  * one.
  */
-#include "balance.h"
+#include "05_moe/balance.h"
 
 void balance_update_bias_cpu(float *bias, int32_t *load, int experts, float gamma) {
     int64_t total = 0;

@@ -1,7 +1,7 @@
 /*
  * Solution 05.3.
  */
-#include "dispatch.h"
+#include "05_moe/dispatch.h"
 
 void dispatch_combine_cpu(float *y, const float *base, const float *yp, const float *weights,
                           const int32_t *row_of_slot, int64_t tokens, int top_k, int64_t d) {

@@ -3,7 +3,7 @@
  * first tokens are dropped; and counts are the choices, dropped ones included: what fits is in
  * offsets.
  */
-#include "dispatch.h"
+#include "05_moe/dispatch.h"
 
 #include <stdlib.h>
 

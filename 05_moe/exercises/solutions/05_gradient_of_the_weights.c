@@ -1,7 +1,7 @@
 /*
  * Solution 05.5: with w_i = scale s_i / S the second part is sum_i dw_i w_i / S, the same for all.
  */
-#include "router.h"
+#include "05_moe/router.h"
 
 void route_weights_backward_cpu(float *dscores, int add, const float *dweights,
                                 const float *weights, const float *scores, const int32_t *indices,

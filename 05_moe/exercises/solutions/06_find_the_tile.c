@@ -2,7 +2,7 @@
  * Solution 05.6: halving, and remembering what stands before `low`, so that it is not asked for
  * again.
  */
-#include "find_the_tile.h"
+#include "05_moe/exercises/find_the_tile.h"
 
 void find_tile(int *expert, int *number, Tiles *tiles, int experts, int tile) {
     int low = 0, high = experts, before = 0; /* before = tiles_before(low), 0 for the first */

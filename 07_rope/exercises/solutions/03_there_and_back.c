@@ -16,7 +16,7 @@
  *   test_rope:rotate/only_the_distance_counts_cpu
  *   test_rope_gradient:backward/turns_the_gradients_back_cpu
  */
-#include "rope.h"
+#include "07_rope/rope.h"
 
 static void turn(float *x, const float *c, const float *s, int half, RopeLayout layout,
                  int inverse) {

@@ -10,7 +10,7 @@
  * HINT: A turn is a complex number of length 1, and one more token is one more multiplication:
  * e^(i (p + 1) f) = e^(i p f) e^(i f). The same rule that turns a pair.
  */
-#include "few_turns.h"
+#include "07_rope/exercises/few_turns.h"
 
 void fill_table(double *c, double *s, const double *f, int pairs, int places) {
     for (int i = 0; i < pairs; i++) {

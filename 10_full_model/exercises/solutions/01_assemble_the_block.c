@@ -1,6 +1,6 @@
-#include "../05_moe/block.h"
+#include "05_moe/block.h"
 
-#include "../common/ops.h"
+#include "common/core/ops.h"
 
 Tensor *block_forward(Context *ctx, Tensor *x, const Block *w, const BlockConfig *cfg,
                       const Position *position, BlockCache *cache, MoeRecord *record) {

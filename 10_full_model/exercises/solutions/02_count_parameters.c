@@ -1,4 +1,4 @@
-#include "config.h"
+#include "10_full_model/model/config.h"
 
 /* V3: 58 layers x 256 experts x 3 x 7168 x 2048 = 653.9 billion of 671. */
 static int64_t attention(const ModelConfig *cfg) {

@@ -1,4 +1,4 @@
-#include "schedule.h"
+#include "10_full_model/train/schedule.h"
 
 #include <math.h>
 

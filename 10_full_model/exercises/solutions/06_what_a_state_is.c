@@ -1,4 +1,4 @@
-#include "06_what_a_state_is.h"
+#include "10_full_model/exercises/06_what_a_state_is.h"
 
 /*
  * Gradients are written before they are read (params_zero_grad marks them as stale), and the load

@@ -1,6 +1,6 @@
-#include "minhash.h"
+#include "10_full_model/data/minhash.h"
 
-#include "hash128.h"
+#include "10_full_model/data/hash128.h"
 
 #include <math.h>
 

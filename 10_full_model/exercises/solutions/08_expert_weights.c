@@ -1,4 +1,4 @@
-#include "weights_map.h"
+#include "10_full_model/checkpoint/weights_map.h"
 
 #include <stdio.h>
 #include <string.h>

@@ -1,0 +1,115 @@
+/*
+ * The latent cache on the GPU: copies of whole rows, found through the block table.
+ *
+ * A warp copies a row: it reads one length and one entry of the block table, then moves
+ * c_width + rope_width numbers, read and written once. V3's row is 1152 bytes in BF16, 72 words of
+ * 16 bytes; many rows are in flight at once, so gathering is limited by memory. An append of a
+ * decoding step is a row for each sequence: there the launch is what it costs. Numbers move as
+ * 16-byte words where both widths and all addresses allow it, and one by one otherwise.
+ *
+ * Lengths and block table are read on the device only. Nothing here waits for the host or takes a
+ * length from it, so all can be captured in a CUDA graph.
+ */
+#include "04_mla/latent_cache.h"
+#include "common/cuda/gpu.cuh"
+
+static const int WARPS = 8;
+
+/* The two parts of a row outside the cache, and the pool: all in words. */
+template <typename Word> struct LatentRows {
+    Word *latent, *c_kv, *k_rope;
+    const int32_t *block_table, *lengths;
+    int64_t rows, tokens, max_pages; /* rows = batch * tokens */
+    int c_words, rope_words;
+};
+
+/* Token t of sequence b in the pool. */
+template <typename Word>
+__device__ __forceinline__ Word *pool_row(const LatentRows<Word> &z, int64_t b, int64_t t) {
+    return z.latent + latent_row(z.block_table + b * z.max_pages, t) * (z.c_words + z.rope_words);
+}
+
+template <typename Word> __global__ void append_kernel(LatentRows<Word> z) {
+    int64_t row = (int64_t)blockIdx.x * WARPS + threadIdx.x / 32;
+    if (row >= z.rows) return;
+    int64_t b = row / z.tokens;
+    Word *to = pool_row(z, b, z.lengths[b] + row % z.tokens);
+    for (int i = threadIdx.x % 32; i < z.c_words; i += 32) to[i] = z.c_kv[row * z.c_words + i];
+    for (int i = threadIdx.x % 32; i < z.rope_words; i += 32)
+        to[z.c_words + i] = z.k_rope[row * z.rope_words + i];
+}
+
+template <typename Word> __global__ void gather_kernel(LatentRows<Word> z) {
+    int64_t row = (int64_t)blockIdx.x * WARPS + threadIdx.x / 32;
+    if (row >= z.rows) return;
+    int64_t b = row / z.tokens, t = row % z.tokens;
+    bool there = t < z.lengths[b];
+    const Word *from = there ? pool_row(z, b, t) : z.latent;
+    for (int i = threadIdx.x % 32; i < z.c_words; i += 32)
+        z.c_kv[row * z.c_words + i] = there ? from[i] : Word{};
+    for (int i = threadIdx.x % 32; i < z.rope_words; i += 32)
+        z.k_rope[row * z.rope_words + i] = there ? from[z.c_words + i] : Word{};
+}
+
+template <typename Word>
+static void launch(Gpu *gpu, bool gather, void *latent, const int32_t *block_table,
+                   const int32_t *lengths, void *c_kv, void *k_rope, int64_t batch, int64_t tokens,
+                   int64_t c_bytes, int64_t rope_bytes, int64_t max_pages) {
+    LatentRows<Word> z = {(Word *)latent,
+                          (Word *)c_kv,
+                          (Word *)k_rope,
+                          block_table,
+                          lengths,
+                          batch * tokens,
+                          tokens,
+                          max_pages,
+                          (int)(c_bytes / (int64_t)sizeof(Word)),
+                          (int)(rope_bytes / (int64_t)sizeof(Word))};
+    unsigned blocks = (unsigned)ceil_div(z.rows, WARPS);
+    if (gather)
+        gather_kernel<<<blocks, 32 * WARPS, 0, gpu->stream>>>(z);
+    else
+        append_kernel<<<blocks, 32 * WARPS, 0, gpu->stream>>>(z);
+    LAUNCH_CHECK();
+}
+
+static void copy_rows(Gpu *gpu, DType dtype, bool gather, void *latent, const int32_t *block_table,
+                      const int32_t *lengths, void *c_kv, void *k_rope, int64_t batch,
+                      int64_t tokens, int64_t c_width, int64_t rope_width, int64_t max_pages) {
+    if (batch * tokens == 0) return; /* a grid of no blocks is an error */
+    int64_t size = (int64_t)dtype_size(dtype);
+    bool aligned = c_width * size % 16 == 0 && rope_width * size % 16 == 0 &&
+                   (uintptr_t)latent % 16 == 0 && (uintptr_t)c_kv % 16 == 0 &&
+                   (uintptr_t)k_rope % 16 == 0;
+    auto words = aligned ? launch<uint4> : dtype == F32 ? launch<uint32_t> : launch<uint16_t>;
+    words(gpu, gather, latent, block_table, lengths, c_kv, k_rope, batch, tokens, c_width * size,
+          rope_width * size, max_pages);
+}
+
+extern "C" void latent_append_cuda(Gpu *gpu, DType dtype, void *latent, const int32_t *block_table,
+                                   const int32_t *lengths, const void *c_kv, const void *k_rope,
+                                   int64_t batch, int64_t tokens, int64_t c_width,
+                                   int64_t rope_width, int64_t max_pages) {
+    copy_rows(gpu, dtype, false, latent, block_table, lengths, (void *)c_kv, (void *)k_rope, batch,
+              tokens, c_width, rope_width, max_pages);
+}
+
+extern "C" void latent_gather_cuda(Gpu *gpu, DType dtype, void *c_kv, void *k_rope,
+                                   const void *latent, const int32_t *block_table,
+                                   const int32_t *lengths, int64_t batch, int64_t length,
+                                   int64_t c_width, int64_t rope_width, int64_t max_pages) {
+    copy_rows(gpu, dtype, true, (void *)latent, block_table, lengths, c_kv, k_rope, batch, length,
+              c_width, rope_width, max_pages);
+}
+
+static __global__ void advance_kernel(int32_t *lengths, int64_t batch, int32_t tokens) {
+    int64_t b = (int64_t)blockIdx.x * blockDim.x + threadIdx.x;
+    if (b < batch) lengths[b] += tokens;
+}
+
+extern "C" void latent_advance_cuda(Gpu *gpu, DType dtype, int32_t *lengths, int64_t batch,
+                                    int32_t tokens) {
+    (void)dtype; /* lengths are I32 whatever the rows are */
+    advance_kernel<<<(unsigned)ceil_div(batch, 256), 256, 0, gpu->stream>>>(lengths, batch, tokens);
+    LAUNCH_CHECK();
+}

@@ -1,0 +1,133 @@
+/*
+ * What the tests of latent attention share: a module with weights of a size that keeps every step
+ * of order 1, and a Position that rotates.
+ */
+#ifndef TEST_MLA_H
+#define TEST_MLA_H
+
+#include "04_mla/mla.h"
+
+#include "common/core/ops.h"
+#include "common/program/testing.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+typedef struct Module {
+    Params params;
+    MlaConfig cfg;
+    Mla w;
+} Module;
+
+/* F32 numbers that ctx->dtype holds exactly, so that all devices and dtypes share their weights. */
+static inline void round_to(DType dtype, float *values, int64_t n) {
+    for (int64_t i = 0; i < n && dtype == BF16; i++)
+        values[i] = bf16_to_float(bf16_from_float(values[i]));
+}
+
+/* Matrices Normal(0, 1 / in), norms near 1 and biases near 0, but not 1 and 0: those would hide
+ * a weight that is forgotten. */
+static inline void module_init(Module *m, Context *ctx, MlaConfig cfg) {
+    Error err = {0};
+    m->cfg = cfg;
+    params_init(&m->params, ctx);
+    m->w = mla_init(&m->params, "self_attn", &cfg);
+    cr_assert(params_allocate(&m->params, true, &err) == 0, "%s", err.text);
+    for (int i = 0; i < m->params.count; i++) {
+        Tensor *t = m->params.list[i];
+        int64_t n = tensor_count(t);
+        float *values = malloc((size_t)n * sizeof *values);
+        float std = t->ndim == 2 ? 1.0f / sqrtf((float)tensor_dim(t, 1)) : 0.3f;
+        float mean = strstr(t->name, "layernorm") ? 1.0f : 0.0f;
+        for (int64_t j = 0; j < n; j++)
+            values[j] = mean + std * rng_normal(7, 1000 + (uint64_t)i, (uint64_t)j);
+        round_to(ctx->dtype, values, n);
+        params_set(&m->params, t, values);
+        free(values);
+    }
+}
+
+static inline float *weight_values(Module *m, const Tensor *t) {
+    float *host = malloc((size_t)tensor_count(t) * sizeof *host);
+    params_get(&m->params, t, host);
+    return host;
+}
+
+/* Tokens first .. first + count - 1 of sequences b .. b + batch - 1 of x [B, T, hidden] (host). */
+static inline Tensor *tokens_of(Context *ctx, const float *x, int b, int batch, int T, int hidden,
+                                int first, int count) {
+    float *part = malloc(sizeof(float) * (size_t)(batch * count * hidden));
+    for (int i = 0; i < batch; i++)
+        memcpy(part + i * count * hidden, x + ((b + i) * T + first) * hidden,
+               sizeof(float) * (size_t)(count * hidden));
+    Tensor *t = tensor_from(ctx, "x", ctx->dtype, part, SHAPE(batch, count, hidden));
+    free(part);
+    return t;
+}
+
+/* ---- a Position for tests ---- */
+
+/*
+ * Pair i (neighbours) of the last numbers of a head, turned by position * ANGLE * (i + 1): no
+ * mistake in the position or in the part that is rotated can stay unseen. It works on the host,
+ * whatever the device is.
+ */
+#define TURN_ANGLE 0.37
+#define TURN_SCALE 1.25f
+
+static inline void turn_head(float *head, int head_dim, int dim, int position, double sign) {
+    float *part = head + head_dim - dim;
+    for (int i = 0; i < dim / 2; i++) {
+        double angle = sign * position * TURN_ANGLE * (i + 1), a = part[2 * i], b = part[2 * i + 1];
+        part[2 * i] = (float)(a * cos(angle) - b * sin(angle));
+        part[2 * i + 1] = (float)(a * sin(angle) + b * cos(angle));
+    }
+}
+
+static inline int32_t *position_values(Context *ctx, const Tensor *positions) {
+    int32_t *host = malloc(tensor_bytes(positions));
+    if (ctx->device == CUDA)
+        gpu_download(ctx->gpu, host, positions->data, tensor_bytes(positions));
+    else
+        memcpy(host, positions->data, tensor_bytes(positions));
+    return host;
+}
+
+static inline void turn_tensor(Context *ctx, Tensor *t, int dim, const Tensor *positions,
+                               double sign) {
+    int64_t tokens = tensor_count(positions), heads = tensor_dim(t, 2), head_dim = tensor_dim(t, 3);
+    float *values = test_values(ctx, t);
+    int32_t *position = position_values(ctx, positions);
+    for (int64_t i = 0; i < tokens * heads; i++)
+        turn_head(values + i * head_dim, (int)head_dim, dim, position[i / heads], sign);
+    tensor_upload(ctx, t, values);
+    free(values);
+    free(position);
+}
+
+typedef struct TurnSaved {
+    Tensor *q, *k;
+    const Tensor *positions;
+    int dim;
+} TurnSaved;
+
+static inline void turn_backward(Context *ctx, void *saved) {
+    TurnSaved *s = saved;
+    turn_tensor(ctx, s->q->grad, s->dim, s->positions, -1);
+    turn_tensor(ctx, s->k->grad, s->dim, s->positions, -1);
+}
+
+static inline void turn(Context *ctx, const Position *self, Tensor *q, Tensor *k, int dim,
+                        const Tensor *positions) {
+    (void)self;
+    check_shape("turn", positions, I32, SHAPE(tensor_dim(q, 0), tensor_dim(q, 1)));
+    check_shape("turn", k, ctx->dtype, SHAPE(tensor_dim(q, 0), tensor_dim(q, 1), 1, dim));
+    turn_tensor(ctx, q, dim, positions, 1);
+    turn_tensor(ctx, k, dim, positions, 1);
+    RECORD(ctx, q, turn_backward, TurnSaved, .q = q, .k = k, .positions = positions, .dim = dim);
+}
+
+static const Position TURN = {.rotate = turn, .max_position = 4096, .scale = TURN_SCALE};
+
+#endif

@@ -1,0 +1,176 @@
+/*
+ * A few tokens behind a cache: the five kernels give what norm, mla_forward() and addition give,
+ * and leave the same cache. On the CPU nothing is there to test but that they say no.
+ */
+#include "04_mla/mla_few_rows.h"
+#include "04_mla/tests/test_mla.h"
+
+#include "common/cuda/few_rows.h"
+
+enum { CAPACITY = 300, POSITIONS = 320 };
+
+/* Sizes that fit: with and without q_lora_rank, a position, biases; the last is the benchmark's. */
+static const MlaConfig configs[] = {
+    {.hidden_size = 64,
+     .num_attention_heads = 2,
+     .q_lora_rank = 32,
+     .kv_lora_rank = 32,
+     .qk_nope_head_dim = 16,
+     .qk_rope_head_dim = 16,
+     .v_head_dim = 16},
+    {.hidden_size = 96,
+     .num_attention_heads = 4,
+     .q_lora_rank = 0,
+     .kv_lora_rank = 64,
+     .qk_nope_head_dim = 32,
+     .qk_rope_head_dim = 16,
+     .v_head_dim = 48,
+     .attention_bias = true},
+    {.hidden_size = 64,
+     .num_attention_heads = 6,
+     .q_lora_rank = 64,
+     .kv_lora_rank = 32,
+     .qk_nope_head_dim = 48,
+     .qk_rope_head_dim = 0,
+     .v_head_dim = 16,
+     .attention_bias = true},
+    {.hidden_size = 512,
+     .num_attention_heads = 8,
+     .q_lora_rank = 192,
+     .kv_lora_rank = 128,
+     .qk_nope_head_dim = 64,
+     .qk_rope_head_dim = 32,
+     .v_head_dim = 64},
+};
+enum { CONFIGS = sizeof configs / sizeof *configs };
+
+/* test_mla.h's rotation, with its angles as tables. */
+static Position turn_with_angles(Context *ctx, int dim) {
+    float *c = malloc(POSITIONS * (size_t)dim / 2 * sizeof *c + 1),
+          *s = malloc(POSITIONS * (size_t)dim / 2 * sizeof *s + 1);
+    for (int p = 0; p < POSITIONS; p++)
+        for (int i = 0; i < dim / 2; i++) {
+            c[p * dim / 2 + i] = (float)cos(p * TURN_ANGLE * (i + 1));
+            s[p * dim / 2 + i] = (float)sin(p * TURN_ANGLE * (i + 1));
+        }
+    Position position = TURN;
+    position.max_position = POSITIONS;
+    position.angles =
+        (PositionAngles){.cos = tensor_from(ctx, "cos", F32, c, SHAPE(POSITIONS, dim / 2))->data,
+                         .sin = tensor_from(ctx, "sin", F32, s, SHAPE(POSITIONS, dim / 2))->data,
+                         .dim = dim};
+    free(c), free(s);
+    return position;
+}
+
+static void cache_open(LatentCache *cache, Context *ctx, const MlaConfig *cfg, int batch) {
+    Error err = {0};
+    if (latent_cache_init(cache, ctx, batch, CAPACITY, 0, cfg->kv_lora_rank + cfg->qk_rope_head_dim,
+                          &err))
+        cr_assert_fail("%s", err.text);
+}
+
+/* The cache's rows, as the kernels see them: those of all sequences, one after the other. */
+static float *cache_rows(Context *ctx, const LatentCache *cache, int *count) {
+    float *pool = test_values(ctx, &cache->latent);
+    int total = 0, width = cache->width;
+    for (int b = 0; b < cache->batch; b++) total += cache->length[b];
+    float *rows = malloc((size_t)(total * width) * sizeof *rows);
+    *count = 0;
+    for (int b = 0; b < cache->batch; b++)
+        for (int t = 0; t < cache->length[b]; t++)
+            memcpy(rows + width * (*count)++,
+                   pool + latent_row(cache->table + b * cache->max_pages, t) * width,
+                   (size_t)width * sizeof *rows);
+    free(pool);
+    return rows;
+}
+
+/* What both ways have in common. */
+typedef struct Step {
+    Module m;
+    Tensor *norm;
+    Position position;
+    LatentCache few, plain;
+} Step;
+
+static Tensor *plain_forward(Context *ctx, Step *s, Tensor *x, const Position *position) {
+    Tensor *h = rmsnorm(ctx, x, s->norm, 1e-5f);
+    return add(ctx, x, mla_forward(ctx, h, &s->m.w, &s->m.cfg, position, &s->plain, MLA_ABSORBED));
+}
+
+/* Prompts of different lengths in both caches, then tokens T at a time. */
+static void compare(Context *ctx, const MlaConfig *cfg, int B, int T, bool turned) {
+    Step s;
+    module_init(&s.m, ctx, *cfg);
+    s.norm = test_normal(ctx, "norm", 3, SHAPE(cfg->hidden_size));
+    s.position = turn_with_angles(ctx, cfg->qk_rope_head_dim);
+    const Position *position = turned && cfg->qk_rope_head_dim ? &s.position : NULL;
+    cache_open(&s.few, ctx, cfg, B), cache_open(&s.plain, ctx, cfg, B);
+    enum { PROMPT = 270 };
+    Tensor *prompt = test_normal(ctx, "prompt", 5, SHAPE(B, PROMPT, cfg->hidden_size));
+    mla_forward(ctx, prompt, &s.m.w, cfg, position, &s.few, MLA_NAIVE);
+    mla_forward(ctx, prompt, &s.m.w, cfg, position, &s.plain, MLA_NAIVE);
+    for (int b = 0; b < B; b++) {
+        int length = b % 3 == 0 ? PROMPT : b % 3 == 1 ? LATENT_PAGE - 1 : 0;
+        latent_cache_truncate(&s.few, b, length), latent_cache_truncate(&s.plain, b, length);
+    }
+    for (int step = 0; step < 3; step++) {
+        Tensor *x = test_normal(ctx, "x", 7 + (uint64_t)step, SHAPE(B, T, cfg->hidden_size));
+        cr_assert(mla_few_supports(ctx, x, s.norm, &s.m.w, cfg, position, &s.few) ==
+                      (ctx->device == CUDA),
+                  "B %d, T %d", B, T);
+        if (ctx->device == CPU) break;
+        float *want = test_values(ctx, plain_forward(ctx, &s, x, position));
+        Tensor *y = mla_few_forward(ctx, x, s.norm, 1e-5f, &s.m.w, cfg, position, &s.few);
+        /* Sums in another order, through four products. In BF16 a number that is then rounded the
+         * other way is off by 2^-8, and the roundings of all steps between are not the same. */
+        check_tensor(ctx, "mla_few_forward", y, want,
+                     ctx->dtype == BF16 ? 4 * 0x1p-9 : 16 * tolerance_of(F32, cfg->hidden_size));
+        free(want);
+    }
+    int few_count, plain_count;
+    float *few = cache_rows(ctx, &s.few, &few_count);
+    float *plain = cache_rows(ctx, &s.plain, &plain_count);
+    cr_assert(few_count == plain_count);
+    check_close("cache", few, plain, (int64_t)few_count * s.few.width,
+                ctx->dtype == BF16 ? 2 * 0x1p-9 : 4 * tolerance_of(F32, cfg->hidden_size));
+    int32_t *lengths = position_values(ctx, &s.few.lengths);
+    for (int b = 0; b < B; b++) cr_assert(lengths[b] == s.few.length[b]);
+    free(few), free(plain), free(lengths);
+    latent_cache_free(&s.few), latent_cache_free(&s.plain);
+    params_free(&s.m.params);
+}
+
+DEVICE_TEST(mla_few, equals_mla_forward) {
+    static const int shapes[][2] = {{1, 1}, {3, 1}, {1, 5}, {4, 2}, {9, 1}, {3, 7}, {32, 1}};
+    for (int c = 0; c < CONFIGS; c++)
+        for (int i = 0; i < (device == CPU ? 1 : 7); i++) {
+            Context ctx = test_context(device, dtype);
+            compare(&ctx, &configs[c], shapes[i][0], shapes[i][1], i % 3 != 2);
+            test_context_free(&ctx);
+        }
+}
+
+/* What it does not take, it refuses: then mla_forward() is asked. */
+DEVICE_TEST(mla_few, says_no) {
+    Context ctx = test_context(device, dtype);
+    MlaConfig ragged = configs[0];
+    ragged.qk_nope_head_dim = 17;
+    const MlaConfig *const cases[] = {&configs[0], &configs[0], &configs[0], &ragged};
+    for (int i = 0; i < 4; i++) {
+        Module m;
+        LatentCache cache;
+        module_init(&m, &ctx, *cases[i]);
+        cache_open(&cache, &ctx, cases[i], 1);
+        Tensor *norm = test_normal(&ctx, "norm", 3, SHAPE(64));
+        Tensor *x = test_normal(&ctx, "x", 4, SHAPE(1, i == 1 ? FEW_ROWS + 1 : 2, 64));
+        ctx.recording = i == 0;
+        cr_assert(!mla_few_supports(&ctx, x, norm, &m.w, cases[i], i == 2 ? &TURN : NULL, &cache));
+        ctx.recording = false;
+        cr_assert(!mla_few_supports(&ctx, x, norm, &m.w, cases[i], NULL, NULL), "no cache");
+        latent_cache_free(&cache);
+        params_free(&m.params);
+    }
+    test_context_free(&ctx);
+}

@@ -1,0 +1,79 @@
+/*
+ * The block's feed-forward half for a few tokens, in three kernels.
+ *
+ *     y = x + ffn(rmsnorm(x))            ffn: a dense SwiGLU, or experts; up to FEW_ROWS rows
+ *
+ * For many tokens the rows are sorted by expert, so that every expert multiplies a matrix
+ * (dispatch.h, grouped.h). For few there is nothing to sort: a tile of a tensor core has room for
+ * all rows at once. So an expert multiplies them all, and keeps the results of those that chose it:
+ *
+ *     choose  n = rmsnorm(x), router(n)                          a block for each row
+ *     up      h = silu(n W_gate^T) * n W_up^T                    one for 16 columns of an expert
+ *     down    y = x + sum_j w_j W_down h_j + W_down,shared h_s   one for 16 columns of y
+ *
+ * Where the tokens choose fewer experts than there are (a single one chooses 2 of 8), `up` has
+ * blocks for the chosen ones alone.
+ */
+#ifndef FFN_FEW_H
+#define FFN_FEW_H
+
+#include "05_moe/moe.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+enum { FFN_FEW_EXPERTS = 64 };
+
+/* The two kinds of feed-forward layer: mlp, or moe with its config. */
+typedef struct Ffn {
+    const Mlp *mlp; /* NULL: experts */
+    const Moe *moe;
+    const MoeConfig *cfg;
+} Ffn;
+
+/*
+ * Can these kernels take it? On the GPU, recording off, few rows, sizes that are multiples of 32, at
+ * most FFN_FEW_EXPERTS experts, a linear gate (or the noisy one, which is linear off the tape), and
+ * no capacity.
+ */
+bool ffn_few_supports(Context *ctx, const Tensor *x, const Tensor *norm, const Ffn *ffn);
+
+/* x [..., hidden], norm [hidden] -> x + ffn(rmsnorm(x, norm, eps)) */
+Tensor *ffn_few_forward(Context *ctx, Tensor *x, const Tensor *norm, float eps, const Ffn *ffn);
+
+/* ---- kernels ---- */
+
+#ifdef WITH_CUDA
+typedef struct FfnFew {
+    const void *x, *norm; /* [rows, hidden], [hidden] */
+    void *y;              /* [rows, hidden] */
+    float eps;
+    int rows, hidden;
+    /* Routed experts; route.experts 0: none. */
+    RouteShape route;
+    const void *router;                          /* [E, hidden] */
+    const float *bias;                           /* [E] or NULL */
+    int32_t *status;                             /* as in route_forward */
+    const void *gate_proj, *up_proj, *down_proj; /* [E, inner, hidden], [E, hidden, inner] */
+    int inner;
+    /* The shared experts, or the dense layer; shared_inner 0: none. */
+    const void *shared_gate, *shared_up, *shared_down;
+    int shared_inner;
+    /* From one kernel to the next. */
+    void *normed;       /* [rows, hidden] */
+    void *h, *h_shared; /* [rows K, inner], [rows, shared_inner] */
+    int32_t *indices;   /* [rows, K] */
+    float *weights;     /* [rows, K] */
+} FfnFew;
+
+int ffn_few_kernels_support(const Gpu *gpu, DType dtype, const FfnFew *f);
+void ffn_few_choose_cuda(Gpu *gpu, DType dtype, const FfnFew *f);
+void ffn_few_up_cuda(Gpu *gpu, DType dtype, const FfnFew *f);
+void ffn_few_down_cuda(Gpu *gpu, DType dtype, const FfnFew *f);
+#endif
+
+#ifdef __cplusplus
+}
+#endif
+#endif

@@ -1,0 +1,464 @@
+/*
+ * The layer against transformers' DeepseekV3MoE (golden), a dense mixture, a plain SwiGLU, finite
+ * differences; with experts that nobody chose, with dropped tokens; and what users can get wrong.
+ */
+#include "05_moe/moe.h"
+
+#include "common/program/testing.h"
+
+#include <math.h>
+#include <omp.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* A layer with its own Params. */
+typedef struct Module {
+    Params params;
+    MoeConfig cfg;
+    Moe w;
+} Module;
+
+static void module_init(Module *m, Context *ctx, MoeConfig cfg) {
+    Error err;
+    m->cfg = cfg;
+    params_init(&m->params, ctx);
+    m->w = moe_init(&m->params, "model.layers.3.mlp", &cfg);
+    cr_assert(params_allocate(&m->params, true, &err) == 0, "%s", err.text);
+    float std = 1 / sqrtf((float)cfg.router.hidden_size);
+    moe_randomize(&m->params, &m->w, std, std);
+}
+
+static Tensor *forward(Context *ctx, Module *m, Tensor *x) {
+    return moe_forward(ctx, x, &m->w, &m->cfg, NULL);
+}
+
+/*
+ * F32: four products of up to 24 terms follow each other. BF16: x and the weights are BF16 numbers
+ * in the file; h, the experts' outputs, the shared sum and all their gradients are rounded to BF16
+ * on the way: about ten roundings of 2^-9.
+ */
+static double layer_tolerance(DType dtype) {
+    return dtype == BF16 ? 10 * 0x1p-9 : 20 * tolerance_of(F32, 24);
+}
+
+DEVICE_TEST(moe, equals_transformers_deepseek_v3) {
+    Context ctx = test_context(device, dtype);
+    SafeTensors *golden = golden_open("05_moe/goldens/v3_moe.safetensors");
+    MoeConfig cfg = moe_config(24, 10, 8, 3);
+    cfg.router.n_group = 4, cfg.router.topk_group = 2;
+    cfg.router.routed_scaling_factor = 2.5f, cfg.n_shared_experts = 2;
+    Module m;
+    module_init(&m, &ctx, cfg);
+    const struct {
+        const char *name;
+        Tensor *weight;
+    } weights[] = {{"gate.weight", m.w.gate.weight},
+                   {"experts.gate_proj", m.w.gate_proj},
+                   {"experts.up_proj", m.w.up_proj},
+                   {"experts.down_proj", m.w.down_proj},
+                   {"shared_experts.gate_proj", m.w.shared.gate_proj},
+                   {"shared_experts.up_proj", m.w.shared.up_proj},
+                   {"shared_experts.down_proj", m.w.shared.down_proj}};
+    for (int i = 0; i < 7; i++)
+        params_set(&m.params, weights[i].weight, golden_values(golden, weights[i].name));
+    params_set(&m.params, m.w.gate.bias, golden_values(golden, "bias"));
+    Tensor *x = golden_tensor(&ctx, golden, "x");
+    Tensor *c = tensor_from(&ctx, "c", F32, golden_values(golden, "c"), x->shape, x->ndim);
+    ctx.recording = true;
+    Tensor *y = forward(&ctx, &m, x);
+    tape_backward(&ctx, weighted_sum(&ctx, y, c));
+    double tolerance = layer_tolerance(dtype);
+    check_tensor(&ctx, "y", y, golden_values(golden, "y"), tolerance);
+    check_tensor(&ctx, "gradient of x", x->grad, golden_values(golden, "grad.x"), tolerance);
+    for (int i = 0; i < 7; i++) {
+        char name[64];
+        snprintf(name, sizeof name, "grad.%s", weights[i].name);
+        float *got = malloc((size_t)tensor_count(weights[i].weight) * sizeof *got);
+        params_get_grad(&m.params, weights[i].weight, got);
+        check_close(name, got, golden_values(golden, name), tensor_count(weights[i].weight),
+                    tolerance);
+        free(got);
+    }
+    safetensors_close(golden);
+    params_free(&m.params);
+    test_context_free(&ctx);
+}
+
+/* ---- what the layer must be equal to ---- */
+
+static float *weight_values(Module *m, const Tensor *t) {
+    float *host = malloc((size_t)tensor_count(t) * sizeof *host);
+    params_get(&m->params, t, host);
+    return host;
+}
+
+/* y += scale * expert e of x, one token, in double precision */
+static void add_expert(double *y, const float *x, double scale, const float *gate, const float *up,
+                       const float *down, int e, int hidden, int inner) {
+    double h[64];
+    for (int i = 0; i < inner; i++) {
+        double g = 0, u = 0;
+        for (int d = 0; d < hidden; d++) {
+            g += (double)gate[(e * inner + i) * hidden + d] * x[d];
+            u += (double)up[(e * inner + i) * hidden + d] * x[d];
+        }
+        h[i] = g / (1 + exp(-g)) * u;
+    }
+    for (int d = 0; d < hidden; d++)
+        for (int i = 0; i < inner; i++) y[d] += scale * down[(e * hidden + d) * inner + i] * h[i];
+}
+
+/* [dense_mixture] */
+/* Top-k over all experts is a dense mixture: every expert sees every token, weighted by softmax. */
+DEVICE_TEST(moe, top_k_of_all_experts_is_a_dense_mixture) {
+    enum { N = 33, HIDDEN = 24, INNER = 20, E = 8 };
+    Context ctx = test_context(device, dtype);
+    MoeConfig cfg = moe_config(HIDDEN, INNER, E, E);
+    cfg.router.scoring_func = SCORING_SOFTMAX;
+    cfg.router.topk_method = TOPK_GREEDY;
+    Module m;
+    module_init(&m, &ctx, cfg);
+    Tensor *x = test_normal(&ctx, "x", 1, SHAPE(1, N, HIDDEN));
+    float *xh = test_values(&ctx, x), *router = weight_values(&m, m.w.gate.weight);
+    float *gate = weight_values(&m, m.w.gate_proj), *up = weight_values(&m, m.w.up_proj);
+    float *down = weight_values(&m, m.w.down_proj), *want = malloc(N * HIDDEN * sizeof *want);
+    for (int n = 0; n < N; n++) {
+        double y[HIDDEN] = {0}, p[E] = {0}, sum = 0;
+        for (int e = 0; e < E; e++) {
+            for (int d = 0; d < HIDDEN; d++)
+                p[e] += (double)router[e * HIDDEN + d] * xh[n * HIDDEN + d];
+            sum += p[e] = exp(p[e]);
+        }
+        for (int e = 0; e < E; e++)
+            add_expert(y, xh + n * HIDDEN, p[e] / sum, gate, up, down, e, HIDDEN, INNER);
+        for (int d = 0; d < HIDDEN; d++) want[n * HIDDEN + d] = (float)y[d];
+    }
+    /* In BF16 the weights are rounded masters: three roundings more than the golden's. */
+    check_tensor(&ctx, "y", forward(&ctx, &m, x), want, 1.5 * layer_tolerance(dtype));
+    free(xh), free(router), free(gate), free(up), free(down), free(want);
+    params_free(&m.params);
+    test_context_free(&ctx);
+}
+/* [/dense_mixture] */
+
+/* One expert is a plain SwiGLU: of one token, of 33, with the weights' gradients. */
+DEVICE_TEST(moe, one_expert_is_a_plain_mlp) {
+    enum { HIDDEN = 31, INNER = 33 };
+    for (int N = 1; N <= 33; N += 32) {
+        Context ctx = test_context(device, dtype);
+        Module m;
+        module_init(&m, &ctx, moe_config(HIDDEN, INNER, 1, 1));
+        Params plain;
+        Error err;
+        params_init(&plain, &ctx);
+        Mlp mlp = mlp_init(&plain, "mlp", HIDDEN, INNER);
+        cr_assert(params_allocate(&plain, true, &err) == 0);
+        Tensor *const from[3] = {m.w.gate_proj, m.w.up_proj, m.w.down_proj};
+        Tensor *const to[3] = {mlp.gate_proj, mlp.up_proj, mlp.down_proj};
+        for (int i = 0; i < 3; i++) {
+            float *values = weight_values(&m, from[i]);
+            params_set(&plain, to[i], values);
+            free(values);
+        }
+        float ch[33 * HIDDEN];
+        for (int i = 0; i < N * HIDDEN; i++) ch[i] = rng_normal(2, 1, (uint64_t)i);
+        Tensor *x = test_normal(&ctx, "x", 1, SHAPE(1, N, HIDDEN));
+        Tensor *c = tensor_from(&ctx, "c", F32, ch, SHAPE(1, N, HIDDEN));
+        ctx.recording = true;
+        Tensor *y = forward(&ctx, &m, x);
+        tape_backward(&ctx, weighted_sum(&ctx, y, c));
+        context_reset(&ctx);
+        x = test_normal(&ctx, "x", 1, SHAPE(1, N, HIDDEN));
+        c = tensor_from(&ctx, "c", F32, ch, SHAPE(1, N, HIDDEN));
+        y = mlp_forward(&ctx, x, &mlp);
+        tape_backward(&ctx, weighted_sum(&ctx, y, c));
+        float *want = test_values(&ctx, y);
+        context_reset(&ctx);
+        ctx.recording = false;
+        x = test_normal(&ctx, "x", 1, SHAPE(1, N, HIDDEN));
+        check_tensor(&ctx, "y", forward(&ctx, &m, x), want, layer_tolerance(dtype));
+        for (int i = 0; i < 3; i++) {
+            int64_t n = tensor_count(to[i]);
+            float *a = malloc((size_t)n * 4), *b = malloc((size_t)n * 4);
+            params_get_grad(&m.params, from[i], a), params_get_grad(&plain, to[i], b);
+            check_close(from[i]->name, a, b, n, layer_tolerance(dtype));
+            free(a), free(b);
+        }
+        free(want);
+        params_free(&m.params), params_free(&plain);
+        test_context_free(&ctx);
+    }
+}
+
+/* Experts that nobody chose get a gradient of zero, not of whatever the memory held. */
+DEVICE_TEST(moe, an_expert_without_tokens_gets_no_gradient) {
+    enum { N = 33, HIDDEN = 24, INNER = 16, E = 8 };
+    Context ctx = test_context(device, dtype);
+    Module m;
+    module_init(&m, &ctx, moe_config(HIDDEN, INNER, E, 2));
+    float push[E] = {0, 0, -10, 0, 0, -10, -10, 0};
+    params_set(&m.params, m.w.gate.bias, push);
+    Tensor *const weights[] = {m.w.gate_proj, m.w.up_proj, m.w.down_proj};
+    for (int i = 0; i < 3; i++) test_poison(&ctx, weights[i]->grad);
+    ctx.recording = true;
+    MoeRecord record;
+    Tensor *x = test_normal(&ctx, "x", 1, SHAPE(3, N / 3, HIDDEN));
+    Tensor *y = moe_forward(&ctx, x, &m.w, &m.cfg, &record);
+    cr_assert(!record.loss, "no loss was asked for");
+    tape_backward(&ctx, sum(&ctx, y));
+    int32_t counts[E], load[E];
+    balance_download(&ctx, counts, record.dispatch.counts);
+    balance_download(&ctx, load, m.w.load);
+    for (int i = 0; i < 3; i++) {
+        int64_t n = tensor_count(weights[i]);
+        float *got = malloc((size_t)n * sizeof *got);
+        params_get_grad(&m.params, weights[i], got);
+        for (int e = 0; e < E; e++) {
+            double size = 0;
+            for (int64_t j = e * n / E; j < (e + 1) * n / E; j++) size += fabs(got[j]);
+            cr_assert(push[e] < 0 ? size == 0 : size > 0, "%s of expert %d: %g", weights[i]->name,
+                      e, size);
+        }
+        free(got);
+    }
+    for (int e = 0; e < E; e++) {
+        cr_assert(push[e] < 0 ? counts[e] == 0 : counts[e] > 0);
+        cr_assert_eq(load[e], counts[e], "the layer counts its load while recording");
+    }
+    ctx.recording = false;
+    moe_forward(&ctx, x, &m.w, &m.cfg, NULL);
+    balance_download(&ctx, load, m.w.load);
+    for (int e = 0; e < E; e++) cr_assert_eq(load[e], counts[e], "answers are not counted");
+    moe_rebalance(&ctx, &m.w, 0.5f);
+    float bias[E];
+    params_get(&m.params, m.w.gate.bias, bias);
+    for (int e = 0; e < E; e++)
+        if (push[e] < 0) cr_assert_eq(bias[e], -9.5f, "who has too little gets more");
+    params_free(&m.params);
+    test_context_free(&ctx);
+}
+
+/* Over capacity: a token that all its experts dropped keeps the shared expert's answer only. */
+DEVICE_TEST(moe, dropped_tokens_keep_the_shared_expert) {
+    enum { N = 40, HIDDEN = 16, INNER = 8, E = 4 };
+    Context ctx = test_context(device, dtype);
+    MoeConfig cfg = moe_config(HIDDEN, INNER, E, 1);
+    cfg.n_shared_experts = 1, cfg.capacity_factor = 1;
+    Module m;
+    module_init(&m, &ctx, cfg);
+    params_set(&m.params, m.w.gate.bias, (float[E]){0, 10, 0, 0}); /* all choose expert 1 */
+    Tensor *x = test_normal(&ctx, "x", 1, SHAPE(1, N, HIDDEN));
+    MoeRecord record;
+    float *got = test_values(&ctx, moe_forward(&ctx, x, &m.w, &m.cfg, &record));
+    float *shared = test_values(&ctx, mlp_forward(&ctx, x, &m.w.shared));
+    int32_t offsets[E + 1], counts[E];
+    balance_download(&ctx, offsets, record.dispatch.offsets);
+    balance_download(&ctx, counts, record.dispatch.counts);
+    cr_assert(counts[1] == N && offsets[E] == N / E, "room for 10 of 40");
+    cr_assert_float_eq(balance_measure(counts, E, offsets[E]).dropped, N - N / E, 0);
+    check_close("dropped", got + N / E * HIDDEN, shared + N / E * HIDDEN, (N - N / E) * HIDDEN, 0);
+    double change = 0;
+    for (int i = 0; i < N / E * HIDDEN; i++) change += fabs(got[i] - shared[i]);
+    cr_assert(change > 1, "the first ten are served");
+    free(got), free(shared);
+    params_free(&m.params);
+    test_context_free(&ctx);
+}
+
+/* ---- gradients ---- */
+
+typedef struct Graph {
+    Tensor *x, *c;
+    Moe w;
+    MoeConfig cfg;
+} Graph;
+
+static Tensor *layer_loss(Context *ctx, void *user) {
+    Graph *g = user;
+    return weighted_sum(ctx, moe_forward(ctx, g->x, &g->w, &g->cfg, NULL), g->c);
+}
+
+static void check_layer_gradients(MoeConfig cfg, uint64_t stream) {
+    enum { HIDDEN = 10, INNER = 6, E = 6 };
+    Context ctx = test_context(CPU, F32);
+    Graph g = {.cfg = cfg};
+    g.x = test_normal(&ctx, "x", stream, SHAPE(2, 4, HIDDEN));
+    g.c = test_normal(&ctx, "c", stream + 1, SHAPE(2, 4, HIDDEN));
+    g.w.gate.weight = test_normal(&ctx, "gate", stream + 2, SHAPE(E, HIDDEN));
+    g.w.gate_proj = test_normal(&ctx, "gate_proj", stream + 3, SHAPE(E, INNER, HIDDEN));
+    g.w.up_proj = test_normal(&ctx, "up_proj", stream + 4, SHAPE(E, INNER, HIDDEN));
+    g.w.down_proj = test_normal(&ctx, "down_proj", stream + 5, SHAPE(E, HIDDEN, INNER));
+    int32_t status[1] = {0}, load[E] = {0};
+    g.w.gate.status = tensor_from(&ctx, "status", I32, status, SHAPE(1));
+    g.w.load = tensor_from(&ctx, "load", I32, load, SHAPE(E));
+    Tensor *inputs[8] = {g.x, g.w.gate.weight, g.w.gate_proj, g.w.up_proj, g.w.down_proj};
+    int count = 5;
+    if (cfg.n_shared_experts) {
+        int64_t wide = cfg.n_shared_experts * INNER;
+        inputs[count++] = g.w.shared.gate_proj =
+            test_normal(&ctx, "shared.gate_proj", stream + 6, SHAPE(wide, HIDDEN));
+        inputs[count++] = g.w.shared.up_proj =
+            test_normal(&ctx, "shared.up_proj", stream + 7, SHAPE(wide, HIDDEN));
+        inputs[count++] = g.w.shared.down_proj =
+            test_normal(&ctx, "shared.down_proj", stream + 8, SHAPE(HIDDEN, wide));
+    }
+    for (int i = 2; i < count; i++) /* h of order 1 */
+        for (int64_t j = 0; j < tensor_count(inputs[i]); j++) ((float *)inputs[i]->data)[j] *= 0.4f;
+    /* The step must not flip a choice (the streams were picked so that choices are clear). */
+    check_gradients(&ctx, "moe", layer_loss, &g, inputs, count, 30, 2e-3, 1.5e-2);
+    test_context_free(&ctx);
+}
+
+Test(moe, gradients_sigmoid_norm_shared) {
+    MoeConfig cfg = moe_config(10, 6, 6, 2);
+    cfg.router.topk_method = TOPK_GREEDY, cfg.n_shared_experts = 2;
+    check_layer_gradients(cfg, 100);
+}
+
+Test(moe, gradients_softmax_with_dropped_tokens) {
+    MoeConfig cfg = moe_config(10, 6, 6, 3);
+    cfg.router.topk_method = TOPK_GREEDY, cfg.router.scoring_func = SCORING_SOFTMAX;
+    cfg.router.norm_topk_prob = false, cfg.capacity_factor = 0.75f;
+    check_layer_gradients(cfg, 120);
+}
+
+/* Every loss that the config names, and only those, are in the record's loss. */
+static void check_losses(Device device, DType dtype, bool seq_aux) {
+    enum { HIDDEN = 16, E = 8 };
+    Context ctx = test_context(device, dtype);
+    MoeConfig cfg = moe_config(HIDDEN, 8, E, 2);
+    cfg.router.topk_method = TOPK_GREEDY, cfg.router.scoring_func = SCORING_SOFTMAX;
+    cfg.router.gate = GATE_NOISY;
+    cfg.aux_loss_alpha = 0.01f, cfg.seq_aux = seq_aux, cfg.router_z_loss_coef = 0.001f;
+    cfg.importance_loss_coef = 0.1f, cfg.load_loss_coef = 0.1f;
+    Module m;
+    module_init(&m, &ctx, cfg);
+    Tensor *x = test_normal(&ctx, "x", 1, SHAPE(3, 11, HIDDEN));
+    MoeRecord r;
+    moe_forward(&ctx, x, &m.w, &m.cfg, &r);
+    cr_assert(!r.loss, "no losses without recording");
+    ctx.recording = true;
+    Tensor *y = moe_forward(&ctx, x, &m.w, &m.cfg, &r);
+    Tensor *importance = balance_importance(&ctx, r.routing.weights, r.routing.indices, E);
+    Tensor *parts[4] = {
+        balance_loss(&ctx, r.routing.scores, r.routing.indices, seq_aux ? 3 : 1, 0.01f),
+        balance_z_loss(&ctx, r.routing.logits, 0.001f), balance_variation(&ctx, importance, 0.1f),
+        balance_variation(&ctx, r.routing.load, 0.1f)};
+    float total = 0;
+    for (int i = 0; i < 4; i++) {
+        float *value = test_values(&ctx, parts[i]);
+        cr_assert(value[0] > 0);
+        total += value[0];
+        free(value);
+    }
+    check_tensor(&ctx, "loss", r.loss, &total, 1e-6);
+    tape_backward(&ctx, add(&ctx, mean(&ctx, y), r.loss)); /* it joins a BF16 model's loss, too */
+    float *noise = malloc(E * HIDDEN * sizeof *noise);
+    params_get_grad(&m.params, m.w.gate.noise_weight, noise);
+    double size = 0;
+    for (int i = 0; i < E * HIDDEN; i++) size += fabs(noise[i]);
+    cr_assert(isfinite(size) && size > 0, "the noise is learned: %g", size);
+    free(noise);
+    params_free(&m.params);
+    test_context_free(&ctx);
+}
+
+DEVICE_TEST(moe, the_losses_that_were_asked_for) {
+    check_losses(device, dtype, true);
+    check_losses(device, dtype, false);
+}
+
+Test(moe, threads_do_not_change_results) {
+    enum { N = 700, HIDDEN = 64, INNER = 48, E = 8 };
+    static float results[2][E * INNER * HIDDEN + N * HIDDEN];
+    for (int round = 0; round < 2; round++) {
+        omp_set_num_threads(round ? 4 : 1);
+        Context ctx = test_context(CPU, F32);
+        MoeConfig cfg = moe_config(HIDDEN, INNER, E, 2);
+        cfg.n_shared_experts = 1;
+        Module m;
+        module_init(&m, &ctx, cfg);
+        Tensor *x = test_normal(&ctx, "x", 1, SHAPE(7, 100, HIDDEN));
+        Tensor *c = test_normal(&ctx, "c", 2, SHAPE(7, 100, HIDDEN));
+        ctx.recording = true;
+        tape_backward(&ctx, weighted_sum(&ctx, forward(&ctx, &m, x), c));
+        params_get_grad(&m.params, m.w.up_proj, results[round]);
+        tensor_download(&ctx, results[round] + E * INNER * HIDDEN, x->grad);
+        params_free(&m.params);
+        test_context_free(&ctx);
+    }
+    cr_assert(!memcmp(results[0], results[1], sizeof results[0]));
+}
+
+/* ---- sizes and settings ---- */
+
+/* 8 experts and one shared, two are chosen: 9 experts are stored, 3 are used. */
+Test(moe, parameters_total_and_active) {
+    MoeConfig small = moe_config(512, 1365, 8, 2);
+    small.n_shared_experts = 1;
+    int64_t expert = 3 * 512 * 1365;                            /* gate, up, down: 2.1 million */
+    cr_assert_eq(moe_parameters(&small), 9 * expert + 8 * 512); /* 18.9 million */
+    cr_assert_eq(moe_active_parameters(&small), 3 * expert + 8 * 512); /* 6.3 million */
+    Context ctx = test_context(CPU, F32);
+    Module m;
+    module_init(&m, &ctx, small);
+    cr_assert_eq(params_count(&m.params), moe_parameters(&small));
+    params_free(&m.params);
+    small.router.gate = GATE_NOISY; /* a second matrix, for the noise */
+    module_init(&m, &ctx, small);
+    cr_assert_eq(moe_parameters(&small), 9 * expert + 2 * 8 * 512);
+    cr_assert_eq(params_count(&m.params), moe_parameters(&small));
+    params_free(&m.params);
+    test_context_free(&ctx);
+}
+
+Test(moe, weights_have_names) {
+    Context ctx = test_context(CPU, F32);
+    Module m;
+    MoeConfig cfg = moe_config(24, 10, 8, 2);
+    cfg.n_shared_experts = 2;
+    module_init(&m, &ctx, cfg);
+    cr_assert_eq(params_find(&m.params, "model.layers.3.mlp.gate.weight"), m.w.gate.weight);
+    cr_assert_eq(params_find(&m.params, "model.layers.3.mlp.gate.e_score_correction_bias"),
+                 m.w.gate.bias);
+    cr_assert_eq(params_find(&m.params, "model.layers.3.mlp.experts.down_proj.weight"),
+                 m.w.down_proj);
+    check_shape("down_proj", m.w.down_proj, F32, SHAPE(8, 24, 10));
+    check_shape("shared",
+                params_find(&m.params, "model.layers.3.mlp.shared_experts.up_proj.weight"), F32,
+                SHAPE(20, 24));
+    params_free(&m.params);
+    test_context_free(&ctx);
+}
+
+Test(moe, a_wrong_config_is_named) {
+    MoeConfig fine = moe_config(64, 32, 8, 2), cfg;
+    Error err = {0};
+    cr_assert(moe_check(&fine, &err) == 0, "%s", err.text);
+#define REFUSED(field, value, says)                                \
+    cfg = fine, cfg.field = value;                                 \
+    cr_assert(moe_check(&cfg, &err) == -1, #field " is accepted"); \
+    cr_assert(strstr(err.text, says), #field " says: %s", err.text)
+    REFUSED(router.num_experts_per_tok, 9, "num_experts_per_tok is 9");
+    REFUSED(router.n_group, 3, "n_group (3) does not divide");
+    REFUSED(moe_intermediate_size, 0, "moe_intermediate_size is 0");
+    REFUSED(n_shared_experts, -1, "n_shared_experts is -1");
+    REFUSED(n_shared_experts, 1 << 26, "wider together than can be counted");
+    REFUSED(capacity_factor, -0.5f, "capacity_factor is -0.5");
+    REFUSED(capacity_factor, INFINITY, "capacity_factor is inf");
+    REFUSED(aux_loss_alpha, NAN, "aux_loss_alpha is nan");
+    REFUSED(router_z_loss_coef, -1, "router_z_loss_coef is -1");
+    REFUSED(load_loss_coef, 0.1f, "only the noisy gate");
+    cr_assert(moe_check_tokens(&fine, 0, &err) == -1 && strstr(err.text, "no tokens"));
+    cr_assert(moe_check_tokens(&fine, 1LL << 31, &err) == -1 && strstr(err.text, "smaller batch"));
+    cr_assert(moe_check_tokens(&fine, 1, &err) == 0);
+}
+
+Test(moe, no_tokens_stop_the_program, .signal = SIGABRT) {
+    Context ctx = test_context(CPU, F32);
+    Module m;
+    module_init(&m, &ctx, moe_config(24, 10, 8, 2));
+    forward(&ctx, &m, tensor_new(&ctx, "x", F32, SHAPE(1, 0, 24)));
+}

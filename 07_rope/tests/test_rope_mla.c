@@ -1,0 +1,237 @@
+/*
+ * Latent attention with rotary positions: what transformers' DeepseekV3Attention and
+ * DeepseekV2Attention compute with rotation and YaRN, absorbed = naive, cached = uncached, and one
+ * model in two layouts.
+ */
+#include "04_mla/mla_few_rows.h"
+#include "07_rope/rope.h"
+
+#include "04_mla/tests/test_mla.h"
+
+#include <stdio.h>
+
+/*
+ * F32: five products of up to 20 terms, a norm and a softmax follow each other, and the goldens'
+ * norms and angles are F32 themselves; 20 roundings of a sum of 128 are allowed, as in chapter 04.
+ * BF16: all that is stored between the steps is rounded to 2^-9 in the mean, some nine times in a
+ * row with the rotation, and YaRN's scale makes the scores' error larger by a half.
+ */
+static double module_tolerance(DType dtype) {
+    return dtype == BF16 ? 16 * 0x1p-9 : 20 * tolerance_of(F32, 128);
+}
+
+static RopeConfig yarn_config(int dim, RopeLayout layout, double mscale, double mscale_all_dim) {
+    RopeConfig cfg = rope_config(dim, 256);
+    cfg.layout = layout;
+    cfg.rope_theta = 100; /* few pairs: so that some of them are fast and some slow */
+    cfg.rope_type = ROPE_YARN;
+    cfg.factor = 8;
+    cfg.original_max_position_embeddings = 32;
+    cfg.beta_fast = 4, cfg.beta_slow = 1;
+    cfg.mscale = mscale, cfg.mscale_all_dim = mscale_all_dim;
+    return cfg;
+}
+
+static Rope rope_new(Context *ctx, RopeConfig cfg) {
+    Rope rope;
+    Error err;
+    cr_assert(rope_init(&rope, ctx, &cfg, &err) == 0, "%s", err.text);
+    return rope;
+}
+
+/* ---- goldens ---- */
+
+/* y, and the gradients by x and all weights of sum(y * c). */
+static void check_golden(Device device, DType dtype, const char *path, MlaConfig cfg,
+                         RopeConfig rope_cfg) {
+    Context ctx = test_context(device, dtype);
+    SafeTensors *golden = golden_open(path);
+    Module m;
+    module_init(&m, &ctx, cfg);
+    Rope rope = rope_new(&ctx, rope_cfg);
+    double tolerance = module_tolerance(dtype);
+    for (int i = 0; i < m.params.count; i++) {
+        Tensor *t = m.params.list[i];
+        params_set(&m.params, t, golden_values(golden, t->name + strlen("self_attn.")));
+    }
+    Tensor *x = golden_tensor(&ctx, golden, "x");
+    Tensor *c = tensor_from(&ctx, "c", F32, golden_values(golden, "c"), x->shape, x->ndim);
+    ctx.recording = true;
+    Tensor *y = mla_forward(&ctx, x, &m.w, &cfg, &rope.position, NULL, MLA_AUTO);
+    tape_backward(&ctx, weighted_sum(&ctx, y, c));
+    check_tensor(&ctx, "y", y, golden_values(golden, "y"), tolerance);
+    check_tensor(&ctx, "gradient of x", x->grad, golden_values(golden, "grad.x"), tolerance);
+    for (int i = 0; i < m.params.count; i++) {
+        Tensor *t = m.params.list[i];
+        char name[96];
+        snprintf(name, sizeof name, "grad.%s", t->name + strlen("self_attn."));
+        float *got = malloc(sizeof(float) * (size_t)tensor_count(t));
+        params_get_grad(&m.params, t, got);
+        check_close(name, got, golden_values(golden, name), tensor_count(t), tolerance);
+        free(got);
+    }
+    safetensors_close(golden);
+    rope_free(&rope);
+    params_free(&m.params);
+    test_context_free(&ctx);
+}
+
+/* Sizes and settings as in tools/goldens/07_rope.py. mscale = mscale_all_dim, as in V2 and V3: YaRN
+ * sharpens through the softmax scale alone. */
+DEVICE_TEST(mla, equals_transformers_interleaved) {
+    check_golden(device, dtype, "07_rope/goldens/mla_interleaved.safetensors",
+                 (MlaConfig){20, 3, 14, 10, 6, 8, 5, false},
+                 yarn_config(8, ROPE_INTERLEAVED, 1, 1));
+}
+
+/* mscale and mscale_all_dim differ: cos and sin have a factor too. */
+DEVICE_TEST(mla, equals_transformers_halves) {
+    check_golden(device, dtype, "07_rope/goldens/mla_halves.safetensors",
+                 (MlaConfig){20, 3, 0, 10, 6, 8, 5, false}, yarn_config(8, ROPE_HALVES, 1, 0.5));
+}
+
+/* V2 turns complex numbers, each a pair of neighbours, in F32 also where the rest is exact. */
+DEVICE_TEST(mla, equals_transformers_v2) {
+    check_golden(device, dtype, "07_rope/goldens/mla_v2.safetensors",
+                 (MlaConfig){20, 4, 0, 10, 6, 8, 5, false},
+                 yarn_config(8, ROPE_INTERLEAVED, 1, 0.5));
+}
+
+/* ---- the two modes, with and without a cache ---- */
+
+enum { B = 2, T = 77, HIDDEN = 24 };
+static const MlaConfig small = {HIDDEN, 3, 12, 16, 8, 6, 5, false};
+
+/* [absorbed_is_naive] */
+/*
+ * A prompt, a chunk, then token by token, in either mode, against the whole text without a cache:
+ * k_rope is in the cache as it was after its rotation and is never turned again.
+ */
+static void check_cached(Device device, DType dtype, RopeLayout layout, MlaMode mode) {
+    static const int chunks[] = {31, 7, 33, 1, 1, 1, 2, 1};
+    Context ctx = test_context(device, dtype);
+    Module m;
+    module_init(&m, &ctx, small);
+    Rope rope = rope_new(&ctx, yarn_config(small.qk_rope_head_dim, layout, 1, 0.7));
+    Tensor *x = test_normal(&ctx, "x", 1, SHAPE(B, T, HIDDEN));
+    Tensor *y = mla_forward(&ctx, x, &m.w, &small, &rope.position, NULL, MLA_NAIVE);
+    float *all = test_values(&ctx, x), *whole = test_values(&ctx, y);
+    float *pieced = malloc(sizeof(float) * B * T * HIDDEN);
+
+    LatentCache cache;
+    Error err;
+    int width = small.kv_lora_rank + small.qk_rope_head_dim;
+    cr_assert(latent_cache_init(&cache, &ctx, B, T, 0, width, &err) == 0, "%s", err.text);
+    test_poison(&ctx, &cache.latent);
+    for (int i = 0, first = 0; first < T; first += chunks[i++]) {
+        Tensor *part = tokens_of(&ctx, all, 0, B, T, HIDDEN, first, chunks[i]);
+        Tensor *z = mla_forward(&ctx, part, &m.w, &small, &rope.position, &cache, mode);
+        float *values = test_values(&ctx, z);
+        for (int b = 0; b < B; b++)
+            memcpy(pieced + (b * T + first) * HIDDEN, values + b * chunks[i] * HIDDEN,
+                   sizeof(float) * (size_t)(chunks[i] * HIDDEN));
+        free(values);
+    }
+    check_close("cached", pieced, whole, B * T * HIDDEN, module_tolerance(dtype));
+    free(all), free(whole), free(pieced);
+    latent_cache_free(&cache);
+    rope_free(&rope);
+    params_free(&m.params);
+    test_context_free(&ctx);
+}
+/* [/absorbed_is_naive] */
+
+DEVICE_TEST(mla, absorbed_from_the_cache_is_naive_without) {
+    check_cached(device, dtype, ROPE_INTERLEAVED, MLA_ABSORBED);
+    check_cached(device, dtype, ROPE_HALVES, MLA_ABSORBED);
+}
+
+DEVICE_TEST(mla, naive_from_the_cache_is_naive_without) {
+    check_cached(device, dtype, ROPE_INTERLEAVED, MLA_NAIVE);
+    check_cached(device, dtype, ROPE_HALVES, MLA_NAIVE);
+}
+
+/* ---- one model, two layouts ---- */
+
+static void convert(Module *m, Tensor *t, int heads, int head_dim) {
+    float *rows = weight_values(m, t);
+    rope_layout_rows(rows, heads, head_dim, small.qk_rope_head_dim, tensor_dim(t, 1),
+                     ROPE_INTERLEAVED, ROPE_HALVES);
+    params_set(&m->params, t, rows);
+    free(rows);
+}
+
+/* q_b_proj's rows are per head [nope | rope]; kv_a_proj's are [kv_lora_rank | rope], one "head". */
+DEVICE_TEST(mla, converted_weights_give_the_same_output) {
+    Context ctx = test_context(device, dtype);
+    Module m;
+    module_init(&m, &ctx, small);
+    Rope interleaved = rope_new(&ctx, yarn_config(small.qk_rope_head_dim, ROPE_INTERLEAVED, 1, 1));
+    Rope halves = rope_new(&ctx, yarn_config(small.qk_rope_head_dim, ROPE_HALVES, 1, 1));
+    Tensor *x = test_normal(&ctx, "x", 1, SHAPE(B, T, HIDDEN));
+    Tensor *y = mla_forward(&ctx, x, &m.w, &small, &interleaved.position, NULL, MLA_AUTO);
+    float *expected = test_values(&ctx, y);
+    y = mla_forward(&ctx, x, &m.w, &small, &halves.position, NULL, MLA_AUTO);
+    float *other = test_values(&ctx, y), apart = 0;
+    for (int i = 0; i < B * T * HIDDEN; i++) apart = fmaxf(apart, fabsf(other[i] - expected[i]));
+    cr_assert(apart > 0.05f, "unconverted weights must not do: the outputs differ by %g", apart);
+    convert(&m, m.w.q_b_proj, 3, small.qk_nope_head_dim + small.qk_rope_head_dim);
+    convert(&m, m.w.kv_a_proj, 1, small.kv_lora_rank + small.qk_rope_head_dim);
+    y = mla_forward(&ctx, x, &m.w, &small, &halves.position, NULL, MLA_AUTO);
+    check_tensor(&ctx, "y", y, expected, module_tolerance(dtype));
+    free(expected), free(other);
+    rope_free(&interleaved);
+    rope_free(&halves);
+    params_free(&m.params);
+    test_context_free(&ctx);
+}
+
+/* ---- where the table ends ---- */
+
+Test(mla, table_too_short_is_said_before_the_step) {
+    Context ctx = test_context(CPU, F32);
+    Rope rope = rope_new(&ctx, rope_config(6, 40));
+    Error err = {0};
+    cr_assert_eq(position_room(&rope.position, 30, 10, &err), 0);
+    cr_assert_eq(position_room(&rope.position, 31, 10, &err), -1);
+    cr_assert(strstr(err.text, "40"), "it says: %s", err.text);
+    rope_free(&rope);
+    test_context_free(&ctx);
+}
+
+/* ---- a few tokens, in kernels that turn as they go ---- */
+
+/* Chapter 04's kernels take the tables, chapter 07's the tensors: both layouts, YaRN's factor in. */
+DEVICE_TEST(mla, few_tokens_turn_like_many) {
+    if (device == CPU) return; /* kernels of the GPU alone */
+    static const MlaConfig cfg = {64, 2, 32, 32, 16, 16, 16, false};
+    for (int layout = 0; layout < 2; layout++) {
+        Context ctx = test_context(device, dtype);
+        Module m;
+        Rope rope;
+        LatentCache few, many;
+        Error err = {0};
+        RopeConfig yarn = yarn_config(16, layout ? ROPE_HALVES : ROPE_INTERLEAVED, 1, 0.5);
+        module_init(&m, &ctx, cfg);
+        cr_assert(rope_init(&rope, &ctx, &yarn, &err) == 0, "%s", err.text);
+        cr_assert(latent_cache_init(&few, &ctx, 3, 100, 0, 48, &err) == 0, "%s", err.text);
+        cr_assert(latent_cache_init(&many, &ctx, 3, 100, 0, 48, &err) == 0, "%s", err.text);
+        Tensor *norm = test_normal(&ctx, "norm", 5, SHAPE(64));
+        for (int step = 0; step < 9; step++) {
+            Tensor *x = test_normal(&ctx, "x", 6 + (uint64_t)step, SHAPE(3, 2, 64));
+            Tensor *h = rmsnorm(&ctx, x, norm, 1e-6f);
+            h = mla_forward(&ctx, h, &m.w, &cfg, &rope.position, &many, MLA_ABSORBED);
+            float *want = test_values(&ctx, add(&ctx, x, h));
+            cr_assert(mla_few_supports(&ctx, x, norm, &m.w, &cfg, &rope.position, &few));
+            Tensor *y = mla_few_forward(&ctx, x, norm, 1e-6f, &m.w, &cfg, &rope.position, &few);
+            /* As in chapter 04's test_mla_few.c: other orders of sums, roundings along the way. */
+            check_tensor(&ctx, "few", y, want,
+                         dtype == BF16 ? 4 * 0x1p-9 : 16 * tolerance_of(F32, 64));
+            free(want);
+        }
+        latent_cache_free(&few), latent_cache_free(&many);
+        rope_free(&rope);
+        params_free(&m.params);
+        test_context_free(&ctx);
+    }
+}

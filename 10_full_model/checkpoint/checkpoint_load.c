@@ -1,0 +1,243 @@
+/*
+ * Reading a model's folder.
+ *
+ * Before a number is read, the model and the files are laid beside each other: every weight that
+ * is missing, has another shape or another dtype, and every tensor that no weight wants, is
+ * found and named.
+ */
+#include "10_full_model/checkpoint/checkpoint.h"
+#include "10_full_model/checkpoint/weight_files.h"
+#include "10_full_model/checkpoint/weights_map.h"
+
+#include "common/files/json.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+/* ---- a list of names for a message ---- */
+
+typedef struct NameList {
+    char text[700];
+    int count;
+} NameList;
+
+static void name_list_add(NameList *list, const char *name) {
+    enum { SHOWN = 6 };
+    size_t used = strlen(list->text);
+    if (list->count++ < SHOWN)
+        snprintf(list->text + used, sizeof list->text - used, "%s%s", used ? ", " : "",
+                 name_text(name).text);
+    else if (list->count == SHOWN + 1)
+        snprintf(list->text + used, sizeof list->text - used, ", ...");
+}
+
+/* ---- model and files, side by side ---- */
+
+typedef struct Loading {
+    const Model *model;
+    const char *directory;
+    WeightFiles files;
+    char **names; /* of all tensors that the model wants, sorted */
+    int name_count, name_capacity;
+    NameList missing, unexpected;
+    int predicting; /* tensors of layers behind the last: multi-token prediction */
+} Loading;
+
+static int compare_names(const void *a, const void *b) {
+    return strcmp(*(char *const *)a, *(char *const *)b);
+}
+
+static void want(Loading *l, const char *name) {
+    if (l->name_count == l->name_capacity) {
+        l->name_capacity = l->name_capacity ? 2 * l->name_capacity : 256;
+        l->names = realloc(l->names, (size_t)l->name_capacity * sizeof *l->names);
+        if (!l->names) fatal("out of memory");
+    }
+    if (!(l->names[l->name_count++] = strdup(name))) fatal("out of memory");
+}
+
+/* Is a tensor of the file what the model needs? */
+static int check_part(const Tensor *t, const WeightPart *part, const char *path, Error *err) {
+    Tensor needed = {.ndim = part->ndim};
+    memcpy(needed.shape, part->shape, sizeof needed.shape);
+    bool fits = t->ndim == part->ndim;
+    for (int i = 0; fits && i < part->ndim; i++) fits = t->shape[i] == part->shape[i];
+    if (!fits)
+        return error_set(err, "%s: '%s' has shape %s, but the model of config.json needs %s", path,
+                         part->name, shape_text(t).text, shape_text(&needed).text);
+    if (!weight_readable(t))
+        return error_set(err, "%s: '%s' is %s; weights are read as F32, BF16 or F16%s", path,
+                         part->name, dtype_name(t->dtype),
+                         t->dtype == F8_E4M3 || t->dtype == F8_E5M2
+                             ? ". FP8 is not read yet: convert the model to BF16 first"
+                             : "");
+    return 0;
+}
+
+/* All parts of one weight: are they there, each by itself or fused? */
+static int match_weight(Loading *l, const Tensor *weight, Error *err) {
+    WeightPart part, fused;
+    const char *path;
+    int64_t first, stride;
+    if (weight_fused(weight, &fused, &first, &stride)) {
+        const Tensor *t = weight_files_find(&l->files, fused.name, &path);
+        if (t) {
+            want(l, fused.name);
+            return check_part(t, &fused, path, err);
+        }
+    }
+    for (int j = 0; j < weight_parts(weight); j++) {
+        part = weight_part(weight, j);
+        want(l, part.name);
+        const Tensor *t = weight_files_find(&l->files, part.name, &path);
+        if (!t)
+            name_list_add(&l->missing, part.name);
+        else if (check_part(t, &part, path, err))
+            return -1;
+    }
+    return 0;
+}
+
+static bool ends_with(const char *text, const char *end) {
+    size_t a = strlen(text), b = strlen(end);
+    return a >= b && !strcmp(text + a - b, end);
+}
+
+/* A tensor of a file: wanted, known to be of no use, or a mistake? */
+static int match_tensor(Loading *l, const Tensor *t, const char *path, Error *err) {
+    const ModelConfig *cfg = &l->model->cfg;
+    int layer;
+    if (bsearch(&t->name, l->names, (size_t)l->name_count, sizeof *l->names, compare_names))
+        return 0;
+    if (ends_with(t->name, "_scale_inv"))
+        return error_set(err,
+                         "%s: '%s' is a scale of FP8 weights. FP8 is not read yet: convert "
+                         "the model to BF16 first",
+                         path, name_text(t->name).text);
+    if (sscanf(t->name, "model.layers.%d.", &layer) == 1 && layer >= cfg->num_hidden_layers &&
+        layer - cfg->num_hidden_layers < cfg->num_nextn_predict_layers)
+        l->predicting++;
+    else if (!(cfg->tie_word_embeddings && !strcmp(t->name, "lm_head.weight")) &&
+             !ends_with(t->name, ".rotary_emb.inv_freq")) /* old files keep what config.json says */
+        name_list_add(&l->unexpected, t->name);
+    return 0;
+}
+
+static int match(Loading *l, Error *err) {
+    Tensor *weight;
+    for (int i = 0; (weight = weights_at(&l->model->params, i)); i++)
+        if (match_weight(l, weight, err)) return -1;
+    qsort(l->names, (size_t)l->name_count, sizeof *l->names, compare_names);
+    for (int f = 0; f < l->files.count; f++)
+        for (int i = 0; i < safetensors_count(l->files.files[f]); i++)
+            if (match_tensor(l, safetensors_at(l->files.files[f], i),
+                             safetensors_path(l->files.files[f]), err))
+                return -1;
+    if (l->missing.count)
+        return error_set(err, "%s: %d of the model's tensors are not in its files: %s",
+                         l->directory, l->missing.count, l->missing.text);
+    if (l->unexpected.count)
+        return error_set(err,
+                         "%s: the files hold %d tensors that the model of config.json has not: %s",
+                         l->directory, l->unexpected.count, l->unexpected.text);
+    return 0;
+}
+
+/* ---- reading ---- */
+
+static void read_weight(Loading *l, Model *model, Tensor *weight, float *values) {
+    WeightPart fused;
+    int64_t first, stride;
+    const Tensor *all = weight_fused(weight, &fused, &first, &stride)
+                            ? weight_files_find(&l->files, fused.name, NULL)
+                            : NULL;
+    for (int j = 0; j < weight_parts(weight); j++) {
+        WeightPart part = weight_part(weight, j);
+        if (all)
+            weight_read(values + part.offset, all, first + j * stride, part.count);
+        else
+            weight_read(values + part.offset, weight_files_find(&l->files, part.name, NULL), 0,
+                        part.count);
+    }
+    params_set(&model->params, weight, values);
+}
+
+static int read_all(Loading *l, Model *model, Error *err) {
+    Tensor *weight;
+    int64_t most = 0;
+    for (int i = 0; (weight = weights_at(&model->params, i)); i++)
+        if (tensor_count(weight) > most) most = tensor_count(weight);
+    float *values = malloc((size_t)most * sizeof *values);
+    if (!values)
+        return error_set(err, "%s: out of memory for the largest weight (%lld numbers)",
+                         l->directory, (long long)most);
+    for (int i = 0; (weight = weights_at(&model->params, i)); i++)
+        read_weight(l, model, weight, values);
+    free(values);
+    return 0;
+}
+
+/* config_load for a model's folder, with a hint if it is none. */
+static int load_config(ModelConfig *cfg, const char *directory, Error *err) {
+    char path[1100];
+    snprintf(path, sizeof path, "%s/config.json", directory);
+    if (access(path, F_OK) == 0) return config_load(cfg, directory, err);
+    snprintf(path, sizeof path, "%s/last/config.json", directory);
+    if (access(path, F_OK) == 0)
+        return error_set(err,
+                         "%s has no best model yet, for its training was stopped before the first "
+                         "validation; the model of its last step is in %s/last",
+                         directory, directory);
+    return error_set(err, "%s is no model's folder: there is no config.json in it", directory);
+}
+
+int checkpoint_load_model(Model *model, Context *ctx, const char *directory, bool training,
+                          Error *err) {
+    ModelConfig cfg;
+    Loading l = {.model = model, .directory = directory};
+    *model = (Model){0};
+    if (load_config(&cfg, directory, err) || weight_files_open(&l.files, directory, err)) return -1;
+    int status = model_init(model, ctx, &cfg, training, err);
+    if (!status) status = match(&l, err);
+    if (!status) status = read_all(&l, model, err);
+    if (!status && l.predicting)
+        fprintf(stderr,
+                "%s: %d tensors of layers for multi-token prediction (from %d on) are not "
+                "read\n",
+                directory, l.predicting, cfg.num_hidden_layers);
+    for (int i = 0; i < l.name_count; i++) free(l.names[i]);
+    free(l.names);
+    weight_files_close(&l.files);
+    if (status) model_free(model);
+    return status;
+}
+
+Tokenizer *checkpoint_load_tokenizer(const ModelConfig *cfg, const char *directory, Error *err) {
+    char path[1100];
+    snprintf(path, sizeof path, "%s/tokenizer.json", directory);
+    Tokenizer *tokenizer = tokenizer_load(path, err);
+    /* Fewer is usual: embedding tables are rounded up, V3's from 128,815 to 129,280. */
+    if (tokenizer && tokenizer_vocab_size(tokenizer) > cfg->vocab_size) {
+        error_set(err,
+                  "%s: the model has %d tokens, its tokenizer.json %d: they do not belong together",
+                  directory, cfg->vocab_size, tokenizer_vocab_size(tokenizer));
+        tokenizer_free(tokenizer);
+        tokenizer = NULL;
+    }
+    return tokenizer;
+}
+
+int checkpoint_load(Model *model, Tokenizer **tokenizer, Context *ctx, const char *directory,
+                    Error *err) {
+    ModelConfig cfg;
+    *model = (Model){0};
+    *tokenizer = NULL;
+    if (load_config(&cfg, directory, err)) return -1;
+    if (!(*tokenizer = checkpoint_load_tokenizer(&cfg, directory, err))) return -1;
+    if (checkpoint_load_model(model, ctx, directory, false, err) == 0) return 0;
+    tokenizer_free(*tokenizer);
+    *tokenizer = NULL;
+    return -1;
+}

@@ -1,0 +1,239 @@
+/*
+ * Writing a model's folder.
+ */
+#include "10_full_model/checkpoint/checkpoint.h"
+#include "10_full_model/checkpoint/weight_files.h"
+#include "10_full_model/checkpoint/weights_map.h"
+
+#include "common/files/files.h"
+#include "common/files/json.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+static const int64_t SHARD_SIZE = 5000000000;
+
+/* ---- what goes into which file ---- */
+
+typedef struct Piece {
+    Tensor *weight; /* in the model */
+    WeightPart part;
+    DType dtype; /* in the file */
+    int file;
+} Piece;
+
+typedef struct Plan {
+    Piece *pieces;
+    int count, files;
+    int64_t bytes;
+} Plan;
+
+/* In the model's order; a new file begins where the next tensor would not fit. */
+static Plan plan(const Params *params, const SaveOptions *options) {
+    int64_t most = options->shard_size > 0 ? options->shard_size : SHARD_SIZE, in_file = 0;
+    Plan p = {.files = 1};
+    Tensor *weight;
+    for (int i = 0; (weight = weights_at(params, i)); i++) p.count += weight_parts(weight);
+    p.pieces = calloc((size_t)p.count, sizeof *p.pieces);
+    if (!p.pieces) fatal("out of memory");
+    Piece *next = p.pieces;
+    for (int i = 0; (weight = weights_at(params, i)); i++) {
+        DType dtype = i < params->count ? options->dtype : F32;
+        for (int j = 0; j < weight_parts(weight); j++) {
+            WeightPart part = weight_part(weight, j);
+            int64_t bytes = part.count * (int64_t)dtype_size(dtype);
+            if (in_file && in_file + bytes > most) {
+                p.files++;
+                in_file = 0;
+            }
+            in_file += bytes;
+            p.bytes += bytes;
+            *next++ = (Piece){.weight = weight, .part = part, .dtype = dtype, .file = p.files - 1};
+        }
+    }
+    return p;
+}
+
+/* ---- one file ---- */
+
+/* The weight's numbers in host memory: the model's own where they are there as F32, else a copy
+ * in *copy. */
+static const float *values_of(Model *model, Tensor *weight, float **copy) {
+    *copy = NULL;
+    if (weight->device == CPU && weight->dtype == F32) return weight->data;
+    *copy = malloc((size_t)tensor_count(weight) * sizeof **copy);
+    if (!*copy) fatal("out of memory while saving %s", weight->name);
+    params_get(&model->params, weight, *copy);
+    return *copy;
+}
+
+static void *to_bf16(const float *values, int64_t count) {
+    uint16_t *rounded = malloc((size_t)(count ? count : 1) * sizeof *rounded);
+    if (!rounded) fatal("out of memory while rounding weights to BF16");
+#pragma omp parallel for if (count > 1 << 16)
+    for (int64_t i = 0; i < count; i++) rounded[i] = bf16_from_float(values[i]);
+    return rounded;
+}
+
+/* Pieces [first, end) to a file. */
+static int write_file(Model *model, const Plan *p, int first, int end, const char *path,
+                      int64_t step, Error *err) {
+    int count = end - first;
+    Tensor *tensors = calloc((size_t)count, sizeof *tensors);
+    void **owned = calloc(2 * (size_t)count, sizeof *owned);
+    if (!tensors || !owned) fatal("out of memory");
+    int owned_count = 0;
+    const float *values = NULL;
+    for (int i = 0; i < count; i++) {
+        const Piece *piece = &p->pieces[first + i];
+        if (i == 0 || piece->weight != piece[-1].weight) {
+            float *copy;
+            values = values_of(model, piece->weight, &copy);
+            owned[owned_count++] = copy;
+        }
+        const float *from = values + piece->part.offset;
+        void *data = (void *)from;
+        if (piece->dtype == BF16) data = owned[owned_count++] = to_bf16(from, piece->part.count);
+        tensors[i] = tensor_of(data, piece->part.name, piece->dtype, CPU, piece->part.shape,
+                               piece->part.ndim);
+    }
+    char text[32];
+    snprintf(text, sizeof text, "%lld", (long long)step);
+    int status = safetensors_write(path, tensors, count, &(KeyValue){"step", text}, 1, err);
+    for (int i = 0; i < owned_count; i++) free(owned[i]);
+    free(owned);
+    free(tensors);
+    return status;
+}
+
+/* ---- the set of files ---- */
+
+typedef struct ShardNames {
+    const char *directory, *stem;
+    int count;
+} ShardNames;
+
+static void shard_name(const ShardNames *names, int i, char *name, size_t size) {
+    snprintf(name, size, "%s-%05d-of-%05d.safetensors", names->stem, i + 1, names->count);
+}
+
+static void remove_file(const char *directory, const char *name) {
+    char path[1300];
+    snprintf(path, sizeof path, "%s/%s", directory, name);
+    unlink(path);
+}
+
+static int write_index(const Plan *p, const ShardNames *names, Error *err) {
+    char path[1100], name[64];
+    snprintf(path, sizeof path, "%s/" WEIGHTS_INDEX, names->directory);
+    cJSON *json = cJSON_CreateObject();
+    cJSON *metadata = cJSON_AddObjectToObject(json, "metadata");
+    cJSON_AddNumberToObject(metadata, "total_size", (double)p->bytes);
+    cJSON *map = cJSON_AddObjectToObject(json, "weight_map");
+    if (!map) fatal("out of memory");
+    for (int i = 0; i < p->count; i++) {
+        shard_name(names, p->pieces[i].file, name, sizeof name);
+        cJSON_AddStringToObject(map, p->pieces[i].part.name, name);
+    }
+    int status = json_save(path, json, err);
+    cJSON_Delete(json);
+    return status;
+}
+
+/* All files under names that the present index does not use, then the index. */
+static int write_shards(Model *model, const Plan *p, const ShardNames *names, int64_t step,
+                        Error *err) {
+    char path[1300], name[64];
+    int status = 0, written = 0, first = 0;
+    for (; written < names->count && !status; written++) {
+        int end = first;
+        while (end < p->count && p->pieces[end].file == written) end++;
+        shard_name(names, written, name, sizeof name);
+        snprintf(path, sizeof path, "%s/%s", names->directory, name);
+        status = write_file(model, p, first, end, path, step, err);
+        first = end;
+    }
+    if (!status) status = write_index(p, names, err);
+    if (!status) return 0;
+    for (int i = 0; i < written; i++) {
+        shard_name(names, i, name, sizeof name);
+        remove_file(names->directory, name);
+    }
+    return -1;
+}
+
+int checkpoint_write_weights(Model *model, const char *directory, const SaveOptions *options,
+                             Error *err) {
+    CHECK(options->dtype == F32 || options->dtype == BF16, "weights are saved as F32 or BF16");
+    char index[1100], single[1100], **old = NULL;
+    int old_count = 0, status;
+    snprintf(index, sizeof index, "%s/" WEIGHTS_INDEX, directory);
+    snprintf(single, sizeof single, "%s/" WEIGHTS_FILE, directory);
+    bool sharded = access(index, F_OK) == 0;
+    if (sharded) weight_index_files(index, &old, &old_count, NULL); /* a broken one names nothing */
+
+    Plan p = plan(&model->params, options);
+    if (p.files == 1) {
+        status = write_file(model, &p, 0, p.count, single, options->step, err);
+        if (!status && sharded) unlink(index);
+    } else {
+        bool taken = old_count && !strncmp(old[0], "model-", 6);
+        ShardNames names = {directory, taken ? "weights" : "model", p.files};
+        status = write_shards(model, &p, &names, options->step, err);
+        if (!status) unlink(single); /* it would count before the index */
+    }
+    for (int i = 0; i < old_count; i++) {
+        if (!status) remove_file(directory, old[i]);
+        free(old[i]);
+    }
+    free(old);
+    free(p.pieces);
+    return status;
+}
+
+int checkpoint_save_weights(Model *model, const char *directory, int64_t step, Error *err) {
+    return checkpoint_write_weights(model, directory, &(SaveOptions){.dtype = F32, .step = step},
+                                    err);
+}
+
+/* ---- beside the weights ---- */
+
+/* What transformers' generate() takes as defaults: where to begin and when to stop. */
+static int write_generation_config(const ModelConfig *cfg, const char *directory, Error *err) {
+    char path[1100];
+    snprintf(path, sizeof path, "%s/generation_config.json", directory);
+    cJSON *json = cJSON_CreateObject();
+    if (!json) fatal("out of memory");
+    cJSON_AddBoolToObject(json, "_from_model_config", true);
+    if (cfg->bos_token_id >= 0) cJSON_AddNumberToObject(json, "bos_token_id", cfg->bos_token_id);
+    if (cfg->eos_token_id >= 0) cJSON_AddNumberToObject(json, "eos_token_id", cfg->eos_token_id);
+    int status = json_save(path, json, err);
+    cJSON_Delete(json);
+    return status;
+}
+
+int checkpoint_write_setup(const ModelConfig *cfg, const Tokenizer *tokenizer,
+                           const char *directory, DType dtype, Error *err) {
+    char path[1100];
+    ModelConfig written = *cfg;
+    written.dtype = dtype;
+    /* A text begins and ends with <|endoftext|>, unless the config knows better. */
+    int eot = tokenizer ? tokenizer_eot(tokenizer) : -1;
+    if (cfg->bos_token_id < 0) written.bos_token_id = eot;
+    if (cfg->eos_token_id < 0) written.eos_token_id = eot;
+    if (make_directories(directory, err) || config_save(&written, directory, err) ||
+        write_generation_config(&written, directory, err))
+        return -1;
+    if (!tokenizer) return 0;
+    snprintf(path, sizeof path, "%s/tokenizer.json", directory);
+    if (tokenizer_save(tokenizer, path, err)) return -1;
+    snprintf(path, sizeof path, "%s/tokenizer_config.json", directory);
+    return tokenizer_save_config(tokenizer, path, cfg->max_position_embeddings, err);
+}
+
+int checkpoint_save_setup(const ModelConfig *cfg, const Tokenizer *tokenizer, const char *directory,
+                          Error *err) {
+    return checkpoint_write_setup(cfg, tokenizer, directory, F32, err);
+}

@@ -1,0 +1,191 @@
+/*
+ * deepseek info: how large a model is, and what it takes to train and to serve it.
+ */
+#include "10_full_model/commands/command.h"
+#include "10_full_model/model/sizes.h"
+
+#include "common/program/progress.h"
+
+#include <stdio.h>
+#include <string.h>
+#include <sys/stat.h>
+
+enum Flag { CONFIG = 256, VOCAB, BATCH, CONTEXT };
+
+typedef struct Options {
+    CommonOptions common;
+    const char *config;
+    int vocab, batch, context;
+} Options;
+
+static const struct argp_option info_flags[] = {
+    {"config", CONFIG, "NAME|DIR", 0,
+     "Which model: a name, or a folder with a config.json. Without it, all names", 0},
+    {"vocab", VOCAB, "N", 0, "Tokens, for a configuration without a vocabulary (default 2048)", 0},
+    {"batch", BATCH, "N", 0, "Sequences in a step, or served at once (default 16)", 0},
+    {"context", CONTEXT, "N", 0,
+     "Tokens of each (default: all that the model has positions for, at most 4096)", 0},
+    {0}};
+
+static error_t parse(int key, char *text, struct argp_state *state) {
+    Options *o = state->input;
+    switch (key) {
+    case ARGP_KEY_INIT:
+        state->child_inputs[0] = &o->common;
+        return 0;
+    case CONFIG:
+        o->config = text;
+        return 0;
+    case VOCAB:
+        o->vocab = (int)option_integer(state, "--vocab", text, 1, 1 << 24);
+        return 0;
+    case BATCH:
+        o->batch = (int)option_integer(state, "--batch", text, 1, 1 << 20);
+        return 0;
+    case CONTEXT:
+        o->context = (int)option_integer(state, "--context", text, 1, 1 << 24);
+        return 0;
+    case ARGP_KEY_ARG:
+        argp_error(state, "'%s' is not expected here: every setting has a flag", text);
+        return 0;
+    default:
+        return ARGP_ERR_UNKNOWN;
+    }
+}
+
+/* 1234567 as "1,234,567", in a buffer of the caller's. */
+typedef struct NumberText {
+    char text[40];
+} NumberText;
+
+static NumberText with_commas(int64_t number) {
+    char digits[24];
+    NumberText out;
+    int length = snprintf(digits, sizeof digits, "%lld", (long long)number), at = 0;
+    for (int i = 0; i < length; i++) {
+        if (i && (length - i) % 3 == 0) out.text[at++] = ',';
+        out.text[at++] = digits[i];
+    }
+    out.text[at] = 0;
+    return out;
+}
+
+/* Bytes in the unit that reads best. */
+static NumberText bytes_text(int64_t bytes) {
+    static const char *const units[] = {"B", "KiB", "MiB", "GiB", "TiB"};
+    double value = (double)bytes;
+    int unit = 0;
+    for (; value >= 1024 && unit < 4; unit++) value /= 1024;
+    NumberText out;
+    snprintf(out.text, sizeof out.text, value < 10 && unit ? "%.2f %s" : "%.4g %s", value,
+             units[unit]);
+    return out;
+}
+
+/* Billions or millions, as models are named. */
+static NumberText short_count(int64_t number) {
+    NumberText out;
+    if (number >= 1000000000)
+        snprintf(out.text, sizeof out.text, "%.2fB", (double)number / 1e9);
+    else if (number >= 100000)
+        snprintf(out.text, sizeof out.text, "%.1fM", (double)number / 1e6);
+    else
+        out = with_commas(number);
+    return out;
+}
+
+static void list_presets(const Options *o) {
+    printf("%-9s %10s %10s  %16s  %s\n", "name", "parameters", "active", "cache/token bf16", "");
+    for (int i = 0; config_preset_name(i); i++) {
+        ModelConfig cfg;
+        config_preset(&cfg, config_preset_name(i), NULL);
+        if (!cfg.vocab_size) cfg.vocab_size = o->vocab;
+        printf("%-9s %10s %10s  %10s bytes  %s\n", config_preset_name(i),
+               short_count(config_parameters(&cfg)).text,
+               short_count(config_active_parameters(&cfg)).text,
+               with_commas(size_cache_per_token(&cfg, BF16)).text, config_preset_about(i));
+    }
+    printf("\n`deepseek info --config NAME` says more of one of them.\n");
+}
+
+static void print_parameters(const ModelConfig *cfg) {
+    ConfigSizes sizes = config_sizes(cfg);
+    printf("\n%-18s %20s %20s\n", "parameters", "total", "active per token");
+    for (int i = 0; i < SIZE_KINDS; i++)
+        if (sizes.total[i] || sizes.active[i])
+            printf("  %-16s %20s %20s%s\n", size_names[i], with_commas(sizes.total[i]).text,
+                   with_commas(sizes.active[i]).text,
+                   i == SIZE_HEAD && cfg->tie_word_embeddings ? "   the embedding table again"
+                                                              : "");
+    printf("  %-16s %20s %20s\n", "all", with_commas(sizes.all).text,
+           with_commas(sizes.all_active).text);
+    if (sizes.all >= 100000)
+        printf("  %-16s %20s %20s\n", "", short_count(sizes.all).text,
+               short_count(sizes.all_active).text);
+}
+
+static void print_row(const char *name, int64_t f32, int64_t bf16) {
+    printf("  %-40s %12s %12s\n", name, bytes_text(f32).text, bytes_text(bf16).text);
+}
+
+static void print_memory(const ModelConfig *cfg, const Options *o) {
+    int batch = o->batch, context = o->context;
+    printf("\nKV cache of a token: %s bytes in BF16, %s in F32\n",
+           with_commas(size_cache_per_token(cfg, BF16)).text,
+           with_commas(size_cache_per_token(cfg, F32)).text);
+    printf("\n%d sequences of %d tokens:\n  %-40s %12s %12s\n", batch, context, "memory", "F32",
+           "BF16");
+    TrainMemory a = size_to_train(cfg, F32, batch, context),
+                b = size_to_train(cfg, BF16, batch, context);
+    ServeMemory c = size_to_serve(cfg, F32, batch, context),
+                d = size_to_serve(cfg, BF16, batch, context);
+    print_row("to train", a.weights + a.gradients + a.moments + a.activations,
+              b.weights + b.gradients + b.moments + b.activations);
+    print_row("  weights (BF16: and F32 masters)", a.weights, b.weights);
+    print_row("  gradients", a.gradients, b.gradients);
+    print_row("  AdamW's two moments", a.moments, b.moments);
+    print_row("  activations, about", a.activations, b.activations);
+    print_row("to serve", c.weights + c.cache, d.weights + d.cache);
+    print_row("  weights", c.weights, d.weights);
+    print_row("  cache", c.cache, d.cache);
+}
+
+static int read_settings(ModelConfig *cfg, const Options *o, Error *err) {
+    struct stat status;
+    if (!config_preset(cfg, o->config, err)) {
+        if (!cfg->vocab_size) cfg->vocab_size = o->vocab;
+        return 0;
+    }
+    /* Neither a name nor a folder: say what the names are. */
+    if (stat(o->config, &status))
+        return error_prefix(err, "--config: there is no such folder, and ");
+    return config_load(cfg, o->config, err);
+}
+
+static int run(int argc, char **argv, Error *err) {
+    Options options = {.vocab = 2048, .batch = 16}, *o = &options;
+    command_parse(&command_info, info_flags, parse, argc, argv, &o->common, o);
+    if (!o->config) {
+        list_presets(o);
+        return 0;
+    }
+    ModelConfig cfg;
+    if (read_settings(&cfg, o, err)) return -1;
+    if (!o->context)
+        o->context = cfg.max_position_embeddings < 4096 ? cfg.max_position_embeddings : 4096;
+    printf("%s: %d layers of width %d, %d heads, latent %d + %d, ", o->config,
+           cfg.num_hidden_layers, cfg.hidden_size, cfg.num_attention_heads, cfg.kv_lora_rank,
+           cfg.qk_rope_head_dim);
+    if (cfg.n_routed_experts)
+        printf("%d of %d experts and %d shared, ", cfg.num_experts_per_tok, cfg.n_routed_experts,
+               cfg.n_shared_experts);
+    printf("%d tokens, context %d\n", cfg.vocab_size, cfg.max_position_embeddings);
+    print_parameters(&cfg);
+    print_memory(&cfg, o);
+    Error no;
+    if (config_buildable(&cfg, &no)) printf("\n%s\n", no.text);
+    return 0;
+}
+
+const Command command_info = {
+    "info", "Sizes: parameters, cache, memory to train and to serve. Allocates nothing.", run};

@@ -1,0 +1,211 @@
+/*
+ * deepseek logits: what a model computes for given ids, as a file: the way to check it against
+ * another program.
+ *
+ *     IN    input_ids  I32 or I64 [B, T]
+ *     OUT   logits     F32 [B, T, vocab_size]
+ *           loss       F32 [1], the mean over all tokens but each row's first of
+ *                      -log p(token | those before)
+ *           grad.NAME  F32, the loss' derivative by every weight, named and cut as in
+ *                      model.safetensors
+ */
+#include "10_full_model/checkpoint/checkpoint.h"
+#include "10_full_model/checkpoint/weights_map.h"
+#include "10_full_model/commands/command.h"
+
+#include "common/core/ops.h"
+#include "common/files/safetensors.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum Flag { MODEL = 256, INPUT, OUTPUT, GRADS };
+
+typedef struct Options {
+    CommonOptions common;
+    const char *model, *input, *output;
+    bool grads;
+} Options;
+
+static const struct argp_option logits_flags[] = {
+    {"model", MODEL, "DIR", 0, "Folder with the model (required)", 0},
+    {"input", INPUT, "IN.safetensors", 0, "Holds input_ids [B, T], I32 or I64 (required)", 0},
+    {"output", OUTPUT, "OUT.safetensors", 0, "Gets logits and loss (required)", 0},
+    {"grads", GRADS, NULL, 0, "Also the gradient of every weight, as grad.NAME", 0},
+    {0}};
+
+static error_t parse(int key, char *text, struct argp_state *state) {
+    Options *o = state->input;
+    switch (key) {
+    case ARGP_KEY_INIT:
+        state->child_inputs[0] = &o->common;
+        return 0;
+    case MODEL:
+        o->model = text;
+        return 0;
+    case INPUT:
+        o->input = text;
+        return 0;
+    case OUTPUT:
+        o->output = text;
+        return 0;
+    case GRADS:
+        o->grads = true;
+        return 0;
+    case ARGP_KEY_ARG:
+        argp_error(state, "'%s' is not expected here: every setting has a flag", text);
+        return 0;
+    default:
+        return ARGP_ERR_UNKNOWN;
+    }
+}
+
+/* ---- input ---- */
+
+typedef struct Batch {
+    int64_t B, T;
+    int32_t *ids, *targets; /* [B, T]; a row's last token has no target */
+} Batch;
+
+static void batch_free(Batch *batch) {
+    free(batch->ids);
+    free(batch->targets);
+}
+
+static int64_t id_at(const Tensor *t, int64_t i) {
+    return t->dtype == I32 ? ((const int32_t *)t->data)[i] : ((const int64_t *)t->data)[i];
+}
+
+static int read_ids(Batch *batch, const Tensor *t, const ModelConfig *cfg, const char *path,
+                    Error *err) {
+    if (t->dtype != I32 && t->dtype != I64)
+        return error_set(err, "%s: input_ids is %s, but ids are I32 or I64", path,
+                         dtype_name(t->dtype));
+    batch->B = t->shape[0];
+    batch->T = t->shape[1];
+    int64_t count = tensor_count(t);
+    if (count < 1 || batch->T < 2 || batch->T > cfg->max_position_embeddings || count > 1 << 28)
+        return error_set(
+            err,
+            "%s: input_ids is %s, but each row must have 2 tokens (the second is what the "
+            "first is to predict) to %d (the model's context)",
+            path, shape_text(t).text, cfg->max_position_embeddings);
+    batch->ids = malloc((size_t)count * sizeof *batch->ids);
+    batch->targets = malloc((size_t)count * sizeof *batch->targets);
+    if (!batch->ids || !batch->targets) fatal("out of memory");
+    for (int64_t i = 0; i < count; i++) {
+        int64_t id = id_at(t, i);
+        if (id < 0 || id >= cfg->vocab_size)
+            return error_set(err, "%s: id %lld at [%lld, %lld] is not one of the model's %d tokens",
+                             path, (long long)id, (long long)(i / batch->T),
+                             (long long)(i % batch->T), cfg->vocab_size);
+        batch->ids[i] = (int32_t)id;
+        batch->targets[i] = (i + 1) % batch->T == 0 ? IGNORE_TARGET : (int32_t)id_at(t, i + 1);
+    }
+    return 0;
+}
+
+static int read_input(Batch *batch, const char *path, const ModelConfig *cfg, Error *err) {
+    SafeTensors *file = safetensors_open(path, err);
+    const Tensor *t = file ? safetensors_get(file, "input_ids", SHAPE(-1, -1), err) : NULL;
+    int status = t ? read_ids(batch, t, cfg, path, err) : -1;
+    safetensors_close(file);
+    return status;
+}
+
+/* ---- output ---- */
+
+typedef struct Output {
+    Tensor *tensors;
+    char **names; /* of gradients */
+    float **data; /* all that must be freed */
+    int count, names_count, data_count;
+} Output;
+
+static float *output_data(Output *out, int64_t count) {
+    float *data = malloc((size_t)count * sizeof *data);
+    out->data = realloc(out->data, (size_t)(out->data_count + 1) * sizeof *out->data);
+    if (!data || !out->data) fatal("out of memory");
+    return out->data[out->data_count++] = data;
+}
+
+static void output_add(Output *out, const char *name, float *data, const int64_t *shape, int ndim) {
+    out->tensors = realloc(out->tensors, (size_t)(out->count + 1) * sizeof *out->tensors);
+    if (!out->tensors) fatal("out of memory");
+    out->tensors[out->count++] = tensor_of(data, name, F32, CPU, shape, ndim);
+}
+
+static void output_free(Output *out) {
+    for (int i = 0; i < out->names_count; i++) free(out->names[i]);
+    for (int i = 0; i < out->data_count; i++) free(out->data[i]);
+    free(out->names);
+    free(out->data);
+    free(out->tensors);
+}
+
+static void add_gradients(Output *out, Model *model) {
+    for (int i = 0; i < model->params.count; i++) {
+        const Tensor *t = model->params.list[i];
+        float *grad = output_data(out, tensor_count(t));
+        params_get_grad(&model->params, t, grad);
+        for (int j = 0; j < weight_parts(t); j++) {
+            WeightPart part = weight_part(t, j);
+            size_t length = strlen(part.name) + sizeof "grad.";
+            char *name = malloc(length);
+            out->names = realloc(out->names, (size_t)(out->names_count + 1) * sizeof *out->names);
+            if (!name || !out->names) fatal("out of memory");
+            snprintf(name, length, "grad.%s", part.name);
+            out->names[out->names_count++] = name;
+            output_add(out, name, grad + part.offset, part.shape, part.ndim);
+        }
+    }
+}
+
+static void compute(Output *out, Model *model, const Batch *batch, bool grads) {
+    Context *ctx = model->ctx;
+    int64_t B = batch->B, T = batch->T, V = model->cfg.vocab_size;
+    float *logits = output_data(out, B * T * V), *loss = output_data(out, 2);
+    ctx->recording = grads;
+    Tensor *y =
+        model_forward(model, tensor_from(ctx, "ids", I32, batch->ids, SHAPE(B, T)), NULL, NULL);
+    tensor_download(ctx, logits, y); /* before backward turns them into their gradient */
+    Tensor *l =
+        cross_entropy(ctx, y, tensor_from(ctx, "targets", I32, batch->targets, SHAPE(B, T)));
+    tensor_download(ctx, loss, l);
+    output_add(out, "logits", logits, SHAPE(B, T, V));
+    output_add(out, "loss", loss, SHAPE(1));
+    if (grads) {
+        tape_backward(ctx, l);
+        add_gradients(out, model);
+    }
+    ctx->recording = false;
+}
+
+static int run(int argc, char **argv, Error *err) {
+    Options options = {0}, *o = &options;
+    command_parse(&command_logits, logits_flags, parse, argc, argv, &o->common, o);
+    if (!o->model) return error_set(err, "logits: --model DIR says which model");
+    if (!o->input) return error_set(err, "logits: --input FILE says for which ids");
+    if (!o->output) return error_set(err, "logits: --output FILE says where the result goes");
+    Context ctx;
+    options_open(&o->common, &ctx);
+    Model model = {0};
+    Batch batch = {0};
+    Output out = {0};
+    int status = checkpoint_load_model(&model, &ctx, o->model, o->grads, err);
+    if (!status) status = read_input(&batch, o->input, &model.cfg, err);
+    if (!status) {
+        compute(&out, &model, &batch, o->grads);
+        status = safetensors_write(o->output, out.tensors, out.count, NULL, 0, err);
+    }
+    if (!status) printf("loss %.6f   %d tensors in %s\n", out.data[1][0], out.count, o->output);
+    output_free(&out);
+    batch_free(&batch);
+    model_free(&model);
+    context_free(&ctx);
+    return status;
+}
+
+const Command command_logits = {
+    "logits", "Writes logits, loss and gradients for given ids, to compare.", run};

@@ -1,0 +1,19 @@
+/*
+ * A conversation with a model at the terminal: what you type is continued; lines that begin with a
+ * slash change the settings (/help lists them).
+ */
+#ifndef INTERACTIVE_H
+#define INTERACTIVE_H
+
+#include "10_full_model/generate/generate.h"
+
+#include <stdio.h>
+
+/*
+ * Reads lines from `in` until its end or /quit. options are what it begins with. Ctrl-C ends an answer;
+ * at the prompt, the program. 0, or -1 and a message when the output cannot be written.
+ */
+int interactive(Model *model, const Tokenizer *tokenizer, GenerateOptions options, FILE *in,
+                FILE *out, Error *err);
+
+#endif

@@ -1,0 +1,86 @@
+#include "10_full_model/commands/text_input.h"
+
+#include "common/program/progress.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/stat.h>
+
+bool text_input_is_sharded(const FileList *data) {
+    struct stat info;
+    return stat(data->paths[0], &info) == 0 && S_ISDIR(info.st_mode);
+}
+
+static Tokenizer *load_tokenizer(const char *directory, Error *err) {
+    char path[1024];
+    snprintf(path, sizeof path, "%s/tokenizer.json", directory);
+    return tokenizer_load(path, err);
+}
+
+static void merges_progress(void *user, int done, int wanted) {
+    (void)wanted;
+    progress_update(user, done, "merges");
+}
+
+static Tokenizer *learn_tokenizer(const char *text, size_t bytes, int vocab, Error *err) {
+    Progress progress = progress_start("tokenizer", vocab - 257);
+    Tokenizer *tokenizer = tokenizer_train(text, bytes, vocab, merges_progress, &progress, err);
+    if (tokenizer) progress_finish(&progress, "%d tokens", tokenizer_vocab_size(tokenizer));
+    return tokenizer;
+}
+
+static int open_shards(TextInput *input, const TextOptions *o, Error *err) {
+    const char *directory = o->data->paths[0];
+    if (o->data->count > 1)
+        return error_set(err, "--data %s is a folder of shards; it must be the only --data",
+                         directory);
+    if (shards_open(&input->shards, directory, false, err)) return -1;
+    input->sharded = true;
+    if (!(input->tokenizer = load_tokenizer(directory, err))) return -1;
+    if (source_of_shards(&input->source, &input->shards, o->context_length, err)) return -1;
+    input->tokens = input->source.train_tokens + input->source.validation_tokens;
+    if (!o->tokenizer) return 0;
+    Tokenizer *model = load_tokenizer(o->tokenizer, err);
+    if (!model) return -1;
+    int size = tokenizer_vocab_size(model), own = tokenizer_vocab_size(input->tokenizer);
+    tokenizer_free(model);
+    if (size == own) return 0;
+    return error_set(err, "the shards in %s have a vocabulary of %d, the model in %s has %d",
+                     directory, own, o->tokenizer, size);
+}
+
+static int open_text(TextInput *input, const TextOptions *o, Error *err) {
+    size_t bytes;
+    char *text = text_read(o->data->paths, o->data->count, &bytes, err);
+    if (!text) return -1;
+    input->tokenizer = o->tokenizer ? load_tokenizer(o->tokenizer, err)
+                                    : learn_tokenizer(text, bytes, o->vocab, err);
+    int status = input->tokenizer ? 0 : -1;
+    if (!status && o->validation >= 1)
+        status =
+            corpus_whole(&input->corpus, input->tokenizer, text, bytes, o->context_length, err);
+    else if (!status)
+        status = corpus_init(&input->corpus, input->tokenizer, text, bytes, o->validation,
+                             o->context_length, err);
+    free(text);
+    if (status) return -1;
+    input->source = source_of_corpus(&input->corpus);
+    input->tokens = (int64_t)input->corpus.count;
+    return 0;
+}
+
+int text_input_open(TextInput *input, const TextOptions *o, Error *err) {
+    *input = (TextInput){0};
+    if (!(text_input_is_sharded(o->data) ? open_shards(input, o, err) : open_text(input, o, err)))
+        return 0;
+    text_input_close(input);
+    return -1;
+}
+
+void text_input_close(TextInput *input) {
+    source_free(&input->source);
+    corpus_free(&input->corpus);
+    if (input->sharded) shards_close(&input->shards);
+    if (input->tokenizer) tokenizer_free(input->tokenizer);
+    *input = (TextInput){0};
+}

@@ -1,0 +1,254 @@
+#define _GNU_SOURCE /* memmem, memrchr */
+#include "10_full_model/data/documents.h"
+
+#include "10_full_model/data/normalise.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+DocumentOptions document_defaults(void) {
+    return (DocumentOptions){
+        .cut = 64 * 1024, .longest = 64 * 1024 * 1024, .field = "text", .marker = "<|endoftext|>"};
+}
+
+/* ---- opening ---- */
+
+static const char *compression_of(const MappedFile *file) {
+    static const struct {
+        const char *magic, *name;
+    } kinds[] = {{"\x1F\x8B", "gzip"}, {"\x28\xB5\x2F\xFD", "zstd"}, {"\xFD\x37zXZ", "xz"},
+                 {"BZh", "bzip2"},     {"PK\x03\x04", "zip"},        {"PAR1", "parquet"}};
+    for (size_t i = 0; i < sizeof kinds / sizeof *kinds; i++) {
+        size_t n = strlen(kinds[i].magic);
+        if (file->size >= n && !memcmp(file->data, kinds[i].magic, n)) return kinds[i].name;
+    }
+    return NULL;
+}
+
+static bool starts_with_bom(const MappedFile *file) {
+    return file->size >= 3 && memcmp(file->data, "\xEF\xBB\xBF", 3) == 0;
+}
+
+static void start_file(DocumentReader *r) {
+    r->offset = r->file < r->count && starts_with_bom(&r->files[r->file]) ? 3 : 0;
+    r->line = 1;
+}
+
+int documents_open(DocumentReader *r, const char *const *paths, int count,
+                   const DocumentOptions *options, Error *err) {
+    *r = (DocumentReader){.options = *options, .paths = paths, .count = count};
+    r->files = calloc((size_t)count + 1, sizeof *r->files);
+    if (!r->files) fatal("out of memory");
+    for (int i = 0; i < count; i++) {
+        MappedFile *file = &r->files[i];
+        int status = file_map(file, paths[i], err);
+        const char *compression = status ? NULL : compression_of(file);
+        if (compression)
+            status = error_set(err, "%s is a %s file; unpack it first", paths[i], compression);
+        if (status) {
+            documents_close(r);
+            return -1;
+        }
+        if (file->size) madvise((void *)file->data, file->size, MADV_SEQUENTIAL);
+        r->total += file->size;
+    }
+    if (!r->total) {
+        error_set(err, "%s%s: there is no text in it", count ? paths[0] : "no file",
+                  count > 1 ? " and the others" : "");
+        documents_close(r);
+        return -1;
+    }
+    start_file(r);
+    return 0;
+}
+
+void documents_close(DocumentReader *r) {
+    for (int i = 0; i < r->count; i++) file_unmap(&r->files[i]);
+    free(r->files);
+    *r = (DocumentReader){0};
+}
+
+size_t documents_position(const DocumentReader *r) { return r->passed + r->offset; }
+
+void documents_release(DocumentReader *r) {
+    size_t page = (size_t)sysconf(_SC_PAGESIZE);
+    for (;; r->released_file++, r->released = 0) {
+        int i = r->released_file;
+        if (i >= r->count || i > r->file) return;
+        size_t end = i < r->file ? r->files[i].size : r->offset / page * page;
+        if (end > r->released)
+            madvise((void *)(r->files[i].data + r->released), end - r->released, MADV_DONTNEED);
+        r->released = end;
+        if (i == r->file) return;
+    }
+}
+
+/* ---- cutting ---- */
+
+static bool is_json(const DocumentReader *r) {
+    if (r->options.format != FORMAT_BY_NAME) return r->options.format == FORMAT_JSONL;
+    const char *dot = strrchr(r->paths[r->file], '.');
+    return dot && (!strcmp(dot, ".jsonl") || !strcmp(dot, ".ndjson") || !strcmp(dot, ".json"));
+}
+
+/* Behind the last place before text + limit where a reader would pause; limit < the text's
+ * length. */
+static size_t last_pause(const char *text, size_t limit) {
+    size_t half = limit / 2;
+    for (size_t i = limit; i > half + 1; i--)
+        if (text[i - 1] == '\n' && text[i - 2] == '\n') return i;
+    const char *at = memrchr(text + half, '\n', limit - half);
+    if (!at) at = memrchr(text + half, ' ', limit - half);
+    if (at) return (size_t)(at - text) + 1;
+    for (size_t i = limit; i + 3 > limit && i > 0; i--) /* not into a character */
+        if (((unsigned char)text[i] & 0xC0) != 0x80) return i;
+    return limit;
+}
+
+/* The length of the paragraph that begins at text, with the blank line behind it. */
+static size_t paragraph(const char *text, size_t bytes) {
+    for (const char *at = text; (at = memchr(at, '\n', bytes - (size_t)(at - text)));) {
+        const char *next = at + 1;
+        while (next < text + bytes && (*next == ' ' || *next == '\t' || *next == '\r')) next++;
+        if (next == text + bytes) break;
+        if (*next == '\n') return (size_t)(next + 1 - text);
+        at = next;
+    }
+    return bytes;
+}
+
+/*
+ * The length of the raw document that begins at text; *skip: bytes of the marker behind it. Only
+ * the next 2 * cut bytes are looked at, so that a file of a terabyte is passed once; a rest
+ * between cut and 2 * cut is halved, so that no piece is a tiny tail.
+ */
+static size_t raw_length(const DocumentOptions *o, const char *text, size_t bytes, size_t *skip) {
+    size_t window = bytes < 2 * o->cut ? bytes : 2 * o->cut, length = window;
+    *skip = 0;
+    if (o->split == SPLIT_LINES) {
+        const char *end = memchr(text, '\n', window);
+        if (end) length = (size_t)(end + 1 - text);
+    } else if (o->split == SPLIT_PARAGRAPHS) {
+        length = paragraph(text, window);
+    }
+    if (o->marker) {
+        size_t marker = strlen(o->marker), behind = bytes - length;
+        const char *end =
+            memmem(text, length + (behind < marker - 1 ? behind : marker - 1), o->marker, marker);
+        if (end) {
+            *skip = marker;
+            length = (size_t)(end - text);
+        }
+    }
+    if (length <= o->cut) return length;
+    *skip = 0;
+    return last_pause(text, length < 2 * o->cut ? length / 2 : o->cut);
+}
+
+static bool is_blank(const char *text, size_t bytes) {
+    for (size_t i = 0; i < bytes; i++)
+        if (!strchr(" \t\r\n", text[i]) || !text[i]) return false;
+    return true;
+}
+
+static int next_line(DocumentReader *r, const char *text, size_t bytes, size_t *length,
+                     Error *err) {
+    size_t most = r->options.longest;
+    const char *end = memchr(text, '\n', bytes < most ? bytes : most);
+    if (!end && bytes > most)
+        return error_set(err, "%s:%lld: the line is longer than %zu bytes; are these JSON lines?",
+                         r->paths[r->file], (long long)r->line, most);
+    *length = end ? (size_t)(end + 1 - text) : bytes;
+    return 0;
+}
+
+int documents_next(DocumentReader *r, Piece *piece, Error *err) {
+    while (r->file < r->count) {
+        const MappedFile *file = &r->files[r->file];
+        if (r->offset >= file->size) {
+            r->passed += file->size;
+            r->file++;
+            start_file(r);
+            continue;
+        }
+        const char *text = file->data + r->offset;
+        size_t bytes = file->size - r->offset, length = 0, skip = 0;
+        bool json = is_json(r);
+        if (json) {
+            if (next_line(r, text, bytes, &length, err)) return -1;
+        } else {
+            length = raw_length(&r->options, text, bytes, &skip);
+        }
+        *piece = (Piece){text, length, r->file, json ? r->line : 0};
+        r->offset += length + skip;
+        r->line += json;
+        if (!is_blank(text, length)) return 1;
+    }
+    return 0;
+}
+
+void documents_seek(DocumentReader *r, size_t position) {
+    r->passed = 0;
+    for (r->file = 0; r->file < r->count; r->file++) {
+        size_t size = r->files[r->file].size;
+        if (position < r->passed + size) break;
+        r->passed += size;
+    }
+    start_file(r);
+    if (r->file == r->count || position - r->passed <= r->offset) return;
+    const MappedFile *file = &r->files[r->file];
+    size_t from = position - r->passed;
+    const char *end = memchr(file->data + from - 1, '\n', file->size - from + 1);
+    r->offset = end ? (size_t)(end + 1 - file->data) : file->size;
+}
+
+/* ---- texts ---- */
+
+/* json_parse counts lines in what it is given, which is one line: only the byte says something. */
+static int bad_line(const DocumentReader *r, const Piece *piece, const Error *why, Error *err) {
+    char text[sizeof why->text];
+    snprintf(text, sizeof text, "%s", why->text);
+    char *line = strstr(text, " at line 1, byte ");
+    if (line) memmove(line + 3, line + 11, strlen(line + 11) + 1);
+    return error_set(err, "%s:%lld: %s", r->paths[piece->file], (long long)piece->line, text);
+}
+
+int document_text(const DocumentReader *r, const Piece *piece, DocumentText *text, Error *err) {
+    *text = (DocumentText){.text = piece->text, .bytes = piece->bytes};
+    if (!piece->line) return 0;
+    Error why;
+    const char *field = r->options.field;
+    size_t bytes = piece->bytes; /* without the line's end: no error is found behind it */
+    while (bytes && (piece->text[bytes - 1] == '\n' || piece->text[bytes - 1] == '\r')) bytes--;
+    cJSON *json = json_parse("the line", piece->text, bytes, &why), *found = NULL;
+    if (!json) return bad_line(r, piece, &why, err);
+    int fields = 0;
+    const cJSON *item;
+    cJSON_ArrayForEach(item, json) {
+        if (!item->string || strcmp(item->string, field)) continue;
+        found = (cJSON *)item;
+        fields++;
+    }
+    if (!cJSON_IsObject(json))
+        error_set(&why, "the line is JSON, but not an object with a field \"%s\"", field);
+    else if (!found)
+        error_set(&why, "there is no field \"%s\" (--field names another)", field);
+    else if (fields > 1)
+        error_set(&why, "the field \"%s\" is there %d times", field, fields);
+    else if (!cJSON_IsString(found))
+        error_set(&why, "the field \"%s\" is not a string", field);
+    else {
+        *text = (DocumentText){found->valuestring, strlen(found->valuestring), json};
+        return 0;
+    }
+    cJSON_Delete(json);
+    return bad_line(r, piece, &why, err);
+}
+
+void document_text_free(DocumentText *text) {
+    cJSON_Delete(text->owner);
+    text->owner = NULL;
+}

@@ -1,0 +1,291 @@
+#include "10_full_model/data/prepare_internal.h"
+
+#include "common/program/progress.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <omp.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/file.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+enum { SAMPLE_SLICES = 64 };
+
+PrepareOptions prepare_defaults(void) {
+    return (PrepareOptions){.documents = document_defaults(),
+                            .limits = quality_defaults(),
+                            .exact = true,
+                            .near = 0.8,
+                            .bands = 16,
+                            .rows = 8,
+                            .shingle = 5,
+                            .validation = 0.05,
+                            .seed = 1,
+                            .vocab = 2048,
+                            .sample_bytes = 16 << 20,
+                            .shard_tokens = 64 << 20};
+}
+
+/* ---- the tokenizer ---- */
+
+static void merges_progress(void *user, int done, int wanted) {
+    (void)wanted;
+    if (user) progress_update(user, done, "merges");
+}
+
+static bool is_for_training(const Document *d) { return d->outcome == OUTCOME_TRAIN; }
+
+/*
+ * Text to learn from, out of slices spread over all files, through the same sieve as the text
+ * itself and without what falls to validation. Where only slices are read, bad lines are left to
+ * the main pass, which knows their numbers.
+ */
+static char *sample_text(Preparation *p, size_t *bytes, Error *err) {
+    const PrepareOptions *o = p->options;
+    size_t total = p->reader.total, room = 0, wanted = o->sample_bytes;
+    size_t slices = total <= wanted ? 1 : SAMPLE_SLICES;
+    char *text = NULL;
+    *bytes = 0;
+    for (size_t s = 0; s < slices; s++) {
+        size_t start = total / slices * s, end = start + (slices == 1 ? total : wanted / slices);
+        documents_seek(&p->reader, start);
+        int more;
+        while ((more = batch_fill(p, end, err)) == 1) {
+            batch_sift(p);
+            batch_count(p);
+            if (slices == 1 && batch_bad_lines(p, err)) more = -1;
+            size_t length;
+            char *kept = batch_join(p, 0, p->count, is_for_training, &length);
+            if (*bytes + length > room) text = realloc(text, room = 2 * (*bytes + length));
+            if (length && !text) fatal("out of memory for a sample of the text");
+            if (length) memcpy(text + *bytes, kept, length);
+            *bytes += length;
+            free(kept);
+            batch_free(p);
+            if (more < 0) break;
+        }
+        if (more < 0) {
+            free(text);
+            return NULL;
+        }
+    }
+    if (!*bytes) report_nothing_left(p->report, "the sample for the tokenizer", err);
+    return text;
+}
+
+static void duplicates_reset(Preparation *p) {
+    const PrepareOptions *o = p->options;
+    duplicates_free(&p->duplicates);
+    duplicates_init(&p->duplicates, o->near, o->bands, o->rows, o->shingle);
+}
+
+static int learn_tokenizer(Preparation *p, Error *err) {
+    const PrepareOptions *o = p->options;
+    PrepareReport *report = p->report, of_sample = {0};
+    double before = seconds_now();
+    size_t bytes;
+    p->report = &of_sample;
+    duplicates_reset(p);
+    char *text = sample_text(p, &bytes, err);
+    p->report = report;
+    if (!text) return -1;
+    Progress progress = progress_start("tokenizer", o->vocab - 257);
+    p->tokenizer =
+        tokenizer_train(text, bytes, o->vocab, merges_progress, o->quiet ? NULL : &progress, err);
+    free(text);
+    if (!p->tokenizer) return error_prefix(err, "learning a tokenizer: ");
+    if (!o->quiet)
+        progress_finish(&progress, "%d tokens, from %.1f MB", tokenizer_vocab_size(p->tokenizer),
+                        (double)bytes / 1e6);
+    report->tokenizer_seconds = seconds_now() - before;
+    /* The main pass begins anew, and its times are its own. */
+    documents_seek(&p->reader, 0);
+    for (int i = 0; i < p->worker_count; i++)
+        memset(p->workers[i].seconds, 0, sizeof p->workers[i].seconds);
+    return 0;
+}
+
+static int load_tokenizer(Preparation *p, Error *err) {
+    const PrepareOptions *o = p->options;
+    char path[1024];
+    struct stat info;
+    bool folder = stat(o->tokenizer, &info) == 0 && S_ISDIR(info.st_mode);
+    snprintf(path, sizeof path, "%s%s", o->tokenizer, folder ? "/tokenizer.json" : "");
+    p->tokenizer = tokenizer_load(path, err);
+    return p->tokenizer ? 0 : -1;
+}
+
+/* The end-of-text token is what the marker encodes to, alone. */
+static int find_end_of_text(Preparation *p, Error *err) {
+    const char *marker = p->options->documents.marker;
+    size_t count;
+    int32_t *ids = tokenizer_encode(p->tokenizer, marker, strlen(marker), &count);
+    p->end_of_text = count == 1 ? ids[0] : -1;
+    free(ids);
+    if (count == 1) return 0;
+    return error_set(err,
+                     "the tokenizer has no token '%s' to end a document with; name the one it has "
+                     "by --end-of-text",
+                     marker);
+}
+
+/* ---- the folder ---- */
+
+/* A folder that is finished is left alone: the message says what is different now. */
+static int check_folder(const PrepareOptions *o, Error *err) {
+    char path[1024];
+    snprintf(path, sizeof path, "%s/" SHARD_INDEX, o->out);
+    if (o->overwrite || access(path, F_OK)) return 0;
+    cJSON *index = json_load(path, NULL), *now = prepare_settings(o);
+    const cJSON *then = cJSON_GetObjectItemCaseSensitive(index, "settings"), *item;
+    const char *different = NULL;
+    cJSON_ArrayForEach(item, now) {
+        const cJSON *old = cJSON_GetObjectItemCaseSensitive(then, item->string);
+        if (!different && !cJSON_Compare(old, item, 1)) different = item->string;
+    }
+    error_set(err,
+              "%s holds finished shards already, made with %s%s%s. Give another folder, or "
+              "--overwrite to make them anew",
+              o->out, different ? "another setting of \"" : "the same settings",
+              different ? different : "", different ? "\"" : "");
+    cJSON_Delete(index);
+    cJSON_Delete(now);
+    return -1;
+}
+
+/* Returns a descriptor that holds the folder's lock until it is closed (or the process ends); -1
+ * and a message. */
+static int lock_folder(const char *path, Error *err) {
+    if (make_directories(path, err)) return -1;
+    int fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    if (fd < 0) return error_set(err, "cannot open %s: %s", path, strerror(errno));
+    if (flock(fd, LOCK_EX | LOCK_NB) == 0 || errno != EWOULDBLOCK) return fd; /* no locks there */
+    close(fd);
+    return error_set(err, "another run is writing to %s", path);
+}
+
+static int save_index(Preparation *p, cJSON *const parts[SHARD_PARTS], Error *err) {
+    const PrepareOptions *o = p->options;
+    char path[1024];
+    MappedFile file;
+    snprintf(path, sizeof path, "%s/tokenizer.json", o->out);
+    if (file_map(&file, path, err)) return -1;
+    HashText hash = hash128_text(hash128(file.data, file.size, 0));
+    file_unmap(&file);
+    cJSON *index = cJSON_CreateObject();
+    cJSON_AddStringToObject(index, "format", "deepseek shards");
+    cJSON_AddNumberToObject(index, "version", 1);
+    cJSON_AddNumberToObject(index, "vocab_size", tokenizer_vocab_size(p->tokenizer));
+    cJSON_AddNumberToObject(index, "end_of_text", p->end_of_text);
+    cJSON_AddStringToObject(index, "tokenizer_hash", hash.text);
+    cJSON_AddItemToObject(index, "settings", prepare_settings(o));
+    for (int part = 0; part < SHARD_PARTS; part++)
+        cJSON_AddItemReferenceToObject(index, shard_part_names[part], parts[part]);
+    snprintf(path, sizeof path, "%s/" SHARD_INDEX, o->out);
+    int status = json_save(path, index, err);
+    cJSON_Delete(index);
+    return status;
+}
+
+/* ---- all of it ---- */
+
+static int pass(Preparation *p, Error *err) {
+    PrepareReport *r = p->report;
+    Progress progress = progress_start("preparing", (int64_t)p->reader.total);
+    int more;
+    duplicates_reset(p);
+    while ((more = batch_fill(p, p->reader.total, err)) == 1) {
+        batch_sift(p);
+        int status = batch_bad_lines(p, err);
+        batch_count(p);
+        if (!status) status = batch_write(p, err);
+        batch_free(p);
+        if (status) return -1;
+        documents_release(&p->reader);
+        if (!p->options->quiet)
+            progress_update(
+                &progress, (int64_t)documents_position(&p->reader), "%lld documents kept",
+                (long long)(r->documents[OUTCOME_TRAIN] + r->documents[OUTCOME_VALIDATION]));
+    }
+    if (more < 0) return -1;
+    if (!p->options->quiet) progress_finish(&progress, NULL);
+    if (r->documents[OUTCOME_TRAIN] + r->documents[OUTCOME_VALIDATION] == 0)
+        return report_nothing_left(r, "the input", err);
+    return 0;
+}
+
+static int finish(Preparation *p, double started, Error *err) {
+    PrepareReport *r = p->report;
+    cJSON *parts[SHARD_PARTS] = {0};
+    char path[1024];
+    int status = 0;
+    for (int part = 0; part < SHARD_PARTS && !status; part++) {
+        ShardWriter *w = &p->writers[part];
+        parts[part] = shard_writer_finish(w, err);
+        if (!parts[part]) status = -1;
+        r->tokens[part] = w->total_tokens;
+        r->text_bytes[part] = w->total_bytes;
+        r->shards[part] = w->count;
+    }
+    for (int stage = 0; stage < STAGES; stage++)
+        for (int i = 0; i < p->worker_count; i++)
+            r->core_seconds[stage] += p->workers[i].seconds[stage];
+    r->memory_bytes = duplicates_bytes(&p->duplicates);
+    r->seconds = seconds_now() - started;
+    snprintf(path, sizeof path, "%s/report.json", p->options->out);
+    cJSON *report = report_json(p->options, r);
+    if (!status) status = json_save(path, report, err);
+    cJSON_Delete(report);
+    if (!status) status = save_index(p, parts, err);
+    for (int part = 0; part < SHARD_PARTS; part++) cJSON_Delete(parts[part]);
+    return status;
+}
+
+static int prepare_in(Preparation *p, Error *err) {
+    const PrepareOptions *o = p->options;
+    double started = seconds_now();
+    char path[1024];
+    if (check_folder(o, err)) return -1;
+    if ((o->tokenizer ? load_tokenizer(p, err) : learn_tokenizer(p, err))) return -1;
+    if (find_end_of_text(p, err) || shards_clear(o->out, err)) return -1;
+    snprintf(path, sizeof path, "%s/tokenizer.json", o->out);
+    if (tokenizer_save(p->tokenizer, path, err)) return -1;
+    p->report->vocab_size = tokenizer_vocab_size(p->tokenizer);
+    for (int part = 0; part < SHARD_PARTS; part++)
+        shard_writer_init(&p->writers[part], o->out, (ShardPart)part, p->report->vocab_size,
+                          o->shard_tokens);
+    int status = pass(p, err);
+    if (!status) status = finish(p, started, err);
+    for (int part = 0; part < SHARD_PARTS; part++) shard_writer_free(&p->writers[part], status);
+    return status;
+}
+
+int prepare(const PrepareOptions *options, PrepareReport *report, Error *err) {
+    PrepareOptions o = *options;
+    if (o.end_of_text) o.documents.marker = o.end_of_text;
+    Preparation p = {.options = &o, .report = report, .worker_count = omp_get_max_threads()};
+    *report = (PrepareReport){0};
+    if (strlen(o.out) > 390) return error_set(err, "the path %.80s... is too long", o.out);
+    if (documents_open(&p.reader, o.paths, o.path_count, &o.documents, err)) return -1;
+    report->input_bytes = (int64_t)p.reader.total;
+    int lock = lock_folder(o.out, err), status = lock < 0 ? -1 : 0;
+    p.documents = calloc(BATCH_DOCUMENTS, sizeof *p.documents);
+    p.workers = calloc((size_t)p.worker_count, sizeof *p.workers);
+    if (!p.documents || !p.workers) fatal("out of memory");
+    if (!status) status = prepare_in(&p, err);
+    batch_free(&p);
+    for (int i = 0; i < p.worker_count; i++) {
+        quality_scratch_free(&p.workers[i].scratch);
+        free(p.workers[i].room);
+    }
+    free(p.workers);
+    free(p.documents);
+    duplicates_free(&p.duplicates);
+    tokenizer_free(p.tokenizer);
+    documents_close(&p.reader);
+    if (lock >= 0) close(lock);
+    return status;
+}

@@ -1,0 +1,146 @@
+/*
+ * The captured decoding step. See decode_graph.h.
+ */
+#include "10_full_model/generate/decode_graph.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* ---- memory that outlives a step ---- */
+
+static bool own(Context *ctx, Tensor *t, const char *name, const int64_t *shape, int ndim) {
+    *t = tensor_of(NULL, name, I32, ctx->device, shape, ndim);
+    t->data = ctx->gpu ? gpu_alloc(ctx->gpu, tensor_bytes(t)) : malloc(tensor_bytes(t));
+    return t->data != NULL;
+}
+
+static void put(Context *ctx, Tensor *t, const void *host) {
+    if (ctx->gpu)
+        gpu_upload(ctx->gpu, t->data, host, tensor_bytes(t));
+    else
+        memcpy(t->data, host, tensor_bytes(t));
+}
+
+int decode_graph_init(DecodeGraph *d, Model *model, BlockCache *caches, int batch, Error *err) {
+    Context *ctx = model->ctx;
+    *d = (DecodeGraph){.model = model, .caches = caches, .batch = batch};
+    if (!own(ctx, &d->ids, "ids", SHAPE(batch, 1)) ||
+        !own(ctx, &d->tokens, "tokens", SHAPE(DECODE_STEPS, batch)) ||
+        !own(ctx, &d->step, "step", SHAPE(1))) {
+        decode_graph_free(d);
+        return error_set(err, "no memory for the tokens of %d sequences", batch);
+    }
+    return 0;
+}
+
+void decode_graph_free(DecodeGraph *d) {
+    if (!d->model) return;
+    Gpu *gpu = d->model->ctx->gpu;
+    Tensor *const tensors[] = {&d->ids, &d->tokens, &d->step};
+    gpu_graph_free(d->graph);
+    for (int i = 0; i < 3; i++)
+        if (gpu && tensors[i]->data)
+            gpu_free(gpu, tensors[i]->data);
+        else
+            free(tensors[i]->data);
+    *d = (DecodeGraph){0};
+}
+
+/* ---- one step ---- */
+
+void decode_likeliest_cpu(int32_t *ids, int32_t *tokens, int32_t *step, const float *logits,
+                          int64_t batch, int64_t vocab) {
+    for (int64_t b = 0; b < batch; b++) {
+        const float *row = logits + b * vocab;
+        float most = -INFINITY;
+        int32_t best = 0;
+        for (int64_t j = 0; j < vocab; j++)
+            if (row[j] > most) most = row[j], best = (int32_t)j;
+        ids[b] = tokens[*step * batch + b] = best;
+    }
+    ++*step;
+}
+
+/* ids -> the logits behind them, and the likeliest token as the next ids. */
+static Tensor *step(DecodeGraph *d) {
+    Context *ctx = d->model->ctx;
+    Tensor *logits = model_forward(d->model, &d->ids, d->caches, NULL);
+    ON(ctx, decode_likeliest, d->ids.data, d->tokens.data, d->step.data, logits->data, d->batch,
+       d->model->cfg.vocab_size);
+    return logits;
+}
+
+static void set_horizon(DecodeGraph *d, int tokens) {
+    for (int i = 0; i < d->model->cfg.num_hidden_layers; i++) d->caches[i].latent.horizon = tokens;
+}
+
+/* As if the last token had not been appended. */
+static void forget_last(DecodeGraph *d) {
+    for (int b = 0; b < d->batch; b++)
+        model_caches_truncate(d->model, d->caches, b, model_cached(d->model, d->caches, b) - 1);
+}
+
+/*
+ * The step runs once as it is, so that the arena has its memory and cuBLAS its plans, and is then
+ * recorded at the same addresses. Neither counts: recording moves the caches' lengths on the host
+ * alone, the first run also writes one row, which the first launch writes again. Logits and scratch
+ * stay in the arena: others use that memory between launches, but never during one.
+ */
+static void capture(DecodeGraph *d) {
+    Context *ctx = d->model->ctx;
+    Error err;
+    set_horizon(d, d->caches->latent.capacity);
+    for (int pass = 0; pass < 2; pass++) {
+        context_reset(ctx); /* both begin at the arena's first byte */
+        CHECK(model_caches_reserve(d->model, d->caches, 1, &err) == 0, "decoding: %s", err.text);
+        if (pass == 1) gpu_graph_begin(ctx->gpu);
+        d->logits = *step(d);
+        if (pass == 1) d->graph = gpu_graph_end(ctx->gpu);
+        forget_last(d);
+    }
+    context_reset(ctx);
+    set_horizon(d, 0);
+}
+
+/* Steps from ids, on the GPU not waited for. */
+static void run(DecodeGraph *d, const int32_t *ids, int steps) {
+    Context *ctx = d->model->ctx;
+    Error err;
+    CHECK(steps > 0 && steps <= DECODE_STEPS, "decoding: %d steps at once", steps);
+    put(ctx, &d->ids, ids);
+    put(ctx, &d->step, &(int32_t){0});
+    if (ctx->gpu && !d->graph) {
+        capture(d);
+        put(ctx, &d->ids, ids); /* the first run has moved them on */
+        put(ctx, &d->step, &(int32_t){0});
+    }
+    CHECK(model_caches_reserve(d->model, d->caches, steps, &err) == 0, "decoding: %s", err.text);
+    for (int i = 0; i < steps; i++) {
+        if (d->graph) {
+            gpu_graph_launch(ctx->gpu, d->graph);
+        } else {
+            context_reset(ctx); /* the step before's logits */
+            d->logits = *step(d);
+        }
+    }
+    for (int i = 0; d->graph && i < d->model->cfg.num_hidden_layers; i++)
+        latent_cache_count(&d->caches[i].latent, steps);
+}
+
+void decode_greedy(DecodeGraph *d, const int32_t *ids, int steps, int32_t *tokens) {
+    Context *ctx = d->model->ctx;
+    size_t bytes = (size_t)steps * (size_t)d->batch * sizeof *tokens;
+    run(d, ids, steps);
+    if (ctx->gpu)
+        gpu_download(ctx->gpu, tokens, d->tokens.data, bytes);
+    else
+        memcpy(tokens, d->tokens.data, bytes);
+    context_reset(ctx);
+}
+
+void decode_logits(DecodeGraph *d, const int32_t *ids, float *logits) {
+    run(d, ids, 1);
+    tensor_download(d->model->ctx, logits, &d->logits);
+    context_reset(d->model->ctx);
+}

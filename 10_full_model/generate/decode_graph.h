@@ -1,0 +1,70 @@
+/*
+ * Decoding without the host in the way.
+ *
+ * A decoding step is some hundred small kernels. Launching them one by one costs the host more time
+ * than the GPU needs to run them, and asking for every token before the next one is chosen costs a
+ * round trip more. So on the GPU the step is captured once as a CUDA graph:
+ *
+ *     ids -> model_forward (appends to the caches) -> logits -> likeliest -> ids, and tokens[step]
+ *
+ * and repeated by one launch each. All that changes from step to step is counted on the device: the
+ * ids, the lengths of the caches (and with them the positions), the number of the step. So many
+ * steps can be launched in a row, and the host reads their tokens all at once; when it turns out
+ * that a text ended among them, the caches are cut back.
+ *
+ * On the CPU the same functions run the same steps one after the other.
+ */
+#ifndef DECODE_GRAPH_H
+#define DECODE_GRAPH_H
+
+#include "10_full_model/model/model.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+enum { DECODE_STEPS = 32 }; /* most that can be launched before the tokens are read */
+
+typedef struct DecodeGraph {
+    Model *model;
+    BlockCache *caches;
+    int batch;
+    Tensor ids;      /* I32 [batch, 1]: what the next step begins with */
+    Tensor tokens;   /* I32 [DECODE_STEPS, batch]: the likeliest token after each step */
+    Tensor step;     /* I32 [1]: how many rows of tokens are filled */
+    Tensor logits;   /* [batch, 1, vocab], in the arena: valid until somebody else uses that */
+    GpuGraph *graph; /* NULL until the first step, and on the CPU */
+} DecodeGraph;
+
+/* For the caches of `batch` sequences; they and the model must outlive it. */
+int decode_graph_init(DecodeGraph *d, Model *model, BlockCache *caches, int batch, Error *err);
+void decode_graph_free(DecodeGraph *d); /* zeros: fine */
+
+/*
+ * `steps` greedy steps (1 .. DECODE_STEPS) from ids [batch], which follow what the caches hold.
+ * tokens [steps, batch]: the likeliest token after each; of equal logits the smaller id. The caches
+ * then hold ids and all tokens but the last of each sequence; there must be room
+ * (model_caches_reserve).
+ */
+void decode_greedy(DecodeGraph *d, const int32_t *ids, int steps, int32_t *tokens);
+
+/* One step; its logits [batch, vocab] come to the host, for a sampler there. */
+void decode_logits(DecodeGraph *d, const int32_t *ids, float *logits);
+
+/* ---- kernel ---- */
+
+/*
+ * The likeliest token of each row of logits [batch, vocab] (a NaN never is; all NaN: 0) goes to ids
+ * [batch] and to row *step of tokens [DECODE_STEPS, batch]; then *step is one more.
+ */
+void decode_likeliest_cpu(int32_t *ids, int32_t *tokens, int32_t *step, const float *logits,
+                          int64_t batch, int64_t vocab);
+#ifdef WITH_CUDA
+void decode_likeliest_cuda(Gpu *gpu, DType dtype, int32_t *ids, int32_t *tokens, int32_t *step,
+                           const void *logits, int64_t batch, int64_t vocab);
+#endif
+
+#ifdef __cplusplus
+}
+#endif
+#endif

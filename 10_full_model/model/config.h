@@ -1,0 +1,87 @@
+/*
+ * What a model is: the numbers of its config.json, under Hugging Face's names.
+ *
+ * Two model types can be built, deepseek_v3 (and with it R1) and deepseek_v2. They differ in the
+ * router: V3 scores with a sigmoid and chooses with a bias, V2 with a softmax and without one;
+ * the rest is settings. A third, deepseek_v32, is V3 with an indexer in each layer that picks
+ * the tokens attention looks at; it can be counted, but not built yet. What this file knows of
+ * files, it knows of both spellings that are in use for the positions: rope_theta with
+ * rope_scaling, and rope_parameters.
+ */
+#ifndef CONFIG_H
+#define CONFIG_H
+
+#include "05_moe/block.h"
+#include "07_rope/rope.h"
+#include "common/core/error.h"
+
+typedef enum ModelType { DEEPSEEK_V3, DEEPSEEK_V2, DEEPSEEK_V32 } ModelType;
+
+typedef struct ModelConfig {
+    ModelType model_type;
+    int vocab_size;
+    int hidden_size; /* width of the residual stream */
+    int num_hidden_layers;
+    int intermediate_size; /* of the dense layers' SwiGLU */
+
+    int num_attention_heads;
+    int q_lora_rank; /* 0 here, null in the file: queries are not compressed */
+    int kv_lora_rank, qk_nope_head_dim, qk_rope_head_dim, v_head_dim;
+    bool attention_bias;
+    int index_n_heads, index_head_dim, index_topk; /* V3.2's indexer; else 0 */
+
+    int moe_intermediate_size;
+    int n_routed_experts; /* 0: all layers are dense */
+    int n_shared_experts, num_experts_per_tok, n_group, topk_group;
+    int first_k_dense_replace;
+    TopkMethod topk_method; /* V3: always noaux_tc */
+    bool norm_topk_prob;    /* V2 never divides, whatever its file says */
+    float routed_scaling_factor;
+
+    int num_nextn_predict_layers; /* that a file may have behind num_hidden_layers: not read */
+    int max_position_embeddings;  /* the longest context */
+    double rope_theta;
+    bool rope_interleave; /* V2: always */
+    RopeType rope_type;
+    double rope_factor, rope_beta_fast, rope_beta_slow, rope_mscale, rope_mscale_all_dim;
+    double rope_attention_factor;         /* 0: not given */
+    int original_max_position_embeddings; /* yarn */
+
+    float rms_norm_eps;
+    float initializer_range;        /* standard deviation of the weights at the start */
+    bool tie_word_embeddings;       /* the head is the embedding table again */
+    int bos_token_id, eos_token_id; /* -1: none */
+    DType dtype; /* of the weights in the file: F32 or BF16. Only config_save looks at
+                                       it; a file's tensors say themselves what they are */
+} ModelConfig;
+
+/* A size by name; its first line in `deepseek info` says what it is for. -1 and a message that
+ * lists the names if there is none such. A preset without a vocabulary of its own leaves
+ * vocab_size 0. */
+int config_preset(ModelConfig *cfg, const char *name, Error *err);
+
+/* Name and purpose of preset i, for lists; NULL behind the last. */
+const char *config_preset_name(int i);
+const char *config_preset_about(int i);
+
+/* 0, or -1 and which setting is wrong, what it is, and what it may be. */
+int config_check(const ModelConfig *cfg, Error *err);
+
+/* Can this program build it? -1 and a message for deepseek_v32. */
+int config_buildable(const ModelConfig *cfg, Error *err);
+
+/* DIR/config.json. Missing keys are named; a model_type this program does not know is refused, with
+ * those that it knows. */
+int config_load(ModelConfig *cfg, const char *directory, Error *err);
+int config_save(const ModelConfig *cfg, const char *directory, Error *err);
+
+/* The settings of the parts. */
+BlockConfig config_block(const ModelConfig *cfg);
+RopeConfig config_rope(const ModelConfig *cfg);
+
+/* How many numbers the model has, and how many of them one token is multiplied with (the embedding
+ * table, of which it takes one row, not among them). Allocates nothing. */
+int64_t config_parameters(const ModelConfig *cfg);
+int64_t config_active_parameters(const ModelConfig *cfg);
+
+#endif

@@ -1,0 +1,154 @@
+#include "10_full_model/model/model.h"
+
+#include "common/core/ops.h"
+#include "common/cuda/few_rows.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+int model_init(Model *model, Context *ctx, const ModelConfig *cfg, bool training, Error *err) {
+    *model = (Model){0};
+    if (config_buildable(cfg, err)) return -1;
+    *model = (Model){.ctx = ctx, .cfg = *cfg, .block = config_block(cfg)};
+    Params *params = &model->params;
+    params_init(params, ctx);
+    model->layers = calloc((size_t)cfg->num_hidden_layers, sizeof *model->layers);
+    if (!model->layers) fatal("out of memory");
+    int64_t d = cfg->hidden_size;
+    model->embed_tokens =
+        params_new(params, "model.embed_tokens.weight", SHAPE(cfg->vocab_size, d));
+    for (int i = 0; i < cfg->num_hidden_layers; i++) {
+        char prefix[64];
+        snprintf(prefix, sizeof prefix, "model.layers.%d", i);
+        model->layers[i] = block_init(params, prefix, &model->block, i);
+    }
+    model->norm = params_new(params, "model.norm.weight", SHAPE(d));
+    model->lm_head = cfg->tie_word_embeddings
+                         ? model->embed_tokens
+                         : params_new(params, "lm_head.weight", SHAPE(cfg->vocab_size, d));
+    RopeConfig rope = config_rope(cfg);
+    if ((rope.dim && rope_init(&model->rope, ctx, &rope, err)) ||
+        params_allocate(params, training, err)) {
+        model_free(model);
+        return -1;
+    }
+    return 0;
+}
+
+void model_free(Model *model) {
+    if (!model->ctx) return;
+    params_free(&model->params);
+    rope_free(&model->rope);
+    free(model->layers);
+    *model = (Model){0};
+}
+
+void model_randomize(Model *model) {
+    Params *params = &model->params;
+    float std = model->cfg.initializer_range;
+    float residual_std = std / sqrtf(2.0f * (float)model->cfg.num_hidden_layers);
+    params_normal(params, model->embed_tokens, std);
+    for (int i = 0; i < model->cfg.num_hidden_layers; i++)
+        block_randomize(params, &model->layers[i], std, residual_std);
+    params_fill(params, model->norm, 1);
+    if (model->lm_head != model->embed_tokens) params_normal(params, model->lm_head, std);
+}
+
+/* A model without a rotated part has no positions. */
+static const Position *position_of(const Model *model) {
+    return model->cfg.qk_rope_head_dim ? &model->rope.position : NULL;
+}
+
+/* The last token's row of each sequence of x [B, T, D], as [B, 1, D]. */
+static Tensor *last_tokens(Context *ctx, Tensor *x) {
+    int64_t B = tensor_dim(x, 0), T = tensor_dim(x, 1), d = tensor_dim(x, 2);
+    CHECK(!ctx->recording, "last_tokens: for generating");
+    if (T == 1) return x;
+    Tensor *rows = reshape(ctx, x, SHAPE(B, T * d)); /* they are the last columns of this */
+    return reshape(ctx, slice(ctx, rows, (T - 1) * d, d), SHAPE(B, 1, d));
+}
+
+/* [model_forward] */
+/* What the last norm reads: [B, T, hidden_size], of the last token only when there are caches. */
+static Tensor *last_states(Model *model, Tensor *ids, BlockCache *caches, MoeRecord *records) {
+    Context *ctx = model->ctx;
+    Tensor *x = embedding(ctx, model->embed_tokens, ids); /* [B, T, hidden_size] */
+    if (ctx->recording) x = dropout(ctx, x, model->block.dropout);
+    for (int i = 0; i < model->cfg.num_hidden_layers; i++)
+        x = block_forward(ctx, x, &model->layers[i], &model->block, position_of(model),
+                          caches ? &caches[i] : NULL, records ? &records[i] : NULL);
+    return caches ? last_tokens(ctx, x) : x;
+}
+
+Tensor *model_forward(Model *model, Tensor *ids, BlockCache *caches, MoeRecord *records) {
+    Tensor *x = last_states(model, ids, caches, records);
+    return rmsnorm_linear(model->ctx, x, model->norm, model->cfg.rms_norm_eps,
+                          model->lm_head); /* [B, T, vocab_size] */
+}
+/* [/model_forward] */
+
+/* What the head reads in training. */
+static Tensor *normed_states(Model *model, Tensor *ids, MoeRecord *records) {
+    Tensor *x = last_states(model, ids, NULL, records);
+    return rmsnorm(model->ctx, x, model->norm, model->cfg.rms_norm_eps);
+}
+
+Tensor *model_loss(Model *model, Tensor *ids, Tensor *targets) {
+    Tensor *x = normed_states(model, ids, NULL);
+    return linear_cross_entropy(model->ctx, x, model->lm_head, targets);
+}
+
+/* [model_training_loss] */
+Tensor *model_training_loss(Model *model, Tensor *ids, Tensor *targets, MoeRecord *records,
+                            Tensor **cross_entropy_loss) {
+    Context *ctx = model->ctx;
+    Tensor *x = normed_states(model, ids, records);
+    Tensor *loss = linear_cross_entropy(ctx, x, model->lm_head, targets);
+    *cross_entropy_loss = loss;
+    for (int i = 0; i < model->cfg.num_hidden_layers; i++)
+        if (records[i].loss) loss = add(ctx, loss, records[i].loss);
+    return loss;
+}
+/* [/model_training_loss] */
+
+void model_rebalance(Model *model, float gamma) {
+    for (int i = 0; i < model->cfg.num_hidden_layers; i++)
+        if (!model->layers[i].dense) moe_rebalance(model->ctx, &model->layers[i].moe, gamma);
+}
+
+BlockCache *model_caches_new(Model *model, int batch, int capacity, Error *err) {
+    int layers = model->cfg.num_hidden_layers;
+    BlockCache *caches = calloc((size_t)layers, sizeof *caches);
+    if (!caches) fatal("out of memory");
+    for (int i = 0; i < layers; i++)
+        if (block_cache_init(&caches[i], model->ctx, &model->block, batch, capacity, err)) {
+            model_caches_free(model, caches);
+            return NULL;
+        }
+    return caches;
+}
+
+void model_caches_free(Model *model, BlockCache *caches) {
+    for (int i = 0; caches && i < model->cfg.num_hidden_layers; i++) block_cache_free(&caches[i]);
+    free(caches);
+}
+
+int model_caches_reserve(Model *model, BlockCache *caches, int tokens, Error *err) {
+    for (int i = 0; i < model->cfg.num_hidden_layers; i++)
+        if (block_cache_reserve(&caches[i], position_of(model), tokens, err)) return -1;
+    return 0;
+}
+
+/* Every layer holds the same tokens; the first one's count is everybody's. */
+int model_cached(const Model *model, const BlockCache *caches, int b) {
+    CHECK(b >= 0 && b < caches->latent.batch && model->cfg.num_hidden_layers > 0,
+          "model_cached: sequence %d of %d", b, caches->latent.batch);
+    return caches->latent.length[b];
+}
+
+void model_caches_truncate(Model *model, BlockCache *caches, int b, int length) {
+    for (int i = 0; i < model->cfg.num_hidden_layers; i++)
+        if (caches[i].latent.length[b] > length)
+            latent_cache_truncate(&caches[i].latent, b, length);
+}

@@ -1,0 +1,111 @@
+/*
+ * Counting by kind. The weights are registered as a model would register them, sorted by their
+ * names, and forgotten: there is no second list of shapes that could differ from the model.
+ */
+#include "10_full_model/model/sizes.h"
+
+#include <stdio.h>
+#include <string.h>
+
+const char *const size_names[SIZE_KINDS] = {[SIZE_EMBEDDING] = "embedding table",
+                                            [SIZE_ATTENTION] = "latent attention",
+                                            [SIZE_INDEXER] = "indexer",
+                                            [SIZE_DENSE] = "dense SwiGLU",
+                                            [SIZE_ROUTER] = "routers",
+                                            [SIZE_SHARED] = "shared experts",
+                                            [SIZE_ROUTED] = "routed experts",
+                                            [SIZE_NORM] = "norms",
+                                            [SIZE_HEAD] = "head"};
+
+static SizeKind kind_of(const char *name) {
+    if (strstr(name, ".self_attn.")) return SIZE_ATTENTION;
+    if (strstr(name, ".shared_experts.")) return SIZE_SHARED;
+    if (strstr(name, ".experts.")) return SIZE_ROUTED;
+    if (strstr(name, ".mlp.gate.")) return SIZE_ROUTER;
+    return strstr(name, ".mlp.") ? SIZE_DENSE : SIZE_NORM;
+}
+
+/* Adds one layer's numbers, `times` times. */
+static void add_layer(ConfigSizes *sizes, const ModelConfig *cfg, int layer, int64_t times) {
+    BlockConfig block = config_block(cfg);
+    Context nowhere = {.device = CPU, .dtype = F32};
+    Params params;
+    params_init(&params, &nowhere);
+    block_init(&params, "layer", &block, layer);
+    for (int i = 0; i < params.count; i++) {
+        SizeKind kind = kind_of(params.list[i]->name);
+        int64_t count = times * tensor_count(params.list[i]);
+        sizes->total[kind] += count;
+        sizes->active[kind] +=
+            kind == SIZE_ROUTED ? count / cfg->n_routed_experts * cfg->num_experts_per_tok : count;
+    }
+    params_free(&params);
+}
+
+ConfigSizes config_sizes(const ModelConfig *cfg) {
+    ConfigSizes sizes = {0};
+    BlockConfig block = config_block(cfg);
+    int layers = cfg->num_hidden_layers, dense = 0;
+    while (dense < layers && block_is_dense(&block, dense)) dense++;
+    if (dense) add_layer(&sizes, cfg, 0, dense);
+    if (dense < layers) add_layer(&sizes, cfg, dense, layers - dense);
+
+    int64_t table = (int64_t)cfg->vocab_size * cfg->hidden_size;
+    sizes.total[SIZE_EMBEDDING] = table;
+    sizes.total[SIZE_HEAD] = cfg->tie_word_embeddings ? 0 : table;
+    sizes.active[SIZE_HEAD] = table;
+    sizes.total[SIZE_NORM] += cfg->hidden_size;
+    sizes.active[SIZE_NORM] += cfg->hidden_size;
+    sizes.all = config_parameters(cfg);
+    sizes.all_active = config_active_parameters(cfg);
+    int64_t rest = sizes.all; /* what config_parameters() counts beyond a block's weights */
+    for (int i = 0; i < SIZE_KINDS; i++) rest -= sizes.total[i];
+    sizes.total[SIZE_INDEXER] = sizes.active[SIZE_INDEXER] = rest;
+    return sizes;
+}
+
+int64_t size_cache_per_token(const ModelConfig *cfg, DType dtype) {
+    BlockConfig block = config_block(cfg);
+    return mla_cache_bytes_per_token(&block.mla, cfg->num_hidden_layers, dtype) +
+           (int64_t)cfg->num_hidden_layers * cfg->index_head_dim * (int64_t)dtype_size(dtype);
+}
+
+/* ---- memory ---- */
+
+/* Numbers per token that a layer's forward pass leaves on the tape, in the order in which it
+ * makes them. */
+static int64_t layer_activations(const ModelConfig *cfg, bool dense) {
+    int64_t hidden = cfg->hidden_size, heads = cfg->num_attention_heads, rank = cfg->kv_lora_rank;
+    int64_t nope = cfg->qk_nope_head_dim, rope = cfg->qk_rope_head_dim, v = cfg->v_head_dim;
+    int64_t count = hidden + 2 * cfg->q_lora_rank + heads * (nope + rope); /* norm, c_q, q */
+    count += 3 * rank + 2 * rope;                                          /* c_kv, k_rope */
+    count += heads * (nope + v) + heads * (nope + rope) + heads * v; /* kv, keys, values read */
+    count += 2 * hidden;                                             /* o_proj, sum */
+    count += 3 * hidden;                                             /* norm, output, sum */
+    if (dense) return count + 3 * (int64_t)cfg->intermediate_size;
+    int64_t inner = cfg->moe_intermediate_size, k = cfg->num_experts_per_tok;
+    count += 2 * cfg->n_routed_experts;    /* logits and scores */
+    count += k * (2 * hidden + 3 * inner); /* rows in, gate, up, their product, rows out */
+    if (cfg->n_shared_experts) count += 3 * inner * cfg->n_shared_experts + 2 * hidden;
+    return count;
+}
+
+TrainMemory size_to_train(const ModelConfig *cfg, DType dtype, int batch, int context) {
+    int64_t weights = config_parameters(cfg), size = (int64_t)dtype_size(dtype);
+    TrainMemory m = {.weights = weights * (dtype == F32 ? 4 : 4 + size),
+                     .gradients = weights * 4,
+                     .moments = weights * 8};
+    BlockConfig block = config_block(cfg);
+    int64_t per_token = 2 * (int64_t)cfg->hidden_size; /* embedding, last norm */
+    for (int i = 0; i < cfg->num_hidden_layers; i++)
+        per_token += layer_activations(cfg, block_is_dense(&block, i));
+    /* Every activation has a gradient of its size; the logits become their own gradient in
+     * place. */
+    m.activations = (2 * per_token + cfg->vocab_size) * size * batch * context;
+    return m;
+}
+
+ServeMemory size_to_serve(const ModelConfig *cfg, DType dtype, int batch, int context) {
+    return (ServeMemory){.weights = config_parameters(cfg) * (int64_t)dtype_size(dtype),
+                         .cache = size_cache_per_token(cfg, dtype) * batch * context};
+}

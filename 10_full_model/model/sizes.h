@@ -1,0 +1,54 @@
+/*
+ * How large a model is, before there is one: from its settings alone, allocating nothing but a list
+ * of names.
+ */
+#ifndef SIZES_H
+#define SIZES_H
+
+#include "10_full_model/model/config.h"
+
+typedef enum SizeKind {
+    SIZE_EMBEDDING,
+    SIZE_ATTENTION,
+    SIZE_INDEXER,
+    SIZE_DENSE,
+    SIZE_ROUTER,
+    SIZE_SHARED,
+    SIZE_ROUTED,
+    SIZE_NORM,
+    SIZE_HEAD,
+    SIZE_KINDS
+} SizeKind;
+extern const char *const size_names[SIZE_KINDS];
+
+/*
+ * Numbers by kind, and how many of them one token is multiplied with: num_experts_per_tok of the
+ * routed experts; the head, though it is the embedding table again when they are tied; of the
+ * table itself nothing, for a token takes one row of it.
+ */
+typedef struct ConfigSizes {
+    int64_t total[SIZE_KINDS], active[SIZE_KINDS];
+    int64_t all, all_active; /* config_parameters(), config_active_parameters() */
+} ConfigSizes;
+
+ConfigSizes config_sizes(const ModelConfig *cfg);
+
+/* Bytes that one token takes in the caches of all layers: the latent and the rotated key, and
+ * for V3.2 the indexer's key. */
+int64_t size_cache_per_token(const ModelConfig *cfg, DType dtype);
+
+/* Bytes. dtype: what is computed in; BF16 weights have F32 masters while they are trained. */
+typedef struct TrainMemory {
+    int64_t weights; /* with masters */
+    int64_t gradients, moments;
+    int64_t activations; /* of one batch, and their gradients: an estimate, within a fifth */
+} TrainMemory;
+TrainMemory size_to_train(const ModelConfig *cfg, DType dtype, int batch, int context);
+
+typedef struct ServeMemory {
+    int64_t weights; /* as they are in a file; beside BF16, this program itself keeps F32 masters */
+    int64_t cache;
+} ServeMemory;
+ServeMemory size_to_serve(const ModelConfig *cfg, DType dtype, int batch, int context);
+
+#endif

@@ -1,0 +1,169 @@
+/*
+ * config.json: written, read back, and everything that can be wrong with it.
+ */
+#include "10_full_model/model/config.h"
+#include "common/files/files.h"
+#include "common/program/testing.h"
+#include "common/tests/test_scratch.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+Test(config, what_is_written_is_read) {
+    ModelConfig cfg, back;
+    Error err = {0};
+    cr_assert(config_preset(&cfg, "nano", &err) == 0);
+    cfg.vocab_size = 1234;
+    Scratch scratch = scratch_open();
+    const char *folder = scratch.directory;
+    cr_assert(make_directories(folder, &err) == 0 && config_save(&cfg, folder, &err) == 0, "%s",
+              err.text);
+    cr_assert(config_load(&back, folder, &err) == 0, "%s", err.text);
+    cr_assert(back.vocab_size == 1234 && back.v_head_dim == cfg.v_head_dim &&
+              back.rms_norm_eps == cfg.rms_norm_eps &&
+              back.initializer_range == cfg.initializer_range && back.tie_word_embeddings);
+    scratch_close(&scratch);
+}
+
+Test(config, unknown_presets_list_the_known_ones) {
+    ModelConfig cfg;
+    Error err = {0};
+    cr_assert(config_preset(&cfg, "giant", &err) == -1);
+    cr_assert(strstr(err.text, "giant") && strstr(err.text, "nano"), "%s", err.text);
+}
+
+static const struct {
+    const char *from, *to; /* replaced in a good file */
+    const char *message;   /* part of what must be said */
+} broken[] = {
+    {"deepseek_v3", "llama", "llama"},
+    {"\"model_type\"", "\"type\"", "model_type is missing"},
+    {"\"hidden_size\":", "\"hidden\":", "hidden_size is missing"},
+    {"\"hidden_size\":", "\"hidden_size\": 3.5, \"x\":", "hidden_size must be a whole number"},
+    {"\"hidden_size\":", "\"hidden_size\": -4, \"x\":", "hidden_size must be"},
+    {"\"hidden_size\":", "\"hidden_size\": 1e300, \"x\":", "hidden_size must be"},
+    {"\"hidden_size\":", "\"hidden_size\": \"big\", \"x\":", "hidden_size must be"},
+    {"\"num_key_value_heads\":", "\"num_key_value_heads\": 3, \"x\":", "num_key_value_heads"},
+    {"\"rms_norm_eps\":", "\"rms_norm_eps\": null, \"x\":", "rms_norm_eps is missing"},
+    {"\"rms_norm_eps\":", "\"rms_norm_eps\": -1, \"x\":", "rms_norm_eps"},
+    {"\"tie_word_embeddings\":", "\"tie_word_embeddings\": 1, \"x\":", "tie_word_embeddings"},
+    {"\"hidden_act\":", "\"hidden_act\": \"gelu\", \"x\":", "hidden_act is gelu"},
+    {"\"q_lora_rank\":", "\"q_lora\":", "q_lora_rank is missing"},
+    {"\"scoring_func\":", "\"scoring_func\": \"softmax\", \"x\":", "scoring_func is softmax"},
+    {"\"topk_method\":", "\"topk_method\": \"best\", \"x\":", "best"},
+    {"\"moe_layer_freq\":", "\"moe_layer_freq\": 2, \"x\":", "moe_layer_freq is 2"},
+    {"\"num_experts_per_tok\":", "\"num_experts\":", "num_experts_per_tok is missing"},
+    {"\"num_experts_per_tok\":", "\"num_experts_per_tok\": 9, \"x\":", "num_experts_per_tok"},
+    {"\"rope_type\":", "\"rope_type\": \"longrope\", \"x\":", "rope_type is longrope"},
+    {"\"rope_type\":", "\"rope_type\": \"yarn\", \"x\":", "factor is missing"},
+    {"\"rope_type\":", "\"factor\": 4, \"rope_type\": \"yarn\", \"x\":",
+     "original_max_position_embeddings is missing"},
+    {"\"rope_type\":", "\"factor\": 4, \"truncate\": false, \"rope_type\": \"yarn\", \"x\":",
+     "truncate is false"},
+    {"\"rope_parameters\":", "\"rope_parameters\": [], \"x\":", "rope_parameters is not an object"},
+    {"deepseek_v3\"", "deepseek_v32\"", "index_n_heads is missing"},
+    {"\"deepseek_v3\"", "3", "model_type is not a string"},
+    {"\"eos_token_id\":", "\"eos_token_id\": 300, \"x\":", "eos_token_id is 300"},
+    {"\"eos_token_id\":", "\"eos_token_id\": [\"a\"], \"x\":", "eos_token_id is not a token id"},
+    {"\"model_type\"", "\"mlp_bias\": true, \"model_type\"", "mlp_bias is true"},
+    {"}", "", "config.json"},
+    {"{", "[", "config.json"},
+};
+
+Test(config, broken_files_are_named) {
+    ModelConfig cfg;
+    Error err = {0};
+    cr_assert(config_preset(&cfg, "nano", &err) == 0);
+    cfg.vocab_size = 300;
+    Scratch scratch = scratch_open();
+    const char *folder = scratch.directory;
+    char path[1024], good[4096] = "", text[8192];
+    cr_assert(config_load(&cfg, "/proc/none", &err) == -1 &&
+                  strstr(err.text, "/proc/none/config.json"),
+              "%s", err.text);
+    snprintf(path, sizeof path, "%s/config.json", folder);
+    cr_assert(make_directories(folder, &err) == 0 && config_save(&cfg, folder, &err) == 0, "%s",
+              err.text);
+    FILE *file = fopen(path, "r");
+    cr_assert(fread(good, 1, sizeof good - 1, file) > 0);
+    fclose(file);
+    for (size_t i = 0; i < sizeof broken / sizeof broken[0]; i++) {
+        char *at = strstr(good, broken[i].from);
+        cr_assert(at, "case %zu: '%s' is not in the file", i, broken[i].from);
+        snprintf(text, sizeof text, "%.*s%s%s", (int)(at - good), good, broken[i].to,
+                 at + strlen(broken[i].from));
+        file = fopen(path, "w");
+        fputs(text, file);
+        fclose(file);
+        ModelConfig back;
+        cr_assert(config_load(&back, folder, &err) == -1, "case %zu was accepted", i);
+        cr_assert(strstr(err.text, broken[i].message) && strstr(err.text, "config.json"),
+                  "case %zu: %s", i, err.text);
+    }
+    scratch_close(&scratch);
+}
+
+/* The files that DeepSeek published, but for keys that say nothing about the model: the old spelling, FP8's
+ * settings, eos as a number, keys of other programs. */
+#define PUBLISHED_ROPE                                                                      \
+    "\"rope_theta\": 10000, \"max_position_embeddings\": 163840, \"rms_norm_eps\": 1e-06, " \
+    "\"hidden_act\": \"silu\", \"attention_bias\": false, \"initializer_range\": 0.02, "    \
+    "\"tie_word_embeddings\": false, \"ep_size\": 1, \"moe_layer_freq\": 1, "               \
+    "\"torch_dtype\": \"bfloat16\", \"use_cache\": true, \"kv_lora_rank\": 512, "           \
+    "\"qk_nope_head_dim\": 128, \"qk_rope_head_dim\": 64, \"v_head_dim\": 128, "
+#define PUBLISHED_V3                                                                           \
+    PUBLISHED_ROPE                                                                             \
+    "\"rope_scaling\": {\"beta_fast\": 32, \"beta_slow\": 1, \"factor\": 40, "                 \
+    "\"mscale\": 1.0, \"mscale_all_dim\": 1.0, \"original_max_position_embeddings\": 4096, "   \
+    "\"type\": \"yarn\"}, \"bos_token_id\": 0, \"eos_token_id\": 1, "                          \
+    "\"first_k_dense_replace\": 3, \"hidden_size\": 7168, \"intermediate_size\": 18432, "      \
+    "\"moe_intermediate_size\": 2048, \"n_group\": 8, \"n_routed_experts\": 256, "             \
+    "\"n_shared_experts\": 1, \"norm_topk_prob\": true, \"num_attention_heads\": 128, "        \
+    "\"num_experts_per_tok\": 8, \"num_hidden_layers\": 61, \"num_key_value_heads\": 128, "    \
+    "\"num_nextn_predict_layers\": 1, \"q_lora_rank\": 1536, \"routed_scaling_factor\": 2.5, " \
+    "\"quantization_config\": {\"quant_method\": \"fp8\"}, \"scoring_func\": \"sigmoid\", "    \
+    "\"topk_group\": 4, \"topk_method\": \"noaux_tc\", \"vocab_size\": 129280}"
+
+Test(config, published_files_are_the_presets) {
+    static const struct {
+        const char *preset, *json;
+    } files[] = {
+        {"v3", "{\"model_type\": \"deepseek_v3\", " PUBLISHED_V3},
+        {"v3.2", "{\"model_type\": \"deepseek_v32\", \"index_head_dim\": 128, "
+                 "\"index_n_heads\": 64, \"index_topk\": 2048, " PUBLISHED_V3},
+        {"v2-lite",
+         "{\"model_type\": \"deepseek_v2\", " PUBLISHED_ROPE
+         "\"rope_scaling\": {\"beta_fast\": 32, \"beta_slow\": 1, \"factor\": 40, "
+         "\"mscale\": 0.707, \"mscale_all_dim\": 0.707, "
+         "\"original_max_position_embeddings\": 4096, \"type\": \"yarn\"}, "
+         "\"bos_token_id\": 100000, \"eos_token_id\": 100001, \"first_k_dense_replace\": 1, "
+         "\"hidden_size\": 2048, \"intermediate_size\": 10944, \"moe_intermediate_size\": 1408, "
+         "\"n_group\": 1, \"n_routed_experts\": 64, \"n_shared_experts\": 2, "
+         "\"norm_topk_prob\": false, \"num_attention_heads\": 16, \"num_experts_per_tok\": 6, "
+         "\"num_hidden_layers\": 27, \"num_key_value_heads\": 16, \"q_lora_rank\": null, "
+         "\"routed_scaling_factor\": 1.0, \"scoring_func\": \"softmax\", \"seq_aux\": true, "
+         "\"aux_loss_alpha\": 0.001, \"topk_group\": 1, \"topk_method\": \"greedy\", "
+         "\"vocab_size\": 102400}"},
+    };
+    for (size_t i = 0; i < sizeof files / sizeof files[0]; i++) {
+        Scratch scratch = scratch_open();
+        ModelConfig preset, read;
+        Error err = {0};
+        scratch_write(&scratch, "config.json", files[i].json, strlen(files[i].json));
+        cr_assert(config_preset(&preset, files[i].preset, &err) == 0, "%s", err.text);
+        cr_assert(config_load(&read, scratch.directory, &err) == 0, "%s", err.text);
+        RopeConfig a = config_rope(&preset), b = config_rope(&read);
+        cr_assert(config_parameters(&read) == config_parameters(&preset) &&
+                      config_active_parameters(&read) == config_active_parameters(&preset),
+                  "%s", files[i].preset);
+        cr_assert(rope_softmax_factor(&a) == rope_softmax_factor(&b) &&
+                  rope_attention_factor(&a) == rope_attention_factor(&b) && a.factor == b.factor &&
+                  a.original_max_position_embeddings == b.original_max_position_embeddings);
+        cr_assert(read.n_group == preset.n_group && read.topk_method == preset.topk_method &&
+                  read.routed_scaling_factor == preset.routed_scaling_factor &&
+                  read.norm_topk_prob == preset.norm_topk_prob &&
+                  read.eos_token_id == preset.eos_token_id && read.index_topk == preset.index_topk);
+        scratch_close(&scratch);
+    }
+}

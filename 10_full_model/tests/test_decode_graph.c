@@ -1,0 +1,200 @@
+/*
+ * Decoding many steps at a time: the tokens are those of single steps, whatever the lengths, across
+ * pages of the cache and up to its last place.
+ */
+#include "10_full_model/generate/decode_graph.h"
+#include "10_full_model/tests/test_tiny.h"
+#include "common/program/testing.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { BATCH = 3, VOCAB = 131, CAPACITY = 2 * LATENT_PAGE + 7 };
+
+typedef struct World {
+    Context ctx;
+    Model model;
+    BlockCache *caches;
+    DecodeGraph decode;
+} World;
+
+static const int prompt_lengths[BATCH] = {1, LATENT_PAGE - 1, LATENT_PAGE + 9};
+
+/* Prompts of different lengths in the caches. */
+static void world_init(World *w, Device device, DType dtype, bool even) {
+    Error err;
+    w->ctx = test_context(device, dtype);
+    ModelConfig cfg = even ? tiny_even_config(VOCAB) : tiny_config(VOCAB);
+    cfg.max_position_embeddings = CAPACITY;
+    if (model_init(&w->model, &w->ctx, &cfg, false, &err)) cr_assert_fail("%s", err.text);
+    model_randomize(&w->model);
+    w->caches = model_caches_new(&w->model, BATCH, CAPACITY, &err);
+    cr_assert(w->caches, "%s", err.text);
+    int longest = prompt_lengths[BATCH - 1];
+    int32_t ids[BATCH * CAPACITY];
+    for (int i = 0; i < BATCH * longest; i++) ids[i] = (i * 37 + 11) % VOCAB;
+    cr_assert(model_caches_reserve(&w->model, w->caches, longest, &err) == 0, "%s", err.text);
+    model_forward(&w->model, tensor_from(&w->ctx, "ids", I32, ids, SHAPE(BATCH, longest)),
+                  w->caches, NULL);
+    context_reset(&w->ctx);
+    for (int b = 0; b < BATCH; b++)
+        model_caches_truncate(&w->model, w->caches, b, prompt_lengths[b]);
+    if (decode_graph_init(&w->decode, &w->model, w->caches, BATCH, &err))
+        cr_assert_fail("%s", err.text);
+}
+
+static void world_free(World *w) {
+    decode_graph_free(&w->decode);
+    model_caches_free(&w->model, w->caches);
+    model_free(&w->model);
+    test_context_free(&w->ctx);
+}
+
+/* One step as anybody would write it; the largest logit of each sequence, and how far it leads. */
+static void plain_step(World *w, const int32_t *ids, int32_t *next, float *lead) {
+    static float logits[BATCH * VOCAB];
+    Error err;
+    cr_assert(model_caches_reserve(&w->model, w->caches, 1, &err) == 0, "%s", err.text);
+    Tensor *t = tensor_from(&w->ctx, "ids", I32, ids, SHAPE(BATCH, 1));
+    tensor_download(&w->ctx, logits, model_forward(&w->model, t, w->caches, NULL));
+    context_reset(&w->ctx);
+    for (int b = 0; b < BATCH; b++) {
+        const float *row = logits + b * VOCAB;
+        float second = -INFINITY;
+        next[b] = 0;
+        for (int j = 1; j < VOCAB; j++)
+            if (row[j] > row[next[b]]) next[b] = j;
+        for (int j = 0; j < VOCAB; j++)
+            if (j != next[b] && row[j] > second) second = row[j];
+        lead[b] = row[next[b]] - second;
+    }
+}
+
+/*
+ * Steps in pieces of several sizes until the longest sequence is full; then the same token by token.
+ * A captured step always runs absorbed attention while a single one takes the cheaper of two, so
+ * logits may differ by a rounding: where the two likeliest are closer than that, either is right.
+ */
+static void many_steps(Device device, DType dtype, bool even) {
+    World w;
+    world_init(&w, device, dtype, even);
+    int room = CAPACITY - prompt_lengths[BATCH - 1], done = 0;
+    static int32_t tokens[(1 + CAPACITY) * BATCH];
+    const int pieces[] = {1, DECODE_STEPS, 3, 17};
+    for (int b = 0; b < BATCH; b++) tokens[b] = 5 + b;
+    for (int i = 0; done < room; i++) {
+        int steps = pieces[i % 4] < room - done ? pieces[i % 4] : room - done;
+        decode_greedy(&w.decode, tokens + done * BATCH, steps, tokens + (done + 1) * BATCH);
+        done += steps;
+        for (int b = 0; b < BATCH; b++)
+            cr_assert(model_cached(&w.model, w.caches, b) == prompt_lengths[b] + done);
+    }
+    for (int b = 0; b < BATCH; b++) model_caches_truncate(&w.model, w.caches, b, prompt_lengths[b]);
+    float rounding = dtype == BF16 ? 0.25f : 1e-3f; /* logits are of size 1 to 10 */
+    for (int i = 0; i < room; i++) {
+        int32_t next[BATCH];
+        float lead[BATCH];
+        plain_step(&w, tokens + i * BATCH, next, lead); /* the same text, even where they part */
+        for (int b = 0; b < BATCH; b++)
+            cr_assert(next[b] == tokens[(i + 1) * BATCH + b] || lead[b] < rounding,
+                      "step %d, sequence %d: %d, not %d (leads by %g)", i, b,
+                      tokens[(i + 1) * BATCH + b], next[b], lead[b]);
+    }
+    world_free(&w);
+}
+
+DEVICE_TEST(decode_graph, many_steps_are_single_steps) { many_steps(device, dtype, false); }
+
+/* Sizes for which a step has kernels of its own. */
+DEVICE_TEST(decode_graph, many_fused_steps_are_single_steps) { many_steps(device, dtype, true); }
+
+/*
+ * And these steps are the model: their logits are those of the whole text at once, without a cache,
+ * which no kernel for few rows has a part in (45 tokens of each sequence are more than few). The
+ * BF16 model routes each token by itself: it may choose other experts where two are nearly equal,
+ * and a text that has done so goes another way, so there only the first step is looked at, loosely.
+ */
+DEVICE_TEST(decode_graph, fused_steps_are_the_whole_text) {
+    enum { TEXT = 45, STEPS = 6 };
+    World w;
+    world_init(&w, device, dtype, true);
+    Error err;
+    int32_t ids[BATCH * TEXT], next[BATCH];
+    static float got[BATCH * VOCAB], whole[BATCH * TEXT * VOCAB];
+    for (int i = 0; i < BATCH * TEXT; i++) ids[i] = (i * 29 + 3) % VOCAB;
+    Tensor *t = tensor_from(&w.ctx, "ids", I32, ids, SHAPE(BATCH, TEXT));
+    tensor_download(&w.ctx, whole, model_forward(&w.model, t, NULL, NULL));
+    context_reset(&w.ctx);
+    for (int b = 0; b < BATCH; b++) model_caches_truncate(&w.model, w.caches, b, 0);
+    int32_t prompt[BATCH * (TEXT - STEPS)];
+    for (int b = 0; b < BATCH; b++)
+        memcpy(prompt + b * (TEXT - STEPS), ids + b * TEXT, (TEXT - STEPS) * sizeof *ids);
+    cr_assert(model_caches_reserve(&w.model, w.caches, TEXT - STEPS, &err) == 0, "%s", err.text);
+    t = tensor_from(&w.ctx, "ids", I32, prompt, SHAPE(BATCH, TEXT - STEPS));
+    model_forward(&w.model, t, w.caches, NULL);
+    context_reset(&w.ctx);
+    for (int i = TEXT - STEPS; i < (dtype == BF16 ? TEXT - STEPS + 1 : TEXT); i++) {
+        for (int b = 0; b < BATCH; b++) next[b] = ids[b * TEXT + i];
+        decode_logits(&w.decode, next, got);
+        for (int b = 0; b < BATCH; b++)
+            check_close("logits", got + b * VOCAB, whole + (b * TEXT + i) * VOCAB, VOCAB,
+                        dtype == BF16 ? 16 * 0x1p-9 : 64 * tolerance_of(F32, 96));
+    }
+    world_free(&w);
+}
+
+/* Logits for a sampler, in turn with greedy steps, and after a prompt has used the arena. */
+DEVICE_TEST(decode_graph, logits_are_those_of_the_step) {
+    World w;
+    world_init(&w, device, dtype, false);
+    static float logits[BATCH * VOCAB], again[BATCH * VOCAB];
+    int32_t ids[BATCH] = {1, 2, 3}, best[BATCH];
+    decode_logits(&w.decode, ids, logits);
+    for (int pass = 0; pass < 2; pass++) {
+        for (int b = 0; b < BATCH; b++)
+            model_caches_truncate(&w.model, w.caches, b, prompt_lengths[b]);
+        if (pass == 0) {
+            decode_greedy(&w.decode, ids, 1, best);
+            for (int b = 0; b < BATCH; b++)
+                for (int j = 0; j < VOCAB; j++)
+                    cr_assert(logits[b * VOCAB + j] <= logits[b * VOCAB + best[b]]);
+        } else {
+            test_poison(&w.ctx, tensor_new(&w.ctx, "junk", F32, SHAPE(1 << 14)));
+            context_reset(&w.ctx);
+            decode_logits(&w.decode, ids, again);
+            check_close("again", again, logits, BATCH * VOCAB, 0);
+        }
+    }
+    world_free(&w);
+}
+
+/* Equal logits: the smaller id; a NaN is never the likeliest. */
+DEVICE_TEST(decode_graph, likeliest) {
+    Context ctx = test_context(device, dtype);
+    enum { ROWS = 4, WIDTH = 2500 };
+    static float z[ROWS][WIDTH];
+    int32_t tokens[2 * ROWS] = {0}, ids[ROWS] = {0}, step = 1;
+    const int32_t want[ROWS] = {7, 2499, 0, 3};
+    for (int i = 0; i < WIDTH; i++) z[0][i] = -1, z[1][i] = (float)-i, z[2][i] = NAN, z[3][i] = 1;
+    z[0][7] = z[0][8] = z[0][1031] = z[0][2499] = 2;
+    z[1][2499] = 1;
+    z[3][3] = 5, z[3][2] = NAN;
+    Tensor *logits = tensor_from(&ctx, "logits", dtype, z, SHAPE(ROWS, WIDTH));
+    Tensor *t = tensor_from(&ctx, "tokens", I32, tokens, SHAPE(2, ROWS));
+    Tensor *n = tensor_from(&ctx, "ids", I32, ids, SHAPE(ROWS));
+    Tensor *s = tensor_from(&ctx, "step", I32, &step, SHAPE(1));
+    ON(&ctx, decode_likeliest, n->data, t->data, s->data, logits->data, ROWS, WIDTH);
+    const int32_t *from[3] = {n->data, t->data, s->data};
+    int32_t *to[3] = {ids, tokens, &step};
+    const size_t bytes[3] = {sizeof ids, sizeof tokens, sizeof step};
+    for (int i = 0; i < 3; i++)
+        if (device == CUDA)
+            gpu_download(ctx.gpu, to[i], from[i], bytes[i]);
+        else
+            memcpy(to[i], from[i], bytes[i]);
+    cr_assert(step == 2);
+    for (int b = 0; b < ROWS; b++)
+        cr_assert(ids[b] == want[b] && tokens[ROWS + b] == want[b], "row %d: %d", b, ids[b]);
+    test_context_free(&ctx);
+}

@@ -1,0 +1,297 @@
+/*
+ * The program's other commands, as processes: info, data, eval, logits, convert, and the list of
+ * them all.
+ */
+#include "10_full_model/tests/test_deepseek.h" /* first: it says which functions of the system it needs */
+
+#include "common/files/files.h"
+#include "common/program/testing.h"
+
+#include <math.h>
+
+static const char *const commands[] = {"data",   "train", "generate", "eval",
+                                       "logits", "info",  "convert"};
+enum { COMMANDS = sizeof commands / sizeof commands[0] };
+
+Test(deepseek, says_what_it_can_do) {
+    Output none = deepseek_with((Start){0}, ARGUMENTS(NULL)), help = DEEPSEEK("--help"),
+           unknown = DEEPSEEK("trian");
+    expect(&help, 0, "Usage: deepseek COMMAND");
+    expect(&none, 2, "Usage: deepseek COMMAND");
+    expect(&unknown, 2, "there is no command 'trian'");
+    for (int i = 0; i < COMMANDS; i++) {
+        expect(&help, 0, commands[i]);
+        Output o = DEEPSEEK(commands[i], "--help");
+        expect(&o, 0, "--threads=N");
+        cr_assert(strncmp(o.out, "Usage: deepseek ", 16) == 0);
+        o = DEEPSEEK(commands[i], "--no-such-flag");
+        expect(&o, 2, "unrecognized option '--no-such-flag'");
+        o = DEEPSEEK(commands[i], "--device", "tpu");
+        expect(&o, 2, "'tpu' is neither cpu nor cuda");
+        if (strcmp(commands[i], "info") == 0) continue; /* the only one that needs no flag */
+        o = DEEPSEEK(commands[i]);
+        expect(&o, 1,
+               strcmp(commands[i], "data") && strcmp(commands[i], "train") ? "--model DIR"
+                                                                           : "--out DIR");
+    }
+}
+
+Test(info, has_the_published_sizes) {
+    Output o = DEEPSEEK("info");
+    static const char *const presets[] = {"nano", "small",   "default", "large",
+                                          "109m", "v2-lite", "v3",      "v3.2"};
+    for (int i = 0; i < 8; i++) expect(&o, 0, presets[i]);
+    o = DEEPSEEK("info", "--config", "v3");
+    expect(&o, 0, "671,026,404,352       36,625,603,584");
+    expect(&o, 0, "KV cache of a token: 70,272 bytes in BF16");
+    o = DEEPSEEK("info", "--config", "v2-lite");
+    expect(&o, 0, "15.71B                2.45B");
+    o = DEEPSEEK("info", "--config", "nano"); /* counted by hand in the lesson */
+    expect(&o, 0, "1,964,352            1,079,616");
+    o = DEEPSEEK("info", "--config", "v3.2");
+    expect(&o, 0, "can count them, nothing here can train or run them");
+    o = DEEPSEEK("info", "--config", "nope");
+    expect(&o, 1, "there are: nano, small");
+    char folder[400];
+    Error err;
+    if (project_path(folder, sizeof folder, "10_full_model/goldens/v3", &err))
+        cr_assert_fail("%s", err.text);
+    o = DEEPSEEK("info", "--config", folder, "--batch", "3", "--context", "20");
+    expect(&o, 0, "6,098                4,646");
+    expect(&o, 0, "3 sequences of 20 tokens");
+}
+
+/* ---- logits ---- */
+
+static double distance(const Tensor *a, const Tensor *b) {
+    cr_assert(a && b && tensor_count(a) == tensor_count(b));
+    const float *x = a->data, *y = b->data;
+    double difference = 0, size = 0;
+    for (int64_t i = 0; i < tensor_count(a); i++) {
+        difference += ((double)x[i] - y[i]) * ((double)x[i] - y[i]);
+        size += (double)y[i] * y[i];
+    }
+    return sqrt(difference / (size > 0 ? size : 1));
+}
+
+/* What the file of transformers' numbers has, the program's must have, and the same. Limits: the
+ * project's own for F32 (rounding alone gives a tenth of them). */
+Test(logits, are_those_of_transformers) {
+    Scratch w = scratch_open();
+    static const char *const models[] = {"v3", "v2_lite", "v3_bf16_shards"};
+    for (int i = 0; i < 3; i++) {
+        char golden[100], folder[400];
+        Error err;
+        snprintf(golden, sizeof golden, "10_full_model/goldens/%s", models[i]);
+        if (project_path(folder, sizeof folder, golden, &err)) cr_assert_fail("%s", err.text);
+        const char *input = path_in(folder, "expected.safetensors"),
+                   *output = path_in(w.directory, "out.safetensors");
+        Output o =
+            DEEPSEEK("logits", "--model", folder, "--input", input, "--output", output, "--grads");
+        expect(&o, 0, "tensors in");
+        SafeTensors *wanted = safetensors_open(input, &err), *got = safetensors_open(output, &err);
+        cr_assert(wanted && got, "%s", err.text);
+        int gradients = 0;
+        for (int t = 0; t < safetensors_count(wanted); t++) {
+            const Tensor *a = safetensors_at(wanted, t);
+            bool gradient = strncmp(a->name, "grad.", 5) == 0;
+            if (!gradient && strcmp(a->name, "logits") && strcmp(a->name, "loss")) continue;
+            double d = distance(safetensors_find(got, a->name), a);
+            double limit = gradient ? 1e-4 : a->name[1] == 'o' && a->name[2] == 's' ? 1e-6 : 2e-5;
+            cr_assert(d <= limit, "%s: %s is %g away, allowed %g", models[i], a->name, d, limit);
+            gradients += gradient;
+        }
+        cr_assert(gradients > 20 && safetensors_count(got) == gradients + 2);
+        safetensors_close(wanted), safetensors_close(got);
+    }
+    remove_tree(&w);
+}
+
+static void write_ids(const char *path, const char *name, DType dtype, void *data,
+                      const int64_t *shape, int ndim) {
+    Error err;
+    Tensor t = tensor_of(data, name, dtype, CPU, shape, ndim);
+    if (safetensors_write(path, &t, 1, NULL, 0, &err)) cr_assert_fail("%s", err.text);
+}
+
+Test(logits, wrong_ids_are_named) {
+    Scratch w = workplace();
+    const char *model = trained_model(&w), *in = path_in(w.directory, "in.safetensors");
+    const char *out = path_in(w.directory, "out.safetensors");
+    int32_t ids[70] = {1, 2, 3, 283, 5, 6};
+    float numbers[4] = {1, 2, 3, 4};
+#define REFUSED(says)                                                                    \
+    do {                                                                                 \
+        Output o = DEEPSEEK("logits", "--model", model, "--input", in, "--output", out); \
+        expect(&o, 1, says);                                                             \
+    } while (0)
+    REFUSED("cannot open");
+    write_ids(in, "input_ids", I32, ids, SHAPE(2, 3));
+    REFUSED("id 283 at [1, 0] is not one of the model's 283 tokens");
+    write_ids(in, "ids", I32, ids, SHAPE(1, 3));
+    REFUSED("there is no tensor 'input_ids'");
+    write_ids(in, "input_ids", I32, ids, SHAPE(3));
+    REFUSED("'input_ids' has shape [3]");
+    write_ids(in, "input_ids", I32, ids, SHAPE(1, 65));
+    REFUSED("to 64 (the model's context)");
+    write_ids(in, "input_ids", I32, ids, SHAPE(3, 1));
+    REFUSED("each row must have 2 tokens");
+    write_ids(in, "input_ids", F32, numbers, SHAPE(2, 2));
+    REFUSED("input_ids is F32, but ids are I32 or I64");
+    scratch_write(&w, "in.safetensors", "nonsense", 8);
+    REFUSED("in.safetensors");
+#undef REFUSED
+    write_ids(in, "input_ids", I32, ids, SHAPE(1, 3));
+    Output o = DEEPSEEK("logits", "--model", model, "--input", in, "--output", "/dev/full");
+    expect(&o, 1, "cannot write /dev/full");
+    remove_tree(&w);
+}
+
+/* ---- eval and convert ---- */
+
+static double number_behind(const char *text, const char *name) {
+    const char *at = strstr(text, name);
+    cr_assert_not_null(at, "'%s' is not in %s", name, text);
+    return strtod(at + strlen(name), NULL);
+}
+
+Test(eval, three_numbers_that_say_the_same) {
+    Scratch w = workplace();
+    const char *model = trained_model(&w), *text = path_in(w.directory, "text.txt");
+    Output o = DEEPSEEK("eval", "--model", model, "--data", text, "--context", "16");
+    expect(&o, 0, "loss ");
+    double loss = number_behind(o.out, "loss "), bits = number_behind(o.out, "bits per byte ");
+    cr_assert(loss > 0 && loss < 2, "it has learned this text by heart: %g", loss);
+    cr_assert_float_eq(number_behind(o.out, "perplexity "), exp(loss), 0.01);
+    double bytes_per_token = loss / log(2) / bits; /* "the cat" is two tokens for seven bytes */
+    cr_assert(bytes_per_token > 2 && bytes_per_token < 6, "%g bytes a token", bytes_per_token);
+    scratch_write(&w, "short.txt", "the cat", 7);
+    scratch_write(&w, "empty.txt", "", 0);
+    const struct {
+        const char *says, *data, *context;
+    } cases[] = {{"needs 17", path_in(w.directory, "short.txt"), "16"},
+                 {"there is no text in it", path_in(w.directory, "empty.txt"), "16"},
+                 {"cannot open", "/nowhere/text", "16"},
+                 {"no finished shards", w.directory, "16"},
+                 {"longer than this model's 64 positions", text, "65"}};
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        o = DEEPSEEK("eval", "--model", model, "--data", cases[i].data, "--context",
+                     cases[i].context);
+        expect(&o, 1, cases[i].says);
+    }
+    remove_tree(&w);
+}
+
+Test(convert, there_and_back) {
+    Scratch w = workplace();
+    const char *model = trained_model(&w), *rounded = path_in(w.directory, "bf16"),
+               *back = path_in(w.directory, "back"), *copy = path_in(w.directory, "copy");
+    Output o = DEEPSEEK("convert", "--model", model, "--out", copy);
+    expect(&o, 0, "with its tokenizer");
+    same_bytes(model, copy, "tokenizer.json");
+    same_bytes(model, copy, "config.json");
+    o = DEEPSEEK("convert", "--model", model, "--out", rounded, "--weights", "bf16", "--shard-mb",
+                 "0.02");
+    expect(&o, 0, "is written");
+    cr_assert(exists(rounded, "model.safetensors.index.json") &&
+              exists(rounded, "model-00001-of-00003.safetensors"));
+    o = DEEPSEEK("convert", "--model", rounded, "--out", back);
+    expect(&o, 0, "is written");
+    double losses[3];
+    const char *const folders[] = {model, rounded, back};
+    for (int i = 0; i < 3; i++) {
+        o = DEEPSEEK("eval", "--model", folders[i], "--data", path_in(w.directory, "text.txt"));
+        losses[i] = number_behind(o.out, "loss ");
+    }
+    cr_assert(losses[1] == losses[2] && fabs(losses[0] - losses[1]) < 0.02, "%g, %g, %g", losses[0],
+              losses[1], losses[2]);
+    o = DEEPSEEK("convert", "--model", rounded, "--out", rounded);
+    expect(&o, 1, "--out is the folder of --model");
+    o = DEEPSEEK("convert", "--model", model, "--out", rounded); /* no old shards stay behind */
+    expect(&o, 0, "is written");
+    cr_assert_not(exists(rounded, "model.safetensors.index.json"));
+    same_bytes(copy, rounded, "model.safetensors");
+    remove_tree(&w);
+}
+
+/* ---- data ---- */
+
+/* 60 different documents of 60 words; one more of each kind that is to go. */
+static void write_documents(Scratch *w) {
+    static const char *const words[] = {"the",  "cat", "and",   "a",    "dog",   "that",  "have",
+                                        "seen", "of",  "green", "with", "house", "river", "old"};
+    FILE *file = fopen(scratch_path(w, "documents.jsonl"), "w");
+    char first[2000] = "";
+    for (int i = 0; i < 60; i++) {
+        char text[2000] = "";
+        for (int j = 0; j < 60; j++)
+            snprintf(text + strlen(text), sizeof text - strlen(text), "%s%d%s ",
+                     words[(7 * i + j * j + i * j) % 14], (i * 61 + j) % 100,
+                     words[(i + 3 * j) % 14]);
+        strcat(text, "the of and that have been with it.");
+        if (i == 0) strcpy(first, text);
+        fprintf(file, "{\"text\": \"%s\", \"id\": %d}\n", text, i);
+    }
+    fprintf(file, "{\"text\": \"%s\"}\n", first);              /* an exact copy */
+    fprintf(file, "{\"text\": \"%s Changed.\"}\n", first);     /* a near one */
+    fprintf(file, "{\"text\": \"Home | About | Contact\"}\n"); /* too short */
+    cr_assert(fclose(file) == 0);
+}
+
+Test(data, sifts_and_train_reads_what_is_left) {
+    Scratch w = workplace();
+    write_documents(&w);
+    const char *in = path_in(w.directory, "documents.jsonl"), *out = path_in(w.directory, "shards"),
+               *again = path_in(w.directory, "again");
+    Output o = DEEPSEEK("data", in, "--out", out, "--vocab", "300", "--validation", "0.1");
+    expect(&o, 0, "read                         63");
+    expect(&o, 0, "- exact duplicate             1");
+    expect(&o, 0, "- near duplicate              1");
+    expect(&o, 0, "- words                       1");
+    expect(&o, 0, "Tokens of a document:");
+    cr_assert(exists(out, "index.json") && exists(out, "report.json"));
+    o = DEEPSEEK("data", in, "--out", again, "--vocab", "300", "--validation", "0.1", "--threads",
+                 "1");
+    expect(&o, 0, "= train");
+    same_bytes(out, again, "train-00000.shard");
+    same_bytes(out, again, "validation-00000.shard");
+
+    o = DEEPSEEK("data", "--verify", out);
+    expect(&o, 0, "as the index says");
+    const char *run = path_in(w.directory, "run");
+    o = DEEPSEEK("train", "--data", out, "--config", path_in(w.directory, "tiny"), "--out", run,
+                 "--steps", "6", "--batch", "2", "--context", "16", "--peak", "0");
+    expect(&o, 0, "Done after 6 steps");
+    o = DEEPSEEK("eval", "--model", run, "--data", out, "--context", "16");
+    expect(&o, 0, "bits per byte");
+    o = DEEPSEEK("train", "--data", out, "--out", run, "--vocab", "400");
+    expect(&o, 1, "--vocab and --validation are for text files");
+    o = DEEPSEEK("data", in, "--out", out);
+    expect(&o, 1, "holds finished shards already");
+
+    edit_file(path_in(out, "train-00000.shard"), "DSSHARD1", "DSSHARD9");
+    o = DEEPSEEK("data", "--verify", out);
+    expect(&o, 1, "is no shard of this version");
+    edit_file(path_in(again, "index.json"), "\"version\":\t1", "\"version\":\t7");
+    o = DEEPSEEK("data", "--verify", again);
+    expect(&o, 1, "\"version\" should be");
+    remove_tree(&w);
+}
+
+Test(data, broken_lines_are_named) {
+    Scratch w = workplace();
+    write_documents(&w);
+    const char *in = path_in(w.directory, "documents.jsonl"), *out = path_in(w.directory, "shards");
+    edit_file(in, "\", \"id\": 2}", ", \"id\": 2}");
+    Output o = DEEPSEEK("data", in, "--out", out, "--vocab", "300");
+    expect(&o, 1, "documents.jsonl:3: ");
+    o = DEEPSEEK("data", in, "--out", out, "--vocab", "300", "--bad-lines", "skip");
+    expect(&o, 0, "- bad line                    1");
+    o = DEEPSEEK("data", "/nowhere/x.txt", "--out", path_in(w.directory, "other"));
+    expect(&o, 1, "cannot open /nowhere/x.txt");
+    o = DEEPSEEK("data", in, "--out", path_in(w.directory, "other"), "--limit", "words=5");
+    expect(&o, 2, "--limit: ");
+    o = DEEPSEEK("data", "--out", path_in(w.directory, "other"));
+    expect(&o, 1, "which files?");
+    remove_tree(&w);
+}

@@ -1,0 +1,220 @@
+/*
+ * The program as its users meet it: a process with a command line, files, what it prints and its
+ * exit status. For the tests test_deepseek*.c; the Makefile builds the program before them.
+ *
+ *     Output o = DEEPSEEK("info", "--config", "v3");
+ *     expect(&o, 0, "671,026,404,352");
+ *
+ * gnuplot is hidden from it (its charts take longer than all the rest), unless PATH is kept.
+ */
+#ifndef TEST_DEEPSEEK_H
+#define TEST_DEEPSEEK_H
+
+#define _GNU_SOURCE /* memmem */
+
+#include "common/tests/test_scratch.h"
+
+#include <signal.h>
+#include <stdbool.h>
+#include <sys/prctl.h>
+#include <sys/resource.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <time.h>
+
+typedef struct Output {
+    int status; /* as from exit(); 128 + the signal's number if one ended it */
+    char out[40000], err[40000];
+} Output;
+
+/* How a process is started; all zeros: with nothing on stdin. */
+typedef struct Start {
+    const char *input; /* what it reads from stdin */
+    long file_size;    /* files may not become longer, as on a full disk; 0: any */
+    bool charts;
+} Start;
+
+typedef struct Process {
+    pid_t id;
+    FILE *out, *err;
+} Process;
+
+/* build/KIND/tests/10_full_model/test_... -> build/KIND/10_full_model/deepseek */
+static inline void program_path(char *path, size_t size) {
+    ssize_t length = readlink("/proc/self/exe", path, size - 1);
+    cr_assert(length > 0);
+    path[length] = 0;
+    char *tests = NULL;
+    for (char *at = path; (at = strstr(at, "/tests/")); at++) tests = at;
+    cr_assert_not_null(tests, "%s is not where make puts tests", path);
+    memmove(tests, tests + strlen("/tests"), strlen(tests + strlen("/tests")) + 1);
+    strcpy(strrchr(path, '/'), "/deepseek");
+    cr_assert(access(path, X_OK) == 0, "%s is missing: make 10_full_model builds it", path);
+}
+
+static inline FILE *text_file(const char *text) {
+    FILE *file = tmpfile();
+    cr_assert_not_null(file);
+    fputs(text ? text : "", file);
+    rewind(file);
+    return file;
+}
+
+/* argv without the program's name, ended by NULL. */
+static inline Process process_start(Start start, const char *const *arguments) {
+    char program[500];
+    const char *argv[64] = {"deepseek"};
+    program_path(program, sizeof program);
+    for (int i = 0; arguments[i]; i++) argv[i + 1] = arguments[i];
+    FILE *in = text_file(start.input);
+    Process p = {.out = tmpfile(), .err = tmpfile()};
+    cr_assert(p.out && p.err);
+    p.id = fork();
+    cr_assert(p.id >= 0);
+    if (p.id) {
+        fclose(in);
+        return p;
+    }
+    prctl(PR_SET_PDEATHSIG, SIGKILL); /* a test that fails leaves no process behind */
+    alarm(60);                        /* and none waits for ever */
+    dup2(fileno(in), 0), dup2(fileno(p.out), 1), dup2(fileno(p.err), 2);
+    if (!start.charts) setenv("PATH", "/nowhere", 1);
+    setenv("ASAN_OPTIONS", "detect_leaks=1", 1); /* in tests it is off: see tools/criterion.py */
+    if (start.file_size) {
+        struct rlimit limit = {(rlim_t)start.file_size, (rlim_t)start.file_size};
+        setrlimit(RLIMIT_FSIZE, &limit);
+        signal(SIGXFSZ, SIG_IGN); /* write() then fails, as on a full disk */
+    }
+    execv(program, (char *const *)argv);
+    _exit(127);
+}
+
+static inline void read_back(FILE *file, char *text, size_t size) {
+    rewind(file);
+    text[fread(text, 1, size - 1, file)] = 0;
+    fclose(file);
+}
+
+static inline Output process_end(Process *p) {
+    Output o;
+    int status;
+    cr_assert(waitpid(p->id, &status, 0) == p->id);
+    o.status = WIFSIGNALED(status) ? 128 + WTERMSIG(status) : WEXITSTATUS(status);
+    read_back(p->out, o.out, sizeof o.out);
+    read_back(p->err, o.err, sizeof o.err);
+    return o;
+}
+
+static inline Output deepseek_with(Start start, const char *const *arguments) {
+    Process p = process_start(start, arguments);
+    return process_end(&p);
+}
+
+#define ARGUMENTS(...) ((const char *const[]){__VA_ARGS__, NULL})
+#define DEEPSEEK(...)  deepseek_with((Start){0}, ARGUMENTS(__VA_ARGS__))
+
+/* The status, and what stdout (status 0) or stderr must say. */
+static inline void expect(const Output *o, int status, const char *says) {
+    cr_assert(o->status == status, "status %d, not %d\n%s%s", o->status, status, o->out, o->err);
+    const char *where = status ? o->err : o->out;
+    cr_assert(strstr(where, says), "'%s' should be in\n%s", says, where);
+}
+
+/* ---- files ---- */
+
+/* A path that lives as long as the test's process. */
+static inline const char *path_in(const char *directory, const char *name) {
+    size_t size = strlen(directory) + strlen(name) + 2;
+    char *path = malloc(size);
+    cr_assert_not_null(path);
+    snprintf(path, size, "%s/%s", directory, name);
+    return path;
+}
+
+static inline bool exists(const char *directory, const char *name) {
+    return access(path_in(directory, name), F_OK) == 0;
+}
+
+/* The whole file, terminated; for the caller to free(). */
+static inline char *file_text(const char *path, size_t *bytes) {
+    FILE *file = fopen(path, "rb");
+    cr_assert_not_null(file, "%s is missing", path);
+    fseek(file, 0, SEEK_END);
+    *bytes = (size_t)ftell(file);
+    rewind(file);
+    char *text = malloc(*bytes + 1);
+    cr_assert(text && fread(text, 1, *bytes, file) == *bytes);
+    text[*bytes] = 0;
+    fclose(file);
+    return text;
+}
+
+static inline void same_bytes(const char *a, const char *b, const char *name) {
+    size_t sizes[2];
+    char *texts[2] = {file_text(path_in(a, name), &sizes[0]),
+                      file_text(path_in(b, name), &sizes[1])};
+    cr_assert(sizes[0] == sizes[1] && !memcmp(texts[0], texts[1], sizes[0]), "%s differs", name);
+    free(texts[0]), free(texts[1]);
+}
+
+/* Puts `to` where `from` stands in the file, once. */
+static inline void edit_file(const char *path, const char *from, const char *to) {
+    size_t bytes;
+    char *text = file_text(path, &bytes), *at = memmem(text, bytes, from, strlen(from));
+    cr_assert_not_null(at, "'%s' is not in %s", from, path);
+    FILE *file = fopen(path, "wb");
+    fwrite(text, 1, (size_t)(at - text), file);
+    fputs(to, file);
+    at += strlen(from);
+    fwrite(at, 1, bytes - (size_t)(at - text), file);
+    cr_assert(fclose(file) == 0);
+    free(text);
+}
+
+static inline void remove_tree(const Scratch *scratch) {
+    char command[200];
+    snprintf(command, sizeof command, "rm -r %s", scratch->directory);
+    cr_assert(system(command) == 0);
+}
+
+/* ---- a model that learns within a second ---- */
+
+/* The folder's text.txt, of a few thousand bytes, and tiny/config.json. */
+static inline Scratch workplace(void) {
+    enum { COPIES = 60 };
+    static const char sentence[] =
+        "the cat sat on the mat and the dog sat on the log; the frog sat in the fog. ";
+    Scratch scratch = scratch_open();
+    char text[COPIES * (sizeof sentence - 1)];
+    for (int i = 0; i < COPIES; i++)
+        memcpy(text + i * (sizeof sentence - 1), sentence, sizeof sentence - 1);
+    scratch_write(&scratch, "text.txt", text, sizeof text);
+    static const char config[] =
+        "{\"model_type\": \"deepseek_v3\", \"vocab_size\": 283, \"hidden_size\": 32, "
+        "\"intermediate_size\": 48, \"num_hidden_layers\": 2, \"num_attention_heads\": 2, "
+        "\"q_lora_rank\": null, \"kv_lora_rank\": 8, \"qk_nope_head_dim\": 6, "
+        "\"qk_rope_head_dim\": 4, \"v_head_dim\": 6, \"n_routed_experts\": 6, "
+        "\"n_shared_experts\": 1, \"num_experts_per_tok\": 2, \"moe_intermediate_size\": 10, "
+        "\"first_k_dense_replace\": 1, \"routed_scaling_factor\": 1.0, "
+        "\"max_position_embeddings\": 64, \"rms_norm_eps\": 1e-6, \"initializer_range\": 0.05, "
+        "\"tie_word_embeddings\": true}";
+    char directory[100];
+    snprintf(directory, sizeof directory, "%s/tiny", scratch.directory);
+    cr_assert(mkdir(directory, 0777) == 0);
+    scratch_write(&scratch, "tiny/config.json", config, strlen(config));
+    return scratch;
+}
+
+#define TRAINING(w, out)                                                                       \
+    "train", "--config", path_in((w)->directory, "tiny"), "--data",                            \
+        path_in((w)->directory, "text.txt"), "--out", path_in((w)->directory, out), "--batch", \
+        "4", "--context", "16", "--eval-batches", "1", "--peak", "0"
+
+/* WORKPLACE/model, after some steps: enough to write "the cat sat on the ...". */
+static inline const char *trained_model(const Scratch *w) {
+    Output o = DEEPSEEK(TRAINING(w, "model"), "--steps", "60", "--learning-rate", "0.01");
+    expect(&o, 0, "Done after 60 steps");
+    return path_in(w->directory, "model");
+}
+
+#endif

@@ -1,0 +1,195 @@
+/*
+ * deepseek train, as a process: what it leaves, how it stops and goes on, and what it refuses.
+ */
+#include "10_full_model/tests/test_deepseek.h"
+
+/* Rows of DIRECTORY/metrics.csv; 0 when there is no such file yet. */
+static int rows(const char *directory) {
+    char line[500];
+    int count = 0;
+    FILE *file = fopen(path_in(directory, "metrics.csv"), "r");
+    while (file && fgets(line, sizeof line, file)) count += line[0] >= '0' && line[0] <= '9';
+    if (file) fclose(file);
+    return count;
+}
+
+/* Starts a run that is far from its end, and waits until it has done some steps. */
+static Process start_training(const char *out, const char *const *arguments) {
+    Process p = process_start((Start){0}, arguments);
+    for (int i = 0; rows(out) < 3; i++) {
+        struct timespec pause = {0, 2000000};
+        nanosleep(&pause, NULL);
+        cr_assert(i < 15000, "no step in half a minute");
+        cr_assert(waitpid(p.id, NULL, WNOHANG) == 0, "it ended by itself");
+    }
+    return p;
+}
+
+Test(train, leaves_a_folder_that_says_all) {
+    Scratch w = workplace();
+    const char *out = path_in(w.directory, "run");
+    scratch_write(&w, "more.txt", "a fog is in the log. ", 21);
+    Output o = deepseek_with(
+        (Start){.charts = true},
+        ARGUMENTS(TRAINING(&w, "run"), "--data", path_in(w.directory, "more.txt"), "--steps", "10",
+                  "--eval-every", "4", "--accumulate", "2", "--dropout", "0.1", "--constant", "3"));
+    expect(&o, 0, "Done after 10 steps");
+    expect(&o, 0, "Best validation loss");
+    cr_assert(strstr(o.err, "training  done in"), "%s", o.err);
+    static const char *const files[] = {"config.json",
+                                        "model.safetensors",
+                                        "tokenizer.json",
+                                        "tokenizer_config.json",
+                                        "generation_config.json",
+                                        "metrics.csv",
+                                        "last/config.json",
+                                        "last/model.safetensors",
+                                        "last/tokenizer.json",
+                                        "last/tokenizer_config.json",
+                                        "last/generation_config.json",
+                                        "last/training.safetensors"};
+    for (size_t i = 0; i < sizeof files / sizeof files[0]; i++)
+        cr_assert(exists(out, files[i]), "%s is missing", files[i]);
+    if (!strstr(o.out, "gnuplot is missing"))
+        cr_assert(exists(out, "loss.svg") && exists(out, "load.png"));
+    size_t bytes;
+    char *csv = file_text(path_in(out, "metrics.csv"), &bytes);
+    cr_assert(strstr(csv, "\nstep,loss,validation_loss,learning_rate,gradient_norm,"
+                          "tokens_per_second,share_of_peak,max_vio,idle_experts\n1,"));
+    cr_assert(rows(out) == 10);
+    int validations = 0;
+    for (char *line = strstr(csv, "\n1,"); line && line[1]; line = strchr(line + 1, '\n')) {
+        int step;
+        float loss, validation;
+        validations += sscanf(line, "\n%d,%f,%f", &step, &loss, &validation) == 3;
+    }
+    cr_assert(validations == 3, "%d validations: after 4, 8 and 10", validations);
+    free(csv);
+    remove_tree(&w);
+}
+
+Test(train, ctrl_c_saves_and_resume_ends_in_the_same_bits) {
+    Scratch w = workplace();
+    const char *parts = path_in(w.directory, "parts"), *whole = path_in(w.directory, "whole");
+#define LONG(out) TRAINING(&w, out), "--steps", "300", "--eval-every", "60", "--dropout", "0.1"
+    Process p = start_training(parts, ARGUMENTS(LONG("parts")));
+    kill(p.id, SIGINT);
+    Output o = process_end(&p);
+    expect(&o, 0, "of 300 steps and saved. The same command with --resume goes on");
+    cr_assert(strstr(o.err, "training  stopped after"), "%s", o.err);
+    int done = rows(parts);
+    cr_assert(done >= 3 && done < 300);
+
+    o = DEEPSEEK("generate", "--model", parts, "--prompt", "the");
+    if (done < 60) expect(&o, 1, "has no best model yet");
+    o = DEEPSEEK("generate", "--model", path_in(parts, "last"), "--prompt", "the");
+    expect(&o, 0, "the");
+
+    o = DEEPSEEK(LONG("parts"), "--resume");
+    expect(&o, 0, "Done after 300 steps");
+    o = DEEPSEEK(LONG("whole"), "--resume");
+    expect(&o, 0, "has no run to resume: this begins one");
+    same_bytes(whole, parts, "model.safetensors");
+    same_bytes(whole, parts, "last/model.safetensors");
+    same_bytes(whole, parts, "last/training.safetensors");
+    cr_assert(rows(parts) == 300);
+
+    o = DEEPSEEK(LONG("parts"), "--resume");
+    expect(&o, 0, "All 300 steps of this run were done before");
+    cr_assert_null(strstr(o.err, "nan"), "%s", o.err);
+    same_bytes(whole, parts, "last/training.safetensors");
+    remove_tree(&w);
+}
+
+Test(train, two_trainers_do_not_share_a_folder) {
+    Scratch w = workplace();
+    const char *out = path_in(w.directory, "run");
+    Process p = start_training(out, ARGUMENTS(TRAINING(&w, "run"), "--steps", "20000"));
+    static const char *const flags[] = {"--seed=1", "--resume", "--overwrite"};
+    for (int i = 0; i < 3; i++) {
+        Output o = DEEPSEEK(TRAINING(&w, "run"), "--steps", "3", flags[i]);
+        expect(&o, 1, "another process is training there");
+        cr_assert_null(strstr(o.err, "tokenizer"), "refused only after some work:\n%s", o.err);
+    }
+    kill(p.id, SIGTERM);
+    Output o = process_end(&p);
+    expect(&o, 0, "and saved");
+    remove_tree(&w);
+}
+
+Test(train, a_full_disk_leaves_the_old_checkpoint_whole) {
+    Scratch w = workplace();
+    const char *out = path_in(w.directory, "run"), *copy = path_in(w.directory, "copy");
+#define SHORT(out) TRAINING(&w, out), "--steps", "12", "--eval-every", "4"
+    Output o = DEEPSEEK(SHORT("run"));
+    expect(&o, 0, "Done");
+    char command[700];
+    snprintf(command, sizeof command, "cp -r %s %s", out, copy);
+    cr_assert(system(command) == 0);
+    /* A model fits, the state, three times as large, does not. */
+    o = deepseek_with((Start){.file_size = 150000}, ARGUMENTS(SHORT("full")));
+    expect(&o, 1, "saving at step 4: cannot write");
+    expect(&o, 1, "the file is as it was before");
+    cr_assert_not(exists(path_in(w.directory, "full"), "last/training.safetensors"));
+    o = deepseek_with((Start){.file_size = 50000},
+                      ARGUMENTS("convert", "--model", copy, "--out", out));
+    expect(&o, 1, "cannot write");
+    same_bytes(out, copy, "model.safetensors");
+    remove_tree(&w);
+}
+
+Test(train, refuses_before_it_works) {
+    Scratch w = workplace();
+    Output o = DEEPSEEK(TRAINING(&w, "run"), "--steps", "4");
+    expect(&o, 0, "Done after 4 steps");
+    const char *run = path_in(w.directory, "run"), *new = path_in(w.directory, "new");
+    const char *text = path_in(w.directory, "text.txt");
+    const struct {
+        int status;
+        const char *says, *flags[8];
+    } cases[] = {
+        {1, "--resume goes on with it, --overwrite", {"--out", run}},
+        {1, "give one", {"--out", run, "--resume", "--overwrite"}},
+        {1, "--steps 4, but now it is 5", {"--out", run, "--resume", "--steps", "5"}},
+        {1,
+         "--learning-rate 0.003, but now it is 0.01",
+         {"--out", run, "--resume", "--learning-rate", "0.01"}},
+        {1, "indexer", {"--out", new, "--config", "v3.2"}},
+        {1, "there are: nano, small", {"--out", new, "--config", "huge"}},
+        {1, "cannot open", {"--out", new, "--data", "/nowhere/text"}},
+        {1, "longer than the 64 positions", {"--out", new, "--context", "65"}},
+        {1, "more than all 4 steps", {"--out", new, "--warmup", "5"}},
+        {1, "BF16 needs a GPU", {"--out", new, "--dtype", "bf16"}},
+        {1, "Not a directory", {"--out", text}},
+        {2, "--dropout: 1 is not between 0 and 0.99", {"--out", new, "--dropout", "1"}},
+        {2, "'stray' is not expected here", {"--out", new, "stray"}},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        const char *argv[40] = {TRAINING(&w, "run"), "--steps", "4"};
+        int count = 0;
+        while (argv[count]) count++;
+        for (int j = 0; cases[i].flags[j]; j++) argv[count++] = cases[i].flags[j];
+        o = deepseek_with((Start){0}, argv);
+        expect(&o, cases[i].status, cases[i].says);
+        cr_assert_null(strstr(o.err, "tokenizer"), "refused only after some work:\n%s", o.err);
+    }
+    o = DEEPSEEK(TRAINING(&w, "new"), "--steps", "4", "--learning-rate", "1e20");
+    expect(&o, 1, "training cannot go on. Try a smaller --learning-rate");
+    cr_assert(rows(run) == 4, "a refused run has changed what was there");
+    remove_tree(&w);
+}
+
+/* A folder with somebody's model is no run of ours. */
+Test(train, does_not_replace_a_foreign_model) {
+    Scratch w = workplace();
+    const char *model = trained_model(&w), *other = path_in(w.directory, "other");
+    Output o = DEEPSEEK("convert", "--model", model, "--out", other);
+    expect(&o, 0, "with its tokenizer");
+    o = DEEPSEEK(TRAINING(&w, "other"), "--steps", "2");
+    expect(&o, 1, "has a model, which would be lost");
+    o = DEEPSEEK(TRAINING(&w, "other"), "--steps", "2", "--resume");
+    expect(&o, 1, "has a model, which would be lost");
+    o = DEEPSEEK(TRAINING(&w, "other"), "--steps", "2", "--overwrite");
+    expect(&o, 0, "Done after 2 steps");
+    remove_tree(&w);
+}

@@ -1,0 +1,325 @@
+/*
+ * Generating: the sampler's limits, text that arrives whole, and that neither a neighbour nor a pause
+ * changes an answer.
+ */
+#include "10_full_model/commands/interactive.h"
+#include "10_full_model/data/normalise.h"
+#include "10_full_model/generate/generate.h"
+#include "10_full_model/tests/test_tiny.h"
+#include "common/program/testing.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* ---- sampling ---- */
+
+Test(sampling, keeps_to_its_limits) {
+    float logits[5] = {1, 3, 2, 3, -50}, copy[5];
+    Sampling greedy = {.temperature = 0, .top_p = 1};
+    memcpy(copy, logits, sizeof copy);
+    cr_assert(sample_token(copy, 5, &greedy, 0.99f) == 1, "of equal logits the smaller id");
+    int seen[5] = {0};
+    for (int i = 0; i < 20000; i++) {
+        Sampling s = {.temperature = 1, .top_p = 1};
+        memcpy(copy, logits, sizeof copy);
+        seen[sample_token(copy, 5, &s, rng_uniform(1, 2, (uint64_t)i))]++;
+    }
+    double z = 2 * exp(3) + exp(2) + exp(1),
+           p[5] = {exp(1) / z, exp(3) / z, exp(2) / z, exp(3) / z, 0};
+    for (int i = 0; i < 5; i++) /* five standard deviations of a binomial count */
+        cr_assert(fabs(seen[i] - 20000 * p[i]) <= 5 * sqrt(20000 * p[i]),
+                  "token %d: %d of 20000, expected %.0f", i, seen[i], 20000 * p[i]);
+    for (int i = 0; i <= 100; i++) {
+        Sampling k = {.temperature = 1, .top_k = 2, .top_p = 1},
+                 nucleus = {.temperature = 1, .top_p = 0.5f};
+        memcpy(copy, logits, sizeof copy);
+        int32_t id = sample_token(copy, 5, &k, (float)i / 100.001f);
+        cr_assert(id == 1 || id == 3, "top_k 2 chose %d", id);
+        memcpy(copy, logits, sizeof copy);
+        id = sample_token(copy, 5, &nucleus, (float)i / 100.001f);
+        cr_assert(id == 1 || id == 3, "top_p 0.5 chose %d",
+                  id); /* the first has 0.40, so the second is needed, the third not */
+    }
+    Sampling tight = {.temperature = 1, .top_p = 0};
+    memcpy(copy, logits, sizeof copy);
+    cr_assert(sample_token(copy, 5, &tight, 0.999f) == 1, "top_p 0 still keeps one");
+}
+
+/* The settings' order is transformers': p counts what top-k left, min-p is relative to the first. */
+Test(sampling, settings_together) {
+    const float logits[4] = {logf(0.4f), logf(0.3f), logf(0.2f), logf(0.1f)};
+    const struct {
+        Sampling sampling;
+        int left; /* tokens 0 .. left - 1 can be chosen */
+    } cases[] = {
+        {{.temperature = 1, .top_p = 0.69f}, 2},
+        {{.temperature = 1, .top_p = 0.71f}, 3},
+        {{.temperature = 1, .top_p = 0.6f, .top_k = 3}, 2}, /* 0.4 / 0.9 is not enough */
+        {{.temperature = 1, .top_p = 0.44f, .top_k = 3}, 1},
+        {{.temperature = 1, .top_p = 1, .min_p = 0.4f}, 3},
+        {{.temperature = 1, .top_p = 1, .min_p = 0.6f}, 2},
+        {{.temperature = 0.5f, .top_p = 1, .min_p = 0.6f}, 1}, /* 9/16: squares of 3 and 4 */
+        {{.temperature = 1, .top_p = 1, .min_p = 1}, 1},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        int most = 0;
+        for (int r = 0; r < 1000; r++) {
+            float copy[4];
+            memcpy(copy, logits, sizeof copy);
+            int id = sample_token(copy, 4, &cases[i].sampling, (float)r / 1000);
+            if (id > most) most = id;
+        }
+        cr_expect(most + 1 == cases[i].left, "case %zu: %d tokens were left, not %d", i, most + 1,
+                  cases[i].left);
+    }
+}
+
+Test(sampling, repetitions_are_penalised_once_and_towards_less) {
+    float logits[4] = {2, -2, 3, -3};
+    penalize_repetitions(logits, 4, (int32_t[]){0, 1, 0, 0}, 4, 2);
+    check_close("logits", logits, (float[]){1, -4, 3, -3}, 4, 0);
+    penalize_repetitions(logits, 4, (int32_t[]){0, 1}, 2, 1);
+    check_close("penalty 1", logits, (float[]){1, -4, 3, -3}, 4, 0);
+}
+
+/* ---- text ---- */
+
+typedef struct Heard {
+    char text[400];
+    int pieces;
+} Heard;
+
+static void hear(void *user, const char *text, size_t bytes) {
+    Heard *heard = user;
+    strncat(heard->text, text, bytes);
+    heard->pieces++;
+}
+
+Test(stream, waits_for_whole_characters_and_stops) {
+    const struct {
+        const char *tokens[6], *stops[2], *text;
+        bool stopped;
+    } cases[] = {
+        {{"a", "\xc3", "\xa9", "b"},
+         {0},
+         "a\xc3\xa9"
+         "b",
+         false},
+        {{"\xe2\x82", "x"}, {0}, "\xef\xbf\xbdx", false}, /* never whole: U+FFFD */
+        {{"\xe2\x82"}, {0}, "\xef\xbf\xbd", false},
+        {{"\xff", "\xa9", "x"}, {0}, "\xef\xbf\xbd\xef\xbf\xbdx", false},
+        {{"\xed", "\xa0", "\x80"},
+         {0},
+         "\xef\xbf\xbd\xef\xbf\xbd\xef\xbf\xbd",
+         false}, /* half a pair */
+        {{"say ST", "OP", "more"}, {"STOP"}, "say ", true},
+        {{"STO", "NE"}, {"STOP"}, "STONE", false},
+        {{"ababab", "c"}, {"ababc"}, "ab", true}, /* a beginning within a beginning */
+        {{"x\n", "\ny"}, {"\n\n"}, "x", true},
+        {{"one two"}, {"two", "one"}, "", true},
+        {{"", "q"}, {"z"}, "q", false},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        Heard heard = {0};
+        int stops = 0;
+        while (stops < 2 && cases[i].stops[stops]) stops++;
+        TextStream stream = text_stream(hear, &heard, cases[i].stops, stops);
+        bool stopped = false;
+        for (int t = 0; t < 6 && cases[i].tokens[t] && !stopped; t++)
+            stopped = text_stream_add(&stream, cases[i].tokens[t], strlen(cases[i].tokens[t]));
+        text_stream_end(&stream);
+        cr_expect_str_eq(heard.text, cases[i].text, "case %zu: '%s'", i, heard.text);
+        cr_expect(stopped == cases[i].stopped, "case %zu", i);
+    }
+}
+
+/* ---- a model ---- */
+
+typedef struct World {
+    Context ctx;
+    Tokenizer *tokenizer;
+    Model model;
+} World;
+
+/* A byte-level model of random weights: 257 tokens, nearly all equally likely. */
+static void world_init(World *w, Device device, DType dtype, int context) {
+    Error err = {0};
+    w->ctx = test_context(device, dtype);
+    char text[600];
+    for (int i = 0; i < 600; i += 2) memcpy(text + i, "\xc3\xa9", 2); /* é */
+    w->tokenizer = tokenizer_train(text, sizeof text, 257, NULL, NULL, &err);
+    cr_assert(w->tokenizer, "%s", err.text);
+    ModelConfig cfg = tiny_config(257);
+    cfg.num_hidden_layers = 2;
+    cfg.max_position_embeddings = context;
+    cfg.tie_word_embeddings = true;
+    if (model_init(&w->model, &w->ctx, &cfg, false, &err)) cr_assert_fail("%s", err.text);
+    model_randomize(&w->model);
+}
+
+static void world_free(World *w) {
+    model_free(&w->model);
+    tokenizer_free(w->tokenizer);
+    test_context_free(&w->ctx);
+}
+
+/* A piece is one UTF-8 character. */
+static void whole_character(void *user, const char *text, size_t bytes) {
+    cr_assert(utf8_character(text, bytes) == (int)bytes, "%zu bytes begin with %02x", bytes,
+              (unsigned char)text[0]);
+    if (bytes == 2) *(size_t *)user = 2; /* U+FFFD has three */
+}
+
+Test(generate, hands_out_whole_characters) {
+    World w;
+    world_init(&w, CPU, F32, 4096);
+    size_t longest = 0;
+    GenerateOptions options = {.sampling = {.temperature = 50, .top_p = 1, .seed = 3},
+                               .max_new_tokens = 4000,
+                               .emit = whole_character,
+                               .user = &longest};
+    GenerateResult result;
+    Error err;
+    if (generate(&w.model, w.tokenizer, "x", &options, &result, &err))
+        cr_assert_fail("%s", err.text);
+    cr_assert(longest == 2, "in %d random bytes there is a two-byte character", result.new_tokens);
+    world_free(&w);
+}
+
+Test(generate, prompts_that_fit) {
+    World w;
+    world_init(&w, CPU, F32, 32);
+    Error err = {0};
+    GenerateOptions options = {.sampling = {.temperature = 1, .top_p = 1, .seed = 3},
+                               .max_new_tokens = 1000};
+    GenerateResult result;
+    cr_assert(generate(&w.model, w.tokenizer, "", &options, &result, &err) == 0, "%s", err.text);
+    cr_assert(result.new_tokens <= 31, "%d new tokens in a context of 32", result.new_tokens);
+    char longer[400];
+    memset(longer, 'x', sizeof longer);
+    longer[sizeof longer - 1] = 0;
+    cr_assert(generate(&w.model, w.tokenizer, longer, &options, &result, &err) == -1);
+    cr_assert(strstr(err.text, "399") && strstr(err.text, "32"), "%s", err.text);
+    world_free(&w);
+}
+
+/* One answer, ids of it, alone. */
+static int alone(World *w, const char *prompt, const GenerateOptions *options, int32_t *ids) {
+    Generator g;
+    GenerateResult result;
+    Error err;
+    if (generator_init(&g, &w->model, w->tokenizer, 1, 64, &err) ||
+        generator_prompt(&g, 0, prompt, &err))
+        cr_assert_fail("%s", err.text);
+    generator_run(&g, options, &result);
+    int count = g.sequences[0].count;
+    memcpy(ids, g.sequences[0].ids, (size_t)count * sizeof *ids);
+    generator_free(&g);
+    return count;
+}
+
+/* Prompts of different lengths side by side are continued as if each were alone. In F32: in BF16 the
+ * likeliest of nearly equal logits may change with a rounding. */
+static void neighbours_change_nothing(Device device) {
+    World w;
+    world_init(&w, device, F32, 64);
+    const char *prompts[] = {"a longer prompt than the others", "b", "", "four"};
+    GenerateOptions greedy = {.max_new_tokens = 12};
+    Generator g;
+    GenerateResult result;
+    Error err;
+    cr_assert(generator_init(&g, &w.model, w.tokenizer, 4, 64, &err) == 0, "%s", err.text);
+    for (int b = 0; b < 4; b++)
+        cr_assert(generator_prompt(&g, b, prompts[b], &err) == 0, "%s", err.text);
+    generator_run(&g, &greedy, &result);
+    for (int b = 0; b < 4; b++) {
+        int32_t ids[64];
+        int count = alone(&w, prompts[b], &greedy, ids);
+        cr_assert(count == g.sequences[b].count, "sequence %d", b);
+        cr_assert(!memcmp(ids, g.sequences[b].ids, (size_t)count * sizeof *ids), "sequence %d", b);
+    }
+    generator_free(&g);
+    world_free(&w);
+}
+
+Test(generate, neighbours_change_nothing_cpu) { neighbours_change_nothing(CPU); }
+Test(generate, neighbours_change_nothing_cuda) {
+    test_needs_gpu();
+    neighbours_change_nothing(CUDA);
+}
+
+/* Five tokens and five more are ten, random numbers included. */
+Test(generate, a_pause_changes_nothing) {
+    World w;
+    world_init(&w, CPU, F32, 64);
+    GenerateOptions options = {.sampling = {.temperature = 1, .top_p = 1, .seed = 9},
+                               .max_new_tokens = 10};
+    int32_t whole[64];
+    int count = alone(&w, "pause", &options, whole);
+    Generator g;
+    GenerateResult result;
+    Error err;
+    cr_assert(generator_init(&g, &w.model, w.tokenizer, 1, 64, &err) == 0, "%s", err.text);
+    cr_assert(generator_prompt(&g, 0, "pause", &err) == 0, "%s", err.text);
+    options.max_new_tokens = 5;
+    generator_run(&g, &options, &result);
+    generator_run(&g, &options, &result);
+    cr_assert(g.sequences[0].count == count);
+    cr_assert(!memcmp(whole, g.sequences[0].ids, (size_t)count * sizeof *whole));
+    generator_free(&g);
+    world_free(&w);
+}
+
+/* A stop string ends the answer; the second run of the same text goes on behind it. */
+Test(generate, stops) {
+    World w;
+    world_init(&w, CPU, F32, 64);
+    GenerateOptions options = {.sampling = {.temperature = 9, .top_p = 1}, .max_new_tokens = 40};
+    Heard all = {0}, part = {0};
+    GenerateResult result;
+    Error err;
+    options.emit = hear;
+    options.user = &all;
+    cr_assert(generate(&w.model, w.tokenizer, "stop", &options, &result, &err) == 0);
+    char stop[2] = "";
+    for (size_t i = strlen(all.text) / 2; !stop[0]; i++) /* a byte that is a character */
+        if (all.text[i] > 0) stop[0] = all.text[i];
+    options.stops = (const char *[]){stop};
+    options.stop_count = 1;
+    options.user = &part;
+    cr_assert(generate(&w.model, w.tokenizer, "stop", &options, &result, &err) == 0);
+    size_t before = strcspn(all.text, stop);
+    cr_assert(strlen(part.text) == before && !strncmp(part.text, all.text, before),
+              "'%s' should end '%s' before '%s'", part.text, all.text, stop);
+    world_free(&w);
+}
+
+/* A conversation from a script: settings change, bad ones are answered, nothing ends it but /quit. */
+Test(interactive, follows_its_commands) {
+    World w;
+    world_init(&w, CPU, F32, 64);
+    char script[] =
+        "/temp 0\n/tokens 3\n/temp hot\n/top-k 1.5\n/nonsense\n/min-p 2\nhello\n\n/seed "
+        "7\n/help\n/quit\nnever read\n";
+    char *text = NULL;
+    size_t size = 0;
+    FILE *in = fmemopen(script, strlen(script), "r"), *out = open_memstream(&text, &size);
+    GenerateOptions options = {.sampling = sampling_defaults(), .max_new_tokens = 50};
+    Error err;
+    cr_assert(interactive(&w.model, w.tokenizer, options, in, out, &err) == 0, "%s", err.text);
+    fclose(in), fclose(out);
+    const char *const said[] = {"/temp takes a number from 0 to 100",
+                                "/top-k takes a whole number",
+                                "there is no /nonsense",
+                                "/min-p takes a number from 0 to 1",
+                                "hello",
+                                "[3 tokens",
+                                "/seed     7"};
+    for (size_t i = 0; i < sizeof said / sizeof said[0]; i++)
+        cr_expect(strstr(text, said[i]), "'%s' is not in: %s", said[i], text);
+    cr_expect(!strstr(text, "never read"));
+    free(text);
+    world_free(&w);
+}

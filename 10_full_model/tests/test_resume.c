@@ -1,0 +1,316 @@
+/*
+ * Runs that are stopped: by Ctrl-C, by a full disk, by kill -9 at any moment. Resumed, they end in
+ * the same bits as a run that nothing happened to; and what cannot be resumed is refused by name.
+ */
+#include "10_full_model/checkpoint/checkpoint.h"
+#include "10_full_model/tests/test_world.h"
+#include "10_full_model/train/run_folder.h"
+#include "10_full_model/train/training_state.h"
+
+#include "common/files/files.h"
+
+#include <math.h>
+#include <signal.h>
+#include <stdio.h>
+#include <sys/resource.h>
+#include <sys/wait.h>
+#include <time.h>
+
+/* Every kind of state is in use: dropout's random numbers, moments, biases, several batches a
+ * step. */
+static void options_for_resuming(World *w, const char *out) {
+    w->options.schedule = (Schedule){.steps = 18, .warmup = 3, .constant = 4, .peak = 1e-2f};
+    w->options.batch_size = 4;
+    w->options.accumulation = 2;
+    w->options.eval_interval = 6;
+    w->options.dropout = 0.2f;
+    w->options.bias_speed = 0.01f;
+    w->options.out = out;
+    w->options.tokenizer = w->tokenizer;
+}
+
+/* Trains in a world of its own; the signal comes in the middle of the step behind `stop` others (0:
+ * never). */
+static TrainResult run(Device device, DType dtype, const char *out, bool resume, int64_t stop,
+                       int signal) {
+    World w;
+    world_init(&w, device, dtype);
+    options_for_resuming(&w, out);
+    char csv[600];
+    snprintf(csv, sizeof csv, "%s/metrics.csv", out);
+    w.options.csv = csv;
+    w.options.start = resume ? RUN_RESUME : RUN_NEW;
+    Alarm alarm = {w.source, 8 * (uint64_t)stop, signal};
+    TokenSource source = alarm_source(&alarm);
+    TrainResult result;
+    Error err = {0};
+    must(train(&w.model, &source, &w.options, &result, &err), &err);
+    world_free(&w);
+    return result;
+}
+
+static void same_file(const char *a, const char *b, const char *name) {
+    char path[2][600];
+    MappedFile file[2];
+    Error err = {0};
+    for (int i = 0; i < 2; i++) {
+        snprintf(path[i], sizeof path[i], "%s/%s", i ? b : a, name);
+        must(file_map(&file[i], path[i], &err), &err);
+    }
+    cr_assert(file[0].size == file[1].size && !memcmp(file[0].data, file[1].data, file[0].size),
+              "%s and %s differ", path[0], path[1]);
+    for (int i = 0; i < 2; i++) file_unmap(&file[i]);
+}
+
+/* The best model, the last one, and all of the state: every byte. */
+static void same_run(const char *a, const char *b) {
+    same_file(a, b, "last/training.safetensors");
+    same_file(a, b, "last/model.safetensors");
+    same_file(a, b, "model.safetensors");
+}
+
+/* One row for each step, in order. */
+static void check_rows(const char *out, int steps) {
+    char path[600], line[512];
+    snprintf(path, sizeof path, "%s/metrics.csv", out);
+    FILE *file = fopen(path, "r");
+    cr_assert(file);
+    int seen = 0, heads = 0;
+    while (fgets(line, sizeof line, file)) {
+        if (!strncmp(line, "step,", 5)) heads++;
+        if (line[0] >= '0' && line[0] <= '9') cr_assert_eq(atoi(line), ++seen);
+    }
+    fclose(file);
+    cr_assert(seen == steps && heads == 1, "%d rows, %d heads", seen, heads);
+}
+
+/* What a process leaves that was killed two steps after its last save, in the middle of a row. */
+static void add_rows_of_lost_steps(const char *out, int step) {
+    char path[600];
+    snprintf(path, sizeof path, "%s/metrics.csv", out);
+    FILE *file = fopen(path, "a");
+    cr_assert(file);
+    fprintf(file, "%d,2.5\n%d,2.4\n%d", step + 1, step + 2, step);
+    fclose(file);
+}
+
+DEVICE_TEST(resume, ends_in_the_same_bits) {
+    Scratch whole = scratch_open(), parts = scratch_open();
+    const char *out = parts.directory;
+    TrainResult undisturbed = run(device, dtype, whole.directory, false, 0, 0);
+    TrainResult result = run(device, dtype, out, true, 4, SIGINT); /* nothing there yet: begins */
+    cr_assert(result.interrupted && result.steps == 5 && isfinite(result.validation_loss));
+    cr_assert(result.best_step == 0, "a step that is not due is no candidate for the best");
+    add_rows_of_lost_steps(out, 5);
+    result = run(device, dtype, out, true, 6, SIGTERM);
+    cr_assert(result.interrupted && result.resumed_from == 5 && result.steps == 7);
+    result = run(device, dtype, out, true, 0, 0);
+    cr_assert(!result.interrupted && result.resumed_from == 7 && result.steps == 18);
+    cr_assert(result.best_validation_loss == undisturbed.best_validation_loss &&
+              result.best_step == undisturbed.best_step);
+    same_run(whole.directory, out);
+    check_rows(out, 18);
+    result = run(device, dtype, out, true, 0, 0); /* nothing is left to do, and nothing is lost */
+    cr_assert(result.steps == 18);
+    same_run(whole.directory, out);
+    check_rows(out, 18);
+    run_close(&whole), run_close(&parts);
+}
+
+/* ---- kill -9 ---- */
+
+static double now(void) {
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
+
+/* A child that trains, or goes on; killed after `seconds` unless that is 0. Was it finished? */
+static bool child(const char *out, double seconds) {
+    pid_t pid = fork();
+    cr_assert(pid >= 0);
+    if (pid == 0) {
+        run(CPU, F32, out, true, 0, 0);
+        _exit(0);
+    }
+    if (seconds > 0) {
+        struct timespec pause = {(time_t)seconds, (long)(1e9 * (seconds - floor(seconds)))};
+        nanosleep(&pause, NULL);
+        kill(pid, SIGKILL);
+    }
+    int status;
+    cr_assert(waitpid(pid, &status, 0) == pid);
+    cr_assert(WIFSIGNALED(status) || WEXITSTATUS(status) == 0, "the child failed");
+    return !WIFSIGNALED(status);
+}
+
+/* The parent computes nothing: OpenMP's threads do not survive a fork. */
+Test(resume, after_being_killed_at_any_moment) {
+    Scratch whole = scratch_open(), parts = scratch_open();
+    double begin = now();
+    cr_assert(child(whole.directory, 0));
+    double time = now() - begin;
+    int kills = 0;
+    for (; kills < 8; kills++) {
+        /* The first one at a time when no process can have finished, however slow the first was. */
+        double most = kills ? 0.9 : 0.2;
+        double share = 0.05 + most * rng_uniform((uint64_t)(1e9 * begin), 1, (uint64_t)kills);
+        if (child(parts.directory, share * time)) break;
+    }
+    cr_assert(child(parts.directory, 0));
+    cr_assert(kills > 0);
+    same_run(whole.directory, parts.directory);
+    check_rows(parts.directory, 18);
+    run_close(&whole), run_close(&parts); /* also: no temporary files are left */
+}
+
+/* ---- what is refused ---- */
+
+static void refused(World *w, const char *says) {
+    TrainResult result;
+    Error err = {0};
+    cr_assert(train(&w->model, &w->source, &w->options, &result, &err) == -1, "no error: %s", says);
+    cr_assert(strstr(err.text, says), "'%s' says: %s", says, err.text);
+}
+
+Test(resume, with_other_settings_is_refused_by_name) {
+    Scratch scratch = scratch_open();
+    run(CPU, F32, scratch.directory, false, 4, SIGINT);
+    World w;
+    world_init(&w, CPU, F32);
+    options_for_resuming(&w, scratch.directory);
+    refused(&w, "--overwrite"); /* a run is there, and not a word of it */
+    w.options.start = RUN_RESUME;
+    const TrainOptions fine = w.options;
+#define REFUSED(setting, value, says) \
+    w.options = fine;                 \
+    w.options.setting = value;        \
+    refused(&w, says)
+    REFUSED(schedule.steps, 20, "--steps 18, but now it is 20");
+    REFUSED(schedule.peak, 2e-2f, "--learning-rate 0.01, but now it is 0.02");
+    REFUSED(schedule.constant, 0, "--constant 4, but");
+    REFUSED(batch_size, 8, "--batch 4, but");
+    REFUSED(accumulation, 1, "--accumulate");
+    REFUSED(dropout, 0, "--dropout");
+    REFUSED(bias_speed, 0, "--bias-speed");
+    REFUSED(adamw.weight_decay, 0, "--weight-decay");
+    w.options = fine;
+    w.ctx.rng.seed++;
+    refused(&w, "seed");
+    w.ctx.rng.seed--;
+    for (int i = 0; i < 100; i++) w.corpus.ids[100 + 7 * i] = 1; /* another text, as long */
+    refused(&w, "hash of the first batch");
+    w.model.cfg.n_routed_experts = 7;
+    refused(&w, "n_routed_experts 6, but now it is 7");
+    world_free(&w);
+    run_close(&scratch);
+}
+
+Test(resume, two_trainers_do_not_share_a_folder) {
+    Scratch scratch = scratch_open();
+    Error err = {0};
+    RunFolder folder;
+    must(run_folder_open(&folder, scratch.directory, RUN_NEW, &err), &err);
+    World w;
+    world_init(&w, CPU, F32);
+    options_for_resuming(&w, scratch.directory);
+    refused(&w, "another process is training there");
+    run_folder_close(&folder);
+    w.options.schedule.steps = 1;
+    w.options.schedule.warmup = w.options.schedule.constant = 0;
+    TrainResult result;
+    must(train(&w.model, &w.source, &w.options, &result, &err), &err);
+    world_free(&w);
+    run_close(&scratch);
+}
+
+/* Where `what` stands in the bytes, of which not all are text. */
+static char *find(char *bytes, size_t size, const char *what) {
+    size_t length = strlen(what);
+    for (char *at = bytes; at + length <= bytes + size; at++)
+        if (!memcmp(at, what, length)) return at;
+    return NULL;
+}
+
+/* A state that is cut short or of another format changes nothing in the model. */
+Test(resume, from_a_damaged_state) {
+    Scratch scratch = scratch_open();
+    run(CPU, F32, scratch.directory, false, 4, SIGINT);
+    World w;
+    world_init(&w, CPU, F32);
+    options_for_resuming(&w, scratch.directory);
+    w.options.start = RUN_RESUME;
+    char path[200];
+    snprintf(path, sizeof path, "%s/last/training.safetensors", scratch.directory);
+    MappedFile file;
+    Error err = {0};
+    must(file_map(&file, path, &err), &err);
+    char *bytes = malloc(file.size);
+    size_t size = file.size;
+    memcpy(bytes, file.data, size);
+    file_unmap(&file);
+    float before = tensor_get(w.model.embed_tokens, 5);
+    const struct {
+        const char *what, *with, *says;
+    } changes[] = {{"\"training_format\":\"1\"", "\"training_format\":\"9\"", "format 9"},
+                   {"\"step\":\"5\"", "\"step\":\"x\"", "step is 'x'"},
+                   {"weight.model.norm", "weight.model.form", "weight.model.norm.weight"},
+                   {"adamw.v.model.norm", "adamw.v.model.form", "adamw.v.model.norm.weight"}};
+    for (int i = 0; i < 5; i++) {
+        bool cut = i == 4;
+        char *at = cut ? NULL : find(bytes, size, changes[i].what);
+        cr_assert(cut || at, "there is no %s", cut ? "" : changes[i].what);
+        if (at) memcpy(at, changes[i].with, strlen(changes[i].with));
+        FILE *out = fopen(path, "wb");
+        fwrite(bytes, 1, cut ? size - 100 : size, out);
+        fclose(out);
+        refused(&w, cut ? "training.safetensors" : changes[i].says);
+        if (at) memcpy(at, changes[i].what, strlen(changes[i].what));
+        cr_assert(tensor_get(w.model.embed_tokens, 5) == before, "half a state was loaded");
+    }
+    free(bytes);
+    world_free(&w);
+    run_close(&scratch);
+}
+
+/* The limit lets the weights through, but not the state, which is three times as large. */
+Test(resume, after_a_full_disk) {
+    Scratch whole = scratch_open(), scratch = scratch_open();
+    run(CPU, F32, whole.directory, false, 0, 0);
+    run(CPU, F32, scratch.directory, false, 6, SIGINT);
+    World w;
+    world_init(&w, CPU, F32);
+    options_for_resuming(&w, scratch.directory);
+    w.options.start = RUN_RESUME;
+    signal(SIGXFSZ, SIG_IGN);
+    struct rlimit limit;
+    getrlimit(RLIMIT_FSIZE, &limit);
+    struct rlimit small = {.rlim_cur = 8 * (rlim_t)params_count(&w.model.params),
+                           .rlim_max = limit.rlim_max};
+    setrlimit(RLIMIT_FSIZE, &small);
+    refused(&w, "training.safetensors");
+    setrlimit(RLIMIT_FSIZE, &limit);
+    world_free(&w);
+    TrainResult result = run(CPU, F32, scratch.directory, true, 0, 0);
+    cr_assert_eq(result.resumed_from, 7);
+    same_run(whole.directory, scratch.directory);
+    run_close(&whole), run_close(&scratch);
+}
+
+/* ---- the schedule ---- */
+
+Test(schedule, up_level_down) {
+    Schedule s = {.steps = 20, .warmup = 4, .constant = 6, .peak = 2, .floor = 1};
+    const struct {
+        int64_t step;
+        float rate;
+    } points[] = {{0, 0.5f}, {3, 2}, {4, 2}, {9, 2}, {10, 2}, {15, 1.5f}, {20, 1}, {99, 1}};
+    for (size_t i = 0; i < sizeof points / sizeof points[0]; i++) {
+        float rate = learning_rate(&s, points[i].step);
+        /* A handful of F32 roundings of numbers up to 2. */
+        cr_assert(fabsf(rate - points[i].rate) < 1e-6f, "step %lld: %g, not %g",
+                  (long long)points[i].step, rate, points[i].rate);
+    }
+    for (int64_t i = 0; i < 20; i++)
+        cr_assert(learning_rate(&s, i + 1) <= learning_rate(&s, i) || i < 4, "it rises again");
+}

@@ -1,0 +1,116 @@
+/*
+ * Sizes without a model: the published ones, and those that a model really has.
+ */
+#include "10_full_model/model/model.h"
+#include "10_full_model/model/sizes.h"
+#include "10_full_model/tests/test_tiny.h"
+#include "common/program/testing.h"
+
+#include <math.h>
+#include <string.h>
+
+static ModelConfig preset(const char *name) {
+    ModelConfig cfg;
+    Error err;
+    if (config_preset(&cfg, name, &err)) cr_assert_fail("%s", err.text);
+    return cfg;
+}
+
+/* DeepSeek-V3's report: 671B, of which 37B for a token; V2's: 15.7B and 2.4B for V2-Lite; bytes
+ * by hand: 61 x (512 + 64) x 2. The reports cut or round to the digit. */
+Test(sizes, published_totals) {
+    static const struct {
+        const char *name;
+        double total, active, within;
+        int64_t cache;
+    } published[] = {{"v3", 671e9, 37e9, 0.5e9, 70272},
+                     {"v2-lite", 15.7e9, 2.4e9, 0.06e9, 31104},
+                     {"109m", 109e6, 50.2e6, 0.1e6, 2560},
+                     {"v3.2", 671.9e9, 37.5e9, 0.1e9, 85888}};
+    for (size_t i = 0; i < sizeof published / sizeof published[0]; i++) {
+        ModelConfig cfg = preset(published[i].name);
+        double total = (double)config_parameters(&cfg),
+               active = (double)config_active_parameters(&cfg);
+        cr_assert(fabs(total - published[i].total) <= published[i].within, "%s has %.4g parameters",
+                  published[i].name, total);
+        cr_assert(fabs(active - published[i].active) <= published[i].within,
+                  "%s has %.4g active parameters", published[i].name, active);
+        cr_assert(size_cache_per_token(&cfg, BF16) == published[i].cache, "%s keeps %lld bytes",
+                  published[i].name, (long long)size_cache_per_token(&cfg, BF16));
+    }
+}
+
+Test(sizes, kinds_add_up) {
+    Error err;
+    for (int i = 0; config_preset_name(i); i++) {
+        ModelConfig cfg = preset(config_preset_name(i));
+        if (!cfg.vocab_size) cfg.vocab_size = 2048;
+        cr_assert(config_check(&cfg, &err) == 0, "%s: %s", config_preset_name(i), err.text);
+        ConfigSizes sizes = config_sizes(&cfg);
+        int64_t total = 0, active = 0;
+        for (int k = 0; k < SIZE_KINDS; k++) {
+            total += sizes.total[k];
+            active += sizes.active[k];
+            cr_assert(sizes.total[k] >= 0 && sizes.active[k] <= sizes.total[k] + sizes.total[0]);
+        }
+        cr_assert(total == sizes.all && active == sizes.all_active, "%s", config_preset_name(i));
+        bool sparse = cfg.model_type == DEEPSEEK_V32;
+        cr_assert((sizes.total[SIZE_INDEXER] > 0) == sparse, "%s", config_preset_name(i));
+    }
+}
+
+/* V3.2's indexer by hand: 61 x (64 x 128 x 1536 + 128 x 7168 + 2 x 128 + 64 x 7168). */
+Test(sizes, the_indexer_is_counted_and_nothing_else) {
+    ModelConfig v3 = preset("v3"), v32 = preset("v3.2");
+    cr_assert(config_parameters(&v32) - config_parameters(&v3) == 851524864);
+    Error err;
+    Context ctx = test_context(CPU, F32);
+    Model model;
+    cr_assert(model_init(&model, &ctx, &v32, false, &err) == -1);
+    cr_assert(strstr(err.text, "sparse attention"), "%s", err.text);
+    model_free(&model);
+    test_context_free(&ctx);
+}
+
+static void activations(ModelConfig cfg, int batch, int context) {
+    Context ctx = test_context(CPU, F32);
+    Model model;
+    Error err;
+    if (model_init(&model, &ctx, &cfg, true, &err)) cr_assert_fail("%s", err.text);
+    model_randomize(&model);
+    int32_t *ids = calloc((size_t)(batch * context), sizeof *ids);
+    for (int i = 0; i < batch * context; i++) ids[i] = (i * 7) % cfg.vocab_size;
+    ctx.recording = true;
+    Tensor *t = tensor_from(&ctx, "ids", I32, ids, SHAPE(batch, context));
+    tape_backward(&ctx, model_loss(&model, t, t));
+    double estimate = (double)size_to_train(&cfg, F32, batch, context).activations;
+    double measured = (double)context_peak_bytes(&ctx);
+    cr_assert(fabs(estimate / measured - 1) < 0.2, "%.1f MiB estimated, %.1f MiB measured",
+              estimate / 1048576, measured / 1048576);
+    free(ids);
+    model_free(&model);
+    test_context_free(&ctx);
+}
+
+/* The estimate leaves out the experts' bookkeeping and attention's running sums: a fifth is
+ * promised. */
+Test(sizes, activations_are_estimated) {
+    ModelConfig nano = preset("nano");
+    nano.vocab_size = 2048;
+    activations(nano, 4, 64);
+    ModelConfig lite = preset("v2-lite"); /* its proportions, a sixteenth as wide */
+    lite.hidden_size /= 16;
+    lite.intermediate_size /= 16;
+    lite.moe_intermediate_size /= 16;
+    lite.kv_lora_rank /= 16;
+    lite.num_hidden_layers = 3;
+    lite.num_attention_heads = 4;
+    lite.qk_nope_head_dim = lite.v_head_dim = 32;
+    lite.qk_rope_head_dim = 16;
+    lite.vocab_size = 1000;
+    lite.max_position_embeddings = 64;
+    lite.rope_type = ROPE_DEFAULT;
+    lite.bos_token_id = lite.eos_token_id = -1;
+    activations(lite, 2, 64);
+    activations(tiny_config(300), 8, 64);
+}

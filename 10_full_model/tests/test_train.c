@@ -1,0 +1,278 @@
+/*
+ * Training, checkpoints, generation, and what goes wrong with them.
+ */
+#include "10_full_model/checkpoint/checkpoint.h"
+#include "10_full_model/generate/generate.h"
+#include "10_full_model/tests/test_world.h"
+#include "common/files/files.h"
+#include "common/program/testing.h"
+#include "common/tests/test_scratch.h"
+
+#include <math.h>
+#include <omp.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/resource.h>
+#include <unistd.h>
+
+DEVICE_TEST(train, learns_a_repeated_text) {
+    World w;
+    world_init(&w, device, dtype);
+    Error err = {0};
+    float before = validation_loss(&w.model, &w.source, 8, 8, 16);
+    TrainResult result;
+    must(train(&w.model, &w.source, &w.options, &result, &err), &err);
+    float guess = logf((float)w.model.cfg.vocab_size);
+    cr_assert(fabsf(before - guess) < 0.5f, "untrained: %g, guessing %g", before, guess);
+    cr_assert(result.validation_loss < 0.3f * before, "%g before, %g after", before,
+              result.validation_loss);
+    world_free(&w);
+}
+
+/* Two runs from the same seed end in the same bits; one with four threads too. */
+Test(train, is_reproducible) {
+    Error err = {0};
+    float *weights[2];
+    int64_t count = 0;
+    for (int run = 0; run < 2; run++) {
+        omp_set_num_threads(run ? 4 : 1);
+        World w;
+        world_init(&w, CPU, F32);
+        TrainResult result;
+        w.options.schedule.steps = 10;
+        must(train(&w.model, &w.source, &w.options, &result, &err), &err);
+        count = tensor_count(w.model.embed_tokens);
+        weights[run] = test_values(&w.ctx, w.model.embed_tokens);
+        world_free(&w);
+    }
+    cr_assert(!memcmp(weights[0], weights[1], (size_t)count * sizeof(float)));
+    free(weights[0]), free(weights[1]);
+}
+
+/* Four micro-batches of two are one batch of eight. */
+DEVICE_TEST(train, accumulated_gradients_are_those_of_the_large_batch) {
+    Error err = {0};
+    float *weights[2];
+    int64_t count = 0;
+    for (int run = 0; run < 2; run++) {
+        World w;
+        world_init(&w, device, dtype);
+        TrainResult result;
+        w.options.schedule.steps = 3;
+        w.options.schedule.warmup = 0;
+        w.options.batch_size = run ? 2 : 8;
+        w.options.accumulation = run ? 4 : 1;
+        must(train(&w.model, &w.source, &w.options, &result, &err), &err);
+        count = tensor_count(w.model.embed_tokens);
+        weights[run] = malloc((size_t)count * sizeof(float));
+        params_get(&w.model.params, w.model.embed_tokens, weights[run]);
+        world_free(&w);
+    }
+    /*
+     * AdamW divides by the gradient's own size, so where a gradient is nearly zero its rounding
+     * decides the sign of a step of lr = 1e-2 in weights of 0.05: the sums differ by rounding, a
+     * few such weights by steps.
+     */
+    check_close("weights after 3 steps", weights[1], weights[0], count, dtype == BF16 ? 0.1 : 5e-3);
+    free(weights[0]), free(weights[1]);
+}
+
+typedef struct Text {
+    char bytes[4096];
+    size_t count;
+} Text;
+
+static void collect(void *user, const char *text, size_t bytes) {
+    Text *t = user;
+    cr_assert(t->count + bytes < sizeof t->bytes);
+    memcpy(t->bytes + t->count, text, bytes);
+    t->count += bytes;
+}
+
+DEVICE_TEST(checkpoint, what_was_saved_is_what_is_loaded) {
+    World w;
+    world_init(&w, device, dtype);
+    Error err = {0};
+    Scratch scratch = scratch_open();
+    const char *folder = scratch.directory;
+    w.options.out = folder;
+    must(checkpoint_save_setup(&w.model.cfg, w.tokenizer, folder, &err), &err);
+    TrainResult result;
+    must(train(&w.model, &w.source, &w.options, &result, &err), &err);
+
+    Model loaded;
+    Tokenizer *tokenizer;
+    must(checkpoint_load(&loaded, &tokenizer, &w.ctx, folder, &err), &err);
+    Text texts[2] = {0};
+    GenerateResult g;
+    GenerateOptions greedy = {.max_new_tokens = 20, .emit = collect, .user = &texts[0]};
+    must(generate(&w.model, w.tokenizer, "the cat", &greedy, &g, &err), &err);
+    greedy.user = &texts[1];
+    must(generate(&loaded, tokenizer, "the cat", &greedy, &g, &err), &err);
+    cr_assert(texts[0].count > 0 && !strcmp(texts[0].bytes, texts[1].bytes), "'%s' and '%s'",
+              texts[0].bytes, texts[1].bytes);
+    cr_assert(strstr(TEXT, " sat on the mat") && strncmp(texts[1].bytes, " sat", 4) == 0,
+              "it learned: '%s'", texts[1].bytes);
+    model_free(&loaded);
+    tokenizer_free(tokenizer);
+    world_free(&w);
+    run_close(&scratch);
+}
+
+/* A learning rate that no training survives. */
+Test(train, a_loss_that_is_not_finite_stops_and_keeps_what_was_saved) {
+    World w;
+    world_init(&w, CPU, F32);
+    Error err = {0};
+    Scratch scratch = scratch_open();
+    const char *folder = scratch.directory;
+    char path[1024];
+    snprintf(path, sizeof path, "%s/model.safetensors", folder);
+    must(checkpoint_save_setup(&w.model.cfg, w.tokenizer, folder, &err), &err);
+    must(checkpoint_save_weights(&w.model, folder, 0, &err), &err);
+    float first = tensor_get(w.model.embed_tokens, 0);
+    w.options.out = folder;
+    w.options.start = RUN_OVERWRITE;
+    w.options.schedule.peak = 1e30f;
+    w.options.schedule.warmup = 0;
+    TrainResult result;
+    cr_assert(train(&w.model, &w.source, &w.options, &result, &err) == -1, "training must stop");
+    cr_assert(strstr(err.text, "step ") && strstr(err.text, "learning-rate"), "%s", err.text);
+    SafeTensors *file = safetensors_open(path, &err);
+    cr_assert(file, "%s", err.text);
+    const Tensor *t = safetensors_find(file, "model.embed_tokens.weight");
+    cr_assert(t && tensor_get(t, 0) == first, "the weights on disk changed");
+    safetensors_close(file);
+    world_free(&w);
+    run_close(&scratch);
+}
+
+/* The disk is full (as a limit on the size of files): the old weights stay whole, no temporary
+ * file stays behind. */
+Test(checkpoint, a_full_disk_leaves_the_old_file) {
+    World w;
+    world_init(&w, CPU, F32);
+    Error err = {0};
+    Scratch scratch = scratch_open();
+    const char *folder = scratch.directory;
+    char path[1024];
+    snprintf(path, sizeof path, "%s/model.safetensors", folder);
+    must(checkpoint_save_setup(&w.model.cfg, w.tokenizer, folder, &err), &err);
+    must(checkpoint_save_weights(&w.model, folder, 7, &err), &err);
+    signal(SIGXFSZ, SIG_IGN);
+    struct rlimit limit;
+    getrlimit(RLIMIT_FSIZE, &limit);
+    struct rlimit small = {.rlim_cur = 10000, .rlim_max = limit.rlim_max};
+    setrlimit(RLIMIT_FSIZE, &small);
+    int status = checkpoint_save_weights(&w.model, folder, 8, &err);
+    setrlimit(RLIMIT_FSIZE, &limit);
+    cr_assert(status == -1 && strstr(err.text, "model.safetensors"), "%s", err.text);
+    SafeTensors *file = safetensors_open(path, &err);
+    cr_assert(file && !strcmp(safetensors_metadata(file, "step"), "7"), "%s", err.text);
+    safetensors_close(file);
+    world_free(&w);
+    scratch_close(&scratch);
+}
+
+/* Weights so large that the loss overflows after one step: nothing of it may be saved. */
+Test(train, weights_with_a_loss_that_is_not_finite_are_not_saved) {
+    World w;
+    world_init(&w, CPU, F32);
+    Error err = {0};
+    Scratch scratch = scratch_open();
+    char path[1024];
+    snprintf(path, sizeof path, "%s/model.safetensors", scratch.directory);
+    w.options.out = scratch.directory;
+    w.options.tokenizer = w.tokenizer;
+    w.options.schedule.peak = 1e13f;
+    w.options.schedule.warmup = 0;
+    w.options.eval_interval = 1;
+    TrainResult result;
+    cr_assert(train(&w.model, &w.source, &w.options, &result, &err) == -1, "training must stop");
+    cr_assert(access(path, F_OK) != 0, "weights without a finite loss were saved");
+    run_close(&scratch);
+    world_free(&w);
+}
+
+/* Shares and loads that can be worked out by hand; gaps where nothing was measured. */
+Test(train, metrics) {
+    World w;
+    world_init(&w, CPU, F32);
+    Error err = {0};
+    Scratch scratch = scratch_open();
+    int32_t *load = w.model.layers[1].moe.load->data;
+    memcpy(load, (int32_t[6]){10, 20, 0, 10, 10, 10}, 6 * sizeof *load); /* the mean is 10 */
+    ExpertLoad measured = expert_load(&w.model);
+    cr_assert(measured.max_vio == 1 && measured.idle == 1, "%g, %d", measured.max_vio,
+              measured.idle);
+    double flop = 3 * flop_per_token(&w.model.cfg, 16);
+    Metrics metrics;
+    const char *path = scratch_path(&scratch, "m.csv");
+    must(metrics_open(&metrics, path, &w.model, 16, 0, 2000 * flop, &err), &err);
+    StepReport report = {.step = 1,
+                         .loss = 2.5f,
+                         .validation_loss = NAN,
+                         .learning_rate = 0.25f,
+                         .gradient_norm = 1,
+                         .tokens_per_second = 1000,
+                         .load = measured};
+    metrics_row(&metrics, &report);
+    must(metrics_close(&metrics, &err), &err);
+    MappedFile file;
+    must(file_map(&file, path, &err), &err);
+    const char *row = "\n1,2.50000,,0.25,1.0000,1000,0.5000,1.000,1\n";
+    cr_assert(file.size > strlen(row) &&
+                  !memcmp(file.data + file.size - strlen(row), row, strlen(row)),
+              "%.*s", (int)file.size, file.data);
+    file_unmap(&file);
+    scratch_close(&scratch);
+    world_free(&w);
+}
+
+/* ---- texts ---- */
+
+Test(data, texts_that_cannot_be_learned_from) {
+    Error err = {0};
+    size_t bytes;
+    const char *missing = "/proc/none/text.txt", *folder = "/tmp";
+    Scratch scratch = scratch_open();
+    const char *empty_path = scratch_write(&scratch, "empty.txt", "", 0);
+    cr_assert(!text_read(&missing, 1, &bytes, &err) && strstr(err.text, missing), "%s", err.text);
+    cr_assert(!text_read(&folder, 1, &bytes, &err) && strstr(err.text, folder), "%s", err.text);
+    cr_assert(!text_read(&empty_path, 1, &bytes, &err) && strstr(err.text, "no text"), "%s",
+              err.text);
+    scratch_close(&scratch);
+
+    World w;
+    world_init(&w, CPU, F32);
+    Corpus corpus;
+    cr_assert(corpus_init(&corpus, w.tokenizer, "too short", 9, 0.1, 16, &err) == -1);
+    cr_assert(strstr(err.text, "too short") && strstr(err.text, "17"), "%s", err.text);
+    world_free(&w);
+}
+
+Test(data, windows_stay_in_their_part) {
+    World w;
+    world_init(&w, CPU, F32);
+    int32_t inputs[64 * 16], targets[64 * 16];
+    for (size_t i = 0; i < w.corpus.count; i++)
+        w.corpus.ids[i] = (int32_t)i; /* an id is its place */
+    corpus_batch(&w.corpus, 1, 0, 64, 16, inputs, targets);
+    for (int i = 0; i < 64 * 16; i++) {
+        cr_assert(targets[i] == inputs[i] + 1);
+        cr_assert((size_t)targets[i] < w.corpus.train_count,
+                  "a training window reads validation text");
+    }
+    for (int i = 0; i < 10; i++) {
+        corpus_validation(&w.corpus, i, 10, 16, inputs, targets);
+        cr_assert((size_t)inputs[0] >= w.corpus.train_count &&
+                  (size_t)targets[15] < w.corpus.count);
+    }
+    int32_t again[16], ignored[16];
+    corpus_batch(&w.corpus, 1, 5, 1, 16, again, ignored);
+    corpus_batch(&w.corpus, 1, 4, 2, 16, inputs, targets);
+    cr_assert(!memcmp(again, inputs + 16, sizeof again), "window 5 is window 5 in any batch");
+    world_free(&w);
+}

@@ -1,0 +1,66 @@
+#include "10_full_model/train/metrics.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+double flop_per_token(const ModelConfig *cfg, int context_length) {
+    double dims = cfg->qk_nope_head_dim + cfg->qk_rope_head_dim + cfg->v_head_dim;
+    double attention = context_length * dims * cfg->num_attention_heads * cfg->num_hidden_layers;
+    return 2.0 * (double)config_active_parameters(cfg) + attention;
+}
+
+ExpertLoad expert_load(Model *model) {
+    ExpertLoad load = {.max_vio = NAN};
+    int experts = model->cfg.n_routed_experts;
+    int32_t *counts = malloc((size_t)experts * sizeof *counts + 1);
+    if (!counts) fatal("out of memory");
+    for (int i = 0; i < model->cfg.num_hidden_layers; i++) {
+        if (model->layers[i].dense) continue;
+        balance_download(model->ctx, counts, model->layers[i].moe.load);
+        BalanceMeasures measures = balance_measure(counts, experts, -1);
+        load.max_vio = fmax(load.max_vio, measures.max_vio); /* fmax(NAN, x) is x */
+        load.idle += measures.unused;
+    }
+    free(counts);
+    return load;
+}
+
+int metrics_open(Metrics *metrics, const char *path, const Model *model, int context_length,
+                 int64_t after, double peak, Error *err) {
+    *metrics =
+        (Metrics){.flop_per_token = flop_per_token(&model->cfg, context_length), .peak = peak};
+    if (!path) return 0;
+    Context *ctx = model->ctx;
+    GpuText gpu = {"cpu"};
+    if (ctx->gpu) gpu = gpu_describe(ctx->gpu);
+    if (after == 0)
+        return csv_open(&metrics->csv, path, TRAIN_COLUMNS, gpu.text, ctx->rng.seed, err);
+    return csv_continue(&metrics->csv, path, TRAIN_COLUMNS, (double)after, gpu.text, ctx->rng.seed,
+                        err);
+}
+
+/* A cell: the number, or nothing if it is none. */
+typedef struct Cell {
+    char text[32];
+} Cell;
+
+static Cell cell(const char *format, double value) {
+    Cell c = {""};
+    if (isfinite(value)) snprintf(c.text, sizeof c.text, format, value);
+    return c;
+}
+
+void metrics_row(Metrics *metrics, const StepReport *r) {
+    if (!metrics->csv.stream) return;
+    double share = 3 * metrics->flop_per_token * r->tokens_per_second / metrics->peak;
+    csv_row(&metrics->csv, "%lld,%.5f,%s,%.6g,%.4f,%.0f,%s,%s,%s", (long long)r->step, r->loss,
+            cell("%.5f", r->validation_loss).text, r->learning_rate, r->gradient_norm,
+            r->tokens_per_second, cell("%.4f", metrics->peak > 0 ? share : NAN).text,
+            cell("%.3f", r->load.max_vio).text,
+            cell("%.0f", isnan(r->load.max_vio) ? NAN : r->load.idle).text);
+}
+
+int metrics_close(Metrics *metrics, Error *err) {
+    return metrics->csv.stream ? csv_close(&metrics->csv, err) : 0;
+}

@@ -1,0 +1,59 @@
+/*
+ * What a training run says about itself: one row of a CSV file a step.
+ *
+ * After a resume the file goes on where the run does: rows of steps that were done after the last
+ * save, and will now be done again, are removed.
+ */
+#ifndef METRICS_H
+#define METRICS_H
+
+#include "10_full_model/model/model.h"
+
+#include "common/files/csv.h"
+
+/* Empty cells: a validation that was not due, a peak that nobody measured, a model without
+ * experts. */
+#define TRAIN_COLUMNS                                                                            \
+    "step,loss,validation_loss,learning_rate,gradient_norm,tokens_per_second,share_of_peak,max_" \
+    "vio,"                                                                                       \
+    "idle_experts"
+
+/* The load of the experts in a step: of the layer with the worst, and how many got nothing in
+ * all. */
+typedef struct ExpertLoad {
+    double max_vio; /* (largest - mean) / mean: balance.h. NAN without experts */
+    int idle;
+} ExpertLoad;
+
+/* What the routers have counted since model_rebalance. */
+ExpertLoad expert_load(Model *model);
+
+typedef struct StepReport {
+    int64_t step; /* counts from 1 */
+    float loss, validation_loss /* NAN: not measured */, learning_rate, gradient_norm;
+    double tokens_per_second;
+    ExpertLoad load;
+} StepReport;
+
+typedef struct Metrics {
+    Csv csv; /* stream NULL: no file */
+    double flop_per_token, peak;
+} Metrics;
+
+/*
+ * Opens path (NULL: none). after: the run goes on behind this step; 0 begins a new file. peak: the
+ * device's operations per second, 0 if unknown.
+ */
+int metrics_open(Metrics *metrics, const char *path, const Model *model, int context_length,
+                 int64_t after, double peak, Error *err);
+void metrics_row(Metrics *metrics, const StepReport *report);
+int metrics_close(Metrics *metrics,
+                  Error *err); /* -1 and a message if a row could not be written */
+
+/*
+ * Operations that one token costs in the forward pass (a training step: three times as many): two
+ * for each weight it is multiplied with, and attention over half a window on average.
+ */
+double flop_per_token(const ModelConfig *cfg, int context_length);
+
+#endif

@@ -1,0 +1,323 @@
+#include "10_full_model/train/train.h"
+
+#include "10_full_model/checkpoint/checkpoint.h"
+
+#include "common/program/progress.h"
+
+#include <math.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+
+TrainOptions train_defaults(void) {
+    return (TrainOptions){.schedule = {.steps = 1000, .warmup = 50, .peak = 3e-3f, .floor = 3e-4f},
+                          .batch_size = 16,
+                          .context_length = 64,
+                          .accumulation = 1,
+                          .adamw = adamw_defaults(),
+                          .balance_alpha = 1e-4f,
+                          .bias_speed = 1e-3f,
+                          .eval_interval = 100,
+                          .eval_batches = 8};
+}
+
+/* ---- Ctrl-C ---- */
+
+static volatile sig_atomic_t interrupted; /* a signal handler can reach nothing else */
+
+static void on_interrupt(int signal) { (void)signal, interrupted = 1; }
+
+enum { CAUGHT = 2 };
+static const int caught[CAUGHT] = {SIGINT, SIGTERM};
+
+static void catch_interrupts(struct sigaction *old) {
+    interrupted = 0;
+    /* Once: a second Ctrl-C ends the program at once. */
+    struct sigaction action = {.sa_handler = on_interrupt, .sa_flags = (int)SA_RESETHAND};
+    for (int i = 0; i < CAUGHT; i++) sigaction(caught[i], &action, &old[i]);
+}
+
+static void release_interrupts(const struct sigaction *old) {
+    for (int i = 0; i < CAUGHT; i++) sigaction(caught[i], &old[i], NULL);
+}
+
+/* ---- loss ---- */
+
+static Tensor *ids_tensor(Context *ctx, const char *name, const int32_t *ids, int batch,
+                          int length) {
+    return tensor_from(ctx, name, I32, ids, SHAPE(batch, length));
+}
+
+static float scalar(Context *ctx, const Tensor *t) {
+    float value;
+    tensor_download(ctx, &value, t);
+    return value;
+}
+
+float validation_loss(Model *model, const TokenSource *source, int windows, int batch_size,
+                      int context_length) {
+    Context *ctx = model->ctx;
+    size_t tokens = (size_t)batch_size * (size_t)context_length;
+    int32_t *inputs = malloc(2 * tokens * sizeof *inputs), *targets = inputs + tokens;
+    if (!inputs) fatal("out of memory");
+    double total = 0;
+    for (int first = 0; first < windows; first += batch_size) {
+        int batch = windows - first < batch_size ? windows - first : batch_size;
+        for (int b = 0; b < batch; b++)
+            source_validation(source, first + b, windows, context_length,
+                              inputs + (size_t)b * context_length,
+                              targets + (size_t)b * context_length);
+        Tensor *loss = model_loss(model, ids_tensor(ctx, "ids", inputs, batch, context_length),
+                                  ids_tensor(ctx, "targets", targets, batch, context_length));
+        total += (double)scalar(ctx, loss) * batch;
+        context_reset(ctx);
+    }
+    free(inputs);
+    return (float)(total / windows);
+}
+
+/* ---- one step ---- */
+
+typedef struct Trainer {
+    Model *model;
+    const TokenSource *source;
+    const TrainOptions *options;
+    TrainingState state;
+    Settings settings; /* that a resumed run must share */
+    RunFolder folder;
+    Metrics metrics;
+    int32_t *inputs, *targets;
+    MoeRecord *records; /* one for each layer: what the routers did in the last micro-batch */
+    double step_tokens;
+    int64_t saved; /* the last step that was; -1: none */
+} Trainer;
+
+/* [train_step] */
+/* The step behind state.adamw.step finished ones; fills the report's loss, rate, norm and load. */
+static void train_step(Trainer *t, StepReport *report) {
+    const TrainOptions *o = t->options;
+    Context *ctx = t->model->ctx;
+    int64_t step = t->state.adamw.step;
+    double total = 0;
+    params_zero_grad(&t->model->params);
+    for (int micro = 0; micro < o->accumulation; micro++) {
+        uint64_t first = ((uint64_t)step * o->accumulation + micro) * o->batch_size;
+        source_batch(t->source, ctx->rng.seed, first, o->batch_size, o->context_length, t->inputs,
+                     t->targets);
+        ctx->recording = true;
+        Tensor *ids = ids_tensor(ctx, "ids", t->inputs, o->batch_size, o->context_length);
+        Tensor *targets = ids_tensor(ctx, "targets", t->targets, o->batch_size, o->context_length);
+        Tensor *loss; /* of the text alone, which is what a reader of the log wants to know */
+        tape_backward(ctx, model_training_loss(t->model, ids, targets, t->records, &loss));
+        ctx->recording = false;
+        total += scalar(ctx, loss);
+        context_reset(ctx);
+    }
+    report->learning_rate = learning_rate(&o->schedule, step);
+    report->gradient_norm = adamw_step(&t->state.adamw, &t->model->params, report->learning_rate,
+                                       1.0f / o->accumulation);
+    report->load = expert_load(t->model);
+    model_rebalance(t->model, o->bias_speed);
+    report->loss = (float)(total / o->accumulation);
+    report->step = step + 1;
+}
+/* [/train_step] */
+
+static int not_finite(const Trainer *t, int64_t step, float loss, float norm, Error *err) {
+    char kept[700] = "";
+    if (t->options->out && t->saved >= 0)
+        snprintf(kept, sizeof kept, " What was saved at step %lld is safe in %s.",
+                 (long long)t->saved, t->options->out);
+    return error_set(
+        err,
+        "step %lld: the loss is %g and the gradient's norm %g; training cannot go on.%s "
+        "Try a smaller --learning-rate or a longer --warmup",
+        (long long)step, fabsf(loss), fabsf(norm), kept);
+}
+
+/* ---- saving and resuming ---- */
+
+Settings train_settings(const Model *model, const TokenSource *source, const TrainOptions *o) {
+    Settings settings = {0}, *s = &settings;
+    uint64_t seed = model->ctx->rng.seed;
+    settings_of_model(s, &model->cfg);
+    settings_integer(s, "seed", (int64_t)seed);
+    settings_integer(s, "--steps", o->schedule.steps);
+    settings_integer(s, "--warmup", o->schedule.warmup);
+    settings_integer(s, "--constant", o->schedule.constant);
+    settings_number(s, "--learning-rate", o->schedule.peak);
+    settings_number(s, "lowest learning rate", o->schedule.floor);
+    settings_integer(s, "--batch", o->batch_size);
+    settings_integer(s, "--context", o->context_length);
+    settings_integer(s, "--accumulate", o->accumulation);
+    settings_number(s, "beta1", o->adamw.beta1);
+    settings_number(s, "beta2", o->adamw.beta2);
+    settings_number(s, "--weight-decay", o->adamw.weight_decay);
+    settings_number(s, "--clip", o->adamw.clip);
+    settings_number(s, "--dropout", o->dropout);
+    settings_number(s, "--balance-loss", o->balance_alpha);
+    settings_number(s, "--bias-speed", o->bias_speed);
+    settings_integer(s, "training tokens", source->train_tokens);
+    settings_integer(s, "validation tokens", source->validation_tokens);
+    /* The same text has the same first batch; another one of the same length hardly. */
+    size_t tokens = (size_t)o->batch_size * (size_t)o->context_length;
+    int32_t *inputs = malloc(2 * tokens * sizeof *inputs);
+    if (!inputs) fatal("out of memory");
+    source_batch(source, seed, 0, o->batch_size, o->context_length, inputs, inputs + tokens);
+    Hash128 hash = hash128(inputs, tokens * sizeof *inputs, 0);
+    settings_text(s, "hash of the first batch", hash128_text(hash).text);
+    free(inputs);
+    return settings;
+}
+
+static int save_model(const Trainer *t, const char *directory, Error *err) {
+    int64_t step = t->state.adamw.step;
+    if (checkpoint_save_weights(t->model, directory, step, err)) return -1;
+    if (!t->options->tokenizer) return 0;
+    return checkpoint_save_setup(&t->model->cfg, t->options->tokenizer, directory, err);
+}
+
+/* The state last: when it says that a model is the best so far, that model is there. */
+static int save(Trainer *t, bool best, Error *err) {
+    if (!t->options->out) return 0;
+    int64_t step = t->state.adamw.step;
+    if ((best && save_model(t, t->folder.best, err)) || save_model(t, t->folder.last, err) ||
+        training_state_save(t->model, &t->state, &t->settings, t->folder.last, err))
+        return error_prefix(err, "saving at step %lld: ", (long long)step);
+    t->saved = step;
+    return 0;
+}
+
+static int load_state(Trainer *t, Error *err) {
+    if (training_state_load(t->model, &t->state, &t->settings, t->folder.last, err)) return -1;
+    int64_t done = t->state.adamw.step, steps = t->options->schedule.steps;
+    if (done <= steps) return 0;
+    return error_set(err, "%s: by its training.safetensors %lld steps of %lld are done",
+                     t->folder.last, (long long)done, (long long)steps);
+}
+
+/* Opens the folder, and loads the state in it or sees that there is none to lose. */
+static int open_run(Trainer *t, Error *err) {
+    const TrainOptions *o = t->options;
+    t->state = (TrainingState){.adamw = o->adamw, .best_validation_loss = INFINITY};
+    if (o->out) {
+        if (run_folder_open(&t->folder, o->out, o->start, err)) return -1;
+        bool state = run_folder_has_state(o->out);
+        if (state && o->start == RUN_RESUME && load_state(t, err)) return -1;
+        /* The old run's state must not outlive its model. */
+        if (state && o->start == RUN_OVERWRITE && run_folder_forget(&t->folder, err)) return -1;
+    }
+    t->saved = t->state.adamw.step ? t->state.adamw.step : -1;
+    return metrics_open(&t->metrics, o->csv, t->model, o->context_length, t->state.adamw.step,
+                        o->peak, err);
+}
+
+/* ---- the loop ---- */
+
+/* After a step: validation if it is due, and saving. stop: there will be no other step. */
+static int judge(Trainer *t, StepReport *report, bool stop, float *validation, Error *err) {
+    const TrainOptions *o = t->options;
+    report->validation_loss = NAN;
+    bool due = report->step % o->eval_interval == 0 || report->step == o->schedule.steps;
+    if (due || stop) { /* a model that is to be saved is looked at first */
+        *validation = validation_loss(t->model, t->source, o->eval_batches * o->batch_size,
+                                      o->batch_size, o->context_length);
+        if (!isfinite(*validation))
+            return not_finite(t, report->step, *validation, report->gradient_norm, err);
+    }
+    /* Where an undisturbed run would not look, a stopped one must not choose its best. */
+    bool best = due && *validation < t->state.best_validation_loss;
+    if (best) {
+        t->state.best_validation_loss = *validation;
+        t->state.best_step = report->step;
+    }
+    if (due) report->validation_loss = *validation;
+    metrics_row(&t->metrics, report);
+    return due || stop ? save(t, best, err) : 0;
+}
+
+static void show(Progress *progress, const StepReport *report, float validation, double rate) {
+    char known[32] = "", number[32];
+    if (isfinite(validation)) snprintf(known, sizeof known, "validation %.3f  ", validation);
+    progress_update(progress, report->step, "loss %.3f  %s%s tokens/s", report->loss, known,
+                    format_count(number, sizeof number, (int64_t)rate));
+}
+
+static int run_steps(Trainer *t, TrainResult *result, Error *err) {
+    const TrainOptions *o = t->options;
+    int64_t first = t->state.adamw.step, steps = o->schedule.steps, tail_count = 0;
+    double training = 0, tail_loss = 0; /* seconds in steps; losses of the run's last tenth */
+    int status = 0;
+    if (first == steps) return 0; /* a finished run was resumed */
+    Progress progress = progress_start("training", steps);
+    progress_skip(&progress, first);
+    for (bool stop = false; t->state.adamw.step < steps && !stop;) {
+        StepReport report;
+        double begin = seconds_now();
+        train_step(t, &report);
+        double seconds = seconds_now() - begin;
+        if (!isfinite(report.loss) || !isfinite(report.gradient_norm)) {
+            status = not_finite(t, report.step, report.loss, report.gradient_norm, err);
+            break;
+        }
+        training += seconds;
+        report.tokens_per_second = t->step_tokens / seconds;
+        result->steps = report.step;
+        result->tokens_per_second = (double)(report.step - first) * t->step_tokens / training;
+        if (report.step > steps - (steps + 9) / 10) tail_loss += report.loss, tail_count++;
+
+        stop = interrupted && report.step < steps;
+        status = judge(t, &report, stop, &result->validation_loss, err);
+        if (status) break;
+        result->interrupted = stop;
+        if (!o->quiet) show(&progress, &report, result->validation_loss, result->tokens_per_second);
+    }
+    if (tail_count) result->loss = (float)(tail_loss / tail_count);
+    char rate[32];
+    format_count(rate, sizeof rate, (int64_t)result->tokens_per_second);
+    if (!o->quiet && (status || result->interrupted)) /* the message has a line of its own */
+        progress_stop(&progress, "%s tokens/s", rate);
+    else if (!o->quiet)
+        progress_finish(&progress, "validation loss %.3f, %s tokens/s", result->validation_loss,
+                        rate);
+    return status;
+}
+
+int train(Model *model, const TokenSource *source, const TrainOptions *o, TrainResult *result,
+          Error *err) {
+    size_t tokens = (size_t)o->batch_size * (size_t)o->context_length;
+    Trainer t = {.model = model,
+                 .source = source,
+                 .options = o,
+                 .settings = train_settings(model, source, o),
+                 .step_tokens = (double)tokens * o->accumulation};
+    t.inputs = malloc(2 * tokens * sizeof(int32_t));
+    t.records = calloc((size_t)model->cfg.num_hidden_layers, sizeof *t.records);
+    if (!t.inputs || !t.records) fatal("out of memory");
+    t.targets = t.inputs + tokens;
+    model->block.moe.aux_loss_alpha = o->balance_alpha;
+    model->block.moe.seq_aux = true;
+    model->block.dropout = o->dropout;
+    *result = (TrainResult){.validation_loss = NAN, .loss = NAN};
+    double started = seconds_now();
+
+    int status = open_run(&t, err);
+    if (!status) {
+        result->steps = result->resumed_from = t.state.adamw.step;
+        struct sigaction old[CAUGHT];
+        catch_interrupts(old);
+        status = run_steps(&t, result, err);
+        release_interrupts(old);
+        Error csv_error;
+        if (metrics_close(&t.metrics, &csv_error) && !status)
+            status = error_set(err, "%s", csv_error.text);
+    }
+    result->best_validation_loss = t.state.best_validation_loss;
+    result->best_step = t.state.best_step;
+    result->seconds = seconds_now() - started;
+    result->peak_bytes = context_peak_bytes(model->ctx);
+    run_folder_close(&t.folder);
+    free(t.inputs);
+    free(t.records);
+    return status;
+}

@@ -1,0 +1,75 @@
+/*
+ * Training: batches in, a smaller loss out, and nothing lost on the way.
+ *
+ * A step is: gradients of `accumulation` micro-batches added up, clipped by their global norm, one
+ * AdamW step, and the routers' biases moved towards an even load. Every eval_interval steps, and
+ * at the end, the loss on fixed windows of the validation text is measured; then the model is
+ * saved (run_folder.h): as the best if it is, and as the last, with all that a resumed run needs
+ * (training_state.h).
+ *
+ * A run that is interrupted and resumed ends in the same bits as one that is not. Ctrl-C, and
+ * SIGTERM, finish the step, save, and stop; after anything worse, the last save counts.
+ *
+ * When the loss or the gradient is not a finite number training stops and says at which step; what
+ * was saved last is untouched.
+ */
+#ifndef TRAIN_H
+#define TRAIN_H
+
+#include "10_full_model/data/token_source.h"
+#include "10_full_model/model/model.h"
+#include "10_full_model/train/metrics.h"
+#include "10_full_model/train/run_folder.h"
+#include "10_full_model/train/schedule.h"
+#include "10_full_model/train/training_state.h"
+
+typedef struct TrainOptions {
+    Schedule schedule; /* with the number of steps */
+    int batch_size, context_length,
+        accumulation; /* a step sees batch_size * accumulation * context_length tokens */
+    AdamW adamw;
+    float dropout;       /* after the embedding and on what each layer adds; 0: none */
+    float balance_alpha; /* weight of the sequence-wise balance loss (V3: 1e-4) */
+    float bias_speed;    /* gamma: how far a router's bias moves after a step (V3: 1e-3) */
+    int eval_interval,
+        eval_batches; /* validation: every so many steps, on eval_batches * batch_size windows */
+
+    const char *out;            /* folder for the model and the state; NULL: do not save */
+    RunStart start;             /* what becomes of a run that is there */
+    const Tokenizer *tokenizer; /* saved with the model; NULL: none is */
+    const char *csv;            /* file for one row a step (metrics.h), or NULL */
+    double peak;                /* the device's operations a second, for the metrics; 0: unknown */
+    bool quiet;                 /* no progress line */
+} TrainOptions;
+
+/* The defaults of both programs for a model that learns on a CPU. */
+TrainOptions train_defaults(void);
+
+typedef struct TrainResult {
+    int64_t steps, resumed_from; /* done in all; of which were done before */
+    float loss;            /* mean over this process's last steps, a tenth of the run at most */
+    float validation_loss; /* at the end */
+    float best_validation_loss;
+    int64_t best_step;
+    double seconds, tokens_per_second;
+    size_t peak_bytes; /* of activations and gradients in a step */
+    bool interrupted;  /* by Ctrl-C or SIGTERM */
+} TrainResult;
+
+/*
+ * Trains model (allocated for training, with its first weights: a resumed run replaces them) on
+ * source. -1 and a message for a loss that is not finite, a save that fails, a state that does not
+ * fit, or a folder that somebody else trains in.
+ */
+int train(Model *model, const TokenSource *source, const TrainOptions *options, TrainResult *result,
+          Error *err);
+
+/* What the steps' results depend on and the state does not hold: a resumed run must share it. */
+Settings train_settings(const Model *model, const TokenSource *source, const TrainOptions *options);
+
+/* Mean loss per token over `windows` windows spread evenly over the validation text, batch_size
+ * at a time. */
+float validation_loss(Model *model, const TokenSource *source, int windows, int batch_size,
+                      int context_length);
+
+#endif

@@ -1,0 +1,264 @@
+#include "10_full_model/train/training_state.h"
+
+#include "common/files/safetensors.h"
+
+#include <math.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+static const char *const FORMAT = "1"; /* of this file; another one is refused */
+
+/* ---- settings ---- */
+
+static void add_setting(Settings *settings, const char *name, const char *format, ...) {
+    enum { MOST = sizeof settings->list / sizeof settings->list[0] };
+    CHECK(settings->count < MOST, "more than %d settings", (int)MOST);
+    Setting *s = &settings->list[settings->count++];
+    snprintf(s->name, sizeof s->name, "%s", name);
+    va_list args;
+    va_start(args, format);
+    vsnprintf(s->value, sizeof s->value, format, args);
+    va_end(args);
+}
+
+void settings_integer(Settings *settings, const char *name, int64_t value) {
+    add_setting(settings, name, "%lld", (long long)value);
+}
+
+void settings_number(Settings *settings, const char *name, double value) {
+    int digits = 6; /* no more than it takes: 0.003, not 0.00300000003 */
+    char text[32];
+    do snprintf(text, sizeof text, "%.*g", digits, value);
+    while (strtof(text, NULL) != (float)value && digits++ < 9);
+    add_setting(settings, name, "%s", text);
+}
+
+void settings_text(Settings *settings, const char *name, const char *value) {
+    add_setting(settings, name, "%s", value);
+}
+
+void settings_of_model(Settings *s, const ModelConfig *c) {
+    settings_integer(s, "model_type", c->model_type);
+    settings_integer(s, "vocab_size", c->vocab_size);
+    settings_integer(s, "hidden_size", c->hidden_size);
+    settings_integer(s, "num_hidden_layers", c->num_hidden_layers);
+    settings_integer(s, "intermediate_size", c->intermediate_size);
+    settings_integer(s, "num_attention_heads", c->num_attention_heads);
+    settings_integer(s, "q_lora_rank", c->q_lora_rank);
+    settings_integer(s, "kv_lora_rank", c->kv_lora_rank);
+    settings_integer(s, "qk_nope_head_dim", c->qk_nope_head_dim);
+    settings_integer(s, "qk_rope_head_dim", c->qk_rope_head_dim);
+    settings_integer(s, "v_head_dim", c->v_head_dim);
+    settings_integer(s, "attention_bias", c->attention_bias);
+    settings_integer(s, "moe_intermediate_size", c->moe_intermediate_size);
+    settings_integer(s, "n_routed_experts", c->n_routed_experts);
+    settings_integer(s, "n_shared_experts", c->n_shared_experts);
+    settings_integer(s, "num_experts_per_tok", c->num_experts_per_tok);
+    settings_integer(s, "n_group", c->n_group);
+    settings_integer(s, "topk_group", c->topk_group);
+    settings_integer(s, "first_k_dense_replace", c->first_k_dense_replace);
+    settings_integer(s, "topk_method", c->topk_method);
+    settings_integer(s, "norm_topk_prob", c->norm_topk_prob);
+    settings_number(s, "routed_scaling_factor", c->routed_scaling_factor);
+    settings_integer(s, "max_position_embeddings", c->max_position_embeddings);
+    settings_number(s, "rope_theta", c->rope_theta);
+    settings_integer(s, "rope_interleave", c->rope_interleave);
+    settings_integer(s, "rope_type", c->rope_type);
+    settings_number(s, "rope_factor", c->rope_factor);
+    settings_number(s, "rms_norm_eps", c->rms_norm_eps);
+    settings_number(s, "initializer_range", c->initializer_range);
+    settings_integer(s, "tie_word_embeddings", c->tie_word_embeddings);
+}
+
+static void metadata_key(char *key, size_t size, const Setting *s) {
+    snprintf(key, size, "setting.%s", s->name);
+}
+
+/* ---- what is saved of each weight ---- */
+
+enum { PARTS = 3 }; /* weight, m, v */
+static const char *const part_names[PARTS] = {"weight", "adamw.m", "adamw.v"};
+
+/* Where a part of weight i lies, on the model's device: at the same offset as its gradient. */
+static float *part_of(const Params *params, int i, int part) {
+    float *const buffers[PARTS] = {params->master, params->m, params->v};
+    return buffers[part] + ((float *)params->list[i]->grad->data - params->grads);
+}
+
+/* Tensors on the host under the file's names, and what was allocated for them. */
+typedef struct Listing {
+    Tensor *tensors;
+    int count;
+    char (*names)[256];
+    void **copies; /* of what lies on a GPU */
+} Listing;
+
+static void list_add(Listing *list, Context *ctx, const char *kind, const Tensor *t, void *data,
+                     DType dtype) {
+    int i = list->count++;
+    snprintf(list->names[i], sizeof list->names[i], "%s.%s", kind, t->name);
+    list->tensors[i] = tensor_of(data, list->names[i], dtype, CPU, t->shape, t->ndim);
+    if (ctx->device == CPU) return;
+    size_t bytes = tensor_bytes(&list->tensors[i]);
+    list->copies[i] = list->tensors[i].data = malloc(bytes + 1);
+    if (!list->copies[i]) fatal("out of memory while saving");
+    gpu_download(ctx->gpu, list->copies[i], data, bytes);
+}
+
+static Listing list_all(Model *model) {
+    Params *params = &model->params;
+    size_t most = (size_t)(PARTS * params->count + params->buffer_count);
+    Listing list = {.tensors = calloc(most, sizeof(Tensor)),
+                    .names = calloc(most, sizeof *list.names),
+                    .copies = calloc(most, sizeof(void *))};
+    if (!list.tensors || !list.names || !list.copies) fatal("out of memory");
+    for (int part = 0; part < PARTS; part++)
+        for (int i = 0; i < params->count; i++)
+            list_add(&list, model->ctx, part_names[part], params->list[i], part_of(params, i, part),
+                     F32);
+    for (int i = 0; i < params->buffer_count; i++)
+        list_add(&list, model->ctx, "buffer", params->buffers[i], params->buffers[i]->data,
+                 params->buffers[i]->dtype);
+    return list;
+}
+
+static void list_free(Listing *list) {
+    for (int i = 0; i < list->count; i++) free(list->copies[i]);
+    free(list->copies);
+    free(list->names);
+    free(list->tensors);
+}
+
+/* [training_state_save] */
+int training_state_save(Model *model, const TrainingState *state, const Settings *settings,
+                        const char *directory, Error *err) {
+    enum { FIXED = 5, MOST = FIXED + sizeof settings->list / sizeof settings->list[0] };
+    char path[1024], step[32], best_step[32], stream[32], best[64], keys[MOST][64];
+    snprintf(path, sizeof path, "%s/training.safetensors", directory);
+    snprintf(step, sizeof step, "%lld", (long long)state->adamw.step);
+    snprintf(best_step, sizeof best_step, "%lld", (long long)state->best_step);
+    snprintf(stream, sizeof stream, "%llu", (unsigned long long)model->ctx->rng.stream);
+    snprintf(best, sizeof best, "%a", state->best_validation_loss); /* hexadecimal: exact */
+    KeyValue metadata[MOST] = {{"training_format", FORMAT},
+                               {"step", step},
+                               {"rng_stream", stream},
+                               {"best_validation_loss", best},
+                               {"best_step", best_step}};
+    for (int i = 0; i < settings->count; i++) {
+        metadata_key(keys[i], sizeof keys[i], &settings->list[i]);
+        metadata[FIXED + i] = (KeyValue){keys[i], settings->list[i].value};
+    }
+    Listing list = list_all(model);
+    int status =
+        safetensors_write(path, list.tensors, list.count, metadata, FIXED + settings->count, err);
+    list_free(&list);
+    return status;
+}
+/* [/training_state_save] */
+
+/* ---- loading ---- */
+
+static int check_settings(const SafeTensors *file, const Settings *settings, Error *err) {
+    const char *format = safetensors_metadata(file, "training_format");
+    if (!format || strcmp(format, FORMAT))
+        return error_set(err, "%s is no training state of this program (format %s, not %s)",
+                         safetensors_path(file), format ? format : "missing", FORMAT);
+    for (int i = 0; i < settings->count; i++) {
+        const Setting *now = &settings->list[i];
+        char key[64];
+        metadata_key(key, sizeof key, now);
+        const char *then = safetensors_metadata(file, key);
+        if (!then || strcmp(then, now->value))
+            return error_set(
+                err,
+                "%s: this run was begun with %s %s, but now it is %s; a run can only be "
+                "resumed with the settings that it began with",
+                safetensors_path(file), now->name, then ? then : "unknown", now->value);
+    }
+    return 0;
+}
+
+static int read_integer(const SafeTensors *file, const char *key, int64_t *value, Error *err) {
+    const char *text = safetensors_metadata(file, key);
+    char *end = NULL;
+    *value = text ? strtoll(text, &end, 10) : -1;
+    if (text && end != text && !*end && *value >= 0) return 0;
+    return error_set(err, "%s: %s is '%s', which is no count", safetensors_path(file), key,
+                     text ? text : "missing");
+}
+
+static int read_metadata(const SafeTensors *file, TrainingState *state, int64_t *stream,
+                         Error *err) {
+    if (read_integer(file, "step", &state->adamw.step, err) ||
+        read_integer(file, "best_step", &state->best_step, err) ||
+        read_integer(file, "rng_stream", stream, err))
+        return -1;
+    const char *best = safetensors_metadata(file, "best_validation_loss");
+    char *end = NULL;
+    state->best_validation_loss = best ? strtof(best, &end) : NAN;
+    if (!best || end == best || *end || isnan(state->best_validation_loss))
+        return error_set(err, "%s: best_validation_loss is '%s', which is no number",
+                         safetensors_path(file), best ? best : "missing");
+    return 0;
+}
+
+/* Tensor i of the file's parts, checked; into == NULL only checks. */
+static int read_tensor(const SafeTensors *file, Context *ctx, const char *kind, const Tensor *t,
+                       DType dtype, void *into, Error *err) {
+    char name[256];
+    snprintf(name, sizeof name, "%s.%s", kind, t->name);
+    const Tensor *from = safetensors_get(file, name, t->shape, t->ndim, err);
+    if (!from) return -1;
+    if (from->dtype != dtype)
+        return error_set(err, "%s: %s is %s, but should be %s", safetensors_path(file), name,
+                         dtype_name(from->dtype), dtype_name(dtype));
+    if (!into) return 0;
+    if (ctx->device == CUDA)
+        gpu_upload(ctx->gpu, into, from->data, tensor_bytes(from));
+    else
+        memcpy(into, from->data, tensor_bytes(from));
+    return 0;
+}
+
+static int read_tensors(const SafeTensors *file, Model *model, bool fill, Error *err) {
+    Context *ctx = model->ctx;
+    Params *params = &model->params;
+    for (int i = 0; i < params->count; i++) {
+        Tensor *t = params->list[i];
+        for (int part = 0; part < PARTS; part++)
+            if (read_tensor(file, ctx, part_names[part], t, F32,
+                            fill ? part_of(params, i, part) : NULL, err))
+                return -1;
+        /* params_set rounds the weights to the model's dtype as AdamW does. */
+        char name[256];
+        snprintf(name, sizeof name, "weight.%s", t->name);
+        if (fill) params_set(params, t, safetensors_find(file, name)->data);
+    }
+    for (int i = 0; i < params->buffer_count; i++) {
+        Tensor *t = params->buffers[i];
+        if (read_tensor(file, ctx, "buffer", t, t->dtype, fill ? t->data : NULL, err)) return -1;
+    }
+    return 0;
+}
+
+int training_state_load(Model *model, TrainingState *state, const Settings *settings,
+                        const char *directory, Error *err) {
+    char path[1024];
+    snprintf(path, sizeof path, "%s/training.safetensors", directory);
+    SafeTensors *file = safetensors_open(path, err);
+    if (!file) return -1;
+    TrainingState loaded = *state;
+    int64_t stream;
+    int status = check_settings(file, settings, err);
+    if (!status) status = read_metadata(file, &loaded, &stream, err);
+    if (!status) status = read_tensors(file, model, false, err);
+    if (!status) { /* all of it is there: from here on nothing can fail */
+        read_tensors(file, model, true, err);
+        model->ctx->rng.stream = (uint64_t)stream;
+        *state = loaded;
+    }
+    safetensors_close(file);
+    return status;
+}

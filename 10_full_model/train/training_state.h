@@ -1,0 +1,60 @@
+/*
+ * All that a training run is, between two steps: the file training.safetensors.
+ *
+ * A run that is stopped after step s and resumed must end in the same bits as one that was not. So
+ * the file holds whatever a step reads and is not given on the command line:
+ *
+ *     weight.NAME      F32: the master weights, also when the model computes in BF16
+ *     adamw.m.NAME     F32: AdamW's two moments
+ *     adamw.v.NAME
+ *     buffer.NAME      a router's bias, and the load it has counted
+ *     metadata         steps done, streams that the random numbers have used up, the best
+ *                      validation loss so far, and the settings of the run
+ *
+ * Which text a step sees is no state: it is a function of the seed and the step (data.h). The
+ * weights are here although DIR/last/model.safetensors has them too: one file is replaced by one
+ * rename, so there can be no mixture of the weights of one step and the moments of another,
+ * whenever the process is killed.
+ *
+ * The settings must be the same when the run is resumed; the first that differs is named.
+ */
+#ifndef TRAINING_STATE_H
+#define TRAINING_STATE_H
+
+#include "10_full_model/model/model.h"
+
+typedef struct TrainingState {
+    AdamW adamw; /* its settings are the run's; adamw.step counts the finished steps */
+    float best_validation_loss; /* INFINITY: none yet */
+    int64_t best_step;
+} TrainingState;
+
+/* A setting as text, "learning rate" and "0.003". What is compared is the text. */
+typedef struct Setting {
+    char name[40], value[64];
+} Setting;
+
+typedef struct Settings {
+    Setting list[64];
+    int count;
+} Settings;
+
+void settings_integer(Settings *settings, const char *name, int64_t value);
+/* With as many digits, up to 9, as tell this float from all others. */
+void settings_number(Settings *settings, const char *name, double value);
+void settings_text(Settings *settings, const char *name, const char *value);
+void settings_of_model(Settings *settings, const ModelConfig *cfg);
+
+/* Writes DIRECTORY/training.safetensors. -1 and a message; then the old file is as it was. */
+int training_state_save(Model *model, const TrainingState *state, const Settings *settings,
+                        const char *directory, Error *err);
+
+/*
+ * Fills the model (allocated for training, of the same shape), its context's random numbers and
+ * the state; state->adamw keeps its settings. -1 and a message for a file that is damaged or
+ * belongs to a run with other settings: then nothing was changed.
+ */
+int training_state_load(Model *model, TrainingState *state, const Settings *settings,
+                        const char *directory, Error *err);
+
+#endif

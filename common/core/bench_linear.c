@@ -1,0 +1,101 @@
+/*
+ * The benchmark of linear(): forward and backward against the matrix peak of the same run.
+ *
+ * On the CPU linear() is three products, one forward and two backward, each with its own
+ * layout of transposes. The question is whether the layouts and shapes of a model reach what the
+ * best square product does.
+ */
+#include "common/core/ops.h"
+#include "common/files/csv.h"
+#include "common/program/bench.h"
+#include "common/program/options.h"
+
+#include <stdio.h>
+
+typedef enum Product { FORWARD, BACKWARD_INPUT, BACKWARD_WEIGHT, PRODUCTS } Product;
+static const char *const product_names[] = {"y = x W^T", "dx = dy W", "dW = dy^T x"};
+
+typedef struct Linear {
+    Product product;
+    int64_t rows, in, out;
+    Tensor *x, *w, *y, *dx, *dw;
+} Linear;
+
+/* In backward y stands in for its own gradient: what the values are does not matter, that they are
+ * random does. */
+static void one_product(Context *ctx, void *user) {
+    Linear *l = user;
+    (void)ctx; /* ON() needs it for CUDA only */
+    if (l->product == FORWARD)
+        ON(ctx, linear_forward, l->y->data, l->x->data, l->w->data, NULL, l->rows, l->in, l->out);
+    else
+        ON(ctx, linear_backward, l->product == BACKWARD_INPUT ? l->dx->data : NULL, 0,
+           l->product == BACKWARD_WEIGHT ? l->dw->data : NULL, 0, NULL, 0, l->y->data, l->x->data,
+           l->w->data, l->rows, l->in, l->out);
+}
+
+/* Squares, and the shapes of a small model's layers: projections, SwiGLU's two directions, head. */
+static const int64_t shapes[][3] = {
+    {256, 256, 256},  {512, 512, 512},   {1024, 1024, 1024}, {2048, 2048, 2048},
+    {2048, 256, 256}, {2048, 256, 1024}, {2048, 1024, 256},  {2048, 256, 2048},
+    {4096, 512, 512}, {4096, 512, 1536}, {4096, 1536, 512},  {333, 500, 777},
+};
+
+/* The three products of one shape; returns the lowest share of the peak. */
+static double measure_shape(Bench *bench, Csv *csv, const int64_t *shape) {
+    Context *ctx = bench->ctx;
+    Linear l = {.rows = shape[0], .in = shape[1], .out = shape[2]};
+    l.x = tensor_new(ctx, "x", ctx->dtype, SHAPE(l.rows, l.in));
+    l.w = tensor_new(ctx, "w", ctx->dtype, SHAPE(l.out, l.in));
+    l.y = tensor_new(ctx, "y", ctx->dtype, SHAPE(l.rows, l.out));
+    l.dx = tensor_new(ctx, "dx", ctx->dtype, SHAPE(l.rows, l.in));
+    l.dw = tensor_new(ctx, "dw", F32, SHAPE(l.out, l.in));
+    bench_fill(ctx, l.x, 0);
+    bench_fill(ctx, l.w, 1);
+    bench_fill(ctx, l.y, 2);
+
+    double flop = 2.0 * (double)l.rows * (double)l.in * (double)l.out, lowest = 1e9;
+    double peak = ctx->dtype == BF16 ? bench->flops_bf16 : bench->flops_f32;
+    for (l.product = FORWARD; l.product < PRODUCTS; l.product++) {
+        char name[64];
+        snprintf(name, sizeof name, "%lld x %lld -> %lld  %s", (long long)l.rows, (long long)l.in,
+                 (long long)l.out, product_names[l.product]);
+        BenchTime time = bench_row(bench, name, ctx->dtype, flop, 0, one_product, &l);
+        double share = flop / time.min / peak;
+        lowest = share < lowest ? share : lowest;
+        if (csv)
+            csv_row(csv, "%lld,%lld,%lld,%s,%.4g,%.4g,%.1f", (long long)l.rows, (long long)l.in,
+                    (long long)l.out, product_names[l.product], 1e3 * time.min, 1e3 * time.median,
+                    100 * share);
+    }
+    context_reset(ctx);
+    return lowest;
+}
+
+int main(int argc, char **argv) {
+    BenchOptions options =
+        bench_options(argc, argv, "Times linear layers against the matrix peak.");
+    Context ctx;
+    options_open(&options.common, &ctx);
+    Csv csv;
+    Error err;
+    if (options.common.csv &&
+        csv_open(&csv, options.common.csv, "rows,in,out,product,min_ms,median_ms,percent_of_peak",
+                 ctx.device == CUDA ? gpu_describe(ctx.gpu).text : "cpu", options.common.seed,
+                 &err))
+        fatal("%s", err.text);
+
+    Bench bench;
+    bench_init(&bench, &ctx, options.seconds);
+    bench_print_machine(&bench);
+    bench_head("linear layers: rows x in -> out");
+    double lowest = 1e9;
+    for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++) {
+        double share = measure_shape(&bench, options.common.csv ? &csv : NULL, shapes[i]);
+        lowest = share < lowest ? share : lowest;
+    }
+    printf("\nlowest share of the peak: %.1f%%\n", 100 * lowest);
+    if (options.common.csv && csv_close(&csv, &err)) fatal("%s", err.text);
+    context_free(&ctx);
+    return 0;
+}

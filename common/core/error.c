@@ -1,0 +1,51 @@
+#define _GNU_SOURCE /* program_invocation_short_name */
+#include "common/core/error.h"
+
+#include <errno.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+int error_set(Error *err, const char *format, ...) {
+    if (!err) return -1;
+    va_list args;
+    va_start(args, format);
+    vsnprintf(err->text, sizeof err->text, format, args);
+    va_end(args);
+    return -1;
+}
+
+int error_prefix(Error *err, const char *format, ...) {
+    if (!err) return -1;
+    Error old = *err;
+    va_list args;
+    va_start(args, format);
+    vsnprintf(err->text, sizeof err->text, format, args);
+    va_end(args);
+    size_t used = strlen(err->text);
+    snprintf(err->text + used, sizeof err->text - used, "%s", old.text);
+    return -1;
+}
+
+void fatal(const char *format, ...) {
+    fflush(stdout);
+    fprintf(stderr, "%s: ", program_invocation_short_name);
+    va_list args;
+    va_start(args, format);
+    vfprintf(stderr, format, args);
+    va_end(args);
+    fputc('\n', stderr);
+    exit(1);
+}
+
+void check_failed(const char *file, int line, const char *condition, const char *format, ...) {
+    fflush(stdout);
+    fprintf(stderr, "%s:%d: ", file, line);
+    va_list args;
+    va_start(args, format);
+    vfprintf(stderr, format, args);
+    va_end(args);
+    fprintf(stderr, "  [broken: %s]\n", condition);
+    abort();
+}

@@ -1,0 +1,406 @@
+/*
+ * The common operations on the CPU, in F32.
+ *
+ * Loops over rows are shared among threads. Where rows are summed (gradients of weights) the work is cut in a fixed way that
+ * does not depend on the number of threads, so neither do the results.
+ */
+#include "common/core/fastmath.h"
+#include "common/core/ops.h"
+#include "common/core/product.h"
+
+#include <cblas.h>
+#include <math.h>
+#include <omp.h>
+#include <string.h>
+
+/* Below this many elements a loop is over before the other threads have woken up. */
+enum { PARALLEL_MIN = 1 << 14 };
+
+/* ---- linear ---- */
+
+/*
+ * y = W x for one row: W is read once, where a product would first copy it into tiles. A dot product
+ * for each output; several threads only for matrices that take longer to read (a megabyte) than
+ * threads to wake.
+ */
+static void matrix_vector(float *y, const float *x, const float *w, int64_t in, int64_t out) {
+#pragma omp parallel for if (in * out > 1 << 18)
+    for (int64_t o = 0; o < out; o++) {
+        const float *row = w + o * in;
+        float dot = 0;
+#pragma omp simd reduction(+ : dot)
+        for (int64_t i = 0; i < in; i++) dot += row[i] * x[i];
+        y[o] = dot;
+    }
+}
+
+/* Up to here reading W once is worth more than a product's tiles (measured). */
+enum { FEW_ROWS = 16 };
+
+/*
+ * The same for a few rows (a batch that decodes, a chunk of guesses): two rows of W with four of x,
+ * eight sums in registers. Past the end a row comes again, and its sum is thrown away.
+ */
+static void few_rows(float *y, const float *x, const float *w, int64_t rows, int64_t in,
+                     int64_t out) {
+#pragma omp parallel for schedule(static) if (rows * in * out > 1 << 18)
+    for (int64_t o = 0; o < out; o += 2) {
+        const float *w0 = w + o * in, *w1 = o + 1 < out ? w0 + in : w0;
+        for (int64_t r = 0; r < rows; r += 4) {
+            const float *x0 = x + r * in, *x1 = r + 1 < rows ? x0 + in : x0;
+            const float *x2 = r + 2 < rows ? x1 + in : x0, *x3 = r + 3 < rows ? x2 + in : x0;
+            float a0 = 0, a1 = 0, a2 = 0, a3 = 0, b0 = 0, b1 = 0, b2 = 0, b3 = 0;
+#pragma omp simd reduction(+ : a0, a1, a2, a3, b0, b1, b2, b3)
+            for (int64_t i = 0; i < in; i++) {
+                a0 += w0[i] * x0[i], a1 += w0[i] * x1[i], a2 += w0[i] * x2[i], a3 += w0[i] * x3[i];
+                b0 += w1[i] * x0[i], b1 += w1[i] * x1[i], b2 += w1[i] * x2[i], b3 += w1[i] * x3[i];
+            }
+            const float sum[4][2] = {{a0, b0}, {a1, b1}, {a2, b2}, {a3, b3}};
+            for (int64_t i = 0; i < 4 && r + i < rows; i++)
+                for (int64_t j = 0; j < 2 && o + j < out; j++) y[(r + i) * out + o + j] = sum[i][j];
+        }
+    }
+}
+
+/* From this size of W on, in both directions, OpenBLAS is faster than product() (measured). */
+enum { LARGE = 512 };
+
+/*
+ * A large matrix: pieces of rows for the threads, for inside a parallel region OpenBLAS computes its
+ * piece alone. Left to itself it would also share the work, but its threads then wait for each
+ * other's copies of the matrices several times. OpenBLAS chooses its kernel by the size; so pieces
+ * depend on the matrix only, never on the number of threads, and neither do the results. They are
+ * of nearly equal size and come in fours; sgemm's kernels like multiples of 8.
+ */
+static int64_t rows_of_piece(int64_t n) {
+    int64_t pieces = n <= 128 ? 2 : 4 * ((n + 1023) / 1024);
+    int64_t piece = ((n + pieces - 1) / pieces + 7) / 8 * 8;
+    return piece ? piece : 8; /* no rows: a loop's step must not be 0 */
+}
+
+static void large_product(const Product *p) { /* base is C itself or NULL */
+    int64_t piece = rows_of_piece(p->m);
+    CBLAS_TRANSPOSE turn_a = p->a.column == 1 ? CblasNoTrans : CblasTrans;
+    CBLAS_TRANSPOSE turn_b = p->b.column == 1 ? CblasNoTrans : CblasTrans;
+    int lda = (int)(turn_a == CblasTrans ? p->a.column : p->a.row);
+    int ldb = (int)(turn_b == CblasTrans ? p->b.column : p->b.row);
+#pragma omp parallel for schedule(static)
+    for (int64_t i = 0; i < p->m; i += piece) {
+        int count = (int)(p->m - i < piece ? p->m - i : piece);
+        cblas_sgemm(CblasRowMajor, turn_a, turn_b, count, (int)p->n, (int)p->k, 1,
+                    p->a.at + i * p->a.row, lda, p->b.at, ldb, p->base ? 1.0f : 0.0f,
+                    p->c + i * p->c_row, (int)p->c_row);
+    }
+}
+
+/* Several products, each cut into a part for every thread. */
+static void shared_products(const Product *products, int count) {
+    int parts = omp_get_max_threads();
+    int64_t work = products->m * products->n * products->k;
+#pragma omp parallel for schedule(static, 1) if (work > 1 << 18)
+    for (int i = 0; i < count * parts; i++) {
+        Product part = product_part(&products[i / parts], i % parts, parts);
+        product(&part);
+    }
+}
+
+static void add_bias_to(float *y, const float *bias, int64_t rows, int64_t out) {
+#pragma omp parallel for if (rows * out > PARALLEL_MIN)
+    for (int64_t i = 0; i < rows; i++)
+        for (int64_t j = 0; j < out; j++) y[i * out + j] += bias[j];
+}
+
+void linear_forward_cpu(float *y, const float *x, const float *w, const float *bias, int64_t rows,
+                        int64_t in, int64_t out) {
+    Product xw = {y, NULL, out, {x, in, 1}, {w, 1, in}, rows, out, in}; /* y = x W^T */
+    if (rows == 1)
+        matrix_vector(y, x, w, in, out);
+    else if (rows <= FEW_ROWS)
+        few_rows(y, x, w, rows, in, out);
+    else if (in >= LARGE && out >= LARGE)
+        large_product(&xw);
+    else
+        shared_products(&xw, 1);
+    if (bias) add_bias_to(y, bias, rows, out);
+}
+
+void linear_onto_forward_cpu(float *y, const float *base, const float *x, const float *w,
+                             const float *bias, int64_t rows, int64_t in, int64_t out) {
+    if (rows <= FEW_ROWS || (in >= LARGE && out >= LARGE)) {
+        linear_forward_cpu(y, x, w, bias, rows, in, out);
+        add_cpu(y, base, y, rows * out);
+        return;
+    }
+    shared_products(&(Product){y, base, out, {x, in, 1}, {w, 1, in}, rows, out, in}, 1);
+    if (bias) add_bias_to(y, bias, rows, out);
+}
+
+void linear_backward_cpu(float *dx, int add_x, float *dw, int add_w, float *dbias, int add_bias,
+                         const float *dy, const float *x, const float *w, int64_t rows, int64_t in,
+                         int64_t out) {
+    Product products[2];
+    int count = 0;
+    if (dx) /* dx = dy W */
+        products[count++] =
+            (Product){dx, add_x ? dx : NULL, in, {dy, out, 1}, {w, in, 1}, rows, in, out};
+    if (dw) /* dW = dy^T x */
+        products[count++] =
+            (Product){dw, add_w ? dw : NULL, in, {dy, 1, out}, {x, in, 1}, out, in, rows};
+    if (in >= LARGE && out >= LARGE)
+        for (int i = 0; i < count; i++) large_product(&products[i]);
+    else if (count)
+        shared_products(products, count);
+    if (!dbias) return;
+    if (!add_bias) memset(dbias, 0, (size_t)out * sizeof *dbias);
+    for (int64_t i = 0; i < rows; i++)
+        for (int64_t j = 0; j < out; j++) dbias[j] += dy[i * out + j];
+}
+
+/* ---- element by element ---- */
+
+void add_cpu(float *y, const float *a, const float *b, int64_t n) {
+#pragma omp parallel for simd if (n > PARALLEL_MIN)
+    for (int64_t i = 0; i < n; i++) y[i] = a[i] + b[i];
+}
+
+void accumulate_cpu(float *y, const float *x, int64_t n, int add) {
+    if (!add) {
+        memcpy(y, x, (size_t)n * sizeof *y);
+        return;
+    }
+#pragma omp parallel for simd if (n > PARALLEL_MIN)
+    for (int64_t i = 0; i < n; i++) y[i] += x[i];
+}
+
+void slice_forward_cpu(float *y, const float *x, int64_t rows, int64_t width, int64_t from,
+                       int64_t count) {
+#pragma omp parallel for if (rows * count > PARALLEL_MIN)
+    for (int64_t i = 0; i < rows; i++)
+        memcpy(y + i * count, x + i * width + from, (size_t)count * sizeof *y);
+}
+
+void slice_backward_cpu(float *dx, int add, const float *dy, int64_t rows, int64_t width,
+                        int64_t from, int64_t count) {
+#pragma omp parallel for if (rows * width > PARALLEL_MIN)
+    for (int64_t i = 0; i < rows; i++) {
+        float *row = dx + i * width;
+        if (!add) memset(row, 0, (size_t)width * sizeof *row);
+        for (int64_t j = 0; j < count; j++) row[from + j] += dy[i * count + j];
+    }
+}
+
+void silu_forward_cpu(float *y, const float *x, int64_t n) {
+#pragma omp parallel for simd if (n > PARALLEL_MIN)
+    for (int64_t i = 0; i < n; i++) y[i] = x[i] / (1.0f + fast_exp(-x[i]));
+}
+
+/* With s = sigmoid(x):  (x s)' = s + x s (1 - s) = s (1 + x (1 - s)) */
+static inline float silu_derivative(float x, float s) { return s * (1.0f + x * (1.0f - s)); }
+
+void silu_backward_cpu(float *dx, int add_x, const float *dy, const float *x, int64_t n) {
+#pragma omp parallel for simd if (n > PARALLEL_MIN)
+    for (int64_t i = 0; i < n; i++) {
+        float s = 1.0f / (1.0f + fast_exp(-x[i]));
+        float g = dy[i] * silu_derivative(x[i], s);
+        dx[i] = add_x ? dx[i] + g : g;
+    }
+}
+
+void swiglu_forward_cpu(float *y, const float *gate, const float *up, int64_t n) {
+#pragma omp parallel for simd if (n > PARALLEL_MIN)
+    for (int64_t i = 0; i < n; i++) y[i] = gate[i] / (1.0f + fast_exp(-gate[i])) * up[i];
+}
+
+/*
+ * y = silu(gate) up:  dgate = dy up silu'(gate),  dup = dy silu(gate). Both from one sigmoid, which
+ * is most of the work; so one that nobody wants is made as well, and thrown away.
+ */
+void swiglu_backward_cpu(float *dgate, int add_gate, float *dup, int add_up, const float *dy,
+                         const float *gate, const float *up, int64_t n) {
+    enum { BLOCK = 1024 };
+#pragma omp parallel for if (n > PARALLEL_MIN)
+    for (int64_t start = 0; start < n; start += BLOCK) {
+        int count = n - start < BLOCK ? (int)(n - start) : BLOCK;
+        float more_g[BLOCK], more_u[BLOCK]; /* what is added afterwards, or not wanted */
+        float *g = dgate && !add_gate ? dgate + start : more_g;
+        float *u = dup && !add_up ? dup + start : more_u;
+        const float *dys = dy + start, *x = gate + start, *ups = up + start;
+#pragma omp simd
+        for (int i = 0; i < count; i++) {
+            float s = 1.0f / (1.0f + fast_exp(-x[i]));
+            g[i] = dys[i] * ups[i] * silu_derivative(x[i], s);
+            u[i] = dys[i] * x[i] * s;
+        }
+        if (dgate && add_gate) accumulate_cpu(dgate + start, g, count, 1);
+        if (dup && add_up) accumulate_cpu(dup + start, u, count, 1);
+    }
+}
+
+void dropout_cpu(float *y, int add, const float *x, int64_t n, float p, uint64_t seed,
+                 uint64_t stream) {
+    float scale = 1.0f / (1.0f - p);
+#pragma omp parallel for if (n > PARALLEL_MIN)
+    for (int64_t block = 0; block < (n + 3) / 4; block++) {
+        Philox r = philox(seed, stream, (uint64_t)block);
+        for (int64_t i = 4 * block; i < 4 * block + 4 && i < n; i++) {
+            float u = (float)(r.word[i % 4] >> 8) * 0x1p-24f; /* rng_uniform(seed, stream, i) */
+            float kept = u < p ? 0.0f : x[i] * scale;
+            y[i] = add ? y[i] + kept : kept;
+        }
+    }
+}
+
+/* ---- rmsnorm ---- */
+
+void rmsnorm_forward_cpu(float *y, float *rstd, const float *x, const float *w, int64_t rows,
+                         int64_t d, float eps) {
+#pragma omp parallel for if (rows * d > PARALLEL_MIN)
+    for (int64_t i = 0; i < rows; i++) {
+        const float *xi = x + i * d;
+        float squares = 0;
+#pragma omp simd reduction(+ : squares)
+        for (int64_t j = 0; j < d; j++) squares += xi[j] * xi[j];
+        float r = 1.0f / sqrtf(squares / (float)d + eps);
+        for (int64_t j = 0; j < d; j++) y[i * d + j] = xi[j] * r * w[j];
+        rstd[i] = r;
+    }
+}
+
+/*
+ * With x^ = x rstd, so that y = x^ w:
+ *     dw_j = sum over rows dy_j x^_j
+ *     dx_j = rstd (w_j dy_j - x^_j mean_k(w_k dy_k x^_k))         (rstd itself depends on every x_k: the second term)
+ */
+void rmsnorm_backward_cpu(float *dx, int add_x, float *dw, int add_w, float *scratch,
+                          const float *dy, const float *x, const float *w, const float *rstd,
+                          int64_t rows, int64_t d) {
+#pragma omp parallel for if (rows * d > PARALLEL_MIN)
+    for (int64_t chunk = 0; chunk < RMSNORM_CHUNKS; chunk++) {
+        float *sums = dw ? scratch + chunk * d : NULL;
+        if (sums) memset(sums, 0, (size_t)d * sizeof *sums);
+        int64_t end = (chunk + 1) * rows / RMSNORM_CHUNKS;
+        for (int64_t i = chunk * rows / RMSNORM_CHUNKS; i < end; i++) {
+            const float *xi = x + i * d, *dyi = dy + i * d;
+            float r = rstd[i];
+            if (sums)
+                for (int64_t j = 0; j < d; j++) sums[j] += dyi[j] * xi[j] * r;
+            if (!dx) continue;
+            float dot = 0;
+#pragma omp simd reduction(+ : dot)
+            for (int64_t j = 0; j < d; j++) dot += w[j] * dyi[j] * xi[j];
+            float c = dot * r * r / (float)d; /* mean(w dy x^) / x * x^: one rstd from each x^ */
+            float *dxi = dx + i * d;
+            for (int64_t j = 0; j < d; j++) {
+                float g = r * (w[j] * dyi[j] - xi[j] * c);
+                dxi[j] = add_x ? dxi[j] + g : g;
+            }
+        }
+    }
+    if (!dw) return;
+    for (int64_t chunk = 0; chunk < RMSNORM_CHUNKS; chunk++)
+        accumulate_cpu(dw, scratch + chunk * d, d, add_w || chunk > 0);
+}
+
+/* ---- embedding ---- */
+
+void embedding_forward_cpu(float *y, const float *table, const int32_t *ids, int64_t rows,
+                           int64_t d, int64_t vocab) {
+    for (int64_t i = 0; i < rows; i++)
+        CHECK(ids[i] >= 0 && ids[i] < vocab,
+              "embedding: id %d at position %lld is outside [0, %lld)", ids[i], (long long)i,
+              (long long)vocab);
+#pragma omp parallel for if (rows * d > PARALLEL_MIN)
+    for (int64_t i = 0; i < rows; i++) memcpy(y + i * d, table + ids[i] * d, (size_t)d * sizeof *y);
+}
+
+void embedding_backward_cpu(float *dtable, int add, int32_t *scratch, const float *dy,
+                            const int32_t *ids, int64_t rows, int64_t d, int64_t vocab) {
+    /* Counting sort: order[start[id] .. start[id + 1]) are the rows that used id, in ascending order. */
+    int32_t *start = scratch, *order = scratch + vocab + 1;
+    memset(start, 0, (size_t)(vocab + 1) * sizeof *start);
+    for (int64_t i = 0; i < rows; i++) start[ids[i]]++;
+    int32_t total = 0;
+    for (int64_t id = 0; id <= vocab; id++) total += start[id], start[id] = total;
+    for (int64_t i = rows - 1; i >= 0; i--) order[--start[ids[i]]] = (int32_t)i;
+#pragma omp parallel for schedule(static, 64) if (vocab * d > PARALLEL_MIN)
+    for (int64_t id = 0; id < vocab; id++) {
+        float *sum = dtable + id * d;
+        if (!add) memset(sum, 0, (size_t)d * sizeof *sum);
+        for (int32_t k = start[id]; k < start[id + 1]; k++)
+            for (int64_t j = 0; j < d; j++) sum[j] += dy[order[k] * d + j];
+    }
+}
+
+/* ---- cross entropy ---- */
+
+void cross_entropy_forward_cpu(float *loss, float *losses, float *lse, const float *logits,
+                               const int32_t *targets, int64_t rows, int64_t vocab) {
+#pragma omp parallel for if (rows * vocab > PARALLEL_MIN)
+    for (int64_t i = 0; i < rows; i++) {
+        const float *z = logits + i * vocab;
+        float largest = z[0], sum = 0;
+#pragma omp simd reduction(max : largest)
+        for (int64_t j = 0; j < vocab; j++) largest = z[j] > largest ? z[j] : largest;
+#pragma omp simd reduction(+ : sum)
+        for (int64_t j = 0; j < vocab; j++) sum += fast_exp(z[j] - largest);
+        lse[i] = largest + logf(sum);
+        int32_t target = targets[i];
+        CHECK(target == IGNORE_TARGET || (target >= 0 && target < vocab),
+              "cross_entropy: target %d of row %lld is outside [0, %lld)", target, (long long)i,
+              (long long)vocab);
+        /* lse - z, but without adding the large maximum only to take it off again */
+        losses[i] = target == IGNORE_TARGET ? 0.0f : logf(sum) + (largest - z[target]);
+    }
+    double total = 0;
+    int64_t counted = 0;
+    for (int64_t i = 0; i < rows; i++) {
+        total += losses[i];
+        counted += targets[i] != IGNORE_TARGET;
+    }
+    loss[0] = counted ? (float)(total / (double)counted) : 0.0f;
+    loss[1] = (float)counted;
+}
+
+/* d loss / d z_j = (softmax(z)_j - [j = target]) / rows counted */
+void cross_entropy_backward_cpu(float *logits, const float *dloss, const float *loss,
+                                const float *lse, const int32_t *targets, int64_t rows,
+                                int64_t vocab) {
+    float scale = loss[1] > 0 ? dloss[0] / loss[1] : 0.0f;
+#pragma omp parallel for if (rows * vocab > PARALLEL_MIN)
+    for (int64_t i = 0; i < rows; i++) {
+        float *z = logits + i * vocab;
+        if (targets[i] == IGNORE_TARGET) {
+            memset(z, 0, (size_t)vocab * sizeof *z);
+            continue;
+        }
+        for (int64_t j = 0; j < vocab; j++) z[j] = fast_exp(z[j] - lse[i]) * scale;
+        z[targets[i]] -= scale;
+    }
+}
+
+/* ---- sums ---- */
+
+void sum_forward_cpu(float *out, float *scratch, const float *x, const float *c, int64_t n,
+                     float scale) {
+#pragma omp parallel for if (n > PARALLEL_MIN)
+    for (int64_t chunk = 0; chunk < SUM_CHUNKS; chunk++) {
+        int64_t end = (chunk + 1) * n / SUM_CHUNKS;
+        double total = 0;
+        for (int64_t i = chunk * n / SUM_CHUNKS; i < end; i++)
+            total += (double)x[i] * (c ? c[i] : 1.0f);
+        scratch[chunk] = (float)total;
+    }
+    double total = 0;
+    for (int chunk = 0; chunk < SUM_CHUNKS; chunk++) total += scratch[chunk];
+    out[0] = (float)(total * scale);
+}
+
+void sum_backward_cpu(float *dx, int add, const float *dout, const float *c, int64_t n,
+                      float scale) {
+    float g = dout[0] * scale;
+#pragma omp parallel for simd if (n > PARALLEL_MIN)
+    for (int64_t i = 0; i < n; i++) {
+        float gi = c ? g * c[i] : g;
+        dx[i] = add ? dx[i] + gi : gi;
+    }
+}

@@ -1,0 +1,269 @@
+/*
+ * Products with a few rows: y[n] = W x[n] for n < 32, a token of each of a few sequences.
+ *
+ * Every weight is used a few times and then never again, so nothing is gained by putting it into
+ * shared memory. It goes from memory into the registers that the tensor cores read, once:
+ *
+ *     D [16, 8] += A [16, 16] B [16, 8]           16 rows of W, 8 rows of x, 16 columns of both
+ *
+ * A is W, because 16 is the side that must be full, and the few rows of x are the 8 columns of D.
+ * In the layout of mma.sync (mma.cuh) a lane holds columns 2c, 2c + 1, 2c + 8, 2c + 9 of rows
+ * lane / 4 and + 8, c = lane % 4: loads of 4 bytes. But a sum does not mind the order of its
+ * terms: let lane c hold columns 8c .. 8c + 7 of 32 instead, for W and x alike, and both come in
+ * loads of 16 bytes, two products' worth at a time. These 32 columns are a chunk.
+ *
+ * The chunks of a row are dealt out to the warps of a block, whose sums are then added in shared
+ * memory, in order: with so little to do, the time is that of the longest chain of loads, and eight
+ * warps have eight chains. A warp keeps AHEAD chunks under way.
+ *
+ * F32 has the same layout of results, and adds up its products one by one, for tests.
+ */
+#ifndef COMMON_SKINNY_CUH
+#define COMMON_SKINNY_CUH
+
+#include "common/cuda/few_rows.h"
+#include "common/cuda/few_rows_launch.cuh"
+#include "common/cuda/mma.cuh"
+
+typedef __nv_bfloat16 bf16;
+
+enum { SKINNY_TILE = 16, SKINNY_CHUNK = 32 }; /* rows of W and columns at a time */
+
+/*
+ * How a grid shares the rows: all 32 in a block, which reads its weights for all of them, or, where
+ * that would leave most processors idle, 8 in a block, and groups of blocks side by side, which
+ * find the weights in the L2 cache. SKINNY_SWITCH(rows, blocks, gpu, NT, groups, statement) with NT
+ * tiles of 8 rows; `blocks` is the grid that one group needs.
+ */
+#define SKINNY_SWITCH(rows, blocks, gpu, NT, groups, ...)                     \
+    do {                                                                      \
+        unsigned groups = (unsigned)(((rows) + 7) / 8);                       \
+        if ((int64_t)(blocks)*groups <= 2 * (gpu)->sm_count || groups == 1) { \
+            enum { NT = 1 };                                                  \
+            __VA_ARGS__;                                                      \
+        } else {                                                              \
+            enum { NT = 4 };                                                  \
+            groups = 1;                                                       \
+            __VA_ARGS__;                                                      \
+        }                                                                     \
+    } while (0)
+
+/* ---- chunks ---- */
+
+/* A lane's part of a chunk of the rows of x: x(n) is row n, or NULL for zeros. */
+template <typename T, int NT> struct SkinnyInput;
+
+/* A lane's part of a chunk of W: 8 columns of two rows. */
+template <typename T> struct SkinnyChunk;
+
+template <int NT> struct SkinnyInput<bf16, NT> {
+    uint4 v[NT];
+    template <typename Rows> __device__ __forceinline__ void load(const Rows &x, int column) {
+#pragma unroll
+        for (int t = 0; t < NT; t++) {
+            const bf16 *row = x(8 * t + threadIdx.x % 32 / 4);
+            v[t] = row ? *(const uint4 *)(row + column + threadIdx.x % 4 * 8) : uint4{0, 0, 0, 0};
+        }
+    }
+};
+
+template <> struct SkinnyChunk<bf16> {
+    uint4 low, high;
+    __device__ __forceinline__ void load(const bf16 *low_row, const bf16 *high_row, int column) {
+        column += threadIdx.x % 4 * 8;
+        low = __ldg((const uint4 *)(low_row + column));
+        high = __ldg((const uint4 *)(high_row + column));
+    }
+    /* sum += chunk * x */
+    template <int NT>
+    __device__ __forceinline__ void multiply(float (&sum)[NT][4],
+                                             const SkinnyInput<bf16, NT> &x) const {
+        const uint32_t first[4] = {low.x, high.x, low.y, high.y};
+        const uint32_t second[4] = {low.z, high.z, low.w, high.w};
+#pragma unroll
+        for (int t = 0; t < NT; t++) {
+            const uint32_t b[4] = {x.v[t].x, x.v[t].y, x.v[t].z, x.v[t].w};
+            mma_bf16(sum[t], first, b);
+            mma_bf16(sum[t], second, b + 2);
+        }
+    }
+};
+
+template <int NT> struct SkinnyInput<float, NT> {
+    const float *row[NT][2];
+    template <typename Rows> __device__ __forceinline__ void load(const Rows &x, int column) {
+        for (int t = 0; t < NT; t++)
+            for (int side = 0; side < 2; side++) {
+                const float *from = x(8 * t + threadIdx.x % 4 * 2 + side);
+                row[t][side] = from ? from + column : nullptr;
+            }
+    }
+};
+
+template <> struct SkinnyChunk<float> {
+    const float *low, *high;
+    __device__ __forceinline__ void load(const float *low_row, const float *high_row, int column) {
+        low = low_row + column;
+        high = high_row + column;
+    }
+    template <int NT>
+    __device__ __forceinline__ void multiply(float (&sum)[NT][4],
+                                             const SkinnyInput<float, NT> &x) const {
+        for (int t = 0; t < NT; t++)
+            for (int side = 0; side < 2; side++)
+#pragma unroll 1
+                for (int i = 0; x.row[t][side] && i < SKINNY_CHUNK; i++) {
+                    sum[t][side] = fmaf(low[i], x.row[t][side][i], sum[t][side]);
+                    sum[t][2 + side] = fmaf(high[i], x.row[t][side][i], sum[t][2 + side]);
+                }
+    }
+};
+
+/* The rows of a matrix [count, stride], wherever it lies. */
+template <typename T> struct SkinnyRows {
+    const T *x;
+    int stride, count;
+    __device__ __forceinline__ const T *operator()(int n) const {
+        return n < count ? x + (int64_t)n * stride : nullptr;
+    }
+};
+
+/* ---- a warp's sum ---- */
+
+/* sum[t][i] of a lane: row lane / 4 + i / 2 * 8 of the tile, row 8 t + 2 (lane % 4) + i % 2 of x. */
+template <typename T, int NT, int AHEAD> struct SkinnySum {
+    float sum[NT][4];
+    SkinnyChunk<T> ahead[AHEAD];
+    const T *low, *high;
+    int chunk, step, chunks;
+
+    /* The tile that begins at w, of rows that are `width` wide; the last of `rows` comes again
+     * where there are fewer than 16. The warp takes the chunks first, first + step, ... */
+    __device__ __forceinline__ void begin(const T *w, int width, int64_t rows, int first,
+                                          int step_) {
+        int row = threadIdx.x % 32 / 4, last = (int)(rows < SKINNY_TILE ? rows : SKINNY_TILE) - 1;
+        low = w + (int64_t)min(row, last) * width;
+        high = w + (int64_t)min(row + 8, last) * width;
+        chunk = first, step = step_, chunks = width / SKINNY_CHUNK;
+        memset(sum, 0, sizeof sum);
+#pragma unroll
+        for (int i = 0; i < AHEAD; i++) fetch(i, first + i * step);
+    }
+    __device__ __forceinline__ void fetch(int i, int which) {
+        if (which < chunks) ahead[i].load(low, high, which * SKINNY_CHUNK);
+    }
+    template <typename Rows> __device__ __forceinline__ void run(const Rows &x) {
+#pragma unroll 1
+        for (; chunk < chunks; chunk += AHEAD * step) {
+            SkinnyInput<T, NT> input[AHEAD];
+#pragma unroll
+            for (int i = 0; i < AHEAD; i++)
+                if (chunk + i * step < chunks) input[i].load(x, (chunk + i * step) * SKINNY_CHUNK);
+#pragma unroll
+            for (int i = 0; i < AHEAD; i++)
+                if (chunk + i * step < chunks) {
+                    ahead[i].multiply(sum, input[i]);
+                    fetch(i, chunk + (i + AHEAD) * step);
+                }
+        }
+    }
+};
+
+/* f(j, n, value) for each number that the lane holds of tile row j and row n of x. */
+template <int NT, typename F>
+__device__ __forceinline__ void skinny_each(const float (&sum)[NT][4], F f) {
+    int lane = threadIdx.x % 32;
+#pragma unroll
+    for (int t = 0; t < NT; t++)
+#pragma unroll
+        for (int i = 0; i < 4; i++)
+            f(lane / 4 + i / 2 * 8, 8 * t + lane % 4 * 2 + i % 2, sum[t][i]);
+}
+
+/* ---- a block's sum ---- */
+
+/* Where the warps of a block leave their sums. */
+template <int NT, int WARPS> struct SkinnyParts {
+    float part[WARPS][SKINNY_TILE][8 * NT + 1];
+
+    __device__ __forceinline__ void put(const float (&sum)[NT][4]) {
+        auto mine = part[threadIdx.x / 32];
+        skinny_each(sum, [&](int j, int n, float value) { mine[j][n] = value; });
+    }
+    __device__ __forceinline__ float total(int j, int n) const {
+        float sum = 0;
+#pragma unroll
+        for (int w = 0; w < WARPS; w++) sum += part[w][j][n];
+        return sum;
+    }
+};
+
+/* ---- rows in shared memory ---- */
+
+/* The distance of two rows: in BF16 an odd multiple of 64 bytes, so that eight lanes that read two
+ * rows meet all banks. */
+template <typename T> __host__ __device__ constexpr int skinny_stride(int width) {
+    return width * (int)sizeof(T) % 128 == 0 ? width + 64 / (int)sizeof(T) : width;
+}
+
+/* A weight of d numbers that will be needed: into the L2 cache. */
+template <typename T> __device__ __forceinline__ void skinny_prefetch(const T *weight, int d) {
+    int k = threadIdx.x * (128 / (int)sizeof(T));
+    if (k < d) asm volatile("prefetch.global.L2 [%0];" ::"l"(weight + k));
+}
+
+/* 16 bytes as numbers. */
+template <typename T> struct alignas(16) SkinnyPack {
+    static const int SIZE = 16 / sizeof(T);
+    T v[SIZE];
+    __device__ __forceinline__ float dot(const SkinnyPack &x) const {
+        float sum = 0;
+#pragma unroll
+        for (int i = 0; i < SIZE; i++) sum += to_float(v[i]) * to_float(x.v[i]);
+        return sum;
+    }
+    __device__ __forceinline__ void scale(float r, const SkinnyPack &w) {
+#pragma unroll
+        for (int i = 0; i < SIZE; i++) v[i] = from_float<T>(to_float(v[i]) * r * to_float(w.v[i]));
+    }
+};
+
+/* to [d] = rmsnorm of one row, rounded as rmsnorm() does; called by a warp. d is whole 16 bytes. A
+ * lane keeps two packs (512 numbers of BF16 a warp); what there is more is read again. */
+template <typename T>
+__device__ __forceinline__ void skinny_norm_row(T *to, const T *from, const T *weight, int d,
+                                                float eps) {
+    typedef SkinnyPack<T> Pack;
+    const int V = Pack::SIZE, STEP = 32 * V;
+    int first = threadIdx.x % 32 * V, second = first + STEP;
+    Pack a = {}, b = {}, wa = {}, wb = {};
+    if (first < d) a = *(const Pack *)(from + first), wa = *(const Pack *)(weight + first);
+    if (second < d) b = *(const Pack *)(from + second), wb = *(const Pack *)(weight + second);
+    float squares = a.dot(a) + b.dot(b);
+#pragma unroll 1
+    for (int k = second + STEP; k < d; k += STEP) {
+        Pack more = *(const Pack *)(from + k);
+        squares += more.dot(more);
+    }
+    float r = rsqrtf(warp_sum(squares) / (float)d + eps);
+    a.scale(r, wa), b.scale(r, wb);
+    if (first < d) *(Pack *)(to + first) = a;
+    if (second < d) *(Pack *)(to + second) = b;
+#pragma unroll 1
+    for (int k = second + STEP; k < d; k += STEP) {
+        Pack more = *(const Pack *)(from + k);
+        more.scale(r, *(const Pack *)(weight + k));
+        *(Pack *)(to + k) = more;
+    }
+}
+
+/* to [count, skinny_stride(d)] = rmsnorm of x's rows, a warp a row. */
+template <typename T>
+__device__ __forceinline__ void skinny_rmsnorm(T *to, const T *x, int x_stride, int count,
+                                               const T *weight, int d, float eps) {
+#pragma unroll 1
+    for (int n = threadIdx.x / 32; n < count; n += blockDim.x / 32)
+        skinny_norm_row(to + n * skinny_stride<T>(d), x + (int64_t)n * x_stride, weight, d, eps);
+}
+
+#endif

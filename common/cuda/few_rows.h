@@ -1,0 +1,58 @@
+/*
+ * Linear layers for a few rows: what a step of decoding is made of.
+ *
+ * With a token of each of a few sequences, the matrices are read once and hardly computed with: a
+ * layer of 512 x 512 takes the time of a launch and of one trip to memory. So what stands beside
+ * such a product joins its kernel: the norm in front of it, which every block does again for
+ * itself, and the addition behind it. Up to FEW_ROWS rows, on the GPU: there linear() and
+ * linear_onto() (ops.h) use these kernels, too.
+ *
+ * Inside a captured graph the weights are fetched before the kernel in front has ended (early.cuh):
+ * so no kernel of that graph may write them.
+ */
+#ifndef COMMON_SKINNY_H
+#define COMMON_SKINNY_H
+
+#include "common/core/context.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+enum { FEW_ROWS = 32 };
+
+/*
+ * linear(rmsnorm(x, norm, eps), weight, NULL)     x [..., in], norm [in], weight [out, in]
+ * In one kernel where that is possible and the tape is off; elsewhere from its parts.
+ */
+Tensor *rmsnorm_linear(Context *ctx, Tensor *x, Tensor *norm, float eps, Tensor *weight);
+
+#ifdef WITH_CUDA
+/* y = x W^T + bias + residual; bias and residual may be NULL. */
+typedef struct SkinnyPart {
+    void *y;                         /* [rows, out] */
+    const void *w, *bias, *residual; /* [out, in], [out], [rows, out] */
+    int64_t out;
+} SkinnyPart;
+
+/* One or two products of the same x, in one kernel. */
+typedef struct SkinnyLinear {
+    const void *x, *norm; /* [rows, in]; [in], or NULL: x as it is */
+    float eps;
+    int64_t rows, in;
+    SkinnyPart part[2]; /* the second with out 0: there is none */
+    /* Counters that move on by the way: advance[i] += advance_by. The kernel does not read them. */
+    int32_t *advance;
+    int advance_count, advance_by;
+} SkinnyLinear;
+
+/* Rows of 1 .. FEW_ROWS, `in` a multiple of 32, all addresses of 16 bytes, and a GPU that has
+ * tensor cores for the dtype. Rows that are normalised must fit shared memory. */
+int skinny_supports(const Gpu *gpu, DType dtype, const SkinnyLinear *s);
+void skinny_linear_cuda(Gpu *gpu, DType dtype, const SkinnyLinear *s);
+#endif
+
+#ifdef __cplusplus
+}
+#endif
+#endif

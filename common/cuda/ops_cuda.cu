@@ -1,0 +1,299 @@
+/*
+ * The common operations on the GPU, in F32 or BF16; sums are always F32.
+ *
+ * All but linear() move more bytes than they compute: the rule is to read every element once, 16 bytes a thread where
+ * the layout allows, and to fuse what belongs together. No kernel uses floating-point atomics, so results do not vary from run to run.
+ */
+#include "common/core/ops.h"
+#include "common/core/rng.h"
+#include "common/cuda/few_rows.h"
+#include "common/cuda/gpu_matmul.cuh"
+
+static const int THREADS = 256;
+
+/* Enough blocks to fill the GPU, each thread then walking in strides of the whole grid. */
+static unsigned blocks_for(Gpu *gpu, int64_t items) {
+    int64_t blocks = ceil_div(items, THREADS), most = 16 * (int64_t)gpu->sm_count;
+    return (unsigned)(blocks < 1 ? 1 : blocks < most ? blocks : most);
+}
+
+/* ---- linear ---- */
+
+/* y = x W^T + bias + base; bias and base may be NULL. Few rows have a kernel of their own. */
+static void linear_product(Gpu *gpu, DType dtype, void *y, const void *base, const void *x,
+                           const void *w, const void *bias, int64_t rows, int64_t in, int64_t out) {
+    SkinnyLinear few = {};
+    few.x = x, few.rows = rows, few.in = in;
+    few.part[0] = {y, w, bias, base, out};
+    if (skinny_supports(gpu, dtype, &few)) return skinny_linear_cuda(gpu, dtype, &few);
+    GpuMatmul product = {};
+    product.dtype = product.out_dtype = dtype;
+    product.transpose_b = true;
+    product.m = rows, product.n = out, product.k = in;
+    product.lda = in, product.ldb = in, product.ldc = out;
+    product.batch = 1, product.alpha = 1, product.beta = base ? 1 : 0, product.bias = bias != NULL;
+    gpu_matmul_onto(gpu, &product, y, base ? base : y, x, w, bias);
+}
+
+extern "C" void linear_forward_cuda(Gpu *gpu, DType dtype, void *y, const void *x, const void *w,
+                                    const void *bias, int64_t rows, int64_t in, int64_t out) {
+    linear_product(gpu, dtype, y, NULL, x, w, bias, rows, in, out);
+}
+
+extern "C" void linear_onto_forward_cuda(Gpu *gpu, DType dtype, void *y, const void *base,
+                                         const void *x, const void *w, const void *bias,
+                                         int64_t rows, int64_t in, int64_t out) {
+    linear_product(gpu, dtype, y, base, x, w, bias, rows, in, out);
+}
+
+/* One thread a column; the warp reads a row's 32 neighbours at once. */
+template <typename T>
+__global__ void column_sums(float *sum, int add, const T *x, int64_t rows, int64_t columns) {
+    int64_t j = blockIdx.x * (int64_t)blockDim.x + threadIdx.x;
+    if (j >= columns) return;
+    float total = 0;
+    for (int64_t i = 0; i < rows; i++) total += to_float(x[i * columns + j]);
+    sum[j] = add ? sum[j] + total : total;
+}
+
+extern "C" void linear_backward_cuda(Gpu *gpu, DType dtype, void *dx, int add_x, float *dw,
+                                     int add_w, float *dbias, int add_bias, const void *dy,
+                                     const void *x, const void *w, int64_t rows, int64_t in,
+                                     int64_t out) {
+    if (dx) {
+        GpuMatmul product = {};
+        product.dtype = product.out_dtype = dtype;
+        product.m = rows, product.n = in, product.k = out;
+        product.lda = out, product.ldb = in, product.ldc = in;
+        product.batch = 1, product.alpha = 1, product.beta = (float)add_x;
+        gpu_matmul(gpu, &product, dx, dy, w, NULL);
+    }
+    if (dw) {
+        GpuMatmul product = {};
+        product.dtype = dtype, product.out_dtype = F32;
+        product.transpose_a = true;
+        product.m = out, product.n = in, product.k = rows;
+        product.lda = out, product.ldb = in, product.ldc = in;
+        product.batch = 1, product.alpha = 1, product.beta = (float)add_w;
+        gpu_matmul(gpu, &product, dw, dy, x, NULL);
+    }
+    if (dbias)
+        DTYPE_SWITCH(dtype, T,
+                     column_sums<T><<<(unsigned)ceil_div(out, 64), 64, 0, gpu->stream>>>(
+                         dbias, add_bias, (const T *)dy, rows, out));
+}
+
+/* ---- element by element ---- */
+
+struct AddOp {
+    __device__ float operator()(float a, float b) const { return a + b; }
+};
+struct CopyOp {
+    __device__ float operator()(float a, float) const { return a; }
+};
+struct SiluOp {
+    __device__ float operator()(float x, float) const { return x / (1.0f + __expf(-x)); }
+};
+struct SwigluOp {
+    __device__ float operator()(float gate, float up) const {
+        return gate / (1.0f + __expf(-gate)) * up;
+    }
+};
+
+/* y = op(a, b), or y += op(a, b). b may be a again when op ignores it. */
+template <typename T, typename Op>
+__global__ void elementwise(T *y, int add, const T *a, const T *b, int64_t n, Op op) {
+    const int W = Pack<T>::SIZE;
+    int64_t thread = blockIdx.x * (int64_t)blockDim.x + threadIdx.x;
+    int64_t stride = (int64_t)gridDim.x * blockDim.x;
+    for (int64_t i = thread * W; i + W <= n; i += stride * W) {
+        Pack<T> pa = *(const Pack<T> *)(a + i), pb = *(const Pack<T> *)(b + i), py;
+        if (add) py = *(Pack<T> *)(y + i);
+#pragma unroll
+        for (int k = 0; k < W; k++) {
+            float r = op(to_float(pa.v[k]), to_float(pb.v[k]));
+            py.v[k] = from_float<T>(add ? to_float(py.v[k]) + r : r);
+        }
+        *(Pack<T> *)(y + i) = py;
+    }
+    int64_t i = n / W * W + thread; /* the ragged end */
+    if (i < n) {
+        float r = op(to_float(a[i]), to_float(b[i]));
+        y[i] = from_float<T>(add ? to_float(y[i]) + r : r);
+    }
+}
+
+template <typename T, typename Op>
+static void launch_elementwise(Gpu *gpu, void *y, int add, const void *a, const void *b, int64_t n,
+                               Op op) {
+    unsigned blocks = blocks_for(gpu, ceil_div(n, Pack<T>::SIZE));
+    elementwise<T>
+        <<<blocks, THREADS, 0, gpu->stream>>>((T *)y, add, (const T *)a, (const T *)b, n, op);
+}
+
+extern "C" void add_cuda(Gpu *gpu, DType dtype, void *y, const void *a, const void *b, int64_t n) {
+    DTYPE_SWITCH(dtype, T, launch_elementwise<T>(gpu, y, 0, a, b, n, AddOp()));
+}
+
+extern "C" void accumulate_cuda(Gpu *gpu, DType dtype, void *y, const void *x, int64_t n, int add) {
+    DTYPE_SWITCH(dtype, T, launch_elementwise<T>(gpu, y, add, x, x, n, CopyOp()));
+}
+
+extern "C" void silu_forward_cuda(Gpu *gpu, DType dtype, void *y, const void *x, int64_t n) {
+    DTYPE_SWITCH(dtype, T, launch_elementwise<T>(gpu, y, 0, x, x, n, SiluOp()));
+}
+
+/*
+ * slice: W elements of one row at a time, W = a whole Pack when every row and the first column begin
+ * at a multiple of it, else 1. Backward visits all of dx when it overwrites, to clear what is
+ * outside.
+ */
+template <typename T, int W>
+__global__ void slice_forward(T *y, const T *x, int64_t rows, int64_t width, int64_t from,
+                              int64_t count) {
+    int64_t stride = (int64_t)gridDim.x * blockDim.x, pieces = count / W;
+    int64_t i = blockIdx.x * (int64_t)blockDim.x + threadIdx.x;
+    for (; i < rows * pieces; i += stride) {
+        int64_t row = i / pieces, column = i % pieces * W;
+        *(Pack<T, W> *)(y + row * count + column) =
+            *(const Pack<T, W> *)(x + row * width + from + column);
+    }
+}
+
+template <typename T, int W>
+__global__ void slice_backward(T *dx, int add, const T *dy, int64_t rows, int64_t width,
+                               int64_t from, int64_t count) {
+    int64_t first = add ? from : 0, pieces = (add ? count : width) / W;
+    int64_t stride = (int64_t)gridDim.x * blockDim.x;
+    int64_t i = blockIdx.x * (int64_t)blockDim.x + threadIdx.x;
+    for (; i < rows * pieces; i += stride) {
+        int64_t row = i / pieces, column = first + i % pieces * W;
+        bool inside = column >= from && column < from + count;
+        Pack<T, W> *to = (Pack<T, W> *)(dx + row * width + column), piece;
+        if (add) piece = *to;
+#pragma unroll
+        for (int k = 0; k < W; k++) {
+            float g = inside ? to_float(dy[row * count + column - from + k]) : 0.0f;
+            piece.v[k] = from_float<T>(add ? to_float(piece.v[k]) + g : g);
+        }
+        *to = piece;
+    }
+}
+
+template <typename T> static bool whole_packs(int64_t width, int64_t from, int64_t count) {
+    return (width | from | count) % Pack<T>::SIZE == 0;
+}
+
+extern "C" void slice_forward_cuda(Gpu *gpu, DType dtype, void *y, const void *x, int64_t rows,
+                                   int64_t width, int64_t from, int64_t count) {
+    DTYPE_SWITCH(dtype, T, {
+        const int W = Pack<T>::SIZE;
+        if (whole_packs<T>(width, from, count))
+            slice_forward<T, W><<<blocks_for(gpu, rows * count / W), THREADS, 0, gpu->stream>>>(
+                (T *)y, (const T *)x, rows, width, from, count);
+        else
+            slice_forward<T, 1><<<blocks_for(gpu, rows * count), THREADS, 0, gpu->stream>>>(
+                (T *)y, (const T *)x, rows, width, from, count);
+    });
+}
+
+extern "C" void slice_backward_cuda(Gpu *gpu, DType dtype, void *dx, int add, const void *dy,
+                                    int64_t rows, int64_t width, int64_t from, int64_t count) {
+    DTYPE_SWITCH(dtype, T, {
+        const int W = Pack<T>::SIZE;
+        if (whole_packs<T>(width, from, count))
+            slice_backward<T, W><<<blocks_for(gpu, rows * width / W), THREADS, 0, gpu->stream>>>(
+                (T *)dx, add, (const T *)dy, rows, width, from, count);
+        else
+            slice_backward<T, 1><<<blocks_for(gpu, rows * width), THREADS, 0, gpu->stream>>>(
+                (T *)dx, add, (const T *)dy, rows, width, from, count);
+    });
+}
+
+/* dy silu'(x), with silu'(x) = s (1 + x (1 - s)) and s = sigmoid(x) */
+struct SiluBackwardOp {
+    __device__ float operator()(float dy, float x) const {
+        float s = 1.0f / (1.0f + __expf(-x));
+        return dy * s * (1.0f + x * (1.0f - s));
+    }
+};
+
+extern "C" void silu_backward_cuda(Gpu *gpu, DType dtype, void *dx, int add_x, const void *dy,
+                                   const void *x, int64_t n) {
+    DTYPE_SWITCH(dtype, T, launch_elementwise<T>(gpu, dx, add_x, dy, x, n, SiluBackwardOp()));
+}
+
+extern "C" void swiglu_forward_cuda(Gpu *gpu, DType dtype, void *y, const void *gate,
+                                    const void *up, int64_t n) {
+    DTYPE_SWITCH(dtype, T, launch_elementwise<T>(gpu, y, 0, gate, up, n, SwigluOp()));
+}
+
+/* dgate = dy up silu'(gate), dup = dy silu(gate): three reads, two writes, one pass. */
+template <typename T>
+__global__ void swiglu_backward(T *dgate, int add_gate, T *dup, int add_up, const T *dy,
+                                const T *gate, const T *up, int64_t n) {
+    const int W = Pack<T>::SIZE;
+    int64_t stride = (int64_t)gridDim.x * blockDim.x;
+    for (int64_t p = blockIdx.x * (int64_t)blockDim.x + threadIdx.x; p * W < n; p += stride) {
+        int64_t i = p * W;
+        bool whole = i + W <= n;
+        Pack<T> py, pg, pu, og, ou;
+        if (whole) {
+            py = *(const Pack<T> *)(dy + i);
+            pg = *(const Pack<T> *)(gate + i);
+            pu = *(const Pack<T> *)(up + i);
+            if (dgate && add_gate) og = *(Pack<T> *)(dgate + i);
+            if (dup && add_up) ou = *(Pack<T> *)(dup + i);
+        }
+#pragma unroll
+        for (int k = 0; k < W; k++) {
+            if (!whole && i + k >= n) break;
+            float d = to_float(whole ? py.v[k] : dy[i + k]);
+            float g = to_float(whole ? pg.v[k] : gate[i + k]);
+            float u = to_float(whole ? pu.v[k] : up[i + k]);
+            float s = 1.0f / (1.0f + __expf(-g));
+            float rg = d * u * s * (1.0f + g * (1.0f - s)), ru = d * g * s;
+            if (dgate && add_gate) rg += to_float(whole ? og.v[k] : dgate[i + k]);
+            if (dup && add_up) ru += to_float(whole ? ou.v[k] : dup[i + k]);
+            og.v[k] = from_float<T>(rg);
+            ou.v[k] = from_float<T>(ru);
+            if (!whole && dgate) dgate[i + k] = og.v[k];
+            if (!whole && dup) dup[i + k] = ou.v[k];
+        }
+        if (whole && dgate) *(Pack<T> *)(dgate + i) = og;
+        if (whole && dup) *(Pack<T> *)(dup + i) = ou;
+    }
+}
+
+extern "C" void swiglu_backward_cuda(Gpu *gpu, DType dtype, void *dgate, int add_gate, void *dup,
+                                     int add_up, const void *dy, const void *gate, const void *up,
+                                     int64_t n) {
+    DTYPE_SWITCH(dtype, T,
+                 swiglu_backward<T>
+                 <<<blocks_for(gpu, ceil_div(n, Pack<T>::SIZE)), THREADS, 0, gpu->stream>>>(
+                     (T *)dgate, add_gate, (T *)dup, add_up, (const T *)dy, (const T *)gate,
+                     (const T *)up, n));
+}
+
+template <typename T>
+__global__ void dropout_kernel(T *y, int add, const T *x, int64_t n, float p, uint64_t seed,
+                               uint64_t stream) {
+    int64_t stride = (int64_t)gridDim.x * blockDim.x;
+    for (int64_t block = blockIdx.x * (int64_t)blockDim.x + threadIdx.x; 4 * block < n;
+         block += stride) {
+        Philox r = philox(seed, stream, block);
+        for (int k = 0; k < 4 && 4 * block + k < n; k++) {
+            int64_t i = 4 * block + k;
+            bool dropped = (float)(r.word[k] >> 8) * 0x1p-24f < p;
+            float kept = dropped ? 0.0f : to_float(x[i]) * (1.0f / (1.0f - p));
+            y[i] = from_float<T>(add ? to_float(y[i]) + kept : kept);
+        }
+    }
+}
+
+extern "C" void dropout_cuda(Gpu *gpu, DType dtype, void *y, int add, const void *x, int64_t n,
+                             float p, uint64_t seed, uint64_t stream) {
+    DTYPE_SWITCH(dtype, T,
+                 dropout_kernel<T><<<blocks_for(gpu, ceil_div(n, 4)), THREADS, 0, gpu->stream>>>(
+                     (T *)y, add, (const T *)x, n, p, seed, stream));
+}

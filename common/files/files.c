@@ -1,0 +1,212 @@
+/*
+ * Reading by mmap, replacing by rename.
+ *
+ * Invariant of an AtomicFile: while stream is open, `temporary` exists and `path` is as it was
+ * before atomic_open(). Every way out (commit, failed commit, abandon) closes the stream and
+ * leaves no temporary file.
+ */
+#include "common/files/files.h"
+
+#include <ctype.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <stdbool.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+/* ---- reading ---- */
+
+static const char *kind_of(mode_t mode) {
+    if (S_ISDIR(mode)) return "a directory";
+    if (S_ISCHR(mode) || S_ISBLK(mode)) return "a device";
+    if (S_ISFIFO(mode)) return "a pipe";
+    if (S_ISSOCK(mode)) return "a socket";
+    return "a special file";
+}
+
+static int map_descriptor(MappedFile *file, int fd, const char *path, Error *err) {
+    struct stat info;
+    if (fstat(fd, &info) < 0) return error_set(err, "cannot read %s: %s", path, strerror(errno));
+    if (!S_ISREG(info.st_mode))
+        return error_set(err, "cannot read %s: it is %s, not a file", path, kind_of(info.st_mode));
+    if (info.st_size == 0) { /* mmap refuses length 0 */
+        *file = (MappedFile){.data = "", .size = 0};
+        return 0;
+    }
+    void *data = mmap(NULL, (size_t)info.st_size, PROT_READ, MAP_PRIVATE, fd, 0);
+    if (data == MAP_FAILED) return error_set(err, "cannot map %s: %s", path, strerror(errno));
+    *file = (MappedFile){.data = data, .size = (size_t)info.st_size};
+    return 0;
+}
+
+int file_map(MappedFile *file, const char *path, Error *err) {
+    *file = (MappedFile){.data = "", .size = 0};
+    int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK); /* a pipe must not make us wait */
+    if (fd < 0) return error_set(err, "cannot open %s: %s", path, strerror(errno));
+    int result = map_descriptor(file, fd, path, err);
+    close(fd); /* the mapping stays */
+    return result;
+}
+
+void file_unmap(MappedFile *file) {
+    if (file->size) munmap((void *)file->data, file->size);
+    *file = (MappedFile){.data = "", .size = 0};
+}
+
+/* ---- writing ---- */
+
+/* file->path becomes what `path` really is (the file behind a link), *mode what it will have. */
+static int resolve_target(AtomicFile *file, const char *path, mode_t *mode, Error *err) {
+    struct stat info;
+    char real[PATH_MAX];
+    *mode = 0; /* no such file yet: the umask decides */
+    if (stat(path, &info) == 0) {
+        /* Renaming over /dev/null would replace the device by a file. */
+        if (!S_ISREG(info.st_mode))
+            return error_set(err, "cannot write %s: it is %s, not a file", path,
+                             kind_of(info.st_mode));
+        *mode = info.st_mode & 0777;
+        if (realpath(path, real)) path = real;
+    } else if (errno != ENOENT) {
+        return error_set(err, "cannot write %s: %s", path, strerror(errno));
+    }
+    if (strlen(path) >= sizeof file->path)
+        return error_set(err, "cannot write %.80s...: the path is longer than %zu bytes", path,
+                         sizeof file->path - 1);
+    strcpy(file->path, path);
+    return 0;
+}
+
+int atomic_open(AtomicFile *file, const char *path, Error *err) {
+    mode_t mode;
+    file->stream = NULL;
+    if (resolve_target(file, path, &mode, err) < 0) return -1;
+
+    /* Not mkstemp(): it makes files that only their owner can read. A killed run may have left
+     * a temporary file with our process number; its name is passed over. */
+    int fd = -1;
+    for (int attempt = 0; fd < 0 && attempt < 1000; attempt++) {
+        snprintf(file->temporary, sizeof file->temporary, "%s.%ld-%d.tmp", file->path,
+                 (long)getpid(), attempt);
+        fd = open(file->temporary, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
+        if (fd < 0 && errno != EEXIST) break;
+    }
+    if (fd < 0) return error_set(err, "cannot write %s: %s", path, strerror(errno));
+    if (mode) (void)!fchmod(fd, mode); /* a courtesy: fails only where modes do not exist */
+    file->stream = fdopen(fd, "wb");
+    if (!file->stream) {
+        close(fd);
+        unlink(file->temporary);
+        return error_set(err, "cannot write %s: %s", path, strerror(errno));
+    }
+    return 0;
+}
+
+void atomic_abandon(AtomicFile *file) {
+    if (!file->stream) return;
+    fclose(file->stream);
+    file->stream = NULL;
+    unlink(file->temporary);
+}
+
+/* A rename is in the directory's pages; without this a power cut could bring the old name back. */
+static int sync_directory_of(const char *path) {
+    char directory[512];
+    snprintf(directory, sizeof directory, "%s", path);
+    char *slash = strrchr(directory, '/');
+    if (!slash)
+        strcpy(directory, ".");
+    else if (slash == directory)
+        directory[1] = 0;
+    else
+        *slash = 0;
+    int fd = open(directory, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    if (fd < 0) return 0; /* a directory we may write but not read: nothing more can be done */
+    int failed = fsync(fd) < 0 && errno != EINVAL && errno != ENOTSUP;
+    int code = errno;
+    close(fd);
+    errno = code;
+    return failed ? -1 : 0;
+}
+
+int atomic_commit(AtomicFile *file, Error *err) {
+    CHECK(file->stream, "atomic_commit: nothing is open");
+    FILE *stream = file->stream;
+    int failed = ferror(stream), code = 0;
+    /* Why an earlier write failed is forgotten by now; one more byte fails for the same reason. */
+    if (failed && write(fileno(stream), "", 1) < 0) code = errno;
+    if (!failed && (fflush(stream) != 0 || fsync(fileno(stream)) < 0)) {
+        failed = 1;
+        code = errno;
+    }
+    if (fclose(stream) != 0 && !failed) {
+        failed = 1;
+        code = errno;
+    }
+    file->stream = NULL;
+    if (!failed && rename(file->temporary, file->path) < 0) {
+        failed = 1;
+        code = errno;
+    }
+    if (failed) {
+        unlink(file->temporary);
+        return error_set(err, "cannot write %s: %s (the file is as it was before)", file->path,
+                         code ? strerror(code) : "a write failed");
+    }
+    if (sync_directory_of(file->path) < 0)
+        return error_set(err, "wrote %s, but its directory could not be flushed to disk: %s",
+                         file->path, strerror(errno));
+    return 0;
+}
+
+/* ---- directories ---- */
+
+static int make_directory(const char *path, Error *err) {
+    struct stat info;
+    if (mkdir(path, 0777) == 0) return 0;
+    int code = errno;
+    if (stat(path, &info) == 0) {
+        if (S_ISDIR(info.st_mode)) return 0;
+        code = ENOTDIR;
+    }
+    return error_set(err, "cannot create the directory %s: %s", path, strerror(code));
+}
+
+int make_directories(const char *path, Error *err) {
+    char part[PATH_MAX];
+    size_t length = strlen(path);
+    if (length == 0) return 0; /* the directory of "file" is here */
+    if (length >= sizeof part) return error_set(err, "the path %.80s... is too long", path);
+    memcpy(part, path, length + 1);
+    for (char *slash = strchr(part + 1, '/'); slash; slash = strchr(slash + 1, '/')) {
+        *slash = 0;
+        if (make_directory(part, err) < 0) return -1;
+        *slash = '/';
+    }
+    return make_directory(part, err);
+}
+
+int project_path(char *buffer, size_t size, const char *path, Error *err) {
+    const char *slash = strchr(path, '/'), *prefix = "";
+    int first = slash ? (int)(slash - path) : 0;
+    bool ours = strncmp(path, "common/", 7) == 0 ||
+                (first > 2 && isdigit((unsigned char)path[0]) && isdigit((unsigned char)path[1]));
+    const char *const above[] = {"", "../", "../../"};
+    for (size_t i = 0; ours && i < sizeof above / sizeof *above; i++) {
+        char folder[PATH_MAX];
+        struct stat info;
+        snprintf(folder, sizeof folder, "%s%.*s", above[i], first, path);
+        if (stat(folder, &info) == 0 && S_ISDIR(info.st_mode)) {
+            prefix = above[i];
+            break;
+        }
+    }
+    if ((size_t)snprintf(buffer, size, "%s%s", prefix, path) >= size)
+        return error_set(err, "%s: the path is longer than %zu characters", path, size - 1);
+    return 0;
+}

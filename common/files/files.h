@@ -1,0 +1,64 @@
+/*
+ * Files, whole: read by mapping, written by rename.
+ *
+ * A checkpoint that took hours must not be lost because the next one did not fit on the disk. So
+ * nothing here writes into an existing file: the new content goes into a temporary file in the same
+ * directory, is flushed to the disk, and takes over the name by rename(2), which is atomic. Whoever
+ * opens the name sees the old file or the new one, never half of one.
+ */
+#ifndef COMMON_FILES_H
+#define COMMON_FILES_H
+
+#include "common/core/error.h"
+
+#include <stddef.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+typedef struct MappedFile {
+    const char *data; /* read-only; not zero-terminated */
+    size_t size;
+} MappedFile;
+
+/*
+ * Maps a regular file. A missing, unreadable or special file, or a directory, is an error that
+ * names it. Size 0 is allowed. The pages are the file's: nobody may shorten it while it is mapped
+ * (replacing it by rename is fine).
+ */
+int file_map(MappedFile *file, const char *path, Error *err);
+void file_unmap(MappedFile *file);
+
+/*
+ * Atomic replacement: write into file->stream (no need to check each write), then commit. commit
+ * flushes to disk and renames over path; any error on the way, a full disk included, removes the
+ * temporary file, leaves path as it was, and says so. A symbolic link is followed; a path that is a
+ * device, a pipe or a directory is refused.
+ */
+typedef struct AtomicFile {
+    void *stream; /* a FILE *; NULL when nothing is open */
+    char path[512], temporary[560];
+} AtomicFile;
+
+int atomic_open(AtomicFile *file, const char *path, Error *err);
+int atomic_commit(AtomicFile *file, Error *err);
+/* Closes and removes the temporary file; harmless after commit. */
+void atomic_abandon(AtomicFile *file);
+
+/* Creates a directory and its parents; an existing one is fine. */
+int make_directories(const char *path, Error *err);
+
+/*
+ * Programs write the paths of the project's own files from its root ("02_causal/figures/out"). Started in a
+ * chapter's folder, or one deeper, they find that root above them: project_path copies path into
+ * the caller's buffer with "", "../" or "../../" before it. Only paths that begin with a chapter's
+ * two digits or with common/ are the project's; others, and those found nowhere, stay as they are. -1 and a message
+ * when the buffer is too small.
+ */
+int project_path(char *buffer, size_t size, const char *path, Error *err);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

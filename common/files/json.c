@@ -1,0 +1,137 @@
+#include "common/files/json.h"
+
+#include "common/files/files.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* ---- what cJSON lets pass ---- */
+
+/* Length of the UTF-8 character at s (up to `left` bytes), 0 if it is none: no overlong forms, no
+ * surrogates, nothing above U+10FFFF (Unicode, table 3-7). */
+static size_t utf8_length(const unsigned char *s, size_t left) {
+    unsigned char c = s[0];
+    if (c < 0x80) return 1;
+    size_t length = c >= 0xC2 && c <= 0xDF ? 2 : c >= 0xE0 && c <= 0xEF ? 3 : 4;
+    if (c < 0xC2 || c > 0xF4 || left < length) return 0;
+    unsigned char low = c == 0xE0 ? 0xA0 : c == 0xF0 ? 0x90 : 0x80;
+    unsigned char high = c == 0xED ? 0x9F : c == 0xF4 ? 0x8F : 0xBF;
+    if (s[1] < low || s[1] > high) return 0;
+    for (size_t i = 2; i < length; i++)
+        if (s[i] < 0x80 || s[i] > 0xBF) return 0;
+    return length;
+}
+
+/* NULL, or what is wrong with the text at *where. */
+static const char *check_characters(const char *text, size_t size, size_t *where) {
+    for (size_t i = 0; i < size;) {
+        const unsigned char *s = (const unsigned char *)text + i;
+        *where = i;
+        size_t length = utf8_length(s, size - i);
+        if (length == 0) return "invalid UTF-8";
+        if (*s < 0x20 && *s != '\n' && *s != '\r' && *s != '\t') return "a control character";
+        if (*s == '\\' && size - i >= 6 && memcmp(s, "\\u0000", 6) == 0)
+            return "a zero character, which no name may hold";
+        i += *s == '\\' && size - i >= 2 && s[1] < 0x80 ? 2 : length; /* "\\u0000" is harmless */
+    }
+    return NULL;
+}
+
+/* ---- parsing ---- */
+
+static void error_at(const char *what, const char *text, size_t where, const char *problem,
+                     Error *err) {
+    size_t line = 1, line_start = 0;
+    for (size_t i = 0; i < where; i++)
+        if (text[i] == '\n') line++, line_start = i + 1;
+    error_set(err, "%s: %s at line %zu, byte %zu", what, problem, line, where - line_start + 1);
+}
+
+cJSON *json_parse(const char *what, const char *text, size_t size, Error *err) {
+    size_t where = 0;
+    const char *problem = check_characters(text, size, &where);
+    if (problem) {
+        error_at(what, text, where, problem, err);
+        return NULL;
+    }
+    /* A terminated copy: cJSON has read past the end of texts without a final zero. */
+    char *copy = malloc(size + 1);
+    if (!copy) {
+        error_set(err, "%s: not enough memory for %zu bytes of JSON", what, size);
+        return NULL;
+    }
+    memcpy(copy, text, size);
+    copy[size] = 0;
+    const char *end = copy;
+    cJSON *json = cJSON_ParseWithOpts(copy, &end, 1);
+    if (!json) error_at(what, text, (size_t)(end - copy), "not JSON", err);
+    free(copy);
+    return json;
+}
+
+cJSON *json_load(const char *path, Error *err) {
+    MappedFile file;
+    if (file_map(&file, path, err) < 0) return NULL;
+    cJSON *json = json_parse(path, file.data, file.size, err);
+    file_unmap(&file);
+    return json;
+}
+
+int json_save(const char *path, const cJSON *json, Error *err) {
+    AtomicFile file;
+    if (atomic_open(&file, path, err) < 0) return -1;
+    char *text = cJSON_Print(json);
+    if (!text) {
+        atomic_abandon(&file);
+        return error_set(err, "cannot write %s: not enough memory", path);
+    }
+    fputs(text, file.stream);
+    fputc('\n', file.stream);
+    cJSON_free(text);
+    return atomic_commit(&file, err);
+}
+
+/* ---- values ---- */
+
+static int compare_names(const void *a, const void *b) {
+    return strcmp(*(const char *const *)a, *(const char *const *)b);
+}
+
+const char *json_duplicate(const cJSON *object) {
+    size_t count = 0;
+    const cJSON *item;
+    cJSON_ArrayForEach(item, object) count++;
+    if (count < 2) return NULL;
+    const char **names = malloc(count * sizeof *names);
+    if (!names) fatal("not enough memory for a JSON object of %zu names", count);
+    count = 0;
+    cJSON_ArrayForEach(item, object) names[count++] = item->string;
+    qsort(names, count, sizeof *names, compare_names);
+    const char *found = NULL;
+    for (size_t i = 1; i < count && !found; i++)
+        if (strcmp(names[i - 1], names[i]) == 0) found = names[i];
+    free(names);
+    return found;
+}
+
+bool json_integer(const cJSON *item, int64_t low, int64_t high, int64_t *value) {
+    const double limit = 0x1p53; /* from here on a double does not tell neighbours apart */
+    if (!cJSON_IsNumber(item)) return false;
+    double x = item->valuedouble;
+    if (!(x > -limit && x < limit) || x != (double)(int64_t)x) return false;
+    if ((int64_t)x < low || (int64_t)x > high) return false;
+    *value = (int64_t)x;
+    return true;
+}
+
+NameText name_text(const char *name) {
+    NameText shown;
+    size_t n = 0;
+    for (; name[n] && n < 80; n++) {
+        unsigned char c = (unsigned char)name[n];
+        shown.text[n] = c < 0x20 || c == 0x7F ? '?' : name[n];
+    }
+    strcpy(shown.text + n, name[n] ? "..." : "");
+    return shown;
+}

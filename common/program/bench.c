@@ -1,0 +1,296 @@
+/*
+ * Timing, ceilings and the table of bench.h.
+ *
+ * The ceilings are the libraries': OpenBLAS's sgemm or cuBLASLt for the matrix peak, memcpy or
+ * CUDA's copy for the bandwidth.
+ */
+#include "common/program/bench.h"
+
+#include "common/core/blas.h"
+#include "common/core/ops.h"
+#include "common/files/machine.h"
+#include "common/program/progress.h"
+
+#include <cblas.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* ---- flags ---- */
+
+static const struct argp_option flags[] = {
+    {"seconds", 's', "X", 0, "Time for each row (default 0.5)", 0}, {0}};
+
+static error_t parse(int key, char *value, struct argp_state *state) {
+    BenchOptions *options = state->input;
+    switch (key) {
+    case ARGP_KEY_INIT:
+        state->child_inputs[0] = &options->common;
+        return 0;
+    case 's':
+        options->seconds = option_number(state, "--seconds", value, 0, 60);
+        return 0;
+    default:
+        return ARGP_ERR_UNKNOWN;
+    }
+}
+
+BenchOptions bench_options(int argc, char **argv, const char *about) {
+    BenchOptions options = {.seconds = 0.5};
+    const struct argp argp = {
+        .options = flags, .parser = parse, .doc = about, .children = common_argp};
+    options_parse(&argp, argc, argv, &options.common, &options);
+    return options;
+}
+
+/* ---- time ---- */
+
+enum { MIN_REPEATS = 5, MAX_REPEATS = 2000 };
+
+/* Seconds for one of `calls` calls. */
+static double time_calls(Context *ctx, BenchFunction function, void *user, int calls) {
+    if (ctx->device == CUDA) {
+        gpu_timer_start(ctx->gpu);
+        for (int i = 0; i < calls; i++) function(ctx, user);
+        return 1e-3 * gpu_timer_stop(ctx->gpu) / calls;
+    }
+    double start = seconds_now();
+    for (int i = 0; i < calls; i++) function(ctx, user);
+    return (seconds_now() - start) / calls;
+}
+
+static int compare_doubles(const void *a, const void *b) {
+    double x = *(const double *)a, y = *(const double *)b;
+    return (x > y) - (x < y);
+}
+
+BenchTime bench_time(Context *ctx, BenchFunction function, void *user, double seconds) {
+    time_calls(ctx, function, user,
+               1); /* first touch of memory, cuBLASLt's choice of a kernel, ... */
+    double once = time_calls(ctx, function, user, 1);
+    /* A sample should be long beside the clock's resolution, on a GPU beside a kernel's start. */
+    double sample = ctx->device == CUDA ? 5e-3 : 1e-4;
+    int calls = once > 0 && once < sample ? (int)(sample / once) + 1 : 1;
+    double wanted = once > 0 ? seconds / (once * calls) : MAX_REPEATS;
+    int repeats = wanted < MIN_REPEATS   ? MIN_REPEATS
+                  : wanted > MAX_REPEATS ? MAX_REPEATS
+                                         : (int)wanted;
+
+    double *times = malloc((size_t)repeats * sizeof *times);
+    if (!times) fatal("out of memory");
+    for (int i = 0; i < repeats; i++) times[i] = time_calls(ctx, function, user, calls);
+    qsort(times, (size_t)repeats, sizeof *times, compare_doubles);
+    BenchTime time = {times[0], times[repeats / 2], repeats};
+    if (repeats % 2 == 0) time.median = (times[repeats / 2 - 1] + times[repeats / 2]) / 2;
+    free(times);
+    return time;
+}
+
+/* ---- data ---- */
+
+void bench_fill(Context *ctx, Tensor *t, uint64_t stream) {
+    enum { PERIOD = 1 << 20 }; /* numbers; making them all would take longer than the benchmark */
+    int64_t n = tensor_count(t), first = n < PERIOD ? n : PERIOD;
+    float *values = malloc((size_t)PERIOD * sizeof *values);
+    if (!values) fatal("out of memory");
+    for (int64_t i = 0; i < first; i++) values[i] = rng_normal(ctx->rng.seed, stream, (uint64_t)i);
+    Tensor start = tensor_of(t->data, t->name, t->dtype, t->device, SHAPE(first));
+    tensor_upload(ctx, &start, values);
+    free(values);
+
+    size_t size = dtype_size(t->dtype);
+    for (int64_t done = first; done < n;) { /* doubling what is there */
+        int64_t more = done < n - done ? done : n - done;
+        char *to = (char *)t->data + (size_t)done * size;
+        if (ctx->device == CUDA)
+            gpu_copy(ctx->gpu, to, t->data, (size_t)more * size);
+        else
+            memcpy(to, t->data, (size_t)more * size);
+        done += more;
+    }
+}
+
+/* ---- ceilings ---- */
+
+typedef struct Copy {
+    char *to, *from;
+    size_t bytes;
+} Copy;
+
+static void copy_once(Context *ctx, void *user) {
+    Copy *copy = user;
+    if (ctx->device == CUDA) {
+        gpu_copy(ctx->gpu, copy->to, copy->from, copy->bytes);
+        return;
+    }
+    /* 1 MiB at a time: a static share for each thread, in sizes that memcpy streams. */
+    enum { PIECE = 1 << 20 };
+    int64_t pieces = (int64_t)(copy->bytes / PIECE);
+#pragma omp parallel for schedule(static)
+    for (int64_t i = 0; i < pieces; i++)
+        memcpy(copy->to + i * PIECE, copy->from + i * PIECE, PIECE);
+}
+
+static void *take(Context *ctx, size_t bytes) {
+    return ctx->device == CUDA ? gpu_alloc(ctx->gpu, bytes) : malloc(bytes);
+}
+
+static void give_back(Context *ctx, void *data) {
+    if (ctx->device == CUDA)
+        gpu_free(ctx->gpu, data);
+    else
+        free(data);
+}
+
+/* Bandwidth of a copy far above the caches: 256 MiB on the CPU, 4 GiB on a GPU, or what fits. */
+static double measure_copy(Context *ctx, double seconds) {
+    Copy copy = {.bytes = ctx->device == CUDA ? (size_t)4 << 30 : (size_t)256 << 20};
+    for (;; copy.bytes /= 2) {
+        copy.from = take(ctx, copy.bytes);
+        copy.to = copy.from ? take(ctx, copy.bytes) : NULL;
+        if (copy.to) break;
+        if (copy.from) give_back(ctx, copy.from);
+        if (copy.bytes <= 32 << 20) fatal("out of memory: no room to measure the copy bandwidth");
+    }
+    if (ctx->device == CUDA)
+        gpu_set(ctx->gpu, copy.from, 1, copy.bytes);
+    else
+        memset(copy.from, 1, copy.bytes); /* untouched pages are all the same page of zeros */
+    BenchTime time = bench_time(ctx, copy_once, &copy, seconds);
+    give_back(ctx, copy.from);
+    give_back(ctx, copy.to);
+    return 2 * (double)copy.bytes / time.min;
+}
+
+typedef struct Square {
+    int64_t n;
+    DType dtype;
+    Tensor x, w, y;
+} Square;
+
+/* The library itself, not linear(): what is measured must not be its own yardstick. */
+static void square_sgemm(const Square *s, CBLAS_TRANSPOSE transpose) {
+    int n = (int)s->n;
+    cblas_sgemm(CblasRowMajor, CblasNoTrans, transpose, n, n, n, 1, s->x.data, n, s->w.data, n, 0,
+                s->y.data, n);
+}
+
+static void square_forward(Context *ctx, void *user) {
+    Square *s = user;
+#ifdef WITH_CUDA
+    if (ctx->device == CUDA) {
+        linear_forward_cuda(ctx->gpu, s->dtype, s->y.data, s->x.data, s->w.data, NULL, s->n, s->n,
+                            s->n);
+        return;
+    }
+#endif
+    (void)ctx;
+    square_sgemm(s, CblasTrans);
+}
+
+/* y = x w as well: OpenBLAS does not copy W^T and W into its tiles at the same speed. CPU only. */
+static void square_backward(Context *ctx, void *user) {
+    (void)ctx;
+    square_sgemm(user, CblasNoTrans);
+}
+
+/* Operations per second of the product of n x n matrices of random numbers. */
+static double measure_square(Context *ctx, DType dtype, int64_t n, double seconds) {
+    Square s = {.n = n, .dtype = dtype};
+    Tensor *all[] = {&s.x, &s.w, &s.y};
+    const char *const names[] = {"x", "w", "y"};
+    for (int i = 0; i < 3; i++) {
+        void *data = take(ctx, (size_t)(n * n) * dtype_size(dtype));
+        if (!data)
+            fatal("out of memory: no room for a product of %lld x %lld matrices", (long long)n,
+                  (long long)n);
+        *all[i] = tensor_of(data, names[i], dtype, ctx->device, SHAPE(n, n));
+        bench_fill(ctx, all[i], (uint64_t)i);
+    }
+    double best = bench_time(ctx, square_forward, &s, seconds).min;
+    if (ctx->device == CPU) best = fmin(best, bench_time(ctx, square_backward, &s, seconds).min);
+    for (int i = 0; i < 3; i++) give_back(ctx, all[i]->data);
+    return 2.0 * (double)n * (double)n * (double)n / best;
+}
+
+/* The best of a few sizes. On the CPU a product that stays in the caches can be a little faster
+ * than a large one. */
+static double measure_matrix(Context *ctx, DType dtype, double seconds) {
+    if (ctx->device == CUDA) return measure_square(ctx, dtype, 8192, seconds);
+    double best = 0;
+    for (int64_t n = 512; n <= 2048; n *= 2)
+        best = fmax(best, measure_square(ctx, dtype, n, seconds / 2));
+    return best;
+}
+
+void bench_init(Bench *bench, Context *ctx, double seconds) {
+    enum { CEILING_MILLISECONDS = 500 };
+    double each = 1e-3 * CEILING_MILLISECONDS;
+    *bench = (Bench){.ctx = ctx, .seconds = seconds};
+    bench->copy_bytes = measure_copy(ctx, each);
+    bench->flops_f32 = measure_matrix(ctx, F32, each);
+    if (ctx->device == CUDA) bench->flops_bf16 = measure_matrix(ctx, BF16, each);
+}
+
+double bench_peak(Context *ctx, DType dtype, double seconds) {
+    if (ctx->device == CUDA) return measure_square(ctx, dtype, 8192, seconds);
+    return measure_square(ctx, dtype, 1024, seconds / 2);
+}
+
+/* ---- table ---- */
+
+char *format_duration(char *buffer, size_t size, double seconds) {
+    if (seconds < 1e-3)
+        snprintf(buffer, size, "%.3g us", 1e6 * seconds);
+    else if (seconds < 1)
+        snprintf(buffer, size, "%.3g ms", 1e3 * seconds);
+    else
+        snprintf(buffer, size, "%.3g s", seconds);
+    return buffer;
+}
+
+void bench_print_machine(const Bench *bench) {
+    printf("cpu       %s, %d in use; %s\n", cpu_describe().text, blas_threads(),
+           blas_describe().text);
+    if (bench->ctx->device == CUDA) printf("gpu       %s\n", gpu_describe(bench->ctx->gpu).text);
+    printf("ceilings  copy %.4g GB/s (read + write), F32 %.4g GFLOP/s", 1e-9 * bench->copy_bytes,
+           1e-9 * bench->flops_f32);
+    if (bench->flops_bf16 > 0) printf(", BF16 %.4g GFLOP/s", 1e-9 * bench->flops_bf16);
+    printf("\n");
+}
+
+void bench_head(const char *title) {
+    printf("\n%s\n", title);
+    printf("  %-40s %9s %9s %10s %7s %8s %7s\n", "", "min", "median", "GFLOP/s", "of peak", "GB/s",
+           "of copy");
+}
+
+static void bench_row_time(Bench *bench, const char *name, DType dtype, double flop, double bytes,
+                           BenchTime time) {
+    char min[32], median[32];
+    printf("  %-40s %9s %9s", name, format_duration(min, sizeof min, time.min),
+           format_duration(median, sizeof median, time.median));
+    double peak = dtype == BF16 ? bench->flops_bf16 : bench->flops_f32;
+    if (flop > 0)
+        printf(" %10.1f", 1e-9 * flop / time.min);
+    else
+        printf(" %10s", "-");
+    if (flop > 0 && peak > 0)
+        printf(" %6.1f%%", 100 * flop / time.min / peak);
+    else
+        printf(" %7s", "-");
+    if (bytes > 0)
+        printf(" %8.1f %6.1f%%\n", 1e-9 * bytes / time.min,
+               100 * bytes / time.min / bench->copy_bytes);
+    else
+        printf(" %8s %7s\n", "-", "-");
+    fflush(stdout);
+}
+
+BenchTime bench_row(Bench *bench, const char *name, DType dtype, double flop, double bytes,
+                    BenchFunction function, void *user) {
+    BenchTime time = bench_time(bench->ctx, function, user, bench->seconds);
+    bench_row_time(bench, name, dtype, flop, bytes, time);
+    return time;
+}

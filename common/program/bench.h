@@ -1,0 +1,74 @@
+/*
+ * Benchmarks: time a piece of work, print a row, say how far it is from what the machine can do.
+ *
+ * Every row gives the minimum and the median over repeats, and two shares of ceilings measured in
+ * the same run: of the matrix peak (OpenBLAS sgemm; cuBLASLt in F32 or BF16) for its operations,
+ * and of the copy bandwidth for its bytes. The shares are those of the minimum, and the ceilings
+ * are minima too: on a shared machine the fastest repeat is the one that was disturbed the least.
+ */
+#ifndef COMMON_BENCH_H
+#define COMMON_BENCH_H
+
+#include "common/core/context.h"
+#include "common/program/options.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* The flags of a benchmark without flags of its own: the common ones and --seconds, for each row (0.5). */
+typedef struct BenchOptions {
+    CommonOptions common;
+    double seconds;
+} BenchOptions;
+
+/* `about` is the first line of --help. */
+BenchOptions bench_options(int argc, char **argv, const char *about);
+
+/* The work, once. It may allocate nothing in ctx's arena that it does not give back, for it is
+ * called many times. */
+typedef void (*BenchFunction)(Context *ctx, void *user);
+
+typedef struct BenchTime {
+    double min, median; /* seconds for one call */
+    int repeats;
+} BenchTime;
+
+/*
+ * Warms up, then repeats for about `seconds` (at least 5 times). On CUDA: events around several
+ * calls at once, so that launches overlap with work as they do in a model.
+ */
+BenchTime bench_time(Context *ctx, BenchFunction function, void *user, double seconds);
+
+typedef struct Bench {
+    Context *ctx;
+    double copy_bytes; /* bytes read + written per second by a large copy */
+    double flops_f32;  /* per second: the best of 512^3 .. 2048^3 (CPU), or 8192^3 (CUDA) */
+    double flops_bf16; /* CUDA only, 8192^3; 0 on the CPU */
+    double seconds;    /* per row; --seconds */
+} Bench;
+
+/* Measures the ceilings, which takes a second or two. */
+void bench_init(Bench *bench, Context *ctx, double seconds);
+void bench_print_machine(const Bench *bench); /* CPU, cores, BLAS kernels, GPU and the ceilings */
+
+/* Operations per second of the fastest product that is found within about `seconds`: the matrix peak
+ * for those who cannot wait for bench_init. */
+double bench_peak(Context *ctx, DType dtype, double seconds);
+
+/* Table: head, then rows. flop or bytes may be 0; dtype picks the matrix peak for the share. */
+void bench_head(const char *title);
+BenchTime bench_row(Bench *bench, const char *name, DType dtype, double flop, double bytes,
+                    BenchFunction function, void *user);
+
+/* Fills a tensor (F32 or BF16) with Normal(0, 1) numbers; large ones repeat. Zeros would let a GPU
+ * run faster than data does. */
+void bench_fill(Context *ctx, Tensor *t, uint64_t stream);
+
+/* "812 us", "12.3 ms", "1.20 s" in the caller's buffer; returns it. */
+char *format_duration(char *buffer, size_t size, double seconds);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

@@ -1,0 +1,88 @@
+/* Charts as files: gnuplot, told where to find its data by variables. plot_text.c draws the ones
+ * for the terminal. */
+#include "common/program/plot.h"
+
+#include "common/files/files.h"
+#include "common/files/process.h"
+
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+enum { PATH_SIZE = 512 };
+
+/* name = 'text'; in gnuplot's language, where a quote inside single quotes is doubled. */
+static void assign(char *program, size_t size, const char *name, const char *text) {
+    size_t used = strlen(program);
+    used += (size_t)snprintf(program + used, size - used, "%s = '", name);
+    for (; *text && used + 6 < size; text++) {
+        if (*text == '\'') program[used++] = '\'';
+        program[used++] = *text;
+    }
+    snprintf(program + used, size - used, "'; ");
+}
+
+static int make_directory_of(const char *path, Error *err) {
+    char directory[PATH_SIZE];
+    snprintf(directory, sizeof directory, "%s", path);
+    char *slash = strrchr(directory, '/');
+    if (!slash || slash == directory) return 0;
+    *slash = 0;
+    return make_directories(directory, err);
+}
+
+/* One picture. kind: "svg" or "png". */
+static int draw(const char *script, const char *csv_path, const char *out_path, const char *kind,
+                Error *err) {
+    char program[4 * PATH_SIZE] = "", style[PATH_SIZE + 64], output[900];
+    assign(program, sizeof program, "data", csv_path);
+    assign(program, sizeof program, "out", out_path);
+    assign(program, sizeof program, "kind", kind);
+    /* script is CHAPTER/figures/NAME.gp, so its own place says where common/ is, wherever the
+     * program was started. */
+    const char *slash = strrchr(script, '/');
+    snprintf(style, sizeof style, "%.*s/../../common/program/figures/style.gp",
+             slash ? (int)(slash - script) : 1, slash ? script : ".");
+
+    const char *const gnuplot[] = {"gnuplot", "-e", program, style, script, NULL};
+    int status = process_run(gnuplot, output, sizeof output, err);
+    if (status == PROCESS_MISSING) return 1;
+    if (status != 0) {
+        char half[PATH_SIZE + 8];
+        snprintf(half, sizeof half, "%s.%s", out_path, kind);
+        unlink(half);
+        size_t length = strlen(output);
+        while (length > 0 && output[length - 1] == '\n') output[--length] = 0;
+        if (status > 0) error_set(err, "gnuplot %s: %s", script, output);
+        return -1;
+    }
+    return 0;
+}
+
+int plot_script(const char *script_path, const char *csv_path, const char *out_path, Error *err) {
+    char script[PATH_SIZE], csv[PATH_SIZE], out[PATH_SIZE];
+    if (project_path(script, sizeof script, script_path, err) ||
+        project_path(csv, sizeof csv, csv_path, err) ||
+        project_path(out, sizeof out, out_path, err))
+        return -1;
+    if (access(script, R_OK) != 0)
+        return error_set(
+            err, "no figure script %s here: start the program in the repository's root", script);
+    if (make_directory_of(out, err)) return -1;
+    int status = draw(script, csv, out, "svg", err);
+    return status ? status : draw(script, csv, out, "png", err);
+}
+
+void plot_or_explain(const char *script, const char *csv_path, const char *out_path) {
+    Error err;
+    int status = plot_script(script, csv_path, out_path, &err);
+    if (status == 0)
+        printf("chart: %s.svg (and .png)\n", out_path);
+    else if (status == 1)
+        printf("chart: none, for gnuplot is missing (sudo apt install gnuplot-nox); the numbers "
+               "are in "
+               "%s\n",
+               csv_path);
+    else
+        printf("chart: none: %s\n", err.text);
+}

@@ -1,0 +1,322 @@
+/*
+ * The comparisons behind every test. Each gathers all it has to say before it fails, because the
+ * first message is often the only one that is read: which tensor, which element, both values, and
+ * how far they are apart.
+ */
+#include "common/program/testing.h"
+
+#include "common/files/files.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+/* ---- devices and tensors ---- */
+
+void test_needs_gpu(void) {
+    if (gpu_count() == 0) cr_skip_test("no GPU (or built without nvcc)");
+}
+
+Context test_context(Device device, DType dtype) {
+    Context ctx;
+    Error err;
+    if (context_init(&ctx, device, dtype, 1234, &err)) cr_assert_fail("%s", err.text);
+    return ctx;
+}
+
+void test_context_free(Context *ctx) { context_free(ctx); }
+
+static float *host_floats(int64_t n) {
+    float *values = malloc((size_t)n * sizeof *values + 1); /* + 1: malloc(0) may be NULL */
+    if (!values) fatal("out of memory: %lld floats", (long long)n);
+    return values;
+}
+
+Tensor *test_normal(Context *ctx, const char *name, uint64_t stream, const int64_t *shape,
+                    int ndim) {
+    Tensor *t = tensor_new(ctx, name, ctx->dtype, shape, ndim);
+    t->requires_grad = true;
+    int64_t n = tensor_count(t);
+    float *values = host_floats(n);
+    /* From the far end: a context hands out its own streams from 0 on. */
+    for (int64_t i = 0; i < n; i++) values[i] = rng_normal(ctx->rng.seed, ~stream, (uint64_t)i);
+    tensor_upload(ctx, t, values);
+    free(values);
+    return t;
+}
+
+float *test_values(Context *ctx, const Tensor *t) {
+    float *values = host_floats(tensor_count(t));
+    tensor_download(ctx, values, t);
+    return values;
+}
+
+float *test_gradient(Context *ctx, const Tensor *t) {
+    if (!t->has_grad || !t->grad) cr_assert_fail("nobody wrote the gradient of '%s'", t->name);
+    return test_values(ctx, t->grad);
+}
+
+void test_poison(Context *ctx, Tensor *t) {
+    /* All bits one is a NaN in F32 and in BF16, and -1 in integers. */
+    if (t->device == CUDA)
+        gpu_set(ctx->gpu, t->data, 0xFF, tensor_bytes(t));
+    else
+        memset(t->data, 0xFF, tensor_bytes(t));
+}
+
+/* ---- comparisons ---- */
+
+/* Element i as the indices of a shape: "[3, 5]"; plain "[i]" without one. */
+static ShapeText index_text(const Tensor *shape, int64_t i) {
+    ShapeText text;
+    if (!shape) {
+        snprintf(text.text, sizeof text.text, "[%lld]", (long long)i);
+        return text;
+    }
+    int64_t index[MAX_DIMS];
+    for (int d = shape->ndim - 1; d >= 0; d--) {
+        index[d] = i % shape->shape[d];
+        i /= shape->shape[d];
+    }
+    size_t used = 0;
+    for (int d = 0; d < shape->ndim; d++)
+        used += (size_t)snprintf(text.text + used, sizeof text.text - used, "%s%lld",
+                                 d ? ", " : "[", (long long)index[d]);
+    snprintf(text.text + used, sizeof text.text - used, "]");
+    return text;
+}
+
+/* shape: for the index in the message; NULL prints it flat. */
+static void compare(const char *what, const Tensor *shape, const float *a, const float *b,
+                    int64_t n, double tolerance) {
+    double apart = 0, truth = 0, largest = -1;
+    int64_t worst = 0, differing = 0;
+    for (int64_t i = 0; i < n; i++) {
+        if (!isfinite(b[i]))
+            cr_assert_fail("%s: the expected value at %s is %g: the truth itself is broken", what,
+                           index_text(shape, i).text, b[i]);
+        if (!isfinite(a[i])) {
+            int64_t bad = 0;
+            for (int64_t j = i; j < n; j++) bad += !isfinite(a[j]);
+            cr_assert_fail("%s: %g at %s, expected %.9g (%lld of %lld elements are not finite; a "
+                           "poisoned element that nobody wrote is NaN)",
+                           what, a[i], index_text(shape, i).text, b[i], (long long)bad,
+                           (long long)n);
+        }
+        double difference = fabs((double)a[i] - b[i]);
+        apart += difference * difference;
+        truth += (double)b[i] * b[i];
+        differing += difference > tolerance * fabs((double)b[i]);
+        if (difference > largest) {
+            largest = difference;
+            worst = i;
+        }
+    }
+    double distance = truth > 0 ? sqrt(apart / truth) : sqrt(apart / (double)(n ? n : 1));
+    if (!(distance <= tolerance))
+        cr_assert_fail("%s: relative distance %.3g, allowed %.3g; worst at %s (element %lld of "
+                       "%lld): got %.9g, expected %.9g, apart by %.3g; off by more than "
+                       "that share of themselves: %lld",
+                       what, distance, tolerance, index_text(shape, worst).text, (long long)worst,
+                       (long long)n, a[worst], b[worst], largest, (long long)differing);
+}
+
+void check_close(const char *what, const float *a, const float *b, int64_t n, double tolerance) {
+    compare(what, NULL, a, b, n, tolerance);
+}
+
+void check_tensor(Context *ctx, const char *what, const Tensor *t, const float *expected,
+                  double tolerance) {
+    float *values = test_values(ctx, t);
+    compare(what, t, values, expected, tensor_count(t), tolerance);
+    free(values);
+}
+
+double tolerance_of(DType dtype, int64_t k) {
+    double f32 = sqrt((double)(k > 1 ? k : 1)) * 0x1p-24;
+    return dtype == BF16 ? f32 + 0x1p-9 : f32;
+}
+
+/* ---- gradients ---- */
+
+typedef struct GradientCheck {
+    Context *ctx;
+    const char *what;
+    LossFunction loss;
+    void *user;
+    double step, tolerance;
+    double value; /* of the loss at the inputs as they are */
+    Rng rng;      /* the same for every call of loss */
+} GradientCheck;
+
+/* The loss, without recording: one number. */
+static double loss_value(GradientCheck *check) {
+    check->ctx->rng = check->rng;
+    check->ctx->recording = false;
+    return tensor_get(check->loss(check->ctx, check->user), 0);
+}
+
+/* The gradients by the tape, one host array per input. */
+static float **tape_gradients(GradientCheck *check, Tensor *const *inputs, int input_count) {
+    Context *ctx = check->ctx;
+    for (int i = 0; i < input_count; i++) {
+        inputs[i]->requires_grad = true;
+        inputs[i]->has_grad = false; /* what an earlier backward pass left there is not ours */
+    }
+    ctx->rng = check->rng;
+    ctx->tape_length = 0;
+    ctx->recording = true;
+    Tensor *loss = check->loss(ctx, check->user);
+    check->value = tensor_get(loss, 0); /* before backward: some ops reuse their inputs' memory */
+    tape_backward(ctx, loss);
+    ctx->recording = false;
+    ctx->tape_length = 0;
+
+    float **gradients = malloc((size_t)input_count * sizeof *gradients);
+    if (!gradients) fatal("out of memory");
+    for (int i = 0; i < input_count; i++) {
+        if (!inputs[i]->has_grad)
+            cr_assert_fail("%s: backward wrote no gradient for '%s'", check->what, inputs[i]->name);
+        gradients[i] = test_gradient(ctx, inputs[i]);
+    }
+    return gradients;
+}
+
+/* Central difference at element i; *noise: what one rounding of f to F32 on either side may add. */
+static double difference_at(GradientCheck *check, Tensor *input, int64_t i, double *noise) {
+    volatile float *x =
+        (float *)input->data + i; /* volatile: the step must be what x really moved */
+    float old = *x;
+    *x = (float)(old + check->step);
+    double high = *x, above = loss_value(check);
+    *x = (float)(old - check->step);
+    double low = *x, below = loss_value(check);
+    *x = old;
+    *noise = (fabs(above) + fabs(below)) * 0x1p-24 / (high - low);
+    return (above - below) / (high - low);
+}
+
+/* All samples of one input; fails with the worst one. */
+static void check_input(GradientCheck *check, Tensor *input, const float *gradient, int samples) {
+    int64_t n = tensor_count(input), count = samples < n ? samples : n;
+    double mean_square = 0;
+    for (int64_t i = 0; i < n; i++) {
+        if (!isfinite(gradient[i]))
+            cr_assert_fail("%s: the gradient by '%s' is %g at %s", check->what, input->name,
+                           gradient[i], index_text(input, i).text);
+        mean_square += (double)gradient[i] * gradient[i] / (double)n;
+    }
+    double scale = sqrt(mean_square), worst_excess = 0, worst_numeric = 0, worst_allowed = 0;
+    int64_t worst = 0, wrong = 0;
+    for (int64_t s = 0; s < count; s++) {
+        /* Spread evenly from first to last element, shaken so that no column is favoured. */
+        int64_t i = count > 1 ? s * (n - 1) / (count - 1) : 0;
+        if (s > 0 && s < count - 1 && count < n) {
+            int64_t room = (n - 1) / (count - 1);
+            i += (int64_t)(rng_uniform(7, 0, (uint64_t)s) * (float)room);
+        }
+        double noise, numeric = difference_at(check, input, i, &noise);
+        double larger = fmax(fabs(numeric), fmax(fabs((double)gradient[i]), scale));
+        double allowed = check->tolerance * larger + noise;
+        double excess = fabs(numeric - gradient[i]) / allowed;
+        if (excess <= 1) continue; /* NaN goes on, to the report */
+        wrong++;
+        if (!(excess <= worst_excess)) {
+            worst_excess = excess;
+            worst_numeric = numeric;
+            worst_allowed = allowed;
+            worst = i;
+        }
+    }
+    if (wrong)
+        cr_assert_fail("%s: the gradient by '%s' %s is wrong at %s: backward says %.6g, finite "
+                       "differences say %.6g (ratio %.4g), apart by %.3g, allowed %.3g; %lld of "
+                       "%lld samples disagree",
+                       check->what, input->name, shape_text(input).text,
+                       index_text(input, worst).text, gradient[worst], worst_numeric,
+                       gradient[worst] / worst_numeric, fabs(gradient[worst] - worst_numeric),
+                       worst_allowed, (long long)wrong, (long long)count);
+}
+
+void check_gradients(Context *ctx, const char *what, LossFunction loss, void *user,
+                     Tensor *const *inputs, int input_count, int samples, double step,
+                     double tolerance) {
+    CHECK(ctx->device == CPU && ctx->dtype == F32, "finite differences need the CPU and F32");
+    CHECK(samples > 0 && step > 0, "%d samples, step %g", samples, step);
+    GradientCheck check = {ctx, what, loss, user, step, tolerance, 0, ctx->rng};
+    bool recording = ctx->recording;
+    float **gradients = tape_gradients(&check, inputs, input_count);
+
+    /* The function that is differentiated must be the one that is probed. */
+    double again = loss_value(&check);
+    if (!(fabs(again - check.value) <= 1e-5 * fabs(check.value) + 1e-7))
+        cr_assert_fail("%s: the loss is %.9g while recording and %.9g without", what, check.value,
+                       again);
+    for (int i = 0; i < input_count; i++) {
+        check_input(&check, inputs[i], gradients[i], samples);
+        free(gradients[i]);
+    }
+    free(gradients);
+    ctx->recording = recording;
+}
+
+/* ---- golden files ---- */
+
+SafeTensors *golden_open(const char *path) {
+    char found[512];
+    Error err;
+    if (project_path(found, sizeof found, path, &err)) cr_assert_fail("%s", err.text);
+    if (access(found, R_OK) == 0) {
+        SafeTensors *file = safetensors_open(found, &err);
+        if (!file) cr_assert_fail("%s", err.text);
+        return file;
+    }
+    const char *slash = strchr(path, '/');
+    int chapter = slash ? (int)(slash - path) : 0;
+    cr_assert_fail("no golden file %s: run the tests from the repository's root; to make the file "
+                   "(it needs PyTorch), run python3 tools/goldens/%.*s.py",
+                   path, chapter, path);
+    return NULL;
+}
+
+static const Tensor *golden_find(SafeTensors *golden, const char *name) {
+    const Tensor *t = safetensors_find(golden, name);
+    if (!t) cr_assert_fail("%s holds no tensor '%s'", safetensors_path(golden), name);
+    return t;
+}
+
+Tensor *golden_tensor(Context *ctx, SafeTensors *golden, const char *name) {
+    const Tensor *t = golden_find(golden, name);
+    int64_t n = tensor_count(t);
+    if (t->dtype == F32 || t->dtype == BF16) {
+        float *values = host_floats(n);
+        for (int64_t i = 0; i < n; i++) values[i] = tensor_get(t, i);
+        Tensor *copy = tensor_from(ctx, t->name, ctx->dtype, values, t->shape, t->ndim);
+        free(values);
+        copy->requires_grad = true;
+        return copy;
+    }
+    if (t->dtype != I64) return tensor_from(ctx, t->name, t->dtype, t->data, t->shape, t->ndim);
+    int32_t *ids = malloc((size_t)n * sizeof *ids + 1);
+    if (!ids) fatal("out of memory: %lld ids", (long long)n);
+    for (int64_t i = 0; i < n; i++) {
+        int64_t id;
+        memcpy(&id, (const char *)t->data + (size_t)i * sizeof id, sizeof id);
+        CHECK(id >= INT32_MIN && id <= INT32_MAX, "'%s' holds %lld: too large for I32", name,
+              (long long)id);
+        ids[i] = (int32_t)id;
+    }
+    Tensor *copy = tensor_from(ctx, t->name, I32, ids, t->shape, t->ndim);
+    free(ids);
+    return copy;
+}
+
+const float *golden_values(SafeTensors *golden, const char *name) {
+    const Tensor *t = golden_find(golden, name);
+    if (t->dtype != F32)
+        cr_assert_fail("'%s' in %s is %s, not F32", name, safetensors_path(golden),
+                       dtype_name(t->dtype));
+    return t->data;
+}

@@ -1,0 +1,125 @@
+/*
+ * What the tests of all chapters share: devices, comparisons, gradients by finite differences,
+ * golden files.
+ *
+ * A test that exists for every device takes the device as a parameter:
+ *
+ *     DEVICE_TEST(rmsnorm, agrees_with_reference) {   // one Criterion test per device and dtype
+ *         Context ctx = test_context(device, dtype);
+ *         ...
+ *         test_context_free(&ctx);
+ *     }
+ *
+ * It runs as rmsnorm/agrees_with_reference_cpu, _cuda and _cuda_bf16; without a GPU the last two
+ * are counted as skipped. Every comparison says which numbers differ, where and by how much, and
+ * fails on NaN; test_testing.c proves that they really fail.
+ *
+ * testing.c needs Criterion, so it is linked into test programs only.
+ */
+#ifndef COMMON_TESTING_H
+#define COMMON_TESTING_H
+
+#include "common/core/context.h"
+#include "common/core/ops.h"
+#include "common/core/params.h"
+#include "common/files/safetensors.h"
+
+#include <criterion/criterion.h>
+
+#define DEVICE_TEST(suite, name)                                   \
+    static void suite##_##name##_body(Device device, DType dtype); \
+    Test(suite, name##_cpu) { suite##_##name##_body(CPU, F32); }   \
+    Test(suite, name##_cuda) {                                     \
+        test_needs_gpu();                                          \
+        suite##_##name##_body(CUDA, F32);                          \
+    }                                                              \
+    Test(suite, name##_cuda_bf16) {                                \
+        test_needs_gpu();                                          \
+        suite##_##name##_body(CUDA, BF16);                         \
+    }                                                              \
+    static void suite##_##name##_body(Device device, DType dtype)
+
+/* Skips the running test, with a reason, when there is no GPU. */
+void test_needs_gpu(void);
+
+/* A context on the device with a fixed seed, recording off. Fails the test if the device does not
+ * open. */
+Context test_context(Device device, DType dtype);
+void test_context_free(Context *ctx);
+
+/* ---- tensors ---- */
+
+/*
+ * A tensor of ctx->dtype with Normal(0, 1) numbers (rounded when that is BF16), requires_grad set.
+ * `stream` picks the numbers: the same stream gives the same ones on every device, and not those of
+ * any stream that ctx->rng hands out.
+ */
+Tensor *test_normal(Context *ctx, const char *name, uint64_t stream, const int64_t *shape,
+                    int ndim);
+
+/* The tensor's numbers as F32 in fresh host memory (free() it). */
+float *test_values(Context *ctx, const Tensor *t);
+float *test_gradient(Context *ctx,
+                     const Tensor *t); /* of t->grad; fails the test if nobody wrote to it */
+
+/* Fills memory with a NaN pattern, so that an element nobody writes is found. */
+void test_poison(Context *ctx, Tensor *t);
+
+/* ---- comparisons ---- */
+
+/*
+ * Relative distance ||a - b|| / ||b|| <= tolerance (b the truth), and every number finite. Where b
+ * is zero throughout, the distance is the root mean square of a. On failure prints `what`, the
+ * distance, and the worst element with its index and both values. tolerance 0 asks for equality.
+ */
+void check_close(const char *what, const float *a, const float *b, int64_t n, double tolerance);
+
+/* The same for a tensor against host numbers; the index is printed in the tensor's shape. */
+void check_tensor(Context *ctx, const char *what, const Tensor *t, const float *expected,
+                  double tolerance);
+
+/*
+ * tolerance_of(dtype, k): what rounding alone may do to a sum of k products: about sqrt(k)
+ * roundings of F32 (2^-24), and for BF16 outputs one rounding more, of 2^-9 in the mean over many numbers (a single one: up to 2^-8). Use a multiple of it
+ * and say why.
+ */
+double tolerance_of(DType dtype, int64_t k);
+
+/*
+ * Finite differences: compares the gradient of loss(ctx, user) by each tensor in `inputs` with
+ * central differences (f(x + h) - f(x - h)) / 2h, h = step, at up to `samples` elements of each
+ * (the first and the last are always among them), in a CPU F32 context. The loss function builds
+ * its graph anew at each call from the inputs, and sees the same ctx->rng each time, so dropout
+ * draws the same mask. It must not reset the context: the inputs live there.
+ *
+ * An element fails when the two differ by more than tolerance * max(|either|, root mean square of
+ * this gradient), plus what rounding f to F32 does to the difference; so elements far smaller than
+ * the others are hardly tested. The message names the input, the element, both values and their
+ * ratio. An input whose gradient nobody wrote fails too. With step 1e-2 and a loss of order 1, a
+ * tolerance of 1e-2 is usual.
+ */
+typedef Tensor *(*LossFunction)(Context *ctx, void *user);
+void check_gradients(Context *ctx, const char *what, LossFunction loss, void *user,
+                     Tensor *const *inputs, int input_count, int samples, double step,
+                     double tolerance);
+
+/* ---- golden files ---- */
+
+/*
+ * Golden files, written by tools/goldens/: path is CHAPTER/goldens/NAME.safetensors, looked for
+ * from the repository's root or from a folder in it. Fails the test, with the path and how to make
+ * the file, if it is not there.
+ */
+SafeTensors *golden_open(const char *path);
+
+/*
+ * A copy on ctx's device. F32 and BF16 tensors get ctx->dtype and requires_grad, as from
+ * test_normal; I64 becomes I32, since ids are I32 here and PyTorch writes I64. The name stays valid
+ * until the file is closed.
+ */
+Tensor *golden_tensor(Context *ctx, SafeTensors *golden, const char *name);
+
+/* The F32 numbers themselves, in host memory; they belong to the file. */
+const float *golden_values(SafeTensors *golden, const char *name);
+
+#endif

@@ -1,0 +1,150 @@
+/*
+ * Linear layers for a few rows against plain loops: as many rows as have kernels of their own and
+ * one more, sizes that fit these kernels and sizes that do not.
+ */
+#include "common/cuda/few_rows.h"
+#include "common/tests/test_ops.h"
+
+static const int64_t rows[] = {1, 2, 7, 8, 9, 31, FEW_ROWS, FEW_ROWS + 1};
+static const int64_t layers[][2] = {{32, 1}, {64, 16}, {96, 33}, {192, 127}, {544, 48}, {33, 31}};
+enum { ROWS = sizeof rows / sizeof *rows, LAYERS = sizeof layers / sizeof *layers };
+
+typedef struct Case {
+    Tensor *x, *w, *norm, *bias, *residual;
+    int64_t n, in, out;
+} Case;
+
+static Case make(Context *ctx, int64_t n, int64_t in, int64_t out) {
+    return (Case){.x = test_normal(ctx, "x", 1, SHAPE(n, 1, in)),
+                  .w = test_normal(ctx, "w", 2, SHAPE(out, in)),
+                  .norm = test_normal(ctx, "norm", 3, SHAPE(in)),
+                  .bias = test_normal(ctx, "bias", 4, SHAPE(out)),
+                  .residual = test_normal(ctx, "residual", 5, SHAPE(n, 1, out)),
+                  .n = n,
+                  .in = in,
+                  .out = out};
+}
+
+/* y = x W^T + bias + residual in double precision; bias and residual may be NULL. */
+static float *plain(Context *ctx, const Case *c, const Tensor *x, const Tensor *bias,
+                    const Tensor *residual) {
+    float *xh = test_values(ctx, x), *wh = test_values(ctx, c->w);
+    float *bh = bias ? test_values(ctx, bias) : NULL;
+    float *rh = residual ? test_values(ctx, residual) : NULL;
+    float *y = malloc((size_t)(c->n * c->out) * sizeof *y);
+    for (int64_t i = 0; i < c->n; i++)
+        for (int64_t o = 0; o < c->out; o++) {
+            double sum = (bh ? bh[o] : 0) + (rh ? rh[i * c->out + o] : 0);
+            for (int64_t k = 0; k < c->in; k++)
+                sum += (double)xh[i * c->in + k] * wh[o * c->in + k];
+            y[i * c->out + o] = (float)sum;
+        }
+    free(xh), free(wh), free(bh), free(rh);
+    return y;
+}
+
+/* Twice the rounding of such a sum, whose order is the kernel's choice; where a composition rounds
+ * between its parts (the norm, the product before the addition), each is one rounding more. */
+static double tolerance(DType dtype, int64_t in) { return 3 * tolerance_of(dtype, in); }
+
+DEVICE_TEST(skinny, linear_agrees_with_plain_loops) {
+    for (int i = 0; i < ROWS * LAYERS; i++) {
+        Context ctx = test_context(device, dtype);
+        Case c = make(&ctx, rows[i % ROWS], layers[i / ROWS][0], layers[i / ROWS][1]);
+        float *want = plain(&ctx, &c, c.x, c.bias, NULL);
+        check_tensor(&ctx, "linear", linear(&ctx, c.x, c.w, c.bias), want, tolerance(dtype, c.in));
+        free(want);
+        test_context_free(&ctx);
+    }
+}
+
+DEVICE_TEST(skinny, linear_onto_agrees_with_plain_loops) {
+    for (int i = 0; i < ROWS * LAYERS; i++) {
+        Context ctx = test_context(device, dtype);
+        Case c = make(&ctx, rows[i % ROWS], layers[i / ROWS][0], layers[i / ROWS][1]);
+        Tensor *bias = i % 2 ? c.bias : NULL;
+        float *want = plain(&ctx, &c, c.x, bias, c.residual);
+        check_tensor(&ctx, "linear_onto", linear_onto(&ctx, c.residual, c.x, c.w, bias), want,
+                     tolerance(dtype, c.in));
+        free(want);
+        test_context_free(&ctx);
+    }
+}
+
+/* The norm alone is what test_ops.c proves right: here it is the oracle's first half. */
+DEVICE_TEST(skinny, rmsnorm_linear_agrees_with_its_parts) {
+    for (int i = 0; i < ROWS * LAYERS; i++) {
+        Context ctx = test_context(device, dtype);
+        Case c = make(&ctx, rows[i % ROWS], layers[i / ROWS][0], layers[i / ROWS][1]);
+        float *want = plain(&ctx, &c, rmsnorm(&ctx, c.x, c.norm, 1e-5f), NULL, NULL);
+        check_tensor(&ctx, "rmsnorm_linear", rmsnorm_linear(&ctx, c.x, c.norm, 1e-5f, c.w), want,
+                     tolerance(dtype, c.in));
+        free(want);
+        test_context_free(&ctx);
+    }
+}
+
+/* A vocabulary: more tiles than blocks, so that each block takes several. */
+DEVICE_TEST(skinny, a_block_takes_many_tiles) {
+    Context ctx = test_context(device, dtype);
+    Case c = make(&ctx, 3, 64, 20011);
+    float *want = plain(&ctx, &c, rmsnorm(&ctx, c.x, c.norm, 1e-5f), NULL, NULL);
+    check_tensor(&ctx, "logits", rmsnorm_linear(&ctx, c.x, c.norm, 1e-5f, c.w), want,
+                 tolerance(dtype, c.in));
+    free(want);
+    test_context_free(&ctx);
+}
+
+/* While recording they compose, and the gradient of each part arrives. */
+static Tensor *loss_of_both(Context *ctx, void *user) {
+    Case *c = user;
+    Tensor *y = rmsnorm_linear(ctx, c->x, c->norm, 1e-5f, c->w);
+    y = linear_onto(ctx, y, c->x, c->w, c->bias);
+    return weighted_sum(ctx, y, c->residual);
+}
+
+Test(skinny, gradients_agree_with_finite_differences) {
+    Context ctx = test_context(CPU, F32);
+    Case c = make(&ctx, 3, 32, 5);
+    Tensor *const inputs[] = {c.x, c.norm, c.w, c.bias};
+    check_gradients(&ctx, "few rows", loss_of_both, &c, inputs, 4, 12, 1e-2, 1e-2);
+    test_context_free(&ctx);
+}
+
+#ifdef WITH_CUDA
+/* Two products of one x, and a counter that moves on by the way. */
+DEVICE_TEST(skinny, two_products_and_a_counter) {
+    if (device == CPU) return; /* a kernel of the GPU alone */
+    for (int i = 0; i < ROWS - 1; i++) {
+        Context ctx = test_context(device, dtype);
+        Case a = make(&ctx, rows[i], 96, 33), b = a;
+        int32_t counts[3] = {5, 0, -2};
+        b.out = 48, b.w = test_normal(&ctx, "w2", 12, SHAPE(b.out, b.in));
+        Tensor *ya = tensor_new(&ctx, "a", dtype, SHAPE(a.n, a.out));
+        Tensor *yb = tensor_new(&ctx, "b", dtype, SHAPE(b.n, b.out));
+        Tensor *counters = tensor_from(&ctx, "counters", I32, counts, SHAPE(3));
+        test_poison(&ctx, ya), test_poison(&ctx, yb);
+        SkinnyLinear s = {
+            .x = a.x->data,
+            .norm = a.norm->data,
+            .eps = 1e-5f,
+            .rows = a.n,
+            .in = a.in,
+            .part = {{.y = ya->data, .w = a.w->data, .bias = a.bias->data, .out = a.out},
+                     {.y = yb->data, .w = b.w->data, .out = b.out}},
+            .advance = counters->data,
+            .advance_count = 3,
+            .advance_by = 4};
+        skinny_linear_cuda(ctx.gpu, dtype, &s);
+        Tensor *normed = rmsnorm(&ctx, a.x, a.norm, 1e-5f);
+        float *want_a = plain(&ctx, &a, normed, a.bias, NULL);
+        float *want_b = plain(&ctx, &b, normed, NULL, NULL);
+        check_tensor(&ctx, "first", ya, want_a, tolerance(dtype, a.in));
+        check_tensor(&ctx, "second", yb, want_b, tolerance(dtype, b.in));
+        gpu_download(ctx.gpu, counts, counters->data, sizeof counts);
+        cr_assert(counts[0] == 9 && counts[1] == 4 && counts[2] == 2);
+        free(want_a), free(want_b);
+        test_context_free(&ctx);
+    }
+}
+#endif
