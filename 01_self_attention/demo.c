@@ -87,10 +87,10 @@ typedef struct Four {
 } Four;
 
 static Four four_tokens(Context *ctx) {
-    Four f = {tensor_from(ctx, "x", ctx->dtype, four, SHAPE(1, 4, 2)),
-              {tensor_from(ctx, "W_q", ctx->dtype, query_weight, SHAPE(2, 2)),
-               tensor_from(ctx, "W_k", ctx->dtype, key_weight, SHAPE(2, 2)),
-               tensor_from(ctx, "W_v", ctx->dtype, value_weight, SHAPE(2, 2))}};
+    Four f = {tensor_copy_in(ctx, "x", ctx->dtype, four, SHAPE(1, 4, 2)),
+              {tensor_copy_in(ctx, "W_q", ctx->dtype, query_weight, SHAPE(2, 2)),
+               tensor_copy_in(ctx, "W_k", ctx->dtype, key_weight, SHAPE(2, 2)),
+               tensor_copy_in(ctx, "W_v", ctx->dtype, value_weight, SHAPE(2, 2))}};
     f.x->requires_grad = f.w.q_proj->requires_grad = true;
     f.w.k_proj->requires_grad = f.w.v_proj->requires_grad = true;
     return f;
@@ -203,8 +203,8 @@ static void on_words(Context *ctx, const DemoOptions *options) {
         q[i] = options->no_scale ? sqrtf((float)d) * x[i]
                                  : x[i]; /* undoes what attention() divides by */
     }
-    Tensor *keys = tensor_from(ctx, "x", ctx->dtype, x, SHAPE(1, n, d));
-    Tensor *queries = tensor_from(ctx, "q", ctx->dtype, q, SHAPE(1, n, d)), *weights;
+    Tensor *keys = tensor_copy_in(ctx, "x", ctx->dtype, x, SHAPE(1, n, d));
+    Tensor *queries = tensor_copy_in(ctx, "q", ctx->dtype, q, SHAPE(1, n, d)), *weights;
     attention(ctx, queries, keys, keys, &weights);
     tensor_download(ctx, p, weights);
     printf("   weights %s, fuller is more:\n\n", shape_text(weights).text);

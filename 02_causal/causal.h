@@ -136,7 +136,8 @@ void causal_backward_cuda(Gpu *gpu, DType dtype, void *dq, int add_q, void *dk, 
  * computed; the scratch is of causal_backward_scratch_cuda() bytes.
  *   tiled    CUDA cores, every dtype and GPU, dimensions up to 256: the F32 kernel in use
  *   mma      tensor cores of sm_80 and later, BF16, dimensions up to 192 (q, k) and 128 (v)
- *   hopper   TMA and wgmma, BF16, dimensions of 33 to 128; made for 64 and 64, 96 and 64, 128 and 128
+ *   hopper   TMA and wgmma, BF16, dimensions of 33 to 128;
+ *            made for 64 and 64, 96 and 64, 128 and 128
  */
 void causal_backward_tiled_cuda(Gpu *gpu, DType dtype, void *dq, int add_q, void *dk, int add_k,
                                 void *dv, int add_v, float *scratch, const void *d_o, const void *q,

@@ -102,7 +102,7 @@ static Tensor *places(Context *ctx, int64_t B, int64_t T, int first) {
     int32_t *host = malloc((size_t)(B * T) * sizeof *host);
     if (!host) fatal("out of memory");
     for (int64_t i = 0; i < B * T; i++) host[i] = first + (int32_t)(i % T);
-    Tensor *t = tensor_from(ctx, "places", I32, host, SHAPE(B, T));
+    Tensor *t = tensor_copy_in(ctx, "places", I32, host, SHAPE(B, T));
     free(host);
     return t;
 }
@@ -167,7 +167,7 @@ int charmodel_generate(Context *ctx, const CharModel *model, int32_t *ids, int p
     for (int n = prompt; status == 0 && n < prompt + count; n++) {
         /* With a cache: the whole prompt once, then only the newest character. */
         int from = cached && n > prompt ? n - 1 : 0, T = n - from;
-        Tensor *input = tensor_from(ctx, "ids", I32, ids + from, SHAPE(1, T));
+        Tensor *input = tensor_copy_in(ctx, "ids", I32, ids + from, SHAPE(1, T));
         Tensor *out = charmodel_forward(ctx, model, input, cached ? caches : NULL, NULL);
         tensor_download(ctx, logits, out);
         ids[n] = draw(logits + (int64_t)(T - 1) * vocab, vocab, temperature,

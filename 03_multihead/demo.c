@@ -149,8 +149,8 @@ static void take_batch(Demo *d, Rng *rng, int64_t low, int64_t high, Tensor **in
         memcpy(ids + b * T, from, (size_t)T * sizeof *ids);
         memcpy(next + b * T, from + 1, (size_t)T * sizeof *ids);
     }
-    *input = tensor_from(&d->ctx, "ids", I32, ids, SHAPE(BATCH, T));
-    *target = tensor_from(&d->ctx, "targets", I32, next, SHAPE(BATCH, T));
+    *input = tensor_copy_in(&d->ctx, "ids", I32, ids, SHAPE(BATCH, T));
+    *target = tensor_copy_in(&d->ctx, "targets", I32, next, SHAPE(BATCH, T));
     free(ids);
 }
 
@@ -280,8 +280,8 @@ static int show_maps(Demo *d, int chosen[SHOWN_HEADS][2], int count, Error *err)
         label[t] = labels[t];
     }
     Tensor *watched[CHARMODEL_MAX_LAYERS];
-    charmodel_forward(&d->ctx, &d->model, tensor_from(&d->ctx, "ids", I32, ids, SHAPE(1, T)), NULL,
-                      watched);
+    charmodel_forward(&d->ctx, &d->model, tensor_copy_in(&d->ctx, "ids", I32, ids, SHAPE(1, T)),
+                      NULL, watched);
     const char *path = d->options.common.csv ? d->options.common.csv : OUT "heads.csv";
     Csv csv;
     if (csv_open(&csv, path, "panel,layer,head,habit,share,t,s,query,key,weight", d->device,
@@ -319,8 +319,8 @@ static int show_maps(Demo *d, int chosen[SHOWN_HEADS][2], int count, Error *err)
 static void watch_stretch(Demo *d, const int32_t *ids, float *p) {
     int T = d->options.context;
     Tensor *watched[CHARMODEL_MAX_LAYERS];
-    charmodel_forward(&d->ctx, &d->model, tensor_from(&d->ctx, "ids", I32, ids, SHAPE(1, T)), NULL,
-                      watched);
+    charmodel_forward(&d->ctx, &d->model, tensor_copy_in(&d->ctx, "ids", I32, ids, SHAPE(1, T)),
+                      NULL, watched);
     for (int l = 0; l < d->options.layers; l++)
         for (int h = 0; h < d->options.heads; h++) {
             head_probabilities(&d->ctx, p, watched[l], &d->model.layers[l].attention,
@@ -360,14 +360,14 @@ static int cache_difference(Demo *d, const int32_t *ids, int T, float *differenc
     const MultiheadConfig *a = &d->model.cfg.attention;
     float *whole = malloc(sizeof *whole * (size_t)((T + 1) * vocab)), *row = whole + T * vocab;
     if (!whole) fatal("out of memory");
-    Tensor *all = tensor_from(&d->ctx, "ids", I32, ids, SHAPE(1, T));
+    Tensor *all = tensor_copy_in(&d->ctx, "ids", I32, ids, SHAPE(1, T));
     tensor_download(&d->ctx, whole, charmodel_forward(&d->ctx, &d->model, all, NULL, NULL));
     KVCache caches[CHARMODEL_MAX_LAYERS] = {0};
     for (int i = 0; i < layers && !status; i++)
         status = kv_cache_init(&caches[i], &d->ctx, 1, T, a->num_key_value_heads, a->head_dim, err);
     *difference = 0;
     for (int t = 0; t < T && !status; t++) {
-        Tensor *one = tensor_from(&d->ctx, "ids", I32, ids + t, SHAPE(1, 1));
+        Tensor *one = tensor_copy_in(&d->ctx, "ids", I32, ids + t, SHAPE(1, 1));
         tensor_download(&d->ctx, row, charmodel_forward(&d->ctx, &d->model, one, caches, NULL));
         for (int i = 0; i < vocab; i++)
             *difference = fmaxf(*difference, fabsf(row[i] - whole[t * vocab + i]));

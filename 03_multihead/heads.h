@@ -35,8 +35,9 @@ typedef enum Habit {
     LOOKS_2_BACK,
     LOOKS_3_BACK,
     LOOKS_AT_SEPARATORS, /* the spaces between words */
-    LOOKS_AT_OWN_WORD, /* everything since the last separator, itself and the one before not counted */
-    LOOKS_AT_SAME,     /* earlier occurrences of the same character */
+    /* everything since the last separator, itself and the one before not counted */
+    LOOKS_AT_OWN_WORD,
+    LOOKS_AT_SAME,    /* earlier occurrences of the same character */
     LOOKS_AFTER_SAME, /* what followed them: the start of copying (Olsson et al. 2022) */
     HABIT_COUNT
 } Habit;

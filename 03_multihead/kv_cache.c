@@ -26,8 +26,8 @@ int kv_cache_init(KVCache *cache, Context *ctx, int batch, int capacity, int kv_
     memset(cache, 0, sizeof *cache);
     if (capacity <= 0)
         return error_set(err, "a KV cache for %d tokens: give it room for at least one", capacity);
-    Tensor t = tensor_of(NULL, "kv_cache.k", ctx->dtype, ctx->device,
-                         SHAPE(batch, capacity, kv_heads, head_dim));
+    Tensor t = tensor_view(NULL, "kv_cache.k", ctx->dtype, ctx->device,
+                           SHAPE(batch, capacity, kv_heads, head_dim));
     size_t bytes = tensor_bytes(&t);
     void *k = cache_alloc(ctx->gpu, bytes);
     void *v = k ? cache_alloc(ctx->gpu, bytes) : NULL;

@@ -123,8 +123,8 @@ static double fill_tables(Context *ctx, Decode *d, bool varying) {
                              : s->max_length;
         tokens += lengths[b];
     }
-    d->block_table = tensor_from(ctx, "block_table", I32, table, SHAPE(s->batch, s->max_pages));
-    d->lengths = tensor_from(ctx, "lengths", I32, lengths, SHAPE(s->batch));
+    d->block_table = tensor_copy_in(ctx, "block_table", I32, table, SHAPE(s->batch, s->max_pages));
+    d->lengths = tensor_copy_in(ctx, "lengths", I32, lengths, SHAPE(s->batch));
     free(table), free(lengths);
     return tokens;
 }

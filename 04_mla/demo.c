@@ -166,7 +166,7 @@ static Tensor *inputs(Demo *d, int first, int tokens) {
     for (int64_t i = 0; i < count; i++)
         x[i] = rng_normal(d->options.common.seed, (uint64_t)1 << 40,
                           (uint64_t)(i + (int64_t)first * d->cfg.hidden_size));
-    Tensor *t = tensor_from(&d->ctx, "x", d->ctx.dtype, x, SHAPE(1, tokens, d->cfg.hidden_size));
+    Tensor *t = tensor_copy_in(&d->ctx, "x", d->ctx.dtype, x, SHAPE(1, tokens, d->cfg.hidden_size));
     free(x);
     return t;
 }

@@ -70,10 +70,11 @@ int latent_cache_init(LatentCache *cache, Context *ctx, int batch, int capacity,
     cache->gpu = ctx->gpu;
     cache->batch = batch, cache->pages = pages, cache->max_pages = max_pages;
     cache->width = width, cache->capacity = capacity;
-    cache->latent =
-        tensor_of(NULL, "latent_cache", ctx->dtype, ctx->device, SHAPE(pages, LATENT_PAGE, width));
-    cache->block_table = tensor_of(NULL, "block_table", I32, ctx->device, SHAPE(batch, max_pages));
-    cache->lengths = tensor_of(NULL, "lengths", I32, ctx->device, SHAPE(batch));
+    cache->latent = tensor_view(NULL, "latent_cache", ctx->dtype, ctx->device,
+                                SHAPE(pages, LATENT_PAGE, width));
+    cache->block_table =
+        tensor_view(NULL, "block_table", I32, ctx->device, SHAPE(batch, max_pages));
+    cache->lengths = tensor_view(NULL, "lengths", I32, ctx->device, SHAPE(batch));
     Tensor *const tensors[] = {&cache->latent, &cache->block_table, &cache->lengths};
     bool there = true;
     for (int i = 0; i < 3; i++)

@@ -95,7 +95,8 @@ typedef enum MlaMode {
 Tensor *mla_forward(Context *ctx, Tensor *x, const Mla *w, const MlaConfig *cfg,
                     const Position *position, LatentCache *cache, MlaMode mode);
 
-/* base + mla_forward(...), as a block wants it: o_proj writes into the residual stream. base as x. */
+/* base + mla_forward(...), as a block wants it: o_proj writes into the residual stream. base as
+ * x. */
 Tensor *mla_forward_onto(Context *ctx, Tensor *base, Tensor *x, const Mla *w, const MlaConfig *cfg,
                          const Position *position, LatentCache *cache, MlaMode mode);
 

@@ -1,5 +1,5 @@
 /*
- * Latent attention for a few new tokens: what fits, and the five kernels' order. See mla_few.h.
+ * Latent attention for a few new tokens: what fits, and the five kernels' order. See mla_few_rows.h.
  */
 #include "04_mla/mla_few_rows.h"
 
@@ -8,58 +8,59 @@
 
 #ifdef WITH_CUDA
 
-static MlaFew few(const Mla *w, const MlaConfig *cfg, const Position *position,
-                  const LatentCache *cache, int tokens) {
-    return (MlaFew){.shape = {cfg->num_attention_heads, cfg->qk_nope_head_dim,
-                              cfg->qk_rope_head_dim, cfg->v_head_dim, cfg->kv_lora_rank},
-                    .batch = cache->batch,
-                    .tokens = tokens,
-                    .q_lora_rank = cfg->q_lora_rank,
-                    .q_norm = w->q_a_layernorm ? w->q_a_layernorm->data : NULL,
-                    .q_b_proj = w->q_b_proj ? w->q_b_proj->data : NULL,
-                    .kv_b_proj = w->kv_b_proj->data,
-                    .kv_norm = w->kv_a_layernorm->data,
-                    .cache = cache->latent.data,
-                    .block_table = cache->block_table.data,
-                    .lengths = cache->lengths.data,
-                    .max_pages = cache->max_pages,
-                    .angles = position ? position->angles : (PositionAngles){0},
-                    .max_position = position ? position->max_position : 0};
+static MlaFewRows few(const Mla *w, const MlaConfig *cfg, const Position *position,
+                      const LatentCache *cache, int tokens) {
+    return (MlaFewRows){.shape = {cfg->num_attention_heads, cfg->qk_nope_head_dim,
+                                  cfg->qk_rope_head_dim, cfg->v_head_dim, cfg->kv_lora_rank},
+                        .batch = cache->batch,
+                        .tokens = tokens,
+                        .q_lora_rank = cfg->q_lora_rank,
+                        .q_norm = w->q_a_layernorm ? w->q_a_layernorm->data : NULL,
+                        .q_b_proj = w->q_b_proj ? w->q_b_proj->data : NULL,
+                        .kv_b_proj = w->kv_b_proj->data,
+                        .kv_norm = w->kv_a_layernorm->data,
+                        .cache = cache->latent.data,
+                        .block_table = cache->block_table.data,
+                        .lengths = cache->lengths.data,
+                        .max_pages = cache->max_pages,
+                        .angles = position ? position->angles : (PositionAngles){0},
+                        .max_position = position ? position->max_position : 0};
 }
 
 /* Kernel 1: norm, both down projections (or the whole q), and the lengths. */
-static SkinnyLinear down(const Tensor *x, const Tensor *norm, float eps, const Mla *w,
-                         const LatentCache *cache, int tokens) {
+static FewRowsLinear down(const Tensor *x, const Tensor *norm, float eps, const Mla *w,
+                          const LatentCache *cache, int tokens) {
     const Tensor *q = w->q_proj ? w->q_proj : w->q_a_proj;
-    return (SkinnyLinear){.x = x->data,
-                          .norm = norm->data,
-                          .eps = eps,
-                          .rows = tensor_rows(x),
-                          .in = tensor_dim(x, -1),
-                          .part = {{.w = q->data,
-                                    .bias = w->q_a_bias ? w->q_a_bias->data : NULL,
-                                    .out = tensor_dim(q, 0)},
-                                   {.w = w->kv_a_proj->data,
-                                    .bias = w->kv_a_bias ? w->kv_a_bias->data : NULL,
-                                    .out = tensor_dim(w->kv_a_proj, 0)}},
-                          .advance = cache->lengths.data,
-                          .advance_count = cache->batch,
-                          .advance_by = tokens};
+    return (FewRowsLinear){.x = x->data,
+                           .norm = norm->data,
+                           .eps = eps,
+                           .rows = tensor_rows(x),
+                           .in = tensor_dim(x, -1),
+                           .part = {{.w = q->data,
+                                     .bias = w->q_a_bias ? w->q_a_bias->data : NULL,
+                                     .out = tensor_dim(q, 0)},
+                                    {.w = w->kv_a_proj->data,
+                                     .bias = w->kv_a_bias ? w->kv_a_bias->data : NULL,
+                                     .out = tensor_dim(w->kv_a_proj, 0)}},
+                           .advance = cache->lengths.data,
+                           .advance_count = cache->batch,
+                           .advance_by = tokens};
 }
 
-bool mla_few_supports(Context *ctx, const Tensor *x, const Tensor *norm, const Mla *w,
-                      const MlaConfig *cfg, const Position *position, const LatentCache *cache) {
+bool mla_few_rows_supports(Context *ctx, const Tensor *x, const Tensor *norm, const Mla *w,
+                           const MlaConfig *cfg, const Position *position,
+                           const LatentCache *cache) {
     if (ctx->device != CUDA || ctx->recording || !cache || x->ndim != 3) return false;
     int T = (int)tensor_dim(x, 1);
-    SkinnyLinear first = down(x, norm, 0, w, cache, T);
-    MlaFew m = few(w, cfg, position, cache, T);
-    return skinny_supports(ctx->gpu, ctx->dtype, &first) &&
+    FewRowsLinear first = down(x, norm, 0, w, cache, T);
+    MlaFewRows m = few(w, cfg, position, cache, T);
+    return few_rows_supports(ctx->gpu, ctx->dtype, &first) &&
            cfg->num_attention_heads * cfg->v_head_dim % 32 == 0 && /* o_proj is one of these too */
            (!position || position->angles.dim == cfg->qk_rope_head_dim) &&
-           mla_few_query_supports(ctx->gpu, ctx->dtype, &m);
+           mla_few_rows_query_supports(ctx->gpu, ctx->dtype, &m);
 }
 
-static MlaDecodeShape decode_shape(const MlaFew *m, const LatentCache *cache, float scale) {
+static MlaDecodeShape decode_shape(const MlaFewRows *m, const LatentCache *cache, float scale) {
     MlaDecodeShape shape = {.batch = m->batch,
                             .q_len = m->tokens,
                             .heads = m->shape.heads,
@@ -73,22 +74,22 @@ static MlaDecodeShape decode_shape(const MlaFew *m, const LatentCache *cache, fl
     return shape;
 }
 
-/* [mla_few_forward] */
-Tensor *mla_few_forward(Context *ctx, Tensor *x, const Tensor *norm, float eps, const Mla *w,
-                        const MlaConfig *cfg, const Position *position, LatentCache *cache) {
+/* [mla_few_rows_forward] */
+Tensor *mla_few_rows_forward(Context *ctx, Tensor *x, const Tensor *norm, float eps, const Mla *w,
+                             const MlaConfig *cfg, const Position *position, LatentCache *cache) {
     int64_t B = tensor_dim(x, 0), T = tensor_dim(x, 1), H = cfg->num_attention_heads;
     int64_t rank = cfg->kv_lora_rank, rope = cfg->qk_rope_head_dim, v = cfg->v_head_dim;
     Error err = {0};
-    CHECK(mla_few_supports(ctx, x, norm, w, cfg, position, cache),
-          "mla_few_forward: not these sizes");
-    check_shape("mla_few_forward", x, ctx->dtype, SHAPE(cache->batch, T, cfg->hidden_size));
+    CHECK(mla_few_rows_supports(ctx, x, norm, w, cfg, position, cache),
+          "mla_few_rows_forward: not these sizes");
+    check_shape("mla_few_rows_forward", x, ctx->dtype, SHAPE(cache->batch, T, cfg->hidden_size));
     CHECK(position_room(position, latent_cache_longest(cache), T, &err) == 0 &&
               latent_cache_reserve(cache, (int)T, &err) == 0,
-          "mla_few_forward: %s", err.text);
+          "mla_few_rows_forward: %s", err.text);
     latent_cache_count(cache, (int)T); /* kernel 1 does it on the device */
 
-    SkinnyLinear first = down(x, norm, eps, w, cache, (int)T);
-    MlaFew m = few(w, cfg, position, cache, (int)T);
+    FewRowsLinear first = down(x, norm, eps, w, cache, (int)T);
+    MlaFewRows m = few(w, cfg, position, cache, (int)T);
     MlaDecodeShape shape = decode_shape(&m, cache, mla_scale(cfg, position));
     Tensor *heads = tensor_new(ctx, "attention", ctx->dtype, SHAPE(B, T, H * v));
     ArenaMark mark = arena_mark(&ctx->data);
@@ -101,25 +102,26 @@ Tensor *mla_few_forward(Context *ctx, Tensor *x, const Tensor *norm, float eps, 
     m.latent = first.part[1].y = latent->data;
     m.q_absorbed = q_absorbed->data, m.o = heads->data;
 
-    skinny_linear_cuda(ctx->gpu, ctx->dtype, &first);
-    mla_few_query_cuda(ctx->gpu, ctx->dtype, &m);
-    mla_few_attention_cuda(ctx->gpu, ctx->dtype, &m, o_latent->data, scratch, shape);
+    few_rows_linear_cuda(ctx->gpu, ctx->dtype, &first);
+    mla_few_rows_query_cuda(ctx->gpu, ctx->dtype, &m);
+    mla_few_rows_attention_cuda(ctx->gpu, ctx->dtype, &m, o_latent->data, scratch, shape);
     arena_release(&ctx->data, mark);
     return linear_onto(ctx, x, heads, w->o_proj, w->o_bias);
 }
-/* [/mla_few_forward] */
+/* [/mla_few_rows_forward] */
 
 #else
 
-bool mla_few_supports(Context *ctx, const Tensor *x, const Tensor *norm, const Mla *w,
-                      const MlaConfig *cfg, const Position *position, const LatentCache *cache) {
+bool mla_few_rows_supports(Context *ctx, const Tensor *x, const Tensor *norm, const Mla *w,
+                           const MlaConfig *cfg, const Position *position,
+                           const LatentCache *cache) {
     return (void)ctx, (void)x, (void)norm, (void)w, (void)cfg, (void)position, (void)cache, false;
 }
 
-Tensor *mla_few_forward(Context *ctx, Tensor *x, const Tensor *norm, float eps, const Mla *w,
-                        const MlaConfig *cfg, const Position *position, LatentCache *cache) {
+Tensor *mla_few_rows_forward(Context *ctx, Tensor *x, const Tensor *norm, float eps, const Mla *w,
+                             const MlaConfig *cfg, const Position *position, LatentCache *cache) {
     (void)ctx, (void)x, (void)norm, (void)eps, (void)w, (void)cfg, (void)position, (void)cache;
-    CHECK(0, "mla_few_forward: built without CUDA");
+    CHECK(0, "mla_few_rows_forward: built without CUDA");
     return NULL;
 }
 

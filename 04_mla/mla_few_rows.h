@@ -15,8 +15,8 @@
  *
  * The results are rounded where mla_forward's are; only the order of sums differs.
  */
-#ifndef MLA_FEW_H
-#define MLA_FEW_H
+#ifndef MLA_FEW_ROWS_H
+#define MLA_FEW_ROWS_H
 
 #include "04_mla/mla.h"
 #include "04_mla/mla_decode.h"
@@ -30,18 +30,19 @@ extern "C" {
  * of what a tensor core takes (16 and 32), and a position that has angles, or none. What may change
  * from call to call is only x's number of rows.
  */
-bool mla_few_supports(Context *ctx, const Tensor *x, const Tensor *norm, const Mla *w,
-                      const MlaConfig *cfg, const Position *position, const LatentCache *cache);
+bool mla_few_rows_supports(Context *ctx, const Tensor *x, const Tensor *norm, const Mla *w,
+                           const MlaConfig *cfg, const Position *position,
+                           const LatentCache *cache);
 
 /* x [B, T, hidden_size], norm [hidden_size] -> x + attention, [B, T, hidden_size]. As mla_forward()
  * with MLA_ABSORBED: the tokens are appended, there must be room. */
-Tensor *mla_few_forward(Context *ctx, Tensor *x, const Tensor *norm, float eps, const Mla *w,
-                        const MlaConfig *cfg, const Position *position, LatentCache *cache);
+Tensor *mla_few_rows_forward(Context *ctx, Tensor *x, const Tensor *norm, float eps, const Mla *w,
+                             const MlaConfig *cfg, const Position *position, LatentCache *cache);
 
 /* ---- kernels ---- */
 
 #ifdef WITH_CUDA
-typedef struct MlaFew {
+typedef struct MlaFewRows {
     MlaShape shape;
     int batch, tokens, q_lora_rank; /* rows = batch * tokens */
     /* [rows, q_lora_rank] before its norm, or, when q_lora_rank is 0, q [rows, H (nope + rope)] */
@@ -56,16 +57,16 @@ typedef struct MlaFew {
     int max_pages;
     PositionAngles angles;
     int max_position;
-} MlaFew;
+} MlaFewRows;
 
 /* Kernel 2: q_absorbed, and the new rows of the cache. */
-void mla_few_query_cuda(Gpu *gpu, DType dtype, const MlaFew *m);
-int mla_few_query_supports(const Gpu *gpu, DType dtype, const MlaFew *m);
+void mla_few_rows_query_cuda(Gpu *gpu, DType dtype, const MlaFewRows *m);
+int mla_few_rows_query_supports(const Gpu *gpu, DType dtype, const MlaFewRows *m);
 
 /* Kernels 3 and 4: o from q_absorbed and the cache. scratch: mla_decode_scratch_cuda() bytes,
  * o_latent [rows, H, kv_lora_rank]. */
-void mla_few_attention_cuda(Gpu *gpu, DType dtype, const MlaFew *m, void *o_latent, float *scratch,
-                            MlaDecodeShape shape);
+void mla_few_rows_attention_cuda(Gpu *gpu, DType dtype, const MlaFewRows *m, void *o_latent,
+                                 float *scratch, MlaDecodeShape shape);
 #endif
 
 #ifdef __cplusplus

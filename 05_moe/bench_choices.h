@@ -20,7 +20,7 @@ static inline Tensor *random_choices(Context *ctx, int tokens, int k, int expert
                 if (chosen[n * k + i] == e) e = (e + 1) % experts, i = -1;
             chosen[n * k + j] = e;
         }
-    Tensor *t = tensor_from(ctx, "choices", I32, chosen, SHAPE(tokens, k));
+    Tensor *t = tensor_copy_in(ctx, "choices", I32, chosen, SHAPE(tokens, k));
     free(chosen);
     return t;
 }

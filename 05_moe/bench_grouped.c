@@ -47,7 +47,7 @@ static void choose(Context *ctx, Group *g) {
     balance_download(ctx, g->host_offsets, plan.offsets);
     balance_download(ctx, token, plan.slot_of_row);
     for (size_t row = 0; row < rows; row++) token[row] /= TOP_K;
-    g->token_of_row = tensor_from(ctx, "token of row", I32, token, SHAPE((int64_t)rows));
+    g->token_of_row = tensor_copy_in(ctx, "token of row", I32, token, SHAPE((int64_t)rows));
     free(token);
 }
 

@@ -149,9 +149,9 @@ static Tensor *attention_half(Context *ctx, Tensor *x, const Block *w, const Blo
                               const Position *position, BlockCache *cache, float p) {
     Tensor *norm = w->input_layernorm;
     LatentCache *latent = cache && cfg->attention == ATTENTION_MLA ? &cache->latent : NULL;
-    if (latent && mla_few_supports(ctx, x, norm, &w->mla, &cfg->mla, position, latent))
-        return mla_few_forward(ctx, x, norm, cfg->rms_norm_eps, &w->mla, &cfg->mla, position,
-                               latent);
+    if (latent && mla_few_rows_supports(ctx, x, norm, &w->mla, &cfg->mla, position, latent))
+        return mla_few_rows_forward(ctx, x, norm, cfg->rms_norm_eps, &w->mla, &cfg->mla, position,
+                                    latent);
     Tensor *h = rmsnorm(ctx, x, norm, cfg->rms_norm_eps);
     return join(ctx, x, attention(ctx, p > 0 ? NULL : x, h, w, cfg, position, cache), p);
 }
@@ -161,8 +161,8 @@ static Tensor *ffn_half(Context *ctx, Tensor *x, const Block *w, const BlockConf
                         MoeRecord *record, float p) {
     Tensor *norm = w->post_attention_layernorm;
     Ffn ffn = w->dense ? (Ffn){.mlp = &w->mlp} : (Ffn){.moe = &w->moe, .cfg = &cfg->moe};
-    if (!record && ffn_few_supports(ctx, x, norm, &ffn))
-        return ffn_few_forward(ctx, x, norm, cfg->rms_norm_eps, &ffn);
+    if (!record && ffn_few_rows_supports(ctx, x, norm, &ffn))
+        return ffn_few_rows_forward(ctx, x, norm, cfg->rms_norm_eps, &ffn);
     Tensor *h = rmsnorm(ctx, x, norm, cfg->rms_norm_eps), *base = p > 0 ? NULL : x;
     h = w->dense ? mlp_forward_onto(ctx, base, h, &w->mlp)
                  : moe_forward_onto(ctx, base, h, &w->moe, &cfg->moe, record);

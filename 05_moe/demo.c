@@ -220,8 +220,8 @@ static void take_batch(Demo *d, Rng *rng, int64_t low, int64_t high, int32_t *id
         memcpy(ids + b * CONTEXT, from, CONTEXT * sizeof *ids);
         memcpy(next + b * CONTEXT, from + 1, CONTEXT * sizeof *ids);
     }
-    *input = tensor_from(&d->ctx, "ids", I32, ids, SHAPE(BATCH, CONTEXT));
-    *target = tensor_from(&d->ctx, "targets", I32, next, SHAPE(BATCH, CONTEXT));
+    *input = tensor_copy_in(&d->ctx, "ids", I32, ids, SHAPE(BATCH, CONTEXT));
+    *target = tensor_copy_in(&d->ctx, "targets", I32, next, SHAPE(BATCH, CONTEXT));
 }
 
 /* One step; counts [E] of the last layer. Returns the loss, NaN if anything was not finite. */

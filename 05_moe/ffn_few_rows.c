@@ -1,17 +1,17 @@
 /*
- * The feed-forward half for a few tokens: what fits, and the three calls. See ffn_few.h.
+ * The feed-forward half for a few tokens: what fits, and the three calls. See ffn_few_rows.h.
  */
 #include "05_moe/ffn_few_rows.h"
 
 #ifdef WITH_CUDA
 
-static FfnFew few(const Tensor *x, const Tensor *norm, float eps, const Ffn *ffn) {
+static FfnFewRows few(const Tensor *x, const Tensor *norm, float eps, const Ffn *ffn) {
     int64_t rows = tensor_rows(x);
-    FfnFew f = {.x = x->data,
-                .norm = norm->data,
-                .eps = eps,
-                .rows = rows < INT32_MAX ? (int)rows : INT32_MAX,
-                .hidden = (int)tensor_dim(x, -1)};
+    FfnFewRows f = {.x = x->data,
+                    .norm = norm->data,
+                    .eps = eps,
+                    .rows = rows < INT32_MAX ? (int)rows : INT32_MAX,
+                    .hidden = (int)tensor_dim(x, -1)};
     const Mlp *shared = ffn->mlp;
     if (ffn->moe) {
         const Moe *w = ffn->moe;
@@ -31,19 +31,20 @@ static FfnFew few(const Tensor *x, const Tensor *norm, float eps, const Ffn *ffn
     return f;
 }
 
-bool ffn_few_supports(Context *ctx, const Tensor *x, const Tensor *norm, const Ffn *ffn) {
+bool ffn_few_rows_supports(Context *ctx, const Tensor *x, const Tensor *norm, const Ffn *ffn) {
     if (ctx->device != CUDA || ctx->recording) return false;
     if (ffn->moe && (ffn->cfg->router.gate == GATE_CENTROID || ffn->cfg->capacity_factor > 0))
         return false;
-    FfnFew f = few(x, norm, 0, ffn);
-    return ffn_few_kernels_support(ctx->gpu, ctx->dtype, &f);
+    FfnFewRows f = few(x, norm, 0, ffn);
+    return ffn_few_rows_kernels_support(ctx->gpu, ctx->dtype, &f);
 }
 
-/* [ffn_few_forward] */
-Tensor *ffn_few_forward(Context *ctx, Tensor *x, const Tensor *norm, float eps, const Ffn *ffn) {
-    CHECK(ffn_few_supports(ctx, x, norm, ffn), "ffn_few_forward: not these sizes");
-    check_shape("ffn_few_forward", norm, ctx->dtype, SHAPE(tensor_dim(x, -1)));
-    FfnFew f = few(x, norm, eps, ffn);
+/* [ffn_few_rows_forward] */
+Tensor *ffn_few_rows_forward(Context *ctx, Tensor *x, const Tensor *norm, float eps,
+                             const Ffn *ffn) {
+    CHECK(ffn_few_rows_supports(ctx, x, norm, ffn), "ffn_few_rows_forward: not these sizes");
+    check_shape("ffn_few_rows_forward", norm, ctx->dtype, SHAPE(tensor_dim(x, -1)));
+    FfnFewRows f = few(x, norm, eps, ffn);
     Tensor *y = tensor_new(ctx, "block", ctx->dtype, x->shape, x->ndim);
     ArenaMark mark = arena_mark(&ctx->data); /* from here on: between the kernels alone */
     size_t slots = (size_t)f.rows * (size_t)f.route.top_k, size = dtype_size(ctx->dtype);
@@ -53,23 +54,24 @@ Tensor *ffn_few_forward(Context *ctx, Tensor *x, const Tensor *norm, float eps, 
     f.h_shared = arena_alloc(&ctx->data, (size_t)f.rows * (size_t)f.shared_inner * size + 1);
     f.indices = arena_alloc(&ctx->data, slots * sizeof *f.indices + 1);
     f.weights = arena_alloc(&ctx->data, slots * sizeof *f.weights + 1);
-    ffn_few_choose_cuda(ctx->gpu, ctx->dtype, &f);
-    ffn_few_up_cuda(ctx->gpu, ctx->dtype, &f);
-    ffn_few_down_cuda(ctx->gpu, ctx->dtype, &f);
+    ffn_few_rows_choose_cuda(ctx->gpu, ctx->dtype, &f);
+    ffn_few_rows_up_cuda(ctx->gpu, ctx->dtype, &f);
+    ffn_few_rows_down_cuda(ctx->gpu, ctx->dtype, &f);
     arena_release(&ctx->data, mark);
     return y;
 }
-/* [/ffn_few_forward] */
+/* [/ffn_few_rows_forward] */
 
 #else
 
-bool ffn_few_supports(Context *ctx, const Tensor *x, const Tensor *norm, const Ffn *ffn) {
+bool ffn_few_rows_supports(Context *ctx, const Tensor *x, const Tensor *norm, const Ffn *ffn) {
     return (void)ctx, (void)x, (void)norm, (void)ffn, false;
 }
 
-Tensor *ffn_few_forward(Context *ctx, Tensor *x, const Tensor *norm, float eps, const Ffn *ffn) {
+Tensor *ffn_few_rows_forward(Context *ctx, Tensor *x, const Tensor *norm, float eps,
+                             const Ffn *ffn) {
     (void)ctx, (void)x, (void)norm, (void)eps, (void)ffn;
-    CHECK(0, "ffn_few_forward: built without CUDA");
+    CHECK(0, "ffn_few_rows_forward: built without CUDA");
     return NULL;
 }
 

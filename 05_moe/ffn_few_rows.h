@@ -14,8 +14,8 @@
  * Where the tokens choose fewer experts than there are (a single one chooses 2 of 8), `up` has
  * blocks for the chosen ones alone.
  */
-#ifndef FFN_FEW_H
-#define FFN_FEW_H
+#ifndef FFN_FEW_ROWS_H
+#define FFN_FEW_ROWS_H
 
 #include "05_moe/moe.h"
 
@@ -23,7 +23,7 @@
 extern "C" {
 #endif
 
-enum { FFN_FEW_EXPERTS = 64 };
+enum { FFN_FEW_ROWS_EXPERTS = 64 };
 
 /* The two kinds of feed-forward layer: mlp, or moe with its config. */
 typedef struct Ffn {
@@ -33,19 +33,20 @@ typedef struct Ffn {
 } Ffn;
 
 /*
- * Can these kernels take it? On the GPU, recording off, few rows, sizes that are multiples of 32, at
- * most FFN_FEW_EXPERTS experts, a linear gate (or the noisy one, which is linear off the tape), and
- * no capacity.
+ * Can these kernels take it? On the GPU, recording off, few rows, sizes that are multiples of 32,
+ * at most FFN_FEW_ROWS_EXPERTS experts, a linear gate (or the noisy one, which is linear off the tape),
+ * and no capacity.
  */
-bool ffn_few_supports(Context *ctx, const Tensor *x, const Tensor *norm, const Ffn *ffn);
+bool ffn_few_rows_supports(Context *ctx, const Tensor *x, const Tensor *norm, const Ffn *ffn);
 
 /* x [..., hidden], norm [hidden] -> x + ffn(rmsnorm(x, norm, eps)) */
-Tensor *ffn_few_forward(Context *ctx, Tensor *x, const Tensor *norm, float eps, const Ffn *ffn);
+Tensor *ffn_few_rows_forward(Context *ctx, Tensor *x, const Tensor *norm, float eps,
+                             const Ffn *ffn);
 
 /* ---- kernels ---- */
 
 #ifdef WITH_CUDA
-typedef struct FfnFew {
+typedef struct FfnFewRows {
     const void *x, *norm; /* [rows, hidden], [hidden] */
     void *y;              /* [rows, hidden] */
     float eps;
@@ -65,12 +66,12 @@ typedef struct FfnFew {
     void *h, *h_shared; /* [rows K, inner], [rows, shared_inner] */
     int32_t *indices;   /* [rows, K] */
     float *weights;     /* [rows, K] */
-} FfnFew;
+} FfnFewRows;
 
-int ffn_few_kernels_support(const Gpu *gpu, DType dtype, const FfnFew *f);
-void ffn_few_choose_cuda(Gpu *gpu, DType dtype, const FfnFew *f);
-void ffn_few_up_cuda(Gpu *gpu, DType dtype, const FfnFew *f);
-void ffn_few_down_cuda(Gpu *gpu, DType dtype, const FfnFew *f);
+int ffn_few_rows_kernels_support(const Gpu *gpu, DType dtype, const FfnFewRows *f);
+void ffn_few_rows_choose_cuda(Gpu *gpu, DType dtype, const FfnFewRows *f);
+void ffn_few_rows_up_cuda(Gpu *gpu, DType dtype, const FfnFewRows *f);
+void ffn_few_rows_down_cuda(Gpu *gpu, DType dtype, const FfnFewRows *f);
 #endif
 
 #ifdef __cplusplus

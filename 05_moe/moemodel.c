@@ -48,7 +48,7 @@ static Tensor *places(Context *ctx, int64_t B, int64_t T) {
     int32_t *host = malloc((size_t)(B * T) * sizeof *host);
     if (!host) fatal("out of memory");
     for (int64_t i = 0; i < B * T; i++) host[i] = (int32_t)(i % T);
-    Tensor *t = tensor_from(ctx, "places", I32, host, SHAPE(B, T));
+    Tensor *t = tensor_copy_in(ctx, "places", I32, host, SHAPE(B, T));
     free(host);
     return t;
 }

@@ -33,8 +33,8 @@ static float train_step(Context *ctx, Params *params, const RopeModel *model, co
     params_zero_grad(params);
     ctx->recording = true;
     Tensor *mean_loss =
-        ropemodel_loss(ctx, model, tensor_from(ctx, "ids", I32, ids, SHAPE(B, T)),
-                       tensor_from(ctx, "targets", I32, next, SHAPE(B, T)), position);
+        ropemodel_loss(ctx, model, tensor_copy_in(ctx, "ids", I32, ids, SHAPE(B, T)),
+                       tensor_copy_in(ctx, "targets", I32, next, SHAPE(B, T)), position);
     tape_backward(ctx, mean_loss);
     ctx->recording = false;
     tensor_download(ctx, &loss, mean_loss);
@@ -99,8 +99,8 @@ double trial_perplexity(Context *ctx, const RopeModel *model, const TrialText *t
         float loss;
         tensor_download(
             ctx, &loss,
-            ropemodel_loss(ctx, model, tensor_from(ctx, "ids", I32, ids, SHAPE(B, length)),
-                           tensor_from(ctx, "targets", I32, next, SHAPE(B, length)), position));
+            ropemodel_loss(ctx, model, tensor_copy_in(ctx, "ids", I32, ids, SHAPE(B, length)),
+                           tensor_copy_in(ctx, "targets", I32, next, SHAPE(B, length)), position));
         sum += (double)loss * B; /* each window has the same number of targets */
         context_reset(ctx);
         done += B;

@@ -95,8 +95,8 @@ static void step(Context *ctx, void *user) {
     Tensor *loss;
     params_zero_grad(&w->model.params);
     ctx->recording = true;
-    Tensor *ids = tensor_from(ctx, "ids", I32, w->ids, SHAPE(w->batch, w->context));
-    Tensor *targets = tensor_from(ctx, "targets", I32, w->ids + 1, SHAPE(w->batch, w->context));
+    Tensor *ids = tensor_copy_in(ctx, "ids", I32, w->ids, SHAPE(w->batch, w->context));
+    Tensor *targets = tensor_copy_in(ctx, "targets", I32, w->ids + 1, SHAPE(w->batch, w->context));
     tape_backward(ctx, model_training_loss(&w->model, ids, targets, w->records, &loss));
     ctx->recording = false;
     adamw_step(&w->adamw, &w->model.params, 1e-4f, 1);
@@ -106,7 +106,7 @@ static void step(Context *ctx, void *user) {
 
 static void forward(Context *ctx, void *user) {
     Work *w = user;
-    model_forward(&w->model, tensor_from(ctx, "ids", I32, w->ids, SHAPE(w->batch, w->context)),
+    model_forward(&w->model, tensor_copy_in(ctx, "ids", I32, w->ids, SHAPE(w->batch, w->context)),
                   NULL, NULL);
     context_reset(ctx);
 }
@@ -132,7 +132,7 @@ static void decoding_init(Decoding *d, Work *w, int batch) {
         decode_graph_init(&d->graph, &w->model, d->caches, batch, &err) ||
         model_caches_reserve(&w->model, d->caches, d->prompt, &err))
         fatal("%s", err.text);
-    Tensor *prompt = tensor_from(ctx, "ids", I32, w->ids, SHAPE(batch, d->prompt));
+    Tensor *prompt = tensor_copy_in(ctx, "ids", I32, w->ids, SHAPE(batch, d->prompt));
     model_forward(&w->model, prompt, d->caches, NULL);
     context_reset(ctx);
 }

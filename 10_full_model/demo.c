@@ -179,7 +179,7 @@ static void show_experts(Tour *t) {
     for (int i = 0; i < WINDOWS; i++)
         source_validation(&t->source, i, WINDOWS, length, ids + i * length,
                           ids + (WINDOWS + i) * length);
-    model_forward(&t->model, tensor_from(&t->ctx, "ids", I32, ids, SHAPE(WINDOWS, length)), NULL,
+    model_forward(&t->model, tensor_copy_in(&t->ctx, "ids", I32, ids, SHAPE(WINDOWS, length)), NULL,
                   records);
     printf(
         "   Who works? Each layer's experts, their share of the validation text's tokens (an even "

@@ -1,6 +1,6 @@
 /*
- * The part of `make doctor` that must run to know: which kernels OpenBLAS picked, which it uses after
- * the correction of common/core/blas.c, and how fast a matrix product is with them.
+ * The part of `make doctor` that must run to know: which kernels OpenBLAS picked, which it uses
+ * after the correction of common/core/blas.c, and how fast a matrix product is with them.
  */
 #include "../common/core/blas.h"
 

@@ -38,7 +38,7 @@ DEVICE_TEST(attention, golden_with_projections) {
                        as_weight(&ctx, golden_tensor(&ctx, g, "v_proj"))};
     ctx.recording = true;
     Tensor *weights, *y = self_attention_forward(&ctx, x, &w, &weights);
-    Tensor *c = tensor_from(&ctx, "c", F32, golden_values(g, "c"), y->shape, y->ndim);
+    Tensor *c = tensor_copy_in(&ctx, "c", F32, golden_values(g, "c"), y->shape, y->ndim);
     tape_backward(&ctx, weighted_sum(&ctx, y, c));
 
     check_tensor(&ctx, "weights", weights, golden_values(g, "weights"), forward_tolerance(dtype));
@@ -64,7 +64,7 @@ DEVICE_TEST(attention, golden_cross) {
     }
     ctx.recording = true;
     Tensor *y = attention(&ctx, t[0], t[1], t[2], NULL);
-    Tensor *c = tensor_from(&ctx, "c", F32, golden_values(g, "c"), y->shape, y->ndim);
+    Tensor *c = tensor_copy_in(&ctx, "c", F32, golden_values(g, "c"), y->shape, y->ndim);
     tape_backward(&ctx, weighted_sum(&ctx, y, c));
     check_tensor(&ctx, "y", y, golden_values(g, "y"), forward_tolerance(dtype));
     for (int i = 0; i < 3; i++)
@@ -82,7 +82,7 @@ DEVICE_TEST(attention, golden_softmax) {
     x->requires_grad = true;
     ctx.recording = true;
     Tensor *y = softmax(&ctx, x);
-    Tensor *c = tensor_from(&ctx, "c", F32, golden_values(g, "c"), y->shape, y->ndim);
+    Tensor *c = tensor_copy_in(&ctx, "c", F32, golden_values(g, "c"), y->shape, y->ndim);
     tape_backward(&ctx, weighted_sum(&ctx, y, c));
     /* All rows at once: a nearly one-hot row's gradient is the small difference of large terms, and
      * no digit of it is certain beside theirs. Row 2 has scores around 1000, which BF16 rounds by
@@ -123,7 +123,7 @@ DEVICE_TEST(attention, agrees_with_reference) {
 
         ctx.recording = true;
         Tensor *weights, *y = attention(&ctx, q, k, v, &weights);
-        Tensor *c = tensor_from(&ctx, "c", F32, hc, SHAPE(b, t, e));
+        Tensor *c = tensor_copy_in(&ctx, "c", F32, hc, SHAPE(b, t, e));
         tape_backward(&ctx, weighted_sum(&ctx, y, c));
         attention_reference_forward_cpu(o, p, hq, hk, hv, b, t, s, d, e);
         attention_reference_backward_cpu(dq, dk, dv, hc, p, hq, hk, hv, b, t, s, d, e);
@@ -157,7 +157,7 @@ DEVICE_TEST(attention, permuting_tokens_permutes_the_output) {
         memcpy(ROW(moved, t, D), ROW(host, t * 7 % T, D), sizeof(float) * D);
     float *y = test_values(&ctx, self_attention_forward(&ctx, x, &w, NULL));
     for (int t = 0; t < T; t++) memcpy(ROW(want, t, D), ROW(y, t * 7 % T, D), sizeof(float) * D);
-    Tensor *x_moved = tensor_from(&ctx, "moved", dtype, moved, SHAPE(1, T, D));
+    Tensor *x_moved = tensor_copy_in(&ctx, "moved", dtype, moved, SHAPE(1, T, D));
     /* The same sums in another order. In BF16 the roundings are the same numbers, but the sums
      * before them are not. */
     check_tensor(&ctx, "permuted", self_attention_forward(&ctx, x_moved, &w, NULL), want,
@@ -175,9 +175,9 @@ DEVICE_TEST(attention, each_sequence_is_alone) {
     float *both = test_values(&ctx, attention(&ctx, q, k, v, NULL));
     float *hq = test_values(&ctx, q), *hk = test_values(&ctx, k), *hv = test_values(&ctx, v);
     for (int i = 0; i < 2; i++) {
-        Tensor *qi = tensor_from(&ctx, "q", dtype, ROW(hq, i, T * D), SHAPE(1, T, D));
-        Tensor *ki = tensor_from(&ctx, "k", dtype, ROW(hk, i, T * D), SHAPE(1, T, D));
-        Tensor *vi = tensor_from(&ctx, "v", dtype, ROW(hv, i, T * D), SHAPE(1, T, D));
+        Tensor *qi = tensor_copy_in(&ctx, "q", dtype, ROW(hq, i, T * D), SHAPE(1, T, D));
+        Tensor *ki = tensor_copy_in(&ctx, "k", dtype, ROW(hk, i, T * D), SHAPE(1, T, D));
+        Tensor *vi = tensor_copy_in(&ctx, "v", dtype, ROW(hv, i, T * D), SHAPE(1, T, D));
         check_tensor(&ctx, "one of two", attention(&ctx, qi, ki, vi, NULL), ROW(both, i, T * D),
                      forward_tolerance(dtype)); /* another batch size may mean another kernel */
     }
@@ -193,7 +193,7 @@ DEVICE_TEST(attention, one_query_is_one_row) {
            *k = test_normal(&ctx, "k", 2, SHAPE(1, T, D));
     Tensor *v = test_normal(&ctx, "v", 3, SHAPE(1, T, D));
     float *all = test_values(&ctx, attention(&ctx, q, k, v, NULL)), *hq = test_values(&ctx, q);
-    Tensor *last = tensor_from(&ctx, "last", dtype, ROW(hq, T - 1, D), SHAPE(1, 1, D));
+    Tensor *last = tensor_copy_in(&ctx, "last", dtype, ROW(hq, T - 1, D), SHAPE(1, 1, D));
     check_tensor(&ctx, "last row", attention(&ctx, last, k, v, NULL), ROW(all, T - 1, D),
                  forward_tolerance(dtype));
     free(all), free(hq);
@@ -206,7 +206,7 @@ DEVICE_TEST(attention, zero_query_means_the_values) {
     Context ctx = test_context(device, dtype);
     enum { T = 31, D = 8 };
     float zeros[T * D] = {0}, mean[T * D] = {0};
-    Tensor *q = tensor_from(&ctx, "q", dtype, zeros, SHAPE(1, T, D));
+    Tensor *q = tensor_copy_in(&ctx, "q", dtype, zeros, SHAPE(1, T, D));
     Tensor *k = test_normal(&ctx, "k", 2, SHAPE(1, T, D)),
            *v = test_normal(&ctx, "v", 3, SHAPE(1, T, D));
     float *hv = test_values(&ctx, v);
@@ -223,8 +223,8 @@ DEVICE_TEST(attention, huge_scores_do_not_overflow) {
     float big[T * D] = {0}, v[T * D];
     for (int t = 0; t < T; t++) big[t * D] = 1000.0f * (float)(t + 1); /* scores to 12,500,000 */
     for (int i = 0; i < T * D; i++) v[i] = (float)i;
-    Tensor *q = tensor_from(&ctx, "q", dtype, big, SHAPE(1, T, D));
-    Tensor *values = tensor_from(&ctx, "v", dtype, v, SHAPE(1, T, D));
+    Tensor *q = tensor_copy_in(&ctx, "q", dtype, big, SHAPE(1, T, D));
+    Tensor *values = tensor_copy_in(&ctx, "v", dtype, v, SHAPE(1, T, D));
     float want[T * D]; /* all attention on the last token */
     for (int i = 0; i < T * D; i++) want[i] = v[(T - 1) * D + i % D];
     check_tensor(&ctx, "huge", attention(&ctx, q, q, values, NULL), want,
@@ -276,8 +276,8 @@ DEVICE_TEST(attention, learns) {
         signs[i] = rng_normal(7, 1, (uint64_t)i) > 0 ? 1.0f : -1.0f;
     for (int step = 0; step < 20; step++) {
         context_reset(&ctx);
-        Tensor *x = tensor_from(&ctx, "x", dtype, signs, SHAPE(2, 9, 16));
-        Tensor *c = tensor_from(&ctx, "c", F32, signs, SHAPE(2, 9, 16));
+        Tensor *x = tensor_copy_in(&ctx, "x", dtype, signs, SHAPE(2, 9, 16));
+        Tensor *c = tensor_copy_in(&ctx, "c", F32, signs, SHAPE(2, 9, 16));
         ctx.recording = true;
         Tensor *loss = weighted_sum(&ctx, self_attention_forward(&ctx, x, &w, NULL), c);
         params_zero_grad(&params);
@@ -300,11 +300,11 @@ DEVICE_TEST(lesson, four_tokens) {
     const float x[4][2] = {{0, 0}, {1, 0}, {0, 1}, {1, 1}};
     const float w_q[2][2] = {{0, 1}, {1, 0}}, w_k[2][2] = {{1, 0}, {0, 1}},
                 w_v[2][2] = {{1, 1}, {1, -1}};
-    SelfAttention w = {tensor_from(&ctx, "W_q", dtype, w_q, SHAPE(2, 2)),
-                       tensor_from(&ctx, "W_k", dtype, w_k, SHAPE(2, 2)),
-                       tensor_from(&ctx, "W_v", dtype, w_v, SHAPE(2, 2))};
+    SelfAttention w = {tensor_copy_in(&ctx, "W_q", dtype, w_q, SHAPE(2, 2)),
+                       tensor_copy_in(&ctx, "W_k", dtype, w_k, SHAPE(2, 2)),
+                       tensor_copy_in(&ctx, "W_v", dtype, w_v, SHAPE(2, 2))};
     Tensor *weights, *y = self_attention_forward(
-                         &ctx, tensor_from(&ctx, "x", dtype, x, SHAPE(1, 4, 2)), &w, &weights);
+                         &ctx, tensor_copy_in(&ctx, "x", dtype, x, SHAPE(1, 4, 2)), &w, &weights);
     float p[4][4] = {{0.25f, 0.25f, 0.25f, 0.25f},
                      {0.165f, 0.165f, 0.335f, 0.335f},
                      {0.165f, 0.335f, 0.165f, 0.335f},
@@ -321,8 +321,8 @@ DEVICE_TEST(lesson, four_tokens) {
 DEVICE_TEST(lesson, tape) {
     Context ctx = test_context(device, dtype);
     const float x_host[2] = {1, 2}, w_host[2][2] = {{3, 4}, {5, 6}};
-    Tensor *x = tensor_from(&ctx, "x", dtype, x_host, SHAPE(1, 2));
-    Tensor *w = as_weight(&ctx, tensor_from(&ctx, "W", dtype, w_host, SHAPE(2, 2)));
+    Tensor *x = tensor_copy_in(&ctx, "x", dtype, x_host, SHAPE(1, 2));
+    Tensor *w = as_weight(&ctx, tensor_copy_in(&ctx, "W", dtype, w_host, SHAPE(2, 2)));
     x->requires_grad = true;
     ctx.recording = true;
     Tensor *y = linear(&ctx, x, w, NULL), *z = add(&ctx, y, y), *loss = sum(&ctx, z);

@@ -91,9 +91,9 @@ DEVICE_TEST(softmax, shift_changes_nothing) {
         x[i] = (float)(i * 7 % 11);
         shifted[i] = x[i] + 64;
     }
-    float *a = test_values(&ctx, softmax(&ctx, tensor_from(&ctx, "x", dtype, x, SHAPE(1, N))));
+    float *a = test_values(&ctx, softmax(&ctx, tensor_copy_in(&ctx, "x", dtype, x, SHAPE(1, N))));
     float *b =
-        test_values(&ctx, softmax(&ctx, tensor_from(&ctx, "s", dtype, shifted, SHAPE(1, N))));
+        test_values(&ctx, softmax(&ctx, tensor_copy_in(&ctx, "s", dtype, shifted, SHAPE(1, N))));
     for (int i = 0; i < N; i++) cr_assert(a[i] == b[i], "%d: %.9g and %.9g", i, a[i], b[i]);
     free(a), free(b);
     test_context_free(&ctx);
@@ -106,7 +106,7 @@ DEVICE_TEST(softmax, huge_scores_do_not_overflow) {
     float x[3][4] = {
         {1000, 1000, 0, -1000}, {-1000, -1000, -2000, -INFINITY}, {3e38f, 0, -3e38f, 0}};
     float want[3][4] = {{0.5f, 0.5f, 0, 0}, {0.5f, 0.5f, 0, 0}, {1, 0, 0, 0}};
-    Tensor *y = softmax(&ctx, tensor_from(&ctx, "x", dtype, x, SHAPE(3, 4)));
+    Tensor *y = softmax(&ctx, tensor_copy_in(&ctx, "x", dtype, x, SHAPE(3, 4)));
     check_tensor(&ctx, "softmax of huge scores", y, &want[0][0],
                  1e-6); /* halves and ones are exact in both dtypes */
     test_context_free(&ctx);
@@ -116,7 +116,7 @@ DEVICE_TEST(softmax, nan_is_not_hidden) {
     Context ctx = test_context(device, dtype);
     float x[2][40] = {{0}};
     x[1][17] = NAN;
-    float *y = test_values(&ctx, softmax(&ctx, tensor_from(&ctx, "x", dtype, x, SHAPE(2, 40))));
+    float *y = test_values(&ctx, softmax(&ctx, tensor_copy_in(&ctx, "x", dtype, x, SHAPE(2, 40))));
     for (int j = 0; j < 40; j++) {
         cr_assert(y[j] > 0, "the row without a NaN has %g", y[j]);
         cr_assert(isnan(y[40 + j]), "column %d of the row with a NaN has %g", j, y[40 + j]);
@@ -193,7 +193,7 @@ static void all_rungs(DType dtype) {
         masked[0][j] = j % 2 ? -INFINITY : (float)(j % 7);
         masked[1][j] = j < 1500 ? -INFINITY : -100 - (float)(j % 5);
     }
-    check_rungs(&ctx, tensor_from(&ctx, "masked", dtype, masked, SHAPE(2, COLS)));
+    check_rungs(&ctx, tensor_copy_in(&ctx, "masked", dtype, masked, SHAPE(2, COLS)));
     test_context_free(&ctx);
 }
 Test(softmax, every_rung_cuda) {

@@ -32,7 +32,8 @@
  *
  * FULL: with D = 96 for q and k and 64 for v, the sums of S_(i+1), dQ_i and dK_i and the dS that
  * dK_i reads do not fit into the registers together: ptxas would put every product in line (C7512).
- * So S_(i+1) begins when dK_i and dQ_i are done. Shared memory is as full: there is one dS, not two.
+ * So S_(i+1) begins when dK_i and dQ_i are done. Shared memory is as full: there is one dS, not
+ * two.
  *
  * Operations: 5 products of 2 T^2 D per head, half of it when causal. Bytes: Q and dO once per key
  * block (from L2), dQ's F32 tile once per key block and query tile (to L2).

@@ -98,9 +98,9 @@ __device__ __forceinline__ void probabilities(uint32_t (&p)[M / 4], const float 
 }
 
 /*
- * ds = P dP', dP' = dP - delta, as BF16. P is taken from its BF16 form, the upper half of an F32: its F32
- * registers are then free for the next tile's scores. The rounding is as large as that of dS
- * itself, and dV uses the same P.
+ * ds = P dP', dP' = dP - delta, as BF16. P is taken from its BF16 form, the upper half of an F32:
+ * its F32 registers are then free for the next tile's scores. The rounding is as large as that of
+ * dS itself, and dV uses the same P.
  */
 template <int M>
 __device__ __forceinline__ void score_gradients(uint32_t (&ds)[M / 4], const uint32_t (&p)[M / 4],

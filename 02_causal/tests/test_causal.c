@@ -301,7 +301,7 @@ static void check_golden(Context *ctx, const char *file, double f32, double bf16
     SafeTensors *golden = golden_open(file);
     Tensor *q = golden_tensor(ctx, golden, "q"), *k = golden_tensor(ctx, golden, "k");
     Tensor *v = golden_tensor(ctx, golden, "v"), *c = golden_tensor(ctx, golden, "c");
-    Tensor *c_f32 = tensor_from(ctx, "c", F32, golden_values(golden, "c"), c->shape, c->ndim);
+    Tensor *c_f32 = tensor_copy_in(ctx, "c", F32, golden_values(golden, "c"), c->shape, c->ndim);
     double allowed = ctx->dtype == F32 ? f32 : bf16;
     ctx->recording = true;
     Tensor *o = causal_attention(ctx, q, k, v, 0);

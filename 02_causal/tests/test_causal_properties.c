@@ -75,7 +75,7 @@ DEVICE_TEST(causal_properties, no_gradient_flows_to_the_future) {
     float *weight = calloc(B * T * H * D, sizeof(float));
     for (int b = 0; b < B; b++)
         for (int i = 0; i < H * D; i++) weight[(b * T + t) * H * D + i] = 1;
-    Tensor *c = tensor_from(&ctx, "c", F32, weight, SHAPE(B, T, H, D));
+    Tensor *c = tensor_copy_in(&ctx, "c", F32, weight, SHAPE(B, T, H, D));
     ctx.recording = true;
     tape_backward(&ctx, weighted_sum(&ctx, causal_attention(&ctx, in.q, in.k, in.v, 0), c));
     float *dk = test_gradient(&ctx, in.k), *dv = test_gradient(&ctx, in.v);
@@ -177,7 +177,7 @@ DEVICE_TEST(causal_properties, one_buffer_for_q_k_and_v) {
                    sizeof(float) * (size_t)widths[i]);
         free(x);
     }
-    Tensor *qkv = tensor_from(&ctx, "qkv", dtype, packed, SHAPE(B, T, row));
+    Tensor *qkv = tensor_copy_in(&ctx, "qkv", dtype, packed, SHAPE(B, T, row));
     Tensor *dqkv = tensor_new(&ctx, "dqkv", dtype, SHAPE(B, T, row));
     Tensor *d_o = test_normal(&ctx, "do", 4, SHAPE(B, T, H, D));
     Tensor *o = tensor_new(&ctx, "o", dtype, d_o->shape, 4),

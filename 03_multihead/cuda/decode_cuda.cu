@@ -1,8 +1,8 @@
 /*
  * Decoding attention on the GPU, two rungs.
  *
- * Plain: a block for each (query head, piece of the keys). Any head size. Every query head reads the
- * keys of its group again: from L2, if the heads of a group happen to run together.
+ * Plain: a block for each (query head, piece of the keys). Any head size. Every query head reads
+ * the keys of its group again: from L2, if the heads of a group happen to run together.
  *
  * Grouped: a block for each (key head, piece). Up to 8 query heads of a group share every load, and
  * loads are 16 bytes wide. For D 64 and 128.
@@ -140,7 +140,8 @@ template <> struct Word<__nv_bfloat16> {
     }
 };
 
-/* The slots of a warp become one: m = max, l and o scaled to it and added, left in shared memory. */
+/* The slots of a warp become one: m = max, l and o scaled to it and added, left in shared
+ * memory. */
 template <int D, int HEADS, int N>
 __device__ __forceinline__ void join_slots(float (&shared_m)[WARPS][HEADS],
                                            float (&shared_l)[WARPS][HEADS],

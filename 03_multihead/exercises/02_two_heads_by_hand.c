@@ -10,8 +10,8 @@
  *
  *   head0, head1       what the two heads give for the second token (2, 1)
  *   output0, output1   the module's output for it
- *   shared1            what head 1 gives for it in multi-query attention, where both heads use head 0's
- *                      keys and values
+ *   shared1            what head 1 gives for it in multi-query attention, where both heads use head
+ *                      0's keys and values
  *
  * POINTS: 2
  * HINT: The second token sees two tokens. In head 0 its query is 2 and the keys are ln 2 and 2 ln

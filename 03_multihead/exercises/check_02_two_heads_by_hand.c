@@ -15,12 +15,12 @@ static void second_token(const float *o, int kv_heads, float y[2]) {
     cr_assert(context_init(&ctx, CPU, F32, 1, &err) == 0);
     MultiheadConfig cfg = {2, 2, kv_heads, 1, false};
     /* With one key head only the first row of each is used: head 0's. */
-    Multihead w = {.q_proj = tensor_from(&ctx, "q", F32, one, SHAPE(2, 2)),
-                   .k_proj = tensor_from(&ctx, "k", F32, keys, SHAPE(kv_heads, 2)),
-                   .v_proj = tensor_from(&ctx, "v", F32, one, SHAPE(kv_heads, 2)),
-                   .o_proj = tensor_from(&ctx, "o", F32, o, SHAPE(2, 2))};
+    Multihead w = {.q_proj = tensor_copy_in(&ctx, "q", F32, one, SHAPE(2, 2)),
+                   .k_proj = tensor_copy_in(&ctx, "k", F32, keys, SHAPE(kv_heads, 2)),
+                   .v_proj = tensor_copy_in(&ctx, "v", F32, one, SHAPE(kv_heads, 2)),
+                   .o_proj = tensor_copy_in(&ctx, "o", F32, o, SHAPE(2, 2))};
     float all[6];
-    Tensor *input = tensor_from(&ctx, "x", F32, x, SHAPE(1, 3, 2));
+    Tensor *input = tensor_copy_in(&ctx, "x", F32, x, SHAPE(1, 3, 2));
     tensor_download(&ctx, all, multihead_forward(&ctx, input, &w, &cfg, NULL));
     y[0] = all[2];
     y[1] = all[3];

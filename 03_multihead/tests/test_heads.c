@@ -19,10 +19,10 @@ DEVICE_TEST(heads, probabilities_equal_pytorch) {
     const float *stacked = golden_values(golden, "in_proj_weight");
     const float *bias = golden_values(golden, "in_proj_bias");
     Multihead w = {0};
-    w.q_proj = tensor_from(&ctx, "q_proj", dtype, stacked, SHAPE(E, E));
-    w.k_proj = tensor_from(&ctx, "k_proj", dtype, stacked + E * E, SHAPE(E, E));
-    w.q_bias = tensor_from(&ctx, "q_bias", dtype, bias, SHAPE(E));
-    w.k_bias = tensor_from(&ctx, "k_bias", dtype, bias + E, SHAPE(E));
+    w.q_proj = tensor_copy_in(&ctx, "q_proj", dtype, stacked, SHAPE(E, E));
+    w.k_proj = tensor_copy_in(&ctx, "k_proj", dtype, stacked + E * E, SHAPE(E, E));
+    w.q_bias = tensor_copy_in(&ctx, "q_bias", dtype, bias, SHAPE(E));
+    w.k_bias = tensor_copy_in(&ctx, "k_bias", dtype, bias + E, SHAPE(E));
     MultiheadConfig cfg = {E, H, H, E / H, true};
     Tensor *x = golden_tensor(&ctx, golden, "x");
     const float *expected = golden_values(golden, "weights");
@@ -51,7 +51,7 @@ DEVICE_TEST(heads, probabilities_of_groups) {
     float wide[H * D * E], *narrow = test_values(&ctx, k);
     for (int i = 0; i < H * D * E; i++)
         wide[i] = narrow[i / (D * E) / (H / H_KV) * (D * E) + i % (D * E)];
-    Tensor *repeated = tensor_from(&ctx, "repeated", dtype, wide, SHAPE(H * D, E));
+    Tensor *repeated = tensor_copy_in(&ctx, "repeated", dtype, wide, SHAPE(H * D, E));
     Multihead gqa = {.q_proj = q, .k_proj = k}, mha = {.q_proj = q, .k_proj = repeated};
     MultiheadConfig few = {E, H, H_KV, D, false}, many = {E, H, H, D, false};
     for (int h = 0; h < H; h++) {
@@ -191,8 +191,9 @@ DEVICE_TEST(charmodel, learns_a_rhyme) {
         }
         params_zero_grad(&params);
         ctx.recording = true;
-        Tensor *loss = charmodel_loss(&ctx, &model, tensor_from(&ctx, "ids", I32, ids, SHAPE(B, T)),
-                                      tensor_from(&ctx, "next", I32, next, SHAPE(B, T)));
+        Tensor *loss =
+            charmodel_loss(&ctx, &model, tensor_copy_in(&ctx, "ids", I32, ids, SHAPE(B, T)),
+                           tensor_copy_in(&ctx, "next", I32, next, SHAPE(B, T)));
         tape_backward(&ctx, loss);
         ctx.recording = false;
         tensor_download(&ctx, &last, loss);

@@ -137,7 +137,7 @@ static Tensor *tokens_of(Context *ctx, const float *x, int B, int T, int hidden,
     for (int b = 0; b < B; b++)
         memcpy(part + b * count * hidden, x + (b * T + first) * hidden,
                sizeof(float) * (size_t)(count * hidden));
-    Tensor *t = tensor_from(ctx, "x", ctx->dtype, part, SHAPE(B, count, hidden));
+    Tensor *t = tensor_copy_in(ctx, "x", ctx->dtype, part, SHAPE(B, count, hidden));
     free(part);
     return t;
 }

@@ -65,7 +65,7 @@ static void check_weight_gradient(Module *m, const Tensor *t, const float *expec
 static void check_forward_backward(Context *ctx, Module *m, SafeTensors *golden, double tolerance) {
     Tensor *x = golden_tensor(ctx, golden, "x");
     const float *c_values = golden_values(golden, "c");
-    Tensor *c = tensor_from(ctx, "c", F32, c_values, x->shape, x->ndim);
+    Tensor *c = tensor_copy_in(ctx, "c", F32, c_values, x->shape, x->ndim);
     ctx->recording = true;
     Tensor *y = multihead_forward(ctx, x, &m->w, &m->cfg, NULL);
     tape_backward(ctx, weighted_sum(ctx, y, c));
@@ -172,7 +172,7 @@ DEVICE_TEST(multihead, two_heads_by_hand) {
     params_set(&m.params, m.w.k_proj, keys);
     params_set(&m.params, m.w.v_proj, one);
     params_set(&m.params, m.w.o_proj, mix);
-    Tensor *input = tensor_from(&ctx, "x", dtype, x, SHAPE(1, 3, 2));
+    Tensor *input = tensor_copy_in(&ctx, "x", dtype, x, SHAPE(1, 3, 2));
     Tensor *y = multihead_forward(&ctx, input, &m.w, &m.cfg, NULL);
     check_tensor(&ctx, "y", y, expected, module_tolerance(dtype));
     params_free(&m.params);

@@ -20,8 +20,8 @@ static bool packs_fit(DType dtype, MlaShape s, const void *a, const void *b, con
 
 /*
  * k = [k_nope of kv | k_rope]. A thread takes a column (a pack of them) of one token through all
- * heads, and asks for HEADS packs before it stores the first. Moved: H nope numbers of kv, H (nope +
- * rope) of k, and k_rope once. Nothing is computed: memory is the limit.
+ * heads, and asks for HEADS packs before it stores the first. Moved: H nope numbers of kv, H (nope
+ * + rope) of k, and k_rope once. Nothing is computed: memory is the limit.
  */
 enum { HEADS = 8 };
 template <typename T, int N>

@@ -305,12 +305,12 @@ __global__ __launch_bounds__(THREADS, blocks_each<KV>()) void mla_decode_mma_ker
               groups = (rows + 16 * M - 1) / (16 * M);
     const float scale = s.scale * 1.44269504f; /* exp(scale * x) = 2^(scale' * x) */
 
-    /* Lengths, pages and all tokens but the new ones are there before the queries (early.cuh). */
+    /* Lengths, pages and all tokens but the new ones are there before the queries (few_rows_launch.cuh). */
     bool waited = false;
     auto wait = [&] {
         if (!waited) {
-            early_wait();
-            early_go();
+            few_rows_wait();
+            few_rows_go();
         }
         waited = true;
     };
@@ -377,9 +377,9 @@ template <int KV, int M, int STAGES>
 static void launch(Gpu *gpu, void *o, float *scratch, const void *q, const void *latent,
                    const int32_t *block_table, const int32_t *lengths, const MlaDecodeShape &s) {
     const int bytes = Shared<KV, M>::bytes(STAGES);
-    early_launch(gpu, mla_decode_mma_kernel<KV, M, STAGES>, dim3(blocks_for(gpu, s)), THREADS,
-                 (size_t)bytes, (bf16 *)o, scratch, (const bf16 *)q, (const bf16 *)latent,
-                 block_table, lengths, s);
+    few_rows_launch(gpu, mla_decode_mma_kernel<KV, M, STAGES>, dim3(blocks_for(gpu, s)), THREADS,
+                    (size_t)bytes, (bf16 *)o, scratch, (const bf16 *)q, (const bf16 *)latent,
+                    block_table, lengths, s);
 }
 
 /* As many tiles as the shared memory holds: 4 on Hopper, 2 on sm_86 and sm_89. */

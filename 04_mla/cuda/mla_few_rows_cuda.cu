@@ -1,10 +1,10 @@
 /*
- * Latent attention for a few new tokens: kernels 2 and 4 of mla_few.h, and the call of 3.
+ * Latent attention for a few new tokens: kernels 2 and 4 of mla_few_rows.h, and the call of 3.
  *
  * Both have a block for each head, whose weights of W_uq, W_uk or W_uv no other block needs. They
- * are on their way before the kernel in front has ended (common/cuda/few_rows_launch.cuh). At the 8 heads of a
- * small model that is 52 KB for a block, less than a microsecond's worth; what limits is the chain:
- * launch, norm, product, absorption.
+ * are on their way before the kernel in front has ended (common/cuda/few_rows_launch.cuh). At the 8
+ * heads of a small model that is 52 KB for a block, less than a microsecond's worth; what limits is
+ * the chain: launch, norm, product, absorption.
  */
 #include "04_mla/cuda/mla_decode.cuh"
 #include "04_mla/mla_few_rows.h"
@@ -15,7 +15,7 @@
 enum { QUERY_WARPS = 8, QUERY_AHEAD = 6, PAD = 8 /* so that neighbours do not share banks */ };
 
 /* The angle of pair i at a position, as cosine and sine; NaN outside the table. */
-static __device__ __forceinline__ float2 angle_of(const MlaFew &m, int position, int i) {
+static __device__ __forceinline__ float2 angle_of(const MlaFewRows &m, int position, int i) {
     if (!m.angles.cos) return {1, 0};
     int64_t at = (int64_t)position * (m.shape.rope / 2) + i;
     bool known = position >= 0 && position < m.max_position;
@@ -24,7 +24,7 @@ static __device__ __forceinline__ float2 angle_of(const MlaFew &m, int position,
 
 /* Pair i of to [rope] = that of from, turned. */
 template <typename T>
-static __device__ __forceinline__ void turn(T *to, const T *from, const MlaFew &m, int i,
+static __device__ __forceinline__ void turn(T *to, const T *from, const MlaFewRows &m, int i,
                                             float2 angle) {
     int a = m.angles.halves ? i : 2 * i, b = m.angles.halves ? i + m.shape.rope / 2 : 2 * i + 1;
     float x = to_float(from[a]), y = to_float(from[b]);
@@ -33,11 +33,11 @@ static __device__ __forceinline__ void turn(T *to, const T *from, const MlaFew &
 }
 
 /* The cache's rows of sequence b, a warp a token. */
-template <typename T> static __device__ void append(const MlaFew &m, int b) {
+template <typename T> static __device__ void append(const MlaFewRows &m, int b) {
     int rank = m.shape.kv_lora_rank, rope = m.shape.rope, width = rank + rope;
-    skinny_prefetch((const T *)m.kv_norm, rank);
-    early_wait();
-    early_go();
+    few_rows_prefetch((const T *)m.kv_norm, rank);
+    few_rows_wait();
+    few_rows_go();
     if (blockIdx.y) return; /* the first group does it */
 #pragma unroll 1
     for (int t = threadIdx.x / 32; t < m.tokens; t += QUERY_WARPS) {
@@ -45,7 +45,7 @@ template <typename T> static __device__ void append(const MlaFew &m, int b) {
         const int32_t *pages = m.block_table + (int64_t)b * m.max_pages;
         T *to = (T *)m.cache + latent_row(pages, position) * width;
         const T *from = (const T *)m.latent + ((int64_t)b * m.tokens + t) * width;
-        skinny_norm_row(to, from, (const T *)m.kv_norm, rank, MLA_NORM_EPS);
+        few_rows_norm_row(to, from, (const T *)m.kv_norm, rank, MLA_NORM_EPS);
 #pragma unroll 1
         for (int i = threadIdx.x % 32; i < rope / 2; i += 32)
             turn(to + rank, from + rank, m, i, angle_of(m, position, i));
@@ -61,8 +61,8 @@ static __device__ __forceinline__ void copy_16(void *shared, const void *global)
 #endif
 }
 
-/* sum = W_uk^T q for columns first .. first + 15 of the latent: W_uk [nope, rank] lies the wrong way
- * round for mma, and is transposed on its way out of shared memory. */
+/* sum = W_uk^T q for columns first .. first + 15 of the latent: W_uk [nope, rank] lies the wrong
+ * way round for mma, and is transposed on its way out of shared memory. */
 template <int NT>
 static __device__ __forceinline__ void absorb(float (&sum)[NT][4], const bf16 *w_uk, const bf16 *q,
                                               int first, int nope, int w_stride, int q_stride) {
@@ -97,16 +97,16 @@ static __device__ __forceinline__ void absorb(float (&sum)[NT][4], const float *
  * angles of its rows. */
 struct QueryPlaces {
     int w_stride, q_stride, q, c_q, angles;
-    template <typename T> __host__ __device__ static QueryPlaces of(const MlaFew &m, int NT) {
+    template <typename T> __host__ __device__ static QueryPlaces of(const MlaFewRows &m, int NT) {
         QueryPlaces p;
         p.w_stride = m.shape.kv_lora_rank + PAD;
         p.q_stride = m.shape.nope + m.shape.rope + PAD;
         p.q = m.shape.nope * p.w_stride;
         p.c_q = p.q + 8 * NT * p.q_stride;
-        p.angles = p.c_q + 8 * NT * skinny_stride<T>(m.q_lora_rank);
+        p.angles = p.c_q + 8 * NT * few_rows_stride<T>(m.q_lora_rank);
         return p;
     }
-    template <typename T> size_t bytes(const MlaFew &m, int NT) const {
+    template <typename T> size_t bytes(const MlaFewRows &m, int NT) const {
         return (size_t)angles * sizeof(T) + (size_t)(8 * NT * m.shape.rope) * sizeof(float);
     }
 };
@@ -118,8 +118,8 @@ struct QueryRows {
 
 /* q [8 NT, nope + rope] of head h in shared memory. `sum` has begun with the warp's first tile. */
 template <typename T, int NT, typename Sum>
-static __device__ __forceinline__ void make_queries(T *q, T *c_q, Sum &sum, const MlaFew &m, int h,
-                                                    QueryRows rows, int q_stride) {
+static __device__ __forceinline__ void make_queries(T *q, T *c_q, Sum &sum, const MlaFewRows &m,
+                                                    int h, QueryRows rows, int q_stride) {
     int qk = m.shape.nope + m.shape.rope, rank = m.q_lora_rank;
     if (!rank) {
         const T *from = (const T *)m.c_q + ((int64_t)rows.first * m.shape.heads + h) * qk;
@@ -128,11 +128,11 @@ static __device__ __forceinline__ void make_queries(T *q, T *c_q, Sum &sum, cons
             q[i / qk * q_stride + i % qk] = from[(int64_t)(i / qk) * m.shape.heads * qk + i % qk];
         return;
     }
-    SkinnyRows<T> x = {c_q, skinny_stride<T>(rank), rows.count};
+    FewRowsStage<T> x = {c_q, few_rows_stride<T>(rank), rows.count};
 #pragma unroll 1
     for (int first = threadIdx.x / 32 * SKINNY_TILE; first < qk;) {
         sum.run(x);
-        skinny_each(sum.sum, [&](int j, int n, float value) {
+        few_rows_each(sum.sum, [&](int j, int n, float value) {
             q[n * q_stride + first + j] = from_float<T>(value);
         });
         first += QUERY_WARPS * SKINNY_TILE;
@@ -144,12 +144,12 @@ static __device__ __forceinline__ void make_queries(T *q, T *c_q, Sum &sum, cons
 
 /* Norms of c_q and angles, rows from both ends of the block's warps, into shared memory. */
 template <typename T>
-static __device__ __forceinline__ void prepare_rows(T *c_q, float2 *angles, const MlaFew &m,
+static __device__ __forceinline__ void prepare_rows(T *c_q, float2 *angles, const MlaFewRows &m,
                                                     QueryRows rows) {
     int warp = threadIdx.x / 32, rank = m.q_lora_rank, half = m.shape.rope / 2;
     if (rank)
-        skinny_rmsnorm(c_q, (const T *)m.c_q + (int64_t)rows.first * rank, rank, rows.count,
-                       (const T *)m.q_norm, rank, MLA_NORM_EPS);
+        few_rows_rmsnorm(c_q, (const T *)m.c_q + (int64_t)rows.first * rank, rank, rows.count,
+                         (const T *)m.q_norm, rank, MLA_NORM_EPS);
 #pragma unroll 1
     for (int n = QUERY_WARPS - 1 - warp; n < rows.count; n += QUERY_WARPS) {
         int row = rows.first + n, b = row / m.tokens;
@@ -163,7 +163,8 @@ static __device__ __forceinline__ void prepare_rows(T *c_q, float2 *angles, cons
 /* Blocks (h, group): q_absorbed of a head, for 8 NT rows. Behind them in the first group one for
  * each sequence: its cache. */
 template <typename T, int NT>
-__global__ void __launch_bounds__(32 * QUERY_WARPS) query_kernel(const __grid_constant__ MlaFew m) {
+__global__ void __launch_bounds__(32 * QUERY_WARPS)
+    query_kernel(const __grid_constant__ MlaFewRows m) {
     extern __shared__ __align__(16) unsigned char memory[];
     const MlaShape &s = m.shape;
     int h = blockIdx.x, warp = threadIdx.x / 32, qk = s.nope + s.rope, rank = s.kv_lora_rank;
@@ -182,13 +183,13 @@ __global__ void __launch_bounds__(32 * QUERY_WARPS) query_kernel(const __grid_co
     for (int i = threadIdx.x * V; i < s.nope * rank; i += 32 * QUERY_WARPS * V)
         copy_16(w_uk + i / rank * place.w_stride + i % rank, w + i);
     cp_async_commit();
-    SkinnySum<T, NT, QUERY_AHEAD> sum;
+    FewRowsSum<T, NT, QUERY_AHEAD> sum;
     if (m.q_lora_rank && warp * SKINNY_TILE < qk)
         sum.begin((const T *)m.q_b_proj + ((int64_t)h * qk + warp * SKINNY_TILE) * m.q_lora_rank,
                   m.q_lora_rank, qk - warp * SKINNY_TILE, 0, 1);
-    if (m.q_lora_rank) skinny_prefetch((const T *)m.q_norm, m.q_lora_rank);
-    early_wait();
-    early_go();
+    if (m.q_lora_rank) few_rows_prefetch((const T *)m.q_norm, m.q_lora_rank);
+    few_rows_wait();
+    few_rows_go();
     prepare_rows(c_q, angles, m, rows);
     __syncthreads();
     make_queries<T, NT>(q, c_q, sum, m, h, rows, place.q_stride);
@@ -207,18 +208,18 @@ __global__ void __launch_bounds__(32 * QUERY_WARPS) query_kernel(const __grid_co
     for (int first = warp * 16; first < rank; first += QUERY_WARPS * 16) {
         float total[NT][4] = {};
         absorb(total, w_uk, q, first, s.nope, place.w_stride, place.q_stride);
-        skinny_each(total, [&](int j, int n, float value) {
+        few_rows_each(total, [&](int j, int n, float value) {
             if (n < rows.count) out[n * out_row + first + j] = from_float<T>(value);
         });
     }
 }
 
-static size_t query_shared(DType dtype, const MlaFew *m, int NT) {
+static size_t query_shared(DType dtype, const MlaFewRows *m, int NT) {
     return dtype == BF16 ? QueryPlaces::of<bf16>(*m, NT).bytes<bf16>(*m, NT)
                          : QueryPlaces::of<float>(*m, NT).bytes<float>(*m, NT);
 }
 
-extern "C" int mla_few_query_supports(const Gpu *gpu, DType dtype, const MlaFew *m) {
+extern "C" int mla_few_rows_query_supports(const Gpu *gpu, DType dtype, const MlaFewRows *m) {
     uintptr_t all = (uintptr_t)m->q_norm | (uintptr_t)m->q_b_proj | (uintptr_t)m->kv_b_proj |
                     (uintptr_t)m->kv_norm | (uintptr_t)m->cache;
     MlaShape s = m->shape;
@@ -227,13 +228,13 @@ extern "C" int mla_few_query_supports(const Gpu *gpu, DType dtype, const MlaFew 
            query_shared(dtype, m, 4) <= (size_t)gpu->shared_memory_max;
 }
 
-extern "C" void mla_few_query_cuda(Gpu *gpu, DType dtype, const MlaFew *m) {
+extern "C" void mla_few_rows_query_cuda(Gpu *gpu, DType dtype, const MlaFewRows *m) {
     int blocks = m->shape.heads + m->batch;
     DTYPE_SWITCH(
         dtype, T,
         SKINNY_SWITCH(m->batch * m->tokens, m->shape.heads, gpu, NT, groups,
-                      early_launch(gpu, query_kernel<T, NT>, dim3((unsigned)blocks, groups),
-                                   32 * QUERY_WARPS, query_shared(dtype, m, NT), *m)));
+                      few_rows_launch(gpu, query_kernel<T, NT>, dim3((unsigned)blocks, groups),
+                                      32 * QUERY_WARPS, query_shared(dtype, m, NT), *m)));
 }
 
 /* ---- kernel 4: the pieces joined, times W_uv ---- */
@@ -244,7 +245,8 @@ enum {
     AT_ONCE = 16 /* pieces whose loads are under way together */
 };
 
-/* Column c of the row whose pieces these are: chapter 02's online softmax, AT_ONCE pieces a time. */
+/* Column c of the row whose pieces these are: chapter 02's online softmax, AT_ONCE pieces a
+ * time. */
 static __device__ __forceinline__ float join_column(const MlaJoin &piece, int c) {
     float top = -INFINITY, l = 0, o = 0;
 #pragma unroll 1
@@ -274,23 +276,24 @@ static __device__ __forceinline__ float join_column(const MlaJoin &piece, int c)
 /* grid (H, groups): o of a head, for `each` rows, at most HEAD_ROWS. */
 template <typename T>
 __global__ void __launch_bounds__(32 * HEAD_WARPS)
-    heads_kernel(const __grid_constant__ MlaFew m, const T *o_latent, const float *scratch,
+    heads_kernel(const __grid_constant__ MlaFewRows m, const T *o_latent, const float *scratch,
                  const __grid_constant__ MlaDecodeShape shape, MlaPieces pieces, int each) {
     extern __shared__ __align__(16) unsigned char memory[];
     T *latent = (T *)memory; /* [each, stride] */
     const MlaShape &s = m.shape;
     int h = blockIdx.x, first_row = blockIdx.y * each, warp = threadIdx.x / 32;
     int rank = s.kv_lora_rank, rows = min(m.batch * m.tokens - first_row, each);
-    int stride = skinny_stride<T>(rank), b = first_row / m.tokens;
+    int stride = few_rows_stride<T>(rank), b = first_row / m.tokens;
     const T *w_uv = (const T *)m.kv_b_proj + ((int64_t)h * (s.nope + s.v) + s.nope) * rank;
-    SkinnySum<T, 1, 4> sum;
+    FewRowsSum<T, 1, 4> sum;
     if (warp * SKINNY_TILE < s.v)
         sum.begin(w_uv + (int64_t)warp * SKINNY_TILE * rank, rank, s.v - warp * SKINNY_TILE, 0, 1);
-    MlaJoin piece(scratch, m.lengths, shape, pieces, b); /* lengths: of kernel 1, see early.cuh */
+    MlaJoin piece(scratch, m.lengths, shape, pieces,
+                  b); /* lengths: of kernel 1, see few_rows_launch.cuh */
     int t = first_row - b * m.tokens;
     piece.of_row(t * s.heads + h);
-    early_wait();
-    early_go();
+    few_rows_wait();
+    few_rows_go();
 #pragma unroll 1
     for (int n = 0; n < rows; n++) {
         const T *whole = o_latent + ((int64_t)(first_row + n) * s.heads + h) * rank;
@@ -303,11 +306,11 @@ __global__ void __launch_bounds__(32 * HEAD_WARPS)
         piece.of_row(t * s.heads + h);
     }
     __syncthreads();
-    SkinnyRows<T> x = {latent, stride, rows};
+    FewRowsStage<T> x = {latent, stride, rows};
 #pragma unroll 1
     for (int first = warp * SKINNY_TILE; first < s.v;) {
         sum.run(x);
-        skinny_each(sum.sum, [&](int j, int n, float value) {
+        few_rows_each(sum.sum, [&](int j, int n, float value) {
             if (n < rows)
                 ((T *)m.o)[((int64_t)(first_row + n) * s.heads + h) * s.v + first + j] =
                     from_float<T>(value);
@@ -317,8 +320,8 @@ __global__ void __launch_bounds__(32 * HEAD_WARPS)
     }
 }
 
-extern "C" void mla_few_attention_cuda(Gpu *gpu, DType dtype, const MlaFew *m, void *o_latent,
-                                       float *scratch, MlaDecodeShape shape) {
+extern "C" void mla_few_rows_attention_cuda(Gpu *gpu, DType dtype, const MlaFewRows *m,
+                                            void *o_latent, float *scratch, MlaDecodeShape shape) {
     MlaPieces pieces = {1, 1}; /* as if one block had had it all: it is joined */
     if (mla_decode_hopper_supports(gpu, dtype, shape))
         mla_decode_hopper_cuda(gpu, dtype, o_latent, scratch, m->q_absorbed, m->cache,
@@ -332,8 +335,9 @@ extern "C" void mla_few_attention_cuda(Gpu *gpu, DType dtype, const MlaFew *m, v
     int rows = m->batch * m->tokens, each = rows * m->shape.heads / gpu->sm_count;
     each = each < 1 ? 1 : each < HEAD_ROWS ? each : HEAD_ROWS;
     dim3 grid((unsigned)m->shape.heads, (unsigned)ceil_div(rows, each));
-    DTYPE_SWITCH(dtype, T,
-                 early_launch(gpu, heads_kernel<T>, grid, 32 * HEAD_WARPS,
-                              (size_t)each * skinny_stride<T>(m->shape.kv_lora_rank) * sizeof(T),
-                              *m, (const T *)o_latent, scratch, shape, pieces, each));
+    DTYPE_SWITCH(
+        dtype, T,
+        few_rows_launch(gpu, heads_kernel<T>, grid, 32 * HEAD_WARPS,
+                        (size_t)each * few_rows_stride<T>(m->shape.kv_lora_rank) * sizeof(T), *m,
+                        (const T *)o_latent, scratch, shape, pieces, each));
 }

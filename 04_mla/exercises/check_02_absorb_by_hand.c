@@ -40,13 +40,13 @@ Test(absorb_by_hand, heads) {
     Context ctx;
     Error err;
     cr_assert(context_init(&ctx, CPU, F32, 1, &err) == 0);
-    Mla w = {.q_proj = tensor_from(&ctx, "q", F32, q, SHAPE(4, 2)),
-             .kv_a_proj = tensor_from(&ctx, "kv_a", F32, one, SHAPE(2, 2)),
-             .kv_a_layernorm = tensor_from(&ctx, "norm", F32, norm, SHAPE(2)),
-             .kv_b_proj = tensor_from(&ctx, "kv_b", F32, kv_b, SHAPE(6, 2)),
-             .o_proj = tensor_from(&ctx, "o", F32, one, SHAPE(2, 2))};
+    Mla w = {.q_proj = tensor_copy_in(&ctx, "q", F32, q, SHAPE(4, 2)),
+             .kv_a_proj = tensor_copy_in(&ctx, "kv_a", F32, one, SHAPE(2, 2)),
+             .kv_a_layernorm = tensor_copy_in(&ctx, "norm", F32, norm, SHAPE(2)),
+             .kv_b_proj = tensor_copy_in(&ctx, "kv_b", F32, kv_b, SHAPE(6, 2)),
+             .o_proj = tensor_copy_in(&ctx, "o", F32, one, SHAPE(2, 2))};
     float y[6];
-    Tensor *input = tensor_from(&ctx, "x", F32, x, SHAPE(1, 3, 2));
+    Tensor *input = tensor_copy_in(&ctx, "x", F32, x, SHAPE(1, 3, 2));
     tensor_download(&ctx, y, mla_forward(&ctx, input, &w, &cfg, NULL, NULL, MLA_NAIVE));
     check("head0", head0, y[2]);
     check("head1", head1, y[3]);

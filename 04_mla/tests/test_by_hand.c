@@ -32,11 +32,11 @@ static const float by_hand_y[] = {9,    -3,    /* 3 + 6 and 3 - 6: token 1 sees 
 
 static Mla by_hand_weights(Context *ctx) {
     DType d = ctx->dtype;
-    return (Mla){.q_proj = tensor_from(ctx, "q", d, by_hand_q, SHAPE(4, 2)),
-                 .kv_a_proj = tensor_from(ctx, "kv_a", d, by_hand_one, SHAPE(2, 2)),
-                 .kv_a_layernorm = tensor_from(ctx, "norm", d, by_hand_norm, SHAPE(2)),
-                 .kv_b_proj = tensor_from(ctx, "kv_b", d, by_hand_kv, SHAPE(6, 2)),
-                 .o_proj = tensor_from(ctx, "o", d, by_hand_mix, SHAPE(2, 2))};
+    return (Mla){.q_proj = tensor_copy_in(ctx, "q", d, by_hand_q, SHAPE(4, 2)),
+                 .kv_a_proj = tensor_copy_in(ctx, "kv_a", d, by_hand_one, SHAPE(2, 2)),
+                 .kv_a_layernorm = tensor_copy_in(ctx, "norm", d, by_hand_norm, SHAPE(2)),
+                 .kv_b_proj = tensor_copy_in(ctx, "kv_b", d, by_hand_kv, SHAPE(6, 2)),
+                 .o_proj = tensor_copy_in(ctx, "o", d, by_hand_mix, SHAPE(2, 2))};
 }
 
 /* F32: a score is rounded some ten times, and e^score carries it on. BF16: W_q's sqrt(2) ln 2 is
@@ -46,7 +46,7 @@ static double by_hand_tolerance(DType dtype) { return dtype == F32 ? 1e-5 : 3e-2
 DEVICE_TEST(by_hand, naive) {
     Context ctx = test_context(device, dtype);
     Mla w = by_hand_weights(&ctx);
-    Tensor *x = tensor_from(&ctx, "x", dtype, by_hand_x, SHAPE(1, 3, 2));
+    Tensor *x = tensor_copy_in(&ctx, "x", dtype, by_hand_x, SHAPE(1, 3, 2));
     Tensor *y = mla_forward(&ctx, x, &w, &by_hand_cfg, NULL, NULL, MLA_NAIVE);
     check_tensor(&ctx, "y", y, by_hand_y, by_hand_tolerance(dtype));
     test_context_free(&ctx);
@@ -60,7 +60,7 @@ DEVICE_TEST(by_hand, absorbed) {
     Mla w = by_hand_weights(&ctx);
     cr_assert(latent_cache_init(&cache, &ctx, 1, 3, 0, 2, &err) == 0, "%s", err.text);
     for (int t = 0; t < 3; t++) {
-        Tensor *x = tensor_from(&ctx, "x", dtype, by_hand_x + 2 * t, SHAPE(1, 1, 2));
+        Tensor *x = tensor_copy_in(&ctx, "x", dtype, by_hand_x + 2 * t, SHAPE(1, 1, 2));
         cr_assert(latent_cache_reserve(&cache, 1, &err) == 0, "%s", err.text);
         Tensor *y = mla_forward(&ctx, x, &w, &by_hand_cfg, NULL, &cache, MLA_ABSORBED);
         check_tensor(&ctx, "y", y, by_hand_y + 2 * t, by_hand_tolerance(dtype));

@@ -72,8 +72,8 @@ static void check_kernels(Device device, DType dtype, KernelCase k) {
     Tensor *pool = test_normal(&ctx, "pool", 1, SHAPE(pages, LATENT_PAGE, width));
     Tensor *c_kv = test_normal(&ctx, "c_kv", 2, SHAPE(B, T, k.c_width));
     Tensor *k_rope = test_normal(&ctx, "k_rope", 3, SHAPE(B, T, k.rope_width));
-    Tensor *block_table = tensor_from(&ctx, "table", I32, table, SHAPE(B, k.max_pages));
-    Tensor *lengths = tensor_from(&ctx, "lengths", I32, k.lengths, SHAPE(B));
+    Tensor *block_table = tensor_copy_in(&ctx, "table", I32, table, SHAPE(B, k.max_pages));
+    Tensor *lengths = tensor_copy_in(&ctx, "lengths", I32, k.lengths, SHAPE(B));
     float *expected = test_values(&ctx, pool), *c = test_values(&ctx, c_kv);
     float *r = test_values(&ctx, k_rope);
 #define ROW(b, t)                                                                              \
@@ -142,7 +142,7 @@ static Tensor *numbered(Context *ctx, const char *name, const LatentCache *cache
         int b = i / width / T, t = i / width % T;
         values[i] = (float)(16 * b + (cache->length[b] + t) % 16); /* small: exact in BF16 */
     }
-    Tensor *t = tensor_from(ctx, name, ctx->dtype, values, SHAPE(cache->batch, T, width));
+    Tensor *t = tensor_copy_in(ctx, name, ctx->dtype, values, SHAPE(cache->batch, T, width));
     free(values);
     return t;
 }

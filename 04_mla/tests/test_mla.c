@@ -36,7 +36,7 @@ static void check_golden(Device device, DType dtype, const char *path, MlaConfig
         params_set(&m.params, t, golden_values(golden, t->name + strlen("self_attn.")));
     }
     Tensor *x = golden_tensor(&ctx, golden, "x");
-    Tensor *c = tensor_from(&ctx, "c", F32, golden_values(golden, "c"), x->shape, x->ndim);
+    Tensor *c = tensor_copy_in(&ctx, "c", F32, golden_values(golden, "c"), x->shape, x->ndim);
     ctx.recording = true;
     Tensor *y = mla_forward(&ctx, x, &m.w, &cfg, NULL, NULL, MLA_AUTO);
     tape_backward(&ctx, weighted_sum(&ctx, y, c));

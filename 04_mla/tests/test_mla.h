@@ -61,7 +61,7 @@ static inline Tensor *tokens_of(Context *ctx, const float *x, int b, int batch, 
     for (int i = 0; i < batch; i++)
         memcpy(part + i * count * hidden, x + ((b + i) * T + first) * hidden,
                sizeof(float) * (size_t)(count * hidden));
-    Tensor *t = tensor_from(ctx, "x", ctx->dtype, part, SHAPE(batch, count, hidden));
+    Tensor *t = tensor_copy_in(ctx, "x", ctx->dtype, part, SHAPE(batch, count, hidden));
     free(part);
     return t;
 }

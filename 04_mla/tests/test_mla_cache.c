@@ -162,7 +162,7 @@ static void check_lengths(Device device, DType dtype, MlaConfig cfg, MlaMode mod
             memcpy(next + b * T * hidden, all + at, bytes);
             memcpy(expected + b * T * hidden, whole + at, bytes);
         }
-        Tensor *part = tensor_from(&ctx, "x", dtype, next, SHAPE(SEQUENCES, T, hidden));
+        Tensor *part = tensor_copy_in(&ctx, "x", dtype, next, SHAPE(SEQUENCES, T, hidden));
         Tensor *y = mla_forward(&ctx, part, &m.w, &cfg, &TURN, &cache, mode);
         check_tensor(&ctx, "a step of all sequences", y, expected, mode_tolerance(dtype));
         free(next), free(expected);
@@ -211,7 +211,7 @@ DEVICE_TEST(mla_cache, pages_are_given_back_and_used_again) {
     memcpy(next, all, sizeof(float) * (size_t)(MORE * hidden));
     memcpy(next + MORE * hidden, all + (T + MORE + T) * hidden,
            sizeof(float) * (size_t)(MORE * hidden));
-    Tensor *part = tensor_from(&ctx, "x", dtype, next, SHAPE(2, MORE, hidden));
+    Tensor *part = tensor_copy_in(&ctx, "x", dtype, next, SHAPE(2, MORE, hidden));
     float *y = test_values(&ctx, mla_forward(&ctx, part, &m.w, &cfg, &TURN, &cache, MLA_ABSORBED));
     check_close("the one that began anew", y, whole, MORE * hidden, mode_tolerance(dtype));
     check_close("the one that went on", y + MORE * hidden, whole + (T + MORE + T) * hidden,

@@ -85,8 +85,8 @@ static Problem problem_new(Context *ctx, const Case *c, int step, float sharp) {
                    rows + ((int64_t)b * longest + t) * width, sizeof(float) * (size_t)width);
         }
     tensor_upload(ctx, p.latent, latent);
-    p.block_table = tensor_from(ctx, "block_table", I32, table, SHAPE(s.batch, s.max_pages));
-    p.lengths = tensor_from(ctx, "lengths", I32, lengths, SHAPE(s.batch));
+    p.block_table = tensor_copy_in(ctx, "block_table", I32, table, SHAPE(s.batch, s.max_pages));
+    p.lengths = tensor_copy_in(ctx, "lengths", I32, lengths, SHAPE(s.batch));
 
     p.o = tensor_new(ctx, "o", ctx->dtype, SHAPE(s.batch, s.q_len, s.heads, s.kv_lora_rank));
     size_t scratch = mla_decode_scratch_cpu(s);
@@ -239,7 +239,7 @@ DEVICE_TEST(mla_decode, a_chunk_equals_its_steps) {
         int32_t length = 130 - 4 + i;
         step.q = &q;
         step.shape.q_len = 1;
-        step.lengths = tensor_from(&ctx, "lengths", I32, &length, SHAPE(1));
+        step.lengths = tensor_copy_in(&ctx, "lengths", I32, &length, SHAPE(1));
         step.o = tensor_new(&ctx, "o", dtype, SHAPE(16, 128));
         test_poison(&ctx, step.o);
         run(&ctx, IN_USE, &step);

@@ -56,8 +56,8 @@ static Position turn_with_angles(Context *ctx, int dim) {
     Position position = TURN;
     position.max_position = POSITIONS;
     position.angles =
-        (PositionAngles){.cos = tensor_from(ctx, "cos", F32, c, SHAPE(POSITIONS, dim / 2))->data,
-                         .sin = tensor_from(ctx, "sin", F32, s, SHAPE(POSITIONS, dim / 2))->data,
+        (PositionAngles){.cos = tensor_copy_in(ctx, "cos", F32, c, SHAPE(POSITIONS, dim / 2))->data,
+                         .sin = tensor_copy_in(ctx, "sin", F32, s, SHAPE(POSITIONS, dim / 2))->data,
                          .dim = dim};
     free(c), free(s);
     return position;
@@ -117,15 +117,15 @@ static void compare(Context *ctx, const MlaConfig *cfg, int B, int T, bool turne
     }
     for (int step = 0; step < 3; step++) {
         Tensor *x = test_normal(ctx, "x", 7 + (uint64_t)step, SHAPE(B, T, cfg->hidden_size));
-        cr_assert(mla_few_supports(ctx, x, s.norm, &s.m.w, cfg, position, &s.few) ==
+        cr_assert(mla_few_rows_supports(ctx, x, s.norm, &s.m.w, cfg, position, &s.few) ==
                       (ctx->device == CUDA),
                   "B %d, T %d", B, T);
         if (ctx->device == CPU) break;
         float *want = test_values(ctx, plain_forward(ctx, &s, x, position));
-        Tensor *y = mla_few_forward(ctx, x, s.norm, 1e-5f, &s.m.w, cfg, position, &s.few);
+        Tensor *y = mla_few_rows_forward(ctx, x, s.norm, 1e-5f, &s.m.w, cfg, position, &s.few);
         /* Sums in another order, through four products. In BF16 a number that is then rounded the
          * other way is off by 2^-8, and the roundings of all steps between are not the same. */
-        check_tensor(ctx, "mla_few_forward", y, want,
+        check_tensor(ctx, "mla_few_rows_forward", y, want,
                      ctx->dtype == BF16 ? 4 * 0x1p-9 : 16 * tolerance_of(F32, cfg->hidden_size));
         free(want);
     }
@@ -142,7 +142,7 @@ static void compare(Context *ctx, const MlaConfig *cfg, int B, int T, bool turne
     params_free(&s.m.params);
 }
 
-DEVICE_TEST(mla_few, equals_mla_forward) {
+DEVICE_TEST(mla_few_rows, equals_mla_forward) {
     static const int shapes[][2] = {{1, 1}, {3, 1}, {1, 5}, {4, 2}, {9, 1}, {3, 7}, {32, 1}};
     for (int c = 0; c < CONFIGS; c++)
         for (int i = 0; i < (device == CPU ? 1 : 7); i++) {
@@ -153,7 +153,7 @@ DEVICE_TEST(mla_few, equals_mla_forward) {
 }
 
 /* What it does not take, it refuses: then mla_forward() is asked. */
-DEVICE_TEST(mla_few, says_no) {
+DEVICE_TEST(mla_few_rows, says_no) {
     Context ctx = test_context(device, dtype);
     MlaConfig ragged = configs[0];
     ragged.qk_nope_head_dim = 17;
@@ -166,9 +166,10 @@ DEVICE_TEST(mla_few, says_no) {
         Tensor *norm = test_normal(&ctx, "norm", 3, SHAPE(64));
         Tensor *x = test_normal(&ctx, "x", 4, SHAPE(1, i == 1 ? FEW_ROWS + 1 : 2, 64));
         ctx.recording = i == 0;
-        cr_assert(!mla_few_supports(&ctx, x, norm, &m.w, cases[i], i == 2 ? &TURN : NULL, &cache));
+        cr_assert(
+            !mla_few_rows_supports(&ctx, x, norm, &m.w, cases[i], i == 2 ? &TURN : NULL, &cache));
         ctx.recording = false;
-        cr_assert(!mla_few_supports(&ctx, x, norm, &m.w, cases[i], NULL, NULL), "no cache");
+        cr_assert(!mla_few_rows_supports(&ctx, x, norm, &m.w, cases[i], NULL, NULL), "no cache");
         latent_cache_free(&cache);
         params_free(&m.params);
     }

@@ -194,7 +194,7 @@ static void check_naive(Device device, DType dtype, MlaShape s, int T, int S) {
 
     ctx.recording = true;
     Tensor *y = mla_naive_attention(&ctx, q, kv, k_rope, &cfg, shape.scale);
-    Tensor *weights = tensor_from(&ctx, "c", F32, cf, c->shape, c->ndim);
+    Tensor *weights = tensor_copy_in(&ctx, "c", F32, cf, c->shape, c->ndim);
     tape_backward(&ctx, weighted_sum(&ctx, y, weights));
     /* As in chapter 02: in BF16 scores, probabilities, dO and dS are rounded on the way. */
     double tolerance = dtype == BF16 ? 6 * 0x1p-9 : 10 * tolerance_of(F32, S + qk);

@@ -35,7 +35,7 @@ DEVICE_TEST(position, counts_from_each_sequence_s_length) {
     enum { B = 5, T = 33 };
     static const int32_t first[B] = {7, 0, 4000, 1, 63};
     Context ctx = test_context(device, dtype);
-    Tensor *lengths = tensor_from(&ctx, "lengths", I32, first, SHAPE(B));
+    Tensor *lengths = tensor_copy_in(&ctx, "lengths", I32, first, SHAPE(B));
     Tensor *positions = positions_from(&ctx, B, T, -1);
     ON(&ctx, positions_fill, positions->data, lengths->data, 0, B, T);
     check_positions(&ctx, positions, first, 0);

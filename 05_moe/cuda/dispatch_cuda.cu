@@ -168,8 +168,8 @@ __global__ void permute_kernel(T *xp, const T *x, const int32_t *row_of_slot, in
     }
 }
 
-/* to = base + the sum over j, in order, of weights[j] from[rows[j]]: combine, and permute's backward
- * with weights of 1. base may be NULL, or `to` itself. */
+/* to = base + the sum over j, in order, of weights[j] from[rows[j]]: combine, and permute's
+ * backward with weights of 1. base may be NULL, or `to` itself. */
 template <typename T, int W>
 __global__ void gather_kernel(T *to, const T *base, const T *from, const float *weights,
                               const int32_t *row_of_slot, int top_k, int pieces) {

@@ -1,5 +1,6 @@
 /*
- * The feed-forward half of a block for a few tokens. See ffn_few.h; the products: common/cuda/few_rows.cuh.
+ * The feed-forward half of a block for a few tokens. See ffn_few_rows.h; the products:
+ * common/cuda/few_rows.cuh.
  *
  * Bytes: the weights of the experts that are chosen, once. What limits with one token: the chain
  * norm, router, choice, weights of the chosen, each of which waits for the one before. The shared
@@ -11,13 +12,13 @@
 #include "common/cuda/few_rows.cuh"
 
 enum { NORM_WARPS = 8, UP_AHEAD = 2, DOWN_WARPS = 16, DOWN_AHEAD = 3 };
-enum { MOST = FFN_FEW_EXPERTS };
+enum { MOST = FFN_FEW_ROWS_EXPERTS };
 
 /* Few tokens: blocks for the chosen experts of each; else for all experts. */
-static __host__ __device__ __forceinline__ bool by_choice(const FfnFew &f) {
+static __host__ __device__ __forceinline__ bool by_choice(const FfnFewRows &f) {
     return f.rows * f.route.top_k < f.route.experts;
 }
-static __host__ __device__ __forceinline__ int jobs(const FfnFew &f) {
+static __host__ __device__ __forceinline__ int jobs(const FfnFewRows &f) {
     return by_choice(f) ? f.rows * f.route.top_k : f.route.experts;
 }
 
@@ -25,7 +26,7 @@ static __host__ __device__ __forceinline__ int jobs(const FfnFew &f) {
 
 /* A lane's part of an expert's row of the router: two packs, which may come early, and the rest. */
 template <typename T> struct RouterRow {
-    typedef SkinnyPack<T> Pack;
+    typedef FewRowsPack<T> Pack;
     static const int STEP = 32 * Pack::SIZE;
     Pack a, b;
     __device__ __forceinline__ void load(const T *w, int d) {
@@ -47,7 +48,8 @@ template <typename T> struct RouterRow {
 
 /* A block a token: its norm, a warp for each expert's logit, and one that chooses. */
 template <typename T, int V>
-__global__ void __launch_bounds__(32 * NORM_WARPS) choose_kernel(const __grid_constant__ FfnFew f) {
+__global__ void __launch_bounds__(32 * NORM_WARPS)
+    choose_kernel(const __grid_constant__ FfnFewRows f) {
     extern __shared__ __align__(16) unsigned char memory[];
     __shared__ float logits[MOST];
     T *row = (T *)memory;
@@ -56,13 +58,13 @@ __global__ void __launch_bounds__(32 * NORM_WARPS) choose_kernel(const __grid_co
     const T *w = (const T *)f.router + (int64_t)warp * d;
     RouterRow<T> weights;
     if (warp < E) weights.load(w, d);
-    skinny_prefetch((const T *)f.norm, d);
-    early_wait();
-    early_go();
+    few_rows_prefetch((const T *)f.norm, d);
+    few_rows_wait();
+    few_rows_go();
     const T *x = (const T *)f.x + (int64_t)n * d;
     if (warp < 2) /* for this kernel, and for the next */
-        skinny_norm_row(warp ? (T *)f.normed + (int64_t)n * d : row, x, (const T *)f.norm, d,
-                        f.eps);
+        few_rows_norm_row(warp ? (T *)f.normed + (int64_t)n * d : row, x, (const T *)f.norm, d,
+                          f.eps);
     __syncthreads();
 #pragma unroll 1
     for (int e = warp; e < E; e += NORM_WARPS) {
@@ -92,7 +94,7 @@ static __device__ __forceinline__ int slot_of(const int32_t *indices, int n, int
 struct UpJob {
     bool shared;
     int job, first; /* job: of the routed ones; first column */
-    __device__ UpJob(const FfnFew &f, int block) {
+    __device__ UpJob(const FfnFewRows &f, int block) {
         int tiles = f.inner / SKINNY_TILE, routed = jobs(f) * tiles;
         shared = block >= routed;
         job = shared ? 0 : block / tiles;
@@ -102,7 +104,7 @@ struct UpJob {
 
 /* Asks for the block's share of the expert's W_down, which the next kernel needs. */
 template <typename T>
-static __device__ __forceinline__ void prefetch_down(const FfnFew &f, int expert, int first) {
+static __device__ __forceinline__ void prefetch_down(const FfnFewRows &f, int expert, int first) {
     const int LINE = 128 / sizeof(T);
     int share = SKINNY_TILE * f.hidden; /* of hidden * inner numbers, for 16 of inner columns */
     const T *w = (const T *)f.down_proj + (int64_t)expert * f.hidden * f.inner +
@@ -114,12 +116,12 @@ static __device__ __forceinline__ void prefetch_down(const FfnFew &f, int expert
 
 /* Blocks: 16 columns of each job's expert; behind them 16 columns each of the shared one. */
 template <typename T, int NT, int WARPS>
-__global__ void __launch_bounds__(32 * WARPS) up_kernel(const __grid_constant__ FfnFew f) {
-    __shared__ SkinnyParts<NT, WARPS> parts[2]; /* gate and up */
+__global__ void __launch_bounds__(32 * WARPS) up_kernel(const __grid_constant__ FfnFewRows f) {
+    __shared__ FewRowsParts<NT, WARPS> parts[2]; /* gate and up */
     const UpJob at(f, blockIdx.x);
     const int warp = threadIdx.x / 32, K = f.route.top_k;
     const bool choice = !at.shared && by_choice(f);
-    SkinnySum<T, NT, UP_AHEAD> gate, up;
+    FewRowsSum<T, NT, UP_AHEAD> gate, up;
     auto begin = [&](int expert) {
         int64_t row = at.shared ? at.first : (int64_t)expert * f.inner + at.first;
         const T *g = (const T *)(at.shared ? f.shared_gate : f.gate_proj) + row * f.hidden;
@@ -129,19 +131,19 @@ __global__ void __launch_bounds__(32 * WARPS) up_kernel(const __grid_constant__ 
     };
     int expert = at.job;
     if (choice) { /* its weights must wait */
-        early_wait();
+        few_rows_wait();
         expert = f.indices[at.job];
     }
     begin(expert);
-    early_wait();
-    early_go();
+    few_rows_wait();
+    few_rows_go();
     if (!at.shared) {
         int n = threadIdx.x;
         bool wanted = choice || (n < f.rows && slot_of(f.indices, n, expert, K) >= 0);
         if (!__syncthreads_or(wanted)) return;
         prefetch_down<T>(f, expert, at.first);
     }
-    SkinnyRows<T> x = {(const T *)f.normed, f.hidden, f.rows};
+    FewRowsStage<T> x = {(const T *)f.normed, f.hidden, f.rows};
     gate.run(x);
     up.run(x);
     parts[0].put(gate.sum);
@@ -167,7 +169,7 @@ __global__ void __launch_bounds__(32 * WARPS) up_kernel(const __grid_constant__ 
 /* The experts that some row wants, in a list, and for each what every row makes of it. Entry MOST
  * is the shared expert, which everybody wants. */
 template <int NT> struct DownShared {
-    SkinnyParts<NT, DOWN_WARPS> parts;
+    FewRowsParts<NT, DOWN_WARPS> parts;
     float weight[MOST + 1][8 * NT];
     short slot[MOST + 1][8 * NT]; /* row of h, or -1 */
     short expert[MOST], list[MOST];
@@ -177,7 +179,7 @@ template <int NT> struct DownShared {
 
 /* With a block of experts for each choice the list is that of the choices. */
 template <int NT>
-static __device__ __forceinline__ void list_choices(DownShared<NT> &shared, const FfnFew &f,
+static __device__ __forceinline__ void list_choices(DownShared<NT> &shared, const FfnFewRows &f,
                                                     int first) {
     int all = jobs(f), K = f.route.top_k;
 #pragma unroll 1
@@ -198,7 +200,7 @@ static __device__ __forceinline__ void list_choices(DownShared<NT> &shared, cons
 /* Otherwise all experts are asked, and those that nobody wants are left out. For the rows first ..
  * first + 8 NT - 1. */
 template <int NT>
-static __device__ __forceinline__ void list_experts(DownShared<NT> &shared, const FfnFew &f,
+static __device__ __forceinline__ void list_experts(DownShared<NT> &shared, const FfnFewRows &f,
                                                     int first) {
     int lane = threadIdx.x % 32, warp = threadIdx.x / 32, K = f.route.top_k, E = f.route.experts;
     int n = first + lane;
@@ -244,7 +246,7 @@ struct DownUnit {
 
 /* y = x + the warps' sums, in 16 columns. */
 template <typename T, int NT>
-static __device__ __forceinline__ void write_y(const FfnFew &f, const DownShared<NT> &shared,
+static __device__ __forceinline__ void write_y(const FfnFewRows &f, const DownShared<NT> &shared,
                                                int first, int first_row, int rows) {
 #pragma unroll 1
     for (int i = threadIdx.x; i < SKINNY_TILE * rows; i += 32 * DOWN_WARPS) {
@@ -255,15 +257,17 @@ static __device__ __forceinline__ void write_y(const FfnFew &f, const DownShared
 }
 
 /* grid (hidden / 16, groups): 16 columns of y, for 8 NT rows. The sum over all experts is one long
- * sum of units, a chunk of an expert each. Those of the shared expert need not wait for the list. */
+ * sum of units, a chunk of an expert each. Those of the shared expert need not wait for the
+ * list. */
 template <typename T, int NT>
-__global__ void __launch_bounds__(32 * DOWN_WARPS) down_kernel(const __grid_constant__ FfnFew f) {
+__global__ void __launch_bounds__(32 * DOWN_WARPS)
+    down_kernel(const __grid_constant__ FfnFewRows f) {
     extern __shared__ __align__(16) unsigned char memory[];
     DownShared<NT> &shared = *(DownShared<NT> *)memory;
     const int lane = threadIdx.x % 32, first = blockIdx.x * SKINNY_TILE;
     const int first_row = 8 * NT * blockIdx.y, rows = min(f.rows - first_row, 8 * NT);
     const int own = f.shared_inner / SKINNY_CHUNK, each = f.inner / SKINNY_CHUNK;
-    SkinnyChunk<T> ahead[DOWN_AHEAD];
+    FewRowsChunk<T> ahead[DOWN_AHEAD];
     DownUnit unit[DOWN_AHEAD] = {}, later = {-1, (int)threadIdx.x / 32};
     auto fetch = [&](int i) {
         bool routed = unit[i].at >= 0;
@@ -285,8 +289,8 @@ __global__ void __launch_bounds__(32 * DOWN_WARPS) down_kernel(const __grid_cons
             (int)threadIdx.x < rows ? (short)(first_row + threadIdx.x) : (short)-1;
         shared.weight[MOST][threadIdx.x] = 1;
     }
-    early_wait();
-    early_go();
+    few_rows_wait();
+    few_rows_go();
     if (by_choice(f))
         list_choices(shared, f, first_row);
     else
@@ -299,7 +303,7 @@ __global__ void __launch_bounds__(32 * DOWN_WARPS) down_kernel(const __grid_cons
     float total[NT][4] = {};
 #pragma unroll 1
     while (unit[0].at < count) {
-        SkinnyInput<T, NT> input[DOWN_AHEAD];
+        FewRowsInput<T, NT> input[DOWN_AHEAD];
         const float *weight[DOWN_AHEAD];
 #pragma unroll
         for (int i = 0; i < DOWN_AHEAD; i++) {
@@ -337,39 +341,39 @@ __global__ void __launch_bounds__(32 * DOWN_WARPS) down_kernel(const __grid_cons
 
 /* ---- launches ---- */
 
-extern "C" int ffn_few_kernels_support(const Gpu *gpu, DType dtype, const FfnFew *f) {
+extern "C" int ffn_few_rows_kernels_support(const Gpu *gpu, DType dtype, const FfnFewRows *f) {
     uintptr_t all = (uintptr_t)f->x | (uintptr_t)f->norm | (uintptr_t)f->router |
                     (uintptr_t)f->gate_proj | (uintptr_t)f->up_proj | (uintptr_t)f->down_proj |
                     (uintptr_t)f->shared_gate | (uintptr_t)f->shared_up | (uintptr_t)f->shared_down;
     return (dtype == F32 || (dtype == BF16 && gpu->compute_capability >= 80)) && f->rows > 0 &&
-           f->rows <= FEW_ROWS && f->route.experts <= FFN_FEW_EXPERTS &&
+           f->rows <= FEW_ROWS && f->route.experts <= FFN_FEW_ROWS_EXPERTS &&
            (f->hidden | f->inner | f->shared_inner) % SKINNY_CHUNK == 0 && all % 16 == 0 &&
            f->hidden * dtype_size(dtype) <= 48 << 10;
 }
 
-extern "C" void ffn_few_choose_cuda(Gpu *gpu, DType dtype, const FfnFew *f) {
+extern "C" void ffn_few_rows_choose_cuda(Gpu *gpu, DType dtype, const FfnFewRows *f) {
     DTYPE_SWITCH(dtype, T, {
         auto kernel = f->route.experts <= 32 ? choose_kernel<T, 1> : choose_kernel<T, MOST / 32>;
-        early_launch(gpu, kernel, dim3((unsigned)f->rows), 32 * NORM_WARPS, f->hidden * sizeof(T),
-                     *f);
+        few_rows_launch(gpu, kernel, dim3((unsigned)f->rows), 32 * NORM_WARPS,
+                        f->hidden * sizeof(T), *f);
     });
 }
 
-extern "C" void ffn_few_up_cuda(Gpu *gpu, DType dtype, const FfnFew *f) {
+extern "C" void ffn_few_rows_up_cuda(Gpu *gpu, DType dtype, const FfnFewRows *f) {
     unsigned blocks =
         (unsigned)(jobs(*f) * (f->inner / SKINNY_TILE) + f->shared_inner / SKINNY_TILE);
     DTYPE_SWITCH(dtype, T, {
         if (f->rows <= 8) /* with more, so few warps that all blocks fit the GPU together */
-            early_launch(gpu, up_kernel<T, 1, 8>, dim3(blocks), 32 * 8, 0, *f);
+            few_rows_launch(gpu, up_kernel<T, 1, 8>, dim3(blocks), 32 * 8, 0, *f);
         else
-            early_launch(gpu, up_kernel<T, 4, 4>, dim3(blocks), 32 * 4, 0, *f);
+            few_rows_launch(gpu, up_kernel<T, 4, 4>, dim3(blocks), 32 * 4, 0, *f);
     });
 }
 
-extern "C" void ffn_few_down_cuda(Gpu *gpu, DType dtype, const FfnFew *f) {
+extern "C" void ffn_few_rows_down_cuda(Gpu *gpu, DType dtype, const FfnFewRows *f) {
     unsigned blocks = (unsigned)(f->hidden / SKINNY_TILE);
     DTYPE_SWITCH(dtype, T,
                  SKINNY_SWITCH(f->rows, blocks, gpu, NT, groups,
-                               early_launch(gpu, down_kernel<T, NT>, dim3(blocks, groups),
-                                            32 * DOWN_WARPS, sizeof(DownShared<NT>), *f)));
+                               few_rows_launch(gpu, down_kernel<T, NT>, dim3(blocks, groups),
+                                               32 * DOWN_WARPS, sizeof(DownShared<NT>), *f)));
 }

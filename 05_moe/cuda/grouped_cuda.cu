@@ -104,8 +104,8 @@ void grouped_forward_gather_cuda(Gpu *gpu, DType dtype, void *y, void *gathered,
 }
 
 /* ---- rung 3: one kernel ----
- * The tile of 01_self_attention/cuda/matmul_cuda.cu's registers rung: 128 x 128 sums for a block, 8 x 8
- * for a thread, 8 k's at a time from shared memory. New is only where a tile's operands are:
+ * The tile of 01_self_attention/cuda/matmul_cuda.cu's registers rung: 128 x 128 sums for a block, 8
+ * x 8 for a thread, 8 k's at a time from shared memory. New is only where a tile's operands are:
  * blocks look that up (grouped_tiles.cuh), and the host need not know. It takes every size and both
  * dtypes. What limits: the F32 units. */
 enum Product { FORWARD, SWIGLU, INPUT, WEIGHT };

@@ -2,8 +2,8 @@
  * The grouped product on Hopper: forward, forward with SwiGLU, and backward by the input.
  *
  * What changed against mma.sync: wgmma multiplies straight from shared memory, the copy engine
- * (TMA) fills it, as in 01_self_attention/cuda/matmul_hopper.cu. What is new is what to do about rows:
- * an expert has any number of them, and its first is at any row of x.
+ * (TMA) fills it, as in 01_self_attention/cuda/matmul_hopper.cu. What is new is what to do about
+ * rows: an expert has any number of them, and its first is at any row of x.
  *
  *     Y^T = W X^T     The tile is computed transposed: 64 rows of wgmma are fixed, its columns are
  *                     not, so the weights go down and the tokens across. A tile has up to 256
@@ -59,8 +59,8 @@ static __device__ __forceinline__ int pad(int rows) {
     return rows > 128 ? (rows + 15) / 16 * 16 : (rows + 31) / 32 * 32;
 }
 
-/* Tile number i, its place the pair of blocks across `out`; without rows: the end. By a warp; `from`
- * is an expert at or before the tile's own. */
+/* Tile number i, its place the pair of blocks across `out`; without rows: the end. By a warp;
+ * `from` is an expert at or before the tile's own. */
 static __device__ __forceinline__ Turn row_tile(const int *first, const RowsWork &work, int i,
                                                 int from) {
     if (i >= first[work.experts] * work.pairs) return {};

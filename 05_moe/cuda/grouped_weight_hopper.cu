@@ -13,11 +13,11 @@
  *     no rows         such an expert costs nothing when adding, and a tile of zeros otherwise.
  *     adding          the copy engine adds in the L2 cache.
  *
- *     parts           a few experts of moderate size have fewer tiles than the GPU has clusters: 8 of
- *                     512 x 512 have 32, for 66. Then an expert's rows are cut into parts, and each
- *                     part of a tile is work of its own. The parts add in turn, so that the sum is
- *                     the same every time: a part waits for the one before it, which somebody took
- *                     up earlier and which waits for nobody later: no deadlock.
+ *     parts           a few experts of moderate size have fewer tiles than the GPU has clusters: 8
+ *                     of 512 x 512 have 32, for 66. Then an expert's rows are cut into parts, and
+ *                     each part of a tile is work of its own. The parts add in turn, so that the
+ *                     sum is the same every time: a part waits for the one before it, which
+ *                     somebody took up earlier and which waits for nobody later: no deadlock.
  *
  * Bytes: dW is written once, 4 bytes for each of out x in numbers: with 256 rows for an expert that
  * is 128 operations for each byte written, less than the chip's 190 for each byte of memory. Then

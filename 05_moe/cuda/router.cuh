@@ -1,6 +1,6 @@
 /*
  * The router's choice for one token, by one warp: what router_cuda.cu does for many tokens and the
- * kernels for few (moe_few_cuda.cu) on the way.
+ * kernels for few (ffn_few_rows_cuda.cu) on the way.
  *
  * Lane l of the warp holds experts l, l + 32, ... in registers. Choosing is the same step over and
  * over: each lane finds its own best, the warp the best of those. Numbers become unsigned integers

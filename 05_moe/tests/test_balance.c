@@ -14,7 +14,7 @@ enum { B = 3, T = 11, E = 7, K = 2, N = B * T };
 
 static Tensor *f32_tensor(Context *ctx, const char *name, const float *host, const int64_t *shape,
                           int ndim) {
-    Tensor *t = tensor_from(ctx, name, F32, host, shape, ndim);
+    Tensor *t = tensor_copy_in(ctx, name, F32, host, shape, ndim);
     t->requires_grad = true;
     return t;
 }
@@ -36,7 +36,7 @@ DEVICE_TEST(balance, loss_by_hand) {
                                   0.5f * 0.35f}; /* 1.15: an even load would give 1 */
     Context ctx = test_context(device, dtype);
     Tensor *scores = f32_tensor(&ctx, "scores", s, SHAPE(4, 2));
-    Tensor *indices = tensor_from(&ctx, "indices", I32, chosen, SHAPE(4, 1));
+    Tensor *indices = tensor_copy_in(&ctx, "indices", I32, chosen, SHAPE(4, 1));
     check_tensor(&ctx, "loss", balance_loss(&ctx, scores, indices, 1, 1.0f), want, 1e-6);
     test_context_free(&ctx);
 }
@@ -68,7 +68,7 @@ DEVICE_TEST(balance, loss_by_its_formula) {
             }
         }
         Tensor *scores = f32_tensor(&ctx, "scores", s, SHAPE(N, E));
-        Tensor *indices = tensor_from(&ctx, "indices", I32, chosen, SHAPE(N, K));
+        Tensor *indices = tensor_copy_in(&ctx, "indices", I32, chosen, SHAPE(N, K));
         ctx.recording = true;
         Tensor *got = balance_loss(&ctx, scores, indices, sequences, (float)alpha);
         const float want[1] = {(float)loss};
@@ -91,7 +91,7 @@ DEVICE_TEST(balance, gradients_add) {
     for (int e = 0; e < E; e++) per_expert[e] = 1 + rng_uniform(3, 6, (uint64_t)e);
     Tensor *x = f32_tensor(&ctx, "x", s, SHAPE(N, E)),
            *v = f32_tensor(&ctx, "v", per_expert, SHAPE(E));
-    Tensor *indices = tensor_from(&ctx, "indices", I32, chosen, SHAPE(N, K));
+    Tensor *indices = tensor_copy_in(&ctx, "indices", I32, chosen, SHAPE(N, K));
     Tensor *dloss = f32_tensor(&ctx, "dloss", one, SHAPE(1)),
            *loss = tensor_new(&ctx, "loss", F32, SHAPE(1));
     Tensor *lse = tensor_new(&ctx, "lse", F32, SHAPE(N)),
@@ -105,7 +105,7 @@ DEVICE_TEST(balance, gradients_add) {
     for (int kind = 0; kind < 4; kind++) {
         float *got[2];
         for (int add = 0; add < 2; add++) {
-            Tensor *d = tensor_from(&ctx, "d", F32, old, SHAPE(counts[kind]));
+            Tensor *d = tensor_copy_in(&ctx, "d", F32, old, SHAPE(counts[kind]));
             if (kind == 0)
                 ON(&ctx, balance_loss_backward, d->data, add, dloss->data, f->data, sums->data,
                    x->data, 1, N, E);
@@ -133,7 +133,7 @@ DEVICE_TEST(balance, loss_of_scores_that_underflowed) {
     inputs(s, chosen);
     memset(s + E, 0, 2 * E * sizeof *s); /* two tokens */
     Tensor *scores = f32_tensor(&ctx, "scores", s, SHAPE(N, E));
-    Tensor *indices = tensor_from(&ctx, "indices", I32, chosen, SHAPE(N, K));
+    Tensor *indices = tensor_copy_in(&ctx, "indices", I32, chosen, SHAPE(N, K));
     ctx.recording = true;
     Tensor *loss = balance_loss(&ctx, scores, indices, B, 1.0f);
     tape_backward(&ctx, loss);
@@ -161,10 +161,10 @@ DEVICE_TEST(balance, loss_at_its_ends) {
         }
     }
     const float alpha[1] = {0.1f}, most[1] = {0.1f * E / K};
-    Tensor *t = tensor_from(&ctx, "indices", I32, round_robin, SHAPE(14, K));
+    Tensor *t = tensor_copy_in(&ctx, "indices", I32, round_robin, SHAPE(14, K));
     Tensor *s = f32_tensor(&ctx, "scores", even, SHAPE(14, E));
     check_tensor(&ctx, "even", balance_loss(&ctx, s, t, 1, 0.1f), alpha, 1e-6);
-    t = tensor_from(&ctx, "indices", I32, same, SHAPE(14, K));
+    t = tensor_copy_in(&ctx, "indices", I32, same, SHAPE(14, K));
     s = f32_tensor(&ctx, "scores", one, SHAPE(14, E));
     check_tensor(&ctx, "two for all", balance_loss(&ctx, s, t, 2, 0.1f), most, 1e-6);
     test_context_free(&ctx);
@@ -203,7 +203,7 @@ DEVICE_TEST(balance, importance_and_its_variation) {
         want[chosen[i]] += w[i];
     }
     Tensor *weights = f32_tensor(&ctx, "weights", w, SHAPE(N, K));
-    Tensor *indices = tensor_from(&ctx, "indices", I32, chosen, SHAPE(N, K));
+    Tensor *indices = tensor_copy_in(&ctx, "indices", I32, chosen, SHAPE(N, K));
     ctx.recording = true;
     Tensor *importance = balance_importance(&ctx, weights, indices, E);
     check_tensor(&ctx, "importance", importance, want, 4 * tolerance_of(F32, N));
@@ -246,7 +246,7 @@ Test(balance, gradients_agree_with_finite_differences) {
     Graph g = {.scores = f32_tensor(&ctx, "scores", s, SHAPE(N, E)),
                .logits = test_normal(&ctx, "logits", 1, SHAPE(N, E)),
                .weights = f32_tensor(&ctx, "weights", w, SHAPE(N, K)),
-               .indices = tensor_from(&ctx, "indices", I32, chosen, SHAPE(N, K))};
+               .indices = tensor_copy_in(&ctx, "indices", I32, chosen, SHAPE(N, K))};
     Tensor *list[] = {g.scores, g.logits, g.weights};
     /* The largest gradients are 0.05; F32 rounds a loss of 8 to 5e-7, 2e-5 with this step. */
     check_gradients(&ctx, "balance", all_losses, &g, list, 3, 40, 2e-2, 2e-2);
@@ -260,8 +260,8 @@ DEVICE_TEST(balance, bias_update_by_hand) {
     static const int32_t counts[4] = {3, 1, 2, 2};
     Context ctx = test_context(device, dtype);
     Tensor *bias = f32_tensor(&ctx, "bias", start, SHAPE(4));
-    Tensor *load = tensor_from(&ctx, "load", I32, (int32_t[4]){0}, SHAPE(4));
-    Tensor *t = tensor_from(&ctx, "counts", I32, counts, SHAPE(4));
+    Tensor *load = tensor_copy_in(&ctx, "load", I32, (int32_t[4]){0}, SHAPE(4));
+    Tensor *t = tensor_copy_in(&ctx, "counts", I32, counts, SHAPE(4));
     balance_count(&ctx, load, t);
     balance_count(&ctx, load, t); /* two micro-batches */
     int32_t got[4];

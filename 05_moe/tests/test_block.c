@@ -72,7 +72,7 @@ DEVICE_TEST(block, cached_decoding_equals_the_whole_sequence) {
                 memcpy(part + b * count * HIDDEN, xh + (b * T + from) * HIDDEN,
                        sizeof(float) * (size_t)(count * HIDDEN));
             cr_assert(block_cache_reserve(&cache, NULL, count, &err) == 0, "%s", err.text);
-            Tensor *t = tensor_from(&ctx, "part", dtype, part, SHAPE(B, count, HIDDEN));
+            Tensor *t = tensor_copy_in(&ctx, "part", dtype, part, SHAPE(B, count, HIDDEN));
             Tensor *y = block_forward(&ctx, t, &m.w, &m.cfg, NULL, &cache, NULL);
             float *values = test_values(&ctx, y);
             for (int b = 0; b < B; b++)
@@ -139,7 +139,7 @@ DEVICE_TEST(block, learns) {
             Tensor *x = test_normal(&ctx, "x", 1, SHAPE(2, 11, HIDDEN));
             float target[2 * 11 * HIDDEN];
             for (int i = 0; i < 2 * 11 * HIDDEN; i++) target[i] = -rng_normal(2, 2, (uint64_t)i);
-            Tensor *c = tensor_from(&ctx, "c", F32, target, SHAPE(2, 11, HIDDEN));
+            Tensor *c = tensor_copy_in(&ctx, "c", F32, target, SHAPE(2, 11, HIDDEN));
             params_zero_grad(&m.params);
             ctx.recording = true;
             MoeRecord record;

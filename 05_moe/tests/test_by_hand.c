@@ -35,9 +35,9 @@ DEVICE_TEST(lesson, three_tokens_by_hand) {
     static const int32_t second[N * K] = {1, 0, 2, 0, 3, 1}, better[E] = {2, 2, 1, 1};
     static const float after[N * K] = {2 / 5.f, 3 / 5.f, 5 / 11.f, 6 / 11.f, 3 / 4.f, 1 / 4.f};
     Context ctx = test_context(device, dtype);
-    Tensor *logits = tensor_from(&ctx, "logits", F32, z, SHAPE(N, E));
-    Tensor *bias = tensor_from(&ctx, "bias", F32, (float[E]){0}, SHAPE(E));
-    Tensor *load = tensor_from(&ctx, "load", I32, (int32_t[E]){0}, SHAPE(E));
+    Tensor *logits = tensor_copy_in(&ctx, "logits", F32, z, SHAPE(N, E));
+    Tensor *bias = tensor_copy_in(&ctx, "bias", F32, (float[E]){0}, SHAPE(E));
+    Tensor *load = tensor_copy_in(&ctx, "load", I32, (int32_t[E]){0}, SHAPE(E));
 
     Dispatch plan = check_choice(&ctx, logits, bias, first, weights, crowded);
     int32_t got[N * K];

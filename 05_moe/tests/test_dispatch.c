@@ -45,7 +45,7 @@ enum { CASES = sizeof cases / sizeof *cases };
 static void check_plan(Context *ctx, int i, int64_t capacity) {
     int64_t N = cases[i].tokens, K = cases[i].k, E = cases[i].experts, S = N * K;
     int32_t *chosen = random_choices(N, (int)K, (int)E, cases[i].popular);
-    Tensor *indices = tensor_from(ctx, "indices", I32, chosen, SHAPE(N, K));
+    Tensor *indices = tensor_copy_in(ctx, "indices", I32, chosen, SHAPE(N, K));
     Dispatch plan = dispatch_plan(ctx, indices, (int)E, capacity);
     int32_t *counts = ints_of(ctx, plan.counts), *offsets = ints_of(ctx, plan.offsets);
     int32_t *rows = ints_of(ctx, plan.row_of_slot), *slots = ints_of(ctx, plan.slot_of_row);
@@ -96,13 +96,13 @@ DEVICE_TEST(dispatch, there_and_back_again) {
         Context ctx = test_context(device, dtype);
         int64_t N = cases[i].tokens, K = cases[i].k, D = i % 2 ? 31 : 64;
         int32_t *chosen = random_choices(N, (int)K, cases[i].experts, cases[i].popular);
-        Tensor *indices = tensor_from(&ctx, "indices", I32, chosen, SHAPE(N, K));
+        Tensor *indices = tensor_copy_in(&ctx, "indices", I32, chosen, SHAPE(N, K));
         Dispatch plan = dispatch_plan(&ctx, indices, cases[i].experts, 0);
         Tensor *x = test_normal(&ctx, "x", 1, SHAPE(N, D));
         float *expected = test_values(&ctx, x);
         float *share = malloc((size_t)(N * K) * sizeof *share);
         for (int64_t s = 0; s < N * K; s++) share[s] = 1.0f / (float)K;
-        Tensor *weights = tensor_from(&ctx, "weights", F32, share, SHAPE(N, K));
+        Tensor *weights = tensor_copy_in(&ctx, "weights", F32, share, SHAPE(N, K));
         Tensor *y = dispatch_combine(&ctx, NULL, dispatch_permute(&ctx, x, &plan), weights, &plan);
         /* K products and sums in F32, and one rounding to dtype */
         check_tensor(&ctx, "y", y, expected, 4 * tolerance_of(dtype, K));
@@ -119,7 +119,7 @@ DEVICE_TEST(dispatch, kernels_by_plain_loops) {
     enum { N = 127, K = 3, E = 7, D = 33, S = N * K };
     Context ctx = test_context(device, dtype);
     int32_t *chosen = random_choices(N, K, E, 4);
-    Tensor *indices = tensor_from(&ctx, "indices", I32, chosen, SHAPE(N, K));
+    Tensor *indices = tensor_copy_in(&ctx, "indices", I32, chosen, SHAPE(N, K));
     Dispatch plan = dispatch_plan(&ctx, indices, E, dispatch_capacity(1, N, K, E));
     int32_t *row = ints_of(&ctx, plan.row_of_slot), *offsets = ints_of(&ctx, plan.offsets);
     cr_assert(offsets[E] < S, "some are dropped");
@@ -131,8 +131,8 @@ DEVICE_TEST(dispatch, kernels_by_plain_loops) {
     Tensor *dyp = test_normal(&ctx, "dyp", 6, SHAPE(S, D));
     float wh[S], dwh[S];
     for (int s = 0; s < S; s++) wh[s] = rng_normal(1, 8, (uint64_t)s), dwh[s] = (float)s / S;
-    Tensor *weights = tensor_from(&ctx, "weights", F32, wh, SHAPE(N, K));
-    Tensor *dw = tensor_from(&ctx, "dw", F32, dwh, SHAPE(N, K));
+    Tensor *weights = tensor_copy_in(&ctx, "weights", F32, wh, SHAPE(N, K));
+    Tensor *dw = tensor_copy_in(&ctx, "dw", F32, dwh, SHAPE(N, K));
     Tensor *xp = tensor_new(&ctx, "xp", dtype, SHAPE(S, D)),
            *y = tensor_new(&ctx, "y", dtype, SHAPE(N, D));
     Tensor *fresh = tensor_new(&ctx, "fresh", dtype, SHAPE(N, D));
@@ -210,7 +210,7 @@ Test(dispatch, gradients_agree_with_finite_differences) {
                    .scale = test_normal(&ctx, "scale", 3, SHAPE(N * K, D)),
                    .base = capacity ? test_normal(&ctx, "base", 5, SHAPE(N, D)) : NULL,
                    .c = test_normal(&ctx, "c", 4, SHAPE(N, D))};
-        Tensor *indices = tensor_from(&ctx, "indices", I32, chosen, SHAPE(N, K));
+        Tensor *indices = tensor_copy_in(&ctx, "indices", I32, chosen, SHAPE(N, K));
         g.plan = dispatch_plan(&ctx, indices, E, capacity);
         Tensor *inputs[] = {g.x, g.weights, g.base};
         check_gradients(&ctx, "dispatch", round_trip_loss, &g, inputs, capacity ? 3 : 2, 40, 1e-2,
@@ -223,7 +223,7 @@ Test(dispatch, gradients_agree_with_finite_differences) {
 Test(dispatch, an_expert_out_of_range_stops_the_program, .signal = SIGABRT) {
     Context ctx = test_context(CPU, F32);
     int32_t chosen[2] = {0, 8};
-    dispatch_plan(&ctx, tensor_from(&ctx, "indices", I32, chosen, SHAPE(1, 2)), 8, 0);
+    dispatch_plan(&ctx, tensor_copy_in(&ctx, "indices", I32, chosen, SHAPE(1, 2)), 8, 0);
 }
 
 Test(dispatch, threads_do_not_change_results) {
@@ -234,7 +234,7 @@ Test(dispatch, threads_do_not_change_results) {
     for (int round = 0; round < 2; round++) {
         omp_set_num_threads(round ? 4 : 1);
         Context ctx = test_context(CPU, F32);
-        Tensor *indices = tensor_from(&ctx, "indices", I32, chosen, SHAPE(N, K));
+        Tensor *indices = tensor_copy_in(&ctx, "indices", I32, chosen, SHAPE(N, K));
         Dispatch plan = dispatch_plan(&ctx, indices, E, 0);
         memcpy(plans[round], plan.row_of_slot->data, sizeof plans[round]);
         Tensor *yp = test_normal(&ctx, "yp", 1, SHAPE(N * K, D));

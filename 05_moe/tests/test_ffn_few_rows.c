@@ -43,15 +43,15 @@ static void compare(Context *ctx, const MoeConfig *cfg, int hidden, int inner, i
     Ffn ffn = cfg ? (Ffn){.moe = &moe, .cfg = cfg} : (Ffn){.mlp = &mlp};
     Tensor *x = test_normal(ctx, "x", 1, SHAPE(1, n, hidden));
     Tensor *norm = test_normal(ctx, "norm", 2, SHAPE(hidden));
-    cr_assert(ffn_few_supports(ctx, x, norm, &ffn) == (ctx->device == CUDA));
+    cr_assert(ffn_few_rows_supports(ctx, x, norm, &ffn) == (ctx->device == CUDA));
     if (ctx->device == CUDA) {
         Tensor *h = rmsnorm(ctx, x, norm, 1e-5f);
         h = cfg ? moe_forward(ctx, h, &moe, cfg, NULL) : mlp_forward(ctx, h, &mlp);
         float *want = test_values(ctx, add(ctx, x, h));
         /* Sums in another order; in BF16 fewer roundings: gate and up, the experts' results and
          * their sum are not rounded here, and a single h may be rounded the other way. */
-        check_tensor(ctx, "ffn_few_forward", ffn_few_forward(ctx, x, norm, 1e-5f, &ffn), want,
-                     ctx->dtype == BF16 ? 4 * 0x1p-9 : 16 * tolerance_of(F32, hidden));
+        check_tensor(ctx, "ffn_few_rows_forward", ffn_few_rows_forward(ctx, x, norm, 1e-5f, &ffn),
+                     want, ctx->dtype == BF16 ? 4 * 0x1p-9 : 16 * tolerance_of(F32, hidden));
         free(want);
     }
     params_free(&params);
@@ -82,7 +82,7 @@ static int router_cases(MoeConfig *cases) {
     return n;
 }
 
-DEVICE_TEST(ffn_few, experts_equal_moe_forward) {
+DEVICE_TEST(ffn_few_rows, experts_equal_moe_forward) {
     MoeConfig cases[6];
     int count = router_cases(cases);
     for (int i = 0; i < count * ROWS; i++) {
@@ -93,7 +93,7 @@ DEVICE_TEST(ffn_few, experts_equal_moe_forward) {
     }
 }
 
-DEVICE_TEST(ffn_few, dense_equals_mlp_forward) {
+DEVICE_TEST(ffn_few_rows, dense_equals_mlp_forward) {
     static const int sizes[][2] = {{32, 32}, {64, 96}, {512, 1408}};
     for (int i = 0; i < 3 * ROWS; i++) {
         Context ctx = test_context(device, dtype);
@@ -103,7 +103,7 @@ DEVICE_TEST(ffn_few, dense_equals_mlp_forward) {
 }
 
 /* A token with a NaN: its own row is NaN, the others are not, and the router knows which it was. */
-DEVICE_TEST(ffn_few, a_nan_is_reported) {
+DEVICE_TEST(ffn_few_rows, a_nan_is_reported) {
     if (device == CPU) return; /* moe_forward() does it there: test_router.c */
     Context ctx = test_context(device, dtype);
     enum { N = 12, HIDDEN = 64 };
@@ -116,8 +116,8 @@ DEVICE_TEST(ffn_few, a_nan_is_reported) {
     Tensor *norm = test_normal(&ctx, "norm", 2, SHAPE(HIDDEN));
     float *x = test_values(&ctx, test_normal(&ctx, "x", 1, SHAPE(1, N, HIDDEN)));
     x[7 * HIDDEN + 3] = NAN;
-    Tensor *t = tensor_from(&ctx, "x", dtype, x, SHAPE(1, N, HIDDEN));
-    float *y = test_values(&ctx, ffn_few_forward(&ctx, t, norm, 1e-5f, &ffn));
+    Tensor *t = tensor_copy_in(&ctx, "x", dtype, x, SHAPE(1, N, HIDDEN));
+    float *y = test_values(&ctx, ffn_few_rows_forward(&ctx, t, norm, 1e-5f, &ffn));
     for (int i = 0; i < N * HIDDEN; i++) cr_assert(isnan(y[i]) == (i / HIDDEN == 7), "%d", i);
     cr_assert(router_healthy(&ctx, &moe.gate, &err) == -1);
     cr_assert(strstr(err.text, "token 7 "), "%s", err.text);
@@ -127,7 +127,7 @@ DEVICE_TEST(ffn_few, a_nan_is_reported) {
 }
 
 /* What it does not take, it refuses: then moe_forward() is asked. */
-DEVICE_TEST(ffn_few, says_no) {
+DEVICE_TEST(ffn_few_rows, says_no) {
     Context ctx = test_context(device, dtype);
     for (int i = 0; i < 6; i++) {
         MoeConfig cfg = moe_config(64, i == 0 ? 33 : 32, i == 1 ? 65 : 8, 2);
@@ -140,7 +140,7 @@ DEVICE_TEST(ffn_few, says_no) {
         Tensor *x = test_normal(&ctx, "x", 1, SHAPE(1, i == 4 ? FEW_ROWS + 1 : 2, 64));
         Tensor *norm = test_normal(&ctx, "norm", 2, SHAPE(64));
         ctx.recording = i == 5;
-        cr_assert(!ffn_few_supports(&ctx, x, norm, &ffn), "case %d", i);
+        cr_assert(!ffn_few_rows_supports(&ctx, x, norm, &ffn), "case %d", i);
         ctx.recording = false;
         params_free(&params);
     }

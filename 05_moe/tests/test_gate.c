@@ -21,7 +21,7 @@ static Tensor *f32_normal(Context *ctx, const char *name, uint64_t stream, int64
                           int64_t columns) {
     float *host = malloc((size_t)(rows * columns) * sizeof *host);
     for (int64_t i = 0; i < rows * columns; i++) host[i] = rng_normal(11, stream, (uint64_t)i);
-    Tensor *t = tensor_from(ctx, name, F32, host, SHAPE(rows, columns));
+    Tensor *t = tensor_copy_in(ctx, name, F32, host, SHAPE(rows, columns));
     t->requires_grad = true;
     free(host);
     return t;
@@ -132,8 +132,8 @@ DEVICE_TEST(gate, gradients_of_cosines_equal_the_cpus) {
     Context ctx = test_context(device, dtype), cpu = test_context(CPU, F32);
     Tensor *x = test_normal(&ctx, "x", 1, SHAPE(N, H)), *w = weight_normal(&ctx, "w", 2, E, H);
     float *xh = test_values(&ctx, x), *wh = test_values(&ctx, w);
-    Tensor *x2 = tensor_from(&cpu, "x", F32, xh, SHAPE(N, H));
-    Tensor *w2 = tensor_from(&cpu, "w", F32, wh, SHAPE(E, H));
+    Tensor *x2 = tensor_copy_in(&cpu, "x", F32, xh, SHAPE(N, H));
+    Tensor *w2 = tensor_copy_in(&cpu, "w", F32, wh, SHAPE(E, H));
     x2->requires_grad = w2->requires_grad = true;
     ctx.recording = cpu.recording = true;
     Tensor *c = f32_normal(&ctx, "c", 3, N, E), *c2 = f32_normal(&cpu, "c", 3, N, E);
@@ -225,17 +225,17 @@ DEVICE_TEST(gate, gradients_of_noisy_load_without_noise) {
         want_clean[e] += (float)g;
         want_noisy[e == 0] -= (float)g; /* the first is in and fears the second; all others it */
     }
-    Tensor *noisy = tensor_from(&ctx, "noisy", F32, far, SHAPE(N, E));
+    Tensor *noisy = tensor_copy_in(&ctx, "noisy", F32, far, SHAPE(N, E));
     memcpy(level + E, far + E, E * sizeof *far);
-    Tensor *clean = tensor_from(&ctx, "clean", F32, level, SHAPE(N, E));
-    Tensor *raw = tensor_from(&ctx, "raw", F32, no_noise, SHAPE(N, E));
-    Tensor *d = tensor_from(&ctx, "dload", F32, dload, SHAPE(E));
+    Tensor *clean = tensor_copy_in(&ctx, "clean", F32, level, SHAPE(N, E));
+    Tensor *raw = tensor_copy_in(&ctx, "raw", F32, no_noise, SHAPE(N, E));
+    Tensor *d = tensor_copy_in(&ctx, "dload", F32, dload, SHAPE(E));
     Tensor *load = tensor_new(&ctx, "load", F32, SHAPE(E));
     Tensor *p = tensor_new(&ctx, "p", F32, SHAPE(N, E));
     Tensor *rivals = tensor_new(&ctx, "rivals", I32, SHAPE(N, 2));
-    Tensor *dclean = tensor_from(&ctx, "dclean", F32, old, SHAPE(N, E));
-    Tensor *draw = tensor_from(&ctx, "draw", F32, old, SHAPE(N, E));
-    Tensor *dnoisy = tensor_from(&ctx, "dnoisy", F32, old, SHAPE(N, E));
+    Tensor *dclean = tensor_copy_in(&ctx, "dclean", F32, old, SHAPE(N, E));
+    Tensor *draw = tensor_copy_in(&ctx, "draw", F32, old, SHAPE(N, E));
+    Tensor *dnoisy = tensor_copy_in(&ctx, "dnoisy", F32, old, SHAPE(N, E));
     ON(&ctx, gate_noisy_load_forward, load->data, p->data, rivals->data, clean->data, raw->data,
        noisy->data, N, E, 1);
     ON(&ctx, gate_noisy_load_backward, dclean->data, 1, draw->data, 1, dnoisy->data, 1, d->data,
@@ -326,7 +326,8 @@ static void check_router_gradients(RouterConfig cfg, uint64_t stream) {
         inputs[count++] = g.w.noise_weight = test_normal(&ctx, "noise", stream + 3, SHAPE(E, H));
     float bias[E];
     for (int e = 0; e < E; e++) bias[e] = 0.05f * (float)(e % 3);
-    if (cfg.topk_method == TOPK_NOAUX_TC) g.w.bias = tensor_from(&ctx, "bias", F32, bias, SHAPE(E));
+    if (cfg.topk_method == TOPK_NOAUX_TC)
+        g.w.bias = tensor_copy_in(&ctx, "bias", F32, bias, SHAPE(E));
     /* A step of 2e-3 moves a logit by less than the distance of the choices; F32 rounds a loss of
      * order 1 to 1e-7, which is 3e-5 of a derivative. */
     check_gradients(&ctx, "router", router_loss, &g, inputs, count, 40, 2e-3, 1e-2);

@@ -53,7 +53,7 @@ static Setup setup(Context *ctx, const Case *c) {
     s.w = test_normal(ctx, "w", 2, SHAPE(c->experts, c->out, c->in));
     s.w2 = test_normal(ctx, "w2", 3, SHAPE(c->experts, c->out, c->in));
     s.dy = test_normal(ctx, "dy", 4, SHAPE(s.shape.rows, c->out));
-    s.offsets_device = tensor_from(ctx, "offsets", I32, s.offsets, SHAPE(c->experts + 1));
+    s.offsets_device = tensor_copy_in(ctx, "offsets", I32, s.offsets, SHAPE(c->experts + 1));
     s.xh = test_values(ctx, s.x), s.wh = test_values(ctx, s.w);
     s.w2h = test_values(ctx, s.w2), s.dyh = test_values(ctx, s.dy);
     return s;
@@ -194,7 +194,7 @@ Test(grouped, gradients_agree_with_finite_differences) {
                .up = test_normal(&ctx, "up", 3, SHAPE(E, INNER, IN)),
                .down = test_normal(&ctx, "down", 4, SHAPE(E, IN, INNER)),
                .c = test_normal(&ctx, "c", 5, SHAPE(R, IN)),
-               .offsets = tensor_from(&ctx, "offsets", I32, offsets, SHAPE(E + 1))};
+               .offsets = tensor_copy_in(&ctx, "offsets", I32, offsets, SHAPE(E + 1))};
     Tensor *inputs[] = {g.x, g.gate, g.up, g.down};
     check_gradients(&ctx, "grouped", experts_loss, &g, inputs, 4, 40, 3e-3, 1e-2);
     test_context_free(&ctx);
@@ -251,5 +251,5 @@ Test(grouped, a_wrong_shape_stops_the_program, .signal = SIGABRT) {
     static const int32_t offsets[3] = {0, 1, 2};
     Tensor *x = test_normal(&ctx, "x", 1, SHAPE(2, 5)),
            *w = test_normal(&ctx, "w", 2, SHAPE(2, 3, 4));
-    grouped_linear(&ctx, x, w, tensor_from(&ctx, "offsets", I32, offsets, SHAPE(3)));
+    grouped_linear(&ctx, x, w, tensor_copy_in(&ctx, "offsets", I32, offsets, SHAPE(3)));
 }

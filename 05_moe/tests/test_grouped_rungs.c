@@ -60,7 +60,7 @@ static Setup setup(Context *ctx, int size) {
     for (int e = 0; e < E; e++)
         offsets[e + 1] = offsets[e] + rows_of[e % KINDS] * sizes[size].times;
     int64_t used = offsets[E], R = s.shape.rows = used + sizes[size].spare;
-    s.offsets = tensor_from(ctx, "offsets", I32, offsets, SHAPE(E + 1))->data;
+    s.offsets = tensor_copy_in(ctx, "offsets", I32, offsets, SHAPE(E + 1))->data;
     s.x = test_normal(ctx, "x", 1, SHAPE(R, in)), s.dy = test_normal(ctx, "dy", 2, SHAPE(R, out));
     s.dy2 = test_normal(ctx, "dy2", 5, SHAPE(R, out));
     s.w = test_normal(ctx, "w", 3, SHAPE(E, out, in));
@@ -188,7 +188,7 @@ static void check_blas(DType dtype) {
         double close = 4 * tolerance_of(dtype, s.shape.in);
         int32_t *tokens = malloc((size_t)s.shape.rows * sizeof *tokens); /* as they stand */
         for (int64_t row = 0; row < s.shape.rows; row++) tokens[row] = (int32_t)row;
-        Tensor *token_of_row = tensor_from(&ctx, "tokens", I32, tokens, SHAPE(s.shape.rows));
+        Tensor *token_of_row = tensor_copy_in(&ctx, "tokens", I32, tokens, SHAPE(s.shape.rows));
         Tensor *gathered = tensor_new(&ctx, "gathered", dtype, SHAPE(s.shape.rows, s.shape.in));
         test_poison(&ctx, s.y);
         grouped_forward_gather_cuda(ctx.gpu, dtype, s.y->data, gathered->data, s.x->data,

@@ -65,7 +65,7 @@ DEVICE_TEST(moe, equals_transformers_deepseek_v3) {
         params_set(&m.params, weights[i].weight, golden_values(golden, weights[i].name));
     params_set(&m.params, m.w.gate.bias, golden_values(golden, "bias"));
     Tensor *x = golden_tensor(&ctx, golden, "x");
-    Tensor *c = tensor_from(&ctx, "c", F32, golden_values(golden, "c"), x->shape, x->ndim);
+    Tensor *c = tensor_copy_in(&ctx, "c", F32, golden_values(golden, "c"), x->shape, x->ndim);
     ctx.recording = true;
     Tensor *y = forward(&ctx, &m, x);
     tape_backward(&ctx, weighted_sum(&ctx, y, c));
@@ -165,13 +165,13 @@ DEVICE_TEST(moe, one_expert_is_a_plain_mlp) {
         float ch[33 * HIDDEN];
         for (int i = 0; i < N * HIDDEN; i++) ch[i] = rng_normal(2, 1, (uint64_t)i);
         Tensor *x = test_normal(&ctx, "x", 1, SHAPE(1, N, HIDDEN));
-        Tensor *c = tensor_from(&ctx, "c", F32, ch, SHAPE(1, N, HIDDEN));
+        Tensor *c = tensor_copy_in(&ctx, "c", F32, ch, SHAPE(1, N, HIDDEN));
         ctx.recording = true;
         Tensor *y = forward(&ctx, &m, x);
         tape_backward(&ctx, weighted_sum(&ctx, y, c));
         context_reset(&ctx);
         x = test_normal(&ctx, "x", 1, SHAPE(1, N, HIDDEN));
-        c = tensor_from(&ctx, "c", F32, ch, SHAPE(1, N, HIDDEN));
+        c = tensor_copy_in(&ctx, "c", F32, ch, SHAPE(1, N, HIDDEN));
         y = mlp_forward(&ctx, x, &mlp);
         tape_backward(&ctx, weighted_sum(&ctx, y, c));
         float *want = test_values(&ctx, y);
@@ -291,8 +291,8 @@ static void check_layer_gradients(MoeConfig cfg, uint64_t stream) {
     g.w.up_proj = test_normal(&ctx, "up_proj", stream + 4, SHAPE(E, INNER, HIDDEN));
     g.w.down_proj = test_normal(&ctx, "down_proj", stream + 5, SHAPE(E, HIDDEN, INNER));
     int32_t status[1] = {0}, load[E] = {0};
-    g.w.gate.status = tensor_from(&ctx, "status", I32, status, SHAPE(1));
-    g.w.load = tensor_from(&ctx, "load", I32, load, SHAPE(E));
+    g.w.gate.status = tensor_copy_in(&ctx, "status", I32, status, SHAPE(1));
+    g.w.load = tensor_copy_in(&ctx, "load", I32, load, SHAPE(E));
     Tensor *inputs[8] = {g.x, g.w.gate.weight, g.w.gate_proj, g.w.up_proj, g.w.down_proj};
     int count = 5;
     if (cfg.n_shared_experts) {

@@ -41,7 +41,7 @@ static void module_init(Module *m, Context *ctx) {
 static Tensor *squares(Context *ctx, int shift) {
     int32_t ids[B * T];
     for (int i = 0; i < B * T; i++) ids[i] = (i + shift) * (i + shift) % VOCAB;
-    return tensor_from(ctx, "ids", I32, ids, SHAPE(B, T));
+    return tensor_copy_in(ctx, "ids", I32, ids, SHAPE(B, T));
 }
 
 DEVICE_TEST(moemodel, learns) {
@@ -80,10 +80,10 @@ Test(moemodel, the_future_changes_nothing) {
     module_init(&m, &ctx);
     int32_t ids[T] = {0};
     float before[T * VOCAB], after[T * VOCAB];
-    Tensor *t = tensor_from(&ctx, "ids", I32, ids, SHAPE(1, T));
+    Tensor *t = tensor_copy_in(&ctx, "ids", I32, ids, SHAPE(1, T));
     tensor_download(&ctx, before, moemodel_forward(&ctx, &m.model, t, NULL));
     for (int i = 9; i < T; i++) ids[i] = 5;
-    t = tensor_from(&ctx, "ids", I32, ids, SHAPE(1, T));
+    t = tensor_copy_in(&ctx, "ids", I32, ids, SHAPE(1, T));
     tensor_download(&ctx, after, moemodel_forward(&ctx, &m.model, t, NULL));
     /* Experts get other tokens beside the old ones; only the order of sums may change. */
     check_close("the past", after, before, 9 * VOCAB, 1e-5);

@@ -78,7 +78,7 @@ static void check_gate_golden(Device device, DType dtype, const char *path, Rout
     }
     double tolerance = 16 * tolerance_of(F32, 20);
     check_close("weights", dense, golden_values(golden, "dense"), N * E, tolerance);
-    Tensor *ct = tensor_from(&ctx, "c", F32, c, SHAPE(N, K));
+    Tensor *ct = tensor_copy_in(&ctx, "c", F32, c, SHAPE(N, K));
     tape_backward(&ctx, weighted_sum(&ctx, r.weights, ct));
     check_tensor(&ctx, "gradient of x", x->grad, golden_values(golden, "grad.x"),
                  dtype == BF16 ? 3 * 0x1p-9 : tolerance);
@@ -159,8 +159,8 @@ static void check_route(Context *ctx, RouteShape shape, bool with_bias) {
         for (int64_t e = 0; e < E; e++)
             z[n * E + e] = (float)((e * 2 + 1) * (2 * n + 37) % 1024 - 512) / 256.0f;
     for (int64_t e = 0; e < E; e++) bias_host[e] = rng_normal(5, 1, (uint64_t)e) * 0.1f;
-    Tensor *logits = tensor_from(ctx, "logits", F32, z, SHAPE(N, E));
-    Tensor *bias = tensor_from(ctx, "bias", F32, bias_host, SHAPE(E));
+    Tensor *logits = tensor_copy_in(ctx, "logits", F32, z, SHAPE(N, E));
+    Tensor *bias = tensor_copy_in(ctx, "bias", F32, bias_host, SHAPE(E));
     Tensor *scores = tensor_new(ctx, "scores", F32, SHAPE(N, E));
     Tensor *weights = tensor_new(ctx, "weights", F32, SHAPE(N, K));
     Tensor *indices = tensor_new(ctx, "indices", I32, SHAPE(N, K));
@@ -224,12 +224,12 @@ DEVICE_TEST(router, backward_by_plain_loops) {
         for (int i = 0; i < N * E; i++) zh[i] = rng_normal(1, 2, (uint64_t)i);
         for (int i = 0; i < N * K; i++) dwh[i] = rng_normal(1, 3, (uint64_t)i);
         for (int i = 0; i < N * E; i++) dsh[i] = rng_normal(1, 4, (uint64_t)i);
-        Tensor *z = tensor_from(&ctx, "logits", F32, zh, SHAPE(N, E));
+        Tensor *z = tensor_copy_in(&ctx, "logits", F32, zh, SHAPE(N, E));
         Tensor *s = tensor_new(&ctx, "scores", F32, SHAPE(N, E));
         Tensor *w = tensor_new(&ctx, "weights", F32, SHAPE(N, K));
         Tensor *chosen = tensor_new(&ctx, "indices", I32, SHAPE(N, K));
-        Tensor *dw = tensor_from(&ctx, "dweights", F32, dwh, SHAPE(N, K));
-        Tensor *ds = tensor_from(&ctx, "dscores", F32, dsh, SHAPE(N, E));
+        Tensor *dw = tensor_copy_in(&ctx, "dweights", F32, dwh, SHAPE(N, K));
+        Tensor *ds = tensor_copy_in(&ctx, "dscores", F32, dsh, SHAPE(N, E));
         Tensor *dz = tensor_new(&ctx, "dlogits", F32, SHAPE(N, E));
         test_poison(&ctx, dz);
         ON(&ctx, route_forward, s->data, chosen->data, w->data, NULL, z->data, NULL, shape);
@@ -281,8 +281,8 @@ DEVICE_TEST(router, the_bias_changes_choices_and_never_weights) {
     for (int i = 0; i < N * E; i++) z[i] = rng_normal(3, 1, (uint64_t)i);
     push[5] = 10; /* more than any score: everybody takes expert 5 */
     push[7] = -10;
-    Tensor *logits = tensor_from(&ctx, "logits", F32, z, SHAPE(N, E));
-    Tensor *bias = tensor_from(&ctx, "bias", F32, push, SHAPE(E));
+    Tensor *logits = tensor_copy_in(&ctx, "logits", F32, z, SHAPE(N, E));
+    Tensor *bias = tensor_copy_in(&ctx, "bias", F32, push, SHAPE(E));
     Routing r = router_choose(&ctx, logits, bias, NULL, &cfg);
     int32_t *chosen = indices_of(&ctx, r.indices);
     float *weights = test_values(&ctx, r.weights), *scores = test_values(&ctx, r.scores);
@@ -307,7 +307,7 @@ DEVICE_TEST(router, of_equal_scores_the_lower_index_wins) {
     for (int method = 0; method < 3; method++) {
         RouterConfig cfg = config(1, E, K, SCORING_SIGMOID, (TopkMethod)method);
         cfg.n_group = 4, cfg.topk_group = 2;
-        Tensor *logits = tensor_from(&ctx, "logits", F32, z, SHAPE(N, E));
+        Tensor *logits = tensor_copy_in(&ctx, "logits", F32, z, SHAPE(N, E));
         Routing r = router_choose(&ctx, logits, NULL, NULL, &cfg);
         int32_t *chosen = indices_of(&ctx, r.indices);
         static const int32_t want[K] = {9, 10, 0, 1}; /* with groups: those of groups 3 and 0 */
@@ -327,7 +327,7 @@ DEVICE_TEST(router, a_nan_is_found_and_named) {
         module_init(&m, &ctx, &cfg);
         Error err = {0};
         float *values = calloc(N * 8, sizeof *values);
-        Tensor *x = tensor_from(&ctx, "x", dtype, values, SHAPE(N, 8));
+        Tensor *x = tensor_copy_in(&ctx, "x", dtype, values, SHAPE(N, 8));
         router_forward(&ctx, x, &m.w, &cfg);
         cr_assert(router_healthy(&ctx, &m.w, &err) == 0, "%s", err.text);
         values[100 * 8] = values[17 * 8 + 3] = NAN;

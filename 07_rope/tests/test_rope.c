@@ -75,7 +75,7 @@ static Tensor *some_positions(Context *ctx, int64_t B, int64_t T, int32_t *host)
     for (int64_t i = 0; i < B * T; i++) host[i] = (int32_t)(i * 7919 % MAX_POSITION);
     host[B * T - 1] = MAX_POSITION - 1;
     if (B * T > 2) host[1] = host[0];
-    return tensor_from(ctx, "positions", I32, host, SHAPE(B, T));
+    return tensor_copy_in(ctx, "positions", I32, host, SHAPE(B, T));
 }
 
 typedef struct Sizes {
@@ -245,8 +245,8 @@ DEVICE_TEST(rotate, only_the_distance_counts) {
                 }
             float *turned[2];
             for (int side = 0; side < 2; side++) {
-                Tensor *t = tensor_from(&ctx, "t", dtype, many[side], SHAPE(1, PLACES, 1, DIM));
-                Tensor *at = tensor_from(&ctx, "at", I32, places[side], SHAPE(1, PLACES));
+                Tensor *t = tensor_copy_in(&ctx, "t", dtype, many[side], SHAPE(1, PLACES, 1, DIM));
+                Tensor *at = tensor_copy_in(&ctx, "at", I32, places[side], SHAPE(1, PLACES));
                 rope_rotate(&ctx, &rope, t, 0, NULL, 0, at);
                 turned[side] = test_values(&ctx, t);
             }
@@ -277,7 +277,7 @@ DEVICE_TEST(rotate, counts_from_an_offset) {
     for (int i = 0; i < B * T; i++) list[i] = FIRST + i % T;
     Tensor *a = test_normal(&ctx, "a", 1, SHAPE(B, T, H, DIM));
     Tensor *b = test_normal(&ctx, "b", 1, SHAPE(B, T, H, DIM));
-    rope_rotate(&ctx, &rope, a, 0, NULL, 0, tensor_from(&ctx, "list", I32, list, SHAPE(B, T)));
+    rope_rotate(&ctx, &rope, a, 0, NULL, 0, tensor_copy_in(&ctx, "list", I32, list, SHAPE(B, T)));
     rope_rotate(&ctx, &rope, b, 0, NULL, 0, positions_from(&ctx, B, T, FIRST));
     float *expected = test_values(&ctx, a);
     check_tensor(&ctx, "by offset", b, expected, 0);
@@ -317,7 +317,7 @@ static void rotate_beyond(int32_t bad) {
     Rope rope = rope_new(&ctx, 4, ROPE_HALVES);
     Tensor *q = test_normal(&ctx, "q", 1, SHAPE(1, 2, 1, 4));
     int32_t list[] = {0, bad};
-    rope_rotate(&ctx, &rope, q, 0, NULL, 0, tensor_from(&ctx, "list", I32, list, SHAPE(1, 2)));
+    rope_rotate(&ctx, &rope, q, 0, NULL, 0, tensor_copy_in(&ctx, "list", I32, list, SHAPE(1, 2)));
 }
 
 Test(positions, beyond_the_table_stop_the_program, .signal = SIGABRT) {
@@ -347,7 +347,7 @@ Test(positions, beyond_the_table_become_nan_on_cuda) {
             float *expected = test_values(&ctx, q);
             int32_t list[] = {5, layout ? MAX_POSITION : -1, 9};
             rope_rotate(&ctx, &rope, q, 0, NULL, 0,
-                        tensor_from(&ctx, "list", I32, list, SHAPE(1, T)));
+                        tensor_copy_in(&ctx, "list", I32, list, SHAPE(1, T)));
             float *now = test_values(&ctx, q);
             for (int i = row; i < 2 * row; i++)
                 cr_assert(isnan(now[i]), "number %d is %g", i, now[i]);

@@ -53,10 +53,10 @@ static void check_backward(Device device, DType dtype, RopeLayout layout, Reach 
     Tensor *k = test_normal(&ctx, "k", 2, SHAPE(B, T, H, D));
     int32_t list[B * T];
     for (int i = 0; i < B * T; i++) list[i] = i * 29 % 64;
-    Tensor *positions = tensor_from(&ctx, "positions", I32, list, SHAPE(B, T));
+    Tensor *positions = tensor_copy_in(&ctx, "positions", I32, list, SHAPE(B, T));
     Tensor *rounded = test_normal(&ctx, "c", 3, SHAPE(B, T, H, D)); /* what ctx's dtype can hold */
     float *c_values = test_values(&ctx, rounded);
-    Tensor *c = tensor_from(&ctx, "c", F32, c_values, q->shape, q->ndim);
+    Tensor *c = tensor_copy_in(&ctx, "c", F32, c_values, q->shape, q->ndim);
 
     ctx.recording = true;
     rope_rotate(&ctx, &rope, q, OFFSET, k, OFFSET, positions);
@@ -103,7 +103,8 @@ DEVICE_TEST(backward, is_the_adjoint_with_an_attention_factor) {
     ctx.recording = true;
     rope_rotate(&ctx, &rope, x, 0, NULL, 0, positions);
     float *x1 = test_values(&ctx, x);
-    tape_backward(&ctx, weighted_sum(&ctx, x, tensor_from(&ctx, "y", F32, y0, y->shape, y->ndim)));
+    tape_backward(&ctx,
+                  weighted_sum(&ctx, x, tensor_copy_in(&ctx, "y", F32, y0, y->shape, y->ndim)));
     float *back = test_gradient(&ctx, x);
     double forward = 0, adjoint = 0, size = 0, turned = 0, was = 0;
     for (int i = 0; i < B * T * H * DIM; i++) {
@@ -164,7 +165,7 @@ static float *projected_and_turned(Context *ctx, const Tensor *x, const float *w
                                    RopeLayout layout) {
     Rope rope = rope_new(ctx, 6, layout);
     int64_t in = tensor_dim(x, 1);
-    Tensor *weight = tensor_from(ctx, "w", F32, w, SHAPE(heads * WIDTH, in));
+    Tensor *weight = tensor_copy_in(ctx, "w", F32, w, SHAPE(heads * WIDTH, in));
     Tensor *y =
         reshape(ctx, linear(ctx, (Tensor *)x, weight, NULL), SHAPE(1, TOKENS, heads, WIDTH));
     rope_rotate(ctx, &rope, y, WIDTH - 6, NULL, 0, positions_from(ctx, 1, TOKENS, 3));

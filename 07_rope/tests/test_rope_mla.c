@@ -55,7 +55,7 @@ static void check_golden(Device device, DType dtype, const char *path, MlaConfig
         params_set(&m.params, t, golden_values(golden, t->name + strlen("self_attn.")));
     }
     Tensor *x = golden_tensor(&ctx, golden, "x");
-    Tensor *c = tensor_from(&ctx, "c", F32, golden_values(golden, "c"), x->shape, x->ndim);
+    Tensor *c = tensor_copy_in(&ctx, "c", F32, golden_values(golden, "c"), x->shape, x->ndim);
     ctx.recording = true;
     Tensor *y = mla_forward(&ctx, x, &m.w, &cfg, &rope.position, NULL, MLA_AUTO);
     tape_backward(&ctx, weighted_sum(&ctx, y, c));
@@ -201,7 +201,8 @@ Test(mla, table_too_short_is_said_before_the_step) {
 
 /* ---- a few tokens, in kernels that turn as they go ---- */
 
-/* Chapter 04's kernels take the tables, chapter 07's the tensors: both layouts, YaRN's factor in. */
+/* Chapter 04's kernels take the tables, chapter 07's the tensors: both layouts, YaRN's factor
+ * in. */
 DEVICE_TEST(mla, few_tokens_turn_like_many) {
     if (device == CPU) return; /* kernels of the GPU alone */
     static const MlaConfig cfg = {64, 2, 32, 32, 16, 16, 16, false};
@@ -222,9 +223,10 @@ DEVICE_TEST(mla, few_tokens_turn_like_many) {
             Tensor *h = rmsnorm(&ctx, x, norm, 1e-6f);
             h = mla_forward(&ctx, h, &m.w, &cfg, &rope.position, &many, MLA_ABSORBED);
             float *want = test_values(&ctx, add(&ctx, x, h));
-            cr_assert(mla_few_supports(&ctx, x, norm, &m.w, &cfg, &rope.position, &few));
-            Tensor *y = mla_few_forward(&ctx, x, norm, 1e-6f, &m.w, &cfg, &rope.position, &few);
-            /* As in chapter 04's test_mla_few.c: other orders of sums, roundings along the way. */
+            cr_assert(mla_few_rows_supports(&ctx, x, norm, &m.w, &cfg, &rope.position, &few));
+            Tensor *y =
+                mla_few_rows_forward(&ctx, x, norm, 1e-6f, &m.w, &cfg, &rope.position, &few);
+            /* As in chapter 04's test_mla_few_rows.c: other orders of sums, roundings along the way. */
             check_tensor(&ctx, "few", y, want,
                          dtype == BF16 ? 4 * 0x1p-9 : 16 * tolerance_of(F32, 64));
             free(want);

@@ -275,7 +275,8 @@ static void check_rotation(Device device, DType dtype, RopeLayout layout, const 
      * before and y after; c is rounded, and the gradient. */
     double tolerance = dtype == BF16 ? 3 * 0x1p-9 : 0x1p-20;
     check_tensor(&ctx, key, x, y, tolerance);
-    tape_backward(&ctx, weighted_sum(&ctx, x, tensor_from(&ctx, "c", F32, c, x->shape, x->ndim)));
+    tape_backward(&ctx,
+                  weighted_sum(&ctx, x, tensor_copy_in(&ctx, "c", F32, c, x->shape, x->ndim)));
     snprintf(key, sizeof key, "%s.grad.%s", name, which);
     check_tensor(&ctx, key, x->grad, golden_values(golden, key), tolerance);
     free(c), free(y);

@@ -67,7 +67,7 @@ static void some_ids(int32_t *ids, int n, uint64_t stream) {
 /* Logits [n, VOCAB] of one text in host memory. */
 static float *logits_of(Context *ctx, const Model *m, const int32_t *ids, int n,
                         const Position *position) {
-    Tensor *input = tensor_from(ctx, "ids", I32, ids, SHAPE(1, n));
+    Tensor *input = tensor_copy_in(ctx, "ids", I32, ids, SHAPE(1, n));
     return test_values(ctx, ropemodel_forward(ctx, &m->model, input, position, NULL));
 }
 
@@ -178,7 +178,7 @@ DEVICE_TEST(ropemodel, with_the_cache_as_without) {
         some_ids(ids, T, 3);
         float *all = logits_of(&ctx, &m, ids, T, position);
         for (int i = 0, at = 0; i < (int)(sizeof pieces / sizeof *pieces); at += pieces[i++]) {
-            Tensor *piece = tensor_from(&ctx, "ids", I32, ids + at, SHAPE(1, pieces[i]));
+            Tensor *piece = tensor_copy_in(&ctx, "ids", I32, ids + at, SHAPE(1, pieces[i]));
             check_tensor(&ctx, "logits of a piece",
                          ropemodel_forward(&ctx, &m.model, piece, position, caches),
                          all + at * VOCAB, model_tolerance(dtype));
@@ -205,7 +205,7 @@ DEVICE_TEST(ropemodel, the_cached_key_is_rotated) {
     if (latent_cache_init(&cache, &ctx, 1, T, 0, width, &err)) cr_assert_fail("%s", err.text);
     int32_t ids[T];
     for (int t = 0; t < T; t++) ids[t] = 4;
-    ropemodel_forward(&ctx, &m.model, tensor_from(&ctx, "ids", I32, ids, SHAPE(1, T)),
+    ropemodel_forward(&ctx, &m.model, tensor_copy_in(&ctx, "ids", I32, ids, SHAPE(1, T)),
                       &m.rope.position, &cache);
     float *latent = test_values(&ctx, &cache.latent), expected[64];
     double f[32];
@@ -249,8 +249,8 @@ Test(ropemodel, gradients_agree_with_finite_differences) {
     some_ids(ids, 18, 4);
     some_ids(targets, 18, 5);
     targets[3] = IGNORE_TARGET;
-    Problem p = {&m, tensor_from(&ctx, "ids", I32, ids, SHAPE(2, 9)),
-                 tensor_from(&ctx, "targets", I32, targets, SHAPE(2, 9))};
+    Problem p = {&m, tensor_copy_in(&ctx, "ids", I32, ids, SHAPE(2, 9)),
+                 tensor_copy_in(&ctx, "targets", I32, targets, SHAPE(2, 9))};
     /* The loss is about 3 and rounded to 2e-7; 1e-2 in a weight moves it by 1e-3 and more. */
     check_gradients(&ctx, "ropemodel", problem_loss, &p, m.params.list, m.params.count, 12, 1e-2,
                     2e-2);
@@ -272,8 +272,8 @@ DEVICE_TEST(ropemodel, every_device_computes_what_the_cpu_computes) {
         RopeConfig rope = yarn();
         Model m;
         make(&m, &ctx, &cfg, &rope);
-        Problem p = {&m, tensor_from(&ctx, "ids", I32, ids, SHAPE(B, T)),
-                     tensor_from(&ctx, "targets", I32, targets, SHAPE(B, T))};
+        Problem p = {&m, tensor_copy_in(&ctx, "ids", I32, ids, SHAPE(B, T)),
+                     tensor_copy_in(&ctx, "targets", I32, targets, SHAPE(B, T))};
         ctx.recording = true;
         Tensor *l = problem_loss(&ctx, &p);
         tape_backward(&ctx, l);
@@ -315,9 +315,10 @@ static float copy_loss(Device device, DType dtype, bool with_positions) {
         for (int i = 0; i < B * T; i++) targets[i] = i % T < BACK ? IGNORE_TARGET : ids[i - BACK];
         params_zero_grad(&m.params);
         ctx.recording = true;
-        Tensor *l = ropemodel_loss(&ctx, &m.model, tensor_from(&ctx, "ids", I32, ids, SHAPE(B, T)),
-                                   tensor_from(&ctx, "targets", I32, targets, SHAPE(B, T)),
-                                   with_positions ? &m.rope.position : NULL);
+        Tensor *l =
+            ropemodel_loss(&ctx, &m.model, tensor_copy_in(&ctx, "ids", I32, ids, SHAPE(B, T)),
+                           tensor_copy_in(&ctx, "targets", I32, targets, SHAPE(B, T)),
+                           with_positions ? &m.rope.position : NULL);
         tape_backward(&ctx, l);
         ctx.recording = false;
         tensor_download(&ctx, &loss, l);

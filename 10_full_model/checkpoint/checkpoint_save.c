@@ -96,8 +96,8 @@ static int write_file(Model *model, const Plan *p, int first, int end, const cha
         const float *from = values + piece->part.offset;
         void *data = (void *)from;
         if (piece->dtype == BF16) data = owned[owned_count++] = to_bf16(from, piece->part.count);
-        tensors[i] = tensor_of(data, piece->part.name, piece->dtype, CPU, piece->part.shape,
-                               piece->part.ndim);
+        tensors[i] = tensor_view(data, piece->part.name, piece->dtype, CPU, piece->part.shape,
+                                 piece->part.ndim);
     }
     char text[32];
     snprintf(text, sizeof text, "%lld", (long long)step);

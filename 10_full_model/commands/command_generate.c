@@ -134,7 +134,8 @@ static void report(const GenerateResult *r, const Model *model) {
 
 /* ---- one prompt ---- */
 
-/* user: the prompt, which is printed before the first piece of new text (a prompt that is refused is not). */
+/* user: the prompt, which is printed before the first piece of new text (a prompt that is refused
+ * is not). */
 static void print_text(void *user, const char *text, size_t bytes) {
     const char **prompt = user;
     if (*prompt) fputs(*prompt, stdout);

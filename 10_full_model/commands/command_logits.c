@@ -133,7 +133,7 @@ static float *output_data(Output *out, int64_t count) {
 static void output_add(Output *out, const char *name, float *data, const int64_t *shape, int ndim) {
     out->tensors = realloc(out->tensors, (size_t)(out->count + 1) * sizeof *out->tensors);
     if (!out->tensors) fatal("out of memory");
-    out->tensors[out->count++] = tensor_of(data, name, F32, CPU, shape, ndim);
+    out->tensors[out->count++] = tensor_view(data, name, F32, CPU, shape, ndim);
 }
 
 static void output_free(Output *out) {
@@ -168,10 +168,10 @@ static void compute(Output *out, Model *model, const Batch *batch, bool grads) {
     float *logits = output_data(out, B * T * V), *loss = output_data(out, 2);
     ctx->recording = grads;
     Tensor *y =
-        model_forward(model, tensor_from(ctx, "ids", I32, batch->ids, SHAPE(B, T)), NULL, NULL);
+        model_forward(model, tensor_copy_in(ctx, "ids", I32, batch->ids, SHAPE(B, T)), NULL, NULL);
     tensor_download(ctx, logits, y); /* before backward turns them into their gradient */
     Tensor *l =
-        cross_entropy(ctx, y, tensor_from(ctx, "targets", I32, batch->targets, SHAPE(B, T)));
+        cross_entropy(ctx, y, tensor_copy_in(ctx, "targets", I32, batch->targets, SHAPE(B, T)));
     tensor_download(ctx, loss, l);
     output_add(out, "logits", logits, SHAPE(B, T, V));
     output_add(out, "loss", loss, SHAPE(1));

@@ -1,8 +1,9 @@
 /*
  * Exercise 10.1: assemble the block
  *
- * All parts are there: RMSNorm (common/core/ops.h), latent attention (04_mla/mla.h), the dense SwiGLU
- * (05_moe/mlp.h) and the experts (05_moe/moe.h). Put them together to one layer of DeepSeek-V3:
+ * All parts are there: RMSNorm (common/core/ops.h), latent attention (04_mla/mla.h), the dense
+ * SwiGLU (05_moe/mlp.h) and the experts (05_moe/moe.h). Put them together to one layer of
+ * DeepSeek-V3:
  *
  *     x = x + attention(rmsnorm(x))
  *     x = x + ffn(rmsnorm(x))        ffn: the dense SwiGLU if w->dense, else the experts

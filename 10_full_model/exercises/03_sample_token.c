@@ -3,16 +3,18 @@
  *
  * From logits [vocab] and a uniform number in [0, 1), choose a token:
  *   - temperature 0: the largest logit, the smaller id if there are two;
- *   - otherwise p_i is proportional to exp(logit_i / temperature). Put the tokens in order of p, largest first (equal ones:
- *     smaller id first). Keep the first top_k (0: all); of these the shortest beginning that has at least top_p of their
- *     probability; of these the ones that are at least min_p times as likely as the first. At least one token stays. Draw from
- *     what is kept.
+ *   - otherwise p_i is proportional to exp(logit_i / temperature). Put the tokens in order of p,
+ *     largest first (equal ones: smaller id first). Keep the first top_k (0: all); of these the
+ *     shortest beginning that has at least top_p of their probability; of these the ones that are
+ *     at least min_p times as likely as the first. At least one token stays. Draw from what is
+ *     kept.
  *
  * POINTS: 4
  * REPLACES: sample_token in common/text/sampler.c
  * TESTS: test_generate:sampling
- * HINT: subtract the largest logit before exp(), or a logit of 100 overflows. To draw: multiply the uniform number by the
- * sum of what is kept, and walk along the kept tokens, subtracting, until it would become negative.
+ * HINT: subtract the largest logit before exp(), or a logit of 100 overflows. To draw: multiply the
+ * uniform number by the sum of what is kept, and walk along the kept tokens, subtracting, until it
+ * would become negative.
  */
 #include "common/text/sampler.h"
 

@@ -1,8 +1,9 @@
 /*
  * Exercise 10.5: find the planted bug
  *
- * This AdamW trains: the loss falls, nothing crashes. But a model trained with it ends worse, and its norm weights drift. Two mistakes
- * were planted, and both are famous. Compare with the formulas in common/core/params.h and mend the function.
+ * This AdamW trains: the loss falls, nothing crashes. But a model trained with it ends worse, and
+ * its norm weights drift. Two mistakes were planted, and both are famous. Compare with the formulas
+ * in common/core/params.h and mend the function.
  *
  * POINTS: 3
  * REPLACES: adamw_cpu in common/core/params_cpu.c

@@ -1,20 +1,21 @@
 /*
  * Exercise 10.8: one expert's weights
  *
- * In a file every expert has its own tensors; in this program the experts of a layer are one tensor, so that one kernel
- * can multiply with all of them. Say which part of a weight each tensor of a file is:
+ * In a file every expert has its own tensors; in this program the experts of a layer are one
+ * tensor, so that one kernel can multiply with all of them. Say which part of a weight each tensor
+ * of a file is:
  *
  *     in the model     model.layers.3.mlp.experts.up_proj.weight        [E, inner, hidden]
  *     in the file      model.layers.3.mlp.experts.17.up_proj.weight     [inner, hidden]
  *
- * Fill in name, shape, ndim, offset (its first number's place in the model's tensor) and count of part j. Every other
- * weight has one part, which is all of it.
+ * Fill in name, shape, ndim, offset (its first number's place in the model's tensor) and count of
+ * part j. Every other weight has one part, which is all of it.
  *
  * POINTS: 2
  * REPLACES: weight_part in 10_full_model/checkpoint/weights_map.c
  * TESTS: test_checkpoint:weights_map test_golden:golden/v2_lite_cpu
- * HINT: weight_parts() is 1 for what is not a layer's experts. Where does strstr() find ".experts." in the name? Not in
- * "shared_experts.", whose dot comes later. The number goes behind it.
+ * HINT: weight_parts() is 1 for what is not a layer's experts. Where does strstr() find ".experts."
+ * in the name? Not in "shared_experts.", whose dot comes later. The number goes behind it.
  */
 #include "10_full_model/checkpoint/weights_map.h"
 

@@ -3,7 +3,8 @@
 #include <criterion/criterion.h>
 #include <math.h>
 
-/* One weight that decays and one that does not, with gradients of very different size, over three steps. */
+/* One weight that decays and one that does not, with gradients of very different size, over three
+ * steps. */
 Test(adamw, decoupled_decay) {
     float w[2] = {1, 1}, m[2] = {0}, v[2] = {0}, grads[2] = {100, 0.01f}, norm = 100;
     double want[2] = {1, 1}, wm[2] = {0}, wv[2] = {0};

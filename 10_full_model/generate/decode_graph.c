@@ -10,7 +10,7 @@
 /* ---- memory that outlives a step ---- */
 
 static bool own(Context *ctx, Tensor *t, const char *name, const int64_t *shape, int ndim) {
-    *t = tensor_of(NULL, name, I32, ctx->device, shape, ndim);
+    *t = tensor_view(NULL, name, I32, ctx->device, shape, ndim);
     t->data = ctx->gpu ? gpu_alloc(ctx->gpu, tensor_bytes(t)) : malloc(tensor_bytes(t));
     return t->data != NULL;
 }

@@ -25,8 +25,8 @@ __global__ void __launch_bounds__(THREADS)
     const int W = Pack<T>::SIZE;
     __shared__ float warp_most[THREADS / 32];
     __shared__ int warp_best[THREADS / 32];
-    early_wait();
-    early_go();
+    few_rows_wait();
+    few_rows_go();
     const T *row = logits + blockIdx.x * vocab;
     float most = -INFINITY;
     int best = 0, lane = threadIdx.x % 32, warp = threadIdx.x / 32;
@@ -64,8 +64,8 @@ __global__ void __launch_bounds__(THREADS)
 }
 
 static __global__ void count_kernel(int32_t *step) {
-    early_wait();
-    early_go();
+    few_rows_wait();
+    few_rows_go();
     ++*step;
 }
 
@@ -73,7 +73,7 @@ extern "C" void decode_likeliest_cuda(Gpu *gpu, DType dtype, int32_t *ids, int32
                                       int32_t *step, const void *logits, int64_t batch,
                                       int64_t vocab) {
     DTYPE_SWITCH(dtype, T,
-                 early_launch(gpu, likeliest_kernel<T>, dim3((unsigned)batch), THREADS, 0, ids,
-                              tokens, step, (const T *)logits, vocab));
-    early_launch(gpu, count_kernel, dim3(1), 1, 0, step);
+                 few_rows_launch(gpu, likeliest_kernel<T>, dim3((unsigned)batch), THREADS, 0, ids,
+                                 tokens, step, (const T *)logits, vocab));
+    few_rows_launch(gpu, count_kernel, dim3(1), 1, 0, step);
 }

@@ -80,8 +80,8 @@ static void forward(Generator *g, const int32_t *tokens, int count) {
     Context *ctx = g->model->ctx;
     Error err;
     CHECK(model_caches_reserve(g->model, g->caches, count, &err) == 0, "generate: %s", err.text);
-    model_forward(g->model, tensor_from(ctx, "ids", I32, tokens, SHAPE(g->batch, count)), g->caches,
-                  NULL);
+    model_forward(g->model, tensor_copy_in(ctx, "ids", I32, tokens, SHAPE(g->batch, count)),
+                  g->caches, NULL);
     context_reset(ctx);
 }
 

@@ -1,9 +1,9 @@
 /*
  * Generating text: one token at a time, each drawn from what the model thinks comes next.
  *
- * A Generator holds one or more sequences side by side. Prompts of different lengths go through the model
- * together, padded on the right: the mask is causal, so no token sees the padding, and the caches are cut
- * to size afterwards. From then on a step is one token of every sequence.
+ * A Generator holds one or more sequences side by side. Prompts of different lengths go through the
+ * model together, padded on the right: the mask is causal, so no token sees the padding, and the
+ * caches are cut to size afterwards. From then on a step is one token of every sequence.
  *
  * Invariant, between calls: the caches hold all tokens of a sequence but its last one, which is
  * what the next step begins with. So a text can be continued, by the model or by the user, and
@@ -35,16 +35,16 @@ typedef struct Generator {
     DecodeGraph decode;
 } Generator;
 
-/* Sequences of up to `capacity` tokens (at most the model's context), all empty. -1 and a message when
- * memory runs out. */
+/* Sequences of up to `capacity` tokens (at most the model's context), all empty. -1 and a message
+ * when memory runs out. */
 int generator_init(Generator *g, Model *model, const Tokenizer *tokenizer, int batch, int capacity,
                    Error *err);
 void generator_free(Generator *g); /* zeros: fine */
 
 /*
  * Text (zero-terminated) behind what sequence b holds. An empty text in an empty sequence becomes
- * <|endoftext|>. A text that leaves no room for an answer is an error that says how long it is and how
- * long it may be; then nothing has changed. With several sequences: before the first run only.
+ * <|endoftext|>. A text that leaves no room for an answer is an error that says how long it is and
+ * how long it may be; then nothing has changed. With several sequences: before the first run only.
  */
 int generator_prompt(Generator *g, int b, const char *text, Error *err);
 
@@ -68,9 +68,10 @@ typedef struct GenerateResult {
 } GenerateResult;
 
 /*
- * Continues every sequence by up to max_new_tokens tokens. A sequence ends at <|endoftext|>, at a stop
- * string, or when the context is full; all of them end when the longest fills it. Sequence b draws its
- * random numbers from (seed, b, position), so an answer does not depend on its neighbours.
+ * Continues every sequence by up to max_new_tokens tokens. A sequence ends at <|endoftext|>, at a
+ * stop string, or when the context is full; all of them end when the longest fills it. Sequence b
+ * draws its random numbers from (seed, b, position), so an answer does not depend on its
+ * neighbours.
  */
 void generator_run(Generator *g, const GenerateOptions *options, GenerateResult *result);
 

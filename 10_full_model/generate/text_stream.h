@@ -1,10 +1,11 @@
 /*
  * Text as it comes, token by token: handed on as soon as it is whole.
  *
- * Two things make text wait. A token may end within a UTF-8 character; its bytes wait for the rest, for
- * a terminal shows half a character as rubbish. And what could be the beginning of a stop string
- * waits until it is one (the text ends before it) or is none. Bytes that belong to no character, which a
- * model may well write, come out as U+FFFD: what is emitted is valid UTF-8 whatever happens.
+ * Two things make text wait. A token may end within a UTF-8 character; its bytes wait for the rest,
+ * for a terminal shows half a character as rubbish. And what could be the beginning of a stop
+ * string waits until it is one (the text ends before it) or is none. Bytes that belong to no
+ * character, which a model may well write, come out as U+FFFD: what is emitted is valid UTF-8
+ * whatever happens.
  */
 #ifndef TEXT_STREAM_H
 #define TEXT_STREAM_H

@@ -2,13 +2,13 @@
  * The model: DeepSeek's decoder, a stack of chapter 05's blocks.
  *
  *     x = embed_tokens[ids]
- *     for each layer:   x = x + mla(rmsnorm(x))                    chapters 04 and 07
- *                       x = x + experts(rmsnorm(x))                chapter 05; the first layers: SwiGLU
+ *     for each layer:   x = x + mla(rmsnorm(x))        chapters 04 and 07
+ *                       x = x + experts(rmsnorm(x))    chapter 05; the first layers: a SwiGLU
  *     logits = lm_head(rmsnorm(x))
  *
- * Weights carry the names that Hugging Face gives them, but for the experts of a layer, which are one
- * tensor here ("model.layers.3.mlp.experts.gate_proj.weight", [E, inner, hidden]); checkpoint.h takes
- * them apart.
+ * Weights carry the names that Hugging Face gives them, but for the experts of a layer, which are
+ * one tensor here ("model.layers.3.mlp.experts.gate_proj.weight", [E, inner, hidden]); checkpoint.h
+ * takes them apart.
  */
 #ifndef MODEL_H
 #define MODEL_H
@@ -29,21 +29,22 @@ typedef struct Model {
     Tensor *lm_head; /* [vocab_size, hidden_size]; embed_tokens itself when tied */
 } Model;
 
-/* Registers and allocates the weights, all zero; training: with gradients and moments. cfg must have passed config_check. */
+/* Registers and allocates the weights, all zero; training: with gradients and moments. cfg must
+ * have passed config_check. */
 int model_init(Model *model, Context *ctx, const ModelConfig *cfg, bool training, Error *err);
 void model_free(Model *model); /* one that is all zeros is fine */
 
 /*
- * Normal(0, initializer_range); what writes into the residual stream (o_proj, down_proj) is smaller by
- * sqrt(2 num_hidden_layers), the number of its summands (GPT-2). Norm weights are 1.
+ * Normal(0, initializer_range); what writes into the residual stream (o_proj, down_proj) is smaller
+ * by sqrt(2 num_hidden_layers), the number of its summands (GPT-2). Norm weights are 1.
  */
 void model_randomize(Model *model);
 
 /*
  * ids I32 [B, T] -> logits [B, T, vocab_size].
- * caches: NULL, or one for each layer: ids follow what they hold and are appended (model_caches_reserve
- * first), and the logits [B, 1, vocab_size] are those of the last token only: no other is needed to
- * go on.
+ * caches: NULL, or one for each layer: ids follow what they hold and are appended
+ * (model_caches_reserve first), and the logits [B, 1, vocab_size] are those of the last token only:
+ * no other is needed to go on.
  * records: NULL, or one for each layer, for those who want to know what the routers did.
  */
 Tensor *model_forward(Model *model, Tensor *ids, BlockCache *caches, MoeRecord *records);
@@ -52,13 +53,15 @@ Tensor *model_forward(Model *model, Tensor *ids, BlockCache *caches, MoeRecord *
 Tensor *model_loss(Model *model, Tensor *ids, Tensor *targets);
 
 /*
- * What training makes smaller: the same, and while recording the routers' balance losses, whose weight
- * is model->block.moe.aux_loss_alpha. *cross_entropy is the part that counts; records as above.
+ * What training makes smaller: the same, and while recording the routers' balance losses, whose
+ * weight is model->block.moe.aux_loss_alpha. *cross_entropy is the part that counts; records as
+ * above.
  */
 Tensor *model_training_loss(Model *model, Tensor *ids, Tensor *targets, MoeRecord *records,
                             Tensor **cross_entropy);
 
-/* After the optimizer's step: every router's bias moves by gamma towards an even load (V3, 2.1.2). */
+/* After the optimizer's step: every router's bias moves by gamma towards an even load (V3,
+ * 2.1.2). */
 void model_rebalance(Model *model, float gamma);
 
 /* One cache for each layer, for `batch` sequences of up to `capacity` tokens; -1 and a message when
@@ -66,7 +69,8 @@ void model_rebalance(Model *model, float gamma);
 BlockCache *model_caches_new(Model *model, int batch, int capacity, Error *err);
 void model_caches_free(Model *model, BlockCache *caches);
 
-/* Is there room for `tokens` more in every layer, and have they positions? -1 and a message if not. */
+/* Is there room for `tokens` more in every layer, and have they positions? -1 and a message if
+ * not. */
 int model_caches_reserve(Model *model, BlockCache *caches, int tokens, Error *err);
 
 /* How many tokens of sequence b the caches hold, and how to forget all but the first `length`. */

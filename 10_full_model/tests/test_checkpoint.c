@@ -155,8 +155,8 @@ static File *file_of(World *w) {
         for (int j = 0; j < weight_parts(weight); j++) {
             WeightPart part = weight_part(weight, j);
             snprintf(f->names[f->count], sizeof f->names[0], "%s", part.name);
-            f->tensors[f->count] = tensor_of((float *)weight->data + part.offset,
-                                             f->names[f->count], F32, CPU, part.shape, part.ndim);
+            f->tensors[f->count] = tensor_view((float *)weight->data + part.offset,
+                                               f->names[f->count], F32, CPU, part.shape, part.ndim);
             f->count++;
         }
     return f;
@@ -303,9 +303,9 @@ Test(checkpoint, fused_experts_are_read) {
         }
         char name[100];
         snprintf(name, sizeof name, "model.layers.%d.mlp.experts.gate_up_proj", layer);
-        file_add(g, name, tensor_of(both, "", F32, CPU, SHAPE(E, 2 * I, H)));
+        file_add(g, name, tensor_view(both, "", F32, CPU, SHAPE(E, 2 * I, H)));
         snprintf(name, sizeof name, "model.layers.%d.mlp.experts.down_proj", layer);
-        file_add(g, name, tensor_of(all[2 * layer - 1], "", F32, CPU, SHAPE(E, H, I)));
+        file_add(g, name, tensor_view(all[2 * layer - 1], "", F32, CPU, SHAPE(E, H, I)));
     }
     file_write(&w, g);
     loads_as(&w, F32);

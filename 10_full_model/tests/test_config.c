@@ -104,8 +104,8 @@ Test(config, broken_files_are_named) {
     scratch_close(&scratch);
 }
 
-/* The files that DeepSeek published, but for keys that say nothing about the model: the old spelling, FP8's
- * settings, eos as a number, keys of other programs. */
+/* The files that DeepSeek published, but for keys that say nothing about the model: the old
+ * spelling, FP8's settings, eos as a number, keys of other programs. */
 #define PUBLISHED_ROPE                                                                      \
     "\"rope_theta\": 10000, \"max_position_embeddings\": 163840, \"rms_norm_eps\": 1e-06, " \
     "\"hidden_act\": \"silu\", \"attention_bias\": false, \"initializer_range\": 0.02, "    \

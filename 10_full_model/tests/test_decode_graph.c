@@ -35,7 +35,7 @@ static void world_init(World *w, Device device, DType dtype, bool even) {
     int32_t ids[BATCH * CAPACITY];
     for (int i = 0; i < BATCH * longest; i++) ids[i] = (i * 37 + 11) % VOCAB;
     cr_assert(model_caches_reserve(&w->model, w->caches, longest, &err) == 0, "%s", err.text);
-    model_forward(&w->model, tensor_from(&w->ctx, "ids", I32, ids, SHAPE(BATCH, longest)),
+    model_forward(&w->model, tensor_copy_in(&w->ctx, "ids", I32, ids, SHAPE(BATCH, longest)),
                   w->caches, NULL);
     context_reset(&w->ctx);
     for (int b = 0; b < BATCH; b++)
@@ -56,7 +56,7 @@ static void plain_step(World *w, const int32_t *ids, int32_t *next, float *lead)
     static float logits[BATCH * VOCAB];
     Error err;
     cr_assert(model_caches_reserve(&w->model, w->caches, 1, &err) == 0, "%s", err.text);
-    Tensor *t = tensor_from(&w->ctx, "ids", I32, ids, SHAPE(BATCH, 1));
+    Tensor *t = tensor_copy_in(&w->ctx, "ids", I32, ids, SHAPE(BATCH, 1));
     tensor_download(&w->ctx, logits, model_forward(&w->model, t, w->caches, NULL));
     context_reset(&w->ctx);
     for (int b = 0; b < BATCH; b++) {
@@ -72,9 +72,10 @@ static void plain_step(World *w, const int32_t *ids, int32_t *next, float *lead)
 }
 
 /*
- * Steps in pieces of several sizes until the longest sequence is full; then the same token by token.
- * A captured step always runs absorbed attention while a single one takes the cheaper of two, so
- * logits may differ by a rounding: where the two likeliest are closer than that, either is right.
+ * Steps in pieces of several sizes until the longest sequence is full; then the same token by
+ * token. A captured step always runs absorbed attention while a single one takes the cheaper of
+ * two, so logits may differ by a rounding: where the two likeliest are closer than that, either is
+ * right.
  */
 static void many_steps(Device device, DType dtype, bool even) {
     World w;
@@ -123,7 +124,7 @@ DEVICE_TEST(decode_graph, fused_steps_are_the_whole_text) {
     int32_t ids[BATCH * TEXT], next[BATCH];
     static float got[BATCH * VOCAB], whole[BATCH * TEXT * VOCAB];
     for (int i = 0; i < BATCH * TEXT; i++) ids[i] = (i * 29 + 3) % VOCAB;
-    Tensor *t = tensor_from(&w.ctx, "ids", I32, ids, SHAPE(BATCH, TEXT));
+    Tensor *t = tensor_copy_in(&w.ctx, "ids", I32, ids, SHAPE(BATCH, TEXT));
     tensor_download(&w.ctx, whole, model_forward(&w.model, t, NULL, NULL));
     context_reset(&w.ctx);
     for (int b = 0; b < BATCH; b++) model_caches_truncate(&w.model, w.caches, b, 0);
@@ -131,7 +132,7 @@ DEVICE_TEST(decode_graph, fused_steps_are_the_whole_text) {
     for (int b = 0; b < BATCH; b++)
         memcpy(prompt + b * (TEXT - STEPS), ids + b * TEXT, (TEXT - STEPS) * sizeof *ids);
     cr_assert(model_caches_reserve(&w.model, w.caches, TEXT - STEPS, &err) == 0, "%s", err.text);
-    t = tensor_from(&w.ctx, "ids", I32, prompt, SHAPE(BATCH, TEXT - STEPS));
+    t = tensor_copy_in(&w.ctx, "ids", I32, prompt, SHAPE(BATCH, TEXT - STEPS));
     model_forward(&w.model, t, w.caches, NULL);
     context_reset(&w.ctx);
     for (int i = TEXT - STEPS; i < (dtype == BF16 ? TEXT - STEPS + 1 : TEXT); i++) {
@@ -180,10 +181,10 @@ DEVICE_TEST(decode_graph, likeliest) {
     z[0][7] = z[0][8] = z[0][1031] = z[0][2499] = 2;
     z[1][2499] = 1;
     z[3][3] = 5, z[3][2] = NAN;
-    Tensor *logits = tensor_from(&ctx, "logits", dtype, z, SHAPE(ROWS, WIDTH));
-    Tensor *t = tensor_from(&ctx, "tokens", I32, tokens, SHAPE(2, ROWS));
-    Tensor *n = tensor_from(&ctx, "ids", I32, ids, SHAPE(ROWS));
-    Tensor *s = tensor_from(&ctx, "step", I32, &step, SHAPE(1));
+    Tensor *logits = tensor_copy_in(&ctx, "logits", dtype, z, SHAPE(ROWS, WIDTH));
+    Tensor *t = tensor_copy_in(&ctx, "tokens", I32, tokens, SHAPE(2, ROWS));
+    Tensor *n = tensor_copy_in(&ctx, "ids", I32, ids, SHAPE(ROWS));
+    Tensor *s = tensor_copy_in(&ctx, "step", I32, &step, SHAPE(1));
     ON(&ctx, decode_likeliest, n->data, t->data, s->data, logits->data, ROWS, WIDTH);
     const int32_t *from[3] = {n->data, t->data, s->data};
     int32_t *to[3] = {ids, tokens, &step};

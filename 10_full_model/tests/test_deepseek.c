@@ -2,7 +2,8 @@
  * The program's other commands, as processes: info, data, eval, logits, convert, and the list of
  * them all.
  */
-#include "10_full_model/tests/test_deepseek.h" /* first: it says which functions of the system it needs */
+/* first: it says which functions of the system it needs */
+#include "10_full_model/tests/test_deepseek.h"
 
 #include "common/files/files.h"
 #include "common/program/testing.h"
@@ -110,7 +111,7 @@ Test(logits, are_those_of_transformers) {
 static void write_ids(const char *path, const char *name, DType dtype, void *data,
                       const int64_t *shape, int ndim) {
     Error err;
-    Tensor t = tensor_of(data, name, dtype, CPU, shape, ndim);
+    Tensor t = tensor_view(data, name, dtype, CPU, shape, ndim);
     if (safetensors_write(path, &t, 1, NULL, 0, &err)) cr_assert_fail("%s", err.text);
 }
 

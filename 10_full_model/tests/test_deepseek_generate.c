@@ -1,7 +1,8 @@
 /*
  * deepseek generate, as a process: what it prints for one prompt, for many, and in a conversation.
  */
-#include "10_full_model/tests/test_deepseek.h" /* first: it says which functions of the system it needs */
+/* first: it says which functions of the system it needs */
+#include "10_full_model/tests/test_deepseek.h"
 
 #include "10_full_model/data/normalise.h"
 

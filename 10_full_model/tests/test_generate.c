@@ -1,6 +1,6 @@
 /*
- * Generating: the sampler's limits, text that arrives whole, and that neither a neighbour nor a pause
- * changes an answer.
+ * Generating: the sampler's limits, text that arrives whole, and that neither a neighbour nor a
+ * pause changes an answer.
  */
 #include "10_full_model/commands/interactive.h"
 #include "10_full_model/data/normalise.h"
@@ -47,7 +47,8 @@ Test(sampling, keeps_to_its_limits) {
     cr_assert(sample_token(copy, 5, &tight, 0.999f) == 1, "top_p 0 still keeps one");
 }
 
-/* The settings' order is transformers': p counts what top-k left, min-p is relative to the first. */
+/* The settings' order is transformers': p counts what top-k left, min-p is relative to the
+ * first. */
 Test(sampling, settings_together) {
     const float logits[4] = {logf(0.4f), logf(0.3f), logf(0.2f), logf(0.1f)};
     const struct {
@@ -220,8 +221,8 @@ static int alone(World *w, const char *prompt, const GenerateOptions *options, i
     return count;
 }
 
-/* Prompts of different lengths side by side are continued as if each were alone. In F32: in BF16 the
- * likeliest of nearly equal logits may change with a rounding. */
+/* Prompts of different lengths side by side are continued as if each were alone. In F32: in BF16
+ * the likeliest of nearly equal logits may change with a rounding. */
 static void neighbours_change_nothing(Device device) {
     World w;
     world_init(&w, device, F32, 64);
@@ -296,7 +297,8 @@ Test(generate, stops) {
     world_free(&w);
 }
 
-/* A conversation from a script: settings change, bad ones are answered, nothing ends it but /quit. */
+/* A conversation from a script: settings change, bad ones are answered, nothing ends it but
+ * /quit. */
 Test(interactive, follows_its_commands) {
     World w;
     world_init(&w, CPU, F32, 64);

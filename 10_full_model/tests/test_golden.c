@@ -48,7 +48,7 @@ static Tensor *next_tokens(Context *ctx, SafeTensors *expected) {
     cr_assert(B * T <= 64);
     for (int64_t i = 0; i < B * T; i++)
         targets[i] = i % T == T - 1 ? IGNORE_TARGET : ((const int32_t *)ids->data)[i + 1];
-    return tensor_from(ctx, "targets", I32, targets, SHAPE(B, T));
+    return tensor_copy_in(ctx, "targets", I32, targets, SHAPE(B, T));
 }
 
 typedef struct Distances {
@@ -159,7 +159,7 @@ static void greedy(Device device, DType dtype, const char *name) {
     int vocab = g.model.cfg.vocab_size;
     for (int at = PROMPT; at < LENGTH; at++) {
         int first = at == PROMPT ? 0 : at - 1;
-        Tensor *ids = tensor_from(&g.ctx, "ids", I32, want + first, SHAPE(1, at - first));
+        Tensor *ids = tensor_copy_in(&g.ctx, "ids", I32, want + first, SHAPE(1, at - first));
         float *logits = test_values(&g.ctx, model_forward(&g.model, ids, caches, NULL));
         int best = 0;
         for (int i = 1; i < vocab; i++)
@@ -199,11 +199,11 @@ static void greedy_all(Device device, DType dtype, const char *unused) {
 F32_TEST(golden, greedy_tokens_are_transformers_own, greedy_all, NULL)
 
 /*
- * BF16 is about as far from the truth as transformers' BF16 is. Both round the same quantities at about
- * the same places, but not the same bits, so that one of two equally good programs is farther away on
- * one model and nearer on the next; and where a rounding sends a token to another expert, that token gets
- * another answer. Seen on an H200: ratios of 0.6 to 1.2 for six models, and 2.2 for v2_lite, where one
- * token of 26 is 10 % away and the others are 1 %, as transformers' are.
+ * BF16 is about as far from the truth as transformers' BF16 is. Both round the same quantities at
+ * about the same places, but not the same bits, so that one of two equally good programs is farther
+ * away on one model and nearer on the next; and where a rounding sends a token to another expert,
+ * that token gets another answer. Seen on an H200: ratios of 0.6 to 1.2 for six models, and 2.2 for
+ * v2_lite, where one token of 26 is 10 % away and the others are 1 %, as transformers' are.
  */
 Test(golden, bf16_is_as_good_as_transformers_cuda_bf16) {
     test_needs_gpu();

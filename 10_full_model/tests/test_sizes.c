@@ -81,7 +81,7 @@ static void activations(ModelConfig cfg, int batch, int context) {
     int32_t *ids = calloc((size_t)(batch * context), sizeof *ids);
     for (int i = 0; i < batch * context; i++) ids[i] = (i * 7) % cfg.vocab_size;
     ctx.recording = true;
-    Tensor *t = tensor_from(&ctx, "ids", I32, ids, SHAPE(batch, context));
+    Tensor *t = tensor_copy_in(&ctx, "ids", I32, ids, SHAPE(batch, context));
     tape_backward(&ctx, model_loss(&model, t, t));
     double estimate = (double)size_to_train(&cfg, F32, batch, context).activations;
     double measured = (double)context_peak_bytes(&ctx);

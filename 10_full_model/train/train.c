@@ -45,7 +45,7 @@ static void release_interrupts(const struct sigaction *old) {
 
 static Tensor *ids_tensor(Context *ctx, const char *name, const int32_t *ids, int batch,
                           int length) {
-    return tensor_from(ctx, name, I32, ids, SHAPE(batch, length));
+    return tensor_copy_in(ctx, name, I32, ids, SHAPE(batch, length));
 }
 
 static float scalar(Context *ctx, const Tensor *t) {

@@ -99,7 +99,7 @@ static void list_add(Listing *list, Context *ctx, const char *kind, const Tensor
                      DType dtype) {
     int i = list->count++;
     snprintf(list->names[i], sizeof list->names[i], "%s.%s", kind, t->name);
-    list->tensors[i] = tensor_of(data, list->names[i], dtype, CPU, t->shape, t->ndim);
+    list->tensors[i] = tensor_view(data, list->names[i], dtype, CPU, t->shape, t->ndim);
     if (ctx->device == CPU) return;
     size_t bytes = tensor_bytes(&list->tensors[i]);
     list->copies[i] = list->tensors[i].data = malloc(bytes + 1);

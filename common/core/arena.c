@@ -1,9 +1,10 @@
 /*
  * The arena: a list of blocks, handed out from front to back.
  *
- * A request that does not fit the current block goes to the next one that is large enough; a new block is at least a
- * quarter of all blocks before it, so there are few. Reset goes back to the first block and frees none: the next
- * step, which asks for the same sizes in the same order, finds the same addresses.
+ * A request that does not fit the current block goes to the next one that is large enough; a new
+ * block is at least a quarter of all blocks before it, so there are few. Reset goes back to the
+ * first block and frees none: the next step, which asks for the same sizes in the same order, finds
+ * the same addresses.
  */
 #include "common/core/context.h"
 

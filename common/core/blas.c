@@ -1,4 +1,5 @@
-/* OpenBLAS and OpenMP: the right kernels, how threads wait, and how many. blas.h tells the story. */
+/* OpenBLAS and OpenMP: the right kernels, how threads wait, and how many. blas.h tells the
+ * story. */
 #include "common/core/blas.h"
 
 #include <cblas.h>
@@ -42,7 +43,8 @@ static int cpu_has_avx512(void) {
  * Runs before main(), and after OpenBLAS and OpenMP have read their variables (shared libraries are
  * initialised first), so the program has to start again to be heard. It happens at most once, for
  * the second time both variables are there. When the program cannot be started again it goes on:
- * slower, and right. BLAS_PRETEND_CORE stands in for OpenBLAS's choice in the test of this function.
+ * slower, and right. BLAS_PRETEND_CORE stands in for OpenBLAS's choice in the test of this
+ * function.
  */
 __attribute__((constructor(101))) static void restart_with_better_settings(int argc, char **argv) {
     (void)argc;

@@ -1,5 +1,6 @@
 /*
- * The context and its tape. See context.h for the contracts; chapter 01's lesson walks through the tape.
+ * The context and its tape. See context.h for the contracts; chapter 01's lesson walks through the
+ * tape.
  */
 #include "common/core/context.h"
 
@@ -40,7 +41,7 @@ size_t context_peak_bytes(const Context *ctx) { return ctx->host.peak + ctx->dat
 
 Tensor *tensor_new(Context *ctx, const char *name, DType dtype, const int64_t *shape, int ndim) {
     Tensor *t = arena_alloc(&ctx->host, sizeof *t);
-    *t = tensor_of(NULL, name, dtype, ctx->device, shape, ndim);
+    *t = tensor_view(NULL, name, dtype, ctx->device, shape, ndim);
     t->data = arena_alloc(&ctx->data, tensor_bytes(t));
     t->requires_grad = ctx->recording && (dtype == F32 || dtype == BF16);
     return t;
@@ -57,7 +58,7 @@ static void reshape_backward(Context *ctx, void *saved) {
 
 Tensor *reshape(Context *ctx, Tensor *t, const int64_t *shape, int ndim) {
     Tensor *y = arena_alloc(&ctx->host, sizeof *y);
-    *y = tensor_of(t->data, t->name, t->dtype, t->device, shape, ndim);
+    *y = tensor_view(t->data, t->name, t->dtype, t->device, shape, ndim);
     CHECK(tensor_count(y) == tensor_count(t), "%s: %s cannot be seen as %s", t->name,
           shape_text(t).text, shape_text(y).text);
     y->requires_grad = ctx->recording && t->requires_grad;
@@ -65,8 +66,8 @@ Tensor *reshape(Context *ctx, Tensor *t, const int64_t *shape, int ndim) {
     return y;
 }
 
-Tensor *tensor_from(Context *ctx, const char *name, DType dtype, const void *host,
-                    const int64_t *shape, int ndim) {
+Tensor *tensor_copy_in(Context *ctx, const char *name, DType dtype, const void *host,
+                       const int64_t *shape, int ndim) {
     Tensor *t = tensor_new(ctx, name, dtype, shape, ndim);
     t->requires_grad = false;
     if (dtype == F32 || dtype == BF16)
@@ -140,7 +141,7 @@ void *grad_slot(Context *ctx, Tensor *t, int *add) {
     if (!t || !t->requires_grad) return NULL;
     if (!t->grad) {
         t->grad = arena_alloc(&ctx->host, sizeof *t->grad);
-        *t->grad = tensor_of(NULL, t->name, t->dtype, t->device, t->shape, t->ndim);
+        *t->grad = tensor_view(NULL, t->name, t->dtype, t->device, t->shape, t->ndim);
         t->grad->data = arena_alloc(&ctx->data, tensor_bytes(t));
     }
     *add = t->has_grad;
@@ -153,8 +154,8 @@ void grad_pass(Context *ctx, const Tensor *from, Tensor *to) {
     if (!to->requires_grad) return;
     if (!to->has_grad && !to->grad) {
         to->grad = arena_alloc(&ctx->host, sizeof *to->grad);
-        *to->grad = tensor_of(from->grad->data, to->name, from->grad->dtype, ctx->device, to->shape,
-                              to->ndim);
+        *to->grad = tensor_view(from->grad->data, to->name, from->grad->dtype, ctx->device,
+                                to->shape, to->ndim);
         to->has_grad = true;
         return;
     }

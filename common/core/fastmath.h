@@ -1,9 +1,10 @@
 /*
  * exp() for loops that the compiler is to vectorise.
  *
- * libm's expf is exact to the last bit but is a call for each element. This one is a polynomial without branches:
- * x = n ln 2 + r with |r| <= ln 2 / 2, exp(x) = 2^n exp(r). The relative error is below 1e-7 (a test sweeps the range).
- * Below -87.3, where F32 leaves its normal numbers, the result is 0; above 88 it stays at exp(88). NaN stays NaN.
+ * libm's expf is exact to the last bit but is a call for each element. This one is a polynomial
+ * without branches: x = n ln 2 + r with |r| <= ln 2 / 2, exp(x) = 2^n exp(r). The relative error is
+ * below 1e-7 (a test sweeps the range). Below -87.3, where F32 leaves its normal numbers, the
+ * result is 0; above 88 it stays at exp(88). NaN stays NaN.
  */
 #ifndef COMMON_FASTMATH_H
 #define COMMON_FASTMATH_H

@@ -1,10 +1,10 @@
 /*
  * The device layer: the few things the C side needs of a GPU.
  *
- * gpu.cu implements them with CUDA, gpu_none.c for builds without nvcc (where gpu_open says so). A Gpu holds the
- * stream every kernel runs on and the cuBLASLt handle with its workspace; nothing is global.
- * Kernels are launched by functions NAME_cuda(Gpu *gpu, DType dtype, ...) whose further arguments are, in the same
- * order, those of NAME_cpu(...); ON() picks one of the two.
+ * gpu.cu implements them with CUDA, gpu_none.c for builds without nvcc (where gpu_open says so). A
+ * Gpu holds the stream every kernel runs on and the cuBLASLt handle with its workspace; nothing is
+ * global. Kernels are launched by functions NAME_cuda(Gpu *gpu, DType dtype, ...) whose further
+ * arguments are, in the same order, those of NAME_cpu(...); ON() picks one of the two.
  */
 #ifndef COMMON_GPU_H
 #define COMMON_GPU_H
@@ -18,7 +18,8 @@ extern "C" {
 
 typedef struct Gpu Gpu;
 
-/* Opens GPU 0. NULL and a message when there is none, the driver is too old, or the program was built without nvcc. */
+/* Opens GPU 0. NULL and a message when there is none, the driver is too old, or the program was
+ * built without nvcc. */
 Gpu *gpu_open(Error *err);
 void gpu_close(Gpu *gpu);
 
@@ -34,18 +35,19 @@ GpuText gpu_describe(Gpu *gpu);
 void *gpu_alloc(Gpu *gpu, size_t bytes); /* NULL when there is not enough memory */
 void gpu_free(Gpu *gpu, void *data);
 
-/* In stream order. The copies to and from the host return when the host's memory may be used again. */
+/* In stream order. The copies to and from the host return when the host's memory may be used
+ * again. */
 void gpu_upload(Gpu *gpu, void *device, const void *host, size_t bytes);
 void gpu_download(Gpu *gpu, void *host, const void *device, size_t bytes);
 void gpu_copy(Gpu *gpu, void *to, const void *from, size_t bytes);
 void gpu_set(Gpu *gpu, void *device, int byte, size_t bytes);
 
 /*
- * A graph: work that was recorded once and can be repeated by one launch, however many kernels it is.
- * Between begin and end nothing runs; what is called is written down with its arguments, addresses
- * and sizes included, so whatever it reads must still be there at the launch. Inside, nothing may
- * wait for the device or ask it for memory: no uploads, no downloads, no gpu_alloc (an arena that
- * has seen the same step before does not need one).
+ * A graph: work that was recorded once and can be repeated by one launch, however many kernels it
+ * is. Between begin and end nothing runs; what is called is written down with its arguments,
+ * addresses and sizes included, so whatever it reads must still be there at the launch. Inside,
+ * nothing may wait for the device or ask it for memory: no uploads, no downloads, no gpu_alloc (an
+ * arena that has seen the same step before does not need one).
  */
 typedef struct GpuGraph GpuGraph;
 void gpu_graph_begin(Gpu *gpu);
@@ -53,7 +55,8 @@ GpuGraph *gpu_graph_end(Gpu *gpu);
 void gpu_graph_launch(Gpu *gpu, GpuGraph *graph); /* in stream order; does not wait */
 void gpu_graph_free(GpuGraph *graph);             /* NULL is fine */
 
-/* A profiler that was told to wait (ncu --profile-from-start off) looks at what is launched in between. */
+/* A profiler that was told to wait (ncu --profile-from-start off) looks at what is launched in
+ * between. */
 void gpu_profile_start(Gpu *gpu);
 void gpu_profile_stop(Gpu *gpu);
 
@@ -62,8 +65,9 @@ void gpu_timer_start(Gpu *gpu);
 double gpu_timer_stop(Gpu *gpu);
 
 /*
- * ON(ctx, rmsnorm, y, x, ...) calls rmsnorm_cuda(ctx->gpu, ctx->dtype, y, x, ...) or rmsnorm_cpu(y, x, ...).
- * ON_AS is for tensors that may have another dtype than ctx: a loss is F32 in a BF16 model too.
+ * ON(ctx, rmsnorm, y, x, ...) calls rmsnorm_cuda(ctx->gpu, ctx->dtype, y, x, ...) or rmsnorm_cpu(y,
+ * x, ...). ON_AS is for tensors that may have another dtype than ctx: a loss is F32 in a BF16 model
+ * too.
  */
 #define ON(ctx, kernel, ...) ON_AS(ctx, (ctx)->dtype, kernel, __VA_ARGS__)
 #ifdef WITH_CUDA

@@ -24,7 +24,8 @@ static void check_activation(Context *ctx, const char *where, const Tensor *x) {
           device_name(x->device), dtype_name(ctx->dtype), device_name(ctx->device));
 }
 
-/* Additions and sums also take F32 tensors in a BF16 context: losses, and what a router computes. */
+/* Additions and sums also take F32 tensors in a BF16 context: losses, and what a router
+ * computes. */
 static void check_number(Context *ctx, const char *where, const Tensor *x) {
     CHECK((x->dtype == ctx->dtype || x->dtype == F32) && x->device == ctx->device,
           "%s: %s is %s on %s, but should be %s or F32 on %s", where, x->name, dtype_name(x->dtype),
@@ -257,7 +258,8 @@ typedef struct CrossEntropySaved {
     float *lse;
 } CrossEntropySaved;
 
-/* softmax(logits) - onehot(target), written over the logits: the largest tensor of a step exists once. */
+/* softmax(logits) - onehot(target), written over the logits: the largest tensor of a step exists
+ * once. */
 static void cross_entropy_backward(Context *ctx, void *saved) {
     CrossEntropySaved *s = saved;
     Tensor *logits = s->logits;
@@ -267,8 +269,8 @@ static void cross_entropy_backward(Context *ctx, void *saved) {
     ON(ctx, cross_entropy_backward, logits->data, s->loss->grad->data, s->loss->data, s->lse,
        s->targets->data, tensor_rows(logits), tensor_dim(logits, -1));
     logits->grad = arena_alloc(&ctx->host, sizeof *logits->grad);
-    *logits->grad = tensor_of(logits->data, logits->name, logits->dtype, logits->device,
-                              logits->shape, logits->ndim);
+    *logits->grad = tensor_view(logits->data, logits->name, logits->dtype, logits->device,
+                                logits->shape, logits->ndim);
     logits->has_grad = true;
 }
 

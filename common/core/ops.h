@@ -1,13 +1,14 @@
 /*
  * The operations every chapter needs, forward and backward.
  *
- * Each is one function on tensors that checks shapes, runs the kernel of ctx's device and, while ctx records, puts its
- * backward function on the tape. The kernels stand in ops_cpu.c and ops_cuda.cu under the names at the end of this file;
- * linear() is product() or, for large matrices, OpenBLAS's sgemm; on the GPU cuBLASLt or, for few rows,
- * skinny.h. `rows` is everything but the last dimension.
+ * Each is one function on tensors that checks shapes, runs the kernel of ctx's device and, while
+ * ctx records, puts its backward function on the tape. The kernels stand in ops_cpu.c and
+ * ops_cuda.cu under the names at the end of this file; linear() is product() or, for large
+ * matrices, OpenBLAS's sgemm; on the GPU cuBLASLt or, for few rows, few_rows.h. `rows` is everything
+ * but the last dimension.
  *
- * Backward functions never clear: `add` says whether a kernel overwrites (0) or adds to (1) a gradient (context.h), and
- * a NULL gradient is not computed.
+ * Backward functions never clear: `add` says whether a kernel overwrites (0) or adds to (1) a
+ * gradient (context.h), and a NULL gradient is not computed.
  */
 #ifndef COMMON_OPS_H
 #define COMMON_OPS_H
@@ -22,8 +23,9 @@ extern "C" {
 Tensor *linear(Context *ctx, Tensor *x, Tensor *weight, Tensor *bias);
 
 /*
- * y = base + x W^T + b: what writes into a residual stream. base [..., out] as y. The same as add(base, linear(x)), but
- * the sum costs no pass of its own, nor does its gradient: y's becomes base's.
+ * y = base + x W^T + b: what writes into a residual stream. base [..., out] as y. The same as
+ * add(base, linear(x)), but the sum costs no pass of its own, nor does its gradient: y's becomes
+ * base's.
  */
 Tensor *linear_onto(Context *ctx, Tensor *base, Tensor *x, Tensor *weight, Tensor *bias);
 
@@ -37,38 +39,45 @@ Tensor *rmsnorm(Context *ctx, Tensor *x, Tensor *weight, float eps);
 Tensor *silu(Context *ctx, Tensor *x);
 Tensor *swiglu(Context *ctx, Tensor *gate, Tensor *up);
 
-/* y[i] = table[ids[i]]     table [V, D], ids I32 [...] -> [..., D]. An id outside [0, V) stops the program (on the CPU). */
+/* y[i] = table[ids[i]]     table [V, D], ids I32 [...] -> [..., D]. An id outside [0, V) stops the
+ * program (on the CPU). */
 Tensor *embedding(Context *ctx, Tensor *table, Tensor *ids);
 
 /*
- * loss = mean over rows with target != -100 of  logsumexp(logits[row]) - logits[row][target]      -> F32 [1]
- * logits [..., V], targets I32 [...]. The probabilities are never stored: backward turns the logits, in place, into their
- * own gradient, so after tape_backward() they are gone.
+ *     loss = mean over rows with target != -100 of logsumexp(logits[row]) - logits[row][target]
+ *
+ * logits [..., V], targets I32 [...] -> F32 [1]. The probabilities are never stored: backward turns
+ * the logits, in place, into their own gradient, so after tape_backward() they are gone.
  */
 enum { IGNORE_TARGET = -100 };
 Tensor *cross_entropy(Context *ctx, Tensor *logits, Tensor *targets);
 
 /*
- * cross_entropy(linear(x, weight), targets) for those who do not want to see the logits: x [..., D], weight [V, D].
- * On the GPU their rows are then padded to a multiple of 64 numbers. A vocabulary of 50257 needs it: tensor cores are
- * fed 16 bytes at a time, and rows that begin at odd addresses leave cuBLAS only its slow kernels.
+ * cross_entropy(linear(x, weight), targets) for those who do not want to see the logits: x [...,
+ * D], weight [V, D]. On the GPU their rows are then padded to a multiple of 64 numbers. A
+ * vocabulary of 50257 needs it: tensor cores are fed 16 bytes at a time, and rows that begin at odd
+ * addresses leave cuBLAS only its slow kernels.
  */
 Tensor *linear_cross_entropy(Context *ctx, Tensor *x, Tensor *weight, Tensor *targets);
 
-/* y[..., j] = x[..., from + j] for j < count: some columns of x, copied.   x [..., D] -> [..., count] */
+/* y[..., j] = x[..., from + j] for j < count: some columns, copied.   x [..., D] -> [..., count] */
 Tensor *slice(Context *ctx, Tensor *x, int64_t from, int64_t count);
 
-/* Zeroes each element with probability p and scales the rest by 1 / (1 - p). p = 0 returns x itself. */
+/* Zeroes each element with probability p and scales the rest by 1 / (1 - p). p = 0 returns x
+ * itself. */
 Tensor *dropout(Context *ctx, Tensor *x, float p);
 
-/* Scalars (F32 [1]): sum, mean, and sum of x * c for a constant F32 c of x's shape. Summed in a fixed order.
- * x may be F32 in a BF16 context. */
+/* Scalars (F32 [1]): sum, mean, and sum of x * c for a constant F32 c of x's shape. Summed in a
+ * fixed order. x may be F32 in a BF16 context. */
 Tensor *sum(Context *ctx, Tensor *x);
 Tensor *mean(Context *ctx, Tensor *x);
 Tensor *weighted_sum(Context *ctx, Tensor *x, const Tensor *c);
 
-/* ---- kernels ------------------------------------------------------------------------------------------------------
- * On the CPU every T * is a float *; on CUDA it is float * or bf16 *, by dtype. F32 where float * is written.
+/*
+ * ---- kernels ----
+ *
+ * On the CPU every T * is a float *; on CUDA it is float * or bf16 *, by dtype. F32 where float *
+ * is written.
  */
 void linear_forward_cpu(float *y, const float *x, const float *w, const float *bias, int64_t rows,
                         int64_t in, int64_t out);
@@ -88,7 +97,8 @@ void slice_backward_cpu(float *dx, int add, const float *dy, int64_t rows, int64
                         int64_t from, int64_t count);
 void rmsnorm_forward_cpu(float *y, float *rstd, const float *x, const float *w, int64_t rows,
                          int64_t d, float eps);
-/* scratch: F32 [RMSNORM_CHUNKS, d] ([RMSNORM_BLOCKS, d] on CUDA), parts of dw that are summed in a fixed order */
+/* scratch: F32 [RMSNORM_CHUNKS, d] ([RMSNORM_BLOCKS, d] on CUDA), parts of dw that are summed in a
+ * fixed order */
 enum { RMSNORM_CHUNKS = 64, RMSNORM_BLOCKS = 512 };
 void rmsnorm_backward_cpu(float *dx, int add_x, float *dw, int add_w, float *scratch,
                           const float *dy, const float *x, const float *w, const float *rstd,
@@ -100,7 +110,8 @@ void swiglu_backward_cpu(float *dgate, int add_gate, float *dup, int add_up, con
                          const float *gate, const float *up, int64_t n);
 void embedding_forward_cpu(float *y, const float *table, const int32_t *ids, int64_t rows,
                            int64_t d, int64_t vocab);
-/* scratch: I32 [vocab + 1 + 3 * rows]: rows sorted by id, so that each table row is summed in a fixed order */
+/* scratch: I32 [vocab + 1 + 3 * rows]: rows sorted by id, so that each table row is summed in a
+ * fixed order */
 void embedding_backward_cpu(float *dtable, int add, int32_t *scratch, const float *dy,
                             const int32_t *ids, int64_t rows, int64_t d, int64_t vocab);
 /* losses, lse: F32 [rows]; loss: F32 [2] = mean, number of rows counted */
@@ -158,9 +169,10 @@ void cross_entropy_backward_cuda(Gpu *gpu, DType dtype, void *logits, const floa
                                  const float *loss, const float *lse, const int32_t *targets,
                                  int64_t rows, int64_t vocab);
 /*
- * linear_cross_entropy's two halves. w, x, dx and dw as for linear(); padded_w [width, in] is w with zeros behind (w
- * itself when width is vocab), made by the forward for both. With `gradient`, logits [rows, width] become the loss'
- * gradient by them in the forward already, which the backward multiplies by *dloss where that is not 1.
+ * linear_cross_entropy's two halves. w, x, dx and dw as for linear(); padded_w [width, in] is w
+ * with zeros behind (w itself when width is vocab), made by the forward for both. With `gradient`,
+ * logits [rows, width] become the loss' gradient by them in the forward already, which the backward
+ * multiplies by *dloss where that is not 1.
  */
 void linear_cross_entropy_forward_cuda(Gpu *gpu, DType dtype, float *loss, float *losses,
                                        void *logits, int gradient, void *padded_w, const void *x,

@@ -1,8 +1,8 @@
 /*
  * The common operations on the CPU, in F32.
  *
- * Loops over rows are shared among threads. Where rows are summed (gradients of weights) the work is cut in a fixed way that
- * does not depend on the number of threads, so neither do the results.
+ * Loops over rows are shared among threads. Where rows are summed (gradients of weights) the work
+ * is cut in a fixed way that does not depend on the number of threads, so neither do the results.
  */
 #include "common/core/fastmath.h"
 #include "common/core/ops.h"
@@ -19,9 +19,9 @@ enum { PARALLEL_MIN = 1 << 14 };
 /* ---- linear ---- */
 
 /*
- * y = W x for one row: W is read once, where a product would first copy it into tiles. A dot product
- * for each output; several threads only for matrices that take longer to read (a megabyte) than
- * threads to wake.
+ * y = W x for one row: W is read once, where a product would first copy it into tiles. A dot
+ * product for each output; several threads only for matrices that take longer to read (a megabyte)
+ * than threads to wake.
  */
 static void matrix_vector(float *y, const float *x, const float *w, int64_t in, int64_t out) {
 #pragma omp parallel for if (in * out > 1 << 18)
@@ -66,8 +66,8 @@ static void few_rows(float *y, const float *x, const float *w, int64_t rows, int
 enum { LARGE = 512 };
 
 /*
- * A large matrix: pieces of rows for the threads, for inside a parallel region OpenBLAS computes its
- * piece alone. Left to itself it would also share the work, but its threads then wait for each
+ * A large matrix: pieces of rows for the threads, for inside a parallel region OpenBLAS computes
+ * its piece alone. Left to itself it would also share the work, but its threads then wait for each
  * other's copies of the matrices several times. OpenBLAS chooses its kernel by the size; so pieces
  * depend on the matrix only, never on the number of threads, and neither do the results. They are
  * of nearly equal size and come in fours; sgemm's kernels like multiples of 8.
@@ -269,7 +269,8 @@ void rmsnorm_forward_cpu(float *y, float *rstd, const float *x, const float *w, 
 /*
  * With x^ = x rstd, so that y = x^ w:
  *     dw_j = sum over rows dy_j x^_j
- *     dx_j = rstd (w_j dy_j - x^_j mean_k(w_k dy_k x^_k))         (rstd itself depends on every x_k: the second term)
+ *     dx_j = rstd (w_j dy_j - x^_j mean_k(w_k dy_k x^_k))
+ * The second term is there because rstd itself depends on every x_k.
  */
 void rmsnorm_backward_cpu(float *dx, int add_x, float *dw, int add_w, float *scratch,
                           const float *dy, const float *x, const float *w, const float *rstd,
@@ -315,7 +316,8 @@ void embedding_forward_cpu(float *y, const float *table, const int32_t *ids, int
 
 void embedding_backward_cpu(float *dtable, int add, int32_t *scratch, const float *dy,
                             const int32_t *ids, int64_t rows, int64_t d, int64_t vocab) {
-    /* Counting sort: order[start[id] .. start[id + 1]) are the rows that used id, in ascending order. */
+    /* Counting sort: order[start[id] .. start[id + 1]) are the rows that used id, in ascending
+     * order. */
     int32_t *start = scratch, *order = scratch + vocab + 1;
     memset(start, 0, (size_t)(vocab + 1) * sizeof *start);
     for (int64_t i = 0; i < rows; i++) start[ids[i]]++;

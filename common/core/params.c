@@ -24,7 +24,7 @@ static Tensor *append(Params *params, Tensor ***list, int *count, int *capacity,
     Tensor *t = malloc(sizeof *t);
     char *copy = strdup(name);
     if (!t || !copy) fatal("out of memory");
-    *t = tensor_of(NULL, copy, dtype, params->ctx->device, shape, ndim);
+    *t = tensor_view(NULL, copy, dtype, params->ctx->device, shape, ndim);
     return (*list)[(*count)++] = t;
 }
 
@@ -131,7 +131,7 @@ int params_allocate(Params *params, bool training, Error *err) {
             t->grad = malloc(sizeof *t->grad);
             if (!t->grad) fatal("out of memory");
             *t->grad =
-                tensor_of(params->grads + *offset, t->name, F32, ctx->device, t->shape, t->ndim);
+                tensor_view(params->grads + *offset, t->name, F32, ctx->device, t->shape, t->ndim);
         }
         *offset += padded(t);
     }
@@ -190,14 +190,14 @@ static float *master_of(const Params *params, const Tensor *t) {
 void params_set(Params *params, Tensor *t, const float *host) {
     Context *ctx = params->ctx;
     CHECK(t->data, "%s: params_allocate comes first", t->name);
-    Tensor master = tensor_of(master_of(params, t), t->name, F32, ctx->device, t->shape, t->ndim);
+    Tensor master = tensor_view(master_of(params, t), t->name, F32, ctx->device, t->shape, t->ndim);
     tensor_upload(ctx, &master, host);
     if (t->dtype != F32) tensor_upload(ctx, t, host);
 }
 
 void params_get(Params *params, const Tensor *t, float *host) {
     Tensor master =
-        tensor_of(master_of(params, t), t->name, F32, params->ctx->device, t->shape, t->ndim);
+        tensor_view(master_of(params, t), t->name, F32, params->ctx->device, t->shape, t->ndim);
     tensor_download(params->ctx, host, &master);
 }
 

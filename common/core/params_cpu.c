@@ -1,5 +1,6 @@
 /*
- * The optimizer's two loops on the CPU. The norm is summed in chunks that do not depend on the number of threads.
+ * The optimizer's two loops on the CPU. The norm is summed in chunks that do not depend on the
+ * number of threads.
  */
 #include "common/core/params.h"
 

@@ -106,8 +106,8 @@ static void pack(float *to, Matrix b, int64_t depth, int64_t width) {
                 to[j * depth + k * PANEL + i - j] = i < width ? b.at[k * b.row + i * b.column] : 0;
 }
 
-/* to[k][i] for i < HEIGHT: some columns of a transposed A. gcc would see a memcpy() for each k in it,
- * and for so few numbers the call takes longer than the copy. */
+/* to[k][i] for i < HEIGHT: some columns of a transposed A. gcc would see a memcpy() for each k in
+ * it, and for so few numbers the call takes longer than the copy. */
 __attribute__((optimize("no-tree-loop-distribute-patterns"))) static void copy_columns(
     float *to, const float *a, int64_t a_column, int64_t depth, int64_t rows) {
     for (int64_t k = 0; k < depth; k++, to += HEIGHT, a += a_column) {

@@ -1,9 +1,11 @@
 /*
- * Random numbers from a counter: Philox 4x32-10 (Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3").
+ * Random numbers from a counter: Philox 4x32-10 (Salmon et al. 2011, "Parallel random numbers: as
+ * easy as 1, 2, 3").
  *
- * There is no hidden state to pass on: the four 32-bit words numbered `index` of stream `stream` under `seed` are a
- * function of these three, the same on CPU and GPU and for any number of threads. Each random operation of a step takes
- * a stream of its own (rng_next_stream); element i of a tensor uses word i % 4 of block i / 4.
+ * There is no hidden state to pass on: the four 32-bit words numbered `index` of stream `stream`
+ * under `seed` are a function of these three, the same on CPU and GPU and for any number of
+ * threads. Each random operation of a step takes a stream of its own (rng_next_stream); element i
+ * of a tensor uses word i % 4 of block i / 4.
  */
 #ifndef COMMON_RNG_H
 #define COMMON_RNG_H
@@ -53,7 +55,8 @@ RNG_FUNCTION float rng_uniform(uint64_t seed, uint64_t stream, uint64_t i) {
     return (float)(philox(seed, stream, i / 4).word[i % 4] >> 8) * 0x1p-24f;
 }
 
-/* Standard normal by Box-Muller: elements 2j and 2j + 1 are the two coordinates of one pair of uniforms. */
+/* Standard normal by Box-Muller: elements 2j and 2j + 1 are the two coordinates of one pair of
+ * uniforms. */
 RNG_FUNCTION float rng_normal(uint64_t seed, uint64_t stream, uint64_t i) {
     Philox p = philox(seed, stream, i / 4);
     uint32_t a = p.word[i % 4 / 2 * 2], b = p.word[i % 4 / 2 * 2 + 1];

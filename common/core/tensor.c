@@ -69,8 +69,8 @@ void check_shape(const char *where, const Tensor *t, DType dtype, const int64_t 
                  sizes_text(shape, ndim).text);
 }
 
-Tensor tensor_of(void *data, const char *name, DType dtype, Device device, const int64_t *shape,
-                 int ndim) {
+Tensor tensor_view(void *data, const char *name, DType dtype, Device device, const int64_t *shape,
+                   int ndim) {
     CHECK(ndim >= 0 && ndim <= MAX_DIMS, "%s: %d dimensions, at most %d", name, ndim, MAX_DIMS);
     Tensor t = {.data = data, .name = name, .dtype = dtype, .device = device, .ndim = ndim};
     for (int i = 0; i < MAX_DIMS; i++) {

@@ -1,12 +1,14 @@
 /*
  * A tensor: numbers in row-major order, and what is needed to know what they are.
  *
- * Tensors are always contiguous; the last dimension is the fastest. Linear weights are [out, in] as in PyTorch.
- * A tensor does not own its data: an Arena does (activations), a Params list (weights) or a mapped file. So a Tensor may
- * be copied by value, and a view is a second Tensor on the same data.
+ * Tensors are always contiguous; the last dimension is the fastest. Linear weights are [out, in] as
+ * in PyTorch. A tensor does not own its data: an Arena does (activations), a Params list (weights)
+ * or a mapped file. So a Tensor may be copied by value, and a view is a second Tensor on the same
+ * data.
  *
- * grad is where the derivative of the loss by this tensor goes. The first contribution in a step is written, every
- * later one is added; has_grad tells which (see grad_slot in context.h). Nobody has to clear gradients to zero.
+ * grad is where the derivative of the loss by this tensor goes. The first contribution in a step is
+ * written, every later one is added; has_grad tells which (see grad_slot in context.h). Nobody has
+ * to clear gradients to zero.
  */
 #ifndef COMMON_TENSOR_H
 #define COMMON_TENSOR_H
@@ -55,12 +57,13 @@ typedef struct ShapeText {
 } ShapeText;
 ShapeText shape_text(const Tensor *t);
 
-/* Aborts unless t has this dtype and shape (-1 matches any size); names the tensor, the shape it has and the one wanted. */
+/* Aborts unless t has this dtype and shape (-1 matches any size); names the tensor, the shape it
+ * has and the one wanted. */
 void check_shape(const char *where, const Tensor *t, DType dtype, const int64_t *shape, int ndim);
 
 /* Describes data that lives elsewhere. requires_grad is false. */
-Tensor tensor_of(void *data, const char *name, DType dtype, Device device, const int64_t *shape,
-                 int ndim);
+Tensor tensor_view(void *data, const char *name, DType dtype, Device device, const int64_t *shape,
+                   int ndim);
 
 /* Round to nearest, ties to even; NaN stays NaN. One BF16 is the upper half of an F32. */
 uint16_t bf16_from_float(float x);

@@ -12,13 +12,13 @@
 static Tensor *fused(Context *ctx, const Tensor *x, const Tensor *norm, float eps,
                      const Tensor *weight) {
     int64_t shape[MAX_DIMS], in = tensor_dim(x, -1), out = tensor_dim(weight, 0);
-    SkinnyLinear s = {.x = x->data,
-                      .norm = norm->data,
-                      .eps = eps,
-                      .rows = tensor_rows(x),
-                      .in = in,
-                      .part = {{.w = weight->data, .out = out}}};
-    if (ctx->device != CUDA || ctx->recording || !skinny_supports(ctx->gpu, ctx->dtype, &s))
+    FewRowsLinear s = {.x = x->data,
+                       .norm = norm->data,
+                       .eps = eps,
+                       .rows = tensor_rows(x),
+                       .in = in,
+                       .part = {{.w = weight->data, .out = out}}};
+    if (ctx->device != CUDA || ctx->recording || !few_rows_supports(ctx->gpu, ctx->dtype, &s))
         return NULL;
     check_shape("rmsnorm_linear", x, ctx->dtype, x->shape, x->ndim);
     check_shape("rmsnorm_linear", weight, ctx->dtype, SHAPE(out, in));
@@ -27,7 +27,7 @@ static Tensor *fused(Context *ctx, const Tensor *x, const Tensor *norm, float ep
     shape[x->ndim - 1] = out;
     Tensor *y = tensor_new(ctx, "linear", ctx->dtype, shape, x->ndim);
     s.part[0].y = y->data;
-    skinny_linear_cuda(ctx->gpu, ctx->dtype, &s);
+    few_rows_linear_cuda(ctx->gpu, ctx->dtype, &s);
     return y;
 }
 #else

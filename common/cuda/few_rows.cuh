@@ -51,12 +51,12 @@ enum { SKINNY_TILE = 16, SKINNY_CHUNK = 32 }; /* rows of W and columns at a time
 /* ---- chunks ---- */
 
 /* A lane's part of a chunk of the rows of x: x(n) is row n, or NULL for zeros. */
-template <typename T, int NT> struct SkinnyInput;
+template <typename T, int NT> struct FewRowsInput;
 
 /* A lane's part of a chunk of W: 8 columns of two rows. */
-template <typename T> struct SkinnyChunk;
+template <typename T> struct FewRowsChunk;
 
-template <int NT> struct SkinnyInput<bf16, NT> {
+template <int NT> struct FewRowsInput<bf16, NT> {
     uint4 v[NT];
     template <typename Rows> __device__ __forceinline__ void load(const Rows &x, int column) {
 #pragma unroll
@@ -67,7 +67,7 @@ template <int NT> struct SkinnyInput<bf16, NT> {
     }
 };
 
-template <> struct SkinnyChunk<bf16> {
+template <> struct FewRowsChunk<bf16> {
     uint4 low, high;
     __device__ __forceinline__ void load(const bf16 *low_row, const bf16 *high_row, int column) {
         column += threadIdx.x % 4 * 8;
@@ -77,7 +77,7 @@ template <> struct SkinnyChunk<bf16> {
     /* sum += chunk * x */
     template <int NT>
     __device__ __forceinline__ void multiply(float (&sum)[NT][4],
-                                             const SkinnyInput<bf16, NT> &x) const {
+                                             const FewRowsInput<bf16, NT> &x) const {
         const uint32_t first[4] = {low.x, high.x, low.y, high.y};
         const uint32_t second[4] = {low.z, high.z, low.w, high.w};
 #pragma unroll
@@ -89,7 +89,7 @@ template <> struct SkinnyChunk<bf16> {
     }
 };
 
-template <int NT> struct SkinnyInput<float, NT> {
+template <int NT> struct FewRowsInput<float, NT> {
     const float *row[NT][2];
     template <typename Rows> __device__ __forceinline__ void load(const Rows &x, int column) {
         for (int t = 0; t < NT; t++)
@@ -100,7 +100,7 @@ template <int NT> struct SkinnyInput<float, NT> {
     }
 };
 
-template <> struct SkinnyChunk<float> {
+template <> struct FewRowsChunk<float> {
     const float *low, *high;
     __device__ __forceinline__ void load(const float *low_row, const float *high_row, int column) {
         low = low_row + column;
@@ -108,7 +108,7 @@ template <> struct SkinnyChunk<float> {
     }
     template <int NT>
     __device__ __forceinline__ void multiply(float (&sum)[NT][4],
-                                             const SkinnyInput<float, NT> &x) const {
+                                             const FewRowsInput<float, NT> &x) const {
         for (int t = 0; t < NT; t++)
             for (int side = 0; side < 2; side++)
 #pragma unroll 1
@@ -120,7 +120,7 @@ template <> struct SkinnyChunk<float> {
 };
 
 /* The rows of a matrix [count, stride], wherever it lies. */
-template <typename T> struct SkinnyRows {
+template <typename T> struct FewRowsStage {
     const T *x;
     int stride, count;
     __device__ __forceinline__ const T *operator()(int n) const {
@@ -130,10 +130,11 @@ template <typename T> struct SkinnyRows {
 
 /* ---- a warp's sum ---- */
 
-/* sum[t][i] of a lane: row lane / 4 + i / 2 * 8 of the tile, row 8 t + 2 (lane % 4) + i % 2 of x. */
-template <typename T, int NT, int AHEAD> struct SkinnySum {
+/* sum[t][i] of a lane: row lane / 4 + i / 2 * 8 of the tile, row 8 t + 2 (lane % 4) + i % 2 of
+ * x. */
+template <typename T, int NT, int AHEAD> struct FewRowsSum {
     float sum[NT][4];
-    SkinnyChunk<T> ahead[AHEAD];
+    FewRowsChunk<T> ahead[AHEAD];
     const T *low, *high;
     int chunk, step, chunks;
 
@@ -155,7 +156,7 @@ template <typename T, int NT, int AHEAD> struct SkinnySum {
     template <typename Rows> __device__ __forceinline__ void run(const Rows &x) {
 #pragma unroll 1
         for (; chunk < chunks; chunk += AHEAD * step) {
-            SkinnyInput<T, NT> input[AHEAD];
+            FewRowsInput<T, NT> input[AHEAD];
 #pragma unroll
             for (int i = 0; i < AHEAD; i++)
                 if (chunk + i * step < chunks) input[i].load(x, (chunk + i * step) * SKINNY_CHUNK);
@@ -171,7 +172,7 @@ template <typename T, int NT, int AHEAD> struct SkinnySum {
 
 /* f(j, n, value) for each number that the lane holds of tile row j and row n of x. */
 template <int NT, typename F>
-__device__ __forceinline__ void skinny_each(const float (&sum)[NT][4], F f) {
+__device__ __forceinline__ void few_rows_each(const float (&sum)[NT][4], F f) {
     int lane = threadIdx.x % 32;
 #pragma unroll
     for (int t = 0; t < NT; t++)
@@ -183,12 +184,12 @@ __device__ __forceinline__ void skinny_each(const float (&sum)[NT][4], F f) {
 /* ---- a block's sum ---- */
 
 /* Where the warps of a block leave their sums. */
-template <int NT, int WARPS> struct SkinnyParts {
+template <int NT, int WARPS> struct FewRowsParts {
     float part[WARPS][SKINNY_TILE][8 * NT + 1];
 
     __device__ __forceinline__ void put(const float (&sum)[NT][4]) {
         auto mine = part[threadIdx.x / 32];
-        skinny_each(sum, [&](int j, int n, float value) { mine[j][n] = value; });
+        few_rows_each(sum, [&](int j, int n, float value) { mine[j][n] = value; });
     }
     __device__ __forceinline__ float total(int j, int n) const {
         float sum = 0;
@@ -202,27 +203,27 @@ template <int NT, int WARPS> struct SkinnyParts {
 
 /* The distance of two rows: in BF16 an odd multiple of 64 bytes, so that eight lanes that read two
  * rows meet all banks. */
-template <typename T> __host__ __device__ constexpr int skinny_stride(int width) {
+template <typename T> __host__ __device__ constexpr int few_rows_stride(int width) {
     return width * (int)sizeof(T) % 128 == 0 ? width + 64 / (int)sizeof(T) : width;
 }
 
 /* A weight of d numbers that will be needed: into the L2 cache. */
-template <typename T> __device__ __forceinline__ void skinny_prefetch(const T *weight, int d) {
+template <typename T> __device__ __forceinline__ void few_rows_prefetch(const T *weight, int d) {
     int k = threadIdx.x * (128 / (int)sizeof(T));
     if (k < d) asm volatile("prefetch.global.L2 [%0];" ::"l"(weight + k));
 }
 
 /* 16 bytes as numbers. */
-template <typename T> struct alignas(16) SkinnyPack {
+template <typename T> struct alignas(16) FewRowsPack {
     static const int SIZE = 16 / sizeof(T);
     T v[SIZE];
-    __device__ __forceinline__ float dot(const SkinnyPack &x) const {
+    __device__ __forceinline__ float dot(const FewRowsPack &x) const {
         float sum = 0;
 #pragma unroll
         for (int i = 0; i < SIZE; i++) sum += to_float(v[i]) * to_float(x.v[i]);
         return sum;
     }
-    __device__ __forceinline__ void scale(float r, const SkinnyPack &w) {
+    __device__ __forceinline__ void scale(float r, const FewRowsPack &w) {
 #pragma unroll
         for (int i = 0; i < SIZE; i++) v[i] = from_float<T>(to_float(v[i]) * r * to_float(w.v[i]));
     }
@@ -231,9 +232,9 @@ template <typename T> struct alignas(16) SkinnyPack {
 /* to [d] = rmsnorm of one row, rounded as rmsnorm() does; called by a warp. d is whole 16 bytes. A
  * lane keeps two packs (512 numbers of BF16 a warp); what there is more is read again. */
 template <typename T>
-__device__ __forceinline__ void skinny_norm_row(T *to, const T *from, const T *weight, int d,
-                                                float eps) {
-    typedef SkinnyPack<T> Pack;
+__device__ __forceinline__ void few_rows_norm_row(T *to, const T *from, const T *weight, int d,
+                                                  float eps) {
+    typedef FewRowsPack<T> Pack;
     const int V = Pack::SIZE, STEP = 32 * V;
     int first = threadIdx.x % 32 * V, second = first + STEP;
     Pack a = {}, b = {}, wa = {}, wb = {};
@@ -257,13 +258,14 @@ __device__ __forceinline__ void skinny_norm_row(T *to, const T *from, const T *w
     }
 }
 
-/* to [count, skinny_stride(d)] = rmsnorm of x's rows, a warp a row. */
+/* to [count, few_rows_stride(d)] = rmsnorm of x's rows, a warp a row. */
 template <typename T>
-__device__ __forceinline__ void skinny_rmsnorm(T *to, const T *x, int x_stride, int count,
-                                               const T *weight, int d, float eps) {
+__device__ __forceinline__ void few_rows_rmsnorm(T *to, const T *x, int x_stride, int count,
+                                                 const T *weight, int d, float eps) {
 #pragma unroll 1
     for (int n = threadIdx.x / 32; n < count; n += blockDim.x / 32)
-        skinny_norm_row(to + n * skinny_stride<T>(d), x + (int64_t)n * x_stride, weight, d, eps);
+        few_rows_norm_row(to + n * few_rows_stride<T>(d), x + (int64_t)n * x_stride, weight, d,
+                          eps);
 }
 
 #endif

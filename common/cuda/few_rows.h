@@ -7,11 +7,11 @@
  * itself, and the addition behind it. Up to FEW_ROWS rows, on the GPU: there linear() and
  * linear_onto() (ops.h) use these kernels, too.
  *
- * Inside a captured graph the weights are fetched before the kernel in front has ended (early.cuh):
+ * Inside a captured graph the weights are fetched before the kernel in front has ended (few_rows_launch.cuh):
  * so no kernel of that graph may write them.
  */
-#ifndef COMMON_SKINNY_H
-#define COMMON_SKINNY_H
+#ifndef COMMON_FEW_ROWS_H
+#define COMMON_FEW_ROWS_H
 
 #include "common/core/context.h"
 
@@ -29,27 +29,27 @@ Tensor *rmsnorm_linear(Context *ctx, Tensor *x, Tensor *norm, float eps, Tensor 
 
 #ifdef WITH_CUDA
 /* y = x W^T + bias + residual; bias and residual may be NULL. */
-typedef struct SkinnyPart {
+typedef struct FewRowsPart {
     void *y;                         /* [rows, out] */
     const void *w, *bias, *residual; /* [out, in], [out], [rows, out] */
     int64_t out;
-} SkinnyPart;
+} FewRowsPart;
 
 /* One or two products of the same x, in one kernel. */
-typedef struct SkinnyLinear {
+typedef struct FewRowsLinear {
     const void *x, *norm; /* [rows, in]; [in], or NULL: x as it is */
     float eps;
     int64_t rows, in;
-    SkinnyPart part[2]; /* the second with out 0: there is none */
+    FewRowsPart part[2]; /* the second with out 0: there is none */
     /* Counters that move on by the way: advance[i] += advance_by. The kernel does not read them. */
     int32_t *advance;
     int advance_count, advance_by;
-} SkinnyLinear;
+} FewRowsLinear;
 
 /* Rows of 1 .. FEW_ROWS, `in` a multiple of 32, all addresses of 16 bytes, and a GPU that has
  * tensor cores for the dtype. Rows that are normalised must fit shared memory. */
-int skinny_supports(const Gpu *gpu, DType dtype, const SkinnyLinear *s);
-void skinny_linear_cuda(Gpu *gpu, DType dtype, const SkinnyLinear *s);
+int few_rows_supports(const Gpu *gpu, DType dtype, const FewRowsLinear *s);
+void few_rows_linear_cuda(Gpu *gpu, DType dtype, const FewRowsLinear *s);
 #endif
 
 #ifdef __cplusplus

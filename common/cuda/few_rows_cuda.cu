@@ -1,5 +1,5 @@
 /*
- * Linear layers for a few rows on the GPU. The product itself: skinny.cuh.
+ * Linear layers for a few rows on the GPU. The product itself: few_rows.cuh.
  *
  * A block makes 16 columns of y, its eight warps a share of the sum each. Small layers have a block
  * for each 16 columns; of large ones (a vocabulary) each block takes many, and asks for the next
@@ -10,7 +10,7 @@
 enum { WARPS = 8, AHEAD = 2, BLOCKS_EACH = 4 /* on a processor, of large layers */ };
 
 template <typename T>
-static __device__ __forceinline__ T plus(float sum, const SkinnyPart &p, int64_t n, int64_t o) {
+static __device__ __forceinline__ T plus(float sum, const FewRowsPart &p, int64_t n, int64_t o) {
     if (p.bias) sum += to_float(((const T *)p.bias)[o]);
     if (p.residual) sum = to_float(((const T *)p.residual)[n * p.out + o]) + sum;
     return from_float<T>(sum);
@@ -20,7 +20,7 @@ static __device__ __forceinline__ T plus(float sum, const SkinnyPart &p, int64_t
 struct Place {
     int part;
     int64_t first; /* row of W */
-    __device__ Place(const SkinnyLinear &s, int64_t tile) {
+    __device__ Place(const FewRowsLinear &s, int64_t tile) {
         int64_t tiles = (s.part[0].out + SKINNY_TILE - 1) / SKINNY_TILE;
         part = tile >= tiles;
         first = (part ? tile - tiles : tile) * SKINNY_TILE;
@@ -29,31 +29,31 @@ struct Place {
 
 template <typename T, int NT>
 __global__ void __launch_bounds__(32 * WARPS)
-    skinny_kernel(const __grid_constant__ SkinnyLinear s, int64_t tiles) {
+    few_rows_kernel(const __grid_constant__ FewRowsLinear s, int64_t tiles) {
     extern __shared__ __align__(16) unsigned char memory[];
-    typedef SkinnyParts<NT, WARPS> Parts;
+    typedef FewRowsParts<NT, WARPS> Parts;
     Parts &parts = *(Parts *)memory;
     T *rows = (T *)(memory + sizeof(Parts)); /* normalised; sizeof(Parts) is whole 16 bytes */
     static_assert(sizeof(Parts) % 16 == 0, "rows are read 16 bytes at a time");
 
     const int in = (int)s.in;
-    SkinnySum<T, NT, AHEAD> sum;
+    FewRowsSum<T, NT, AHEAD> sum;
     auto begin = [&](int64_t tile) {
         Place at(s, tile);
-        const SkinnyPart &p = at.part ? s.part[1] : s.part[0];
+        const FewRowsPart &p = at.part ? s.part[1] : s.part[0];
         sum.begin((const T *)p.w + at.first * in, in, p.out - at.first, threadIdx.x / 32, WARPS);
     };
     int64_t tile = blockIdx.x;
     begin(tile);
-    if (s.norm) skinny_prefetch((const T *)s.norm, in);
-    early_wait();
-    early_go();
+    if (s.norm) few_rows_prefetch((const T *)s.norm, in);
+    few_rows_wait();
+    few_rows_go();
     const int first_row = 8 * NT * blockIdx.y;
-    SkinnyRows<T> x = {(const T *)s.x + (int64_t)first_row * in, in,
-                       min((int)s.rows - first_row, 8 * NT)};
+    FewRowsStage<T> x = {(const T *)s.x + (int64_t)first_row * in, in,
+                         min((int)s.rows - first_row, 8 * NT)};
     if (s.norm) {
-        skinny_rmsnorm(rows, x.x, in, x.count, (const T *)s.norm, in, s.eps);
-        x.x = rows, x.stride = skinny_stride<T>(in);
+        few_rows_rmsnorm(rows, x.x, in, x.count, (const T *)s.norm, in, s.eps);
+        x.x = rows, x.stride = few_rows_stride<T>(in);
         __syncthreads();
     }
 #pragma unroll 1
@@ -64,7 +64,7 @@ __global__ void __launch_bounds__(32 * WARPS)
         next = tile + gridDim.x;
         if (next < tiles) begin(next);
         Place at(s, tile);
-        const SkinnyPart &p = at.part ? s.part[1] : s.part[0];
+        const FewRowsPart &p = at.part ? s.part[1] : s.part[0];
 #pragma unroll 1
         for (int i = threadIdx.x; i < SKINNY_TILE * x.count; i += 32 * WARPS) {
             int j = i % SKINNY_TILE, n = i / SKINNY_TILE;
@@ -78,14 +78,15 @@ __global__ void __launch_bounds__(32 * WARPS)
         s.advance[i] += s.advance_by;
 }
 
-static size_t shared_bytes(DType dtype, const SkinnyLinear *s, int NT) {
-    size_t parts = NT == 1 ? sizeof(SkinnyParts<1, WARPS>) : sizeof(SkinnyParts<4, WARPS>);
-    int stride = dtype == BF16 ? skinny_stride<bf16>((int)s->in) : skinny_stride<float>((int)s->in);
+static size_t shared_bytes(DType dtype, const FewRowsLinear *s, int NT) {
+    size_t parts = NT == 1 ? sizeof(FewRowsParts<1, WARPS>) : sizeof(FewRowsParts<4, WARPS>);
+    int stride =
+        dtype == BF16 ? few_rows_stride<bf16>((int)s->in) : few_rows_stride<float>((int)s->in);
     size_t rows = (size_t)(s->rows < 8 * NT ? s->rows : 8 * NT);
     return parts + (s->norm ? rows * (size_t)stride * dtype_size(dtype) : 0);
 }
 
-extern "C" int skinny_supports(const Gpu *gpu, DType dtype, const SkinnyLinear *s) {
+extern "C" int few_rows_supports(const Gpu *gpu, DType dtype, const FewRowsLinear *s) {
     uintptr_t all =
         (uintptr_t)s->x | (uintptr_t)s->norm | (uintptr_t)s->part[0].w | (uintptr_t)s->part[1].w;
     return (dtype == F32 || (dtype == BF16 && gpu->compute_capability >= 80)) && s->rows > 0 &&
@@ -94,15 +95,15 @@ extern "C" int skinny_supports(const Gpu *gpu, DType dtype, const SkinnyLinear *
            shared_bytes(dtype, s, 4) <= (size_t)gpu->shared_memory_max;
 }
 
-extern "C" void skinny_linear_cuda(Gpu *gpu, DType dtype, const SkinnyLinear *s) {
-    CHECK(skinny_supports(gpu, dtype, s), "skinny_linear: %lld rows of %lld", (long long)s->rows,
-          (long long)s->in);
+extern "C" void few_rows_linear_cuda(Gpu *gpu, DType dtype, const FewRowsLinear *s) {
+    CHECK(few_rows_supports(gpu, dtype, s), "few_rows_linear: %lld rows of %lld",
+          (long long)s->rows, (long long)s->in);
     int64_t tiles = ceil_div(s->part[0].out, SKINNY_TILE) + ceil_div(s->part[1].out, SKINNY_TILE);
     int64_t most = (int64_t)BLOCKS_EACH * gpu->sm_count;
     unsigned blocks = (unsigned)(tiles < most ? tiles : most);
     if (tiles == 0) return;
     DTYPE_SWITCH(dtype, T,
                  SKINNY_SWITCH(s->rows, tiles, gpu, NT, groups,
-                               early_launch(gpu, skinny_kernel<T, NT>, dim3(blocks, groups),
-                                            32 * WARPS, shared_bytes(dtype, s, NT), *s, tiles)));
+                               few_rows_launch(gpu, few_rows_kernel<T, NT>, dim3(blocks, groups),
+                                               32 * WARPS, shared_bytes(dtype, s, NT), *s, tiles)));
 }

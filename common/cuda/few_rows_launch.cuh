@@ -6,16 +6,16 @@
  * its predecessor still runs (programmatic dependent launch). What it needs of nobody, its place
  * and its weights, it fetches at once; then it waits.
  *
- *     early_wait();    from here on all that the kernels before have written is there
- *     early_go();      from here on the next kernel may start
+ *     few_rows_wait();    from here on all that the kernels before have written is there
+ *     few_rows_go();      from here on the next kernel may start
  *
- * Every thread calls both. Before early_wait() a kernel writes nothing to memory, and it reads:
+ * Every thread calls both. Before few_rows_wait() a kernel writes nothing to memory, and it reads:
  *   - weights;
- *   - what the kernel before the last has written, if the last one calls early_wait() first and
- *     early_go() after it: then nobody starts early enough to miss it.
+ *   - what the kernel before the last has written, if the last one calls few_rows_wait() first and
+ *     few_rows_go() after it: then nobody starts early enough to miss it.
  *
  * Only inside a graph that is being captured: there nobody writes weights, which outside another
- * kernel may do just before. Elsewhere, and on older GPUs, early_launch() is an ordinary launch and
+ * kernel may do just before. Elsewhere, and on older GPUs, few_rows_launch() is an ordinary launch and
  * both functions do nothing.
  */
 #ifndef COMMON_EARLY_CUH
@@ -23,13 +23,13 @@
 
 #include "common/cuda/gpu.cuh"
 
-__device__ __forceinline__ void early_go() {
+__device__ __forceinline__ void few_rows_go() {
 #if __CUDA_ARCH__ >= 900
     asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
 #endif
 }
 
-__device__ __forceinline__ void early_wait() {
+__device__ __forceinline__ void few_rows_wait() {
 #if __CUDA_ARCH__ >= 900
     asm volatile("griddepcontrol.wait;" ::: "memory");
 #endif
@@ -37,8 +37,8 @@ __device__ __forceinline__ void early_wait() {
 
 /* kernel<<<grid, threads, shared>>>(arguments...), early where that is possible. */
 template <typename... Parameters, typename... Arguments>
-static void early_launch(Gpu *gpu, void (*kernel)(Parameters...), dim3 grid, int threads,
-                         size_t shared, Arguments... arguments) {
+static void few_rows_launch(Gpu *gpu, void (*kernel)(Parameters...), dim3 grid, int threads,
+                            size_t shared, Arguments... arguments) {
     if (shared > 48 << 10)
         CUDA_CHECK(cudaFuncSetAttribute((const void *)kernel,
                                         cudaFuncAttributeMaxDynamicSharedMemorySize, (int)shared));

@@ -60,7 +60,8 @@ extern "C" void *gpu_alloc(Gpu *gpu, size_t bytes) {
     (void)gpu;
     void *data = NULL;
     if (cudaMalloc(&data, bytes) == cudaSuccess) return data;
-    cudaGetLastError(); /* the failed allocation is reported by our caller, not by the next launch */
+    /* the failed allocation is reported by our caller, not by the next launch */
+    cudaGetLastError();
     return NULL;
 }
 
@@ -69,8 +70,8 @@ extern "C" void gpu_free(Gpu *gpu, void *data) {
     CUDA_CHECK(cudaFree(data));
 }
 
-/* From pageable memory, which all of ours is, CUDA has taken a copy when it returns: nobody waits for
- * what the stream still has to do. */
+/* From pageable memory, which all of ours is, CUDA has taken a copy when it returns: nobody waits
+ * for what the stream still has to do. */
 extern "C" void gpu_upload(Gpu *gpu, void *device, const void *host, size_t bytes) {
     CUDA_CHECK(cudaMemcpyAsync(device, host, bytes, cudaMemcpyHostToDevice, gpu->stream));
 }

@@ -1,5 +1,6 @@
 /*
- * What every .cu file shares: the inside of a Gpu, error checks, and loads and stores in F32 or BF16.
+ * What every .cu file shares: the inside of a Gpu, error checks, and loads and stores in F32 or
+ * BF16.
  */
 #ifndef COMMON_GPU_CUH
 #define COMMON_GPU_CUH
@@ -62,7 +63,8 @@ template <> __device__ __forceinline__ __nv_bfloat16 from_float<__nv_bfloat16>(f
     return __float2bfloat16_rn(x);
 }
 
-/* N numbers that one thread loads or stores at once: 16 bytes, the widest there is, unless fewer. */
+/* N numbers that one thread loads or stores at once: 16 bytes, the widest there is, unless
+ * fewer. */
 template <typename T, int N = 16 / sizeof(T)> struct alignas(N * sizeof(T)) Pack {
     static const int SIZE = N;
     T v[N];

@@ -3,8 +3,8 @@
 #include <stdlib.h>
 
 /*
- * A plan: cuBLASLt's descriptors and the algorithm its heuristic chose. Finding it takes longer than a small product,
- * so plans are remembered; a training step uses a few dozen.
+ * A plan: cuBLASLt's descriptors and the algorithm its heuristic chose. Finding it takes longer
+ * than a small product, so plans are remembered; a training step uses a few dozen.
  */
 struct MatmulPlan {
     GpuMatmul product;

@@ -1,5 +1,6 @@
 /*
- * Matrix products by cuBLASLt, in row-major terms: what linear() runs on, and the yardstick of the kernel ladders.
+ * Matrix products by cuBLASLt, in row-major terms: what linear() runs on, and the yardstick of the
+ * kernel ladders.
  */
 #ifndef COMMON_GPU_MATMUL_CUH
 #define COMMON_GPU_MATMUL_CUH
@@ -19,7 +20,8 @@ typedef struct GpuMatmul {
     bool bias;                            /* add a row vector (of out_dtype) to every row of C */
 } GpuMatmul;
 
-/* C = alpha op(A) op(B) + beta C (+ bias); each begins at a multiple of 16 bytes, or of what its rows begin at. Plans are kept in the Gpu, so that a product seen before only costs its launch. */
+/* C = alpha op(A) op(B) + beta C (+ bias); each begins at a multiple of 16 bytes, or of what its
+ * rows begin at. Plans are kept in the Gpu, so that a product seen before only costs its launch. */
 void gpu_matmul(Gpu *gpu, const GpuMatmul *product, void *c, const void *a, const void *b,
                 const void *bias);
 

@@ -1,8 +1,9 @@
 /*
  * The common operations on the GPU, in F32 or BF16; sums are always F32.
  *
- * All but linear() move more bytes than they compute: the rule is to read every element once, 16 bytes a thread where
- * the layout allows, and to fuse what belongs together. No kernel uses floating-point atomics, so results do not vary from run to run.
+ * All but linear() move more bytes than they compute: the rule is to read every element once, 16
+ * bytes a thread where the layout allows, and to fuse what belongs together. No kernel uses
+ * floating-point atomics, so results do not vary from run to run.
  */
 #include "common/core/ops.h"
 #include "common/core/rng.h"
@@ -22,10 +23,10 @@ static unsigned blocks_for(Gpu *gpu, int64_t items) {
 /* y = x W^T + bias + base; bias and base may be NULL. Few rows have a kernel of their own. */
 static void linear_product(Gpu *gpu, DType dtype, void *y, const void *base, const void *x,
                            const void *w, const void *bias, int64_t rows, int64_t in, int64_t out) {
-    SkinnyLinear few = {};
+    FewRowsLinear few = {};
     few.x = x, few.rows = rows, few.in = in;
     few.part[0] = {y, w, bias, base, out};
-    if (skinny_supports(gpu, dtype, &few)) return skinny_linear_cuda(gpu, dtype, &few);
+    if (few_rows_supports(gpu, dtype, &few)) return few_rows_linear_cuda(gpu, dtype, &few);
     GpuMatmul product = {};
     product.dtype = product.out_dtype = dtype;
     product.transpose_b = true;
@@ -144,8 +145,8 @@ extern "C" void silu_forward_cuda(Gpu *gpu, DType dtype, void *y, const void *x,
 }
 
 /*
- * slice: W elements of one row at a time, W = a whole Pack when every row and the first column begin
- * at a multiple of it, else 1. Backward visits all of dx when it overwrites, to clear what is
+ * slice: W elements of one row at a time, W = a whole Pack when every row and the first column
+ * begin at a multiple of it, else 1. Backward visits all of dx when it overwrites, to clear what is
  * outside.
  */
 template <typename T, int W>

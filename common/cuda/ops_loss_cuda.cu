@@ -1,8 +1,10 @@
 /*
- * The two ends of a language model on the GPU: embedding, cross entropy, and the sums that make a scalar of a tensor.
+ * The two ends of a language model on the GPU: embedding, cross entropy, and the sums that make a
+ * scalar of a tensor.
  *
- * The embedding's backward adds many rows into one. Atomics would do that in an order that changes from run to run; instead the
- * rows are sorted by id (CUB's radix sort, which keeps equal ids in order), and each table row is summed in order.
+ * The embedding's backward adds many rows into one. Atomics would do that in an order that changes
+ * from run to run; instead the rows are sorted by id (CUB's radix sort, which keeps equal ids in
+ * order), and each table row is summed in order.
  */
 #include "common/core/ops.h"
 #include "common/cuda/few_rows_launch.cuh"
@@ -37,11 +39,12 @@ __device__ static float block_max(float x) {
 template <typename T>
 __global__ void embedding_forward(T *y, const T *table, const int32_t *ids, int64_t d,
                                   int64_t vocab) {
-    early_wait();
-    early_go();
+    few_rows_wait();
+    few_rows_go();
     int64_t row = blockIdx.x;
     int32_t id = ids[row];
-    /* An id out of range (the host checks ids where it makes them) becomes NaN: seen at once, and no stray read. */
+    /* An id out of range (the host checks ids where it makes them) becomes NaN: seen at once, and
+     * no stray read. */
     for (int64_t j = threadIdx.x; j < d; j += blockDim.x)
         y[row * d + j] = id >= 0 && id < vocab ? table[id * d + j] : from_float<T>(NAN);
 }
@@ -50,8 +53,8 @@ extern "C" void embedding_forward_cuda(Gpu *gpu, DType dtype, void *y, const voi
                                        const int32_t *ids, int64_t rows, int64_t d, int64_t vocab) {
     if (rows == 0) return;
     DTYPE_SWITCH(dtype, T,
-                 early_launch(gpu, embedding_forward<T>, dim3((unsigned)rows), 128, 0, (T *)y,
-                              (const T *)table, ids, d, vocab));
+                 few_rows_launch(gpu, embedding_forward<T>, dim3((unsigned)rows), 128, 0, (T *)y,
+                                 (const T *)table, ids, d, vocab));
 }
 
 __global__ void count_up(int32_t *numbers, int64_t n) {
@@ -117,7 +120,8 @@ __global__ void cross_entropy_rows(float *losses, float *lse, const T *logits,
                                    const int32_t *targets, int64_t vocab) {
     int64_t row = blockIdx.x;
     const T *z = logits + row * vocab;
-    /* One pass over the logits: every thread keeps a running maximum and a sum scaled to it (online softmax). */
+    /* One pass over the logits: every thread keeps a running maximum and a sum scaled to it (online
+     * softmax). */
     float largest = -INFINITY, sum = 0;
     for (int64_t j = threadIdx.x; j < vocab; j += THREADS) {
         float v = to_float(z[j]);
@@ -129,8 +133,9 @@ __global__ void cross_entropy_rows(float *losses, float *lse, const T *logits,
     }
     float top = block_max(largest);
     /*
-     * A thread that saw nothing has a sum of 0 and a maximum of -infinity, which must not meet another -infinity. fmaxf drops a NaN
-     * but its thread's sum keeps it: one NaN logit makes this row's loss NaN, as it must.
+     * A thread that saw nothing has a sum of 0 and a maximum of -infinity, which must not meet
+     * another -infinity. fmaxf drops a NaN but its thread's sum keeps it: one NaN logit makes this
+     * row's loss NaN, as it must.
      */
     float total = block_sum(sum == 0.0f ? 0.0f : sum * __expf(largest - top));
     if (threadIdx.x != 0) return;
@@ -219,13 +224,13 @@ __global__ void count_targets(float *count, const int32_t *targets, int64_t rows
 static const float LOG2_E = 1.44269504f, LN_2 = 0.693147181f;
 
 /*
- * losses[row] = lse - logits[row][target]; with count, logits[row] becomes (softmax - onehot(target)) / *count, and
- * its padding zero, for it takes part in the products behind. width is a multiple of a pack; columns from vocab
- * on do not count.
+ *     losses[row] = lse - logits[row][target]
+ * With count, logits[row] becomes (softmax - onehot(target)) / *count, and its padding zero, for it takes part in the products behind. width
+ * is a multiple of a pack; columns from vocab on do not count.
  *
  * Two exponentials for each logit are as much work as the memory leaves time for, so there must be
- * little else: powers of 2, e^(z - m) = 2^(z log2(e) - m log2(e)), are a product with addition and the
- * exponential. The target's 1 is subtracted once, behind the loop, and the ragged end is apart.
+ * little else: powers of 2, e^(z - m) = 2^(z log2(e) - m log2(e)), are a product with addition and
+ * the exponential. The target's 1 is subtracted once, behind the loop, and the ragged end is apart.
  */
 template <typename T>
 __global__ void __launch_bounds__(HEAD_THREADS, HEAD_BLOCKS)
@@ -348,8 +353,8 @@ extern "C" void linear_cross_entropy_backward_cuda(Gpu *gpu, DType dtype, void *
     linear_backward_cuda(gpu, dtype, dx, add_x, NULL, 0, NULL, 0, dlogits, x, padded_w, rows, in,
                          width);
     if (!dw) return;
-    /* dW has the vocabulary's own rows only. cuBLAS multiplies a round number of them half as fast again
-     * as an odd one, so the odd ones go apart. */
+    /* dW has the vocabulary's own rows only. cuBLAS multiplies a round number of them half as fast
+     * again as an odd one, so the odd ones go apart. */
     int64_t round = vocab / 64 * 64;
     head_weight_gradient(gpu, dtype, dw, add_w, dlogits, x, rows, in, 0, round, width);
     head_weight_gradient(gpu, dtype, dw, add_w, dlogits, x, rows, in, round, vocab - round, width);

@@ -6,11 +6,12 @@
  * writes the result. Nothing is read twice, so the bytes that must move are those that do.
  *
  *     forward     y_j  = x_j r w_j                        r = 1 / sqrt(mean(x^2) + eps)
- *     backward    dx_j = r (w_j dy_j - x_j r^2 mean_k(w_k dy_k x_k)),   dw_j = sum over rows of dy_j x_j r
+ *     backward    dx_j = r (w_j dy_j - x_j r^2 mean_k(w_k dy_k x_k))
+ *                 dw_j = sum over rows of dy_j x_j r
  *
- * The gradient of w is a sum over all rows, which other teams have. Every thread sums its columns over the
- * rows of its team in registers; a block adds its teams up and leaves one row of partial sums, and a
- * second kernel adds those. The order is fixed: no atomics, the same bits every time.
+ * The gradient of w is a sum over all rows, which other teams have. Every thread sums its columns
+ * over the rows of its team in registers; a block adds its teams up and leaves one row of partial
+ * sums, and a second kernel adds those. The order is fixed: no atomics, the same bits every time.
  *
  * Rows that are no whole number of 16-byte pieces, or longer than a block's registers, take the
  * plain kernels at the end, element by element.
@@ -68,8 +69,8 @@ static __global__ void __launch_bounds__(THREADS)
 }
 
 /*
- * The teams walk over the rows in strides of the grid. dx and scratch may be NULL. scratch [gridDim.x, d] gets
- * each block's part of dw; the teams' parts meet in shared memory, [TEAMS, d].
+ * The teams walk over the rows in strides of the grid. dx and scratch may be NULL. scratch
+ * [gridDim.x, d] gets each block's part of dw; the teams' parts meet in shared memory, [TEAMS, d].
  */
 template <typename T, int TEAM, int PACKS>
 static __global__ void __launch_bounds__(THREADS)
@@ -134,7 +135,8 @@ static __global__ void __launch_bounds__(THREADS)
     }
 }
 
-/* dw [d] = or += the sums of the columns of scratch [parts, d]: 32 columns a block, 32 rows at a time. */
+/* dw [d] = or += the sums of the columns of scratch [parts, d]: 32 columns a block, 32 rows at a
+ * time. */
 static __global__ void add_parts(float *dw, int add, const float *scratch, int parts, int64_t d) {
     __shared__ float sums[32][33];
     int64_t j = blockIdx.x * 32 + threadIdx.x;
@@ -201,8 +203,8 @@ static __global__ void backward_plain_w(float *scratch, const T *dy, const T *x,
 /* ---- which of them ---- */
 
 /*
- * PACKS_SWITCH(d, T, statement): runs it with the smallest TEAM and number of PACKS a thread that hold a
- * row of d, and is true; false if there are none.
+ * PACKS_SWITCH(d, T, statement): runs it with the smallest TEAM and number of PACKS a thread that
+ * hold a row of d, and is true; false if there are none.
  */
 #define PACKS_SWITCH(d, T, ...)                                          \
     ((d) % Pack<T>::SIZE           ? false                               \

@@ -25,9 +25,9 @@ int csv_open(Csv *csv, const char *path, const char *columns, const char *device
              Error *err);
 
 /*
- * Goes on with a file of before: rows whose first column is at most `last` stay, later ones (and one
- * that a crash cut off) go, and csv_row appends. Without such a file, or when its columns are others,
- * csv_open. Replaced by renaming: whatever happens, the rows that stay are never lost.
+ * Goes on with a file of before: rows whose first column is at most `last` stay, later ones (and
+ * one that a crash cut off) go, and csv_row appends. Without such a file, or when its columns are
+ * others, csv_open. Replaced by renaming: whatever happens, the rows that stay are never lost.
  */
 int csv_continue(Csv *csv, const char *path, const char *columns, double last, const char *device,
                  uint64_t seed, Error *err);

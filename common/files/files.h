@@ -50,11 +50,11 @@ void atomic_abandon(AtomicFile *file);
 int make_directories(const char *path, Error *err);
 
 /*
- * Programs write the paths of the project's own files from its root ("02_causal/figures/out"). Started in a
- * chapter's folder, or one deeper, they find that root above them: project_path copies path into
- * the caller's buffer with "", "../" or "../../" before it. Only paths that begin with a chapter's
- * two digits or with common/ are the project's; others, and those found nowhere, stay as they are. -1 and a message
- * when the buffer is too small.
+ * Programs write the paths of the project's own files from its root ("02_causal/figures/out").
+ * Started in a chapter's folder, or one deeper, they find that root above them: project_path copies
+ * path into the caller's buffer with "", "../" or "../../" before it. Only paths that begin with a
+ * chapter's two digits or with common/ are the project's; others, and those found nowhere, stay as
+ * they are. -1 and a message when the buffer is too small.
  */
 int project_path(char *buffer, size_t size, const char *path, Error *err);
 

@@ -95,7 +95,7 @@ void bench_fill(Context *ctx, Tensor *t, uint64_t stream) {
     float *values = malloc((size_t)PERIOD * sizeof *values);
     if (!values) fatal("out of memory");
     for (int64_t i = 0; i < first; i++) values[i] = rng_normal(ctx->rng.seed, stream, (uint64_t)i);
-    Tensor start = tensor_of(t->data, t->name, t->dtype, t->device, SHAPE(first));
+    Tensor start = tensor_view(t->data, t->name, t->dtype, t->device, SHAPE(first));
     tensor_upload(ctx, &start, values);
     free(values);
 
@@ -205,7 +205,7 @@ static double measure_square(Context *ctx, DType dtype, int64_t n, double second
         if (!data)
             fatal("out of memory: no room for a product of %lld x %lld matrices", (long long)n,
                   (long long)n);
-        *all[i] = tensor_of(data, names[i], dtype, ctx->device, SHAPE(n, n));
+        *all[i] = tensor_view(data, names[i], dtype, ctx->device, SHAPE(n, n));
         bench_fill(ctx, all[i], (uint64_t)i);
     }
     double best = bench_time(ctx, square_forward, &s, seconds).min;

@@ -16,7 +16,8 @@
 extern "C" {
 #endif
 
-/* The flags of a benchmark without flags of its own: the common ones and --seconds, for each row (0.5). */
+/* The flags of a benchmark without flags of its own: the common ones and --seconds, for each row
+ * (0.5). */
 typedef struct BenchOptions {
     CommonOptions common;
     double seconds;
@@ -52,8 +53,8 @@ typedef struct Bench {
 void bench_init(Bench *bench, Context *ctx, double seconds);
 void bench_print_machine(const Bench *bench); /* CPU, cores, BLAS kernels, GPU and the ceilings */
 
-/* Operations per second of the fastest product that is found within about `seconds`: the matrix peak
- * for those who cannot wait for bench_init. */
+/* Operations per second of the fastest product that is found within about `seconds`: the matrix
+ * peak for those who cannot wait for bench_init. */
 double bench_peak(Context *ctx, DType dtype, double seconds);
 
 /* Table: head, then rows. flop or bytes may be 0; dtype picks the matrix peak for the share. */

@@ -22,7 +22,8 @@ typedef struct Progress {
 
 Progress progress_start(const char *label, int64_t total);
 
-/* The first `done` were done before: the bar begins there, and the time left counts only the rest. */
+/* The first `done` were done before: the bar begins there, and the time left counts only the
+ * rest. */
 void progress_skip(Progress *progress, int64_t done);
 
 /* done of total; the format gives what is to be said of it: "loss 3.21  12,300 tokens/s". Cheap

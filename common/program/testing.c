@@ -293,12 +293,12 @@ Tensor *golden_tensor(Context *ctx, SafeTensors *golden, const char *name) {
     if (t->dtype == F32 || t->dtype == BF16) {
         float *values = host_floats(n);
         for (int64_t i = 0; i < n; i++) values[i] = tensor_get(t, i);
-        Tensor *copy = tensor_from(ctx, t->name, ctx->dtype, values, t->shape, t->ndim);
+        Tensor *copy = tensor_copy_in(ctx, t->name, ctx->dtype, values, t->shape, t->ndim);
         free(values);
         copy->requires_grad = true;
         return copy;
     }
-    if (t->dtype != I64) return tensor_from(ctx, t->name, t->dtype, t->data, t->shape, t->ndim);
+    if (t->dtype != I64) return tensor_copy_in(ctx, t->name, t->dtype, t->data, t->shape, t->ndim);
     int32_t *ids = malloc((size_t)n * sizeof *ids + 1);
     if (!ids) fatal("out of memory: %lld ids", (long long)n);
     for (int64_t i = 0; i < n; i++) {
@@ -308,7 +308,7 @@ Tensor *golden_tensor(Context *ctx, SafeTensors *golden, const char *name) {
               (long long)id);
         ids[i] = (int32_t)id;
     }
-    Tensor *copy = tensor_from(ctx, t->name, I32, ids, t->shape, t->ndim);
+    Tensor *copy = tensor_copy_in(ctx, t->name, I32, ids, t->shape, t->ndim);
     free(ids);
     return copy;
 }

@@ -80,8 +80,8 @@ void check_tensor(Context *ctx, const char *what, const Tensor *t, const float *
 
 /*
  * tolerance_of(dtype, k): what rounding alone may do to a sum of k products: about sqrt(k)
- * roundings of F32 (2^-24), and for BF16 outputs one rounding more, of 2^-9 in the mean over many numbers (a single one: up to 2^-8). Use a multiple of it
- * and say why.
+ * roundings of F32 (2^-24), and for BF16 outputs one rounding more, of 2^-9 in the mean over many
+ * numbers (a single one: up to 2^-8). Use a multiple of it and say why.
  */
 double tolerance_of(DType dtype, int64_t k);
 

@@ -88,7 +88,8 @@ DEVICE_TEST(arena, every_step_gets_the_same_addresses) {
     test_context_free(&ctx);
 }
 
-/* What a mark gives back is handed out again, over the border of a block and from the very start. */
+/* What a mark gives back is handed out again, over the border of a block and from the very
+ * start. */
 DEVICE_TEST(arena, a_mark_gives_back_what_came_after_it) {
     enum { FIRST = 1000, BUFFER = 3 << 20 }; /* a buffer is more than what a first block holds */
     Context ctx = test_context(device, dtype);
@@ -140,7 +141,7 @@ Test(embedding, an_id_outside_the_table_stops_the_program, .signal = SIGABRT) {
     Context ctx = test_context(CPU, F32);
     int32_t ids[2] = {0, 4};
     embedding(&ctx, test_normal(&ctx, "table", 1, SHAPE(4, 3)),
-              tensor_from(&ctx, "ids", I32, ids, SHAPE(2)));
+              tensor_copy_in(&ctx, "ids", I32, ids, SHAPE(2)));
 }
 
 Test(context, bf16_on_the_cpu_is_refused) {
@@ -165,7 +166,7 @@ Test(tape, a_reshaped_tensor_passes_its_gradient_on) {
     Tensor *x = test_normal(&ctx, "x", 1, SHAPE(2, 6));
     float c[12], want[12];
     for (int i = 0; i < 12; i++) c[i] = (float)i, want[i] = 2 * (float)i;
-    Tensor *weights = tensor_from(&ctx, "c", F32, c, SHAPE(3, 4));
+    Tensor *weights = tensor_copy_in(&ctx, "c", F32, c, SHAPE(3, 4));
     ctx.recording = true;
     Tensor *y = reshape(&ctx, x, SHAPE(3, 4)), *z = reshape(&ctx, x, SHAPE(3, 4));
     Tensor *loss = add(&ctx, weighted_sum(&ctx, y, weights), weighted_sum(&ctx, z, weights));
@@ -234,7 +235,8 @@ DEVICE_TEST(adamw, follows_its_formulas) {
                                     got[63];
     for (int i = 0; i < 63; i++) want[i] = (float)w[i];
     for (int i = 0; i < 5; i++) want_vector[i] = (float)w[63 + i];
-    /* Three steps of about ten roundings each. The masters are F32 also when the model computes in BF16. */
+    /* Three steps of about ten roundings each. The masters are F32 also when the model computes in
+     * BF16. */
     params_get(&params, matrix, got), check_close("matrix", got, want, 63, 30 * 0x1p-24);
     params_get(&params, vector, got), check_close("vector", got, want_vector, 5, 30 * 0x1p-24);
     params_get(&params, unused, got), check_close("unused", got, want_unused, 4, 30 * 0x1p-24);
@@ -262,7 +264,8 @@ DEVICE_TEST(adamw, a_gradient_that_is_not_finite_changes_nothing) {
     test_context_free(&ctx);
 }
 
-/* State that is not learned: zero at first, of its own dtype, found by name, and no step changes it. */
+/* State that is not learned: zero at first, of its own dtype, found by name, and no step changes
+ * it. */
 DEVICE_TEST(params, buffers_are_not_learned) {
     Context ctx = test_context(device, dtype);
     Params params;
@@ -295,7 +298,7 @@ DEVICE_TEST(tape, f32_numbers_in_any_context) {
     Context ctx = test_context(device, dtype);
     ctx.recording = true;
     const float host[3] = {1, 2.0001f, 3}, three[3] = {3, 3, 3};
-    Tensor *x = tensor_from(&ctx, "x", F32, host, SHAPE(3));
+    Tensor *x = tensor_copy_in(&ctx, "x", F32, host, SHAPE(3));
     x->requires_grad = true;
     Tensor *a = sum(&ctx, x), *b = sum(&ctx, reshape(&ctx, x, SHAPE(1, 3)));
     Tensor *loss = add(&ctx, a, add(&ctx, a, b));
@@ -329,7 +332,7 @@ Test(threads, do_not_change_results) {
         Tensor *table = test_normal(&ctx, "table", 3, SHAPE(33, 40));
         ctx.recording = true;
         Tensor *y = add(&ctx, rmsnorm(&ctx, x, w, 1e-6f),
-                        embedding(&ctx, table, tensor_from(&ctx, "ids", I32, ids, SHAPE(999))));
+                        embedding(&ctx, table, tensor_copy_in(&ctx, "ids", I32, ids, SHAPE(999))));
         Tensor *square = test_normal(&ctx, "square", 4, SHAPE(40, 40));
         y = linear(&ctx, y, square, NULL);
         tape_backward(&ctx, mean(&ctx, silu(&ctx, y)));

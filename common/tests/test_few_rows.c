@@ -47,7 +47,7 @@ static float *plain(Context *ctx, const Case *c, const Tensor *x, const Tensor *
  * between its parts (the norm, the product before the addition), each is one rounding more. */
 static double tolerance(DType dtype, int64_t in) { return 3 * tolerance_of(dtype, in); }
 
-DEVICE_TEST(skinny, linear_agrees_with_plain_loops) {
+DEVICE_TEST(few_rows, linear_agrees_with_plain_loops) {
     for (int i = 0; i < ROWS * LAYERS; i++) {
         Context ctx = test_context(device, dtype);
         Case c = make(&ctx, rows[i % ROWS], layers[i / ROWS][0], layers[i / ROWS][1]);
@@ -58,7 +58,7 @@ DEVICE_TEST(skinny, linear_agrees_with_plain_loops) {
     }
 }
 
-DEVICE_TEST(skinny, linear_onto_agrees_with_plain_loops) {
+DEVICE_TEST(few_rows, linear_onto_agrees_with_plain_loops) {
     for (int i = 0; i < ROWS * LAYERS; i++) {
         Context ctx = test_context(device, dtype);
         Case c = make(&ctx, rows[i % ROWS], layers[i / ROWS][0], layers[i / ROWS][1]);
@@ -72,7 +72,7 @@ DEVICE_TEST(skinny, linear_onto_agrees_with_plain_loops) {
 }
 
 /* The norm alone is what test_ops.c proves right: here it is the oracle's first half. */
-DEVICE_TEST(skinny, rmsnorm_linear_agrees_with_its_parts) {
+DEVICE_TEST(few_rows, rmsnorm_linear_agrees_with_its_parts) {
     for (int i = 0; i < ROWS * LAYERS; i++) {
         Context ctx = test_context(device, dtype);
         Case c = make(&ctx, rows[i % ROWS], layers[i / ROWS][0], layers[i / ROWS][1]);
@@ -85,7 +85,7 @@ DEVICE_TEST(skinny, rmsnorm_linear_agrees_with_its_parts) {
 }
 
 /* A vocabulary: more tiles than blocks, so that each block takes several. */
-DEVICE_TEST(skinny, a_block_takes_many_tiles) {
+DEVICE_TEST(few_rows, a_block_takes_many_tiles) {
     Context ctx = test_context(device, dtype);
     Case c = make(&ctx, 3, 64, 20011);
     float *want = plain(&ctx, &c, rmsnorm(&ctx, c.x, c.norm, 1e-5f), NULL, NULL);
@@ -103,7 +103,7 @@ static Tensor *loss_of_both(Context *ctx, void *user) {
     return weighted_sum(ctx, y, c->residual);
 }
 
-Test(skinny, gradients_agree_with_finite_differences) {
+Test(few_rows, gradients_agree_with_finite_differences) {
     Context ctx = test_context(CPU, F32);
     Case c = make(&ctx, 3, 32, 5);
     Tensor *const inputs[] = {c.x, c.norm, c.w, c.bias};
@@ -113,7 +113,7 @@ Test(skinny, gradients_agree_with_finite_differences) {
 
 #ifdef WITH_CUDA
 /* Two products of one x, and a counter that moves on by the way. */
-DEVICE_TEST(skinny, two_products_and_a_counter) {
+DEVICE_TEST(few_rows, two_products_and_a_counter) {
     if (device == CPU) return; /* a kernel of the GPU alone */
     for (int i = 0; i < ROWS - 1; i++) {
         Context ctx = test_context(device, dtype);
@@ -122,9 +122,9 @@ DEVICE_TEST(skinny, two_products_and_a_counter) {
         b.out = 48, b.w = test_normal(&ctx, "w2", 12, SHAPE(b.out, b.in));
         Tensor *ya = tensor_new(&ctx, "a", dtype, SHAPE(a.n, a.out));
         Tensor *yb = tensor_new(&ctx, "b", dtype, SHAPE(b.n, b.out));
-        Tensor *counters = tensor_from(&ctx, "counters", I32, counts, SHAPE(3));
+        Tensor *counters = tensor_copy_in(&ctx, "counters", I32, counts, SHAPE(3));
         test_poison(&ctx, ya), test_poison(&ctx, yb);
-        SkinnyLinear s = {
+        FewRowsLinear s = {
             .x = a.x->data,
             .norm = a.norm->data,
             .eps = 1e-5f,
@@ -135,7 +135,7 @@ DEVICE_TEST(skinny, two_products_and_a_counter) {
             .advance = counters->data,
             .advance_count = 3,
             .advance_by = 4};
-        skinny_linear_cuda(ctx.gpu, dtype, &s);
+        few_rows_linear_cuda(ctx.gpu, dtype, &s);
         Tensor *normed = rmsnorm(&ctx, a.x, a.norm, 1e-5f);
         float *want_a = plain(&ctx, &a, normed, a.bias, NULL);
         float *want_b = plain(&ctx, &b, normed, NULL, NULL);

@@ -1,6 +1,6 @@
 /*
- * The common operations against three oracles: plain loops in double precision, finite differences, and what must
- * hold for any input. Every case runs on every device and dtype there is.
+ * The common operations against three oracles: plain loops in double precision, finite differences,
+ * and what must hold for any input. Every case runs on every device and dtype there is.
  *
  * Sizes are ragged on purpose: 1, 31, 33, 127 rows do not fill a warp, a tile or a chunk.
  */
@@ -23,7 +23,8 @@ DEVICE_TEST(linear, agrees_with_plain_loops) {
                 for (int64_t j = 0; j < in; j++) s += (double)xh[i * in + j] * wh[o * in + j];
                 want[i * out + o] = (float)s;
             }
-        /* Twice the rounding of a sum of `in` products: the order of the sum is the library's choice. */
+        /* Twice the rounding of a sum of `in` products: the order of the sum is the library's
+         * choice. */
         check_tensor(&ctx, "linear with bias", linear(&ctx, x, w, b), want,
                      2 * tolerance_of(dtype, in));
         free(xh), free(wh), free(bh), free(want);
@@ -47,7 +48,7 @@ DEVICE_TEST(linear, few_rows) {
             want[i * OUT + o] = (float)s;
         }
     for (int k = 0; k < 6; k++) {
-        Tensor some = tensor_of(x->data, "x", x->dtype, x->device, SHAPE(rows[k], IN));
+        Tensor some = tensor_view(x->data, "x", x->dtype, x->device, SHAPE(rows[k], IN));
         check_tensor(&ctx, "linear, few rows", linear(&ctx, &some, w, NULL), want,
                      2 * tolerance_of(dtype, IN)); /* as above */
     }
@@ -94,7 +95,8 @@ DEVICE_TEST(linear, gradients_agree_with_plain_loops) {
             dw[o * in + j] = (float)s;
         }
     }
-    /* In BF16 dy itself is rounded (2^-9 in the mean), and so is dx after each of its two contributions. */
+    /* In BF16 dy itself is rounded (2^-9 in the mean), and so is dx after each of its two
+     * contributions. */
     double tolerance = dtype == BF16 ? 3 * 0x1p-9 : 4 * tolerance_of(F32, 2 * rows);
     check_tensor(&ctx, "linear: dx", x->grad, dx, tolerance);
     check_tensor(&ctx, "linear: dw", w->grad, dw, tolerance);
@@ -127,7 +129,8 @@ DEVICE_TEST(linear, onto_equals_the_sum) {
             Tensor *y =
                 onto ? linear_onto(&ctx, base, x, w, b) : add(&ctx, base, linear(&ctx, x, w, b));
             got[onto][0] = test_values(&ctx, y);
-            /* base has another reader, behind and before: its gradient is handed on, then added to */
+            /* base has another reader, behind and before: its gradient is handed on, then added
+             * to */
             Tensor *loss = weighted_sum(&ctx, y, random_constant(&ctx, 5, y));
             tape_backward(&ctx, add(&ctx, loss, sum(&ctx, base)));
             got[onto][1] = test_gradient(&ctx, base);
@@ -324,7 +327,7 @@ DEVICE_TEST(dropout, keeps_the_mean_and_repeats_its_mask) {
     Context ctx = test_context(device, dtype);
     float *ones = malloc(N * sizeof *ones);
     for (int i = 0; i < N; i++) ones[i] = 1;
-    Tensor *x = tensor_from(&ctx, "ones", dtype, ones, SHAPE(N));
+    Tensor *x = tensor_copy_in(&ctx, "ones", dtype, ones, SHAPE(N));
     x->requires_grad = true;
     ctx.recording = true;
     uint64_t stream = ctx.rng.stream;
@@ -400,11 +403,12 @@ Test(network, gradients_agree_with_finite_differences) {
         .up = test_normal(&ctx, "up", 4, SHAPE(12, 8)),
         .down = test_normal(&ctx, "down", 5, SHAPE(8, 12)),
         .head = test_normal(&ctx, "head", 6, SHAPE(5, 8)),
-        .ids = tensor_from(&ctx, "ids", I32, ids, SHAPE(2, 3)),
-        .targets = tensor_from(&ctx, "targets", I32, targets, SHAPE(6)),
+        .ids = tensor_copy_in(&ctx, "ids", I32, ids, SHAPE(2, 3)),
+        .targets = tensor_copy_in(&ctx, "targets", I32, targets, SHAPE(6)),
     };
     Tensor *inputs[] = {n.table, n.norm, n.gate, n.up, n.down, n.head};
-    /* Central differences are off by step^2 f'''/6: 1e-4 relative to the gradient at this step, and the loss is rounded. */
+    /* Central differences are off by step^2 f'''/6: 1e-4 relative to the gradient at this step, and
+     * the loss is rounded. */
     check_gradients(&ctx, "network", network_loss, &n, inputs, 6, 40, 1e-2, 2e-2);
     test_context_free(&ctx);
 }

@@ -15,8 +15,9 @@ static const int64_t sizes[][2] = {{1, 1}, {1, 33}, {31, 5}, {33, 31}, {127, 129
 enum { SIZES = sizeof sizes / sizeof sizes[0] };
 
 /*
- * Elementwise results carry the rounding of their dtype and, on the GPU, the few units in the last place of __expf
- * (2^-21 relative at |x| < 8): ten roundings of F32 are allowed, and one of BF16 (2^-8) where a result is rounded to it.
+ * Elementwise results carry the rounding of their dtype and, on the GPU, the few units in the last
+ * place of __expf (2^-21 relative at |x| < 8): ten roundings of F32 are allowed, and one of BF16
+ * (2^-8) where a result is rounded to it.
  */
 static inline double elementwise_tolerance(DType dtype) {
     return 10 * 0x1p-24 + (dtype == BF16) * 0x1p-8;
@@ -27,7 +28,7 @@ static inline Tensor *random_constant(Context *ctx, uint64_t stream, const Tenso
     int64_t n = tensor_count(like);
     float *host = malloc((size_t)n * sizeof *host + 1);
     for (int64_t i = 0; i < n; i++) host[i] = rng_normal(7, stream, (uint64_t)i);
-    Tensor *c = tensor_from(ctx, "constant", F32, host, like->shape, like->ndim);
+    Tensor *c = tensor_copy_in(ctx, "constant", F32, host, like->shape, like->ndim);
     free(host);
     return c;
 }

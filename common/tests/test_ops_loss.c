@@ -19,7 +19,7 @@ DEVICE_TEST(embedding, rows_and_their_gradient) {
     int32_t ids[ROWS];
     for (int i = 0; i < ROWS; i++)
         ids[i] = i % 5 == 0 ? 3 : (int32_t)(philox(1, 2, (uint64_t)i).word[0] % 36);
-    Tensor *t = tensor_from(&ctx, "ids", I32, ids, SHAPE(2, ROWS / 2));
+    Tensor *t = tensor_copy_in(&ctx, "ids", I32, ids, SHAPE(2, ROWS / 2));
     ctx.recording = true;
     Tensor *y = embedding(&ctx, table, t);
     check_shape("test", y, dtype, SHAPE(2, ROWS / 2, D));
@@ -53,7 +53,7 @@ DEVICE_TEST(cross_entropy, loss_and_gradient_by_plain_loops) {
             targets[i] = i % 4 == 3 ? IGNORE_TARGET : (int32_t)((i * 31) % vocab);
             counted += targets[i] >= 0;
         }
-        Tensor *t = tensor_from(&ctx, "targets", I32, targets, SHAPE(rows));
+        Tensor *t = tensor_copy_in(&ctx, "targets", I32, targets, SHAPE(rows));
         float *z = test_values(&ctx, logits), *grad = malloc((size_t)(rows * vocab) * sizeof *grad);
         for (int64_t i = 0; i < rows; i++) {
             double s = 0;
@@ -78,7 +78,8 @@ DEVICE_TEST(cross_entropy, loss_and_gradient_by_plain_loops) {
     }
 }
 
-/* The head in one operation is the two of which it is made, padding or not, whatever the loss is multiplied by. */
+/* The head in one operation is the two of which it is made, padding or not, whatever the loss is
+ * multiplied by. */
 DEVICE_TEST(cross_entropy, with_its_linear_layer) {
     const int64_t vocabs[] = {1, 63, 64, 130, 1001};
     for (size_t k = 0; k < sizeof vocabs / sizeof *vocabs; k++) {
@@ -93,7 +94,7 @@ DEVICE_TEST(cross_entropy, with_its_linear_layer) {
             ctx.recording = false;
             Tensor *x = test_normal(&ctx, "x", 1, SHAPE(rows, in));
             Tensor *w = test_normal(&ctx, "w", 2, SHAPE(vocab, in));
-            Tensor *t = tensor_from(&ctx, "targets", I32, targets, SHAPE(rows));
+            Tensor *t = tensor_copy_in(&ctx, "targets", I32, targets, SHAPE(rows));
             w->grad = arena_alloc(&ctx.host, sizeof *w->grad); /* as Params has it: F32 */
             *w->grad = *tensor_new(&ctx, "dw", F32, SHAPE(vocab, in));
             test_poison(&ctx, w->grad);
@@ -102,7 +103,7 @@ DEVICE_TEST(cross_entropy, with_its_linear_layer) {
                                : cross_entropy(&ctx, linear(&ctx, x, w, NULL), t);
             tensor_download(&ctx, &losses[one], loss);
             float factor = k % 2 ? 0.25f : 1;
-            Tensor *c = tensor_from(&ctx, "factor", F32, &factor, SHAPE(1));
+            Tensor *c = tensor_copy_in(&ctx, "factor", F32, &factor, SHAPE(1));
             tape_backward(&ctx, weighted_sum(&ctx, loss, c));
             grads[one][0] = test_gradient(&ctx, x);
             grads[one][1] = test_gradient(&ctx, w);
@@ -124,18 +125,18 @@ DEVICE_TEST(cross_entropy, extremes) {
     Context ctx = test_context(device, dtype);
     float z[3][4] = {{1e4f, -1e4f, 0, 0}, {-1e4f, -1e4f, -1e4f, -1e4f}, {0, NAN, 0, 0}};
     int32_t targets[2] = {0, 2};
-    Tensor *t = tensor_from(&ctx, "targets", I32, targets, SHAPE(2));
-    Tensor *loss = cross_entropy(&ctx, tensor_from(&ctx, "logits", dtype, z, SHAPE(2, 4)), t);
+    Tensor *t = tensor_copy_in(&ctx, "targets", I32, targets, SHAPE(2));
+    Tensor *loss = cross_entropy(&ctx, tensor_copy_in(&ctx, "logits", dtype, z, SHAPE(2, 4)), t);
     float want = logf(4) / 2; /* a certain row costs nothing, four equal logits cost log 4 */
     check_tensor(&ctx, "huge logits", loss, &want, 8 * 0x1p-24);
 
-    loss = cross_entropy(&ctx, tensor_from(&ctx, "logits", dtype, z[1], SHAPE(2, 4)), t);
+    loss = cross_entropy(&ctx, tensor_copy_in(&ctx, "logits", dtype, z[1], SHAPE(2, 4)), t);
     float *value = test_values(&ctx, loss);
     cr_assert(isnan(value[0]), "a NaN logit must make the loss NaN, not %g", value[0]);
     free(value);
 
     int32_t none[2] = {IGNORE_TARGET, IGNORE_TARGET};
-    t = tensor_from(&ctx, "targets", I32, none, SHAPE(2));
+    t = tensor_copy_in(&ctx, "targets", I32, none, SHAPE(2));
     Tensor *logits = test_normal(&ctx, "logits", 1, SHAPE(2, 4));
     ctx.recording = true;
     loss = cross_entropy(&ctx, logits, t);

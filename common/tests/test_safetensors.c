@@ -60,17 +60,17 @@ static unsigned char content[256];
 static int sample_tensors(Tensor *tensors) {
     for (size_t k = 0; k < sizeof content; k++) content[k] = pattern(k);
     int n = 0;
-    tensors[n++] = tensor_of(content, "u8", U8, CPU, SHAPE(3)); /* odd sizes first: a trap */
-    tensors[n++] = tensor_of(content, "f8_e5m2", F8_E5M2, CPU, SHAPE(5));
-    tensors[n++] = tensor_of(content, "f8_e4m3", F8_E4M3, CPU, SHAPE(3, 3));
-    tensors[n++] = tensor_of(content, "i8", I8, CPU, SHAPE(1, 2, 3, 1));
-    tensors[n++] = tensor_of(content, "f16", F16, CPU, SHAPE(7));
-    tensors[n++] = tensor_of(content, "bf16", BF16, CPU, SHAPE(3, 5));
-    tensors[n++] = tensor_of(content, "scalar", F32, CPU, NULL, 0);
-    tensors[n++] = tensor_of(NULL, "empty", F32, CPU, SHAPE(0, 3));
-    tensors[n++] = tensor_of(content, "f32", F32, CPU, SHAPE(2, 3));
-    tensors[n++] = tensor_of(content, "i32", I32, CPU, SHAPE(2, 2));
-    tensors[n++] = tensor_of(content, "i64", I64, CPU, SHAPE(3));
+    tensors[n++] = tensor_view(content, "u8", U8, CPU, SHAPE(3)); /* odd sizes first: a trap */
+    tensors[n++] = tensor_view(content, "f8_e5m2", F8_E5M2, CPU, SHAPE(5));
+    tensors[n++] = tensor_view(content, "f8_e4m3", F8_E4M3, CPU, SHAPE(3, 3));
+    tensors[n++] = tensor_view(content, "i8", I8, CPU, SHAPE(1, 2, 3, 1));
+    tensors[n++] = tensor_view(content, "f16", F16, CPU, SHAPE(7));
+    tensors[n++] = tensor_view(content, "bf16", BF16, CPU, SHAPE(3, 5));
+    tensors[n++] = tensor_view(content, "scalar", F32, CPU, NULL, 0);
+    tensors[n++] = tensor_view(NULL, "empty", F32, CPU, SHAPE(0, 3));
+    tensors[n++] = tensor_view(content, "f32", F32, CPU, SHAPE(2, 3));
+    tensors[n++] = tensor_view(content, "i32", I32, CPU, SHAPE(2, 2));
+    tensors[n++] = tensor_view(content, "i64", I64, CPU, SHAPE(3));
     return n;
 }
 
@@ -119,10 +119,10 @@ Test(safetensors, failed_writes_keep_the_old_file) {
     Scratch scratch = scratch_open();
     Error err = {""};
     const char *path = scratch_path(&scratch, "a.safetensors");
-    Tensor small = tensor_of(content, "small", U8, CPU, SHAPE(8));
+    Tensor small = tensor_view(content, "small", U8, CPU, SHAPE(8));
     cr_assert(safetensors_write(path, &small, 1, NULL, 0, &err) == 0, "%s", err.text);
 
-    Tensor bad_name = tensor_of(content, "\xff", U8, CPU, SHAPE(8));
+    Tensor bad_name = tensor_view(content, "\xff", U8, CPU, SHAPE(8));
     cr_expect(safetensors_write(path, &bad_name, 1, NULL, 0, &err) == -1);
     cr_expect(strstr(err.text, "invalid UTF-8") && strstr(err.text, path), "%s", err.text);
     KeyValue bad_value = {"note", "\xc3"};
@@ -132,7 +132,7 @@ Test(safetensors, failed_writes_keep_the_old_file) {
     struct rlimit limit = {.rlim_cur = 100000, .rlim_max = RLIM_INFINITY};
     cr_assert(setrlimit(RLIMIT_FSIZE, &limit) == 0);
     void *data = calloc(1, 1000000);
-    Tensor large = tensor_of(data, "large", U8, CPU, SHAPE(1000000));
+    Tensor large = tensor_view(data, "large", U8, CPU, SHAPE(1000000));
     cr_expect(safetensors_write(path, &large, 1, NULL, 0, &err) == -1);
     limit.rlim_cur = RLIM_INFINITY;
     setrlimit(RLIMIT_FSIZE, &limit);

@@ -37,7 +37,8 @@ char *text_read(const char *const *paths, int path_count, size_t *bytes, Error *
 
 enum { STRETCHES = 10 };
 
-/* Moves the last `share` of each tenth of the tokens to the back; returns how many stay in front. */
+/* Moves the last `share` of each tenth of the tokens to the back; returns how many stay in
+ * front. */
 static size_t hold_back(int32_t *ids, size_t count, double share) {
     int32_t *held = malloc(count * sizeof *held + 1);
     if (!held) fatal("out of memory");
@@ -116,7 +117,8 @@ double corpus_unigram_loss(const Corpus *corpus, int vocab_size) {
     double *seen = calloc((size_t)vocab_size, sizeof *seen), loss = 0;
     if (!seen) fatal("out of memory");
     for (size_t i = 0; i < corpus->train_count; i++) seen[corpus->ids[i]]++;
-    /* One more of each (Laplace), so that a token which only validation has does not cost infinity. */
+    /* One more of each (Laplace), so that a token which only validation has does not cost
+     * infinity. */
     for (size_t i = corpus->train_count; i < corpus->count; i++)
         loss -= log((seen[corpus->ids[i]] + 1) / ((double)corpus->train_count + vocab_size));
     free(seen);

@@ -1,10 +1,10 @@
 /*
  * The text a model learns from: tokens in one long row, and windows of it.
  *
- * A part is kept for validation and never trained on: not the end, which in a book is about other things than the rest,
- * but the end of each tenth of the text. These stretches are moved to the back, so that both parts are one row of tokens.
- * A batch is a function of (seed, step): windows that begin at random places, drawn by a counter, so that any step can be
- * asked for again.
+ * A part is kept for validation and never trained on: not the end, which in a book is about other
+ * things than the rest, but the end of each tenth of the text. These stretches are moved to the
+ * back, so that both parts are one row of tokens. A batch is a function of (seed, step): windows
+ * that begin at random places, drawn by a counter, so that any step can be asked for again.
  */
 #ifndef DATA_H
 #define DATA_H
@@ -23,8 +23,9 @@ typedef struct Corpus {
 char *text_read(const char *const *paths, int path_count, size_t *bytes, Error *err);
 
 /*
- * Encodes text and splits it: `validation` (0.05: the last 5 % of each tenth) is kept back. Both parts must be longer than
- * context_length; a shorter text is an error that says how many tokens there are and how many are needed.
+ * Encodes text and splits it: `validation` (0.05: the last 5 % of each tenth) is kept back. Both
+ * parts must be longer than context_length; a shorter text is an error that says how many tokens
+ * there are and how many are needed.
  */
 int corpus_init(Corpus *corpus, const Tokenizer *tokenizer, const char *text, size_t bytes,
                 double validation, int context_length, Error *err);
@@ -33,16 +34,18 @@ int corpus_whole(Corpus *corpus, const Tokenizer *tokenizer, const char *text, s
                  int context_length, Error *err);
 void corpus_free(Corpus *corpus);
 
-/* Windows number first .. first + batch - 1 of a run: inputs and targets [batch, length]; targets are one token further. */
+/* Windows number first .. first + batch - 1 of a run: inputs and targets [batch, length]; targets
+ * are one token further. */
 void corpus_batch(const Corpus *corpus, uint64_t seed, uint64_t first, int batch, int length,
                   int32_t *inputs, int32_t *targets);
 
-/* Window i of `count` that are spread evenly over the validation part, in the same layout (batch 1). */
+/* Window i of `count` that are spread evenly over the validation part, in the same layout (batch
+ * 1). */
 void corpus_validation(const Corpus *corpus, int i, int count, int length, int32_t *inputs,
                        int32_t *targets);
 
-/* Entropy (natural log, per token) of the validation part under the training part's token frequencies: what a model reaches that
- * knows how often each token occurs and nothing else. */
+/* Entropy (natural log, per token) of the validation part under the training part's token
+ * frequencies: what a model reaches that knows how often each token occurs and nothing else. */
 double corpus_unigram_loss(const Corpus *corpus, int vocab_size);
 
 #endif

@@ -2,8 +2,8 @@
  * Choosing the next token.
  *
  * The settings apply in this order, which is that of transformers:
- *     repetition penalty   logits of tokens that are in the text already: divided by it if positive,
- *                          multiplied if negative (Keskar et al. 2019, section 4.1)
+ *     repetition penalty   logits of tokens that are in the text already: divided by it if
+ *                          positive, multiplied if negative (Keskar et al. 2019, section 4.1)
  *     temperature          softmax(logits / temperature); 0: the likeliest token, always
  *     top-k                only the k likeliest
  *     top-p                only the likeliest of these which together reach p of their probability

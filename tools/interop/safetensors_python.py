@@ -25,9 +25,9 @@ int main(int argc, char **argv) {
     for (int k = 0; k < 1 << 16; k++) bytes[k] = (unsigned char)(37 * k + 11);
     Tensor t[DTYPE_COUNT + 2];
     for (int d = 0; d < DTYPE_COUNT; d++)
-        t[d] = tensor_of(bytes, dtype_name((DType)d), (DType)d, CPU, SHAPE(d % 3 + 1, 5, 31));
-    t[DTYPE_COUNT] = tensor_of(bytes, "scalar", I64, CPU, NULL, 0);
-    t[DTYPE_COUNT + 1] = tensor_of(bytes, "empty \"\xe4\xb8\xad\"", F32, CPU, SHAPE(3, 0));
+        t[d] = tensor_view(bytes, dtype_name((DType)d), (DType)d, CPU, SHAPE(d % 3 + 1, 5, 31));
+    t[DTYPE_COUNT] = tensor_view(bytes, "scalar", I64, CPU, NULL, 0);
+    t[DTYPE_COUNT + 1] = tensor_view(bytes, "empty \"\xe4\xb8\xad\"", F32, CPU, SHAPE(3, 0));
     KeyValue note = {"note", "two\nlines"};
     Error err;
     if (argc == 2 && safetensors_write(argv[1], t, DTYPE_COUNT + 2, &note, 1, &err) == 0) return 0;

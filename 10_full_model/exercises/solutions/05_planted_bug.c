@@ -3,9 +3,11 @@
 #include <math.h>
 
 /*
- * 1. The decay went into the gradient. There AdamW divides it by sqrt(v): weights with large gradients hardly decay at all. Loshchilov and
- *    Hutter decouple it: it shrinks the weight itself.
- * 2. Only the first `decayed` weights, the matrices, decay. A norm's weight should be near 1, not near 0.
+ * 1. The decay went into the gradient. There AdamW divides it by sqrt(v): weights with large
+ *    gradients hardly decay at all. Loshchilov and Hutter decouple it: it shrinks the weight
+ *    itself.
+ * 2. Only the first `decayed` weights, the matrices, decay. A norm's weight should be near 1, not
+ *    near 0.
  */
 void adamw_cpu(void *values, float *master, float *m, float *v, const float *grads,
                const float *norm, int64_t n, int64_t decayed, AdamWStep s) {
