@@ -128,14 +128,14 @@ static __device__ __forceinline__ void make_queries(T *q, T *c_q, Sum &sum, cons
             q[i / qk * q_stride + i % qk] = from[(int64_t)(i / qk) * m.shape.heads * qk + i % qk];
         return;
     }
-    FewRowsStage<T> x = {c_q, few_rows_stride<T>(rank), rows.count};
+    FewRowsMatrix<T> x = {c_q, few_rows_stride<T>(rank), rows.count};
 #pragma unroll 1
-    for (int first = threadIdx.x / 32 * SKINNY_TILE; first < qk;) {
+    for (int first = threadIdx.x / 32 * FEW_ROWS_TILE; first < qk;) {
         sum.run(x);
         few_rows_each(sum.sum, [&](int j, int n, float value) {
             q[n * q_stride + first + j] = from_float<T>(value);
         });
-        first += QUERY_WARPS * SKINNY_TILE;
+        first += QUERY_WARPS * FEW_ROWS_TILE;
         if (first < qk)
             sum.begin((const T *)m.q_b_proj + ((int64_t)h * qk + first) * rank, rank, qk - first, 0,
                       1);
@@ -184,9 +184,9 @@ __global__ void __launch_bounds__(32 * QUERY_WARPS)
         copy_16(w_uk + i / rank * place.w_stride + i % rank, w + i);
     cp_async_commit();
     FewRowsSum<T, NT, QUERY_AHEAD> sum;
-    if (m.q_lora_rank && warp * SKINNY_TILE < qk)
-        sum.begin((const T *)m.q_b_proj + ((int64_t)h * qk + warp * SKINNY_TILE) * m.q_lora_rank,
-                  m.q_lora_rank, qk - warp * SKINNY_TILE, 0, 1);
+    if (m.q_lora_rank && warp * FEW_ROWS_TILE < qk)
+        sum.begin((const T *)m.q_b_proj + ((int64_t)h * qk + warp * FEW_ROWS_TILE) * m.q_lora_rank,
+                  m.q_lora_rank, qk - warp * FEW_ROWS_TILE, 0, 1);
     if (m.q_lora_rank) few_rows_prefetch((const T *)m.q_norm, m.q_lora_rank);
     few_rows_wait();
     few_rows_go();
@@ -232,9 +232,9 @@ extern "C" void mla_few_rows_query_cuda(Gpu *gpu, DType dtype, const MlaFewRows 
     int blocks = m->shape.heads + m->batch;
     DTYPE_SWITCH(
         dtype, T,
-        SKINNY_SWITCH(m->batch * m->tokens, m->shape.heads, gpu, NT, groups,
-                      few_rows_launch(gpu, query_kernel<T, NT>, dim3((unsigned)blocks, groups),
-                                      32 * QUERY_WARPS, query_shared(dtype, m, NT), *m)));
+        FEW_ROWS_SWITCH(m->batch * m->tokens, m->shape.heads, gpu, NT, groups,
+                        few_rows_launch(gpu, query_kernel<T, NT>, dim3((unsigned)blocks, groups),
+                                        32 * QUERY_WARPS, query_shared(dtype, m, NT), *m)));
 }
 
 /* ---- kernel 4: the pieces joined, times W_uv ---- */
@@ -286,8 +286,9 @@ __global__ void __launch_bounds__(32 * HEAD_WARPS)
     int stride = few_rows_stride<T>(rank), b = first_row / m.tokens;
     const T *w_uv = (const T *)m.kv_b_proj + ((int64_t)h * (s.nope + s.v) + s.nope) * rank;
     FewRowsSum<T, 1, 4> sum;
-    if (warp * SKINNY_TILE < s.v)
-        sum.begin(w_uv + (int64_t)warp * SKINNY_TILE * rank, rank, s.v - warp * SKINNY_TILE, 0, 1);
+    if (warp * FEW_ROWS_TILE < s.v)
+        sum.begin(w_uv + (int64_t)warp * FEW_ROWS_TILE * rank, rank, s.v - warp * FEW_ROWS_TILE, 0,
+                  1);
     MlaJoin piece(scratch, m.lengths, shape, pieces,
                   b); /* lengths: of kernel 1, see few_rows_launch.cuh */
     int t = first_row - b * m.tokens;
@@ -306,16 +307,16 @@ __global__ void __launch_bounds__(32 * HEAD_WARPS)
         piece.of_row(t * s.heads + h);
     }
     __syncthreads();
-    FewRowsStage<T> x = {latent, stride, rows};
+    FewRowsMatrix<T> x = {latent, stride, rows};
 #pragma unroll 1
-    for (int first = warp * SKINNY_TILE; first < s.v;) {
+    for (int first = warp * FEW_ROWS_TILE; first < s.v;) {
         sum.run(x);
         few_rows_each(sum.sum, [&](int j, int n, float value) {
             if (n < rows)
                 ((T *)m.o)[((int64_t)(first_row + n) * s.heads + h) * s.v + first + j] =
                     from_float<T>(value);
         });
-        first += HEAD_WARPS * SKINNY_TILE;
+        first += HEAD_WARPS * FEW_ROWS_TILE;
         if (first < s.v) sum.begin(w_uv + (int64_t)first * rank, rank, s.v - first, 0, 1);
     }
 }

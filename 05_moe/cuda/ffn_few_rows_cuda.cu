@@ -95,10 +95,10 @@ struct UpJob {
     bool shared;
     int job, first; /* job: of the routed ones; first column */
     __device__ UpJob(const FfnFewRows &f, int block) {
-        int tiles = f.inner / SKINNY_TILE, routed = jobs(f) * tiles;
+        int tiles = f.inner / FEW_ROWS_TILE, routed = jobs(f) * tiles;
         shared = block >= routed;
         job = shared ? 0 : block / tiles;
-        first = (shared ? block - routed : block - job * tiles) * SKINNY_TILE;
+        first = (shared ? block - routed : block - job * tiles) * FEW_ROWS_TILE;
     }
 };
 
@@ -106,9 +106,9 @@ struct UpJob {
 template <typename T>
 static __device__ __forceinline__ void prefetch_down(const FfnFewRows &f, int expert, int first) {
     const int LINE = 128 / sizeof(T);
-    int share = SKINNY_TILE * f.hidden; /* of hidden * inner numbers, for 16 of inner columns */
+    int share = FEW_ROWS_TILE * f.hidden; /* of hidden * inner numbers, for 16 of inner columns */
     const T *w = (const T *)f.down_proj + (int64_t)expert * f.hidden * f.inner +
-                 (int64_t)(first / SKINNY_TILE) * share;
+                 (int64_t)(first / FEW_ROWS_TILE) * share;
 #pragma unroll 1
     for (int i = threadIdx.x * LINE; i < share; i += blockDim.x * LINE)
         asm volatile("prefetch.global.L2 [%0];" ::"l"(w + i));
@@ -126,8 +126,8 @@ __global__ void __launch_bounds__(32 * WARPS) up_kernel(const __grid_constant__ 
         int64_t row = at.shared ? at.first : (int64_t)expert * f.inner + at.first;
         const T *g = (const T *)(at.shared ? f.shared_gate : f.gate_proj) + row * f.hidden;
         const T *u = (const T *)(at.shared ? f.shared_up : f.up_proj) + row * f.hidden;
-        gate.begin(g, f.hidden, SKINNY_TILE, warp, WARPS);
-        up.begin(u, f.hidden, SKINNY_TILE, warp, WARPS);
+        gate.begin(g, f.hidden, FEW_ROWS_TILE, warp, WARPS);
+        up.begin(u, f.hidden, FEW_ROWS_TILE, warp, WARPS);
     };
     int expert = at.job;
     if (choice) { /* its weights must wait */
@@ -143,7 +143,7 @@ __global__ void __launch_bounds__(32 * WARPS) up_kernel(const __grid_constant__ 
         if (!__syncthreads_or(wanted)) return;
         prefetch_down<T>(f, expert, at.first);
     }
-    FewRowsStage<T> x = {(const T *)f.normed, f.hidden, f.rows};
+    FewRowsMatrix<T> x = {(const T *)f.normed, f.hidden, f.rows};
     gate.run(x);
     up.run(x);
     parts[0].put(gate.sum);
@@ -152,8 +152,8 @@ __global__ void __launch_bounds__(32 * WARPS) up_kernel(const __grid_constant__ 
     int width = at.shared ? f.shared_inner : f.inner;
     T *h = (T *)(at.shared ? f.h_shared : f.h) + at.first;
 #pragma unroll 1
-    for (int i = threadIdx.x; i < SKINNY_TILE * f.rows; i += 32 * WARPS) {
-        int j = i % SKINNY_TILE, n = i / SKINNY_TILE, row;
+    for (int i = threadIdx.x; i < FEW_ROWS_TILE * f.rows; i += 32 * WARPS) {
+        int j = i % FEW_ROWS_TILE, n = i / FEW_ROWS_TILE, row;
         if (choice)
             row = n == at.job / K ? at.job : -1;
         else
@@ -249,8 +249,8 @@ template <typename T, int NT>
 static __device__ __forceinline__ void write_y(const FfnFewRows &f, const DownShared<NT> &shared,
                                                int first, int first_row, int rows) {
 #pragma unroll 1
-    for (int i = threadIdx.x; i < SKINNY_TILE * rows; i += 32 * DOWN_WARPS) {
-        int j = i % SKINNY_TILE, n = i / SKINNY_TILE;
+    for (int i = threadIdx.x; i < FEW_ROWS_TILE * rows; i += 32 * DOWN_WARPS) {
+        int j = i % FEW_ROWS_TILE, n = i / FEW_ROWS_TILE;
         int64_t at = (int64_t)(first_row + n) * f.hidden + first + j;
         ((T *)f.y)[at] = from_float<T>(to_float(((const T *)f.x)[at]) + shared.parts.total(j, n));
     }
@@ -264,9 +264,9 @@ __global__ void __launch_bounds__(32 * DOWN_WARPS)
     down_kernel(const __grid_constant__ FfnFewRows f) {
     extern __shared__ __align__(16) unsigned char memory[];
     DownShared<NT> &shared = *(DownShared<NT> *)memory;
-    const int lane = threadIdx.x % 32, first = blockIdx.x * SKINNY_TILE;
+    const int lane = threadIdx.x % 32, first = blockIdx.x * FEW_ROWS_TILE;
     const int first_row = 8 * NT * blockIdx.y, rows = min(f.rows - first_row, 8 * NT);
-    const int own = f.shared_inner / SKINNY_CHUNK, each = f.inner / SKINNY_CHUNK;
+    const int own = f.shared_inner / FEW_ROWS_CHUNK, each = f.inner / FEW_ROWS_CHUNK;
     FewRowsChunk<T> ahead[DOWN_AHEAD];
     DownUnit unit[DOWN_AHEAD] = {}, later = {-1, (int)threadIdx.x / 32};
     auto fetch = [&](int i) {
@@ -275,7 +275,7 @@ __global__ void __launch_bounds__(32 * DOWN_WARPS)
         int64_t matrix = routed ? shared.expert[shared.list[unit[i].at]] : 0;
         const T *low = (const T *)(routed ? f.down_proj : f.shared_down) +
                        (matrix * f.hidden + first + lane / 4) * width;
-        ahead[i].load(low, low + 8 * (int64_t)width, unit[i].chunk * SKINNY_CHUNK);
+        ahead[i].load(low, low + 8 * (int64_t)width, unit[i].chunk * FEW_ROWS_CHUNK);
     };
     later.settle(own, each);
 #pragma unroll
@@ -317,7 +317,7 @@ __global__ void __launch_bounds__(32 * DOWN_WARPS)
                 int slot = shared.slot[a][n];
                 return slot < 0 ? nullptr : h + (int64_t)slot * width;
             };
-            input[i].load(x, unit[i].chunk * SKINNY_CHUNK);
+            input[i].load(x, unit[i].chunk * FEW_ROWS_CHUNK);
         }
 #pragma unroll
         for (int i = 0; i < DOWN_AHEAD; i++) {
@@ -347,7 +347,7 @@ extern "C" int ffn_few_rows_kernels_support(const Gpu *gpu, DType dtype, const F
                     (uintptr_t)f->shared_gate | (uintptr_t)f->shared_up | (uintptr_t)f->shared_down;
     return (dtype == F32 || (dtype == BF16 && gpu->compute_capability >= 80)) && f->rows > 0 &&
            f->rows <= FEW_ROWS && f->route.experts <= FFN_FEW_ROWS_EXPERTS &&
-           (f->hidden | f->inner | f->shared_inner) % SKINNY_CHUNK == 0 && all % 16 == 0 &&
+           (f->hidden | f->inner | f->shared_inner) % FEW_ROWS_CHUNK == 0 && all % 16 == 0 &&
            f->hidden * dtype_size(dtype) <= 48 << 10;
 }
 
@@ -361,7 +361,7 @@ extern "C" void ffn_few_rows_choose_cuda(Gpu *gpu, DType dtype, const FfnFewRows
 
 extern "C" void ffn_few_rows_up_cuda(Gpu *gpu, DType dtype, const FfnFewRows *f) {
     unsigned blocks =
-        (unsigned)(jobs(*f) * (f->inner / SKINNY_TILE) + f->shared_inner / SKINNY_TILE);
+        (unsigned)(jobs(*f) * (f->inner / FEW_ROWS_TILE) + f->shared_inner / FEW_ROWS_TILE);
     DTYPE_SWITCH(dtype, T, {
         if (f->rows <= 8) /* with more, so few warps that all blocks fit the GPU together */
             few_rows_launch(gpu, up_kernel<T, 1, 8>, dim3(blocks), 32 * 8, 0, *f);
@@ -371,9 +371,9 @@ extern "C" void ffn_few_rows_up_cuda(Gpu *gpu, DType dtype, const FfnFewRows *f)
 }
 
 extern "C" void ffn_few_rows_down_cuda(Gpu *gpu, DType dtype, const FfnFewRows *f) {
-    unsigned blocks = (unsigned)(f->hidden / SKINNY_TILE);
+    unsigned blocks = (unsigned)(f->hidden / FEW_ROWS_TILE);
     DTYPE_SWITCH(dtype, T,
-                 SKINNY_SWITCH(f->rows, blocks, gpu, NT, groups,
-                               few_rows_launch(gpu, down_kernel<T, NT>, dim3(blocks, groups),
-                                               32 * DOWN_WARPS, sizeof(DownShared<NT>), *f)));
+                 FEW_ROWS_SWITCH(f->rows, blocks, gpu, NT, groups,
+                                 few_rows_launch(gpu, down_kernel<T, NT>, dim3(blocks, groups),
+                                                 32 * DOWN_WARPS, sizeof(DownShared<NT>), *f)));
 }

@@ -27,15 +27,15 @@
 
 typedef __nv_bfloat16 bf16;
 
-enum { SKINNY_TILE = 16, SKINNY_CHUNK = 32 }; /* rows of W and columns at a time */
+enum { FEW_ROWS_TILE = 16, FEW_ROWS_CHUNK = 32 }; /* rows of W and columns at a time */
 
 /*
  * How a grid shares the rows: all 32 in a block, which reads its weights for all of them, or, where
  * that would leave most processors idle, 8 in a block, and groups of blocks side by side, which
- * find the weights in the L2 cache. SKINNY_SWITCH(rows, blocks, gpu, NT, groups, statement) with NT
+ * find the weights in the L2 cache. FEW_ROWS_SWITCH(rows, blocks, gpu, NT, groups, statement) with NT
  * tiles of 8 rows; `blocks` is the grid that one group needs.
  */
-#define SKINNY_SWITCH(rows, blocks, gpu, NT, groups, ...)                     \
+#define FEW_ROWS_SWITCH(rows, blocks, gpu, NT, groups, ...)                   \
     do {                                                                      \
         unsigned groups = (unsigned)(((rows) + 7) / 8);                       \
         if ((int64_t)(blocks)*groups <= 2 * (gpu)->sm_count || groups == 1) { \
@@ -112,7 +112,7 @@ template <> struct FewRowsChunk<float> {
         for (int t = 0; t < NT; t++)
             for (int side = 0; side < 2; side++)
 #pragma unroll 1
-                for (int i = 0; x.row[t][side] && i < SKINNY_CHUNK; i++) {
+                for (int i = 0; x.row[t][side] && i < FEW_ROWS_CHUNK; i++) {
                     sum[t][side] = fmaf(low[i], x.row[t][side][i], sum[t][side]);
                     sum[t][2 + side] = fmaf(high[i], x.row[t][side][i], sum[t][2 + side]);
                 }
@@ -120,7 +120,7 @@ template <> struct FewRowsChunk<float> {
 };
 
 /* The rows of a matrix [count, stride], wherever it lies. */
-template <typename T> struct FewRowsStage {
+template <typename T> struct FewRowsMatrix {
     const T *x;
     int stride, count;
     __device__ __forceinline__ const T *operator()(int n) const {
@@ -142,16 +142,17 @@ template <typename T, int NT, int AHEAD> struct FewRowsSum {
      * where there are fewer than 16. The warp takes the chunks first, first + step, ... */
     __device__ __forceinline__ void begin(const T *w, int width, int64_t rows, int first,
                                           int step_) {
-        int row = threadIdx.x % 32 / 4, last = (int)(rows < SKINNY_TILE ? rows : SKINNY_TILE) - 1;
+        int row = threadIdx.x % 32 / 4,
+            last = (int)(rows < FEW_ROWS_TILE ? rows : FEW_ROWS_TILE) - 1;
         low = w + (int64_t)min(row, last) * width;
         high = w + (int64_t)min(row + 8, last) * width;
-        chunk = first, step = step_, chunks = width / SKINNY_CHUNK;
+        chunk = first, step = step_, chunks = width / FEW_ROWS_CHUNK;
         memset(sum, 0, sizeof sum);
 #pragma unroll
         for (int i = 0; i < AHEAD; i++) fetch(i, first + i * step);
     }
     __device__ __forceinline__ void fetch(int i, int which) {
-        if (which < chunks) ahead[i].load(low, high, which * SKINNY_CHUNK);
+        if (which < chunks) ahead[i].load(low, high, which * FEW_ROWS_CHUNK);
     }
     template <typename Rows> __device__ __forceinline__ void run(const Rows &x) {
 #pragma unroll 1
@@ -159,7 +160,8 @@ template <typename T, int NT, int AHEAD> struct FewRowsSum {
             FewRowsInput<T, NT> input[AHEAD];
 #pragma unroll
             for (int i = 0; i < AHEAD; i++)
-                if (chunk + i * step < chunks) input[i].load(x, (chunk + i * step) * SKINNY_CHUNK);
+                if (chunk + i * step < chunks)
+                    input[i].load(x, (chunk + i * step) * FEW_ROWS_CHUNK);
 #pragma unroll
             for (int i = 0; i < AHEAD; i++)
                 if (chunk + i * step < chunks) {
@@ -185,7 +187,7 @@ __device__ __forceinline__ void few_rows_each(const float (&sum)[NT][4], F f) {
 
 /* Where the warps of a block leave their sums. */
 template <int NT, int WARPS> struct FewRowsParts {
-    float part[WARPS][SKINNY_TILE][8 * NT + 1];
+    float part[WARPS][FEW_ROWS_TILE][8 * NT + 1];
 
     __device__ __forceinline__ void put(const float (&sum)[NT][4]) {
         auto mine = part[threadIdx.x / 32];

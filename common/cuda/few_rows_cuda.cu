@@ -21,9 +21,9 @@ struct Place {
     int part;
     int64_t first; /* row of W */
     __device__ Place(const FewRowsLinear &s, int64_t tile) {
-        int64_t tiles = (s.part[0].out + SKINNY_TILE - 1) / SKINNY_TILE;
+        int64_t tiles = (s.part[0].out + FEW_ROWS_TILE - 1) / FEW_ROWS_TILE;
         part = tile >= tiles;
-        first = (part ? tile - tiles : tile) * SKINNY_TILE;
+        first = (part ? tile - tiles : tile) * FEW_ROWS_TILE;
     }
 };
 
@@ -49,8 +49,8 @@ __global__ void __launch_bounds__(32 * WARPS)
     few_rows_wait();
     few_rows_go();
     const int first_row = 8 * NT * blockIdx.y;
-    FewRowsStage<T> x = {(const T *)s.x + (int64_t)first_row * in, in,
-                         min((int)s.rows - first_row, 8 * NT)};
+    FewRowsMatrix<T> x = {(const T *)s.x + (int64_t)first_row * in, in,
+                          min((int)s.rows - first_row, 8 * NT)};
     if (s.norm) {
         few_rows_rmsnorm(rows, x.x, in, x.count, (const T *)s.norm, in, s.eps);
         x.x = rows, x.stride = few_rows_stride<T>(in);
@@ -66,8 +66,8 @@ __global__ void __launch_bounds__(32 * WARPS)
         Place at(s, tile);
         const FewRowsPart &p = at.part ? s.part[1] : s.part[0];
 #pragma unroll 1
-        for (int i = threadIdx.x; i < SKINNY_TILE * x.count; i += 32 * WARPS) {
-            int j = i % SKINNY_TILE, n = i / SKINNY_TILE;
+        for (int i = threadIdx.x; i < FEW_ROWS_TILE * x.count; i += 32 * WARPS) {
+            int j = i % FEW_ROWS_TILE, n = i / FEW_ROWS_TILE;
             int64_t o = at.first + j, row = first_row + n;
             if (o < p.out) ((T *)p.y)[row * p.out + o] = plus<T>(parts.total(j, n), p, row, o);
         }
@@ -91,19 +91,21 @@ extern "C" int few_rows_supports(const Gpu *gpu, DType dtype, const FewRowsLinea
         (uintptr_t)s->x | (uintptr_t)s->norm | (uintptr_t)s->part[0].w | (uintptr_t)s->part[1].w;
     return (dtype == F32 || (dtype == BF16 && gpu->compute_capability >= 80)) && s->rows > 0 &&
            s->rows <= FEW_ROWS && s->in > 0 && s->in <= INT32_MAX / 64 &&
-           s->in % SKINNY_CHUNK == 0 && all % 16 == 0 &&
+           s->in % FEW_ROWS_CHUNK == 0 && all % 16 == 0 &&
            shared_bytes(dtype, s, 4) <= (size_t)gpu->shared_memory_max;
 }
 
 extern "C" void few_rows_linear_cuda(Gpu *gpu, DType dtype, const FewRowsLinear *s) {
     CHECK(few_rows_supports(gpu, dtype, s), "few_rows_linear: %lld rows of %lld",
           (long long)s->rows, (long long)s->in);
-    int64_t tiles = ceil_div(s->part[0].out, SKINNY_TILE) + ceil_div(s->part[1].out, SKINNY_TILE);
+    int64_t tiles =
+        ceil_div(s->part[0].out, FEW_ROWS_TILE) + ceil_div(s->part[1].out, FEW_ROWS_TILE);
     int64_t most = (int64_t)BLOCKS_EACH * gpu->sm_count;
     unsigned blocks = (unsigned)(tiles < most ? tiles : most);
     if (tiles == 0) return;
-    DTYPE_SWITCH(dtype, T,
-                 SKINNY_SWITCH(s->rows, tiles, gpu, NT, groups,
-                               few_rows_launch(gpu, few_rows_kernel<T, NT>, dim3(blocks, groups),
-                                               32 * WARPS, shared_bytes(dtype, s, NT), *s, tiles)));
+    DTYPE_SWITCH(
+        dtype, T,
+        FEW_ROWS_SWITCH(s->rows, tiles, gpu, NT, groups,
+                        few_rows_launch(gpu, few_rows_kernel<T, NT>, dim3(blocks, groups),
+                                        32 * WARPS, shared_bytes(dtype, s, NT), *s, tiles)));
 }
