@@ -229,7 +229,7 @@ int main(int argc, char **argv) {
     printf("model %s: %lld parameters, batch %d, context %d, vocabulary %d\n", o.config,
            (long long)config_parameters(cfg), o.batch, o.context, o.vocab);
     bench_head("the whole model");
-    double flop = flop_per_token(cfg, o.context), tokens = (double)o.batch * o.context;
+    double flop = metrics_flop_per_token(&w.model, o.context), tokens = (double)o.batch * o.context;
     double cache =
         (double)mla_cache_bytes_per_token(&w.model.block.mla, cfg->num_hidden_layers, ctx.dtype);
     double bytes =

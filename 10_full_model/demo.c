@@ -214,7 +214,7 @@ static int train_model(Tour *t, Error *err) {
         (long long)s->steps, t->train.batch_size, t->train.context_length, s->peak,
         (long long)s->warmup, s->constant ? ", stays there" : "", s->floor);
     fflush(stdout);
-    return train(&t->model, &t->source, &t->train, &t->result, err);
+    return train_run(&t->model, &t->source, &t->train, &t->result, err);
 }
 
 /* One column of the CSV against the step, thinned out to what a terminal shows. */
@@ -258,8 +258,8 @@ static void report(const Tour *t) {
     char rate[32];
     const TrainResult *r = &t->result;
     double bits = r->validation_loss / log(2) * t->corpus.count / t->corpus.bytes;
-    double share =
-        3 * flop_per_token(&t->cfg, t->train.context_length) * r->tokens_per_second / t->train.peak;
+    double share = 3 * metrics_flop_per_token(&t->model, t->train.context_length) *
+                   r->tokens_per_second / t->train.peak;
     printf("   %s tokens/s, %.0f s in all: %.0f %% of this device's fastest matrix product (%.0f "
            "GFLOP/s); activations and gradients of a step take %.0f MiB\n",
            format_count(rate, sizeof rate, (int64_t)r->tokens_per_second), r->seconds, 100 * share,

@@ -70,7 +70,7 @@ static int measure(const Options *o, Model *model, TextInput *input, Error *err)
                          "together",
                          o->model, tokenizer_vocab_size(input->tokenizer), model->cfg.vocab_size);
     const TokenSource *source = &input->source;
-    float loss = validation_loss(model, source, o->windows, 8, o->context_length);
+    float loss = train_validation_loss(model, source, o->windows, 8, o->context_length);
     double bits = loss / log(2) * (double)input->tokens / (double)source->bytes;
     printf("loss %.4f   perplexity %.2f   bits per byte %.4f   (%d windows of %d tokens)\n", loss,
            exp(loss), bits, o->windows, o->context_length);

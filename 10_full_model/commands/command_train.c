@@ -234,7 +234,7 @@ static int check_context(const Options *o, const ModelConfig *cfg, Error *err) {
                      o->config ? o->config : "nano");
 }
 
-/* What train() would refuse after the text is read and a tokenizer learned, is refused before. */
+/* What train_run() would refuse after the text is read and a tokenizer learned, is refused before. */
 static int look_ahead(const Options *o, const ModelConfig *cfg, Error *err) {
     ModelConfig with_tokens = *cfg;
     if (!cfg->vocab_size) with_tokens.vocab_size = tokens_wanted(o, cfg);
@@ -290,7 +290,7 @@ static int train_on(const Options *o, ModelConfig *cfg, TextInput *input, Contex
         o->lowest_rate >= 0 ? (float)o->lowest_rate : o->train.schedule.peak / 10;
     train_options.peak = o->peak >= 0 ? 1e12 * o->peak : bench_peak(ctx, ctx->dtype, 0.2);
     TrainResult result;
-    int status = train(&model, &input->source, &train_options, &result, err);
+    int status = train_run(&model, &input->source, &train_options, &result, err);
     model_free(&model);
     if (status) return -1;
     report(o, &result);

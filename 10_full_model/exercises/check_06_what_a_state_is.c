@@ -53,7 +53,7 @@ static float *weights_without(int item, size_t *bytes) {
     world_for_resuming(&w, scratch.directory);
     Alarm alarm = {w.source, 5 * (uint64_t)w.options.batch_size, SIGINT};
     TokenSource source = alarm_source(&alarm);
-    must(train(&w.model, &source, &w.options, &result, &err), &err);
+    must(train_run(&w.model, &source, &w.options, &result, &err), &err);
     cr_assert(result.steps == 6);
     world_free(&w);
 
@@ -69,7 +69,7 @@ static float *weights_without(int item, size_t *bytes) {
 
     world_for_resuming(&w, scratch.directory);
     w.options.start = RUN_RESUME;
-    must(train(&w.model, &w.source, &w.options, &result, &err), &err);
+    must(train_run(&w.model, &w.source, &w.options, &result, &err), &err);
     cr_assert(result.steps == 12 && result.resumed_from == 6);
     *bytes = (size_t)w.model.params.size * sizeof(float);
     float *weights = malloc(*bytes);

@@ -44,7 +44,7 @@ static TrainResult run(Device device, DType dtype, const char *out, bool resume,
     TokenSource source = alarm_source(&alarm);
     TrainResult result;
     Error err = {0};
-    must(train(&w.model, &source, &w.options, &result, &err), &err);
+    must(train_run(&w.model, &source, &w.options, &result, &err), &err);
     world_free(&w);
     return result;
 }
@@ -169,7 +169,8 @@ Test(resume, after_being_killed_at_any_moment) {
 static void refused(World *w, const char *says) {
     TrainResult result;
     Error err = {0};
-    cr_assert(train(&w->model, &w->source, &w->options, &result, &err) == -1, "no error: %s", says);
+    cr_assert(train_run(&w->model, &w->source, &w->options, &result, &err) == -1, "no error: %s",
+              says);
     cr_assert(strstr(err.text, says), "'%s' says: %s", says, err.text);
 }
 
@@ -219,7 +220,7 @@ Test(resume, two_trainers_do_not_share_a_folder) {
     w.options.schedule.steps = 1;
     w.options.schedule.warmup = w.options.schedule.constant = 0;
     TrainResult result;
-    must(train(&w.model, &w.source, &w.options, &result, &err), &err);
+    must(train_run(&w.model, &w.source, &w.options, &result, &err), &err);
     world_free(&w);
     run_close(&scratch);
 }

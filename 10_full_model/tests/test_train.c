@@ -21,9 +21,9 @@ DEVICE_TEST(train, learns_a_repeated_text) {
     World w;
     world_init(&w, device, dtype);
     Error err = {0};
-    float before = validation_loss(&w.model, &w.source, 8, 8, 16);
+    float before = train_validation_loss(&w.model, &w.source, 8, 8, 16);
     TrainResult result;
-    must(train(&w.model, &w.source, &w.options, &result, &err), &err);
+    must(train_run(&w.model, &w.source, &w.options, &result, &err), &err);
     float guess = logf((float)w.model.cfg.vocab_size);
     cr_assert(fabsf(before - guess) < 0.5f, "untrained: %g, guessing %g", before, guess);
     cr_assert(result.validation_loss < 0.3f * before, "%g before, %g after", before,
@@ -42,7 +42,7 @@ Test(train, is_reproducible) {
         world_init(&w, CPU, F32);
         TrainResult result;
         w.options.schedule.steps = 10;
-        must(train(&w.model, &w.source, &w.options, &result, &err), &err);
+        must(train_run(&w.model, &w.source, &w.options, &result, &err), &err);
         count = tensor_count(w.model.embed_tokens);
         weights[run] = test_values(&w.ctx, w.model.embed_tokens);
         world_free(&w);
@@ -64,7 +64,7 @@ DEVICE_TEST(train, accumulated_gradients_are_those_of_the_large_batch) {
         w.options.schedule.warmup = 0;
         w.options.batch_size = run ? 2 : 8;
         w.options.accumulation = run ? 4 : 1;
-        must(train(&w.model, &w.source, &w.options, &result, &err), &err);
+        must(train_run(&w.model, &w.source, &w.options, &result, &err), &err);
         count = tensor_count(w.model.embed_tokens);
         weights[run] = malloc((size_t)count * sizeof(float));
         params_get(&w.model.params, w.model.embed_tokens, weights[run]);
@@ -100,7 +100,7 @@ DEVICE_TEST(checkpoint, what_was_saved_is_what_is_loaded) {
     w.options.out = folder;
     must(checkpoint_save_setup(&w.model.cfg, w.tokenizer, folder, &err), &err);
     TrainResult result;
-    must(train(&w.model, &w.source, &w.options, &result, &err), &err);
+    must(train_run(&w.model, &w.source, &w.options, &result, &err), &err);
 
     Model loaded;
     Tokenizer *tokenizer;
@@ -138,7 +138,8 @@ Test(train, a_loss_that_is_not_finite_stops_and_keeps_what_was_saved) {
     w.options.schedule.peak = 1e30f;
     w.options.schedule.warmup = 0;
     TrainResult result;
-    cr_assert(train(&w.model, &w.source, &w.options, &result, &err) == -1, "training must stop");
+    cr_assert(train_run(&w.model, &w.source, &w.options, &result, &err) == -1,
+              "training must stop");
     cr_assert(strstr(err.text, "step ") && strstr(err.text, "learning-rate"), "%s", err.text);
     SafeTensors *file = safetensors_open(path, &err);
     cr_assert(file, "%s", err.text);
@@ -190,10 +191,80 @@ Test(train, weights_with_a_loss_that_is_not_finite_are_not_saved) {
     w.options.schedule.warmup = 0;
     w.options.eval_interval = 1;
     TrainResult result;
-    cr_assert(train(&w.model, &w.source, &w.options, &result, &err) == -1, "training must stop");
+    cr_assert(train_run(&w.model, &w.source, &w.options, &result, &err) == -1,
+              "training must stop");
     cr_assert(access(path, F_OK) != 0, "weights without a finite loss were saved");
     run_close(&scratch);
     world_free(&w);
+}
+
+/* An objective of one's own: it asks a teacher that is not recorded, and counts its calls. */
+typedef struct Own {
+    Model *model;
+    int losses, steps;
+} Own;
+
+static Tensor *own_loss(void *self, const MicroBatch *micro, Tensor **shown) {
+    Own *own = self;
+    own->model->ctx->recording = false;
+    model_forward(own->model, micro->ids, NULL, NULL);
+    own->model->ctx->recording = true;
+    own->losses++;
+    return *shown = model_loss(own->model, micro->ids, micro->targets);
+}
+
+static void own_after_step(void *self, StepReport *report) {
+    cr_assert(report->step == ++((Own *)self)->steps && report->gradient_norm > 0);
+}
+
+/* With nothing for the routers, the language model's objective is the cross entropy alone; and a
+ * run is nothing but such steps. */
+DEVICE_TEST(train, a_step_takes_any_objective) {
+    float *weights[2];
+    int64_t count = 0;
+    for (int run = 0; run < 2; run++) {
+        World w;
+        world_init(&w, device, dtype);
+        Error err = {0};
+        TrainOptions *o = &w.options;
+        o->schedule = (Schedule){.steps = 3, .peak = 1e-2f};
+        o->accumulation = 2;
+        o->balance_alpha = o->bias_speed = 0;
+        Own own = {.model = &w.model};
+        Trainer trainer = {.params = &w.model.params,
+                           .objective = {&own, own_loss, own_after_step},
+                           .source = &w.source,
+                           .schedule = o->schedule,
+                           .batch_size = o->batch_size,
+                           .context_length = o->context_length,
+                           .accumulation = 2};
+        AdamW adamw = o->adamw;
+        StepReport report;
+        TrainResult result;
+        if (run) must(train_run(&w.model, &w.source, o, &result, &err), &err);
+        for (int i = 0; !run && i < 3; i++) train_step(&trainer, &adamw, &report);
+        cr_assert(run || (own.losses == 6 && own.steps == 3 && adamw.step == 3));
+        count = tensor_count(w.model.embed_tokens);
+        weights[run] = malloc((size_t)count * sizeof(float));
+        params_get(&w.model.params, w.model.embed_tokens, weights[run]);
+        world_free(&w);
+    }
+    cr_assert(!memcmp(weights[0], weights[1], (size_t)count * sizeof(float)));
+}
+
+/* Counted from the weights that are there, as config.c counts without any. */
+Test(train, operations_of_a_token) {
+    for (int tied = 0; tied < 2; tied++) {
+        Context ctx = test_context(CPU, F32);
+        ModelConfig cfg = tiny_config(300);
+        cfg.tie_word_embeddings = tied;
+        Model model;
+        Error err = {0};
+        must(model_init(&model, &ctx, &cfg, false, &err), &err);
+        double attention = 10 * (5 + 4 + 6) * 3 * 3; /* half of 10 tokens, 3 heads, 3 layers */
+        cr_assert(metrics_flop_per_token(&model, 10) ==
+                  2.0 * (double)config_active_parameters(&cfg) + attention);
+    }
 }
 
 /* Shares and loads that can be worked out by hand; gaps where nothing was measured. */
@@ -204,10 +275,10 @@ Test(train, metrics) {
     Scratch scratch = scratch_open();
     int32_t *load = w.model.layers[1].moe.load->data;
     memcpy(load, (int32_t[6]){10, 20, 0, 10, 10, 10}, 6 * sizeof *load); /* the mean is 10 */
-    ExpertLoad measured = expert_load(&w.model);
+    ExpertLoad measured = metrics_expert_load(&w.model);
     cr_assert(measured.max_vio == 1 && measured.idle == 1, "%g, %d", measured.max_vio,
               measured.idle);
-    double flop = 3 * flop_per_token(&w.model.cfg, 16);
+    double flop = 3 * metrics_flop_per_token(&w.model, 16);
     Metrics metrics;
     const char *path = scratch_path(&scratch, "m.csv");
     must(metrics_open(&metrics, path, &w.model, 16, 0, 2000 * flop, &err), &err);
@@ -228,51 +299,5 @@ Test(train, metrics) {
               "%.*s", (int)file.size, file.data);
     file_unmap(&file);
     scratch_close(&scratch);
-    world_free(&w);
-}
-
-/* ---- texts ---- */
-
-Test(data, texts_that_cannot_be_learned_from) {
-    Error err = {0};
-    size_t bytes;
-    const char *missing = "/proc/none/text.txt", *folder = "/tmp";
-    Scratch scratch = scratch_open();
-    const char *empty_path = scratch_write(&scratch, "empty.txt", "", 0);
-    cr_assert(!text_read(&missing, 1, &bytes, &err) && strstr(err.text, missing), "%s", err.text);
-    cr_assert(!text_read(&folder, 1, &bytes, &err) && strstr(err.text, folder), "%s", err.text);
-    cr_assert(!text_read(&empty_path, 1, &bytes, &err) && strstr(err.text, "no text"), "%s",
-              err.text);
-    scratch_close(&scratch);
-
-    World w;
-    world_init(&w, CPU, F32);
-    Corpus corpus;
-    cr_assert(corpus_init(&corpus, w.tokenizer, "too short", 9, 0.1, 16, &err) == -1);
-    cr_assert(strstr(err.text, "too short") && strstr(err.text, "17"), "%s", err.text);
-    world_free(&w);
-}
-
-Test(data, windows_stay_in_their_part) {
-    World w;
-    world_init(&w, CPU, F32);
-    int32_t inputs[64 * 16], targets[64 * 16];
-    for (size_t i = 0; i < w.corpus.count; i++)
-        w.corpus.ids[i] = (int32_t)i; /* an id is its place */
-    corpus_batch(&w.corpus, 1, 0, 64, 16, inputs, targets);
-    for (int i = 0; i < 64 * 16; i++) {
-        cr_assert(targets[i] == inputs[i] + 1);
-        cr_assert((size_t)targets[i] < w.corpus.train_count,
-                  "a training window reads validation text");
-    }
-    for (int i = 0; i < 10; i++) {
-        corpus_validation(&w.corpus, i, 10, 16, inputs, targets);
-        cr_assert((size_t)inputs[0] >= w.corpus.train_count &&
-                  (size_t)targets[15] < w.corpus.count);
-    }
-    int32_t again[16], ignored[16];
-    corpus_batch(&w.corpus, 1, 5, 1, 16, again, ignored);
-    corpus_batch(&w.corpus, 1, 4, 2, 16, inputs, targets);
-    cr_assert(!memcmp(again, inputs + 16, sizeof again), "window 5 is window 5 in any batch");
     world_free(&w);
 }

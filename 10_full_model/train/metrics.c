@@ -1,16 +1,30 @@
+/*
+ * The cells of a row, and where their numbers come from: what the routers have counted, and the
+ * shapes of the weights.
+ */
 #include "10_full_model/train/metrics.h"
 
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 
-double flop_per_token(const ModelConfig *cfg, int context_length) {
+double metrics_flop_per_token(const Model *model, int context_length) {
+    const ModelConfig *cfg = &model->cfg;
     double dims = cfg->qk_nope_head_dim + cfg->qk_rope_head_dim + cfg->v_head_dim;
     double attention = context_length * dims * cfg->num_attention_heads * cfg->num_hidden_layers;
-    return 2.0 * (double)config_active_parameters(cfg) + attention;
+    int64_t active = 0; /* weights that a token is multiplied with */
+    for (int i = 0; i < model->params.count; i++) {
+        const Tensor *w = model->params.list[i];
+        bool experts = w->ndim == 3, only_table = w == model->embed_tokens && w != model->lm_head;
+        if (experts)
+            active += tensor_count(w) / cfg->n_routed_experts * cfg->num_experts_per_tok;
+        else if (!only_table)
+            active += tensor_count(w);
+    }
+    return 2.0 * (double)active + attention;
 }
 
-ExpertLoad expert_load(Model *model) {
+ExpertLoad metrics_expert_load(Model *model) {
     ExpertLoad load = {.max_vio = NAN};
     int experts = model->cfg.n_routed_experts;
     int32_t *counts = malloc((size_t)experts * sizeof *counts + 1);
@@ -29,7 +43,7 @@ ExpertLoad expert_load(Model *model) {
 int metrics_open(Metrics *metrics, const char *path, const Model *model, int context_length,
                  int64_t after, double peak, Error *err) {
     *metrics =
-        (Metrics){.flop_per_token = flop_per_token(&model->cfg, context_length), .peak = peak};
+        (Metrics){.flop_per_token = metrics_flop_per_token(model, context_length), .peak = peak};
     if (!path) return 0;
     Context *ctx = model->ctx;
     GpuText gpu = {"cpu"};

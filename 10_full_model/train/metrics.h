@@ -13,10 +13,9 @@
 
 /* Empty cells: a validation that was not due, a peak that nobody measured, a model without
  * experts. */
-#define TRAIN_COLUMNS                                                                            \
-    "step,loss,validation_loss,learning_rate,gradient_norm,tokens_per_second,share_of_peak,max_" \
-    "vio,"                                                                                       \
-    "idle_experts"
+#define TRAIN_COLUMNS                                        \
+    "step,loss,validation_loss,learning_rate,gradient_norm," \
+    "tokens_per_second,share_of_peak,max_vio,idle_experts"
 
 /* The load of the experts in a step: of the layer with the worst, and how many got nothing in
  * all. */
@@ -26,11 +25,13 @@ typedef struct ExpertLoad {
 } ExpertLoad;
 
 /* What the routers have counted since model_rebalance. */
-ExpertLoad expert_load(Model *model);
+ExpertLoad metrics_expert_load(Model *model);
 
 typedef struct StepReport {
     int64_t step; /* counts from 1 */
-    float loss, validation_loss /* NAN: not measured */, learning_rate, gradient_norm;
+    float loss;
+    float validation_loss; /* NAN: not measured */
+    float learning_rate, gradient_norm;
     double tokens_per_second;
     ExpertLoad load;
 } StepReport;
@@ -47,13 +48,13 @@ typedef struct Metrics {
 int metrics_open(Metrics *metrics, const char *path, const Model *model, int context_length,
                  int64_t after, double peak, Error *err);
 void metrics_row(Metrics *metrics, const StepReport *report);
-int metrics_close(Metrics *metrics,
-                  Error *err); /* -1 and a message if a row could not be written */
+/* -1 and a message if a row could not be written. */
+int metrics_close(Metrics *metrics, Error *err);
 
 /*
  * Operations that one token costs in the forward pass (a training step: three times as many): two
  * for each weight it is multiplied with, and attention over half a window on average.
  */
-double flop_per_token(const ModelConfig *cfg, int context_length);
+double metrics_flop_per_token(const Model *model, int context_length);
 
 #endif

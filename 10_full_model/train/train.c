@@ -54,8 +54,8 @@ static float scalar(Context *ctx, const Tensor *t) {
     return value;
 }
 
-float validation_loss(Model *model, const TokenSource *source, int windows, int batch_size,
-                      int context_length) {
+float train_validation_loss(Model *model, const TokenSource *source, int windows, int batch_size,
+                            int context_length) {
     Context *ctx = model->ctx;
     size_t tokens = (size_t)batch_size * (size_t)context_length;
     int32_t *inputs = malloc(2 * tokens * sizeof *inputs), *targets = inputs + tokens;
@@ -76,9 +76,11 @@ float validation_loss(Model *model, const TokenSource *source, int windows, int 
     return (float)(total / windows);
 }
 
-/* ---- one step ---- */
+/* ---- a run ---- */
 
-typedef struct Trainer {
+typedef struct Run {
+    Trainer trainer;
+    LanguageModelObjective objective;
     Model *model;
     const TokenSource *source;
     const TrainOptions *options;
@@ -86,48 +88,15 @@ typedef struct Trainer {
     Settings settings; /* that a resumed run must share */
     RunFolder folder;
     Metrics metrics;
-    int32_t *inputs, *targets;
-    MoeRecord *records; /* one for each layer: what the routers did in the last micro-batch */
     double step_tokens;
     int64_t saved; /* the last step that was; -1: none */
-} Trainer;
+} Run;
 
-/* [train_step] */
-/* The step behind state.adamw.step finished ones; fills the report's loss, rate, norm and load. */
-static void train_step(Trainer *t, StepReport *report) {
-    const TrainOptions *o = t->options;
-    Context *ctx = t->model->ctx;
-    int64_t step = t->state.adamw.step;
-    double total = 0;
-    params_zero_grad(&t->model->params);
-    for (int micro = 0; micro < o->accumulation; micro++) {
-        uint64_t first = ((uint64_t)step * o->accumulation + micro) * o->batch_size;
-        source_batch(t->source, ctx->rng.seed, first, o->batch_size, o->context_length, t->inputs,
-                     t->targets);
-        ctx->recording = true;
-        Tensor *ids = ids_tensor(ctx, "ids", t->inputs, o->batch_size, o->context_length);
-        Tensor *targets = ids_tensor(ctx, "targets", t->targets, o->batch_size, o->context_length);
-        Tensor *loss; /* of the text alone, which is what a reader of the log wants to know */
-        tape_backward(ctx, model_training_loss(t->model, ids, targets, t->records, &loss));
-        ctx->recording = false;
-        total += scalar(ctx, loss);
-        context_reset(ctx);
-    }
-    report->learning_rate = learning_rate(&o->schedule, step);
-    report->gradient_norm = adamw_step(&t->state.adamw, &t->model->params, report->learning_rate,
-                                       1.0f / o->accumulation);
-    report->load = expert_load(t->model);
-    model_rebalance(t->model, o->bias_speed);
-    report->loss = (float)(total / o->accumulation);
-    report->step = step + 1;
-}
-/* [/train_step] */
-
-static int not_finite(const Trainer *t, int64_t step, float loss, float norm, Error *err) {
+static int not_finite(const Run *run, int64_t step, float loss, float norm, Error *err) {
     char kept[700] = "";
-    if (t->options->out && t->saved >= 0)
+    if (run->options->out && run->saved >= 0)
         snprintf(kept, sizeof kept, " What was saved at step %lld is safe in %s.",
-                 (long long)t->saved, t->options->out);
+                 (long long)run->saved, run->options->out);
     return error_set(
         err,
         "step %lld: the loss is %g and the gradient's norm %g; training cannot go on.%s "
@@ -170,70 +139,73 @@ Settings train_settings(const Model *model, const TokenSource *source, const Tra
     return settings;
 }
 
-static int save_model(const Trainer *t, const char *directory, Error *err) {
-    int64_t step = t->state.adamw.step;
-    if (checkpoint_save_weights(t->model, directory, step, err)) return -1;
-    if (!t->options->tokenizer) return 0;
-    return checkpoint_save_setup(&t->model->cfg, t->options->tokenizer, directory, err);
+static int save_model(const Run *run, const char *directory, Error *err) {
+    int64_t step = run->state.adamw.step;
+    if (checkpoint_save_weights(run->model, directory, step, err)) return -1;
+    if (!run->options->tokenizer) return 0;
+    return checkpoint_save_setup(&run->model->cfg, run->options->tokenizer, directory, err);
 }
 
 /* The state last: when it says that a model is the best so far, that model is there. */
-static int save(Trainer *t, bool best, Error *err) {
-    if (!t->options->out) return 0;
-    int64_t step = t->state.adamw.step;
-    if ((best && save_model(t, t->folder.best, err)) || save_model(t, t->folder.last, err) ||
-        training_state_save(t->model, &t->state, &t->settings, t->folder.last, err))
+static int save(Run *run, bool best, Error *err) {
+    if (!run->options->out) return 0;
+    int64_t step = run->state.adamw.step;
+    if ((best && save_model(run, run->folder.best, err)) ||
+        save_model(run, run->folder.last, err) ||
+        training_state_save(run->model, &run->state, &run->settings, run->folder.last, err))
         return error_prefix(err, "saving at step %lld: ", (long long)step);
-    t->saved = step;
+    run->saved = step;
     return 0;
 }
 
-static int load_state(Trainer *t, Error *err) {
-    if (training_state_load(t->model, &t->state, &t->settings, t->folder.last, err)) return -1;
-    int64_t done = t->state.adamw.step, steps = t->options->schedule.steps;
+static int load_state(Run *run, Error *err) {
+    if (training_state_load(run->model, &run->state, &run->settings, run->folder.last, err))
+        return -1;
+    int64_t done = run->state.adamw.step, steps = run->options->schedule.steps;
     if (done <= steps) return 0;
     return error_set(err, "%s: by its training.safetensors %lld steps of %lld are done",
-                     t->folder.last, (long long)done, (long long)steps);
+                     run->folder.last, (long long)done, (long long)steps);
 }
 
 /* Opens the folder, and loads the state in it or sees that there is none to lose. */
-static int open_run(Trainer *t, Error *err) {
-    const TrainOptions *o = t->options;
-    t->state = (TrainingState){.adamw = o->adamw, .best_validation_loss = INFINITY};
+static int open_run(Run *run, Error *err) {
+    const TrainOptions *o = run->options;
+    run->state = (TrainingState){.adamw = o->adamw, .best_validation_loss = INFINITY};
     if (o->out) {
-        if (run_folder_open(&t->folder, o->out, o->start, err)) return -1;
+        if (run_folder_open(&run->folder, o->out, o->start, err)) return -1;
         bool state = run_folder_has_state(o->out);
-        if (state && o->start == RUN_RESUME && load_state(t, err)) return -1;
+        if (state && o->start == RUN_RESUME && load_state(run, err)) return -1;
         /* The old run's state must not outlive its model. */
-        if (state && o->start == RUN_OVERWRITE && run_folder_forget(&t->folder, err)) return -1;
+        if (state && o->start == RUN_OVERWRITE && run_folder_forget(&run->folder, err)) return -1;
     }
-    t->saved = t->state.adamw.step ? t->state.adamw.step : -1;
-    return metrics_open(&t->metrics, o->csv, t->model, o->context_length, t->state.adamw.step,
+    run->saved = run->state.adamw.step ? run->state.adamw.step : -1;
+    return metrics_open(&run->metrics, o->csv, run->model, o->context_length, run->state.adamw.step,
                         o->peak, err);
 }
 
 /* ---- the loop ---- */
 
 /* After a step: validation if it is due, and saving. stop: there will be no other step. */
-static int judge(Trainer *t, StepReport *report, bool stop, float *validation, Error *err) {
-    const TrainOptions *o = t->options;
+static int judge(Run *run, StepReport *report, bool stop, float *validation, Error *err) {
+    const TrainOptions *o = run->options;
     report->validation_loss = NAN;
     bool due = report->step % o->eval_interval == 0 || report->step == o->schedule.steps;
     if (due || stop) { /* a model that is to be saved is looked at first */
-        *validation = validation_loss(t->model, t->source, o->eval_batches * o->batch_size,
-                                      o->batch_size, o->context_length);
+        *validation =
+            train_validation_loss(run->model, run->source, o->eval_batches * o->batch_size,
+                                  o->batch_size, o->context_length);
         if (!isfinite(*validation))
-            return not_finite(t, report->step, *validation, report->gradient_norm, err);
+            return not_finite(run, report->step, *validation, report->gradient_norm, err);
     }
     /* Where an undisturbed run would not look, a stopped one must not choose its best. */
-    bool best = due && *validation < t->state.best_validation_loss;
+    bool best = due && *validation < run->state.best_validation_loss;
     if (best) {
-        t->state.best_validation_loss = *validation;
-        t->state.best_step = report->step;
+        run->state.best_validation_loss = *validation;
+        run->state.best_step = report->step;
     }
     if (due) report->validation_loss = *validation;
-    metrics_row(&t->metrics, report);
-    return due || stop ? save(t, best, err) : 0;
+    metrics_row(&run->metrics, report);
+    return due || stop ? save(run, best, err) : 0;
 }
 
 static void show(Progress *progress, const StepReport *report, float validation, double rate) {
@@ -243,31 +215,31 @@ static void show(Progress *progress, const StepReport *report, float validation,
                     format_count(number, sizeof number, (int64_t)rate));
 }
 
-static int run_steps(Trainer *t, TrainResult *result, Error *err) {
-    const TrainOptions *o = t->options;
-    int64_t first = t->state.adamw.step, steps = o->schedule.steps, tail_count = 0;
+static int run_steps(Run *run, TrainResult *result, Error *err) {
+    const TrainOptions *o = run->options;
+    int64_t first = run->state.adamw.step, steps = o->schedule.steps, tail_count = 0;
     double training = 0, tail_loss = 0; /* seconds in steps; losses of the run's last tenth */
     int status = 0;
     if (first == steps) return 0; /* a finished run was resumed */
     Progress progress = progress_start("training", steps);
     progress_skip(&progress, first);
-    for (bool stop = false; t->state.adamw.step < steps && !stop;) {
+    for (bool stop = false; run->state.adamw.step < steps && !stop;) {
         StepReport report;
         double begin = seconds_now();
-        train_step(t, &report);
+        train_step(&run->trainer, &run->state.adamw, &report);
         double seconds = seconds_now() - begin;
         if (!isfinite(report.loss) || !isfinite(report.gradient_norm)) {
-            status = not_finite(t, report.step, report.loss, report.gradient_norm, err);
+            status = not_finite(run, report.step, report.loss, report.gradient_norm, err);
             break;
         }
         training += seconds;
-        report.tokens_per_second = t->step_tokens / seconds;
+        report.tokens_per_second = run->step_tokens / seconds;
         result->steps = report.step;
-        result->tokens_per_second = (double)(report.step - first) * t->step_tokens / training;
+        result->tokens_per_second = (double)(report.step - first) * run->step_tokens / training;
         if (report.step > steps - (steps + 9) / 10) tail_loss += report.loss, tail_count++;
 
         stop = interrupted && report.step < steps;
-        status = judge(t, &report, stop, &result->validation_loss, err);
+        status = judge(run, &report, stop, &result->validation_loss, err);
         if (status) break;
         result->interrupted = stop;
         if (!o->quiet) show(&progress, &report, result->validation_loss, result->tokens_per_second);
@@ -283,41 +255,42 @@ static int run_steps(Trainer *t, TrainResult *result, Error *err) {
     return status;
 }
 
-int train(Model *model, const TokenSource *source, const TrainOptions *o, TrainResult *result,
-          Error *err) {
-    size_t tokens = (size_t)o->batch_size * (size_t)o->context_length;
-    Trainer t = {.model = model,
-                 .source = source,
-                 .options = o,
-                 .settings = train_settings(model, source, o),
-                 .step_tokens = (double)tokens * o->accumulation};
-    t.inputs = malloc(2 * tokens * sizeof(int32_t));
-    t.records = calloc((size_t)model->cfg.num_hidden_layers, sizeof *t.records);
-    if (!t.inputs || !t.records) fatal("out of memory");
-    t.targets = t.inputs + tokens;
+int train_run(Model *model, const TokenSource *source, const TrainOptions *o, TrainResult *result,
+              Error *err) {
+    Run run = {.model = model,
+               .source = source,
+               .options = o,
+               .objective = {model, o->bias_speed},
+               .settings = train_settings(model, source, o),
+               .step_tokens = (double)o->batch_size * o->context_length * o->accumulation};
+    run.trainer = (Trainer){.params = &model->params,
+                            .objective = objective_language_model(&run.objective),
+                            .source = source,
+                            .schedule = o->schedule,
+                            .batch_size = o->batch_size,
+                            .context_length = o->context_length,
+                            .accumulation = o->accumulation};
     model->block.moe.aux_loss_alpha = o->balance_alpha;
     model->block.moe.seq_aux = true;
     model->block.dropout = o->dropout;
     *result = (TrainResult){.validation_loss = NAN, .loss = NAN};
     double started = seconds_now();
 
-    int status = open_run(&t, err);
+    int status = open_run(&run, err);
     if (!status) {
-        result->steps = result->resumed_from = t.state.adamw.step;
+        result->steps = result->resumed_from = run.state.adamw.step;
         struct sigaction old[CAUGHT];
         catch_interrupts(old);
-        status = run_steps(&t, result, err);
+        status = run_steps(&run, result, err);
         release_interrupts(old);
         Error csv_error;
-        if (metrics_close(&t.metrics, &csv_error) && !status)
+        if (metrics_close(&run.metrics, &csv_error) && !status)
             status = error_set(err, "%s", csv_error.text);
     }
-    result->best_validation_loss = t.state.best_validation_loss;
-    result->best_step = t.state.best_step;
+    result->best_validation_loss = run.state.best_validation_loss;
+    result->best_step = run.state.best_step;
     result->seconds = seconds_now() - started;
     result->peak_bytes = context_peak_bytes(model->ctx);
-    run_folder_close(&t.folder);
-    free(t.inputs);
-    free(t.records);
+    run_folder_close(&run.folder);
     return status;
 }

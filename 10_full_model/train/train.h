@@ -1,8 +1,7 @@
 /*
  * Training: batches in, a smaller loss out, and nothing lost on the way.
  *
- * A step is: gradients of `accumulation` micro-batches added up, clipped by their global norm, one
- * AdamW step, and the routers' biases moved towards an even load. Every eval_interval steps, and
+ * A run is steps (train_step.h) of the language model's objective. Every eval_interval steps, and
  * at the end, the loss on fixed windows of the validation text is measured; then the model is
  * saved (run_folder.h): as the best if it is, and as the last, with all that a resumed run needs
  * (training_state.h).
@@ -16,11 +15,8 @@
 #ifndef TRAIN_H
 #define TRAIN_H
 
-#include "10_full_model/data/token_source.h"
-#include "10_full_model/model/model.h"
-#include "10_full_model/train/metrics.h"
 #include "10_full_model/train/run_folder.h"
-#include "10_full_model/train/schedule.h"
+#include "10_full_model/train/train_step.h"
 #include "10_full_model/train/training_state.h"
 
 typedef struct TrainOptions {
@@ -61,15 +57,15 @@ typedef struct TrainResult {
  * source. -1 and a message for a loss that is not finite, a save that fails, a state that does not
  * fit, or a folder that somebody else trains in.
  */
-int train(Model *model, const TokenSource *source, const TrainOptions *options, TrainResult *result,
-          Error *err);
+int train_run(Model *model, const TokenSource *source, const TrainOptions *options,
+              TrainResult *result, Error *err);
 
 /* What the steps' results depend on and the state does not hold: a resumed run must share it. */
 Settings train_settings(const Model *model, const TokenSource *source, const TrainOptions *options);
 
 /* Mean loss per token over `windows` windows spread evenly over the validation text, batch_size
  * at a time. */
-float validation_loss(Model *model, const TokenSource *source, int windows, int batch_size,
-                      int context_length);
+float train_validation_loss(Model *model, const TokenSource *source, int windows, int batch_size,
+                            int context_length);
 
 #endif

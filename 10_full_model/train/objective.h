@@ -1,0 +1,45 @@
+/*
+ * What is made smaller: the part of a training step that differs between one kind of training and
+ * another.
+ *
+ *     data -> objective -> gradients -> optimizer -> after-step          (train_step.h)
+ *
+ * An objective turns a micro-batch into a loss on the tape. It may run several models or parts of
+ * one, some of them not recorded (a teacher); add losses of its own with weights of its own; keep
+ * what it likes in `self`; and, after the optimizer's step, move what no gradient moves. It does
+ * not draw batches, clip, or step: all objectives share that.
+ *
+ * Invariant: the loss is a mean over the micro-batch, so that micro-batches of one size count
+ * alike.
+ */
+#ifndef OBJECTIVE_H
+#define OBJECTIVE_H
+
+#include "10_full_model/model/model.h"
+#include "10_full_model/train/metrics.h"
+
+/* I32 [batch, length], on the device. A target of IGNORE_TARGET (ops.h) does not count: a mask over
+ * tokens is written there. */
+typedef struct MicroBatch {
+    Tensor *ids, *targets;
+} MicroBatch;
+
+typedef struct Objective {
+    void *self;
+    /* Called while ctx records. *shown: the number for the log, which may be less than all that is
+     * made smaller. Both are F32 [1]. */
+    Tensor *(*loss)(void *self, const MicroBatch *micro, Tensor **shown);
+    /* NULL: nothing to do. Fills in the columns of the report that only this objective knows. */
+    void (*after_step)(void *self, StepReport *report);
+} Objective;
+
+/* The cross entropy of the next token and the routers' balance losses; then the routers' biases. */
+typedef struct LanguageModelObjective {
+    Model *model;
+    float bias_speed; /* how far a router's bias moves after a step */
+} LanguageModelObjective;
+
+/* self must live as long as the objective. */
+Objective objective_language_model(LanguageModelObjective *self);
+
+#endif
