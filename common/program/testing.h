@@ -68,9 +68,11 @@ void test_poison(Context *ctx, Tensor *t);
 /* ---- comparisons ---- */
 
 /*
- * Relative distance ||a - b|| / ||b|| <= tolerance (b the truth), and every number finite. Where b
- * is zero throughout, the distance is the root mean square of a. On failure prints `what`, the
- * distance, and the worst element with its index and both values. tolerance 0 asks for equality.
+ * Relative distance ||a - b|| / ||b|| <= tolerance (b the truth), every element within
+ * 16 * tolerance * (|b_i| + root mean square of b), and every number finite. The second bound finds
+ * the few wrong elements that a norm over many does not see. Where b is zero throughout, both are
+ * absolute. On failure prints `what`, which bound was passed, the distance, and the worst element
+ * with its index and both values. tolerance 0 asks for equality.
  */
 void check_close(const char *what, const float *a, const float *b, int64_t n, double tolerance);
 
