@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
-"""Copies the quoted code from the sources into the lessons: lesson_sync.py [--check]
+"""Copies the quoted code from the sources, and the measured numbers from their CSV files, into the
+lessons: lesson_sync.py [--check]
 
 In a lesson,                              in the source,
 
@@ -9,7 +10,8 @@ In a lesson,                              in the source,
     ```
 
 with each marker alone on its line. What all lines are indented by is taken off; markers of other
-quotes are left out. --check changes nothing and fails when a lesson is stale.
+quotes are left out. Tables of numbers are told by <!-- table: FILE.csv ... -->: see measured.py.
+--check changes nothing and fails when a lesson is stale.
 """
 
 import pathlib
@@ -17,9 +19,13 @@ import re
 import sys
 import textwrap
 
+from measured import TableMistake, filled, read_rows
+
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 MARKER = re.compile(r"\s*(?://|/\*|#)\s*\[(/?)([\w.-]+)\]\s*(?:\*/)?\s*$")
 QUOTE = re.compile(r"^<!-- code: (\S+?)#(\S+) -->\n(```[^\n]*\n)(.*?)^```[ ]*$", re.M | re.S)
+
+TABLE = re.compile(r"^<!-- table: (\S+)\n((?:\|.*\n)+)-->\n((?:\|.*\n)*)", re.M)
 
 
 class Mistake(Exception):
@@ -56,13 +62,25 @@ def synced(text, mistakes, lesson):
             mistakes.append(f"{lesson}: {mistake}")
             return m[0]
 
-    new = QUOTE.sub(fill, text)
+    def measure(m):
+        try:
+            if not (ROOT / m[1]).is_file():
+                raise TableMistake(f"there is no file {m[1]}")
+            return f"<!-- table: {m[1]}\n{m[2]}-->\n" + filled(m[2], read_rows(ROOT / m[1]))
+        except TableMistake as mistake:
+            mistakes.append(f"{lesson}: {mistake}")
+            return m[0]
+
+    new = TABLE.sub(measure, QUOTE.sub(fill, text))
+    tables, told = len(TABLE.findall(text)), text.count("<!-- table:")
+    if tables != told:
+        mistakes.append(f"{lesson}: {told - tables} of {told} '<!-- table: FILE.csv' are not followed by rows and '-->'")
     named, found = text.count("<!-- code:"), len(QUOTE.findall(text))
     if named != found:
         mistakes.append(
             f"{lesson}: {named - found} of {named} '<!-- code: path#name -->' have no ``` block on the next line"
         )
-    return new, found
+    return new, found + tables
 
 
 def main(check):
@@ -88,7 +106,7 @@ def main(check):
             + ("does not show the code as it is: run 'make lesson-sync'" if check else "refreshed")
         )
     if not mistakes and not (check and stale):
-        print(f"lesson-sync: {quotes} quotes in {len(lessons)} lessons are as in the sources")
+        print(f"lesson-sync: {quotes} quotes and tables in {len(lessons)} lessons are as in the sources")
         return 0
     return 1
 

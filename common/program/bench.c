@@ -242,11 +242,11 @@ double bench_peak(Context *ctx, DType dtype, double seconds) {
 
 char *format_duration(char *buffer, size_t size, double seconds) {
     if (seconds < 1e-3)
-        snprintf(buffer, size, "%.3g us", 1e6 * seconds);
+        snprintf(buffer, size, "%.4g us", 1e6 * seconds);
     else if (seconds < 1)
-        snprintf(buffer, size, "%.3g ms", 1e3 * seconds);
+        snprintf(buffer, size, "%.4g ms", 1e3 * seconds);
     else
-        snprintf(buffer, size, "%.3g s", seconds);
+        snprintf(buffer, size, "%.4g s", seconds);
     return buffer;
 }
 

@@ -425,7 +425,7 @@ Test(bench, fill_covers_every_element) {
 
 Test(bench, durations) {
     char text[32];
-    cr_assert_str_eq(format_duration(text, sizeof text, 8.12e-4), "812 us");
-    cr_assert_str_eq(format_duration(text, sizeof text, 0.0123), "12.3 ms");
+    cr_assert_str_eq(format_duration(text, sizeof text, 8.1234e-4), "812.3 us");
+    cr_assert_str_eq(format_duration(text, sizeof text, 0.01234), "12.34 ms");
     cr_assert_str_eq(format_duration(text, sizeof text, 1.25), "1.25 s");
 }

@@ -53,8 +53,8 @@ def copy_peak(device, seconds):
 
 def duration(seconds):
     if seconds < 1e-3:
-        return f"{1e6 * seconds:.3g} us"
-    return f"{1e3 * seconds:.3g} ms" if seconds < 1 else f"{seconds:.3g} s"
+        return f"{1e6 * seconds:.4g} us"
+    return f"{1e3 * seconds:.4g} ms" if seconds < 1 else f"{seconds:.4g} s"
 
 
 class Table:

@@ -1,0 +1,86 @@
+"""Tables of lessons, filled from CSV files that a command made. Used by lesson_sync.py.
+
+    <!-- table: 02_causal/figures/measured_cuda.csv
+    | | forward |
+    |---|---|
+    | hopper | {ours / D 64 / forward: hopper : tflops} |
+    -->
+    (the table, filled in)
+
+Between the braces: who / a part of the table's title / a part of the row's name : what. `who` and the
+title may be left out. Exactly one row must fit; a name that is there as a whole wins over parts.
+What, always of the fastest repeat, with ~ of the median:
+
+    time        12.3 ms         tflops     654 (82 %)      gflops     91.2 (85 %)
+    gbs         4,007 (93 %)    rate:N     N things in that time, a second: 1,104,000
+    note        the row's note
+
+tflops! and the like leave the share out.
+"""
+
+import csv
+import re
+
+CELL = re.compile(r"\{([^{}]+?)\s*:\s*(\w+)(:[\d.]+)?([~!]*)\}")
+
+
+class TableMistake(Exception):
+    pass
+
+
+def read_rows(path):
+    with open(path, newline="") as file:
+        return list(csv.DictReader(line for line in file if not line.startswith("#")))
+
+
+def number(x):
+    """Three digits, or all there are before the point, with commas."""
+    if x >= 1000:
+        digits = len(str(int(x))) - 4
+        return f"{round(x, -digits) if digits > 0 else x:,.0f}"
+    return f"{x:.0f}" if x >= 100 else f"{x:.3g}"
+
+
+def duration(ms):
+    return f"{number(1e3 * ms)} µs" if ms < 1 else f"{number(ms)} ms" if ms < 1e3 else f"{ms / 1e3:.3g} s"
+
+
+def find(rows, address):
+    parts = [p.strip() for p in address.split(" / ")]
+    who, table, name = [""] * (3 - len(parts)) + parts
+    fits = [r for r in rows if who in r["who"] and table in r["table"] and name in r["row"]]
+    fits = [r for r in fits if r["row"] == name] or fits
+    if len(fits) != 1:
+        raise TableMistake(f"{{{address}}} fits {len(fits)} rows; it must be one")
+    return fits[0]
+
+
+def value(row, what, count, flags):
+    if what == "note":
+        return row["note"]
+    ms = float(row["median_ms" if "~" in flags else "min_ms"])
+    slower = float(row["min_ms"]) / ms
+    if what == "time":
+        return duration(ms)
+    if what == "rate":
+        return number(float(count[1:]) / ms * 1e3)
+    column, share, unit = {
+        "tflops": ("gflops", "percent_of_peak", 1e-3),
+        "gflops": ("gflops", "percent_of_peak", 1),
+        "gbs": ("gbs", "percent_of_copy", 1),
+    }[what]
+    text = number(float(row[column]) * slower * unit)
+    percent = float(row[share]) * slower
+    return text if "!" in flags else f"{text} ({percent:.2g} %)" if percent < 9.95 else f"{text} ({percent:.0f} %)"
+
+
+def filled(template, rows):
+    """The template with every {...} replaced."""
+
+    def cell(m):
+        try:
+            return value(find(rows, m[1]), m[2], m[3], m[4])
+        except (KeyError, ValueError, TypeError) as error:
+            raise TableMistake(f"{m[0]}: {error}") from error
+
+    return CELL.sub(cell, template)
