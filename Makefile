@@ -32,6 +32,11 @@ say = $(if $(V),,@printf '  %-5s %s\n' '$(1)' '$(2)')
 
 # ---- which build ----
 
+# `make demo` is somebody's first command: without a GPU it does not wait for nvcc. (The devices are
+# those of Linux and of WSL.)
+ifeq ($(MAKECMDGOALS)$(wildcard /dev/nvidia0 /dev/dxg),demo)
+CUDA ?= 0
+endif
 CUDA_BIN := $(wildcard $(CUDA_HOME)/bin/nvcc /usr/local/cuda/bin/nvcc)
 ifneq ($(CUDA),0)
 ifneq ($(if $(SAN),$(CUDA),1),)
@@ -194,7 +199,8 @@ help: ## this list
 
 all: $(PROGRAMS) $(TESTS) ## build every chapter's programs and tests
 
-demo: 10_full_model/demo corpus ## train a small model on the Bible and let it write (under three minutes)
+# deepseek, too: the demo recommends it.
+demo: 10_full_model/demo 10_full_model/deepseek corpus ## train a small model on the Bible and let it write (under three minutes)
 	./10_full_model/demo $(ARGS)
 
 corpus: build/corpus/bible.txt ## the text that the demos train on
