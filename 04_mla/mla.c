@@ -9,7 +9,7 @@
 
 #include "02_causal/causal.h"
 #include "04_mla/mla_decode.h"
-#include "common/core/ops.h"
+#include "common/core/ops_kernels.h"
 
 #include <math.h>
 #include <stdio.h>

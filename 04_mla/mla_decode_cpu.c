@@ -71,7 +71,7 @@ void mla_decode_reference_cpu(float *o, float *scratch, const float *q, const fl
 
 /* As many independent sums as hide the latency of a multiply-add and fit into the registers. */
 enum { BLOCK = VECTOR == 16 ? 16 : 8 };
-enum { FEW_ROWS = 4 };       /* below this, rows one by one are faster than a vector (measured) */
+enum { VECTOR_ROWS = 4 };    /* below this, rows one by one are faster than a vector (measured) */
 enum { PIECE_PAGES = 4 };    /* a piece's start and end cost a fraction of a page ... */
 enum { FEW_TASKS = 4 };      /* ... but with fewer tasks than this, threads would be idle */
 enum { MOST_TASKS = 1024 };  /* above this, pieces grow: their states would be a burden */
@@ -86,7 +86,7 @@ typedef struct Cut {
 
 static Cut cut_of(const MlaDecodeShape *s) {
     int rows = s->q_len * s->heads, pages = 1;
-    Cut cut = {.lanes = rows < FEW_ROWS ? 1 : VECTOR};
+    Cut cut = {.lanes = rows < VECTOR_ROWS ? 1 : VECTOR};
     cut.groups = (rows + cut.lanes - 1) / cut.lanes;
     while ((int64_t)s->batch * cut.groups * (s->max_length / (pages * LATENT_PAGE)) >
            (pages < PIECE_PAGES ? FEW_TASKS : MOST_TASKS))

@@ -14,7 +14,7 @@
 #include "05_moe/grouped.h"
 #include "05_moe/moe.h"
 
-#include "common/core/ops.h"
+#include "common/core/ops_kernels.h"
 #include "common/files/csv.h"
 #include "common/program/bench.h"
 #include "common/program/options.h"

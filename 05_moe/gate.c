@@ -3,6 +3,7 @@
  */
 #include "05_moe/gate.h"
 
+#include "05_moe/gate_kernels.h"
 #include "common/core/ops.h"
 
 /* A new F32 [N, E]. */

@@ -1,8 +1,9 @@
 /*
  * The gate on the CPU, in F32. Its products are those of linear().
  */
-#include "05_moe/gate.h"
-#include "common/core/ops.h"
+#include "05_moe/gate_kernels.h"
+
+#include "common/core/ops_kernels.h"
 #include "common/core/rng.h"
 
 #include <math.h>

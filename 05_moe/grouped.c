@@ -3,7 +3,7 @@
  */
 #include "05_moe/grouped.h"
 
-#include "common/core/ops.h"
+#include "common/core/ops_kernels.h"
 
 static void check_group(const char *where, Context *ctx, const Tensor *x, const Tensor *w,
                         const Tensor *offsets) {

@@ -19,7 +19,7 @@
 
 #include <string.h>
 
-enum { PIECE_ROWS = 512, PIECE_COLUMNS = 512, FEW_ROWS = 4 };
+enum { PIECE_ROWS = 512, PIECE_COLUMNS = 512, DOT_ROWS = 4 };
 
 typedef struct Piece {
     int expert;
@@ -71,11 +71,11 @@ static void multiply_piece(float *y, int64_t stride, const float *x, const float
                            int64_t in, int64_t out) {
     x += p.row * in;
     w += (p.expert * out + p.column) * in;
-    if (p.rows > FEW_ROWS && p.rows <= UNPACKED_MAX_ROWS) {
+    if (p.rows > DOT_ROWS && p.rows <= UNPACKED_MAX_ROWS) {
         unpacked_forward(y, stride, x, w, p.rows, p.columns, in);
         return;
     }
-    if (p.rows > FEW_ROWS) {
+    if (p.rows > DOT_ROWS) {
         product(&(Product){y, NULL, stride, {x, in, 1}, {w, 1, in}, p.rows, p.columns, in});
         return;
     }

@@ -8,8 +8,8 @@
  * and both go through one product, side by side along the sum:  dx = [hi | lo] [W; W].
  * All other kernels here move [N, E] numbers once.
  */
-#include "05_moe/gate.h"
-#include "common/core/ops.h"
+#include "05_moe/gate_kernels.h"
+#include "common/core/ops_kernels.h"
 #include "common/core/rng.h"
 #include "common/cuda/gpu_matmul.cuh"
 

@@ -3,6 +3,7 @@
  * differences through gate, scores, choice and weights.
  */
 #include "05_moe/gate.h"
+#include "05_moe/gate_kernels.h"
 
 #include "05_moe/balance.h"
 #include "05_moe/router.h"

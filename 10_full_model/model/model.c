@@ -1,7 +1,6 @@
 #include "10_full_model/model/model.h"
 
 #include "common/core/ops.h"
-#include "common/cuda/few_rows.h"
 
 #include <math.h>
 #include <stdio.h>

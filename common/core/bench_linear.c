@@ -5,7 +5,7 @@
  * layout of transposes. The question is whether the layouts and shapes of a model reach what the
  * best square product does.
  */
-#include "common/core/ops.h"
+#include "common/core/ops_kernels.h"
 #include "common/files/csv.h"
 #include "common/program/bench.h"
 #include "common/program/options.h"

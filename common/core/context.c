@@ -4,7 +4,7 @@
  */
 #include "common/core/context.h"
 
-#include "common/core/ops.h"
+#include "common/core/ops_kernels.h"
 
 #include <stdlib.h>
 #include <string.h>

@@ -1,8 +1,11 @@
 /*
  * The common operations: shape checks, the choice of device, and what goes on the tape.
- * Each op is followed by its backward function; the arithmetic is in ops_cpu.c and ops_cuda.cu.
+ * Each op is preceded by its backward function; the arithmetic is in ops_cpu.c and ops_cuda.cu.
  */
 #include "common/core/ops.h"
+
+#include "common/core/ops_kernels.h"
+#include "common/cuda/few_rows.h"
 
 #include <string.h>
 
@@ -146,6 +149,38 @@ Tensor *rmsnorm(Context *ctx, Tensor *x, Tensor *weight, float eps) {
     ON(ctx, rmsnorm_forward, y->data, rstd, x->data, weight->data, rows, d, eps);
     RECORD(ctx, y, rmsnorm_backward, RmsNormSaved, .y = y, .x = x, .weight = weight, .rstd = rstd);
     return y;
+}
+
+/* ---- rmsnorm and linear in one ---- */
+
+#ifdef WITH_CUDA
+/* y [..., out] in one kernel, or NULL where that does not apply. */
+static Tensor *fused_rmsnorm_linear(Context *ctx, const Tensor *x, const Tensor *norm, float eps,
+                                    const Tensor *weight) {
+    int64_t in = tensor_dim(x, -1), out = tensor_dim(weight, 0);
+    FewRowsLinear s = {.x = x->data,
+                       .norm = norm->data,
+                       .eps = eps,
+                       .rows = tensor_rows(x),
+                       .in = in,
+                       .part = {{.w = weight->data, .out = out}}};
+    if (ctx->device != CUDA || ctx->recording || !few_rows_supports(ctx->gpu, ctx->dtype, &s))
+        return NULL;
+    check_linear(ctx, "rmsnorm_linear", x, weight, NULL);
+    check_shape("rmsnorm_linear", norm, ctx->dtype, SHAPE(in));
+    Tensor *y = like(ctx, "linear", x, out);
+    s.part[0].y = y->data;
+    few_rows_linear_cuda(ctx->gpu, ctx->dtype, &s);
+    return y;
+}
+#endif
+
+Tensor *rmsnorm_linear(Context *ctx, Tensor *x, Tensor *norm, float eps, Tensor *weight) {
+#ifdef WITH_CUDA
+    Tensor *y = fused_rmsnorm_linear(ctx, x, norm, eps, weight);
+    if (y) return y;
+#endif
+    return linear(ctx, rmsnorm(ctx, x, norm, eps), weight, NULL);
 }
 
 /* ---- slice ---- */

@@ -4,8 +4,9 @@
  * Loops over rows are shared among threads. Where rows are summed (gradients of weights) the work
  * is cut in a fixed way that does not depend on the number of threads, so neither do the results.
  */
+#include "common/core/ops_kernels.h"
+
 #include "common/core/fastmath.h"
-#include "common/core/ops.h"
 #include "common/core/product.h"
 
 #include <cblas.h>
@@ -35,7 +36,7 @@ static void matrix_vector(float *y, const float *x, const float *w, int64_t in, 
 }
 
 /* Up to here reading W once is worth more than a product's tiles (measured). */
-enum { FEW_ROWS = 16 };
+enum { DOT_ROWS = 16 };
 
 /*
  * The same for a few rows (a batch that decodes, a chunk of guesses): two rows of W with four of x,
@@ -115,7 +116,7 @@ void linear_forward_cpu(float *y, const float *x, const float *w, const float *b
     Product xw = {y, NULL, out, {x, in, 1}, {w, 1, in}, rows, out, in}; /* y = x W^T */
     if (rows == 1)
         matrix_vector(y, x, w, in, out);
-    else if (rows <= FEW_ROWS)
+    else if (rows <= DOT_ROWS)
         few_rows(y, x, w, rows, in, out);
     else if (in >= LARGE && out >= LARGE)
         large_product(&xw);
@@ -126,7 +127,7 @@ void linear_forward_cpu(float *y, const float *x, const float *w, const float *b
 
 void linear_onto_forward_cpu(float *y, const float *base, const float *x, const float *w,
                              const float *bias, int64_t rows, int64_t in, int64_t out) {
-    if (rows <= FEW_ROWS || (in >= LARGE && out >= LARGE)) {
+    if (rows <= DOT_ROWS || (in >= LARGE && out >= LARGE)) {
         linear_forward_cpu(y, x, w, bias, rows, in, out);
         add_cpu(y, base, y, rows * out);
         return;

@@ -4,8 +4,8 @@
  * With a token of each of a few sequences, the matrices are read once and hardly computed with: a
  * layer of 512 x 512 takes the time of a launch and of one trip to memory. So what stands beside
  * such a product joins its kernel: the norm in front of it, which every block does again for
- * itself, and the addition behind it. Up to FEW_ROWS rows, on the GPU: there linear() and
- * linear_onto() (ops.h) use these kernels, too.
+ * itself, and the addition behind it. Up to FEW_ROWS rows, on the GPU; linear(), linear_onto() and
+ * rmsnorm_linear() (ops.h) use these kernels where they apply.
  *
  * Inside a captured graph the weights are fetched before the kernel in front has ended (few_rows_launch.cuh):
  * so no kernel of that graph may write them.
@@ -20,12 +20,6 @@ extern "C" {
 #endif
 
 enum { FEW_ROWS = 32 };
-
-/*
- * linear(rmsnorm(x, norm, eps), weight, NULL)     x [..., in], norm [in], weight [out, in]
- * In one kernel where that is possible and the tape is off; elsewhere from its parts.
- */
-Tensor *rmsnorm_linear(Context *ctx, Tensor *x, Tensor *norm, float eps, Tensor *weight);
 
 #ifdef WITH_CUDA
 /* y = x W^T + bias + residual; bias and residual may be NULL. */

@@ -5,7 +5,7 @@
  * bytes a thread where the layout allows, and to fuse what belongs together. No kernel uses
  * floating-point atomics, so results do not vary from run to run.
  */
-#include "common/core/ops.h"
+#include "common/core/ops_kernels.h"
 #include "common/core/rng.h"
 #include "common/cuda/few_rows.h"
 #include "common/cuda/gpu_matmul.cuh"

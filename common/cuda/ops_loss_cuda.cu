@@ -6,7 +6,7 @@
  * from run to run; instead the rows are sorted by id (CUB's radix sort, which keeps equal ids in
  * order), and each table row is summed in order.
  */
-#include "common/core/ops.h"
+#include "common/core/ops_kernels.h"
 #include "common/cuda/few_rows_launch.cuh"
 #include "common/cuda/gpu_matmul.cuh"
 #include "common/cuda/mma.cuh"

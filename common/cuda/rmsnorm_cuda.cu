@@ -16,7 +16,7 @@
  * Rows that are no whole number of 16-byte pieces, or longer than a block's registers, take the
  * plain kernels at the end, element by element.
  */
-#include "common/core/ops.h"
+#include "common/core/ops_kernels.h"
 #include "common/cuda/gpu.cuh"
 
 static const int THREADS = 256;

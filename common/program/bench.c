@@ -7,7 +7,7 @@
 #include "common/program/bench.h"
 
 #include "common/core/blas.h"
-#include "common/core/ops.h"
+#include "common/core/ops_kernels.h"
 #include "common/files/machine.h"
 #include "common/program/progress.h"
 

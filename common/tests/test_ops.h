@@ -5,6 +5,7 @@
 #ifndef COMMON_TEST_OPS_H
 #define COMMON_TEST_OPS_H
 
+#include "common/core/ops_kernels.h"
 #include "common/program/testing.h"
 
 #include <math.h>
