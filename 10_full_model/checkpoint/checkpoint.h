@@ -55,9 +55,15 @@ int checkpoint_save_setup(const ModelConfig *cfg, const Tokenizer *tokenizer, co
 int checkpoint_load(Model *model, Tokenizer **tokenizer, Context *ctx, const char *directory,
                     Error *err);
 
-/* The model alone; training: with gradients and moments. */
-int checkpoint_load_model(Model *model, Context *ctx, const char *directory, bool training,
-                          Error *err);
+/* config_load for a model's folder, with a hint if it is none. */
+int checkpoint_load_config(ModelConfig *cfg, const char *directory, Error *err);
+
+/*
+ * The model alone; training: with gradients and moments. cfg: NULL, or settings to be used instead
+ * of the folder's (another context, say); the shapes of the weights must come out the same.
+ */
+int checkpoint_load_model(Model *model, Context *ctx, const char *directory, const ModelConfig *cfg,
+                          bool training, Error *err);
 
 /* The tokenizer alone, for a model of these settings. NULL and a message. */
 Tokenizer *checkpoint_load_tokenizer(const ModelConfig *cfg, const char *directory, Error *err);

@@ -179,8 +179,7 @@ static int read_all(Loading *l, Model *model, Error *err) {
     return 0;
 }
 
-/* config_load for a model's folder, with a hint if it is none. */
-static int load_config(ModelConfig *cfg, const char *directory, Error *err) {
+int checkpoint_load_config(ModelConfig *cfg, const char *directory, Error *err) {
     char path[1100];
     snprintf(path, sizeof path, "%s/config.json", directory);
     if (access(path, F_OK) == 0) return config_load(cfg, directory, err);
@@ -193,12 +192,14 @@ static int load_config(ModelConfig *cfg, const char *directory, Error *err) {
     return error_set(err, "%s is no model's folder: there is no config.json in it", directory);
 }
 
-int checkpoint_load_model(Model *model, Context *ctx, const char *directory, bool training,
-                          Error *err) {
+int checkpoint_load_model(Model *model, Context *ctx, const char *directory,
+                          const ModelConfig *other, bool training, Error *err) {
     ModelConfig cfg;
     Loading l = {.model = model, .directory = directory};
     *model = (Model){0};
-    if (load_config(&cfg, directory, err) || weight_files_open(&l.files, directory, err)) return -1;
+    if (!other && checkpoint_load_config(&cfg, directory, err)) return -1;
+    if (other) cfg = *other;
+    if (weight_files_open(&l.files, directory, err)) return -1;
     int status = model_init(model, ctx, &cfg, training, err);
     if (!status) status = match(&l, err);
     if (!status) status = read_all(&l, model, err);
@@ -234,9 +235,9 @@ int checkpoint_load(Model *model, Tokenizer **tokenizer, Context *ctx, const cha
     ModelConfig cfg;
     *model = (Model){0};
     *tokenizer = NULL;
-    if (load_config(&cfg, directory, err)) return -1;
+    if (checkpoint_load_config(&cfg, directory, err)) return -1;
     if (!(*tokenizer = checkpoint_load_tokenizer(&cfg, directory, err))) return -1;
-    if (checkpoint_load_model(model, ctx, directory, false, err) == 0) return 0;
+    if (checkpoint_load_model(model, ctx, directory, &cfg, false, err) == 0) return 0;
     tokenizer_free(*tokenizer);
     *tokenizer = NULL;
     return -1;

@@ -62,7 +62,7 @@ static int convert(const Options *o, Context *ctx, Error *err) {
     snprintf(path, sizeof path, "%s/tokenizer.json", o->model);
     bool text = access(path, F_OK) == 0; /* weights alone can be converted too */
     int status = text ? checkpoint_load(&model, &tokenizer, ctx, o->model, err)
-                      : checkpoint_load_model(&model, ctx, o->model, false, err);
+                      : checkpoint_load_model(&model, ctx, o->model, NULL, false, err);
     if (!status) status = checkpoint_write_setup(&model.cfg, tokenizer, o->out, o->save.dtype, err);
     if (!status) status = checkpoint_write_weights(&model, o->out, &o->save, err);
     if (!status)

@@ -87,7 +87,7 @@ static int run(int argc, char **argv, Error *err) {
     options_open(&o->common, &ctx);
     Model model = {0};
     TextInput input = {0};
-    int status = checkpoint_load_model(&model, &ctx, o->model, false, err);
+    int status = checkpoint_load_model(&model, &ctx, o->model, NULL, false, err);
     if (!status) status = measure(o, &model, &input, err);
     text_input_close(&input);
     model_free(&model);

@@ -193,7 +193,7 @@ static int run(int argc, char **argv, Error *err) {
     Model model = {0};
     Batch batch = {0};
     Output out = {0};
-    int status = checkpoint_load_model(&model, &ctx, o->model, o->grads, err);
+    int status = checkpoint_load_model(&model, &ctx, o->model, NULL, o->grads, err);
     if (!status) status = read_input(&batch, o->input, &model.cfg, err);
     if (!status) {
         compute(&out, &model, &batch, o->grads);

@@ -59,7 +59,7 @@ static float *weights_without(int item, size_t *bytes) {
 
     world_for_resuming(&w, scratch.directory);
     Settings settings = train_settings(&w.model, &w.source, &w.options);
-    TrainingState state = {.adamw = w.options.adamw};
+    TrainingState state = {.adamw = w.options.adamw, .schedule = w.options.schedule};
     char last[200];
     snprintf(last, sizeof last, "%s/last", scratch.directory);
     must(training_state_load(&w.model, &state, &settings, last, &err), &err);

@@ -52,7 +52,7 @@ static void save(World *w, DType dtype, int64_t shard_size) {
 static void loads_as(World *w, DType dtype) {
     Model back;
     Error err;
-    if (checkpoint_load_model(&back, &w->ctx, w->scratch.directory, false, &err))
+    if (checkpoint_load_model(&back, &w->ctx, w->scratch.directory, NULL, false, &err))
         cr_assert_fail("%s", err.text);
     Tensor *a, *b;
     for (int i = 0; (a = weights_at(&w->model.params, i)); i++) {
@@ -71,7 +71,7 @@ static void loads_as(World *w, DType dtype) {
 static void refused(World *w, const char *what, const char *message) {
     Model back;
     Error err = {0};
-    cr_assert(checkpoint_load_model(&back, &w->ctx, w->scratch.directory, false, &err) == -1,
+    cr_assert(checkpoint_load_model(&back, &w->ctx, w->scratch.directory, NULL, false, &err) == -1,
               "%s: accepted", what);
     cr_assert(strstr(err.text, message), "%s: \"%s\" does not say \"%s\"", what, err.text, message);
     cr_assert(strstr(err.text, w->scratch.directory), "%s: no file is named: %s", what, err.text);

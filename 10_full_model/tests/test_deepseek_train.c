@@ -150,9 +150,11 @@ Test(train, refuses_before_it_works) {
     } cases[] = {
         {1, "--resume goes on with it, --overwrite", {"--out", run}},
         {1, "give one", {"--out", run, "--resume", "--overwrite"}},
-        {1, "--steps 4, but now it is 5", {"--out", run, "--resume", "--steps", "5"}},
         {1,
-         "--learning-rate 0.003, but now it is 0.01",
+         "--lowest-rate 0.0003, but now it is --steps 5",
+         {"--out", run, "--resume", "--steps", "5"}},
+        {1,
+         "Step 1 of the 4 that are done had the learning rate 0.003, and would have had 0.01",
          {"--out", run, "--resume", "--learning-rate", "0.01"}},
         {1, "indexer", {"--out", new, "--config", "v3.2"}},
         {1, "there are: nano, small", {"--out", new, "--config", "huge"}},

@@ -29,7 +29,7 @@ static void golden_load(Golden *g, const char *name, Device device, DType dtype)
     snprintf(path, sizeof path, "10_full_model/goldens/%s", name);
     if (project_path(found, sizeof found, path, &err)) cr_assert_fail("%s", err.text);
     g->ctx = test_context(device, dtype);
-    if (checkpoint_load_model(&g->model, &g->ctx, found, true, &err))
+    if (checkpoint_load_model(&g->model, &g->ctx, found, NULL, true, &err))
         cr_assert_fail("%s", err.text);
 }
 

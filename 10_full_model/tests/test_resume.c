@@ -29,13 +29,14 @@ static void options_for_resuming(World *w, const char *out) {
     w->options.tokenizer = w->tokenizer;
 }
 
-/* Trains in a world of its own; the signal comes in the middle of the step behind `stop` others (0:
- * never). */
-static TrainResult run(Device device, DType dtype, const char *out, bool resume, int64_t stop,
-                       int signal) {
+/* Trains in a world of its own, with a schedule of its own if that is not NULL; the signal comes in
+ * the middle of the step behind `stop` others (0: never). */
+static TrainResult run_as(const Schedule *schedule, Device device, DType dtype, const char *out,
+                          bool resume, int64_t stop, int signal) {
     World w;
     world_init(&w, device, dtype);
     options_for_resuming(&w, out);
+    if (schedule) w.options.schedule = *schedule;
     char csv[600];
     snprintf(csv, sizeof csv, "%s/metrics.csv", out);
     w.options.csv = csv;
@@ -47,6 +48,11 @@ static TrainResult run(Device device, DType dtype, const char *out, bool resume,
     must(train_run(&w.model, &source, &w.options, &result, &err), &err);
     world_free(&w);
     return result;
+}
+
+static TrainResult run(Device device, DType dtype, const char *out, bool resume, int64_t stop,
+                       int signal) {
+    return run_as(NULL, device, dtype, out, resume, stop, signal);
 }
 
 static void same_file(const char *a, const char *b, const char *name) {
@@ -117,6 +123,35 @@ DEVICE_TEST(resume, ends_in_the_same_bits) {
     run_close(&whole), run_close(&parts);
 }
 
+/* Level for 9 steps; then, resumed, twice as long, with a cosine behind. And a run that was stopped
+ * on its level part and gets a longer one. Both are one run with the second schedule. */
+DEVICE_TEST(resume, more_steps_are_a_longer_run) {
+    const struct {
+        Schedule first, then;
+        int64_t stop;
+    } cases[] = {
+        {{.steps = 12, .warmup = 3, .constant = 9, .peak = 1e-2f},
+         {.steps = 24, .warmup = 3, .constant = 9, .peak = 1e-2f, .floor = 1e-3f},
+         0},
+        {{.steps = 18, .warmup = 3, .constant = 4, .peak = 1e-2f},
+         {.steps = 12, .warmup = 3, .constant = 7, .peak = 1e-2f},
+         6},
+    };
+    for (int i = 0; i < 2; i++) {
+        Scratch whole = scratch_open(), parts = scratch_open();
+        int64_t stop = cases[i].stop, done = stop ? stop + 1 : cases[i].first.steps;
+        run_as(&cases[i].then, device, dtype, whole.directory, false, 0, 0);
+        TrainResult result =
+            run_as(&cases[i].first, device, dtype, parts.directory, false, stop, SIGINT);
+        cr_assert_eq(result.steps, done);
+        result = run_as(&cases[i].then, device, dtype, parts.directory, true, 0, 0);
+        cr_assert_eq(result.resumed_from, done);
+        same_run(whole.directory, parts.directory);
+        check_rows(parts.directory, (int)cases[i].then.steps);
+        run_close(&whole), run_close(&parts);
+    }
+}
+
 /* ---- kill -9 ---- */
 
 static double now(void) {
@@ -176,7 +211,7 @@ static void refused(World *w, const char *says) {
 
 Test(resume, with_other_settings_is_refused_by_name) {
     Scratch scratch = scratch_open();
-    run(CPU, F32, scratch.directory, false, 4, SIGINT);
+    run(CPU, F32, scratch.directory, false, 9, SIGINT); /* the cosine has begun */
     World w;
     world_init(&w, CPU, F32);
     options_for_resuming(&w, scratch.directory);
@@ -187,9 +222,12 @@ Test(resume, with_other_settings_is_refused_by_name) {
     w.options = fine;                 \
     w.options.setting = value;        \
     refused(&w, says)
-    REFUSED(schedule.steps, 20, "--steps 18, but now it is 20");
-    REFUSED(schedule.peak, 2e-2f, "--learning-rate 0.01, but now it is 0.02");
-    REFUSED(schedule.constant, 0, "--constant 4, but");
+    REFUSED(schedule.steps, 20, "but now it is --steps 20 --warmup 3 --constant 4 ");
+    REFUSED(schedule.steps, 20, "Step 9 of the 10 that are done had the learning rate 0.0097");
+    REFUSED(schedule.peak, 2e-2f, "--learning-rate 0.01 --lowest-rate 0, but now it is --steps 18");
+    REFUSED(schedule.constant, 7, "Step 9");
+    REFUSED(eval_interval, 5, "--eval-every 6, but");
+    REFUSED(eval_batches, 2, "--eval-batches 1, but");
     REFUSED(batch_size, 8, "--batch 4, but");
     REFUSED(accumulation, 1, "--accumulate");
     REFUSED(dropout, 0, "--dropout");
@@ -254,11 +292,12 @@ Test(resume, from_a_damaged_state) {
     const struct {
         const char *what, *with, *says;
     } changes[] = {{"\"training_format\":\"1\"", "\"training_format\":\"9\"", "format 9"},
+                   {"\"schedule\":\"--steps", "\"schedule\":\"--stops", "schedule is '--stops"},
                    {"\"step\":\"5\"", "\"step\":\"x\"", "step is 'x'"},
                    {"weight.model.norm", "weight.model.form", "weight.model.norm.weight"},
                    {"adamw.v.model.norm", "adamw.v.model.form", "adamw.v.model.norm.weight"}};
-    for (int i = 0; i < 5; i++) {
-        bool cut = i == 4;
+    for (int i = 0; i < 6; i++) {
+        bool cut = i == 5;
         char *at = cut ? NULL : find(bytes, size, changes[i].what);
         cr_assert(cut || at, "there is no %s", cut ? "" : changes[i].what);
         if (at) memcpy(at, changes[i].with, strlen(changes[i].with));

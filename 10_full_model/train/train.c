@@ -111,11 +111,10 @@ Settings train_settings(const Model *model, const TokenSource *source, const Tra
     uint64_t seed = model->ctx->rng.seed;
     settings_of_model(s, &model->cfg);
     settings_integer(s, "seed", (int64_t)seed);
-    settings_integer(s, "--steps", o->schedule.steps);
-    settings_integer(s, "--warmup", o->schedule.warmup);
-    settings_integer(s, "--constant", o->schedule.constant);
-    settings_number(s, "--learning-rate", o->schedule.peak);
-    settings_number(s, "lowest learning rate", o->schedule.floor);
+    settings_text(s, "--device", device_name(model->ctx->device));
+    settings_text(s, "--dtype", dtype_name(model->ctx->dtype));
+    settings_integer(s, "--eval-every", o->eval_interval);
+    settings_integer(s, "--eval-batches", o->eval_batches);
     settings_integer(s, "--batch", o->batch_size);
     settings_integer(s, "--context", o->context_length);
     settings_integer(s, "--accumulate", o->accumulation);
@@ -170,7 +169,8 @@ static int load_state(Run *run, Error *err) {
 /* Opens the folder, and loads the state in it or sees that there is none to lose. */
 static int open_run(Run *run, Error *err) {
     const TrainOptions *o = run->options;
-    run->state = (TrainingState){.adamw = o->adamw, .best_validation_loss = INFINITY};
+    run->state = (TrainingState){
+        .adamw = o->adamw, .schedule = o->schedule, .best_validation_loss = INFINITY};
     if (o->out) {
         if (run_folder_open(&run->folder, o->out, o->start, err)) return -1;
         bool state = run_folder_has_state(o->out);

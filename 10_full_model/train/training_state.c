@@ -1,3 +1,7 @@
+/*
+ * A listing of all tensors under their names is written, or looked for, one by one. Loading goes
+ * through the file twice: first it only checks.
+ */
 #include "10_full_model/train/training_state.h"
 
 #include "common/files/safetensors.h"
@@ -27,11 +31,16 @@ void settings_integer(Settings *settings, const char *name, int64_t value) {
     add_setting(settings, name, "%lld", (long long)value);
 }
 
-void settings_number(Settings *settings, const char *name, double value) {
-    int digits = 6; /* no more than it takes: 0.003, not 0.00300000003 */
-    char text[32];
-    do snprintf(text, sizeof text, "%.*g", digits, value);
+/* No more digits than it takes: 0.003, not 0.00300000003. */
+static void number_text(char text[32], double value) {
+    int digits = 6;
+    do snprintf(text, 32, "%.*g", digits, value);
     while (strtof(text, NULL) != (float)value && digits++ < 9);
+}
+
+void settings_number(Settings *settings, const char *name, double value) {
+    char text[32];
+    number_text(text, value);
     add_setting(settings, name, "%s", text);
 }
 
@@ -74,6 +83,29 @@ void settings_of_model(Settings *s, const ModelConfig *c) {
 
 static void metadata_key(char *key, size_t size, const Setting *s) {
     snprintf(key, size, "setting.%s", s->name);
+}
+
+/* ---- the schedule, as the flags that give it ---- */
+
+enum { SCHEDULE_TEXT = 200 };
+
+static void schedule_write(char text[SCHEDULE_TEXT], const Schedule *s) {
+    char peak[32], floor[32];
+    number_text(peak, s->peak), number_text(floor, s->floor);
+    snprintf(text, SCHEDULE_TEXT,
+             "--steps %lld --warmup %lld --constant %lld --learning-rate %s --lowest-rate %s",
+             (long long)s->steps, (long long)s->warmup, (long long)s->constant, peak, floor);
+}
+
+static bool schedule_read(const char *text, Schedule *s) {
+    long long steps, warmup, constant;
+    if (!text || sscanf(text,
+                        "--steps %lld --warmup %lld --constant %lld --learning-rate %f "
+                        "--lowest-rate %f",
+                        &steps, &warmup, &constant, &s->peak, &s->floor) != 5)
+        return false;
+    s->steps = steps, s->warmup = warmup, s->constant = constant;
+    return true;
 }
 
 /* ---- what is saved of each weight ---- */
@@ -134,18 +166,18 @@ static void list_free(Listing *list) {
 /* [training_state_save] */
 int training_state_save(Model *model, const TrainingState *state, const Settings *settings,
                         const char *directory, Error *err) {
-    enum { FIXED = 5, MOST = FIXED + sizeof settings->list / sizeof settings->list[0] };
+    enum { FIXED = 6, MOST = FIXED + sizeof settings->list / sizeof settings->list[0] };
     char path[1024], step[32], best_step[32], stream[32], best[64], keys[MOST][64];
+    char schedule[SCHEDULE_TEXT];
     snprintf(path, sizeof path, "%s/training.safetensors", directory);
     snprintf(step, sizeof step, "%lld", (long long)state->adamw.step);
     snprintf(best_step, sizeof best_step, "%lld", (long long)state->best_step);
     snprintf(stream, sizeof stream, "%llu", (unsigned long long)model->ctx->rng.stream);
     snprintf(best, sizeof best, "%a", state->best_validation_loss); /* hexadecimal: exact */
-    KeyValue metadata[MOST] = {{"training_format", FORMAT},
-                               {"step", step},
-                               {"rng_stream", stream},
-                               {"best_validation_loss", best},
-                               {"best_step", best_step}};
+    schedule_write(schedule, &state->schedule);
+    KeyValue metadata[MOST] = {
+        {"training_format", FORMAT}, {"schedule", schedule},         {"step", step},
+        {"rng_stream", stream},      {"best_validation_loss", best}, {"best_step", best_step}};
     for (int i = 0; i < settings->count; i++) {
         metadata_key(keys[i], sizeof keys[i], &settings->list[i]);
         metadata[FIXED + i] = (KeyValue){keys[i], settings->list[i].value};
@@ -176,6 +208,31 @@ static int check_settings(const SafeTensors *file, const Settings *settings, Err
                 "%s: this run was begun with %s %s, but now it is %s; a run can only be "
                 "resumed with the settings that it began with",
                 safetensors_path(file), now->name, then ? then : "unknown", now->value);
+    }
+    return 0;
+}
+
+/* Has every finished step the learning rate that it had? */
+static int check_schedule(const SafeTensors *file, const TrainingState *state,
+                          const char *directory, Error *err) {
+    const char *then = safetensors_metadata(file, "schedule");
+    char now[SCHEDULE_TEXT];
+    schedule_write(now, &state->schedule);
+    Schedule old;
+    if (!schedule_read(then, &old))
+        return error_set(err, "%s: schedule is '%s', which is none", safetensors_path(file),
+                         then ? then : "missing");
+    for (int64_t step = 0; step < state->adamw.step; step++) {
+        float before = learning_rate(&old, step), after = learning_rate(&state->schedule, step);
+        if (before == after) continue;
+        return error_set(err,
+                         "%s: this run was begun with %s, but now it is %s. Step %lld of the %lld "
+                         "that are done had the learning rate %g, and would have had %g. A run "
+                         "goes on with another schedule while it is on the part that both share, "
+                         "the warm-up and --constant; later, --from %s begins a new run from its "
+                         "weights",
+                         safetensors_path(file), then, now, (long long)step + 1,
+                         (long long)state->adamw.step, before, after, directory);
     }
     return 0;
 }
@@ -253,6 +310,7 @@ int training_state_load(Model *model, TrainingState *state, const Settings *sett
     int64_t stream;
     int status = check_settings(file, settings, err);
     if (!status) status = read_metadata(file, &loaded, &stream, err);
+    if (!status) status = check_schedule(file, &loaded, directory, err);
     if (!status) status = read_tensors(file, model, false, err);
     if (!status) { /* all of it is there: from here on nothing can fail */
         read_tensors(file, model, true, err);

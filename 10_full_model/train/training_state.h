@@ -9,22 +9,27 @@
  *     adamw.v.NAME
  *     buffer.NAME      a router's bias, and the load it has counted
  *     metadata         steps done, streams that the random numbers have used up, the best
- *                      validation loss so far, and the settings of the run
+ *                      validation loss so far, the schedule and the settings of the run
  *
  * Which text a step sees is no state: it is a function of the seed and the step (data.h). The
  * weights are here although DIR/last/model.safetensors has them too: one file is replaced by one
  * rename, so there can be no mixture of the weights of one step and the moments of another,
  * whenever the process is killed.
  *
- * The settings must be the same when the run is resumed; the first that differs is named.
+ * The settings must be the same when the run is resumed; the first that differs is named. The
+ * schedule need only give every finished step the learning rate that it had. So more steps may
+ * follow as long as no step of the cosine, whose every value depends on its end, is done; and the
+ * weights come out in the bits of a run that had the new schedule from the beginning.
  */
 #ifndef TRAINING_STATE_H
 #define TRAINING_STATE_H
 
 #include "10_full_model/model/model.h"
+#include "10_full_model/train/schedule.h"
 
 typedef struct TrainingState {
     AdamW adamw; /* its settings are the run's; adamw.step counts the finished steps */
+    Schedule schedule;
     float best_validation_loss; /* INFINITY: none yet */
     int64_t best_step;
 } TrainingState;
@@ -51,8 +56,8 @@ int training_state_save(Model *model, const TrainingState *state, const Settings
 
 /*
  * Fills the model (allocated for training, of the same shape), its context's random numbers and
- * the state; state->adamw keeps its settings. -1 and a message for a file that is damaged or
- * belongs to a run with other settings: then nothing was changed.
+ * the state; state->adamw keeps its settings, and so does the schedule. -1 and a message for a file
+ * that is damaged or belongs to a run with other settings: then nothing was changed.
  */
 int training_state_load(Model *model, TrainingState *state, const Settings *settings,
                         const char *directory, Error *err);
