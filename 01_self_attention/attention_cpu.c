@@ -45,10 +45,9 @@ void attention_reference_backward_cpu(float *dq, float *dk, float *dv, const flo
                                       const float *weights, const float *q, const float *k,
                                       const float *v, int64_t batch, int64_t t, int64_t s,
                                       int64_t d, int64_t e) {
-    double *sum_k = calloc((size_t)(batch * s * d) + 1, sizeof *sum_k);
-    double *sum_v = calloc((size_t)(batch * s * e) + 1, sizeof *sum_v);
-    double *dp = calloc((size_t)s + 1, sizeof *dp);
-    if (!sum_k || !sum_v || !dp) fatal("out of memory");
+    double *sum_k = must_alloc((size_t)(batch * s * d), sizeof *sum_k);
+    double *sum_v = must_alloc((size_t)(batch * s * e), sizeof *sum_v);
+    double *dp = must_alloc((size_t)s, sizeof *dp);
     double scale = 1 / sqrt((double)d);
     for (int64_t row = 0; row < batch * t; row++) { /* one query */
         int64_t first = row / t * s;                /* its sequence's first key */

@@ -51,12 +51,6 @@ static error_t parse(int key, char *value, struct argp_state *state) {
     }
 }
 
-static void *allocate(size_t bytes) {
-    void *p = malloc(bytes);
-    if (!p) fatal("out of memory");
-    return p;
-}
-
 /* ---- parts 1 to 4: four tokens ---- */
 
 static const char *const names[4] = {"the", "cat", "sat", "purring"};
@@ -195,8 +189,8 @@ static void on_words(Context *ctx, const DemoOptions *options) {
     int n = words.count, d = options->dim;
     printf("5. Words of real text: each different word is %d random numbers%s.\n", d,
            options->no_scale ? ", and the scores are not divided by sqrt(D)" : "");
-    float *x = allocate((size_t)(n * d) * sizeof *x), *p = allocate((size_t)(n * n) * sizeof *p);
-    float *q = allocate((size_t)(n * d) * sizeof *q);
+    float *x = must_alloc((size_t)(n * d), sizeof *x), *p = must_alloc((size_t)(n * n), sizeof *p);
+    float *q = must_alloc((size_t)(n * d), sizeof *q);
     for (int i = 0; i < n * d; i++) {
         uint64_t word = (uint64_t)words.same_as[i / d];
         x[i] = 0.6f * rng_normal(options->common.seed, word, (uint64_t)(i % d));

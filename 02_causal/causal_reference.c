@@ -29,8 +29,7 @@ static int64_t at(HeadStrides strides, int64_t b, int64_t token, int64_t head) {
 }
 
 static double *row_of(int n) {
-    double *row = malloc(sizeof(double) * (size_t)n);
-    if (!row) fatal("out of memory: a row of %d scores", n);
+    double *row = must_alloc((size_t)n, sizeof(double));
     return row;
 }
 

@@ -94,8 +94,7 @@ typedef struct Layer {
 } Layer;
 
 static void fill_normal(Context *ctx, Tensor *t, uint64_t stream) {
-    float *x = malloc(sizeof(float) * (size_t)tensor_count(t));
-    if (!x) fatal("out of memory: %s", shape_text(t).text);
+    float *x = must_alloc((size_t)tensor_count(t), sizeof(float));
     for (int64_t i = 0; i < tensor_count(t); i++)
         x[i] = rng_normal(ctx->rng.seed, stream, (uint64_t)i);
     tensor_upload(ctx, t, x);
@@ -113,8 +112,7 @@ static Layer layer_new(Context *ctx, int T, int H, int D) {
 }
 
 static float *downloaded(Context *ctx, const Tensor *t) {
-    float *x = malloc(sizeof(float) * (size_t)tensor_count(t));
-    if (!x) fatal("out of memory: %s", shape_text(t).text);
+    float *x = must_alloc((size_t)tensor_count(t), sizeof(float));
     tensor_download(ctx, x, t);
     return x;
 }

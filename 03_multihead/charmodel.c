@@ -24,8 +24,7 @@ Alphabet alphabet_of(const char *text, size_t bytes) {
 }
 
 int32_t *alphabet_encode(const Alphabet *alphabet, const char *text, size_t bytes) {
-    int32_t *ids = malloc(bytes * sizeof *ids + 1);
-    if (!ids) fatal("out of memory");
+    int32_t *ids = must_alloc(bytes, sizeof *ids);
     for (size_t i = 0; i < bytes; i++) {
         ids[i] = alphabet->id[(uint8_t)text[i]];
         CHECK(ids[i] >= 0, "alphabet_encode: byte %d is not in the alphabet", (uint8_t)text[i]);
@@ -99,8 +98,7 @@ void charmodel_randomize(Params *params, const CharModel *model) {
 
 /* Place t of every sequence: first, first + 1, ... */
 static Tensor *places(Context *ctx, int64_t B, int64_t T, int first) {
-    int32_t *host = malloc((size_t)(B * T) * sizeof *host);
-    if (!host) fatal("out of memory");
+    int32_t *host = must_alloc((size_t)(B * T), sizeof *host);
     for (int64_t i = 0; i < B * T; i++) host[i] = first + (int32_t)(i % T);
     Tensor *t = tensor_copy_in(ctx, "places", I32, host, SHAPE(B, T));
     free(host);
@@ -161,8 +159,7 @@ int charmodel_generate(Context *ctx, const CharModel *model, int32_t *ids, int p
     for (int i = 0; cached && i < layers && status == 0; i++)
         status = kv_cache_init(&caches[i], ctx, 1, cfg->context, attention->num_key_value_heads,
                                attention->head_dim, err);
-    float *logits = malloc((size_t)cfg->context * (size_t)vocab * sizeof *logits);
-    if (!logits) fatal("out of memory");
+    float *logits = must_alloc((size_t)cfg->context * (size_t)vocab, sizeof *logits);
 
     for (int n = prompt; status == 0 && n < prompt + count; n++) {
         /* With a cache: the whole prompt once, then only the newest character. */

@@ -3,6 +3,7 @@
  */
 #include "03_multihead/chartext.h"
 
+#include "common/core/memory.h"
 #include "common/files/files.h"
 #include "common/files/process.h"
 
@@ -68,8 +69,7 @@ static const char *const passage[] = {
 enum { BIBLE_BYTES = 1 << 19 }; /* Genesis has 218 KB */
 
 static char *text_memory(size_t size) {
-    char *text = malloc(size + 1);
-    if (!text) fatal("out of memory: a text of %zu bytes", size);
+    char *text = must_alloc(size + 1, 1);
     text[size] = 0;
     return text;
 }
@@ -95,8 +95,7 @@ static void strip_verse_numbers(char *text) {
 
 static char *from_bible(void) {
     const char *const command[] = {"bible", "-f", "gen1:1-gen50:26", NULL};
-    char *text = malloc(BIBLE_BYTES);
-    if (!text) fatal("out of memory");
+    char *text = must_alloc(BIBLE_BYTES, 1);
     int status = process_run(command, text, BIBLE_BYTES, NULL);
     /* Another program of that name prints something else. */
     if (status != 0 || strncmp(text, "Ge1:1 In the beginning", 22) != 0) {

@@ -139,8 +139,7 @@ static int make_model(Demo *d, Error *err) {
 static void take_batch(Demo *d, Rng *rng, int64_t low, int64_t high, Tensor **input,
                        Tensor **target) {
     int T = d->options.context;
-    int32_t *ids = malloc(2 * sizeof *ids * (size_t)(BATCH * T)), *next = ids + BATCH * T;
-    if (!ids) fatal("out of memory");
+    int32_t *ids = must_alloc(2 * (size_t)(BATCH * T), sizeof *ids), *next = ids + BATCH * T;
     int64_t room = high - low - T - 1;
     uint64_t stream = rng ? rng_next_stream(rng) : 0;
     for (int b = 0; b < BATCH; b++) {
@@ -166,8 +165,7 @@ static float validation_loss(Demo *d) {
 /* 3. A few seconds of training. */
 static int train(Demo *d, Error *err) {
     int steps = d->options.steps, T = d->options.context;
-    double *x = malloc(2 * sizeof *x * (size_t)steps), *losses = x + steps;
-    if (!x) fatal("out of memory");
+    double *x = must_alloc(2 * (size_t)steps, sizeof *x), *losses = x + steps;
     AdamW adamw = adamw_defaults();
     printf("3. Training: %d steps of %d x %d characters\n", steps, BATCH, T);
     printf("   before: validation loss %.3f (knowing nothing: ln %d = %.3f)\n", validation_loss(d),
@@ -333,8 +331,7 @@ static void watch_stretch(Demo *d, const int32_t *ids, float *p) {
 /* 4. Every head's habit on text it has not seen, then maps of a few. */
 static int watch_heads(Demo *d, Error *err) {
     int T = d->options.context;
-    float *p = malloc(sizeof *p * (size_t)(T * T));
-    if (!p) fatal("out of memory");
+    float *p = must_alloc((size_t)(T * T), sizeof *p);
     printf("4. What each head looks at, on %d stretches of the validation text\n", WATCHED);
     int64_t room = d->count - d->train - T;
     for (int i = 0; i < WATCHED; i++) watch_stretch(d, d->ids + d->train + room * i / WATCHED, p);
@@ -358,8 +355,7 @@ static int watch_heads(Demo *d, Error *err) {
 static int cache_difference(Demo *d, const int32_t *ids, int T, float *difference, Error *err) {
     int vocab = d->alphabet.size, layers = d->options.layers, status = 0;
     const MultiheadConfig *a = &d->model.cfg.attention;
-    float *whole = malloc(sizeof *whole * (size_t)((T + 1) * vocab)), *row = whole + T * vocab;
-    if (!whole) fatal("out of memory");
+    float *whole = must_alloc((size_t)((T + 1) * vocab), sizeof *whole), *row = whole + T * vocab;
     Tensor *all = tensor_copy_in(&d->ctx, "ids", I32, ids, SHAPE(1, T));
     tensor_download(&d->ctx, whole, charmodel_forward(&d->ctx, &d->model, all, NULL, NULL));
     KVCache caches[CHARMODEL_MAX_LAYERS] = {0};
@@ -383,8 +379,7 @@ static int write_line(Demo *d, Error *err) {
     const float temperature = 0.5f;
     int T = d->options.context, prompt = 12; /* "And God said" */
     const char *sentence = sentence_to_watch(d);
-    int32_t *ids = malloc(2 * sizeof *ids * (size_t)T), *again = ids + T;
-    if (!ids) fatal("out of memory");
+    int32_t *ids = must_alloc(2 * (size_t)T, sizeof *ids), *again = ids + T;
     for (int i = 0; i < prompt; i++) ids[i] = again[i] = d->alphabet.id[(uint8_t)sentence[i]];
     double best[2] = {INFINITY, INFINITY}; /* of a few tries: other programs run here, too */
     int status = 0;

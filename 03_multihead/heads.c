@@ -11,8 +11,7 @@
 #include <stdlib.h>
 
 static float *download(Context *ctx, const Tensor *t) {
-    float *host = malloc((size_t)tensor_count(t) * sizeof *host);
-    if (!host) fatal("out of memory");
+    float *host = must_alloc((size_t)tensor_count(t), sizeof *host);
     tensor_download(ctx, host, t);
     return host;
 }

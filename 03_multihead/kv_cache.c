@@ -8,17 +8,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-static void *cache_alloc(Gpu *gpu, size_t bytes) {
-    return gpu ? gpu_alloc(gpu, bytes) : aligned_alloc(256, (bytes + 255) / 256 * 256);
-}
-
-static void cache_free(Gpu *gpu, void *data) {
-    if (gpu)
-        gpu_free(gpu, data);
-    else
-        free(data);
-}
-
 int kv_cache_init(KVCache *cache, Context *ctx, int batch, int capacity, int kv_heads, int head_dim,
                   Error *err) {
     CHECK(batch > 0 && kv_heads > 0 && head_dim > 0, "a KV cache of %d sequences, %d heads of %d",
@@ -29,10 +18,10 @@ int kv_cache_init(KVCache *cache, Context *ctx, int batch, int capacity, int kv_
     Tensor t = tensor_view(NULL, "kv_cache.k", ctx->dtype, ctx->device,
                            SHAPE(batch, capacity, kv_heads, head_dim));
     size_t bytes = tensor_bytes(&t);
-    void *k = cache_alloc(ctx->gpu, bytes);
-    void *v = k ? cache_alloc(ctx->gpu, bytes) : NULL;
+    void *k = device_alloc(ctx->gpu, bytes);
+    void *v = k ? device_alloc(ctx->gpu, bytes) : NULL;
     if (!v) {
-        if (k) cache_free(ctx->gpu, k);
+        device_free(ctx->gpu, k);
         return error_set(err,
                          "no memory for a KV cache of 2 x %zu bytes (%d sequences of %d tokens); "
                          "choose a shorter context or fewer sequences",
@@ -49,12 +38,11 @@ int kv_cache_init(KVCache *cache, Context *ctx, int batch, int capacity, int kv_
 }
 
 void kv_cache_free(KVCache *cache) {
-    if (cache->k.data) {
-        cache_free(cache->gpu, cache->k.data);
-        cache_free(cache->gpu, cache->v.data);
-    }
+    device_free(cache->gpu, cache->k.data);
+    device_free(cache->gpu, cache->v.data);
     memset(cache, 0, sizeof *cache);
 }
+
 int kv_cache_room(const KVCache *cache, int tokens, Error *err) {
     int left = cache->capacity - cache->length;
     if (tokens <= left) return 0;

@@ -106,9 +106,8 @@ static const Shape shapes[] = {
  * pool that has been in use for a while. */
 static double fill_tables(Context *ctx, Decode *d, bool varying) {
     MlaDecodeShape *s = &d->shape;
-    int32_t *table = malloc(sizeof(int32_t) * (size_t)s->pages);
-    int32_t *lengths = malloc(sizeof(int32_t) * (size_t)s->batch);
-    if (!table || !lengths) fatal("out of memory");
+    int32_t *table = must_alloc((size_t)s->pages, sizeof(int32_t));
+    int32_t *lengths = must_alloc((size_t)s->batch, sizeof(int32_t));
     for (int i = 0; i < s->pages; i++) table[i] = i;
     for (int i = s->pages - 1; i > 0; i--) {
         int j = (int)(rng_uniform(ctx->rng.seed, 3, (uint64_t)i) * (float)i);

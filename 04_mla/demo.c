@@ -161,8 +161,7 @@ static int make_layer(Demo *d, Error *err) {
 /* `tokens` random inputs; `first` tells one token of the text from another. */
 static Tensor *inputs(Demo *d, int first, int tokens) {
     int64_t count = (int64_t)tokens * d->cfg.hidden_size;
-    float *x = malloc(sizeof *x * (size_t)count);
-    if (!x) fatal("out of memory");
+    float *x = must_alloc((size_t)count, sizeof *x);
     for (int64_t i = 0; i < count; i++)
         x[i] = rng_normal(d->options.common.seed, (uint64_t)1 << 40,
                           (uint64_t)(i + (int64_t)first * d->cfg.hidden_size));
@@ -263,8 +262,7 @@ static int time_decoding(Demo *d, Error *err) {
     for (int length = SHORTEST; length < context; length *= 2) rows[count++].length = length;
     rows[count++].length = context;
     for (int i = 0; i < count; i++) total += rows[i].length;
-    float *y = malloc(2 * sizeof *y * (size_t)d->cfg.hidden_size);
-    if (!y) fatal("out of memory");
+    float *y = must_alloc(2 * (size_t)d->cfg.hidden_size, sizeof *y);
     Progress progress = progress_start("timing steps", total);
     for (int i = 0; i < count && !status; i++) {
         status = time_row(d, &rows[i], y, err);

@@ -14,31 +14,14 @@
 
 /* ---- memory ---- */
 
-static void *cache_alloc(Gpu *gpu, size_t bytes) {
-    return gpu ? gpu_alloc(gpu, bytes) : aligned_alloc(256, (bytes + 255) / 256 * 256);
-}
-
-static void cache_free(Gpu *gpu, void *data) {
-    if (gpu && data)
-        gpu_free(gpu, data);
-    else
-        free(data);
-}
-
 /* Host's numbers to the device's copy. */
-static void bring(const LatentCache *cache, void *to, const void *from, size_t bytes) {
-    if (cache->gpu)
-        gpu_upload(cache->gpu, to, from, bytes);
-    else
-        memcpy(to, from, bytes);
-}
-
 static void bring_lengths(const LatentCache *cache) {
-    bring(cache, cache->lengths.data, cache->length, tensor_bytes(&cache->lengths));
+    device_put(cache->gpu, cache->lengths.data, cache->length, tensor_bytes(&cache->lengths));
 }
 
 static void bring_table(const LatentCache *cache) {
-    bring(cache, cache->block_table.data, cache->table, tensor_bytes(&cache->block_table));
+    device_put(cache->gpu, cache->block_table.data, cache->table,
+               tensor_bytes(&cache->block_table));
 }
 
 static int64_t pages_for(int64_t tokens) { return (tokens + LATENT_PAGE - 1) / LATENT_PAGE; }
@@ -78,12 +61,8 @@ int latent_cache_init(LatentCache *cache, Context *ctx, int batch, int capacity,
     Tensor *const tensors[] = {&cache->latent, &cache->block_table, &cache->lengths};
     bool there = true;
     for (int i = 0; i < 3; i++)
-        there = there && (tensors[i]->data = cache_alloc(ctx->gpu, tensor_bytes(tensors[i])));
-    cache->length = calloc((size_t)batch, sizeof *cache->length);
-    cache->used_pages = calloc((size_t)batch, sizeof *cache->used_pages);
-    cache->table = calloc((size_t)batch * (size_t)max_pages, sizeof *cache->table);
-    cache->free_pages = calloc((size_t)pages, sizeof *cache->free_pages);
-    if (!there || !cache->length || !cache->used_pages || !cache->table || !cache->free_pages) {
+        there = there && (tensors[i]->data = device_alloc(ctx->gpu, tensor_bytes(tensors[i])));
+    if (!there) {
         size_t bytes = tensor_bytes(&cache->latent);
         latent_cache_free(cache);
         return error_set(err,
@@ -92,6 +71,10 @@ int latent_cache_init(LatentCache *cache, Context *ctx, int batch, int capacity,
                          "or fewer pages",
                          bytes, pages, LATENT_PAGE, batch, capacity);
     }
+    cache->length = must_alloc((size_t)batch, sizeof *cache->length);
+    cache->used_pages = must_alloc((size_t)batch, sizeof *cache->used_pages);
+    cache->table = must_alloc((size_t)batch * (size_t)max_pages, sizeof *cache->table);
+    cache->free_pages = must_alloc((size_t)pages, sizeof *cache->free_pages);
     cache->free_count = pages;
     for (int i = 0; i < pages; i++) cache->free_pages[i] = pages - 1 - i; /* page 0 goes first */
     bring_lengths(cache);
@@ -100,9 +83,9 @@ int latent_cache_init(LatentCache *cache, Context *ctx, int batch, int capacity,
 }
 
 void latent_cache_free(LatentCache *cache) {
-    cache_free(cache->gpu, cache->latent.data);
-    cache_free(cache->gpu, cache->block_table.data);
-    cache_free(cache->gpu, cache->lengths.data);
+    device_free(cache->gpu, cache->latent.data);
+    device_free(cache->gpu, cache->block_table.data);
+    device_free(cache->gpu, cache->lengths.data);
     free(cache->length);
     free(cache->table);
     free(cache->used_pages);

@@ -43,8 +43,7 @@ void mla_decode_reference_cpu(float *o, float *scratch, const float *q, const fl
     mla_decode_check("mla_decode_reference_cpu", &s);
     (void)scratch;
     int width = s.kv_lora_rank + s.rope_dim;
-    double *p = malloc(sizeof(double) * (size_t)s.max_length);
-    if (!p) fatal("out of memory: a row of %d scores", s.max_length);
+    double *p = must_alloc((size_t)s.max_length, sizeof(double));
     for (int64_t row = 0; row < (int64_t)s.batch * s.q_len * s.heads; row++) {
         int b = (int)(row / s.heads / s.q_len), i = (int)(row / s.heads % s.q_len);
         int seen = lengths[b] - s.q_len + i + 1;

@@ -139,14 +139,6 @@ void balance_update_bias(Context *ctx, const Tensor *bias, const Tensor *load, f
 
 /* ---- measures ---- */
 
-void balance_download(Context *ctx, int32_t *host, const Tensor *t) {
-    CHECK(t->dtype == I32, "%s is %s, not I32", t->name, dtype_name(t->dtype));
-    if (t->device == CUDA)
-        gpu_download(ctx->gpu, host, t->data, tensor_bytes(t));
-    else
-        memcpy(host, t->data, tensor_bytes(t));
-}
-
 BalanceMeasures balance_measure(const int32_t *counts, int experts, int64_t kept) {
     BalanceMeasures m = {.min = counts[0]};
     for (int e = 0; e < experts; e++) {

@@ -67,9 +67,6 @@ typedef struct BalanceMeasures {
 /* counts [E] on the host; kept: how many slots were kept (offsets[E]), or -1 for all. */
 BalanceMeasures balance_measure(const int32_t *counts, int experts, int64_t kept);
 
-/* I32 numbers of a tensor, on the host. Waits for the device. */
-void balance_download(Context *ctx, int32_t *host, const Tensor *t);
-
 /* ---- kernels: F32 and I32 throughout ---- */
 
 /*

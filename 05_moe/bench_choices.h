@@ -11,8 +11,7 @@
 
 /* I32 [tokens, k], each token's experts all different. */
 static inline Tensor *random_choices(Context *ctx, int tokens, int k, int experts) {
-    int32_t *chosen = malloc((size_t)tokens * (size_t)k * sizeof *chosen);
-    if (!chosen) fatal("out of memory");
+    int32_t *chosen = must_alloc((size_t)tokens * (size_t)k, sizeof *chosen);
     for (int n = 0; n < tokens; n++)
         for (int j = 0; j < k; j++) {
             int e = (int)(rng_uniform(5, (uint64_t)j, (uint64_t)n) * (float)experts);

@@ -41,11 +41,10 @@ static void choose(Context *ctx, Group *g) {
     size_t rows = (size_t)TOKENS * TOP_K;
     Dispatch plan = dispatch_plan(ctx, random_choices(ctx, TOKENS, TOP_K, E), E, 0);
     g->offsets = plan.offsets;
-    g->host_offsets = malloc(((size_t)E + 1) * sizeof *g->host_offsets);
-    int32_t *token = malloc(rows * sizeof *token);
-    if (!g->host_offsets || !token) fatal("out of memory");
-    balance_download(ctx, g->host_offsets, plan.offsets);
-    balance_download(ctx, token, plan.slot_of_row);
+    g->host_offsets = must_alloc((size_t)E + 1, sizeof *g->host_offsets);
+    int32_t *token = must_alloc(rows, sizeof *token);
+    tensor_download_ints(ctx, g->host_offsets, plan.offsets);
+    tensor_download_ints(ctx, token, plan.slot_of_row);
     for (size_t row = 0; row < rows; row++) token[row] /= TOP_K;
     g->token_of_row = tensor_copy_in(ctx, "token of row", I32, token, SHAPE((int64_t)rows));
     free(token);

@@ -238,7 +238,7 @@ static float step(Demo *d, MoeModel *model, Params *params, AdamW *adamw, int nu
     d->ctx.recording = false;
     float value, lr = lr_warmup_cosine(number, 50, d->options.steps, PEAK_LR, PEAK_LR / 10);
     tensor_download(&d->ctx, &value, loss);
-    balance_download(&d->ctx, counts, records[d->options.layers - 1].dispatch.counts);
+    tensor_download_ints(&d->ctx, counts, records[d->options.layers - 1].dispatch.counts);
     float norm = adamw_step(adamw, params, lr, 1.0f);
     moemodel_rebalance(&d->ctx, model, (float)d->options.gamma);
     context_reset(&d->ctx);
@@ -249,14 +249,13 @@ static float step(Demo *d, MoeModel *model, Params *params, AdamW *adamw, int nu
 static void validate(Demo *d, const MoeModel *model, Run *run) {
     int layers = d->options.layers, k = d->options.top_k;
     int32_t ids[BATCH * CONTEXT];
-    int32_t *chosen = malloc((size_t)(BATCH * CONTEXT * k) * sizeof *chosen);
-    if (!chosen) fatal("out of memory");
+    int32_t *chosen = must_alloc((size_t)(BATCH * CONTEXT * k), sizeof *chosen);
     Tensor *input, *target, *loss;
     MoeRecord records[MOEMODEL_MAX_LAYERS];
     take_batch(d, NULL, d->train, d->count, ids, &input, &target);
     moemodel_loss(&d->ctx, model, input, target, records, &loss);
     tensor_download(&d->ctx, &run->validation_loss, loss);
-    balance_download(&d->ctx, chosen, records[layers - 1].routing.indices);
+    tensor_download_ints(&d->ctx, chosen, records[layers - 1].routing.indices);
     run->specialty.experts = d->options.experts;
     for (int n = 0; n < BATCH * CONTEXT; n++)
         specialty_add(&run->specialty, d->alphabet.byte[ids[n]], chosen + n * k, k);

@@ -45,8 +45,7 @@ void moemodel_randomize(Params *params, const MoeModel *model) {
 
 /* Place t of every sequence: 0, 1, ... */
 static Tensor *places(Context *ctx, int64_t B, int64_t T) {
-    int32_t *host = malloc((size_t)(B * T) * sizeof *host);
-    if (!host) fatal("out of memory");
+    int32_t *host = must_alloc((size_t)(B * T), sizeof *host);
     for (int64_t i = 0; i < B * T; i++) host[i] = (int32_t)(i % T);
     Tensor *t = tensor_copy_in(ctx, "places", I32, host, SHAPE(B, T));
     free(host);

@@ -110,13 +110,8 @@ void router_randomize(Params *params, const Router *w, float std) {
 
 int router_healthy(Context *ctx, const Router *w, Error *err) {
     int32_t status, fine = 0;
-    if (ctx->device == CUDA) {
-        gpu_download(ctx->gpu, &status, w->status->data, sizeof status);
-        gpu_upload(ctx->gpu, w->status->data, &fine, sizeof fine);
-    } else {
-        memcpy(&status, w->status->data, sizeof status);
-        memcpy(w->status->data, &fine, sizeof fine);
-    }
+    tensor_download_ints(ctx, &status, w->status);
+    device_put(ctx->gpu, w->status->data, &fine, sizeof fine);
     if (!status) return 0;
     return error_set(err,
                      "%s: token %d has a NaN among its scores; a weight or an activation before "

@@ -363,8 +363,7 @@ static void ask(Demo *d, const RopeModel *model, const Position *position, doubl
  * same weights, and asked again. */
 static int ask_ways(Demo *d, Params *params, const RopeModel *model, int dim, Table table,
                     Error *err) {
-    float *weights = malloc((size_t)params_count(params) * sizeof *weights);
-    if (!weights) fatal("out of memory");
+    float *weights = must_alloc((size_t)params_count(params), sizeof *weights);
     int status = 0;
     copy_weights(params, weights, false);
     for (int way = 1; way < WAYS && !status; way++) {

@@ -124,19 +124,13 @@ int rope_init(Rope *rope, Context *ctx, const RopeConfig *cfg, Error *err) {
     if (!f || !tables[0] || !tables[1]) goto no_memory;
     rope_frequencies(cfg, f);
     fill_table(cfg, f, tables[0], tables[1]);
-    if (ctx->device == CUDA) {
-        rope->gpu = ctx->gpu;
-        rope->cos = gpu_alloc(ctx->gpu, bytes);
-        rope->sin = gpu_alloc(ctx->gpu, bytes);
-        if (!rope->cos || !rope->sin) goto no_memory;
-        gpu_upload(ctx->gpu, rope->cos, tables[0], bytes);
-        gpu_upload(ctx->gpu, rope->sin, tables[1], bytes);
-        free(tables[0]), free(tables[1]);
-    } else {
-        rope->cos = tables[0];
-        rope->sin = tables[1];
-    }
-    free(f);
+    rope->gpu = ctx->gpu;
+    rope->cos = device_alloc(ctx->gpu, bytes);
+    rope->sin = device_alloc(ctx->gpu, bytes);
+    if (!rope->cos || !rope->sin) goto no_memory;
+    device_put(ctx->gpu, rope->cos, tables[0], bytes);
+    device_put(ctx->gpu, rope->sin, tables[1], bytes);
+    free(f), free(tables[0]), free(tables[1]);
     rope->position =
         (Position){.rotate = rotate_last,
                    .max_position = cfg->max_position_embeddings,
@@ -154,12 +148,8 @@ no_memory:
 }
 
 void rope_free(Rope *rope) {
-    float *const tables[] = {rope->cos, rope->sin};
-    for (int i = 0; i < 2; i++)
-        if (rope->gpu && tables[i])
-            gpu_free(rope->gpu, tables[i]);
-        else
-            free(tables[i]);
+    device_free(rope->gpu, rope->cos);
+    device_free(rope->gpu, rope->sin);
     *rope = (Rope){0};
 }
 
@@ -249,8 +239,7 @@ void rope_layout_rows(float *w, int64_t heads, int64_t head_dim, int64_t dim, in
           (long long)dim, (long long)head_dim);
     if (from == to) return;
     size_t row = (size_t)in * sizeof(float);
-    float *old = malloc((size_t)dim * row + 1);
-    if (!old) fatal("out of memory: %lld rows of %lld", (long long)dim, (long long)in);
+    float *old = must_alloc((size_t)dim, row);
     for (int64_t h = 0; h < heads; h++) {
         float *rotated = w + (h * head_dim + head_dim - dim) * in;
         memcpy(old, rotated, (size_t)dim * row);

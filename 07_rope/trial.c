@@ -10,12 +10,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-static int32_t *ids_new(int64_t n) {
-    int32_t *ids = malloc((size_t)n * sizeof *ids);
-    if (!ids) fatal("out of memory: %lld characters", (long long)n);
-    return ids;
-}
-
 /* One step on `batch` stretches from anywhere in the training text. ids has room for twice
  * batch * length: the inputs and, behind them, the targets. */
 static float train_step(Context *ctx, Params *params, const RopeModel *model, const TrialText *text,
@@ -50,7 +44,7 @@ int trial_train(Context *ctx, Params *params, const RopeModel *model, const Tria
     CHECK(text->train > how->length + 1, "trial_train: %lld characters for stretches of %d",
           (long long)text->train, how->length);
     AdamW adamw = adamw_defaults();
-    int32_t *ids = ids_new(2 * (int64_t)how->batch * how->length);
+    int32_t *ids = must_alloc(2 * (size_t)(how->batch * how->length), sizeof *ids);
     Progress progress = progress_start(how->label, how->steps);
     double started = seconds_now(), recent = 0; /* the mean of the last 20 steps or so */
     int failed = 0;
@@ -85,7 +79,8 @@ double trial_perplexity(Context *ctx, const RopeModel *model, const TrialText *t
           "trial_perplexity: %d of %d in %lld characters", length, longest,
           (long long)(text->count - text->train));
     int batch = CHARACTERS / length > 0 ? CHARACTERS / length : 1;
-    int32_t *ids = ids_new(2 * (int64_t)batch * length), *next = ids + (int64_t)batch * length;
+    int32_t *ids = must_alloc(2 * (size_t)(batch * length), sizeof *ids),
+            *next = ids + (int64_t)batch * length;
     double sum = 0;
     for (int done = 0; done < windows;) {
         int B = windows - done < batch ? windows - done : batch;

@@ -126,8 +126,7 @@ static void decoding_init(Decoding *d, Work *w, int batch) {
     Context *ctx = w->model.ctx;
     int steps = w->context / 2 < DECODE_STEPS ? w->context / 2 : DECODE_STEPS;
     *d = (Decoding){.work = w, .prompt = w->context - steps, .steps = steps};
-    d->tokens = malloc((size_t)steps * (size_t)batch * sizeof *d->tokens);
-    if (!d->tokens) fatal("out of memory");
+    d->tokens = must_alloc((size_t)steps * (size_t)batch, sizeof *d->tokens);
     if (!(d->caches = model_caches_new(&w->model, batch, w->context, &err)) ||
         decode_graph_init(&d->graph, &w->model, d->caches, batch, &err) ||
         model_caches_reserve(&w->model, d->caches, d->prompt, &err))
@@ -154,14 +153,12 @@ static void prepare(Work *w, Context *ctx, const ModelBenchOptions *o) {
     cfg.vocab_size = o->vocab;
     *w = (Work){.adamw = adamw_defaults(), .batch = o->batch, .context = o->context};
     size_t tokens = (size_t)o->batch * (size_t)o->context;
-    w->ids = malloc((tokens + 1) * sizeof *w->ids);
-    if (!w->ids) fatal("out of memory");
+    w->ids = must_alloc(tokens + 1, sizeof *w->ids);
     for (size_t i = 0; i <= tokens; i++)
         w->ids[i] = (int32_t)(philox(o->common.seed, 1, i).word[0] % (uint32_t)o->vocab);
     if (model_init(&w->model, ctx, &cfg, true, &err)) fatal("%s", err.text);
     model_randomize(&w->model);
-    w->records = calloc((size_t)cfg.num_hidden_layers, sizeof *w->records);
-    if (!w->records) fatal("out of memory");
+    w->records = must_alloc((size_t)cfg.num_hidden_layers, sizeof *w->records);
 }
 
 /* The third run of it is the profiler's: by then all plans are made and all memory is there. */

@@ -172,10 +172,9 @@ static void show_experts(Tour *t) {
     enum { WINDOWS = 64 };
     const ModelConfig *c = &t->cfg;
     int length = t->train.context_length, experts = c->n_routed_experts, rows = 0;
-    int32_t *ids = malloc(2 * (size_t)(WINDOWS * length) * sizeof *ids);
-    int32_t *counts = malloc((size_t)experts * sizeof *counts);
-    MoeRecord *records = calloc((size_t)c->num_hidden_layers, sizeof *records);
-    if (!ids || !counts || !records) fatal("out of memory");
+    int32_t *ids = must_alloc(2 * (size_t)(WINDOWS * length), sizeof *ids);
+    int32_t *counts = must_alloc((size_t)experts, sizeof *counts);
+    MoeRecord *records = must_alloc((size_t)c->num_hidden_layers, sizeof *records);
     for (int i = 0; i < WINDOWS; i++)
         source_validation(&t->source, i, WINDOWS, length, ids + i * length,
                           ids + (WINDOWS + i) * length);
@@ -186,7 +185,7 @@ static void show_experts(Tour *t) {
         "one is 100 %%):\n");
     for (int i = 0; i < c->num_hidden_layers; i++) {
         if (t->model.layers[i].dense) continue;
-        balance_download(&t->ctx, counts, records[i].dispatch.counts);
+        tensor_download_ints(&t->ctx, counts, records[i].dispatch.counts);
         BalanceMeasures m = balance_measure(counts, experts, -1);
         printf("   layer %d:", i);
         for (int e = 0; e < experts; e++) printf(" %4.0f", 100 * counts[e] / m.mean);

@@ -15,13 +15,6 @@ static void init(LatentCache *cache, Context *ctx, int batch, int capacity, int 
     test_poison(ctx, &cache->latent);
 }
 
-static void download_ints(Context *ctx, int32_t *host, const Tensor *t) {
-    if (ctx->device == CUDA)
-        gpu_download(ctx->gpu, host, t->data, tensor_bytes(t));
-    else
-        memcpy(host, t->data, tensor_bytes(t));
-}
-
 /*
  * The invariants of latent_cache.h: host and device say the same lengths and pages, every sequence
  * has pages for its tokens, and each page has exactly one owner.
@@ -30,8 +23,8 @@ static void check_invariants(Context *ctx, const LatentCache *c) {
     int32_t *lengths = malloc(tensor_bytes(&c->lengths));
     int32_t *table = malloc(tensor_bytes(&c->block_table));
     int *owners = calloc((size_t)c->pages, sizeof *owners);
-    download_ints(ctx, lengths, &c->lengths);
-    download_ints(ctx, table, &c->block_table);
+    tensor_download_ints(ctx, lengths, &c->lengths);
+    tensor_download_ints(ctx, table, &c->block_table);
     for (int b = 0; b < c->batch; b++) {
         cr_assert_eq(lengths[b], c->length[b]);
         cr_assert(c->length[b] <= c->used_pages[b] * LATENT_PAGE);
@@ -95,7 +88,7 @@ static void check_kernels(Device device, DType dtype, KernelCase k) {
 
     ON(&ctx, latent_advance, lengths->data, B, T);
     int32_t *now = malloc(sizeof *now * (size_t)B);
-    download_ints(&ctx, now, lengths);
+    tensor_download_ints(&ctx, now, lengths);
     for (int b = 0; b < B; b++) cr_assert_eq(now[b], k.lengths[b] + T);
 
     Tensor *c_back = test_normal(&ctx, "c_back", 4, SHAPE(B, longest, k.c_width));
@@ -232,7 +225,7 @@ DEVICE_TEST(latent_cache, positions_go_on) {
     append(&ctx, &cache, 70);
     latent_cache_truncate(&cache, 1, 3);
     int32_t got[6];
-    download_ints(&ctx, got, latent_cache_positions(&ctx, &cache, 3));
+    tensor_download_ints(&ctx, got, latent_cache_positions(&ctx, &cache, 3));
     static const int32_t wanted[] = {70, 71, 72, 3, 4, 5};
     for (int i = 0; i < 6; i++) cr_assert_eq(got[i], wanted[i]);
     cr_assert_eq(latent_cache_longest(&cache), 70);

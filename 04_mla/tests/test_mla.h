@@ -87,10 +87,7 @@ static inline void turn_head(float *head, int head_dim, int dim, int position, d
 
 static inline int32_t *position_values(Context *ctx, const Tensor *positions) {
     int32_t *host = malloc(tensor_bytes(positions));
-    if (ctx->device == CUDA)
-        gpu_download(ctx->gpu, host, positions->data, tensor_bytes(positions));
-    else
-        memcpy(host, positions->data, tensor_bytes(positions));
+    tensor_download_ints(ctx, host, positions);
     return host;
 }
 

@@ -10,10 +10,7 @@
 static void check_positions(Context *ctx, const Tensor *t, const int32_t *first, int offset) {
     int64_t B = tensor_dim(t, 0), T = tensor_dim(t, 1);
     int32_t *got = malloc(tensor_bytes(t) + 1);
-    if (ctx->device == CUDA)
-        gpu_download(ctx->gpu, got, t->data, tensor_bytes(t));
-    else
-        memcpy(got, t->data, tensor_bytes(t));
+    tensor_download_ints(ctx, got, t);
     for (int64_t i = 0; i < B * T; i++) {
         int wanted = (first ? first[i / T] : offset) + (int)(i % T);
         cr_assert(got[i] == wanted, "[%d, %d] is %d, not %d", (int)(i / T), (int)(i % T), got[i],

@@ -265,17 +265,17 @@ DEVICE_TEST(balance, bias_update_by_hand) {
     balance_count(&ctx, load, t);
     balance_count(&ctx, load, t); /* two micro-batches */
     int32_t got[4];
-    balance_download(&ctx, got, load);
+    tensor_download_ints(&ctx, got, load);
     for (int e = 0; e < 4; e++) cr_assert_eq(got[e], 2 * counts[e]);
     balance_update_bias(&ctx, bias, load, 0.125f);
     check_tensor(&ctx, "bias", bias, want, 0);
-    balance_download(&ctx, got, load);
+    tensor_download_ints(&ctx, got, load);
     for (int e = 0; e < 4; e++) cr_assert_eq(got[e], 0, "counting begins anew");
     balance_update_bias(&ctx, bias, load, 0.125f); /* nothing was counted: nothing moves */
     check_tensor(&ctx, "bias", bias, want, 0);
     balance_count(&ctx, load, t);
     balance_update_bias(&ctx, NULL, load, 0.125f); /* no bias: counting begins anew all the same */
-    balance_download(&ctx, got, load);
+    tensor_download_ints(&ctx, got, load);
     for (int e = 0; e < 4; e++) cr_assert_eq(got[e], 0);
     test_context_free(&ctx);
 }

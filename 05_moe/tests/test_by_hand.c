@@ -14,11 +14,11 @@ static Dispatch check_choice(Context *ctx, Tensor *logits, const Tensor *bias,
     RouterConfig cfg = moe_config(1, 1, E, K).router; /* sigmoid, bias, norm_topk_prob */
     Routing r = router_choose(ctx, logits, bias, NULL, &cfg);
     int32_t chosen[N * K], counts[E];
-    balance_download(ctx, chosen, r.indices);
+    tensor_download_ints(ctx, chosen, r.indices);
     cr_assert_arr_eq(chosen, indices, sizeof chosen);
     check_tensor(ctx, "weights", r.weights, weights, 1e-6); /* ln 3 and ln 9 are rounded */
     Dispatch plan = dispatch_plan(ctx, r.indices, E, 0);
-    balance_download(ctx, counts, plan.counts);
+    tensor_download_ints(ctx, counts, plan.counts);
     cr_assert_arr_eq(counts, load, sizeof counts);
     return plan;
 }
@@ -41,9 +41,9 @@ DEVICE_TEST(lesson, three_tokens_by_hand) {
 
     Dispatch plan = check_choice(&ctx, logits, bias, first, weights, crowded);
     int32_t got[N * K];
-    balance_download(&ctx, got, plan.row_of_slot);
+    tensor_download_ints(&ctx, got, plan.row_of_slot);
     cr_assert_arr_eq(got, rows, sizeof rows);
-    balance_download(&ctx, got, plan.offsets);
+    tensor_download_ints(&ctx, got, plan.offsets);
     cr_assert_arr_eq(got, offsets, sizeof offsets);
 
     balance_count(&ctx, load, plan.counts);

@@ -13,10 +13,7 @@
 
 static int32_t *ints_of(Context *ctx, const Tensor *t) {
     int32_t *host = malloc(tensor_bytes(t) + 1);
-    if (t->device == CUDA)
-        gpu_download(ctx->gpu, host, t->data, tensor_bytes(t));
-    else
-        memcpy(host, t->data, tensor_bytes(t));
+    tensor_download_ints(ctx, host, t);
     return host;
 }
 

@@ -209,8 +209,8 @@ DEVICE_TEST(moe, an_expert_without_tokens_gets_no_gradient) {
     cr_assert(!record.loss, "no loss was asked for");
     tape_backward(&ctx, sum(&ctx, y));
     int32_t counts[E], load[E];
-    balance_download(&ctx, counts, record.dispatch.counts);
-    balance_download(&ctx, load, m.w.load);
+    tensor_download_ints(&ctx, counts, record.dispatch.counts);
+    tensor_download_ints(&ctx, load, m.w.load);
     for (int i = 0; i < 3; i++) {
         int64_t n = tensor_count(weights[i]);
         float *got = malloc((size_t)n * sizeof *got);
@@ -229,7 +229,7 @@ DEVICE_TEST(moe, an_expert_without_tokens_gets_no_gradient) {
     }
     ctx.recording = false;
     moe_forward(&ctx, x, &m.w, &m.cfg, NULL);
-    balance_download(&ctx, load, m.w.load);
+    tensor_download_ints(&ctx, load, m.w.load);
     for (int e = 0; e < E; e++) cr_assert_eq(load[e], counts[e], "answers are not counted");
     moe_rebalance(&ctx, &m.w, 0.5f);
     float bias[E];
@@ -254,8 +254,8 @@ DEVICE_TEST(moe, dropped_tokens_keep_the_shared_expert) {
     float *got = test_values(&ctx, moe_forward(&ctx, x, &m.w, &m.cfg, &record));
     float *shared = test_values(&ctx, mlp_forward(&ctx, x, &m.w.shared));
     int32_t offsets[E + 1], counts[E];
-    balance_download(&ctx, offsets, record.dispatch.offsets);
-    balance_download(&ctx, counts, record.dispatch.counts);
+    tensor_download_ints(&ctx, offsets, record.dispatch.offsets);
+    tensor_download_ints(&ctx, counts, record.dispatch.counts);
     cr_assert(counts[1] == N && offsets[E] == N / E, "room for 10 of 40");
     cr_assert_float_eq(balance_measure(counts, E, offsets[E]).dropped, N - N / E, 0);
     check_close("dropped", got + N / E * HIDDEN, shared + N / E * HIDDEN, (N - N / E) * HIDDEN, 0);

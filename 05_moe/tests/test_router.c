@@ -27,10 +27,7 @@ static RouterConfig config(int hidden, int experts, int k, ScoringFunc scoring, 
 
 static int32_t *indices_of(Context *ctx, const Tensor *t) {
     int32_t *host = malloc(tensor_bytes(t) + 1);
-    if (t->device == CUDA)
-        gpu_download(ctx->gpu, host, t->data, tensor_bytes(t));
-    else
-        memcpy(host, t->data, tensor_bytes(t));
+    tensor_download_ints(ctx, host, t);
     return host;
 }
 

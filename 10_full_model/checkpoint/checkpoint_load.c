@@ -40,7 +40,8 @@ typedef struct Loading {
     const char *directory;
     WeightFiles files;
     char **names; /* of all tensors that the model wants, sorted */
-    int name_count, name_capacity;
+    int name_count;
+    size_t name_capacity;
     NameList missing, unexpected;
     int predicting; /* tensors of layers behind the last: multi-token prediction */
 } Loading;
@@ -50,12 +51,8 @@ static int compare_names(const void *a, const void *b) {
 }
 
 static void want(Loading *l, const char *name) {
-    if (l->name_count == l->name_capacity) {
-        l->name_capacity = l->name_capacity ? 2 * l->name_capacity : 256;
-        l->names = realloc(l->names, (size_t)l->name_capacity * sizeof *l->names);
-        if (!l->names) fatal("out of memory");
-    }
-    if (!(l->names[l->name_count++] = strdup(name))) fatal("out of memory");
+    l->names = grow(l->names, &l->name_capacity, (size_t)l->name_count + 1, sizeof *l->names);
+    l->names[l->name_count++] = must_strdup(name);
 }
 
 /* Is a tensor of the file what the model needs? */
@@ -164,19 +161,15 @@ static void read_weight(Loading *l, Model *model, Tensor *weight, float *values)
     params_set(&model->params, weight, values);
 }
 
-static int read_all(Loading *l, Model *model, Error *err) {
+static void read_all(Loading *l, Model *model) {
     Tensor *weight;
     int64_t most = 0;
     for (int i = 0; (weight = weights_at(&model->params, i)); i++)
         if (tensor_count(weight) > most) most = tensor_count(weight);
-    float *values = malloc((size_t)most * sizeof *values);
-    if (!values)
-        return error_set(err, "%s: out of memory for the largest weight (%lld numbers)",
-                         l->directory, (long long)most);
+    float *values = must_alloc((size_t)most, sizeof *values);
     for (int i = 0; (weight = weights_at(&model->params, i)); i++)
         read_weight(l, model, weight, values);
     free(values);
-    return 0;
 }
 
 int checkpoint_load_config(ModelConfig *cfg, const char *directory, Error *err) {
@@ -202,7 +195,7 @@ int checkpoint_load_model(Model *model, Context *ctx, const char *directory,
     if (weight_files_open(&l.files, directory, err)) return -1;
     int status = model_init(model, ctx, &cfg, training, err);
     if (!status) status = match(&l, err);
-    if (!status) status = read_all(&l, model, err);
+    if (!status) read_all(&l, model);
     if (!status && l.predicting)
         fprintf(stderr,
                 "%s: %d tensors of layers for multi-token prediction (from %d on) are not "

@@ -36,8 +36,7 @@ static Plan plan(const Params *params, const SaveOptions *options) {
     Plan p = {.files = 1};
     Tensor *weight;
     for (int i = 0; (weight = weights_at(params, i)); i++) p.count += weight_parts(weight);
-    p.pieces = calloc((size_t)p.count, sizeof *p.pieces);
-    if (!p.pieces) fatal("out of memory");
+    p.pieces = must_alloc((size_t)p.count, sizeof *p.pieces);
     Piece *next = p.pieces;
     for (int i = 0; (weight = weights_at(params, i)); i++) {
         DType dtype = i < params->count ? options->dtype : F32;
@@ -63,15 +62,13 @@ static Plan plan(const Params *params, const SaveOptions *options) {
 static const float *values_of(Model *model, Tensor *weight, float **copy) {
     *copy = NULL;
     if (weight->device == CPU && weight->dtype == F32) return weight->data;
-    *copy = malloc((size_t)tensor_count(weight) * sizeof **copy);
-    if (!*copy) fatal("out of memory while saving %s", weight->name);
+    *copy = must_alloc((size_t)tensor_count(weight), sizeof **copy);
     params_get(&model->params, weight, *copy);
     return *copy;
 }
 
 static void *to_bf16(const float *values, int64_t count) {
-    uint16_t *rounded = malloc((size_t)(count ? count : 1) * sizeof *rounded);
-    if (!rounded) fatal("out of memory while rounding weights to BF16");
+    uint16_t *rounded = must_realloc(NULL, (size_t)count, sizeof *rounded);
 #pragma omp parallel for if (count > 1 << 16)
     for (int64_t i = 0; i < count; i++) rounded[i] = bf16_from_float(values[i]);
     return rounded;
@@ -81,9 +78,8 @@ static void *to_bf16(const float *values, int64_t count) {
 static int write_file(Model *model, const Plan *p, int first, int end, const char *path,
                       int64_t step, Error *err) {
     int count = end - first;
-    Tensor *tensors = calloc((size_t)count, sizeof *tensors);
-    void **owned = calloc(2 * (size_t)count, sizeof *owned);
-    if (!tensors || !owned) fatal("out of memory");
+    Tensor *tensors = must_alloc((size_t)count, sizeof *tensors);
+    void **owned = must_alloc(2 * (size_t)count, sizeof *owned);
     int owned_count = 0;
     const float *values = NULL;
     for (int i = 0; i < count; i++) {

@@ -3,6 +3,7 @@
  */
 #include "10_full_model/checkpoint/weight_files.h"
 
+#include "common/core/memory.h"
 #include "common/files/json.h"
 
 #include <stdio.h>
@@ -52,9 +53,8 @@ static int index_read(Index *index, const char *path, Error *err) {
     if (!cJSON_IsObject(map) || !map->child)
         return error_set(err, "%s: there is no weight_map, or it is empty", path);
     size_t entries = (size_t)cJSON_GetArraySize(map);
-    index->places = calloc(entries, sizeof *index->places);
-    index->files = calloc(entries, sizeof *index->files);
-    if (!index->places || !index->files) fatal("out of memory");
+    index->places = must_alloc(entries, sizeof *index->places);
+    index->files = must_alloc(entries, sizeof *index->files);
     cJSON_ArrayForEach(item, map) {
         const char *file = cJSON_GetStringValue(item);
         if (!file || !*file)
@@ -75,10 +75,9 @@ int weight_index_files(const char *path, char ***names, int *count, Error *err) 
     *names = NULL;
     *count = 0;
     if (!status) {
-        *names = calloc((size_t)index.file_count, sizeof **names);
-        if (!*names) fatal("out of memory");
+        *names = must_alloc((size_t)index.file_count, sizeof **names);
         for (int i = 0; i < index.file_count; i++)
-            if (!((*names)[(*count)++] = strdup(index.files[i]))) fatal("out of memory");
+            (*names)[(*count)++] = must_strdup(index.files[i]);
     }
     index_free(&index);
     return status;
@@ -113,8 +112,7 @@ static int open_shards(WeightFiles *weights, const char *directory, const char *
                        Error *err) {
     Index index;
     int status = index_read(&index, index_path, err);
-    if (!status) weights->files = calloc((size_t)index.file_count, sizeof *weights->files);
-    if (!status && !weights->files) fatal("out of memory");
+    if (!status) weights->files = must_alloc((size_t)index.file_count, sizeof *weights->files);
     for (int i = 0; i < index.file_count && !status; i++) {
         char path[1200];
         snprintf(path, sizeof path, "%s/%s", directory, index.files[i]);
@@ -143,8 +141,7 @@ int weight_files_open(WeightFiles *weights, const char *directory, Error *err) {
     if (access(path, F_OK) && !access(index, F_OK)) {
         status = open_shards(weights, directory, index, err);
     } else {
-        weights->files = calloc(1, sizeof *weights->files);
-        if (!weights->files) fatal("out of memory");
+        weights->files = must_alloc(1, sizeof *weights->files);
         weights->files[0] = safetensors_open(path, err);
         status = weights->files[0] ? 0 : -1;
         weights->count = !status;

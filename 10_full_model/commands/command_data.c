@@ -98,8 +98,7 @@ static int choice(const struct argp_state *state, const char *flag, const char *
 
 static void add_path(Options *o, const char *path) {
     PrepareOptions *p = &o->prepare;
-    o->paths = realloc(o->paths, (size_t)(p->path_count + 1) * sizeof *o->paths);
-    if (!o->paths) fatal("out of memory");
+    o->paths = must_realloc(o->paths, (size_t)(p->path_count + 1), sizeof *o->paths);
     o->paths[p->path_count++] = path;
 }
 
@@ -212,8 +211,7 @@ static error_t parse(int key, char *text, struct argp_state *state) {
 static char *help_text(int key, const char *text, void *input) {
     (void)input;
     if (key != ARGP_KEY_HELP_POST_DOC) return (char *)text;
-    char *help = malloc(4000), *end = help;
-    if (!help) fatal("out of memory");
+    char *help = must_alloc(4000, 1), *end = help;
     end += sprintf(end, "Rules and their limits, for text in English (after Gopher and C4):\n");
     for (int i = 0; i < QUALITY_RULES; i++) {
         char limits[40];

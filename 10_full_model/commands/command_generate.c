@@ -163,8 +163,7 @@ static int continue_prompt(Model *model, const Tokenizer *tokenizer, Options *o,
 static char **lines_of(char *text, int *count) {
     int room = 1;
     for (const char *c = text; *c; c++) room += *c == '\n';
-    char **lines = malloc((size_t)room * sizeof *lines);
-    if (!lines) fatal("out of memory");
+    char **lines = must_alloc((size_t)room, sizeof *lines);
     *count = 0;
     for (char *line = strtok(text, "\r\n"); line; line = strtok(NULL, "\r\n"))
         lines[(*count)++] = line;
@@ -205,8 +204,7 @@ static int continue_file(Model *model, const Tokenizer *tokenizer, const Options
         file_unmap(&file);
         return error_set(err, "%s: a zero byte: this is no text", o->prompts);
     }
-    char *text = strndup(file.data, file.size);
-    if (!text) fatal("out of memory");
+    char *text = memcpy(must_alloc(file.size + 1, 1), file.data, file.size);
     file_unmap(&file);
     int count, status = 0;
     char **prompts = lines_of(text, &count);

@@ -91,9 +91,8 @@ static int read_ids(Batch *batch, const Tensor *t, const ModelConfig *cfg, const
             "%s: input_ids is %s, but each row must have 2 tokens (the second is what the "
             "first is to predict) to %d (the model's context)",
             path, shape_text(t).text, cfg->max_position_embeddings);
-    batch->ids = malloc((size_t)count * sizeof *batch->ids);
-    batch->targets = malloc((size_t)count * sizeof *batch->targets);
-    if (!batch->ids || !batch->targets) fatal("out of memory");
+    batch->ids = must_alloc((size_t)count, sizeof *batch->ids);
+    batch->targets = must_alloc((size_t)count, sizeof *batch->targets);
     for (int64_t i = 0; i < count; i++) {
         int64_t id = id_at(t, i);
         if (id < 0 || id >= cfg->vocab_size)
@@ -124,15 +123,13 @@ typedef struct Output {
 } Output;
 
 static float *output_data(Output *out, int64_t count) {
-    float *data = malloc((size_t)count * sizeof *data);
-    out->data = realloc(out->data, (size_t)(out->data_count + 1) * sizeof *out->data);
-    if (!data || !out->data) fatal("out of memory");
+    float *data = must_alloc((size_t)count, sizeof *data);
+    out->data = must_realloc(out->data, (size_t)(out->data_count + 1), sizeof *out->data);
     return out->data[out->data_count++] = data;
 }
 
 static void output_add(Output *out, const char *name, float *data, const int64_t *shape, int ndim) {
-    out->tensors = realloc(out->tensors, (size_t)(out->count + 1) * sizeof *out->tensors);
-    if (!out->tensors) fatal("out of memory");
+    out->tensors = must_realloc(out->tensors, (size_t)(out->count + 1), sizeof *out->tensors);
     out->tensors[out->count++] = tensor_view(data, name, F32, CPU, shape, ndim);
 }
 
@@ -152,9 +149,9 @@ static void add_gradients(Output *out, Model *model) {
         for (int j = 0; j < weight_parts(t); j++) {
             WeightPart part = weight_part(t, j);
             size_t length = strlen(part.name) + sizeof "grad.";
-            char *name = malloc(length);
-            out->names = realloc(out->names, (size_t)(out->names_count + 1) * sizeof *out->names);
-            if (!name || !out->names) fatal("out of memory");
+            char *name = must_alloc(length, 1);
+            out->names =
+                must_realloc(out->names, (size_t)(out->names_count + 1), sizeof *out->names);
             snprintf(name, length, "grad.%s", part.name);
             out->names[out->names_count++] = name;
             output_add(out, name, grad + part.offset, part.shape, part.ndim);

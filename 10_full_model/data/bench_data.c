@@ -59,9 +59,7 @@ typedef struct Words {
 } Words;
 
 static Words split(const MappedFile *text) {
-    Words w = {malloc((text->size + 1) * sizeof *w.word), malloc((text->size + 1) * sizeof(int)),
-               0};
-    if (!w.word || !w.bytes) fatal("out of memory");
+    Words w = {must_alloc(text->size, sizeof *w.word), must_alloc(text->size, sizeof(int)), 0};
     for (size_t i = 0; i < text->size;) {
         while (i < text->size && (unsigned char)text->data[i] <= ' ') i++;
         size_t start = i;

@@ -2,6 +2,7 @@
 #include "10_full_model/data/documents.h"
 
 #include "10_full_model/data/normalise.h"
+#include "common/core/memory.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -40,8 +41,7 @@ static void start_file(DocumentReader *r) {
 int documents_open(DocumentReader *r, const char *const *paths, int count,
                    const DocumentOptions *options, Error *err) {
     *r = (DocumentReader){.options = *options, .paths = paths, .count = count};
-    r->files = calloc((size_t)count + 1, sizeof *r->files);
-    if (!r->files) fatal("out of memory");
+    r->files = must_alloc((size_t)count, sizeof *r->files);
     for (int i = 0; i < count; i++) {
         MappedFile *file = &r->files[i];
         int status = file_map(file, paths[i], err);

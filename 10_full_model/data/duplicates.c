@@ -1,6 +1,6 @@
 #include "10_full_model/data/duplicates.h"
 
-#include "common/core/error.h"
+#include "common/core/memory.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -28,8 +28,7 @@ static void *room_for(size_t count, size_t size) {
     void *room = calloc(count, size);
     if (!room)
         fatal("out of memory: the hashes of the documents seen so far need %zu MiB; prepare the "
-              "files in several parts, "
-              "or turn the search for near duplicates off",
+              "files in several parts, or turn the search for near duplicates off",
               count * size >> 20);
     return room;
 }
@@ -102,8 +101,8 @@ static void keep(Duplicates *d, const uint16_t *signature) {
     if (d->kept >= UINT32_MAX - 1) fatal("more than 4 billion documents; prepare them in parts");
     if (d->kept == d->kept_capacity) {
         d->kept_capacity = d->kept_capacity ? d->kept_capacity + d->kept_capacity / 2 : 1024;
-        d->signatures = realloc(d->signatures, d->kept_capacity * length * sizeof *d->signatures);
-        if (!d->signatures) fatal("out of memory for the signatures of %zu documents", d->kept);
+        d->signatures =
+            must_realloc(d->signatures, d->kept_capacity * length, sizeof *d->signatures);
     }
     memcpy(d->signatures + d->kept * length, signature, length * sizeof *signature);
     d->kept++;

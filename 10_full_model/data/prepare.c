@@ -1,5 +1,6 @@
 #include "10_full_model/data/prepare_internal.h"
 
+#include "common/core/memory.h"
 #include "common/program/progress.h"
 
 #include <errno.h>
@@ -59,8 +60,7 @@ static char *sample_text(Preparation *p, size_t *bytes, Error *err) {
             if (slices == 1 && batch_bad_lines(p, err)) more = -1;
             size_t length;
             char *kept = batch_join(p, 0, p->count, is_for_training, &length);
-            if (*bytes + length > room) text = realloc(text, room = 2 * (*bytes + length));
-            if (length && !text) fatal("out of memory for a sample of the text");
+            if (*bytes + length > room) text = must_realloc(text, room = 2 * (*bytes + length), 1);
             if (length) memcpy(text + *bytes, kept, length);
             *bytes += length;
             free(kept);
@@ -272,9 +272,8 @@ int prepare(const PrepareOptions *options, PrepareReport *report, Error *err) {
     if (documents_open(&p.reader, o.paths, o.path_count, &o.documents, err)) return -1;
     report->input_bytes = (int64_t)p.reader.total;
     int lock = lock_folder(o.out, err), status = lock < 0 ? -1 : 0;
-    p.documents = calloc(BATCH_DOCUMENTS, sizeof *p.documents);
-    p.workers = calloc((size_t)p.worker_count, sizeof *p.workers);
-    if (!p.documents || !p.workers) fatal("out of memory");
+    p.documents = must_alloc(BATCH_DOCUMENTS, sizeof *p.documents);
+    p.workers = must_alloc((size_t)p.worker_count, sizeof *p.workers);
     if (!status) status = prepare_in(&p, err);
     batch_free(&p);
     for (int i = 0; i < p.worker_count; i++) {

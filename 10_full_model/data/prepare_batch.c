@@ -4,6 +4,7 @@
 #include "10_full_model/data/prepare_internal.h"
 
 #include "10_full_model/data/normalise.h"
+#include "common/core/memory.h"
 
 #include "common/core/rng.h"
 #include "common/program/progress.h"
@@ -49,13 +50,11 @@ static void clean(const Preparation *p, Document *d, Worker *worker) {
         size_t need = 3 * text.bytes + 1;
         if (need > worker->room_bytes) {
             free(worker->room);
-            worker->room = malloc(need);
+            worker->room = must_alloc(need, 1);
             worker->room_bytes = need;
         }
-        if (!worker->room) fatal("out of memory for a document of %zu bytes", text.bytes);
         Normalised n = normalise(text.text, text.bytes, p->options->documents.marker, worker->room);
-        d->text = malloc(n.bytes + 1);
-        if (!d->text) fatal("out of memory for a document of %zu bytes", n.bytes);
+        d->text = must_realloc(NULL, n.bytes + 1, 1); /* not cleared */
         memcpy(d->text, worker->room, n.bytes + 1);
         d->bytes = n.bytes;
         d->replaced = n.replaced;
@@ -77,8 +76,7 @@ static void judge(const Preparation *p, Document *d, Worker *worker) {
     if (rule >= 0) d->outcome = OUTCOME_RULE + rule;
     now = clocked(worker, STAGE_JUDGE, now);
     if (rule >= 0 || o->near <= 0) return;
-    d->signature = malloc((size_t)(o->bands * o->rows) * sizeof *d->signature);
-    if (!d->signature) fatal("out of memory");
+    d->signature = must_alloc((size_t)(o->bands * o->rows), sizeof *d->signature);
     minhash_signature(&p->duplicates.minhash, d->text, d->bytes, d->signature);
     clocked(worker, STAGE_SIGN, now);
 }
@@ -183,8 +181,7 @@ char *batch_join(const Preparation *p, size_t from, size_t to, bool (*is_wanted)
     *bytes = 0;
     for (size_t i = from; i < to; i++)
         if (is_wanted(&p->documents[i])) *bytes += p->documents[i].bytes + marker_bytes;
-    char *text = malloc(*bytes + 1), *end = text;
-    if (!text) fatal("out of memory for %zu bytes of text", *bytes);
+    char *text = must_alloc(*bytes + 1, 1), *end = text;
     for (size_t i = from; i < to; i++) {
         const Document *d = &p->documents[i];
         if (!is_wanted(d)) continue;
@@ -234,8 +231,7 @@ static int write_block(Preparation *p, const Block *block, Error *err) {
 
 int batch_write(Preparation *p, Error *err) {
     size_t most = p->count ? p->count : 1;
-    Block *blocks = malloc(most * sizeof *blocks);
-    if (!blocks) fatal("out of memory");
+    Block *blocks = must_alloc(most, sizeof *blocks);
     size_t count = cut_into_blocks(p, blocks);
 #pragma omp parallel for schedule(dynamic, 1) num_threads(p->worker_count)
     for (size_t b = 0; b < count; b++) {

@@ -1,6 +1,7 @@
 #include "10_full_model/data/quality.h"
 
 #include "10_full_model/data/hash128.h"
+#include "common/core/memory.h"
 
 #include <ctype.h>
 #include <math.h>
@@ -171,8 +172,7 @@ static Slot *table_for(QualityScratch *scratch, size_t entries, size_t *mask) {
     while (slots < 2 * entries) slots *= 2;
     if (slots > scratch->table_slots) {
         free(scratch->table);
-        scratch->table = malloc(slots * sizeof(Slot));
-        if (!scratch->table) fatal("not enough memory to judge a document");
+        scratch->table = must_alloc(slots, sizeof(Slot));
         scratch->table_slots = slots;
     }
     memset(scratch->table, 0, slots * sizeof(Slot));
@@ -250,8 +250,7 @@ static void measure_repetition(const Word *words, size_t count, size_t total,
 static Word *word_room(QualityScratch *scratch, size_t count) {
     if (count > scratch->word_capacity) {
         scratch->word_capacity = count;
-        scratch->words = realloc(scratch->words, scratch->word_capacity * sizeof(Word));
-        if (!scratch->words) fatal("not enough memory to judge a document");
+        scratch->words = must_realloc(scratch->words, scratch->word_capacity, sizeof(Word));
     }
     return scratch->words;
 }

@@ -1,6 +1,7 @@
 #include "10_full_model/data/shards.h"
 
 #include "10_full_model/data/shards_format.h"
+#include "common/core/memory.h"
 
 #include "common/core/rng.h"
 
@@ -104,8 +105,7 @@ static int open_part(Shards *s, ShardPart part, const cJSON *index, const char *
         index_number(object, path, "documents", 0, MOST, &documents, err) ||
         index_number(object, path, "text_bytes", 0, MOST, &row->bytes, err))
         return error_prefix(err, "part %s of ", name);
-    row->files = calloc((size_t)cJSON_GetArraySize(list) + 1, sizeof *row->files);
-    if (!row->files) fatal("out of memory");
+    row->files = must_alloc((size_t)cJSON_GetArraySize(list), sizeof *row->files);
     cJSON_ArrayForEach(item, list) {
         char file[40], full[1024];
         snprintf(file, sizeof file, "%s-%05d.shard", name, row->count);

@@ -5,6 +5,7 @@
 #include "10_full_model/data/shards.h"
 
 #include "10_full_model/data/shards_format.h"
+#include "common/core/memory.h"
 
 #include <dirent.h>
 #include <errno.h>
@@ -88,11 +89,7 @@ static void write_ids(ShardWriter *w, const int32_t *ids, size_t count) {
 
 int shard_write(ShardWriter *w, const int32_t *ids, size_t count, int64_t text_bytes, Error *err) {
     if (!w->file.stream && open_shard(w, err)) return -1;
-    if ((size_t)w->documents == w->starts_capacity) {
-        w->starts_capacity = w->starts_capacity ? 2 * w->starts_capacity : 1024;
-        w->starts = realloc(w->starts, w->starts_capacity * sizeof *w->starts);
-        if (!w->starts) fatal("out of memory");
-    }
+    w->starts = grow(w->starts, &w->starts_capacity, (size_t)w->documents + 1, sizeof *w->starts);
     w->starts[w->documents++] = (uint64_t)w->tokens;
     write_ids(w, ids, count);
     w->tokens += (int64_t)count;

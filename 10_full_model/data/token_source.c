@@ -1,5 +1,7 @@
 #include "10_full_model/data/token_source.h"
 
+#include "common/core/memory.h"
+
 #include <pthread.h>
 #include <stdbool.h>
 #include <stdlib.h>
@@ -83,8 +85,7 @@ static void *produce(void *user) {
 static void make_room(Prefetch *p, size_t count) {
     if (count <= p->capacity) return;
     free(p->inputs);
-    p->inputs = malloc(2 * count * sizeof *p->inputs);
-    if (!p->inputs) fatal("out of memory for a batch of %zu tokens", count);
+    p->inputs = must_alloc(2 * count, sizeof *p->inputs);
     p->targets = p->inputs + count;
     p->capacity = count;
 }
@@ -142,8 +143,7 @@ int source_of_shards(TokenSource *source, Shards *shards, int length, Error *err
                 "more text, or another share for validation, or take a shorter --context",
                 shards->directory, shard_part_names[part], (long long)shards->parts[part].tokens,
                 length, length + 1);
-    Prefetch *p = calloc(1, sizeof *p);
-    if (!p) fatal("out of memory");
+    Prefetch *p = must_alloc(1, sizeof *p);
     p->shards = shards;
     pthread_mutex_init(&p->mutex, NULL);
     pthread_cond_init(&p->changed, NULL);

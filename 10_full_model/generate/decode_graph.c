@@ -11,15 +11,12 @@
 
 static bool own(Context *ctx, Tensor *t, const char *name, const int64_t *shape, int ndim) {
     *t = tensor_view(NULL, name, I32, ctx->device, shape, ndim);
-    t->data = ctx->gpu ? gpu_alloc(ctx->gpu, tensor_bytes(t)) : malloc(tensor_bytes(t));
+    t->data = device_alloc(ctx->gpu, tensor_bytes(t));
     return t->data != NULL;
 }
 
 static void put(Context *ctx, Tensor *t, const void *host) {
-    if (ctx->gpu)
-        gpu_upload(ctx->gpu, t->data, host, tensor_bytes(t));
-    else
-        memcpy(t->data, host, tensor_bytes(t));
+    device_put(ctx->gpu, t->data, host, tensor_bytes(t));
 }
 
 int decode_graph_init(DecodeGraph *d, Model *model, BlockCache *caches, int batch, Error *err) {
@@ -39,11 +36,7 @@ void decode_graph_free(DecodeGraph *d) {
     Gpu *gpu = d->model->ctx->gpu;
     Tensor *const tensors[] = {&d->ids, &d->tokens, &d->step};
     gpu_graph_free(d->graph);
-    for (int i = 0; i < 3; i++)
-        if (gpu && tensors[i]->data)
-            gpu_free(gpu, tensors[i]->data);
-        else
-            free(tensors[i]->data);
+    for (int i = 0; i < 3; i++) device_free(gpu, tensors[i]->data);
     *d = (DecodeGraph){0};
 }
 
@@ -132,10 +125,7 @@ void decode_greedy(DecodeGraph *d, const int32_t *ids, int steps, int32_t *token
     Context *ctx = d->model->ctx;
     size_t bytes = (size_t)steps * (size_t)d->batch * sizeof *tokens;
     run(d, ids, steps);
-    if (ctx->gpu)
-        gpu_download(ctx->gpu, tokens, d->tokens.data, bytes);
-    else
-        memcpy(tokens, d->tokens.data, bytes);
+    device_get(ctx->gpu, tokens, d->tokens.data, bytes);
     context_reset(ctx);
 }
 

@@ -7,22 +7,16 @@
 
 /* ---- sequences ---- */
 
-static void *must_have(void *memory) {
-    if (!memory) fatal("out of memory");
-    return memory;
-}
-
 int generator_init(Generator *g, Model *model, const Tokenizer *tokenizer, int batch, int capacity,
                    Error *err) {
     CHECK(batch > 0 && capacity > 0 && capacity <= model->cfg.max_position_embeddings,
           "generator_init: %d sequences of %d tokens", batch, capacity);
     *g = (Generator){.model = model, .tokenizer = tokenizer, .batch = batch, .capacity = capacity};
     if (!(g->caches = model_caches_new(model, batch, capacity, err))) return -1;
-    g->sequences = must_have(calloc((size_t)batch, sizeof *g->sequences));
+    g->sequences = must_alloc((size_t)batch, sizeof *g->sequences);
     for (int b = 0; b < batch; b++)
-        g->sequences[b].ids = must_have(malloc((size_t)capacity * sizeof(int32_t)));
-    g->logits =
-        must_have(malloc((size_t)batch * (size_t)model->cfg.vocab_size * sizeof *g->logits));
+        g->sequences[b].ids = must_alloc((size_t)capacity, sizeof(int32_t));
+    g->logits = must_alloc((size_t)batch * (size_t)model->cfg.vocab_size, sizeof *g->logits);
     if (decode_graph_init(&g->decode, model, g->caches, batch, err)) {
         generator_free(g);
         return -1;
@@ -94,7 +88,7 @@ static int fill_caches(Generator *g) {
         if (missing > longest) longest = missing;
     }
     if (longest == 0) return 0;
-    int32_t *tokens = must_have(calloc((size_t)g->batch * (size_t)longest, sizeof *tokens));
+    int32_t *tokens = must_alloc((size_t)g->batch * (size_t)longest, sizeof *tokens);
     for (int b = 0; b < g->batch; b++) {
         int cached = model_cached(g->model, g->caches, b);
         const Sequence *s = &g->sequences[b];
@@ -193,9 +187,9 @@ void generator_run(Generator *g, const GenerateOptions *o, GenerateResult *resul
     int room =
         g->capacity - longest < o->max_new_tokens ? g->capacity - longest : o->max_new_tokens;
     Run run = {.g = g, .options = o};
-    run.streams = must_have(calloc((size_t)g->batch, sizeof *run.streams));
-    run.done = must_have(calloc((size_t)g->batch, sizeof *run.done));
-    run.next = must_have(calloc((1 + DECODE_STEPS) * (size_t)g->batch, sizeof *run.next));
+    run.streams = must_alloc((size_t)g->batch, sizeof *run.streams);
+    run.done = must_alloc((size_t)g->batch, sizeof *run.done);
+    run.next = must_alloc((1 + DECODE_STEPS) * (size_t)g->batch, sizeof *run.next);
     for (int b = 0; b < g->batch; b++)
         run.streams[b] =
             text_stream(g->batch == 1 ? o->emit : NULL, o->user, o->stops, o->stop_count);
@@ -226,7 +220,7 @@ typedef struct Collected {
 
 static void collect(void *user, const char *text, size_t bytes) {
     Collected *c = user;
-    c->text = must_have(realloc(c->text, c->bytes + bytes + 1));
+    c->text = must_realloc(c->text, c->bytes + bytes + 1, 1);
     memcpy(c->text + c->bytes, text, bytes);
     c->bytes += bytes;
     c->text[c->bytes] = 0;
@@ -234,7 +228,7 @@ static void collect(void *user, const char *text, size_t bytes) {
 
 char *generator_answer(const Generator *g, int b, const GenerateOptions *o) {
     const Sequence *s = &g->sequences[b];
-    Collected collected = {must_have(calloc(1, 1)), 0};
+    Collected collected = {must_alloc(1, 1), 0};
     TextStream stream = text_stream(collect, &collected, o->stops, o->stop_count);
     for (int i = s->count - s->answered; i < s->count; i++) {
         size_t bytes;

@@ -2,7 +2,7 @@
 
 #include "10_full_model/data/normalise.h"
 
-#include "common/core/error.h"
+#include "common/core/memory.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -49,11 +49,7 @@ static size_t find_stop(const TextStream *stream, bool *complete) {
 }
 
 bool text_stream_add(TextStream *stream, const char *text, size_t bytes) {
-    if (stream->count + bytes > stream->capacity) {
-        stream->capacity = 2 * (stream->count + bytes);
-        stream->waiting = realloc(stream->waiting, stream->capacity);
-        if (!stream->waiting) fatal("out of memory");
-    }
+    stream->waiting = grow(stream->waiting, &stream->capacity, stream->count + bytes, 1);
     if (bytes) memcpy(stream->waiting + stream->count, text, bytes);
     stream->count += bytes;
     bool stopped;

@@ -12,8 +12,7 @@ int model_init(Model *model, Context *ctx, const ModelConfig *cfg, bool training
     *model = (Model){.ctx = ctx, .cfg = *cfg, .block = config_block(cfg)};
     Params *params = &model->params;
     params_init(params, ctx);
-    model->layers = calloc((size_t)cfg->num_hidden_layers, sizeof *model->layers);
-    if (!model->layers) fatal("out of memory");
+    model->layers = must_alloc((size_t)cfg->num_hidden_layers, sizeof *model->layers);
     int64_t d = cfg->hidden_size;
     model->embed_tokens =
         params_new(params, "model.embed_tokens.weight", SHAPE(cfg->vocab_size, d));
@@ -118,8 +117,7 @@ void model_rebalance(Model *model, float gamma) {
 
 BlockCache *model_caches_new(Model *model, int batch, int capacity, Error *err) {
     int layers = model->cfg.num_hidden_layers;
-    BlockCache *caches = calloc((size_t)layers, sizeof *caches);
-    if (!caches) fatal("out of memory");
+    BlockCache *caches = must_alloc((size_t)layers, sizeof *caches);
     for (int i = 0; i < layers; i++)
         if (block_cache_init(&caches[i], model->ctx, &model->block, batch, capacity, err)) {
             model_caches_free(model, caches);

@@ -186,14 +186,9 @@ DEVICE_TEST(decode_graph, likeliest) {
     Tensor *n = tensor_copy_in(&ctx, "ids", I32, ids, SHAPE(ROWS));
     Tensor *s = tensor_copy_in(&ctx, "step", I32, &step, SHAPE(1));
     ON(&ctx, decode_likeliest, n->data, t->data, s->data, logits->data, ROWS, WIDTH);
-    const int32_t *from[3] = {n->data, t->data, s->data};
-    int32_t *to[3] = {ids, tokens, &step};
-    const size_t bytes[3] = {sizeof ids, sizeof tokens, sizeof step};
-    for (int i = 0; i < 3; i++)
-        if (device == CUDA)
-            gpu_download(ctx.gpu, to[i], from[i], bytes[i]);
-        else
-            memcpy(to[i], from[i], bytes[i]);
+    tensor_download_ints(&ctx, ids, n);
+    tensor_download_ints(&ctx, tokens, t);
+    tensor_download_ints(&ctx, &step, s);
     cr_assert(step == 2);
     for (int b = 0; b < ROWS; b++)
         cr_assert(ids[b] == want[b] && tokens[ROWS + b] == want[b], "row %d: %d", b, ids[b]);

@@ -27,11 +27,10 @@ double metrics_flop_per_token(const Model *model, int context_length) {
 ExpertLoad metrics_expert_load(Model *model) {
     ExpertLoad load = {.max_vio = NAN};
     int experts = model->cfg.n_routed_experts;
-    int32_t *counts = malloc((size_t)experts * sizeof *counts + 1);
-    if (!counts) fatal("out of memory");
+    int32_t *counts = must_alloc((size_t)experts, sizeof *counts);
     for (int i = 0; i < model->cfg.num_hidden_layers; i++) {
         if (model->layers[i].dense) continue;
-        balance_download(model->ctx, counts, model->layers[i].moe.load);
+        tensor_download_ints(model->ctx, counts, model->layers[i].moe.load);
         BalanceMeasures measures = balance_measure(counts, experts, -1);
         load.max_vio = fmax(load.max_vio, measures.max_vio); /* fmax(NAN, x) is x */
         load.idle += measures.unused;

@@ -58,8 +58,7 @@ float train_validation_loss(Model *model, const TokenSource *source, int windows
                             int context_length) {
     Context *ctx = model->ctx;
     size_t tokens = (size_t)batch_size * (size_t)context_length;
-    int32_t *inputs = malloc(2 * tokens * sizeof *inputs), *targets = inputs + tokens;
-    if (!inputs) fatal("out of memory");
+    int32_t *inputs = must_alloc(2 * tokens, sizeof *inputs), *targets = inputs + tokens;
     double total = 0;
     for (int first = 0; first < windows; first += batch_size) {
         int batch = windows - first < batch_size ? windows - first : batch_size;
@@ -129,8 +128,7 @@ Settings train_settings(const Model *model, const TokenSource *source, const Tra
     settings_integer(s, "validation tokens", source->validation_tokens);
     /* The same text has the same first batch; another one of the same length hardly. */
     size_t tokens = (size_t)o->batch_size * (size_t)o->context_length;
-    int32_t *inputs = malloc(2 * tokens * sizeof *inputs);
-    if (!inputs) fatal("out of memory");
+    int32_t *inputs = must_alloc(2 * tokens, sizeof *inputs);
     source_batch(source, seed, 0, o->batch_size, o->context_length, inputs, inputs + tokens);
     Hash128 hash = hash128(inputs, tokens * sizeof *inputs, 0);
     settings_text(s, "hash of the first batch", hash128_text(hash).text);

@@ -134,18 +134,16 @@ static void list_add(Listing *list, Context *ctx, const char *kind, const Tensor
     list->tensors[i] = tensor_view(data, list->names[i], dtype, CPU, t->shape, t->ndim);
     if (ctx->device == CPU) return;
     size_t bytes = tensor_bytes(&list->tensors[i]);
-    list->copies[i] = list->tensors[i].data = malloc(bytes + 1);
-    if (!list->copies[i]) fatal("out of memory while saving");
-    gpu_download(ctx->gpu, list->copies[i], data, bytes);
+    list->copies[i] = list->tensors[i].data = must_alloc(bytes, 1);
+    device_get(ctx->gpu, list->copies[i], data, bytes);
 }
 
 static Listing list_all(Model *model) {
     Params *params = &model->params;
     size_t most = (size_t)(PARTS * params->count + params->buffer_count);
-    Listing list = {.tensors = calloc(most, sizeof(Tensor)),
-                    .names = calloc(most, sizeof *list.names),
-                    .copies = calloc(most, sizeof(void *))};
-    if (!list.tensors || !list.names || !list.copies) fatal("out of memory");
+    Listing list = {.tensors = must_alloc(most, sizeof(Tensor)),
+                    .names = must_alloc(most, sizeof *list.names),
+                    .copies = must_alloc(most, sizeof(void *))};
     for (int part = 0; part < PARTS; part++)
         for (int i = 0; i < params->count; i++)
             list_add(&list, model->ctx, part_names[part], params->list[i], part_of(params, i, part),
@@ -272,10 +270,7 @@ static int read_tensor(const SafeTensors *file, Context *ctx, const char *kind, 
         return error_set(err, "%s: %s is %s, but should be %s", safetensors_path(file), name,
                          dtype_name(from->dtype), dtype_name(dtype));
     if (!into) return 0;
-    if (ctx->device == CUDA)
-        gpu_upload(ctx->gpu, into, from->data, tensor_bytes(from));
-    else
-        memcpy(into, from->data, tensor_bytes(from));
+    device_put(ctx->gpu, into, from->data, tensor_bytes(from));
     return 0;
 }
 

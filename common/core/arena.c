@@ -22,14 +22,12 @@ static ArenaBlock *new_block(Arena *arena, size_t bytes) {
     size_t total = 0;
     for (ArenaBlock *b = arena->first; b; b = b->next) total += b->size;
     size_t roomy = total / 4 > SMALLEST_BLOCK ? total / 4 / ALIGNMENT * ALIGNMENT : SMALLEST_BLOCK;
-    ArenaBlock *block = calloc(1, sizeof *block);
-    if (!block) fatal("out of memory");
+    ArenaBlock *block = must_alloc(1, sizeof *block);
     /* Try for room to spare; where that is not to be had, for just enough. */
     size_t sizes[2] = {bytes > roomy ? bytes : roomy, bytes};
     for (int i = 0; i < 2 && !block->memory; i++) {
         block->size = sizes[i];
-        block->memory = arena->device == CUDA ? gpu_alloc(arena->gpu, sizes[i])
-                                              : aligned_alloc(ALIGNMENT, sizes[i]);
+        block->memory = device_alloc(arena->gpu, sizes[i]);
     }
     if (!block->memory)
         fatal("out of %s memory: %.1f MiB more are needed beside the %.1f MiB in use; "
@@ -76,10 +74,7 @@ void arena_reset(Arena *arena) {
 void arena_free(Arena *arena) {
     for (ArenaBlock *b = arena->first, *next; b; b = next) {
         next = b->next;
-        if (arena->device == CUDA)
-            gpu_free(arena->gpu, b->memory);
-        else
-            free(b->memory);
+        device_free(arena->gpu, b->memory);
         free(b);
     }
     arena->first = arena->current = NULL;

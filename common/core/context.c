@@ -72,10 +72,8 @@ Tensor *tensor_copy_in(Context *ctx, const char *name, DType dtype, const void *
     t->requires_grad = false;
     if (dtype == F32 || dtype == BF16)
         tensor_upload(ctx, t, host);
-    else if (ctx->device == CUDA)
-        gpu_upload(ctx->gpu, t->data, host, tensor_bytes(t));
     else
-        memcpy(t->data, host, tensor_bytes(t));
+        device_put(ctx->gpu, t->data, host, tensor_bytes(t));
     return t;
 }
 
@@ -86,15 +84,11 @@ void tensor_upload(Context *ctx, Tensor *t, const float *host) {
     const void *bytes = host;
     uint16_t *rounded = NULL;
     if (t->dtype == BF16) {
-        rounded = malloc((size_t)n * sizeof *rounded + 1);
-        if (!rounded) fatal("out of memory");
+        rounded = must_realloc(NULL, (size_t)n, sizeof *rounded);
         for (int64_t i = 0; i < n; i++) rounded[i] = bf16_from_float(host[i]);
         bytes = rounded;
     }
-    if (t->device == CUDA)
-        gpu_upload(ctx->gpu, t->data, bytes, tensor_bytes(t));
-    else
-        memcpy(t->data, bytes, tensor_bytes(t));
+    device_put(ctx->gpu, t->data, bytes, tensor_bytes(t));
     free(rounded);
 }
 
@@ -102,10 +96,7 @@ void tensor_download(Context *ctx, float *host, const Tensor *t) {
     CHECK(t->dtype == F32 || t->dtype == BF16, "%s is %s, not F32 or BF16", t->name,
           dtype_name(t->dtype));
     int64_t n = tensor_count(t);
-    if (t->device == CUDA)
-        gpu_download(ctx->gpu, host, t->data, tensor_bytes(t));
-    else
-        memcpy(host, t->data, tensor_bytes(t));
+    device_get(ctx->gpu, host, t->data, tensor_bytes(t));
     if (t->dtype ==
         BF16) { /* widen in place, from the end: element i is read before it is overwritten */
         const uint16_t *rounded = (const uint16_t *)host;
@@ -118,6 +109,11 @@ void tensor_download(Context *ctx, float *host, const Tensor *t) {
     }
 }
 
+void tensor_download_ints(Context *ctx, int32_t *host, const Tensor *t) {
+    CHECK(t->dtype == I32, "%s is %s, not I32", t->name, dtype_name(t->dtype));
+    device_get(ctx->gpu, host, t->data, tensor_bytes(t));
+}
+
 /* ---- tape ---- */
 
 /* [tape_push] */
@@ -126,8 +122,7 @@ void tape_push(Context *ctx, Tensor *output, BackwardFunction backward, const vo
     if (!ctx->recording) return;
     if (ctx->tape_length == ctx->tape_capacity) {
         ctx->tape_capacity = ctx->tape_capacity ? 2 * ctx->tape_capacity : 256;
-        ctx->tape = realloc(ctx->tape, (size_t)ctx->tape_capacity * sizeof *ctx->tape);
-        if (!ctx->tape) fatal("out of memory: the tape has %d entries", ctx->tape_length);
+        ctx->tape = must_realloc(ctx->tape, (size_t)ctx->tape_capacity, sizeof *ctx->tape);
     }
     void *copy = arena_alloc(&ctx->host, size);
     memcpy(copy, saved, size);

@@ -18,7 +18,7 @@
 #define COMMON_CONTEXT_H
 
 #include "common/core/error.h"
-#include "common/core/gpu.h"
+#include "common/core/memory.h"
 #include "common/core/rng.h"
 #include "common/core/tensor.h"
 
@@ -108,6 +108,7 @@ Tensor *tensor_copy_in(Context *ctx, const char *name, DType dtype, const void *
 /* Copies to and from host memory: F32 on the host whatever t's dtype is (F32 or BF16). */
 void tensor_upload(Context *ctx, Tensor *t, const float *host);
 void tensor_download(Context *ctx, float *host, const Tensor *t);
+void tensor_download_ints(Context *ctx, int32_t *host, const Tensor *t); /* I32 */
 
 /* ---- tape ---- */
 

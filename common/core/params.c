@@ -18,12 +18,10 @@ static Tensor *append(Params *params, Tensor ***list, int *count, int *capacity,
     CHECK(!params_find(params, name), "there are two weights called %s", name);
     if (*count == *capacity) {
         *capacity = *capacity ? 2 * *capacity : 64;
-        *list = realloc(*list, (size_t)*capacity * sizeof **list);
-        if (!*list) fatal("out of memory");
+        *list = must_realloc(*list, (size_t)*capacity, sizeof **list);
     }
-    Tensor *t = malloc(sizeof *t);
-    char *copy = strdup(name);
-    if (!t || !copy) fatal("out of memory");
+    Tensor *t = must_alloc(1, sizeof *t);
+    char *copy = must_strdup(name);
     *t = tensor_view(NULL, copy, dtype, params->ctx->device, shape, ndim);
     return (*list)[(*count)++] = t;
 }
@@ -41,25 +39,6 @@ Tensor *params_buffer(Params *params, const char *name, DType dtype, const int64
                   dtype, shape, ndim);
 }
 
-static void *device_alloc(Context *ctx, size_t bytes) {
-    return ctx->device == CUDA ? gpu_alloc(ctx->gpu, bytes) : aligned_alloc(256, bytes);
-}
-
-static void device_free(Context *ctx, void *data) {
-    if (ctx->device == CUDA) {
-        if (data) gpu_free(ctx->gpu, data);
-    } else {
-        free(data);
-    }
-}
-
-static void device_clear(Context *ctx, void *data, size_t bytes) {
-    if (ctx->device == CUDA)
-        gpu_set(ctx->gpu, data, 0, bytes);
-    else
-        memset(data, 0, bytes);
-}
-
 static int64_t padded(const Tensor *t) {
     return (tensor_count(t) + PADDING - 1) / PADDING * PADDING;
 }
@@ -70,8 +49,8 @@ static bool allocate_buffers(Params *params) {
     size_t bytes = 0;
     for (int i = 0; i < params->buffer_count; i++)
         bytes += (size_t)padded(params->buffers[i]) * sizeof(float);
-    if (!(params->buffer_values = device_alloc(params->ctx, bytes))) return false;
-    device_clear(params->ctx, params->buffer_values, bytes);
+    if (!(params->buffer_values = device_alloc(params->ctx->gpu, bytes))) return false;
+    device_set(params->ctx->gpu, params->buffer_values, 0, bytes);
     float *next = params->buffer_values; /* F32 and I32 are the same size */
     for (int i = 0; i < params->buffer_count; i++) {
         params->buffers[i]->data = next;
@@ -90,18 +69,18 @@ int params_allocate(Params *params, bool training, Error *err) {
     }
     if (!params->size) params->size = PADDING;
     size_t wide = (size_t)params->size * sizeof(float);
-    params->values = device_alloc(ctx, (size_t)params->size * dtype_size(ctx->dtype));
+    params->values = device_alloc(ctx->gpu, (size_t)params->size * dtype_size(ctx->dtype));
     bool complete = params->values != NULL;
     if (ctx->dtype == F32)
         params->master = params->values;
     else
-        complete &= (params->master = device_alloc(ctx, wide)) != NULL;
+        complete &= (params->master = device_alloc(ctx->gpu, wide)) != NULL;
     if (training) {
-        complete &= (params->grads = device_alloc(ctx, wide)) != NULL;
-        complete &= (params->m = device_alloc(ctx, wide)) != NULL;
-        complete &= (params->v = device_alloc(ctx, wide)) != NULL;
+        complete &= (params->grads = device_alloc(ctx->gpu, wide)) != NULL;
+        complete &= (params->m = device_alloc(ctx->gpu, wide)) != NULL;
+        complete &= (params->v = device_alloc(ctx->gpu, wide)) != NULL;
         complete &=
-            (params->scratch = device_alloc(ctx, (NORM_CHUNKS + 64) * sizeof(float))) != NULL;
+            (params->scratch = device_alloc(ctx->gpu, (NORM_CHUNKS + 64) * sizeof(float))) != NULL;
     }
     complete &= allocate_buffers(params);
     if (!complete)
@@ -112,12 +91,12 @@ int params_allocate(Params *params, bool training, Error *err) {
                          params->size < 1e9 ? "million" : "billion",
                          (training ? 4.0 : 1.0) * wide / 1073741824.0,
                          training ? "to train" : "to run");
-    device_clear(ctx, params->values, (size_t)params->size * dtype_size(ctx->dtype));
-    if (ctx->dtype != F32) device_clear(ctx, params->master, wide);
+    device_set(ctx->gpu, params->values, 0, (size_t)params->size * dtype_size(ctx->dtype));
+    if (ctx->dtype != F32) device_set(ctx->gpu, params->master, 0, wide);
     if (training) {
-        device_clear(ctx, params->grads, wide);
-        device_clear(ctx, params->m, wide);
-        device_clear(ctx, params->v, wide);
+        device_set(ctx->gpu, params->grads, 0, wide);
+        device_set(ctx->gpu, params->m, 0, wide);
+        device_set(ctx->gpu, params->v, 0, wide);
     }
 
     /* Matrices first, then vectors. */
@@ -128,8 +107,7 @@ int params_allocate(Params *params, bool training, Error *err) {
         t->data = (char *)params->values + *offset * (int64_t)dtype_size(ctx->dtype);
         t->requires_grad = training;
         if (training) {
-            t->grad = malloc(sizeof *t->grad);
-            if (!t->grad) fatal("out of memory");
+            t->grad = must_alloc(1, sizeof *t->grad);
             *t->grad =
                 tensor_view(params->grads + *offset, t->name, F32, ctx->device, t->shape, t->ndim);
         }
@@ -150,13 +128,13 @@ void params_free(Params *params) {
         free(params->buffers[i]);
     }
     free(params->buffers);
-    device_free(params->ctx, params->buffer_values);
-    if (params->master != params->values) device_free(params->ctx, params->master);
-    device_free(params->ctx, params->values);
-    device_free(params->ctx, params->grads);
-    device_free(params->ctx, params->m);
-    device_free(params->ctx, params->v);
-    device_free(params->ctx, params->scratch);
+    device_free(params->ctx->gpu, params->buffer_values);
+    if (params->master != params->values) device_free(params->ctx->gpu, params->master);
+    device_free(params->ctx->gpu, params->values);
+    device_free(params->ctx->gpu, params->grads);
+    device_free(params->ctx->gpu, params->m);
+    device_free(params->ctx->gpu, params->v);
+    device_free(params->ctx->gpu, params->scratch);
     *params = (Params){0};
 }
 
@@ -211,8 +189,7 @@ void params_get_grad(Params *params, const Tensor *t, float *host) {
 
 void params_normal(Params *params, Tensor *t, float std) {
     int64_t n = tensor_count(t);
-    float *host = malloc((size_t)n * sizeof *host + 1);
-    if (!host) fatal("out of memory");
+    float *host = must_alloc((size_t)n, sizeof *host);
     uint64_t stream = rng_next_stream(&params->ctx->rng);
 #pragma omp parallel for
     for (int64_t i = 0; i < n; i++)
@@ -223,8 +200,7 @@ void params_normal(Params *params, Tensor *t, float std) {
 
 void params_fill(Params *params, Tensor *t, float value) {
     int64_t n = tensor_count(t);
-    float *host = malloc((size_t)n * sizeof *host + 1);
-    if (!host) fatal("out of memory");
+    float *host = must_alloc((size_t)n, sizeof *host);
     for (int64_t i = 0; i < n; i++) host[i] = value;
     params_set(params, t, host);
     free(host);
@@ -245,7 +221,7 @@ float adamw_step(AdamW *adamw, Params *params, float lr, float grad_scale) {
     CHECK(params->grads, "adamw_step: the weights were not allocated for training");
     for (int i = 0; i < params->count; i++) { /* weights that no token reached in this step */
         Tensor *t = params->list[i];
-        if (!t->has_grad) device_clear(ctx, t->grad->data, tensor_bytes(t->grad));
+        if (!t->has_grad) device_set(ctx->gpu, t->grad->data, 0, tensor_bytes(t->grad));
     }
     double t = (double)adamw->step + 1;
     AdamWStep step = {.lr = lr,
@@ -262,10 +238,7 @@ float adamw_step(AdamW *adamw, Params *params, float lr, float grad_scale) {
     ON(ctx, adamw, params->values, params->master, params->m, params->v, params->grads, norm,
        params->size, params->decayed, step);
     float result;
-    if (ctx->device == CUDA)
-        gpu_download(ctx->gpu, &result, norm, sizeof result);
-    else
-        result = *norm;
+    device_get(ctx->gpu, &result, norm, sizeof result);
     if (isfinite(result)) adamw->step++;
     return result;
 }

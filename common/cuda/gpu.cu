@@ -1,6 +1,7 @@
 /*
  * The device layer, with CUDA. One GPU, one stream, one cuBLASLt handle.
  */
+#include "common/core/memory.h"
 #include "common/cuda/gpu.cuh"
 
 #include <cuda_profiler_api.h>
@@ -23,8 +24,7 @@ extern "C" Gpu *gpu_open(Error *err) {
     }
     cudaDeviceProp properties;
     CUDA_CHECK(cudaGetDeviceProperties(&properties, 0));
-    Gpu *gpu = (Gpu *)calloc(1, sizeof *gpu);
-    if (!gpu) fatal("out of memory");
+    Gpu *gpu = (Gpu *)must_alloc(1, sizeof *gpu);
     gpu->sm_count = properties.multiProcessorCount;
     gpu->compute_capability = properties.major * 10 + properties.minor;
     gpu->shared_memory_max = (int)properties.sharedMemPerBlockOptin;
@@ -103,8 +103,7 @@ extern "C" GpuGraph *gpu_graph_end(Gpu *gpu) {
     cudaGraph_t recorded;
     CUDA_CHECK(cudaStreamEndCapture(gpu->stream, &recorded));
     gpu->capturing = false;
-    GpuGraph *graph = (GpuGraph *)calloc(1, sizeof *graph);
-    if (!graph) fatal("out of memory");
+    GpuGraph *graph = (GpuGraph *)must_alloc(1, sizeof *graph);
     CUDA_CHECK(cudaGraphInstantiate(&graph->executable, recorded, 0));
     CUDA_CHECK(cudaGraphDestroy(recorded));
     return graph;

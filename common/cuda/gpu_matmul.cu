@@ -1,5 +1,7 @@
 #include "common/cuda/gpu_matmul.cuh"
 
+#include "common/core/memory.h"
+
 #include <stdlib.h>
 
 /*
@@ -106,8 +108,7 @@ static bool same_product(const GpuMatmul *x, const GpuMatmul *y) {
 }
 
 static MatmulPlan *find_plan(Gpu *gpu, const GpuMatmul *product) {
-    if (!gpu->plans && !(gpu->plans = (MatmulPlans *)calloc(1, sizeof *gpu->plans)))
-        fatal("out of memory");
+    if (!gpu->plans) gpu->plans = (MatmulPlans *)must_alloc(1, sizeof *gpu->plans);
     MatmulPlans *plans = gpu->plans;
     for (int i = 0; i < plans->count; i++)
         if (same_product(&plans->plan[i].product, product)) return &plans->plan[i];

@@ -1,5 +1,6 @@
 #include "common/files/json.h"
 
+#include "common/core/memory.h"
 #include "common/files/files.h"
 
 #include <stdio.h>
@@ -56,11 +57,7 @@ cJSON *json_parse(const char *what, const char *text, size_t size, Error *err) {
         return NULL;
     }
     /* A terminated copy: cJSON has read past the end of texts without a final zero. */
-    char *copy = malloc(size + 1);
-    if (!copy) {
-        error_set(err, "%s: not enough memory for %zu bytes of JSON", what, size);
-        return NULL;
-    }
+    char *copy = must_alloc(size + 1, 1);
     memcpy(copy, text, size);
     copy[size] = 0;
     const char *end = copy;
@@ -103,8 +100,7 @@ const char *json_duplicate(const cJSON *object) {
     const cJSON *item;
     cJSON_ArrayForEach(item, object) count++;
     if (count < 2) return NULL;
-    const char **names = malloc(count * sizeof *names);
-    if (!names) fatal("not enough memory for a JSON object of %zu names", count);
+    const char **names = must_alloc(count, sizeof *names);
     count = 0;
     cJSON_ArrayForEach(item, object) names[count++] = item->string;
     qsort(names, count, sizeof *names, compare_names);

@@ -7,6 +7,7 @@
  */
 #include "common/files/safetensors.h"
 
+#include "common/core/memory.h"
 #include "common/files/files.h"
 #include "common/files/json.h"
 
@@ -203,11 +204,9 @@ static int read_header(SafeTensors *file, size_t *data, Error *err) {
 }
 
 static int read_entries(SafeTensors *file, int64_t data_size, Error *err) {
-    size_t room = (size_t)cJSON_GetArraySize(file->header) + 1; /* + 1: calloc(0) may be NULL */
-    file->entries = calloc(room, sizeof *file->entries);
-    file->by_name = calloc(room, sizeof *file->by_name);
-    if (!file->entries || !file->by_name)
-        return error_set(err, "%s: not enough memory for its header", file->path);
+    size_t room = (size_t)cJSON_GetArraySize(file->header);
+    file->entries = must_alloc(room, sizeof *file->entries);
+    file->by_name = must_alloc(room, sizeof *file->by_name);
     bool metadata = false;
     const cJSON *item;
     cJSON_ArrayForEach(item, file->header) {
@@ -226,33 +225,29 @@ static int read_entries(SafeTensors *file, int64_t data_size, Error *err) {
 }
 
 /* Points each tensor at its bytes. A float at an odd address is undefined in C: such get a copy. */
-static int attach_data(SafeTensors *file, const char *data, Error *err) {
+static void attach_data(SafeTensors *file, const char *data) {
     for (int i = 0; i < file->count; i++) {
         Entry *entry = &file->entries[i];
         const char *bytes = data + entry->begin;
         size_t size = (size_t)(entry->end - entry->begin);
         if ((uintptr_t)bytes % dtype_size(entry->tensor.dtype) != 0) {
-            char *copy = malloc(size + 1);
-            if (!copy) return error_set(err, "%s: not enough memory", file->path);
-            memcpy(copy, bytes, size);
-            bytes = copy;
+            bytes = memcpy(must_alloc(size, 1), bytes, size);
             entry->copied = true;
         }
         entry->tensor.data = (void *)bytes;
     }
-    return 0;
 }
 
 SafeTensors *safetensors_open(const char *path, Error *err) {
-    SafeTensors *file = calloc(1, sizeof *file);
-    if (!file || !(file->path = strdup(path))) fatal("not enough memory to open %s", path);
+    SafeTensors *file = must_alloc(1, sizeof *file);
+    file->path = must_strdup(path);
     size_t data;
     if (file_map(&file->file, path, err) < 0 || read_header(file, &data, err) < 0 ||
-        read_entries(file, (int64_t)(file->file.size - data), err) < 0 ||
-        attach_data(file, file->file.data + data, err) < 0) {
+        read_entries(file, (int64_t)(file->file.size - data), err) < 0) {
         safetensors_close(file);
         return NULL;
     }
+    attach_data(file, file->file.data + data);
     return file;
 }
 

@@ -5,6 +5,8 @@
  * every tensor is then aligned to its element without padding, which the format would call a hole.
  */
 #include "common/files/files.h"
+
+#include "common/core/memory.h"
 #include "common/files/json.h"
 #include "common/files/safetensors.h"
 
@@ -16,8 +18,7 @@ enum { ALIGNMENT = 8, MAX_HEADER = 100000000, MAX_WIDTH = 8 };
 
 /* Positions in `tensors`, wider elements first. */
 static int *order_of(const Tensor *tensors, int count) {
-    int *order = malloc(((size_t)count + 1) * sizeof *order), n = 0;
-    if (!order) fatal("not enough memory to write %d tensors", count);
+    int *order = must_alloc((size_t)count + 1, sizeof *order), n = 0;
     for (size_t width = MAX_WIDTH; width > 0; width /= 2)
         for (int i = 0; i < count; i++)
             if (dtype_size(tensors[i].dtype) == width) order[n++] = i;

@@ -77,8 +77,7 @@ BenchTime bench_time(Context *ctx, BenchFunction function, void *user, double se
                   : wanted > MAX_REPEATS ? MAX_REPEATS
                                          : (int)wanted;
 
-    double *times = malloc((size_t)repeats * sizeof *times);
-    if (!times) fatal("out of memory");
+    double *times = must_alloc((size_t)repeats, sizeof *times);
     for (int i = 0; i < repeats; i++) times[i] = time_calls(ctx, function, user, calls);
     qsort(times, (size_t)repeats, sizeof *times, compare_doubles);
     BenchTime time = {times[0], times[repeats / 2], repeats};
@@ -92,8 +91,7 @@ BenchTime bench_time(Context *ctx, BenchFunction function, void *user, double se
 void bench_fill(Context *ctx, Tensor *t, uint64_t stream) {
     enum { PERIOD = 1 << 20 }; /* numbers; making them all would take longer than the benchmark */
     int64_t n = tensor_count(t), first = n < PERIOD ? n : PERIOD;
-    float *values = malloc((size_t)PERIOD * sizeof *values);
-    if (!values) fatal("out of memory");
+    float *values = must_alloc((size_t)PERIOD, sizeof *values);
     for (int64_t i = 0; i < first; i++) values[i] = rng_normal(ctx->rng.seed, stream, (uint64_t)i);
     Tensor start = tensor_view(t->data, t->name, t->dtype, t->device, SHAPE(first));
     tensor_upload(ctx, &start, values);
@@ -103,10 +101,7 @@ void bench_fill(Context *ctx, Tensor *t, uint64_t stream) {
     for (int64_t done = first; done < n;) { /* doubling what is there */
         int64_t more = done < n - done ? done : n - done;
         char *to = (char *)t->data + (size_t)done * size;
-        if (ctx->device == CUDA)
-            gpu_copy(ctx->gpu, to, t->data, (size_t)more * size);
-        else
-            memcpy(to, t->data, (size_t)more * size);
+        device_copy(ctx->gpu, to, t->data, (size_t)more * size);
         done += more;
     }
 }
@@ -132,34 +127,21 @@ static void copy_once(Context *ctx, void *user) {
         memcpy(copy->to + i * PIECE, copy->from + i * PIECE, PIECE);
 }
 
-static void *take(Context *ctx, size_t bytes) {
-    return ctx->device == CUDA ? gpu_alloc(ctx->gpu, bytes) : malloc(bytes);
-}
-
-static void give_back(Context *ctx, void *data) {
-    if (ctx->device == CUDA)
-        gpu_free(ctx->gpu, data);
-    else
-        free(data);
-}
-
 /* Bandwidth of a copy far above the caches: 256 MiB on the CPU, 4 GiB on a GPU, or what fits. */
 static double measure_copy(Context *ctx, double seconds) {
     Copy copy = {.bytes = ctx->device == CUDA ? (size_t)4 << 30 : (size_t)256 << 20};
     for (;; copy.bytes /= 2) {
-        copy.from = take(ctx, copy.bytes);
-        copy.to = copy.from ? take(ctx, copy.bytes) : NULL;
+        copy.from = device_alloc(ctx->gpu, copy.bytes);
+        copy.to = copy.from ? device_alloc(ctx->gpu, copy.bytes) : NULL;
         if (copy.to) break;
-        if (copy.from) give_back(ctx, copy.from);
+        device_free(ctx->gpu, copy.from);
         if (copy.bytes <= 32 << 20) fatal("out of memory: no room to measure the copy bandwidth");
     }
-    if (ctx->device == CUDA)
-        gpu_set(ctx->gpu, copy.from, 1, copy.bytes);
-    else
-        memset(copy.from, 1, copy.bytes); /* untouched pages are all the same page of zeros */
+    /* Untouched pages are all the same page of zeros. */
+    device_set(ctx->gpu, copy.from, 1, copy.bytes);
     BenchTime time = bench_time(ctx, copy_once, &copy, seconds);
-    give_back(ctx, copy.from);
-    give_back(ctx, copy.to);
+    device_free(ctx->gpu, copy.from);
+    device_free(ctx->gpu, copy.to);
     return 2 * (double)copy.bytes / time.min;
 }
 
@@ -201,7 +183,7 @@ static double measure_square(Context *ctx, DType dtype, int64_t n, double second
     Tensor *all[] = {&s.x, &s.w, &s.y};
     const char *const names[] = {"x", "w", "y"};
     for (int i = 0; i < 3; i++) {
-        void *data = take(ctx, (size_t)(n * n) * dtype_size(dtype));
+        void *data = device_alloc(ctx->gpu, (size_t)(n * n) * dtype_size(dtype));
         if (!data)
             fatal("out of memory: no room for a product of %lld x %lld matrices", (long long)n,
                   (long long)n);
@@ -210,7 +192,7 @@ static double measure_square(Context *ctx, DType dtype, int64_t n, double second
     }
     double best = bench_time(ctx, square_forward, &s, seconds).min;
     if (ctx->device == CPU) best = fmin(best, bench_time(ctx, square_backward, &s, seconds).min);
-    for (int i = 0; i < 3; i++) give_back(ctx, all[i]->data);
+    for (int i = 0; i < 3; i++) device_free(ctx->gpu, all[i]->data);
     return 2.0 * (double)n * (double)n * (double)n / best;
 }
 

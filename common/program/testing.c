@@ -28,18 +28,12 @@ Context test_context(Device device, DType dtype) {
 
 void test_context_free(Context *ctx) { context_free(ctx); }
 
-static float *host_floats(int64_t n) {
-    float *values = malloc((size_t)n * sizeof *values + 1); /* + 1: malloc(0) may be NULL */
-    if (!values) fatal("out of memory: %lld floats", (long long)n);
-    return values;
-}
-
 Tensor *test_normal(Context *ctx, const char *name, uint64_t stream, const int64_t *shape,
                     int ndim) {
     Tensor *t = tensor_new(ctx, name, ctx->dtype, shape, ndim);
     t->requires_grad = true;
     int64_t n = tensor_count(t);
-    float *values = host_floats(n);
+    float *values = must_alloc((size_t)n, sizeof *values);
     /* From the far end: a context hands out its own streams from 0 on. */
     for (int64_t i = 0; i < n; i++) values[i] = rng_normal(ctx->rng.seed, ~stream, (uint64_t)i);
     tensor_upload(ctx, t, values);
@@ -48,7 +42,7 @@ Tensor *test_normal(Context *ctx, const char *name, uint64_t stream, const int64
 }
 
 float *test_values(Context *ctx, const Tensor *t) {
-    float *values = host_floats(tensor_count(t));
+    float *values = must_alloc((size_t)tensor_count(t), sizeof *values);
     tensor_download(ctx, values, t);
     return values;
 }
@@ -60,10 +54,7 @@ float *test_gradient(Context *ctx, const Tensor *t) {
 
 void test_poison(Context *ctx, Tensor *t) {
     /* All bits one is a NaN in F32 and in BF16, and -1 in integers. */
-    if (t->device == CUDA)
-        gpu_set(ctx->gpu, t->data, 0xFF, tensor_bytes(t));
-    else
-        memset(t->data, 0xFF, tensor_bytes(t));
+    device_set(ctx->gpu, t->data, 0xFF, tensor_bytes(t));
 }
 
 /* ---- comparisons ---- */
@@ -200,8 +191,7 @@ static float **tape_gradients(GradientCheck *check, Tensor *const *inputs, int i
     ctx->recording = false;
     ctx->tape_length = 0;
 
-    float **gradients = malloc((size_t)input_count * sizeof *gradients);
-    if (!gradients) fatal("out of memory");
+    float **gradients = must_alloc((size_t)input_count, sizeof *gradients);
     for (int i = 0; i < input_count; i++) {
         if (!inputs[i]->has_grad)
             cr_assert_fail("%s: backward wrote no gradient for '%s'", check->what, inputs[i]->name);
@@ -317,7 +307,7 @@ Tensor *golden_tensor(Context *ctx, SafeTensors *golden, const char *name) {
     const Tensor *t = golden_find(golden, name);
     int64_t n = tensor_count(t);
     if (t->dtype == F32 || t->dtype == BF16) {
-        float *values = host_floats(n);
+        float *values = must_alloc((size_t)n, sizeof *values);
         for (int64_t i = 0; i < n; i++) values[i] = tensor_get(t, i);
         Tensor *copy = tensor_copy_in(ctx, t->name, ctx->dtype, values, t->shape, t->ndim);
         free(values);
@@ -325,8 +315,7 @@ Tensor *golden_tensor(Context *ctx, SafeTensors *golden, const char *name) {
         return copy;
     }
     if (t->dtype != I64) return tensor_copy_in(ctx, t->name, t->dtype, t->data, t->shape, t->ndim);
-    int32_t *ids = malloc((size_t)n * sizeof *ids + 1);
-    if (!ids) fatal("out of memory: %lld ids", (long long)n);
+    int32_t *ids = must_alloc((size_t)n, sizeof *ids);
     for (int64_t i = 0; i < n; i++) {
         int64_t id;
         memcpy(&id, (const char *)t->data + (size_t)i * sizeof id, sizeof id);

@@ -141,7 +141,7 @@ DEVICE_TEST(few_rows, two_products_and_a_counter) {
         float *want_b = plain(&ctx, &b, normed, NULL, NULL);
         check_tensor(&ctx, "first", ya, want_a, tolerance(dtype, a.in));
         check_tensor(&ctx, "second", yb, want_b, tolerance(dtype, b.in));
-        gpu_download(ctx.gpu, counts, counters->data, sizeof counts);
+        tensor_download_ints(&ctx, counts, counters);
         cr_assert(counts[0] == 9 && counts[1] == 4 && counts[2] == 2);
         free(want_a), free(want_b);
         test_context_free(&ctx);

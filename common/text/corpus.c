@@ -1,5 +1,6 @@
 #include "common/text/corpus.h"
 
+#include "common/core/memory.h"
 #include "common/core/rng.h"
 #include "common/files/files.h"
 
@@ -19,8 +20,7 @@ char *text_read(const char *const *paths, int path_count, size_t *bytes, Error *
             free(text);
             return NULL;
         }
-        text = realloc(text, *bytes + file.size + 1);
-        if (!text) fatal("out of memory: %s does not fit", paths[i]);
+        text = must_realloc(text, *bytes + file.size + 1, 1);
         if (file.size) memcpy(text + *bytes, file.data, file.size);
         *bytes += file.size;
         file_unmap(&file);
@@ -40,8 +40,7 @@ enum { STRETCHES = 10 };
 /* Moves the last `share` of each tenth of the tokens to the back; returns how many stay in
  * front. */
 static size_t hold_back(int32_t *ids, size_t count, double share) {
-    int32_t *held = malloc(count * sizeof *held + 1);
-    if (!held) fatal("out of memory");
+    int32_t *held = must_alloc(count, sizeof *held);
     size_t kept = 0, held_count = 0;
     for (size_t i = 0; i < STRETCHES; i++) {
         size_t begin = count * i / STRETCHES, end = count * (i + 1) / STRETCHES;
@@ -114,8 +113,7 @@ void corpus_validation(const Corpus *corpus, int i, int count, int length, int32
 }
 
 double corpus_unigram_loss(const Corpus *corpus, int vocab_size) {
-    double *seen = calloc((size_t)vocab_size, sizeof *seen), loss = 0;
-    if (!seen) fatal("out of memory");
+    double *seen = must_alloc((size_t)vocab_size, sizeof *seen), loss = 0;
     for (size_t i = 0; i < corpus->train_count; i++) seen[corpus->ids[i]]++;
     /* One more of each (Laplace), so that a token which only validation has does not cost
      * infinity. */

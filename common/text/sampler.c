@@ -1,6 +1,6 @@
 #include "common/text/sampler.h"
 
-#include "common/core/error.h"
+#include "common/core/memory.h"
 
 #include <math.h>
 #include <stdbool.h>
@@ -13,8 +13,7 @@ Sampling sampling_defaults(void) {
 void penalize_repetitions(float *logits, int vocab, const int32_t *history, int count,
                           float penalty) {
     if (penalty <= 0 || penalty == 1) return;
-    unsigned char *seen = calloc((size_t)vocab, 1);
-    if (!seen) fatal("out of memory");
+    unsigned char *seen = must_alloc((size_t)vocab, 1);
     for (int i = 0; i < count; i++) {
         int32_t id = history[i];
         if (id < 0 || id >= vocab || seen[id]) continue;
@@ -63,8 +62,7 @@ int32_t sample_token(float *logits, int vocab, const Sampling *sampling, float r
     if (sampling->temperature <= 0) return best;
 
     /* The softmax at the temperature, largest first. */
-    Candidate *candidates = malloc((size_t)vocab * sizeof *candidates);
-    if (!candidates) fatal("out of memory");
+    Candidate *candidates = must_realloc(NULL, (size_t)vocab, sizeof *candidates);
     for (int32_t i = 0; i < vocab; i++)
         candidates[i] = (Candidate){expf((logits[i] - logits[best]) / sampling->temperature), i};
     qsort(candidates, (size_t)vocab, sizeof *candidates, likelier_first);

@@ -6,25 +6,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* ---- memory ---- */
-
-void *grow(void *array, size_t *capacity, size_t needed, size_t element_size) {
-    if (needed <= *capacity && array) return array;
-    size_t wanted = *capacity ? *capacity : 16;
-    while (wanted < needed) wanted *= 2;
-    void *larger = reallocarray(array, wanted, element_size);
-    if (!larger)
-        fatal("not enough memory for the tokenizer (%zu x %zu bytes)", wanted, element_size);
-    *capacity = wanted;
-    return larger;
-}
-
-static void *zeroed(size_t count, size_t element_size) {
-    void *array = calloc(count, element_size);
-    if (!array) fatal("not enough memory for the tokenizer (%zu x %zu bytes)", count, element_size);
-    return array;
-}
-
 /* ---- hash tables: open addressing, linear probing, at most half full ---- */
 
 enum { FIRST_CAPACITY = 64 };
@@ -73,7 +54,7 @@ int32_t string_map_find(const StringMap *map, const char *key, size_t length) {
 void string_map_put(StringMap *map, const char *key, size_t length, int32_t value) {
     if (2 * (map->count + 1) > map->capacity) {
         StringMap larger = {.capacity = map->capacity ? 2 * map->capacity : FIRST_CAPACITY};
-        larger.slots = zeroed(larger.capacity, sizeof *larger.slots);
+        larger.slots = must_alloc(larger.capacity, sizeof *larger.slots);
         larger.count = map->count;
         for (size_t i = 0; i < map->capacity; i++) {
             StringSlot slot = map->slots[i];
@@ -109,7 +90,7 @@ int32_t pair_map_find(const PairMap *map, int32_t left, int32_t right) {
 void pair_map_put(PairMap *map, int32_t left, int32_t right, int32_t value) {
     if (2 * (map->count + 1) > map->capacity) {
         PairMap larger = {.capacity = map->capacity ? 2 * map->capacity : FIRST_CAPACITY};
-        larger.slots = zeroed(larger.capacity, sizeof *larger.slots);
+        larger.slots = must_alloc(larger.capacity, sizeof *larger.slots);
         larger.count = map->count;
         for (size_t i = 0; i < map->capacity; i++) {
             PairSlot slot = map->slots[i];
@@ -173,7 +154,7 @@ int character_to_byte(uint32_t character) {
 /* ---- the tokenizer ---- */
 
 Tokenizer *tokenizer_new(void) {
-    Tokenizer *tokenizer = zeroed(1, sizeof *tokenizer);
+    Tokenizer *tokenizer = must_alloc(1, sizeof *tokenizer);
     memset(tokenizer->byte_ids, -1, sizeof tokenizer->byte_ids);
     tokenizer->eot = -1;
     return tokenizer;
@@ -204,7 +185,7 @@ void tokenizer_set_token(Tokenizer *tokenizer, int32_t id, const char *bytes, si
     }
     Token *token = &tokenizer->tokens[id];
     free(token->bytes);
-    *token = (Token){.bytes = zeroed(length + 1, 1), .length = length, .kind = kind};
+    *token = (Token){.bytes = must_alloc(length + 1, 1), .length = length, .kind = kind};
     memcpy(token->bytes, bytes, length);
 }
 
@@ -233,7 +214,7 @@ char *tokenizer_decode(const Tokenizer *tokenizer, const int32_t *ids, size_t co
         tokenizer_token(tokenizer, ids[i], &length);
         total += length;
     }
-    char *text = zeroed(total + 1, 1);
+    char *text = must_alloc(total + 1, 1);
     size_t used = 0;
     for (size_t i = 0; i < count; i++) {
         const char *token = tokenizer_token(tokenizer, ids[i], &length);

@@ -54,8 +54,7 @@ static void encoder_init(Encoder *encoder, const Tokenizer *tokenizer, size_t te
     size_t entries = 64; /* about one for each four bytes of text */
     while (entries < LARGEST_CACHE && entries * 4 < text_length) entries *= 2;
     *encoder = (Encoder){.tokenizer = tokenizer, .cache_mask = entries - 1};
-    encoder->cache = calloc(entries, sizeof *encoder->cache);
-    if (!encoder->cache) fatal("not enough memory to encode a text");
+    encoder->cache = must_alloc(entries, sizeof *encoder->cache);
     matcher_init(&encoder->matcher);
 }
 
@@ -166,8 +165,7 @@ static void encode_segment(Encoder *encoder, const Segment *segment, Part *part)
 static int32_t *join(const Encoder *encoders, const Part *parts, size_t part_count, size_t *count) {
     *count = 0;
     for (size_t i = 0; i < part_count; i++) *count += parts[i].count;
-    int32_t *ids = malloc((*count + 1) * sizeof *ids), *end = ids; /* + 1: never malloc(0) */
-    if (!ids) fatal("not enough memory for %zu token ids", *count);
+    int32_t *ids = must_realloc(NULL, *count, sizeof *ids), *end = ids;
     for (size_t i = 0; i < part_count; i++) {
         const int32_t *from = encoders[parts[i].thread].ids;
         if (parts[i].count == 0) continue;
@@ -182,9 +180,8 @@ int32_t *tokenizer_encode(const Tokenizer *tokenizer, const char *text, size_t b
     size_t segment_count;
     Segment *segments = segments_of(tokenizer, text, bytes, SEGMENT_BYTES, &segment_count);
     int threads = bytes < SERIAL_BYTES ? 1 : omp_get_max_threads();
-    Encoder *encoders = calloc((size_t)threads, sizeof *encoders);
-    Part *parts = calloc(segment_count + 1, sizeof *parts);
-    if (!encoders || !parts) fatal("not enough memory to encode a text of %zu bytes", bytes);
+    Encoder *encoders = must_alloc((size_t)threads, sizeof *encoders);
+    Part *parts = must_alloc(segment_count, sizeof *parts);
 #pragma omp parallel num_threads(threads)
     {
         Encoder *encoder = &encoders[omp_get_thread_num()];

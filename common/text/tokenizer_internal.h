@@ -14,6 +14,8 @@
 
 #include "common/text/tokenizer.h"
 
+#include "common/core/memory.h"
+
 #include <cjson/cJSON.h>
 #include <pcre2.h>
 #include <stdbool.h>
@@ -53,9 +55,6 @@ typedef struct Heap {
 
 void heap_push(Heap *heap, uint64_t key, uint64_t value);
 HeapItem heap_pop(Heap *heap); /* there must be one */
-
-/* realloc() for an array of `capacity` (updated) elements that must hold `needed`; never NULL. */
-void *grow(void *array, size_t *capacity, size_t needed, size_t element_size);
 
 /* ---- the tokenizer ---- */
 

@@ -102,8 +102,7 @@ static int read_token(Loader *loader, const cJSON *item) {
                          loader->path, (int)id, name_text(text).text);
     string_map_put(&loader->ids, text, strlen(text), (int32_t)id);
 
-    char *bytes = malloc(strlen(text) + 1);
-    if (!bytes) fatal("not enough memory for the token %.80s", text);
+    char *bytes = must_alloc(strlen(text) + 1, 1);
     int length = spelled_bytes(text, bytes);
     if (length < 0)
         tokenizer_set_token(tokenizer, (int32_t)id, text, strlen(text), TOKEN_TEXT);
@@ -148,8 +147,7 @@ static bool merge_names(const cJSON *item, char **joined, size_t *left, size_t *
         return false;
     }
     *right = strlen(b);
-    *joined = malloc(*left + *right + 1);
-    if (!*joined) fatal("not enough memory for the merge of %.80s", a);
+    *joined = must_alloc(*left + *right + 1, 1);
     memcpy(*joined, a, *left);
     memcpy(*joined + *left, b, *right + 1);
     return true;
@@ -372,8 +370,7 @@ void shell_for_training(Tokenizer *tokenizer) {
 
 /* The token as a tokenizer.json spells it; free() it. */
 static char *spelling_of(const Token *token) {
-    char *text = malloc(2 * token->length + 1), *end = text;
-    if (!text) fatal("not enough memory to save the tokenizer");
+    char *text = must_alloc(2 * token->length + 1, 1), *end = text;
     for (size_t i = 0; i < token->length; i++) {
         uint32_t character = (unsigned char)token->bytes[i];
         if (token->kind == TOKEN_BYTES) character = byte_to_character((unsigned char)character);
@@ -389,8 +386,7 @@ static char *spelling_of(const Token *token) {
 }
 
 static void add_tables(const Tokenizer *tokenizer, cJSON *model) {
-    char **names = calloc(tokenizer->vocab_size + 1, sizeof *names);
-    if (!names) fatal("not enough memory to save the tokenizer");
+    char **names = must_alloc(tokenizer->vocab_size, sizeof *names);
     cJSON *vocab = cJSON_AddObjectToObject(model, "vocab");
     for (size_t id = 0; id < tokenizer->vocab_size; id++) {
         const Token *token = &tokenizer->tokens[id];

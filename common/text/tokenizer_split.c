@@ -51,8 +51,7 @@ static bool is_cut_at_spaces(const char *pattern) {
 /* The pattern with \s and \S spelled out, inside and outside of [...]. free() it. */
 static char *spell_out_spaces(const char *pattern) {
     static const char spaces[] = "\\t-\\r \\x{85}\\p{Z}"; /* White_Space, Unicode 15 */
-    char *out = malloc(strlen(pattern) * sizeof spaces + 1), *end = out;
-    if (!out) fatal("not enough memory for a pattern");
+    char *out = must_alloc(strlen(pattern) + 1, sizeof spaces), *end = out;
     bool in_class = false;
     for (const char *s = pattern; *s; s++) {
         if (*s == '\\' && s[1]) {
@@ -117,8 +116,7 @@ int splitter_add(Splitter *splitter, const char *pattern, const char *what, Erro
 }
 
 int splitter_add_literal(Splitter *splitter, const char *text, const char *what, Error *err) {
-    char *pattern = malloc(2 * strlen(text) + 1), *end = pattern;
-    if (!pattern) fatal("not enough memory for a pattern");
+    char *pattern = must_alloc(2 * strlen(text) + 1, 1), *end = pattern;
     for (; *text; text++) {
         if ((unsigned char)*text < 0x80 && !isalnum((unsigned char)*text)) *end++ = '\\';
         *end++ = *text;
@@ -236,8 +234,7 @@ void added_token(Tokenizer *tokenizer, const char *text, int32_t id, bool normal
     if (!*text) return; /* would be everywhere */
     tokenizer->added = grow(tokenizer->added, &tokenizer->added_capacity,
                             tokenizer->added_count + 1, sizeof *tokenizer->added);
-    char *copy = strdup(text);
-    if (!copy) fatal("not enough memory for the token %.80s", text);
+    char *copy = must_strdup(text);
     tokenizer->added[tokenizer->added_count++] =
         (AddedToken){.text = copy, .length = strlen(copy), .id = id, .normalized = normalized};
 }

@@ -171,8 +171,7 @@ static void merge_in_word(Trainer *trainer, int32_t w, int32_t left, int32_t rig
 static int32_t add_merged_token(Tokenizer *tokenizer, int32_t left, int32_t right) {
     const Token *a = &tokenizer->tokens[left], *b = &tokenizer->tokens[right];
     size_t length = a->length + b->length;
-    char *bytes = malloc(length);
-    if (!bytes) fatal("not enough memory for a token of %zu bytes", length);
+    char *bytes = must_alloc(length, 1);
     memcpy(bytes, a->bytes, a->length);
     memcpy(bytes + a->length, b->bytes, b->length);
     int32_t merged = (int32_t)tokenizer->vocab_size;

@@ -26,8 +26,7 @@ void rope_layout_rows(float *w, int64_t heads, int64_t head_dim, int64_t dim, in
                       RopeLayout from, RopeLayout to) {
     if (from == to) return;
     size_t row = (size_t)in * sizeof(float);
-    float *old = malloc((size_t)dim * row);
-    if (!old) fatal("out of memory");
+    float *old = must_alloc((size_t)dim, row);
     for (int64_t h = 0; h < heads; h++) {
         float *rotated = w + (h * head_dim + head_dim - dim) * in;
         memcpy(old, rotated, (size_t)dim * row);
