@@ -11,40 +11,13 @@
 #include "01_self_attention/softmax.h"
 #include "common/core/ops.h"
 #include "common/files/csv.h"
+#include "common/files/machine.h"
 #include "common/program/options.h"
 #include "common/program/plot.h"
 
 #include <math.h>
 #include <stdio.h>
 #include <string.h>
-
-typedef struct LadderOptions {
-    CommonOptions common;
-    double seconds;
-    int size;
-} LadderOptions;
-
-static const struct argp_option flags[] = {
-    {"seconds", 's', "X", 0, "Time for each row (default 0.5)", 0},
-    {"size", 'n', "N", 0, "Matrices of N x N (default 1000; on CUDA 4096 in F32, 8192 in BF16)", 0},
-    {0}};
-
-static error_t parse(int key, char *value, struct argp_state *state) {
-    LadderOptions *options = state->input;
-    switch (key) {
-    case ARGP_KEY_INIT:
-        state->child_inputs[0] = &options->common;
-        return 0;
-    case 's':
-        options->seconds = option_number(state, "--seconds", value, 0, 60);
-        return 0;
-    case 'n':
-        options->size = (int)option_integer(state, "--size", value, 1, 32768);
-        return 0;
-    default:
-        return ARGP_ERR_UNKNOWN;
-    }
-}
 
 /* ---- one row of a ladder ---- */
 
@@ -130,8 +103,8 @@ enum { MAX_RUNGS = 8 };
  * the library's speed. A GPU slows down when it gets hot, so the library (the last rung) is also
  * measured before the others, and the better of the two counts.
  */
-static void measure_ladder(Bench *bench, Csv *csv, Csv *all, Ladder ladder, const Rung *rungs,
-                           int count, Work *w) {
+static void measure_ladder(Bench *bench, Csv *csv, Ladder ladder, const Rung *rungs, int count,
+                           Work *w) {
     double rows = (double)w->rows, cols = (double)w->cols;
     double flop = ladder == MATMUL ? 2 * rows * rows * rows : 0;
     double bytes = ladder == SOFTMAX ? 2 * rows * cols * (double)dtype_size(w->dtype) : 0;
@@ -157,17 +130,8 @@ static void measure_ladder(Bench *bench, Csv *csv, Csv *all, Ladder ladder, cons
                  dtype_name(w->dtype), (long long)w->cols, 1e3 * work / speed, 1e3 * time[i].median,
                  1e-9 * speed, 100 * speed / full);
         csv_row(csv, "%s", row);
-        if (all) csv_row(all, "%s,%s", ladder == MATMUL ? "matmul" : "softmax", row);
+        bench_save(bench, "%s,%s", ladder == MATMUL ? "matmul" : "softmax", row);
     }
-}
-
-static void open_csv(Csv *csv, Context *ctx, const LadderOptions *options, const char *path,
-                     const char *columns) {
-    Error err;
-    GpuText device = {"cpu"};
-    if (ctx->device == CUDA) device = gpu_describe(ctx->gpu);
-    if (csv_open(csv, path, columns, device.text, options->common.seed, &err))
-        fatal("%s", err.text);
 }
 
 static void close_and_draw(Csv *csv, Context *ctx, Ladder ladder, const char *path) {
@@ -195,12 +159,12 @@ static const Rung *rungs_of(Context *ctx, Ladder kind, int *count) {
     return kind == MATMUL ? cpu_products : cpu_softmaxes;
 }
 
-static Work new_work(Context *ctx, const LadderOptions *options, Ladder kind, DType dtype) {
+static Work new_work(Context *ctx, int size, Ladder kind, DType dtype) {
     Work w = {.dtype = dtype, .rows = 16384, .cols = 1024};
     if (ctx->device == CUDA) w.rows = w.cols = 8192;
     if (kind == MATMUL) {
         w.rows = ctx->device == CPU ? 1000 : dtype == BF16 ? 8192 : 4096;
-        if (options->size) w.rows = options->size;
+        if (size) w.rows = size;
         w.cols = w.rows;
     }
     void **place[] = {&w.a, &w.b, &w.c};
@@ -212,7 +176,7 @@ static Work new_work(Context *ctx, const LadderOptions *options, Ladder kind, DT
     return w;
 }
 
-static void measure(Bench *bench, const LadderOptions *options, Csv *all, Ladder kind) {
+static void measure(Bench *bench, int size, Ladder kind) {
     Context *ctx = bench->ctx;
     char path[256], title[128];
     int count;
@@ -220,17 +184,20 @@ static void measure(Bench *bench, const LadderOptions *options, Csv *all, Ladder
     Csv csv;
     snprintf(path, sizeof path, "01_self_attention/figures/out/%s_%s.csv",
              kind == MATMUL ? "matmul" : "softmax", device_name(ctx->device));
-    open_csv(&csv, ctx, options, path,
-             kind == MATMUL ? "rung,dtype,n,min_ms,median_ms,gflops,percent"
-                            : "rung,dtype,cols,min_ms,median_ms,gbytes,percent");
+    Error err;
+    if (csv_open(&csv, path,
+                 kind == MATMUL ? "rung,dtype,n,min_ms,median_ms,gflops,percent"
+                                : "rung,dtype,cols,min_ms,median_ms,gbytes,percent",
+                 device_describe(ctx).text, bench->common.seed, &err))
+        fatal("%s", err.text);
     const DType dtypes[] = {F32, BF16};
     for (int i = 0; i < (ctx->device == CUDA ? 2 : 1); i++) {
-        Work w = new_work(ctx, options, kind, dtypes[i]);
+        Work w = new_work(ctx, size, kind, dtypes[i]);
         snprintf(title, sizeof title,
                  kind == MATMUL ? "C = A B, %lld x %lld" : "softmax of %lld rows of %lld",
                  (long long)w.rows, (long long)w.cols);
         bench_head(title);
-        measure_ladder(bench, &csv, all, kind, rungs, count, &w);
+        measure_ladder(bench, &csv, kind, rungs, count, &w);
         context_reset(ctx);
     }
     close_and_draw(&csv, ctx, kind, path);
@@ -256,10 +223,10 @@ static void run_head(Context *ctx, void *user) {
 }
 
 /* In a context of its own, so that its peak memory is the head's. */
-static void attention_head(Bench bench, const LadderOptions *options) {
+static void attention_head(Bench bench) {
     enum { B = 8, T = 512, C = 512, D = 64 };
     Context own, *ctx = &own;
-    options_open(&options->common, ctx);
+    options_open(&bench.common, ctx);
     bench.ctx = ctx;
     Head head = {.train = false};
     Error err;
@@ -286,25 +253,18 @@ static void attention_head(Bench bench, const LadderOptions *options) {
 }
 
 int main(int argc, char **argv) {
-    LadderOptions options = {.seconds = 0.5};
-    const struct argp argp = {
-        flags,       parse, NULL, "Times the rungs of the matrix product and of softmax.",
-        common_argp, NULL,  NULL};
-    options_parse(&argp, argc, argv, &options.common, &options);
-    Context ctx;
-    options_open(&options.common, &ctx);
-    Bench bench;
-    bench_init(&bench, &ctx, options.seconds);
-    bench_print_machine(&bench);
-    Csv file, *all = options.common.csv ? &file : NULL;
-    if (all)
-        open_csv(all, &ctx, &options, options.common.csv,
-                 "ladder,rung,dtype,n,min_ms,median_ms,giga_per_second,percent");
-    measure(&bench, &options, all, SOFTMAX);
-    measure(&bench, &options, all, MATMUL);
-    Error err;
-    if (all && csv_close(all, &err)) fatal("%s", err.text);
-    attention_head(bench, &options);
-    context_free(&ctx);
+    Bench bench = {0};
+    int size = 0;
+    const Option flags[] = {
+        OPT_INT("size", 'n', "N", &size, 1, 32768,
+                "Matrices of N x N (default 1000; on CUDA 4096 in F32, 8192 in BF16)"),
+        OPT_END};
+    bench_open(&bench, argc, argv, "Times the rungs of the matrix product and of softmax.", flags,
+               NULL, "ladder,rung,dtype,n,min_ms,median_ms,giga_per_second,percent");
+    bench_ceilings(&bench);
+    measure(&bench, size, SOFTMAX);
+    measure(&bench, size, MATMUL);
+    attention_head(bench);
+    bench_close(&bench);
     return 0;
 }

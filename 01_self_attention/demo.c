@@ -22,34 +22,8 @@ typedef struct DemoOptions {
     CommonOptions common;
     const char *text;
     int dim;
-    int no_scale;
+    bool no_scale;
 } DemoOptions;
-
-static const struct argp_option flags[] = {
-    {"text", 't', "WORDS", 0, "The words of part 5, at most 24 (default: Genesis 1:1)", 0},
-    {"dim", 'd', "N", 0, "Numbers in a word's vector in part 5 (default 64)", 0},
-    {"no-scale", 'n', NULL, 0, "Leave the 1/sqrt(D) out in part 5", 0},
-    {0}};
-
-static error_t parse(int key, char *value, struct argp_state *state) {
-    DemoOptions *options = state->input;
-    switch (key) {
-    case ARGP_KEY_INIT:
-        state->child_inputs[0] = &options->common;
-        return 0;
-    case 't':
-        options->text = value;
-        return 0;
-    case 'd':
-        options->dim = (int)option_integer(state, "--dim", value, 1, MAX_DIM);
-        return 0;
-    case 'n':
-        options->no_scale = 1;
-        return 0;
-    default:
-        return ARGP_ERR_UNKNOWN;
-    }
-}
 
 /* ---- parts 1 to 4: four tokens ---- */
 
@@ -158,8 +132,7 @@ static void split(Words *w, const char *text) {
 
 static void write_chart(const DemoOptions *options, const Words *words, const float *weights,
                         const char *device) {
-    const char *path =
-        options->common.csv ? options->common.csv : "01_self_attention/figures/out/heat_map.csv";
+    const char *path = options->common.csv;
     Csv csv;
     Error err;
     if (csv_open(&csv, path, "query,key,weight,query_word,key_word", device, options->common.seed,
@@ -272,15 +245,22 @@ static void gradient(Context *ctx) {
 }
 
 int main(int argc, char **argv) {
-    DemoOptions options = {.text = "in the beginning god created the heaven and the earth",
-                           .dim = 64};
-    const struct argp argp = {flags,       parse, NULL, "One attention head, step by step.",
-                              common_argp, NULL,  NULL};
-    options_parse(&argp, argc, argv, &options.common, &options);
+    DemoOptions o = {.common.csv = "01_self_attention/figures/out/heat_map.csv",
+                     .text = "in the beginning god created the heaven and the earth",
+                     .dim = 64};
+    const Option flags[] = {
+        OPT_STRING("text", 't', "WORDS", &o.text,
+                   "The words of part 5, at most 24 (default: Genesis 1:1)"),
+        OPT_INT("dim", 'd', "N", &o.dim, 1, MAX_DIM, "Numbers in a word's vector in part 5"),
+        OPT_FLAG("no-scale", 'n', &o.no_scale, "Leave the 1/sqrt(D) out in part 5"),
+        OPT_CSV(&o.common),
+        OPT_COMMON(&o.common),
+        OPT_END};
+    options_parse(argc, argv, "One attention head, step by step.", flags);
     Context ctx;
-    options_open(&options.common, &ctx);
+    options_open(&o.common, &ctx);
     by_hand(&ctx);
-    on_words(&ctx, &options);
+    on_words(&ctx, &o);
     gradient(&ctx);
     printf(
         "Try next:  ./01_self_attention/demo --no-scale      what 1/sqrt(D) is for\n"

@@ -8,8 +8,6 @@
  */
 #include "common/program/bench.h"
 #include "02_causal/causal.h"
-#include "common/files/csv.h"
-#include "common/program/options.h"
 
 #include <stdio.h>
 
@@ -186,7 +184,7 @@ static Work work_new(Context *ctx, DType dtype, AttentionShape s) {
     return w;
 }
 
-static void one_shape(Bench *bench, Csv *csv, const Shape *shape) {
+static void one_shape(Bench *bench, const Shape *shape) {
     Context *ctx = bench->ctx;
     DType dtype = ctx->dtype = shape->dtype;
     AttentionShape s = attention_shape(shape->batch, shape->heads, shape->heads, shape->tokens,
@@ -208,10 +206,10 @@ static void one_shape(Bench *bench, Csv *csv, const Shape *shape) {
         snprintf(name, sizeof name, "%s: %s", r->backward ? "backward" : "forward", r->name);
         double operations = r->backward ? 2.5 * flop : flop;
         BenchTime t = bench_row(bench, name, dtype, operations, 0, r->run, &w);
-        csv_row(csv, "%s,%s,%d,%d,%d,%d,%d,%s,%s,%.6g,%.6g,%.1f,%.2f", device_name(ctx->device),
-                dtype_name(dtype), s.batch, s.heads, s.q_len, s.qk_dim, s.v_dim,
-                r->backward ? "backward" : "forward", r->name, t.min * 1e3, t.median * 1e3,
-                operations / t.min * 1e-9, 100 * operations / t.min / peak);
+        bench_save(bench, "%s,%s,%d,%d,%d,%d,%d,%s,%s,%.6g,%.6g,%.1f,%.2f",
+                   device_name(ctx->device), dtype_name(dtype), s.batch, s.heads, s.q_len, s.qk_dim,
+                   s.v_dim, r->backward ? "backward" : "forward", r->name, t.min * 1e3,
+                   t.median * 1e3, operations / t.min * 1e-9, 100 * operations / t.min / peak);
     }
     context_reset(ctx);
 }
@@ -243,30 +241,18 @@ static void decoding(Bench *bench) {
 }
 
 int main(int argc, char **argv) {
-    BenchOptions options = bench_options(argc, argv,
-                                         "Every rung of causal attention, forward and backward, "
-                                         "against the matrix peak of this run.");
-    Context ctx;
-    options_open(&options.common, &ctx);
-    Bench bench;
-    bench_init(&bench, &ctx, options.seconds);
-    bench_print_machine(&bench);
-
-    Csv csv;
-    Error err;
-    const char *path = options.common.csv ? options.common.csv : "02_causal/figures/out/ladder.csv";
-    GpuText device = {"cpu"};
-    if (ctx.device == CUDA) device = gpu_describe(ctx.gpu);
-    if (csv_open(&csv, path,
-                 "device,dtype,B,H,T,D,D_v,pass,rung,min_ms,median_ms,gflops,percent_of_peak",
-                 device.text, options.common.seed, &err))
-        fatal("%s", err.text);
+    Bench bench = {0};
+    bench_open(&bench, argc, argv,
+               "Every rung of causal attention, forward and backward, against the matrix peak of "
+               "this run.",
+               NULL, "02_causal/figures/out/ladder.csv",
+               "device,dtype,B,H,T,D,D_v,pass,rung,min_ms,median_ms,gflops,percent_of_peak");
+    bench_ceilings(&bench);
+    Device device = bench.ctx->device;
     for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++)
-        if (shapes[i].device == ctx.device) one_shape(&bench, &csv, &shapes[i]);
-    if (ctx.device == CUDA) ctx.dtype = BF16;
+        if (shapes[i].device == device) one_shape(&bench, &shapes[i]);
+    if (device == CUDA) bench.ctx->dtype = BF16;
     decoding(&bench);
-    if (csv_close(&csv, &err)) fatal("%s", err.text);
-    printf("\nwritten: %s\n", path);
-    context_free(&ctx);
+    bench_close(&bench);
     return 0;
 }

@@ -13,28 +13,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-typedef struct DemoOptions {
-    CommonOptions common;
-    int max_tokens;
-} DemoOptions;
-
-static const struct argp_option flags[] = {
-    {"max", 'm', "T", 0, "Longest sequence that is timed (default 2048, at most 16384)", 0}, {0}};
-
-static error_t parse(int key, char *value, struct argp_state *state) {
-    DemoOptions *options = state->input;
-    switch (key) {
-    case ARGP_KEY_INIT:
-        state->child_inputs[0] = &options->common;
-        return 0;
-    case 'm':
-        options->max_tokens = (int)option_integer(state, "--max", value, 128, 16384);
-        return 0;
-    default:
-        return ARGP_ERR_UNKNOWN;
-    }
-}
-
 /* ---- 1. the online softmax ---- */
 
 static const float weights[6] = {1, 2, 4, 1, 2, 8}; /* exp of the scores: kind numbers */
@@ -223,20 +201,18 @@ static ScalingRow measure(Context *ctx, int T) {
     return row;
 }
 
-static void time_and_memory(const DemoOptions *options, Context *ctx) {
-    const char *path =
-        options->common.csv ? options->common.csv : "02_causal/figures/out/scaling.csv";
+static void time_and_memory(Context *ctx, int max_tokens, const char *path) {
     Csv csv;
     Error err;
     if (csv_open(&csv, path, "T,materialised_ms,tiled_ms,materialised_mib,tiled_mib", "cpu",
-                 options->common.seed, &err))
+                 ctx->rng.seed, &err))
         fatal("%s", err.text);
     printf(
         "4. Forward and backward of %d heads of %d columns, the T x T matrix in memory and tiles:"
         "\n\n        T       time, T x T        tiles     memory, T x T        tiles\n",
         HEADS, DIM);
     ScalingRow row = {0};
-    for (int T = 128; T <= options->max_tokens; T *= 2) {
+    for (int T = 128; T <= max_tokens; T *= 2) {
         row = measure(ctx, T);
         printf("   %6d %15.2f ms %9.2f ms %13.2f MiB %8.2f MiB\n", T, row.ms[0], row.ms[1],
                row.mib[0], row.mib[1]);
@@ -250,19 +226,18 @@ static void time_and_memory(const DemoOptions *options, Context *ctx) {
 }
 
 int main(int argc, char **argv) {
-    DemoOptions options = {.max_tokens = 2048};
-    static const struct argp argp = {flags,
-                                     parse,
-                                     NULL,
-                                     "Causal attention in tiles: the online softmax by hand, the "
-                                     "mask as skipped work, decoding from a cache, and time and "
-                                     "memory against the length of the text.",
-                                     common_argp,
-                                     NULL,
-                                     NULL};
-    options_parse(&argp, argc, argv, &options.common, &options);
+    CommonOptions common = {.csv = "02_causal/figures/out/scaling.csv"};
+    int max_tokens = 2048;
+    const Option flags[] = {
+        OPT_INT("max", 'm', "T", &max_tokens, 128, 16384, "Longest sequence that is timed"),
+        OPT_CSV(&common), OPT_COMMON(&common), OPT_END};
+    options_parse(
+        argc, argv,
+        "Causal attention in tiles: the online softmax by hand, the mask as skipped work, "
+        "decoding from a cache, and time and memory against the length of the text.",
+        flags);
     Context ctx;
-    options_open(&options.common, &ctx);
+    options_open(&common, &ctx);
     online_by_hand();
     mask_as_skipped_work();
     future_changes_nothing(&ctx, 200, 4, 64);
@@ -271,8 +246,8 @@ int main(int argc, char **argv) {
 
     Error
         err; /* section 4 times the CPU's kernels, whatever --device says; `bench` has the GPU's */
-    if (context_init(&ctx, CPU, F32, options.common.seed, &err)) fatal("%s", err.text);
-    time_and_memory(&options, &ctx);
+    if (context_init(&ctx, CPU, F32, common.seed, &err)) fatal("%s", err.text);
+    time_and_memory(&ctx, max_tokens, common.csv);
     context_free(&ctx);
     printf("Try next: --max 8192, --threads 1, ./02_causal/bench, make learn CH=02_causal\n");
     return 0;

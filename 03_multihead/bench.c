@@ -10,9 +10,7 @@
 #include "03_multihead/multihead.h"
 
 #include "02_causal/causal.h"
-#include "common/files/csv.h"
 #include "common/program/bench.h"
-#include "common/program/options.h"
 #include "common/program/plot.h"
 
 #include <stdio.h>
@@ -60,7 +58,7 @@ typedef struct Rung {
 } Rung;
 
 /* All rungs on one cache; a row in the table and in the CSV for each. */
-static void bench_decode(Bench *bench, Csv *csv, int B, int H, int H_kv, int D, int length) {
+static void bench_decode(Bench *bench, int B, int H, int H_kv, int D, int length) {
     Context *ctx = bench->ctx;
     Decode d = {.shape = decode_shape(B, H, H_kv, D, length, length)};
     d.q = tensor_new(ctx, "q", ctx->dtype, SHAPE(B, H, D));
@@ -86,9 +84,9 @@ static void bench_decode(Bench *bench, Csv *csv, int B, int H, int H_kv, int D, 
         snprintf(name, sizeof name, "%s %d:%d  %d tokens  %s", variant_name(H, H_kv), H, H_kv,
                  length, rungs[i].name);
         BenchTime t = bench_row(bench, name, ctx->dtype, flop, bytes, rungs[i].run, &d);
-        csv_row(csv, "%s,%s,%d,%d,%d,%d,%s,%s,%.0f,%.2f,%.2f,%.1f", device_name(ctx->device),
-                dtype_name(ctx->dtype), B, H, H_kv, length, variant_name(H, H_kv), rungs[i].name,
-                bytes, 1e6 * t.min, 1e6 * t.median, 100 * bytes / t.min / bench->copy_bytes);
+        bench_save(bench, "%s,%s,%d,%d,%d,%d,%s,%s,%.0f,%.2f,%.2f,%.1f", device_name(ctx->device),
+                   dtype_name(ctx->dtype), B, H, H_kv, length, variant_name(H, H_kv), rungs[i].name,
+                   bytes, 1e6 * t.min, 1e6 * t.median, 100 * bytes / t.min / bench->copy_bytes);
     }
     context_reset(ctx);
 }
@@ -177,7 +175,7 @@ typedef struct Sizes {
 static const Sizes cpu_sizes = {1, 16, 64, {16, 4, 1}, {512, 1024, 2048, 4096, 8192, 0}, 1, 512};
 static const Sizes cuda_sizes = {16, 32, 128, {32, 8, 1}, {1024, 2048, 4096, 8192, 0}, 2, 2048};
 
-static void all_tables(Bench *bench, Csv *csv, DType dtype) {
+static void all_tables(Bench *bench, DType dtype) {
     char title[160];
     Context *ctx = bench->ctx;
     Sizes s = ctx->device == CUDA ? cuda_sizes : cpu_sizes;
@@ -187,7 +185,7 @@ static void all_tables(Bench *bench, Csv *csv, DType dtype) {
     bench_head(title);
     for (int i = 0; i < 3; i++)
         for (int j = 0; s.lengths[j]; j++)
-            bench_decode(bench, csv, s.B, s.H, s.kv_heads[i], s.D, s.lengths[j]);
+            bench_decode(bench, s.B, s.H, s.kv_heads[i], s.D, s.lengths[j]);
     snprintf(title, sizeof title, "decoding, the whole module: %s, hidden size %d",
              dtype_name(dtype), s.H * s.D);
     bench_head(title);
@@ -200,31 +198,17 @@ static void all_tables(Bench *bench, Csv *csv, DType dtype) {
 }
 
 int main(int argc, char **argv) {
-    BenchOptions options = bench_options(
-        argc, argv,
-        "Decoding and prefill with MHA, GQA and MQA: time against the bytes of the cache.");
-    Context ctx;
-    options_open(&options.common, &ctx);
-    Bench bench;
-    bench_init(&bench, &ctx, options.seconds);
-    bench_print_machine(&bench);
-
-    Csv csv;
-    Error err;
-    const char *path =
-        options.common.csv ? options.common.csv : "03_multihead/figures/out/decode.csv";
-    GpuText device = {"cpu"};
-    if (ctx.device == CUDA) device = gpu_describe(ctx.gpu);
-    if (csv_open(&csv, path,
-                 "device,dtype,B,H,H_kv,tokens,variant,rung,cache_bytes,min_us,median_us,"
-                 "percent_of_copy",
-                 device.text, options.common.seed, &err))
-        fatal("%s", err.text);
-    if (ctx.device == CUDA) all_tables(&bench, &csv, BF16);
-    all_tables(&bench, &csv, F32);
-    if (csv_close(&csv, &err)) fatal("%s", err.text);
-    printf("\nrows:  %s\n", path);
-    plot_or_explain("03_multihead/figures/decode.gp", path, "03_multihead/figures/out/decode");
-    context_free(&ctx);
+    Bench bench = {0};
+    bench_open(&bench, argc, argv,
+               "Decoding and prefill with MHA, GQA and MQA: time against the bytes of the cache.",
+               NULL, "03_multihead/figures/out/decode.csv",
+               "device,dtype,B,H,H_kv,tokens,variant,rung,cache_bytes,min_us,median_us,"
+               "percent_of_copy");
+    bench_ceilings(&bench);
+    if (bench.ctx->device == CUDA) all_tables(&bench, BF16);
+    all_tables(&bench, F32);
+    bench_close(&bench);
+    plot_or_explain("03_multihead/figures/decode.gp", bench.common.csv,
+                    "03_multihead/figures/out/decode");
     return 0;
 }

@@ -8,6 +8,7 @@
 
 #include "common/core/ops.h"
 #include "common/files/csv.h"
+#include "common/files/machine.h"
 #include "common/program/options.h"
 #include "common/program/plot.h"
 #include "common/program/progress.h"
@@ -32,44 +33,6 @@ typedef struct DemoOptions {
     int steps, layers, heads, kv_heads, context;
 } DemoOptions;
 
-static const struct argp_option flags[] = {
-    {"text", 't', "FILE", 0, "Text to learn from (default: Genesis, from the program `bible`)", 0},
-    {"steps", 's', "N", 0, "Training steps (default 600)", 0},
-    {"layers", 'l', "N", 0, "Layers, 1 to 8 (default 2)", 0},
-    {"heads", 'H', "N", 0, "Query heads (default 4); they share 64 numbers", 0},
-    {"kv-heads", 'k', "N", 0, "Key and value heads (default: as many as query heads)", 0},
-    {"context", 'c', "N", 0, "Characters that the model sees at once (default 48)", 0},
-    {0}};
-
-static error_t parse(int key, char *text, struct argp_state *state) {
-    DemoOptions *o = state->input;
-    switch (key) {
-    case ARGP_KEY_INIT:
-        state->child_inputs[0] = &o->common;
-        return 0;
-    case 't':
-        o->text = text;
-        return 0;
-    case 's':
-        o->steps = (int)option_integer(state, "--steps", text, 1, 100000);
-        return 0;
-    case 'l':
-        o->layers = (int)option_integer(state, "--layers", text, 1, 8);
-        return 0;
-    case 'H':
-        o->heads = (int)option_integer(state, "--heads", text, 1, 64);
-        return 0;
-    case 'k':
-        o->kv_heads = (int)option_integer(state, "--kv-heads", text, 1, 64);
-        return 0;
-    case 'c':
-        o->context = (int)option_integer(state, "--context", text, 16, 512);
-        return 0;
-    default:
-        return ARGP_ERR_UNKNOWN;
-    }
-}
-
 /* ---- what the steps of the demo share ---- */
 
 typedef struct Demo {
@@ -82,7 +45,6 @@ typedef struct Demo {
     CharModel model;
     Params params;
     HeadHabits habits[CHARMODEL_MAX_LAYERS][64]; /* [layer][head] */
-    char device[160];
 } Demo;
 
 /* 1. Characters become numbers. */
@@ -280,10 +242,10 @@ static int show_maps(Demo *d, int chosen[SHOWN_HEADS][2], int count, Error *err)
     Tensor *watched[CHARMODEL_MAX_LAYERS];
     charmodel_forward(&d->ctx, &d->model, tensor_copy_in(&d->ctx, "ids", I32, ids, SHAPE(1, T)),
                       NULL, watched);
-    const char *path = d->options.common.csv ? d->options.common.csv : OUT "heads.csv";
+    const char *path = d->options.common.csv;
     Csv csv;
-    if (csv_open(&csv, path, "panel,layer,head,habit,share,t,s,query,key,weight", d->device,
-                 d->options.common.seed, err))
+    if (csv_open(&csv, path, "panel,layer,head,habit,share,t,s,query,key,weight",
+                 device_describe(&d->ctx).text, d->options.common.seed, err))
         return -1;
     for (int i = 0; i < count; i++) {
         int l = chosen[i][0], h = chosen[i][1];
@@ -434,8 +396,8 @@ static int cache_bytes(Demo *d, Error *err) {
     const char *labels[CACHES];
     double kib[CACHES];
     Csv csv;
-    if (csv_open(&csv, path, "model,heads,kv_heads,bytes_per_token,bytes_as_mha", d->device,
-                 d->options.common.seed, err))
+    if (csv_open(&csv, path, "model,heads,kv_heads,bytes_per_token,bytes_as_mha",
+                 device_describe(&d->ctx).text, d->options.common.seed, err))
         return -1;
     printf("6. The KV cache of models that are used, BF16\n");
     printf("   %-20s %6s %5s %8s %8s %14s %12s %14s\n", "model", "layers", "heads", "kv heads",
@@ -461,20 +423,31 @@ static int cache_bytes(Demo *d, Error *err) {
 }
 
 int main(int argc, char **argv) {
-    static Demo d = {.options = {.steps = 600, .layers = 2, .heads = 4, .context = 48}};
-    const struct argp argp = {
-        .options = flags,
-        .parser = parse,
-        .doc =
-            "Trains a small model of characters for a few seconds, shows what its heads look at, "
-            "lets it write with a KV cache, and counts the bytes of such caches.",
-        .children = common_argp};
+    static Demo d = {
+        .options = {
+            .common.csv = OUT "heads.csv", .steps = 600, .layers = 2, .heads = 4, .context = 48}};
+    DemoOptions *o = &d.options;
+    const Option flags[] = {
+        OPT_STRING("text", 't', "FILE", &o->text,
+                   "Text to learn from (default: Genesis, from the program `bible`)"),
+        OPT_INT("steps", 's', "N", &o->steps, 1, 100000, "Training steps"),
+        OPT_INT("layers", 'l', "N", &o->layers, 1, 8, "Layers, 1 to 8"),
+        OPT_INT("heads", 'H', "N", &o->heads, 1, 64, "Query heads; they share 64 numbers"),
+        OPT_INT("kv-heads", 'k', "N", &o->kv_heads, 1, 64,
+                "Key and value heads (default: as many as query heads)"),
+        OPT_INT("context", 'c', "N", &o->context, 16, 512,
+                "Characters that the model sees at once"),
+        OPT_CSV(&o->common),
+        OPT_COMMON(&o->common),
+        OPT_END};
     Error err = {0};
-    options_parse(&argp, argc, argv, &d.options.common, &d.options);
-    if (!d.options.kv_heads) d.options.kv_heads = d.options.heads;
-    options_open(&d.options.common, &d.ctx);
+    options_parse(argc, argv,
+                  "Trains a small model of characters for a few seconds, shows what its heads look "
+                  "at, lets it write with a KV cache, and counts the bytes of such caches.",
+                  flags);
+    if (!o->kv_heads) o->kv_heads = o->heads;
+    options_open(&o->common, &d.ctx);
     params_init(&d.params, &d.ctx);
-    snprintf(d.device, sizeof d.device, "%s", d.ctx.gpu ? gpu_describe(d.ctx.gpu).text : "cpu");
 
     printf("\nWhy several heads, and what does it cost to remember what they saw?\n\n");
     int status = read_text(&d, &err) || make_model(&d, &err) || train(&d, &err) ||

@@ -12,9 +12,7 @@
 #include "04_mla/mla_decode.h"
 
 #include "common/core/ops.h"
-#include "common/files/csv.h"
 #include "common/program/bench.h"
-#include "common/program/options.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -140,7 +138,7 @@ static size_t scratch_bytes(Context *ctx, MlaDecodeShape s, double flop) {
     return mla_decode_scratch_cpu(s);
 }
 
-static void bench_decode(Bench *bench, Csv *csv, const Shape *shape) {
+static void bench_decode(Bench *bench, const Shape *shape) {
     Context *ctx = bench->ctx;
     DType dtype = ctx->dtype = shape->dtype;
     int width = 512 + 64, pages = (shape->length + LATENT_PAGE - 1) / LATENT_PAGE;
@@ -175,10 +173,10 @@ static void bench_decode(Bench *bench, Csv *csv, const Shape *shape) {
         snprintf(name, sizeof name, "B %d, H %d, q %d, %s%d  %s", s->batch, s->heads, s->q_len,
                  shape->varying ? "up to " : "", shape->length, r->name);
         BenchTime t = bench_row(bench, name, dtype, flop, bytes, r->run, &d);
-        csv_row(csv, "%s,%s,attention,%s,%d,%d,%d,%d,%d,%.2f,%.2f,%.1f,%.1f",
-                device_name(ctx->device), dtype_name(dtype), r->name, s->batch, s->q_len, s->heads,
-                shape->length, shape->varying, 1e6 * t.min, 1e6 * t.median,
-                100 * bytes / t.min / bench->copy_bytes, 100 * flop / t.min / peak);
+        bench_save(bench, "%s,%s,attention,%s,%d,%d,%d,%d,%d,%.2f,%.2f,%.1f,%.1f",
+                   device_name(ctx->device), dtype_name(dtype), r->name, s->batch, s->q_len,
+                   s->heads, shape->length, shape->varying, 1e6 * t.min, 1e6 * t.median,
+                   100 * bytes / t.min / bench->copy_bytes, 100 * flop / t.min / peak);
     }
     context_reset(ctx);
 }
@@ -272,7 +270,7 @@ static double step_bytes(const Layer *l, DType dtype, bool whole) {
     return numbers * (double)dtype_size(dtype);
 }
 
-static void bench_layer(Bench *bench, Csv *csv, int batch, int T, int S, bool attention_too) {
+static void bench_layer(Bench *bench, int batch, int T, int S, bool attention_too) {
     Context *ctx = bench->ctx;
     Layer l;
     layer_init(&l, ctx, batch, T, S);
@@ -292,9 +290,9 @@ static void bench_layer(Bench *bench, Csv *csv, int batch, int T, int S, bool at
             BenchTime t =
                 bench_row(bench, name, ctx->dtype, flop, step_bytes(&l, ctx->dtype, whole),
                           whole ? run_layer : run_attention, &l);
-            csv_row(csv, "%s,%s,%s,%s,%d,%d,%d,%d,0,%.2f,%.2f,,", device_name(ctx->device),
-                    dtype_name(ctx->dtype), whole ? "layer" : "layer's attention", mode, batch, T,
-                    v2_lite.num_attention_heads, S, 1e6 * t.min, 1e6 * t.median);
+            bench_save(bench, "%s,%s,%s,%s,%d,%d,%d,%d,0,%.2f,%.2f,,", device_name(ctx->device),
+                       dtype_name(ctx->dtype), whole ? "layer" : "layer's attention", mode, batch,
+                       T, v2_lite.num_attention_heads, S, 1e6 * t.min, 1e6 * t.median);
         }
     layer_free(&l);
 }
@@ -302,42 +300,27 @@ static void bench_layer(Bench *bench, Csv *csv, int batch, int T, int S, bool at
 /* ---- the tables ---- */
 
 int main(int argc, char **argv) {
-    BenchOptions options =
-        bench_options(argc, argv, "Decoding from latents: the ladder, and naive against absorbed.");
-    Context ctx;
-    options_open(&options.common, &ctx);
-    Bench bench;
-    bench_init(&bench, &ctx, options.seconds);
-    bench_print_machine(&bench);
-
-    Csv csv;
-    Error err;
-    const char *path = options.common.csv ? options.common.csv : "04_mla/figures/out/bench.csv";
-    GpuText device = {"cpu"};
-    if (ctx.device == CUDA) device = gpu_describe(ctx.gpu);
-    if (csv_open(&csv, path,
-                 "device,dtype,part,rung,B,T,H,S,varying,min_us,median_us,percent_of_copy,"
-                 "percent_of_peak",
-                 device.text, options.common.seed, &err))
-        fatal("%s", err.text);
-
+    Bench bench = {0};
+    bench_open(&bench, argc, argv, "Decoding from latents: the ladder, and naive against absorbed.",
+               NULL, "04_mla/figures/out/bench.csv",
+               "device,dtype,part,rung,B,T,H,S,varying,min_us,median_us,percent_of_copy,"
+               "percent_of_peak");
+    bench_ceilings(&bench);
+    Context *ctx = bench.ctx;
     bench_head("absorbed attention alone: kv_lora_rank 512, rope 64");
     for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++)
-        if (shapes[i].device == ctx.device) bench_decode(&bench, &csv, &shapes[i]);
+        if (shapes[i].device == ctx->device) bench_decode(&bench, &shapes[i]);
 
-    int batch = ctx.device == CUDA ? 8 : 1;
+    int batch = ctx->device == CUDA ? 8 : 1;
     char title[128];
-    ctx.dtype = ctx.device == CUDA ? BF16 : F32;
+    ctx->dtype = ctx->device == CUDA ? BF16 : F32;
     snprintf(title, sizeof title, "a layer of V2-Lite's size, %s, B %d: one new token",
-             dtype_name(ctx.dtype), batch);
+             dtype_name(ctx->dtype), batch);
     bench_head(title);
-    for (int S = 256; S <= 16384; S *= 4) bench_layer(&bench, &csv, batch, 1, S, true);
-    snprintf(title, sizeof title, "the same: T new tokens");
-    bench_head(title);
+    for (int S = 256; S <= 16384; S *= 4) bench_layer(&bench, batch, 1, S, true);
+    bench_head("the same: T new tokens");
     for (int T = 1; T <= 512; T *= 2)
-        if (T != 2) bench_layer(&bench, &csv, batch, T, 4096, false);
-    if (csv_close(&csv, &err)) fatal("%s", err.text);
-    printf("\nwritten: %s\n", path);
-    context_free(&ctx);
+        if (T != 2) bench_layer(&bench, batch, T, 4096, false);
+    bench_close(&bench);
     return 0;
 }

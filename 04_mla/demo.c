@@ -7,6 +7,7 @@
 
 #include "common/core/ops.h"
 #include "common/files/csv.h"
+#include "common/files/machine.h"
 #include "common/program/options.h"
 #include "common/program/plot.h"
 #include "common/program/progress.h"
@@ -28,32 +29,6 @@ typedef struct DemoOptions {
     int context, heads, rank;
 } DemoOptions;
 
-static const struct argp_option flags[] = {
-    {"context", 'c', "N", 0, "Most tokens in the cache, 256 to 65536 (default 4096)", 0},
-    {"heads", 'H', "N", 0, "Heads of the layer, 1 to 128 (default 16: V2-Lite's)", 0},
-    {"rank", 'r', "N", 0, "Numbers of a latent, 16 to 512 (default 512)", 0},
-    {0}};
-
-static error_t parse(int key, char *text, struct argp_state *state) {
-    DemoOptions *o = state->input;
-    switch (key) {
-    case ARGP_KEY_INIT:
-        state->child_inputs[0] = &o->common;
-        return 0;
-    case 'c':
-        o->context = (int)option_integer(state, "--context", text, SHORTEST, 65536);
-        return 0;
-    case 'H':
-        o->heads = (int)option_integer(state, "--heads", text, 1, 128);
-        return 0;
-    case 'r':
-        o->rank = (int)option_integer(state, "--rank", text, 16, 512);
-        return 0;
-    default:
-        return ARGP_ERR_UNKNOWN;
-    }
-}
-
 typedef struct Demo {
     DemoOptions options;
     Context ctx;
@@ -61,7 +36,6 @@ typedef struct Demo {
     Params params;
     Mla w;
     LatentCache cache;
-    char device[160];
 } Demo;
 
 /* ---- 1. by hand ---- */
@@ -236,7 +210,7 @@ static int time_row(Demo *d, Row *row, float *y, Error *err) {
 static int write_rows(Demo *d, const Row *rows, int count, const char *path, Error *err) {
     Csv csv;
     if (csv_open(&csv, path, "tokens,naive_ms,absorbed_ms,naive_gflop,absorbed_gflop,difference",
-                 d->device, d->options.common.seed, err))
+                 device_describe(&d->ctx).text, d->options.common.seed, err))
         return -1;
     printf("3. The step, timed; attention's operations by mla_naive_flop and mla_absorbed_flop\n");
     printf("   %8s %11s %11s %8s %15s %15s %12s\n", "S", "naive", "absorbed", "ratio",
@@ -271,7 +245,7 @@ static int time_decoding(Demo *d, Error *err) {
     }
     progress_finish(&progress, NULL);
     free(y);
-    const char *path = d->options.common.csv ? d->options.common.csv : OUT "decode.csv";
+    const char *path = d->options.common.csv;
     if (status || write_rows(d, rows, count, path, err)) return -1;
     plot_or_explain("04_mla/figures/decode.gp", path, OUT "decode");
     printf("\n");
@@ -297,8 +271,8 @@ static int which_is_cheaper(Demo *d, Error *err) {
     const MlaConfig *cfg = &d->cfg;
     int S = d->options.context, cross = crossing(cfg, S);
     Csv csv;
-    if (csv_open(&csv, OUT "operations.csv", "T,S,crossing,naive_mflop,absorbed_mflop", d->device,
-                 d->options.common.seed, err))
+    if (csv_open(&csv, OUT "operations.csv", "T,S,crossing,naive_mflop,absorbed_mflop",
+                 device_describe(&d->ctx).text, d->options.common.seed, err))
         return -1;
     for (int T = 1; T <= S; T *= 2)
         csv_row(&csv, "%d,%d,%d,%.3f,%.3f", T, S, cross, mla_naive_flop(cfg, T, S) / T / 1e6,
@@ -359,8 +333,8 @@ static int cache_bytes(Demo *d, Error *err) {
     double kib[CACHE_KINDS];
     Csv csv;
     char number[32];
-    if (csv_open(&csv, OUT "cache_bytes.csv", "tokens,mha_gib,gqa_gib,mqa_gib,mla_gib", d->device,
-                 d->options.common.seed, err))
+    if (csv_open(&csv, OUT "cache_bytes.csv", "tokens,mha_gib,gqa_gib,mqa_gib,mla_gib",
+                 device_describe(&d->ctx).text, d->options.common.seed, err))
         return -1;
     printf(
         "5. Bytes a token leaves in all layers, BF16 (* as the model is; the rest: were it so)\n");
@@ -395,22 +369,29 @@ static int cache_bytes(Demo *d, Error *err) {
 }
 
 int main(int argc, char **argv) {
-    static Demo d = {.options = {.context = 4096, .heads = 16, .rank = 512}};
-    const struct argp argp = {
-        .options = flags,
-        .parser = parse,
-        .doc = "Attention with a small memory: computes a score in two ways by hand, decodes with "
-               "a layer of DeepSeek-V2-Lite's size in both ways and times them, counts the "
-               "operations of each, and the bytes of every kind of cache.",
-        .children = common_argp};
+    static Demo d = {
+        .options = {.common.csv = OUT "decode.csv", .context = 4096, .heads = 16, .rank = 512}};
+    DemoOptions *o = &d.options;
+    const Option flags[] = {
+        OPT_INT("context", 'c', "N", &o->context, SHORTEST, 65536,
+                "Most tokens in the cache, 256 to 65536"),
+        OPT_INT("heads", 'H', "N", &o->heads, 1, 128,
+                "Heads of the layer, 1 to 128 (default 16: V2-Lite's)"),
+        OPT_INT("rank", 'r', "N", &o->rank, 16, 512, "Numbers of a latent, 16 to 512"),
+        OPT_CSV(&o->common),
+        OPT_COMMON(&o->common),
+        OPT_END};
     Error err = {0};
-    options_parse(&argp, argc, argv, &d.options.common, &d.options);
+    options_parse(argc, argv,
+                  "Attention with a small memory: computes a score in two ways by hand, decodes "
+                  "with a layer of DeepSeek-V2-Lite's size in both ways and times them, counts the "
+                  "operations of each, and the bytes of every kind of cache.",
+                  flags);
     d.cfg = model_sizes[MODEL_V2_LITE].mla;
-    d.cfg.num_attention_heads = d.options.heads;
-    d.cfg.kv_lora_rank = d.options.rank;
-    options_open(&d.options.common, &d.ctx);
+    d.cfg.num_attention_heads = o->heads;
+    d.cfg.kv_lora_rank = o->rank;
+    options_open(&o->common, &d.ctx);
     params_init(&d.params, &d.ctx);
-    snprintf(d.device, sizeof d.device, "%s", d.ctx.gpu ? gpu_describe(d.ctx.gpu).text : "cpu");
 
     printf("\nAttention must remember every token: how little can it keep?\n\n");
     by_hand();

@@ -15,9 +15,7 @@
 #include "05_moe/moe.h"
 
 #include "common/core/ops_kernels.h"
-#include "common/files/csv.h"
 #include "common/program/bench.h"
-#include "common/program/options.h"
 #include "common/program/plot.h"
 
 #include <stdio.h>
@@ -64,7 +62,7 @@ static double layer_flop(const MoeConfig *cfg, int tokens) {
     return 3.0 * 2 * 3 * tokens * experts * cfg->router.hidden_size * cfg->moe_intermediate_size;
 }
 
-static void bench_layer(Bench *bench, Csv *csv, const char *table, int tokens, MoeConfig cfg) {
+static void bench_layer(Bench *bench, const char *table, int tokens, MoeConfig cfg) {
     Layer l;
     Context *ctx = bench->ctx;
     char name[64];
@@ -74,9 +72,9 @@ static void bench_layer(Bench *bench, Csv *csv, const char *table, int tokens, M
     snprintf(name, sizeof name, "%d x %d, %d experts, %d tokens each", hidden, inner, experts,
              tokens * k / experts);
     BenchTime t = bench_row(bench, name, ctx->dtype, layer_flop(&cfg, tokens), 0, run_layer, &l);
-    csv_row(csv, "%s,%s,%s,%d,%d,%d,%d,%d,%d,%.4f,%.4f", device_name(ctx->device),
-            dtype_name(ctx->dtype), table, tokens, hidden, inner, experts, k, cfg.n_shared_experts,
-            1e3 * t.min, 1e3 * t.median);
+    bench_save(bench, "%s,%s,%s,%d,%d,%d,%d,%d,%d,%.4f,%.4f", device_name(ctx->device),
+               dtype_name(ctx->dtype), table, tokens, hidden, inner, experts, k,
+               cfg.n_shared_experts, 1e3 * t.min, 1e3 * t.median);
     params_free(&l.params);
 }
 
@@ -246,7 +244,7 @@ static void bench_router(Bench *bench, int tokens) {
 
 /* ---- the tables ---- */
 
-static void all_tables(Bench *bench, Csv *csv) {
+static void all_tables(Bench *bench) {
     Context *ctx = bench->ctx;
     bool cuda = ctx->device == CUDA;
     int tokens = cuda ? 8192 : 1024, k = cuda ? 8 : 2, experts = cuda ? 64 : 8;
@@ -258,14 +256,14 @@ static void all_tables(Bench *bench, Csv *csv) {
     for (int hidden = cuda ? 2048 : 256; hidden <= (cuda ? 2048 : 1024); hidden *= 2) {
         MoeConfig cfg = moe_config(hidden, cuda ? 512 : hidden, experts, k);
         cfg.n_shared_experts = 1;
-        bench_layer(bench, csv, "sizes", tokens, cfg);
+        bench_layer(bench, "sizes", tokens, cfg);
     }
     tokens = cuda ? 8192 : 2048;
     snprintf(title, sizeof title, "the number of experts: %s, %d tokens, top %d, no shared expert",
              dtype_name(ctx->dtype), tokens, k);
     bench_head(title);
     for (int e = cuda ? 16 : 4; e <= (cuda ? 512 : 128); e *= 2)
-        bench_layer(bench, csv, "experts", tokens,
+        bench_layer(bench, "experts", tokens,
                     moe_config(cuda ? 2048 : 512, cuda ? 512 : 256, e, k));
     bench_router(bench, cuda ? 8192 : 1024);
     if (cuda) {
@@ -279,26 +277,14 @@ static void all_tables(Bench *bench, Csv *csv) {
 }
 
 int main(int argc, char **argv) {
-    BenchOptions options = bench_options(
-        argc, argv, "A layer of experts: its time, its parts, and the number of experts.");
-    Context ctx;
-    options_open(&options.common, &ctx);
-    Bench bench;
-    bench_init(&bench, &ctx, options.seconds);
-    bench_print_machine(&bench);
-    Csv csv;
-    Error err;
-    const char *path = options.common.csv ? options.common.csv : "05_moe/figures/out/experts.csv";
-    GpuText device = {"cpu"};
-    if (ctx.device == CUDA) device = gpu_describe(ctx.gpu);
-    if (csv_open(&csv, path,
-                 "device,dtype,table,tokens,hidden,inner,experts,top_k,shared,min_ms,median_ms",
-                 device.text, options.common.seed, &err))
-        fatal("%s", err.text);
-    all_tables(&bench, &csv);
-    if (csv_close(&csv, &err)) fatal("%s", err.text);
-    printf("\nrows:  %s\n", path);
-    plot_or_explain("05_moe/figures/experts.gp", path, "05_moe/figures/out/experts");
-    context_free(&ctx);
+    Bench bench = {0};
+    bench_open(&bench, argc, argv,
+               "A layer of experts: its time, its parts, and the number of experts.", NULL,
+               "05_moe/figures/out/experts.csv",
+               "device,dtype,table,tokens,hidden,inner,experts,top_k,shared,min_ms,median_ms");
+    bench_ceilings(&bench);
+    all_tables(&bench);
+    bench_close(&bench);
+    plot_or_explain("05_moe/figures/experts.gp", bench.common.csv, "05_moe/figures/out/experts");
     return 0;
 }

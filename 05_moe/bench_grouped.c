@@ -12,7 +12,6 @@
 #include "05_moe/dispatch.h"
 #include "05_moe/grouped_rungs.h"
 
-#include "common/files/csv.h"
 #include "common/program/bench.h"
 
 #include <stdio.h>
@@ -113,7 +112,7 @@ static bool exists(Context *ctx, const Group *g) {
 }
 
 /* The plain rung and cuBLAS with the host's help are slow: `all` asks for them. */
-static void bench_shape(Bench *bench, Csv *csv, int experts, int64_t in, int64_t out, bool all) {
+static void bench_shape(Bench *bench, int experts, int64_t in, int64_t out, bool all) {
     Context *ctx = bench->ctx;
     Group g = {.shape = {(int64_t)TOKENS * TOP_K, in, out, experts}};
     int64_t R = g.shape.rows;
@@ -146,10 +145,9 @@ static void bench_shape(Bench *bench, Csv *csv, int experts, int64_t in, int64_t
             snprintf(name, sizeof name, "%s  %s", rung_names[g.rung], product_names[g.product]);
             double flop = (1 + twice) * 2 * n * (double)(in * out);
             BenchTime t = bench_row(bench, name, ctx->dtype, flop, bytes, run, &g);
-            if (csv)
-                csv_row(csv, "%s,%d,%lld,%lld,%s,%s,%.4f,%.4f,%.1f", dtype_name(ctx->dtype),
-                        experts, (long long)in, (long long)out, product_names[g.product],
-                        rung_names[g.rung], 1e3 * t.min, 1e3 * t.median, flop / t.median / 1e12);
+            bench_save(bench, "%s,%d,%lld,%lld,%s,%s,%.4f,%.4f,%.1f", dtype_name(ctx->dtype),
+                       experts, (long long)in, (long long)out, product_names[g.product],
+                       rung_names[g.rung], 1e3 * t.min, 1e3 * t.median, flop / t.median / 1e12);
         }
     free(g.host_offsets);
     context_reset(ctx);
@@ -157,38 +155,28 @@ static void bench_shape(Bench *bench, Csv *csv, int experts, int64_t in, int64_t
 #endif
 
 int main(int argc, char **argv) {
-    BenchOptions options = bench_options(
-        argc, argv, "Times the rungs of the grouped product on CUDA (--device cuda --dtype bf16).");
+    Bench bench = {0};
+    bench_open(&bench, argc, argv,
+               "Times the rungs of the grouped product on CUDA (--device cuda --dtype bf16).", NULL,
+               NULL, "dtype,experts,in,out,product,rung,min_ms,median_ms,median_tflops");
 #ifdef WITH_CUDA
-    Context ctx;
-    options_open(&options.common, &ctx);
-    if (ctx.device != CUDA) fatal("this benchmark is for --device cuda; 05_moe/bench has the CPU");
-    Bench bench;
-    bench_init(&bench, &ctx, options.seconds);
-    bench_print_machine(&bench);
-    Csv file, *csv = options.common.csv ? &file : NULL;
-    Error err;
-    if (csv && csv_open(csv, options.common.csv,
-                        "dtype,experts,in,out,product,rung,min_ms,median_ms,median_tflops",
-                        gpu_describe(ctx.gpu).text, options.common.seed, &err))
-        fatal("%s", err.text);
-    bench_shape(&bench, csv, 64, 2048, 1024, true);
-    bench_shape(&bench, csv, 8, 512, 1024, true);
-    bench_shape(&bench, csv, 8, 512, 512, false); /* chapter 10's 109m */
-    bench_shape(&bench, csv, 64, 7168, 4096, false);
-    bench_shape(&bench, csv, 256, 2048, 1024, false);
+    if (!bench.ctx->gpu) fatal("this benchmark is for --device cuda; 05_moe/bench has the CPU");
+    bench_ceilings(&bench);
+    bench_shape(&bench, 64, 2048, 1024, true);
+    bench_shape(&bench, 8, 512, 1024, true);
+    bench_shape(&bench, 8, 512, 512, false); /* chapter 10's 109m */
+    bench_shape(&bench, 64, 7168, 4096, false);
+    bench_shape(&bench, 256, 2048, 1024, false);
     static const int64_t hidden[] = {2048, 7168}, width[] = {512, 2048};
     for (int experts = 64; experts <= 256; experts += 192)
         for (int h = 0; h < 2; h++)
             for (int m = 0; m < 2; m++) {
-                bench_shape(&bench, csv, experts, hidden[h], width[m], false);
-                bench_shape(&bench, csv, experts, width[m], hidden[h], false);
+                bench_shape(&bench, experts, hidden[h], width[m], false);
+                bench_shape(&bench, experts, width[m], hidden[h], false);
             }
-    if (csv && csv_close(csv, &err)) fatal("%s", err.text);
-    context_free(&ctx);
+    bench_close(&bench);
     return 0;
 #else
-    (void)options;
     fatal("this benchmark is for CUDA, and this program was built without nvcc");
 #endif
 }

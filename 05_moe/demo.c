@@ -10,6 +10,7 @@
 #include "03_multihead/chartext.h"
 #include "common/core/ops.h"
 #include "common/files/csv.h"
+#include "common/files/machine.h"
 #include "common/program/options.h"
 #include "common/program/plot.h"
 #include "common/program/progress.h"
@@ -40,82 +41,6 @@ typedef struct DemoOptions {
     double gamma, alpha;
 } DemoOptions;
 
-static const struct argp_option flags[] = {
-    {"text", 't', "FILE", 0, "Text to learn from (default: Genesis, from the program `bible`)", 0},
-    {"steps", 's', "N", 0, "Training steps of each run (default 400)", 0},
-    {"layers", 'l', "N", 0, "Layers, 2 to 8; the first is dense (default 2)", 0},
-    {"experts", 'e', "N", 0, "Routed experts, up to 64 (default 8)", 0},
-    {"top-k", 'k', "N", 0, "Experts for each token (default 2)", 0},
-    {"shared", 'S', "N", 0, "Shared experts, which see every token (default 1)", 0},
-    {"width", 'w', "N", 0,
-     "Inner width of all routed experts together (default 512): more experts are narrower ones", 0},
-    {"router", 'r', "NAME", 0, "linear, noisy or centroid (default linear)", 0},
-    {"scoring", 'c', "NAME", 0, "softmax or sigmoid (default sigmoid)", 0},
-    {"balance", 'b', "NAME", 0,
-     "In the second run: bias (V3; default), aux (Switch), seq (DeepSeek's loss for each "
-     "sequence), "
-     "cv (Shazeer's importance, and load if noisy), none",
-     0},
-    {"gamma", 'g', "X", 0, "Step of the bias (default 0.01)", 0},
-    {"alpha", 'a', "X", 0, "Weight of a balance loss (default 0.05)", 0},
-    {0}};
-
-/* A name, or an exit with 2 and the list of names. */
-static Balance balance_named(const struct argp_state *state, const char *name) {
-    for (int i = 0; balance_names[i]; i++)
-        if (!strcmp(name, balance_names[i])) return (Balance)i;
-    argp_error(state, "--balance \"%s\" is not known; there are: bias, aux, seq, cv, none", name);
-    return LEFT_ALONE;
-}
-
-static error_t parse(int key, char *text, struct argp_state *state) {
-    DemoOptions *o = state->input;
-    Error err;
-    switch (key) {
-    case ARGP_KEY_INIT:
-        state->child_inputs[0] = &o->common;
-        return 0;
-    case 't':
-        o->text = text;
-        return 0;
-    case 's':
-        o->steps = (int)option_integer(state, "--steps", text, 1, 100000);
-        return 0;
-    case 'l':
-        o->layers = (int)option_integer(state, "--layers", text, 2, 8);
-        return 0;
-    case 'e':
-        o->experts = (int)option_integer(state, "--experts", text, 1, MAX_EXPERTS);
-        return 0;
-    case 'k':
-        o->top_k = (int)option_integer(state, "--top-k", text, 1, MAX_EXPERTS);
-        return 0;
-    case 'S':
-        o->shared = (int)option_integer(state, "--shared", text, 0, 8);
-        return 0;
-    case 'w':
-        o->width = (int)option_integer(state, "--width", text, 8, 8192);
-        return 0;
-    case 'g':
-        o->gamma = option_number(state, "--gamma", text, 0, 1);
-        return 0;
-    case 'a':
-        o->alpha = option_number(state, "--alpha", text, 0, 10);
-        return 0;
-    case 'b':
-        o->balance = balance_named(state, text);
-        return 0;
-    case 'r':
-        if (router_gate(text, &o->gate, &err)) argp_error(state, "--router: %s", err.text);
-        return 0;
-    case 'c':
-        if (router_scoring(text, &o->scoring, &err)) argp_error(state, "--scoring: %s", err.text);
-        return 0;
-    default:
-        return ARGP_ERR_UNKNOWN;
-    }
-}
-
 /* ---- what the steps of the demo share ---- */
 
 /* What one run left behind, about the last layer's experts. */
@@ -138,7 +63,6 @@ typedef struct Demo {
     int64_t train, count; /* characters to learn from, and all; the rest is for validation */
     MoeModelConfig cfg;
     Run runs[2];
-    char device[160];
 } Demo;
 
 /* ---- 1. parameters ---- */
@@ -347,9 +271,10 @@ static void print_load(const Demo *d) {
 }
 
 static int show_load(Demo *d, Error *err) {
-    const char *path = d->options.common.csv ? d->options.common.csv : OUT "load.csv";
+    const char *path = d->options.common.csv;
     Csv csv;
-    if (csv_open(&csv, path, "run,name,step,expert,share", d->device, d->options.common.seed, err))
+    if (csv_open(&csv, path, "run,name,step,expert,share", device_describe(&d->ctx).text,
+                 d->options.common.seed, err))
         return -1;
     print_load(d);
     for (int r = 0; r < 2; r++) {
@@ -406,7 +331,8 @@ static int show_experts(Demo *d, Error *err) {
         specialty_information(&run->specialty), specialty_information(&d->runs[0].specialty));
     const char *path = OUT "kinds.csv";
     Csv csv;
-    if (csv_open(&csv, path, "expert,kind,name,share", d->device, d->options.common.seed, err))
+    if (csv_open(&csv, path, "expert,kind,name,share", device_describe(&d->ctx).text,
+                 d->options.common.seed, err))
         return -1;
     for (int e = 0; e < experts; e++)
         for (int k = 0; k < KIND_COUNT; k++)
@@ -419,26 +345,44 @@ static int show_experts(Demo *d, Error *err) {
 
 int main(int argc, char **argv) {
     static Demo d;
-    d.options = (DemoOptions){.steps = 400,
-                              .layers = 2,
-                              .experts = 8,
-                              .top_k = 2,
-                              .shared = 1,
-                              .width = 512,
-                              .scoring = SCORING_SIGMOID,
-                              .balance = BY_BIAS,
-                              .gamma = 0.01,
-                              .alpha = 0.05};
-    const struct argp argp = {
-        .options = flags,
-        .parser = parse,
-        .doc = "Counts what a layer of experts holds and uses, trains a small model twice, left "
-               "alone and balanced, and shows what each expert has come to see.",
-        .children = common_argp};
+    DemoOptions *o = &d.options;
+    *o = (DemoOptions){.common.csv = OUT "load.csv",
+                       .steps = 400,
+                       .layers = 2,
+                       .experts = 8,
+                       .top_k = 2,
+                       .shared = 1,
+                       .width = 512,
+                       .scoring = SCORING_SIGMOID,
+                       .balance = BY_BIAS,
+                       .gamma = 0.01,
+                       .alpha = 0.05};
+    const Option flags[] = {
+        OPT_STRING("text", 't', "FILE", &o->text,
+                   "Text to learn from (default: Genesis, from the program `bible`)"),
+        OPT_INT("steps", 's', "N", &o->steps, 1, 100000, "Training steps of each run"),
+        OPT_INT("layers", 'l', "N", &o->layers, 2, 8, "Layers, 2 to 8; the first is dense"),
+        OPT_INT("experts", 'e', "N", &o->experts, 1, MAX_EXPERTS, "Routed experts, up to 64"),
+        OPT_INT("top-k", 'k', "N", &o->top_k, 1, MAX_EXPERTS, "Experts for each token"),
+        OPT_INT("shared", 'S', "N", &o->shared, 0, 8, "Shared experts, which see every token"),
+        OPT_INT("width", 'w', "N", &o->width, 8, 8192,
+                "Inner width of all routed experts together: more experts are narrower ones"),
+        OPT_CHOICE("router", 'r', "NAME", &o->gate, router_gate_names, "linear, noisy or centroid"),
+        OPT_CHOICE("scoring", 'c', "NAME", &o->scoring, router_scoring_names, "softmax or sigmoid"),
+        OPT_CHOICE("balance", 'b', "NAME", &o->balance, balance_names,
+                   "In the second run: bias (V3), aux (Switch), seq (DeepSeek's loss for each "
+                   "sequence), cv (Shazeer's importance, and load if noisy), none"),
+        OPT_FLOAT("gamma", 'g', "X", &o->gamma, 0, 1, "Step of the bias"),
+        OPT_FLOAT("alpha", 'a', "X", &o->alpha, 0, 10, "Weight of a balance loss"),
+        OPT_CSV(&o->common),
+        OPT_COMMON(&o->common),
+        OPT_END};
     Error err = {0};
-    options_parse(&argp, argc, argv, &d.options.common, &d.options);
-    options_open(&d.options.common, &d.ctx);
-    snprintf(d.device, sizeof d.device, "%s", d.ctx.gpu ? gpu_describe(d.ctx.gpu).text : "cpu");
+    options_parse(argc, argv,
+                  "Counts what a layer of experts holds and uses, trains a small model twice, left "
+                  "alone and balanced, and shows what each expert has come to see.",
+                  flags);
+    options_open(&o->common, &d.ctx);
     static char balanced[32];
     snprintf(balanced, sizeof balanced, "balanced by %s", balance_names[d.options.balance]);
     d.runs[0] = (Run){.balance = LEFT_ALONE, .name = "left alone"};

@@ -12,35 +12,9 @@
 
 /* ---- settings ---- */
 
-/* The position of name in a list of names that ends with NULL. */
-static int find_name(const char *what, const char *name, const char *const *names, Error *err) {
-    char all[128] = "";
-    for (int i = 0; names[i]; i++) {
-        if (!strcmp(name, names[i])) return i;
-        size_t used = strlen(all);
-        snprintf(all + used, sizeof all - used, "%s%s", i ? ", " : "", names[i]);
-    }
-    return error_set(err, "%s \"%.40s\" is not known; there are: %s", what, name, all);
-}
-
-int router_scoring(const char *name, ScoringFunc *scoring, Error *err) {
-    int i = find_name("scoring_func", name, (const char *[]){"softmax", "sigmoid", NULL}, err);
-    if (i >= 0) *scoring = (ScoringFunc)i;
-    return i < 0 ? -1 : 0;
-}
-
-int router_method(const char *name, TopkMethod *method, Error *err) {
-    const char *const names[] = {"greedy", "group_limited_greedy", "noaux_tc", NULL};
-    int i = find_name("topk_method", name, names, err);
-    if (i >= 0) *method = (TopkMethod)i;
-    return i < 0 ? -1 : 0;
-}
-
-int router_gate(const char *name, GateKind *gate, Error *err) {
-    int i = find_name("gate", name, (const char *[]){"linear", "noisy", "centroid", NULL}, err);
-    if (i >= 0) *gate = (GateKind)i;
-    return i < 0 ? -1 : 0;
-}
+const char *const router_scoring_names[] = {"softmax", "sigmoid", NULL};
+const char *const router_method_names[] = {"greedy", "group_limited_greedy", "noaux_tc", NULL};
+const char *const router_gate_names[] = {"linear", "noisy", "centroid", NULL};
 
 static int check_groups(const RouterConfig *cfg, Error *err) {
     int experts = cfg->n_routed_experts, groups = cfg->n_group, kept = cfg->topk_group;

@@ -59,11 +59,11 @@ enum { ROUTER_MAX_EXPERTS = 512 };
 /* 0, or -1 and a message that names the number that is wrong, its value and what it may be. */
 int router_check(const RouterConfig *cfg, Error *err);
 
-/* By Hugging Face's names: "softmax", "sigmoid"; "greedy", "group_limited_greedy", "noaux_tc";
- * ours: "linear", "noisy", "centroid". -1 and a message that lists the names. */
-int router_scoring(const char *name, ScoringFunc *scoring, Error *err);
-int router_method(const char *name, TopkMethod *method, Error *err);
-int router_gate(const char *name, GateKind *gate, Error *err);
+/* The names of the settings, in the order of their enums and ended by NULL: Hugging Face's
+ * "softmax", "sigmoid"; "greedy", "group_limited_greedy", "noaux_tc"; ours "linear", "noisy",
+ * "centroid". */
+extern const char *const router_scoring_names[], *const router_method_names[],
+                                                     *const router_gate_names[];
 
 typedef struct Router {
     Tensor *weight;       /* [E, hidden_size]: rows of the gate, or the centroids */

@@ -9,9 +9,7 @@
  */
 #include "07_rope/rope.h"
 
-#include "common/files/csv.h"
 #include "common/program/bench.h"
-#include "common/program/options.h"
 
 #include <stdio.h>
 
@@ -89,7 +87,7 @@ static const Rung cuda_rungs[] = {{"sincos", run_sincos},        {"table", run_t
 static const Rung *const cuda_rungs = cpu_rungs; /* not reached: there is no such device */
 #endif
 
-static void bench_shape(Bench *bench, Csv *csv, const Shape *s, RopeLayout layout) {
+static void bench_shape(Bench *bench, const Shape *s, RopeLayout layout) {
     Context *ctx = bench->ctx;
     Work w = {.shape = s};
     Error err;
@@ -111,15 +109,15 @@ static void bench_shape(Bench *bench, Csv *csv, const Shape *s, RopeLayout layou
         char name[64];
         snprintf(name, sizeof name, "%s  %s  %s", s->name, how, r->name);
         BenchTime t = bench_row(bench, name, ctx->dtype, 0, bytes, r->run, &w);
-        csv_row(csv, "%s,%s,\"%s\",%d,%s,\"%s\",%.0f,%.2f,%.2f,%.1f", device_name(ctx->device),
-                dtype_name(ctx->dtype), s->name, s->tokens, how, r->name, bytes, 1e6 * t.min,
-                1e6 * t.median, 100 * bytes / t.min / bench->copy_bytes);
+        bench_save(bench, "%s,%s,\"%s\",%d,%s,\"%s\",%.0f,%.2f,%.2f,%.1f", device_name(ctx->device),
+                   dtype_name(ctx->dtype), s->name, s->tokens, how, r->name, bytes, 1e6 * t.min,
+                   1e6 * t.median, 100 * bytes / t.min / bench->copy_bytes);
     }
     rope_free(&w.rope);
     context_reset(ctx);
 }
 
-static void all_shapes(Bench *bench, Csv *csv, DType dtype) {
+static void all_shapes(Bench *bench, DType dtype) {
     char title[160];
     Context *ctx = bench->ctx;
     ctx->dtype = dtype;
@@ -129,34 +127,19 @@ static void all_shapes(Bench *bench, Csv *csv, DType dtype) {
                  s->name, dtype_name(dtype), s->tokens, s->heads, s->head_dim, s->kv_heads,
                  s->kv_head_dim, s->dim);
         bench_head(title);
-        bench_shape(bench, csv, s, ROPE_INTERLEAVED);
-        bench_shape(bench, csv, s, ROPE_HALVES);
+        bench_shape(bench, s, ROPE_INTERLEAVED);
+        bench_shape(bench, s, ROPE_HALVES);
     }
 }
 
 int main(int argc, char **argv) {
-    BenchOptions options =
-        bench_options(argc, argv, "Rotating queries and keys: time against the bytes that move.");
-    Context ctx;
-    options_open(&options.common, &ctx);
-    Bench bench;
-    bench_init(&bench, &ctx, options.seconds);
-    bench_print_machine(&bench);
-
-    Csv csv;
-    Error err;
-    const char *path =
-        options.common.csv ? options.common.csv : "07_rope/figures/out/bandwidth.csv";
-    GpuText device = {"cpu"};
-    if (ctx.device == CUDA) device = gpu_describe(ctx.gpu);
-    if (csv_open(&csv, path,
-                 "device,dtype,shape,tokens,layout,rung,bytes,min_us,median_us,percent_of_copy",
-                 device.text, options.common.seed, &err))
-        fatal("%s", err.text);
-    if (ctx.device == CUDA) all_shapes(&bench, &csv, BF16);
-    all_shapes(&bench, &csv, F32);
-    if (csv_close(&csv, &err)) fatal("%s", err.text);
-    printf("\nrows:  %s\n", path);
-    context_free(&ctx);
+    Bench bench = {0};
+    bench_open(&bench, argc, argv, "Rotating queries and keys: time against the bytes that move.",
+               NULL, "07_rope/figures/out/bandwidth.csv",
+               "device,dtype,shape,tokens,layout,rung,bytes,min_us,median_us,percent_of_copy");
+    bench_ceilings(&bench);
+    if (bench.ctx->device == CUDA) all_shapes(&bench, BF16);
+    all_shapes(&bench, F32);
+    bench_close(&bench);
     return 0;
 }

@@ -9,6 +9,7 @@
 #include "03_multihead/charmodel.h"
 #include "03_multihead/chartext.h"
 #include "common/files/csv.h"
+#include "common/files/machine.h"
 #include "common/program/options.h"
 #include "common/program/plot.h"
 #include "common/program/progress.h"
@@ -34,76 +35,23 @@ typedef struct DemoOptions {
     double theta, factor, mscale, beta_fast, beta_slow;
 } DemoOptions;
 
-static const struct argp_option flags[] = {
-    {"text", 't', "FILE", 0, "Text to learn from (default: Genesis, from the program `bible`)", 0},
-    {"steps", 's', "N", 0, "Training steps (default 600)", 0},
-    {"train-length", 'T', "N", 0, "Characters in a training text (default 64)", 0},
-    {"lengths", 'l', "N,N,...", 0, "Lengths to ask at, ascending (default 32 to 512)", 0},
-    {"windows", 'w', "N", 0, "Stretches of text to ask at (default 128)", 0},
-    {"theta", 'b', "X", 0, "Base of the frequencies (default 10000)", 0},
-    {"factor", 'f', "X", 0, "Growth of the context (default: longest / train length)", 0},
-    {"mscale", 'm', "X", 0, "YaRN's mscale and mscale_all_dim (default 1; 0: none)", 0},
-    {"beta-fast", 'F', "X", 0, "YaRN: pairs with more turns stay as they are (default 32)", 0},
-    {"beta-slow", 'S', "X", 0, "YaRN: pairs with fewer turns are squeezed (default 1)", 0},
-    {"tune", 'u', "N", 0, "Then train N steps more at the longest length (default 60)", 0},
-    {0}};
-
-static void parse_lengths(DemoOptions *o, const struct argp_state *state, const char *text) {
-    char copy[256];
+/* --lengths: N,N,... */
+static int parse_lengths(void *value, const char *text, Error *err) {
+    DemoOptions *o = value;
+    char copy[256], *end;
     snprintf(copy, sizeof copy, "%s", text);
     o->length_count = 0;
     for (char *next, *one = strtok_r(copy, ",", &next); one; one = strtok_r(NULL, ",", &next)) {
-        int low = o->length_count ? o->lengths[o->length_count - 1] + 1 : TRIAL_LAST;
+        long low = o->length_count ? o->lengths[o->length_count - 1] + 1 : TRIAL_LAST, most = 8192;
+        long length = strtol(one, &end, 10);
         if (o->length_count == MAX_LENGTHS)
-            argp_error(state, "--lengths: at most %d lengths", MAX_LENGTHS);
-        o->lengths[o->length_count++] = (int)option_integer(state, "--lengths", one, low, 8192);
+            return error_set(err, "at most %d lengths", MAX_LENGTHS);
+        if (*end) return error_set(err, "'%s' is not a whole number", one);
+        if (length < low || length > most)
+            return error_set(err, "%s is not between %ld and %ld", one, low, most);
+        o->lengths[o->length_count++] = (int)length;
     }
-    if (!o->length_count) argp_error(state, "--lengths: no length in '%s'", text);
-}
-
-static error_t parse(int key, char *text, struct argp_state *state) {
-    DemoOptions *o = state->input;
-    switch (key) {
-    case ARGP_KEY_INIT:
-        state->child_inputs[0] = &o->common;
-        break;
-    case 't':
-        o->text = text;
-        break;
-    case 's':
-        o->steps = (int)option_integer(state, "--steps", text, 1, 100000);
-        break;
-    case 'T':
-        o->train_length = (int)option_integer(state, "--train-length", text, 8, 4096);
-        break;
-    case 'l':
-        parse_lengths(o, state, text);
-        break;
-    case 'w':
-        o->windows = (int)option_integer(state, "--windows", text, 1, 100000);
-        break;
-    case 'b':
-        o->theta = option_number(state, "--theta", text, 1.001, 1e12);
-        break;
-    case 'f':
-        o->factor = option_number(state, "--factor", text, 1, 1e6);
-        break;
-    case 'm':
-        o->mscale = option_number(state, "--mscale", text, 0, 10);
-        break;
-    case 'F':
-        o->beta_fast = option_number(state, "--beta-fast", text, 1e-3, 1e6);
-        break;
-    case 'S':
-        o->beta_slow = option_number(state, "--beta-slow", text, 1e-3, 1e6);
-        break;
-    case 'u':
-        o->tune = (int)option_integer(state, "--tune", text, 0, 100000);
-        break;
-    default:
-        return ARGP_ERR_UNKNOWN;
-    }
-    return 0;
+    return o->length_count ? 0 : error_set(err, "no length in '%s'", text);
 }
 
 typedef struct Demo {
@@ -113,7 +61,6 @@ typedef struct Demo {
     int32_t *ids;
     TrialText text;
     int vocab;
-    char device[160];
 } Demo;
 
 /* ---- 1. one pair ---- */
@@ -153,7 +100,8 @@ static int one_pair(Demo *d, Error *err) {
     printf(
         "   Along each diagonal it is one number: only the distance p - s is left. But four back\n"
         "   looks like the token itself. So there are several pairs, each slower than the last.\n");
-    if (csv_open(&csv, OUT "rotation.csv", "what,p,x,y", d->device, d->options.common.seed, err))
+    if (csv_open(&csv, OUT "rotation.csv", "what,p,x,y", device_describe(&d->ctx).text,
+                 d->options.common.seed, err))
         return -1;
     for (int p = 0; p < 4; p++) {
         csv_row(&csv, "q,%d,%g,%g", p, q[2 * p], q[2 * p + 1]);
@@ -213,7 +161,7 @@ static int decay(Demo *d, Error *err) {
     text_bars(labels, values, BARS, "");
     Csv csv;
     if (csv_open(&csv, OUT "decay.csv", "distance,exact_10000,theta_100,theta_10000,theta_1000000",
-                 d->device, d->options.common.seed, err))
+                 device_describe(&d->ctx).text, d->options.common.seed, err))
         return -1;
     for (int x = 1; x <= FARTHEST; x += 1 + x / 50)
         csv_row(&csv, "%d,%.5f,%.5f,%.5f,%.5f", x, likeness(f[1], x), smooth(f[0], x),
@@ -261,8 +209,8 @@ static int wavelengths_of_v3(Demo *d, Error *err) {
         rope_frequencies(&cfg, f[i]);
     }
     Csv csv;
-    if (csv_open(&csv, OUT "wavelengths.csv", "pair,none,linear,ntk,yarn", d->device,
-                 d->options.common.seed, err))
+    if (csv_open(&csv, OUT "wavelengths.csv", "pair,none,linear,ntk,yarn",
+                 device_describe(&d->ctx).text, d->options.common.seed, err))
         return -1;
     for (int i = 0; i < DIM / 2; i++)
         csv_row(&csv, "%d,%.6g,%.6g,%.6g,%.6g", i, 2 * M_PI / f[0][i], 2 * M_PI / f[1][i],
@@ -430,14 +378,14 @@ static void write_rows(const Demo *d, Csv *csv, Table table) {
 
 static int trial(Demo *d, Error *err) {
     const DemoOptions *o = &d->options;
-    const char *path = o->common.csv ? o->common.csv : OUT "length.csv";
+    const char *path = o->common.csv;
     static Table table;
     Csv csv; /* opened first: better to hear of a bad path before the training than after */
     if (read_text(d, err) ||
         csv_open(&csv, path,
                  "length,train_length,no_positions,as_trained,pi,ntk,yarn,tuned_as_trained,"
                  "tuned_pi,tuned_ntk,tuned_yarn",
-                 d->device, o->common.seed, err))
+                 device_describe(&d->ctx).text, o->common.seed, err))
         return -1;
     int status = ask_all(d, table, err);
     if (!status) write_rows(d, &csv, table);
@@ -458,7 +406,8 @@ static int trial(Demo *d, Error *err) {
 }
 
 int main(int argc, char **argv) {
-    static Demo d = {.options = {.steps = 600,
+    static Demo d = {.options = {.common.csv = OUT "length.csv",
+                                 .steps = 600,
                                  .train_length = 64,
                                  .windows = 128,
                                  .tune = 60,
@@ -466,17 +415,37 @@ int main(int argc, char **argv) {
                                  .length_count = 8,
                                  .theta = 10000,
                                  .mscale = 1}};
-    const struct argp argp = {.options = flags,
-                              .parser = parse,
-                              .doc = "Turns pairs of numbers, trains a small model on short texts, "
-                                     "and asks it about long ones.",
-                              .children = common_argp};
+    DemoOptions *o = &d.options;
+    const Option flags[] = {
+        OPT_STRING("text", 't', "FILE", &o->text,
+                   "Text to learn from (default: Genesis, from the program `bible`)"),
+        OPT_INT("steps", 's', "N", &o->steps, 1, 100000, "Training steps"),
+        OPT_INT("train-length", 'T', "N", &o->train_length, 8, 4096,
+                "Characters in a training text"),
+        OPT_CALL("lengths", 'l', "N,N,...", o, parse_lengths,
+                 "Lengths to ask at, ascending (default 32 to 512)"),
+        OPT_INT("windows", 'w', "N", &o->windows, 1, 100000, "Stretches of text to ask at"),
+        OPT_FLOAT("theta", 'b', "X", &o->theta, 1.001, 1e12, "Base of the frequencies"),
+        OPT_FLOAT("factor", 'f', "X", &o->factor, 1, 1e6,
+                  "Growth of the context (default: longest / train length)"),
+        OPT_FLOAT("mscale", 'm', "X", &o->mscale, 0, 10,
+                  "YaRN's mscale and mscale_all_dim; 0: none"),
+        OPT_FLOAT("beta-fast", 'F', "X", &o->beta_fast, 1e-3, 1e6,
+                  "YaRN: pairs with more turns stay as they are (default 32)"),
+        OPT_FLOAT("beta-slow", 'S', "X", &o->beta_slow, 1e-3, 1e6,
+                  "YaRN: pairs with fewer turns are squeezed (default 1)"),
+        OPT_INT("tune", 'u', "N", &o->tune, 0, 100000,
+                "Then train N steps more at the longest length"),
+        OPT_CSV(&o->common),
+        OPT_COMMON(&o->common),
+        OPT_END};
     Error err = {0};
-    options_parse(&argp, argc, argv, &d.options.common, &d.options);
-    if (d.options.factor == 0)
-        d.options.factor = fmax(1, (double)longest(&d.options) / d.options.train_length);
-    options_open(&d.options.common, &d.ctx);
-    snprintf(d.device, sizeof d.device, "%s", d.ctx.gpu ? gpu_describe(d.ctx.gpu).text : "cpu");
+    options_parse(argc, argv,
+                  "Turns pairs of numbers, trains a small model on short texts, and asks it about "
+                  "long ones.",
+                  flags);
+    if (o->factor == 0) o->factor = fmax(1, (double)longest(o) / o->train_length);
+    options_open(&o->common, &d.ctx);
 
     printf("\nHow far away is that other token? And what if it is farther than any ever was?\n\n");
     int status =

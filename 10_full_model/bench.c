@@ -6,72 +6,20 @@
 #include "10_full_model/train/train.h"
 
 #include "common/core/ops.h"
-#include "common/files/csv.h"
 #include "common/program/bench.h"
-#include "common/program/options.h"
 
-#include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 typedef struct ModelBenchOptions {
-    CommonOptions common;
-    const char *config, *profile;
-    int batch, context, vocab;
-    double seconds;
+    const char *config;
+    int batch, context, vocab, profile;
 } ModelBenchOptions;
 
 /* What --profile may name. */
-static const char *const works[] = {"forward", "train", "decode", "batch"};
-enum { WORKS = sizeof works / sizeof *works };
-
-static error_t parse(int key, char *text, struct argp_state *state) {
-    ModelBenchOptions *o = state->input;
-    switch (key) {
-    case ARGP_KEY_INIT:
-        state->child_inputs[0] = &o->common;
-        return 0;
-    case 'c':
-        o->config = text;
-        return 0;
-    case 'b':
-        o->batch = (int)option_integer(state, "--batch", text, 1, 65536);
-        return 0;
-    case 't':
-        o->context = (int)option_integer(state, "--context", text, 2, 1 << 20);
-        return 0;
-    case 'v':
-        o->vocab = (int)option_integer(state, "--vocab", text, 2, 1 << 20);
-        return 0;
-    case 'p':
-        o->profile = text;
-        for (int i = 0; i < WORKS; i++)
-            if (!strcmp(text, works[i])) return 0;
-        argp_error(state, "--profile '%s': it must be forward, train, decode or batch", text);
-        return EINVAL;
-    case 's':
-        o->seconds = option_number(state, "--seconds", text, 0.01, 1000);
-        return 0;
-    default:
-        return ARGP_ERR_UNKNOWN;
-    }
-}
-
-static const struct argp_option flags[] = {
-    {"config", 'c', "NAME", 0, "Size of the model (default nano)", 0},
-    {"batch", 'b', "N", 0, "Windows in a step (default 16)", 0},
-    {"context", 't', "N", 0, "Tokens in a window (default 64)", 0},
-    {"vocab", 'v', "N", 0, "Size of the vocabulary (default 2048)", 0},
-    {"profile", 'p', "WORK", 0,
-     "Only this, for a profiler: forward, train, decode or batch, once between cudaProfilerStart "
-     "and "
-     "cudaProfilerStop (see tools/kernels.py)",
-     0},
-    {"seconds", 's', "X", 0, "Time for each row (default 3)", 0},
-    {0}};
-
-enum { MOST_ROWS = 4 };
+enum { ALL, FORWARD, TRAIN, DECODE, BATCH };
+static const char *const works[] = {"all", "forward", "train", "decode", "batch", NULL};
 
 typedef struct Work {
     Model model;
@@ -155,7 +103,7 @@ static void prepare(Work *w, Context *ctx, const ModelBenchOptions *o) {
     size_t tokens = (size_t)o->batch * (size_t)o->context;
     w->ids = must_alloc(tokens + 1, sizeof *w->ids);
     for (size_t i = 0; i <= tokens; i++)
-        w->ids[i] = (int32_t)(philox(o->common.seed, 1, i).word[0] % (uint32_t)o->vocab);
+        w->ids[i] = (int32_t)(philox(ctx->rng.seed, 1, i).word[0] % (uint32_t)o->vocab);
     if (model_init(&w->model, ctx, &cfg, true, &err)) fatal("%s", err.text);
     model_randomize(&w->model);
     w->records = must_alloc((size_t)cfg.num_hidden_layers, sizeof *w->records);
@@ -172,88 +120,86 @@ static void profile(Context *ctx, BenchFunction function, void *user) {
 
 static void profile_work(Context *ctx, Work *w, const ModelBenchOptions *o) {
     if (!ctx->gpu) fatal("--profile is for the GPU: add --device cuda");
-    if (!strcmp(o->profile, "forward")) {
+    if (o->profile == FORWARD) {
         profile(ctx, forward, w);
-    } else if (!strcmp(o->profile, "train")) {
+    } else if (o->profile == TRAIN) {
         profile(ctx, step, w);
     } else {
         Decoding d;
-        decoding_init(&d, w, !strcmp(o->profile, "decode") ? 1 : o->batch);
+        decoding_init(&d, w, o->profile == DECODE ? 1 : o->batch);
         profile(ctx, decode, &d);
         decoding_free(&d);
     }
 }
 
-static void work_free(Context *ctx, Work *w) {
+static void work_free(Work *w) {
     model_free(&w->model);
     free(w->ids);
     free(w->records);
-    context_free(ctx);
 }
 
-static void save_rows(const ModelBenchOptions *o, Context *ctx, char (*names)[48],
-                      const BenchTime *times, int count) {
-    Error err;
-    Csv csv;
-    if (csv_open(&csv, o->common.csv, "work,min_ms,median_ms",
-                 ctx->gpu ? gpu_describe(ctx->gpu).text : "cpu", o->common.seed, &err))
-        fatal("%s", err.text);
-    for (int i = 0; i < count; i++)
-        csv_row(&csv, "%s,%.5f,%.5f", names[i], 1e3 * times[i].min, 1e3 * times[i].median);
-    if (csv_close(&csv, &err)) fatal("%s", err.text);
+/* A row of the table and of the CSV. */
+static BenchTime row(Bench *bench, const char *name, double flop, double bytes,
+                     BenchFunction function, void *user) {
+    BenchTime t = bench_row(bench, name, bench->ctx->dtype, flop, bytes, function, user);
+    bench_save(bench, "%s,%.5f,%.5f", name, 1e3 * t.min, 1e3 * t.median);
+    return t;
+}
+
+/* Decoding `batch` sequences; returns the tokens per second of the median. */
+static double decode_row(Bench *bench, Work *w, int batch) {
+    Decoding d;
+    char name[48];
+    DType dtype = bench->ctx->dtype;
+    const ModelConfig *cfg = &w->model.cfg;
+    decoding_init(&d, w, batch);
+    double cache =
+        (double)mla_cache_bytes_per_token(&w->model.block.mla, cfg->num_hidden_layers, dtype);
+    double bytes = (double)config_active_parameters(cfg) * dtype_size(dtype) + cache * w->context;
+    snprintf(name, sizeof name, "decode, %d steps of %d sequence%s", d.steps, batch,
+             batch == 1 ? "" : "s");
+    /* How many experts a batch reads is its own affair: bytes only for one sequence. */
+    BenchTime t = row(bench, name, metrics_flop_per_token(&w->model, w->context) * batch * d.steps,
+                      batch == 1 ? bytes * d.steps : 0, decode, &d);
+    double tokens = (double)batch * d.steps;
+    decoding_free(&d);
+    return tokens / t.median;
 }
 
 int main(int argc, char **argv) {
-    ModelBenchOptions o = {
-        .config = "nano", .batch = 16, .context = 64, .vocab = 2048, .seconds = 3};
-    const struct argp argp = {flags,       parse, NULL, "Times training and decoding.",
-                              common_argp, NULL,  NULL};
-    options_parse(&argp, argc, argv, &o.common, &o);
-    Context ctx;
-    options_open(&o.common, &ctx);
+    Bench bench = {.seconds = 3};
+    ModelBenchOptions o = {.config = "nano", .batch = 16, .context = 64, .vocab = 2048};
+    const Option flags[] = {
+        OPT_STRING("config", 'c', "NAME", &o.config, "Size of the model"),
+        OPT_INT("batch", 'b', "N", &o.batch, 1, 65536, "Windows in a step"),
+        OPT_INT("context", 't', "N", &o.context, 2, 1 << 20, "Tokens in a window"),
+        OPT_INT("vocab", 'v', "N", &o.vocab, 2, 1 << 20, "Size of the vocabulary"),
+        OPT_CHOICE("profile", 'p', "WORK", &o.profile, works,
+                   "Only this, for a profiler: forward, train, decode or batch (default: all), "
+                   "once between cudaProfilerStart and cudaProfilerStop (see tools/kernels.py)"),
+        OPT_END};
+    bench_open(&bench, argc, argv, "Times training and decoding.", flags, NULL,
+               "work,min_ms,median_ms");
     Work w;
-    prepare(&w, &ctx, &o);
-    const ModelConfig *cfg = &w.model.cfg;
+    prepare(&w, bench.ctx, &o);
     if (o.profile) {
-        profile_work(&ctx, &w, &o);
-        work_free(&ctx, &w);
-        return 0;
+        profile_work(bench.ctx, &w, &o);
+    } else {
+        bench_ceilings(&bench);
+        printf("model %s: %lld parameters, batch %d, context %d, vocabulary %d\n", o.config,
+               (long long)config_parameters(&w.model.cfg), o.batch, o.context, o.vocab);
+        bench_head("the whole model");
+        double tokens = (double)o.batch * o.context;
+        double flop = metrics_flop_per_token(&w.model, o.context) * tokens;
+        row(&bench, "forward", flop, 0, forward, &w);
+        BenchTime t = row(&bench, "training step", 3 * flop, 0, step, &w);
+        double one = decode_row(&bench, &w, 1), many = decode_row(&bench, &w, o.batch);
+        printf("\ntraining %.0f tokens/s (median %.0f), %.0f MiB of activations and gradients\n"
+               "greedy decoding %.0f tokens/s one at a time, %.0f in %d sequences (medians)\n",
+               tokens / t.min, tokens / t.median, context_peak_bytes(bench.ctx) / 1048576.0, one,
+               many, o.batch);
     }
-
-    Bench bench;
-    bench_init(&bench, &ctx, o.seconds);
-    bench_print_machine(&bench);
-    printf("model %s: %lld parameters, batch %d, context %d, vocabulary %d\n", o.config,
-           (long long)config_parameters(cfg), o.batch, o.context, o.vocab);
-    bench_head("the whole model");
-    double flop = metrics_flop_per_token(&w.model, o.context), tokens = (double)o.batch * o.context;
-    double cache =
-        (double)mla_cache_bytes_per_token(&w.model.block.mla, cfg->num_hidden_layers, ctx.dtype);
-    double bytes =
-        (double)(config_active_parameters(cfg)) * dtype_size(ctx.dtype) + cache * o.context;
-    BenchTime times[MOST_ROWS];
-    char names[MOST_ROWS][48] = {"forward", "training step"};
-    int rows = 2;
-    times[0] = bench_row(&bench, names[0], ctx.dtype, flop * tokens, 0, forward, &w);
-    times[1] = bench_row(&bench, names[1], ctx.dtype, 3 * flop * tokens, 0, step, &w);
-    double decoded[2] = {0}; /* tokens per second: one sequence, the whole batch */
-    for (int batch = 1; rows < MOST_ROWS; batch = o.batch) {
-        Decoding d;
-        decoding_init(&d, &w, batch);
-        snprintf(names[rows], sizeof names[rows], "decode, %d steps of %d sequence%s", d.steps,
-                 batch, batch == 1 ? "" : "s");
-        /* How many experts a batch reads is its own affair: bytes only for one sequence. */
-        times[rows] = bench_row(&bench, names[rows], ctx.dtype, flop * batch * d.steps,
-                                batch == 1 ? bytes * d.steps : 0, decode, &d);
-        decoded[rows - 2] = (double)batch * d.steps / times[rows].median;
-        decoding_free(&d);
-        rows++;
-    }
-    printf("\ntraining %.0f tokens/s (median %.0f), %.0f MiB of activations and gradients\n"
-           "greedy decoding %.0f tokens/s one at a time, %.0f in %d sequences (medians)\n",
-           tokens / times[1].min, tokens / times[1].median, context_peak_bytes(&ctx) / 1048576.0,
-           decoded[0], decoded[1], o.batch);
-    if (o.common.csv) save_rows(&o, &ctx, names, times, rows);
-    work_free(&ctx, &w);
+    work_free(&w);
+    bench_close(&bench);
     return 0;
 }

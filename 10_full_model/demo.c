@@ -23,37 +23,6 @@ typedef struct DemoOptions {
     int steps, vocab;
 } DemoOptions;
 
-static error_t parse(int key, char *text, struct argp_state *state) {
-    DemoOptions *o = state->input;
-    switch (key) {
-    case ARGP_KEY_INIT:
-        state->child_inputs[0] = &o->common;
-        return 0;
-    case 'd':
-        o->data = text;
-        return 0;
-    case 'o':
-        o->out = text;
-        return 0;
-    case 's':
-        o->steps = (int)option_integer(state, "--steps", text, 1, 1000000);
-        return 0;
-    case 'v':
-        o->vocab = (int)option_integer(state, "--vocab", text, 257, 65536);
-        return 0;
-    default:
-        return ARGP_ERR_UNKNOWN;
-    }
-}
-
-static const struct argp_option flags[] = {
-    {"data", 'd', "FILE", 0,
-     "Text to learn from (default: build/corpus/bible.txt, which `make corpus` makes)", 0},
-    {"out", 'o', "DIR", 0, "Folder for the trained model (default: out/demo)", 0},
-    {"steps", 's', "N", 0, "Training steps (default 1000)", 0},
-    {"vocab", 'v', "N", 0, "Size of the vocabulary (default 2048)", 0},
-    {0}};
-
 /* ---- the steps of the tour ---- */
 
 typedef struct Tour {
@@ -200,8 +169,7 @@ static void show_experts(Tour *t) {
 
 /* 3. Training. */
 static int train_model(Tour *t, Error *err) {
-    t->train.csv =
-        t->options->common.csv ? t->options->common.csv : "10_full_model/figures/out/loss.csv";
+    t->train.csv = t->options->common.csv;
     t->train.out = t->options->out;
     t->train.start = RUN_OVERWRITE; /* it is the tour's own folder */
     t->train.tokenizer = t->tokenizer;
@@ -297,16 +265,28 @@ static int tour(Tour *t, Error *err) {
 }
 
 int main(int argc, char **argv) {
-    DemoOptions options = {
-        .data = "build/corpus/bible.txt", .out = "out/demo", .steps = 1000, .vocab = 2048};
-    const struct argp argp = {
-        flags,       parse, NULL, "Trains a small language model on real text and lets it write.",
-        common_argp, NULL,  NULL};
-    options_parse(&argp, argc, argv, &options.common, &options);
-    Tour t = {.options = &options, .train = train_defaults()};
-    t.train.schedule.steps = options.steps;
-    if (t.train.schedule.warmup > options.steps) t.train.schedule.warmup = options.steps;
-    options_open(&options.common, &t.ctx);
+    DemoOptions options = {.common.csv = "10_full_model/figures/out/loss.csv",
+                           .data = "build/corpus/bible.txt",
+                           .out = "out/demo",
+                           .steps = 1000,
+                           .vocab = 2048},
+                *o = &options;
+    const Option flags[] = {
+        OPT_STRING("data", 'd', "FILE", &o->data,
+                   "Text to learn from (default: build/corpus/bible.txt, which `make corpus` "
+                   "makes)"),
+        OPT_STRING("out", 'o', "DIR", &o->out, "Folder for the trained model"),
+        OPT_INT("steps", 's', "N", &o->steps, 1, 1000000, "Training steps"),
+        OPT_INT("vocab", 'v', "N", &o->vocab, 257, 65536, "Size of the vocabulary"),
+        OPT_CSV(&o->common),
+        OPT_COMMON(&o->common),
+        OPT_END};
+    options_parse(argc, argv, "Trains a small language model on real text and lets it write.",
+                  flags);
+    Tour t = {.options = o, .train = train_defaults()};
+    t.train.schedule.steps = o->steps;
+    if (t.train.schedule.warmup > o->steps) t.train.schedule.warmup = o->steps;
+    options_open(&o->common, &t.ctx);
     Error err;
     int status = config_preset(&t.cfg, "nano", &err);
     if (!status) status = tour(&t, &err);

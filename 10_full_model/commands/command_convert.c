@@ -12,48 +12,11 @@
 #include <string.h>
 #include <unistd.h>
 
-enum Flag { MODEL = 256, OUT, WEIGHTS, SHARD };
-
 typedef struct Options {
     CommonOptions common;
     const char *model, *out;
     SaveOptions save;
 } Options;
-
-static const struct argp_option convert_flags[] = {
-    {"model", MODEL, "DIR", 0, "Folder with the model (required)", 0},
-    {"out", OUT, "DIR", 0, "Folder for the result (required)", 0},
-    {"weights", WEIGHTS, "f32|bf16", 0, "Numbers in the new file (default f32)", 0},
-    {"shard-mb", SHARD, "N", 0, "Largest file, in millions of bytes (default 5000)", 0},
-    {0}};
-
-static error_t parse(int key, char *text, struct argp_state *state) {
-    Options *o = state->input;
-    switch (key) {
-    case ARGP_KEY_INIT:
-        state->child_inputs[0] = &o->common;
-        return 0;
-    case MODEL:
-        o->model = text;
-        return 0;
-    case OUT:
-        o->out = text;
-        return 0;
-    case WEIGHTS:
-        if (strcmp(text, "f32") && strcmp(text, "bf16"))
-            argp_error(state, "--weights is '%s', but must be f32 or bf16", text);
-        o->save.dtype = strcmp(text, "f32") ? BF16 : F32;
-        return 0;
-    case SHARD:
-        o->save.shard_size = (int64_t)(1e6 * option_number(state, "--shard-mb", text, 0.001, 1e9));
-        return 0;
-    case ARGP_KEY_ARG:
-        argp_error(state, "'%s' is not expected here: every setting has a flag", text);
-        return 0;
-    default:
-        return ARGP_ERR_UNKNOWN;
-    }
-}
 
 static int convert(const Options *o, Context *ctx, Error *err) {
     char path[1100];
@@ -74,10 +37,20 @@ static int convert(const Options *o, Context *ctx, Error *err) {
 }
 
 static int run(int argc, char **argv, Error *err) {
+    static const char *const dtypes[] = {"f32", "bf16", NULL}; /* in DType's order */
     Options options = {.save = {.dtype = F32}}, *o = &options;
-    command_parse(&command_convert, convert_flags, parse, argc, argv, &o->common, o);
-    if (!o->model) return error_set(err, "convert: --model DIR says which model");
-    if (!o->out) return error_set(err, "convert: --out DIR says where the result goes");
+    double megabytes = 5000;
+    const Option flags[] = {
+        OPT_STRING("model", 0, "DIR", &o->model, "Folder with the model",
+                   .required = "says which model"),
+        OPT_STRING("out", 0, "DIR", &o->out, "Folder for the result",
+                   .required = "says where the result goes"),
+        OPT_CHOICE("weights", 0, "f32|bf16", &o->save.dtype, dtypes, "Numbers in the new file"),
+        OPT_FLOAT("shard-mb", 0, "N", &megabytes, 0.001, 1e9, "Largest file, in millions of bytes"),
+        OPT_COMMON(&o->common),
+        OPT_END};
+    options_parse(argc, argv, command_convert.about, flags);
+    o->save.shard_size = (int64_t)(1e6 * megabytes);
     char from[4096], to[4096];
     if (make_directories(o->out, err)) return -1;
     if (realpath(o->model, from) && realpath(o->out, to) && !strcmp(from, to))

@@ -8,52 +8,14 @@
 
 #include <math.h>
 #include <stdio.h>
-
-enum Flag { MODEL = 256, DATA, CONTEXT, WINDOWS };
+#include <stdlib.h>
 
 typedef struct Options {
     CommonOptions common;
-    FileList data;
+    StringList data;
     const char *model;
     int context_length, windows;
 } Options;
-
-static const struct argp_option eval_flags[] = {
-    {"model", MODEL, "DIR", 0, "Folder that train wrote (required)", 0},
-    {"data", DATA, "FILE", 0,
-     "Text to measure on, which may be given several times; or a folder of shards, of which the "
-     "validation "
-     "part counts (required)",
-     0},
-    {"context", CONTEXT, "N", 0, "Tokens in a window (default 64)", 0},
-    {"windows", WINDOWS, "N", 0, "Windows, spread evenly over the text (default 128)", 0},
-    {0}};
-
-static error_t parse(int key, char *text, struct argp_state *state) {
-    Options *o = state->input;
-    switch (key) {
-    case ARGP_KEY_INIT:
-        state->child_inputs[0] = &o->common;
-        return 0;
-    case MODEL:
-        o->model = text;
-        return 0;
-    case DATA:
-        file_list_add(&o->data, state, "--data", text);
-        return 0;
-    case CONTEXT:
-        o->context_length = (int)option_integer(state, "--context", text, 1, 1 << 20);
-        return 0;
-    case WINDOWS:
-        o->windows = (int)option_integer(state, "--windows", text, 1, 1 << 20);
-        return 0;
-    case ARGP_KEY_ARG:
-        argp_error(state, "'%s' is not expected here: every setting has a flag", text);
-        return 0;
-    default:
-        return ARGP_ERR_UNKNOWN;
-    }
-}
 
 static int measure(const Options *o, Model *model, TextInput *input, Error *err) {
     if (o->context_length > model->cfg.max_position_embeddings)
@@ -80,9 +42,18 @@ static int measure(const Options *o, Model *model, TextInput *input, Error *err)
 static int run(int argc, char **argv, Error *err) {
     Options options = {.context_length = train_defaults().context_length, .windows = 128},
             *o = &options;
-    command_parse(&command_eval, eval_flags, parse, argc, argv, &o->common, o);
-    if (!o->model) return error_set(err, "eval: --model DIR says which model");
-    if (!o->data.count) return error_set(err, "eval: --data FILE says on which text");
+    const Option flags[] = {
+        OPT_STRING("model", 0, "DIR", &o->model, "Folder that train wrote",
+                   .required = "says which model"),
+        OPT_LIST("data", 0, "FILE", &o->data, 0,
+                 "Text to measure on, which may be given several times; or a folder of shards, of "
+                 "which the validation part counts",
+                 .required = "says on which text"),
+        OPT_INT("context", 0, "N", &o->context_length, 1, 1 << 20, "Tokens in a window"),
+        OPT_INT("windows", 0, "N", &o->windows, 1, 1 << 20, "Windows, spread evenly over the text"),
+        OPT_COMMON(&o->common),
+        OPT_END};
+    options_parse(argc, argv, command_eval.about, flags);
     Context ctx;
     options_open(&o->common, &ctx);
     Model model = {0};
@@ -92,6 +63,7 @@ static int run(int argc, char **argv, Error *err) {
     text_input_close(&input);
     model_free(&model);
     context_free(&ctx);
+    free(o->data.items);
     return status;
 }
 

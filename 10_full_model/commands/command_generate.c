@@ -13,110 +13,14 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum Flag {
-    MODEL = 256,
-    PROMPT,
-    PROMPTS,
-    BATCH,
-    INTERACTIVE,
-    TOKENS,
-    STOP,
-    TEMPERATURE,
-    TOP_K,
-    TOP_P,
-    MIN_P,
-    PENALTY
-};
-enum { MAX_STOPS = 16 };
-
 typedef struct Options {
     CommonOptions common;
     const char *model, *prompt, *prompts;
     int batch;
     bool interactive;
-    const char *stops[MAX_STOPS];
+    StringList stops;
     GenerateOptions generate;
 } Options;
-
-static const struct argp_option generate_flags[] = {
-    {"model", MODEL, "DIR", 0, "Folder with the model (required)", 0},
-    {"prompt", PROMPT, "TEXT", 0, "What the text begins with (default: nothing)", 0},
-    {"prompts", PROMPTS, "FILE", 0,
-     "Many prompts, one a line, continued side by side; empty lines do not count", 0},
-    {"batch", BATCH, "N", 0, "With --prompts: how many at a time (default 8)", 0},
-    {"interactive", INTERACTIVE, NULL, 0, "Type prompts; /help there lists the settings", 0},
-    {"max-new-tokens", TOKENS, "N", 0, "Tokens to add (default 200)", 0},
-    {"stop", STOP, "TEXT", 0, "Ends the answer where it would say TEXT; may be given several times",
-     0},
-    {"temperature", TEMPERATURE, "X", 0,
-     "0: always the likeliest token; 1: the model's probabilities (default 0.8)", 0},
-    {"top-k", TOP_K, "K", 0, "Choose among the K likeliest tokens (default 0: all)", 0},
-    {"top-p", TOP_P, "P", 0, "Choose among the likeliest tokens that make up P (default 0.95)", 0},
-    {"min-p", MIN_P, "P", 0,
-     "Choose among tokens at least P times as likely as the likeliest (default 0: all)", 0},
-    {"repetition-penalty", PENALTY, "X", 0,
-     "Above 1: tokens that are in the text already are less likely (default 1)", 0},
-    {0}};
-
-static error_t parse(int key, char *text, struct argp_state *state) {
-    Options *o = state->input;
-    Sampling *s = &o->generate.sampling;
-    switch (key) {
-    case ARGP_KEY_INIT:
-        state->child_inputs[0] = &o->common;
-        return 0;
-    case MODEL:
-        o->model = text;
-        return 0;
-    case PROMPT:
-        o->prompt = text;
-        return 0;
-    case PROMPTS:
-        o->prompts = text;
-        return 0;
-    case BATCH:
-        o->batch = (int)option_integer(state, "--batch", text, 1, 65536);
-        return 0;
-    case INTERACTIVE:
-        o->interactive = true;
-        return 0;
-    case TOKENS:
-        o->generate.max_new_tokens =
-            (int)option_integer(state, "--max-new-tokens", text, 1, 1 << 20);
-        return 0;
-    case STOP:
-        if (!*text) argp_error(state, "--stop: the text is empty");
-        if (o->generate.stop_count == MAX_STOPS)
-            argp_error(state, "--stop: at most %d texts", MAX_STOPS);
-        o->stops[o->generate.stop_count++] = text;
-        return 0;
-    case TEMPERATURE:
-        s->temperature = (float)option_number(state, "--temperature", text, 0, 100);
-        return 0;
-    case TOP_K:
-        s->top_k = (int)option_integer(state, "--top-k", text, 0, 1 << 24);
-        return 0;
-    case TOP_P:
-        s->top_p = (float)option_number(state, "--top-p", text, 0, 1);
-        return 0;
-    case MIN_P:
-        s->min_p = (float)option_number(state, "--min-p", text, 0, 1);
-        return 0;
-    case PENALTY:
-        s->repetition_penalty =
-            (float)option_number(state, "--repetition-penalty", text, 0.01, 100);
-        return 0;
-    case ARGP_KEY_ARG:
-        argp_error(state, "'%s' is not expected here: every setting has a flag", text);
-        return 0;
-    case ARGP_KEY_END:
-        if (!!o->prompt + !!o->prompts + o->interactive > 1)
-            argp_error(state, "--prompt, --prompts and --interactive exclude each other");
-        return 0;
-    default:
-        return ARGP_ERR_UNKNOWN;
-    }
-}
 
 static int check_written(Error *err) {
     if (fflush(stdout) || ferror(stdout))
@@ -224,10 +128,38 @@ static int run(int argc, char **argv, Error *err) {
     Options options = {.batch = 8,
                        .generate = {.max_new_tokens = 200, .sampling = sampling_defaults()}},
             *o = &options;
-    command_parse(&command_generate, generate_flags, parse, argc, argv, &o->common, o);
-    if (!o->model) return error_set(err, "generate: --model DIR says which model");
-    o->generate.sampling.seed = o->common.seed;
-    o->generate.stops = o->stops;
+    Sampling *s = &o->generate.sampling;
+    const Option flags[] = {
+        OPT_STRING("model", 0, "DIR", &o->model, "Folder with the model",
+                   .required = "says which model"),
+        OPT_STRING("prompt", 0, "TEXT", &o->prompt, "What the text begins with (default: nothing)"),
+        OPT_STRING("prompts", 0, "FILE", &o->prompts,
+                   "Many prompts, one a line, continued side by side; empty lines do not count"),
+        OPT_INT("batch", 0, "N", &o->batch, 1, 65536, "With --prompts: how many at a time"),
+        OPT_FLAG("interactive", 0, &o->interactive, "Type prompts; /help there lists the settings"),
+        OPT_INT("max-new-tokens", 0, "N", &o->generate.max_new_tokens, 1, 1 << 20, "Tokens to add"),
+        OPT_LIST("stop", 0, "TEXT", &o->stops, 16,
+                 "Ends the answer where it would say TEXT; may be given several times"),
+        OPT_FLOAT("temperature", 0, "X", &s->temperature, 0, 100,
+                  "0: always the likeliest token; 1: the model's probabilities"),
+        OPT_INT("top-k", 0, "K", &s->top_k, 0, 1 << 24,
+                "Choose among the K likeliest tokens; 0: all"),
+        OPT_FLOAT("top-p", 0, "P", &s->top_p, 0, 1,
+                  "Choose among the likeliest tokens that make up P"),
+        OPT_FLOAT("min-p", 0, "P", &s->min_p, 0, 1,
+                  "Choose among tokens at least P times as likely as the likeliest; 0: all"),
+        OPT_FLOAT("repetition-penalty", 0, "X", &s->repetition_penalty, 0.01, 100,
+                  "Above 1: tokens that are in the text already are less likely"),
+        OPT_COMMON(&o->common),
+        OPT_END};
+    options_parse(argc, argv, command_generate.about, flags);
+    if (!!o->prompt + !!o->prompts + o->interactive > 1)
+        options_error(argv, "--prompt, --prompts and --interactive exclude each other");
+    for (int i = 0; i < o->stops.count; i++)
+        if (!*o->stops.items[i]) options_error(argv, "--stop: the text is empty");
+    s->seed = o->common.seed;
+    o->generate.stops = o->stops.items;
+    o->generate.stop_count = o->stops.count;
     Context ctx;
     options_open(&o->common, &ctx);
     Model model;
@@ -244,6 +176,7 @@ static int run(int argc, char **argv, Error *err) {
         tokenizer_free(tokenizer);
     }
     context_free(&ctx);
+    free(o->stops.items);
     return status;
 }
 

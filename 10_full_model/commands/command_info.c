@@ -10,48 +10,10 @@
 #include <string.h>
 #include <sys/stat.h>
 
-enum Flag { CONFIG = 256, VOCAB, BATCH, CONTEXT };
-
 typedef struct Options {
-    CommonOptions common;
     const char *config;
     int vocab, batch, context;
 } Options;
-
-static const struct argp_option info_flags[] = {
-    {"config", CONFIG, "NAME|DIR", 0,
-     "Which model: a name, or a folder with a config.json. Without it, all names", 0},
-    {"vocab", VOCAB, "N", 0, "Tokens, for a configuration without a vocabulary (default 2048)", 0},
-    {"batch", BATCH, "N", 0, "Sequences in a step, or served at once (default 16)", 0},
-    {"context", CONTEXT, "N", 0,
-     "Tokens of each (default: all that the model has positions for, at most 4096)", 0},
-    {0}};
-
-static error_t parse(int key, char *text, struct argp_state *state) {
-    Options *o = state->input;
-    switch (key) {
-    case ARGP_KEY_INIT:
-        state->child_inputs[0] = &o->common;
-        return 0;
-    case CONFIG:
-        o->config = text;
-        return 0;
-    case VOCAB:
-        o->vocab = (int)option_integer(state, "--vocab", text, 1, 1 << 24);
-        return 0;
-    case BATCH:
-        o->batch = (int)option_integer(state, "--batch", text, 1, 1 << 20);
-        return 0;
-    case CONTEXT:
-        o->context = (int)option_integer(state, "--context", text, 1, 1 << 24);
-        return 0;
-    case ARGP_KEY_ARG:
-        argp_error(state, "'%s' is not expected here: every setting has a flag", text);
-        return 0;
-    default:
-        return ARGP_ERR_UNKNOWN;
-    }
-}
 
 /* 1234567 as "1,234,567", in a buffer of the caller's. */
 typedef struct NumberText {
@@ -164,7 +126,16 @@ static int read_settings(ModelConfig *cfg, const Options *o, Error *err) {
 
 static int run(int argc, char **argv, Error *err) {
     Options options = {.vocab = 2048, .batch = 16}, *o = &options;
-    command_parse(&command_info, info_flags, parse, argc, argv, &o->common, o);
+    const Option flags[] = {
+        OPT_STRING("config", 0, "NAME|DIR", &o->config,
+                   "Which model: a name, or a folder with a config.json. Without it, all names"),
+        OPT_INT("vocab", 0, "N", &o->vocab, 1, 1 << 24,
+                "Tokens, for a configuration without a vocabulary"),
+        OPT_INT("batch", 0, "N", &o->batch, 1, 1 << 20, "Sequences in a step, or served at once"),
+        OPT_INT("context", 0, "N", &o->context, 1, 1 << 24,
+                "Tokens of each (default: all that the model has positions for, at most 4096)"),
+        OPT_END};
+    options_parse(argc, argv, command_info.about, flags);
     if (!o->config) {
         list_presets(o);
         return 0;

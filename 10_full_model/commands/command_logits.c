@@ -20,46 +20,11 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum Flag { MODEL = 256, INPUT, OUTPUT, GRADS };
-
 typedef struct Options {
     CommonOptions common;
     const char *model, *input, *output;
     bool grads;
 } Options;
-
-static const struct argp_option logits_flags[] = {
-    {"model", MODEL, "DIR", 0, "Folder with the model (required)", 0},
-    {"input", INPUT, "IN.safetensors", 0, "Holds input_ids [B, T], I32 or I64 (required)", 0},
-    {"output", OUTPUT, "OUT.safetensors", 0, "Gets logits and loss (required)", 0},
-    {"grads", GRADS, NULL, 0, "Also the gradient of every weight, as grad.NAME", 0},
-    {0}};
-
-static error_t parse(int key, char *text, struct argp_state *state) {
-    Options *o = state->input;
-    switch (key) {
-    case ARGP_KEY_INIT:
-        state->child_inputs[0] = &o->common;
-        return 0;
-    case MODEL:
-        o->model = text;
-        return 0;
-    case INPUT:
-        o->input = text;
-        return 0;
-    case OUTPUT:
-        o->output = text;
-        return 0;
-    case GRADS:
-        o->grads = true;
-        return 0;
-    case ARGP_KEY_ARG:
-        argp_error(state, "'%s' is not expected here: every setting has a flag", text);
-        return 0;
-    default:
-        return ARGP_ERR_UNKNOWN;
-    }
-}
 
 /* ---- input ---- */
 
@@ -181,10 +146,17 @@ static void compute(Output *out, Model *model, const Batch *batch, bool grads) {
 
 static int run(int argc, char **argv, Error *err) {
     Options options = {0}, *o = &options;
-    command_parse(&command_logits, logits_flags, parse, argc, argv, &o->common, o);
-    if (!o->model) return error_set(err, "logits: --model DIR says which model");
-    if (!o->input) return error_set(err, "logits: --input FILE says for which ids");
-    if (!o->output) return error_set(err, "logits: --output FILE says where the result goes");
+    const Option flags[] = {
+        OPT_STRING("model", 0, "DIR", &o->model, "Folder with the model",
+                   .required = "says which model"),
+        OPT_STRING("input", 0, "IN.safetensors", &o->input, "Holds input_ids [B, T], I32 or I64",
+                   .required = "says for which ids"),
+        OPT_STRING("output", 0, "OUT.safetensors", &o->output, "Gets logits and loss",
+                   .required = "says where the result goes"),
+        OPT_FLAG("grads", 0, &o->grads, "Also the gradient of every weight, as grad.NAME"),
+        OPT_COMMON(&o->common),
+        OPT_END};
+    options_parse(argc, argv, command_logits.about, flags);
     Context ctx;
     options_open(&o->common, &ctx);
     Model model = {0};

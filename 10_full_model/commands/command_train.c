@@ -3,7 +3,7 @@
  */
 #include "10_full_model/commands/command.h"
 #include "10_full_model/commands/text_input.h"
-#include "10_full_model/train/train.h"
+#include "10_full_model/train/train_flags.h"
 
 #include "common/program/bench.h"
 #include "common/program/plot.h"
@@ -13,199 +13,27 @@
 #include <stdlib.h>
 #include <unistd.h>
 
-enum Flag { /* long options without a letter */
-            DATA = 256,
-            OUT,
-            CONFIG,
-            VOCAB,
-            VALIDATION,
-            STEPS,
-            BATCH,
-            CONTEXT,
-            ACCUMULATE,
-            RATE,
-            LOWEST_RATE,
-            WARMUP,
-            CONSTANT,
-            WEIGHT_DECAY,
-            CLIP,
-            DROPOUT,
-            BALANCE_LOSS,
-            BIAS_SPEED,
-            EVAL_EVERY,
-            EVAL_BATCHES,
-            RESUME,
-            OVERWRITE,
-            PEAK,
-};
-
 typedef struct Options {
     CommonOptions common;
-    FileList data;
+    StringList data;
     const char *config, *out; /* config NULL: not given */
     int vocab;                /* 0: not given */
     double validation;        /* 0: not given */
-    double lowest_rate, peak; /* < 0: not given; peak in TFLOP/s */
+    double peak;              /* TFLOP/s; < 0: not given */
     bool resume, overwrite;
     TrainOptions train;
 } Options;
 
-static const struct argp_option train_flags[] = {
-    {"data", DATA, "FILE", 0,
-     "Text to learn from (any bytes, UTF-8 as a rule), which may be given several times; or a "
-     "folder "
-     "of shards that `deepseek data` wrote",
-     0},
-    {"out", OUT, "DIR", 0, "Folder for the model (required); DIR/last has what --resume needs", 0},
-    {"config", CONFIG, "NAME|DIR", 0,
-     "Size of the model: a preset (default nano; `deepseek info` lists them), or a folder with a "
-     "config.json",
-     0},
-    {"vocab", VOCAB, "N", 0, "Tokens to learn from the text first (default: the preset's, or 2048)",
-     0},
-    {"validation", VALIDATION, "X", 0, "Share of the text that is kept back (default 0.05)", 0},
-    {"resume", RESUME, 0, 0,
-     "Go on with the run in DIR: repeat its other flags. Begins if there is none", 0},
-    {"overwrite", OVERWRITE, 0, 0, "Begin anew although DIR has a run", 0},
-    {0, 0, 0, 0, "How long:", 1},
-    {"steps", STEPS, "N", 0, "Steps of AdamW (default 1000)", 0},
-    {"batch", BATCH, "N", 0, "Windows of text in a batch (default 16)", 0},
-    {"context", CONTEXT, "N", 0, "Tokens in a window (default 64)", 0},
-    {"accumulate", ACCUMULATE, "N", 0,
-     "Batches whose gradients are added up for a step (default 1)", 0},
-    {"eval-every", EVAL_EVERY, "N", 0, "Validate and save every N steps (default 100)", 0},
-    {"eval-batches", EVAL_BATCHES, "N", 0, "Batches of a validation (default 8)", 0},
-    {0, 0, 0, 0, "How:", 2},
-    {"learning-rate", RATE, "X", 0, "The highest (default 0.003)", 0},
-    {"lowest-rate", LOWEST_RATE, "X", 0, "At the end (default: a tenth of the highest)", 0},
-    {"warmup", WARMUP, "N", 0,
-     "Steps until the learning rate is up (default 50, of a short run a quarter)", 0},
-    {"constant", CONSTANT, "N", 0,
-     "Steps for which it stays there; a cosine does the rest (default 0)", 0},
-    {"weight-decay", WEIGHT_DECAY, "X", 0, "Of matrices (default 0.1)", 0},
-    {"clip", CLIP, "X", 0, "Largest norm of the gradient; 0: any (default 1)", 0},
-    {"dropout", DROPOUT, "X", 0, "Probability (default 0)", 0},
-    {"balance-loss", BALANCE_LOSS, "X", 0,
-     "Weight of the sequence-wise balance loss (default 0.0001)", 0},
-    {"bias-speed", BIAS_SPEED, "X", 0,
-     "How far a router's bias moves after a step towards an even load (default 0.001)", 0},
-    {"peak", PEAK, "X", 0,
-     "The device's TFLOP/s, for the column share_of_peak; 0 leaves it empty (default: measured)",
-     0},
-    {0}};
-
-static bool parse_recipe(int key, const char *text, struct argp_state *state, Options *o) {
-    TrainOptions *t = &o->train;
-    switch (key) {
-    case RATE:
-        t->schedule.peak = (float)option_number(state, "--learning-rate", text, 0, 1e30);
-        return true;
-    case LOWEST_RATE:
-        o->lowest_rate = option_number(state, "--lowest-rate", text, 0, 1e30);
-        return true;
-    case WARMUP:
-        t->schedule.warmup = option_integer(state, "--warmup", text, 0, 1L << 40);
-        return true;
-    case CONSTANT:
-        t->schedule.constant = option_integer(state, "--constant", text, 0, 1L << 40);
-        return true;
-    case WEIGHT_DECAY:
-        t->adamw.weight_decay = (float)option_number(state, "--weight-decay", text, 0, 100);
-        return true;
-    case CLIP:
-        t->adamw.clip = (float)option_number(state, "--clip", text, 0, 1e30);
-        return true;
-    case DROPOUT:
-        t->dropout = (float)option_number(state, "--dropout", text, 0, 0.99);
-        return true;
-    case BALANCE_LOSS:
-        t->balance_alpha = (float)option_number(state, "--balance-loss", text, 0, 1e6);
-        return true;
-    case BIAS_SPEED:
-        t->bias_speed = (float)option_number(state, "--bias-speed", text, 0, 1);
-        return true;
-    case PEAK:
-        o->peak = option_number(state, "--peak", text, 0, 1e9);
-        return true;
-    default:
-        return false;
-    }
-}
-
-static bool parse_length(int key, const char *text, struct argp_state *state, Options *o) {
-    TrainOptions *t = &o->train;
-    switch (key) {
-    case VOCAB:
-        o->vocab = (int)option_integer(state, "--vocab", text, 257, 1 << 20);
-        return true;
-    case VALIDATION:
-        o->validation = option_number(state, "--validation", text, 0.001, 0.9);
-        return true;
-    case STEPS:
-        t->schedule.steps = option_integer(state, "--steps", text, 1, 1L << 40);
-        return true;
-    case BATCH:
-        t->batch_size = (int)option_integer(state, "--batch", text, 1, 65536);
-        return true;
-    case CONTEXT:
-        t->context_length = (int)option_integer(state, "--context", text, 1, 1 << 20);
-        return true;
-    case ACCUMULATE:
-        t->accumulation = (int)option_integer(state, "--accumulate", text, 1, 65536);
-        return true;
-    case EVAL_EVERY:
-        t->eval_interval = (int)option_integer(state, "--eval-every", text, 1, 1 << 30);
-        return true;
-    case EVAL_BATCHES:
-        t->eval_batches = (int)option_integer(state, "--eval-batches", text, 1, 1 << 20);
-        return true;
-    default:
-        return false;
-    }
-}
-
-static error_t parse(int key, char *text, struct argp_state *state) {
-    Options *o = state->input;
-    switch (key) {
-    case ARGP_KEY_INIT:
-        state->child_inputs[0] = &o->common;
-        return 0;
-    case DATA:
-        file_list_add(&o->data, state, "--data", text);
-        return 0;
-    case OUT:
-        o->out = text;
-        return 0;
-    case CONFIG:
-        o->config = text;
-        return 0;
-    case RESUME:
-        o->resume = true;
-        return 0;
-    case OVERWRITE:
-        o->overwrite = true;
-        return 0;
-    case ARGP_KEY_ARG:
-        argp_error(state, "'%s' is not expected here: every setting has a flag", text);
-        return 0;
-    default:
-        if (parse_length(key, text, state, o) || parse_recipe(key, text, state, o)) return 0;
-        return ARGP_ERR_UNKNOWN;
-    }
-}
-
 /* What the flags say together, before any work is done. */
 static int check_flags(const Options *o, Error *err) {
     const Schedule *s = &o->train.schedule;
-    if (!o->out) return error_set(err, "train: --out DIR says where the model goes");
-    if (!o->data.count) return error_set(err, "train: --data FILE says what to learn from");
     if (o->resume && o->overwrite)
         return error_set(err, "train: --resume goes on and --overwrite begins anew; give one");
     if (text_input_is_sharded(&o->data) && (o->vocab || o->validation > 0))
         return error_set(err,
                          "train: the shards in %s have their tokens and their validation part "
                          "already; --vocab and --validation are for text files",
-                         o->data.paths[0]);
+                         o->data.items[0]);
     if (s->warmup + s->constant > s->steps)
         return error_set(err, "--warmup %lld and --constant %lld are more than all %lld steps",
                          (long long)s->warmup, (long long)s->constant, (long long)s->steps);
@@ -286,8 +114,6 @@ static int train_on(const Options *o, ModelConfig *cfg, TextInput *input, Contex
     train_options.out = o->out;
     train_options.tokenizer = input->tokenizer;
     train_options.csv = o->common.csv ? o->common.csv : csv_path;
-    train_options.schedule.floor =
-        o->lowest_rate >= 0 ? (float)o->lowest_rate : o->train.schedule.peak / 10;
     train_options.peak = o->peak >= 0 ? 1e12 * o->peak : bench_peak(ctx, ctx->dtype, 0.2);
     TrainResult result;
     int status = train_run(&model, &input->source, &train_options, &result, err);
@@ -299,12 +125,40 @@ static int train_on(const Options *o, ModelConfig *cfg, TextInput *input, Contex
 }
 
 static int run(int argc, char **argv, Error *err) {
-    Options options = {.lowest_rate = -1, .peak = -1, .train = train_defaults()};
-    Options *o = &options;
+    Options options = {.peak = -1, .train = train_defaults()}, *o = &options;
     Schedule *schedule = &o->train.schedule;
     int64_t usual = schedule->warmup;
-    schedule->warmup = -1; /* not given */
-    command_parse(&command_train, train_flags, parse, argc, argv, &o->common, o);
+    schedule->warmup = -1; /* not given, and so is the floor */
+    schedule->floor = -1;
+    TrainFlags train = train_flags(&o->train);
+    const Option flags[] = {
+        OPT_STRING("out", 0, "DIR", &o->out,
+                   "Folder for the model; DIR/last has what --resume needs",
+                   .required = "says where the model goes"),
+        OPT_LIST("data", 0, "FILE", &o->data, 0,
+                 "Text to learn from (any bytes, UTF-8 as a rule), which may be given several "
+                 "times; or a folder of shards that `deepseek data` wrote",
+                 .required = "says what to learn from"),
+        OPT_STRING("config", 0, "NAME|DIR", &o->config,
+                   "Size of the model: a preset (default nano; `deepseek info` lists them), or a "
+                   "folder with a config.json"),
+        OPT_INT("vocab", 0, "N", &o->vocab, 257, 1 << 20,
+                "Tokens to learn from the text first (default: the preset's, or 2048)"),
+        OPT_FLOAT("validation", 0, "X", &o->validation, 0.001, 0.9,
+                  "Share of the text that is kept back (default 0.05)"),
+        OPT_FLAG("resume", 0, &o->resume,
+                 "Go on with the run in DIR: repeat its other flags. Begins if there is none"),
+        OPT_FLAG("overwrite", 0, &o->overwrite, "Begin anew although DIR has a run"),
+        OPT_TABLE(train.rows),
+        OPT_FLOAT("peak", 0, "X", &o->peak, 0, 1e9,
+                  "The device's TFLOP/s, for the column share_of_peak; 0 leaves it empty (default: "
+                  "measured)"),
+        OPT_STRING("csv", 0, "FILE", &o->common.csv,
+                   "Write the metrics to FILE (default: DIR/metrics.csv)"),
+        OPT_COMMON(&o->common),
+        OPT_END};
+    options_parse(argc, argv, command_train.about, flags);
+    if (schedule->floor < 0) schedule->floor = schedule->peak / 10;
     if (schedule->warmup < 0)
         schedule->warmup = usual < schedule->steps / 4 ? usual : schedule->steps / 4;
     char last_path[1024];
@@ -328,6 +182,7 @@ static int run(int argc, char **argv, Error *err) {
     if (!status) status = train_on(o, &cfg, &input, &ctx, err);
     text_input_close(&input);
     context_free(&ctx);
+    free(o->data.items);
     return status;
 }
 

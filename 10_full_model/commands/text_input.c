@@ -6,9 +6,9 @@
 #include <stdlib.h>
 #include <sys/stat.h>
 
-bool text_input_is_sharded(const FileList *data) {
+bool text_input_is_sharded(const StringList *data) {
     struct stat info;
-    return stat(data->paths[0], &info) == 0 && S_ISDIR(info.st_mode);
+    return stat(data->items[0], &info) == 0 && S_ISDIR(info.st_mode);
 }
 
 static Tokenizer *load_tokenizer(const char *directory, Error *err) {
@@ -30,7 +30,7 @@ static Tokenizer *learn_tokenizer(const char *text, size_t bytes, int vocab, Err
 }
 
 static int open_shards(TextInput *input, const TextOptions *o, Error *err) {
-    const char *directory = o->data->paths[0];
+    const char *directory = o->data->items[0];
     if (o->data->count > 1)
         return error_set(err, "--data %s is a folder of shards; it must be the only --data",
                          directory);
@@ -51,7 +51,7 @@ static int open_shards(TextInput *input, const TextOptions *o, Error *err) {
 
 static int open_text(TextInput *input, const TextOptions *o, Error *err) {
     size_t bytes;
-    char *text = text_read(o->data->paths, o->data->count, &bytes, err);
+    char *text = text_read(o->data->items, o->data->count, &bytes, err);
     if (!text) return -1;
     input->tokenizer = o->tokenizer ? load_tokenizer(o->tokenizer, err)
                                     : learn_tokenizer(text, bytes, o->vocab, err);

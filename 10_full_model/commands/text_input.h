@@ -19,7 +19,7 @@ typedef struct TextInput {
 } TextInput;
 
 typedef struct TextOptions {
-    const FileList *data;
+    const StringList *data;
     int context_length;
     double
         validation; /* share of a text that is kept back; 1: all of it. Shards are split already */
@@ -28,7 +28,7 @@ typedef struct TextOptions {
 } TextOptions;
 
 /* Is it a folder (of shards, that must be), and no text? */
-bool text_input_is_sharded(const FileList *data);
+bool text_input_is_sharded(const StringList *data);
 
 /* -1 and a message for files that cannot be read, or are too short, or a tokenizer that does not
  * fit. */

@@ -18,37 +18,11 @@
 #include <stdlib.h>
 #include <string.h>
 
-typedef struct BenchOptions {
+typedef struct DataOptions {
     CommonOptions common;
     const char *data, *out;
     int megabytes;
-} BenchOptions;
-
-static const struct argp_option flags[] = {
-    {"data", 'd', "FILE", 0, "Text to make documents from (default build/corpus/bible.txt)", 0},
-    {"out", 'o', "DIR", 0, "Folder for input and shards (default out/bench-data)", 0},
-    {"megabytes", 'm', "N", 0, "Size of the input; 0: only MinHash (default 64)", 0},
-    {0}};
-
-static error_t parse(int key, char *text, struct argp_state *state) {
-    BenchOptions *o = state->input;
-    switch (key) {
-    case ARGP_KEY_INIT:
-        state->child_inputs[0] = &o->common;
-        return 0;
-    case 'd':
-        o->data = text;
-        return 0;
-    case 'o':
-        o->out = text;
-        return 0;
-    case 'm':
-        o->megabytes = (int)option_integer(state, "--megabytes", text, 0, 1 << 20);
-        return 0;
-    default:
-        return ARGP_ERR_UNKNOWN;
-    }
-}
+} DataOptions;
 
 /* ---- the input ---- */
 
@@ -112,7 +86,7 @@ static int write_input(const char *path, const char *source, size_t bytes, Error
     return status;
 }
 
-static int run_pipeline(const BenchOptions *b, Error *err) {
+static int run_pipeline(const DataOptions *b, Error *err) {
     char path[1024];
     snprintf(path, sizeof path, "%s/input.jsonl", b->out);
     if (make_directories(b->out, err) ||
@@ -138,7 +112,7 @@ static void write_numbers(char *text, int first, int count) {
     for (int i = 0; i < count; i++) text += sprintf(text, "w%d ", first + i);
 }
 
-static int run_curve(const BenchOptions *b, Error *err) {
+static int run_curve(const DataOptions *b, Error *err) {
     enum { WORDS = 300, PAIRS = 400, STEPS = 40 };
     static char x[WORDS * 12], y[WORDS * 12];
     uint16_t sx[MINHASH_MOST], sy[MINHASH_MOST];
@@ -146,7 +120,7 @@ static int run_curve(const BenchOptions *b, Error *err) {
     Csv csv;
     double similarity[STEPS + 1], found[STEPS + 1];
     minhash_init(&m, 16, 8, 1);
-    const char *path = "10_full_model/figures/out/minhash.csv";
+    const char *path = b->common.csv;
     if (csv_open(&csv, path,
                  "similarity,bands_16_rows_8,bands_32_rows_4,bands_8_rows_16,met,dropped", "cpu",
                  b->common.seed, err))
@@ -181,13 +155,20 @@ static int run_curve(const BenchOptions *b, Error *err) {
 }
 
 int main(int argc, char **argv) {
-    BenchOptions options = {.data = "build/corpus/bible.txt",
-                            .out = "out/bench-data",
-                            .megabytes = 64},
-                 *o = &options;
-    const struct argp argp = {flags,       parse, NULL, "Measures the data pipeline.",
-                              common_argp, NULL,  NULL};
-    options_parse(&argp, argc, argv, &o->common, o);
+    DataOptions options = {.common.csv = "10_full_model/figures/out/minhash.csv",
+                           .data = "build/corpus/bible.txt",
+                           .out = "out/bench-data",
+                           .megabytes = 64},
+                *o = &options;
+    const Option flags[] = {
+        OPT_STRING("data", 'd', "FILE", &o->data, "Text to make documents from"),
+        OPT_STRING("out", 'o', "DIR", &o->out, "Folder for input and shards"),
+        OPT_INT("megabytes", 'm', "N", &o->megabytes, 0, 1 << 20,
+                "Size of the input; 0: only MinHash"),
+        OPT_CSV(&o->common),
+        OPT_SEED_AND_THREADS(&o->common),
+        OPT_END};
+    options_parse(argc, argv, "Measures the data pipeline.", flags);
     Error err;
     if ((o->megabytes && run_pipeline(o, &err)) || run_curve(o, &err)) fatal("%s", err.text);
     return 0;

@@ -148,9 +148,13 @@ static int read_experts(ModelConfig *cfg, const cJSON *json, Error *err) {
         read_number(json, "routed_scaling_factor", dense ? 1 : NAN, &scaling, err) ||
         read_flag(json, "norm_topk_prob", v3, &cfg->norm_topk_prob, err) ||
         read_string(json, "scoring_func", &scoring, err) ||
-        read_string(json, "topk_method", &method, err) ||
-        router_method(method, &cfg->topk_method, err))
+        read_string(json, "topk_method", &method, err))
         return -1;
+    int known = 0;
+    while (router_method_names[known] && strcmp(method, router_method_names[known])) known++;
+    if (!router_method_names[known])
+        return error_set(err, "topk_method is %s", name_text(method).text);
+    cfg->topk_method = (TopkMethod)known;
     if (strcmp(scoring, wanted))
         return error_set(err, "scoring_func is %s; a %s model has %s", name_text(scoring).text,
                          MODEL_TYPES[cfg->model_type], wanted);

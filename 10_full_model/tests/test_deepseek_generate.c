@@ -140,7 +140,7 @@ Test(generate, says_what_is_wrong) {
         {2, "exclude each other", {"--model", model, "--prompt", "x", "--interactive"}},
         {2, "--top-p: 1.5 is not between 0 and 1", {"--model", model, "--top-p", "1.5"}},
         {2, "--stop: the text is empty", {"--model", model, "--stop", ""}},
-        {1, "writes no CSV file", {"--model", model, "--csv", "/nowhere/x.csv"}},
+        {2, "unrecognized option '--csv'", {"--model", model, "--csv", "/nowhere/x.csv"}},
     };
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
         const char *argv[12] = {"generate"};

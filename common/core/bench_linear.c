@@ -6,9 +6,7 @@
  * best square product does.
  */
 #include "common/core/ops_kernels.h"
-#include "common/files/csv.h"
 #include "common/program/bench.h"
-#include "common/program/options.h"
 
 #include <stdio.h>
 
@@ -42,7 +40,7 @@ static const int64_t shapes[][3] = {
 };
 
 /* The three products of one shape; returns the lowest share of the peak. */
-static double measure_shape(Bench *bench, Csv *csv, const int64_t *shape) {
+static double measure_shape(Bench *bench, const int64_t *shape) {
     Context *ctx = bench->ctx;
     Linear l = {.rows = shape[0], .in = shape[1], .out = shape[2]};
     l.x = tensor_new(ctx, "x", ctx->dtype, SHAPE(l.rows, l.in));
@@ -63,39 +61,26 @@ static double measure_shape(Bench *bench, Csv *csv, const int64_t *shape) {
         BenchTime time = bench_row(bench, name, ctx->dtype, flop, 0, one_product, &l);
         double share = flop / time.min / peak;
         lowest = share < lowest ? share : lowest;
-        if (csv)
-            csv_row(csv, "%lld,%lld,%lld,%s,%.4g,%.4g,%.1f", (long long)l.rows, (long long)l.in,
-                    (long long)l.out, product_names[l.product], 1e3 * time.min, 1e3 * time.median,
-                    100 * share);
+        bench_save(bench, "%lld,%lld,%lld,%s,%.4g,%.4g,%.1f", (long long)l.rows, (long long)l.in,
+                   (long long)l.out, product_names[l.product], 1e3 * time.min, 1e3 * time.median,
+                   100 * share);
     }
     context_reset(ctx);
     return lowest;
 }
 
 int main(int argc, char **argv) {
-    BenchOptions options =
-        bench_options(argc, argv, "Times linear layers against the matrix peak.");
-    Context ctx;
-    options_open(&options.common, &ctx);
-    Csv csv;
-    Error err;
-    if (options.common.csv &&
-        csv_open(&csv, options.common.csv, "rows,in,out,product,min_ms,median_ms,percent_of_peak",
-                 ctx.device == CUDA ? gpu_describe(ctx.gpu).text : "cpu", options.common.seed,
-                 &err))
-        fatal("%s", err.text);
-
-    Bench bench;
-    bench_init(&bench, &ctx, options.seconds);
-    bench_print_machine(&bench);
+    Bench bench = {0};
+    bench_open(&bench, argc, argv, "Times linear layers against the matrix peak.", NULL, NULL,
+               "rows,in,out,product,min_ms,median_ms,percent_of_peak");
+    bench_ceilings(&bench);
     bench_head("linear layers: rows x in -> out");
     double lowest = 1e9;
     for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++) {
-        double share = measure_shape(&bench, options.common.csv ? &csv : NULL, shapes[i]);
+        double share = measure_shape(&bench, shapes[i]);
         lowest = share < lowest ? share : lowest;
     }
     printf("\nlowest share of the peak: %.1f%%\n", 100 * lowest);
-    if (options.common.csv && csv_close(&csv, &err)) fatal("%s", err.text);
-    context_free(&ctx);
+    bench_close(&bench);
     return 0;
 }

@@ -9,6 +9,12 @@
 #include <string.h>
 #include <unistd.h>
 
+MachineText device_describe(const Context *ctx) {
+    MachineText text = {"cpu"};
+    if (ctx->gpu) snprintf(text.text, sizeof text.text, "%s", gpu_describe(ctx->gpu).text);
+    return text;
+}
+
 MachineText cpu_describe(void) {
     char model[128] = "unknown CPU", line[256];
     FILE *file = fopen("/proc/cpuinfo", "r");

@@ -13,35 +13,50 @@
 
 #include <cblas.h>
 #include <math.h>
+#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-/* ---- flags ---- */
+/* ---- beginning and end ---- */
 
-static const struct argp_option flags[] = {
-    {"seconds", 's', "X", 0, "Time for each row (default 0.5)", 0}, {0}};
-
-static error_t parse(int key, char *value, struct argp_state *state) {
-    BenchOptions *options = state->input;
-    switch (key) {
-    case ARGP_KEY_INIT:
-        state->child_inputs[0] = &options->common;
-        return 0;
-    case 's':
-        options->seconds = option_number(state, "--seconds", value, 0, 60);
-        return 0;
-    default:
-        return ARGP_ERR_UNKNOWN;
-    }
+void bench_open(Bench *bench, int argc, char **argv, const char *about, const Option *flags,
+                const char *path, const char *columns) {
+    static const Option none[] = {OPT_END};
+    if (bench->seconds == 0) bench->seconds = 0.5;
+    bench->common.csv = path;
+    const Option all[] = {
+        OPT_TABLE(flags ? flags : none),
+        OPT_FLOAT("seconds", 's', "X", &bench->seconds, 0, 1000, "Time for each row"),
+        OPT_CSV(&bench->common),
+        OPT_COMMON(&bench->common),
+        OPT_END,
+    };
+    options_parse(argc, argv, about, all);
+    bench->ctx = &bench->own;
+    options_open(&bench->common, bench->ctx);
+    Error err;
+    if (bench->common.csv && csv_open(&bench->csv, bench->common.csv, columns,
+                                      device_describe(bench->ctx).text, bench->common.seed, &err))
+        fatal("%s", err.text);
 }
 
-BenchOptions bench_options(int argc, char **argv, const char *about) {
-    BenchOptions options = {.seconds = 0.5};
-    const struct argp argp = {
-        .options = flags, .parser = parse, .doc = about, .children = common_argp};
-    options_parse(&argp, argc, argv, &options.common, &options);
-    return options;
+void bench_save(Bench *bench, const char *format, ...) {
+    char row[512];
+    if (!bench->common.csv) return;
+    va_list args;
+    va_start(args, format);
+    int length = vsnprintf(row, sizeof row, format, args);
+    va_end(args);
+    CHECK(length < (int)sizeof row, "a row of %d characters", length);
+    csv_row(&bench->csv, "%s", row);
+}
+
+void bench_close(Bench *bench) {
+    Error err;
+    if (bench->common.csv && csv_close(&bench->csv, &err)) fatal("%s", err.text);
+    if (bench->common.csv) printf("\nrows: %s\n", bench->common.csv);
+    context_free(bench->ctx);
 }
 
 /* ---- time ---- */
@@ -206,13 +221,23 @@ static double measure_matrix(Context *ctx, DType dtype, double seconds) {
     return best;
 }
 
-void bench_init(Bench *bench, Context *ctx, double seconds) {
+static void print_machine(const Bench *bench) {
+    printf("cpu       %s, %d in use; %s\n", cpu_describe().text, blas_threads(),
+           blas_describe().text);
+    if (bench->ctx->device == CUDA) printf("gpu       %s\n", gpu_describe(bench->ctx->gpu).text);
+    printf("ceilings  copy %.4g GB/s (read + write), F32 %.4g GFLOP/s", 1e-9 * bench->copy_bytes,
+           1e-9 * bench->flops_f32);
+    if (bench->flops_bf16 > 0) printf(", BF16 %.4g GFLOP/s", 1e-9 * bench->flops_bf16);
+    printf("\n");
+}
+
+void bench_ceilings(Bench *bench) {
     enum { CEILING_MILLISECONDS = 500 };
     double each = 1e-3 * CEILING_MILLISECONDS;
-    *bench = (Bench){.ctx = ctx, .seconds = seconds};
-    bench->copy_bytes = measure_copy(ctx, each);
-    bench->flops_f32 = measure_matrix(ctx, F32, each);
-    if (ctx->device == CUDA) bench->flops_bf16 = measure_matrix(ctx, BF16, each);
+    bench->copy_bytes = measure_copy(bench->ctx, each);
+    bench->flops_f32 = measure_matrix(bench->ctx, F32, each);
+    if (bench->ctx->device == CUDA) bench->flops_bf16 = measure_matrix(bench->ctx, BF16, each);
+    print_machine(bench);
 }
 
 double bench_peak(Context *ctx, DType dtype, double seconds) {
@@ -230,16 +255,6 @@ char *format_duration(char *buffer, size_t size, double seconds) {
     else
         snprintf(buffer, size, "%.4g s", seconds);
     return buffer;
-}
-
-void bench_print_machine(const Bench *bench) {
-    printf("cpu       %s, %d in use; %s\n", cpu_describe().text, blas_threads(),
-           blas_describe().text);
-    if (bench->ctx->device == CUDA) printf("gpu       %s\n", gpu_describe(bench->ctx->gpu).text);
-    printf("ceilings  copy %.4g GB/s (read + write), F32 %.4g GFLOP/s", 1e-9 * bench->copy_bytes,
-           1e-9 * bench->flops_f32);
-    if (bench->flops_bf16 > 0) printf(", BF16 %.4g GFLOP/s", 1e-9 * bench->flops_bf16);
-    printf("\n");
 }
 
 void bench_head(const char *title) {

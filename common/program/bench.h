@@ -10,21 +10,12 @@
 #define COMMON_BENCH_H
 
 #include "common/core/context.h"
+#include "common/files/csv.h"
 #include "common/program/options.h"
 
 #ifdef __cplusplus
 extern "C" {
 #endif
-
-/* The flags of a benchmark without flags of its own: the common ones and --seconds, for each row
- * (0.5). */
-typedef struct BenchOptions {
-    CommonOptions common;
-    double seconds;
-} BenchOptions;
-
-/* `about` is the first line of --help. */
-BenchOptions bench_options(int argc, char **argv, const char *about);
 
 /* The work, once. It may allocate nothing in ctx's arena that it does not give back, for it is
  * called many times. */
@@ -42,19 +33,35 @@ typedef struct BenchTime {
 BenchTime bench_time(Context *ctx, BenchFunction function, void *user, double seconds);
 
 typedef struct Bench {
-    Context *ctx;
+    CommonOptions common;
+    Context own, *ctx; /* ctx: own's address */
+    Csv csv;           /* in use if common.csv */
     double copy_bytes; /* bytes read + written per second by a large copy */
     double flops_f32;  /* per second: the best of 512^3 .. 2048^3 (CPU), or 8192^3 (CUDA) */
     double flops_bf16; /* CUDA only, 8192^3; 0 on the CPU */
     double seconds;    /* per row; --seconds */
 } Bench;
 
-/* Measures the ceilings, which takes a second or two. */
-void bench_init(Bench *bench, Context *ctx, double seconds);
-void bench_print_machine(const Bench *bench); /* CPU, cores, BLAS kernels, GPU and the ceilings */
+/*
+ * The beginning of a benchmark: its command line (`flags`, or NULL, with --seconds, --csv and the
+ * common ones), its context and its CSV, whose head says commit, compiler, device and seed. `path`
+ * is where the CSV goes without --csv; NULL: nowhere. columns should have minimum and median.
+ * Prints the error and exits if one of them fails. `bench` is all zeros, or has another default
+ * for --seconds than 0.5.
+ */
+void bench_open(Bench *bench, int argc, char **argv, const char *about, const Option *flags,
+                const char *path, const char *columns);
+/* A row of the CSV, if there is one. */
+void bench_save(Bench *bench, const char *format, ...) __attribute__((format(printf, 2, 3)));
+/* Closes what bench_open opened; exits with a message if the CSV is not complete. */
+void bench_close(Bench *bench);
+
+/* Measures the ceilings, which takes a second or two, and prints them: CPU, cores, BLAS kernels,
+ * GPU, ceilings. */
+void bench_ceilings(Bench *bench);
 
 /* Operations per second of the fastest product that is found within about `seconds`: the matrix
- * peak for those who cannot wait for bench_init. */
+ * peak for those who cannot wait for bench_ceilings. */
 double bench_peak(Context *ctx, DType dtype, double seconds);
 
 /* Table: head, then rows. flop or bytes may be 0; dtype picks the matrix peak for the share. */

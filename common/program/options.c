@@ -1,108 +1,285 @@
+/*
+ * A table of flags, handed to glibc's argp.
+ *
+ * Rows of tables within the table are copied into one list first. Row i's key is its letter, or
+ * 256 + i if it has none; argp calls back with it, and the row says what is to be done.
+ */
 #include "common/program/options.h"
 
 #include "common/core/blas.h"
+#include "common/core/memory.h"
 
+#include <argp.h>
 #include <errno.h>
 #include <math.h>
+#include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
 
-/* Keys above 255 have no one-letter flag; programs may use any letters for their own. */
-enum { KEY_DEVICE = 0x1000, KEY_DTYPE, KEY_SEED, KEY_THREADS, KEY_CSV };
-enum { MAX_THREADS = 1024 };
+enum { MAX_ROWS = 64, MAX_HELP = 400, MAX_THREADS = 1024 };
 
-static const struct argp_option flags[] = {
-    {NULL, 0, NULL, 0, "In every program:", 0},
-    {"device", KEY_DEVICE, "cpu|cuda", 0, "Where to compute (default cpu)", 0},
-    {"dtype", KEY_DTYPE, "f32|bf16", 0, "Numbers to compute with; bf16 needs cuda (default f32)",
-     0},
-    {"seed", KEY_SEED, "N", 0, "Seed of all random numbers (default 1)", 0},
-    {"threads", KEY_THREADS, "N", 0, "CPU threads (default 0: one per core)", 0},
-    {"csv", KEY_CSV, "FILE", 0, "Write the numbers of the run to FILE", 0},
-    {0},
-};
+typedef struct Table {
+    Option rows[MAX_ROWS];
+    char help[MAX_ROWS][MAX_HELP];
+    int count;
+    CommonOptions *common; /* NULL: the program has none of its flags */
+} Table;
 
-long option_integer(const struct argp_state *state, const char *flag, const char *text, long low,
-                    long high) {
-    char *end;
-    errno = 0;
-    long value = strtol(text, &end, 10);
-    if (end == text || *end)
-        argp_error(state, "%s: '%s' is not a whole number", flag, text);
-    else if (errno == ERANGE || value < low || value > high)
-        argp_error(state, "%s: %s is not between %ld and %ld", flag, text, low, high);
-    return value;
-}
+/* ---- values ---- */
 
-double option_number(const struct argp_state *state, const char *flag, const char *text, double low,
-                     double high) {
-    char *end;
-    double value = strtod(text, &end);
-    if (end == text || *end || isnan(value))
-        argp_error(state, "%s: '%s' is not a number", flag, text);
-    else if (!(value >= low && value <= high)) /* an overflow is infinite, so outside too */
-        argp_error(state, "%s: %s is not between %g and %g", flag, text, low, high);
-    return value;
-}
-
-/* A seed uses all 64 bits, which a long has not; strtoull would take "-1". */
-static uint64_t parse_seed(const struct argp_state *state, const char *text) {
-    char *end;
-    errno = 0;
-    unsigned long long value = strtoull(text, &end, 10);
-    if (end == text || *end || strchr(text, '-'))
-        argp_error(state, "--seed: '%s' is not a whole number from 0 on", text);
-    else if (errno == ERANGE)
-        argp_error(state, "--seed: %s needs more than 64 bits", text);
-    return value;
-}
-
-/* The position of text among the choices; an exit with 2 if it is none of them. */
-static int parse_choice(const struct argp_state *state, const char *flag, const char *text,
-                        const char *first, const char *second) {
-    if (strcmp(text, first) == 0) return 0;
-    if (strcmp(text, second) == 0) return 1;
-    argp_error(state, "%s: '%s' is neither %s nor %s", flag, text, first, second);
-    return 0;
-}
-
-static error_t parse_common(int key, char *value, struct argp_state *state) {
-    CommonOptions *common = state->input;
-    switch (key) {
-    case ARGP_KEY_INIT:
-        CHECK(common, "the program's parser must set state->child_inputs[0]");
-        return 0;
-    case KEY_DEVICE:
-        common->device = parse_choice(state, "--device", value, "cpu", "cuda") ? CUDA : CPU;
-        return 0;
-    case KEY_DTYPE:
-        common->dtype = parse_choice(state, "--dtype", value, "f32", "bf16") ? BF16 : F32;
-        return 0;
-    case KEY_SEED:
-        common->seed = parse_seed(state, value);
-        return 0;
-    case KEY_THREADS:
-        common->threads = (int)option_integer(state, "--threads", value, 0, MAX_THREADS);
-        return 0;
-    case KEY_CSV:
-        common->csv = value;
-        return 0;
-    default:
-        return ARGP_ERR_UNKNOWN;
+/* In as few digits as give the number back. */
+static void number_text(char *text, size_t size, double value, bool narrow) {
+    for (int digits = 6; digits <= 17; digits++) {
+        snprintf(text, size, "%.*g", digits, value);
+        if (strtod(text, NULL) == value || (narrow && strtof(text, NULL) == (float)value)) break;
     }
 }
 
-static const struct argp common = {flags, parse_common, NULL, NULL, NULL, NULL, NULL};
-/* A group of its own, after the program's flags and before --help. */
-const struct argp_child common_argp[] = {{&common, 0, NULL, 100}, {0}};
+/* The number that an INT or a CHOICE holds. */
+static int64_t whole_of(const Option *row) {
+    if (row->size == 8) return *(const int64_t *)row->value;
+    return row->size == 1 ? *(const bool *)row->value : *(const int *)row->value;
+}
 
-void options_parse(const struct argp *argp, int argc, char **argv, CommonOptions *options,
-                   void *input) {
-    *options = (CommonOptions){.device = CPU, .dtype = F32, .seed = 1};
+static void set_whole(const Option *row, int64_t number) {
+    if (row->size == 8)
+        *(int64_t *)row->value = number;
+    else if (row->size == 1)
+        *(bool *)row->value = number;
+    else
+        *(int *)row->value = (int)number;
+}
+
+OptionText option_text(const Option *row) {
+    OptionText out = {""};
+    const char *text = "";
+    switch (row->kind) {
+    case OPTION_INT:
+        snprintf(out.text, sizeof out.text, "%lld", (long long)whole_of(row));
+        return out;
+    case OPTION_FLOAT:
+        number_text(out.text, sizeof out.text,
+                    row->size == 4 ? *(float *)row->value : *(double *)row->value, row->size == 4);
+        return out;
+    case OPTION_FLAG:
+        text = *(bool *)row->value ? "yes" : "no";
+        break;
+    case OPTION_STRING:
+        text = *(const char **)row->value;
+        break;
+    case OPTION_CHOICE:
+        text = row->names[whole_of(row)];
+        break;
+    default:
+        break;
+    }
+    snprintf(out.text, sizeof out.text, "%s", text ? text : "");
+    return out;
+}
+
+/* ---- reading one flag ---- */
+
+static void read_integer(const Option *row, const char *text, const struct argp_state *state) {
+    char *end;
+    long low = (long)row->low, high = (long)row->high;
+    errno = 0;
+    long value = strtol(text, &end, 10);
+    if (end == text || *end)
+        argp_error(state, "--%s: '%s' is not a whole number", row->name, text);
+    else if (errno == ERANGE || value < low || value > high)
+        argp_error(state, "--%s: %s is not between %ld and %ld", row->name, text, low, high);
+    set_whole(row, value);
+}
+
+static void read_number(const Option *row, const char *text, const struct argp_state *state) {
+    char *end;
+    double value = strtod(text, &end);
+    if (end == text || *end || isnan(value))
+        argp_error(state, "--%s: '%s' is not a number", row->name, text);
+    else if (!(value >= row->low && value <= row->high)) /* an overflow is infinite: outside too */
+        argp_error(state, "--%s: %s is not between %g and %g", row->name, text, row->low,
+                   row->high);
+    if (row->size == 4)
+        *(float *)row->value = (float)value;
+    else
+        *(double *)row->value = value;
+}
+
+static void read_choice(const Option *row, const char *text, const struct argp_state *state) {
+    char list[200] = "";
+    for (int i = 0; row->names[i]; i++) {
+        if (!strcmp(text, row->names[i])) {
+            set_whole(row, i);
+            return;
+        }
+        size_t used = strlen(list);
+        snprintf(list + used, sizeof list - used, "%s%s", i ? ", " : "", row->names[i]);
+    }
+    argp_error(state, "--%s: '%s' is none of: %s", row->name, text, list);
+}
+
+static void add_text(const Option *row, const char *text, const struct argp_state *state) {
+    StringList *list = row->value;
+    if (row->high > 0 && list->count >= row->high)
+        argp_error(state, "--%s: at most %g of them", row->name, row->high);
+    list->items = must_realloc(list->items, (size_t)(list->count + 1), sizeof *list->items);
+    list->items[list->count++] = text;
+}
+
+static void read_row(const Option *row, const char *text, const struct argp_state *state) {
+    Error err;
+    switch (row->kind) {
+    case OPTION_INT:
+        read_integer(row, text, state);
+        break;
+    case OPTION_FLOAT:
+        read_number(row, text, state);
+        break;
+    case OPTION_FLAG:
+        *(bool *)row->value = true;
+        break;
+    case OPTION_STRING:
+        *(const char **)row->value = text;
+        break;
+    case OPTION_CHOICE:
+        read_choice(row, text, state);
+        break;
+    case OPTION_CALL:
+        if (row->call(row->value, text, &err)) argp_error(state, "--%s: %s", row->name, err.text);
+        break;
+    default:
+        add_text(row, text, state);
+    }
+}
+
+static int key_of(const Table *table, const Option *row) {
+    return row->letter ? row->letter : 256 + (int)(row - table->rows);
+}
+
+static error_t read_key(int key, char *text, struct argp_state *state) {
+    const Table *table = state->input;
+    for (const Option *row = table->rows; row < table->rows + table->count; row++) {
+        bool flag = row->kind != OPTION_HEAD && row->kind != OPTION_WORDS;
+        if (flag ? key != key_of(table, row) : key != ARGP_KEY_ARG || row->kind == OPTION_HEAD)
+            continue;
+        read_row(row, text, state);
+        return 0;
+    }
+    if (key == ARGP_KEY_ARG)
+        argp_error(state, "'%s' is not expected here: every setting has a flag", text);
+    return ARGP_ERR_UNKNOWN;
+}
+
+/* ---- the list of all flags ---- */
+
+/* A seed uses all 64 bits, which a long has not; strtoull would take "-1". */
+static int read_seed(void *value, const char *text, Error *err) {
+    char *end;
+    errno = 0;
+    unsigned long long seed = strtoull(text, &end, 10);
+    if (end == text || *end || strchr(text, '-'))
+        return error_set(err, "'%s' is not a whole number from 0 on", text);
+    if (errno == ERANGE) return error_set(err, "%s needs more than 64 bits", text);
+    *(uint64_t *)value = seed;
+    return 0;
+}
+
+static void add_rows(Table *table, const Option *rows);
+
+static void add_common(Table *table, CommonOptions *c, int flags) {
+    static const char *const devices[] = {"cpu", "cuda", NULL}, *const dtypes[] = {"f32", "bf16",
+                                                                                   NULL};
+    c->device = CPU, c->dtype = F32, c->seed = 1;
+    const Option rows[] = {
+        OPT_HEAD("In every program:"),
+        OPT_CALL("seed", 0, "N", &c->seed, read_seed, "Seed of all random numbers (default 1)"),
+        OPT_INT("threads", 0, "N", &c->threads, 0, MAX_THREADS,
+                "CPU threads (default 0: one per core)"),
+        OPT_CHOICE("device", 0, "cpu|cuda", &c->device, devices, "Where to compute"),
+        OPT_CHOICE("dtype", 0, "f32|bf16", &c->dtype, dtypes,
+                   "Numbers to compute with; bf16 needs cuda"),
+    };
+    Option some[6] = {0};
+    memcpy(some, rows, (size_t)(1 + flags) * sizeof *rows);
+    add_rows(table, some);
+    table->common = c;
+}
+
+static void add_rows(Table *table, const Option *rows) {
+    for (const Option *row = rows; row->kind != OPTION_END; row++) {
+        if (row->kind == OPTION_TABLE) {
+            add_rows(table, row->value);
+        } else if (row->kind == OPTION_COMMON) {
+            add_common(table, row->value, (int)row->high);
+        } else {
+            CHECK(table->count < MAX_ROWS, "more than %d flags", (int)MAX_ROWS);
+            table->rows[table->count++] = *row;
+        }
+    }
+}
+
+/* What --help says of a row: its help, and what it is without the flag. */
+static const char *help_of(Table *table, const Option *row) {
+    char *help = table->help[row - table->rows];
+    OptionText now = option_text(row);
+    bool known = strstr(row->help, "default") || row->kind == OPTION_FLAG || !*now.text;
+    int length = snprintf(help, MAX_HELP,
+                          row->required ? "%s (required)"
+                          : known       ? "%s"
+                                        : "%s (default %s)",
+                          row->help, now.text);
+    CHECK(length < MAX_HELP, "--%s: its help is too long", row->name);
+    return help;
+}
+
+/* Was a flag left out that must be there? */
+static void check_required(const Table *table) {
+    for (const Option *row = table->rows; row < table->rows + table->count; row++) {
+        if (!row->required) continue;
+        bool given = row->kind == OPTION_LIST ? ((StringList *)row->value)->count > 0
+                                              : *(const char **)row->value != NULL;
+        if (!given) fatal("--%s %s %s", row->name, row->metavar, row->required);
+    }
+}
+
+void options_parse(int argc, char **argv, const char *about, const Option *flags) {
+    Table table = {.count = 0};
+    struct argp_option list[MAX_ROWS + 1] = {0};
+    char words[64] = "";
+    add_rows(&table, flags);
+    int group = 0, count = 0;
+    for (int i = 0; i < table.count; i++) {
+        const Option *row = &table.rows[i];
+        if (row->kind == OPTION_HEAD)
+            list[count++] = (struct argp_option){.doc = row->help, .group = ++group};
+        else if (row->kind == OPTION_WORDS)
+            snprintf(words, sizeof words, "[%s...]", row->metavar);
+        else
+            list[count++] = (struct argp_option){.name = row->name,
+                                                 .key = key_of(&table, row),
+                                                 .arg = row->metavar,
+                                                 .doc = help_of(&table, row),
+                                                 .group = group};
+    }
+    const struct argp argp = {
+        .options = list, .parser = read_key, .args_doc = *words ? words : NULL, .doc = about};
     argp_err_exit_status = 2; /* argp's own choice is 64 */
-    argp_parse(argp, argc, argv, 0, NULL, input);
-    blas_set_threads(options->threads);
-    options->threads = blas_threads();
+    argp_parse(&argp, argc, argv, 0, NULL, &table);
+    check_required(&table);
+    if (!table.common) return;
+    blas_set_threads(table.common->threads);
+    table.common->threads = blas_threads();
+}
+
+void options_error(char **argv, const char *format, ...) {
+    const char *slash = strrchr(argv[0], '/'), *name = slash ? slash + 1 : argv[0];
+    fprintf(stderr, "%s: ", name);
+    va_list args;
+    va_start(args, format);
+    vfprintf(stderr, format, args);
+    va_end(args);
+    fprintf(stderr, "\nTry `%s --help' for more information.\n", name);
+    exit(2);
 }
 
 void options_open(const CommonOptions *options, Context *ctx) {

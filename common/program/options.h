@@ -1,52 +1,144 @@
 /*
- * Command lines: the flags that every program here knows, on top of glibc's argp.
+ * Command lines: a program's flags are one table, a line for each flag. It holds the flag's name,
+ * its range, its help and the variable that it sets, so that none of them can contradict another.
  *
- *     --device cpu|cuda   --dtype f32|bf16   --seed N   --threads N   --csv FILE   --help   --usage
+ *     DemoOptions o = {.steps = 600};
+ *     const Option flags[] = {
+ *         OPT_INT("steps", 's', "N", &o.steps, 1, 100000, "Training steps"),
+ *         OPT_STRING("text", 't', "FILE", &o.text, "Text to learn from (default: Genesis)"),
+ *         OPT_COMMON(&o.common),
+ *         OPT_END,
+ *     };
+ *     options_parse(argc, argv, "Trains a small model.", flags);
  *
- * A program puts a CommonOptions into its own options, common_argp into its argp's children, and
- * calls options_parse(). A number that is not one, or is out of range, is an error that names the
- * flag and the range; a wrong command line exits with 2. Example:
- *
- *     static error_t parse(int key, char *value, struct argp_state *state) {
- *         DemoOptions *options = state->input;
- *         switch (key) {
- *         case ARGP_KEY_INIT: state->child_inputs[0] = &options->common; return 0;
- *         case 't': options->n = (int)option_integer(state, "--tokens", value, 1, 64); return 0;
- *         default: return ARGP_ERR_UNKNOWN;
- *         }
- *     }
+ * --help is made from the table. A default that it prints is the variable's value before parsing,
+ * unless the help says "default" itself. A value that is not what the flag takes, or is out of
+ * range, is an error that names the flag and the range; a wrong command line exits with 2.
  */
 #ifndef COMMON_OPTIONS_H
 #define COMMON_OPTIONS_H
 
 #include "common/core/context.h"
 
-#include <argp.h>
+typedef enum OptionKind {
+    OPTION_END,
+    OPTION_HEAD, /* a title for the flags below it */
+    OPTION_INT,
+    OPTION_FLOAT,
+    OPTION_FLAG, /* takes no value: true if it is there */
+    OPTION_STRING,
+    OPTION_CHOICE, /* one of some names; the value is its number */
+    OPTION_LIST,   /* text that may be given several times */
+    OPTION_WORDS,  /* the words that belong to no flag; without such a row there may be none */
+    OPTION_CALL,   /* a function reads it */
+    OPTION_TABLE,  /* the rows of another table */
+    OPTION_COMMON,
+} OptionKind;
 
+typedef struct Option {
+    OptionKind kind;
+    const char *name; /* without its dashes */
+    int letter;       /* of the short form; 0: there is none */
+    const char *metavar, *help;
+    void *value;
+    size_t size;      /* of *value */
+    double low, high; /* inclusive; of a list, high is the most there may be (0: any number) */
+    const char *const *names; /* of a choice, behind the last NULL */
+    int (*call)(void *value, const char *text, Error *err);
+    /* What a row may add behind its help, by name: */
+    const char *required; /* `.required = "says which model"`: without the flag, exit 1 saying so */
+    bool setting;         /* `.setting = true`: a resumed run must have the same value */
+} Option;
+
+/* The words of a flag that may be given several times; free(items) in the end. */
+typedef struct StringList {
+    const char **items;
+    int count;
+} StringList;
+
+/* int or int64_t or size_t; float or double; bool or an enum. Other variables do not compile. */
+#define OPT_INT(name_, letter_, metavar_, place, low_, high_, help_, ...)                          \
+    {                                                                                              \
+        .kind = OPTION_INT, .name = name_, .letter = letter_, .metavar = metavar_, .value = place, \
+        .size = _Generic((place), int * : 4, int64_t * : 8, size_t * : 8), .low = low_,            \
+        .high = high_, .help = help_, ##__VA_ARGS__                                                \
+    }
+#define OPT_FLOAT(name_, letter_, metavar_, place, low_, high_, help_, ...)                \
+    {                                                                                      \
+        .kind = OPTION_FLOAT, .name = name_, .letter = letter_, .metavar = metavar_,       \
+        .value = place, .size = _Generic((place), float * : 4, double * : 8), .low = low_, \
+        .high = high_, .help = help_, ##__VA_ARGS__                                        \
+    }
+#define OPT_FLAG(name_, letter_, place, help_, ...)                                         \
+    {                                                                                       \
+        .kind = OPTION_FLAG, .name = name_, .letter = letter_,                            \
+     .value = _Generic((place), bool *: place), .help = help_, ##__VA_ARGS__ \
+    }
+#define OPT_STRING(name_, letter_, metavar_, place, help_, ...)                             \
+    {                                                                                       \
+        .kind = OPTION_STRING, .name = name_, .letter = letter_, .metavar = metavar_,     \
+     .value = _Generic((place), const char **: place), .help = help_, ##__VA_ARGS__ \
+    }
+#define OPT_CHOICE(name_, letter_, metavar_, place, names_, help_, ...)                        \
+    {                                                                                          \
+        .kind = OPTION_CHOICE, .name = name_, .letter = letter_, .metavar = metavar_,          \
+        .value = place, .size = sizeof *(place), .names = names_, .help = help_, ##__VA_ARGS__ \
+    }
+#define OPT_LIST(name_, letter_, metavar_, place, most, help_, ...)                 \
+    {                                                                               \
+        .kind = OPTION_LIST, .name = name_, .letter = letter_, .metavar = metavar_, \
+        .value = _Generic((place), StringList *                                     \
+                          : place),                                                 \
+        .high = most, .help = help_, ##__VA_ARGS__                                  \
+    }
+#define OPT_WORDS(metavar_, place) \
+    { .kind = OPTION_WORDS, .metavar = metavar_, .value = _Generic((place), StringList * : place) }
+/* `function` gets the place, the flag's text (NULL if metavar is: it takes none) and an Error. */
+#define OPT_CALL(name_, letter_, metavar_, place, function, help_, ...)             \
+    {                                                                               \
+        .kind = OPTION_CALL, .name = name_, .letter = letter_, .metavar = metavar_, \
+        .value = place, .call = function, .help = help_, ##__VA_ARGS__              \
+    }
+#define OPT_HEAD(title) \
+    { .kind = OPTION_HEAD, .help = title }
+#define OPT_TABLE(rows) \
+    { .kind = OPTION_TABLE, .value = (void *)(rows) }
+#define OPT_END \
+    { .kind = OPTION_END }
+
+/* What the flags of (nearly) every program set. */
 typedef struct CommonOptions {
     Device device;
     DType dtype;
     uint64_t seed;
     int threads; /* 0 on the command line: one per core. After options_parse(): the number in use */
-    const char *csv; /* NULL: no file, or the program's default place */
+    const char *csv; /* for OPT_CSV */
 } CommonOptions;
 
-/* {argp of the flags above}, {0}: its input is a CommonOptions * */
-extern const struct argp_child common_argp[];
+/* --device, --dtype, --seed and --threads; of which the second form has the last two, for programs
+ * that compute nothing on a GPU. Their defaults are cpu, f32, 1 and one thread per core. */
+#define OPT_COMMON(common) \
+    { .kind = OPTION_COMMON, .value = common, .high = 4 }
+#define OPT_SEED_AND_THREADS(common) \
+    { .kind = OPTION_COMMON, .value = common, .high = 2 }
+#define OPT_CSV(common) \
+    OPT_STRING("csv", 0, "FILE", &(common)->csv, "Write the numbers of the run to FILE")
 
 /*
- * Parses argv with the program's own argp, whose parser gets `input`. *common is filled with the
- * defaults (cpu, f32, seed 1) before, and the number of threads is handed to OpenMP and OpenBLAS
- * after. Without --threads, OMP_NUM_THREADS counts.
+ * Parses argv; `about` is the first line of --help (and behind a \v, its end). The number of
+ * threads is handed to OpenMP and OpenBLAS; without --threads, OMP_NUM_THREADS counts.
  */
-void options_parse(const struct argp *argp, int argc, char **argv, CommonOptions *common,
-                   void *input);
+void options_parse(int argc, char **argv, const char *about, const Option *flags);
 
-/* For a parser: the value of a flag, or an exit with 2 and a message that names flag and range. */
-long option_integer(const struct argp_state *state, const char *flag, const char *text, long low,
-                    long high);
-double option_number(const struct argp_state *state, const char *flag, const char *text, double low,
-                     double high);
+/* For what flags say together: an exit with 2, a message, and a hint at --help. */
+void options_error(char **argv, const char *format, ...)
+    __attribute__((noreturn, format(printf, 2, 3)));
+
+/* The row's value now, as one would type it. */
+typedef struct OptionText {
+    char text[128];
+} OptionText;
+OptionText option_text(const Option *row);
 
 /* context_init with the flags' device, dtype and seed; prints the error and exits with 1 if the
  * device is not there. */

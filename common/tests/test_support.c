@@ -16,6 +16,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 /* A fresh directory; the tests that use it clean up behind themselves. */
@@ -36,36 +37,36 @@ static void read_text(const char *path, char *text, size_t size) {
 
 typedef struct TestOptions {
     CommonOptions common;
-    long tokens;
-    double rate;
+    int64_t tokens;
+    float rate;
+    enum { CAT, DOG } animal;
+    bool loud;
+    StringList also;
+    OptionText texts[4];
 } TestOptions;
-
-static error_t parse(int key, char *value, struct argp_state *state) {
-    TestOptions *options = state->input;
-    switch (key) {
-    case ARGP_KEY_INIT:
-        state->child_inputs[0] = &options->common;
-        return 0;
-    case 't':
-        options->tokens = option_integer(state, "--tokens", value, 1, 64);
-        return 0;
-    case 'r':
-        options->rate = option_number(state, "--rate", value, 0, 1);
-        return 0;
-    default:
-        return ARGP_ERR_UNKNOWN;
-    }
-}
 
 /* Parses a command line of one or two words after the program's name. */
 static TestOptions parsed(const char *first, const char *second) {
-    static const struct argp_option flags[] = {
-        {"tokens", 't', "N", 0, "Tokens", 0}, {"rate", 'r', "X", 0, "Rate", 0}, {0}};
-    static const struct argp argp = {flags, parse, NULL, NULL, common_argp, NULL, NULL};
+    static const char *const animals[] = {"cat", "dog", NULL};
+    static TestOptions options;
+    options = (TestOptions){.tokens = 4, .rate = 0.1f, .animal = DOG};
+    TestOptions *o = &options;
+    const Option more[] = {OPT_LIST("also", 0, "TEXT", &o->also, 1, "More, once"), OPT_END};
+    const Option flags[] = {
+        OPT_INT("tokens", 't', "N", &o->tokens, 1, 64, "Tokens", .setting = true),
+        OPT_HEAD("More:"),
+        OPT_FLOAT("rate", 'r', "X", &o->rate, 0, 1, "Rate"),
+        OPT_CHOICE("animal", 0, "A", &o->animal, animals, "Animal"),
+        OPT_FLAG("loud", 0, &o->loud, "Loud"),
+        OPT_TABLE(more),
+        OPT_CSV(&o->common),
+        OPT_COMMON(&o->common),
+        OPT_END};
     char *argv[] = {"program", (char *)first, (char *)second, NULL};
     int argc = 1 + (first != NULL) + (second != NULL);
-    TestOptions options = {.tokens = 4, .rate = 0.5};
-    options_parse(&argp, argc, argv, &options.common, &options);
+    options_parse(argc, argv, "A test.", flags);
+    o->texts[0] = option_text(&flags[0]), o->texts[1] = option_text(&flags[2]);
+    o->texts[2] = option_text(&flags[3]), o->texts[3] = option_text(&flags[4]);
     return options;
 }
 
@@ -86,7 +87,51 @@ Test(options, values) {
     cr_assert_eq(parsed("--threads=1", NULL).common.threads, 1);
     cr_assert_str_eq(parsed("--csv", "a.csv").common.csv, "a.csv");
     cr_assert_eq(parsed("-t", "64").tokens, 64);
-    cr_assert_eq(parsed("--rate=1e-3", NULL).rate, 1e-3);
+    cr_assert_eq(parsed("--rate=1e-3", NULL).rate, 1e-3f);
+    cr_assert_eq(parsed("--animal", "cat").animal, CAT);
+    cr_assert(parsed("--loud", NULL).loud);
+    cr_assert_str_eq(parsed("--also", "b").also.items[0], "b");
+}
+
+/* As one would type them: a float in no more digits than tell it from others. */
+Test(options, values_as_text) {
+    TestOptions options = parsed("--rate=0.003", "--loud");
+    cr_assert_str_eq(options.texts[0].text, "4");
+    cr_assert_str_eq(options.texts[1].text, "0.003");
+    cr_assert_str_eq(options.texts[2].text, "dog");
+    cr_assert_str_eq(options.texts[3].text, "yes");
+}
+
+/* --help has every row: its flag, what it takes, its help, and what holds without it. */
+Test(options, help_is_the_table) {
+    char text[8000];
+    FILE *file = tmpfile();
+    pid_t child = fork();
+    if (child == 0) {
+        dup2(fileno(file), 1);
+        parsed("--help", NULL);
+        _exit(1); /* not reached: --help ends the program */
+    }
+    int status;
+    cr_assert(waitpid(child, &status, 0) == child && WIFEXITED(status) && !WEXITSTATUS(status));
+    rewind(file);
+    text[fread(text, 1, sizeof text - 1, file)] = 0;
+    static const char *const lines[] = {
+        "-t, --tokens=N             Tokens (default 4)",
+        "More:",
+        "-r, --rate=X               Rate (default 0.1)",
+        "--animal=A             Animal (default dog)",
+        "--loud                 Loud\n",
+        "--also=TEXT            More, once\n",
+        "--csv=FILE",
+        "In every program:",
+        "--device=cpu|cuda      Where to compute (default cpu)",
+        "--dtype=f32|bf16",
+        "--seed=N               Seed of all random numbers (default 1)",
+        "--threads=N            CPU threads (default 0: one per core)"};
+    for (size_t i = 0; i < sizeof lines / sizeof *lines; i++)
+        cr_expect(strstr(text, lines[i]), "'%s' is not in\n%s", lines[i], text);
+    fclose(file);
 }
 
 /* Each of these must end the process with 2; redirected so that a passing run stays quiet. */
@@ -110,6 +155,10 @@ BAD_OPTION(threads_negative, "--threads", "-3")
 BAD_OPTION(flag_unknown, "--bogus", NULL)
 BAD_OPTION(value_missing, "--seed", NULL)
 BAD_OPTION(word_too_many, "word", NULL)
+BAD_OPTION(rate_too_large, "--rate", "1.5")
+BAD_OPTION(choice_unknown, "--animal", "cow")
+BAD_OPTION(flag_with_a_value, "--loud=yes", NULL)
+BAD_OPTION(list_too_long, "--also=a", "--also=b")
 
 /* BF16 on the CPU is refused by the context, with 1: the command line was well-formed. */
 Test(options, bf16_needs_a_gpu, .exit_code = 1) {

@@ -33,7 +33,7 @@ def measure(function, device, seconds):
 
 
 def matrix_peak(device, dtype, seconds):
-    """Operations per second of the best square matrix product, as bench_init() measures it."""
+    """Operations per second of the best square matrix product, as bench_ceilings() measures it."""
     best = 0
     for n in [8192] if device == "cuda" else [512, 1024, 2048]:
         x = torch.randn(n, n, device=device, dtype=dtype)

@@ -1,0 +1,42 @@
+/*
+ * The table of train_flags.h.
+ */
+#include "10_full_model/train/train_flags.h"
+
+TrainFlags train_flags(TrainOptions *t) {
+    const int64_t most = (int64_t)1 << 40; /* steps */
+    Schedule *s = &t->schedule;
+    return (TrainFlags){{
+        OPT_HEAD("How long:"),
+        OPT_INT("steps", 0, "N", &s->steps, 1, most, "Steps of AdamW"),
+        OPT_INT("batch", 0, "N", &t->batch_size, 1, 65536, "Windows of text in a batch",
+                .setting = true),
+        OPT_INT("context", 0, "N", &t->context_length, 1, 1 << 20, "Tokens in a window",
+                .setting = true),
+        OPT_INT("accumulate", 0, "N", &t->accumulation, 1, 65536,
+                "Batches whose gradients are added up for a step", .setting = true),
+        OPT_INT("eval-every", 0, "N", &t->eval_interval, 1, 1 << 30,
+                "Validate and save every N steps", .setting = true),
+        OPT_INT("eval-batches", 0, "N", &t->eval_batches, 1, 1 << 20, "Batches of a validation",
+                .setting = true),
+        OPT_HEAD("How:"),
+        OPT_FLOAT("learning-rate", 0, "X", &s->peak, 0, 1e30, "The highest"),
+        OPT_FLOAT("lowest-rate", 0, "X", &s->floor, 0, 1e30,
+                  "At the end (default: a tenth of the highest)"),
+        OPT_INT("warmup", 0, "N", &s->warmup, 0, most,
+                "Steps until the learning rate is up (default 50, of a short run a quarter)"),
+        OPT_INT("constant", 0, "N", &s->constant, 0, most,
+                "Steps for which it stays there; a cosine does the rest"),
+        OPT_FLOAT("weight-decay", 0, "X", &t->adamw.weight_decay, 0, 100, "Of matrices",
+                  .setting = true),
+        OPT_FLOAT("clip", 0, "X", &t->adamw.clip, 0, 1e30, "Largest norm of the gradient; 0: any",
+                  .setting = true),
+        OPT_FLOAT("dropout", 0, "X", &t->dropout, 0, 0.99, "Probability", .setting = true),
+        OPT_FLOAT("balance-loss", 0, "X", &t->balance_alpha, 0, 1e6,
+                  "Weight of the sequence-wise balance loss", .setting = true),
+        OPT_FLOAT("bias-speed", 0, "X", &t->bias_speed, 0, 1,
+                  "How far a router's bias moves after a step towards an even load",
+                  .setting = true),
+        OPT_END,
+    }};
+}

@@ -1,0 +1,23 @@
+/*
+ * The flags of training: one table, for the command line and for the comparison on resume.
+ *
+ * Rows that decide what is computed, or which model is the best, carry `.setting`: a resumed run
+ * must have the same values, and a new flag is compared by carrying the mark. The schedule has a
+ * rule of its own (training_state.h).
+ */
+#ifndef TRAIN_FLAGS_H
+#define TRAIN_FLAGS_H
+
+#include "10_full_model/train/train.h"
+
+#include "common/program/options.h"
+
+typedef struct TrainFlags {
+    Option rows[20];
+} TrainFlags;
+
+/* The rows set *options, which must outlive them. Of its schedule, warmup and floor may be -1 for
+ * "not given". */
+TrainFlags train_flags(TrainOptions *options);
+
+#endif
