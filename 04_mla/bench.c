@@ -116,7 +116,7 @@ static double fill_tables(Context *ctx, Decode *d, bool varying) {
     double tokens = 0;
     for (int b = 0; b < s->batch; b++) {
         float part = rng_uniform(ctx->rng.seed, 4, (uint64_t)b);
-        lengths[b] = varying ? LATENT_PAGE + (int)(part * (float)(s->max_length - LATENT_PAGE))
+        lengths[b] = varying ? PAGE_TOKENS + (int)(part * (float)(s->max_length - PAGE_TOKENS))
                              : s->max_length;
         tokens += lengths[b];
     }
@@ -141,7 +141,7 @@ static size_t scratch_bytes(Context *ctx, MlaDecodeShape s, double flop) {
 static void bench_decode(Bench *bench, const Shape *shape) {
     Context *ctx = bench->ctx;
     DType dtype = ctx->dtype = shape->dtype;
-    int width = 512 + 64, pages = (shape->length + LATENT_PAGE - 1) / LATENT_PAGE;
+    int width = 512 + 64, pages = (shape->length + PAGE_TOKENS - 1) / PAGE_TOKENS;
     Decode d = {.shape = {.batch = shape->batch,
                           .q_len = shape->q_len,
                           .heads = shape->heads,
@@ -158,7 +158,7 @@ static void bench_decode(Bench *bench, const Shape *shape) {
     double bytes = mla_decode_bytes(*s, 0, dtype) + latents;
     d.q = tensor_new(ctx, "q", dtype, SHAPE(s->batch, s->q_len, s->heads, width));
     d.o = tensor_new(ctx, "o", dtype, SHAPE(s->batch, s->q_len, s->heads, 512));
-    d.latent = tensor_new(ctx, "latent", dtype, SHAPE(s->pages, LATENT_PAGE, width));
+    d.latent = tensor_new(ctx, "latent", dtype, SHAPE(s->pages, PAGE_TOKENS, width));
     d.scratch = tensor_new(ctx, "scratch", F32,
                            SHAPE((int64_t)(scratch_bytes(ctx, *s, flop) / sizeof(float)) + 1));
     bench_fill(ctx, d.q, 1);

@@ -24,7 +24,7 @@ static void bring_table(const LatentCache *cache) {
                tensor_bytes(&cache->block_table));
 }
 
-static int64_t pages_for(int64_t tokens) { return (tokens + LATENT_PAGE - 1) / LATENT_PAGE; }
+static int64_t pages_for(int64_t tokens) { return (tokens + PAGE_TOKENS - 1) / PAGE_TOKENS; }
 
 static int check_sizes(int batch, int capacity, int pages, int width, Error *err) {
     CHECK(width > 0, "a latent cache with rows of %d numbers", width);
@@ -54,7 +54,7 @@ int latent_cache_init(LatentCache *cache, Context *ctx, int batch, int capacity,
     cache->batch = batch, cache->pages = pages, cache->max_pages = max_pages;
     cache->width = width, cache->capacity = capacity;
     cache->latent = tensor_view(NULL, "latent_cache", ctx->dtype, ctx->device,
-                                SHAPE(pages, LATENT_PAGE, width));
+                                SHAPE(pages, PAGE_TOKENS, width));
     cache->block_table =
         tensor_view(NULL, "block_table", I32, ctx->device, SHAPE(batch, max_pages));
     cache->lengths = tensor_view(NULL, "lengths", I32, ctx->device, SHAPE(batch));
@@ -69,7 +69,7 @@ int latent_cache_init(LatentCache *cache, Context *ctx, int batch, int capacity,
                          "no memory for a latent cache of %zu bytes (%d pages of %d tokens, %d "
                          "sequences of up to %d tokens); choose a shorter context, fewer sequences "
                          "or fewer pages",
-                         bytes, pages, LATENT_PAGE, batch, capacity);
+                         bytes, pages, PAGE_TOKENS, batch, capacity);
     }
     cache->length = must_alloc((size_t)batch, sizeof *cache->length);
     cache->used_pages = must_alloc((size_t)batch, sizeof *cache->used_pages);

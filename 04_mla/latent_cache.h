@@ -2,11 +2,11 @@
  * The latent cache: 576 numbers a token instead of 32,768, in pages that many sequences share.
  *
  * A row is what MLA keeps of a token in one layer: [c_kv after its norm | k_rope after its
- * rotation]. Rows live in pages of LATENT_PAGE tokens; a sequence is a list of page numbers, its
+ * rotation]. Rows live in pages of PAGE_TOKENS tokens; a sequence is a list of page numbers, its
  * line of the block table, so sequences of different lengths share one pool without gaps (Kwon et
  * al. 2023, "PagedAttention"):
  *
- *     row of token t of sequence b  =  latent[ block_table[b][t / LATENT_PAGE] ][ t % LATENT_PAGE ]
+ *     row of token t of sequence b  =  latent[ block_table[b][t / PAGE_TOKENS] ][ t % PAGE_TOKENS ]
  *
  * Invariants: tokens 0 .. lengths[b] - 1 of sequence b are valid, and what lies behind is not read;
  * a page belongs to one sequence or to the free list, never to two. Block table and lengths are on
@@ -22,22 +22,22 @@
 extern "C" {
 #endif
 
-enum { LATENT_PAGE = 64 }; /* tokens; one TMA box on Hopper */
+enum { PAGE_TOKENS = 64 }; /* tokens; one TMA box on Hopper */
 
 /* For the CPU's kernels and the GPU's: where a token lies is said once. */
 #ifdef __CUDACC__
-#define LATENT_INLINE __host__ __device__ __forceinline__ static
+#define PAGES_INLINE __host__ __device__ __forceinline__ static
 #else
-#define LATENT_INLINE static inline
+#define PAGES_INLINE static inline
 #endif
 
 /* Where token t of the sequence with this line of the block table lies, in rows of the pool. */
-LATENT_INLINE int64_t latent_row(const int32_t *pages, int64_t t) {
-    return (int64_t)pages[t / LATENT_PAGE] * LATENT_PAGE + t % LATENT_PAGE;
+PAGES_INLINE int64_t page_row(const int32_t *pages, int64_t t) {
+    return (int64_t)pages[t / PAGE_TOKENS] * PAGE_TOKENS + t % PAGE_TOKENS;
 }
 
 typedef struct LatentCache {
-    Tensor latent;      /* [pages, LATENT_PAGE, width], ctx's dtype */
+    Tensor latent;      /* [pages, PAGE_TOKENS, width], ctx's dtype */
     Tensor block_table; /* I32 [batch, max_pages], on ctx's device */
     Tensor lengths;     /* I32 [batch], on ctx's device */
     int batch, pages, max_pages, width;

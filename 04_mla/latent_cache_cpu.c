@@ -16,7 +16,7 @@ void latent_append_cpu(float *latent, const int32_t *block_table, const int32_t 
     int64_t width = c_width + rope_width;
     for (int64_t b = 0; b < batch; b++)
         for (int64_t t = 0; t < tokens; t++) {
-            float *row = latent + latent_row(block_table + b * max_pages, lengths[b] + t) * width;
+            float *row = latent + page_row(block_table + b * max_pages, lengths[b] + t) * width;
             const int64_t from = b * tokens + t;
             memcpy(row, c_kv + from * c_width, sizeof(float) * (size_t)c_width);
             if (rope_width)
@@ -39,7 +39,7 @@ void latent_gather_cpu(float *c_kv, float *k_rope, const float *latent, const in
         int64_t b = i / length, t = i % length;
         float *c = c_kv + i * c_width, *k = k_rope + i * rope_width;
         if (t < lengths[b]) {
-            const float *row = latent + latent_row(block_table + b * max_pages, t) * width;
+            const float *row = latent + page_row(block_table + b * max_pages, t) * width;
             memcpy(c, row, sizeof(float) * (size_t)c_width);
             if (rope_width) memcpy(k, row + c_width, sizeof(float) * (size_t)rope_width);
         } else {

@@ -243,7 +243,7 @@ static void check_cached(const char *where, Context *ctx, const Tensor *q, const
               "%s: queries of the last %lld tokens, but sequence %d holds %d; append them first",
               where, (long long)T, b, cache->length[b]);
     check_shape(where, q, ctx->dtype, SHAPE(B, T, H, mla.nope + mla.rope));
-    check_shape(where, &cache->latent, ctx->dtype, SHAPE(cache->pages, LATENT_PAGE, cache->width));
+    check_shape(where, &cache->latent, ctx->dtype, SHAPE(cache->pages, PAGE_TOKENS, cache->width));
     check_shape(where, w->kv_b_proj, ctx->dtype, SHAPE(H * (mla.nope + mla.v), mla.kv_lora_rank));
 }
 

@@ -15,11 +15,11 @@ void mla_decode_check(const char *where, const MlaDecodeShape *s) {
     CHECK(s->max_length >= s->q_len,
           "%s: %d queries, but sequences of at most %d tokens: the first queries would see nothing",
           where, s->q_len, s->max_length);
-    CHECK(s->pages > 0 && s->max_length <= (int64_t)s->max_pages * LATENT_PAGE,
+    CHECK(s->pages > 0 && s->max_length <= (int64_t)s->max_pages * PAGE_TOKENS,
           "%s: max_length %d, but the block table has %d pages of %d tokens for each sequence",
-          where, s->max_length, s->max_pages, LATENT_PAGE);
+          where, s->max_length, s->max_pages, PAGE_TOKENS);
     /* The GPU's kernels number pairs of a page and eight rows of queries in an int. */
-    int64_t rows = (int64_t)s->q_len * s->heads, pages = s->max_length / LATENT_PAGE + 1;
+    int64_t rows = (int64_t)s->q_len * s->heads, pages = s->max_length / PAGE_TOKENS + 1;
     CHECK(rows < 1 << 30 && s->batch * ((rows + 7) / 8) * pages < 1 << 30,
           "%s: batch %d, q_len %d, heads %d, max_length %d: decode in smaller chunks", where,
           s->batch, s->q_len, s->heads, s->max_length);

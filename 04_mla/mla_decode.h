@@ -42,7 +42,7 @@ typedef struct MlaDecodeShape {
 void mla_decode_check(const char *where, const MlaDecodeShape *shape);
 
 /* How many tokens row r of a sequence's q_len * heads sees: the causal mask of its last q_len. */
-LATENT_INLINE int mla_keys_seen(const MlaDecodeShape *s, int length, int row) {
+PAGES_INLINE int mla_keys_seen(const MlaDecodeShape *s, int length, int row) {
     return length - s->q_len + row / s->heads + 1;
 }
 
@@ -55,7 +55,7 @@ double mla_decode_bytes(MlaDecodeShape shape, int length, DType dtype);
  * ---- kernels: on the CPU every T * is a float *; on CUDA float * or bf16 * by dtype ----
  *
  * q [B, q_len, H, kv_lora_rank + rope_dim], o [B, q_len, H, kv_lora_rank],
- * latent [pages, LATENT_PAGE, kv_lora_rank + rope_dim], block_table I32 [B, max_pages],
+ * latent [pages, PAGE_TOKENS, kv_lora_rank + rope_dim], block_table I32 [B, max_pages],
  * lengths I32 [B], each from q_len to max_length. scratch: mla_decode_scratch_*() bytes.
  */
 

@@ -34,7 +34,7 @@
 static const float *row_of_token(const float *latent, const int32_t *block_table, int b, int t,
                                  const MlaDecodeShape *s) {
     const int32_t *pages = block_table + (int64_t)b * s->max_pages;
-    return latent + latent_row(pages, t) * (s->kv_lora_rank + s->rope_dim);
+    return latent + page_row(pages, t) * (s->kv_lora_rank + s->rope_dim);
 }
 
 void mla_decode_reference_cpu(float *o, float *scratch, const float *q, const float *latent,
@@ -87,10 +87,10 @@ static Cut cut_of(const MlaDecodeShape *s) {
     int rows = s->q_len * s->heads, pages = 1;
     Cut cut = {.lanes = rows < VECTOR_ROWS ? 1 : VECTOR};
     cut.groups = (rows + cut.lanes - 1) / cut.lanes;
-    while ((int64_t)s->batch * cut.groups * (s->max_length / (pages * LATENT_PAGE)) >
+    while ((int64_t)s->batch * cut.groups * (s->max_length / (pages * PAGE_TOKENS)) >
            (pages < PIECE_PAGES ? FEW_TASKS : MOST_TASKS))
         pages *= 2;
-    cut.piece = pages * LATENT_PAGE;
+    cut.piece = pages * PAGE_TOKENS;
     cut.pieces = (s->max_length + cut.piece - 1) / cut.piece;
     cut.state = (int64_t)cut.lanes * (2 + s->kv_lora_rank);
     return cut;
@@ -167,7 +167,7 @@ static void prefetch_page(const float *z, int64_t numbers) {
 static void group_task(float *state, const float *q, const float *latent,
                        const int32_t *block_table, int length, const MlaDecodeShape *s, int b,
                        int first, int rows, int begin, int end) {
-    float packed[MLA_DECODE_MAX_WIDTH * VECTOR], scores[LATENT_PAGE * VECTOR];
+    float packed[MLA_DECODE_MAX_WIDTH * VECTOR], scores[PAGE_TOKENS * VECTOR];
     float *m = state, *l = state + VECTOR, *o = state + 2 * VECTOR;
     int width = s->kv_lora_rank + s->rope_dim, seen[VECTOR];
     const float *q_rows = q + ((int64_t)b * s->q_len * s->heads + first) * width;
@@ -177,12 +177,12 @@ static void group_task(float *state, const float *q, const float *latent,
     for (int i = 0; i < VECTOR; i++) m[i] = -INFINITY;
     memset(l, 0, sizeof(float) * (size_t)VECTOR * (size_t)(1 + s->kv_lora_rank));
 
-    for (int token = begin; token < end; token += LATENT_PAGE) {
-        int keys = end - token < LATENT_PAGE ? end - token : LATENT_PAGE;
+    for (int token = begin; token < end; token += PAGE_TOKENS) {
+        int keys = end - token < PAGE_TOKENS ? end - token : PAGE_TOKENS;
         const float *z = row_of_token(latent, block_table, b, token, s);
-        if (token + LATENT_PAGE < end)
-            prefetch_page(row_of_token(latent, block_table, b, token + LATENT_PAGE, s),
-                          (int64_t)width * LATENT_PAGE);
+        if (token + PAGE_TOKENS < end)
+            prefetch_page(row_of_token(latent, block_table, b, token + PAGE_TOKENS, s),
+                          (int64_t)width * PAGE_TOKENS);
         memset(scores, 0, sizeof(float) * (size_t)(keys * VECTOR));
         lane_product(scores, z, width, 1, packed, width, keys);
         for (int i = 0; i < VECTOR; i++)
@@ -197,13 +197,13 @@ static void group_task(float *state, const float *q, const float *latent,
 static void row_task(float *state, const float *q, const float *latent, const int32_t *block_table,
                      int length, const MlaDecodeShape *s, int b, int row, int begin, int end) {
     OnlineSoftmax online = {-INFINITY, 0};
-    float scores[LATENT_PAGE], *o = state + 2;
+    float scores[PAGE_TOKENS], *o = state + 2;
     int width = s->kv_lora_rank + s->rope_dim, seen = mla_keys_seen(s, length, row);
     const float *q_row = q + ((int64_t)b * s->q_len * s->heads + row) * width;
     memset(o, 0, sizeof(float) * (size_t)s->kv_lora_rank);
-    for (int token = begin; token < end && token < seen; token += LATENT_PAGE) {
+    for (int token = begin; token < end && token < seen; token += PAGE_TOKENS) {
         int stop = end < seen ? end : seen;
-        int keys = stop - token < LATENT_PAGE ? stop - token : LATENT_PAGE;
+        int keys = stop - token < PAGE_TOKENS ? stop - token : PAGE_TOKENS;
         const float *z = row_of_token(latent, block_table, b, token, s);
         for (int j = 0; j < keys; j++) {
             float dot = 0;

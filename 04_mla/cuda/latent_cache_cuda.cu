@@ -26,7 +26,7 @@ template <typename Word> struct LatentRows {
 /* Token t of sequence b in the pool. */
 template <typename Word>
 __device__ __forceinline__ Word *pool_row(const LatentRows<Word> &z, int64_t b, int64_t t) {
-    return z.latent + latent_row(z.block_table + b * z.max_pages, t) * (z.c_words + z.rope_words);
+    return z.latent + page_row(z.block_table + b * z.max_pages, t) * (z.c_words + z.rope_words);
 }
 
 template <typename Word> __global__ void append_kernel(LatentRows<Word> z) {

@@ -32,7 +32,7 @@ __host__ __device__ static inline int mla_rows(const MlaDecodeShape &s) {
     return s.q_len * s.heads;
 }
 __device__ __forceinline__ int mla_pages(const int32_t *lengths, int b) {
-    return (lengths[b] + LATENT_PAGE - 1) / LATENT_PAGE;
+    return (lengths[b] + PAGE_TOKENS - 1) / PAGE_TOKENS;
 }
 
 /* Pages in the line before sequence b; called by a whole warp. b = batch: the whole line. */

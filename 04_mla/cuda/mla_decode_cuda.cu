@@ -24,7 +24,7 @@ template <typename T>
 __device__ __forceinline__ const T *row_of_token(const T *latent, const int32_t *block_table, int b,
                                                  int t, const MlaDecodeShape &s) {
     const int32_t *pages = block_table + (int64_t)b * s.max_pages;
-    return latent + latent_row(pages, t) * (s.kv_lora_rank + s.rope_dim);
+    return latent + page_row(pages, t) * (s.kv_lora_rank + s.rope_dim);
 }
 
 /* ---- naive ---- */
@@ -211,8 +211,8 @@ template <typename T, int N, int V> struct RowState {
     /* Tokens first .. end - 1 of sequence b, page by page; first begins a page. */
     __device__ __forceinline__ void attend_pages(const T *latent, const int32_t *block_table, int b,
                                                  int first, int end, const MlaDecodeShape &s) {
-        for (int token = first; token < end; token += LATENT_PAGE)
-            attend(row_of_token(latent, block_table, b, token, s), min(end - token, LATENT_PAGE),
+        for (int token = first; token < end; token += PAGE_TOKENS)
+            attend(row_of_token(latent, block_table, b, token, s), min(end - token, PAGE_TOKENS),
                    s.kv_lora_rank + s.rope_dim);
     }
 
@@ -300,10 +300,10 @@ __global__ void __launch_bounds__(THREADS)
         if (row >= rows) continue;
         int64_t at = (int64_t)walk.b * rows + row;
         int end =
-            min((walk.first + walk.count) * LATENT_PAGE, mla_keys_seen(&s, lengths[walk.b], row));
+            min((walk.first + walk.count) * PAGE_TOKENS, mla_keys_seen(&s, lengths[walk.b], row));
         RowState<T, N, V> state;
         state.begin(q + at * (s.kv_lora_rank + s.rope_dim), s);
-        state.attend_pages(latent, block_table, walk.b, walk.first * LATENT_PAGE, end, s);
+        state.attend_pages(latent, block_table, walk.b, walk.first * PAGE_TOKENS, end, s);
         if (walk.slot < 0) {
             state.write(o + at * s.kv_lora_rank, 1.0f / state.l, s);
             continue;

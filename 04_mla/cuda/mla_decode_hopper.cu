@@ -153,7 +153,7 @@ __device__ __forceinline__ void mask(float (&x)[32], const Use &use, const Argum
     for (int r = 0; r < 2; r++)
         last[r] =
             use.length - a.shape.q_len + min((row + 8 * r) / a.shape.heads, a.shape.q_len - 1);
-    int key = use.page * LATENT_PAGE + threadIdx.x % 4 * 2;
+    int key = use.page * PAGE_TOKENS + threadIdx.x % 4 * 2;
 #pragma unroll
     for (int i = 0; i < 32; i++)
         if (key + i / 4 * 8 + i % 2 > last[i / 2 % 2]) x[i] = -INFINITY;
@@ -223,7 +223,7 @@ __device__ void score(Tiles &s, const Arguments &a) {
             const Use &use = s.use[stage];
             mbarrier_wait(&s.full[stage], ring.parity);
             multiply_scores(x, q, s, stage);
-            int past = (use.page + 1) * LATENT_PAGE - use.length; /* rows behind the last token */
+            int past = (use.page + 1) * PAGE_TOKENS - use.length; /* rows behind the last token */
             left = __shfl_sync(~0u, use.left, 0);
             wgmma_wait<0>(x);
             uint64_t *turn = &s.turn[stage ? stage - 1 : STAGES - 1];
@@ -234,7 +234,7 @@ __device__ void score(Tiles &s, const Arguments &a) {
             softmax_step(x, m, factor, a.scale_log2);
             mbarrier_wait(turn, ring.parity ^ (stage == 0)); /* all four warps have read the page */
             store_probabilities(page, x);
-            if (past > 0) clear_rows(page, LATENT_PAGE - past);
+            if (past > 0) clear_rows(page, PAGE_TOKENS - past);
             if (threadIdx.x % 4 == 0) {
                 s.factor[stage][my_row()] = __float2bfloat16_rn(factor[0]);
                 s.factor[stage][my_row() + 8] = __float2bfloat16_rn(factor[1]);
@@ -457,7 +457,7 @@ void mla_decode_hopper_cuda(Gpu *gpu, DType dtype, void *o, float *scratch, cons
     a.split = (Split *)(a.stats + slots_of(gpu) * TILE);
     a.scale_log2 = shape.scale * 1.44269504f;
     CUtensorMap q_map = map_boxes(q, a.rows, shape.batch);
-    CUtensorMap latent_map = map_boxes(latent, LATENT_PAGE, shape.pages);
+    CUtensorMap latent_map = map_boxes(latent, PAGE_TOKENS, shape.pages);
     if (cluster_of(shape) == 1)
         launch<1>(gpu, q_map, latent_map, a);
     else

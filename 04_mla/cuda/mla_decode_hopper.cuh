@@ -141,7 +141,7 @@ template <int CLUSTER> __device__ __forceinline__ void release(uint64_t *empty) 
 }
 
 __device__ __forceinline__ int item_cost(int length) {
-    return START_COST + (length + LATENT_PAGE - 1) / LATENT_PAGE;
+    return START_COST + (length + PAGE_TOKENS - 1) / PAGE_TOKENS;
 }
 
 /* The share of a team; one warp together. */

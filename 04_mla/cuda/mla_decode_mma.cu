@@ -83,7 +83,7 @@ __device__ __forceinline__ void load_tile(bf16 *tile, const bf16 *latent, int pa
                                           int length, const MlaDecodeShape &s) {
     static_assert(KEYS * 8 == THREADS && ROPE == 64, "eight threads to a row");
     int row = threadIdx.x / 8, c = threadIdx.x % 8 * 8, width = s.kv_lora_rank + s.rope_dim;
-    int64_t token = (int64_t)page * LATENT_PAGE + first % LATENT_PAGE + row;
+    int64_t token = (int64_t)page * PAGE_TOKENS + first % PAGE_TOKENS + row;
     const bf16 *from = latent + token * width + c;
     bf16 *to = tile + row * (KV + ROPE) + (c ^ (row % 8 * 8));
     bool valid = first + row < length;
@@ -317,8 +317,8 @@ __global__ __launch_bounds__(THREADS, blocks_each<KV>()) void mla_decode_mma_ker
     MlaWalk walk;
     walk.begin(lengths, s, groups);
     while (walk.next(lengths, groups)) {
-        int length = lengths[walk.b], first = walk.first * LATENT_PAGE;
-        int end = min(first + walk.count * LATENT_PAGE, length);
+        int length = lengths[walk.b], first = walk.first * PAGE_TOKENS;
+        int end = min(first + walk.count * PAGE_TOKENS, length);
         int my_row = min(walk.group * 16 * M + softmax_row<M>(), rows - 1);
         int seen = mla_keys_seen(&s, length, my_row);
         const int32_t *pages = block_table + (int64_t)walk.b * s.max_pages;
@@ -329,7 +329,7 @@ __global__ __launch_bounds__(THREADS, blocks_each<KV>()) void mla_decode_mma_ker
         for (int i = 0, token = first; i < STAGES - 1; i++, token += KEYS) {
             if (token < end && token + KEYS > length - s.q_len) wait();
             if (token < end)
-                load_tile<KV>(tiles + i * TILE, latent, pages[token / LATENT_PAGE], token, end, s);
+                load_tile<KV>(tiles + i * TILE, latent, pages[token / PAGE_TOKENS], token, end, s);
             cp_async_commit();
         }
         wait();
@@ -338,7 +338,7 @@ __global__ __launch_bounds__(THREADS, blocks_each<KV>()) void mla_decode_mma_ker
         int stage = 0, last = STAGES - 1; /* where this tile is; where the last one was */
         for (int token = first; token < end; token += KEYS) {
             int later = token + (STAGES - 1) * KEYS, page = 0;
-            if (later < end) page = pages[later / LATENT_PAGE]; /* early: it takes its time */
+            if (later < end) page = pages[later / PAGE_TOKENS]; /* early: it takes its time */
             cp_async_wait<STAGES - 2>();
             __syncthreads(); /* the tile is here, and all warps are done with the one before it */
             Scores<KV, M> scores;
@@ -369,7 +369,7 @@ static int row_tiles(const MlaDecodeShape &s) { return mla_rows(s) <= 16 ? 1 : 2
 static int blocks_for(const Gpu *gpu, const MlaDecodeShape &s) {
     int most = gpu->sm_count * (s.kv_lora_rank <= 128 ? blocks_each<128>() : blocks_each<512>());
     int64_t groups = ceil_div(mla_rows(s), 16 * row_tiles(s));
-    int64_t pages = s.batch * groups * ceil_div(s.max_length, LATENT_PAGE);
+    int64_t pages = s.batch * groups * ceil_div(s.max_length, PAGE_TOKENS);
     return pages < most ? (int)pages : most;
 }
 

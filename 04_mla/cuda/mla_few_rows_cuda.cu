@@ -43,7 +43,7 @@ template <typename T> static __device__ void append(const MlaFewRows &m, int b) 
     for (int t = threadIdx.x / 32; t < m.tokens; t += QUERY_WARPS) {
         int position = m.lengths[b] - m.tokens + t;
         const int32_t *pages = m.block_table + (int64_t)b * m.max_pages;
-        T *to = (T *)m.cache + latent_row(pages, position) * width;
+        T *to = (T *)m.cache + page_row(pages, position) * width;
         const T *from = (const T *)m.latent + ((int64_t)b * m.tokens + t) * width;
         few_rows_norm_row(to, from, (const T *)m.kv_norm, rank, MLA_NORM_EPS);
 #pragma unroll 1

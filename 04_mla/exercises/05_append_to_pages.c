@@ -1,7 +1,7 @@
 /*
  * Exercise 04.5: append to pages.
  *
- * The latents of all sequences lie in one pool of pages, latent [pages, LATENT_PAGE, width], width
+ * The latents of all sequences lie in one pool of pages, latent [pages, PAGE_TOKENS, width], width
  * = c_width + rope_width. Which pages are sequence b's, and in which order, says its line of the
  * block table [batch, max_pages]; lengths[b] tells how many tokens it holds. Write the next
  * `tokens` rows [c_kv[b, t] | k_rope[b, t]] where they belong. (There is room:
@@ -10,7 +10,7 @@
  * Whoever wrote this believed that the pages of a sequence lie one behind the other.
  *
  * POINTS: 2
- * HINT: Token n of a sequence is row n % LATENT_PAGE of its page number n / LATENT_PAGE, and that
+ * HINT: Token n of a sequence is row n % PAGE_TOKENS of its page number n / PAGE_TOKENS, and that
  * page is the block table's entry, wherever in the pool it may be.
  * REPLACES: latent_append_cpu in 04_mla/latent_cache_cpu.c
  * TESTS: test_latent_cache:latent_cache/appends*_cpu test_mla_cache:mla_cache/different*_cpu
@@ -23,7 +23,7 @@ void latent_append_cpu(float *latent, const int32_t *block_table, const int32_t 
     int64_t width = c_width + rope_width;
     for (int64_t b = 0; b < batch; b++)
         for (int64_t t = 0; t < tokens; t++) {
-            int64_t first = block_table[b * max_pages] * (int64_t)LATENT_PAGE;
+            int64_t first = block_table[b * max_pages] * (int64_t)PAGE_TOKENS;
             float *row = latent + (first + lengths[b] + t) * width;
             for (int64_t c = 0; c < c_width; c++) row[c] = c_kv[(b * tokens + t) * c_width + c];
             for (int64_t c = 0; c < rope_width; c++)

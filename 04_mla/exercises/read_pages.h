@@ -7,7 +7,7 @@
 /* Stands for the GPU's memory: counts how often it is read. */
 typedef struct Memory Memory;
 
-/* The rows of page number i of the sequence, [LATENT_PAGE, rank + rope]; valid until the next call.
+/* The rows of page number i of the sequence, [PAGE_TOKENS, rank + rope]; valid until the next call.
  * Rows behind the sequence's end hold anything. */
 const float *read_page(Memory *memory, int i);
 

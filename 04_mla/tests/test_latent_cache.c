@@ -27,7 +27,7 @@ static void check_invariants(Context *ctx, const LatentCache *c) {
     tensor_download_ints(ctx, table, &c->block_table);
     for (int b = 0; b < c->batch; b++) {
         cr_assert_eq(lengths[b], c->length[b]);
-        cr_assert(c->length[b] <= c->used_pages[b] * LATENT_PAGE);
+        cr_assert(c->length[b] <= c->used_pages[b] * PAGE_TOKENS);
         for (int i = 0; i < c->used_pages[b]; i++) {
             int page = table[b * c->max_pages + i];
             cr_assert(page >= 0 && page < c->pages, "sequence %d has page %d of %d", b, page,
@@ -62,7 +62,7 @@ static void check_kernels(Device device, DType dtype, KernelCase k) {
     int entries = B * k.max_pages;
     int32_t *table = malloc(sizeof *table * (size_t)entries);
     int pages = shuffled_table(table, entries);
-    Tensor *pool = test_normal(&ctx, "pool", 1, SHAPE(pages, LATENT_PAGE, width));
+    Tensor *pool = test_normal(&ctx, "pool", 1, SHAPE(pages, PAGE_TOKENS, width));
     Tensor *c_kv = test_normal(&ctx, "c_kv", 2, SHAPE(B, T, k.c_width));
     Tensor *k_rope = test_normal(&ctx, "k_rope", 3, SHAPE(B, T, k.rope_width));
     Tensor *block_table = tensor_copy_in(&ctx, "table", I32, table, SHAPE(B, k.max_pages));
@@ -71,7 +71,7 @@ static void check_kernels(Device device, DType dtype, KernelCase k) {
     float *r = test_values(&ctx, k_rope);
 #define ROW(b, t)                                                                              \
     (expected +                                                                                \
-     ((int64_t)table[(b)*k.max_pages + (t) / LATENT_PAGE] * LATENT_PAGE + (t) % LATENT_PAGE) * \
+     ((int64_t)table[(b)*k.max_pages + (t) / PAGE_TOKENS] * PAGE_TOKENS + (t) % PAGE_TOKENS) * \
          width)
     int longest = 0;
     for (int b = 0; b < B; b++)

@@ -29,7 +29,7 @@ typedef struct Problem {
     float *expected;
 } Problem;
 
-static int pages_of(int tokens) { return (tokens + LATENT_PAGE - 1) / LATENT_PAGE; }
+static int pages_of(int tokens) { return (tokens + PAGE_TOKENS - 1) / PAGE_TOKENS; }
 
 static MlaDecodeShape shape_of(const Case *c) {
     MlaDecodeShape s = {.batch = c->batch,
@@ -64,7 +64,7 @@ static void shuffle_pages(int32_t *table, const Case *c, const MlaDecodeShape *s
 /* step 0: pages in order. sharp multiplies the scores. */
 static Problem problem_new(Context *ctx, const Case *c, int step, float sharp) {
     MlaDecodeShape s = shape_of(c);
-    int width = s.kv_lora_rank + s.rope_dim, longest = s.max_pages * LATENT_PAGE;
+    int width = s.kv_lora_rank + s.rope_dim, longest = s.max_pages * PAGE_TOKENS;
     int32_t lengths[MAX_BATCH];
     for (int b = 0; b < c->batch; b++) lengths[b] = length_of(c, b);
     Tensor *tokens = test_normal(ctx, "tokens", 2, SHAPE(s.batch, longest, width));
@@ -75,13 +75,13 @@ static Problem problem_new(Context *ctx, const Case *c, int step, float sharp) {
     s.scale *= sharp;
     Problem p = {.shape = s};
     p.q = test_normal(ctx, "q", 1, SHAPE(s.batch, s.q_len, s.heads, width));
-    p.latent = tensor_new(ctx, "latent", ctx->dtype, SHAPE(s.pages, LATENT_PAGE, width));
+    p.latent = tensor_new(ctx, "latent", ctx->dtype, SHAPE(s.pages, PAGE_TOKENS, width));
     float *latent = malloc(sizeof(float) * (size_t)tensor_count(p.latent));
     for (int64_t i = 0; i < tensor_count(p.latent); i++) latent[i] = NAN;
     for (int b = 0; b < c->batch; b++)
         for (int t = 0; t < length_of(c, b); t++) {
-            int64_t page = table[b * s.max_pages + t / LATENT_PAGE];
-            memcpy(latent + (page * LATENT_PAGE + t % LATENT_PAGE) * width,
+            int64_t page = table[b * s.max_pages + t / PAGE_TOKENS];
+            memcpy(latent + (page * PAGE_TOKENS + t % PAGE_TOKENS) * width,
                    rows + ((int64_t)b * longest + t) * width, sizeof(float) * (size_t)width);
         }
     tensor_upload(ctx, p.latent, latent);

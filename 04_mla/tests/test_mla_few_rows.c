@@ -80,7 +80,7 @@ static float *cache_rows(Context *ctx, const LatentCache *cache, int *count) {
     for (int b = 0; b < cache->batch; b++)
         for (int t = 0; t < cache->length[b]; t++)
             memcpy(rows + width * (*count)++,
-                   pool + latent_row(cache->table + b * cache->max_pages, t) * width,
+                   pool + page_row(cache->table + b * cache->max_pages, t) * width,
                    (size_t)width * sizeof *rows);
     free(pool);
     return rows;
@@ -112,7 +112,7 @@ static void compare(Context *ctx, const MlaConfig *cfg, int B, int T, bool turne
     mla_forward(ctx, prompt, &s.m.w, cfg, position, &s.few, MLA_NAIVE);
     mla_forward(ctx, prompt, &s.m.w, cfg, position, &s.plain, MLA_NAIVE);
     for (int b = 0; b < B; b++) {
-        int length = b % 3 == 0 ? PROMPT : b % 3 == 1 ? LATENT_PAGE - 1 : 0;
+        int length = b % 3 == 0 ? PROMPT : b % 3 == 1 ? PAGE_TOKENS - 1 : 0;
         latent_cache_truncate(&s.few, b, length), latent_cache_truncate(&s.plain, b, length);
     }
     for (int step = 0; step < 3; step++) {

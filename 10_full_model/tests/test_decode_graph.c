@@ -10,7 +10,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { BATCH = 3, VOCAB = 131, CAPACITY = 2 * LATENT_PAGE + 7 };
+enum { BATCH = 3, VOCAB = 131, CAPACITY = 2 * PAGE_TOKENS + 7 };
 
 typedef struct World {
     Context ctx;
@@ -19,7 +19,7 @@ typedef struct World {
     DecodeGraph decode;
 } World;
 
-static const int prompt_lengths[BATCH] = {1, LATENT_PAGE - 1, LATENT_PAGE + 9};
+static const int prompt_lengths[BATCH] = {1, PAGE_TOKENS - 1, PAGE_TOKENS + 9};
 
 /* Prompts of different lengths in the caches. */
 static void world_init(World *w, Device device, DType dtype, bool even) {

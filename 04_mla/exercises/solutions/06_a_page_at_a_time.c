@@ -14,12 +14,12 @@ static float dot(const float *a, const float *b, int n) {
 void decode_pages(float *o, const float *q, Memory *memory, int length, int heads, int rank,
                   int rope, float scale) {
     int width = rank + rope;
-    float m[128], l[128], p[LATENT_PAGE];
+    float m[128], l[128], p[PAGE_TOKENS];
     for (int h = 0; h < heads; h++) m[h] = -INFINITY, l[h] = 0;
     for (int i = 0; i < heads * rank; i++) o[i] = 0;
-    for (int first = 0; first < length; first += LATENT_PAGE) {
-        const float *page = read_page(memory, first / LATENT_PAGE);
-        int rows = length - first < LATENT_PAGE ? length - first : LATENT_PAGE;
+    for (int first = 0; first < length; first += PAGE_TOKENS) {
+        const float *page = read_page(memory, first / PAGE_TOKENS);
+        int rows = length - first < PAGE_TOKENS ? length - first : PAGE_TOKENS;
         for (int h = 0; h < heads; h++) {
             float top = m[h];
             for (int t = 0; t < rows; t++) {
