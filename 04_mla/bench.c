@@ -195,6 +195,7 @@ typedef struct Layer {
     Params params; /* x and q are in it, so that the arena can be emptied after each call */
     Mla w;
     Tensor *x, *q;
+    Pages pages;
     LatentCache cache;
     MlaMode mode;
     int batch, T, S; /* S: with the T new tokens */
@@ -216,23 +217,28 @@ static void layer_init(Layer *l, Context *ctx, int batch, int T, int S) {
     mla_randomize(&l->params, &l->w, 0.02f, 0.02f);
     params_normal(&l->params, l->x, 1.0f);
     params_normal(&l->params, l->q, 1.0f);
-    if (latent_cache_init(&l->cache, ctx, batch, S, 0, rank + rope, &err)) fatal("%s", err.text);
+    if (pages_init(&l->pages, ctx, batch, S, 0, &err) ||
+        latent_cache_init(&l->cache, ctx, &l->pages, rank + rope, &err) ||
+        pages_begin(&l->pages, S, &err))
+        fatal("%s", err.text);
     Tensor *c_kv = tensor_new(ctx, "c_kv", ctx->dtype, SHAPE(batch, S, rank));
     Tensor *k_rope = tensor_new(ctx, "k_rope", ctx->dtype, SHAPE(batch, S, rope));
     bench_fill(ctx, c_kv, 5);
     bench_fill(ctx, k_rope, 6);
-    if (latent_cache_append(ctx, &l->cache, c_kv, k_rope, &err)) fatal("%s", err.text);
+    latent_cache_append(ctx, &l->cache, c_kv, k_rope);
     context_reset(ctx);
 }
 
 static void layer_free(Layer *l) {
     latent_cache_free(&l->cache);
+    pages_free(&l->pages);
     params_free(&l->params);
 }
 
 static void run_layer(Context *ctx, void *user) {
     Layer *l = user;
-    for (int b = 0; b < l->batch; b++) latent_cache_truncate(&l->cache, b, l->S - l->T);
+    pages_truncate(&l->pages, -1, l->S - l->T);
+    if (pages_begin(&l->pages, l->T, NULL)) fatal("the cache has lost its room");
     mla_forward(ctx, l->x, &l->w, &v2_lite, NULL, &l->cache, l->mode);
     context_reset(ctx);
 }
@@ -249,8 +255,8 @@ static void run_attention(Context *ctx, void *user) {
         Tensor *c_kv = tensor_new(ctx, "c_kv", ctx->dtype, SHAPE(l->batch, l->S, rank));
         Tensor *k_rope = tensor_new(ctx, "k_rope", ctx->dtype, SHAPE(l->batch, l->S, rope));
         ON(ctx, latent_gather, c_kv->data, k_rope->data, cache->latent.data,
-           cache->block_table.data, cache->lengths.data, l->batch, l->S, rank, rope,
-           cache->max_pages);
+           l->pages.block_table.data, l->pages.lengths.data, l->batch, l->S, rank, rope,
+           l->pages.max_pages);
         Tensor *kv = linear(ctx, c_kv, l->w.kv_b_proj, NULL);
         kv = reshape(ctx, kv,
                      SHAPE(l->batch, l->S, v2_lite.num_attention_heads,

@@ -35,6 +35,7 @@ typedef struct Demo {
     MlaConfig cfg;
     Params params;
     Mla w;
+    Pages pages;
     LatentCache cache;
 } Demo;
 
@@ -110,7 +111,9 @@ static int make_layer(Demo *d, Error *err) {
     d->w = mla_init(&d->params, "self_attn", cfg);
     if (params_allocate(&d->params, false, err)) return -1;
     mla_randomize(&d->params, &d->w, 0.04f, 0.02f); /* scores of order 1: attention that chooses */
-    if (latent_cache_init(&d->cache, &d->ctx, 1, d->options.context, 0, width, err)) return -1;
+    if (pages_init(&d->pages, &d->ctx, 1, d->options.context, 0, err) ||
+        latent_cache_init(&d->cache, &d->ctx, &d->pages, width, err))
+        return -1;
 
     char number[32];
     int hidden = cfg->hidden_size;
@@ -151,11 +154,12 @@ static Tensor *inputs(Demo *d, int first, int tokens) {
 static int remember(Demo *d, int length, Error *err) {
     Context *ctx = &d->ctx;
     int rank = d->cfg.kv_lora_rank, rope = d->cfg.qk_rope_head_dim, there, status = 0;
-    while (!status && (there = latent_cache_longest(&d->cache)) < length) {
+    while (!status && (there = pages_longest(&d->pages)) < length) {
         int tokens = length - there < CHUNK ? length - there : CHUNK;
         Tensor *latent = linear(ctx, inputs(d, there, tokens), d->w.kv_a_proj, NULL);
         Tensor *c_kv = rmsnorm(ctx, slice(ctx, latent, 0, rank), d->w.kv_a_layernorm, MLA_NORM_EPS);
-        status = latent_cache_append(ctx, &d->cache, c_kv, slice(ctx, latent, rank, rope), err);
+        status = pages_begin(&d->pages, tokens, err);
+        if (!status) latent_cache_append(ctx, &d->cache, c_kv, slice(ctx, latent, rank, rope));
         context_reset(ctx);
     }
     return status;
@@ -163,9 +167,9 @@ static int remember(Demo *d, int length, Error *err) {
 
 /* The text's next token through the layer: y [hidden_size]. */
 static int step(Demo *d, MlaMode mode, float *y, double *seconds, Error *err) {
-    Tensor *x = inputs(d, latent_cache_longest(&d->cache), 1);
+    Tensor *x = inputs(d, pages_longest(&d->pages), 1);
     double started = seconds_now();
-    int status = latent_cache_reserve(&d->cache, 1, err);
+    int status = pages_begin(&d->pages, 1, err);
     if (!status) /* the copy to the host also waits for a GPU */
         tensor_download(&d->ctx, y, mla_forward(&d->ctx, x, &d->w, &d->cfg, NULL, &d->cache, mode));
     *seconds = seconds_now() - started;
@@ -179,7 +183,7 @@ static int time_step(Demo *d, MlaMode mode, int length, float *y, double *best, 
     double started = seconds_now(), seconds, spent = 0;
     for (int i = 0; i < 50 && spent < 2 && (i < 3 || spent < 0.1); i++) {
         if (step(d, mode, y, &seconds, err)) return -1;
-        latent_cache_truncate(&d->cache, 0, length);
+        pages_truncate(&d->pages, 0, length);
         *best = fmin(*best, seconds);
         spent = seconds_now() - started;
     }
@@ -402,6 +406,7 @@ int main(int argc, char **argv) {
                "           --rank 128        (a smaller latent: when is naive cheaper now?)\n"
                "           --context 16384   (a longer memory)\n");
     latent_cache_free(&d.cache);
+    pages_free(&d.pages);
     params_free(&d.params);
     context_free(&d.ctx);
     if (status) fatal("%s", err.text);

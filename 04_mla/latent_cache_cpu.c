@@ -1,7 +1,7 @@
 /*
- * The latent cache on the CPU: rows of c_width + rope_width numbers, found through the block table.
+ * The latent cache on the CPU, and the lengths of its pages: rows of c_width + rope_width numbers, found through the block table.
  *
- * All three are copies of whole rows. A row of V3 is 2304 bytes in F32, so memcpy is at its best.
+ * Both are copies of whole rows. A row of V3 is 2304 bytes in F32, so memcpy is at its best.
  */
 #include "04_mla/latent_cache.h"
 
@@ -16,7 +16,8 @@ void latent_append_cpu(float *latent, const int32_t *block_table, const int32_t 
     int64_t width = c_width + rope_width;
     for (int64_t b = 0; b < batch; b++)
         for (int64_t t = 0; t < tokens; t++) {
-            float *row = latent + page_row(block_table + b * max_pages, lengths[b] + t) * width;
+            float *row =
+                latent + page_row(block_table + b * max_pages, lengths[b] - tokens + t) * width;
             const int64_t from = b * tokens + t;
             memcpy(row, c_kv + from * c_width, sizeof(float) * (size_t)c_width);
             if (rope_width)
@@ -26,8 +27,8 @@ void latent_append_cpu(float *latent, const int32_t *block_table, const int32_t 
 }
 /* [/latent_append] */
 
-void latent_advance_cpu(int32_t *lengths, int64_t batch, int32_t tokens) {
-    for (int64_t b = 0; b < batch; b++) lengths[b] += tokens;
+void pages_move_cpu(int32_t *lengths, int32_t tokens, const int32_t *back, int64_t batch) {
+    for (int64_t b = 0; b < batch; b++) lengths[b] += tokens - (back ? back[b] : 0);
 }
 
 void latent_gather_cpu(float *c_kv, float *k_rope, const float *latent, const int32_t *block_table,

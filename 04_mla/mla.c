@@ -8,7 +8,6 @@
 #include "04_mla/mla.h"
 
 #include "02_causal/causal.h"
-#include "04_mla/mla_decode.h"
 #include "common/core/ops_kernels.h"
 
 #include <math.h>
@@ -220,9 +219,9 @@ Tensor *mla_naive_attention(Context *ctx, Tensor *q, Tensor *kv, Tensor *k_rope,
 }
 
 /* How many sequences from b on have the same length: one batch of the naive attention. */
-static int64_t equal_lengths(const LatentCache *cache, int64_t b) {
+static int64_t equal_lengths(const Pages *pages, int64_t b) {
     int64_t count = 1;
-    while (b + count < cache->batch && cache->length[b + count] == cache->length[b]) count++;
+    while (b + count < pages->batch && pages->length[b + count] == pages->length[b]) count++;
     return count;
 }
 
@@ -231,19 +230,20 @@ static int64_t equal_lengths(const LatentCache *cache, int64_t b) {
 static void check_cached(const char *where, Context *ctx, const Tensor *q, const Mla *w,
                          const MlaConfig *cfg, const LatentCache *cache) {
     MlaShape mla = kernel_shape(cfg);
+    const Pages *pages = cache->pages;
     int64_t B = tensor_dim(q, 0), T = tensor_dim(q, 1), H = mla.heads;
     CHECK(!ctx->recording, "%s: what went through a cache has no gradient", where);
-    CHECK(B == cache->batch, "%s: queries of %lld sequences, a cache of %d", where, (long long)B,
-          cache->batch);
+    CHECK(B == pages->batch, "%s: queries of %lld sequences, a cache of %d", where, (long long)B,
+          pages->batch);
     CHECK(cache->width == mla.kv_lora_rank + mla.rope,
           "%s: a cache with rows of %d numbers; kv_lora_rank + qk_rope_head_dim is %d + %d", where,
           cache->width, mla.kv_lora_rank, mla.rope);
-    for (int b = 0; b < cache->batch; b++)
-        CHECK(T <= cache->length[b],
+    for (int b = 0; b < pages->batch; b++)
+        CHECK(T <= pages->length[b],
               "%s: queries of the last %lld tokens, but sequence %d holds %d; append them first",
-              where, (long long)T, b, cache->length[b]);
+              where, (long long)T, b, pages->length[b]);
     check_shape(where, q, ctx->dtype, SHAPE(B, T, H, mla.nope + mla.rope));
-    check_shape(where, &cache->latent, ctx->dtype, SHAPE(cache->pages, PAGE_TOKENS, cache->width));
+    check_shape(where, &cache->latent, ctx->dtype, SHAPE(pages->count, PAGE_TOKENS, cache->width));
     check_shape(where, w->kv_b_proj, ctx->dtype, SHAPE(H * (mla.nope + mla.v), mla.kv_lora_rank));
 }
 
@@ -257,11 +257,12 @@ static Tensor *naive_from_cache(Context *ctx, Tensor *q, const Mla *w, const Mla
                                 const LatentCache *cache, float scale) {
     int64_t B = tensor_dim(q, 0), T = tensor_dim(q, 1), most = 0; /* tokens of a batch */
     MlaShape mla = kernel_shape(cfg);
+    const Pages *pages = cache->pages;
     int64_t H = mla.heads, qk = mla.nope + mla.rope, rank = mla.kv_lora_rank;
     check_cached("mla_forward", ctx, q, w, cfg, cache);
     for (int64_t b = 0, count; b < B; b += count) {
-        count = equal_lengths(cache, b);
-        if (count * cache->length[b] > most) most = count * cache->length[b];
+        count = equal_lengths(pages, b);
+        if (count * pages->length[b] > most) most = count * pages->length[b];
     }
     Tensor *o = tensor_new(ctx, "attention", ctx->dtype, SHAPE(B, T, H, mla.v));
     ArenaMark mark = arena_mark(&ctx->data);
@@ -271,11 +272,11 @@ static Tensor *naive_from_cache(Context *ctx, Tensor *q, const Mla *w, const Mla
     Tensor *k = tensor_new(ctx, "keys", ctx->dtype, SHAPE(most, H, qk));
     float *lse = arena_alloc(&ctx->data, sizeof(float) * (size_t)(B * H * T));
     for (int64_t b = 0, count; b < B; b += count) {
-        count = equal_lengths(cache, b);
-        int64_t S = cache->length[b];
+        count = equal_lengths(pages, b);
+        int64_t S = pages->length[b];
         ON(ctx, latent_gather, c_kv->data, k_rope->data, cache->latent.data,
-           (int32_t *)cache->block_table.data + b * cache->max_pages,
-           (int32_t *)cache->lengths.data + b, count, S, rank, mla.rope, cache->max_pages);
+           (int32_t *)pages->block_table.data + b * pages->max_pages,
+           (int32_t *)pages->lengths.data + b, count, S, rank, mla.rope, pages->max_pages);
         ON(ctx, linear_forward, kv->data, c_kv->data, w->kv_b_proj->data, NULL, count * S, rank,
            H * (mla.nope + mla.v));
         ON(ctx, mla_keys, k->data, kv->data, k_rope->data, count * S, mla);
@@ -297,23 +298,28 @@ static size_t decode_scratch(Context *ctx, MlaDecodeShape shape) {
     return mla_decode_scratch_cpu(shape);
 }
 
+MlaDecodeShape mla_decode_shape(const MlaConfig *cfg, const Pages *pages, int64_t T, float scale) {
+    int longest = pages_longest(pages);
+    return (MlaDecodeShape){.batch = pages->batch,
+                            .q_len = (int)T,
+                            .heads = cfg->num_attention_heads,
+                            .kv_lora_rank = cfg->kv_lora_rank,
+                            .rope_dim = cfg->qk_rope_head_dim,
+                            .pages = pages->count,
+                            .max_pages = pages->max_pages,
+                            .max_length = longest > pages->horizon ? longest : pages->horizon,
+                            .scale = scale};
+}
+
 /* [absorbed] */
 Tensor *mla_absorbed_attention(Context *ctx, Tensor *q, const Mla *w, const MlaConfig *cfg,
                                const LatentCache *cache, float scale) {
     int64_t B = tensor_dim(q, 0), T = tensor_dim(q, 1);
     MlaShape mla = kernel_shape(cfg);
     int64_t H = mla.heads, rank = mla.kv_lora_rank;
+    const Pages *pages = cache->pages;
     check_cached("mla_absorbed_attention", ctx, q, w, cfg, cache);
-    MlaDecodeShape shape = {.batch = (int)B,
-                            .q_len = (int)T,
-                            .heads = mla.heads,
-                            .kv_lora_rank = mla.kv_lora_rank,
-                            .rope_dim = mla.rope,
-                            .pages = cache->pages,
-                            .max_pages = cache->max_pages,
-                            .max_length = latent_cache_longest(cache),
-                            .scale = scale};
-    if (cache->horizon > shape.max_length) shape.max_length = cache->horizon;
+    MlaDecodeShape shape = mla_decode_shape(cfg, pages, T, scale);
     Tensor *o = tensor_new(ctx, "attention", ctx->dtype, SHAPE(B, T, H, mla.v));
     ArenaMark mark = arena_mark(&ctx->data); /* from here on: needed by this function alone */
     float *scratch = arena_alloc(&ctx->data, decode_scratch(ctx, shape));
@@ -323,7 +329,7 @@ Tensor *mla_absorbed_attention(Context *ctx, Tensor *q, const Mla *w, const MlaC
     Tensor *o_latent = tensor_new(ctx, "o_latent", ctx->dtype, SHAPE(B, T, H, rank));
     ON(ctx, mla_absorb_query, q_absorbed->data, q->data, w->kv_b_proj->data, B * T, mla);
     ON(ctx, mla_decode, o_latent->data, scratch, q_absorbed->data, cache->latent.data,
-       cache->block_table.data, cache->lengths.data, shape);
+       pages->block_table.data, pages->lengths.data, shape);
     ON(ctx, mla_absorb_output, o->data, o_latent->data, w->kv_b_proj->data, B * T, mla);
     arena_release(&ctx->data, mark);
     return o;
@@ -340,10 +346,9 @@ static Tensor *rotate(Context *ctx, const Position *position, Tensor *q, Tensor 
                       const LatentCache *cache) {
     int64_t B = tensor_dim(q, 0), T = tensor_dim(q, 1), rope = tensor_dim(k_rope, -1);
     Error err = {0};
-    int first = cache ? latent_cache_longest(cache) : 0;
+    int64_t first = cache ? pages_longest(cache->pages) - T : 0;
     CHECK(position_room(position, first, T, &err) == 0, "mla_forward: %s", err.text);
-    Tensor *positions =
-        cache ? latent_cache_positions(ctx, cache, T) : positions_from(ctx, B, T, 0);
+    Tensor *positions = cache ? pages_positions(ctx, cache->pages) : positions_from(ctx, B, T, 0);
     Tensor *one_head = reshape(ctx, k_rope, SHAPE(B, T, 1, rope));
     position->rotate(ctx, position, q, one_head, (int)rope, positions);
     return reshape(ctx, one_head, SHAPE(B, T, rope));
@@ -353,13 +358,12 @@ static Tensor *rotate(Context *ctx, const Position *position, Tensor *q, Tensor 
 static Tensor *cached_attention(Context *ctx, Tensor *q, const Tensor *c_kv, const Tensor *k_rope,
                                 const Mla *w, const MlaConfig *cfg, LatentCache *cache,
                                 MlaMode mode, float scale) {
-    Error err = {0};
+    const Pages *pages = cache->pages;
     CHECK(!ctx->recording, "mla_forward: what went through a cache has no gradient");
-    CHECK(latent_cache_append(ctx, cache, c_kv, k_rope, &err) == 0, "mla_forward: %s", err.text);
-    if (mode ==
-        MLA_AUTO) /* a captured step must fit every length, and only the absorbed one does */
-        mode = cache->horizon ? MLA_ABSORBED
-                              : mla_cheaper(cfg, tensor_dim(q, 1), latent_cache_longest(cache));
+    latent_cache_append(ctx, cache, c_kv, k_rope);
+    if (mode == MLA_AUTO) /* a captured step must fit every length: only the absorbed one does */
+        mode = pages->horizon ? MLA_ABSORBED
+                              : mla_cheaper(cfg, tensor_dim(q, 1), pages_longest(pages));
     return mode == MLA_ABSORBED ? mla_absorbed_attention(ctx, q, w, cfg, cache, scale)
                                 : naive_from_cache(ctx, q, w, cfg, cache, scale);
 }

@@ -22,7 +22,7 @@
 #ifndef MLA_H
 #define MLA_H
 
-#include "04_mla/latent_cache.h"
+#include "04_mla/mla_decode.h"
 #include "04_mla/position.h"
 #include "common/core/context.h"
 #include "common/core/params.h"
@@ -88,9 +88,9 @@ typedef enum MlaMode {
  *
  * cache NULL: the T tokens are the whole sequence, at positions 0 .. T - 1. This is training, and
  * the only case that can be differentiated.
- * Otherwise x holds the tokens that follow those in the cache: their latents are appended, and each
- * new token sees the old ones too. There must be room (latent_cache_reserve, position_room), and
- * recording must be off. Sequences may have different lengths.
+ * Otherwise x holds the tokens that the step began with (pages_begin): their latents go into the
+ * cache, and each sees the older ones too. There must be positions (position_room), and recording
+ * must be off. Sequences may have different lengths.
  */
 Tensor *mla_forward(Context *ctx, Tensor *x, const Mla *w, const MlaConfig *cfg,
                     const Position *position, LatentCache *cache, MlaMode mode);
@@ -125,6 +125,9 @@ Tensor *mla_naive_attention(Context *ctx, Tensor *q, Tensor *kv, Tensor *k_rope,
  * [B, T, H, v]. Not differentiable. */
 Tensor *mla_absorbed_attention(Context *ctx, Tensor *q, const Mla *w, const MlaConfig *cfg,
                                const LatentCache *cache, float scale);
+
+/* What the absorbed kernels are told of a cache, for the last T tokens of each sequence. */
+MlaDecodeShape mla_decode_shape(const MlaConfig *cfg, const Pages *pages, int64_t T, float scale);
 
 /* ---- kernels: on the CPU every T * is a float *; on CUDA float * or bf16 * by dtype ---- */
 

@@ -13,7 +13,7 @@
  * With q_len > 1 (a chunk of a prompt, or the guesses of chapter 06) the queries are the last q_len
  * of lengths[b] tokens: query i sees the first lengths[b] - q_len + i + 1.
  *
- * The rows lie in pages (latent_cache.h). Lengths and block table are read on the device alone: a
+ * The rows lie in pages (pages.h). Lengths and block table are read on the device alone: a
  * captured CUDA graph works for every length up to max_length.
  */
 #ifndef MLA_DECODE_H

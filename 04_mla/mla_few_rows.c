@@ -12,7 +12,7 @@ static MlaFewRows few(const Mla *w, const MlaConfig *cfg, const Position *positi
                       const LatentCache *cache, int tokens) {
     return (MlaFewRows){.shape = {cfg->num_attention_heads, cfg->qk_nope_head_dim,
                                   cfg->qk_rope_head_dim, cfg->v_head_dim, cfg->kv_lora_rank},
-                        .batch = cache->batch,
+                        .batch = cache->pages->batch,
                         .tokens = tokens,
                         .q_lora_rank = cfg->q_lora_rank,
                         .q_norm = w->q_a_layernorm ? w->q_a_layernorm->data : NULL,
@@ -20,31 +20,27 @@ static MlaFewRows few(const Mla *w, const MlaConfig *cfg, const Position *positi
                         .kv_b_proj = w->kv_b_proj->data,
                         .kv_norm = w->kv_a_layernorm->data,
                         .cache = cache->latent.data,
-                        .block_table = cache->block_table.data,
-                        .lengths = cache->lengths.data,
-                        .max_pages = cache->max_pages,
+                        .block_table = cache->pages->block_table.data,
+                        .lengths = cache->pages->lengths.data,
+                        .max_pages = cache->pages->max_pages,
                         .angles = position ? position->angles : (PositionAngles){0},
                         .max_position = position ? position->max_position : 0};
 }
 
-/* Kernel 1: norm, both down projections (or the whole q), and the lengths. */
-static FewRowsLinear down(const Tensor *x, const Tensor *norm, float eps, const Mla *w,
-                          const LatentCache *cache, int tokens) {
+/* Kernel 1: norm, and both down projections (or the whole q). */
+static FewRowsLinear down(const Tensor *x, const Tensor *norm, float eps, const Mla *w) {
     const Tensor *q = w->q_proj ? w->q_proj : w->q_a_proj;
-    return (FewRowsLinear){.x = x->data,
-                           .norm = norm->data,
-                           .eps = eps,
-                           .rows = tensor_rows(x),
-                           .in = tensor_dim(x, -1),
-                           .part = {{.w = q->data,
-                                     .bias = w->q_a_bias ? w->q_a_bias->data : NULL,
-                                     .out = tensor_dim(q, 0)},
-                                    {.w = w->kv_a_proj->data,
-                                     .bias = w->kv_a_bias ? w->kv_a_bias->data : NULL,
-                                     .out = tensor_dim(w->kv_a_proj, 0)}},
-                           .advance = cache->lengths.data,
-                           .advance_count = cache->batch,
-                           .advance_by = tokens};
+    return (FewRowsLinear){
+        .x = x->data,
+        .norm = norm->data,
+        .eps = eps,
+        .rows = tensor_rows(x),
+        .in = tensor_dim(x, -1),
+        .part = {
+            {.w = q->data, .bias = w->q_a_bias ? w->q_a_bias->data : NULL, .out = tensor_dim(q, 0)},
+            {.w = w->kv_a_proj->data,
+             .bias = w->kv_a_bias ? w->kv_a_bias->data : NULL,
+             .out = tensor_dim(w->kv_a_proj, 0)}}};
 }
 
 bool mla_few_rows_supports(Context *ctx, const Tensor *x, const Tensor *norm, const Mla *w,
@@ -52,26 +48,12 @@ bool mla_few_rows_supports(Context *ctx, const Tensor *x, const Tensor *norm, co
                            const LatentCache *cache) {
     if (ctx->device != CUDA || ctx->recording || !cache || x->ndim != 3) return false;
     int T = (int)tensor_dim(x, 1);
-    FewRowsLinear first = down(x, norm, 0, w, cache, T);
+    FewRowsLinear first = down(x, norm, 0, w);
     MlaFewRows m = few(w, cfg, position, cache, T);
     return few_rows_supports(ctx->gpu, ctx->dtype, &first) &&
            cfg->num_attention_heads * cfg->v_head_dim % 32 == 0 && /* o_proj is one of these too */
            (!position || position->angles.dim == cfg->qk_rope_head_dim) &&
            mla_few_rows_query_supports(ctx->gpu, ctx->dtype, &m);
-}
-
-static MlaDecodeShape decode_shape(const MlaFewRows *m, const LatentCache *cache, float scale) {
-    MlaDecodeShape shape = {.batch = m->batch,
-                            .q_len = m->tokens,
-                            .heads = m->shape.heads,
-                            .kv_lora_rank = m->shape.kv_lora_rank,
-                            .rope_dim = m->shape.rope,
-                            .pages = cache->pages,
-                            .max_pages = cache->max_pages,
-                            .max_length = latent_cache_longest(cache),
-                            .scale = scale};
-    if (cache->horizon > shape.max_length) shape.max_length = cache->horizon;
-    return shape;
 }
 
 /* [mla_few_rows_forward] */
@@ -82,15 +64,17 @@ Tensor *mla_few_rows_forward(Context *ctx, Tensor *x, const Tensor *norm, float 
     Error err = {0};
     CHECK(mla_few_rows_supports(ctx, x, norm, w, cfg, position, cache),
           "mla_few_rows_forward: not these sizes");
-    check_shape("mla_few_rows_forward", x, ctx->dtype, SHAPE(cache->batch, T, cfg->hidden_size));
-    CHECK(position_room(position, latent_cache_longest(cache), T, &err) == 0 &&
-              latent_cache_reserve(cache, (int)T, &err) == 0,
+    Pages *pages = cache->pages;
+    check_shape("mla_few_rows_forward", x, ctx->dtype, SHAPE(pages->batch, T, cfg->hidden_size));
+    CHECK(position_room(position, pages_longest(pages) - T, T, &err) == 0,
           "mla_few_rows_forward: %s", err.text);
-    latent_cache_count(cache, (int)T); /* kernel 1 does it on the device */
+    latent_cache_writes(cache, "mla_few_rows_forward", T);
 
-    FewRowsLinear first = down(x, norm, eps, w, cache, (int)T);
+    FewRowsLinear first = down(x, norm, eps, w);
+    first.advance = pages->lengths.data, first.advance_count = pages->batch;
+    first.advance_by = pages_take_ahead(pages); /* in the first layer; then there is nothing left */
     MlaFewRows m = few(w, cfg, position, cache, (int)T);
-    MlaDecodeShape shape = decode_shape(&m, cache, mla_scale(cfg, position));
+    MlaDecodeShape shape = mla_decode_shape(cfg, pages, T, mla_scale(cfg, position));
     Tensor *heads = tensor_new(ctx, "attention", ctx->dtype, SHAPE(B, T, H * v));
     ArenaMark mark = arena_mark(&ctx->data);
     Tensor *c_q = tensor_new(ctx, "c_q", ctx->dtype, SHAPE(B, T, first.part[0].out));

@@ -6,7 +6,7 @@
  * mla_forward(), norm and addition are 19 kernels, of which one or two have work worth a launch.
  * Here what is small goes where something else is done already:
  *
- *     1  [c_q | c | k_r] = rmsnorm(x) [W_dq; W_dkv]^T       and the cache's lengths count on
+ *     1  [c_q | c | k_r] = rmsnorm(x) [W_dq; W_dkv]^T       in the first layer the lengths count on
  *     2  q_h = rmsnorm(c_q) W_uq,h^T, turned, times W_uk,h  a block a head: q_absorbed
  *        rmsnorm(c), k_rope turned, into the cache          a block more for each sequence
  *     3  absorbed attention, in pieces
@@ -19,7 +19,6 @@
 #define MLA_FEW_ROWS_H
 
 #include "04_mla/mla.h"
-#include "04_mla/mla_decode.h"
 
 #ifdef __cplusplus
 extern "C" {
@@ -35,7 +34,7 @@ bool mla_few_rows_supports(Context *ctx, const Tensor *x, const Tensor *norm, co
                            const LatentCache *cache);
 
 /* x [B, T, hidden_size], norm [hidden_size] -> x + attention, [B, T, hidden_size]. As mla_forward()
- * with MLA_ABSORBED: the tokens are appended, there must be room. */
+ * with MLA_ABSORBED: x are the tokens that the step began with. */
 Tensor *mla_few_rows_forward(Context *ctx, Tensor *x, const Tensor *norm, float eps, const Mla *w,
                              const MlaConfig *cfg, const Position *position, LatentCache *cache);
 
@@ -51,7 +50,7 @@ typedef struct MlaFewRows {
     const void *latent;                                  /* [rows, kv_lora_rank + rope], raw */
     void *q_absorbed;                                    /* [rows, H, kv_lora_rank + rope] */
     void *o;                                             /* [rows, H, v] */
-    /* The cache; `lengths` hold the new tokens already. */
+    /* The cache */
     void *cache;
     const int32_t *block_table, *lengths;
     int max_pages;

@@ -56,7 +56,7 @@ Tensor *positions_from(Context *ctx, int64_t B, int64_t T, int first);
  * has no limit. */
 int position_room(const Position *position, int64_t first, int64_t tokens, Error *err);
 
-/* positions[b, t] = first[b] + t; first I32 [B], or NULL and the same `offset` for all */
+/* positions[b, t] = first[b] + offset + t; first I32 [B], or NULL: zeros */
 void positions_fill_cpu(int32_t *positions, const int32_t *first, int offset, int64_t batch,
                         int64_t tokens);
 #ifdef WITH_CUDA

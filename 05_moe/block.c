@@ -89,42 +89,6 @@ int64_t block_active_parameters(const BlockConfig *cfg, int layer) {
     return block_parameters(cfg, layer) - idle;
 }
 
-/* ---- cache ---- */
-
-int block_cache_init(BlockCache *cache, Context *ctx, const BlockConfig *cfg, int batch,
-                     int capacity, Error *err) {
-    *cache = (BlockCache){.kind = cfg->attention};
-    if (cfg->attention == ATTENTION_MLA)
-        return latent_cache_init(&cache->latent, ctx, batch, capacity, 0,
-                                 cfg->mla.kv_lora_rank + cfg->mla.qk_rope_head_dim, err);
-    return kv_cache_init(&cache->kv, ctx, batch, capacity, cfg->multihead.num_key_value_heads,
-                         cfg->multihead.head_dim, err);
-}
-
-void block_cache_free(BlockCache *cache) {
-    kv_cache_free(&cache->kv);
-    latent_cache_free(&cache->latent);
-}
-
-int block_cache_length(const BlockCache *cache) {
-    return cache->kind == ATTENTION_MLA ? latent_cache_longest(&cache->latent) : cache->kv.length;
-}
-
-int block_cache_reserve(BlockCache *cache, const Position *position, int tokens, Error *err) {
-    if (cache->kind == ATTENTION_MULTIHEAD) return kv_cache_room(&cache->kv, tokens, err);
-    if (position_room(position, block_cache_length(cache), tokens, err)) return -1;
-    return latent_cache_reserve(&cache->latent, tokens, err);
-}
-
-void block_cache_truncate(BlockCache *cache, int length) {
-    if (cache->kind == ATTENTION_MULTIHEAD) {
-        if (length < cache->kv.length) kv_cache_truncate(&cache->kv, length);
-        return;
-    }
-    for (int b = 0; b < cache->latent.batch; b++)
-        if (length < cache->latent.length[b]) latent_cache_truncate(&cache->latent, b, length);
-}
-
 /* ---- forward ---- */
 
 /* [block_forward] */

@@ -68,35 +68,19 @@ void block_randomize(Params *params, const Block *w, float std, float out_std);
 int64_t block_parameters(const BlockConfig *cfg, int layer);
 int64_t block_active_parameters(const BlockConfig *cfg, int layer);
 
-/* ---- the cache of one layer: keys and values, or latents ---- */
-
+/* The cache of one layer: keys and values, or latents; all layers' is in decoder_cache.h. */
 typedef struct BlockCache {
     AttentionKind kind;
     KVCache kv; /* one of the two */
     LatentCache latent;
 } BlockCache;
 
-/* Empty, for `batch` sequences of up to `capacity` tokens. -1 and a message when memory runs
- * out. */
-int block_cache_init(BlockCache *cache, Context *ctx, const BlockConfig *cfg, int batch,
-                     int capacity, Error *err);
-void block_cache_free(BlockCache *cache); /* zeros, or freed before: fine */
-
-/* Makes room for `tokens` more in every sequence, or says how many fit: ask before a step. */
-int block_cache_reserve(BlockCache *cache, const Position *position, int tokens, Error *err);
-
-/* Forgets all tokens but the first `length`, in every sequence that has more. */
-void block_cache_truncate(BlockCache *cache, int length);
-
-/* Tokens held by the longest sequence. */
-int block_cache_length(const BlockCache *cache);
-
 /*
  * x [B, T, hidden_size] -> the same shape.
  *
  * position: latent attention's rotation, or NULL; multi-head attention here has none. cache NULL:
- * the T tokens are the whole sequence, and this can be differentiated; otherwise they follow those
- * in the cache (there must be room, and recording must be off). record, if not NULL, gets what the
+ * the T tokens are the whole sequence, and this can be differentiated; otherwise they are those that
+ * the step began with (decoder_cache_begin; recording must be off). record, if not NULL, gets what the
  * experts' router decided and the auxiliary losses; a dense layer leaves it all zero.
  */
 Tensor *block_forward(Context *ctx, Tensor *x, const Block *w, const BlockConfig *cfg,

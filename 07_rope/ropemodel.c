@@ -67,6 +67,9 @@ Tensor *ropemodel_forward(Context *ctx, const RopeModel *model, Tensor *ids,
                           const Position *position, LatentCache *caches) {
     const RopeModelConfig *cfg = &model->cfg;
     Tensor *h = embedding(ctx, model->embed, ids); /* no position is added to it */
+    Error err = {0};
+    CHECK(!caches || pages_begin(caches->pages, (int)tensor_dim(ids, 1), &err) == 0,
+          "ropemodel_forward: %s", err.text);
     for (int i = 0; i < cfg->num_hidden_layers; i++) {
         const RopeModelLayer *layer = &model->layers[i];
         Tensor *n = rmsnorm(ctx, h, layer->input_norm, NORM_EPS);

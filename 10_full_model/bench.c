@@ -32,7 +32,7 @@ typedef struct Work {
 /* Sequences that are continued greedily, `steps` tokens at a time. */
 typedef struct Decoding {
     Work *work;
-    BlockCache *caches;
+    DecoderCache cache;
     DecodeGraph graph;
     int prompt, steps; /* tokens in each sequence before, and new ones */
     int32_t *tokens;   /* [steps, batch] */
@@ -63,8 +63,7 @@ static void forward(Context *ctx, void *user) {
 static void decode(Context *ctx, void *user) {
     (void)ctx;
     Decoding *d = user;
-    Model *model = &d->work->model;
-    for (int b = 0; b < d->graph.batch; b++) model_caches_truncate(model, d->caches, b, d->prompt);
+    decoder_cache_truncate(&d->cache, -1, d->prompt);
     decode_greedy(&d->graph, d->work->ids, d->steps, d->tokens);
 }
 
@@ -75,18 +74,18 @@ static void decoding_init(Decoding *d, Work *w, int batch) {
     int steps = w->context / 2 < DECODE_STEPS ? w->context / 2 : DECODE_STEPS;
     *d = (Decoding){.work = w, .prompt = w->context - steps, .steps = steps};
     d->tokens = must_alloc((size_t)steps * (size_t)batch, sizeof *d->tokens);
-    if (!(d->caches = model_caches_new(&w->model, batch, w->context, &err)) ||
-        decode_graph_init(&d->graph, &w->model, d->caches, batch, &err) ||
-        model_caches_reserve(&w->model, d->caches, d->prompt, &err))
+    if (model_cache_init(&w->model, &d->cache, batch, w->context, &err) ||
+        decode_graph_init(&d->graph, &w->model, &d->cache, &err) ||
+        model_cache_reserve(&w->model, &d->cache, d->prompt, &err))
         fatal("%s", err.text);
     Tensor *prompt = tensor_copy_in(ctx, "ids", I32, w->ids, SHAPE(batch, d->prompt));
-    model_forward(&w->model, prompt, d->caches, NULL);
+    model_forward(&w->model, prompt, &d->cache, NULL);
     context_reset(ctx);
 }
 
 static void decoding_free(Decoding *d) {
     decode_graph_free(&d->graph);
-    model_caches_free(&d->work->model, d->caches);
+    decoder_cache_free(&d->cache);
     free(d->tokens);
 }
 

@@ -1,5 +1,6 @@
 /*
- * The latent cache on the GPU: copies of whole rows, found through the block table.
+ * The latent cache on the GPU: copies of whole rows, found through the block table; and the lengths
+ * of its pages.
  *
  * A warp copies a row: it reads one length and one entry of the block table, then moves
  * c_width + rope_width numbers, read and written once. V3's row is 1152 bytes in BF16, 72 words of
@@ -33,7 +34,7 @@ template <typename Word> __global__ void append_kernel(LatentRows<Word> z) {
     int64_t row = (int64_t)blockIdx.x * WARPS + threadIdx.x / 32;
     if (row >= z.rows) return;
     int64_t b = row / z.tokens;
-    Word *to = pool_row(z, b, z.lengths[b] + row % z.tokens);
+    Word *to = pool_row(z, b, z.lengths[b] - z.tokens + row % z.tokens);
     for (int i = threadIdx.x % 32; i < z.c_words; i += 32) to[i] = z.c_kv[row * z.c_words + i];
     for (int i = threadIdx.x % 32; i < z.rope_words; i += 32)
         to[z.c_words + i] = z.k_rope[row * z.rope_words + i];
@@ -102,14 +103,16 @@ extern "C" void latent_gather_cuda(Gpu *gpu, DType dtype, void *c_kv, void *k_ro
               c_width, rope_width, max_pages);
 }
 
-static __global__ void advance_kernel(int32_t *lengths, int64_t batch, int32_t tokens) {
+static __global__ void move_kernel(int32_t *lengths, int32_t tokens, const int32_t *back,
+                                   int64_t batch) {
     int64_t b = (int64_t)blockIdx.x * blockDim.x + threadIdx.x;
-    if (b < batch) lengths[b] += tokens;
+    if (b < batch) lengths[b] += tokens - (back ? back[b] : 0);
 }
 
-extern "C" void latent_advance_cuda(Gpu *gpu, DType dtype, int32_t *lengths, int64_t batch,
-                                    int32_t tokens) {
+extern "C" void pages_move_cuda(Gpu *gpu, DType dtype, int32_t *lengths, int32_t tokens,
+                                const int32_t *back, int64_t batch) {
     (void)dtype; /* lengths are I32 whatever the rows are */
-    advance_kernel<<<(unsigned)ceil_div(batch, 256), 256, 0, gpu->stream>>>(lengths, batch, tokens);
+    move_kernel<<<(unsigned)ceil_div(batch, 256), 256, 0, gpu->stream>>>(lengths, tokens, back,
+                                                                         batch);
     LAUNCH_CHECK();
 }

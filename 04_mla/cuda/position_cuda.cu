@@ -8,7 +8,7 @@
 static __global__ void positions_kernel(int32_t *positions, const int32_t *first, int offset,
                                         int64_t count, int64_t tokens) {
     int64_t i = (int64_t)blockIdx.x * blockDim.x + threadIdx.x;
-    if (i < count) positions[i] = (first ? first[i / tokens] : offset) + (int32_t)(i % tokens);
+    if (i < count) positions[i] = (first ? first[i / tokens] : 0) + offset + (int32_t)(i % tokens);
 }
 
 extern "C" void positions_fill_cuda(Gpu *gpu, DType dtype, int32_t *positions, const int32_t *first,

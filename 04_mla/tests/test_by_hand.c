@@ -56,15 +56,18 @@ DEVICE_TEST(by_hand, naive) {
 DEVICE_TEST(by_hand, absorbed) {
     Context ctx = test_context(device, dtype);
     Error err = {0};
+    Pages pages;
     LatentCache cache;
     Mla w = by_hand_weights(&ctx);
-    cr_assert(latent_cache_init(&cache, &ctx, 1, 3, 0, 2, &err) == 0, "%s", err.text);
+    cr_assert(pages_init(&pages, &ctx, 1, 3, 0, &err) == 0, "%s", err.text);
+    cr_assert(latent_cache_init(&cache, &ctx, &pages, 2, &err) == 0, "%s", err.text);
     for (int t = 0; t < 3; t++) {
         Tensor *x = tensor_copy_in(&ctx, "x", dtype, by_hand_x + 2 * t, SHAPE(1, 1, 2));
-        cr_assert(latent_cache_reserve(&cache, 1, &err) == 0, "%s", err.text);
+        cr_assert(pages_begin(&pages, 1, &err) == 0, "%s", err.text);
         Tensor *y = mla_forward(&ctx, x, &w, &by_hand_cfg, NULL, &cache, MLA_ABSORBED);
         check_tensor(&ctx, "y", y, by_hand_y + 2 * t, by_hand_tolerance(dtype));
     }
     latent_cache_free(&cache);
+    pages_free(&pages);
     test_context_free(&ctx);
 }

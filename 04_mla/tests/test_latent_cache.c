@@ -2,41 +2,29 @@
  * The latent cache: rows go where the block table says, pages belong to one sequence at a time, and
  * what does not fit is refused before anything is written.
  */
-#include "04_mla/latent_cache.h"
-
-#include "common/program/testing.h"
-
-#include <string.h>
-
-static void init(LatentCache *cache, Context *ctx, int batch, int capacity, int pages, int width) {
-    Error err = {0};
-    cr_assert(latent_cache_init(cache, ctx, batch, capacity, pages, width, &err) == 0, "%s",
-              err.text);
-    test_poison(ctx, &cache->latent);
-}
+#include "04_mla/tests/test_mla.h"
 
 /*
- * The invariants of latent_cache.h: host and device say the same lengths and pages, every sequence
+ * The invariants of pages.h: host and device say the same lengths and pages, every sequence
  * has pages for its tokens, and each page has exactly one owner.
  */
-static void check_invariants(Context *ctx, const LatentCache *c) {
-    int32_t *lengths = malloc(tensor_bytes(&c->lengths));
-    int32_t *table = malloc(tensor_bytes(&c->block_table));
-    int *owners = calloc((size_t)c->pages, sizeof *owners);
-    tensor_download_ints(ctx, lengths, &c->lengths);
-    tensor_download_ints(ctx, table, &c->block_table);
-    for (int b = 0; b < c->batch; b++) {
-        cr_assert_eq(lengths[b], c->length[b]);
-        cr_assert(c->length[b] <= c->used_pages[b] * PAGE_TOKENS);
-        for (int i = 0; i < c->used_pages[b]; i++) {
-            int page = table[b * c->max_pages + i];
-            cr_assert(page >= 0 && page < c->pages, "sequence %d has page %d of %d", b, page,
-                      c->pages);
+static void check_invariants(Context *ctx, Pages *p) {
+    pages_settle(ctx, p);
+    int32_t *lengths = position_values(ctx, &p->lengths);
+    int32_t *table = position_values(ctx, &p->block_table);
+    int *owners = calloc((size_t)p->count, sizeof *owners);
+    for (int b = 0; b < p->batch; b++) {
+        cr_assert_eq(lengths[b], p->length[b]);
+        cr_assert(p->length[b] <= p->used_pages[b] * PAGE_TOKENS);
+        for (int i = 0; i < p->used_pages[b]; i++) {
+            int page = table[b * p->max_pages + i];
+            cr_assert(page >= 0 && page < p->count, "sequence %d has page %d of %d", b, page,
+                      p->count);
             owners[page]++;
         }
     }
-    for (int i = 0; i < c->free_count; i++) owners[c->free_pages[i]]++;
-    for (int i = 0; i < c->pages; i++)
+    for (int i = 0; i < p->free_count; i++) owners[p->free_pages[i]]++;
+    for (int i = 0; i < p->count; i++)
         cr_assert(owners[i] == 1, "page %d has %d owners", i, owners[i]);
     free(lengths), free(table), free(owners);
 }
@@ -82,14 +70,12 @@ static void check_kernels(Device device, DType dtype, KernelCase k) {
                    sizeof(float) * (size_t)k.rope_width);
             if (at + 1 > longest) longest = at + 1;
         }
+    ON(&ctx, pages_move, lengths->data, T, NULL, B); /* lengths count the new tokens already */
+    int32_t *now = position_values(&ctx, lengths);
+    for (int b = 0; b < B; b++) cr_assert_eq(now[b], k.lengths[b] + T);
     ON(&ctx, latent_append, pool->data, block_table->data, lengths->data, c_kv->data, k_rope->data,
        B, T, k.c_width, k.rope_width, k.max_pages);
     check_tensor(&ctx, "pool", pool, expected, 0); /* a copy: equal */
-
-    ON(&ctx, latent_advance, lengths->data, B, T);
-    int32_t *now = malloc(sizeof *now * (size_t)B);
-    tensor_download_ints(&ctx, now, lengths);
-    for (int b = 0; b < B; b++) cr_assert_eq(now[b], k.lengths[b] + T);
 
     Tensor *c_back = test_normal(&ctx, "c_back", 4, SHAPE(B, longest, k.c_width));
     Tensor *r_back = test_normal(&ctx, "r_back", 5, SHAPE(B, longest, k.rope_width));
@@ -127,38 +113,43 @@ DEVICE_TEST(latent_cache, rows_go_where_the_table_says) {
 
 /* ---- the cache ---- */
 
-/* Rows of a sequence's tokens, as numbers that say which: 1000 b + t. */
-static Tensor *numbered(Context *ctx, const char *name, const LatentCache *cache, int T,
-                        int width) {
-    float *values = malloc(sizeof(float) * (size_t)(cache->batch * T * width));
-    for (int i = 0; i < cache->batch * T * width; i++) {
+/* Rows of a step's tokens, as numbers that say which: 16 b + t % 16, exact in BF16. */
+static Tensor *numbered(Context *ctx, const char *name, const Pages *pages, int T, int width) {
+    float *values = malloc(sizeof(float) * (size_t)(pages->batch * T * width));
+    for (int i = 0; i < pages->batch * T * width; i++) {
         int b = i / width / T, t = i / width % T;
-        values[i] = (float)(16 * b + (cache->length[b] + t) % 16); /* small: exact in BF16 */
+        values[i] = (float)(16 * b + (pages->length[b] - T + t) % 16);
     }
-    Tensor *t = tensor_copy_in(ctx, name, ctx->dtype, values, SHAPE(cache->batch, T, width));
+    Tensor *t = tensor_copy_in(ctx, name, ctx->dtype, values, SHAPE(pages->batch, T, width));
     free(values);
     return t;
 }
 
-static void append(Context *ctx, LatentCache *cache, int T) {
+/* The rows of a step that began. */
+static void write_rows(Context *ctx, LatentCache *cache, int T) {
+    Tensor *c = numbered(ctx, "c_kv", cache->pages, T, cache->width - 2);
+    latent_cache_append(ctx, cache, c, numbered(ctx, "k_rope", cache->pages, T, 2));
+}
+
+static void append(Context *ctx, OneLayer *cache, int T) {
     Error err = {0};
-    Tensor *c = numbered(ctx, "c_kv", cache, T, cache->width - 2);
-    Tensor *k = numbered(ctx, "k_rope", cache, T, 2);
-    cr_assert(latent_cache_append(ctx, cache, c, k, &err) == 0, "%s", err.text);
+    cr_assert(pages_begin(&cache->pages, T, &err) == 0, "%s", err.text);
+    write_rows(ctx, &cache->latent, T);
 }
 
 /* Every token of every sequence, read back, says its name. */
 static void check_contents(Context *ctx, const LatentCache *cache) {
-    int S = latent_cache_longest(cache), c_width = cache->width - 2;
+    const Pages *p = cache->pages;
+    int S = pages_longest(p), c_width = cache->width - 2;
     if (S == 0) return;
-    Tensor *c = tensor_new(ctx, "c_kv", ctx->dtype, SHAPE(cache->batch, S, c_width));
-    Tensor *k = tensor_new(ctx, "k_rope", ctx->dtype, SHAPE(cache->batch, S, 2));
-    ON(ctx, latent_gather, c->data, k->data, cache->latent.data, cache->block_table.data,
-       cache->lengths.data, cache->batch, S, c_width, 2, cache->max_pages);
+    Tensor *c = tensor_new(ctx, "c_kv", ctx->dtype, SHAPE(p->batch, S, c_width));
+    Tensor *k = tensor_new(ctx, "k_rope", ctx->dtype, SHAPE(p->batch, S, 2));
+    ON(ctx, latent_gather, c->data, k->data, cache->latent.data, p->block_table.data,
+       p->lengths.data, p->batch, S, c_width, 2, p->max_pages);
     float *values = test_values(ctx, c), *ropes = test_values(ctx, k);
-    for (int i = 0; i < cache->batch * S; i++) {
+    for (int i = 0; i < p->batch * S; i++) {
         int b = i / S, t = i % S;
-        float wanted = t < cache->length[b] ? (float)(16 * b + t % 16) : 0;
+        float wanted = t < p->length[b] ? (float)(16 * b + t % 16) : 0;
         cr_assert(values[i * c_width] == wanted && values[(i + 1) * c_width - 1] == wanted &&
                       ropes[2 * i] == wanted && ropes[2 * i + 1] == wanted,
                   "sequence %d, token %d is %g, not %g", b, t, values[i * c_width], wanted);
@@ -170,131 +161,176 @@ DEVICE_TEST(latent_cache, appends_at_each_sequence_s_length) {
     enum { B = 3, CAPACITY = 300 };
     static const int chunks[] = {1, 62, 1, 1, 64, 100, 31};
     Context ctx = test_context(device, dtype);
-    LatentCache cache;
-    init(&cache, &ctx, B, CAPACITY, 0, 5);
+    OneLayer cache;
+    one_layer_init(&cache, &ctx, B, CAPACITY, 0, 5);
     int length = 0;
     for (int i = 0; i < 7; i++) {
         append(&ctx, &cache, chunks[i]);
         length += chunks[i];
-        for (int b = 0; b < B; b++) cr_assert_eq(cache.length[b], length);
-        check_invariants(&ctx, &cache);
-        check_contents(&ctx, &cache);
+        for (int b = 0; b < B; b++) cr_assert_eq(cache.pages.length[b], length);
+        check_invariants(&ctx, &cache.pages);
+        check_contents(&ctx, &cache.latent);
     }
-    latent_cache_free(&cache);
-    latent_cache_free(&cache); /* twice is fine */
+    one_layer_free(&cache);
+    one_layer_free(&cache); /* twice is fine */
     test_context_free(&ctx);
 }
 
-/* Cut at random, go on, cut again: pages go from one to the other and the contents stay right. */
+/* Cut at random, go on, cut again: pages go from one to the other and the contents stay right, in
+ * two pools of different widths that one table serves. */
 DEVICE_TEST(latent_cache, pages_change_hands) {
     enum { B = 4, CAPACITY = 400, PAGES = 14, STEPS = 60 };
     Context ctx = test_context(device, dtype);
-    LatentCache cache;
-    init(&cache, &ctx, B, CAPACITY, PAGES, 7);
+    OneLayer cache;
+    LatentCache second;
+    Error err = {0};
+    one_layer_init(&cache, &ctx, B, CAPACITY, PAGES, 7);
+    Pages *pages = &cache.pages;
+    cr_assert(latent_cache_init(&second, &ctx, pages, 34, &err) == 0, "%s", err.text);
     int appended = 0, refused = 0, cuts = 0;
     for (int i = 0; i < STEPS; i++) {
         Philox random = philox(11, 0, (uint64_t)i);
         int T = 1 + (int)(random.word[0] % 90), b = (int)(random.word[1] % B);
-        Error err = {0};
-        if (latent_cache_reserve(&cache, T, &err) == 0) {
+        err.text[0] = 0;
+        if (pages_reserve(pages, T, &err) == 0) {
             append(&ctx, &cache, T);
+            write_rows(&ctx, &second, T);
             appended++;
         } else {
             refused++;
-            check_invariants(&ctx, &cache);
+            check_invariants(&ctx, pages);
         }
         if (random.word[2] % 3 == 0 || err.text[0]) {
-            latent_cache_truncate(&cache, b,
-                                  (int)(random.word[3] % (uint32_t)(cache.length[b] + 1)));
+            pages_truncate(pages, b, (int)(random.word[3] % (uint32_t)(pages->length[b] + 1)));
             cuts++;
         }
-        check_invariants(&ctx, &cache);
-        check_contents(&ctx, &cache);
+        check_invariants(&ctx, pages);
+        check_contents(&ctx, &cache.latent);
+        check_contents(&ctx, &second);
         context_reset(&ctx);
     }
     cr_assert(appended > 20 && refused > 5 && cuts > 10, "%d appended, %d refused, %d cut",
               appended, refused, cuts);
-    latent_cache_free(&cache);
+    latent_cache_free(&second);
+    one_layer_free(&cache);
     test_context_free(&ctx);
 }
 
 DEVICE_TEST(latent_cache, positions_go_on) {
     Context ctx = test_context(device, dtype);
-    LatentCache cache;
-    init(&cache, &ctx, 2, 100, 0, 5);
+    OneLayer cache;
+    one_layer_init(&cache, &ctx, 2, 100, 0, 5);
     append(&ctx, &cache, 70);
-    latent_cache_truncate(&cache, 1, 3);
-    int32_t got[6];
-    tensor_download_ints(&ctx, got, latent_cache_positions(&ctx, &cache, 3));
+    pages_truncate(&cache.pages, 1, 3);
+    cr_assert_eq(pages_begin(&cache.pages, 3, NULL), 0);
     static const int32_t wanted[] = {70, 71, 72, 3, 4, 5};
-    for (int i = 0; i < 6; i++) cr_assert_eq(got[i], wanted[i]);
-    cr_assert_eq(latent_cache_longest(&cache), 70);
-    latent_cache_free(&cache);
+    for (int pass = 0; pass < 2; pass++) { /* two layers ask */
+        int32_t *got = position_values(&ctx, pages_positions(&ctx, &cache.pages));
+        for (int i = 0; i < 6; i++) cr_assert_eq(got[i], wanted[i]);
+        free(got);
+    }
+    cr_assert_eq(pages_longest(&cache.pages), 73);
+    one_layer_free(&cache);
     test_context_free(&ctx);
 }
 
-/* A graph's launch moves the device's lengths; the host counts along. */
+/* -1 cuts them all, and nobody becomes longer. */
+DEVICE_TEST(latent_cache, all_sequences_are_cut_at_once) {
+    Context ctx = test_context(device, dtype);
+    OneLayer cache;
+    one_layer_init(&cache, &ctx, 3, 200, 0, 5);
+    append(&ctx, &cache, 130);
+    pages_truncate(&cache.pages, 1, 3);
+    pages_truncate(&cache.pages, -1, 64);
+    static const int wanted[] = {64, 3, 64};
+    for (int b = 0; b < 3; b++) cr_assert_eq(cache.pages.length[b], wanted[b]);
+    cr_assert_eq(cache.pages.free_count, cache.pages.count - 3);
+    check_invariants(&ctx, &cache.pages);
+    check_contents(&ctx, &cache.latent);
+    one_layer_free(&cache);
+    test_context_free(&ctx);
+}
+
+/* A graph's launches move the device's lengths, on and back; the host counts along. */
 DEVICE_TEST(latent_cache, the_host_counts_along) {
     Context ctx = test_context(device, dtype);
-    LatentCache cache;
-    init(&cache, &ctx, 2, 100, 0, 5);
-    append(&ctx, &cache, 10);
-    cr_assert_eq(latent_cache_reserve(&cache, 2, NULL), 0);
-    ON(&ctx, latent_advance, cache.lengths.data, 2, 2);
-    latent_cache_count(&cache, 2);
-    check_invariants(&ctx, &cache);
-    cr_assert_eq(cache.length[1], 12);
-    latent_cache_free(&cache);
+    OneLayer cache;
+    one_layer_init(&cache, &ctx, 2, 100, 0, 5);
+    Pages *pages = &cache.pages;
+    append(&ctx, &cache, 62);
+    cr_assert_eq(pages_reserve(pages, 4, NULL), 0);
+    ON(&ctx, pages_move, pages->lengths.data, 4, NULL, 2);
+    static const int32_t back[] = {1, 4};
+    pages_rewind(&ctx, pages, tensor_copy_in(&ctx, "back", I32, back, SHAPE(2)));
+    pages_follow(pages, 4, back);
+    check_invariants(&ctx, pages);
+    cr_assert_eq(pages->length[0], 65);
+    cr_assert_eq(pages->length[1], 62); /* with a page for what it took back */
+    append(&ctx, &cache, 3);
+    check_invariants(&ctx, pages);
+    one_layer_free(&cache);
+    test_context_free(&ctx);
+}
+
+/* In a step that the device has not counted yet, the last tokens are taken back. */
+DEVICE_TEST(latent_cache, wrong_guesses_are_overwritten) {
+    Context ctx = test_context(device, dtype);
+    OneLayer cache;
+    one_layer_init(&cache, &ctx, 2, 100, 0, 5);
+    append(&ctx, &cache, 60);
+    cr_assert_eq(pages_begin(&cache.pages, 7, NULL), 0);
+    latent_cache_append(&ctx, &cache.latent, test_normal(&ctx, "c", 1, SHAPE(2, 7, 3)),
+                        test_normal(&ctx, "k", 2, SHAPE(2, 7, 2)));
+    static const int32_t back[] = {7, 7};
+    pages_rewind(&ctx, &cache.pages, tensor_copy_in(&ctx, "back", I32, back, SHAPE(2)));
+    pages_follow(&cache.pages, 0, back);
+    append(&ctx, &cache, 7);
+    check_invariants(&ctx, &cache.pages);
+    check_contents(&ctx, &cache.latent);
+    one_layer_free(&cache);
     test_context_free(&ctx);
 }
 
 /* ---- what users can get wrong ---- */
 
-static void check_refused(Context *ctx, LatentCache *cache, int T, const char *says) {
-    Tensor before = cache->latent;
-    float *values = test_values(ctx, &before);
-    int free_count = cache->free_count, length = cache->length[0];
+static void check_refused(Context *ctx, Pages *pages, int T, const char *says) {
+    int free_count = pages->free_count, length = pages->length[0];
     Error err = {0};
-    Tensor *c = test_normal(ctx, "c", 1, SHAPE(cache->batch, T, cache->width - 2));
-    Tensor *k = test_normal(ctx, "k", 2, SHAPE(cache->batch, T, 2));
-    cr_assert_eq(latent_cache_append(ctx, cache, c, k, &err), -1);
+    cr_assert_eq(pages_begin(pages, T, &err), -1);
     cr_assert(strstr(err.text, says), "it says: %s", err.text);
-    cr_assert_eq(latent_cache_reserve(cache, T, NULL), -1);
-    cr_assert_eq(cache->free_count, free_count);
-    cr_assert_eq(cache->length[0], length);
-    float *after = test_values(ctx, &before);
-    cr_assert(memcmp(values, after, sizeof(float) * (size_t)tensor_count(&before)) == 0,
-              "something was written");
-    check_invariants(ctx, cache);
-    free(values), free(after);
+    cr_assert_eq(pages_reserve(pages, T, NULL), -1);
+    cr_assert_eq(pages->free_count, free_count);
+    cr_assert_eq(pages->length[0], length);
+    check_invariants(ctx, pages);
 }
 
 DEVICE_TEST(latent_cache, too_many_tokens_are_refused_whole) {
     Context ctx = test_context(device, dtype);
-    LatentCache cache;
-    init(&cache, &ctx, 2, 100, 0, 5); /* two pages would hold 128, but 100 were asked for */
+    OneLayer cache;
+    one_layer_init(&cache, &ctx, 2, 100, 0,
+                   5); /* two pages would hold 128, but 100 were asked for */
     append(&ctx, &cache, 90);
-    latent_cache_truncate(&cache, 0, 20);
-    check_refused(&ctx, &cache, 11,
+    pages_truncate(&cache.pages, 0, 20);
+    check_refused(&ctx, &cache.pages, 11,
                   "sequence 1 holds 90 of 100 tokens, so 11 more do not fit (room for 10)");
     append(&ctx, &cache, 10);
-    check_contents(&ctx, &cache);
-    latent_cache_free(&cache);
+    check_contents(&ctx, &cache.latent);
+    one_layer_free(&cache);
     test_context_free(&ctx);
 }
 
 DEVICE_TEST(latent_cache, too_few_pages_are_refused_whole) {
     Context ctx = test_context(device, dtype);
-    LatentCache cache;
-    init(&cache, &ctx, 3, 1000, 5, 5);
+    OneLayer cache;
+    one_layer_init(&cache, &ctx, 3, 1000, 5, 5);
     append(&ctx, &cache, 64);
-    check_refused(&ctx, &cache, 1,
+    check_refused(&ctx, &cache.pages, 1,
                   "sequence 2 holds 64 tokens and cannot get 1 more; 2 of 5 pages are free, at "
                   "least 3 are needed");
-    latent_cache_truncate(&cache, 1, 0);
+    pages_truncate(&cache.pages, 1, 0);
     append(&ctx, &cache, 1); /* 65, 1 and 65 tokens: five pages */
-    check_contents(&ctx, &cache);
-    latent_cache_free(&cache);
+    check_contents(&ctx, &cache.latent);
+    one_layer_free(&cache);
     test_context_free(&ctx);
 }
 
@@ -310,12 +346,12 @@ Test(latent_cache, sizes_that_make_no_sense_are_named) {
     Context ctx = test_context(CPU, F32);
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         Error err = {0};
-        LatentCache cache;
-        cr_assert(latent_cache_init(&cache, &ctx, cases[i].batch, cases[i].capacity, cases[i].pages,
-                                    1024, &err) == -1,
-                  "case %zu is accepted", i);
+        Pages pages;
+        cr_assert(
+            pages_init(&pages, &ctx, cases[i].batch, cases[i].capacity, cases[i].pages, &err) == -1,
+            "case %zu is accepted", i);
         cr_assert(strstr(err.text, cases[i].says), "case %zu says: %s", i, err.text);
-        latent_cache_free(&cache);
+        pages_free(&pages);
     }
     test_context_free(&ctx);
 }

@@ -66,6 +66,35 @@ static inline Tensor *tokens_of(Context *ctx, const float *x, int b, int batch, 
     return t;
 }
 
+/* ---- a cache of one layer, with pages of its own ---- */
+
+typedef struct OneLayer {
+    Pages pages;
+    LatentCache latent;
+} OneLayer;
+
+static inline void one_layer_init(OneLayer *cache, Context *ctx, int batch, int capacity, int pages,
+                                  int width) {
+    Error err = {0};
+    if (pages_init(&cache->pages, ctx, batch, capacity, pages, &err) ||
+        latent_cache_init(&cache->latent, ctx, &cache->pages, width, &err))
+        cr_assert_fail("%s", err.text);
+    test_poison(ctx, &cache->latent.latent); /* what no token wrote must not be used */
+}
+
+static inline void one_layer_free(OneLayer *cache) {
+    latent_cache_free(&cache->latent);
+    pages_free(&cache->pages);
+}
+
+/* A step of it: the tokens of x [B, T, hidden_size]. */
+static inline Tensor *cached_forward(Context *ctx, Tensor *x, const Mla *w, const MlaConfig *cfg,
+                                     const Position *position, OneLayer *cache, MlaMode mode) {
+    Error err = {0};
+    CHECK(pages_begin(&cache->pages, (int)tensor_dim(x, 1), &err) == 0, "%s", err.text);
+    return mla_forward(ctx, x, w, cfg, position, &cache->latent, mode);
+}
+
 /* ---- a Position for tests ---- */
 
 /*

@@ -19,13 +19,9 @@ static double mode_tolerance(DType dtype) {
     return (dtype == BF16 ? 10 : 5) * tolerance_of(dtype, 128);
 }
 
-static void cache_for(LatentCache *cache, Context *ctx, const MlaConfig *cfg, int batch,
-                      int capacity, int pages) {
-    Error err = {0};
-    int width = cfg->kv_lora_rank + cfg->qk_rope_head_dim;
-    cr_assert(latent_cache_init(cache, ctx, batch, capacity, pages, width, &err) == 0, "%s",
-              err.text);
-    test_poison(ctx, &cache->latent); /* what no token wrote must not be used */
+static void cache_for(OneLayer *cache, Context *ctx, const MlaConfig *cfg, int batch, int capacity,
+                      int pages) {
+    one_layer_init(cache, ctx, batch, capacity, pages, cfg->kv_lora_rank + cfg->qk_rope_head_dim);
 }
 
 static float *whole_text(Context *ctx, Module *m, Tensor *x, const Position *position) {
@@ -46,13 +42,13 @@ static void check_modes(Device device, DType dtype, MlaConfig cfg, int B, int T)
     static const MlaMode modes[] = {MLA_NAIVE, MLA_ABSORBED, MLA_AUTO};
     static const char *const names[] = {"naive", "absorbed", "auto"};
     for (int i = 0; i < 3; i++) {
-        LatentCache cache;
+        OneLayer cache;
         cache_for(&cache, &ctx, &cfg, B, T, 0);
-        Tensor *y = mla_forward(&ctx, x, &m.w, &cfg, position, &cache, modes[i]);
+        Tensor *y = cached_forward(&ctx, x, &m.w, &cfg, position, &cache, modes[i]);
         char what[64];
         snprintf(what, sizeof what, "%s, T %d, rank %d", names[i], T, cfg.kv_lora_rank);
         check_tensor(&ctx, what, y, expected, mode_tolerance(dtype));
-        latent_cache_free(&cache);
+        one_layer_free(&cache);
     }
     free(expected);
     params_free(&m.params);
@@ -86,7 +82,7 @@ static void check_chunks(Device device, DType dtype, MlaConfig cfg, const int *c
     Context ctx = test_context(device, dtype);
     Module m;
     module_init(&m, &ctx, cfg);
-    LatentCache cache;
+    OneLayer cache;
     cache_for(&cache, &ctx, &cfg, B, T, 0);
     Tensor *x = test_normal(&ctx, "x", 1, SHAPE(B, T, hidden));
     float *all = test_values(&ctx, x), *whole = whole_text(&ctx, &m, x, &TURN);
@@ -94,7 +90,7 @@ static void check_chunks(Device device, DType dtype, MlaConfig cfg, const int *c
     for (int first = 0, i = 0; first < T; first += chunks[i], i += chunks[i + 1] != 0) {
         int count = chunks[i] < T - first ? chunks[i] : T - first;
         Tensor *part = tokens_of(&ctx, all, 0, B, T, hidden, first, count);
-        Tensor *y = mla_forward(&ctx, part, &m.w, &cfg, &TURN, &cache, mode);
+        Tensor *y = cached_forward(&ctx, part, &m.w, &cfg, &TURN, &cache, mode);
         float *values = test_values(&ctx, y);
         for (int b = 0; b < B; b++)
             memcpy(pieced + (b * T + first) * hidden, values + b * count * hidden,
@@ -103,7 +99,7 @@ static void check_chunks(Device device, DType dtype, MlaConfig cfg, const int *c
     }
     check_close("cached", pieced, whole, B * T * hidden, mode_tolerance(dtype));
     free(all), free(whole), free(pieced);
-    latent_cache_free(&cache);
+    one_layer_free(&cache);
     params_free(&m.params);
     test_context_free(&ctx);
 }
@@ -144,14 +140,14 @@ static void check_lengths(Device device, DType dtype, MlaConfig cfg, MlaMode mod
     Context ctx = test_context(device, dtype);
     Module m;
     module_init(&m, &ctx, cfg);
-    LatentCache cache;
+    OneLayer cache;
     cache_for(&cache, &ctx, &cfg, SEQUENCES, LONGEST, 0);
     Tensor *x = test_normal(&ctx, "x", 1, SHAPE(SEQUENCES, LONGEST, hidden));
     float *all = test_values(&ctx, x), *whole = whole_text(&ctx, &m, x, &TURN);
 
     Tensor *padded = tokens_of(&ctx, all, 0, SEQUENCES, LONGEST, hidden, 0, 129);
-    mla_forward(&ctx, padded, &m.w, &cfg, &TURN, &cache, mode);
-    for (int b = 0; b < SEQUENCES; b++) latent_cache_truncate(&cache, b, prompt[b]);
+    cached_forward(&ctx, padded, &m.w, &cfg, &TURN, &cache, mode);
+    for (int b = 0; b < SEQUENCES; b++) pages_truncate(&cache.pages, b, prompt[b]);
 
     for (int i = 0, done = 0; i < 4; done += steps[i++]) {
         int T = steps[i];
@@ -163,12 +159,12 @@ static void check_lengths(Device device, DType dtype, MlaConfig cfg, MlaMode mod
             memcpy(expected + b * T * hidden, whole + at, bytes);
         }
         Tensor *part = tensor_copy_in(&ctx, "x", dtype, next, SHAPE(SEQUENCES, T, hidden));
-        Tensor *y = mla_forward(&ctx, part, &m.w, &cfg, &TURN, &cache, mode);
+        Tensor *y = cached_forward(&ctx, part, &m.w, &cfg, &TURN, &cache, mode);
         check_tensor(&ctx, "a step of all sequences", y, expected, mode_tolerance(dtype));
         free(next), free(expected);
     }
     free(all), free(whole);
-    latent_cache_free(&cache);
+    one_layer_free(&cache);
     params_free(&m.params);
     test_context_free(&ctx);
 }
@@ -194,30 +190,31 @@ DEVICE_TEST(mla_cache, pages_are_given_back_and_used_again) {
     Context ctx = test_context(device, dtype);
     Module m;
     module_init(&m, &ctx, cfg);
-    LatentCache cache;
+    OneLayer cache;
     cache_for(&cache, &ctx, &cfg, 2, T + MORE, 5);
     Tensor *x = test_normal(&ctx, "x", 1, SHAPE(2, T + MORE, hidden));
     float *all = test_values(&ctx, x), *whole = whole_text(&ctx, &m, x, &TURN);
 
-    mla_forward(&ctx, tokens_of(&ctx, all, 0, 2, T + MORE, hidden, 0, T), &m.w, &cfg, &TURN, &cache,
-                MLA_AUTO);
-    cr_assert_eq(cache.free_count, 1);
+    cached_forward(&ctx, tokens_of(&ctx, all, 0, 2, T + MORE, hidden, 0, T), &m.w, &cfg, &TURN,
+                   &cache, MLA_AUTO);
+    cr_assert_eq(cache.pages.free_count, 1);
     Error err = {0};
-    cr_assert_eq(latent_cache_reserve(&cache, MORE, &err), -1, "six pages from five");
-    latent_cache_truncate(&cache, 0, 0);
-    cr_assert_eq(cache.free_count, 3);
+    cr_assert_eq(pages_reserve(&cache.pages, MORE, &err), -1, "six pages from five");
+    pages_truncate(&cache.pages, 0, 0);
+    cr_assert_eq(cache.pages.free_count, 3);
     /* Sequence 0 reads its text from the start, 60 tokens; sequence 1 goes on from token 70. */
     float *next = malloc(sizeof(float) * (size_t)(2 * MORE * hidden));
     memcpy(next, all, sizeof(float) * (size_t)(MORE * hidden));
     memcpy(next + MORE * hidden, all + (T + MORE + T) * hidden,
            sizeof(float) * (size_t)(MORE * hidden));
     Tensor *part = tensor_copy_in(&ctx, "x", dtype, next, SHAPE(2, MORE, hidden));
-    float *y = test_values(&ctx, mla_forward(&ctx, part, &m.w, &cfg, &TURN, &cache, MLA_ABSORBED));
+    float *y =
+        test_values(&ctx, cached_forward(&ctx, part, &m.w, &cfg, &TURN, &cache, MLA_ABSORBED));
     check_close("the one that began anew", y, whole, MORE * hidden, mode_tolerance(dtype));
     check_close("the one that went on", y + MORE * hidden, whole + (T + MORE + T) * hidden,
                 MORE * hidden, mode_tolerance(dtype));
     free(all), free(whole), free(next), free(y);
-    latent_cache_free(&cache);
+    one_layer_free(&cache);
     params_free(&m.params);
     test_context_free(&ctx);
 }
@@ -231,13 +228,13 @@ DEVICE_TEST(mla_cache, a_horizon_changes_nothing) {
     module_init(&m, &ctx, cfg);
     Tensor *x = test_normal(&ctx, "x", 1, SHAPE(B, T, cfg.hidden_size));
     float *expected = whole_text(&ctx, &m, x, &TURN);
-    LatentCache cache;
+    OneLayer cache;
     cache_for(&cache, &ctx, &cfg, B, HORIZON, 0);
-    cache.horizon = HORIZON;
-    Tensor *y = mla_forward(&ctx, x, &m.w, &cfg, &TURN, &cache, MLA_ABSORBED);
+    cache.pages.horizon = HORIZON;
+    Tensor *y = cached_forward(&ctx, x, &m.w, &cfg, &TURN, &cache, MLA_ABSORBED);
     check_tensor(&ctx, "y", y, expected, mode_tolerance(dtype));
     free(expected);
-    latent_cache_free(&cache);
+    one_layer_free(&cache);
     params_free(&m.params);
     test_context_free(&ctx);
 }
@@ -247,16 +244,16 @@ DEVICE_TEST(mla_cache, a_horizon_changes_nothing) {
 static float *with_mode(Context *ctx, Module *m, const Tensor *x, int cached, int horizon,
                         MlaMode mode) {
     int T = (int)tensor_dim(x, 1), hidden = m->cfg.hidden_size;
-    LatentCache cache;
+    OneLayer cache;
     cache_for(&cache, ctx, &m->cfg, 1, 64, 0);
     float *all = test_values(ctx, x);
     if (cached)
-        mla_forward(ctx, tokens_of(ctx, all, 0, 1, T, hidden, 0, cached), &m->w, &m->cfg, &TURN,
-                    &cache, MLA_ABSORBED);
-    cache.horizon = horizon;
+        cached_forward(ctx, tokens_of(ctx, all, 0, 1, T, hidden, 0, cached), &m->w, &m->cfg, &TURN,
+                       &cache, MLA_ABSORBED);
+    cache.pages.horizon = horizon;
     Tensor *rest = tokens_of(ctx, all, 0, 1, T, hidden, cached, T - cached);
-    float *y = test_values(ctx, mla_forward(ctx, rest, &m->w, &m->cfg, &TURN, &cache, mode));
-    latent_cache_free(&cache);
+    float *y = test_values(ctx, cached_forward(ctx, rest, &m->w, &m->cfg, &TURN, &cache, mode));
+    one_layer_free(&cache);
     free(all);
     return y;
 }
@@ -307,14 +304,14 @@ static void check_scratch(Device device, DType dtype, MlaMode mode) {
     module_init(&m, &ctx, cfg);
     float *all = malloc(sizeof(float) * (S + 1) * 128);
     for (int i = 0; i < (S + 1) * 128; i++) all[i] = rng_normal(7, 3, (uint64_t)i);
-    LatentCache cache;
+    OneLayer cache;
     cache_for(&cache, &ctx, &cfg, 1, S + 1, 0);
     size_t peak = 0, used = 0;
     for (int t = 0; t < S + 1; t++) { /* the last two in one step, as two layers would be */
         if (t < S) context_reset(&ctx);
         peak = context_peak_bytes(&ctx), used = ctx.data.used;
-        mla_forward(&ctx, tokens_of(&ctx, all, 0, 1, S + 1, 128, t, 1), &m.w, &cfg, &TURN, &cache,
-                    mode);
+        cached_forward(&ctx, tokens_of(&ctx, all, 0, 1, S + 1, 128, t, 1), &m.w, &cfg, &TURN,
+                       &cache, mode);
     }
     size_t grown = context_peak_bytes(&ctx) - peak, kept = ctx.data.used - used;
     /* naive: keys and values of all tokens; absorbed: a query and an output as wide as a latent */
@@ -324,7 +321,7 @@ static void check_scratch(Device device, DType dtype, MlaMode mode) {
     cr_assert(grown < scratch, "the second layer takes %zu bytes more; its scratch alone is %zu",
               grown, scratch);
     free(all);
-    latent_cache_free(&cache);
+    one_layer_free(&cache);
     params_free(&m.params);
     test_context_free(&ctx);
 }
@@ -341,16 +338,16 @@ static void positions_end(int next) {
     Context ctx = test_context(CPU, F32);
     Module m;
     module_init(&m, &ctx, with_q);
-    LatentCache cache;
+    OneLayer cache;
     cache_for(&cache, &ctx, &with_q, 1, 64, 0);
     Position short_table = TURN;
     short_table.max_position = 10;
     const int chunks[] = {8, next};
     for (int i = 0; i < 2; i++) {
         Tensor *x = test_normal(&ctx, "x", 1, SHAPE(1, chunks[i], with_q.hidden_size));
-        mla_forward(&ctx, x, &m.w, &with_q, &short_table, &cache, MLA_AUTO);
+        cached_forward(&ctx, x, &m.w, &with_q, &short_table, &cache, MLA_AUTO);
     }
-    latent_cache_free(&cache);
+    one_layer_free(&cache);
     params_free(&m.params);
     test_context_free(&ctx);
 }
@@ -366,15 +363,16 @@ static void absorbed_with(int B, int T, int more_width, int more_heads) {
     module_init(&m, &ctx, with_q);
     MlaConfig cfg = with_q;
     int rank = cfg.kv_lora_rank, rope = cfg.qk_rope_head_dim + more_width;
-    LatentCache cache;
-    cr_assert(latent_cache_init(&cache, &ctx, 2, 64, 0, rank + rope, &err) == 0);
+    OneLayer cache;
+    one_layer_init(&cache, &ctx, 2, 64, 0, rank + rope);
     Tensor *c_kv = test_normal(&ctx, "c_kv", 1, SHAPE(2, 5, rank));
     Tensor *k_rope = test_normal(&ctx, "k_rope", 2, SHAPE(2, 5, rope));
-    cr_assert(latent_cache_append(&ctx, &cache, c_kv, k_rope, &err) == 0, "%s", err.text);
+    cr_assert(pages_begin(&cache.pages, 5, &err) == 0, "%s", err.text);
+    latent_cache_append(&ctx, &cache.latent, c_kv, k_rope);
     cfg.num_attention_heads += more_heads; /* more than kv_b_proj has */
     Tensor *q = test_normal(&ctx, "q", 3, SHAPE(B, T, cfg.num_attention_heads, 16));
-    mla_absorbed_attention(&ctx, q, &m.w, &cfg, &cache, 1);
-    latent_cache_free(&cache);
+    mla_absorbed_attention(&ctx, q, &m.w, &cfg, &cache.latent, 1);
+    one_layer_free(&cache);
     params_free(&m.params);
     test_context_free(&ctx);
 }
@@ -393,6 +391,30 @@ Test(mla_cache, weights_of_fewer_heads_stop_the_program, .signal = SIGABRT) {
     absorbed_with(2, 1, 0, 1);
 }
 
+/* Rows are written once for each step that began. */
+static void append_without(bool begin, bool append) {
+    Context ctx = test_context(CPU, F32);
+    Module m;
+    module_init(&m, &ctx, with_q);
+    OneLayer cache;
+    cache_for(&cache, &ctx, &with_q, 1, 64, 0);
+    Tensor *x = test_normal(&ctx, "x", 1, SHAPE(1, 3, with_q.hidden_size));
+    if (begin) cr_assert_eq(pages_begin(&cache.pages, 3, NULL), 0);
+    if (append) mla_forward(&ctx, x, &m.w, &with_q, NULL, &cache.latent, MLA_AUTO);
+    mla_forward(&ctx, x, &m.w, &with_q, NULL, &cache.latent, MLA_AUTO);
+    one_layer_free(&cache);
+    params_free(&m.params);
+    test_context_free(&ctx);
+}
+
+Test(mla_cache, a_step_that_began) { append_without(true, false); }
+Test(mla_cache, a_step_that_did_not_begin_stops_the_program, .signal = SIGABRT) {
+    append_without(false, false);
+}
+Test(mla_cache, a_second_append_in_a_step_stops_the_program, .signal = SIGABRT) {
+    append_without(true, true);
+}
+
 /* Bit for bit the same with one thread and with three, in both modes. */
 Test(mla_cache, does_not_depend_on_the_number_of_threads) {
     enum { B = 2, T = 70, HIDDEN = 96 };
@@ -405,12 +427,12 @@ Test(mla_cache, does_not_depend_on_the_number_of_threads) {
             Context ctx = test_context(CPU, F32);
             Module m;
             module_init(&m, &ctx, cfg);
-            LatentCache cache;
+            OneLayer cache;
             cache_for(&cache, &ctx, &cfg, B, T, 0);
             Tensor *x = test_normal(&ctx, "x", 1, SHAPE(B, T, HIDDEN));
-            Tensor *out = mla_forward(&ctx, x, &m.w, &cfg, &TURN, &cache, modes[mode]);
+            Tensor *out = cached_forward(&ctx, x, &m.w, &cfg, &TURN, &cache, modes[mode]);
             y[i] = test_values(&ctx, out);
-            latent_cache_free(&cache);
+            one_layer_free(&cache);
             params_free(&m.params);
             test_context_free(&ctx);
         }

@@ -63,24 +63,22 @@ static Position turn_with_angles(Context *ctx, int dim) {
     return position;
 }
 
-static void cache_open(LatentCache *cache, Context *ctx, const MlaConfig *cfg, int batch) {
-    Error err = {0};
-    if (latent_cache_init(cache, ctx, batch, CAPACITY, 0, cfg->kv_lora_rank + cfg->qk_rope_head_dim,
-                          &err))
-        cr_assert_fail("%s", err.text);
+static void cache_open(OneLayer *cache, Context *ctx, const MlaConfig *cfg, int batch) {
+    one_layer_init(cache, ctx, batch, CAPACITY, 0, cfg->kv_lora_rank + cfg->qk_rope_head_dim);
 }
 
 /* The cache's rows, as the kernels see them: those of all sequences, one after the other. */
-static float *cache_rows(Context *ctx, const LatentCache *cache, int *count) {
-    float *pool = test_values(ctx, &cache->latent);
-    int total = 0, width = cache->width;
-    for (int b = 0; b < cache->batch; b++) total += cache->length[b];
+static float *cache_rows(Context *ctx, const OneLayer *cache, int *count) {
+    const Pages *pages = &cache->pages;
+    float *pool = test_values(ctx, &cache->latent.latent);
+    int total = 0, width = cache->latent.width;
+    for (int b = 0; b < pages->batch; b++) total += pages->length[b];
     float *rows = malloc((size_t)(total * width) * sizeof *rows);
     *count = 0;
-    for (int b = 0; b < cache->batch; b++)
-        for (int t = 0; t < cache->length[b]; t++)
+    for (int b = 0; b < pages->batch; b++)
+        for (int t = 0; t < pages->length[b]; t++)
             memcpy(rows + width * (*count)++,
-                   pool + page_row(cache->table + b * cache->max_pages, t) * width,
+                   pool + page_row(pages->table + b * pages->max_pages, t) * width,
                    (size_t)width * sizeof *rows);
     free(pool);
     return rows;
@@ -91,12 +89,13 @@ typedef struct Step {
     Module m;
     Tensor *norm;
     Position position;
-    LatentCache few, plain;
+    OneLayer few, plain;
 } Step;
 
 static Tensor *plain_forward(Context *ctx, Step *s, Tensor *x, const Position *position) {
     Tensor *h = rmsnorm(ctx, x, s->norm, 1e-5f);
-    return add(ctx, x, mla_forward(ctx, h, &s->m.w, &s->m.cfg, position, &s->plain, MLA_ABSORBED));
+    return add(ctx, x,
+               cached_forward(ctx, h, &s->m.w, &s->m.cfg, position, &s->plain, MLA_ABSORBED));
 }
 
 /* Prompts of different lengths in both caches, then tokens T at a time. */
@@ -109,20 +108,22 @@ static void compare(Context *ctx, const MlaConfig *cfg, int B, int T, bool turne
     cache_open(&s.few, ctx, cfg, B), cache_open(&s.plain, ctx, cfg, B);
     enum { PROMPT = 270 };
     Tensor *prompt = test_normal(ctx, "prompt", 5, SHAPE(B, PROMPT, cfg->hidden_size));
-    mla_forward(ctx, prompt, &s.m.w, cfg, position, &s.few, MLA_NAIVE);
-    mla_forward(ctx, prompt, &s.m.w, cfg, position, &s.plain, MLA_NAIVE);
+    cached_forward(ctx, prompt, &s.m.w, cfg, position, &s.few, MLA_NAIVE);
+    cached_forward(ctx, prompt, &s.m.w, cfg, position, &s.plain, MLA_NAIVE);
     for (int b = 0; b < B; b++) {
         int length = b % 3 == 0 ? PROMPT : b % 3 == 1 ? PAGE_TOKENS - 1 : 0;
-        latent_cache_truncate(&s.few, b, length), latent_cache_truncate(&s.plain, b, length);
+        pages_truncate(&s.few.pages, b, length), pages_truncate(&s.plain.pages, b, length);
     }
     for (int step = 0; step < 3; step++) {
         Tensor *x = test_normal(ctx, "x", 7 + (uint64_t)step, SHAPE(B, T, cfg->hidden_size));
-        cr_assert(mla_few_rows_supports(ctx, x, s.norm, &s.m.w, cfg, position, &s.few) ==
+        cr_assert(mla_few_rows_supports(ctx, x, s.norm, &s.m.w, cfg, position, &s.few.latent) ==
                       (ctx->device == CUDA),
                   "B %d, T %d", B, T);
         if (ctx->device == CPU) break;
         float *want = test_values(ctx, plain_forward(ctx, &s, x, position));
-        Tensor *y = mla_few_rows_forward(ctx, x, s.norm, 1e-5f, &s.m.w, cfg, position, &s.few);
+        cr_assert_eq(pages_begin(&s.few.pages, T, NULL), 0);
+        Tensor *y =
+            mla_few_rows_forward(ctx, x, s.norm, 1e-5f, &s.m.w, cfg, position, &s.few.latent);
         /* Sums in another order, through four products. In BF16 a number that is then rounded the
          * other way is off by 2^-8, and the roundings of all steps between are not the same. */
         check_tensor(ctx, "mla_few_rows_forward", y, want,
@@ -133,12 +134,12 @@ static void compare(Context *ctx, const MlaConfig *cfg, int B, int T, bool turne
     float *few = cache_rows(ctx, &s.few, &few_count);
     float *plain = cache_rows(ctx, &s.plain, &plain_count);
     cr_assert(few_count == plain_count);
-    check_close("cache", few, plain, (int64_t)few_count * s.few.width,
+    check_close("cache", few, plain, (int64_t)few_count * s.few.latent.width,
                 ctx->dtype == BF16 ? 2 * 0x1p-9 : 4 * tolerance_of(F32, cfg->hidden_size));
-    int32_t *lengths = position_values(ctx, &s.few.lengths);
-    for (int b = 0; b < B; b++) cr_assert(lengths[b] == s.few.length[b]);
+    int32_t *lengths = position_values(ctx, &s.few.pages.lengths);
+    for (int b = 0; b < B; b++) cr_assert(lengths[b] == s.few.pages.length[b]);
     free(few), free(plain), free(lengths);
-    latent_cache_free(&s.few), latent_cache_free(&s.plain);
+    one_layer_free(&s.few), one_layer_free(&s.plain);
     params_free(&s.m.params);
 }
 
@@ -160,17 +161,17 @@ DEVICE_TEST(mla_few_rows, says_no) {
     const MlaConfig *const cases[] = {&configs[0], &configs[0], &configs[0], &ragged};
     for (int i = 0; i < 4; i++) {
         Module m;
-        LatentCache cache;
+        OneLayer cache;
         module_init(&m, &ctx, *cases[i]);
         cache_open(&cache, &ctx, cases[i], 1);
         Tensor *norm = test_normal(&ctx, "norm", 3, SHAPE(64));
         Tensor *x = test_normal(&ctx, "x", 4, SHAPE(1, i == 1 ? FEW_ROWS + 1 : 2, 64));
         ctx.recording = i == 0;
-        cr_assert(
-            !mla_few_rows_supports(&ctx, x, norm, &m.w, cases[i], i == 2 ? &TURN : NULL, &cache));
+        cr_assert(!mla_few_rows_supports(&ctx, x, norm, &m.w, cases[i], i == 2 ? &TURN : NULL,
+                                         &cache.latent));
         ctx.recording = false;
         cr_assert(!mla_few_rows_supports(&ctx, x, norm, &m.w, cases[i], NULL, NULL), "no cache");
-        latent_cache_free(&cache);
+        one_layer_free(&cache);
         params_free(&m.params);
     }
     test_context_free(&ctx);

@@ -2,7 +2,7 @@
  * The decoder block: with each attention and each feed-forward layer, decoding from a cache equals
  * running the whole sequence, gradients are right, V3's parameters add up to its paper's.
  */
-#include "05_moe/block.h"
+#include "05_moe/decoder_cache.h"
 
 #include "common/program/testing.h"
 
@@ -61,9 +61,9 @@ DEVICE_TEST(block, cached_decoding_equals_the_whole_sequence) {
         Tensor *x = test_normal(&ctx, "x", 1, SHAPE(B, T, HIDDEN));
         float *xh = test_values(&ctx, x);
         float *whole = test_values(&ctx, block_forward(&ctx, x, &m.w, &m.cfg, NULL, NULL, NULL));
-        BlockCache cache;
+        DecoderCache cache;
         Error err = {0};
-        cr_assert(block_cache_init(&cache, &ctx, &m.cfg, B, T, &err) == 0, "%s", err.text);
+        cr_assert(decoder_cache_init(&cache, &ctx, &m.cfg, 1, B, T, &err) == 0, "%s", err.text);
         float got[B * T * HIDDEN];
         for (int from = 0; from < T;) {
             int count = from ? 1 : PROMPT;
@@ -71,26 +71,27 @@ DEVICE_TEST(block, cached_decoding_equals_the_whole_sequence) {
             for (int b = 0; b < B; b++)
                 memcpy(part + b * count * HIDDEN, xh + (b * T + from) * HIDDEN,
                        sizeof(float) * (size_t)(count * HIDDEN));
-            cr_assert(block_cache_reserve(&cache, NULL, count, &err) == 0, "%s", err.text);
+            cr_assert(decoder_cache_reserve(&cache, NULL, count, &err) == 0, "%s", err.text);
+            decoder_cache_begin(&cache, count);
             Tensor *t = tensor_copy_in(&ctx, "part", dtype, part, SHAPE(B, count, HIDDEN));
-            Tensor *y = block_forward(&ctx, t, &m.w, &m.cfg, NULL, &cache, NULL);
+            Tensor *y = block_forward(&ctx, t, &m.w, &m.cfg, NULL, cache.layers, NULL);
             float *values = test_values(&ctx, y);
             for (int b = 0; b < B; b++)
                 memcpy(got + (b * T + from) * HIDDEN, values + b * count * HIDDEN,
                        sizeof(float) * (size_t)(count * HIDDEN));
             free(values);
             from += count;
-            cr_assert_eq(block_cache_length(&cache), from);
+            cr_assert_eq(decoder_cache_length(&cache, -1), from);
         }
         /* Sums in another order. */
         check_close("decoded", got, whole, B * T * HIDDEN,
                     dtype == BF16 ? 16 * 0x1p-9 : 64 * tolerance_of(F32, HIDDEN));
-        cr_assert(block_cache_reserve(&cache, NULL, 100, &err) == -1, "there is no room for 100");
-        block_cache_truncate(&cache, 5);
-        cr_assert_eq(block_cache_length(&cache), 5);
-        block_cache_truncate(&cache, 7); /* it has only 5 */
-        cr_assert_eq(block_cache_length(&cache), 5);
-        block_cache_free(&cache);
+        cr_assert(decoder_cache_reserve(&cache, NULL, 100, &err) == -1, "there is no room for 100");
+        decoder_cache_truncate(&cache, -1, 5);
+        cr_assert_eq(decoder_cache_length(&cache, -1), 5);
+        decoder_cache_truncate(&cache, -1, 7); /* it has only 5 */
+        cr_assert_eq(decoder_cache_length(&cache, -1), 5);
+        decoder_cache_free(&cache);
         free(xh), free(whole);
         params_free(&m.params);
         test_context_free(&ctx);

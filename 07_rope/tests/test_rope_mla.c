@@ -118,14 +118,11 @@ static void check_cached(Device device, DType dtype, RopeLayout layout, MlaMode 
     float *all = test_values(&ctx, x), *whole = test_values(&ctx, y);
     float *pieced = malloc(sizeof(float) * B * T * HIDDEN);
 
-    LatentCache cache;
-    Error err;
-    int width = small.kv_lora_rank + small.qk_rope_head_dim;
-    cr_assert(latent_cache_init(&cache, &ctx, B, T, 0, width, &err) == 0, "%s", err.text);
-    test_poison(&ctx, &cache.latent);
+    OneLayer cache;
+    one_layer_init(&cache, &ctx, B, T, 0, small.kv_lora_rank + small.qk_rope_head_dim);
     for (int i = 0, first = 0; first < T; first += chunks[i++]) {
         Tensor *part = tokens_of(&ctx, all, 0, B, T, HIDDEN, first, chunks[i]);
-        Tensor *z = mla_forward(&ctx, part, &m.w, &small, &rope.position, &cache, mode);
+        Tensor *z = cached_forward(&ctx, part, &m.w, &small, &rope.position, &cache, mode);
         float *values = test_values(&ctx, z);
         for (int b = 0; b < B; b++)
             memcpy(pieced + (b * T + first) * HIDDEN, values + b * chunks[i] * HIDDEN,
@@ -134,7 +131,7 @@ static void check_cached(Device device, DType dtype, RopeLayout layout, MlaMode 
     }
     check_close("cached", pieced, whole, B * T * HIDDEN, module_tolerance(dtype));
     free(all), free(whole), free(pieced);
-    latent_cache_free(&cache);
+    one_layer_free(&cache);
     rope_free(&rope);
     params_free(&m.params);
     test_context_free(&ctx);
@@ -210,28 +207,29 @@ DEVICE_TEST(mla, few_tokens_turn_like_many) {
         Context ctx = test_context(device, dtype);
         Module m;
         Rope rope;
-        LatentCache few, many;
+        OneLayer few, many;
         Error err = {0};
         RopeConfig yarn = yarn_config(16, layout ? ROPE_HALVES : ROPE_INTERLEAVED, 1, 0.5);
         module_init(&m, &ctx, cfg);
         cr_assert(rope_init(&rope, &ctx, &yarn, &err) == 0, "%s", err.text);
-        cr_assert(latent_cache_init(&few, &ctx, 3, 100, 0, 48, &err) == 0, "%s", err.text);
-        cr_assert(latent_cache_init(&many, &ctx, 3, 100, 0, 48, &err) == 0, "%s", err.text);
+        one_layer_init(&few, &ctx, 3, 100, 0, 48), one_layer_init(&many, &ctx, 3, 100, 0, 48);
         Tensor *norm = test_normal(&ctx, "norm", 5, SHAPE(64));
         for (int step = 0; step < 9; step++) {
             Tensor *x = test_normal(&ctx, "x", 6 + (uint64_t)step, SHAPE(3, 2, 64));
             Tensor *h = rmsnorm(&ctx, x, norm, 1e-6f);
-            h = mla_forward(&ctx, h, &m.w, &cfg, &rope.position, &many, MLA_ABSORBED);
+            h = cached_forward(&ctx, h, &m.w, &cfg, &rope.position, &many, MLA_ABSORBED);
             float *want = test_values(&ctx, add(&ctx, x, h));
-            cr_assert(mla_few_rows_supports(&ctx, x, norm, &m.w, &cfg, &rope.position, &few));
+            cr_assert(
+                mla_few_rows_supports(&ctx, x, norm, &m.w, &cfg, &rope.position, &few.latent));
+            cr_assert_eq(pages_begin(&few.pages, 2, NULL), 0);
             Tensor *y =
-                mla_few_rows_forward(&ctx, x, norm, 1e-6f, &m.w, &cfg, &rope.position, &few);
+                mla_few_rows_forward(&ctx, x, norm, 1e-6f, &m.w, &cfg, &rope.position, &few.latent);
             /* As in chapter 04's test_mla_few_rows.c: other orders of sums, roundings along the way. */
             check_tensor(&ctx, "few", y, want,
                          dtype == BF16 ? 4 * 0x1p-9 : 16 * tolerance_of(F32, 64));
             free(want);
         }
-        latent_cache_free(&few), latent_cache_free(&many);
+        one_layer_free(&few), one_layer_free(&many);
         rope_free(&rope);
         params_free(&m.params);
         test_context_free(&ctx);

@@ -169,10 +169,12 @@ DEVICE_TEST(ropemodel, with_the_cache_as_without) {
         Model m;
         make(&m, &ctx, &cfg, &rope);
         const Position *position = kind ? &m.rope.position : NULL;
+        Pages pages;
         LatentCache caches[2];
         Error err;
+        if (pages_init(&pages, &ctx, 1, T, 0, &err)) cr_assert_fail("%s", err.text);
         for (int i = 0; i < 2; i++)
-            if (latent_cache_init(&caches[i], &ctx, 1, T, 0, width, &err))
+            if (latent_cache_init(&caches[i], &ctx, &pages, width, &err))
                 cr_assert_fail("%s", err.text);
         int32_t ids[T];
         some_ids(ids, T, 3);
@@ -185,6 +187,7 @@ DEVICE_TEST(ropemodel, with_the_cache_as_without) {
         }
         free(all);
         for (int i = 0; i < 2; i++) latent_cache_free(&caches[i]);
+        pages_free(&pages);
         unmake(&m);
     }
     test_context_free(&ctx);
@@ -200,9 +203,12 @@ DEVICE_TEST(ropemodel, the_cached_key_is_rotated) {
     Model m;
     make(&m, &ctx, &cfg, &rope);
     int c = cfg.attention.kv_lora_rank, dim = cfg.attention.qk_rope_head_dim, width = c + dim;
+    Pages pages;
     LatentCache cache;
     Error err;
-    if (latent_cache_init(&cache, &ctx, 1, T, 0, width, &err)) cr_assert_fail("%s", err.text);
+    if (pages_init(&pages, &ctx, 1, T, 0, &err) ||
+        latent_cache_init(&cache, &ctx, &pages, width, &err))
+        cr_assert_fail("%s", err.text);
     int32_t ids[T];
     for (int t = 0; t < T; t++) ids[t] = 4;
     ropemodel_forward(&ctx, &m.model, tensor_copy_in(&ctx, "ids", I32, ids, SHAPE(1, T)),
@@ -223,6 +229,7 @@ DEVICE_TEST(ropemodel, the_cached_key_is_rotated) {
     }
     free(latent);
     latent_cache_free(&cache);
+    pages_free(&pages);
     unmake(&m);
     test_context_free(&ctx);
 }

@@ -19,9 +19,10 @@ static void put(Context *ctx, Tensor *t, const void *host) {
     device_put(ctx->gpu, t->data, host, tensor_bytes(t));
 }
 
-int decode_graph_init(DecodeGraph *d, Model *model, BlockCache *caches, int batch, Error *err) {
+int decode_graph_init(DecodeGraph *d, Model *model, DecoderCache *cache, Error *err) {
     Context *ctx = model->ctx;
-    *d = (DecodeGraph){.model = model, .caches = caches, .batch = batch};
+    int batch = cache->batch;
+    *d = (DecodeGraph){.model = model, .cache = cache, .batch = batch};
     if (!own(ctx, &d->ids, "ids", SHAPE(batch, 1)) ||
         !own(ctx, &d->tokens, "tokens", SHAPE(DECODE_STEPS, batch)) ||
         !own(ctx, &d->step, "step", SHAPE(1))) {
@@ -58,42 +59,38 @@ void decode_likeliest_cpu(int32_t *ids, int32_t *tokens, int32_t *step, const fl
 /* ids -> the logits behind them, and the likeliest token as the next ids. */
 static Tensor *step(DecodeGraph *d) {
     Context *ctx = d->model->ctx;
-    Tensor *logits = model_forward(d->model, &d->ids, d->caches, NULL);
+    Tensor *logits = model_forward(d->model, &d->ids, d->cache, NULL);
     ON(ctx, decode_likeliest, d->ids.data, d->tokens.data, d->step.data, logits->data, d->batch,
        d->model->cfg.vocab_size);
     return logits;
 }
 
-static void set_horizon(DecodeGraph *d, int tokens) {
-    for (int i = 0; i < d->model->cfg.num_hidden_layers; i++) d->caches[i].latent.horizon = tokens;
-}
-
 /* As if the last token had not been appended. */
 static void forget_last(DecodeGraph *d) {
     for (int b = 0; b < d->batch; b++)
-        model_caches_truncate(d->model, d->caches, b, model_cached(d->model, d->caches, b) - 1);
+        decoder_cache_truncate(d->cache, b, decoder_cache_length(d->cache, b) - 1);
 }
 
 /*
  * The step runs once as it is, so that the arena has its memory and cuBLAS its plans, and is then
- * recorded at the same addresses. Neither counts: recording moves the caches' lengths on the host
+ * recorded at the same addresses. Neither counts: recording moves the lengths on the host
  * alone, the first run also writes one row, which the first launch writes again. Logits and scratch
  * stay in the arena: others use that memory between launches, but never during one.
  */
 static void capture(DecodeGraph *d) {
     Context *ctx = d->model->ctx;
     Error err;
-    set_horizon(d, d->caches->latent.capacity);
+    decoder_cache_capture(d->cache, true);
     for (int pass = 0; pass < 2; pass++) {
         context_reset(ctx); /* both begin at the arena's first byte */
-        CHECK(model_caches_reserve(d->model, d->caches, 1, &err) == 0, "decoding: %s", err.text);
+        CHECK(model_cache_reserve(d->model, d->cache, 1, &err) == 0, "decoding: %s", err.text);
         if (pass == 1) gpu_graph_begin(ctx->gpu);
         d->logits = *step(d);
         if (pass == 1) d->graph = gpu_graph_end(ctx->gpu);
         forget_last(d);
     }
     context_reset(ctx);
-    set_horizon(d, 0);
+    decoder_cache_capture(d->cache, false);
 }
 
 /* Steps from ids, on the GPU not waited for. */
@@ -108,7 +105,7 @@ static void run(DecodeGraph *d, const int32_t *ids, int steps) {
         put(ctx, &d->ids, ids); /* the first run has moved them on */
         put(ctx, &d->step, &(int32_t){0});
     }
-    CHECK(model_caches_reserve(d->model, d->caches, steps, &err) == 0, "decoding: %s", err.text);
+    CHECK(model_cache_reserve(d->model, d->cache, steps, &err) == 0, "decoding: %s", err.text);
     for (int i = 0; i < steps; i++) {
         if (d->graph) {
             gpu_graph_launch(ctx->gpu, d->graph);
@@ -117,8 +114,7 @@ static void run(DecodeGraph *d, const int32_t *ids, int steps) {
             d->logits = *step(d);
         }
     }
-    for (int i = 0; d->graph && i < d->model->cfg.num_hidden_layers; i++)
-        latent_cache_count(&d->caches[i].latent, steps);
+    if (d->graph) decoder_cache_follow(d->cache, steps, NULL);
 }
 
 void decode_greedy(DecodeGraph *d, const int32_t *ids, int steps, int32_t *tokens) {

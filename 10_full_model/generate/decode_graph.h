@@ -5,12 +5,12 @@
  * than the GPU needs to run them, and asking for every token before the next one is chosen costs a
  * round trip more. So on the GPU the step is captured once as a CUDA graph:
  *
- *     ids -> model_forward (appends to the caches) -> logits -> likeliest -> ids, and tokens[step]
+ *     ids -> model_forward (appends to the cache) -> logits -> likeliest -> ids, and tokens[step]
  *
  * and repeated by one launch each. All that changes from step to step is counted on the device: the
- * ids, the lengths of the caches (and with them the positions), the number of the step. So many
+ * ids, the lengths in the cache (and with them the positions), the number of the step. So many
  * steps can be launched in a row, and the host reads their tokens all at once; when it turns out
- * that a text ended among them, the caches are cut back.
+ * that a text ended among them, the cache is cut back.
  *
  * On the CPU the same functions run the same steps one after the other.
  */
@@ -27,7 +27,7 @@ enum { DECODE_STEPS = 32 }; /* most that can be launched before the tokens are r
 
 typedef struct DecodeGraph {
     Model *model;
-    BlockCache *caches;
+    DecoderCache *cache;
     int batch;
     Tensor ids;      /* I32 [batch, 1]: what the next step begins with */
     Tensor tokens;   /* I32 [DECODE_STEPS, batch]: the likeliest token after each step */
@@ -36,15 +36,15 @@ typedef struct DecodeGraph {
     GpuGraph *graph; /* NULL until the first step, and on the CPU */
 } DecodeGraph;
 
-/* For the caches of `batch` sequences; they and the model must outlive it. */
-int decode_graph_init(DecodeGraph *d, Model *model, BlockCache *caches, int batch, Error *err);
+/* For the sequences of `cache`; it and the model must outlive this. */
+int decode_graph_init(DecodeGraph *d, Model *model, DecoderCache *cache, Error *err);
 void decode_graph_free(DecodeGraph *d); /* zeros: fine */
 
 /*
- * `steps` greedy steps (1 .. DECODE_STEPS) from ids [batch], which follow what the caches hold.
- * tokens [steps, batch]: the likeliest token after each; of equal logits the smaller id. The caches
- * then hold ids and all tokens but the last of each sequence; there must be room
- * (model_caches_reserve).
+ * `steps` greedy steps (1 .. DECODE_STEPS) from ids [batch], which follow what the cache holds.
+ * tokens [steps, batch]: the likeliest token after each; of equal logits the smaller id. The cache
+ * then holds ids and all tokens but the last of each sequence; there must be room
+ * (model_cache_reserve).
  */
 void decode_greedy(DecodeGraph *d, const int32_t *ids, int steps, int32_t *tokens);
 

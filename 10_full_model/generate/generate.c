@@ -12,12 +12,12 @@ int generator_init(Generator *g, Model *model, const Tokenizer *tokenizer, int b
     CHECK(batch > 0 && capacity > 0 && capacity <= model->cfg.max_position_embeddings,
           "generator_init: %d sequences of %d tokens", batch, capacity);
     *g = (Generator){.model = model, .tokenizer = tokenizer, .batch = batch, .capacity = capacity};
-    if (!(g->caches = model_caches_new(model, batch, capacity, err))) return -1;
+    if (model_cache_init(model, &g->cache, batch, capacity, err)) return -1;
     g->sequences = must_alloc((size_t)batch, sizeof *g->sequences);
     for (int b = 0; b < batch; b++)
         g->sequences[b].ids = must_alloc((size_t)capacity, sizeof(int32_t));
     g->logits = must_alloc((size_t)batch * (size_t)model->cfg.vocab_size, sizeof *g->logits);
-    if (decode_graph_init(&g->decode, model, g->caches, batch, err)) {
+    if (decode_graph_init(&g->decode, model, &g->cache, err)) {
         generator_free(g);
         return -1;
     }
@@ -27,7 +27,7 @@ int generator_init(Generator *g, Model *model, const Tokenizer *tokenizer, int b
 void generator_free(Generator *g) {
     if (!g->model) return;
     decode_graph_free(&g->decode);
-    model_caches_free(g->model, g->caches);
+    decoder_cache_free(&g->cache);
     for (int b = 0; g->sequences && b < g->batch; b++) free(g->sequences[b].ids);
     free(g->sequences);
     free(g->logits);
@@ -35,16 +35,14 @@ void generator_free(Generator *g) {
 }
 
 void generator_clear(Generator *g) {
-    for (int b = 0; b < g->batch; b++) {
-        g->sequences[b].count = g->sequences[b].answered = 0;
-        model_caches_truncate(g->model, g->caches, b, 0);
-    }
+    for (int b = 0; b < g->batch; b++) g->sequences[b].count = g->sequences[b].answered = 0;
+    decoder_cache_truncate(&g->cache, -1, 0);
 }
 
 int generator_prompt(Generator *g, int b, const char *text, Error *err) {
     Sequence *s = &g->sequences[b];
     int eot = tokenizer_eot(g->tokenizer);
-    CHECK(g->batch == 1 || model_cached(g->model, g->caches, b) == 0,
+    CHECK(g->batch == 1 || decoder_cache_length(&g->cache, b) == 0,
           "generator_prompt: sequence %d of %d has been continued already", b, g->batch);
     size_t count;
     int32_t *ids = tokenizer_encode(g->tokenizer, text, strlen(text), &count);
@@ -73,9 +71,9 @@ int generator_prompt(Generator *g, int b, const char *text, Error *err) {
 static void forward(Generator *g, const int32_t *tokens, int count) {
     Context *ctx = g->model->ctx;
     Error err;
-    CHECK(model_caches_reserve(g->model, g->caches, count, &err) == 0, "generate: %s", err.text);
+    CHECK(model_cache_reserve(g->model, &g->cache, count, &err) == 0, "generate: %s", err.text);
     model_forward(g->model, tensor_copy_in(ctx, "ids", I32, tokens, SHAPE(g->batch, count)),
-                  g->caches, NULL);
+                  &g->cache, NULL);
     context_reset(ctx);
 }
 
@@ -83,14 +81,14 @@ static void forward(Generator *g, const int32_t *tokens, int count) {
 static int fill_caches(Generator *g) {
     int longest = 0, total = 0;
     for (int b = 0; b < g->batch; b++) {
-        int missing = g->sequences[b].count - 1 - model_cached(g->model, g->caches, b);
+        int missing = g->sequences[b].count - 1 - decoder_cache_length(&g->cache, b);
         total += missing;
         if (missing > longest) longest = missing;
     }
     if (longest == 0) return 0;
     int32_t *tokens = must_alloc((size_t)g->batch * (size_t)longest, sizeof *tokens);
     for (int b = 0; b < g->batch; b++) {
-        int cached = model_cached(g->model, g->caches, b);
+        int cached = decoder_cache_length(&g->cache, b);
         const Sequence *s = &g->sequences[b];
         memcpy(tokens + b * longest, s->ids + cached,
                (size_t)(s->count - 1 - cached) *
@@ -98,7 +96,7 @@ static int fill_caches(Generator *g) {
     }
     forward(g, tokens, longest);
     for (int b = 0; b < g->batch; b++)
-        model_caches_truncate(g->model, g->caches, b, g->sequences[b].count - 1);
+        decoder_cache_truncate(&g->cache, b, g->sequences[b].count - 1);
     free(tokens);
     return total;
 }
@@ -204,7 +202,7 @@ void generator_run(Generator *g, const GenerateOptions *o, GenerateResult *resul
     for (int b = 0; b < g->batch; b++) {
         text_stream_end(&run.streams[b]);
         result->new_tokens += g->sequences[b].answered;
-        model_caches_truncate(g->model, g->caches, b, g->sequences[b].count - 1);
+        decoder_cache_truncate(&g->cache, b, g->sequences[b].count - 1);
     }
     free(run.next);
     free(run.streams);

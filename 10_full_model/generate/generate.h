@@ -28,7 +28,7 @@ typedef struct Sequence {
 typedef struct Generator {
     Model *model;
     const Tokenizer *tokenizer;
-    BlockCache *caches;
+    DecoderCache cache;
     int batch, capacity;
     Sequence *sequences; /* [batch] */
     float *logits;       /* [batch, vocab_size], host */

@@ -68,19 +68,20 @@ static Tensor *last_tokens(Context *ctx, Tensor *x) {
 }
 
 /* [model_forward] */
-/* What the last norm reads: [B, T, hidden_size], of the last token only when there are caches. */
-static Tensor *last_states(Model *model, Tensor *ids, BlockCache *caches, MoeRecord *records) {
+/* What the last norm reads: [B, T, hidden_size], of the last token only when there is a cache. */
+static Tensor *last_states(Model *model, Tensor *ids, DecoderCache *cache, MoeRecord *records) {
     Context *ctx = model->ctx;
     Tensor *x = embedding(ctx, model->embed_tokens, ids); /* [B, T, hidden_size] */
     if (ctx->recording) x = dropout(ctx, x, model->block.dropout);
+    if (cache) decoder_cache_begin(cache, (int)tensor_dim(ids, 1));
     for (int i = 0; i < model->cfg.num_hidden_layers; i++)
         x = block_forward(ctx, x, &model->layers[i], &model->block, position_of(model),
-                          caches ? &caches[i] : NULL, records ? &records[i] : NULL);
-    return caches ? last_tokens(ctx, x) : x;
+                          cache ? &cache->layers[i] : NULL, records ? &records[i] : NULL);
+    return cache ? last_tokens(ctx, x) : x;
 }
 
-Tensor *model_forward(Model *model, Tensor *ids, BlockCache *caches, MoeRecord *records) {
-    Tensor *x = last_states(model, ids, caches, records);
+Tensor *model_forward(Model *model, Tensor *ids, DecoderCache *cache, MoeRecord *records) {
+    Tensor *x = last_states(model, ids, cache, records);
     return rmsnorm_linear(model->ctx, x, model->norm, model->cfg.rms_norm_eps,
                           model->lm_head); /* [B, T, vocab_size] */
 }
@@ -115,37 +116,11 @@ void model_rebalance(Model *model, float gamma) {
         if (!model->layers[i].dense) moe_rebalance(model->ctx, &model->layers[i].moe, gamma);
 }
 
-BlockCache *model_caches_new(Model *model, int batch, int capacity, Error *err) {
-    int layers = model->cfg.num_hidden_layers;
-    BlockCache *caches = must_alloc((size_t)layers, sizeof *caches);
-    for (int i = 0; i < layers; i++)
-        if (block_cache_init(&caches[i], model->ctx, &model->block, batch, capacity, err)) {
-            model_caches_free(model, caches);
-            return NULL;
-        }
-    return caches;
+int model_cache_init(Model *model, DecoderCache *cache, int batch, int capacity, Error *err) {
+    return decoder_cache_init(cache, model->ctx, &model->block, model->cfg.num_hidden_layers, batch,
+                              capacity, err);
 }
 
-void model_caches_free(Model *model, BlockCache *caches) {
-    for (int i = 0; caches && i < model->cfg.num_hidden_layers; i++) block_cache_free(&caches[i]);
-    free(caches);
-}
-
-int model_caches_reserve(Model *model, BlockCache *caches, int tokens, Error *err) {
-    for (int i = 0; i < model->cfg.num_hidden_layers; i++)
-        if (block_cache_reserve(&caches[i], position_of(model), tokens, err)) return -1;
-    return 0;
-}
-
-/* Every layer holds the same tokens; the first one's count is everybody's. */
-int model_cached(const Model *model, const BlockCache *caches, int b) {
-    CHECK(b >= 0 && b < caches->latent.batch && model->cfg.num_hidden_layers > 0,
-          "model_cached: sequence %d of %d", b, caches->latent.batch);
-    return caches->latent.length[b];
-}
-
-void model_caches_truncate(Model *model, BlockCache *caches, int b, int length) {
-    for (int i = 0; i < model->cfg.num_hidden_layers; i++)
-        if (caches[i].latent.length[b] > length)
-            latent_cache_truncate(&caches[i].latent, b, length);
+int model_cache_reserve(Model *model, DecoderCache *cache, int tokens, Error *err) {
+    return decoder_cache_reserve(cache, position_of(model), tokens, err);
 }

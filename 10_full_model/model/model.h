@@ -15,6 +15,7 @@
 
 #include "10_full_model/model/config.h"
 
+#include "05_moe/decoder_cache.h"
 #include "common/core/params.h"
 
 typedef struct Model {
@@ -42,12 +43,12 @@ void model_randomize(Model *model);
 
 /*
  * ids I32 [B, T] -> logits [B, T, vocab_size].
- * caches: NULL, or one for each layer: ids follow what they hold and are appended
- * (model_caches_reserve first), and the logits [B, 1, vocab_size] are those of the last token only:
+ * cache: NULL, or what holds the tokens before: ids follow them and are appended
+ * (model_cache_reserve first), and the logits [B, 1, vocab_size] are those of the last token only:
  * no other is needed to go on.
  * records: NULL, or one for each layer, for those who want to know what the routers did.
  */
-Tensor *model_forward(Model *model, Tensor *ids, BlockCache *caches, MoeRecord *records);
+Tensor *model_forward(Model *model, Tensor *ids, DecoderCache *cache, MoeRecord *records);
 
 /* Mean cross entropy of targets I32 [B, T] (F32 [1], natural log). */
 Tensor *model_loss(Model *model, Tensor *ids, Tensor *targets);
@@ -64,17 +65,11 @@ Tensor *model_training_loss(Model *model, Tensor *ids, Tensor *targets, MoeRecor
  * 2.1.2). */
 void model_rebalance(Model *model, float gamma);
 
-/* One cache for each layer, for `batch` sequences of up to `capacity` tokens; -1 and a message when
- * memory runs out. Free with model_caches_free. */
-BlockCache *model_caches_new(Model *model, int batch, int capacity, Error *err);
-void model_caches_free(Model *model, BlockCache *caches);
+/* For `batch` sequences of up to `capacity` tokens; -1 and a message when memory runs out. Free with
+ * decoder_cache_free. */
+int model_cache_init(Model *model, DecoderCache *cache, int batch, int capacity, Error *err);
 
-/* Is there room for `tokens` more in every layer, and have they positions? -1 and a message if
- * not. */
-int model_caches_reserve(Model *model, BlockCache *caches, int tokens, Error *err);
-
-/* How many tokens of sequence b the caches hold, and how to forget all but the first `length`. */
-int model_cached(const Model *model, const BlockCache *caches, int b);
-void model_caches_truncate(Model *model, BlockCache *caches, int b, int length);
+/* Is there room for `tokens` more, and have they positions? -1 and a message if not. */
+int model_cache_reserve(Model *model, DecoderCache *cache, int tokens, Error *err);
 
 #endif

@@ -15,7 +15,7 @@ enum { BATCH = 3, VOCAB = 131, CAPACITY = 2 * PAGE_TOKENS + 7 };
 typedef struct World {
     Context ctx;
     Model model;
-    BlockCache *caches;
+    DecoderCache cache;
     DecodeGraph decode;
 } World;
 
@@ -29,24 +29,22 @@ static void world_init(World *w, Device device, DType dtype, bool even) {
     cfg.max_position_embeddings = CAPACITY;
     if (model_init(&w->model, &w->ctx, &cfg, false, &err)) cr_assert_fail("%s", err.text);
     model_randomize(&w->model);
-    w->caches = model_caches_new(&w->model, BATCH, CAPACITY, &err);
-    cr_assert(w->caches, "%s", err.text);
+    if (model_cache_init(&w->model, &w->cache, BATCH, CAPACITY, &err))
+        cr_assert_fail("%s", err.text);
     int longest = prompt_lengths[BATCH - 1];
     int32_t ids[BATCH * CAPACITY];
     for (int i = 0; i < BATCH * longest; i++) ids[i] = (i * 37 + 11) % VOCAB;
-    cr_assert(model_caches_reserve(&w->model, w->caches, longest, &err) == 0, "%s", err.text);
+    cr_assert(model_cache_reserve(&w->model, &w->cache, longest, &err) == 0, "%s", err.text);
     model_forward(&w->model, tensor_copy_in(&w->ctx, "ids", I32, ids, SHAPE(BATCH, longest)),
-                  w->caches, NULL);
+                  &w->cache, NULL);
     context_reset(&w->ctx);
-    for (int b = 0; b < BATCH; b++)
-        model_caches_truncate(&w->model, w->caches, b, prompt_lengths[b]);
-    if (decode_graph_init(&w->decode, &w->model, w->caches, BATCH, &err))
-        cr_assert_fail("%s", err.text);
+    for (int b = 0; b < BATCH; b++) decoder_cache_truncate(&w->cache, b, prompt_lengths[b]);
+    if (decode_graph_init(&w->decode, &w->model, &w->cache, &err)) cr_assert_fail("%s", err.text);
 }
 
 static void world_free(World *w) {
     decode_graph_free(&w->decode);
-    model_caches_free(&w->model, w->caches);
+    decoder_cache_free(&w->cache);
     model_free(&w->model);
     test_context_free(&w->ctx);
 }
@@ -55,9 +53,9 @@ static void world_free(World *w) {
 static void plain_step(World *w, const int32_t *ids, int32_t *next, float *lead) {
     static float logits[BATCH * VOCAB];
     Error err;
-    cr_assert(model_caches_reserve(&w->model, w->caches, 1, &err) == 0, "%s", err.text);
+    cr_assert(model_cache_reserve(&w->model, &w->cache, 1, &err) == 0, "%s", err.text);
     Tensor *t = tensor_copy_in(&w->ctx, "ids", I32, ids, SHAPE(BATCH, 1));
-    tensor_download(&w->ctx, logits, model_forward(&w->model, t, w->caches, NULL));
+    tensor_download(&w->ctx, logits, model_forward(&w->model, t, &w->cache, NULL));
     context_reset(&w->ctx);
     for (int b = 0; b < BATCH; b++) {
         const float *row = logits + b * VOCAB;
@@ -89,9 +87,9 @@ static void many_steps(Device device, DType dtype, bool even) {
         decode_greedy(&w.decode, tokens + done * BATCH, steps, tokens + (done + 1) * BATCH);
         done += steps;
         for (int b = 0; b < BATCH; b++)
-            cr_assert(model_cached(&w.model, w.caches, b) == prompt_lengths[b] + done);
+            cr_assert(decoder_cache_length(&w.cache, b) == prompt_lengths[b] + done);
     }
-    for (int b = 0; b < BATCH; b++) model_caches_truncate(&w.model, w.caches, b, prompt_lengths[b]);
+    for (int b = 0; b < BATCH; b++) decoder_cache_truncate(&w.cache, b, prompt_lengths[b]);
     float rounding = dtype == BF16 ? 0.25f : 1e-3f; /* logits are of size 1 to 10 */
     for (int i = 0; i < room; i++) {
         int32_t next[BATCH];
@@ -127,13 +125,13 @@ DEVICE_TEST(decode_graph, fused_steps_are_the_whole_text) {
     Tensor *t = tensor_copy_in(&w.ctx, "ids", I32, ids, SHAPE(BATCH, TEXT));
     tensor_download(&w.ctx, whole, model_forward(&w.model, t, NULL, NULL));
     context_reset(&w.ctx);
-    for (int b = 0; b < BATCH; b++) model_caches_truncate(&w.model, w.caches, b, 0);
+    decoder_cache_truncate(&w.cache, -1, 0);
     int32_t prompt[BATCH * (TEXT - STEPS)];
     for (int b = 0; b < BATCH; b++)
         memcpy(prompt + b * (TEXT - STEPS), ids + b * TEXT, (TEXT - STEPS) * sizeof *ids);
-    cr_assert(model_caches_reserve(&w.model, w.caches, TEXT - STEPS, &err) == 0, "%s", err.text);
+    cr_assert(model_cache_reserve(&w.model, &w.cache, TEXT - STEPS, &err) == 0, "%s", err.text);
     t = tensor_copy_in(&w.ctx, "ids", I32, prompt, SHAPE(BATCH, TEXT - STEPS));
-    model_forward(&w.model, t, w.caches, NULL);
+    model_forward(&w.model, t, &w.cache, NULL);
     context_reset(&w.ctx);
     for (int i = TEXT - STEPS; i < (dtype == BF16 ? TEXT - STEPS + 1 : TEXT); i++) {
         for (int b = 0; b < BATCH; b++) next[b] = ids[b * TEXT + i];
@@ -153,8 +151,7 @@ DEVICE_TEST(decode_graph, logits_are_those_of_the_step) {
     int32_t ids[BATCH] = {1, 2, 3}, best[BATCH];
     decode_logits(&w.decode, ids, logits);
     for (int pass = 0; pass < 2; pass++) {
-        for (int b = 0; b < BATCH; b++)
-            model_caches_truncate(&w.model, w.caches, b, prompt_lengths[b]);
+        for (int b = 0; b < BATCH; b++) decoder_cache_truncate(&w.cache, b, prompt_lengths[b]);
         if (pass == 0) {
             decode_greedy(&w.decode, ids, 1, best);
             for (int b = 0; b < BATCH; b++)

@@ -154,13 +154,13 @@ static void greedy(Device device, DType dtype, const char *name) {
     cr_assert(generated && tensor_count(generated) == LENGTH);
     const int32_t *want = generated->data;
     Error err;
-    BlockCache *caches = model_caches_new(&g.model, 1, LENGTH, &err);
-    if (!caches) cr_assert_fail("%s", err.text);
+    DecoderCache cache;
+    if (model_cache_init(&g.model, &cache, 1, LENGTH, &err)) cr_assert_fail("%s", err.text);
     int vocab = g.model.cfg.vocab_size;
     for (int at = PROMPT; at < LENGTH; at++) {
         int first = at == PROMPT ? 0 : at - 1;
         Tensor *ids = tensor_copy_in(&g.ctx, "ids", I32, want + first, SHAPE(1, at - first));
-        float *logits = test_values(&g.ctx, model_forward(&g.model, ids, caches, NULL));
+        float *logits = test_values(&g.ctx, model_forward(&g.model, ids, &cache, NULL));
         int best = 0;
         for (int i = 1; i < vocab; i++)
             if (logits[i] > logits[best]) best = i;
@@ -169,7 +169,7 @@ static void greedy(Device device, DType dtype, const char *name) {
         free(logits);
         context_reset(&g.ctx);
     }
-    model_caches_free(&g.model, caches);
+    decoder_cache_free(&cache);
     golden_free(&g);
 }
 

@@ -132,7 +132,8 @@ DEVICE_TEST(model, with_the_cache_as_without) {
     Context ctx = test_context(device, dtype);
     Model model = make(&ctx, tiny(true), false);
     Error err;
-    BlockCache *caches = model_caches_new(&model, 1, 33, &err);
+    DecoderCache cache;
+    if (model_cache_init(&model, &cache, 1, 33, &err)) cr_assert_fail("%s", err.text);
     int32_t ids[33];
     some_ids(ids, 33, 19, 1);
     float *all =
@@ -144,11 +145,11 @@ DEVICE_TEST(model, with_the_cache_as_without) {
         Tensor *t = tensor_copy_in(&ctx, "ids", I32, ids + at - pieces[i], SHAPE(1, pieces[i]));
         /* The same numbers in other tiles: F32 rounding through two layers; in BF16 a rounding of
          * 2^-8 may fall the other way. */
-        check_tensor(&ctx, "logits of the last token", model_forward(&model, t, caches, NULL),
+        check_tensor(&ctx, "logits of the last token", model_forward(&model, t, &cache, NULL),
                      all + (at - 1) * 19, dtype == BF16 ? 2e-2 : 1e-5);
     }
     free(all);
-    model_caches_free(&model, caches);
+    decoder_cache_free(&cache);
     model_free(&model);
     test_context_free(&ctx);
 }

@@ -9,7 +9,8 @@ void latent_append_cpu(float *latent, const int32_t *block_table, const int32_t 
     int64_t width = c_width + rope_width;
     for (int64_t b = 0; b < batch; b++)
         for (int64_t t = 0; t < tokens; t++) {
-            int64_t n = lengths[b] + t, page = block_table[b * max_pages + n / PAGE_TOKENS];
+            int64_t n = lengths[b] - tokens + t;
+            int64_t page = block_table[b * max_pages + n / PAGE_TOKENS];
             float *row = latent + (page * PAGE_TOKENS + n % PAGE_TOKENS) * width;
             for (int64_t c = 0; c < c_width; c++) row[c] = c_kv[(b * tokens + t) * c_width + c];
             for (int64_t c = 0; c < rope_width; c++)
