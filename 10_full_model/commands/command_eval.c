@@ -24,13 +24,9 @@ static int measure(const Options *o, Model *model, TextInput *input, Error *err)
     TextOptions text = {.data = &o->data,
                         .context_length = o->context_length,
                         .validation = 1,
-                        .tokenizer = o->model};
+                        .tokenizer = o->model,
+                        .vocab = model->cfg.vocab_size};
     if (text_input_open(input, &text, err)) return -1;
-    if (tokenizer_vocab_size(input->tokenizer) > model->cfg.vocab_size)
-        return error_set(err,
-                         "%s: its tokenizer has %d tokens, its model %d: they do not belong "
-                         "together",
-                         o->model, tokenizer_vocab_size(input->tokenizer), model->cfg.vocab_size);
     const TokenSource *source = &input->source;
     float loss = train_validation_loss(model, source, o->windows, 8, o->context_length);
     double bits = loss / log(2) * (double)input->tokens / (double)source->bytes;

@@ -1,6 +1,7 @@
 /*
  * deepseek train: text files, or shards, in; a folder with a model out.
  */
+#include "10_full_model/checkpoint/checkpoint.h"
 #include "10_full_model/commands/command.h"
 #include "10_full_model/commands/text_input.h"
 #include "10_full_model/train/train_flags.h"
@@ -11,18 +12,51 @@
 
 #include <stdio.h>
 #include <stdlib.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 typedef struct Options {
     CommonOptions common;
     StringList data;
-    const char *config, *out; /* config NULL: not given */
-    int vocab;                /* 0: not given */
-    double validation;        /* 0: not given */
-    double peak;              /* TFLOP/s; < 0: not given */
+    const char *config, *from, *out; /* config, from: NULL if not given */
+    double rope_factor;              /* 0: not given */
+    int rope_original;               /* 0: not given */
+    int vocab;                       /* 0: not given */
+    double validation;               /* 0: not given */
+    double peak;                     /* TFLOP/s; < 0: not given */
     bool resume, overwrite;
     TrainOptions train;
 } Options;
+
+static bool same_folder(const char *a, const char *b) {
+    struct stat x, y;
+    return stat(a, &x) == 0 && stat(b, &y) == 0 && x.st_dev == y.st_dev && x.st_ino == y.st_ino;
+}
+
+/* --from: what it has of its own, and where it must not be written to. */
+static int check_from(const Options *o, const char *last, Error *err) {
+    const char *extra = o->config ? "config" : o->vocab ? "vocab" : NULL;
+    if (!o->from && (o->rope_factor > 0 || o->rope_original))
+        return error_set(err, "train: --rope-factor and --rope-original stretch the model of "
+                              "--from, which is not there");
+    if (o->rope_original && !(o->rope_factor > 0))
+        return error_set(err, "train: --rope-original needs --rope-factor, which says how far");
+    if (!o->from) return 0;
+    if (o->resume)
+        return error_set(err, "train: --from begins a new run with given weights, and --resume "
+                              "goes on with a run's own; give one");
+    if (extra)
+        return error_set(err,
+                         "train: the model in %s has its sizes and its tokens already; leave "
+                         "--%s out",
+                         o->from, extra);
+    if (same_folder(o->from, o->out) || same_folder(o->from, last))
+        return error_set(err,
+                         "train: --out %s would write over %s, which --from only reads; "
+                         "choose another --out",
+                         o->out, o->from);
+    return 0;
+}
 
 /* What the flags say together, before any work is done. */
 static int check_flags(const Options *o, Error *err) {
@@ -40,14 +74,41 @@ static int check_flags(const Options *o, Error *err) {
     return 0;
 }
 
-/* The preset, or the folder's config.json; of a run that is resumed, its own. */
+/* The settings of --from, stretched as chapter 07 does it: by YaRN, as DeepSeek-V3 was. */
+static int read_from(const Options *o, ModelConfig *cfg, Error *err) {
+    if (checkpoint_load_config(cfg, o->from, err)) return -1;
+    if (o->rope_factor == 0) return 0;
+    if (o->rope_original)
+        cfg->original_max_position_embeddings = o->rope_original;
+    else if (cfg->rope_type != ROPE_YARN) /* else it stays that of the first stretch */
+        cfg->original_max_position_embeddings = cfg->max_position_embeddings;
+    if (cfg->rope_type != ROPE_YARN) {
+        cfg->rope_beta_fast = 32, cfg->rope_beta_slow = 1;
+        cfg->rope_mscale = cfg->rope_mscale_all_dim = 1;
+    }
+    cfg->rope_type = ROPE_YARN;
+    cfg->rope_factor = o->rope_factor;
+    cfg->max_position_embeddings =
+        (int)(cfg->original_max_position_embeddings * o->rope_factor + 0.5);
+    return 0;
+}
+
+/* Of --from; or the preset, or the folder's config.json; of a run that is resumed, its own. */
 static int read_config(const Options *o, const char *last, ModelConfig *cfg, Error *err) {
-    if (!o->config && last) return config_load(cfg, last, err);
-    if (!o->config) return config_preset(cfg, "nano", err);
+    if (o->from) return read_from(o, cfg, err);
+    ModelConfig own;
+    if (last && config_load(&own, last, err)) return -1;
+    if (last && !o->config) {
+        *cfg = own;
+        return 0;
+    }
     char path[1024];
-    snprintf(path, sizeof path, "%s/config.json", o->config);
-    if (access(path, F_OK) == 0) return config_load(cfg, o->config, err);
-    return config_preset(cfg, o->config, err);
+    snprintf(path, sizeof path, "%s/config.json", o->config ? o->config : "");
+    int status = o->config && access(path, F_OK) == 0
+                     ? config_load(cfg, o->config, err)
+                     : config_preset(cfg, o->config ? o->config : "nano", err);
+    if (last) cfg->vocab_size = own.vocab_size; /* as many as were learned */
+    return status;
 }
 
 /* How many tokens are to be learned, if any are. */
@@ -57,9 +118,12 @@ static int tokens_wanted(const Options *o, const ModelConfig *cfg) {
 
 static int check_context(const Options *o, const ModelConfig *cfg, Error *err) {
     if (o->train.context_length <= cfg->max_position_embeddings) return 0;
-    return error_set(err, "--context %d is longer than the %d positions of configuration %s",
+    return error_set(err, "--context %d is longer than the %d positions of configuration %s%s",
                      o->train.context_length, cfg->max_position_embeddings,
-                     o->config ? o->config : "nano");
+                     o->from     ? o->from
+                     : o->config ? o->config
+                                 : "nano",
+                     o->from ? "; --rope-factor stretches them" : "");
 }
 
 /* What train_run() would refuse after the text is read and a tokenizer learned, is refused before. */
@@ -77,9 +141,12 @@ static void report(const Options *o, const TrainResult *r) {
     if (r->steps == r->resumed_from)
         printf("All %lld steps of this run were done before\n", (long long)r->steps);
     else if (r->interrupted)
-        printf(
-            "Stopped after %lld of %lld steps and saved. The same command with --resume goes on\n",
-            (long long)r->steps, (long long)o->train.schedule.steps);
+        printf("Stopped after %lld of %lld steps and saved. The same command with --resume%s goes "
+               "on\n",
+               (long long)r->steps, (long long)o->train.schedule.steps,
+               o->rope_factor > 0 ? " in the place of --from and --rope-..."
+               : o->from          ? " in the place of --from"
+                                  : "");
     else
         printf("Done after %lld steps\n", (long long)r->steps);
     if (r->best_step)
@@ -98,12 +165,20 @@ static void draw(const char *csv, const char *out, bool experts) {
     plot_or_explain("10_full_model/figures/load.gp", csv, path);
 }
 
-static int train_on(const Options *o, ModelConfig *cfg, TextInput *input, Context *ctx,
+/* The model with its first weights. */
+static int make_model(const Options *o, const ModelConfig *cfg, Context *ctx, Model *model,
+                      Error *err) {
+    if (config_check(cfg, err)) return -1;
+    if (o->from) return checkpoint_load_model(model, ctx, o->from, cfg, true, err);
+    if (model_init(model, ctx, cfg, true, err)) return -1;
+    model_randomize(model);
+    return 0;
+}
+
+static int train_on(const Options *o, const ModelConfig *cfg, TextInput *input, Context *ctx,
                     Error *err) {
-    cfg->vocab_size = tokenizer_vocab_size(input->tokenizer);
     Model model;
-    if (config_check(cfg, err) || model_init(&model, ctx, cfg, true, err)) return -1;
-    model_randomize(&model);
+    if (make_model(o, cfg, ctx, &model, err)) return -1;
     char parameters[32], active[32], tokens[32], csv_path[1024];
     printf("%s parameters, %s active; %s tokens of text\n",
            format_count(parameters, sizeof parameters, config_parameters(cfg)),
@@ -142,6 +217,12 @@ static int run(int argc, char **argv, Error *err) {
         OPT_STRING("config", 0, "NAME|DIR", &o->config,
                    "Size of the model: a preset (default nano; `deepseek info` lists them), or a "
                    "folder with a config.json"),
+        OPT_STRING("from", 0, "DIR", &o->from,
+                   "Begin with the weights and tokens of the model in DIR, which is only read"),
+        OPT_FLOAT("rope-factor", 0, "X", &o->rope_factor, 1, 1000,
+                  "With --from: stretch its context X times by YaRN (default: leave it)"),
+        OPT_INT("rope-original", 0, "N", &o->rope_original, 1, 1 << 20,
+                "The context it was trained with so far (default: as DIR's config.json says)"),
         OPT_INT("vocab", 0, "N", &o->vocab, 257, 1 << 20,
                 "Tokens to learn from the text first (default: the preset's, or 2048)"),
         OPT_FLOAT("validation", 0, "X", &o->validation, 0.001, 0.9,
@@ -162,8 +243,8 @@ static int run(int argc, char **argv, Error *err) {
     if (schedule->warmup < 0)
         schedule->warmup = usual < schedule->steps / 4 ? usual : schedule->steps / 4;
     char last_path[1024];
-    if (check_flags(o, err)) return -1;
     snprintf(last_path, sizeof last_path, "%s/last", o->out);
+    if (check_flags(o, err) || check_from(o, last_path, err)) return -1;
     o->train.start = o->resume ? RUN_RESUME : o->overwrite ? RUN_OVERWRITE : RUN_NEW;
     const char *last = o->resume && run_folder_has_state(o->out) ? last_path : NULL;
     ModelConfig cfg;
@@ -175,10 +256,11 @@ static int run(int argc, char **argv, Error *err) {
     TextOptions text = {.data = &o->data,
                         .context_length = o->train.context_length,
                         .validation = o->validation > 0 ? o->validation : 0.05,
-                        .tokenizer = last,
+                        .tokenizer = o->from ? o->from : last,
                         .vocab = tokens_wanted(o, &cfg)};
     TextInput input;
     int status = text_input_open(&input, &text, err);
+    if (!status && !text.tokenizer) cfg.vocab_size = tokenizer_vocab_size(input.tokenizer);
     if (!status) status = train_on(o, &cfg, &input, &ctx, err);
     text_input_close(&input);
     context_free(&ctx);

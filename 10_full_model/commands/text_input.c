@@ -1,9 +1,12 @@
 #include "10_full_model/commands/text_input.h"
 
+#include "10_full_model/checkpoint/checkpoint.h"
+
 #include "common/program/progress.h"
 
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/stat.h>
 
 bool text_input_is_sharded(const StringList *data) {
@@ -11,10 +14,10 @@ bool text_input_is_sharded(const StringList *data) {
     return stat(data->items[0], &info) == 0 && S_ISDIR(info.st_mode);
 }
 
-static Tokenizer *load_tokenizer(const char *directory, Error *err) {
-    char path[1024];
-    snprintf(path, sizeof path, "%s/tokenizer.json", directory);
-    return tokenizer_load(path, err);
+/* The one that is given, which has no more tokens than the model. */
+static Tokenizer *given_tokenizer(const TextOptions *o, Error *err) {
+    ModelConfig cfg = {.vocab_size = o->vocab};
+    return checkpoint_load_tokenizer(&cfg, o->tokenizer, err);
 }
 
 static void merges_progress(void *user, int done, int wanted) {
@@ -29,6 +32,16 @@ static Tokenizer *learn_tokenizer(const char *text, size_t bytes, int vocab, Err
     return tokenizer;
 }
 
+/* The first id that is not the same bytes; the size of a's vocabulary if there is none. */
+static int first_other_token(const Tokenizer *a, const Tokenizer *b) {
+    int id = 0;
+    for (size_t x, y; id < tokenizer_vocab_size(a); id++) {
+        const char *p = tokenizer_token(a, id, &x), *q = tokenizer_token(b, id, &y);
+        if (x != y || memcmp(p, q, x)) break;
+    }
+    return id;
+}
+
 static int open_shards(TextInput *input, const TextOptions *o, Error *err) {
     const char *directory = o->data->items[0];
     if (o->data->count > 1)
@@ -36,25 +49,34 @@ static int open_shards(TextInput *input, const TextOptions *o, Error *err) {
                          directory);
     if (shards_open(&input->shards, directory, false, err)) return -1;
     input->sharded = true;
-    if (!(input->tokenizer = load_tokenizer(directory, err))) return -1;
+    char path[1024];
+    snprintf(path, sizeof path, "%s/tokenizer.json", directory);
+    if (!(input->tokenizer = tokenizer_load(path, err))) return -1;
     if (source_of_shards(&input->source, &input->shards, o->context_length, err)) return -1;
     input->tokens = input->source.train_tokens + input->source.validation_tokens;
     if (!o->tokenizer) return 0;
-    Tokenizer *model = load_tokenizer(o->tokenizer, err);
+    Tokenizer *model = given_tokenizer(o, err);
     if (!model) return -1;
     int size = tokenizer_vocab_size(model), own = tokenizer_vocab_size(input->tokenizer);
+    int other = first_other_token(model, input->tokenizer);
     tokenizer_free(model);
-    if (size == own) return 0;
-    return error_set(err, "the shards in %s have a vocabulary of %d, the model in %s has %d",
-                     directory, own, o->tokenizer, size);
+    if (size != own)
+        return error_set(err, "the shards in %s have a vocabulary of %d, the model in %s has %d",
+                         directory, own, o->tokenizer, size);
+    if (other == size) return 0;
+    return error_set(err,
+                     "token %d of the shards in %s is another one than in the model's "
+                     "tokenizer, %s/tokenizer.json: make the shards with that (deepseek data "
+                     "--tokenizer)",
+                     other, directory, o->tokenizer);
 }
 
 static int open_text(TextInput *input, const TextOptions *o, Error *err) {
     size_t bytes;
     char *text = text_read(o->data->items, o->data->count, &bytes, err);
     if (!text) return -1;
-    input->tokenizer = o->tokenizer ? load_tokenizer(o->tokenizer, err)
-                                    : learn_tokenizer(text, bytes, o->vocab, err);
+    input->tokenizer =
+        o->tokenizer ? given_tokenizer(o, err) : learn_tokenizer(text, bytes, o->vocab, err);
     int status = input->tokenizer ? 0 : -1;
     if (!status && o->validation >= 1)
         status =

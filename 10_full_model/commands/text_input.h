@@ -24,7 +24,7 @@ typedef struct TextOptions {
     double
         validation; /* share of a text that is kept back; 1: all of it. Shards are split already */
     const char *tokenizer; /* a folder with a tokenizer.json that is to be used; NULL: see above */
-    int vocab;             /* tokens to learn */
+    int vocab;             /* tokens to learn; of a given tokenizer, the most there may be */
 } TextOptions;
 
 /* Is it a folder (of shards, that must be), and no text? */

@@ -138,6 +138,127 @@ Test(train, a_full_disk_leaves_the_old_checkpoint_whole) {
     remove_tree(&w);
 }
 
+/* A run whose learning rate has not begun to fall may get more steps; its weights are then those of
+ * the longer run. */
+Test(train, resume_with_more_steps) {
+    Scratch w = workplace();
+    const char *parts = path_in(w.directory, "parts"), *whole = path_in(w.directory, "whole");
+#define LEVEL(out, steps) \
+    TRAINING(&w, out), "--eval-every", "4", "--warmup", "2", "--constant", "6", "--steps", steps
+    Output o = DEEPSEEK(LEVEL("parts", "8"));
+    expect(&o, 0, "Done after 8 steps");
+    o = DEEPSEEK(LEVEL("parts", "12"), "--resume");
+    expect(&o, 0, "Done after 12 steps");
+    o = DEEPSEEK(LEVEL("whole", "12"));
+    expect(&o, 0, "Done after 12 steps");
+    same_bytes(whole, parts, "model.safetensors");
+    same_bytes(whole, parts, "last/training.safetensors");
+    o = DEEPSEEK(LEVEL("parts", "20"), "--resume");
+    expect(&o, 1, "Step 10 of the 12 that are done had the learning rate");
+    expect(&o, 1, "parts/last begins a new run from its weights");
+    remove_tree(&w);
+}
+
+static float first_loss(const char *directory) {
+    size_t bytes;
+    char *csv = file_text(path_in(directory, "metrics.csv"), &bytes), *row = strstr(csv, "\n1,");
+    cr_assert_not_null(row);
+    float loss = strtof(row + 3, NULL);
+    free(csv);
+    return loss;
+}
+
+#define FROM(w, from, out)                                                                      \
+    "train", "--from", from, "--data", path_in((w)->directory, "text.txt"), "--out",            \
+        path_in((w)->directory, out), "--batch", "4", "--context", "16", "--eval-batches", "1", \
+        "--peak", "0", "--steps", "6"
+
+/* Weights, tokens and sizes are those of the folder, which stays as it was; the run is a new one. */
+Test(train, from_a_model_that_is_there) {
+    Scratch w = workplace();
+    const char *model = trained_model(&w), *copy = path_in(w.directory, "copy");
+    char command[700];
+    snprintf(command, sizeof command, "cp -r %s %s", model, copy);
+    cr_assert(system(command) == 0);
+    Output o = DEEPSEEK(FROM(&w, model, "tuned"), "--learning-rate", "1e-9");
+    expect(&o, 0, "Done after 6 steps");
+    const char *tuned = path_in(w.directory, "tuned");
+    cr_assert(first_loss(model) > 4 && first_loss(tuned) < 1, "%g, then %g", first_loss(model),
+              first_loss(tuned));
+    cr_assert(rows(tuned) == 6);
+    same_bytes(model, tuned, "tokenizer.json");
+    same_bytes(model, tuned, "config.json");
+    static const char *const files[] = {"model.safetensors", "config.json", "metrics.csv",
+                                        "last/model.safetensors", "last/training.safetensors"};
+    for (int i = 0; i < 5; i++) same_bytes(model, copy, files[i]);
+
+    /* Another text is read with the same tokens; the run goes on like any other. */
+    scratch_write(&w, "text.txt",
+                  "A quite different text, of other words! A quite different text, "
+                  "of other words! And more of them, for both parts need some. "
+                  "And more of them, for both parts need some. 123",
+                  170);
+    o = DEEPSEEK(FROM(&w, path_in(model, "last"), "other"), "--validation", "0.4");
+    expect(&o, 0, "Done after 6 steps");
+    same_bytes(model, path_in(w.directory, "other"), "tokenizer.json");
+    o = DEEPSEEK("train", "--resume", "--data", path_in(w.directory, "text.txt"), "--out",
+                 path_in(w.directory, "other"), "--batch", "4", "--context", "16", "--eval-batches",
+                 "1", "--peak", "0", "--steps", "6", "--validation", "0.4");
+    expect(&o, 0, "All 6 steps of this run were done before");
+    remove_tree(&w);
+}
+
+/* Chapter 07's recipe: a context twice as long by YaRN, and some steps to get used to it. */
+Test(train, from_a_model_that_is_stretched) {
+    Scratch w = workplace();
+    const char *model = trained_model(&w);
+    Output o = DEEPSEEK(FROM(&w, model, "long"), "--context", "65");
+    expect(&o, 1, "longer than the 64 positions");
+    expect(&o, 1, "--rope-factor stretches them");
+    o = DEEPSEEK(FROM(&w, model, "long"), "--context", "128", "--rope-factor", "2", "--validation",
+                 "0.2");
+    expect(&o, 0, "Done after 6 steps");
+    size_t bytes;
+    char *config = file_text(path_in(w.directory, "long/config.json"), &bytes);
+    cr_assert(strstr(config, "\"max_position_embeddings\": 128") ||
+                  strstr(config, "\"max_position_embeddings\":\t128"),
+              "%s", config);
+    cr_assert(strstr(config, "\"yarn\"") && strstr(config, "original_max_position_embeddings"));
+    free(config);
+    o = DEEPSEEK(FROM(&w, path_in(w.directory, "long"), "short"), "--rope-factor", "3",
+                 "--rope-original", "16", "--context", "49");
+    expect(&o, 1, "longer than the 48 positions");
+    remove_tree(&w);
+}
+
+Test(train, from_says_what_it_cannot_do) {
+    Scratch w = workplace();
+    const char *model = trained_model(&w), *last = path_in(model, "last");
+    const struct {
+        const char *from, *out, *says, *flags[3];
+    } cases[] = {
+        {model, "new", "leave --config out", {"--config", "nano"}},
+        {model, "new", "leave --vocab out", {"--vocab", "300"}},
+        {model, "new", "give one", {"--resume"}},
+        {model, "model", "would write over", {"--overwrite"}},
+        {last, "model", "would write over", {"--overwrite"}},
+        {path_in(w.directory, "tiny"), "new", "tiny/tokenizer.json", {NULL}},
+        {w.directory, "new", "is no model's folder", {NULL}},
+        {model, "new", "--rope-original needs --rope-factor", {"--rope-original", "16"}},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        const char *argv[40] = {FROM(&w, cases[i].from, cases[i].out)};
+        int count = 0;
+        while (argv[count]) count++;
+        for (int j = 0; j < 3 && cases[i].flags[j]; j++) argv[count++] = cases[i].flags[j];
+        Output o = deepseek_with((Start){0}, argv);
+        expect(&o, 1, cases[i].says);
+    }
+    Output o = DEEPSEEK(TRAINING(&w, "new"), "--rope-factor", "2");
+    expect(&o, 1, "stretch the model of --from, which is not there");
+    remove_tree(&w);
+}
+
 Test(train, refuses_before_it_works) {
     Scratch w = workplace();
     Output o = DEEPSEEK(TRAINING(&w, "run"), "--steps", "4");

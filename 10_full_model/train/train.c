@@ -1,6 +1,7 @@
 #include "10_full_model/train/train.h"
 
 #include "10_full_model/checkpoint/checkpoint.h"
+#include "10_full_model/train/train_flags.h"
 
 #include "common/program/progress.h"
 
@@ -112,18 +113,16 @@ Settings train_settings(const Model *model, const TokenSource *source, const Tra
     settings_integer(s, "seed", (int64_t)seed);
     settings_text(s, "--device", device_name(model->ctx->device));
     settings_text(s, "--dtype", dtype_name(model->ctx->dtype));
-    settings_integer(s, "--eval-every", o->eval_interval);
-    settings_integer(s, "--eval-batches", o->eval_batches);
-    settings_integer(s, "--batch", o->batch_size);
-    settings_integer(s, "--context", o->context_length);
-    settings_integer(s, "--accumulate", o->accumulation);
+    TrainOptions flags = *o;
+    TrainFlags table = train_flags(&flags);
+    for (const Option *row = table.rows; row->kind != OPTION_END; row++) {
+        char name[40];
+        snprintf(name, sizeof name, "--%s", row->name ? row->name : "");
+        if (row->setting) settings_text(s, name, option_text(row).text);
+    }
     settings_number(s, "beta1", o->adamw.beta1);
     settings_number(s, "beta2", o->adamw.beta2);
-    settings_number(s, "--weight-decay", o->adamw.weight_decay);
-    settings_number(s, "--clip", o->adamw.clip);
-    settings_number(s, "--dropout", o->dropout);
-    settings_number(s, "--balance-loss", o->balance_alpha);
-    settings_number(s, "--bias-speed", o->bias_speed);
+    settings_number(s, "eps", o->adamw.eps);
     settings_integer(s, "training tokens", source->train_tokens);
     settings_integer(s, "validation tokens", source->validation_tokens);
     /* The same text has the same first batch; another one of the same length hardly. */

@@ -40,7 +40,7 @@ typedef struct Setting {
 } Setting;
 
 typedef struct Settings {
-    Setting list[64];
+    Setting list[96];
     int count;
 } Settings;
 
