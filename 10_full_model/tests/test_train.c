@@ -1,5 +1,5 @@
 /*
- * Training, checkpoints, generation, and what goes wrong with them.
+ * Training: what it learns and saves, how a step is put together, and when it stops.
  */
 #include "10_full_model/checkpoint/checkpoint.h"
 #include "10_full_model/generate/generate.h"
@@ -10,11 +10,8 @@
 
 #include <math.h>
 #include <omp.h>
-#include <signal.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
-#include <sys/resource.h>
 #include <unistd.h>
 
 DEVICE_TEST(train, learns_a_repeated_text) {
@@ -91,7 +88,8 @@ static void collect(void *user, const char *text, size_t bytes) {
     t->count += bytes;
 }
 
-DEVICE_TEST(checkpoint, what_was_saved_is_what_is_loaded) {
+/* The saved model, loaded, writes what the trained one writes. */
+DEVICE_TEST(train, what_it_saves_has_learned_the_same) {
     World w;
     world_init(&w, device, dtype);
     Error err = {0};
@@ -148,33 +146,6 @@ Test(train, a_loss_that_is_not_finite_stops_and_keeps_what_was_saved) {
     safetensors_close(file);
     world_free(&w);
     run_close(&scratch);
-}
-
-/* The disk is full (as a limit on the size of files): the old weights stay whole, no temporary
- * file stays behind. */
-Test(checkpoint, a_full_disk_leaves_the_old_file) {
-    World w;
-    world_init(&w, CPU, F32);
-    Error err = {0};
-    Scratch scratch = scratch_open();
-    const char *folder = scratch.directory;
-    char path[1024];
-    snprintf(path, sizeof path, "%s/model.safetensors", folder);
-    must(checkpoint_save_setup(&w.model.cfg, w.tokenizer, folder, &err), &err);
-    must(checkpoint_save_weights(&w.model, folder, 7, &err), &err);
-    signal(SIGXFSZ, SIG_IGN);
-    struct rlimit limit;
-    getrlimit(RLIMIT_FSIZE, &limit);
-    struct rlimit small = {.rlim_cur = 10000, .rlim_max = limit.rlim_max};
-    setrlimit(RLIMIT_FSIZE, &small);
-    int status = checkpoint_save_weights(&w.model, folder, 8, &err);
-    setrlimit(RLIMIT_FSIZE, &limit);
-    cr_assert(status == -1 && strstr(err.text, "model.safetensors"), "%s", err.text);
-    SafeTensors *file = safetensors_open(path, &err);
-    cr_assert(file && !strcmp(safetensors_metadata(file, "step"), "7"), "%s", err.text);
-    safetensors_close(file);
-    world_free(&w);
-    scratch_close(&scratch);
 }
 
 /* Weights so large that the loss overflows after one step: nothing of it may be saved. */
