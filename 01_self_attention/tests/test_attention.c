@@ -48,8 +48,6 @@ DEVICE_TEST(attention, golden_with_projections) {
     check_tensor(&ctx, "dq_proj", w.q_proj->grad, golden_values(g, "dq_proj"), tolerance);
     check_tensor(&ctx, "dk_proj", w.k_proj->grad, golden_values(g, "dk_proj"), tolerance);
     check_tensor(&ctx, "dv_proj", w.v_proj->grad, golden_values(g, "dv_proj"), tolerance);
-    safetensors_close(g);
-    test_context_free(&ctx);
 }
 
 /* Other numbers of queries than keys, and values wider than keys. */
@@ -70,8 +68,6 @@ DEVICE_TEST(attention, golden_cross) {
     for (int i = 0; i < 3; i++)
         check_tensor(&ctx, gradients[i], t[i]->grad, golden_values(g, gradients[i]),
                      gradient_tolerance(dtype));
-    safetensors_close(g);
-    test_context_free(&ctx);
 }
 
 /* Rows of moderate, huge, -inf and equal elements. */
@@ -96,9 +92,6 @@ DEVICE_TEST(attention, golden_softmax) {
         got[i] = gradient[i] = want[0][i] = want[1][i] = 0;
     check_close("y", got, want[0], 6 * COLS, dtype == BF16 ? 0.1 : 5e-6);
     check_close("dx", gradient, want[1], 6 * COLS, dtype == BF16 ? 0.1 : 1e-5);
-    free(got), free(gradient);
-    safetensors_close(g);
-    test_context_free(&ctx);
 }
 
 /* ---- the plain loops, on ragged sizes ---- */
@@ -116,9 +109,9 @@ DEVICE_TEST(attention, agrees_with_reference) {
         Tensor *k = test_normal(&ctx, "k", 2, SHAPE(b, s, d));
         Tensor *v = test_normal(&ctx, "v", 3, SHAPE(b, s, e));
         float *hq = test_values(&ctx, q), *hk = test_values(&ctx, k), *hv = test_values(&ctx, v);
-        float *o = malloc((size_t)(b * t * e) * 4), *p = malloc((size_t)(b * t * s) * 4);
-        float *dq = malloc((size_t)(b * t * d) * 4), *dk = malloc((size_t)(b * s * d) * 4);
-        float *dv = malloc((size_t)(b * s * e) * 4), *hc = malloc((size_t)(b * t * e) * 4);
+        float *o = test_floats(b * t * e), *p = test_floats(b * t * s);
+        float *dq = test_floats(b * t * d), *dk = test_floats(b * s * d);
+        float *dv = test_floats(b * s * e), *hc = test_floats(b * t * e);
         for (int64_t j = 0; j < b * t * e; j++) hc[j] = rng_normal(7, 4, (uint64_t)j);
 
         ctx.recording = true;
@@ -135,8 +128,7 @@ DEVICE_TEST(attention, agrees_with_reference) {
             check_tensor(&ctx, "dq", q->grad, dq, gradient_tolerance(dtype));
             check_tensor(&ctx, "dk", k->grad, dk, gradient_tolerance(dtype));
         }
-        free(hq), free(hk), free(hv), free(hc), free(o), free(p), free(dq), free(dk), free(dv);
-        test_context_free(&ctx);
+        context_free(&ctx);
     }
 }
 
@@ -162,8 +154,6 @@ DEVICE_TEST(attention, permuting_tokens_permutes_the_output) {
      * before them are not. */
     check_tensor(&ctx, "permuted", self_attention_forward(&ctx, x_moved, &w, NULL), want,
                  forward_tolerance(dtype));
-    free(host), free(y);
-    test_context_free(&ctx);
 }
 
 DEVICE_TEST(attention, each_sequence_is_alone) {
@@ -181,8 +171,6 @@ DEVICE_TEST(attention, each_sequence_is_alone) {
         check_tensor(&ctx, "one of two", attention(&ctx, qi, ki, vi, NULL), ROW(both, i, T * D),
                      forward_tolerance(dtype)); /* another batch size may mean another kernel */
     }
-    free(both), free(hq), free(hk), free(hv);
-    test_context_free(&ctx);
 }
 
 /* Decoding: the last token's query alone gives the last row. */
@@ -196,8 +184,6 @@ DEVICE_TEST(attention, one_query_is_one_row) {
     Tensor *last = tensor_copy_in(&ctx, "last", dtype, ROW(hq, T - 1, D), SHAPE(1, 1, D));
     check_tensor(&ctx, "last row", attention(&ctx, last, k, v, NULL), ROW(all, T - 1, D),
                  forward_tolerance(dtype));
-    free(all), free(hq);
-    test_context_free(&ctx);
 }
 
 /* A query of zeros likes all keys equally: the output is the mean of the values. Equal values come
@@ -213,8 +199,6 @@ DEVICE_TEST(attention, zero_query_means_the_values) {
     for (int i = 0; i < T * D; i++)
         for (int j = 0; j < T; j++) mean[i] += hv[j * D + i % D] / T;
     check_tensor(&ctx, "mean", attention(&ctx, q, k, v, NULL), mean, forward_tolerance(dtype));
-    free(hv);
-    test_context_free(&ctx);
 }
 
 DEVICE_TEST(attention, huge_scores_do_not_overflow) {
@@ -229,7 +213,6 @@ DEVICE_TEST(attention, huge_scores_do_not_overflow) {
     for (int i = 0; i < T * D; i++) want[i] = v[(T - 1) * D + i % D];
     check_tensor(&ctx, "huge", attention(&ctx, q, q, values, NULL), want,
                  1e-6); /* weights 0 and 1 are exact */
-    test_context_free(&ctx);
 }
 
 /* ---- gradients ---- */
@@ -256,7 +239,6 @@ Test(attention, gradients_by_finite_differences) {
     /* Steps of 0.003: curvature leaves h^2 = 1e-5 times a third derivative of some hundred,
      * rounding 2^-24 / h = 2e-5 times a loss of about ten. */
     check_gradients(&ctx, "self-attention", attention_loss, &g, inputs, 4, 24, 3e-3, 5e-3);
-    test_context_free(&ctx);
 }
 
 /* The same through Params, where the weights' gradients are F32 buffers of their own. */
@@ -288,8 +270,6 @@ DEVICE_TEST(attention, learns) {
         adamw_step(&adamw, &params, 0.01f, 1);
     }
     cr_assert(last < first - 10, "the loss went from %g to %g only", first, last);
-    params_free(&params);
-    test_context_free(&ctx);
 }
 
 /* ---- what the lesson says ---- */
@@ -313,7 +293,6 @@ DEVICE_TEST(lesson, four_tokens) {
     double rounding = dtype == BF16 ? 1e-2 : 1e-3; /* the lesson's numbers have three digits */
     check_tensor(&ctx, "weights", weights, &p[0][0], rounding);
     check_tensor(&ctx, "output", y, &o[0][0], rounding);
-    test_context_free(&ctx);
 }
 
 /* y = x W^T, z = y + y, loss = sum(z): y has two readers, so its gradient is written once and added
@@ -336,5 +315,4 @@ DEVICE_TEST(lesson, tape) {
     check_tensor(&ctx, "dy", y->grad, dy, 1e-7);
     check_tensor(&ctx, "dx", x->grad, dx, 1e-7);
     check_tensor(&ctx, "dW", w->grad, dw, 1e-7);
-    test_context_free(&ctx);
 }

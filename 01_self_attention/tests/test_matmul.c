@@ -36,14 +36,13 @@ static void check_rung(const char *name, CpuRung run) {
         Tensor *a = test_normal(&ctx, "a", 1, SHAPE(m, k)),
                *b = test_normal(&ctx, "b", 2, SHAPE(k, n));
         Tensor *c = tensor_new(&ctx, "c", F32, SHAPE(m, n));
-        float *want = malloc((size_t)(m * n) * sizeof *want);
+        float *want = test_floats(m * n);
         plain_loops(want, 0, a->data, 0, b->data, 0, 1, m, n, k, 1);
         test_poison(&ctx, c);
         run(c->data, a->data, b->data, m, n, k);
         /* The rungs sum k products in different orders: twice the rounding of one order. */
         check_tensor(&ctx, name, c, want, 2 * tolerance_of(F32, k));
-        free(want);
-        test_context_free(&ctx);
+        context_free(&ctx);
     }
 }
 
@@ -76,8 +75,7 @@ DEVICE_TEST(matmul, batched_with_all_transposes) {
             if (!add) test_poison(&ctx, c);
             ON(&ctx, matmul_batched, c->data, add, a->data, ta, b->data, tb, 3, m, n, k, 0.5f);
             check_tensor(&ctx, "batched", c, want, 2 * tolerance_of(dtype, k));
-            free(ha), free(hb), free(want);
-            test_context_free(&ctx);
+            context_free(&ctx);
         }
 }
 
@@ -105,7 +103,6 @@ Test(matmul, gradients_by_finite_differences) {
                     test_normal(&ctx, "c", 3, SHAPE(2, 3, 4))};
     u[2]->requires_grad = false;
     check_gradients(&ctx, "matmul_transposed", transposed_loss, u, u, 2, 64, 0.1, 1e-3);
-    test_context_free(&ctx);
 }
 
 static Tensor *square_loss(Context *ctx, void *user) {
@@ -122,7 +119,6 @@ Test(matmul, gradient_of_a_tensor_used_twice) {
     t[1]->requires_grad = false;
     /* A cubic: h^2 = 1e-4 of its third derivative, and 2^-24 / h = 6e-6 of a loss of about ten. */
     check_gradients(&ctx, "a a^T a", square_loss, t, t, 1, 32, 1e-2, 2e-3);
-    test_context_free(&ctx);
 }
 
 /* (A B)^T = B^T A^T, by way of the two operations. */
@@ -132,13 +128,10 @@ DEVICE_TEST(matmul, transposes_agree) {
     Tensor *a = test_normal(&ctx, "a", 1, SHAPE(1, M, K)),
            *bt = test_normal(&ctx, "bt", 2, SHAPE(1, N, K));
     float *x = test_values(&ctx, matmul_transposed(&ctx, a, bt, 1)); /* a b */
-    float *y = test_values(&ctx, matmul_transposed(&ctx, bt, a, 1)),
-          *yt = malloc(M * N * sizeof *yt);
+    float *y = test_values(&ctx, matmul_transposed(&ctx, bt, a, 1)), *yt = test_floats(M * N);
     for (int i = 0; i < M; i++)
         for (int j = 0; j < N; j++) yt[i * N + j] = y[j * M + i];
     check_close("(A B)^T against B^T A^T", yt, x, M * N, 2 * tolerance_of(dtype, K));
-    free(x), free(y), free(yt);
-    test_context_free(&ctx);
 }
 
 #ifdef WITH_CUDA
@@ -166,7 +159,7 @@ static void check_cuda_rungs(DType dtype) {
                *b = test_normal(&ctx, "b", 2, SHAPE(k, n));
         Tensor *c = tensor_new(&ctx, "c", dtype, SHAPE(m, n));
         float *ha = test_values(&ctx, a), *hb = test_values(&ctx, b);
-        float *want = malloc((size_t)(m * n) * sizeof *want);
+        float *want = test_floats(m * n);
         plain_loops(want, 0, ha, 0, hb, 0, 1, m, n, k, 1);
         for (int r = 0; r < 5; r++) {
             if (r == 3 && !matmul_tensor_available(ctx.gpu, dtype)) continue;
@@ -175,8 +168,7 @@ static void check_cuda_rungs(DType dtype) {
             rungs[r].run(ctx.gpu, dtype, c->data, a->data, b->data, m, n, k);
             check_tensor(&ctx, rungs[r].name, c, want, 2 * tolerance_of(dtype, k));
         }
-        free(ha), free(hb), free(want);
-        test_context_free(&ctx);
+        context_free(&ctx);
     }
 }
 Test(matmul, every_rung_cuda) {

@@ -28,14 +28,13 @@ DEVICE_TEST(softmax, agrees_with_reference) {
         Tensor *x = test_normal(&ctx, "x", 1, SHAPE(rows, cols));
         Tensor *y = tensor_new(&ctx, "y", dtype, SHAPE(rows, cols));
         test_poison(&ctx, y);
-        float *host = test_values(&ctx, x), *want = malloc((size_t)(rows * cols) * sizeof *want);
+        float *host = test_values(&ctx, x), *want = test_floats(rows * cols);
         softmax_reference_forward_cpu(want, host, rows, cols);
         ON(&ctx, softmax_forward, y->data, x->data, rows, cols);
         check_tensor(&ctx, "softmax", y, want, forward_tolerance(dtype));
         ON(&ctx, softmax_forward, x->data, x->data, rows, cols); /* in place */
         check_tensor(&ctx, "softmax in place", x, want, forward_tolerance(dtype));
-        free(host), free(want);
-        test_context_free(&ctx);
+        context_free(&ctx);
     }
 }
 
@@ -59,8 +58,7 @@ DEVICE_TEST(softmax, backward_agrees_with_reference) {
             for (int64_t j = 0; j < n; j++) got[j] += 1, want[j] += 1;
             check_close("softmax backward", got, want, n,
                         2 * tolerance_of(dtype, cols) + 4 * 0x1p-24);
-            free(hy), free(hdy), free(want), free(got);
-            test_context_free(&ctx);
+            context_free(&ctx);
         }
 }
 
@@ -78,8 +76,6 @@ DEVICE_TEST(softmax, rows_sum_to_one) {
         double tolerance = dtype == BF16 ? 0x1p-9 : 127 * 0x1p-24;
         cr_assert(fabs(sum - 1) <= tolerance, "row %d sums to %.9g", i, sum);
     }
-    free(host);
-    test_context_free(&ctx);
 }
 
 /* softmax(x + c) = softmax(x): exactly, when x + c is exact; integers are. */
@@ -95,8 +91,6 @@ DEVICE_TEST(softmax, shift_changes_nothing) {
     float *b =
         test_values(&ctx, softmax(&ctx, tensor_copy_in(&ctx, "s", dtype, shifted, SHAPE(1, N))));
     for (int i = 0; i < N; i++) cr_assert(a[i] == b[i], "%d: %.9g and %.9g", i, a[i], b[i]);
-    free(a), free(b);
-    test_context_free(&ctx);
 }
 
 /* e^1000 is beyond F32, e^-1000 is 0: without the subtraction of the maximum both rows would be
@@ -109,7 +103,6 @@ DEVICE_TEST(softmax, huge_scores_do_not_overflow) {
     Tensor *y = softmax(&ctx, tensor_copy_in(&ctx, "x", dtype, x, SHAPE(3, 4)));
     check_tensor(&ctx, "softmax of huge scores", y, &want[0][0],
                  1e-6); /* halves and ones are exact in both dtypes */
-    test_context_free(&ctx);
 }
 
 DEVICE_TEST(softmax, nan_is_not_hidden) {
@@ -121,8 +114,6 @@ DEVICE_TEST(softmax, nan_is_not_hidden) {
         cr_assert(y[j] > 0, "the row without a NaN has %g", y[j]);
         cr_assert(isnan(y[40 + j]), "column %d of the row with a NaN has %g", j, y[40 + j]);
     }
-    free(y);
-    test_context_free(&ctx);
 }
 
 /* Each row belongs to one thread: more threads change no bit. */
@@ -135,7 +126,6 @@ Test(softmax, does_not_depend_on_the_threads) {
         for (int j = 0; j < 129; j++)
             cr_assert(((float *)one->data)[j] == ((float *)all->data)[129 * i + j]);
     }
-    test_context_free(&ctx);
 }
 
 static Tensor *softmax_loss(Context *ctx, void *user) {
@@ -150,7 +140,6 @@ Test(softmax, gradient_by_finite_differences) {
     /* Central differences: h^2 = 1e-4 of curvature, and 2^-24 / h = 6e-6 of rounding, both relative
      * to sums of order 1. */
     check_gradients(&ctx, "softmax", softmax_loss, t, t, 1, 35, 1e-2, 2e-3);
-    test_context_free(&ctx);
 }
 
 #ifdef WITH_CUDA
@@ -167,7 +156,7 @@ static const struct {
 static void check_rungs(Context *ctx, Tensor *x) {
     int64_t rows = tensor_rows(x), cols = tensor_dim(x, -1);
     Tensor *y = tensor_new(ctx, "y", x->dtype, SHAPE(rows, cols));
-    float *host = test_values(ctx, x), *want = malloc((size_t)(rows * cols) * sizeof *want);
+    float *host = test_values(ctx, x), *want = test_floats(rows * cols);
     softmax_reference_forward_cpu(want, host, rows, cols);
     for (size_t r = 0; r < sizeof rungs / sizeof *rungs; r++) {
         if (cols > rungs[r].most_cols) continue;
@@ -175,14 +164,13 @@ static void check_rungs(Context *ctx, Tensor *x) {
         rungs[r].run(ctx->gpu, x->dtype, y->data, x->data, rows, cols);
         check_tensor(ctx, rungs[r].name, y, want, forward_tolerance(x->dtype));
     }
-    free(host), free(want);
 }
 
 static void all_rungs(DType dtype) {
     for (int i = 0; i < SIZES; i++) {
         Context ctx = test_context(CUDA, dtype);
         check_rungs(&ctx, test_normal(&ctx, "x", 1, SHAPE(sizes[i][0], sizes[i][1])));
-        test_context_free(&ctx);
+        context_free(&ctx);
     }
     /* Masked elements: every other one, and whole pieces, so that some threads see nothing but
      * -inf. */
@@ -194,7 +182,6 @@ static void all_rungs(DType dtype) {
         masked[1][j] = j < 1500 ? -INFINITY : -100 - (float)(j % 5);
     }
     check_rungs(&ctx, tensor_copy_in(&ctx, "masked", dtype, masked, SHAPE(2, COLS)));
-    test_context_free(&ctx);
 }
 Test(softmax, every_rung_cuda) {
     test_needs_gpu();

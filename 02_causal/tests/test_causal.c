@@ -53,14 +53,7 @@ static Problem problem_new(Context *ctx, AttentionShape s, float spread) {
     causal_reference_cpu(p.o_want, p.lse_want, q, k, v, s);
     causal_reference_backward_cpu(p.dq_want, 0, p.dk_want, 0, p.dv_want, 0, d_o, q, k, v, p.o_want,
                                   p.lse_want, s);
-    free(q), free(k), free(v), free(d_o);
     return p;
-}
-
-static void problem_free(Problem *p) {
-    free(p->o_want), free(p->lse_want);
-    free(p->dq_want), free(p->dk_want), free(p->dv_want);
-    context_reset(p->ctx);
 }
 
 /*
@@ -220,9 +213,8 @@ DEVICE_TEST(causal, forward_agrees_with_reference) {
     for (int i = 0; i < CASES; i++) {
         Problem p = problem_new(&ctx, case_shape(i), 1);
         for (int rung = 0; rung < RUNGS; rung++) check_forward(&p, rung, i);
-        problem_free(&p);
+        context_reset(&ctx);
     }
-    test_context_free(&ctx);
 }
 
 DEVICE_TEST(causal, backward_agrees_with_reference) {
@@ -231,9 +223,8 @@ DEVICE_TEST(causal, backward_agrees_with_reference) {
         Problem p = problem_new(&ctx, case_shape(i), 1);
         forward(&p, 0);
         for (int rung = 0; rung < RUNGS; rung++) check_backward(&p, rung, i);
-        problem_free(&p);
+        context_reset(&ctx);
     }
-    test_context_free(&ctx);
 }
 
 /*
@@ -250,8 +241,6 @@ DEVICE_TEST(causal, large_scores) {
         check_tensor(&ctx, "o of large scores", p.o, p.o_want,
                      300 * tolerance_of(F32, 64) + tolerance(&p, 2));
     }
-    problem_free(&p);
-    test_context_free(&ctx);
 }
 
 /* add = 1 adds to what is there, and a NULL gradient is not computed and hurts nobody else's. */
@@ -267,7 +256,6 @@ static void check_adds_and_skips(Context *ctx, int qk_dim, int v_dim) {
             float *twice = copy_of(wants[g], grads[g]);
             for (int64_t i = 0; i < tensor_count(grads[g]); i++) twice[i] *= 2;
             check_tensor(ctx, "gradient added twice", grads[g], twice, tolerance(&p, 6));
-            free(twice);
         }
     }
     float *scratch = scratch_of(&p);
@@ -285,14 +273,12 @@ static void check_adds_and_skips(Context *ctx, int qk_dim, int v_dim) {
             if (g != skip)
                 check_tensor(ctx, "gradient beside a NULL", grads[g], wants[g], tolerance(&p, 5));
     }
-    problem_free(&p);
 }
 
 DEVICE_TEST(causal, backward_adds_and_skips) {
     Context ctx = test_context(device, dtype);
     check_adds_and_skips(&ctx, 64, 64);
     check_adds_and_skips(&ctx, 96, 64);
-    test_context_free(&ctx);
 }
 
 /* ---- PyTorch ---- */
@@ -314,7 +300,6 @@ static void check_golden(Context *ctx, const char *file, double f32, double bf16
         check_tensor(ctx, names[i], inputs[i]->grad, golden_values(golden, names[i]), allowed);
     ctx->recording = false;
     context_reset(ctx);
-    safetensors_close(golden);
 }
 
 /*
@@ -330,7 +315,6 @@ DEVICE_TEST(causal, agrees_with_pytorch) {
         snprintf(path, sizeof path, "02_causal/goldens/%s.safetensors", files[i]);
         check_golden(&ctx, path, 2e-6, 2e-2);
     }
-    test_context_free(&ctx);
 }
 
 /*
@@ -340,5 +324,4 @@ DEVICE_TEST(causal, agrees_with_pytorch) {
 Test(causal, agrees_with_pytorch_on_large_scores) {
     Context ctx = test_context(CPU, F32);
     check_golden(&ctx, "02_causal/goldens/large.safetensors", 2e-4, 0);
-    test_context_free(&ctx);
 }

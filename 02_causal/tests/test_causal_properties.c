@@ -36,7 +36,6 @@ static void change_from(Context *ctx, Tensor *t, int first) {
         for (int64_t i = first * row; i < T * row; i++)
             x[b * T * row + i] = 7 - 3 * x[b * T * row + i];
     tensor_upload(ctx, t, x);
-    free(x);
 }
 
 /* ---- the mask ---- */
@@ -61,10 +60,7 @@ DEVICE_TEST(causal_properties, future_changes_nothing) {
             cr_assert(memcmp(x + cut * H * D, y + cut * H * D, sizeof(float) * H * D),
                       "a change at token %d did not reach token %d", cut, cut);
         }
-        free(after);
     }
-    free(before);
-    test_context_free(&ctx);
 }
 
 /* The loss of token t depends on keys 0..t only: later keys' gradients are exactly zero. */
@@ -87,22 +83,18 @@ DEVICE_TEST(causal_properties, no_gradient_flows_to_the_future) {
             if (token > t) cr_assert(dk[at] == 0, "dk of token %d is %g", token, dk[at]);
             if (token != t) cr_assert(dq[2 * at] == 0, "dq of token %d is %g", token, dq[2 * at]);
         }
-    free(dk), free(dv), free(dq), free(weight);
-    test_context_free(&ctx);
 }
 
 /* With V = 1 the output is the sum of the probabilities: 1, however few keys a query sees. */
 DEVICE_TEST(causal_properties, probabilities_sum_to_one) {
     Context ctx = test_context(device, dtype);
     Inputs in = inputs_new(&ctx);
-    float *ones = malloc(sizeof(float) * B * T * H * D);
+    float *ones = test_floats(B * T * H * D);
     for (int i = 0; i < B * T * H * D; i++) ones[i] = 1;
     tensor_upload(&ctx, in.v, ones);
     /* T roundings in the sum l and as many in o; in BF16 also those of the probabilities */
     check_tensor(&ctx, "sum of probabilities", causal_attention(&ctx, in.q, in.k, in.v, 0), ones,
                  4 * tolerance_of(dtype, T));
-    free(ones);
-    test_context_free(&ctx);
 }
 
 /* ---- decoding ---- */
@@ -123,12 +115,11 @@ static void decode(Context *ctx, Tensor *o, Inputs in, Inputs cache, int room, i
 static Tensor *cache_of(Context *ctx, Tensor *from, int room, int filled) {
     int64_t row = H_KV * D;
     Tensor *cache = tensor_new(ctx, "cache", ctx->dtype, SHAPE(B, room, H_KV, D));
-    float *x = test_values(ctx, from), *y = malloc(sizeof(float) * (size_t)(B * room * row));
+    float *x = test_values(ctx, from), *y = test_floats(B * room * row);
     for (int64_t i = 0; i < B * room * row; i++) y[i] = NAN;
     for (int b = 0; b < B; b++)
         memcpy(y + b * room * row, x + b * T * row, sizeof(float) * (size_t)(filled * row));
     tensor_upload(ctx, cache, y);
-    free(x), free(y);
     return cache;
 }
 
@@ -150,8 +141,6 @@ DEVICE_TEST(causal_properties, cached_equals_uncached) {
         /* The same sums in another order: what both may be away from the truth. */
         check_tensor(&ctx, "decoded from the cache", o, whole, 4 * tolerance_of(dtype, D + T));
     }
-    free(whole);
-    test_context_free(&ctx);
 }
 
 /* ---- strides ---- */
@@ -168,14 +157,13 @@ DEVICE_TEST(causal_properties, one_buffer_for_q_k_and_v) {
     AttentionShape apart = attention_shape(B, H, H_KV, T, T, D, D, 1), fused = apart;
     fused.q = fused.k = fused.v = (HeadStrides){(int64_t)T * row, row, D};
 
-    float *packed = malloc(sizeof(float) * (size_t)(B * T * row));
+    float *packed = test_floats(B * T * row);
     Tensor *parts[3] = {in.q, in.k, in.v};
     for (int i = 0; i < 3; i++) {
         float *x = test_values(&ctx, parts[i]);
         for (int t = 0; t < B * T; t++)
             memcpy(packed + t * row + offsets[i], x + t * widths[i],
                    sizeof(float) * (size_t)widths[i]);
-        free(x);
     }
     Tensor *qkv = tensor_copy_in(&ctx, "qkv", dtype, packed, SHAPE(B, T, row));
     Tensor *dqkv = tensor_new(&ctx, "dqkv", dtype, SHAPE(B, T, row));
@@ -217,10 +205,7 @@ DEVICE_TEST(causal_properties, one_buffer_for_q_k_and_v) {
                              : "dv",
                     part, dense, B * T * widths[i],
                     5 * tolerance_of(dtype, D + T)); /* another rung may run: other alignment */
-        free(dense), free(part);
     }
-    free(want), free(got), free(packed);
-    test_context_free(&ctx);
 }
 
 /* ---- the tape ---- */
@@ -241,7 +226,6 @@ Test(causal_properties, finite_differences) {
         test_normal(&ctx, "v", 3, SHAPE(1, 9, 2, 3)), test_normal(&ctx, "c", 4, SHAPE(1, 5, 4, 3))};
     Tensor *inputs[3] = {l.q, l.k, l.v};
     check_gradients(&ctx, "causal_attention", loss_of, &l, inputs, 3, 120, 1e-2, 1e-2);
-    test_context_free(&ctx);
 }
 
 /* ---- threads ---- */
@@ -255,15 +239,14 @@ static float *with_threads(Context *ctx, int threads, AttentionShape s) {
     Tensor *v = test_normal(ctx, "v", 3, SHAPE(s.batch, s.kv_len, s.kv_heads, s.v_dim));
     Tensor *d_o = test_normal(ctx, "do", 4, SHAPE(s.batch, s.q_len, s.heads, s.v_dim));
     int64_t n[KEPT] = {tensor_count(d_o), tensor_count(q), tensor_count(k), tensor_count(v)};
-    float *kept = malloc(sizeof(float) * (size_t)(n[0] + n[1] + n[2] + n[3]));
+    float *kept = test_floats(n[0] + n[1] + n[2] + n[3]);
     float *o = kept, *dq = o + n[0], *dk = dq + n[1], *dv = dk + n[2];
-    float *lse = malloc(sizeof(float) * (size_t)(s.batch * s.heads * s.q_len));
+    float *lse = test_floats(s.batch * s.heads * s.q_len);
     float *scratch = malloc(causal_backward_scratch_cpu(s) + 1);
     omp_set_num_threads(threads);
     causal_forward_cpu(o, lse, q->data, k->data, v->data, s);
     causal_backward_cpu(dq, 0, dk, 0, dv, 0, scratch, d_o->data, q->data, k->data, v->data, o, lse,
                         s);
-    free(lse), free(scratch);
     return kept;
 }
 
@@ -284,11 +267,8 @@ Test(causal_properties, any_number_of_threads_gives_the_same_bits) {
             float *more = with_threads(&ctx, counts[j], s);
             cr_assert(!memcmp(one, more, bytes), "shape %d: %d threads give other bits than one", i,
                       counts[j]);
-            free(more);
         }
-        free(one);
     }
-    test_context_free(&ctx);
 }
 
 /* ---- the T x T matrix in memory ---- */
@@ -321,10 +301,7 @@ Test(causal_properties, materialised_agrees_and_its_future_is_zero) {
                                   in.q->data, in.k->data, in.v->data, want, lse, s);
     for (int i = 0; i < 3; i++) {
         check_close("gradient", got[i], expected[i], n[i], 4 * tolerance_of(F32, D + T));
-        free(got[i]), free(expected[i]);
     }
-    free(p), free(scratch), free(o), free(want);
-    test_context_free(&ctx);
 }
 
 /* ---- the door ---- */

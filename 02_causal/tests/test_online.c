@@ -89,7 +89,6 @@ Test(online, any_cut_into_tiles_gives_the_softmax) {
     float *v, *s = scores_and_values(&v, 3);
     const int tiles[] = {1, 2, 3, 31, 64, 130, N};
     for (int i = 0; i < 7; i++) check_tiles(s, v, tiles[i]);
-    free(s);
 }
 
 /* exp(s) itself would overflow at 89. Rising: each tile has a new maximum; falling: none. */
@@ -99,7 +98,6 @@ Test(online, large_scores_rising_and_falling) {
     check_tiles(s, v, 4);
     for (int j = 0; j < N; j++) s[j] = -0.5f * (float)j - 400;
     check_tiles(s, v, 4);
-    free(s);
 }
 
 /* A NaN score must not be mistaken for a small one: training looks for it. */

@@ -43,7 +43,6 @@ static Tensor *cache_of(Context *ctx, uint64_t stream, const Case *c, float **va
         for (int i = c->length * width; i < capacity * width; i++)
             poisoned[(int64_t)b * capacity * width + i] = NAN;
     tensor_upload(ctx, t, poisoned);
-    free(poisoned);
     return t;
 }
 
@@ -64,7 +63,7 @@ static void check_case(Device device, DType dtype, int rung, Case c, float sharp
         attention_shape(c.batch, c.heads, c.kv_heads, 1, c.length, c.head_dim, c.head_dim, 1);
     plain.k.batch = plain.v.batch = (int64_t)capacity * c.kv_heads * c.head_dim;
     float *expected = malloc(sizeof(float) * (size_t)tensor_count(q));
-    float *lse = malloc(sizeof(float) * (size_t)(c.batch * c.heads));
+    float *lse = test_floats(c.batch * c.heads);
     causal_reference_cpu(expected, lse, q_values, k_values, v_values, plain);
 
     Tensor *scratch = tensor_new(&ctx, "scratch", F32, SHAPE(decode_scratch_floats(shape)));
@@ -79,8 +78,6 @@ static void check_case(Device device, DType dtype, int rung, Case c, float sharp
      */
     double tolerance = 8 * sharp * tolerance_of(F32, c.head_dim) + (dtype == BF16) * 0x1p-8;
     check_tensor(&ctx, "decode", o, expected, tolerance);
-    free(q_values), free(k_values), free(v_values), free(expected), free(lse);
-    test_context_free(&ctx);
 }
 
 static const Case cases[] = {

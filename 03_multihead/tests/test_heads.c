@@ -34,8 +34,6 @@ DEVICE_TEST(heads, probabilities_equal_pytorch) {
             double tolerance = dtype == BF16 ? 12 * 0x1p-9 : 20 * tolerance_of(F32, E);
             check_close("probabilities", p, expected + (b * H + h) * T * T, T * T, tolerance);
         }
-    safetensors_close(golden);
-    test_context_free(&ctx);
 }
 
 /*
@@ -64,8 +62,6 @@ DEVICE_TEST(heads, probabilities_of_groups) {
          */
         check_close("probabilities", p, expected, T * T, 50 * 2 * tolerance_of(dtype, E));
     }
-    free(narrow);
-    test_context_free(&ctx);
 }
 
 /* ---- habits ---- */
@@ -170,8 +166,6 @@ DEVICE_TEST(charmodel, generates_the_same_with_and_without_cache) {
     cr_assert(charmodel_generate(&ctx, &model, without, 3, count, 0.8f, 7, false, &err) == 0);
     for (int i = 0; i < 3 + count; i++)
         cr_assert_eq(with[i], without[i], "character %d: %d and %d", i, with[i], without[i]);
-    params_free(&params);
-    test_context_free(&ctx);
 }
 
 /* A text that repeats every four characters is learned by heart. */
@@ -202,8 +196,6 @@ DEVICE_TEST(charmodel, learns_a_rhyme) {
         context_reset(&ctx);
     }
     cr_assert(first > 1.0f && last < 0.1f, "the loss went from %g to %g", first, last);
-    params_free(&params);
-    test_context_free(&ctx);
 }
 
 Test(charmodel, alphabet) {
@@ -217,7 +209,6 @@ Test(charmodel, alphabet) {
     int32_t *ids = alphabet_encode(&a, "nab\xff", 4);
     for (int i = 0; i < 4; i++)
         cr_assert_eq(ids[i], a.id[(uint8_t) "nab\xff"[i]], "byte %d became %d", i, ids[i]);
-    free(ids);
 }
 
 Test(charmodel, a_wrong_config_is_named) {
@@ -237,8 +228,6 @@ Test(charmodel, a_wrong_config_is_named) {
     cfg = small;
     cfg.attention.num_key_value_heads = 3;
     cr_assert_eq(charmodel_init(&model, &params, &cfg, &err), -1);
-    params_free(&params);
-    test_context_free(&ctx);
 }
 
 /* ---- the demo's text ---- */
@@ -253,7 +242,6 @@ Test(chartext, genesis) {
     cr_assert(strstr(text.data, "the earth. And the earth"), "verses are not joined by one blank");
     for (size_t i = 0; i < text.size; i++)
         cr_assert(text.data[i] < '0' || text.data[i] > '9', "a digit in %.20s", text.data + i);
-    chartext_free(&text);
 }
 
 Test(chartext, what_is_wrong_is_named) {

@@ -31,8 +31,7 @@ DEVICE_TEST(kv_append, writes_its_rows_and_nothing_else) {
                        sizeof(float) * (size_t)(T * W));
             ON(&ctx, kv_append, to->data, from->data, B, T, W, S, position);
             check_tensor(&ctx, "cache", to, expected, 0); /* a copy: equal */
-            free(expected), free(rows);
-            test_context_free(&ctx);
+            context_free(&ctx);
         }
 }
 
@@ -57,7 +56,6 @@ DEVICE_TEST(kv_cache, appends_at_its_length) {
             memcpy(k_all + (b * CAPACITY + length) * W, k_rows + b * T * W, sizeof(float) * T * W);
             memcpy(v_all + (b * CAPACITY + length) * W, v_rows + b * T * W, sizeof(float) * T * W);
         }
-        free(k_rows), free(v_rows);
         length += T;
         cr_assert_eq(cache.length, length);
     }
@@ -65,7 +63,6 @@ DEVICE_TEST(kv_cache, appends_at_its_length) {
     check_tensor(&ctx, "values", &cache.v, v_all, 0);
     kv_cache_free(&cache);
     kv_cache_free(&cache); /* twice is fine */
-    test_context_free(&ctx);
 }
 
 /* ---- bounds ---- */
@@ -90,8 +87,6 @@ DEVICE_TEST(kv_cache, overflow_is_an_error_and_writes_nothing) {
     cr_assert_eq(cache.length, 3);
     check_tensor(&ctx, "keys", &cache.k, marks, 0);
     check_tensor(&ctx, "values", &cache.v, marks, 0);
-    kv_cache_free(&cache);
-    test_context_free(&ctx);
 }
 
 Test(kv_cache, needs_room_for_a_token) {
@@ -100,8 +95,7 @@ Test(kv_cache, needs_room_for_a_token) {
     KVCache cache;
     cr_assert_eq(kv_cache_init(&cache, &ctx, 1, 0, 2, 4, &err), -1);
     cr_assert(strstr(err.text, "for 0 tokens"), "it says: %s", err.text);
-    kv_cache_free(&cache);
-    test_context_free(&ctx);
+    kv_cache_free(&cache); /* fine after a failure, too */
 }
 
 /* The numbers of the lesson's table; kept in step with it. */
@@ -115,30 +109,16 @@ Test(kv_cache, bytes_per_token) {
 
 /* ---- cached = uncached ---- */
 
-typedef struct Module {
-    Params params;
-    MultiheadConfig cfg;
-    Multihead w;
-} Module;
-
-static void module_init(Module *m, Context *ctx, MultiheadConfig cfg) {
-    Error err;
-    m->cfg = cfg;
-    params_init(&m->params, ctx);
-    m->w = multihead_init(&m->params, "self_attn", &cfg);
-    cr_assert(params_allocate(&m->params, false, &err) == 0, "%s", err.text);
-    multihead_randomize(&m->params, &m->w, 0.3f, 0.3f);
-}
+MODULE(Multihead, MultiheadConfig, multihead_init(params, "self_attn", cfg), 0.3f)
 
 /* Tokens first .. first + count - 1 of every sequence. */
 static Tensor *tokens_of(Context *ctx, const float *x, int B, int T, int hidden, int first,
                          int count) {
-    float *part = malloc(sizeof(float) * (size_t)(B * count * hidden));
+    float *part = test_floats(B * count * hidden);
     for (int b = 0; b < B; b++)
         memcpy(part + b * count * hidden, x + (b * T + first) * hidden,
                sizeof(float) * (size_t)(count * hidden));
     Tensor *t = tensor_copy_in(ctx, "x", ctx->dtype, part, SHAPE(B, count, hidden));
-    free(part);
     return t;
 }
 
@@ -165,7 +145,7 @@ static void check_cached(Device device, DType dtype, MultiheadConfig cfg, const 
     Tensor *x = test_normal(&ctx, "x", 1, SHAPE(B, T, hidden));
     float *all = test_values(&ctx, x);
     float *whole = test_values(&ctx, multihead_forward(&ctx, x, &m.w, &cfg, NULL));
-    float *pieced = malloc(sizeof(float) * (size_t)(B * T * hidden));
+    float *pieced = test_floats(B * T * hidden);
     for (int first = 0, i = 0; first < T; first += chunks[i], i += chunks[i + 1] != 0) {
         int count = chunks[i] < T - first ? chunks[i] : T - first;
         Tensor *part = tokens_of(&ctx, all, B, T, hidden, first, count);
@@ -173,14 +153,9 @@ static void check_cached(Device device, DType dtype, MultiheadConfig cfg, const 
         for (int b = 0; b < B; b++)
             memcpy(pieced + (b * T + first) * hidden, y + b * count * hidden,
                    sizeof(float) * (size_t)(count * hidden));
-        free(y);
     }
     check_close("cached", pieced, whole, B * T * hidden, cached_tolerance(dtype));
     cr_assert_eq(cache.length, T);
-    free(all), free(whole), free(pieced);
-    kv_cache_free(&cache);
-    params_free(&m.params);
-    test_context_free(&ctx);
 }
 
 /* Chunk lengths, the last one repeated to the end of the text. */
@@ -227,8 +202,4 @@ DEVICE_TEST(kv_cache, truncate_forgets) {
     Tensor *right = tokens_of(&ctx, all, 1, T, HIDDEN, KEPT, T - KEPT);
     Tensor *y = multihead_forward(&ctx, right, &m.w, &cfg, &cache);
     check_tensor(&ctx, "after the wrong guess", y, whole + KEPT * HIDDEN, cached_tolerance(dtype));
-    free(all), free(whole);
-    kv_cache_free(&cache);
-    params_free(&m.params);
-    test_context_free(&ctx);
 }

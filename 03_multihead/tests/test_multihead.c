@@ -23,54 +23,15 @@ static double module_tolerance(DType dtype) {
     return dtype == BF16 ? 10 * 0x1p-9 : 20 * tolerance_of(F32, 40);
 }
 
-static const char *const PREFIX = "model.layers.0.self_attn";
+#define PREFIX "model.layers.0.self_attn"
 
-/* A module with its own Params: what a model has, in small. */
-typedef struct Module {
-    Params params;
-    MultiheadConfig cfg;
-    Multihead w;
-} Module;
-
-static void module_init(Module *m, Context *ctx, MultiheadConfig cfg) {
-    Error err;
-    m->cfg = cfg;
-    params_init(&m->params, ctx);
-    m->w = multihead_init(&m->params, PREFIX, &cfg);
-    cr_assert(params_allocate(&m->params, true, &err) == 0, "%s", err.text);
-    multihead_randomize(&m->params, &m->w, 0.3f, 0.3f);
-    /* Biases that are zero would hide a bias that is forgotten. */
-    Tensor *const biases[] = {m->w.q_bias, m->w.k_bias, m->w.v_bias, m->w.o_bias};
-    for (int i = 0; i < 4; i++)
-        if (biases[i]) params_normal(&m->params, biases[i], 0.5f);
-}
-
-static float *weight_values(Module *m, const Tensor *t) {
-    float *host = malloc((size_t)tensor_count(t) * sizeof *host);
-    params_get(&m->params, t, host);
-    return host;
-}
+MODULE(Multihead, MultiheadConfig, multihead_init(params, PREFIX, cfg), 0.3f)
 
 /* ---- goldens ---- */
 
 static void check_weight_gradient(Module *m, const Tensor *t, const float *expected,
                                   double tolerance) {
-    float *got = malloc((size_t)tensor_count(t) * sizeof *got);
-    params_get_grad(&m->params, t, got);
-    check_close(t->name, got, expected, tensor_count(t), tolerance);
-    free(got);
-}
-
-/* y and the gradient of sum(y * c) by x; the tape has run when this returns. */
-static void check_forward_backward(Context *ctx, Module *m, SafeTensors *golden, double tolerance) {
-    Tensor *x = golden_tensor(ctx, golden, "x");
-    const float *c_values = golden_values(golden, "c");
-    Tensor *c = tensor_copy_in(ctx, "c", F32, c_values, x->shape, x->ndim);
-    ctx->recording = true;
-    Tensor *y = multihead_forward(ctx, x, &m->w, &m->cfg, NULL);
-    tape_backward(ctx, weighted_sum(ctx, y, c));
-    check_tensor(ctx, "y", y, golden_values(golden, "y"), tolerance);
-    check_tensor(ctx, "gradient of x", x->grad, golden_values(golden, "grad.x"), tolerance);
+    check_close(t->name, test_weight_gradient(&m->params, t), expected, tensor_count(t), tolerance);
 }
 
 static void check_golden(Device device, DType dtype, const char *path, MultiheadConfig cfg) {
@@ -78,19 +39,11 @@ static void check_golden(Device device, DType dtype, const char *path, Multihead
     SafeTensors *golden = golden_open(path);
     Module m;
     module_init(&m, &ctx, cfg);
-    const char *const names[] = {"q_proj.weight", "k_proj.weight", "v_proj.weight",
-                                 "o_proj.weight"};
-    Tensor *const weights[] = {m.w.q_proj, m.w.k_proj, m.w.v_proj, m.w.o_proj};
-    for (int i = 0; i < 4; i++) params_set(&m.params, weights[i], golden_values(golden, names[i]));
-    check_forward_backward(&ctx, &m, golden, module_tolerance(dtype));
-    for (int i = 0; i < 4; i++) {
-        char name[64];
-        snprintf(name, sizeof name, "grad.%s", names[i]);
-        check_weight_gradient(&m, weights[i], golden_values(golden, name), module_tolerance(dtype));
-    }
-    safetensors_close(golden);
-    params_free(&m.params);
-    test_context_free(&ctx);
+    golden_weights(&m.params, golden, PREFIX ".");
+    Tensor *x = golden_tensor(&ctx, golden, "x");
+    ctx.recording = true;
+    Tensor *y = multihead_forward(&ctx, x, &m.w, &m.cfg, NULL);
+    golden_check(&ctx, &m.params, golden, PREFIX ".", x, y, module_tolerance(dtype));
 }
 
 DEVICE_TEST(multihead, equals_pytorch_sdpa_mha) {
@@ -132,7 +85,13 @@ DEVICE_TEST(multihead, equals_nn_multihead_attention) {
     params_set(&m.params, m.w.o_bias, golden_values(golden, "out_proj.bias"));
 
     double tolerance = module_tolerance(dtype);
-    check_forward_backward(&ctx, &m, golden, tolerance);
+    Tensor *x = golden_tensor(&ctx, golden, "x");
+    Tensor *c = tensor_copy_in(&ctx, "c", F32, golden_values(golden, "c"), x->shape, x->ndim);
+    ctx.recording = true;
+    Tensor *y = multihead_forward(&ctx, x, &m.w, &m.cfg, NULL);
+    tape_backward(&ctx, weighted_sum(&ctx, y, c));
+    check_tensor(&ctx, "y", y, golden_values(golden, "y"), tolerance);
+    check_tensor(&ctx, "gradient of x", x->grad, golden_values(golden, "grad.x"), tolerance);
     stacked = golden_values(golden, "grad.in_proj_weight");
     stacked_bias = golden_values(golden, "grad.in_proj_bias");
     for (int i = 0; i < 3; i++) {
@@ -149,9 +108,6 @@ DEVICE_TEST(multihead, equals_nn_multihead_attention) {
     check_close("gradient of the keys' bias", sum, stacked_bias, E, tolerance);
     check_weight_gradient(&m, m.w.o_proj, golden_values(golden, "grad.out_proj.weight"), tolerance);
     check_weight_gradient(&m, m.w.o_bias, golden_values(golden, "grad.out_proj.bias"), tolerance);
-    safetensors_close(golden);
-    params_free(&m.params);
-    test_context_free(&ctx);
 }
 
 /* ---- the lesson's numbers ---- */
@@ -175,8 +131,6 @@ DEVICE_TEST(multihead, two_heads_by_hand) {
     Tensor *input = tensor_copy_in(&ctx, "x", dtype, x, SHAPE(1, 3, 2));
     Tensor *y = multihead_forward(&ctx, input, &m.w, &m.cfg, NULL);
     check_tensor(&ctx, "y", y, expected, module_tolerance(dtype));
-    params_free(&m.params);
-    test_context_free(&ctx);
 }
 /* [/two_heads_by_hand] */
 
@@ -197,23 +151,18 @@ DEVICE_TEST(multihead, gqa_is_mha_with_repeated_heads) {
     Tensor *const from[] = {gqa.w.q_proj, gqa.w.k_proj, gqa.w.v_proj, gqa.w.o_proj};
     Tensor *const to[] = {mha.w.q_proj, mha.w.k_proj, mha.w.v_proj, mha.w.o_proj};
     for (int i = 0; i < 4; i++) {
-        float *narrow = weight_values(&gqa, from[i]);
+        float *narrow = test_weight(&gqa.params, from[i]);
         float wide[H * D * HIDDEN];
         int shared = i == 1 || i == 2; /* k and v */
         for (int h = 0; h < H; h++)
             memcpy(wide + h * D * HIDDEN, narrow + (shared ? h / GROUP : h) * D * HIDDEN,
                    sizeof(float) * D * HIDDEN);
         params_set(&mha.params, to[i], i == 3 ? narrow : wide);
-        free(narrow);
     }
     Tensor *x = test_normal(&ctx, "x", 1, SHAPE(2, 33, HIDDEN));
     float *expected = test_values(&ctx, forward(&ctx, &mha, x));
     /* The same numbers through the same steps; only a matrix product may sum in another order. */
     check_tensor(&ctx, "grouped", forward(&ctx, &gqa, x), expected, module_tolerance(dtype));
-    free(expected);
-    params_free(&gqa.params);
-    params_free(&mha.params);
-    test_context_free(&ctx);
 }
 /* [/gqa_is_mha_with_copies] */
 
@@ -230,14 +179,13 @@ DEVICE_TEST(multihead, heads_may_be_shuffled) {
                           shuffled.w.q_bias, shuffled.w.k_bias, shuffled.w.v_bias};
     float moved[H * D * HIDDEN];
     for (int i = 0; i < 6; i++) {
-        float *values = weight_values(&m, from[i]);
+        float *values = test_weight(&m.params, from[i]);
         int row = i < 3 ? D * HIDDEN : D; /* a head's part of the tensor */
         for (int h = 0; h < H; h++)
             memcpy(moved + h * row, values + order[h] * row, sizeof(float) * (size_t)row);
         params_set(&shuffled.params, to[i], moved);
-        free(values);
     }
-    float *o = weight_values(&m, m.w.o_proj), *o_bias = weight_values(&m, m.w.o_bias);
+    float *o = test_weight(&m.params, m.w.o_proj), *o_bias = test_weight(&m.params, m.w.o_bias);
     for (int r = 0; r < HIDDEN; r++)
         for (int h = 0; h < H; h++)
             memcpy(moved + (r * H + h) * D, o + (r * H + order[h]) * D, sizeof(float) * D);
@@ -248,10 +196,6 @@ DEVICE_TEST(multihead, heads_may_be_shuffled) {
     float *expected = test_values(&ctx, forward(&ctx, &m, x));
     /* Only o's sum runs in another order. */
     check_tensor(&ctx, "shuffled", forward(&ctx, &shuffled, x), expected, module_tolerance(dtype));
-    free(o), free(o_bias), free(expected);
-    params_free(&m.params);
-    params_free(&shuffled.params);
-    test_context_free(&ctx);
 }
 
 /*
@@ -272,9 +216,6 @@ DEVICE_TEST(multihead, one_head_is_plain_attention) {
     float *values = test_values(&ctx, x), o[B * T * D], lse[B * T];
     causal_reference_cpu(o, lse, values, values, values, attention_shape(B, 1, 1, T, T, D, D, 1));
     check_tensor(&ctx, "one head", forward(&ctx, &m, x), o, module_tolerance(dtype));
-    free(values);
-    params_free(&m.params);
-    test_context_free(&ctx);
 }
 
 /* Changing the tokens from t on leaves everything before t as it was. */
@@ -294,9 +235,6 @@ DEVICE_TEST(multihead, the_future_changes_nothing) {
     double change = 0;
     for (int i = CHANGED * HIDDEN; i < T * HIDDEN; i++) change += fabs(after[i] - before[i]);
     cr_assert(change > 1.0, "the changed tokens changed nothing");
-    free(before), free(after), free(values);
-    params_free(&m.params);
-    test_context_free(&ctx);
 }
 
 /* ---- gradients ---- */
@@ -334,7 +272,6 @@ static void check_module_gradients(MultiheadConfig cfg) {
             ((float *)inputs[i]->data)[j] *= 1.0f / sqrtf((float)hidden);
     /* step^2 f'''/6 is about 1e-4 of a gradient here, and F32 rounds a loss of order 10. */
     check_gradients(&ctx, "multihead", module_loss, &g, inputs, 8, 30, 1e-2, 1e-2);
-    test_context_free(&ctx);
 }
 
 Test(multihead, gradients_mha) { check_module_gradients((MultiheadConfig){12, 3, 3, 5, true}); }
@@ -353,14 +290,11 @@ Test(multihead, weights_have_hugging_face_names) {
     check_shape("k_proj", k, F32, SHAPE(2 * 5, 24));
     cr_assert_eq(params_find(&m.params, "model.layers.0.self_attn.o_proj.weight"), m.w.o_proj);
     check_shape("o_proj", m.w.o_proj, F32, SHAPE(24, 6 * 5));
-    params_free(&m.params);
     module_init(&m, &ctx, (MultiheadConfig){24, 6, 2, 5, true});
     cr_assert_eq(m.params.count, 8);
     const Tensor *bias = params_find(&m.params, "model.layers.0.self_attn.v_proj.bias");
     cr_assert_eq(bias, m.w.v_bias);
     check_shape("v_bias", bias, F32, SHAPE(2 * 5));
-    params_free(&m.params);
-    test_context_free(&ctx);
 }
 
 Test(multihead, a_wrong_config_is_named) {

@@ -116,8 +116,6 @@ static void pair_make(Pair *p, Context *ctx, Sizes s) {
     p->k_before = test_values(ctx, p->k);
 }
 
-static void pair_free(Pair *p) { free(p->q_before), free(p->k_before); }
-
 /* `rotated` must be `before` turned; `before` is overwritten. */
 static void check_rotated(Context *ctx, const char *name, const Tensor *rotated, float *before,
                           const Pair *p, RopePart part, int dim, RopeLayout layout, int inverse) {
@@ -129,7 +127,6 @@ static void check_rotated(Context *ctx, const char *name, const Tensor *rotated,
     check_untouched(what, now, before, p->tokens * part.heads, part.head_dim, part.offset, dim);
     reference(before, p->host, p->tokens, part, dim, layout, inverse);
     check_close(what, now, before, tensor_count(rotated), rotation_tolerance(ctx->dtype));
-    free(now);
 }
 
 /* ---- forward ---- */
@@ -146,11 +143,8 @@ DEVICE_TEST(rotate, equals_complex_numbers) {
             rope_rotate(&ctx, &rope, p.q, s.offset, p.k, s.tail, p.positions);
             check_rotated(&ctx, "q", p.q, p.q_before, &p, p.q_part, s.dim, layout, 0);
             check_rotated(&ctx, "k", p.k, p.k_before, &p, p.k_part, s.dim, layout, 0);
-            pair_free(&p);
-            rope_free(&rope);
             context_reset(&ctx);
         }
-    test_context_free(&ctx);
 }
 
 /* There and back: two rotations' roundings, and in BF16 both results are rounded. */
@@ -170,11 +164,8 @@ DEVICE_TEST(rotate, inverse_undoes) {
                    MAX_POSITION, layout, inverse);
             check_tensor(&ctx, "q", p.q, p.q_before, 2 * rotation_tolerance(dtype));
             check_tensor(&ctx, "k", p.k, p.k_before, 2 * rotation_tolerance(dtype));
-            pair_free(&p);
-            rope_free(&rope);
             context_reset(&ctx);
         }
-    test_context_free(&ctx);
 }
 
 DEVICE_TEST(rotate, keeps_the_length_of_every_pair) {
@@ -197,12 +188,8 @@ DEVICE_TEST(rotate, keeps_the_length_of_every_pair) {
                 cr_assert(fabs(is - was) <= allowed, "pair %d: length %.8g became %.8g", i, was,
                           is);
             }
-        free(now);
-        pair_free(&p);
-        rope_free(&rope);
         context_reset(&ctx);
     }
-    test_context_free(&ctx);
 }
 
 DEVICE_TEST(rotate, k_may_be_missing) {
@@ -215,11 +202,8 @@ DEVICE_TEST(rotate, k_may_be_missing) {
         rope_rotate(&ctx, &rope, p.q, 8, NULL, 0, p.positions);
         check_tensor(&ctx, "k, which was not given,", p.k, p.k_before, 0);
         check_rotated(&ctx, "q", p.q, p.q_before, &p, p.q_part, DIM, layout, 0);
-        pair_free(&p);
-        rope_free(&rope);
         context_reset(&ctx);
     }
-    test_context_free(&ctx);
 }
 
 /* ---- positions ---- */
@@ -262,11 +246,8 @@ DEVICE_TEST(rotate, only_the_distance_counts) {
                           "distance %d: q.k is %.7g at 0 but %.7g at %d", distances[d], products[0],
                           product, i);
             }
-            free(values), free(turned[0]), free(turned[1]);
-            rope_free(&rope);
             context_reset(&ctx);
         }
-    test_context_free(&ctx);
 }
 
 DEVICE_TEST(rotate, counts_from_an_offset) {
@@ -281,9 +262,6 @@ DEVICE_TEST(rotate, counts_from_an_offset) {
     rope_rotate(&ctx, &rope, b, 0, NULL, 0, positions_from(&ctx, B, T, FIRST));
     float *expected = test_values(&ctx, a);
     check_tensor(&ctx, "by offset", b, expected, 0);
-    free(expected);
-    rope_free(&rope);
-    test_context_free(&ctx);
 }
 
 /* The table is exact to F32 at every position: what angles in F32 would not be. */
@@ -308,8 +286,6 @@ Test(table, is_exact_far_out) {
      * 163840 times a few 2^-53. */
     cr_assert(worst <= 0x1p-25 + 1e-10, "cos or sin is off by %.3g", worst);
     cr_assert(worst_f32 > 1e-3, "angles in F32 are off by no more than %.3g", worst_f32);
-    rope_free(&rope);
-    test_context_free(&ctx);
 }
 
 static void rotate_beyond(int32_t bad) {
@@ -356,9 +332,7 @@ Test(positions, beyond_the_table_become_nan_on_cuda) {
             reference(expected + 2 * row, list + 2, 1, part, dim, layout, 0);
             check_close("before", now, expected, row, rotation_tolerance(F32));
             check_close("behind", now + 2 * row, expected + 2 * row, row, rotation_tolerance(F32));
-            free(expected), free(now);
-            rope_free(&rope);
-            test_context_free(&ctx);
+            context_free(&ctx);
         }
 }
 
@@ -415,11 +389,8 @@ static void check_rungs(DType dtype) {
                 }
                 runs[rung]++;
             }
-            pair_free(&p);
-            rope_free(&rope);
             context_reset(&ctx);
         }
-    test_context_free(&ctx);
     for (int rung = 0; rung < RUNGS; rung++)
         cr_assert(runs[rung] >= 10, "%s was tried at %d sizes", rung_names[rung], runs[rung]);
 }

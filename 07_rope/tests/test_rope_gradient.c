@@ -31,14 +31,12 @@ enum { B = 2, T = 9, H = 3, DIM = 6, OFFSET = 5, D = OFFSET + DIM + 2, ROWS = B 
 
 /* What c becomes when it is turned back: the CPU kernel, which other tests prove. */
 static float *turned_back(const Rope *rope, const float *c, const int32_t *positions, int inverse) {
-    float *g = malloc(ROWS * sizeof *g);
+    float *g = test_floats(ROWS);
     memcpy(g, c, ROWS * sizeof *g);
     Context cpu = test_context(CPU, F32);
     Rope on_cpu = rope_new(&cpu, DIM, rope->cfg.layout);
     rope_rotate_cpu((RopePart){g, H, D, OFFSET}, (RopePart){0}, on_cpu.cos, on_cpu.sin, positions,
                     B * T, DIM, 64, rope->cfg.layout, inverse);
-    rope_free(&on_cpu);
-    test_context_free(&cpu);
     return g;
 }
 
@@ -70,9 +68,6 @@ static void check_backward(Device device, DType dtype, RopeLayout layout, Reach 
         check_tensor(&ctx, "gradient of q", q->grad, expected, rotation_tolerance(dtype));
     if (k->has_grad)
         check_tensor(&ctx, "gradient of k", k->grad, expected, rotation_tolerance(dtype));
-    free(expected), free(c_values);
-    rope_free(&rope);
-    test_context_free(&ctx);
 }
 
 DEVICE_TEST(backward, turns_the_gradients_back) {
@@ -118,9 +113,6 @@ DEVICE_TEST(backward, is_the_adjoint_with_an_attention_factor) {
               forward, adjoint);
     cr_assert(fabs(turned / was / (1.5 * 1.5) - 1) <= 4 * rotation_tolerance(dtype),
               "the length grew by %.9g and not by 1.5", sqrt(turned / was));
-    free(x0), free(y0), free(x1), free(back);
-    rope_free(&rope);
-    test_context_free(&ctx);
 }
 
 /* ---- finite differences, through attention ---- */
@@ -153,8 +145,7 @@ Test(backward, agrees_with_finite_differences) {
         a.positions = positions_from(&ctx, 1, TOKENS, 7);
         /* Softmax is curved: the step's square, 1e-4, times a third derivative of order 10. */
         check_gradients(&ctx, "rotated attention", attention_loss, &a, &a.qkv, 1, 160, 1e-2, 1e-2);
-        rope_free(&rope);
-        test_context_free(&ctx);
+        context_free(&ctx);
     }
 }
 
@@ -169,7 +160,6 @@ static float *projected_and_turned(Context *ctx, const Tensor *x, const float *w
     Tensor *y =
         reshape(ctx, linear(ctx, (Tensor *)x, weight, NULL), SHAPE(1, TOKENS, heads, WIDTH));
     rope_rotate(ctx, &rope, y, WIDTH - 6, NULL, 0, positions_from(ctx, 1, TOKENS, 3));
-    rope_free(&rope);
     return test_values(ctx, y);
 }
 
@@ -193,12 +183,9 @@ Test(layout, converted_weights_give_the_same_scores) {
                 *score = 0;
                 for (int j = 0; j < WIDTH; j++) *score += q[t * WIDTH + j] * k[s * WIDTH + j];
             }
-        free(q), free(k);
     }
     /* The same products in another order, of numbers that are themselves sums of IN products. */
     check_close("scores", scores[1], scores[0], TOKENS * HEADS * TOKENS, 8 * tolerance_of(F32, IN));
-    free(wq), free(wk);
-    test_context_free(&ctx);
 }
 /* [/layout_rows_keep_scores] */
 

@@ -49,31 +49,11 @@ static void check_golden(Device device, DType dtype, const char *path, MlaConfig
     Module m;
     module_init(&m, &ctx, cfg);
     Rope rope = rope_new(&ctx, rope_cfg);
-    double tolerance = module_tolerance(dtype);
-    for (int i = 0; i < m.params.count; i++) {
-        Tensor *t = m.params.list[i];
-        params_set(&m.params, t, golden_values(golden, t->name + strlen("self_attn.")));
-    }
+    golden_weights(&m.params, golden, "self_attn.");
     Tensor *x = golden_tensor(&ctx, golden, "x");
-    Tensor *c = tensor_copy_in(&ctx, "c", F32, golden_values(golden, "c"), x->shape, x->ndim);
     ctx.recording = true;
     Tensor *y = mla_forward(&ctx, x, &m.w, &cfg, &rope.position, NULL, MLA_AUTO);
-    tape_backward(&ctx, weighted_sum(&ctx, y, c));
-    check_tensor(&ctx, "y", y, golden_values(golden, "y"), tolerance);
-    check_tensor(&ctx, "gradient of x", x->grad, golden_values(golden, "grad.x"), tolerance);
-    for (int i = 0; i < m.params.count; i++) {
-        Tensor *t = m.params.list[i];
-        char name[96];
-        snprintf(name, sizeof name, "grad.%s", t->name + strlen("self_attn."));
-        float *got = malloc(sizeof(float) * (size_t)tensor_count(t));
-        params_get_grad(&m.params, t, got);
-        check_close(name, got, golden_values(golden, name), tensor_count(t), tolerance);
-        free(got);
-    }
-    safetensors_close(golden);
-    rope_free(&rope);
-    params_free(&m.params);
-    test_context_free(&ctx);
+    golden_check(&ctx, &m.params, golden, "self_attn.", x, y, module_tolerance(dtype));
 }
 
 /* Sizes and settings as in tools/goldens/07_rope.py. mscale = mscale_all_dim, as in V2 and V3: YaRN
@@ -116,7 +96,7 @@ static void check_cached(Device device, DType dtype, RopeLayout layout, MlaMode 
     Tensor *x = test_normal(&ctx, "x", 1, SHAPE(B, T, HIDDEN));
     Tensor *y = mla_forward(&ctx, x, &m.w, &small, &rope.position, NULL, MLA_NAIVE);
     float *all = test_values(&ctx, x), *whole = test_values(&ctx, y);
-    float *pieced = malloc(sizeof(float) * B * T * HIDDEN);
+    float *pieced = test_floats(B * T * HIDDEN);
 
     OneLayer cache;
     one_layer_init(&cache, &ctx, B, T, 0, small.kv_lora_rank + small.qk_rope_head_dim);
@@ -127,14 +107,8 @@ static void check_cached(Device device, DType dtype, RopeLayout layout, MlaMode 
         for (int b = 0; b < B; b++)
             memcpy(pieced + (b * T + first) * HIDDEN, values + b * chunks[i] * HIDDEN,
                    sizeof(float) * (size_t)(chunks[i] * HIDDEN));
-        free(values);
     }
     check_close("cached", pieced, whole, B * T * HIDDEN, module_tolerance(dtype));
-    free(all), free(whole), free(pieced);
-    one_layer_free(&cache);
-    rope_free(&rope);
-    params_free(&m.params);
-    test_context_free(&ctx);
 }
 /* [/absorbed_is_naive] */
 
@@ -155,7 +129,6 @@ static void convert(Module *m, Tensor *t, int heads, int head_dim) {
     rope_layout_rows(rows, heads, head_dim, small.qk_rope_head_dim, tensor_dim(t, 1),
                      ROPE_INTERLEAVED, ROPE_HALVES);
     params_set(&m->params, t, rows);
-    free(rows);
 }
 
 /* q_b_proj's rows are per head [nope | rope]; kv_a_proj's are [kv_lora_rank | rope], one "head". */
@@ -176,11 +149,6 @@ DEVICE_TEST(mla, converted_weights_give_the_same_output) {
     convert(&m, m.w.kv_a_proj, 1, small.kv_lora_rank + small.qk_rope_head_dim);
     y = mla_forward(&ctx, x, &m.w, &small, &halves.position, NULL, MLA_AUTO);
     check_tensor(&ctx, "y", y, expected, module_tolerance(dtype));
-    free(expected), free(other);
-    rope_free(&interleaved);
-    rope_free(&halves);
-    params_free(&m.params);
-    test_context_free(&ctx);
 }
 
 /* ---- where the table ends ---- */
@@ -192,8 +160,6 @@ Test(mla, table_too_short_is_said_before_the_step) {
     cr_assert_eq(position_room(&rope.position, 30, 10, &err), 0);
     cr_assert_eq(position_room(&rope.position, 31, 10, &err), -1);
     cr_assert(strstr(err.text, "40"), "it says: %s", err.text);
-    rope_free(&rope);
-    test_context_free(&ctx);
 }
 
 /* ---- a few tokens, in kernels that turn as they go ---- */
@@ -227,11 +193,6 @@ DEVICE_TEST(mla, few_tokens_turn_like_many) {
             /* As in chapter 04's test_mla_few_rows.c: other orders of sums, roundings along the way. */
             check_tensor(&ctx, "few", y, want,
                          dtype == BF16 ? 4 * 0x1p-9 : 16 * tolerance_of(F32, 64));
-            free(want);
         }
-        one_layer_free(&few), one_layer_free(&many);
-        rope_free(&rope);
-        params_free(&m.params);
-        test_context_free(&ctx);
     }
 }

@@ -72,8 +72,6 @@ Test(yarn, factors_reach_table_and_position) {
     cr_assert(rope_init(&rope, &ctx, &cfg, &err) == 0, "%s", err.text);
     check_number("cos(0), default", rope.cos[0], 1, 0);
     check_number("position.scale, default", rope.position.scale, 1, 0);
-    rope_free(&rope);
-    test_context_free(&ctx);
 }
 
 /* By hand: 512 tokens and theta 10 are 7.64 pairs from one turn, rounded up 8; but the formula
@@ -212,7 +210,6 @@ Test(goldens, frequencies_and_factors_of_transformers) {
     cfg = v3_config();
     cfg.mscale = cfg.mscale_all_dim = 0.707;
     check_golden(golden, "yarn_v2", cfg);
-    safetensors_close(golden);
 }
 
 /* Positions up to 300. There angles in F32, as transformers has them, are off by at most 2^-16. */
@@ -236,14 +233,11 @@ Test(goldens, cos_and_sin_of_transformers) {
             check_number("sin", rope.sin[p * HALF + i], s[r * HALF + i], 0x1p-16);
         }
     }
-    safetensors_close(golden);
-    rope_free(&rope);
-    test_context_free(&ctx);
 }
 
 /* transformers leaves DeepSeek's pairs as halves behind: number i of its result is ours at 2i. */
 static float *in_our_order(const float *x, int64_t heads, int dim, RopeLayout layout) {
-    float *ours = malloc((size_t)(heads * dim) * sizeof *ours);
+    float *ours = test_floats(heads * dim);
     memcpy(ours, x, (size_t)(heads * dim) * sizeof *ours);
     if (layout == ROPE_INTERLEAVED)
         rope_layout_rows(ours, heads, dim, dim, 1, ROPE_HALVES, ROPE_INTERLEAVED);
@@ -279,10 +273,6 @@ static void check_rotation(Device device, DType dtype, RopeLayout layout, const 
                   weighted_sum(&ctx, x, tensor_copy_in(&ctx, "c", F32, c, x->shape, x->ndim)));
     snprintf(key, sizeof key, "%s.grad.%s", name, which);
     check_tensor(&ctx, key, x->grad, golden_values(golden, key), tolerance);
-    free(c), free(y);
-    safetensors_close(golden);
-    rope_free(&rope);
-    test_context_free(&ctx);
 }
 
 DEVICE_TEST(goldens, apply_rotary_pos_emb) {
@@ -306,8 +296,6 @@ static void refused(RopeConfig cfg, const char *words) {
     Rope rope;
     cr_assert_eq(rope_init(&rope, &ctx, &cfg, &err), -1);
     cr_assert(strstr(err.text, words), "rope_init says: %s", err.text);
-    rope_free(&rope);
-    test_context_free(&ctx);
 }
 
 #define REFUSED(words, ...)  \

@@ -43,12 +43,6 @@ static void set_up(Fixture *f, Device device, DType dtype) {
     f->text = (TrialText){f->ids, TRAIN, COUNT};
 }
 
-static void tear_down(Fixture *f) {
-    rope_free(&f->rope);
-    params_free(&f->params);
-    test_context_free(&f->ctx);
-}
-
 static double ask(Fixture *f, int length, int windows) {
     return trial_perplexity(&f->ctx, &f->model, &f->text, &f->rope.position, length, 128, windows);
 }
@@ -66,7 +60,6 @@ DEVICE_TEST(trial, knowing_nothing_costs_the_alphabet) {
             cr_assert(fabs(perplexity - VOCAB) <= 1e-5, "%g, not 7, at length %d", perplexity,
                       lengths[i]);
         }
-    tear_down(&f);
 }
 
 /* With one window its last input stands before TRAIN + 128, and its last target there. */
@@ -86,7 +79,6 @@ Test(trial, a_window_is_what_it_says) {
                   changes[i].place - END, changed ? "counted" : "did not count");
         *id = was;
     }
-    tear_down(&f);
 }
 
 /*
@@ -107,7 +99,6 @@ Test(trial, the_last_ones_are_guessed_and_no_others) {
                   LAST - place, changed ? "counted" : "did not count");
         f.ids[place] = was;
     }
-    tear_down(&f);
 }
 
 static TrialTraining training(double *losses, float learning_rate) {
@@ -131,7 +122,6 @@ DEVICE_TEST(trial, learns) {
     cr_assert(losses[59] < 0.6 * losses[0], "the loss went from %g to %g", losses[0], losses[59]);
     double perplexity = ask(&f, 32, 20);
     cr_assert(perplexity < 4, "the perplexity is still %g of 7", perplexity);
-    tear_down(&f);
 }
 
 Test(trial, says_when_the_loss_is_no_number) {
@@ -142,5 +132,4 @@ Test(trial, says_when_the_loss_is_no_number) {
     cr_assert(trial_train(&f.ctx, &f.params, &f.model, &f.text, &f.rope.position, &how, &err) == -1,
               "a learning rate of 1e30 was fine");
     cr_assert(strstr(err.text, "try another --seed"), "%s", err.text);
-    tear_down(&f);
 }

@@ -28,12 +28,18 @@ Context test_context(Device device, DType dtype) {
 
 void test_context_free(Context *ctx) { context_free(ctx); }
 
+float *test_floats(int64_t n) {
+    float *values = must_alloc((size_t)n, sizeof *values);
+    memset(values, 0xFF, (size_t)n * sizeof *values);
+    return values;
+}
+
 Tensor *test_normal(Context *ctx, const char *name, uint64_t stream, const int64_t *shape,
                     int ndim) {
     Tensor *t = tensor_new(ctx, name, ctx->dtype, shape, ndim);
     t->requires_grad = true;
     int64_t n = tensor_count(t);
-    float *values = must_alloc((size_t)n, sizeof *values);
+    float *values = test_floats(n);
     /* From the far end: a context hands out its own streams from 0 on. */
     for (int64_t i = 0; i < n; i++) values[i] = rng_normal(ctx->rng.seed, ~stream, (uint64_t)i);
     tensor_upload(ctx, t, values);
@@ -42,8 +48,14 @@ Tensor *test_normal(Context *ctx, const char *name, uint64_t stream, const int64
 }
 
 float *test_values(Context *ctx, const Tensor *t) {
-    float *values = must_alloc((size_t)tensor_count(t), sizeof *values);
+    float *values = test_floats(tensor_count(t));
     tensor_download(ctx, values, t);
+    return values;
+}
+
+int32_t *test_ints(Context *ctx, const Tensor *t) {
+    int32_t *values = must_alloc((size_t)tensor_count(t), sizeof *values);
+    tensor_download_ints(ctx, values, t);
     return values;
 }
 
@@ -55,6 +67,38 @@ float *test_gradient(Context *ctx, const Tensor *t) {
 void test_poison(Context *ctx, Tensor *t) {
     /* All bits one is a NaN in F32 and in BF16, and -1 in integers. */
     device_set(ctx->gpu, t->data, 0xFF, tensor_bytes(t));
+}
+
+/* ---- weights ---- */
+
+void test_params(Params *params, float std) {
+    Error err;
+    if (params_allocate(params, true, &err)) cr_assert_fail("%s", err.text);
+    for (int i = 0; i < params->count; i++) {
+        Tensor *t = params->list[i];
+        bool vector = t->ndim == 1;
+        float mean = vector && strstr(t->name, "norm") ? 1.0f : 0.0f;
+        float own = vector ? 0.3f : std > 0 ? std : 1 / sqrtf((float)tensor_dim(t, -1));
+        float *values = test_floats(tensor_count(t));
+        for (int64_t j = 0; j < tensor_count(t); j++) {
+            values[j] = mean + own * rng_normal(7, 1000 + (uint64_t)i, (uint64_t)j);
+            if (t->dtype == BF16) values[j] = bf16_to_float(bf16_from_float(values[j]));
+        }
+        params_set(params, t, values);
+        free(values);
+    }
+}
+
+float *test_weight(Params *params, const Tensor *t) {
+    float *values = test_floats(tensor_count(t));
+    params_get(params, t, values);
+    return values;
+}
+
+float *test_weight_gradient(Params *params, const Tensor *t) {
+    float *values = test_floats(tensor_count(t));
+    params_get_grad(params, t, values);
+    return values;
 }
 
 /* ---- comparisons ---- */
@@ -307,7 +351,7 @@ Tensor *golden_tensor(Context *ctx, SafeTensors *golden, const char *name) {
     const Tensor *t = golden_find(golden, name);
     int64_t n = tensor_count(t);
     if (t->dtype == F32 || t->dtype == BF16) {
-        float *values = must_alloc((size_t)n, sizeof *values);
+        float *values = test_floats(n);
         for (int64_t i = 0; i < n; i++) values[i] = tensor_get(t, i);
         Tensor *copy = tensor_copy_in(ctx, t->name, ctx->dtype, values, t->shape, t->ndim);
         free(values);
@@ -334,4 +378,26 @@ const float *golden_values(SafeTensors *golden, const char *name) {
         cr_assert_fail("'%s' in %s is %s, not F32", name, safetensors_path(golden),
                        dtype_name(t->dtype));
     return t->data;
+}
+
+void golden_weights(Params *params, SafeTensors *golden, const char *prefix) {
+    for (int i = 0; i < params->count; i++) {
+        Tensor *t = params->list[i];
+        params_set(params, t, golden_values(golden, t->name + strlen(prefix)));
+    }
+}
+
+void golden_check(Context *ctx, Params *params, SafeTensors *golden, const char *prefix, Tensor *x,
+                  Tensor *y, double tolerance) {
+    Tensor *c = tensor_copy_in(ctx, "c", F32, golden_values(golden, "c"), y->shape, y->ndim);
+    tape_backward(ctx, weighted_sum(ctx, y, c));
+    check_tensor(ctx, "y", y, golden_values(golden, "y"), tolerance);
+    check_tensor(ctx, "gradient of x", x->grad, golden_values(golden, "grad.x"), tolerance);
+    for (int i = 0; i < params->count; i++) {
+        const Tensor *t = params->list[i];
+        char name[128];
+        snprintf(name, sizeof name, "grad.%s", t->name + strlen(prefix));
+        check_close(name, test_weight_gradient(params, t), golden_values(golden, name),
+                    tensor_count(t), tolerance);
+    }
 }

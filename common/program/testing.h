@@ -7,12 +7,14 @@
  *     DEVICE_TEST(rmsnorm, agrees_with_reference) {   // one Criterion test per device and dtype
  *         Context ctx = test_context(device, dtype);
  *         ...
- *         test_context_free(&ctx);
  *     }
  *
  * It runs as rmsnorm/agrees_with_reference_cpu, _cuda and _cuda_bf16; without a GPU the last two
  * are counted as skipped. Every comparison says which numbers differ, where and by how much, and
  * fails on NaN; test_testing.c proves that they really fail.
+ *
+ * A test is a process of its own, so what it holds at its end is not given back: not the memory
+ * that the functions below return, nor a context outside of loops.
  *
  * testing.c needs Criterion, so it is linked into test programs only.
  */
@@ -57,13 +59,51 @@ void test_context_free(Context *ctx);
 Tensor *test_normal(Context *ctx, const char *name, uint64_t stream, const int64_t *shape,
                     int ndim);
 
-/* The tensor's numbers as F32 in fresh host memory (free() it). */
+/* Fresh host memory for n numbers, which are NaN until they are written. */
+float *test_floats(int64_t n);
+
+/* The tensor's numbers as F32 in fresh host memory; of an I32 tensor; and those of t->grad, which
+ * fail the test if nobody wrote them. */
 float *test_values(Context *ctx, const Tensor *t);
-float *test_gradient(Context *ctx,
-                     const Tensor *t); /* of t->grad; fails the test if nobody wrote to it */
+int32_t *test_ints(Context *ctx, const Tensor *t);
+float *test_gradient(Context *ctx, const Tensor *t);
 
 /* Fills memory with a NaN pattern, so that an element nobody writes is found. */
 void test_poison(Context *ctx, Tensor *t);
+
+/* ---- weights ---- */
+
+/*
+ * Allocates what a test has registered, for training, and fills it so that no number is 0 or 1,
+ * which would hide a weight that is forgotten: matrices Normal(0, std), or with 1 / sqrt(inputs)
+ * as their std where std is 0; norms' weights 1 + Normal(0, 0.3), biases Normal(0, 0.3). The
+ * numbers are those that ctx->dtype holds, so the same on every device and in every dtype.
+ */
+void test_params(Params *params, float std);
+
+/*
+ * MODULE(Multihead, MultiheadConfig, multihead_init(params, "self_attn", cfg), 0.3f) defines the
+ * type Module: weights `w` with their config and Params of their own, and
+ *     module_init(Module *m, Context *ctx, MultiheadConfig cfg)
+ */
+#define MODULE(Weights, Config, registration, std)                           \
+    typedef struct Module {                                                  \
+        Params params;                                                       \
+        Config cfg;                                                          \
+        Weights w;                                                           \
+    } Module;                                                                \
+    static inline void module_init(Module *m, Context *ctx, Config config) { \
+        Params *params = &m->params;                                         \
+        const Config *cfg = &m->cfg;                                         \
+        m->cfg = config;                                                     \
+        params_init(params, ctx);                                            \
+        m->w = registration;                                                 \
+        test_params(params, std);                                            \
+    }
+
+/* A weight's F32 master in fresh host memory, and its gradient: zeros where nothing was written. */
+float *test_weight(Params *params, const Tensor *t);
+float *test_weight_gradient(Params *params, const Tensor *t);
 
 /* ---- comparisons ---- */
 
@@ -123,5 +163,14 @@ Tensor *golden_tensor(Context *ctx, SafeTensors *golden, const char *name);
 
 /* The F32 numbers themselves, in host memory; they belong to the file. */
 const float *golden_values(SafeTensors *golden, const char *name);
+
+/*
+ * For a module's golden file: it has x, c, y, the weights by their names without `prefix`, and the
+ * gradients of sum(y * c) as grad.NAME. golden_weights() sets all weights; golden_check() runs the
+ * tape from y and compares y and the gradients by x and by every weight.
+ */
+void golden_weights(Params *params, SafeTensors *golden, const char *prefix);
+void golden_check(Context *ctx, Params *params, SafeTensors *golden, const char *prefix, Tensor *x,
+                  Tensor *y, double tolerance);
 
 #endif

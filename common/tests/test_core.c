@@ -85,7 +85,6 @@ DEVICE_TEST(arena, every_step_gets_the_same_addresses) {
         }
         context_reset(&ctx);
     }
-    test_context_free(&ctx);
 }
 
 /* What a mark gives back is handed out again, over the border of a block and from the very
@@ -111,7 +110,6 @@ DEVICE_TEST(arena, a_mark_gives_back_what_came_after_it) {
     arena_release(&ctx.data, start);
     cr_assert(ctx.data.used == 0);
     cr_assert(arena_alloc(&ctx.data, FIRST) == kept);
-    test_context_free(&ctx);
 }
 
 Test(arena, a_mark_of_a_step_that_is_over_stops_the_program, .signal = SIGABRT) {
@@ -172,7 +170,6 @@ Test(tape, a_reshaped_tensor_passes_its_gradient_on) {
     Tensor *loss = add(&ctx, weighted_sum(&ctx, y, weights), weighted_sum(&ctx, z, weights));
     tape_backward(&ctx, loss);
     check_close("two views of x", x->grad->data, want, 12, 0);
-    test_context_free(&ctx);
 }
 
 Test(tape, what_does_not_reach_the_loss_gets_no_gradient) {
@@ -183,7 +180,6 @@ Test(tape, what_does_not_reach_the_loss_gets_no_gradient) {
     add(&ctx, other, other);
     tape_backward(&ctx, sum(&ctx, x));
     cr_assert(x->has_grad && !other->has_grad);
-    test_context_free(&ctx);
 }
 
 /* ---- weights and AdamW ---- */
@@ -242,8 +238,6 @@ DEVICE_TEST(adamw, follows_its_formulas) {
     params_get(&params, unused, got), check_close("unused", got, want_unused, 4, 30 * 0x1p-24);
     check_tensor(&ctx, "the model's copy", matrix, want,
                  0x1p-9); /* the masters, rounded to dtype */
-    params_free(&params);
-    test_context_free(&ctx);
 }
 
 DEVICE_TEST(adamw, a_gradient_that_is_not_finite_changes_nothing) {
@@ -260,8 +254,6 @@ DEVICE_TEST(adamw, a_gradient_that_is_not_finite_changes_nothing) {
     cr_assert(isnan(adamw_step(&adamw, &params, 0.1f, 1)));
     cr_assert(adamw.step == 0);
     check_tensor(&ctx, "w", w, want, 0);
-    params_free(&params);
-    test_context_free(&ctx);
 }
 
 /* State that is not learned: zero at first, of its own dtype, found by name, and no step changes
@@ -289,8 +281,6 @@ DEVICE_TEST(params, buffers_are_not_learned) {
     params_get(&params, bias, got);
     check_close("bias", got, values, 5, 0);
     check_tensor(&ctx, "bias", bias, values, 0);
-    params_free(&params);
-    test_context_free(&ctx);
 }
 
 /* A BF16 model's losses are F32: they are added, summed and differentiated as such. */
@@ -306,7 +296,6 @@ DEVICE_TEST(tape, f32_numbers_in_any_context) {
     check_tensor(&ctx, "sum", loss, want, 1e-6);
     tape_backward(&ctx, loss);
     check_tensor(&ctx, "gradient", x->grad, three, 0);
-    test_context_free(&ctx);
 }
 
 Test(schedule, warms_up_and_comes_down) {
@@ -340,7 +329,7 @@ Test(threads, do_not_change_results) {
         float scratch[NORM_CHUNKS + 1];
         grad_norm_cpu(scratch, x->grad->data, 999 * 40, 1);
         norms[round] = scratch[NORM_CHUNKS];
-        test_context_free(&ctx);
+        context_free(&ctx);
     }
     cr_assert(!memcmp(results[0], results[1], sizeof results[0]) && norms[0] == norms[1]);
 }

@@ -31,7 +31,7 @@ static float *plain(Context *ctx, const Case *c, const Tensor *x, const Tensor *
     float *xh = test_values(ctx, x), *wh = test_values(ctx, c->w);
     float *bh = bias ? test_values(ctx, bias) : NULL;
     float *rh = residual ? test_values(ctx, residual) : NULL;
-    float *y = malloc((size_t)(c->n * c->out) * sizeof *y);
+    float *y = test_floats(c->n * c->out);
     for (int64_t i = 0; i < c->n; i++)
         for (int64_t o = 0; o < c->out; o++) {
             double sum = (bh ? bh[o] : 0) + (rh ? rh[i * c->out + o] : 0);
@@ -39,7 +39,6 @@ static float *plain(Context *ctx, const Case *c, const Tensor *x, const Tensor *
                 sum += (double)xh[i * c->in + k] * wh[o * c->in + k];
             y[i * c->out + o] = (float)sum;
         }
-    free(xh), free(wh), free(bh), free(rh);
     return y;
 }
 
@@ -53,8 +52,7 @@ DEVICE_TEST(few_rows, linear_agrees_with_plain_loops) {
         Case c = make(&ctx, rows[i % ROWS], layers[i / ROWS][0], layers[i / ROWS][1]);
         float *want = plain(&ctx, &c, c.x, c.bias, NULL);
         check_tensor(&ctx, "linear", linear(&ctx, c.x, c.w, c.bias), want, tolerance(dtype, c.in));
-        free(want);
-        test_context_free(&ctx);
+        context_free(&ctx);
     }
 }
 
@@ -66,8 +64,7 @@ DEVICE_TEST(few_rows, linear_onto_agrees_with_plain_loops) {
         float *want = plain(&ctx, &c, c.x, bias, c.residual);
         check_tensor(&ctx, "linear_onto", linear_onto(&ctx, c.residual, c.x, c.w, bias), want,
                      tolerance(dtype, c.in));
-        free(want);
-        test_context_free(&ctx);
+        context_free(&ctx);
     }
 }
 
@@ -79,8 +76,7 @@ DEVICE_TEST(few_rows, rmsnorm_linear_agrees_with_its_parts) {
         float *want = plain(&ctx, &c, rmsnorm(&ctx, c.x, c.norm, 1e-5f), NULL, NULL);
         check_tensor(&ctx, "rmsnorm_linear", rmsnorm_linear(&ctx, c.x, c.norm, 1e-5f, c.w), want,
                      tolerance(dtype, c.in));
-        free(want);
-        test_context_free(&ctx);
+        context_free(&ctx);
     }
 }
 
@@ -91,8 +87,6 @@ DEVICE_TEST(few_rows, a_block_takes_many_tiles) {
     float *want = plain(&ctx, &c, rmsnorm(&ctx, c.x, c.norm, 1e-5f), NULL, NULL);
     check_tensor(&ctx, "logits", rmsnorm_linear(&ctx, c.x, c.norm, 1e-5f, c.w), want,
                  tolerance(dtype, c.in));
-    free(want);
-    test_context_free(&ctx);
 }
 
 /* While recording they compose, and the gradient of each part arrives. */
@@ -108,7 +102,6 @@ Test(few_rows, gradients_agree_with_finite_differences) {
     Case c = make(&ctx, 3, 32, 5);
     Tensor *const inputs[] = {c.x, c.norm, c.w, c.bias};
     check_gradients(&ctx, "few rows", loss_of_both, &c, inputs, 4, 12, 1e-2, 1e-2);
-    test_context_free(&ctx);
 }
 
 #ifdef WITH_CUDA
@@ -143,8 +136,7 @@ DEVICE_TEST(few_rows, two_products_and_a_counter) {
         check_tensor(&ctx, "second", yb, want_b, tolerance(dtype, b.in));
         tensor_download_ints(&ctx, counts, counters);
         cr_assert(counts[0] == 9 && counts[1] == 4 && counts[2] == 2);
-        free(want_a), free(want_b);
-        test_context_free(&ctx);
+        context_free(&ctx);
     }
 }
 #endif

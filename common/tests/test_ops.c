@@ -16,7 +16,7 @@ DEVICE_TEST(linear, agrees_with_plain_loops) {
         Tensor *w = test_normal(&ctx, "w", 2, SHAPE(out, in));
         Tensor *b = test_normal(&ctx, "b", 3, SHAPE(out));
         float *xh = test_values(&ctx, x), *wh = test_values(&ctx, w), *bh = test_values(&ctx, b);
-        float *want = malloc((size_t)(rows * out) * sizeof *want);
+        float *want = test_floats(rows * out);
         for (int64_t i = 0; i < rows; i++)
             for (int64_t o = 0; o < out; o++) {
                 double s = bh[o];
@@ -27,8 +27,7 @@ DEVICE_TEST(linear, agrees_with_plain_loops) {
          * choice. */
         check_tensor(&ctx, "linear with bias", linear(&ctx, x, w, b), want,
                      2 * tolerance_of(dtype, in));
-        free(xh), free(wh), free(bh), free(want);
-        test_context_free(&ctx);
+        context_free(&ctx);
     }
 }
 
@@ -40,7 +39,7 @@ DEVICE_TEST(linear, few_rows) {
     Tensor *w = test_normal(&ctx, "w", 2, SHAPE(OUT, IN));
     Tensor *x = test_normal(&ctx, "x", 1, SHAPE(MOST, IN));
     float *xh = test_values(&ctx, x), *wh = test_values(&ctx, w);
-    float *want = malloc(sizeof *want * MOST * OUT);
+    float *want = test_floats(MOST * OUT);
     for (int i = 0; i < MOST; i++)
         for (int o = 0; o < OUT; o++) {
             double s = 0;
@@ -52,8 +51,6 @@ DEVICE_TEST(linear, few_rows) {
         check_tensor(&ctx, "linear, few rows", linear(&ctx, &some, w, NULL), want,
                      2 * tolerance_of(dtype, IN)); /* as above */
     }
-    free(xh), free(wh), free(want);
-    test_context_free(&ctx);
 }
 
 DEVICE_TEST(linear, gradients_agree_with_plain_loops) {
@@ -101,8 +98,6 @@ DEVICE_TEST(linear, gradients_agree_with_plain_loops) {
     check_tensor(&ctx, "linear: dx", x->grad, dx, tolerance);
     check_tensor(&ctx, "linear: dw", w->grad, dw, tolerance);
     check_tensor(&ctx, "linear: dbias", b->grad, db, tolerance);
-    free(xh), free(wh);
-    test_context_free(&ctx);
 }
 
 /* An expert without tokens gets a matrix without rows: no output, and a gradient of zeros. */
@@ -143,9 +138,8 @@ DEVICE_TEST(linear, onto_equals_the_sum) {
         const char *const names[] = {"y", "dbase", "dx", "dw", "db"};
         for (int i = 0; i < 5; i++) { /* in BF16 the sum rounds the product first, and once more */
             check_close(names[i], got[1][i], got[0][i], counts[i], 4 * tolerance_of(dtype, in));
-            free(got[0][i]), free(got[1][i]);
         }
-        test_context_free(&ctx);
+        context_free(&ctx);
     }
 }
 
@@ -172,15 +166,15 @@ DEVICE_TEST(elementwise, values_and_gradients) {
         Tensor *b = test_normal(&ctx, "b", 2, SHAPE(sizes[k][0], sizes[k][1]));
         int64_t n = tensor_count(a);
         float *ah = test_values(&ctx, a), *bh = test_values(&ctx, b);
-        float *want = malloc((size_t)n * sizeof *want), *da = malloc((size_t)n * sizeof *da);
-        float *db = malloc((size_t)n * sizeof *db);
+        float *want = test_floats(n), *da = test_floats(n);
+        float *db = test_floats(n);
         ctx.recording = true;
         for (int op = 0; op < 3; op++) {
             const char *names[3] = {"add", "silu", "swiglu"};
             a->has_grad = b->has_grad = false;
             Tensor *y = op == 0 ? add(&ctx, a, b) : op == 1 ? silu(&ctx, a) : swiglu(&ctx, a, b);
             Tensor *c = random_constant(&ctx, 4, y);
-            float *ch = malloc((size_t)n * sizeof *ch);
+            float *ch = test_floats(n);
             tensor_download(&ctx, ch, c);
             for (int64_t i = 0; i < n; i++) {
                 double x = ah[i], u = bh[i];
@@ -197,10 +191,8 @@ DEVICE_TEST(elementwise, values_and_gradients) {
             check_tensor(&ctx, names[op], a->grad, da, 2 * elementwise_tolerance(dtype));
             if (op != 1)
                 check_tensor(&ctx, names[op], b->grad, db, 2 * elementwise_tolerance(dtype));
-            free(ch);
         }
-        free(ah), free(bh), free(want), free(da), free(db);
-        test_context_free(&ctx);
+        context_free(&ctx);
     }
 }
 
@@ -211,7 +203,6 @@ Test(elementwise, a_tensor_used_twice_gets_both_gradients) {
     ctx.recording = true;
     tape_backward(&ctx, sum(&ctx, add(&ctx, x, x)));
     check_close("d sum(x + x)", x->grad->data, (float[]){2, 2, 2, 2, 2}, 5, 0);
-    test_context_free(&ctx);
 }
 
 /* ---- slice ---- */
@@ -226,7 +217,7 @@ DEVICE_TEST(slice, columns_and_their_gradients) {
         int rows = cases[k].rows, width = cases[k].width, count = cases[k].count;
         Context ctx = test_context(device, dtype);
         Tensor *x = test_normal(&ctx, "x", 1, SHAPE(rows, width)), *y[2];
-        float *xh = test_values(&ctx, x), *want = malloc(sizeof(float) * (size_t)(rows * count));
+        float *xh = test_values(&ctx, x), *want = test_floats(rows * count);
         float *dx = calloc((size_t)(rows * width), sizeof *dx);
         ctx.recording = true;
         for (int s = 0; s < 2; s++) {
@@ -243,8 +234,7 @@ DEVICE_TEST(slice, columns_and_their_gradients) {
         tape_backward(&ctx, weighted_sum(&ctx, both, c));
         /* In BF16 the constant is rounded, and where two meet their sum is. */
         check_tensor(&ctx, "dx", x->grad, dx, 2 * elementwise_tolerance(dtype));
-        free(xh), free(want), free(dx), free(ch);
-        test_context_free(&ctx);
+        context_free(&ctx);
     }
 }
 
@@ -264,9 +254,8 @@ DEVICE_TEST(rmsnorm, values_and_gradients_by_plain_loops) {
         w->grad = tensor_new(&ctx, "w", F32, SHAPE(d));
         test_poison(&ctx, w->grad);
         float *xh = test_values(&ctx, x), *wh = test_values(&ctx, w);
-        float *want = malloc((size_t)(rows * d) * sizeof *want),
-              *dx = malloc((size_t)(rows * d) * sizeof *dx);
-        float *dw = malloc((size_t)d * sizeof *dw), *ch = malloc((size_t)(rows * d) * sizeof *ch);
+        float *want = test_floats(rows * d), *dx = test_floats(rows * d);
+        float *dw = test_floats(d), *ch = test_floats(rows * d);
         double *dwd = calloc((size_t)d, sizeof *dwd);
         ctx.recording = true;
         Tensor *y = rmsnorm(&ctx, x, w, (float)eps);
@@ -294,8 +283,7 @@ DEVICE_TEST(rmsnorm, values_and_gradients_by_plain_loops) {
         if (d > 1) /* with d = 1 dx cancels to about eps: rounding is all that is left */
             check_tensor(&ctx, "rmsnorm: dx", x->grad, dx, 4 * tolerance_of(dtype, d));
         check_tensor(&ctx, "rmsnorm: dw", w->grad, dw, 4 * tolerance_of(dtype, rows + d));
-        free(xh), free(wh), free(want), free(dx), free(dw), free(ch), free(dwd);
-        test_context_free(&ctx);
+        context_free(&ctx);
     }
 }
 
@@ -316,8 +304,6 @@ DEVICE_TEST(rmsnorm, gradient_is_orthogonal_to_its_input) {
         cr_assert(fabs(dot) <= 2 * tolerance_of(dtype, 96) * sqrt(xx * gg), "row %d: cosine %g", i,
                   dot / sqrt(xx * gg));
     }
-    free(xh), free(g);
-    test_context_free(&ctx);
 }
 
 /* ---- dropout ---- */
@@ -325,7 +311,7 @@ DEVICE_TEST(rmsnorm, gradient_is_orthogonal_to_its_input) {
 DEVICE_TEST(dropout, keeps_the_mean_and_repeats_its_mask) {
     enum { N = 100003 };
     Context ctx = test_context(device, dtype);
-    float *ones = malloc(N * sizeof *ones);
+    float *ones = test_floats(N);
     for (int i = 0; i < N; i++) ones[i] = 1;
     Tensor *x = tensor_copy_in(&ctx, "ones", dtype, ones, SHAPE(N));
     x->requires_grad = true;
@@ -344,8 +330,6 @@ DEVICE_TEST(dropout, keeps_the_mean_and_repeats_its_mask) {
     /* Five standard deviations of a binomial count. */
     cr_assert(fabs(kept - 0.75 * N) < 5 * sqrt(N * 0.75 * 0.25), "%d of %d kept", kept, N);
     cr_assert(dropout(&ctx, x, 0) == x, "p = 0 must cost nothing");
-    free(ones), free(yh), free(g);
-    test_context_free(&ctx);
 }
 
 /* ---- sums ---- */
@@ -356,7 +340,7 @@ DEVICE_TEST(sums, sum_mean_and_weighted_sum) {
         Tensor *x = test_normal(&ctx, "x", 1, SHAPE(sizes[k][0], sizes[k][1]));
         Tensor *c = random_constant(&ctx, 4, x);
         int64_t n = tensor_count(x);
-        float *xh = test_values(&ctx, x), *ch = malloc((size_t)n * sizeof *ch);
+        float *xh = test_values(&ctx, x), *ch = test_floats(n);
         tensor_download(&ctx, ch, c);
         double total = 0, weighted = 0, size = 0;
         for (int64_t i = 0; i < n; i++)
@@ -369,10 +353,8 @@ DEVICE_TEST(sums, sum_mean_and_weighted_sum) {
             double room = tolerance_of(F32, n) * 4 * size / (i == 1 ? (double)n : 1);
             cr_assert(fabs(value[0] - wants[i]) <= room, "sum %d of %lld: %g, not %g", i,
                       (long long)n, value[0], wants[i]);
-            free(value);
         }
-        free(xh), free(ch);
-        test_context_free(&ctx);
+        context_free(&ctx);
     }
 }
 
@@ -410,5 +392,4 @@ Test(network, gradients_agree_with_finite_differences) {
     /* Central differences are off by step^2 f'''/6: 1e-4 relative to the gradient at this step, and
      * the loss is rounded. */
     check_gradients(&ctx, "network", network_loss, &n, inputs, 6, 40, 1e-2, 2e-2);
-    test_context_free(&ctx);
 }

@@ -23,20 +23,18 @@ DEVICE_TEST(embedding, rows_and_their_gradient) {
     ctx.recording = true;
     Tensor *y = embedding(&ctx, table, t);
     check_shape("test", y, dtype, SHAPE(2, ROWS / 2, D));
-    float *th = test_values(&ctx, table), *want = malloc(ROWS * D * sizeof *want);
+    float *th = test_values(&ctx, table), *want = test_floats(ROWS * D);
     for (int i = 0; i < ROWS; i++) memcpy(want + i * D, th + ids[i] * D, D * sizeof *want);
     check_tensor(&ctx, "embedding", y, want, 0); /* a copy is exact */
 
     Tensor *c = random_constant(&ctx, 4, y);
     tape_backward(&ctx, weighted_sum(&ctx, y, c));
-    float *ch = malloc(ROWS * D * sizeof *ch), grad[VOCAB * D] = {0};
+    float *ch = test_floats(ROWS * D), grad[VOCAB * D] = {0};
     tensor_download(&ctx, ch, c);
     for (int i = 0; i < ROWS; i++)
         for (int j = 0; j < D; j++) grad[ids[i] * D + j] += ch[i * D + j];
     /* Up to 133 numbers are summed for id 3; in BF16 each was rounded. */
     check_tensor(&ctx, "embedding: dtable", table->grad, grad, 2 * tolerance_of(dtype, 133));
-    free(th), free(want), free(ch);
-    test_context_free(&ctx);
 }
 
 /* ---- cross entropy ---- */
@@ -54,7 +52,7 @@ DEVICE_TEST(cross_entropy, loss_and_gradient_by_plain_loops) {
             counted += targets[i] >= 0;
         }
         Tensor *t = tensor_copy_in(&ctx, "targets", I32, targets, SHAPE(rows));
-        float *z = test_values(&ctx, logits), *grad = malloc((size_t)(rows * vocab) * sizeof *grad);
+        float *z = test_values(&ctx, logits), *grad = test_floats(rows * vocab);
         for (int64_t i = 0; i < rows; i++) {
             double s = 0;
             for (int64_t j = 0; j < vocab; j++) s += exp(z[i * vocab + j]);
@@ -73,8 +71,7 @@ DEVICE_TEST(cross_entropy, loss_and_gradient_by_plain_loops) {
         tape_backward(&ctx, loss);
         double tolerance = 4 * tolerance_of(F32, vocab) + elementwise_tolerance(dtype);
         check_tensor(&ctx, "cross_entropy: dlogits", logits->grad, grad, tolerance);
-        free(targets), free(z), free(grad);
-        test_context_free(&ctx);
+        context_free(&ctx);
     }
 }
 
@@ -116,8 +113,7 @@ DEVICE_TEST(cross_entropy, with_its_linear_layer) {
         for (int g = 0; g < 2 && vocab > 1; g++)
             check_close(g ? "dw" : "dx", grads[1][g], grads[0][g], g ? vocab * in : rows * in,
                         tolerance);
-        for (int g = 0; g < 4; g++) free(grads[g / 2][g % 2]);
-        test_context_free(&ctx);
+        context_free(&ctx);
     }
 }
 
@@ -133,7 +129,6 @@ DEVICE_TEST(cross_entropy, extremes) {
     loss = cross_entropy(&ctx, tensor_copy_in(&ctx, "logits", dtype, z[1], SHAPE(2, 4)), t);
     float *value = test_values(&ctx, loss);
     cr_assert(isnan(value[0]), "a NaN logit must make the loss NaN, not %g", value[0]);
-    free(value);
 
     int32_t none[2] = {IGNORE_TARGET, IGNORE_TARGET};
     t = tensor_copy_in(&ctx, "targets", I32, none, SHAPE(2));
@@ -144,5 +139,4 @@ DEVICE_TEST(cross_entropy, extremes) {
     float zeros[8] = {0};
     check_tensor(&ctx, "no target at all: loss", loss, zeros, 0);
     check_tensor(&ctx, "no target at all: gradient", logits->grad, zeros, 0);
-    test_context_free(&ctx);
 }

@@ -18,7 +18,7 @@ static const int64_t sizes[][3] = {{1, 1, 1},     {31, 33, 17},   {6, 16, 8},   
 enum { SIZES = sizeof sizes / sizeof *sizes };
 
 static float *numbers(int64_t n, uint64_t stream) {
-    float *values = malloc((size_t)n * sizeof *values + 1);
+    float *values = test_floats(n);
     for (int64_t i = 0; i < n; i++) values[i] = rng_normal(1, stream, (uint64_t)i);
     return values;
 }
@@ -37,8 +37,7 @@ static void check_one(const int64_t *size, int turn_a, int turn_b, Onto onto, in
     int64_t m = size[0], n = size[1], k = size[2], row = n + GAP;
     float *a = numbers(m * k, 1), *b = numbers(k * n, 2), *c = numbers(m * row, 3);
     float *other = numbers(m * row, 4), *bases[WAYS] = {NULL, c, other}, *base = bases[onto];
-    float *want = malloc((size_t)(m * n) * sizeof *want),
-          *got = malloc((size_t)(m * n) * sizeof *got);
+    float *want = test_floats(m * n), *got = test_floats(m * n);
     Product p = {c, base, row, matrix(a, m, k, turn_a), matrix(b, k, n, turn_b), m, n, k};
     for (int64_t i = 0; i < m; i++)
         for (int64_t j = 0; j < row; j++) {
@@ -62,7 +61,6 @@ static void check_one(const int64_t *size, int turn_a, int turn_b, Onto onto, in
     }
     /* The rounding of a sum of k products, in F32. */
     check_close("C", got, want, m * n, tolerance_of(F32, k + 1));
-    free(a), free(b), free(c), free(other), free(want), free(got);
 }
 
 Test(product, agrees_with_plain_loops) {
@@ -81,7 +79,7 @@ Test(product, parts_make_the_whole) {
 Test(product, a_piece_has_the_same_bits) {
     enum { M = 127, N = 211, K = 530 };
     float *a = numbers(M * K, 1), *b = numbers(K * N, 2);
-    float *whole = malloc(sizeof *whole * M * N), *piece = malloc(sizeof *piece * M * N);
+    float *whole = test_floats(M * N), *piece = test_floats(M * N);
     static const int cuts[][4] = {
         {0, 1, 0, 1}, {3, 8, 5, 21}, {17, 110, 1, 210}, {120, 7, 150, 61}};
     for (int turns = 0; turns < 4; turns++) {
@@ -98,5 +96,4 @@ Test(product, a_piece_has_the_same_bits) {
                           "row %lld of piece %d, matrices lying %d", (long long)r, i, turns);
         }
     }
-    free(a), free(b), free(whole), free(piece);
 }

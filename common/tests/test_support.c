@@ -403,7 +403,6 @@ Test(plot, missing_gnuplot_is_no_error) {
     Error err = {""};
     cr_assert_eq(plot_script(script, "rows.csv", out, &err), 1);
     setenv("PATH", path, 1);
-    free(path);
     remove_all(directory);
 }
 
@@ -455,7 +454,6 @@ Test(bench, repeats_and_orders) {
     cr_assert(time.repeats >= 5);
     cr_assert(calls >= time.repeats + 2, "%d calls for %d repeats", calls, time.repeats);
     cr_assert(time.min >= 0 && time.min <= time.median);
-    context_free(&ctx);
 }
 
 Test(bench, fill_covers_every_element) {
@@ -469,7 +467,6 @@ Test(bench, fill_covers_every_element) {
     int64_t bad = 0;
     for (int64_t i = 0; i < n; i++) bad += !(tensor_get(t, i) != 0);
     cr_assert_eq(bad, 0, "%lld elements", (long long)bad);
-    context_free(&ctx);
 }
 
 Test(bench, durations) {

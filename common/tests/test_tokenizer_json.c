@@ -19,7 +19,6 @@ static cJSON *good_file(Scratch *scratch) {
     cr_assert(tokenizer, "%s", err.text);
     const char *path = scratch_path(scratch, "good.json");
     cr_assert(tokenizer_save(tokenizer, path, &err) == 0, "%s", err.text);
-    tokenizer_free(tokenizer);
     cJSON *json = json_load(path, &err);
     cr_assert(json, "%s", err.text);
     return json;
@@ -123,8 +122,6 @@ static void expect_round_trip(const Tokenizer *tokenizer, const char *text, size
         cr_expect(ids[i] >= 0 && ids[i] < tokenizer_vocab_size(tokenizer), "%s", what);
     char *decoded = tokenizer_decode(tokenizer, ids, count, &bytes);
     cr_expect(bytes == size && memcmp(decoded, text, size) == 0, "%s: the text is not back", what);
-    free(decoded);
-    free(ids);
 }
 
 Test(tokenizer_json, accepts_unusual_files) {
@@ -138,7 +135,6 @@ Test(tokenizer_json, accepts_unusual_files) {
         if (!tokenizer) continue;
         expect_round_trip(tokenizer, text, strlen(text), unusual[i].where);
         expect_round_trip(tokenizer, "", 0, unusual[i].where);
-        tokenizer_free(tokenizer);
     }
     cJSON_Delete(good);
     scratch_close(&scratch);
@@ -157,8 +153,6 @@ Test(tokenizer_json, ignore_merges_finds_whole_words) {
         size_t count;
         int32_t *ids = tokenizer_encode(tokenizer, "xyz", 3, &count);
         cr_expect(count == (ignore ? 1u : 3u) && (!ignore || ids[0] == 300), "%zu ids", count);
-        free(ids);
-        tokenizer_free(tokenizer);
     }
     cJSON_Delete(good);
     scratch_close(&scratch);
@@ -183,9 +177,7 @@ Test(tokenizer_json, many_added_tokens_are_found) {
         int length = snprintf(text, sizeof text, "<place holder no %d<place", i);
         int32_t *ids = tokenizer_encode(tokenizer, text, (size_t)length, &count);
         cr_assert(count > 1 && ids[0] == 1000 + i, "%s gives id %d", text, ids[0]);
-        free(ids);
     }
-    tokenizer_free(tokenizer);
     cJSON_Delete(good);
     scratch_close(&scratch);
 }
@@ -295,7 +287,6 @@ Test(tokenizer_json, refuses_broken_files) {
         cr_expect(strstr(err.text, broken[i].message) && strstr(err.text, "/edited.json"),
                   "%s = %s: '%s' should say '%s'", broken[i].where, broken[i].value, err.text,
                   broken[i].message);
-        tokenizer_free(tokenizer);
     }
     cJSON_Delete(good);
     scratch_close(&scratch);
@@ -343,7 +334,6 @@ Test(tokenizer_json, refuses_depth_bombs) {
     Error err = {""};
     cr_expect_null(tokenizer_load(scratch_write(&scratch, "t.json", text, DEPTH), &err));
     cr_expect(strstr(err.text, "not JSON"), "%s", err.text);
-    free(text);
     scratch_close(&scratch);
 }
 
@@ -400,11 +390,9 @@ Test(tokenizer_json, survives_changed_bytes) {
             refused++;
             cr_assert(strstr(err.text, path), "round %d: '%s'", (int)round, err.text);
         }
-        tokenizer_free(tokenizer);
     }
     cr_expect(refused > 300 && refused < 1500, "%d of 1500 were refused", refused);
     cJSON_free(text);
-    free(changed);
     scratch_close(&scratch);
 }
 
@@ -421,6 +409,5 @@ Test(tokenizer_json, config_is_written) {
     cr_expect_str_eq(cJSON_GetObjectItem(config, "eos_token")->valuestring, "<|endoftext|>");
     cr_expect(cJSON_GetObjectItem(config, "model_max_length")->valueint == 4096);
     cJSON_Delete(config);
-    tokenizer_free(tokenizer);
     scratch_close(&scratch);
 }
