@@ -215,6 +215,8 @@ int checkpoint_write_setup(const ModelConfig *cfg, const Tokenizer *tokenizer,
     char path[1100];
     ModelConfig written = *cfg;
     written.dtype = dtype;
+    written.num_nextn_predict_layers =
+        0; /* nothing is built from them, so none are in the folder */
     /* A text begins and ends with <|endoftext|>, unless the config knows better. */
     int eot = tokenizer ? tokenizer_eot(tokenizer) : -1;
     if (cfg->bos_token_id < 0) written.bos_token_id = eot;

@@ -2,6 +2,7 @@
  * deepseek info: how large a model is, and what it takes to train and to serve it.
  */
 #include "10_full_model/commands/command.h"
+#include "10_full_model/model/config_table.h"
 #include "10_full_model/model/sizes.h"
 
 #include "common/program/progress.h"
@@ -13,6 +14,7 @@
 typedef struct Options {
     const char *config;
     int vocab, batch, context;
+    bool keys;
 } Options;
 
 /* 1234567 as "1,234,567", in a buffer of the caller's. */
@@ -124,6 +126,24 @@ static int read_settings(ModelConfig *cfg, const Options *o, Error *err) {
     return config_load(cfg, o->config, err);
 }
 
+/* Every key of config.json, and what this model has (cfg NULL: none). */
+static void list_keys(const ModelConfig *cfg) {
+    static const char *const models[] = {"", "v3", "v2", "v3 v2", "v3.2", "v3 v3.2", "v2 v3.2", ""};
+    const ConfigKey *key;
+    int width = cfg ? 12 : 0;
+    printf("%-33s %-*s %-10s %-28s %s\n", "key of config.json", width, cfg ? "here" : "", "else",
+           "may be", "of; what it is");
+    for (int i = 0; (key = config_key(i)); i++) {
+        if (cfg && !config_key_applies(key, cfg)) continue;
+        ConfigText here = {""}, absent = {"required"};
+        if (cfg) here = config_key_text(key, config_key_get(key, cfg));
+        if (key->absent != CONFIG_REQUIRED) absent = config_key_text(key, key->absent);
+        printf("%-33s %-*s %-10s %-28s %s%s%s\n", key->key, width, here.text, absent.text,
+               config_key_range(key).text, models[key->models], *models[key->models] ? "; " : "",
+               key->about);
+    }
+}
+
 static int run(int argc, char **argv, Error *err) {
     Options options = {.vocab = 2048, .batch = 16}, *o = &options;
     const Option flags[] = {
@@ -134,14 +154,17 @@ static int run(int argc, char **argv, Error *err) {
         OPT_INT("batch", 0, "N", &o->batch, 1, 1 << 20, "Sequences in a step, or served at once"),
         OPT_INT("context", 0, "N", &o->context, 1, 1 << 24,
                 "Tokens of each (default: all that the model has positions for, at most 4096)"),
+        OPT_FLAG("keys", 0, &o->keys,
+                 "List the keys of config.json instead, with --config the model's"),
         OPT_END};
     options_parse(argc, argv, command_info.about, flags);
-    if (!o->config) {
-        list_presets(o);
-        return 0;
-    }
     ModelConfig cfg;
-    if (read_settings(&cfg, o, err)) return -1;
+    if (o->config && read_settings(&cfg, o, err)) return -1;
+    if (o->keys)
+        list_keys(o->config ? &cfg : NULL);
+    else if (!o->config)
+        list_presets(o);
+    if (o->keys || !o->config) return 0;
     if (!o->context)
         o->context = cfg.max_position_embeddings < 4096 ? cfg.max_position_embeddings : 4096;
     printf("%s: %d layers of width %d, %d heads, latent %d + %d, ", o->config,

@@ -2,14 +2,14 @@
  * Sizes by name, what may be, and what the parts of a model are told. config_json.c reads and
  * writes.
  */
-#include "10_full_model/model/config.h"
+#include "10_full_model/model/config_table.h"
 
 #include <stdio.h>
 #include <string.h>
 
 /* What all sizes have in common; then what V3's have, and what a model made here has. */
 #define COMMON .rope_theta = 10000, .rope_interleave = true, .rms_norm_eps = 1e-6f
-#define V3     COMMON, .model_type = DEEPSEEK_V3, .topk_method = TOPK_NOAUX_TC, .norm_topk_prob = true
+#define V3     COMMON, .topk_method = TOPK_NOAUX_TC, .norm_topk_prob = true
 #define OURS                                                                              \
     V3, .n_group = 1, .topk_group = 1, .n_shared_experts = 1, .first_k_dense_replace = 1, \
         .routed_scaling_factor = 1, .rope_type = ROPE_DEFAULT, .rope_factor = 1,          \
@@ -17,6 +17,17 @@
 #define YARN_40                                                                   \
     .max_position_embeddings = 163840, .rope_type = ROPE_YARN, .rope_factor = 40, \
     .original_max_position_embeddings = 4096, .rope_beta_fast = 32, .rope_beta_slow = 1
+#define V3_SIZES                                                                                 \
+    V3, YARN_40, .vocab_size = 129280, .hidden_size = 7168, .num_hidden_layers = 61,             \
+                 .intermediate_size = 18432, .num_attention_heads = 128, .q_lora_rank = 1536,    \
+                 .kv_lora_rank = 512, .qk_nope_head_dim = 128, .qk_rope_head_dim = 64,           \
+                 .v_head_dim = 128, .moe_intermediate_size = 2048, .n_routed_experts = 256,      \
+                 .n_group = 8, .topk_group = 4, .num_experts_per_tok = 8, .n_shared_experts = 1, \
+                 .first_k_dense_replace = 3, .routed_scaling_factor = 2.5f, .rope_mscale = 1,    \
+                 .rope_mscale_all_dim = 1, .initializer_range = 0.02f, .bos_token_id = 0,        \
+                 .eos_token_id = 1, .num_nextn_predict_layers = 1
+
+const char *const config_type_names[] = {"deepseek_v3", "deepseek_v2", "deepseek_v32", NULL};
 
 static const struct {
     const char *name, *about;
@@ -60,6 +71,7 @@ static const struct {
     {"v2-lite",
      "DeepSeek-V2-Lite, 16B",
      {COMMON,
+      YARN_40,
       .model_type = DEEPSEEK_V2,
       .topk_method = TOPK_GREEDY,
       .vocab_size = 102400,
@@ -79,72 +91,19 @@ static const struct {
       .num_experts_per_tok = 6,
       .first_k_dense_replace = 1,
       .routed_scaling_factor = 1,
-      YARN_40,
       .rope_mscale = 0.707,
       .rope_mscale_all_dim = 0.707,
       .initializer_range = 0.02f,
       .bos_token_id = 100000,
       .eos_token_id = 100001}},
-    {"v3",
-     "DeepSeek-V3 and R1, 671B",
-     {V3,
-      .vocab_size = 129280,
-      .hidden_size = 7168,
-      .num_hidden_layers = 61,
-      .intermediate_size = 18432,
-      .num_attention_heads = 128,
-      .q_lora_rank = 1536,
-      .kv_lora_rank = 512,
-      .qk_nope_head_dim = 128,
-      .qk_rope_head_dim = 64,
-      .v_head_dim = 128,
-      .moe_intermediate_size = 2048,
-      .n_routed_experts = 256,
-      .n_group = 8,
-      .topk_group = 4,
-      .num_experts_per_tok = 8,
-      .n_shared_experts = 1,
-      .first_k_dense_replace = 3,
-      .routed_scaling_factor = 2.5f,
-      YARN_40,
-      .rope_mscale = 1,
-      .rope_mscale_all_dim = 1,
-      .initializer_range = 0.02f,
-      .bos_token_id = 0,
-      .eos_token_id = 1}},
+    {"v3", "DeepSeek-V3 and R1, 671B", {.model_type = DEEPSEEK_V3, V3_SIZES}},
     {"v3.2",
      "DeepSeek-V3.2: V3 with sparse attention; can be counted only",
-     {COMMON,
-      .model_type = DEEPSEEK_V32,
-      .topk_method = TOPK_NOAUX_TC,
-      .norm_topk_prob = true,
-      .vocab_size = 129280,
-      .hidden_size = 7168,
-      .num_hidden_layers = 61,
-      .intermediate_size = 18432,
-      .num_attention_heads = 128,
-      .q_lora_rank = 1536,
+     {.model_type = DEEPSEEK_V32,
+      V3_SIZES,
       .index_n_heads = 64,
       .index_head_dim = 128,
-      .index_topk = 2048,
-      .kv_lora_rank = 512,
-      .qk_nope_head_dim = 128,
-      .qk_rope_head_dim = 64,
-      .v_head_dim = 128,
-      .moe_intermediate_size = 2048,
-      .n_routed_experts = 256,
-      .n_group = 8,
-      .topk_group = 4,
-      .num_experts_per_tok = 8,
-      .n_shared_experts = 1,
-      .first_k_dense_replace = 3,
-      .routed_scaling_factor = 2.5f,
-      YARN_40,
-      .rope_mscale = 1,
-      .rope_mscale_all_dim = 1,
-      .initializer_range = 0.02f,
-      .bos_token_id = 0,
-      .eos_token_id = 1}},
+      .index_topk = 2048}},
 };
 enum { PRESETS = sizeof presets / sizeof presets[0] };
 
@@ -196,7 +155,7 @@ BlockConfig config_block(const ModelConfig *cfg) {
 RopeConfig config_rope(const ModelConfig *cfg) {
     RopeConfig rope = rope_config(cfg->qk_rope_head_dim, cfg->max_position_embeddings);
     rope.rope_theta = cfg->rope_theta;
-    bool halves = cfg->model_type == DEEPSEEK_V3 && !cfg->rope_interleave;
+    bool halves = cfg->model_type != DEEPSEEK_V2 && !cfg->rope_interleave;
     rope.layout = halves ? ROPE_HALVES : ROPE_INTERLEAVED;
     rope.rope_type = cfg->rope_type;
     rope.factor = cfg->rope_factor;
@@ -212,29 +171,7 @@ RopeConfig config_rope(const ModelConfig *cfg) {
 /* ---- what may be ---- */
 
 int config_check(const ModelConfig *cfg, Error *err) {
-    const struct {
-        const char *name;
-        int value, most;
-    } sizes[] = {
-        {"vocab_size", cfg->vocab_size, 1 << 24},
-        {"num_hidden_layers", cfg->num_hidden_layers, 1024},
-        {"intermediate_size", cfg->intermediate_size, 1 << 20},
-        {"max_position_embeddings", cfg->max_position_embeddings, 1 << 20},
-    };
-    for (size_t i = 0; i < sizeof sizes / sizeof sizes[0]; i++)
-        if (sizes[i].value < 1 || sizes[i].value > sizes[i].most)
-            return error_set(err, "%s is %d, but must be between 1 and %d", sizes[i].name,
-                             sizes[i].value, sizes[i].most);
-    if (!(cfg->initializer_range > 0 && cfg->initializer_range < 10))
-        return error_set(err, "initializer_range is %g, but must be in (0, 10)",
-                         cfg->initializer_range);
-    if (!(cfg->rms_norm_eps < 1))
-        return error_set(err, "rms_norm_eps is %g, but must be in (0, 1)", cfg->rms_norm_eps);
-    if (cfg->model_type != DEEPSEEK_V2 && cfg->topk_method != TOPK_NOAUX_TC)
-        return error_set(err, "topk_method of a deepseek_v3 model must be noaux_tc");
-    if (cfg->model_type == DEEPSEEK_V2 && cfg->topk_method == TOPK_NOAUX_TC)
-        return error_set(err, "topk_method of a deepseek_v2 model must be greedy or "
-                              "group_limited_greedy, not noaux_tc");
+    if (config_check_ranges(cfg, err)) return -1;
     if (cfg->bos_token_id >= cfg->vocab_size || cfg->eos_token_id >= cfg->vocab_size)
         return error_set(err, "%s_token_id is %d, but the vocabulary ends at %d",
                          cfg->bos_token_id >= cfg->vocab_size ? "bos" : "eos",

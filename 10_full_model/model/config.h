@@ -16,6 +16,7 @@
 #include "common/core/error.h"
 
 typedef enum ModelType { DEEPSEEK_V3, DEEPSEEK_V2, DEEPSEEK_V32 } ModelType;
+extern const char *const config_type_names[]; /* in ModelType's order; NULL behind the last */
 
 typedef struct ModelConfig {
     ModelType model_type;
@@ -38,7 +39,7 @@ typedef struct ModelConfig {
     bool norm_topk_prob;    /* V2 never divides, whatever its file says */
     float routed_scaling_factor;
 
-    int num_nextn_predict_layers; /* that a file may have behind num_hidden_layers: not read */
+    int num_nextn_predict_layers; /* behind the last, for multi-token prediction: kept, not built */
     int max_position_embeddings;  /* the longest context */
     double rope_theta;
     bool rope_interleave; /* V2: always */

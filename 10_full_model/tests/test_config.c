@@ -1,7 +1,10 @@
 /*
  * config.json: written, read back, and everything that can be wrong with it.
  */
-#include "10_full_model/model/config.h"
+#include "10_full_model/checkpoint/checkpoint.h"
+#include "10_full_model/model/config_table.h"
+#include "10_full_model/tests/test_tiny.h"
+#include "10_full_model/train/training_state.h"
 #include "common/files/files.h"
 #include "common/program/testing.h"
 #include "common/tests/test_scratch.h"
@@ -166,4 +169,112 @@ Test(config, published_files_are_the_presets) {
                   read.eos_token_id == preset.eos_token_id && read.index_topk == preset.index_topk);
         scratch_close(&scratch);
     }
+}
+
+/* ---- the table: a new key is covered by its line ---- */
+
+/* No key has the value that it has without being given, so that one which is not written, or not
+ * read, shows. */
+static ModelConfig all_keys(ModelType type) {
+    ModelConfig cfg = tiny_config(300);
+    cfg.model_type = type;
+    cfg.attention_bias = cfg.tie_word_embeddings = true;
+    cfg.index_n_heads = 3, cfg.index_head_dim = 8, cfg.index_topk = 5;
+    cfg.n_group = 3, cfg.topk_group = 2, cfg.n_shared_experts = 2;
+    cfg.topk_method = type == DEEPSEEK_V2 ? TOPK_GROUP_LIMITED_GREEDY : TOPK_NOAUX_TC;
+    cfg.norm_topk_prob = type == DEEPSEEK_V2;
+    cfg.rope_type = ROPE_YARN, cfg.rope_factor = 4, cfg.original_max_position_embeddings = 16;
+    cfg.rope_beta_fast = 20, cfg.rope_beta_slow = 2.5, cfg.rope_attention_factor = 1.25;
+    cfg.rope_mscale = 0.707, cfg.rope_mscale_all_dim = 0.6;
+    cfg.rope_interleave = type == DEEPSEEK_V2; /* which has no such key */
+    cfg.bos_token_id = 1, cfg.eos_token_id = 2, cfg.num_nextn_predict_layers = 3;
+    return cfg;
+}
+
+enum { TYPES = 3 };
+
+Test(config_table, every_key_is_written_and_read) {
+    Scratch scratch = scratch_open();
+    const ConfigKey *key;
+    Error err = {0};
+    for (int type = 0; type < TYPES; type++) {
+        ModelConfig cfg = all_keys((ModelType)type), back;
+        cr_assert(config_save(&cfg, scratch.directory, &err) == 0 &&
+                      config_load(&back, scratch.directory, &err) == 0,
+                  "%s", err.text);
+        for (int i = 0; (key = config_key(i)); i++) {
+            if (!config_key_applies(key, &cfg)) continue;
+            double value = config_key_get(key, &cfg);
+            cr_expect(key->low == key->high || value != key->absent, "all_keys: give %s a value",
+                      key->key);
+            cr_expect(config_key_get(key, &back) == value, "%s: %g was read as %g", key->key, value,
+                      config_key_get(key, &back));
+        }
+    }
+    scratch_close(&scratch);
+}
+
+/* In memory and in a file. What is wrong about a type, no range can say. */
+Test(config_table, every_key_has_its_range) {
+    Scratch scratch = scratch_open();
+    const ConfigKey *key;
+    Error err = {0};
+    for (int type = 0; type < TYPES; type++)
+        for (int i = 1; (key = config_key(i)); i++)
+            for (int side = 0; side < 2; side++) {
+                ModelConfig cfg = all_keys((ModelType)type), back;
+                if (!config_key_applies(key, &cfg) || key->kind == CONFIG_BOOL) continue;
+                if (key->kind == CONFIG_TOKEN && side == 0) continue; /* -1 is none */
+                double step = key->kind == CONFIG_FLOAT ? 1e31 : 1;
+                config_key_set(key, &cfg, side ? key->high + step : key->low - step);
+                cr_expect(config_check(&cfg, &err) == -1 && strstr(err.text, key->key), "%s: %s",
+                          key->key, err.text);
+                if (key->kind == CONFIG_NAME) continue; /* it would have no name */
+                cr_assert(config_save(&cfg, scratch.directory, &err) == 0, "%s", err.text);
+                cr_expect(config_load(&back, scratch.directory, &err) == -1 &&
+                              strstr(err.text, key->key),
+                          "%s: %s", key->key, err.text);
+            }
+    scratch_close(&scratch);
+}
+
+/* A run that is resumed with another value of any key that matters is refused by its name. */
+Test(config_table, every_setting_is_compared) {
+    const ConfigKey *key;
+    for (int type = 0; type < TYPES; type++) {
+        ModelConfig cfg = all_keys((ModelType)type);
+        Settings settings = {0};
+        settings_of_model(&settings, &cfg);
+        for (int i = 1; (key = config_key(i)); i++) {
+            if (!config_key_applies(key, &cfg) || key->low == key->high) continue;
+            double value = config_key_get(key, &cfg);
+            ModelConfig other = cfg;
+            config_key_set(key, &other,
+                           key->kind == CONFIG_BOOL    ? !value
+                           : key->kind == CONFIG_NAME  ? key->low
+                           : key->kind == CONFIG_FLOAT ? value * 1.0001
+                                                       : value + 1);
+            Settings changed = {0};
+            settings_of_model(&changed, &other);
+            bool seen = false;
+            for (int j = 0; j < settings.count && j < changed.count; j++)
+                seen |= !strcmp(settings.list[j].name, key->key) &&
+                        strcmp(settings.list[j].value, changed.list[j].value);
+            cr_expect(seen == key->setting, "%s: a change is %s", key->key,
+                      seen ? "compared" : "not seen");
+        }
+    }
+}
+
+/* What V3's file says of layers for multi-token prediction is kept; a folder that is written here
+ * has none. */
+Test(config, layers_that_are_not_built_are_not_promised) {
+    Scratch scratch = scratch_open();
+    ModelConfig cfg = all_keys(DEEPSEEK_V3), back;
+    Error err = {0};
+    cr_assert(checkpoint_write_setup(&cfg, NULL, scratch.directory, F32, &err) == 0 &&
+                  config_load(&back, scratch.directory, &err) == 0,
+              "%s", err.text);
+    cr_assert(back.num_nextn_predict_layers == 0);
+    scratch_close(&scratch);
 }

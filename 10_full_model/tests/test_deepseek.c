@@ -80,6 +80,10 @@ Test(info, has_the_published_sizes) {
     expect(&o, 0, "1,964,352            1,079,616");
     o = DEEPSEEK("info", "--config", "v3.2");
     expect(&o, 0, "can count them, nothing here can train or run them");
+    o = DEEPSEEK("info", "--keys");
+    expect(&o, 0, "greedy, group_limited_greedy");
+    o = DEEPSEEK("info", "--keys", "--config", "v3");
+    expect(&o, 0, "num_hidden_layers                 61 ");
     o = DEEPSEEK("info", "--config", "nope");
     expect(&o, 1, "there are: nano, small");
     char folder[400];

@@ -5,6 +5,7 @@
 #include "10_full_model/checkpoint/checkpoint.h"
 #include "10_full_model/tests/test_world.h"
 #include "10_full_model/train/run_folder.h"
+#include "10_full_model/train/train_flags.h"
 #include "10_full_model/train/training_state.h"
 
 #include "common/files/files.h"
@@ -291,7 +292,7 @@ Test(resume, from_a_damaged_state) {
     float before = tensor_get(w.model.embed_tokens, 5);
     const struct {
         const char *what, *with, *says;
-    } changes[] = {{"\"training_format\":\"1\"", "\"training_format\":\"9\"", "format 9"},
+    } changes[] = {{"\"training_format\":\"2\"", "\"training_format\":\"9\"", "format 9"},
                    {"\"schedule\":\"--steps", "\"schedule\":\"--stops", "schedule is '--stops"},
                    {"\"step\":\"5\"", "\"step\":\"x\"", "step is 'x'"},
                    {"weight.model.norm", "weight.model.form", "weight.model.norm.weight"},
@@ -353,4 +354,33 @@ Test(schedule, up_level_down) {
     }
     for (int64_t i = 0; i < 20; i++)
         cr_assert(learning_rate(&s, i + 1) <= learning_rate(&s, i) || i < 4, "it rises again");
+}
+
+/* A flag that is changed is seen, or belongs to the schedule, which has a rule of its own. */
+Test(resume, every_flag_of_training_is_compared) {
+    World w;
+    world_init(&w, CPU, F32);
+    TrainOptions changed;
+    TrainFlags flags = train_flags(&changed);
+    Settings before = train_settings(&w.model, &w.source, &w.options);
+    for (const Option *row = flags.rows; row->kind != OPTION_END; row++) {
+        if (row->kind == OPTION_HEAD) continue;
+        const char *at = row->value, *schedule = (const char *)&changed.schedule;
+        bool scheduled = at >= schedule && at < schedule + sizeof changed.schedule;
+        cr_expect(row->setting != scheduled, "--%s: compared, or the schedule's?", row->name);
+        changed = w.options;
+        if (row->kind == OPTION_FLOAT)
+            *(float *)row->value += 0.001f;
+        else if (row->size == 8)
+            *(int64_t *)row->value += 1;
+        else
+            *(int *)row->value += 1;
+        Settings after = train_settings(&w.model, &w.source, &changed);
+        bool seen = false;
+        for (int i = 0; i < before.count; i++)
+            seen |= !strcmp(before.list[i].name + 2, row->name) &&
+                    strcmp(before.list[i].value, after.list[i].value);
+        cr_expect(seen == row->setting, "--%s: a change is not seen", row->name);
+    }
+    world_free(&w);
 }

@@ -4,7 +4,9 @@
  */
 #include "10_full_model/train/training_state.h"
 
+#include "10_full_model/model/config_table.h"
 #include "common/files/safetensors.h"
+#include "common/program/progress.h"
 
 #include <math.h>
 #include <stdarg.h>
@@ -12,7 +14,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-static const char *const FORMAT = "1"; /* of this file; another one is refused */
+static const char *const FORMAT = "2"; /* of this file; another one is refused */
 
 /* ---- settings ---- */
 
@@ -31,54 +33,20 @@ void settings_integer(Settings *settings, const char *name, int64_t value) {
     add_setting(settings, name, "%lld", (long long)value);
 }
 
-/* No more digits than it takes: 0.003, not 0.00300000003. */
-static void number_text(char text[32], double value) {
-    int digits = 6;
-    do snprintf(text, 32, "%.*g", digits, value);
-    while (strtof(text, NULL) != (float)value && digits++ < 9);
-}
-
 void settings_number(Settings *settings, const char *name, double value) {
     char text[32];
-    number_text(text, value);
-    add_setting(settings, name, "%s", text);
+    add_setting(settings, name, "%s", format_number(text, sizeof text, value));
 }
 
 void settings_text(Settings *settings, const char *name, const char *value) {
     add_setting(settings, name, "%s", value);
 }
 
-void settings_of_model(Settings *s, const ModelConfig *c) {
-    settings_integer(s, "model_type", c->model_type);
-    settings_integer(s, "vocab_size", c->vocab_size);
-    settings_integer(s, "hidden_size", c->hidden_size);
-    settings_integer(s, "num_hidden_layers", c->num_hidden_layers);
-    settings_integer(s, "intermediate_size", c->intermediate_size);
-    settings_integer(s, "num_attention_heads", c->num_attention_heads);
-    settings_integer(s, "q_lora_rank", c->q_lora_rank);
-    settings_integer(s, "kv_lora_rank", c->kv_lora_rank);
-    settings_integer(s, "qk_nope_head_dim", c->qk_nope_head_dim);
-    settings_integer(s, "qk_rope_head_dim", c->qk_rope_head_dim);
-    settings_integer(s, "v_head_dim", c->v_head_dim);
-    settings_integer(s, "attention_bias", c->attention_bias);
-    settings_integer(s, "moe_intermediate_size", c->moe_intermediate_size);
-    settings_integer(s, "n_routed_experts", c->n_routed_experts);
-    settings_integer(s, "n_shared_experts", c->n_shared_experts);
-    settings_integer(s, "num_experts_per_tok", c->num_experts_per_tok);
-    settings_integer(s, "n_group", c->n_group);
-    settings_integer(s, "topk_group", c->topk_group);
-    settings_integer(s, "first_k_dense_replace", c->first_k_dense_replace);
-    settings_integer(s, "topk_method", c->topk_method);
-    settings_integer(s, "norm_topk_prob", c->norm_topk_prob);
-    settings_number(s, "routed_scaling_factor", c->routed_scaling_factor);
-    settings_integer(s, "max_position_embeddings", c->max_position_embeddings);
-    settings_number(s, "rope_theta", c->rope_theta);
-    settings_integer(s, "rope_interleave", c->rope_interleave);
-    settings_integer(s, "rope_type", c->rope_type);
-    settings_number(s, "rope_factor", c->rope_factor);
-    settings_number(s, "rms_norm_eps", c->rms_norm_eps);
-    settings_number(s, "initializer_range", c->initializer_range);
-    settings_integer(s, "tie_word_embeddings", c->tie_word_embeddings);
+void settings_of_model(Settings *settings, const ModelConfig *cfg) {
+    const ConfigKey *key;
+    for (int i = 0; (key = config_key(i)); i++)
+        if (key->setting && config_key_applies(key, cfg))
+            settings_text(settings, key->key, config_key_text(key, config_key_get(key, cfg)).text);
 }
 
 static void metadata_key(char *key, size_t size, const Setting *s) {
@@ -91,7 +59,7 @@ enum { SCHEDULE_TEXT = 200 };
 
 static void schedule_write(char text[SCHEDULE_TEXT], const Schedule *s) {
     char peak[32], floor[32];
-    number_text(peak, s->peak), number_text(floor, s->floor);
+    format_number(peak, sizeof peak, s->peak), format_number(floor, sizeof floor, s->floor);
     snprintf(text, SCHEDULE_TEXT,
              "--steps %lld --warmup %lld --constant %lld --learning-rate %s --lowest-rate %s",
              (long long)s->steps, (long long)s->warmup, (long long)s->constant, peak, floor);

@@ -48,6 +48,7 @@ void settings_integer(Settings *settings, const char *name, int64_t value);
 /* With as many digits, up to 9, as tell this float from all others. */
 void settings_number(Settings *settings, const char *name, double value);
 void settings_text(Settings *settings, const char *name, const char *value);
+/* The keys of config.json that change what is computed (config_table.h). */
 void settings_of_model(Settings *settings, const ModelConfig *cfg);
 
 /* Writes DIRECTORY/training.safetensors. -1 and a message; then the old file is as it was. */

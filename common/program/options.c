@@ -8,6 +8,7 @@
 
 #include "common/core/blas.h"
 #include "common/core/memory.h"
+#include "common/program/progress.h"
 
 #include <argp.h>
 #include <errno.h>
@@ -26,14 +27,6 @@ typedef struct Table {
 } Table;
 
 /* ---- values ---- */
-
-/* In as few digits as give the number back. */
-static void number_text(char *text, size_t size, double value, bool narrow) {
-    for (int digits = 6; digits <= 17; digits++) {
-        snprintf(text, size, "%.*g", digits, value);
-        if (strtod(text, NULL) == value || (narrow && strtof(text, NULL) == (float)value)) break;
-    }
-}
 
 /* The number that an INT or a CHOICE holds. */
 static int64_t whole_of(const Option *row) {
@@ -58,8 +51,8 @@ OptionText option_text(const Option *row) {
         snprintf(out.text, sizeof out.text, "%lld", (long long)whole_of(row));
         return out;
     case OPTION_FLOAT:
-        number_text(out.text, sizeof out.text,
-                    row->size == 4 ? *(float *)row->value : *(double *)row->value, row->size == 4);
+        format_number(out.text, sizeof out.text,
+                      row->size == 4 ? *(float *)row->value : *(double *)row->value);
         return out;
     case OPTION_FLAG:
         text = *(bool *)row->value ? "yes" : "no";

@@ -141,3 +141,13 @@ void progress_stop(Progress *progress, const char *format, ...) {
     last_line(progress, "stopped after", format, args);
     va_end(args);
 }
+
+char *format_number(char *buffer, size_t size, double number) {
+    bool is_float = (double)(float)number == number;
+    for (int digits = 6; digits <= 17; digits++) {
+        snprintf(buffer, size, "%.*g", digits, number);
+        if (is_float ? strtof(buffer, NULL) == (float)number : strtod(buffer, NULL) == number)
+            break;
+    }
+    return buffer;
+}
