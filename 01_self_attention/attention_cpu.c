@@ -7,6 +7,7 @@
 
 #include <math.h>
 #include <stdlib.h>
+
 static double dot(const float *a, const float *b, int64_t n) {
     double sum = 0;
     for (int64_t i = 0; i < n; i++) sum += (double)a[i] * b[i];
@@ -38,7 +39,6 @@ void attention_reference_forward_cpu(float *o, float *weights, const float *q, c
 /*
  * From the last step to the first, with P = softmax(S) and S = Q K^T / sqrt(D):
  *     dV = P^T dO,   dP = dO V^T,   dS = P (dP - rowsum(dP P)),
- *
  *     dQ = dS K / sqrt(D),   dK = dS^T Q / sqrt(D)
  */
 void attention_reference_backward_cpu(float *dq, float *dk, float *dv, const float *d_o,

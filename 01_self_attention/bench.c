@@ -71,6 +71,7 @@ static void cublas(Gpu *gpu, DType dtype, void *c, const void *a, const void *b,
                    int64_t n, int64_t k) {
     matmul_batched_cuda(gpu, dtype, c, 0, a, 0, b, 0, 1, m, n, k, 1);
 }
+
 static const Rung cuda_products[] = {
     {.name = "naive", .cuda_product = matmul_naive_cuda},
     {.name = "shared", .cuda_product = matmul_shared_cuda},

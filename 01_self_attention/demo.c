@@ -167,8 +167,8 @@ static void on_words(Context *ctx, const DemoOptions *options) {
     for (int i = 0; i < n * d; i++) {
         uint64_t word = (uint64_t)words.same_as[i / d];
         x[i] = 0.6f * rng_normal(options->common.seed, word, (uint64_t)(i % d));
-        q[i] = options->no_scale ? sqrtf((float)d) * x[i]
-                                 : x[i]; /* undoes what attention() divides by */
+        /* undoes what attention() divides by */
+        q[i] = options->no_scale ? sqrtf((float)d) * x[i] : x[i];
     }
     Tensor *keys = tensor_copy_in(ctx, "x", ctx->dtype, x, SHAPE(1, n, d));
     Tensor *queries = tensor_copy_in(ctx, "q", ctx->dtype, q, SHAPE(1, n, d)), *weights;

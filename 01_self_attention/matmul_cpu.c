@@ -150,10 +150,10 @@ void matmul_simd_cpu(float *c, const float *a, const float *b, int64_t m, int64_
 void matmul_batched_cpu(float *c, int add, const float *a, int transpose_a, const float *b,
                         int transpose_b, int64_t batch, int64_t m, int64_t n, int64_t k,
                         float scale) {
-    if (m == 0 || n == 0) return;
-        /* Many small products: one for each thread (OpenBLAS sees that it is inside a parallel
+    /* Many small products: one for each thread (OpenBLAS sees that it is inside a parallel
      * region and works alone). Few: OpenBLAS shares out each of them, and how it rounds a long sum
      * may then depend on the number of threads. */
+    if (m == 0 || n == 0) return;
 #pragma omp parallel for schedule(static) if (batch >= omp_get_max_threads())
     for (int64_t i = 0; i < batch; i++)
         cblas_sgemm(CblasRowMajor, transpose_a ? CblasTrans : CblasNoTrans,

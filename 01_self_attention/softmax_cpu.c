@@ -52,8 +52,8 @@ static void forward_row(float *y, const float *x, int64_t cols) {
     for (int64_t j = 0; j < cols; j++) max = x[j] > max ? x[j] : max;
 #pragma omp simd reduction(+ : sum)
     for (int64_t j = 0; j < cols; j++) {
-        float e =
-            fast_exp(x[j] - max); /* a NaN among the x passes the maximum by, and is caught here */
+        /* a NaN among the x passes the maximum by, and is caught here */
+        float e = fast_exp(x[j] - max);
         y[j] = e;
         sum += e;
     }

@@ -104,6 +104,7 @@ static Tensor *places(Context *ctx, int64_t B, int64_t T, int first) {
     free(host);
     return t;
 }
+
 Tensor *charmodel_forward(Context *ctx, const CharModel *model, Tensor *ids, KVCache *caches,
                           Tensor **watched) {
     const CharModelConfig *cfg = &model->cfg;
@@ -147,6 +148,7 @@ static int32_t draw(const float *logits, int n, float temperature, float u) {
     }
     return best; /* a rounding error short of the end */
 }
+
 int charmodel_generate(Context *ctx, const CharModel *model, int32_t *ids, int prompt, int count,
                        float temperature, uint64_t seed, bool cached, Error *err) {
     const CharModelConfig *cfg = &model->cfg;

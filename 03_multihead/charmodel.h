@@ -2,8 +2,10 @@
  * A small language model of characters, the smallest thing in which heads can be watched at work.
  *
  *     h = embedding[character] + position[t]
- * h = h + multihead(rmsnorm(h)); h = h + W_down swiglu(W_gate n, W_up n), n = rmsnorm(h) in every
- *     layer logits = rmsnorm(h) W_out^T
+ *     in every layer:
+ *         h = h + multihead(rmsnorm(h))
+ *         n = rmsnorm(h),  h = h + W_down swiglu(W_gate n, W_up n)
+ *     logits = rmsnorm(h) W_out^T
  *
  * A character is a byte; the vocabulary is the bytes that the text has. A head cannot tell where
  * a token stands (multihead.h), so position is added to the input: one learned vector for each

@@ -15,6 +15,7 @@ static float *download(Context *ctx, const Tensor *t) {
     tensor_download(ctx, host, t);
     return host;
 }
+
 void head_probabilities(Context *ctx, float *p, Tensor *x, const Multihead *w,
                         const MultiheadConfig *cfg, int b, int h) {
     int64_t B = tensor_dim(x, 0), T = tensor_dim(x, 1);

@@ -7,6 +7,7 @@
 #include "03_multihead/kv_cache.h"
 
 #include <string.h>
+
 void kv_append_cpu(float *to, const float *from, int64_t batch, int64_t tokens, int64_t width,
                    int64_t capacity, int64_t position) {
     for (int64_t b = 0; b < batch; b++)

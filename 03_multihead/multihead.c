@@ -79,6 +79,7 @@ void multihead_randomize(Params *params, const Multihead *w, float std, float ou
     for (int i = 0; i < 4; i++)
         if (biases[i]) params_fill(params, biases[i], 0.0f);
 }
+
 /*
  * The queries of the last T tokens against the cache, which holds them too by now. The cache is a
  * longer buffer than its length: the shapes say so, and nothing is copied.

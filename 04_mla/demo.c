@@ -284,8 +284,8 @@ static int which_is_cheaper(Demo *d, Error *err) {
     double flop = 2.0 * (2 * cfg->kv_lora_rank + cfg->qk_rope_head_dim);
     double bytes = 2.0 * (cfg->kv_lora_rank + cfg->qk_rope_head_dim);
     printf("4. Which of the two? T new tokens at once, %d in the cache with them. ", S);
-    if (cross >=
-        S - 1) /* at T = S both expand the same, and at rank 128 pairs cost the same, too */
+    /* at T = S both expand the same, and at rank 128 pairs cost the same, too */
+    if (cross >= S - 1)
         printf("Absorbed does fewer\n   operations for every T: the latent is so small.\n");
     else
         printf("Absorbed does fewer\n   operations up to T = %d; from %d on naive does, for it "

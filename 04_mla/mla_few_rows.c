@@ -1,5 +1,5 @@
 /*
- * Latent attention for a few new tokens: what fits, and the five kernels' order. See mla_few_rows.h.
+ * Latent attention for a few new tokens: what fits, and the order of the five kernels.
  */
 #include "04_mla/mla_few_rows.h"
 

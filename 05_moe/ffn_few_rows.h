@@ -34,8 +34,8 @@ typedef struct Ffn {
 
 /*
  * Can these kernels take it? On the GPU, recording off, few rows, sizes that are multiples of 32,
- * at most FFN_FEW_ROWS_EXPERTS experts, a linear gate (or the noisy one, which is linear off the tape),
- * and no capacity.
+ * at most FFN_FEW_ROWS_EXPERTS experts, a linear gate (or the noisy one, which is linear off the
+ * tape), and no capacity.
  */
 bool ffn_few_rows_supports(Context *ctx, const Tensor *x, const Tensor *norm, const Ffn *ffn);
 

@@ -27,8 +27,8 @@ extern "C" {
 
 /* Names of Hugging Face's config.json where they exist. A coefficient of 0 leaves its loss out. */
 typedef struct MoeConfig {
-    RouterConfig
-        router; /* hidden_size, n_routed_experts, num_experts_per_tok and how they are chosen */
+    /* hidden_size, n_routed_experts, num_experts_per_tok and how they are chosen */
+    RouterConfig router;
     int moe_intermediate_size; /* inner width of one expert */
     int n_shared_experts;      /* 0: none */
     float capacity_factor;     /* 0: no token is ever dropped */

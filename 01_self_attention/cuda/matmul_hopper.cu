@@ -41,8 +41,8 @@ enum {
 };
 
 struct Sizes {
-    int pairs_m, tiles_n,
-        steps; /* cluster tiles (256 rows) down, tiles across, steps of 64 along k */
+    /* cluster tiles (256 rows) down, tiles across, steps of 64 along k */
+    int pairs_m, tiles_n, steps;
 };
 
 #if HOPPER_CODE

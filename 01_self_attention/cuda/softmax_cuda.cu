@@ -103,8 +103,8 @@ template <typename T, typename P> __global__ void online_kernel(T *y, const T *x
         const T *at = (const T *)&pack;
         float max = mine.max; /* rescale once for each pack, not for each element */
         for (int i = 0; i < SIZE; i++) max = fmaxf(max, to_float(at[i]));
-        float from =
-            max == -INFINITY ? 0 : max; /* all -inf so far: exp(-inf - 0) is the 0 we want */
+        /* all -inf so far: exp(-inf - 0) is the 0 we want */
+        float from = max == -INFINITY ? 0 : max;
         float sum = mine.sum * __expf(mine.max - from);
         for (int i = 0; i < SIZE; i++) sum += __expf(to_float(at[i]) - from);
         mine = {max, sum};
@@ -163,6 +163,7 @@ static int row_threads(int64_t cols) {
     while (threads < 1024 && threads * VALUES < cols) threads *= 2;
     return threads;
 }
+
 template <typename T, typename P>
 __global__ void __launch_bounds__(1024) registers_kernel(T *y, const T *x, int64_t cols) {
     enum { SIZE = sizeof(P) / sizeof(T), PACKS = VALUES / SIZE };

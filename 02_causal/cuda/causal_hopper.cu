@@ -188,8 +188,8 @@ __device__ __forceinline__ void online_softmax(float (&s)[BN / 2], float (&row_m
         for (int i = 2 * r; i < BN / 2; i += 4) m = fmaxf(m, fmaxf(s[i], s[i + 1]));
         m = fmaxf(m, __shfl_xor_sync(~0u, m, 1));
         m = fmaxf(m, __shfl_xor_sync(~0u, m, 2));
-        float base =
-            m == -INFINITY ? 0.0f : m * c; /* a row without a key so far: avoid inf - inf */
+        /* a row without a key so far: avoid inf - inf */
+        float base = m == -INFINITY ? 0.0f : m * c;
         rescale[r] = exp2_fast(row_max[r] * c - base);
         row_max[r] = m;
         float sum = row_sum[r] * rescale[r];

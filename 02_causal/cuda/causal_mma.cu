@@ -117,8 +117,8 @@ __device__ __forceinline__ void multiply_pv(WarpState<D, M, BK> &w, bf16 *v) {
                                     w.s[m][2 * j + i / 2][i % 2 * 2 + 1]);
 #pragma unroll
         for (int d = 0; d < D / 16; d++) {
-            uint32_t
-                b[4]; /* V lies with the keys outermost, mma wants them innermost: transposed */
+            /* V lies with the keys outermost, mma wants them innermost: transposed */
+            uint32_t b[4];
             ldmatrix_x4_transposed(b, v_row.at(j * 16 * D, d));
 #pragma unroll
             for (int m = 0; m < M; m++) {

@@ -305,7 +305,8 @@ __global__ __launch_bounds__(THREADS, blocks_each<KV>()) void mla_decode_mma_ker
               groups = (rows + 16 * M - 1) / (16 * M);
     const float scale = s.scale * 1.44269504f; /* exp(scale * x) = 2^(scale' * x) */
 
-    /* Lengths, pages and all tokens but the new ones are there before the queries (few_rows_launch.cuh). */
+    /* Lengths, pages and all tokens but the new ones are there before the queries
+     * (few_rows_launch.cuh). */
     bool waited = false;
     auto wait = [&] {
         if (!waited) {

@@ -80,6 +80,7 @@ static __device__ __forceinline__ void absorb(float (&sum)[NT][4], const bf16 *w
         }
     }
 }
+
 template <int NT>
 static __device__ __forceinline__ void absorb(float (&sum)[NT][4], const float *w_uk,
                                               const float *q, int first, int nope, int w_stride,
@@ -289,8 +290,8 @@ __global__ void __launch_bounds__(32 * HEAD_WARPS)
     if (warp * FEW_ROWS_TILE < s.v)
         sum.begin(w_uv + (int64_t)warp * FEW_ROWS_TILE * rank, rank, s.v - warp * FEW_ROWS_TILE, 0,
                   1);
-    MlaJoin piece(scratch, m.lengths, shape, pieces,
-                  b); /* lengths: of kernel 1, see few_rows_launch.cuh */
+    /* lengths: of kernel 1, see few_rows_launch.cuh */
+    MlaJoin piece(scratch, m.lengths, shape, pieces, b);
     int t = first_row - b * m.tokens;
     piece.of_row(t * s.heads + h);
     few_rows_wait();

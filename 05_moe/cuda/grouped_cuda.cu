@@ -142,6 +142,7 @@ static __device__ __forceinline__ void fetch(T *next, At at) {
     for (int i = 0; i < 4; i++)
         next[i] = K_INNER ? at(t / 8 + 32 * i, t % 8) : at(t % 128, t / 128 + 2 * i);
 }
+
 template <bool K_INNER, typename T>
 static __device__ __forceinline__ void put(float (*tile)[PITCH], const T *next) {
     int t = thread_now();

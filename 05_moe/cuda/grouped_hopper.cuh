@@ -49,8 +49,8 @@ struct alignas(16) Turn {
 
 struct Barriers {
     uint64_t full[STAGES], empty[STAGES];
-    uint64_t turn_full[TURNS],
-        turn_empty[TURNS]; /* the latter of the cluster's first block alone */
+    /* the latter of the cluster's first block alone */
+    uint64_t turn_full[TURNS], turn_empty[TURNS];
     Turn turn[TURNS];
 };
 enum { TURN_READERS = CLUSTER * 9 }; /* warps: the producer and eight of consumers in each block */

@@ -32,8 +32,8 @@ static void inputs(float *scores, int32_t *indices) {
 DEVICE_TEST(balance, loss_by_hand) {
     static const float s[8] = {0.9f, 0.1f, 0.8f, 0.2f, 0.6f, 0.4f, 0.3f, 0.7f};
     static const int32_t chosen[4] = {0, 0, 0, 1};
-    static const float want[1] = {1.5f * 0.65f +
-                                  0.5f * 0.35f}; /* 1.15: an even load would give 1 */
+    /* 1.15: an even load would give 1 */
+    static const float want[1] = {1.5f * 0.65f + 0.5f * 0.35f};
     Context ctx = test_context(device, dtype);
     Tensor *scores = f32_tensor(&ctx, "scores", s, SHAPE(4, 2));
     Tensor *indices = tensor_copy_in(&ctx, "indices", I32, chosen, SHAPE(4, 1));

@@ -21,8 +21,8 @@ typedef struct TextInput {
 typedef struct TextOptions {
     const StringList *data;
     int context_length;
-    double
-        validation; /* share of a text that is kept back; 1: all of it. Shards are split already */
+    /* share of a text that is kept back; 1: all of it. Shards are split already */
+    double validation;
     const char *tokenizer; /* a folder with a tokenizer.json that is to be used; NULL: see above */
     int vocab;             /* tokens to learn; of a given tokenizer, the most there may be */
 } TextOptions;

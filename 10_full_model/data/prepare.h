@@ -84,8 +84,8 @@ typedef struct PrepareReport {
     int vocab_size;
     size_t memory_bytes; /* what grew with the number of documents */
     double seconds, tokenizer_seconds;
-    double core_seconds[STAGES],
-        stage_bytes[STAGES];  /* time summed over threads; text that passed */
+    /* time summed over threads; text that passed */
+    double core_seconds[STAGES], stage_bytes[STAGES];
     char first_bad_line[256]; /* skipped, and why */
 } PrepareReport;
 

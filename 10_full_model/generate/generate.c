@@ -91,8 +91,8 @@ static int fill_caches(Generator *g) {
         int cached = decoder_cache_length(&g->cache, b);
         const Sequence *s = &g->sequences[b];
         memcpy(tokens + b * longest, s->ids + cached,
-               (size_t)(s->count - 1 - cached) *
-                   sizeof *tokens); /* and zeros behind: the padding */
+               /* and zeros after them: the padding */
+               (size_t)(s->count - 1 - cached) * sizeof *tokens);
     }
     forward(g, tokens, longest);
     for (int b = 0; b < g->batch; b++)

@@ -7,7 +7,7 @@
 #include <stdio.h>
 #include <string.h>
 
-/* What all sizes have in common; then what V3's have, and what a model made here has. */
+/* What all sizes have in common. */
 #define COMMON .rope_theta = 10000, .rope_interleave = true, .rms_norm_eps = 1e-6f
 #define V3     COMMON, .topk_method = TOPK_NOAUX_TC, .norm_topk_prob = true
 #define OURS                                                                              \

@@ -128,9 +128,9 @@ Test(checkpoint, a_dense_model_needs_no_word_of_experts) {
     static const char json[] =
         "{\"model_type\": \"deepseek_v3\", \"vocab_size\": 19, \"hidden_size\": 12, "
         "\"intermediate_size\": 20, \"num_hidden_layers\": 3, \"num_attention_heads\": 3, "
-        "\"q_lora_rank\": 7, \"kv_lora_rank\": 8, \"qk_nope_head_dim\": 5, \"qk_rope_head_dim\": "
-        "4, "
-        "\"v_head_dim\": 6, \"n_routed_experts\": null, \"max_position_embeddings\": 64, "
+        "\"q_lora_rank\": 7, \"kv_lora_rank\": 8, \"qk_nope_head_dim\": 5, "
+        "\"qk_rope_head_dim\": 4, \"v_head_dim\": 6, "
+        "\"n_routed_experts\": null, \"max_position_embeddings\": 64, "
         "\"rms_norm_eps\": 1e-6}";
     scratch_write(&w.scratch, "config.json", json, sizeof json - 1);
     loads_as(&w, F32);
@@ -430,8 +430,8 @@ Test(checkpoint, a_full_disk_leaves_the_old_model) {
         save(&w, F32, before[i]);
         int files = scratch_count(&w.scratch);
         SaveOptions options = {.dtype = F32, .shard_size = after[i]};
-        int status =
-            -1; /* ever larger disks, until it fits: each file is once the one that fails */
+        /* ever larger disks, until it fits: each file is once the one that fails */
+        int status = -1;
         for (rlim_t limit = 0; status; limit += 389) {
             disk_of(limit);
             status = checkpoint_write_weights(&other, w.scratch.directory, &options, &err);

@@ -39,8 +39,8 @@ Test(sampling, keeps_to_its_limits) {
         cr_assert(id == 1 || id == 3, "top_k 2 chose %d", id);
         memcpy(copy, logits, sizeof copy);
         id = sample_token(copy, 5, &nucleus, (float)i / 100.001f);
-        cr_assert(id == 1 || id == 3, "top_p 0.5 chose %d",
-                  id); /* the first has 0.40, so the second is needed, the third not */
+        /* the first has 0.40, so the second is needed, the third not */
+        cr_assert(id == 1 || id == 3, "top_p 0.5 chose %d", id);
     }
     Sampling tight = {.temperature = 1, .top_p = 0};
     memcpy(copy, logits, sizeof copy);

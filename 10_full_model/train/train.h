@@ -21,14 +21,14 @@
 
 typedef struct TrainOptions {
     Schedule schedule; /* with the number of steps */
-    int batch_size, context_length,
-        accumulation; /* a step sees batch_size * accumulation * context_length tokens */
+    /* a step sees batch_size * accumulation * context_length tokens */
+    int batch_size, context_length, accumulation;
     AdamW adamw;
     float dropout;       /* after the embedding and on what each layer adds; 0: none */
     float balance_alpha; /* weight of the sequence-wise balance loss (V3: 1e-4) */
     float bias_speed;    /* gamma: how far a router's bias moves after a step (V3: 1e-3) */
-    int eval_interval,
-        eval_batches; /* validation: every so many steps, on eval_batches * batch_size windows */
+    /* validation: every so many steps, on eval_batches * batch_size windows */
+    int eval_interval, eval_batches;
 
     const char *out;            /* folder for the model and the state; NULL: do not save */
     RunStart start;             /* what becomes of a run that is there */

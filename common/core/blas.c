@@ -68,8 +68,8 @@ __attribute__((constructor(101))) static void restart_with_better_settings(int a
 }
 
 void blas_set_threads(int n) {
-    static int
-        initial; /* what OpenMP starts with: the cores this process may use, or OMP_NUM_THREADS */
+    /* what OpenMP starts with: the cores this process may use, or OMP_NUM_THREADS */
+    static int initial;
     if (!initial) initial = omp_get_max_threads();
     if (n <= 0) n = initial;
     omp_set_num_threads(n);

@@ -315,8 +315,8 @@ Tensor *cross_entropy(Context *ctx, Tensor *logits, Tensor *targets) {
     CHECK(targets->dtype == I32 && tensor_count(targets) == rows,
           "cross_entropy: targets are %s %s, but logits %s need one I32 for each row",
           dtype_name(targets->dtype), shape_text(targets).text, shape_text(logits).text);
-    Tensor *loss =
-        tensor_new(ctx, "loss", F32, SHAPE(2)); /* the mean, and how many rows it is of */
+    /* the mean, and how many rows it is of */
+    Tensor *loss = tensor_new(ctx, "loss", F32, SHAPE(2));
     float *losses = arena_alloc(&ctx->data, (size_t)rows * sizeof(float));
     float *lse = arena_alloc(&ctx->data, (size_t)rows * sizeof(float));
     ON(ctx, cross_entropy_forward, loss->data, losses, lse, logits->data, targets->data, rows,

@@ -26,9 +26,9 @@ typedef struct Params {
     Context *ctx;
     Tensor **list; /* in order of registration */
     int count, capacity;
-    int64_t size,
-        decayed;  /* elements in a flat buffer; how many of them, from the start, are decayed */
-    void *values; /* ctx->dtype */
+    /* elements in a flat buffer; how many of them, from the start, are decayed */
+    int64_t size, decayed;
+    void *values;         /* ctx->dtype */
     float *grads, *m, *v; /* on ctx's device; NULL for a model that only infers */
     float *master;        /* the F32 weights; the same memory as values when ctx->dtype is F32 */
     float *scratch;       /* partial sums of the gradient norm */
@@ -53,8 +53,8 @@ Tensor *params_buffer(Params *params, const char *name, DType dtype, const int64
  * memory runs out. */
 int params_allocate(Params *params, bool training, Error *err);
 
-Tensor *params_find(const Params *params,
-                    const char *name);      /* a weight or a buffer; NULL if there is none */
+/* a weight or a buffer; NULL if there is none */
+Tensor *params_find(const Params *params, const char *name);
 int64_t params_count(const Params *params); /* weights: numbers in the model, padding not counted */
 
 /* Fills one weight (master and value), or an F32 buffer. Normal(0, std): a stream of ctx's rng, so
@@ -63,8 +63,8 @@ void params_normal(Params *params, Tensor *t, float std);
 void params_fill(Params *params, Tensor *t, float value);
 void params_set(Params *params, Tensor *t, const float *host); /* F32 from host memory */
 void params_get(Params *params, const Tensor *t, float *host); /* the F32 master to host memory */
-void params_get_grad(Params *params, const Tensor *t,
-                     float *host); /* zeros where nothing was written */
+/* zeros where nothing was written */
+void params_get_grad(Params *params, const Tensor *t, float *host);
 
 /* Start of a step: the next contribution to each gradient overwrites. (Not between accumulated
  * micro-batches.) */

@@ -60,8 +60,8 @@ RNG_FUNCTION float rng_uniform(uint64_t seed, uint64_t stream, uint64_t i) {
 RNG_FUNCTION float rng_normal(uint64_t seed, uint64_t stream, uint64_t i) {
     Philox p = philox(seed, stream, i / 4);
     uint32_t a = p.word[i % 4 / 2 * 2], b = p.word[i % 4 / 2 * 2 + 1];
-    float radius =
-        sqrtf(-2.0f * logf(((float)(a >> 8) + 1.0f) * 0x1p-24f)); /* (0, 1]: the log is finite */
+    /* (0, 1]: the log is finite */
+    float radius = sqrtf(-2.0f * logf(((float)(a >> 8) + 1.0f) * 0x1p-24f));
     float angle = 6.2831853f * ((float)(b >> 8) * 0x1p-24f);
     return radius * (i % 2 ? sinf(angle) : cosf(angle));
 }

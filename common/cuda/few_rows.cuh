@@ -32,8 +32,8 @@ enum { FEW_ROWS_TILE = 16, FEW_ROWS_CHUNK = 32 }; /* rows of W and columns at a 
 /*
  * How a grid shares the rows: all 32 in a block, which reads its weights for all of them, or, where
  * that would leave most processors idle, 8 in a block, and groups of blocks side by side, which
- * find the weights in the L2 cache. FEW_ROWS_SWITCH(rows, blocks, gpu, NT, groups, statement) with NT
- * tiles of 8 rows; `blocks` is the grid that one group needs.
+ * find the weights in the L2 cache. FEW_ROWS_SWITCH(rows, blocks, gpu, NT, groups, statement) with
+ * NT tiles of 8 rows; `blocks` is the grid that one group needs.
  */
 #define FEW_ROWS_SWITCH(rows, blocks, gpu, NT, groups, ...)                   \
     do {                                                                      \

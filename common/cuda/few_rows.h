@@ -7,8 +7,8 @@
  * itself, and the addition behind it. Up to FEW_ROWS rows, on the GPU; linear(), linear_onto() and
  * rmsnorm_linear() (ops.h) use these kernels where they apply.
  *
- * Inside a captured graph the weights are fetched before the kernel in front has ended (few_rows_launch.cuh):
- * so no kernel of that graph may write them.
+ * Inside a captured graph the weights are fetched before the kernel in front has ended
+ * (few_rows_launch.cuh): so no kernel of that graph may write them.
  */
 #ifndef COMMON_FEW_ROWS_H
 #define COMMON_FEW_ROWS_H

@@ -12,14 +12,14 @@
  * Every thread calls both. Before few_rows_wait() a kernel writes nothing to memory, and it reads:
  *   - weights;
  *   - what the kernel before the last has written, if the last one calls few_rows_wait() first and
- *     few_rows_go() after it: then nobody starts early enough to miss it.
+ *     few_rows_go() after it: then no kernel starts early enough to miss it.
  *
- * Only inside a graph that is being captured: there nobody writes weights, which outside another
- * kernel may do just before. Elsewhere, and on older GPUs, few_rows_launch() is an ordinary launch and
- * both functions do nothing.
+ * Only inside a graph that is being captured: no kernel of it writes weights, while outside a graph
+ * another kernel may do so just before. Elsewhere, and on older GPUs, few_rows_launch() is an
+ * ordinary launch and both functions do nothing.
  */
-#ifndef COMMON_EARLY_CUH
-#define COMMON_EARLY_CUH
+#ifndef COMMON_FEW_ROWS_LAUNCH_CUH
+#define COMMON_FEW_ROWS_LAUNCH_CUH
 
 #include "common/cuda/gpu.cuh"
 

@@ -225,8 +225,9 @@ static const float LOG2_E = 1.44269504f, LN_2 = 0.693147181f;
 
 /*
  *     losses[row] = lse - logits[row][target]
- * With count, logits[row] becomes (softmax - onehot(target)) / *count, and its padding zero, for it takes part in the products behind. width
- * is a multiple of a pack; columns from vocab on do not count.
+ * With count, logits[row] becomes (softmax - onehot(target)) / *count, and its padding zero, for it
+ * takes part in the products after this kernel. width is a multiple of a pack; columns from vocab
+ * on do not count.
  *
  * Two exponentials for each logit are as much work as the memory leaves time for, so there must be
  * little else: powers of 2, e^(z - m) = 2^(z log2(e) - m log2(e)), are a product with addition and
@@ -249,8 +250,8 @@ __global__ void __launch_bounds__(HEAD_THREADS, HEAD_BLOCKS)
         float most = largest;
 #pragma unroll
         for (int k = 0; k < W; k++) most = fmaxf(most, to_float(pack.v[k]));
-        float to =
-            most == -INFINITY ? 0 : most * LOG2_E; /* all -inf so far: each power shall be 0 */
+        /* all -inf so far: each power shall be 0 */
+        float to = most == -INFINITY ? 0 : most * LOG2_E;
         sum *= exp2_fast(shift - to);
 #pragma unroll
         for (int k = 0; k < W; k++) sum += exp2_fast(fmaf(to_float(pack.v[k]), LOG2_E, -to));

@@ -65,8 +65,8 @@ __global__ void adamw_kernel(T *values, float4 *master, float4 *m, float4 *v, co
         master[q] = w4;
         m[q] = m4;
         v[q] = v4;
-        if ((void *)values !=
-            (void *)master) /* BF16: the rounded copy that the model computes with */
+        /* BF16: the rounded copy that the model computes with */
+        if ((void *)values != (void *)master)
             for (int k = 0; k < 4; k++) values[4 * q + k] = from_float<T>(wk[k]);
     }
 }

@@ -12,8 +12,8 @@ typedef struct MachineText {
 } MachineText;
 
 MachineText cpu_describe(void); /* "AMD EPYC 9454, 2 cores" */
-MachineText blas_describe(
-    void); /* "OpenBLAS 0.3.21, SkylakeX kernels": see `make doctor` if they are slow ones */
+/* "OpenBLAS 0.3.21, SkylakeX kernels": see `make doctor` if they are slow ones */
+MachineText blas_describe(void);
 MachineText compiler_describe(void); /* "gcc 12.2.0" */
 
 MachineText device_describe(const Context *ctx); /* "cpu", or the GPU and its memory */

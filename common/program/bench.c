@@ -81,8 +81,8 @@ static int compare_doubles(const void *a, const void *b) {
 }
 
 BenchTime bench_time(Context *ctx, BenchFunction function, void *user, double seconds) {
-    time_calls(ctx, function, user,
-               1); /* first touch of memory, cuBLASLt's choice of a kernel, ... */
+    /* first touch of memory, cuBLASLt's choice of a kernel, ... */
+    time_calls(ctx, function, user, 1);
     double once = time_calls(ctx, function, user, 1);
     /* A sample should be long beside the clock's resolution, on a GPU beside a kernel's start. */
     double sample = ctx->device == CUDA ? 5e-3 : 1e-4;

@@ -246,8 +246,8 @@ static float **tape_gradients(GradientCheck *check, Tensor *const *inputs, int i
 
 /* Central difference at element i; *noise: what one rounding of f to F32 on either side may add. */
 static double difference_at(GradientCheck *check, Tensor *input, int64_t i, double *noise) {
-    volatile float *x =
-        (float *)input->data + i; /* volatile: the step must be what x really moved */
+    /* volatile: the step must be what x really moved */
+    volatile float *x = (float *)input->data + i;
     float old = *x;
     *x = (float)(old + check->step);
     double high = *x, above = loss_value(check);

@@ -100,7 +100,6 @@ DEVICE_TEST(linear, gradients_agree_with_plain_loops) {
     check_tensor(&ctx, "linear: dbias", b->grad, db, tolerance);
 }
 
-/* An expert without tokens gets a matrix without rows: no output, and a gradient of zeros. */
 /* base + x W^T + b is what add() and linear() make of it, and so are all gradients. */
 DEVICE_TEST(linear, onto_equals_the_sum) {
     const int64_t shapes[][3] = {{1, 7, 5}, {33, 64, 24}, {127, 31, 129}, {128, 64, 512}};
