@@ -12,11 +12,11 @@
  * query, as in forward; dK and dV are sums over queries, so there the queries are the depth of the
  * product and a lane is a column.
  *
- * Who owns what. dK and dV of a key collect from all later queries and from all query heads of its
- * group, in one fixed order: a task is one (batch, key head), and writes them directly. With few
- * heads that leaves threads idle, so the query tiles are dealt out to `chunks` tasks, like cards.
- * The first adds into dk and dv, the others into copies in scratch, which are added up afterwards,
- * in order. chunks follows from the shape alone: so do the results.
+ * Which task owns what. dK and dV of a key collect from all later queries and from all query heads
+ * of its group, in one fixed order: a task is one (batch, key head), and writes them directly. With
+ * few heads that leaves threads idle, so the query tiles are dealt out to `chunks` tasks, like
+ * cards. The first adds into dk and dv, the others into copies in scratch, which are added up
+ * afterwards, in order. chunks follows from the shape alone: so do the results.
  */
 #include "02_causal/causal.h"
 #include "02_causal/causal_tile.h"
@@ -36,7 +36,7 @@ typedef struct BackwardTile {
     float lse[LANES], delta[LANES];
 } BackwardTile;
 
-/* Where a task's gradients of K and V go: first row and row distance. NULL: nobody wants it. */
+/* Where a task's gradients of K and V go: first row and row distance. NULL: not wanted. */
 typedef struct KeyGradients {
     float *dk, *dv;
     int64_t dk_row, dv_row;

@@ -22,7 +22,7 @@ typedef struct KVCache {
     Tensor k, v;  /* [B, capacity, H_kv, D] on ctx's device, in ctx's dtype */
     int length;   /* tokens held */
     int capacity; /* tokens there is room for */
-    Gpu *gpu;     /* who gives the memory back; NULL on the CPU */
+    Gpu *gpu;     /* whose memory it is; NULL on the CPU */
 } KVCache;
 
 /* One layer's cache, empty. -1 and a message that names the bytes when memory runs out. */

@@ -15,10 +15,10 @@
  *
  * Capacity (Switch; GShard): an expert takes at most `capacity` tokens. Those that come later, in
  * the order of the tokens, are dropped: they have row -1, add nothing to y, and get no gradient. 0:
- * no limit, nobody is dropped. DeepSeek drops nobody.
+ * no limit, no token is dropped. DeepSeek drops none.
  *
  * How many tokens an expert has is known on the device only. There are always N K rows; those from
- * offsets[E] on (as many as were dropped) are neither read nor written by anyone.
+ * offsets[E] on (as many as were dropped) are neither read nor written.
  */
 #ifndef DISPATCH_H
 #define DISPATCH_H

@@ -1,5 +1,5 @@
 /*
- * The gate: how much each expert wants a token, before anyone chooses.
+ * The gate: how much each expert wants a token, before the choice.
  *
  *     linear    z = x W^T                                    (Shazeer et al. 2017, eq. 2; DeepSeek)
  *     noisy     z = x W^T + eps * softplus(x W_noise^T),  eps ~ Normal(0, 1)     (the same, eq. 4)
@@ -34,7 +34,7 @@ Tensor *gate_cosine(Context *ctx, Tensor *x, Tensor *centroids, float temperatur
 /*
  * How many tokens each expert would get, made differentiable (Shazeer et al. 2017, eq. 8-10): the
  * sum over tokens of the probability that the expert is among the best top_k when its own noise is
- * drawn anew and everyone else's is kept. clean, raw, noisy F32 [N, E] -> F32 [E].
+ * drawn anew and that of the others is kept. clean, raw, noisy F32 [N, E] -> F32 [E].
  */
 Tensor *gate_noisy_load(Context *ctx, Tensor *clean, Tensor *raw, Tensor *noisy, int top_k);
 

@@ -142,7 +142,7 @@ void gate_noisy_load_forward_cpu(float *load, float *p, int32_t *rivals, const f
         for (int64_t e = 0; e < experts; e++) {
             int64_t i = n * experts + e;
             int32_t rival = rival_of(rivals + 2 * n, h, e);
-            /* Phi((clean - bar) / sigma); with nobody to beat it is certain */
+            /* Phi((clean - bar) / sigma); with no rival to beat it is certain */
             float distance = rival < 0 ? INFINITY : (clean[i] - h[rival]) / sigma_of(raw[i]);
             p[i] = 0.5f * erfcf(-distance * 0.70710678f);
         }

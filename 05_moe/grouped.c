@@ -80,7 +80,7 @@ Tensor *grouped_swiglu(Context *ctx, Tensor *x, Tensor *gate, Tensor *up, const 
     CHECK(gate != up, "grouped_swiglu: gate and up must be two tensors");
     GroupedShape shape = shape_of(x, gate);
     Tensor *h = tensor_new(ctx, "grouped_swiglu", ctx->dtype, SHAPE(shape.rows, shape.out));
-    ArenaMark before = arena_mark(&ctx->data); /* g and u go back at once when nobody asks again */
+    ArenaMark before = arena_mark(&ctx->data); /* g and u go back at once without a tape */
     Tensor *g = NULL, *u = NULL;
     if (ctx->recording)
         g = tensor_new(ctx, "grouped_swiglu.g", ctx->dtype, SHAPE(shape.rows, shape.out));

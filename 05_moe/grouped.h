@@ -48,7 +48,7 @@ void grouped_swiglu_backward_input_cpu(float *dx, int add, const float *dg, cons
 void grouped_backward_weight_cpu(float *dw, int add, const float *dy, const float *x,
                                  const int32_t *offsets, GroupedShape shape);
 /* h [R, out] = silu(g) * u, g = x W_gate^T, u = x W_up^T; g and u [R, out] are kept for backward;
- * NULL when nobody will ask, but the CPU needs u to work in */
+ * NULL when there will be none, but the CPU needs u to work in */
 void grouped_swiglu_forward_cpu(float *h, float *g, float *u, const float *x, const float *gate,
                                 const float *up, const int32_t *offsets, GroupedShape shape);
 

@@ -103,7 +103,7 @@ void grouped_forward_cpu(float *y, const float *x, const float *w, const int32_t
 /* [/grouped_forward] */
 
 /*
- * Both products of a piece, then silu(g) u while they are in the cache. When nobody keeps g it is
+ * Both products of a piece, then silu(g) u while they are in the cache. When g is not kept it is
  * made in h's own place.
  */
 void grouped_swiglu_forward_cpu(float *h, float *g, float *u, const float *x, const float *gate,

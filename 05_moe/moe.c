@@ -129,7 +129,7 @@ Tensor *moe_forward_onto(Context *ctx, Tensor *base, Tensor *x, const Moe *w, co
     int experts = cfg->router.n_routed_experts, k = cfg->router.num_experts_per_tok;
     int64_t capacity = dispatch_capacity(cfg->capacity_factor, B * T, k, experts);
 
-    x = reshape(ctx, x, SHAPE(B * T, hidden)); /* N = B T tokens; whose sentence, no expert asks */
+    x = reshape(ctx, x, SHAPE(B * T, hidden)); /* N = B T tokens */
     if (base) base = reshape(ctx, base, SHAPE(B * T, hidden));
     Routing routing = router_forward(ctx, x, &w->gate, &cfg->router);
     Dispatch plan = dispatch_plan(ctx, routing.indices, experts, capacity);

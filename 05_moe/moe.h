@@ -62,15 +62,15 @@ typedef struct Moe {
  * Registers PREFIX.gate.weight, PREFIX.gate.e_score_correction_bias,
  * PREFIX.experts.gate_proj.weight, PREFIX.shared_experts.gate_proj.weight and so on; Hugging Face's
  * prefix of layer 3 is "model.layers.3.mlp". (Files name each expert apart,
- * PREFIX.experts.17.gate_proj.weight, or keep gate and up as one; that is the business of who reads
- * and writes them.) cfg must have passed moe_check.
+ * PREFIX.experts.17.gate_proj.weight, or keep gate and up as one; that is the business of the code
+ * that reads and writes them.) cfg must have passed moe_check.
  */
 Moe moe_init(Params *params, const char *prefix, const MoeConfig *cfg);
 
 /* Normal(0, std); down_proj Normal(0, out_std), for it writes into the residual stream. */
 void moe_randomize(Params *params, const Moe *w, float std, float out_std);
 
-/* What one forward pass decided, for those who want to know. It lives until context_reset(). */
+/* What one forward pass decided, for measures and logs. It lives until context_reset(). */
 typedef struct MoeRecord {
     Routing routing;
     Dispatch dispatch;

@@ -89,8 +89,7 @@ typedef struct Routing {
 } Routing;
 
 /*
- * x [N, hidden_size], N >= 1. Noise is drawn only while ctx records: a model that answers does not
- * gamble.
+ * x [N, hidden_size], N >= 1. Noise is drawn only while ctx records, in training.
  */
 Routing router_forward(Context *ctx, Tensor *x, const Router *w, const RouterConfig *cfg);
 

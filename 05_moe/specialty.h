@@ -1,7 +1,7 @@
 /*
  * What does an expert see? Choices counted by character, and by kind of character.
  *
- * Nobody tells an expert what it is for. Whether it came to be for something can be measured: if
+ * An expert is not told what it is for. Whether it came to be for something can be measured: if
  * knowing a token's kind says something about which expert it goes to, then experts differ by kind.
  * The mutual information of the two, over the largest it could be (the entropy of the experts), is
  * 0 when it says nothing and 1 when it says everything.

@@ -23,7 +23,7 @@ void unpacked_product(float *c, int64_t ldc, int add, const float *a, int64_t a_
                       int64_t k);
 
 /* y [rows, columns] = x W^T: x [rows, in], w [columns, in] contiguous, rows of y ldy apart. Here it
- * is x that is turned round, 64 rows at a time, and C is the product's transpose. */
+ * is x that is transposed, 64 rows at a time, and C is the product's transpose. */
 void unpacked_forward(float *y, int64_t ldy, const float *x, const float *w, int64_t rows,
                       int64_t columns, int64_t in);
 

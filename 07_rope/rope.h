@@ -57,7 +57,7 @@ typedef struct Rope {
     Position position; /* first: a Rope * is a Position * */
     RopeConfig cfg;
     float *cos, *sin; /* [max_position_embeddings, dim / 2], on the device, attention factor in */
-    Gpu *gpu;         /* who gives the memory back; NULL on the CPU */
+    Gpu *gpu;         /* whose memory it is; NULL on the CPU */
 } Rope;
 
 /* -1 and a message when the config makes no sense or memory runs out. */

@@ -8,7 +8,7 @@
  *     logits = rmsnorm(h) W_out^T
  *
  * Nothing in the weights depends on the length of a text, unlike chapter 03's model with its table
- * of places. So the position is not part of the model: whoever runs it hands it over, and the same
+ * of places. So the position is not part of the model: the caller hands it over, and the same
  * weights can be run with other frequencies, or with none (NULL).
  */
 #ifndef ROPEMODEL_H

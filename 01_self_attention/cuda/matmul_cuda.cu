@@ -53,7 +53,7 @@ __global__ void shared_kernel(T *c, const T *a, const T *b, int64_t m, int64_t n
         tile_b[y][x] = p0 + y < k && col < n ? to_float(b[(p0 + y) * n + col]) : 0;
         __syncthreads(); /* the tile is complete */
         for (int p = 0; p < 32; p++) sum += tile_a[y][p] * tile_b[p][x];
-        __syncthreads(); /* everybody is done with it */
+        __syncthreads(); /* all threads are done with it */
     }
     if (row < m && col < n) c[row * n + col] = from_float<T>(sum);
 }
@@ -122,7 +122,7 @@ __global__ void __launch_bounds__(256, 2)
 #pragma unroll
                 for (int j = 0; j < 8; j++) sum[i][j] += x[i] * y[j];
         }
-        put(half ^ 1); /* nobody reads that half: all passed the barrier after it was last used */
+        put(half ^ 1); /* no thread reads that half: all passed the barrier after its last use */
         __syncthreads();
     }
 #pragma unroll
@@ -256,8 +256,8 @@ __global__ void __launch_bounds__(TENSOR_THREADS, 2)
     float sum[4][8][4] = {};
     for (int s = 0; s < STAGES - 1; s++) load(s);
     for (int64_t step = 0; step < steps; step++) {
-        cp_async_wait<STAGES - 2>(); /* this step's tiles are here (mine) */
-        __syncthreads();             /* (everyone's), and the tiles of step - 1 are free */
+        cp_async_wait<STAGES - 2>(); /* this step's tiles are here (this thread's part) */
+        __syncthreads();             /* (all threads' parts), and the tiles of step - 1 are free */
         load(step + STAGES - 1);
         const char *at = shared + step % STAGES * (2 * TILE_BYTES);
         multiply_tile(sum, at, at + TILE_BYTES, warp_row, warp_col);

@@ -165,7 +165,7 @@ __global__ void __cluster_dims__(CLUSTER, 1, 1) __launch_bounds__(THREADS, 1)
         }
         mbarrier_init_fence();
     }
-    cluster_sync(); /* nobody writes to a barrier of the other block before it is there */
+    cluster_sync(); /* no block writes to a barrier of the other before it is there */
     if (group == 0) {
         registers_release<40>();
         if (threadIdx.x == 0) produce(&map_a, &map_b, shared, &barriers, sizes, rank);

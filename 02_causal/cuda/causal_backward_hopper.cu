@@ -18,8 +18,8 @@
  * blocks happen to arrive has other bits in every run. So each tile of dQ has a turn counter, and
  * key blocks add in the order of falling keys. That is nearly free, since it is the natural order:
  * a block starts at its diagonal, so the block with the highest keys is the first at every query
- * tile, and the next one comes a tile or two later. The first to add stores instead, and nobody has
- * to clear the scratch: clearing it and adding in any order was 3 % slower on an H200. Blocks start
+ * tile, and the next one comes a tile or two later. The first to add stores instead, so the scratch
+ * need not be cleared: clearing it and adding in any order was 3 % slower on an H200. Blocks start
  * in the order of their index, and wait only for smaller ones: no deadlock.
  *
  * Warps. Two warpgroups of 64 keys each compute (240 registers a thread); of a third, one warp
@@ -289,7 +289,7 @@ __device__ __forceinline__ void compute(BackwardShared<DK, DV> &sm, const Backwa
         wgmma_commit();
         if (FULL) wgmma_wait<0>(dq, dk);
 
-        /* The next S^T. After the last step it is of a stale tile and nobody reads it: a branch
+        /* The next S^T. After the last step it is of a stale tile and is never read: a branch
          * around wgmma would cost registers that are not there. */
         int next = (step + 1) % STAGES;
         if (step + 1 < work.steps) mbarrier_wait(&sm.q_full[next], (step + 1) / STAGES & 1);

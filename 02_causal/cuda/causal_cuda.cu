@@ -192,7 +192,7 @@ __device__ __forceinline__ void online_scores(float (&s)[4][4], OnlineTiles &til
     int tx = threadIdx.x % 16, ty = threadIdx.x / 16;
     memset(s, 0, sizeof(s));
     for (int d0 = 0; d0 < shape.qk_dim; d0 += DIMS) {
-        __syncthreads(); /* whoever still reads what lies there */
+        __syncthreads(); /* no thread still reads what lies there */
         load_block<QUERIES, DIMS>(tiles.q[0], DIMS + PAD, q, shape.q.token, first_query,
                                   shape.q_len, d0, shape.qk_dim, aligned);
         load_block<KEYS, DIMS>(tiles.k[0], DIMS + PAD, k, shape.k.token, first_key, shape.kv_len,

@@ -419,7 +419,7 @@ static void launch(Gpu *gpu, void *o, float *lse, const void *q, const void *k, 
     int64_t head_bytes = (int64_t)shape.kv_len * (DK + DV) * 2 * shape.kv_heads / shape.heads;
     int64_t sections = ceil_div(all * head_bytes, 32 << 20);
     a.together = (int)ceil_div(all, sections < all ? sections : all);
-    /* The stream's work runs in order, so nobody else uses the workspace while this kernel does. */
+    /* The stream's work runs in order, so no other kernel uses the workspace meanwhile. */
     a.counter = (int *)gpu->workspace;
     CUDA_CHECK(cudaMemsetAsync(a.counter, 0, sizeof(int), gpu->stream));
 

@@ -243,7 +243,7 @@ DEVICE_TEST(causal, large_scores) {
     }
 }
 
-/* add = 1 adds to what is there, and a NULL gradient is not computed and hurts nobody else's. */
+/* add = 1 adds to what is there, and a NULL gradient is not computed and changes no other. */
 static void check_adds_and_skips(Context *ctx, int qk_dim, int v_dim) {
     Problem p = problem_new(ctx, attention_shape(2, 4, 2, 45, 45, qk_dim, v_dim, 1), 1);
     forward(&p, 0);

@@ -29,7 +29,7 @@ __device__ __forceinline__ float rescale(float m, float max) {
 /*
  * grid (pieces, H, B). The query (scaled) and one output for each warp lie in shared memory: (1 +
  * WARPS) * D floats. A warp takes every WARPS-th key; lane i owns the columns i, i + 32, ... of
- * the query and of its warp's output, so inside the loop nobody waits for anybody.
+ * the query and of its warp's output, so inside the loop no warp waits for another.
  */
 template <typename T>
 __global__ void plain_kernel(float *scratch, const T *q, const T *k, const T *v, DecodeShape s) {

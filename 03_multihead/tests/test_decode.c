@@ -33,7 +33,7 @@ static void run(Context *ctx, int rung, Tensor *o, Tensor *scratch, const Tensor
     ON(ctx, decode_attention, o->data, scratch->data, q->data, k->data, v->data, shape);
 }
 
-/* Behind the length of each sequence the cache is NaN: whoever reads on is found. */
+/* Behind the length of each sequence the cache is NaN: reading on is found. */
 static Tensor *cache_of(Context *ctx, uint64_t stream, const Case *c, float **values) {
     int capacity = c->length + c->spare, width = c->kv_heads * c->head_dim;
     Tensor *t = test_normal(ctx, "cache", stream, SHAPE(c->batch, capacity, width));

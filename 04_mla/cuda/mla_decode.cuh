@@ -13,7 +13,7 @@
  * block writes the output of a group that it has whole. Of a group that it shares with other blocks
  * it leaves m, l and o (chapter 02's online softmax, to base 2) in scratch: at most two, the first
  * group of its piece and the last. Block i puts them in slots 2 i (a group that began before the
- * piece) and 2 i + 1 (one that begins in it and goes on), so who reads needs no list.
+ * piece) and 2 i + 1 (one that begins in it and goes on), so the reader needs no list.
  */
 #ifndef MLA_DECODE_CUH
 #define MLA_DECODE_CUH

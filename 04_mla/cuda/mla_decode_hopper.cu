@@ -16,10 +16,10 @@
  *     shared memory           three pages 216 KiB, the last 5 steps of Q 10 KiB, the rest 0.6 KiB:
  *                             226.6 of 227 KiB
  *
- * P needs no room of its own: it takes the place of the page's rope keys, which nobody reads once
- * S is there. The queries come through the ring of pages, as if they were one, on their way to the
- * registers. Q in registers also spares shared memory a quarter of its reads: with both operands
- * there, a product 64 x 64 takes all the 128 bytes a clock that it can give.
+ * P needs no room of its own: it takes the place of the page's rope keys, which are not read any
+ * more once S is there. The queries come through the ring of pages, as if they were one, on their
+ * way to the registers. Q in registers also spares shared memory a quarter of its reads: with both
+ * operands there, a product 64 x 64 takes all the 128 bytes a clock that it can give.
  *
  * A step. The tensor cores need 1152 clocks for S and 1024 for O += P C, and should never wait for
  * the softmax. So page i is weighed after page i + 1 has been scored, in the time in which the
@@ -369,7 +369,7 @@ __global__ void __cluster_dims__(CLUSTER, 1, 1) __launch_bounds__(384, 1)
         mbarrier_init_fence();
     }
     if (CLUSTER > 1)
-        cluster_sync(); /* nobody writes to the other block before its barriers are there */
+        cluster_sync(); /* no block writes to the other before its barriers are there */
     else
         __syncthreads();
     int group = __shfl_sync(~0u, threadIdx.x / 128, 0);

@@ -357,7 +357,7 @@ __global__ __launch_bounds__(THREADS, blocks_each<KV>()) void mla_decode_mma_ker
         }
         write(w, shared, o, scratch, walk, s);
     }
-    wait(); /* who had nothing to do */
+    wait(); /* a block that had nothing to do has not waited yet */
 }
 /* [/kernel] */
 

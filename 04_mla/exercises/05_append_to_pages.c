@@ -7,7 +7,7 @@
  * counted in. Write these last `tokens` rows [c_kv[b, t] | k_rope[b, t]] where they belong. (There
  * is room: pages_begin has seen to it. rope_width may be 0, and k_rope NULL then.)
  *
- * Whoever wrote this believed that the pages of a sequence lie one behind the other.
+ * Whoever wrote this believed that the pages of a sequence lie one after the other.
  *
  * POINTS: 2
  * HINT: Token n of a sequence is row n % PAGE_TOKENS of its page number n / PAGE_TOKENS, and that

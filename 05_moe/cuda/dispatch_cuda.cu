@@ -2,7 +2,7 @@
  * Dispatch on the GPU. See dispatch.h.
  *
  * The plan is the CPU's counting sort, in three kernels: count every piece, add up over the pieces,
- * place. Nothing waits for another: a slot's row is a sum of counts, whoever made them first.
+ * place. No block waits for another: a slot's row is a sum of counts, in whatever order they came.
  *
  * The rest moves bytes, 16 at a time, and does next to nothing with them. For N tokens of d
  * numbers:

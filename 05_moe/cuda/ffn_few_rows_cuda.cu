@@ -167,7 +167,7 @@ __global__ void __launch_bounds__(32 * WARPS) up_kernel(const __grid_constant__ 
 /* ---- down ---- */
 
 /* The experts that some row wants, in a list, and for each what every row makes of it. Entry MOST
- * is the shared expert, which everybody wants. */
+ * is the shared expert, which every row wants. */
 template <int NT> struct DownShared {
     FewRowsParts<NT, DOWN_WARPS> parts;
     float weight[MOST + 1][8 * NT];
@@ -197,8 +197,8 @@ static __device__ __forceinline__ void list_choices(DownShared<NT> &shared, cons
     if (threadIdx.x == 0) shared.count = all;
 }
 
-/* Otherwise all experts are asked, and those that nobody wants are left out. For the rows first ..
- * first + 8 NT - 1. */
+/* Otherwise all experts are looked at, and those that no row wants are left out. For the rows
+ * first .. first + 8 NT - 1. */
 template <int NT>
 static __device__ __forceinline__ void list_experts(DownShared<NT> &shared, const FfnFewRows &f,
                                                     int first) {

@@ -269,7 +269,7 @@ __device__ static int32_t rival_of(const int32_t *rivals, const float *h, int64_
     return rivals[inside];
 }
 
-/* A warp a token; each lane ranks its experts by counting who is better. */
+/* A warp a token; each lane ranks its experts by counting the better ones. */
 __global__ static void noisy_load_forward(float *p, int32_t *rivals, const float *clean,
                                           const float *raw, const float *noisy, int64_t tokens,
                                           int64_t experts, int top_k) {
@@ -310,7 +310,8 @@ extern "C" void gate_noisy_load_forward_cuda(Gpu *gpu, DType dtype, float *load,
     LAUNCH_CHECK();
 }
 
-/* The derivative of one expert's p by its clean logit, and its distance to the bar in sigmas. */
+/* The derivative of one expert's p with respect to its clean logit, and its distance to the bar in
+ * sigmas. */
 __device__ static float density(float *t, float dload, float clean, float bar, float raw) {
     float sigma = sigma_of(raw);
     *t = (clean - bar) / sigma;

@@ -1,5 +1,6 @@
 /*
- * The grouped product on Hopper: forward, forward with SwiGLU, and backward by the input.
+ * The grouped product on Hopper: forward, forward with SwiGLU, and the gradient of the
+ * input.
  *
  * What changed against mma.sync: wgmma multiplies straight from shared memory, the copy engine
  * (TMA) fills it, as in 01_self_attention/cuda/matmul_hopper.cu. What is new is what to do about
@@ -10,7 +11,7 @@
  *                     tokens in steps of 16 (or 32: pad()); an expert's rows are cut into tiles of
  *                     equal size (270 into 144 + 126, not 256 + 14).
  *     reading         past the expert's last row TMA brings its neighbour's, and past the last row
- *                     of x zeros. Either makes sums of columns that nobody stores.
+ *                     of x zeros. Either makes sums of columns that are not stored.
  *     storing         32 rows at a time: whole boxes by TMA, the last rows of an expert by threads.
  *     transposing     happens on the way to shared memory (stmatrix), and costs nothing.
  *     cluster         two blocks with the same tokens and different weights: 256 x 256 together,
@@ -25,7 +26,7 @@
  * What limits (Nsight Compute on an H200): with 1024 rows for an expert the tensor cores, busy 95 %
  * of the time, and the power the chip may draw, which holds the clock at 1.5 GHz. With 256 rows,
  * where each weight is read for one or two tiles only, memory: 3.4 TB/s, tensor cores at 64 %. With
- * k = 512 the end of a tile: both consumers store at the same time, and nobody multiplies.
+ * k = 512 the end of a tile: both consumers store at the same time, and neither multiplies.
  */
 #include "05_moe/cuda/grouped_hopper.cuh"
 #include "05_moe/cuda/grouped_tiles.cuh"
@@ -308,7 +309,7 @@ __global__ void __cluster_dims__(CLUSTER, 1, 1) __launch_bounds__(THREADS, 1)
     if (threadIdx.x == 0) barriers_init(&barriers);
     tile_table<WIDE_TILE>(first, work.offsets, work.experts);
     if (P == INPUT && !work.add) clear_rest(work);
-    cluster_sync(); /* nobody writes to a barrier of the other block before it is there */
+    cluster_sync(); /* no block writes to a barrier of the other before it is there */
     if (group == 0) {
         registers_release<40>();
         if (threadIdx.x < 32) produce<P>(maps, work, ring, &barriers, rank);

@@ -218,8 +218,8 @@ static __device__ __forceinline__ void work_tile(const MmaWork &w, const MmaTile
     __syncthreads(); /* the tile before is read */
     for (int s = 0; s < STAGES - 1; s++) load(s);
     for (int step = 0; step < steps; step++) {
-        cp_async_wait<STAGES - 2>(); /* this step's operands are here (mine) */
-        __syncthreads();             /* (everyone's), and those of step - 1 are free */
+        cp_async_wait<STAGES - 2>(); /* this step's operands are here (this thread's part) */
+        __syncthreads();             /* (all threads' parts), and those of step - 1 are free */
         load(step + STAGES - 1);
         multiply_stage<P>(sum, shared + step % STAGES * (2 * TILE_BYTES), warp_row, warp_col);
     }

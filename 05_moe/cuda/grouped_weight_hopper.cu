@@ -1,5 +1,5 @@
 /*
- * The grouped product on Hopper: backward by the weights.
+ * The grouped product on Hopper: the gradient of the weights.
  *
  *     dW_e [out, in] = dY_e^T X_e        for every expert e, in F32
  *
@@ -8,8 +8,8 @@
  * of X. Both operands lie with the summed index outermost (MN-major), which wgmma takes as it is.
  *
  *     the last step   64 rows at a time seldom end where the expert does. What follows is the
- *                     neighbour's, or rows that nobody wrote; the consumers overwrite it with zeros
- *                     in shared memory.
+ *                     neighbour's, or rows that no kernel wrote; the consumers overwrite it with
+ *                     zeros in shared memory.
  *     no rows         such an expert costs nothing when adding, and a tile of zeros otherwise.
  *     adding          the copy engine adds in the L2 cache.
  *
@@ -17,7 +17,7 @@
  *                     of 512 x 512 have 32, for 66. Then an expert's rows are cut into parts, and
  *                     each part of a tile is work of its own. The parts add in turn, so that the
  *                     sum is the same every time: a part waits for the one before it, which
- *                     somebody took up earlier and which waits for nobody later: no deadlock.
+ *                     some block took up earlier and which waits for none after it: no deadlock.
  *
  * Bytes: dW is written once, 4 bytes for each of out x in numbers: with 256 rows for an expert that
  * is 128 operations for each byte written, less than the chip's 190 for each byte of memory. Then
@@ -181,7 +181,7 @@ __global__ void __cluster_dims__(CLUSTER, 1, 1) __launch_bounds__(THREADS, 1)
     if (shared_address(ring) % 1024) __trap(); /* the swizzle counts from multiples of 1024 */
     int rank = cluster_rank(), group = __shfl_sync(~0u, threadIdx.x / 128, 0);
     if (threadIdx.x == 0) barriers_init(&barriers);
-    cluster_sync(); /* nobody writes to a barrier of the other block before it is there */
+    cluster_sync(); /* no block writes to a barrier of the other before it is there */
     if (group == 0) {
         registers_release<40>();
         if (threadIdx.x < 32) produce(maps, work, ring, &barriers, rank);

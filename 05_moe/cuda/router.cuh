@@ -162,7 +162,7 @@ static __device__ __forceinline__ bool route_token(float *scores, int32_t *indic
     return bad;
 }
 
-/* Token n is bad: the first one stays, the largest of INT32_MAX - n, whoever comes first. */
+/* Token n is bad: the first one stays, the largest of INT32_MAX - n, whichever warp comes first. */
 static __device__ __forceinline__ void report_bad(int32_t *status, int64_t n) {
     if (status && threadIdx.x % 32 == 0) atomicMax(status, (int)(INT32_MAX - n));
 }

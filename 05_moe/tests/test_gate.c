@@ -209,8 +209,9 @@ DEVICE_TEST(gate, gradients_of_noisy_load_equal_the_cpus) {
 }
 
 /*
- * Noise that has underflowed, and logits that are level: the derivative by clean is as steep as
- * GATE_MIN_SIGMA lets it be, that by raw is 0, and nothing is NaN. All are added to what is there.
+ * Noise that has underflowed, and logits that are level: the derivative with respect to clean is as
+ * steep as GATE_MIN_SIGMA lets it be, that with respect to raw is 0, and nothing is NaN. All are
+ * added to what is there.
  */
 DEVICE_TEST(gate, gradients_of_noisy_load_without_noise) {
     enum { N = 2, E = 9 };

@@ -1,9 +1,9 @@
 /*
  * The rotation on the tape, and the map between the layouts.
  *
- * A rotation is linear and orthogonal, so the gradient of sum(c . R x) by x is R^T c: numbers that
- * the forward kernel, run backwards, must give. Finite differences through attention prove that
- * the in-place rotation composes with the operations around it.
+ * A rotation is linear and orthogonal, so the gradient of sum(c . R x) with respect to x is R^T c:
+ * numbers that the forward kernel, run backwards, must give. Finite differences through attention
+ * prove that the in-place rotation composes with the operations around it.
  */
 #include "07_rope/rope.h"
 

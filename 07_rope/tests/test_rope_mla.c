@@ -41,7 +41,7 @@ static Rope rope_new(Context *ctx, RopeConfig cfg) {
 
 /* ---- goldens ---- */
 
-/* y, and the gradients by x and all weights of sum(y * c). */
+/* y, and the gradients of sum(y * c) with respect to x and all weights. */
 static void check_golden(Device device, DType dtype, const char *path, MlaConfig cfg,
                          RopeConfig rope_cfg) {
     Context ctx = test_context(device, dtype);

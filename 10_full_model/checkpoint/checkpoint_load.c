@@ -136,9 +136,9 @@ static int match(Loading *l, Error *err) {
         return error_set(err, "%s: %d of the model's tensors are not in its files: %s",
                          l->directory, l->missing.count, l->missing.text);
     if (l->unexpected.count)
-        return error_set(err,
-                         "%s: the files hold %d tensors that the model of config.json has not: %s",
-                         l->directory, l->unexpected.count, l->unexpected.text);
+        return error_set(
+            err, "%s: the files hold %d tensors that the model of config.json does not have: %s",
+            l->directory, l->unexpected.count, l->unexpected.text);
     return 0;
 }
 

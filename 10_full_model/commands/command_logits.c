@@ -6,7 +6,7 @@
  *     OUT   logits     F32 [B, T, vocab_size]
  *           loss       F32 [1], the mean over all tokens but each row's first of
  *                      -log p(token | those before)
- *           grad.NAME  F32, the loss' derivative by every weight, named and cut as in
+ *           grad.NAME  F32, the gradient of every weight, named and cut as in
  *                      model.safetensors
  */
 #include "10_full_model/checkpoint/checkpoint.h"

@@ -75,7 +75,7 @@ size_t documents_position(const DocumentReader *reader);
  * numbered from there: for samples only. */
 void documents_seek(DocumentReader *reader, size_t position);
 
-/* Nobody needs the pieces handed out so far any more: their pages may go. */
+/* The pieces handed out so far are not needed any more: their pages may go. */
 void documents_release(DocumentReader *reader);
 
 typedef struct DocumentText {

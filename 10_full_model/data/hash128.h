@@ -3,7 +3,7 @@
  *
  * It names a document by its content, and a shard by its bytes. Among n different documents two
  * share a name with a probability of about n^2 / 2^129: for a billion, 10^-21. It keeps nothing
- * secret and withstands nobody who looks for collisions.
+ * secret and does not withstand a search for collisions.
  */
 #ifndef HASH128_H
 #define HASH128_H

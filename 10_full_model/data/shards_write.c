@@ -96,7 +96,7 @@ int shard_write(ShardWriter *w, const int32_t *ids, size_t count, int64_t text_b
     w->total_documents++;
     w->total_tokens += (int64_t)count;
     w->total_bytes += text_bytes;
-    if (ferror((FILE *)w->file.stream)) { /* now: at the shard's end nobody knows why any more */
+    if (ferror((FILE *)w->file.stream)) { /* now: at the shard's end errno is lost */
         int code = errno;
         atomic_abandon(&w->file);
         return error_set(err, "cannot write %s: %s", w->file.path, strerror(code));

@@ -32,7 +32,7 @@ typedef struct DecodeGraph {
     Tensor ids;      /* I32 [batch, 1]: what the next step begins with */
     Tensor tokens;   /* I32 [DECODE_STEPS, batch]: the likeliest token after each step */
     Tensor step;     /* I32 [1]: how many rows of tokens are filled */
-    Tensor logits;   /* [batch, 1, vocab], in the arena: valid until somebody else uses that */
+    Tensor logits;   /* [batch, 1, vocab], in the arena: valid until the next use of that */
     GpuGraph *graph; /* NULL until the first step, and on the CPU */
 } DecodeGraph;
 

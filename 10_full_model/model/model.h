@@ -46,7 +46,7 @@ void model_randomize(Model *model);
  * cache: NULL, or what holds the tokens before: ids follow them and are appended
  * (model_cache_reserve first), and the logits [B, 1, vocab_size] are those of the last token only:
  * no other is needed to go on.
- * records: NULL, or one for each layer, for those who want to know what the routers did.
+ * records: NULL, or one for each layer: what the routers did.
  */
 Tensor *model_forward(Model *model, Tensor *ids, DecoderCache *cache, MoeRecord *records);
 

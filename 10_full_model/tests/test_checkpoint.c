@@ -241,7 +241,7 @@ static const struct {
     {"FP8's scale", fp8_scale,
      "'model.layers.2.self_attn.o_proj.weight_scale_inv' is a scale of FP8 weights"},
     {"a tensor too many", one_more,
-     "1 tensors that the model of config.json has not: model.layers.0.self_attn.o_proj.bias"},
+     "1 tensors that the model of config.json does not have: model.layers.0.self_attn.o_proj.bias"},
     {"fused experts of another shape", half_fused,
      "'model.layers.1.mlp.experts.gate_up_proj' has shape [12], but the model of config.json needs "
      "[6, 18, 12]"},

@@ -166,7 +166,7 @@ Test(generate, damaged_models_are_named) {
          "'model.embed_tokens.weight' has shape [283, 32], but the model of config.json needs "
          "[290, 32]"},
         {"config.json", "\"num_hidden_layers\":\t2", "\"num_hidden_layers\":\t1",
-         "tensors that the model of config.json has not: model.layers.1."},
+         "tensors that the model of config.json does not have: model.layers.1."},
         {"config.json", "\"num_hidden_layers\":\t2", "\"num_hidden_layers\":\t3",
          "are not in its files: model.layers.2."},
         {"model.safetensors", "experts.3.up_proj", "experts.9.up_proj", "experts.3.up_proj"},

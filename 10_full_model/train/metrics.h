@@ -11,7 +11,7 @@
 
 #include "common/files/csv.h"
 
-/* Empty cells: a validation that was not due, a peak that nobody measured, a model without
+/* Empty cells: a validation that was not due, a peak that was not measured, a model without
  * experts. */
 #define TRAIN_COLUMNS                                        \
     "step,loss,validation_loss,learning_rate,gradient_norm," \

@@ -11,7 +11,7 @@
 #include <unistd.h>
 
 /* What atomic_open() calls its files until they are whole: "model.safetensors.1234-0.tmp". We
- * hold the lock, so nobody is writing them any more. */
+ * hold the lock, so no process is writing them any more. */
 static void remove_unfinished(const char *path) {
     DIR *directory = opendir(path);
     if (!directory) return;
@@ -63,7 +63,7 @@ int run_folder_open(RunFolder *folder, const char *path, RunStart start, Error *
     folder->lock = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     if (folder->lock < 0) return error_set(err, "cannot open %s: %s", path, strerror(errno));
     /* A file system without locks (some networks') must not forbid training: only a lock that
-     * somebody else has does. */
+     * another process has does. */
     if (flock(folder->lock, LOCK_EX | LOCK_NB) && errno == EWOULDBLOCK) {
         run_folder_close(folder);
         return error_set(err,

@@ -42,7 +42,7 @@ void *arena_alloc(Arena *arena, size_t bytes);
 
 /*
  * Where an arena stands, and back to there: all that was handed out since the mark is free again.
- * For buffers of one op that nobody needs afterwards, above all not the tape: never while
+ * For buffers that one op alone needs, above all not the tape: never while
  * recording. What a GPU has queued may still use them, since what comes later is queued behind it.
  * Marks are released last to first, before the next reset.
  */
@@ -63,7 +63,7 @@ typedef struct Context Context;
 typedef void (*BackwardFunction)(Context *ctx, void *saved);
 
 typedef struct TapeNode {
-    Tensor *output;            /* the node runs only if somebody wrote to output->grad */
+    Tensor *output;            /* the node runs only if output->grad was written */
     BackwardFunction backward; /* reads output->grad, adds to the gradients of the inputs */
     void *saved;               /* the inputs, and what forward kept; lives in the arena */
 } TapeNode;
@@ -123,7 +123,7 @@ void tape_push(Context *ctx, Tensor *output, BackwardFunction backward, const vo
     tape_push(ctx, output, backward, &(Saved){__VA_ARGS__}, sizeof(Saved))
 
 /*
- * For a backward function: where the gradient of t goes. NULL when nobody wants it. *add is 0 when
+ * For a backward function: where the gradient of t goes. NULL when it is not wanted. *add is 0 when
  * the kernel must overwrite (first contribution) and 1 when it must add. Activations' gradients
  * have the activation's dtype and come from the arena; weights' gradients are F32 and belong to
  * Params.
@@ -137,8 +137,8 @@ void *grad_slot(Context *ctx, Tensor *t, int *add);
  */
 void grad_pass(Context *ctx, const Tensor *from, Tensor *to);
 
-/* The gradient by a scalar loss of everything recorded: seeds dloss = 1 and runs the tape from last
- * to first. */
+/* The gradients of a scalar loss with respect to everything recorded: seeds dloss = 1 and runs the
+ * tape from last to first. */
 void tape_backward(Context *ctx, Tensor *loss);
 
 #ifdef __cplusplus

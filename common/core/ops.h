@@ -54,8 +54,8 @@ enum { IGNORE_TARGET = -100 };
 Tensor *cross_entropy(Context *ctx, Tensor *logits, Tensor *targets);
 
 /*
- * cross_entropy(linear(x, weight), targets) for those who do not want to see the logits: x [...,
- * D], weight [V, D]. On the GPU their rows are then padded to a multiple of 64 numbers. A
+ * cross_entropy(linear(x, weight), targets), where the logits are not wanted: x [..., D], weight
+ * [V, D]. On the GPU their rows are then padded to a multiple of 64 numbers. A
  * vocabulary of 50257 needs it: tensor cores are fed 16 bytes at a time, and rows that begin at odd
  * addresses leave cuBLAS only its slow kernels.
  */

@@ -214,7 +214,7 @@ void swiglu_forward_cpu(float *y, const float *gate, const float *up, int64_t n)
 
 /*
  * y = silu(gate) up:  dgate = dy up silu'(gate),  dup = dy silu(gate). Both from one sigmoid, which
- * is most of the work; so one that nobody wants is made as well, and thrown away.
+ * is most of the work; so one that is not wanted is made as well, and thrown away.
  */
 void swiglu_backward_cpu(float *dgate, int add_gate, float *dup, int add_up, const float *dy,
                          const float *gate, const float *up, int64_t n) {

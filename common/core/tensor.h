@@ -6,9 +6,9 @@
  * or a mapped file. So a Tensor may be copied by value, and a view is a second Tensor on the same
  * data.
  *
- * grad is where the derivative of the loss by this tensor goes. The first contribution in a step is
- * written, every later one is added; has_grad tells which (see grad_slot in context.h). Nobody has
- * to clear gradients to zero.
+ * grad is where the gradient of the loss with respect to this tensor goes. The first contribution
+ * in a step is written, every later one is added; has_grad tells which (see grad_slot in
+ * context.h). So gradients need not be cleared.
  */
 #ifndef COMMON_TENSOR_H
 #define COMMON_TENSOR_H
@@ -33,9 +33,9 @@ typedef struct Tensor {
     int ndim;
     int64_t shape[MAX_DIMS]; /* entries past ndim are 1 */
     const char *name;        /* for messages; never NULL */
-    bool requires_grad;      /* does the loss' derivative by this tensor interest anyone? */
+    bool requires_grad;      /* is its gradient wanted? */
     bool has_grad;           /* has a contribution to grad been written in this step? */
-    struct Tensor *grad;     /* same shape; NULL until somebody writes to it */
+    struct Tensor *grad;     /* same shape; NULL until it is first written */
 } Tensor;
 
 /* SHAPE(B, T, D) stands for two arguments: the sizes and how many there are. */

@@ -232,7 +232,7 @@ template <typename T> struct alignas(16) FewRowsPack {
 };
 
 /* to [d] = rmsnorm of one row, rounded as rmsnorm() does; called by a warp. d is whole 16 bytes. A
- * lane keeps two packs (512 numbers of BF16 a warp); what there is more is read again. */
+ * lane keeps two packs (512 numbers of BF16 a warp); the rest is read again. */
 template <typename T>
 __device__ __forceinline__ void few_rows_norm_row(T *to, const T *from, const T *weight, int d,
                                                   float eps) {

@@ -3,8 +3,8 @@
  *
  * A chain of small kernels waits more than it works: the next one starts only when the last block
  * of the one before it has ended and its writes are visible. Since Hopper a kernel may start while
- * its predecessor still runs (programmatic dependent launch). What it needs of nobody, its place
- * and its weights, it fetches at once; then it waits.
+ * its predecessor still runs (programmatic dependent launch). What does not depend on another
+ * kernel, its place and its weights, it fetches at once; then it waits.
  *
  *     few_rows_wait();    from here on all that the kernels before have written is there
  *     few_rows_go();      from here on the next kernel may start

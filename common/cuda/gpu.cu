@@ -70,8 +70,8 @@ extern "C" void gpu_free(Gpu *gpu, void *data) {
     CUDA_CHECK(cudaFree(data));
 }
 
-/* From pageable memory, which all of ours is, CUDA has taken a copy when it returns: nobody waits
- * for what the stream still has to do. */
+/* From pageable memory, which all of ours is, CUDA has taken a copy when it returns: the CPU does
+ * not wait for what the stream still has to do. */
 extern "C" void gpu_upload(Gpu *gpu, void *device, const void *host, size_t bytes) {
     CUDA_CHECK(cudaMemcpyAsync(device, host, bytes, cudaMemcpyHostToDevice, gpu->stream));
 }

@@ -318,8 +318,9 @@ __device__ __forceinline__ void async_proxy_fence() {
 
 /*
  * In turn: blocks that add to the same place one after the other, so that the sum is the same in
- * every run, count in global memory how many have added. One who has: tma_store_wait<0>(), the
- * fence, store_release(). One whose turn it is to be: load_acquire() until it is, the fence.
+ * every run, count in global memory how many have added. A block that has added:
+ * tma_store_wait<0>(), the fence, store_release(). A block that waits for its turn: load_acquire()
+ * until it is, the fence.
  */
 __device__ __forceinline__ int load_acquire(const int *p) {
     int value;

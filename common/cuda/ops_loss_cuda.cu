@@ -201,8 +201,8 @@ extern "C" void cross_entropy_backward_cuda(Gpu *gpu, DType dtype, void *logits,
  * ---- linear and cross entropy in one: rows of logits are padded, and read 16 bytes at a time ----
  *
  * The logits are the largest tensor of a training step, so what counts is how often they are moved.
- * Nobody else sees them; so the pass that finds a row's loss can also write the row's gradient in
- * its place, though it does not know yet by what the loss will be multiplied: by 1, as good as
+ * No other kernel reads them; so the pass that finds a row's loss can also write the row's gradient
+ * in its place, though it does not know yet by what the loss will be multiplied: by 1, as good as
  * always. A block has few rows under way, and its second look at one finds it in the second-level
  * cache: the memory sees one read and one write.
  */
@@ -242,7 +242,7 @@ __global__ void __launch_bounds__(HEAD_THREADS, HEAD_BLOCKS)
     T *z = logits + row * width;
     int32_t target = targets[row];
     bool valid = target >= 0 && target < vocab;
-    float of_target = valid ? to_float(z[target]) : NAN;   /* before anyone overwrites it */
+    float of_target = valid ? to_float(z[target]) : NAN;   /* before it is overwritten */
     float largest = -INFINITY, shift = -INFINITY, sum = 0; /* shift = largest log2(e) */
     int whole = vocab / W * W;
     for (int j = threadIdx.x * W; j < whole; j += HEAD_THREADS * W) {
@@ -292,7 +292,7 @@ __global__ void __launch_bounds__(HEAD_THREADS, HEAD_BLOCKS)
         z[target] = from_float<T>((exp2_fast(fmaf(of_target, LOG2_E, -lse)) - 1) * scale);
 }
 
-/* What the forward pass could not know. It is 1 unless somebody multiplies the loss. */
+/* What the forward pass could not know. It is 1 unless the loss was multiplied. */
 template <typename T> __global__ void scale_unless_one(T *x, const float *factor, int64_t n) {
     const int W = Pack<T>::SIZE;
     float f = *factor;

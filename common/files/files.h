@@ -3,8 +3,8 @@
  *
  * A checkpoint that took hours must not be lost because the next one did not fit on the disk. So
  * nothing here writes into an existing file: the new content goes into a temporary file in the same
- * directory, is flushed to the disk, and takes over the name by rename(2), which is atomic. Whoever
- * opens the name sees the old file or the new one, never half of one.
+ * directory, is flushed to the disk, and takes over the name by rename(2), which is atomic. A
+ * program that opens the name sees the old file or the new one, never half of one.
  */
 #ifndef COMMON_FILES_H
 #define COMMON_FILES_H
@@ -24,8 +24,8 @@ typedef struct MappedFile {
 
 /*
  * Maps a regular file. A missing, unreadable or special file, or a directory, is an error that
- * names it. Size 0 is allowed. The pages are the file's: nobody may shorten it while it is mapped
- * (replacing it by rename is fine).
+ * names it. Size 0 is allowed. The pages are the file's: it must not be shortened while it is
+ * mapped (replacing it by rename is fine).
  */
 int file_map(MappedFile *file, const char *path, Error *err);
 void file_unmap(MappedFile *file);

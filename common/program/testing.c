@@ -60,7 +60,7 @@ int32_t *test_ints(Context *ctx, const Tensor *t) {
 }
 
 float *test_gradient(Context *ctx, const Tensor *t) {
-    if (!t->has_grad || !t->grad) cr_assert_fail("nobody wrote the gradient of '%s'", t->name);
+    if (!t->has_grad || !t->grad) cr_assert_fail("the gradient of '%s' was not written", t->name);
     return test_values(ctx, t->grad);
 }
 
@@ -145,7 +145,7 @@ static double check_finite(const char *what, const Tensor *shape, const float *a
             int64_t bad = 0;
             for (int64_t j = i; j < n; j++) bad += !isfinite(a[j]);
             cr_assert_fail("%s: %g at %s, expected %.9g (%lld of %lld elements are not finite; a "
-                           "poisoned element that nobody wrote is NaN)",
+                           "poisoned element that was not written is NaN)",
                            what, a[i], index_text(shape, i).text, b[i], (long long)bad,
                            (long long)n);
         }
@@ -219,7 +219,7 @@ static double loss_value(GradientCheck *check) {
     return tensor_get(check->loss(check->ctx, check->user), 0);
 }
 
-/* The gradients by the tape, one host array per input. */
+/* The gradients that the tape computes, one host array per input. */
 static float **tape_gradients(GradientCheck *check, Tensor *const *inputs, int input_count) {
     Context *ctx = check->ctx;
     for (int i = 0; i < input_count; i++) {
@@ -264,7 +264,7 @@ static void check_input(GradientCheck *check, Tensor *input, const float *gradie
     double mean_square = 0;
     for (int64_t i = 0; i < n; i++) {
         if (!isfinite(gradient[i]))
-            cr_assert_fail("%s: the gradient by '%s' is %g at %s", check->what, input->name,
+            cr_assert_fail("%s: the gradient of '%s' is %g at %s", check->what, input->name,
                            gradient[i], index_text(input, i).text);
         mean_square += (double)gradient[i] * gradient[i] / (double)n;
     }
@@ -291,7 +291,7 @@ static void check_input(GradientCheck *check, Tensor *input, const float *gradie
         }
     }
     if (wrong)
-        cr_assert_fail("%s: the gradient by '%s' %s is wrong at %s: backward says %.6g, finite "
+        cr_assert_fail("%s: the gradient of '%s' %s is wrong at %s: backward says %.6g, finite "
                        "differences say %.6g (ratio %.4g), apart by %.3g, allowed %.3g; %lld of "
                        "%lld samples disagree",
                        check->what, input->name, shape_text(input).text,

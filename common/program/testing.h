@@ -68,7 +68,7 @@ float *test_values(Context *ctx, const Tensor *t);
 int32_t *test_ints(Context *ctx, const Tensor *t);
 float *test_gradient(Context *ctx, const Tensor *t);
 
-/* Fills memory with a NaN pattern, so that an element nobody writes is found. */
+/* Fills memory with a NaN pattern, so that an element that is never written is found. */
 void test_poison(Context *ctx, Tensor *t);
 
 /* ---- weights ---- */
@@ -137,7 +137,7 @@ double tolerance_of(DType dtype, int64_t k);
  * An element fails when the two differ by more than tolerance * max(|either|, root mean square of
  * this gradient), plus what rounding f to F32 does to the difference; so elements far smaller than
  * the others are hardly tested. The message names the input, the element, both values and their
- * ratio. An input whose gradient nobody wrote fails too. With step 1e-2 and a loss of order 1, a
+ * ratio. An input whose gradient was not written fails too. With step 1e-2 and a loss of order 1, a
  * tolerance of 1e-2 is usual.
  */
 typedef Tensor *(*LossFunction)(Context *ctx, void *user);

@@ -223,7 +223,7 @@ static const Trap traps[] = {
     {"close_exact", "worst at [1]"},
     {"tensor_element", "worst at [1, 2] (element 7 of 15)"},
     {"poison_is_found", "nan at [32]"},
-    {"gradient_nobody_wrote", "nobody wrote the gradient of 't'"},
+    {"gradient_nobody_wrote", "the gradient of 't' was not written"},
     {"golden_absent", "tools/goldens/common.py"},
     {"gradient_wrong_sign", "by 'x' [3, 5] is wrong"},
     {"gradient_wrong_factor", "(ratio 1.05)"},

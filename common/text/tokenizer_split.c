@@ -84,7 +84,7 @@ static pcre2_code *compile(const char *pattern, uint32_t options, const char *wh
     PCRE2_SIZE where;
     pcre2_compile_context *context = pcre2_compile_context_create(NULL);
     if (!context) fatal("not enough memory for a pattern");
-    pcre2_set_newline(context, PCRE2_NEWLINE_LF); /* the default depends on who built PCRE2 */
+    pcre2_set_newline(context, PCRE2_NEWLINE_LF); /* the default depends on how PCRE2 was built */
     pcre2_code *compiled =
         pcre2_compile((PCRE2_SPTR)pattern, PCRE2_ZERO_TERMINATED, options, &code, &where, context);
     pcre2_compile_context_free(context);
