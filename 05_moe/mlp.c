@@ -1,3 +1,6 @@
+/*
+ * Three products and a SwiGLU; the last one adds to the residual stream where it is given.
+ */
 #include "05_moe/mlp.h"
 
 #include "common/core/ops.h"

@@ -1,3 +1,7 @@
+/*
+ * Counts by formula, on purpose: a reader shall be able to follow them on paper. (Programs count by
+ * registering the weights: block.c.)
+ */
 #include "05_moe/parameter_table.h"
 
 #include "05_moe/block.h"

@@ -1,3 +1,7 @@
+/*
+ * Counting, and the mutual information I(kind; expert) of the counts, divided by the entropy of the
+ * experts. Characters are summed up to kinds here; all sums are in double.
+ */
 #include "05_moe/specialty.h"
 
 #include <ctype.h>

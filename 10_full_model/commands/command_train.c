@@ -126,7 +126,7 @@ static int check_context(const Options *o, const ModelConfig *cfg, Error *err) {
                      o->from ? "; --rope-factor stretches them" : "");
 }
 
-/* What train_run() would refuse after the text is read and a tokenizer learned, is refused before. */
+/* What train_run() would refuse once the text is read and a tokenizer learned is refused here. */
 static int look_ahead(const Options *o, const ModelConfig *cfg, Error *err) {
     ModelConfig with_tokens = *cfg;
     if (!cfg->vocab_size) with_tokens.vocab_size = tokens_wanted(o, cfg);

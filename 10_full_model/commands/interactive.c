@@ -1,3 +1,8 @@
+/*
+ * The loop of a conversation: read a line; a slash changes a setting of the table or asks for help;
+ * anything else goes into a Generator, which keeps its caches from line to line, and the answer is
+ * printed as it comes. Ctrl-C sets a flag that the generator looks at between two tokens.
+ */
 #include "10_full_model/commands/interactive.h"
 
 #include <errno.h>

@@ -1,3 +1,11 @@
+/*
+ * Cutting without copying: a Piece is a pointer into the mapping and a length.
+ *
+ * A raw document ends at the marker or where the split says; to find that, only the next 2 * cut
+ * bytes are looked at. What is longer than `cut` is cut at the last pause before it (blank line,
+ * line end, space, character), and a rest of less than 2 * cut is halved, so that no piece is a
+ * tiny tail. JSON is parsed only when the text is asked for, by the thread that asks.
+ */
 #define _GNU_SOURCE /* memmem, memrchr */
 #include "10_full_model/data/documents.h"
 

@@ -1,3 +1,11 @@
+/*
+ * Two hash tables with open addressing and linear probing, at most half full.
+ *
+ * exact: the hashes themselves. bands: of each kept document one entry a band, the document's
+ * number and 32 bits of the band's hash as a tag; a lookup compares the signatures of those whose
+ * tag agrees. When a table grows, the hashes of the first are moved; those of the second are not
+ * stored, so all documents are entered anew.
+ */
 #include "10_full_model/data/duplicates.h"
 
 #include "common/core/memory.h"

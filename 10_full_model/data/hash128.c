@@ -1,3 +1,7 @@
+/*
+ * MurmurHash3_x64_128: 16 bytes at a time into two halves that are mixed into each other; the tail
+ * is padded with zeros; the length goes in at the end, and a finalizer spreads every bit.
+ */
 #include "10_full_model/data/hash128.h"
 
 #include <stdio.h>

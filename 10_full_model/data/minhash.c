@@ -1,3 +1,10 @@
+/*
+ * A document in one pass: words are hashed (FNV-1a over lower-cased bytes), a shingle's hash rolls
+ * on from word to word (a polynomial whose digits are the words), and blocks of 256 shingles meet
+ * all orders. An order of all shingles is "xor a seed, then Murmur's finalizer", a one-to-one map
+ * of 32 bits, so that a minimum is a choice; 16 orders at a time stay in a vector register. Kept
+ * are the lower 16 bits of each minimum.
+ */
 #include "10_full_model/data/minhash.h"
 
 #include "10_full_model/data/hash128.h"

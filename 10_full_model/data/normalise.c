@@ -1,3 +1,8 @@
+/*
+ * One pass over the bytes, from one buffer into another that is as large: what comes out is never
+ * longer, but for U+FFFD (three bytes for one), which the caller's room allows for. Blanks at a
+ * line's end are taken back when the end is met, and blank lines at the beginning are never begun.
+ */
 #include "10_full_model/data/normalise.h"
 
 #include <stdbool.h>

@@ -1,3 +1,11 @@
+/*
+ * The order of the work, and the folder it goes into.
+ *
+ * The folder is locked and what it holds is checked; a tokenizer is loaded, or learned from a
+ * sample that has gone through the same sieve; then one pass over all files, batch by batch
+ * (prepare_batch.c), into two rows of shards. The index is written last: a folder without it is not
+ * finished, and is cleared by the next run.
+ */
 #include "10_full_model/data/prepare_internal.h"
 
 #include "common/core/memory.h"

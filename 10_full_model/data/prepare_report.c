@@ -1,3 +1,8 @@
+/*
+ * A run in words and numbers: the settings and the report as JSON, the table for the terminal, and
+ * the chart of what was dropped. Settings are compared as JSON, so whatever is listed here is what
+ * makes two runs different.
+ */
 #include "10_full_model/data/prepare.h"
 
 #include "common/files/csv.h"

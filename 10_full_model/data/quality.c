@@ -1,3 +1,9 @@
+/*
+ * The rules and how they are measured. One pass cuts the text into words and looks at each; lines,
+ * pairs and phrases are then counted by their hashes, in a table that is kept from document to
+ * document. All measures are always made; quality_judge() names the first that is out of its
+ * limits.
+ */
 #include "10_full_model/data/quality.h"
 
 #include "10_full_model/data/hash128.h"

@@ -1,3 +1,9 @@
+/*
+ * Opening and reading. Every shard is mapped; its head, its size and the index must agree, and with
+ * `verify` its hash and the places of the end-of-text tokens, too. A position counts tokens over
+ * all shards of a part; the shard that holds it is found by bisection. The order of an epoch's
+ * windows is computed, not stored: shuffled() is one to one.
+ */
 #include "10_full_model/data/shards.h"
 
 #include "10_full_model/data/shards_format.h"

@@ -1,3 +1,8 @@
+/*
+ * The two sources. A corpus copies windows from memory. Shards have a thread that fills the batch
+ * which will probably be asked for next; a wrong guess costs time and changes nothing, since the
+ * same function then fills it on the spot.
+ */
 #include "10_full_model/data/token_source.h"
 
 #include "common/core/memory.h"

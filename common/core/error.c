@@ -1,3 +1,9 @@
+/*
+ * Messages: made in the caller's buffer and cut where it ends. error_set() always returns -1, so
+ * that `return error_set(...)` is a statement; a prefix is written first and the old message after
+ * it. Before a message goes to stderr stdout is flushed, so that the two come in the order in which
+ * they happened.
+ */
 #define _GNU_SOURCE /* program_invocation_short_name */
 #include "common/core/error.h"
 

@@ -1,3 +1,8 @@
+/*
+ * Sizes and names of the dtypes, shapes as text, and the check at every module's door: -1 in the
+ * wanted shape stands for any size, and a violation prints both shapes. BF16 is the upper half of
+ * an F32; rounding to it is to nearest, ties to even.
+ */
 #include "common/core/tensor.h"
 
 #include "common/core/error.h"

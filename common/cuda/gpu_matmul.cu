@@ -1,3 +1,12 @@
+/*
+ * Matrix products by cuBLASLt, in plans that are made once.
+ *
+ * cuBLASLt wants descriptors of the operation and of each matrix, and then a heuristic picks an
+ * algorithm. That takes longer than a small product, so a plan is kept for each combination of
+ * shapes, dtypes and transpositions that has been asked for, and found again by comparing them.
+ * cuBLAS thinks in columns, we in rows: C = A B in rows is C^T = B^T A^T in columns, so B goes
+ * first, and nothing is transposed.
+ */
 #include "common/cuda/gpu_matmul.cuh"
 
 #include "common/core/memory.h"

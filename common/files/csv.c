@@ -1,3 +1,9 @@
+/*
+ * Rows go out one at a time and are flushed. What could not be written is remembered (the first
+ * errno) and reported at the end, so that no caller has to look at every row. A file that is gone
+ * on with is read by mapping: head and rows that stay are copied into a new file, which then takes
+ * over the name.
+ */
 #include "common/files/csv.h"
 
 #include "common/core/blas.h"

@@ -1,3 +1,8 @@
+/*
+ * cJSON, and around it what it lets pass: invalid UTF-8, control characters, zero characters in
+ * names, and objects with the same name twice. Those are looked for in the bytes before it sees
+ * them, so that an error can name line and byte.
+ */
 #include "common/files/json.h"
 
 #include "common/core/memory.h"

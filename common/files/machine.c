@@ -1,3 +1,8 @@
+/*
+ * Where the words come from: /proc/cpuinfo, OpenBLAS's own description, the compiler's predefined
+ * macros, and `git` for the commit ("-dirty" when a file that programs are made of has changed).
+ * What cannot be found out is "unknown": no program fails for it.
+ */
 #include "common/files/machine.h"
 
 #include "common/core/blas.h"

@@ -1,3 +1,8 @@
+/*
+ * posix_spawn with a pipe: stdin is /dev/null, stdout and stderr share the pipe. All that is
+ * written is read, and what does not fit is dropped, so that the child never blocks on a full pipe;
+ * then its status is waited for.
+ */
 #define _GNU_SOURCE /* pipe2 */
 #include "common/files/process.h"
 

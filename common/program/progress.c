@@ -1,3 +1,9 @@
+/*
+ * How it draws: the line is made in a buffer, cut to the terminal's width (a line that wraps could
+ * not be redrawn), and printed after a carriage return. The bar has cells of eighths. The time left
+ * is that of the rest at the mean speed since the start. Off a terminal the distance between two
+ * lines grows with the time already spent.
+ */
 #include "common/program/progress.h"
 
 #include <inttypes.h>

@@ -1,3 +1,8 @@
+/*
+ * The validation text is moved to the back once, tenth by tenth, with two copies and no index. A
+ * window's start is a random number of its own stream, numbered by (step, place in the batch), so a
+ * batch needs no state. Validation windows lie at even distances and are the same every time.
+ */
 #include "common/text/corpus.h"
 
 #include "common/core/memory.h"
