@@ -225,12 +225,12 @@ static const Trap traps[] = {
     {"poison_is_found", "nan at [32]"},
     {"gradient_nobody_wrote", "the gradient of 't' was not written"},
     {"golden_absent", "tools/goldens/common.py"},
-    {"gradient_wrong_sign", "by 'x' [3, 5] is wrong"},
+    {"gradient_wrong_sign", "of 'x' [3, 5] is wrong"},
     {"gradient_wrong_factor", "(ratio 1.05)"},
     {"gradient_wrong_at_one_element", "wrong at [2, 4]"},
     {"gradient_wrong_at_the_last_element", "wrong at [0, 126]"},
     {"gradient_forgotten", "no gradient for 'w'"},
-    {"gradient_not_finite", "by 'w' is nan at [0, 2]"},
+    {"gradient_not_finite", "of 'w' is nan at [0, 2]"},
     {"gradient_of_something_else", "while recording"},
 };
 
