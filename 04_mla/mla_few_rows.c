@@ -92,7 +92,6 @@ Tensor *mla_few_rows_forward(Context *ctx, Tensor *x, const Tensor *norm, float 
     arena_release(&ctx->data, mark);
     return linear_onto(ctx, x, heads, w->o_proj, w->o_bias);
 }
-/* [/mla_few_rows_forward] */
 
 #else
 

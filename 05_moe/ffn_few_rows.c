@@ -39,7 +39,6 @@ bool ffn_few_rows_supports(Context *ctx, const Tensor *x, const Tensor *norm, co
     return ffn_few_rows_kernels_support(ctx->gpu, ctx->dtype, &f);
 }
 
-/* [ffn_few_rows_forward] */
 Tensor *ffn_few_rows_forward(Context *ctx, Tensor *x, const Tensor *norm, float eps,
                              const Ffn *ffn) {
     CHECK(ffn_few_rows_supports(ctx, x, norm, ffn), "ffn_few_rows_forward: not these sizes");
@@ -60,7 +59,6 @@ Tensor *ffn_few_rows_forward(Context *ctx, Tensor *x, const Tensor *norm, float 
     arena_release(&ctx->data, mark);
     return y;
 }
-/* [/ffn_few_rows_forward] */
 
 #else
 

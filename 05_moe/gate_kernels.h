@@ -1,5 +1,6 @@
 /*
- * The gate's kernels (gate.h): on the CPU every T * is a float *; on CUDA float * or bf16 * by dtype.
+ * The gate's kernels (gate.h): on the CPU every T * is a float *; on CUDA float * or bf16 * by
+ * dtype.
  */
 #ifndef GATE_KERNELS_H
 #define GATE_KERNELS_H

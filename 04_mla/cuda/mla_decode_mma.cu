@@ -164,7 +164,6 @@ template <int M> __device__ __forceinline__ int softmax_row() {
     return threadIdx.x / (16 / M); /* of the group */
 }
 
-/* [softmax] */
 /* Adds the quarters, masks tokens from `seen` on (counted from the tile's first), and brings the
  * row's m and l up to date. `scale` is to base 2. */
 template <int KV, int M>
@@ -201,7 +200,6 @@ __device__ __forceinline__ void softmax(Warp<KV, M> &w, Shared<KV, M> &shared, i
     }
     if (key == 0) shared.factor[row] = factor;
 }
-/* [/softmax] */
 
 /* Multiplies the rows of O by their factors. */
 template <int KV, int M>

@@ -7,7 +7,7 @@
  *   minhash_similarity   the estimate of Jaccard's J: two documents have the same first
  *                        shingle with probability J
  *   minhash_band         one number for the `rows` minima of band number `band`: equal when they
- *                        all are, and otherwise different as good as always. Equal minima in
+ *                        all are, and otherwise almost always different. Equal minima in
  *                        another band must not give the same number.
  *   lsh_probability      the probability that two documents of similarity J agree in all rows of
  *                        at least one band
