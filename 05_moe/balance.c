@@ -1,5 +1,8 @@
 /*
- * Balance on the tape, and its measures. See balance.h.
+ * Balance on the tape, and its measures. Each loss is a node whose backward multiplies what its
+ * forward kept: f and P of every sequence, log-sum-exp of every row, the importance of every
+ * expert. The bias has no node, for no gradient reaches it; the measures are plain arithmetic on
+ * counts that were copied to the host.
  */
 #include "05_moe/balance.h"
 

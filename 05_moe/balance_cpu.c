@@ -1,5 +1,7 @@
 /*
- * Balance on the CPU. See balance.h.
+ * Balance on the CPU. Sums over tokens run sequence by sequence, and within one in the order of
+ * the tokens; threads take whole sequences or rows, so the results do not depend on how many there
+ * are.
  */
 #include "05_moe/balance.h"
 

@@ -1,5 +1,7 @@
 /*
- * Dispatch on the tape. See dispatch.h.
+ * Dispatch on the tape. The plan is made once a layer, from the routers' indices, and has no
+ * gradient; permute and combine are nodes that keep it. Each one's backward is the other's way:
+ * what was copied apart is added up, what was added up is copied apart and weighted.
  */
 #include "05_moe/dispatch.h"
 

@@ -1,5 +1,6 @@
 /*
- * Dispatch on the CPU. See dispatch.h.
+ * Dispatch on the CPU: a counting sort for the plan, and rows copied or added, one token to a
+ * thread. Every sum has the order of the token's choices.
  */
 #include "05_moe/dispatch.h"
 

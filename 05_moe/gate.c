@@ -1,5 +1,6 @@
 /*
- * The gate on the tape: logits of three kinds, each with its backward function. See gate.h.
+ * The gate on the tape: logits of three kinds, each with its backward function. Noise is not kept:
+ * it is drawn again in the backward pass, from the same stream.
  */
 #include "05_moe/gate.h"
 

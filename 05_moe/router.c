@@ -1,5 +1,7 @@
 /*
- * The router on the tape, and what its settings may be. See router.h.
+ * The router on the tape, and what its settings may be. Scores and weights are two nodes, because
+ * both have readers: the losses of balance.h and combine. Choosing has no gradient, so it stands
+ * between them and leaves only indices.
  */
 #include "05_moe/router.h"
 

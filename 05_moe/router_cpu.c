@@ -1,5 +1,7 @@
 /*
- * The router on the CPU: one token at a time, tokens over threads. See router.h.
+ * The router on the CPU: one token at a time, tokens over threads. The k largest are found by k
+ * passes over the experts that are still open, so a tie goes to the lower index without a rule for
+ * it.
  */
 #include "05_moe/router.h"
 #include "common/core/fastmath.h"

@@ -1,3 +1,7 @@
+/*
+ * Exercise 10.5's check: AdamW in double precision, written out for two weights, beside the
+ * function.
+ */
 #include "common/core/params.h"
 
 #include <criterion/criterion.h>

@@ -1,3 +1,7 @@
+/*
+ * Exercise 10.6's check. It trains twelve steps in one piece, and again for each item with a stop
+ * after the sixth, at which that item is lost; then it compares the weights bit by bit.
+ */
 #include "10_full_model/exercises/06_what_a_state_is.h"
 #include "10_full_model/tests/test_world.h"
 

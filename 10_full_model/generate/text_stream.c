@@ -1,3 +1,8 @@
+/*
+ * Bytes wait in one buffer. New ones are appended; then the first place is looked for at which a
+ * stop string begins or might begin, and everything before it is emitted in whole characters. A
+ * character that the last bytes leave unfinished stays.
+ */
 #include "10_full_model/generate/text_stream.h"
 
 #include "10_full_model/data/normalise.h"

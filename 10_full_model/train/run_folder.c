@@ -1,3 +1,8 @@
+/*
+ * The lock is flock on the folder itself, which the system gives up when the process ends, however
+ * it ends. Only who holds it removes the temporary files that a crash has left. A new run is
+ * refused where anything would be lost: a state, or a model without one.
+ */
 #include "10_full_model/train/run_folder.h"
 
 #include "common/files/files.h"

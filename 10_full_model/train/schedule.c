@@ -1,3 +1,6 @@
+/*
+ * The level part is cut out of the clock; what is left is one curve of rise and fall.
+ */
 #include "10_full_model/train/schedule.h"
 
 #include "common/core/params.h"

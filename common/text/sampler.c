@@ -1,3 +1,7 @@
+/*
+ * One sort a token: probabilities relative to the likeliest, largest first. Then top-k, top-p and
+ * min-p are where the walk along them stops, and the random number says how far it goes.
+ */
 #include "common/text/sampler.h"
 
 #include "common/core/memory.h"

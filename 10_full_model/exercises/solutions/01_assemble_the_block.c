@@ -1,3 +1,8 @@
+/*
+ * Solution 10.1. Two halves of one form: normalise, compute, add. The tempting mistakes: to add to
+ * the normed h instead of to x (the stream then forgets what it held), and to give both halves the
+ * same norm.
+ */
 #include "05_moe/block.h"
 
 #include "common/core/ops.h"

@@ -1,3 +1,8 @@
+/*
+ * Solution 10.2. Only three things are easily forgotten: the norm inside the latent path
+ * (kv_lora_rank numbers, q_lora_rank with compressed queries), the last norm, and that a tied head
+ * is no second table.
+ */
 #include "10_full_model/model/config.h"
 
 /* V3: 58 layers x 256 experts x 3 x 7168 x 2048 = 653.9 billion of 671. */

@@ -1,3 +1,8 @@
+/*
+ * Solution 10.3. Sort as far as top-k, add up as far as top-p and min-p, walk as far as the random
+ * number. The tempting mistakes: to compare min_p with the probability instead of its share of the
+ * likeliest, and to draw from all of the mass instead of from what is kept.
+ */
 #include "common/text/sampler.h"
 
 #include <math.h>

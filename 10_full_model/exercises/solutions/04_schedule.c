@@ -1,3 +1,8 @@
+/*
+ * Solution 10.4. The first step's rate is peak / warmup and not 0: a step at rate 0 learns
+ * nothing. The cosine counts from the end of the level part, not from step 0, or it would begin
+ * with a jump.
+ */
 #include "10_full_model/train/schedule.h"
 
 #include <math.h>

@@ -1,3 +1,6 @@
+/*
+ * Solution 10.5. Two mistakes, and neither stops the loss from falling.
+ */
 #include "common/core/params.h"
 
 #include <math.h>

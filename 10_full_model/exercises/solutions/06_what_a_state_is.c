@@ -1,3 +1,6 @@
+/*
+ * Solution 10.6. The question to ask of each item: is it written before it is read?
+ */
 #include "10_full_model/exercises/06_what_a_state_is.h"
 
 /*

@@ -1,3 +1,7 @@
+/*
+ * Solution 10.7. The share of equal minima, the band's hash, and the S-curve. The tempting mistake
+ * is to hash a band without its number: then equal minima in different bands would meet.
+ */
 #include "10_full_model/data/minhash.h"
 
 #include "10_full_model/data/hash128.h"

@@ -1,3 +1,7 @@
+/*
+ * Solution 10.8. Expert j is the j-th of equal pieces, and its name has j after ".experts.". A
+ * weight without experts is one part, at offset 0.
+ */
 #include "10_full_model/checkpoint/weights_map.h"
 
 #include <stdio.h>
