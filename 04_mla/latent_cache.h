@@ -2,8 +2,8 @@
  * The latent cache: 576 numbers a token instead of 32,768, in one pool for all sequences.
  *
  * A row is what MLA keeps of a token in one layer: [c_kv after its norm | k_rope after its
- * rotation]. Where it lies, the pages say (pages.h), for all layers the same; a layer's cache is its
- * pool of rows. Another kind of row, of another width, is another pool under the same pages.
+ * rotation]. Where it lies, the pages say (pages.h), for all layers the same; a layer's cache is
+ * its pool of rows. Another kind of row, of another width, is another pool under the same pages.
  */
 #ifndef LATENT_CACHE_H
 #define LATENT_CACHE_H

@@ -1,5 +1,6 @@
 /*
- * The latent cache on the CPU, and the lengths of its pages: rows of c_width + rope_width numbers, found through the block table.
+ * The latent cache on the CPU, and the lengths of its pages: rows of c_width + rope_width numbers,
+ * found through the block table.
  *
  * Both are copies of whole rows. A row of V3 is 2304 bytes in F32, so memcpy is at its best.
  */

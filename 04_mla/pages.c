@@ -2,9 +2,9 @@
  * Pages: who has which, and the lengths.
  *
  * Every decision is made on the host's copies of lengths and block table. The table is brought to
- * the device only when a page changed hands, the lengths only when a sequence was cut, so most steps
- * upload nothing and can be captured as a CUDA graph. Every check stands before the first change:
- * pages that refused tokens are as they were.
+ * the device only when a page changed hands, the lengths only when a sequence was cut, so most
+ * steps upload nothing and can be captured as a CUDA graph. Every check stands before the first
+ * change: pages that refused tokens are as they were.
  */
 #include "04_mla/pages.h"
 #include "04_mla/position.h"

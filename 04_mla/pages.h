@@ -62,9 +62,9 @@ typedef struct Pages {
 } Pages;
 
 /*
- * For `batch` sequences, all empty, of up to `capacity` tokens each, `count` pages in all (0: enough
- * for every sequence at its capacity). -1 and a message when a number makes no sense or memory runs
- * out. Pools keep its address.
+ * For `batch` sequences, all empty, of up to `capacity` tokens each, `count` pages in all (0:
+ * enough for every sequence at its capacity). -1 and a message when a number makes no sense or
+ * memory runs out. Pools keep its address.
  */
 int pages_init(Pages *pages, Context *ctx, int batch, int capacity, int count, Error *err);
 void pages_free(Pages *pages); /* zeros, or freed before: fine */

@@ -79,9 +79,9 @@ typedef struct BlockCache {
  * x [B, T, hidden_size] -> the same shape.
  *
  * position: latent attention's rotation, or NULL; multi-head attention here has none. cache NULL:
- * the T tokens are the whole sequence, and this can be differentiated; otherwise they are those that
- * the step began with (decoder_cache_begin; recording must be off). record, if not NULL, gets what the
- * experts' router decided and the auxiliary losses; a dense layer leaves it all zero.
+ * the T tokens are the whole sequence, and this can be differentiated; otherwise they are those
+ * that the step began with (decoder_cache_begin; recording must be off). record, if not NULL, gets
+ * what the experts' router decided and the auxiliary losses; a dense layer leaves it all zero.
  */
 Tensor *block_forward(Context *ctx, Tensor *x, const Block *w, const BlockConfig *cfg,
                       const Position *position, BlockCache *cache, MoeRecord *record);

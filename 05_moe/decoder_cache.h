@@ -1,9 +1,10 @@
 /*
  * The cache of a whole stack of blocks: what every layer keeps of the tokens so far.
  *
- * With latent attention all layers share one page table and one set of lengths (04_mla/pages.h), and
- * each has a pool of its own; with multi-head attention each layer has its keys and values (chapter
- * 03), whose sequences all have the same length. Whoever decodes asks here, and never in a layer.
+ * With latent attention all layers share one page table and one set of lengths (04_mla/pages.h),
+ * and each has a pool of its own; with multi-head attention each layer has its keys and values
+ * (chapter 03), whose sequences all have the same length. Whoever decodes asks here, and never in a
+ * layer.
  *
  * A step of T tokens, for all layers:
  *     decoder_cache_reserve(cache, position, T, err)   is there room? Pages change hands

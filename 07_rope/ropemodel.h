@@ -47,7 +47,8 @@ void ropemodel_randomize(Params *params, const RopeModel *model);
 
 /*
  * ids [B, T] -> logits [B, T, vocab_size]. position: NULL for none. caches: NULL, or one for each
- * layer, under the same pages; then ids follow the tokens that they hold, and their positions go on from there.
+ * layer, under the same pages; then ids follow the tokens that they hold, and their positions go on
+ * from there.
  */
 Tensor *ropemodel_forward(Context *ctx, const RopeModel *model, Tensor *ids,
                           const Position *position, LatentCache *caches);

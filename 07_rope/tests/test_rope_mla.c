@@ -190,7 +190,8 @@ DEVICE_TEST(mla, few_tokens_turn_like_many) {
             cr_assert_eq(pages_begin(&few.pages, 2, NULL), 0);
             Tensor *y =
                 mla_few_rows_forward(&ctx, x, norm, 1e-6f, &m.w, &cfg, &rope.position, &few.latent);
-            /* As in chapter 04's test_mla_few_rows.c: other orders of sums, roundings along the way. */
+            /* As in chapter 04's test_mla_few_rows.c: other orders of sums, and roundings on the
+             * way. */
             check_tensor(&ctx, "few", y, want,
                          dtype == BF16 ? 4 * 0x1p-9 : 16 * tolerance_of(F32, 64));
         }

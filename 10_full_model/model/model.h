@@ -65,8 +65,8 @@ Tensor *model_training_loss(Model *model, Tensor *ids, Tensor *targets, MoeRecor
  * 2.1.2). */
 void model_rebalance(Model *model, float gamma);
 
-/* For `batch` sequences of up to `capacity` tokens; -1 and a message when memory runs out. Free with
- * decoder_cache_free. */
+/* For `batch` sequences of up to `capacity` tokens; -1 and a message when memory runs out. Free
+ * with decoder_cache_free. */
 int model_cache_init(Model *model, DecoderCache *cache, int batch, int capacity, Error *err);
 
 /* Is there room for `tokens` more, and have they positions? -1 and a message if not. */

@@ -173,7 +173,7 @@ static float first_loss(const char *directory) {
         path_in((w)->directory, out), "--batch", "4", "--context", "16", "--eval-batches", "1", \
         "--peak", "0", "--steps", "6"
 
-/* Weights, tokens and sizes are those of the folder, which stays as it was; the run is a new one. */
+/* Weights, tokens and sizes are those of the folder, which stays as it was; the run is new. */
 Test(train, from_a_model_that_is_there) {
     Scratch w = workplace();
     const char *model = trained_model(&w), *copy = path_in(w.directory, "copy");
