@@ -44,7 +44,8 @@ double seconds_now(void); /* monotonic */
 /* "1:05" or "2:03:10", and "12,345,678", in the caller's buffer; both return it. */
 char *format_time(char *buffer, size_t size, double seconds);
 char *format_count(char *buffer, size_t size, int64_t n);
-/* In as few digits (6 at least are tried) as give the number back; a float as tell it from others. */
+/* In as few digits (6 at least are tried) as give the number back; a float as tell it from others.
+ * */
 char *format_number(char *buffer, size_t size, double number);
 
 #endif
