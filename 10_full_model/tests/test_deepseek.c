@@ -300,6 +300,15 @@ Test(data, sifts_and_train_reads_what_is_left) {
     expect(&o, 0, "bits per byte");
     o = DEEPSEEK("train", "--data", out, "--out", run, "--vocab", "400");
     expect(&o, 1, "--vocab and --validation are for text files");
+    /* A tokenizer of the same size that gives two tokens the other's id. */
+    const char *tokenizer = path_in(run, "tokenizer.json");
+    edit_file(tokenizer, "\"!\":", "\"first\":");
+    edit_file(tokenizer, "\"#\":", "\"!\":");
+    edit_file(tokenizer, "\"first\":", "\"#\":");
+    o = DEEPSEEK("train", "--from", run, "--data", out, "--out", path_in(w.directory, "other"),
+                 "--steps", "2", "--context", "16");
+    expect(&o, 1, "token 0 of the shards in");
+
     o = DEEPSEEK("data", in, "--out", out);
     expect(&o, 1, "holds finished shards already");
 
