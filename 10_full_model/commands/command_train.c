@@ -228,7 +228,8 @@ static int run(int argc, char **argv, Error *err) {
         OPT_FLOAT("validation", 0, "X", &o->validation, 0.001, 0.9,
                   "Share of the text that is kept back (default 0.05)"),
         OPT_FLAG("resume", 0, &o->resume,
-                 "Go on with the run in DIR: repeat its other flags. Begins if there is none"),
+                 "Go on with the run in DIR: repeat its other flags, but --steps may change while "
+                 "the learning rate has not begun to fall. Begins if there is none"),
         OPT_FLAG("overwrite", 0, &o->overwrite, "Begin anew although DIR has a run"),
         OPT_TABLE(train.rows),
         OPT_FLOAT("peak", 0, "X", &o->peak, 0, 1e9,
