@@ -45,7 +45,7 @@ static void print_escaped(const char *text, size_t bytes) {
 static int read_and_tokenize(Tour *t, Error *err) {
     size_t bytes;
     char number[32], tokens[32];
-    char *text = text_read(&t->options->data, 1, &bytes, err);
+    char *text = corpus_read_text(&t->options->data, 1, &bytes, err);
     if (!text)
         return error_prefix(
             err,

@@ -141,8 +141,8 @@ static int run(int argc, char **argv, Error *err) {
     p->path_count = o->paths.count;
     p->seed = o->common.seed;
     PrepareReport report;
-    int status = prepare(p, &report, err);
-    if (!status) status = report_show(p, &report, err);
+    int status = prepare_run(p, &report, err);
+    if (!status) status = prepare_report_show(p, &report, err);
     if (!status) printf("Shards, index.json and report.json are in %s\n", p->out);
     free(o->paths.items);
     return status;

@@ -167,7 +167,7 @@ static int run(int argc, char **argv, Error *err) {
     int status = checkpoint_load(&model, &tokenizer, &ctx, o->model, err);
     if (!status) {
         if (o->interactive)
-            status = interactive(&model, tokenizer, o->generate, stdin, stdout, err);
+            status = interactive_run(&model, tokenizer, o->generate, stdin, stdout, err);
         else if (o->prompts)
             status = continue_file(&model, tokenizer, o, err);
         else

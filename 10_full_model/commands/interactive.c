@@ -5,8 +5,9 @@
  */
 #include "10_full_model/commands/interactive.h"
 
+#include "common/program/options.h"
+
 #include <errno.h>
-#include <math.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
@@ -41,88 +42,58 @@ static void print_piece(void *user, const char *text, size_t bytes) {
 
 /* ---- settings ---- */
 
-enum Kind { REAL, WHOLE };
+typedef struct Settings {
+    Option rows[8];
+} Settings;
 
-typedef struct Setting {
-    const char *name, *about;
-    enum Kind kind;
-    void *value; /* float *, or int * */
-    double low, high;
-} Setting;
-
-enum { SETTINGS = 6 };
-
-static void list_settings(Talk *talk, Setting *settings) {
+static Settings settings_of(Talk *talk) {
     Sampling *s = &talk->options.sampling;
-    const Setting all[SETTINGS] = {
-        {"temp", "temperature; 0: always the likeliest token", REAL, &s->temperature, 0, 100},
-        {"top-k", "choose among the K likeliest; 0: all", WHOLE, &s->top_k, 0, 1 << 24},
-        {"top-p", "... among the likeliest that make up P; 1: all", REAL, &s->top_p, 0, 1},
-        {"min-p", "... among those at least P times as likely as the first; 0: all", REAL,
-         &s->min_p, 0, 1},
-        {"penalty", "for tokens that are in the text already; 1: none", REAL,
-         &s->repetition_penalty, 0.01, 100},
-        {"tokens", "length of an answer, at most", WHOLE, &talk->options.max_new_tokens, 1,
-         1 << 24},
-    };
-    memcpy(settings, all, sizeof all);
+    int most = 1 << 24;
+    return (Settings){{
+        OPT_FLOAT("temp", 0, "", &s->temperature, 0, 100,
+                  "temperature; 0: always the likeliest token"),
+        OPT_INT("top-k", 0, "", &s->top_k, 0, most, "choose among the K likeliest; 0: all"),
+        OPT_FLOAT("top-p", 0, "", &s->top_p, 0, 1,
+                  "... among the likeliest that make up P; 1: all"),
+        OPT_FLOAT("min-p", 0, "", &s->min_p, 0, 1,
+                  "... among those at least P times as likely as the first; 0: all"),
+        OPT_FLOAT("penalty", 0, "", &s->repetition_penalty, 0.01, 100,
+                  "for tokens that are in the text already; 1: none"),
+        OPT_INT("tokens", 0, "", &talk->options.max_new_tokens, 1, most,
+                "length of an answer, at most"),
+        OPT_SEED("seed", &s->seed, "other random numbers"),
+        OPT_END,
+    }};
 }
 
 static void help(Talk *talk) {
-    Setting settings[SETTINGS];
-    list_settings(talk, settings);
+    Settings settings = settings_of(talk);
     fprintf(talk->out, "Type a text, and the model continues it. An empty line: go on where it "
                        "stopped.\n");
-    for (int i = 0; i < SETTINGS; i++) {
-        double now = settings[i].kind == REAL ? (double)*(float *)settings[i].value
-                                              : (double)*(int *)settings[i].value;
-        fprintf(talk->out, "  /%-8s %-6.4g %s\n", settings[i].name, now, settings[i].about);
-    }
-    fprintf(talk->out,
-            "  /seed     %-6llu other random numbers\n"
-            "  /help, /quit; Ctrl-C ends an answer\n",
-            (unsigned long long)talk->options.sampling.seed);
-}
-
-/* A number that is all of text, in low .. high. */
-static bool number_in(const char *text, double low, double high, double *number) {
-    char *end;
-    errno = 0;
-    *number = strtod(text, &end);
-    return end != text && !*end && !errno && *number >= low && *number <= high;
+    for (const Option *row = settings.rows; row->kind != OPTION_END; row++)
+        fprintf(talk->out, "  /%-8s %-6s %s\n", row->name, option_text(row).text, row->help);
+    fprintf(talk->out, "  /help, /quit; Ctrl-C ends an answer\n");
 }
 
 /* line: what stands behind the slash. */
 static void command(Talk *talk, char *line) {
     char *name = strtok(line, " \t"), *value = strtok(NULL, " \t");
-    Setting settings[SETTINGS];
-    list_settings(talk, settings);
-    double number;
+    Settings settings = settings_of(talk);
+    Error err;
     if (!name || !strcmp(name, "help")) {
         help(talk);
-    } else if (!strcmp(name, "quit")) {
-        talk->quit = true;
-    } else if (!strcmp(name, "seed")) {
-        if (value && number_in(value, 0, 0x1p53, &number) && number == floor(number))
-            talk->options.sampling.seed = (uint64_t)number;
-        else
-            fprintf(talk->out, "/seed takes a whole number\n");
-    } else {
-        for (int i = 0; i < SETTINGS; i++) {
-            Setting *s = &settings[i];
-            if (strcmp(name, s->name)) continue;
-            if (!value || !number_in(value, s->low, s->high, &number) ||
-                (s->kind == WHOLE && number != floor(number)))
-                fprintf(talk->out, "/%s takes a %s from %g to %g\n", s->name,
-                        s->kind == WHOLE ? "whole number" : "number", s->low, s->high);
-            else if (s->kind == WHOLE)
-                *(int *)s->value = (int)number;
-            else
-                *(float *)s->value = (float)number;
-            return;
-        }
-        fprintf(talk->out, "there is no /%s; /help lists what there is\n", name);
+        return;
     }
+    if (!strcmp(name, "quit")) {
+        talk->quit = true;
+        return;
+    }
+    const Option *row = settings.rows;
+    while (row->kind != OPTION_END && strcmp(name, row->name)) row++;
+    if (row->kind == OPTION_END)
+        fprintf(talk->out, "there is no /%s; /help lists what there is\n", name);
+    else if (option_read(row, value ? value : "", &err))
+        fprintf(talk->out, "/%s: %s\n", row->name, err.text);
 }
 
 /* ---- a line ---- */
@@ -150,8 +121,8 @@ static void answer(Talk *talk, const char *line) {
         fprintf(talk->out, "[the model has nothing to add]\n");
 }
 
-int interactive(Model *model, const Tokenizer *tokenizer, GenerateOptions options, FILE *in,
-                FILE *out, Error *err) {
+int interactive_run(Model *model, const Tokenizer *tokenizer, GenerateOptions options, FILE *in,
+                    FILE *out, Error *err) {
     Talk talk = {.options = options, .out = out};
     if (generator_init(&talk.g, model, tokenizer, 1, model->cfg.max_position_embeddings, err))
         return -1;

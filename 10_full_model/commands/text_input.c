@@ -78,7 +78,7 @@ static int open_shards(TextInput *input, const TextOptions *o, Error *err) {
 
 static int open_text(TextInput *input, const TextOptions *o, Error *err) {
     size_t bytes;
-    char *text = text_read(o->data->items, o->data->count, &bytes, err);
+    char *text = corpus_read_text(o->data->items, o->data->count, &bytes, err);
     if (!text) return -1;
     input->tokenizer =
         o->tokenizer ? given_tokenizer(o, err) : learn_tokenizer(text, bytes, o->vocab, err);

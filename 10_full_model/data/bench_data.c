@@ -100,9 +100,9 @@ static int run_pipeline(const DataOptions *b, Error *err) {
     o.out = b->out;
     o.seed = b->common.seed;
     o.overwrite = true;
-    if (prepare(&o, &report, err)) return -1;
+    if (prepare_run(&o, &report, err)) return -1;
     printf("%d threads\n", b->common.threads);
-    return report_show(&o, &report, err);
+    return prepare_report_show(&o, &report, err);
 }
 
 /* ---- MinHash ---- */
@@ -143,8 +143,8 @@ static int run_curve(const DataOptions *b, Error *err) {
         }
         similarity[s] = j;
         found[s] = (double)dropped / PAIRS;
-        csv_row(&csv, "%.4f,%.5f,%.5f,%.5f,%.4f,%.4f", j, lsh_probability(j, 16, 8),
-                lsh_probability(j, 32, 4), lsh_probability(j, 8, 16), (double)met / PAIRS,
+        csv_row(&csv, "%.4f,%.5f,%.5f,%.5f,%.4f,%.4f", j, minhash_probability(j, 16, 8),
+                minhash_probability(j, 32, 4), minhash_probability(j, 8, 16), (double)met / PAIRS,
                 found[s]);
     }
     if (csv_close(&csv, err)) return -1;

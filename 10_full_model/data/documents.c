@@ -18,7 +18,7 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
-DocumentOptions document_defaults(void) {
+DocumentOptions documents_defaults(void) {
     return (DocumentOptions){
         .cut = 64 * 1024, .longest = 64 * 1024 * 1024, .field = "text", .marker = "<|endoftext|>"};
 }

@@ -34,7 +34,7 @@ typedef struct DocumentOptions {
     const char *marker; /* "<|endoftext|>"; NULL: none */
 } DocumentOptions;
 
-DocumentOptions document_defaults(void);
+DocumentOptions documents_defaults(void);
 
 typedef struct DocumentReader {
     DocumentOptions options;

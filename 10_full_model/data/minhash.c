@@ -131,7 +131,7 @@ uint64_t minhash_band(const MinHash *m, const uint16_t *signature, int band) {
 }
 
 /* [lsh] */
-double lsh_probability(double similarity, int bands, int rows) {
+double minhash_probability(double similarity, int bands, int rows) {
     return 1 - pow(1 - pow(similarity, rows), bands);
 }
 /* [/lsh] */

@@ -42,6 +42,6 @@ double minhash_similarity(const MinHash *minhash, const uint16_t *a, const uint1
 uint64_t minhash_band(const MinHash *minhash, const uint16_t *signature, int band);
 
 /* The S-curve: the probability that two documents of similarity J meet in a band. */
-double lsh_probability(double similarity, int bands, int rows);
+double minhash_probability(double similarity, int bands, int rows);
 
 #endif

@@ -24,7 +24,7 @@
 enum { SAMPLE_SLICES = 64 };
 
 PrepareOptions prepare_defaults(void) {
-    return (PrepareOptions){.documents = document_defaults(),
+    return (PrepareOptions){.documents = documents_defaults(),
                             .limits = quality_defaults(),
                             .exact = true,
                             .near = 0.8,
@@ -62,17 +62,17 @@ static char *sample_text(Preparation *p, size_t *bytes, Error *err) {
         size_t start = total / slices * s, end = start + (slices == 1 ? total : wanted / slices);
         documents_seek(&p->reader, start);
         int more;
-        while ((more = batch_fill(p, end, err)) == 1) {
-            batch_sift(p);
-            batch_count(p);
-            if (slices == 1 && batch_bad_lines(p, err)) more = -1;
+        while ((more = prepare_batch_fill(p, end, err)) == 1) {
+            prepare_batch_sift(p);
+            prepare_batch_count(p);
+            if (slices == 1 && prepare_batch_bad_lines(p, err)) more = -1;
             size_t length;
-            char *kept = batch_join(p, 0, p->count, is_for_training, &length);
+            char *kept = prepare_batch_join(p, 0, p->count, is_for_training, &length);
             if (*bytes + length > room) text = must_realloc(text, room = 2 * (*bytes + length), 1);
             if (length) memcpy(text + *bytes, kept, length);
             *bytes += length;
             free(kept);
-            batch_free(p);
+            prepare_batch_free(p);
             if (more < 0) break;
         }
         if (more < 0) {
@@ -80,7 +80,7 @@ static char *sample_text(Preparation *p, size_t *bytes, Error *err) {
             return NULL;
         }
     }
-    if (!*bytes) report_nothing_left(p->report, "the sample for the tokenizer", err);
+    if (!*bytes) prepare_report_nothing(p->report, "the sample for the tokenizer", err);
     return text;
 }
 
@@ -205,12 +205,12 @@ static int pass(Preparation *p, Error *err) {
     Progress progress = progress_start("preparing", (int64_t)p->reader.total);
     int more;
     duplicates_reset(p);
-    while ((more = batch_fill(p, p->reader.total, err)) == 1) {
-        batch_sift(p);
-        int status = batch_bad_lines(p, err);
-        batch_count(p);
-        if (!status) status = batch_write(p, err);
-        batch_free(p);
+    while ((more = prepare_batch_fill(p, p->reader.total, err)) == 1) {
+        prepare_batch_sift(p);
+        int status = prepare_batch_bad_lines(p, err);
+        prepare_batch_count(p);
+        if (!status) status = prepare_batch_write(p, err);
+        prepare_batch_free(p);
         if (status) return -1;
         documents_release(&p->reader);
         if (!p->options->quiet)
@@ -221,7 +221,7 @@ static int pass(Preparation *p, Error *err) {
     if (more < 0) return -1;
     if (!p->options->quiet) progress_finish(&progress, NULL);
     if (r->documents[OUTCOME_TRAIN] + r->documents[OUTCOME_VALIDATION] == 0)
-        return report_nothing_left(r, "the input", err);
+        return prepare_report_nothing(r, "the input", err);
     return 0;
 }
 
@@ -244,7 +244,7 @@ static int finish(Preparation *p, double started, Error *err) {
     r->memory_bytes = duplicates_bytes(&p->duplicates);
     r->seconds = seconds_now() - started;
     snprintf(path, sizeof path, "%s/report.json", p->options->out);
-    cJSON *report = report_json(p->options, r);
+    cJSON *report = prepare_report_json(p->options, r);
     if (!status) status = json_save(path, report, err);
     cJSON_Delete(report);
     if (!status) status = save_index(p, parts, err);
@@ -271,7 +271,7 @@ static int prepare_in(Preparation *p, Error *err) {
     return status;
 }
 
-int prepare(const PrepareOptions *options, PrepareReport *report, Error *err) {
+int prepare_run(const PrepareOptions *options, PrepareReport *report, Error *err) {
     PrepareOptions o = *options;
     if (o.end_of_text) o.documents.marker = o.end_of_text;
     Preparation p = {.options = &o, .report = report, .worker_count = omp_get_max_threads()};
@@ -283,7 +283,7 @@ int prepare(const PrepareOptions *options, PrepareReport *report, Error *err) {
     p.documents = must_alloc(BATCH_DOCUMENTS, sizeof *p.documents);
     p.workers = must_alloc((size_t)p.worker_count, sizeof *p.workers);
     if (!status) status = prepare_in(&p, err);
-    batch_free(&p);
+    prepare_batch_free(&p);
     for (int i = 0; i < p.worker_count; i++) {
         quality_scratch_free(&p.workers[i].scratch);
         free(p.workers[i].room);

@@ -58,7 +58,7 @@ typedef enum Outcome {
     OUTCOME_RULE, /* and the next ones: by which rule */
     OUTCOMES = OUTCOME_RULE + QUALITY_RULES
 } Outcome;
-const char *outcome_name(int outcome);
+const char *prepare_outcome_name(int outcome);
 
 typedef enum Stage {
     STAGE_READ,
@@ -71,7 +71,7 @@ typedef enum Stage {
     STAGE_WRITE,
     STAGES
 } Stage;
-extern const char *const stage_names[STAGES];
+extern const char *const prepare_stage_names[STAGES];
 
 enum { LENGTH_BINS = 32 }; /* bin b: 2^b .. 2^(b + 1) - 1 tokens, the end-of-text token included */
 
@@ -90,7 +90,7 @@ typedef struct PrepareReport {
 } PrepareReport;
 
 /* -1 and a message leaves no index behind, and no shards. */
-int prepare(const PrepareOptions *options, PrepareReport *report, Error *err);
+int prepare_run(const PrepareOptions *options, PrepareReport *report, Error *err);
 
 /* ---- prepare_report.c ---- */
 
@@ -98,12 +98,12 @@ int prepare(const PrepareOptions *options, PrepareReport *report, Error *err);
 cJSON *prepare_settings(const PrepareOptions *options);
 
 /* The report as an object, for report.json. */
-cJSON *report_json(const PrepareOptions *options, const PrepareReport *report);
+cJSON *prepare_report_json(const PrepareOptions *options, const PrepareReport *report);
 
 /* "12 documents, and none is left: 9 by words, 3 exact duplicates" */
-int report_nothing_left(const PrepareReport *report, const char *what, Error *err);
+int prepare_report_nothing(const PrepareReport *report, const char *what, Error *err);
 
 /* Tables and a text chart on stdout; lengths.csv and, with gnuplot, lengths.svg in the folder. */
-int report_show(const PrepareOptions *options, const PrepareReport *report, Error *err);
+int prepare_report_show(const PrepareOptions *options, const PrepareReport *report, Error *err);
 
 #endif

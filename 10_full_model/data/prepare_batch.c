@@ -23,7 +23,7 @@ static double clocked(Worker *worker, Stage stage, double before) {
     return now;
 }
 
-int batch_fill(Preparation *p, size_t end, Error *err) {
+int prepare_batch_fill(Preparation *p, size_t end, Error *err) {
     double before = seconds_now();
     size_t bytes = 0;
     int more = 1;
@@ -96,7 +96,7 @@ static int part_of(const PrepareOptions *o, Hash128 hash) {
     return uniform < o->validation ? OUTCOME_VALIDATION : OUTCOME_TRAIN;
 }
 
-int batch_bad_lines(Preparation *p, Error *err) {
+int prepare_batch_bad_lines(Preparation *p, Error *err) {
     for (size_t i = 0; i < p->count; i++) {
         Error why;
         if (p->documents[i].outcome != OUTCOME_BAD_LINE) continue;
@@ -111,7 +111,7 @@ int batch_bad_lines(Preparation *p, Error *err) {
 
 /* [sift] */
 /* From pieces to outcomes: which documents of the batch stay, and in which part. */
-void batch_sift(Preparation *p) {
+void prepare_batch_sift(Preparation *p) {
     const PrepareOptions *o = p->options;
     for_each_open(p, clean);
     double before = seconds_now();
@@ -135,7 +135,7 @@ void batch_sift(Preparation *p) {
 }
 /* [/sift] */
 
-void batch_free(Preparation *p) {
+void prepare_batch_free(Preparation *p) {
     for (size_t i = 0; i < p->count; i++) {
         free(p->documents[i].text);
         free(p->documents[i].signature);
@@ -143,11 +143,11 @@ void batch_free(Preparation *p) {
     p->count = 0;
 }
 
-bool is_kept(const Document *d) {
+bool prepare_is_kept(const Document *d) {
     return d->outcome == OUTCOME_TRAIN || d->outcome == OUTCOME_VALIDATION;
 }
 
-void batch_count(Preparation *p) {
+void prepare_batch_count(Preparation *p) {
     PrepareReport *r = p->report;
     for (size_t i = 0; i < p->count; i++) {
         const Document *d = &p->documents[i];
@@ -158,11 +158,11 @@ void batch_count(Preparation *p) {
         r->stage_bytes[STAGE_NORMALISE] += (double)d->piece.bytes;
         r->stage_bytes[STAGE_EXACT] += (double)d->bytes;
         if (!exact && d->outcome > OUTCOME_EMPTY) r->stage_bytes[STAGE_JUDGE] += (double)d->bytes;
-        if (is_kept(d)) r->stage_bytes[STAGE_JUDGE] += (double)d->bytes;
+        if (prepare_is_kept(d)) r->stage_bytes[STAGE_JUDGE] += (double)d->bytes;
         if (d->signature) r->stage_bytes[STAGE_SIGN] += (double)d->bytes;
         if (d->signature) r->stage_bytes[STAGE_NEAR] += (double)d->bytes;
-        if (is_kept(d)) r->stage_bytes[STAGE_ENCODE] += (double)d->bytes;
-        if (is_kept(d)) r->stage_bytes[STAGE_WRITE] += (double)d->bytes;
+        if (prepare_is_kept(d)) r->stage_bytes[STAGE_ENCODE] += (double)d->bytes;
+        if (prepare_is_kept(d)) r->stage_bytes[STAGE_WRITE] += (double)d->bytes;
     }
 }
 
@@ -174,8 +174,8 @@ typedef struct Block {
     size_t count;
 } Block;
 
-char *batch_join(const Preparation *p, size_t from, size_t to, bool (*is_wanted)(const Document *),
-                 size_t *bytes) {
+char *prepare_batch_join(const Preparation *p, size_t from, size_t to,
+                         bool (*is_wanted)(const Document *), size_t *bytes) {
     const char *marker = p->options->documents.marker;
     size_t marker_bytes = strlen(marker);
     *bytes = 0;
@@ -198,7 +198,7 @@ char *batch_join(const Preparation *p, size_t from, size_t to, bool (*is_wanted)
 static size_t cut_into_blocks(const Preparation *p, Block *blocks) {
     size_t count = 0, first = 0, bytes = 0;
     for (size_t i = 0; i < p->count; i++) {
-        if (is_kept(&p->documents[i])) bytes += p->documents[i].bytes;
+        if (prepare_is_kept(&p->documents[i])) bytes += p->documents[i].bytes;
         if (bytes < BLOCK_BYTES && i + 1 < p->count) continue;
         blocks[count++] = (Block){.first = first, .end = i + 1};
         first = i + 1;
@@ -211,7 +211,7 @@ static int write_block(Preparation *p, const Block *block, Error *err) {
     size_t start = 0, i = block->first;
     for (size_t at = 0; at < block->count; at++) {
         if (block->ids[at] != p->end_of_text) continue;
-        while (i < block->end && !is_kept(&p->documents[i])) i++;
+        while (i < block->end && !prepare_is_kept(&p->documents[i])) i++;
         if (i == block->end) break; /* more ends than documents */
         const Document *d = &p->documents[i++];
         size_t length = at + 1 - start;
@@ -221,7 +221,7 @@ static int write_block(Preparation *p, const Block *block, Error *err) {
         p->report->lengths[bin < LENGTH_BINS ? bin : LENGTH_BINS - 1]++;
         start = at + 1;
     }
-    while (i < block->end && !is_kept(&p->documents[i])) i++;
+    while (i < block->end && !prepare_is_kept(&p->documents[i])) i++;
     if (start == block->count && i == block->end) return 0;
     return error_set(err,
                      "'%s' does not end every document for this tokenizer; --end-of-text "
@@ -229,7 +229,7 @@ static int write_block(Preparation *p, const Block *block, Error *err) {
                      p->options->documents.marker);
 }
 
-int batch_write(Preparation *p, Error *err) {
+int prepare_batch_write(Preparation *p, Error *err) {
     size_t most = p->count ? p->count : 1;
     Block *blocks = must_alloc(most, sizeof *blocks);
     size_t count = cut_into_blocks(p, blocks);
@@ -237,7 +237,7 @@ int batch_write(Preparation *p, Error *err) {
     for (size_t b = 0; b < count; b++) {
         double before = seconds_now();
         size_t bytes;
-        char *text = batch_join(p, blocks[b].first, blocks[b].end, is_kept, &bytes);
+        char *text = prepare_batch_join(p, blocks[b].first, blocks[b].end, prepare_is_kept, &bytes);
         blocks[b].ids = tokenizer_encode(p->tokenizer, text, bytes, &blocks[b].count);
         free(text);
         clocked(&p->workers[omp_get_thread_num()], STAGE_ENCODE, before);

@@ -46,26 +46,26 @@ typedef struct Preparation {
 } Preparation;
 
 /* Reads pieces up to position `end` of the input. 1: there are some; 0: no more; -1: an error. */
-int batch_fill(Preparation *p, size_t end, Error *err);
+int prepare_batch_fill(Preparation *p, size_t end, Error *err);
 
 /* Gives each document of the batch its outcome. */
-void batch_sift(Preparation *p);
+void prepare_batch_sift(Preparation *p);
 
 /* The first bad line as an error, or, where they are skipped, as a note in the report. */
-int batch_bad_lines(Preparation *p, Error *err);
+int prepare_batch_bad_lines(Preparation *p, Error *err);
 
 /* Adds the batch to the report. */
-void batch_count(Preparation *p);
+void prepare_batch_count(Preparation *p);
 
 /* The documents `from` .. `to` - 1 with this property, each with the marker behind it. free()
  * it. */
-char *batch_join(const Preparation *p, size_t from, size_t to, bool (*is_wanted)(const Document *),
-                 size_t *bytes);
-bool is_kept(const Document *document); /* for training or for validation */
+char *prepare_batch_join(const Preparation *p, size_t from, size_t to,
+                         bool (*is_wanted)(const Document *), size_t *bytes);
+bool prepare_is_kept(const Document *document); /* for training or for validation */
 
 /* Tokenises what is kept and hands it to the writers, in order. */
-int batch_write(Preparation *p, Error *err);
+int prepare_batch_write(Preparation *p, Error *err);
 
-void batch_free(Preparation *p);
+void prepare_batch_free(Preparation *p);
 
 #endif

@@ -16,11 +16,11 @@
 #include <string.h>
 #include <sys/stat.h>
 
-const char *const stage_names[STAGES] = {"read",     "normalise",  "exact duplicates",
-                                         "judge",    "signatures", "near duplicates",
-                                         "tokenise", "write"};
+const char *const prepare_stage_names[STAGES] = {"read",     "normalise",  "exact duplicates",
+                                                 "judge",    "signatures", "near duplicates",
+                                                 "tokenise", "write"};
 
-const char *outcome_name(int outcome) {
+const char *prepare_outcome_name(int outcome) {
     static const char *const names[OUTCOME_RULE] = {
         "train", "validation",      "bad line",      "invalid UTF-8",
         "empty", "exact duplicate", "near duplicate"};
@@ -90,14 +90,14 @@ cJSON *prepare_settings(const PrepareOptions *o) {
     return s;
 }
 
-cJSON *report_json(const PrepareOptions *o, const PrepareReport *r) {
+cJSON *prepare_report_json(const PrepareOptions *o, const PrepareReport *r) {
     cJSON *json = cJSON_CreateObject(), *object, *item;
     cJSON_AddItemToObject(json, "settings", prepare_settings(o));
     cJSON_AddNumberToObject(json, "input_bytes", (double)r->input_bytes);
     cJSON_AddNumberToObject(json, "documents", (double)sum(r->documents, 0, OUTCOMES));
     object = cJSON_AddObjectToObject(json, "outcomes");
     for (int i = 0; i < OUTCOMES; i++) {
-        item = cJSON_AddObjectToObject(object, outcome_name(i));
+        item = cJSON_AddObjectToObject(object, prepare_outcome_name(i));
         cJSON_AddNumberToObject(item, "documents", (double)r->documents[i]);
         cJSON_AddNumberToObject(item, "bytes", (double)r->bytes[i]);
     }
@@ -123,19 +123,19 @@ cJSON *report_json(const PrepareOptions *o, const PrepareReport *r) {
     cJSON_AddNumberToObject(json, "tokenizer_seconds", r->tokenizer_seconds);
     object = cJSON_AddObjectToObject(json, "core_seconds");
     for (int stage = 0; stage < STAGES; stage++)
-        cJSON_AddNumberToObject(object, stage_names[stage], r->core_seconds[stage]);
+        cJSON_AddNumberToObject(object, prepare_stage_names[stage], r->core_seconds[stage]);
     return json;
 }
 
 /* ---- messages ---- */
 
-int report_nothing_left(const PrepareReport *r, const char *what, Error *err) {
+int prepare_report_nothing(const PrepareReport *r, const char *what, Error *err) {
     char text[700] = "";
     for (int i = OUTCOME_BAD_LINE; i < OUTCOMES; i++) {
         size_t used = strlen(text);
         if (!r->documents[i]) continue;
         snprintf(text + used, sizeof text - used, "%s%lld by \"%s\"", used ? ", " : "",
-                 (long long)r->documents[i], outcome_name(i));
+                 (long long)r->documents[i], prepare_outcome_name(i));
     }
     int64_t total = sum(r->documents, 0, OUTCOMES);
     if (r->documents[OUTCOME_VALIDATION])
@@ -157,10 +157,10 @@ static void show_outcomes(const PrepareReport *r) {
            (long long)sum(r->bytes, 0, OUTCOMES));
     for (int i = OUTCOME_BAD_LINE; i < OUTCOMES; i++)
         if (r->documents[i])
-            printf("- %-16s %12lld %16lld\n", outcome_name(i), (long long)r->documents[i],
+            printf("- %-16s %12lld %16lld\n", prepare_outcome_name(i), (long long)r->documents[i],
                    (long long)r->bytes[i]);
     for (int i = OUTCOME_TRAIN; i <= OUTCOME_VALIDATION; i++)
-        printf("= %-16s %12lld %16lld   %lld tokens in %d shard%s\n", outcome_name(i),
+        printf("= %-16s %12lld %16lld   %lld tokens in %d shard%s\n", prepare_outcome_name(i),
                (long long)r->documents[i], (long long)r->bytes[i], (long long)r->tokens[i],
                r->shards[i], r->shards[i] == 1 ? "" : "s");
     if (r->replaced) printf("%lld pieces of invalid UTF-8 became U+FFFD\n", (long long)r->replaced);
@@ -176,7 +176,7 @@ static void show_stages(const PrepareReport *r) {
     printf("\n%-18s %9s %6s %12s\n", "stage", "seconds", "share", "MB/s a core");
     for (int stage = 0; stage < STAGES; stage++) {
         double seconds = r->core_seconds[stage];
-        printf("%-18s %9.2f %5.1f%% %12.0f\n", stage_names[stage], seconds,
+        printf("%-18s %9.2f %5.1f%% %12.0f\n", prepare_stage_names[stage], seconds,
                total > 0 ? 100 * seconds / total : 0,
                seconds > 0 ? r->stage_bytes[stage] / 1e6 / seconds : 0);
     }
@@ -213,7 +213,7 @@ static int show_lengths(const PrepareOptions *o, const PrepareReport *r, Error *
     return 0;
 }
 
-int report_show(const PrepareOptions *o, const PrepareReport *r, Error *err) {
+int prepare_report_show(const PrepareOptions *o, const PrepareReport *r, Error *err) {
     show_outcomes(r);
     show_stages(r);
     return show_lengths(o, r, err);

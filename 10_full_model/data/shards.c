@@ -251,7 +251,7 @@ void shards_document(const Shards *s, ShardPart part, int64_t i, int64_t *first,
  * function is, so the whole is one to one on 0 .. 2^(2 bits) - 1. A result that is n or more goes
  * round again: the cycle on which i lies comes back below n, at i at the latest.
  */
-uint64_t shuffled(uint64_t seed, uint64_t epoch, uint64_t i, uint64_t n) {
+uint64_t shards_shuffled(uint64_t seed, uint64_t epoch, uint64_t i, uint64_t n) {
     int bits = 1;
     while (bits < 32 && (uint64_t)1 << 2 * bits < n) bits++;
     uint64_t mask = ((uint64_t)1 << bits) - 1;
@@ -279,6 +279,6 @@ int64_t shards_window(const Shards *s, uint64_t seed, uint64_t index, int length
      * the same stream with a high index. */
     Philox random = philox(seed, EPOCH_STREAM + epoch, UINT64_MAX);
     uint64_t offset = random.word[0] % (spare < step ? spare : step);
-    return (int64_t)(offset + step * shuffled(seed, epoch, index % windows, windows));
+    return (int64_t)(offset + step * shards_shuffled(seed, epoch, index % windows, windows));
 }
 /* [/window] */

@@ -110,6 +110,6 @@ void shards_document(const Shards *shards, ShardPart part, int64_t i, int64_t *f
 int64_t shards_window(const Shards *shards, uint64_t seed, uint64_t index, int length);
 
 /* i -> a place in 0 .. n - 1, one to one: a permutation that needs no memory. n >= 1 */
-uint64_t shuffled(uint64_t seed, uint64_t epoch, uint64_t i, uint64_t n);
+uint64_t shards_shuffled(uint64_t seed, uint64_t epoch, uint64_t i, uint64_t n);
 
 #endif

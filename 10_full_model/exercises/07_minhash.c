@@ -9,14 +9,14 @@
  *   minhash_band         one number for the `rows` minima of band number `band`: equal when they
  *                        all are, and otherwise almost always different. Equal minima in
  *                        another band must not give the same number.
- *   lsh_probability      the probability that two documents of similarity J agree in all rows of
+ *   minhash_probability      the probability that two documents of similarity J agree in all rows of
  *                        at least one band
  *
  * Before you write the last one, guess: at 16 bands of 8 rows, how probable is it for J = 0.5,
  * and for 0.9?
  *
  * POINTS: 3
- * REPLACES: minhash_similarity, minhash_band, lsh_probability in 10_full_model/data/minhash.c
+ * REPLACES: minhash_similarity, minhash_band, minhash_probability in 10_full_model/data/minhash.c
  * TESTS: test_duplicates:minhash test_duplicates:lsh test_duplicates:duplicates
  * HINT: all rows of one band agree with probability J^rows; none of the bands does so with (1 -
  * J^rows)^bands. hash128() is there for bytes; its seed can be the band's number.
@@ -31,4 +31,4 @@ double minhash_similarity(const MinHash *m, const uint16_t *a, const uint16_t *b
 
 uint64_t minhash_band(const MinHash *m, const uint16_t *signature, int band) { return 0; }
 
-double lsh_probability(double similarity, int bands, int rows) { return similarity; }
+double minhash_probability(double similarity, int bands, int rows) { return similarity; }

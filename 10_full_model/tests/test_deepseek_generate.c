@@ -85,8 +85,8 @@ Test(generate, talks) {
     expect(&o, 0, "/tokens   4 ");
     expect(&o, 0, "the cat sat on the");
     expect(&o, 0, "[4 tokens, ");
-    expect(&o, 0, "/temp takes a number from 0 to 100");
-    expect(&o, 0, "/top-k takes a whole number");
+    expect(&o, 0, "/temp: 'warm' is not a number between 0 and 100");
+    expect(&o, 0, "/top-k: '2.5' is not a whole number");
     expect(&o, 0, "there is no /song");
     cr_assert_null(strstr(o.out, "never read"));
 

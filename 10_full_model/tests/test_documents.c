@@ -60,7 +60,7 @@ Test(documents, of_raw_text) {
         {SPLIT_LINES, "a<|endoftext|>b\nc", "[a][b\n][c]"},
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
-        DocumentOptions options = document_defaults();
+        DocumentOptions options = documents_defaults();
         Error err;
         options.split = cases[i].split;
         Found found = read_all("a.txt", cases[i].text, strlen(cases[i].text), &options, &err);
@@ -86,7 +86,7 @@ Test(documents, are_cut_where_a_reader_pauses) {
         {6, "aaa<|endoftext|>bbbb", "[aaa][bbbb]"},
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
-        DocumentOptions options = document_defaults();
+        DocumentOptions options = documents_defaults();
         Error err;
         options.cut = cases[i].cut;
         Found found = read_all("a.txt", cases[i].text, strlen(cases[i].text), &options, &err);
@@ -95,7 +95,7 @@ Test(documents, are_cut_where_a_reader_pauses) {
 }
 
 Test(documents, of_json_lines) {
-    DocumentOptions options = document_defaults();
+    DocumentOptions options = documents_defaults();
     Error err;
     const char *text = "{\"text\": \"a\\n\\u00e9\", \"id\": [1, {\"text\": 2}]}\r\n"
                        "\n"
@@ -135,7 +135,7 @@ Test(documents, bad_lines_are_named) {
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         char text[200];
-        DocumentOptions options = document_defaults();
+        DocumentOptions options = documents_defaults();
         Error err;
         snprintf(text, sizeof text, "{\"text\":\"good\"}\n\n%s\n{\"text\":\"more\"}\n",
                  cases[i].line);
@@ -149,7 +149,7 @@ Test(documents, bad_lines_are_named) {
 }
 
 Test(documents, files_that_cannot_be_read) {
-    DocumentOptions options = document_defaults();
+    DocumentOptions options = documents_defaults();
     Error err;
     Found found = read_all("a.txt", "", 0, &options, &err);
     cr_expect(!found.count && strstr(err.text, "no text"), "%s", err.text);
@@ -175,7 +175,7 @@ Test(documents, seek_finds_lines) {
     snprintf(first, sizeof first, "%s", scratch_write(&scratch, "a.txt", "aa\nbbb\n", 7));
     snprintf(second, sizeof second, "%s", scratch_write(&scratch, "b.txt", "cc\nd", 4));
     const char *paths[] = {first, second};
-    DocumentOptions options = document_defaults();
+    DocumentOptions options = documents_defaults();
     options.split = SPLIT_LINES;
     DocumentReader reader;
     cr_assert(documents_open(&reader, paths, 2, &options, NULL) == 0);

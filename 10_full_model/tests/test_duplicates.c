@@ -130,11 +130,11 @@ Test(minhash, is_of_a_set) {
 }
 
 Test(lsh, probability) {
-    cr_expect(lsh_probability(0, 16, 8) == 0 && lsh_probability(1, 16, 8) == 1);
-    cr_expect(fabs(lsh_probability(0.5, 1, 1) - 0.5) < 1e-12);
-    cr_expect(fabs(lsh_probability(0.5, 2, 1) - 0.75) < 1e-12);
-    cr_expect(fabs(lsh_probability(0.5, 1, 3) - 0.125) < 1e-12);
-    cr_expect(fabs(lsh_probability(0.8, 16, 8) - 0.9471) < 1e-3);
+    cr_expect(minhash_probability(0, 16, 8) == 0 && minhash_probability(1, 16, 8) == 1);
+    cr_expect(fabs(minhash_probability(0.5, 1, 1) - 0.5) < 1e-12);
+    cr_expect(fabs(minhash_probability(0.5, 2, 1) - 0.75) < 1e-12);
+    cr_expect(fabs(minhash_probability(0.5, 1, 3) - 0.125) < 1e-12);
+    cr_expect(fabs(minhash_probability(0.8, 16, 8) - 0.9471) < 1e-3);
 }
 
 /* Of 200 pairs of each similarity, as many meet in a band as the S-curve says: within 4 standard
@@ -145,7 +145,7 @@ Test(lsh, pairs_meet_as_the_curve_says) {
     minhash_init(&m, 8, 4, 1);
     static const int shared[] = {50, 67, 75, 82, 92};
     for (size_t c = 0; c < sizeof shared / sizeof *shared; c++) {
-        double p = lsh_probability((double)shared[c] / (2 * N - shared[c]), 8, 4);
+        double p = minhash_probability((double)shared[c] / (2 * N - shared[c]), 8, 4);
         int met = 0;
         for (int pair = 0; pair < PAIRS; pair++) {
             int first = 1000 * (int)(c * PAIRS + (size_t)pair);

@@ -310,12 +310,12 @@ Test(interactive, follows_its_commands) {
     FILE *in = fmemopen(script, strlen(script), "r"), *out = open_memstream(&text, &size);
     GenerateOptions options = {.sampling = sampling_defaults(), .max_new_tokens = 50};
     Error err;
-    cr_assert(interactive(&w.model, w.tokenizer, options, in, out, &err) == 0, "%s", err.text);
+    cr_assert(interactive_run(&w.model, w.tokenizer, options, in, out, &err) == 0, "%s", err.text);
     fclose(in), fclose(out);
-    const char *const said[] = {"/temp takes a number from 0 to 100",
-                                "/top-k takes a whole number",
+    const char *const said[] = {"/temp: 'hot' is not a number between 0 and 100",
+                                "/top-k: '1.5' is not a whole number between 0 and",
                                 "there is no /nonsense",
-                                "/min-p takes a number from 0 to 1",
+                                "/min-p: 2 is not between 0 and 1",
                                 "hello",
                                 "[3 tokens",
                                 "/seed     7"};

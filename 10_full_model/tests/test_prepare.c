@@ -83,7 +83,7 @@ Test(prepare, the_bytes_do_not_depend_on_threads) {
         PrepareOptions o = options_for(&out[run], (const char *const *)&path, 1);
         o.shard_tokens = 8000;
         omp_set_num_threads(run ? 5 : 1);
-        must(prepare(&o, &report[run], &err), &err);
+        must(prepare_run(&o, &report[run], &err), &err);
     }
     cr_expect(!memcmp(report[0].documents, report[1].documents, sizeof report[0].documents));
     cr_expect_eq(report[0].documents[OUTCOME_EXACT], 43); /* 0, 7, ... 294 */
@@ -110,7 +110,7 @@ Test(prepare, shards_hold_what_the_tokenizer_says) {
     PrepareOptions o = options_for(&out, (const char *const *)&path, 1);
     PrepareReport report;
     Error err;
-    must(prepare(&o, &report, &err), &err);
+    must(prepare_run(&o, &report, &err), &err);
     cr_assert_eq(report.documents[OUTCOME_TRAIN] + report.documents[OUTCOME_VALIDATION], 20);
     Shards shards;
     must(shards_open(&shards, out.directory, true, &err), &err);
@@ -150,22 +150,22 @@ Test(prepare, the_split_does_not_depend_on_the_order) {
     PrepareReport r[3], other;
     Error err;
     PrepareOptions o = options_for(&first, forth, 2);
-    must(prepare(&o, &r[0], &err), &err);
+    must(prepare_run(&o, &r[0], &err), &err);
     o = options_for(&out, back, 2);
     o.tokenizer = first.directory;
-    must(prepare(&o, &r[1], &err), &err);
+    must(prepare_run(&o, &r[1], &err), &err);
     o.path_count = 1; /* b alone, and then a alone: their counts add up */
     o.overwrite = true;
-    must(prepare(&o, &r[2], &err), &err);
+    must(prepare_run(&o, &r[2], &err), &err);
     o.paths = forth;
-    must(prepare(&o, &other, &err), &err);
+    must(prepare_run(&o, &other, &err), &err);
     for (int i = OUTCOME_TRAIN; i <= OUTCOME_VALIDATION; i++) {
         cr_expect_eq(r[0].documents[i], r[1].documents[i]);
         cr_expect_eq(r[0].documents[i], r[2].documents[i] + other.documents[i]);
     }
     for (int part = 0; part < 2; part++) cr_expect_eq(r[0].tokens[part], r[1].tokens[part]);
     o.seed = 2;
-    must(prepare(&o, &r[2], &err), &err);
+    must(prepare_run(&o, &r[2], &err), &err);
     cr_expect(r[2].tokens[0] != other.tokens[0], "another seed, another split");
     free(lines), free(more), free(a), free(b);
     scratch_close(&in), scratch_close(&first), scratch_close(&out);
@@ -194,7 +194,7 @@ Test(prepare, outcomes) {
     o.validation = 0;
     PrepareReport r;
     Error err;
-    must(prepare(&o, &r, &err), &err);
+    must(prepare_run(&o, &r, &err), &err);
     cr_expect_eq(r.documents[OUTCOME_TRAIN], 2);
     cr_expect_eq(r.documents[OUTCOME_EXACT], 1);
     cr_expect_eq(r.documents[OUTCOME_NEAR], 1);
@@ -206,7 +206,7 @@ Test(prepare, outcomes) {
     o.overwrite = o.drop_invalid = true;
     o.near = 0;
     o.exact = false;
-    must(prepare(&o, &r, &err), &err);
+    must(prepare_run(&o, &r, &err), &err);
     cr_expect_eq(r.documents[OUTCOME_INVALID], 1);
     cr_expect_eq(r.documents[OUTCOME_TRAIN], 3);
     free(paths[0]), free(paths[1]);
@@ -219,7 +219,7 @@ Test(prepare, outcomes) {
 static void fails(const PrepareOptions *o, Scratch *out, const char *message) {
     PrepareReport report;
     Error err = {""};
-    cr_expect(prepare(o, &report, &err) == -1, "it should say '%s'", message);
+    cr_expect(prepare_run(o, &report, &err) == -1, "it should say '%s'", message);
     cr_expect(strstr(err.text, message), "'%s' should say '%s'", err.text, message);
     cr_expect(access(scratch_path(out, "index.json"), F_OK), "there is an index");
     cr_expect(access(scratch_path(out, "train-00000.shard"), F_OK), "there is a shard");
@@ -269,19 +269,20 @@ Test(prepare, a_finished_folder_is_left_alone) {
     PrepareReport report;
     Error err;
     o.shard_tokens = 2000;
-    must(prepare(&o, &report, &err), &err);
+    must(prepare_run(&o, &report, &err), &err);
     int files = scratch_count(&out);
-    cr_expect(prepare(&o, &report, &err) == -1 && strstr(err.text, "the same settings"), "%s",
+    cr_expect(prepare_run(&o, &report, &err) == -1 && strstr(err.text, "the same settings"), "%s",
               err.text);
     o.limits.high[QUALITY_WORDS] = 5000;
-    cr_expect(prepare(&o, &report, &err) == -1 && strstr(err.text, "\"limits\""), "%s", err.text);
+    cr_expect(prepare_run(&o, &report, &err) == -1 && strstr(err.text, "\"limits\""), "%s",
+              err.text);
     o.limits = quality_defaults();
     o.seed = 7;
-    cr_expect(prepare(&o, &report, &err) == -1 && strstr(err.text, "\"seed\""), "%s", err.text);
+    cr_expect(prepare_run(&o, &report, &err) == -1 && strstr(err.text, "\"seed\""), "%s", err.text);
     cr_expect_eq(scratch_count(&out), files);
     o.overwrite = true;
     o.shard_tokens = 1 << 20; /* fewer shards than before: the old ones must go */
-    must(prepare(&o, &report, &err), &err);
+    must(prepare_run(&o, &report, &err), &err);
     cr_expect_eq(scratch_count(&out), 5, "index, report, tokenizer, two shards");
     Shards shards;
     must(shards_open(&shards, out.directory, true, &err), &err);
@@ -316,7 +317,7 @@ Test(prepare, a_killed_run_leaves_no_trace) {
     scratch_write(&out, "train-00000.shard", "old", 3);
     scratch_write(&out, "train-00009.shard", "old", 3);
     scratch_write(&out, "validation-00003.shard.77-0.tmp", "half", 4);
-    must(prepare(&o, &report, &err), &err);
+    must(prepare_run(&o, &report, &err), &err);
     cr_expect_eq(scratch_count(&out), 5, "index, report, tokenizer, two shards");
     free(lines), free(path);
     scratch_close(&in), scratch_close(&out);

@@ -286,7 +286,7 @@ Test(order, a_permutation_for_every_size) {
         for (uint64_t epoch = 0; epoch < 3; epoch++) {
             bool seen[1000] = {0};
             for (uint64_t i = 0; i < sizes[s]; i++) {
-                uint64_t place = shuffled(5, epoch, i, sizes[s]);
+                uint64_t place = shards_shuffled(5, epoch, i, sizes[s]);
                 cr_assert(place < sizes[s] && !seen[place], "%llu of %llu",
                           (unsigned long long)place, (unsigned long long)sizes[s]);
                 seen[place] = true;
@@ -302,10 +302,10 @@ Test(order, looks_random) {
     double distance = 0;
     int same_epoch = 0, same_seed = 0;
     for (uint64_t i = 0; i < N; i++) {
-        uint64_t a = shuffled(1, 0, i, N), b = shuffled(1, 0, (i + 1) % N, N);
+        uint64_t a = shards_shuffled(1, 0, i, N), b = shards_shuffled(1, 0, (i + 1) % N, N);
         distance += a > b ? (double)(a - b) : (double)(b - a);
-        same_epoch += a == shuffled(1, 1, i, N);
-        same_seed += a == shuffled(2, 0, i, N);
+        same_epoch += a == shards_shuffled(1, 1, i, N);
+        same_seed += a == shards_shuffled(2, 0, i, N);
     }
     cr_expect(fabs(distance / N / N - 1.0 / 3) < 5 * 0.0024, "%g", distance / N / N);
     cr_expect(same_epoch < 10 && same_seed < 10, "%d, %d", same_epoch, same_seed);

@@ -54,6 +54,9 @@ OptionText option_text(const Option *row) {
         format_number(out.text, sizeof out.text,
                       row->size == 4 ? *(float *)row->value : *(double *)row->value);
         return out;
+    case OPTION_SEED:
+        snprintf(out.text, sizeof out.text, "%llu", (unsigned long long)*(uint64_t *)row->value);
+        return out;
     case OPTION_FLAG:
         text = *(bool *)row->value ? "yes" : "no";
         break;
@@ -72,76 +75,87 @@ OptionText option_text(const Option *row) {
 
 /* ---- reading one flag ---- */
 
-static void read_integer(const Option *row, const char *text, const struct argp_state *state) {
+static int read_integer(const Option *row, const char *text, Error *err) {
     char *end;
     long low = (long)row->low, high = (long)row->high;
     errno = 0;
     long value = strtol(text, &end, 10);
     if (end == text || *end)
-        argp_error(state, "--%s: '%s' is not a whole number", row->name, text);
-    else if (errno == ERANGE || value < low || value > high)
-        argp_error(state, "--%s: %s is not between %ld and %ld", row->name, text, low, high);
+        return error_set(err, "'%s' is not a whole number between %ld and %ld", text, low, high);
+    if (errno == ERANGE || value < low || value > high)
+        return error_set(err, "%s is not between %ld and %ld", text, low, high);
     set_whole(row, value);
+    return 0;
 }
 
-static void read_number(const Option *row, const char *text, const struct argp_state *state) {
+static int read_number(const Option *row, const char *text, Error *err) {
     char *end;
     double value = strtod(text, &end);
     if (end == text || *end || isnan(value))
-        argp_error(state, "--%s: '%s' is not a number", row->name, text);
-    else if (!(value >= row->low && value <= row->high)) /* an overflow is infinite: outside too */
-        argp_error(state, "--%s: %s is not between %g and %g", row->name, text, row->low,
-                   row->high);
+        return error_set(err, "'%s' is not a number between %g and %g", text, row->low, row->high);
+    if (!(value >= row->low && value <= row->high)) /* an overflow is infinite: outside too */
+        return error_set(err, "%s is not between %g and %g", text, row->low, row->high);
     if (row->size == 4)
         *(float *)row->value = (float)value;
     else
         *(double *)row->value = value;
+    return 0;
 }
 
-static void read_choice(const Option *row, const char *text, const struct argp_state *state) {
+/* A seed uses all 64 bits, which a long has not; strtoull would take "-1". */
+static int read_seed(const Option *row, const char *text, Error *err) {
+    char *end;
+    errno = 0;
+    unsigned long long seed = strtoull(text, &end, 10);
+    if (end == text || *end || strchr(text, '-'))
+        return error_set(err, "'%s' is not a whole number from 0 on", text);
+    if (errno == ERANGE) return error_set(err, "%s needs more than 64 bits", text);
+    *(uint64_t *)row->value = seed;
+    return 0;
+}
+
+static int read_choice(const Option *row, const char *text, Error *err) {
     char list[200] = "";
     for (int i = 0; row->names[i]; i++) {
         if (!strcmp(text, row->names[i])) {
             set_whole(row, i);
-            return;
+            return 0;
         }
         size_t used = strlen(list);
         snprintf(list + used, sizeof list - used, "%s%s", i ? ", " : "", row->names[i]);
     }
-    argp_error(state, "--%s: '%s' is none of: %s", row->name, text, list);
+    return error_set(err, "'%s' is none of: %s", text, list);
 }
 
-static void add_text(const Option *row, const char *text, const struct argp_state *state) {
+static int add_text(const Option *row, const char *text, Error *err) {
     StringList *list = row->value;
     if (row->high > 0 && list->count >= row->high)
-        argp_error(state, "--%s: at most %g of them", row->name, row->high);
+        return error_set(err, "at most %g of them", row->high);
     list->items = must_realloc(list->items, (size_t)(list->count + 1), sizeof *list->items);
     list->items[list->count++] = text;
+    return 0;
 }
 
-static void read_row(const Option *row, const char *text, const struct argp_state *state) {
-    Error err;
+int option_read(const Option *row, const char *text, Error *err) {
     switch (row->kind) {
     case OPTION_INT:
-        read_integer(row, text, state);
-        break;
+        return read_integer(row, text, err);
     case OPTION_FLOAT:
-        read_number(row, text, state);
-        break;
+        return read_number(row, text, err);
     case OPTION_FLAG:
         *(bool *)row->value = true;
-        break;
+        return 0;
     case OPTION_STRING:
         *(const char **)row->value = text;
-        break;
+        return 0;
+    case OPTION_SEED:
+        return read_seed(row, text, err);
     case OPTION_CHOICE:
-        read_choice(row, text, state);
-        break;
+        return read_choice(row, text, err);
     case OPTION_CALL:
-        if (row->call(row->value, text, &err)) argp_error(state, "--%s: %s", row->name, err.text);
-        break;
+        return row->call(row->value, text, err);
     default:
-        add_text(row, text, state);
+        return add_text(row, text, err);
     }
 }
 
@@ -155,7 +169,8 @@ static error_t read_key(int key, char *text, struct argp_state *state) {
         bool flag = row->kind != OPTION_HEAD && row->kind != OPTION_WORDS;
         if (flag ? key != key_of(table, row) : key != ARGP_KEY_ARG || row->kind == OPTION_HEAD)
             continue;
-        read_row(row, text, state);
+        Error err;
+        if (option_read(row, text, &err)) argp_error(state, "--%s: %s", row->name, err.text);
         return 0;
     }
     if (key == ARGP_KEY_ARG)
@@ -165,18 +180,6 @@ static error_t read_key(int key, char *text, struct argp_state *state) {
 
 /* ---- the list of all flags ---- */
 
-/* A seed uses all 64 bits, which a long has not; strtoull would take "-1". */
-static int read_seed(void *value, const char *text, Error *err) {
-    char *end;
-    errno = 0;
-    unsigned long long seed = strtoull(text, &end, 10);
-    if (end == text || *end || strchr(text, '-'))
-        return error_set(err, "'%s' is not a whole number from 0 on", text);
-    if (errno == ERANGE) return error_set(err, "%s needs more than 64 bits", text);
-    *(uint64_t *)value = seed;
-    return 0;
-}
-
 static void add_rows(Table *table, const Option *rows);
 
 static void add_common(Table *table, CommonOptions *c, int flags) {
@@ -185,7 +188,7 @@ static void add_common(Table *table, CommonOptions *c, int flags) {
     c->device = CPU, c->dtype = F32, c->seed = 1;
     const Option rows[] = {
         OPT_HEAD("In every program:"),
-        OPT_CALL("seed", 0, "N", &c->seed, read_seed, "Seed of all random numbers (default 1)"),
+        OPT_SEED("seed", &c->seed, "Seed of all random numbers"),
         OPT_INT("threads", 0, "N", &c->threads, 0, MAX_THREADS,
                 "CPU threads (default 0: one per core)"),
         OPT_CHOICE("device", 0, "cpu|cuda", &c->device, devices, "Where to compute"),

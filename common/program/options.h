@@ -30,6 +30,7 @@ typedef enum OptionKind {
     OPTION_CHOICE, /* one of some names; the value is its number */
     OPTION_LIST,   /* text that may be given several times */
     OPTION_WORDS,  /* the words that belong to no flag; without such a row there may be none */
+    OPTION_SEED,   /* a whole number of 64 bits */
     OPTION_CALL,   /* a function reads it */
     OPTION_TABLE,  /* the rows of another table */
     OPTION_COMMON,
@@ -83,6 +84,13 @@ typedef struct StringList {
     {                                                                                          \
         .kind = OPTION_CHOICE, .name = name_, .letter = letter_, .metavar = metavar_,          \
         .value = place, .size = sizeof *(place), .names = names_, .help = help_, ##__VA_ARGS__ \
+    }
+#define OPT_SEED(name_, place, help_)                       \
+    {                                                       \
+        .kind = OPTION_SEED, .name = name_, .metavar = "N", \
+        .value = _Generic((place), uint64_t *               \
+                          : place),                         \
+        .help = help_                                       \
     }
 #define OPT_LIST(name_, letter_, metavar_, place, most, help_, ...)                 \
     {                                                                               \
@@ -139,6 +147,9 @@ typedef struct OptionText {
     char text[128];
 } OptionText;
 OptionText option_text(const Option *row);
+
+/* Sets the row's variable to what the text says. -1 and a message: it is as it was. */
+int option_read(const Option *row, const char *text, Error *err);
 
 /* context_init with the flags' device, dtype and seed; prints the error and exits with 1 if the
  * device is not there. */

@@ -10,9 +10,11 @@ Test(corpus, texts_that_cannot_be_learned_from) {
     const char *missing = "/proc/none/text.txt", *folder = "/tmp";
     Scratch scratch = scratch_open();
     const char *empty_path = scratch_write(&scratch, "empty.txt", "", 0);
-    cr_assert(!text_read(&missing, 1, &bytes, &err) && strstr(err.text, missing), "%s", err.text);
-    cr_assert(!text_read(&folder, 1, &bytes, &err) && strstr(err.text, folder), "%s", err.text);
-    cr_assert(!text_read(&empty_path, 1, &bytes, &err) && strstr(err.text, "no text"), "%s",
+    cr_assert(!corpus_read_text(&missing, 1, &bytes, &err) && strstr(err.text, missing), "%s",
+              err.text);
+    cr_assert(!corpus_read_text(&folder, 1, &bytes, &err) && strstr(err.text, folder), "%s",
+              err.text);
+    cr_assert(!corpus_read_text(&empty_path, 1, &bytes, &err) && strstr(err.text, "no text"), "%s",
               err.text);
     scratch_close(&scratch);
 

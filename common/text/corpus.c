@@ -16,7 +16,7 @@
 /* A stream that no operation of a model takes: those count up from 0. */
 static const uint64_t DATA_STREAM = 1ull << 63;
 
-char *text_read(const char *const *paths, int path_count, size_t *bytes, Error *err) {
+char *corpus_read_text(const char *const *paths, int path_count, size_t *bytes, Error *err) {
     char *text = NULL;
     *bytes = 0;
     for (int i = 0; i < path_count; i++) {

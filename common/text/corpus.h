@@ -20,7 +20,7 @@ typedef struct Corpus {
 } Corpus;
 
 /* The files' bytes, one after the other, for the caller to free(). No text at all is an error. */
-char *text_read(const char *const *paths, int path_count, size_t *bytes, Error *err);
+char *corpus_read_text(const char *const *paths, int path_count, size_t *bytes, Error *err);
 
 /*
  * Encodes text and splits it: `validation` (0.05: the last 5 % of each tenth) is kept back. Both

@@ -19,7 +19,7 @@ uint64_t minhash_band(const MinHash *m, const uint16_t *signature, int band) {
     return hash128(minima, (size_t)m->rows * sizeof *minima, (uint32_t)band).low;
 }
 
-double lsh_probability(double similarity, int bands, int rows) {
+double minhash_probability(double similarity, int bands, int rows) {
     double one_band = pow(similarity, rows), none = pow(1 - one_band, bands);
     return 1 - none;
 }
