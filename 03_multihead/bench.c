@@ -104,14 +104,14 @@ typedef struct Layer {
 
 static void run_prefill(Context *ctx, void *user) {
     Layer *l = user;
-    multihead_forward(ctx, l->x, &l->w, &l->cfg, NULL);
+    multihead_forward(ctx, l->x, &l->w, &l->cfg, NULL, (Residual){0});
     context_reset(ctx);
 }
 
 static void run_step(Context *ctx, void *user) {
     Layer *l = user;
     kv_cache_truncate(&l->cache, l->length);
-    multihead_forward(ctx, l->x, &l->w, &l->cfg, &l->cache);
+    multihead_forward(ctx, l->x, &l->w, &l->cfg, &l->cache, (Residual){0});
     context_reset(ctx);
 }
 

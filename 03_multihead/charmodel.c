@@ -119,13 +119,12 @@ Tensor *charmodel_forward(Context *ctx, const CharModel *model, Tensor *ids, KVC
         const CharLayer *layer = &model->layers[i];
         Tensor *n = rmsnorm(ctx, h, layer->input_norm, NORM_EPS);
         if (watched) watched[i] = n;
-        h = add(ctx, h,
-                multihead_forward(ctx, n, &layer->attention, &cfg->attention,
-                                  caches ? &caches[i] : NULL));
+        h = multihead_forward(ctx, n, &layer->attention, &cfg->attention,
+                              caches ? &caches[i] : NULL, (Residual){.x = h});
         n = rmsnorm(ctx, h, layer->post_norm, NORM_EPS);
         Tensor *gated = swiglu(ctx, linear(ctx, n, layer->gate_proj, NULL),
                                linear(ctx, n, layer->up_proj, NULL));
-        h = add(ctx, h, linear(ctx, gated, layer->down_proj, NULL));
+        h = linear_residual(ctx, gated, layer->down_proj, NULL, (Residual){.x = h});
     }
     return linear(ctx, rmsnorm(ctx, h, model->norm, NORM_EPS), model->head, NULL);
 }

@@ -104,7 +104,7 @@ static Tensor *cached_attention(Context *ctx, Tensor *q, const KVCache *cache) {
 
 /* [multihead_forward] */
 Tensor *multihead_forward(Context *ctx, Tensor *x, const Multihead *w, const MultiheadConfig *cfg,
-                          KVCache *cache) {
+                          KVCache *cache, Residual to) {
     int64_t B = tensor_dim(x, 0), T = tensor_dim(x, 1);
     int64_t H = cfg->num_attention_heads, H_kv = cfg->num_key_value_heads, D = cfg->head_dim;
     check_shape("multihead_forward", x, ctx->dtype, SHAPE(B, T, cfg->hidden_size));
@@ -123,6 +123,7 @@ Tensor *multihead_forward(Context *ctx, Tensor *x, const Multihead *w, const Mul
     } else {
         heads = causal_attention(ctx, q, k, v, 0.0f);
     }
-    return linear(ctx, reshape(ctx, heads, SHAPE(B, T, H * D)), w->o_proj, w->o_bias);
+    heads = reshape(ctx, heads, SHAPE(B, T, H * D));
+    return linear_residual(ctx, heads, w->o_proj, w->o_bias, to);
 }
 /* [/multihead_forward] */

@@ -20,7 +20,7 @@
 #define MULTIHEAD_H
 
 #include "03_multihead/kv_cache.h"
-#include "common/core/context.h"
+#include "common/core/ops.h"
 #include "common/core/params.h"
 
 #ifdef __cplusplus
@@ -70,9 +70,11 @@ void multihead_randomize(Params *params, const Multihead *w, float std, float ou
  * Otherwise x holds the tokens that follow the cache->length tokens already there: their keys and
  * values are appended, and each new token sees the old ones too. There must be room for them
  * (kv_cache_room), and recording must be off.
+ *
+ * to: what the result is added to (ops.h); {0}: nothing.
  */
 Tensor *multihead_forward(Context *ctx, Tensor *x, const Multihead *w, const MultiheadConfig *cfg,
-                          KVCache *cache);
+                          KVCache *cache, Residual to);
 
 #ifdef __cplusplus
 }

@@ -239,7 +239,7 @@ static void run_layer(Context *ctx, void *user) {
     Layer *l = user;
     pages_truncate(&l->pages, -1, l->S - l->T);
     if (pages_begin(&l->pages, l->T, NULL)) fatal("the cache has lost its room");
-    mla_forward(ctx, l->x, &l->w, &v2_lite, NULL, &l->cache, l->mode);
+    mla_forward(ctx, l->x, &l->w, &v2_lite, NULL, &l->cache, l->mode, (Residual){0});
     context_reset(ctx);
 }
 

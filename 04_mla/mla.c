@@ -369,9 +369,8 @@ static Tensor *cached_attention(Context *ctx, Tensor *q, const Tensor *c_kv, con
 }
 
 /* [mla_forward] */
-/* base may be NULL: nothing. */
-Tensor *mla_forward_onto(Context *ctx, Tensor *base, Tensor *x, const Mla *w, const MlaConfig *cfg,
-                         const Position *position, LatentCache *cache, MlaMode mode) {
+Tensor *mla_forward(Context *ctx, Tensor *x, const Mla *w, const MlaConfig *cfg,
+                    const Position *position, LatentCache *cache, MlaMode mode, Residual to) {
     int64_t B = tensor_dim(x, 0), T = tensor_dim(x, 1), H = cfg->num_attention_heads;
     int64_t nope = cfg->qk_nope_head_dim, rope = cfg->qk_rope_head_dim, v = cfg->v_head_dim;
     int64_t rank = cfg->kv_lora_rank;
@@ -402,12 +401,6 @@ Tensor *mla_forward_onto(Context *ctx, Tensor *base, Tensor *x, const Mla *w, co
         heads = mla_naive_attention(ctx, q, kv, k_rope, cfg, scale);
     }
     heads = reshape(ctx, heads, SHAPE(B, T, H * v));
-    return base ? linear_onto(ctx, base, heads, w->o_proj, w->o_bias) /* eq. 47 */
-                : linear(ctx, heads, w->o_proj, w->o_bias);
+    return linear_residual(ctx, heads, w->o_proj, w->o_bias, to); /* eq. 47 */
 }
 /* [/mla_forward] */
-
-Tensor *mla_forward(Context *ctx, Tensor *x, const Mla *w, const MlaConfig *cfg,
-                    const Position *position, LatentCache *cache, MlaMode mode) {
-    return mla_forward_onto(ctx, NULL, x, w, cfg, position, cache, mode);
-}

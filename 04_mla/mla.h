@@ -24,7 +24,7 @@
 
 #include "04_mla/mla_decode.h"
 #include "04_mla/position.h"
-#include "common/core/context.h"
+#include "common/core/ops.h"
 #include "common/core/params.h"
 
 #ifdef __cplusplus
@@ -91,14 +91,11 @@ typedef enum MlaMode {
  * Otherwise x holds the tokens that the step began with (pages_begin): their latents go into the
  * cache, and each sees the older ones too. There must be positions (position_room), and recording
  * must be off. Sequences may have different lengths.
+ *
+ * to: what the result is added to (ops.h); {0}: nothing.
  */
 Tensor *mla_forward(Context *ctx, Tensor *x, const Mla *w, const MlaConfig *cfg,
-                    const Position *position, LatentCache *cache, MlaMode mode);
-
-/* base + mla_forward(...), as a block wants it: o_proj writes into the residual stream. base as
- * x. */
-Tensor *mla_forward_onto(Context *ctx, Tensor *base, Tensor *x, const Mla *w, const MlaConfig *cfg,
-                         const Position *position, LatentCache *cache, MlaMode mode);
+                    const Position *position, LatentCache *cache, MlaMode mode, Residual to);
 
 /* The softmax scale: 1 / sqrt(nope + rope), times position->scale. */
 float mla_scale(const MlaConfig *cfg, const Position *position);

@@ -8,8 +8,8 @@
 
 #ifdef WITH_CUDA
 
-static MlaFewRows few(const Mla *w, const MlaConfig *cfg, const Position *position,
-                      const LatentCache *cache, int tokens) {
+static MlaFewRows kernel_arguments(const Mla *w, const MlaConfig *cfg, const Position *position,
+                                   const LatentCache *cache, int tokens) {
     return (MlaFewRows){.shape = {cfg->num_attention_heads, cfg->qk_nope_head_dim,
                                   cfg->qk_rope_head_dim, cfg->v_head_dim, cfg->kv_lora_rank},
                         .batch = cache->pages->batch,
@@ -46,10 +46,26 @@ static FewRowsLinear down(const Tensor *x, const Tensor *norm, float eps, const 
 bool mla_few_rows_supports(Context *ctx, const Tensor *x, const Tensor *norm, const Mla *w,
                            const MlaConfig *cfg, const Position *position,
                            const LatentCache *cache) {
-    if (ctx->device != CUDA || ctx->recording || !cache || x->ndim != 3) return false;
+    const Tensor *const used[] = {x,
+                                  norm,
+                                  w->q_proj,
+                                  w->q_a_proj,
+                                  w->q_b_proj,
+                                  w->q_a_layernorm,
+                                  w->kv_a_proj,
+                                  w->kv_a_layernorm,
+                                  w->kv_b_proj,
+                                  w->o_proj,
+                                  w->q_a_bias,
+                                  w->kv_a_bias,
+                                  w->o_bias,
+                                  cache ? &cache->latent : NULL};
+    if (ctx->device != CUDA || ctx->recording || !cache || x->ndim != 3 ||
+        !tensors_have_dtype(used, sizeof used / sizeof *used, ctx->dtype))
+        return false;
     int T = (int)tensor_dim(x, 1);
     FewRowsLinear first = down(x, norm, 0, w);
-    MlaFewRows m = few(w, cfg, position, cache, T);
+    MlaFewRows m = kernel_arguments(w, cfg, position, cache, T);
     return few_rows_supports(ctx->gpu, ctx->dtype, &first) &&
            cfg->num_attention_heads * cfg->v_head_dim % 32 == 0 && /* o_proj is one of these too */
            (!position || position->angles.dim == cfg->qk_rope_head_dim) &&
@@ -73,7 +89,7 @@ Tensor *mla_few_rows_forward(Context *ctx, Tensor *x, const Tensor *norm, float 
     FewRowsLinear first = down(x, norm, eps, w);
     first.advance = pages->lengths.data, first.advance_count = pages->batch;
     first.advance_by = pages_take_ahead(pages); /* in the first layer; then there is nothing left */
-    MlaFewRows m = few(w, cfg, position, cache, (int)T);
+    MlaFewRows m = kernel_arguments(w, cfg, position, cache, (int)T);
     MlaDecodeShape shape = mla_decode_shape(cfg, pages, T, mla_scale(cfg, position));
     Tensor *heads = tensor_new(ctx, "attention", ctx->dtype, SHAPE(B, T, H * v));
     ArenaMark mark = arena_mark(&ctx->data);
@@ -90,7 +106,7 @@ Tensor *mla_few_rows_forward(Context *ctx, Tensor *x, const Tensor *norm, float 
     mla_few_rows_query_cuda(ctx->gpu, ctx->dtype, &m);
     mla_few_rows_attention_cuda(ctx->gpu, ctx->dtype, &m, o_latent->data, scratch, shape);
     arena_release(&ctx->data, mark);
-    return linear_onto(ctx, x, heads, w->o_proj, w->o_bias);
+    return linear_residual(ctx, heads, w->o_proj, w->o_bias, (Residual){.x = x});
 }
 
 #else

@@ -26,8 +26,8 @@ extern "C" {
 
 /*
  * Can these kernels take it? On the GPU, recording off, a cache, few rows, sizes that are multiples
- * of what a tensor core takes (16 and 32), and a position that has angles, or none. What may change
- * from call to call is only x's number of rows.
+ * of what a tensor core takes (16 and 32), a position that has angles, or none,
+ * and weights of ctx's dtype. What may change from call to call is only x's number of rows.
  */
 bool mla_few_rows_supports(Context *ctx, const Tensor *x, const Tensor *norm, const Mla *w,
                            const MlaConfig *cfg, const Position *position,

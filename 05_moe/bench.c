@@ -35,7 +35,7 @@ static void run_layer(Context *ctx, void *user) {
     Layer *l = user;
     params_zero_grad(&l->params);
     ctx->recording = true;
-    Tensor *y = moe_forward(ctx, l->x, &l->w, &l->cfg, NULL);
+    Tensor *y = moe_forward(ctx, l->x, &l->w, &l->cfg, NULL, NULL, (Residual){0});
     tape_backward(ctx, weighted_sum(ctx, y, l->c));
     ctx->recording = false;
     context_reset(ctx);

@@ -3,8 +3,6 @@
  */
 #include "05_moe/block.h"
 
-#include "04_mla/mla_few_rows.h"
-#include "05_moe/ffn_few_rows.h"
 #include "05_moe/full_name.h"
 #include "common/core/ops.h"
 
@@ -27,8 +25,6 @@ int block_check(const BlockConfig *cfg, Error *err) {
     if (cfg->first_k_dense_replace < 0)
         return error_set(err, "first_k_dense_replace is %d; it must be 0 or more",
                          cfg->first_k_dense_replace);
-    if (!(cfg->dropout >= 0 && cfg->dropout < 1))
-        return error_set(err, "dropout is %g; it must be 0 (off) or below 1", cfg->dropout);
     if (cfg->moe.router.n_routed_experts == 0) return 0;
     if (moe_check(&cfg->moe, err)) return -1;
     if (cfg->moe.router.hidden_size != cfg->hidden_size)
@@ -91,55 +87,38 @@ int64_t block_active_parameters(const BlockConfig *cfg, int layer) {
 
 /* ---- forward ---- */
 
-/* [block_forward] */
-/* base + attention(h); base NULL: nothing. */
-static Tensor *attention(Context *ctx, Tensor *base, Tensor *h, const Block *w,
-                         const BlockConfig *cfg, const Position *position, BlockCache *cache) {
+int block_training_check(const BlockTraining *training, const BlockConfig *cfg, Error *err) {
+    if (!(training->dropout >= 0 && training->dropout < 1))
+        return error_set(err, "dropout is %g; it must be 0 (off) or below 1", training->dropout);
+    return moe_losses_check(&training->losses, &cfg->moe, err);
+}
+
+Tensor *block_attention(Context *ctx, Tensor *h, const Block *w, const BlockConfig *cfg,
+                        const BlockRun *run, Residual to) {
+    BlockCache *cache = run->cache;
+    CHECK(!cache || cache->kind == cfg->attention, "block: a cache of another attention");
     if (cfg->attention == ATTENTION_MLA)
-        return mla_forward_onto(ctx, base, h, &w->mla, &cfg->mla, position,
-                                cache ? &cache->latent : NULL, MLA_AUTO);
-    CHECK(!position, "block_forward: multi-head attention takes no position");
-    h = multihead_forward(ctx, h, &w->multihead, &cfg->multihead, cache ? &cache->kv : NULL);
-    return base ? add(ctx, base, h) : h;
+        return mla_forward(ctx, h, &w->mla, &cfg->mla, run->position, cache ? &cache->latent : NULL,
+                           MLA_AUTO, to);
+    CHECK(!run->position, "block: multi-head attention takes no position");
+    return multihead_forward(ctx, h, &w->multihead, &cfg->multihead, cache ? &cache->kv : NULL, to);
 }
 
-/* x + dropout(part). Without dropout the part has been added to x where it was made. */
-static Tensor *join(Context *ctx, Tensor *x, Tensor *part, float p) {
-    return p > 0 ? add(ctx, x, dropout(ctx, part, p)) : part;
+Tensor *block_feed_forward(Context *ctx, Tensor *h, const Block *w, const BlockConfig *cfg,
+                           const BlockRun *run, Residual to) {
+    if (run->record) *run->record = (MoeRecord){0};
+    if (w->dense) return mlp_forward(ctx, h, &w->mlp, to);
+    const MoeLosses *losses = run->training ? &run->training->losses : NULL;
+    return moe_forward(ctx, h, &w->moe, &cfg->moe, losses, run->record, to);
 }
 
-/* x + attention(rmsnorm(x)). A few tokens behind a latent cache have kernels of their own. */
-static Tensor *attention_half(Context *ctx, Tensor *x, const Block *w, const BlockConfig *cfg,
-                              const Position *position, BlockCache *cache, float p) {
-    Tensor *norm = w->input_layernorm;
-    LatentCache *latent = cache && cfg->attention == ATTENTION_MLA ? &cache->latent : NULL;
-    if (latent && mla_few_rows_supports(ctx, x, norm, &w->mla, &cfg->mla, position, latent))
-        return mla_few_rows_forward(ctx, x, norm, cfg->rms_norm_eps, &w->mla, &cfg->mla, position,
-                                    latent);
-    Tensor *h = rmsnorm(ctx, x, norm, cfg->rms_norm_eps);
-    return join(ctx, x, attention(ctx, p > 0 ? NULL : x, h, w, cfg, position, cache), p);
-}
-
-/* x + ffn(rmsnorm(x)). A few rows, of which nobody wants a record, have kernels of their own. */
-static Tensor *ffn_half(Context *ctx, Tensor *x, const Block *w, const BlockConfig *cfg,
-                        MoeRecord *record, float p) {
-    Tensor *norm = w->post_attention_layernorm;
-    Ffn ffn = w->dense ? (Ffn){.mlp = &w->mlp} : (Ffn){.moe = &w->moe, .cfg = &cfg->moe};
-    if (!record && ffn_few_rows_supports(ctx, x, norm, &ffn))
-        return ffn_few_rows_forward(ctx, x, norm, cfg->rms_norm_eps, &ffn);
-    Tensor *h = rmsnorm(ctx, x, norm, cfg->rms_norm_eps), *base = p > 0 ? NULL : x;
-    h = w->dense ? mlp_forward_onto(ctx, base, h, &w->mlp)
-                 : moe_forward_onto(ctx, base, h, &w->moe, &cfg->moe, record);
-    return join(ctx, x, h, p);
-}
-
+/* [block_forward] */
 Tensor *block_forward(Context *ctx, Tensor *x, const Block *w, const BlockConfig *cfg,
-                      const Position *position, BlockCache *cache, MoeRecord *record) {
-    check_shape("block_forward", x, ctx->dtype, SHAPE(-1, -1, cfg->hidden_size));
-    CHECK(!cache || cache->kind == cfg->attention, "block_forward: a cache of another attention");
-    if (record) *record = (MoeRecord){0};
-    float p = ctx->recording ? cfg->dropout : 0;
-    x = attention_half(ctx, x, w, cfg, position, cache, p);
-    return ffn_half(ctx, x, w, cfg, record, p);
+                      const BlockRun *run) {
+    float p = ctx->recording && run->training ? run->training->dropout : 0;
+    Tensor *h = rmsnorm(ctx, x, w->input_layernorm, cfg->rms_norm_eps);
+    x = block_attention(ctx, h, w, cfg, run, (Residual){x, p}); /* x + attention(h) */
+    h = rmsnorm(ctx, x, w->post_attention_layernorm, cfg->rms_norm_eps);
+    return block_feed_forward(ctx, h, w, cfg, run, (Residual){x, p}); /* x + ffn(h) */
 }
 /* [/block_forward] */

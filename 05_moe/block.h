@@ -4,12 +4,12 @@
  *     x = x + attention(rmsnorm(x))
  *     x = x + ffn(rmsnorm(x))             ffn: a dense SwiGLU, or experts
  *
- * Dropout, where GPT-2 has it, is on what is added to x, and only while recording.
- *
  * Attention is chapter 03's or chapter 04's, as the config says. The first first_k_dense_replace
  * layers have the dense SwiGLU: near the input, tokens are not yet anything an expert could be good
- * at, and the load becomes even later than elsewhere (DeepSeekMoE, Dai et al. 2024). One block
- * trains (no cache), and decodes with a cache of its attention's kind.
+ * at, and the load becomes even later than elsewhere (DeepSeekMoE, Dai et al. 2024).
+ *
+ * block_forward() trains (no cache), and takes prompts and what follows them into a cache of its
+ * attention's kind. Decoding, a few tokens at a time, is block_decode.h's.
  */
 #ifndef BLOCK_H
 #define BLOCK_H
@@ -34,7 +34,6 @@ typedef struct BlockConfig {
     MlaConfig mla;
     int first_k_dense_replace; /* layers 0 .. k - 1 are dense */
     MoeConfig moe;             /* of the others; n_routed_experts 0: all layers are dense */
-    float dropout;             /* probability; 0, as in DeepSeek's models: none */
 } BlockConfig;
 
 /* 0, or -1 and a message that names the setting that is wrong, its value and what it may be. */
@@ -75,16 +74,39 @@ typedef struct BlockCache {
     LatentCache latent;
 } BlockCache;
 
-/*
- * x [B, T, hidden_size] -> the same shape.
- *
- * position: latent attention's rotation, or NULL; multi-head attention here has none. cache NULL:
- * the T tokens are the whole sequence, and this can be differentiated; otherwise they are those
- * that the step began with (decoder_cache_begin; recording must be off). record, if not NULL, gets
- * what the experts' router decided and the auxiliary losses; a dense layer leaves it all zero.
- */
+/* ---- forward ---- */
+
+/* What a step of training asks of a block, while recording. */
+typedef struct BlockTraining {
+    /* probability, on what is added to x (GPT-2); 0, as in DeepSeek's models: none */
+    float dropout;
+    MoeLosses losses;
+} BlockTraining;
+
+/* 0, or -1 and a message that names the setting that is wrong, its value and what it may be. */
+int block_training_check(const BlockTraining *training, const BlockConfig *cfg, Error *err);
+
+/* What passes through a block beside x. Each may be NULL. */
+typedef struct BlockRun {
+    /* latent attention's rotation; multi-head attention here has none */
+    const Position *position;
+    /* NULL: the T tokens are the whole sequence, and this can be differentiated; else they are
+     * those that the step began with (decoder_cache_begin; recording must be off) */
+    BlockCache *cache;
+    /* gets what the experts' router decided, and its losses; a dense layer leaves it all zero */
+    MoeRecord *record;
+    const BlockTraining *training; /* NULL: no dropout, no losses */
+} BlockRun;
+
+/* x [B, T, hidden_size] -> the same shape. */
 Tensor *block_forward(Context *ctx, Tensor *x, const Block *w, const BlockConfig *cfg,
-                      const Position *position, BlockCache *cache, MoeRecord *record);
+                      const BlockRun *run);
+
+/* Its two parts: of either kind, added to `to` (ops.h); h [B, T, hidden_size] has been normed. */
+Tensor *block_attention(Context *ctx, Tensor *h, const Block *w, const BlockConfig *cfg,
+                        const BlockRun *run, Residual to);
+Tensor *block_feed_forward(Context *ctx, Tensor *h, const Block *w, const BlockConfig *cfg,
+                           const BlockRun *run, Residual to);
 
 #ifdef __cplusplus
 }

@@ -102,7 +102,7 @@ static int make_config(Demo *d, Error *err) {
         return error_set(err, "--width %d is not enough for %d experts", o->width, o->experts);
     MoeConfig moe = moe_config(HIDDEN, inner, o->experts, o->top_k);
     moe.router.scoring_func = o->scoring;
-    moe.router.gate = o->gate;
+    moe.router.gate_kind = o->gate;
     moe.router.temperature = 0.1f;
     moe.n_shared_experts = o->shared;
     d->cfg = (MoeModelConfig){.context = CONTEXT, .num_hidden_layers = o->layers};
@@ -115,19 +115,25 @@ static int make_config(Demo *d, Error *err) {
     return block_check(&d->cfg.block, err);
 }
 
-/* What a way of balancing changes in the config. Bias needs noaux_tc, the others must not have
+/* What a way of balancing changes in the model: bias needs noaux_tc, the others must not have
  * it. */
 static MoeModelConfig config_of(const Demo *d, Balance balance) {
     MoeModelConfig cfg = d->cfg;
-    MoeConfig *moe = &cfg.block.moe;
-    float alpha = (float)d->options.alpha;
     cfg.vocab_size = d->alphabet.size;
-    moe->router.topk_method = balance == BY_BIAS ? TOPK_NOAUX_TC : TOPK_GREEDY;
-    moe->aux_loss_alpha = balance == BY_AUX || balance == BY_SEQUENCE ? alpha : 0;
-    moe->seq_aux = balance == BY_SEQUENCE;
-    moe->importance_loss_coef = balance == BY_VARIATION ? alpha : 0;
-    moe->load_loss_coef = balance == BY_VARIATION && moe->router.gate == GATE_NOISY ? alpha : 0;
+    cfg.block.moe.router.topk_method = balance == BY_BIAS ? TOPK_NOAUX_TC : TOPK_GREEDY;
     return cfg;
+}
+
+/* And in the steps of training. */
+static BlockTraining training_of(const Demo *d, Balance balance) {
+    float alpha = (float)d->options.alpha;
+    bool noisy = d->options.gate == GATE_NOISY;
+    BlockTraining training = {0};
+    if (balance == BY_AUX || balance == BY_SEQUENCE) training.losses.aux_loss_alpha = alpha;
+    training.losses.seq_aux = balance == BY_SEQUENCE;
+    if (balance == BY_VARIATION) training.losses.importance_loss_coef = alpha;
+    if (balance == BY_VARIATION && noisy) training.losses.load_loss_coef = alpha;
+    return training;
 }
 
 /* ---- 3. training ---- */
@@ -149,15 +155,15 @@ static void take_batch(Demo *d, Rng *rng, int64_t low, int64_t high, int32_t *id
 }
 
 /* One step; counts [E] of the last layer. Returns the loss, NaN if anything was not finite. */
-static float step(Demo *d, MoeModel *model, Params *params, AdamW *adamw, int number,
-                  int32_t *counts) {
+static float step(Demo *d, MoeModel *model, const BlockTraining *training, Params *params,
+                  AdamW *adamw, int number, int32_t *counts) {
     int32_t ids[BATCH * CONTEXT];
     Tensor *input, *target, *loss;
     MoeRecord records[MOEMODEL_MAX_LAYERS];
     params_zero_grad(params);
     take_batch(d, &d->ctx.rng, 0, d->train, ids, &input, &target);
     d->ctx.recording = true;
-    Tensor *total = moemodel_loss(&d->ctx, model, input, target, records, &loss);
+    Tensor *total = moemodel_loss(&d->ctx, model, input, target, training, records, &loss);
     tape_backward(&d->ctx, total);
     d->ctx.recording = false;
     float value, lr = lr_warmup_cosine(number, 50, d->options.steps, PEAK_LR, PEAK_LR / 10);
@@ -177,7 +183,7 @@ static void validate(Demo *d, const MoeModel *model, Run *run) {
     Tensor *input, *target, *loss;
     MoeRecord records[MOEMODEL_MAX_LAYERS];
     take_batch(d, NULL, d->train, d->count, ids, &input, &target);
-    moemodel_loss(&d->ctx, model, input, target, records, &loss);
+    moemodel_loss(&d->ctx, model, input, target, NULL, records, &loss);
     tensor_download(&d->ctx, &run->validation_loss, loss);
     tensor_download_ints(&d->ctx, chosen, records[layers - 1].routing.indices);
     run->specialty.experts = d->options.experts;
@@ -192,7 +198,7 @@ static void name_the_nan(Demo *d, const MoeModel *model, int step, Error *err) {
     Error where;
     for (int i = 0; i < d->options.layers; i++)
         if (!model->layers[i].dense &&
-            router_healthy(&d->ctx, &model->layers[i].moe.gate, &where)) {
+            router_healthy(&d->ctx, &model->layers[i].moe.router, &where)) {
             error_set(err, "step %d: %s", step, where.text);
             return;
         }
@@ -202,6 +208,7 @@ static void name_the_nan(Demo *d, const MoeModel *model, int step, Error *err) {
 static int train(Demo *d, Run *run, Error *err) {
     int steps = d->options.steps, experts = d->options.experts;
     MoeModelConfig cfg = config_of(d, run->balance);
+    BlockTraining training = training_of(d, run->balance);
     MoeModel model;
     Params params;
     d->ctx.rng = (Rng){.seed = d->options.common.seed};
@@ -213,7 +220,7 @@ static int train(Demo *d, Run *run, Error *err) {
     int32_t counts[MAX_EXPERTS], window[MAX_EXPERTS] = {0};
     run->windows = steps < WINDOWS ? steps : WINDOWS;
     for (int i = 0, w = 0; i < steps && !status; i++) {
-        float loss = step(d, &model, &params, &adamw, i, counts);
+        float loss = step(d, &model, &training, &params, &adamw, i, counts);
         if (!isfinite(loss)) {
             status = error_set(err, "%s: the loss is not finite at step %d; try another --seed",
                                run->name, i);

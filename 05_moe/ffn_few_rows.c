@@ -5,25 +5,24 @@
 
 #ifdef WITH_CUDA
 
-static FfnFewRows few(const Tensor *x, const Tensor *norm, float eps, const Ffn *ffn) {
+static FfnFewRows kernel_arguments(const Tensor *x, const Block *w, const BlockConfig *cfg) {
     int64_t rows = tensor_rows(x);
     FfnFewRows f = {.x = x->data,
-                    .norm = norm->data,
-                    .eps = eps,
+                    .norm = w->post_attention_layernorm->data,
+                    .eps = cfg->rms_norm_eps,
                     .rows = rows < INT32_MAX ? (int)rows : INT32_MAX,
                     .hidden = (int)tensor_dim(x, -1)};
-    const Mlp *shared = ffn->mlp;
-    if (ffn->moe) {
-        const Moe *w = ffn->moe;
-        f.route = route_shape(&ffn->cfg->router, rows);
-        f.router = w->gate.weight->data;
-        f.bias = w->gate.bias ? w->gate.bias->data : NULL;
-        f.status = w->gate.status->data;
-        f.gate_proj = w->gate_proj->data, f.up_proj = w->up_proj->data;
-        f.down_proj = w->down_proj->data, f.inner = ffn->cfg->moe_intermediate_size;
-        shared = w->shared.gate_proj ? &w->shared : NULL;
+    const Mlp *shared = w->dense ? &w->mlp : &w->moe.shared;
+    if (!w->dense) {
+        const Moe *moe = &w->moe;
+        f.route = route_shape(&cfg->moe.router, rows);
+        f.router = moe->router.weight->data;
+        f.bias = moe->router.bias ? moe->router.bias->data : NULL;
+        f.status = moe->router.status->data;
+        f.gate_proj = moe->gate_proj->data, f.up_proj = moe->up_proj->data;
+        f.down_proj = moe->down_proj->data, f.inner = cfg->moe.moe_intermediate_size;
     }
-    if (shared) {
+    if (shared->gate_proj) {
         f.shared_gate = shared->gate_proj->data, f.shared_up = shared->up_proj->data;
         f.shared_down = shared->down_proj->data;
         f.shared_inner = (int)tensor_dim(shared->gate_proj, 0);
@@ -31,19 +30,32 @@ static FfnFewRows few(const Tensor *x, const Tensor *norm, float eps, const Ffn 
     return f;
 }
 
-bool ffn_few_rows_supports(Context *ctx, const Tensor *x, const Tensor *norm, const Ffn *ffn) {
-    if (ctx->device != CUDA || ctx->recording) return false;
-    if (ffn->moe && (ffn->cfg->router.gate == GATE_CENTROID || ffn->cfg->capacity_factor > 0))
+bool ffn_few_rows_supports(Context *ctx, const Tensor *x, const Block *w, const BlockConfig *cfg) {
+    const Moe *moe = &w->moe;
+    const Mlp *shared = w->dense ? &w->mlp : &moe->shared;
+    const Tensor *const used[] = {x,
+                                  w->post_attention_layernorm,
+                                  shared->gate_proj,
+                                  shared->up_proj,
+                                  shared->down_proj,
+                                  moe->router.weight,
+                                  moe->gate_proj,
+                                  moe->up_proj,
+                                  moe->down_proj};
+    if (ctx->device != CUDA || ctx->recording ||
+        !tensors_have_dtype(used, sizeof used / sizeof *used, ctx->dtype))
         return false;
-    FfnFewRows f = few(x, norm, 0, ffn);
+    if (!w->dense && (cfg->moe.router.gate_kind == GATE_CENTROID || cfg->moe.capacity_factor > 0))
+        return false;
+    FfnFewRows f = kernel_arguments(x, w, cfg);
     return ffn_few_rows_kernels_support(ctx->gpu, ctx->dtype, &f);
 }
 
-Tensor *ffn_few_rows_forward(Context *ctx, Tensor *x, const Tensor *norm, float eps,
-                             const Ffn *ffn) {
-    CHECK(ffn_few_rows_supports(ctx, x, norm, ffn), "ffn_few_rows_forward: not these sizes");
-    check_shape("ffn_few_rows_forward", norm, ctx->dtype, SHAPE(tensor_dim(x, -1)));
-    FfnFewRows f = few(x, norm, eps, ffn);
+Tensor *ffn_few_rows_forward(Context *ctx, Tensor *x, const Block *w, const BlockConfig *cfg) {
+    CHECK(ffn_few_rows_supports(ctx, x, w, cfg), "ffn_few_rows_forward: not these sizes");
+    check_shape("ffn_few_rows_forward", w->post_attention_layernorm, ctx->dtype,
+                SHAPE(tensor_dim(x, -1)));
+    FfnFewRows f = kernel_arguments(x, w, cfg);
     Tensor *y = tensor_new(ctx, "block", ctx->dtype, x->shape, x->ndim);
     ArenaMark mark = arena_mark(&ctx->data); /* from here on: between the kernels alone */
     size_t slots = (size_t)f.rows * (size_t)f.route.top_k, size = dtype_size(ctx->dtype);
@@ -62,13 +74,12 @@ Tensor *ffn_few_rows_forward(Context *ctx, Tensor *x, const Tensor *norm, float 
 
 #else
 
-bool ffn_few_rows_supports(Context *ctx, const Tensor *x, const Tensor *norm, const Ffn *ffn) {
-    return (void)ctx, (void)x, (void)norm, (void)ffn, false;
+bool ffn_few_rows_supports(Context *ctx, const Tensor *x, const Block *w, const BlockConfig *cfg) {
+    return (void)ctx, (void)x, (void)w, (void)cfg, false;
 }
 
-Tensor *ffn_few_rows_forward(Context *ctx, Tensor *x, const Tensor *norm, float eps,
-                             const Ffn *ffn) {
-    (void)ctx, (void)x, (void)norm, (void)eps, (void)ffn;
+Tensor *ffn_few_rows_forward(Context *ctx, Tensor *x, const Block *w, const BlockConfig *cfg) {
+    (void)ctx, (void)x, (void)w, (void)cfg;
     CHECK(0, "ffn_few_rows_forward: built without CUDA");
     return NULL;
 }

@@ -17,7 +17,7 @@
 #ifndef FFN_FEW_ROWS_H
 #define FFN_FEW_ROWS_H
 
-#include "05_moe/moe.h"
+#include "05_moe/block.h"
 
 #ifdef __cplusplus
 extern "C" {
@@ -25,23 +25,15 @@ extern "C" {
 
 enum { FFN_FEW_ROWS_EXPERTS = 64 };
 
-/* The two kinds of feed-forward layer: mlp, or moe with its config. */
-typedef struct Ffn {
-    const Mlp *mlp; /* NULL: experts */
-    const Moe *moe;
-    const MoeConfig *cfg;
-} Ffn;
-
 /*
  * Can these kernels take it? On the GPU, recording off, few rows, sizes that are multiples of 32,
  * at most FFN_FEW_ROWS_EXPERTS experts, a linear gate (or the noisy one, which is linear off the
- * tape), and no capacity.
+ * tape), no capacity, and weights of ctx's dtype.
  */
-bool ffn_few_rows_supports(Context *ctx, const Tensor *x, const Tensor *norm, const Ffn *ffn);
+bool ffn_few_rows_supports(Context *ctx, const Tensor *x, const Block *w, const BlockConfig *cfg);
 
-/* x [..., hidden], norm [hidden] -> x + ffn(rmsnorm(x, norm, eps)) */
-Tensor *ffn_few_rows_forward(Context *ctx, Tensor *x, const Tensor *norm, float eps,
-                             const Ffn *ffn);
+/* x [..., hidden] -> x + ffn(rmsnorm(x)): the second half of block_forward() */
+Tensor *ffn_few_rows_forward(Context *ctx, Tensor *x, const Block *w, const BlockConfig *cfg);
 
 /* ---- kernels ---- */
 

@@ -3,8 +3,6 @@
  */
 #include "05_moe/mlp.h"
 
-#include "common/core/ops.h"
-
 #include <stdio.h>
 
 static Tensor *weight(Params *params, const char *prefix, const char *name, int out, int in) {
@@ -25,14 +23,9 @@ void mlp_randomize(Params *params, const Mlp *w, float std, float out_std) {
     params_normal(params, w->down_proj, out_std);
 }
 
-Tensor *mlp_forward_onto(Context *ctx, Tensor *base, Tensor *x, const Mlp *w) {
+Tensor *mlp_forward(Context *ctx, Tensor *x, const Mlp *w, Residual to) {
     Tensor *gate = linear(ctx, x, w->gate_proj, NULL); /* [..., inner] */
     Tensor *up = linear(ctx, x, w->up_proj, NULL);
     Tensor *h = swiglu(ctx, gate, up);
-    return base ? linear_onto(ctx, base, h, w->down_proj, NULL)
-                : linear(ctx, h, w->down_proj, NULL);
-}
-
-Tensor *mlp_forward(Context *ctx, Tensor *x, const Mlp *w) {
-    return mlp_forward_onto(ctx, NULL, x, w);
+    return linear_residual(ctx, h, w->down_proj, NULL, to);
 }

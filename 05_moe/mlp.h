@@ -7,7 +7,7 @@
 #ifndef MLP_H
 #define MLP_H
 
-#include "common/core/context.h"
+#include "common/core/ops.h"
 #include "common/core/params.h"
 
 #ifdef __cplusplus
@@ -25,11 +25,8 @@ Mlp mlp_init(Params *params, const char *prefix, int hidden, int inner);
 /* gate and up Normal(0, std), down Normal(0, out_std): it writes into the residual stream. */
 void mlp_randomize(Params *params, const Mlp *w, float std, float out_std);
 
-/* x [..., hidden] -> [..., hidden] */
-Tensor *mlp_forward(Context *ctx, Tensor *x, const Mlp *w);
-
-/* base + mlp_forward(x): down_proj writes into the residual stream. base as x, or NULL: nothing. */
-Tensor *mlp_forward_onto(Context *ctx, Tensor *base, Tensor *x, const Mlp *w);
+/* x [..., hidden] -> [..., hidden], added to `to` (ops.h); {0}: to nothing */
+Tensor *mlp_forward(Context *ctx, Tensor *x, const Mlp *w, Residual to);
 
 #ifdef __cplusplus
 }

@@ -5,7 +5,6 @@
 
 #include "05_moe/full_name.h"
 #include "05_moe/grouped.h"
-#include "common/core/ops.h"
 
 #include <math.h>
 
@@ -19,7 +18,7 @@ MoeConfig moe_config(int hidden_size, int inner, int experts, int experts_per_to
                                   .topk_group = 1,
                                   .norm_topk_prob = true,
                                   .routed_scaling_factor = 1,
-                                  .gate = GATE_LINEAR,
+                                  .gate_kind = GATE_LINEAR,
                                   .temperature = 1},
                        .moe_intermediate_size = inner};
 }
@@ -42,17 +41,20 @@ int moe_check(const MoeConfig *cfg, Error *err) {
                          "n_shared_experts (%d) of moe_intermediate_size (%d) are wider together "
                          "than can be counted (%d)",
                          cfg->n_shared_experts, cfg->moe_intermediate_size, INT32_MAX);
-    if (check_coefficient("capacity_factor", cfg->capacity_factor, err) ||
-        check_coefficient("aux_loss_alpha", cfg->aux_loss_alpha, err) ||
-        check_coefficient("router_z_loss_coef", cfg->router_z_loss_coef, err) ||
-        check_coefficient("importance_loss_coef", cfg->importance_loss_coef, err) ||
-        check_coefficient("load_loss_coef", cfg->load_loss_coef, err))
+    return check_coefficient("capacity_factor", cfg->capacity_factor, err);
+}
+
+int moe_losses_check(const MoeLosses *losses, const MoeConfig *cfg, Error *err) {
+    if (check_coefficient("aux_loss_alpha", losses->aux_loss_alpha, err) ||
+        check_coefficient("router_z_loss_coef", losses->router_z_loss_coef, err) ||
+        check_coefficient("importance_loss_coef", losses->importance_loss_coef, err) ||
+        check_coefficient("load_loss_coef", losses->load_loss_coef, err))
         return -1;
-    if (cfg->load_loss_coef > 0 && cfg->router.gate != GATE_NOISY)
+    if (losses->load_loss_coef > 0 && cfg->router.gate_kind != GATE_NOISY)
         return error_set(err,
                          "load_loss_coef is %g, but only the noisy gate has a load that can "
                          "be differentiated; use aux_loss_alpha, or gate noisy",
-                         cfg->load_loss_coef);
+                         losses->load_loss_coef);
     return 0;
 }
 
@@ -72,7 +74,7 @@ Moe moe_init(Params *params, const char *prefix, const MoeConfig *cfg) {
     CHECK(moe_check(cfg, &err) == 0, "moe_init %s: %s", prefix, err.text);
     int hidden = cfg->router.hidden_size, inner = cfg->moe_intermediate_size;
     int experts = cfg->router.n_routed_experts;
-    Moe w = {.gate = router_init(params, full_name(prefix, "gate").text, &cfg->router)};
+    Moe w = {.router = router_init(params, full_name(prefix, "gate").text, &cfg->router)};
     w.gate_proj = params_new(params, full_name(prefix, "experts.gate_proj.weight").text,
                              SHAPE(experts, inner, hidden));
     w.up_proj = params_new(params, full_name(prefix, "experts.up_proj.weight").text,
@@ -87,7 +89,7 @@ Moe moe_init(Params *params, const char *prefix, const MoeConfig *cfg) {
 }
 
 void moe_randomize(Params *params, const Moe *w, float std, float out_std) {
-    router_randomize(params, &w->gate, std);
+    router_randomize(params, &w->router, std);
     params_normal(params, w->gate_proj, std);
     params_normal(params, w->up_proj, std);
     params_normal(params, w->down_proj, out_std);
@@ -100,28 +102,28 @@ static Tensor *join(Context *ctx, Tensor *a, Tensor *b) {
     return add(ctx, a, b);
 }
 
-/* All losses that cfg asks for; NULL if it asks for none. */
-static Tensor *auxiliary_losses(Context *ctx, const Routing *r, const MoeConfig *cfg, int64_t B) {
-    int experts = cfg->router.n_routed_experts;
+/* All losses that the step asks for; NULL if it asks for none. B: sequences. */
+static Tensor *auxiliary_losses(Context *ctx, const Routing *r, const MoeLosses *ask, int experts,
+                                int64_t B) {
     Tensor *loss = NULL;
-    if (cfg->aux_loss_alpha > 0)
-        loss = join(
-            ctx, loss,
-            balance_loss(ctx, r->scores, r->indices, cfg->seq_aux ? B : 1, cfg->aux_loss_alpha));
-    if (cfg->router_z_loss_coef > 0)
-        loss = join(ctx, loss, balance_z_loss(ctx, r->logits, cfg->router_z_loss_coef));
-    if (cfg->importance_loss_coef > 0) {
+    if (ask->aux_loss_alpha > 0)
+        loss = balance_loss(ctx, r->scores, r->indices, ask->seq_aux ? B : 1, ask->aux_loss_alpha);
+    if (ask->router_z_loss_coef > 0)
+        loss = join(ctx, loss, balance_z_loss(ctx, r->logits, ask->router_z_loss_coef));
+    if (ask->importance_loss_coef > 0) {
         Tensor *importance = balance_importance(ctx, r->weights, r->indices, experts);
-        loss = join(ctx, loss, balance_variation(ctx, importance, cfg->importance_loss_coef));
+        loss = join(ctx, loss, balance_variation(ctx, importance, ask->importance_loss_coef));
     }
-    if (cfg->load_loss_coef > 0)
-        loss = join(ctx, loss, balance_variation(ctx, r->load, cfg->load_loss_coef));
+    if (ask->load_loss_coef > 0)
+        loss = join(ctx, loss, balance_variation(ctx, r->load, ask->load_loss_coef));
     return loss;
 }
 
 /* [moe_forward] */
-Tensor *moe_forward_onto(Context *ctx, Tensor *base, Tensor *x, const Moe *w, const MoeConfig *cfg,
-                         MoeRecord *record) {
+Tensor *moe_forward(Context *ctx, Tensor *x, const Moe *w, const MoeConfig *cfg,
+                    const MoeLosses *losses, MoeRecord *record, Residual to) {
+    if (to.dropout > 0) /* of the whole sum, which must be there first */
+        return residual(ctx, moe_forward(ctx, x, w, cfg, losses, record, (Residual){0}), to);
     Error err = {0};
     int64_t B = tensor_dim(x, 0), T = tensor_dim(x, 1), hidden = cfg->router.hidden_size;
     check_shape("moe_forward", x, ctx->dtype, SHAPE(B, T, hidden));
@@ -130,37 +132,33 @@ Tensor *moe_forward_onto(Context *ctx, Tensor *base, Tensor *x, const Moe *w, co
     int64_t capacity = dispatch_capacity(cfg->capacity_factor, B * T, k, experts);
 
     x = reshape(ctx, x, SHAPE(B * T, hidden)); /* N = B T tokens */
-    if (base) base = reshape(ctx, base, SHAPE(B * T, hidden));
-    Routing routing = router_forward(ctx, x, &w->gate, &cfg->router);
+    if (to.x) to.x = reshape(ctx, to.x, SHAPE(B * T, hidden));
+    Routing routing = router_forward(ctx, x, &w->router, &cfg->router);
     Dispatch plan = dispatch_plan(ctx, routing.indices, experts, capacity);
 
     Tensor *rows = dispatch_permute(ctx, x, &plan); /* [N K, hidden]: expert 0's tokens, 1's, ... */
     Tensor *h = grouped_swiglu(ctx, rows, w->gate_proj, w->up_proj, plan.offsets);
     rows = grouped_linear(ctx, h, w->down_proj, plan.offsets);
-    if (w->shared.gate_proj) base = mlp_forward_onto(ctx, base, x, &w->shared);
-    Tensor *y = dispatch_combine(ctx, base, rows, routing.weights, &plan); /* + sum_j w_j E_j(x) */
+    if (w->shared.gate_proj) to.x = mlp_forward(ctx, x, &w->shared, to);
+    Tensor *y = dispatch_combine(ctx, to.x, rows, routing.weights, &plan); /* + sum_j w_j E_j(x) */
 
     if (ctx->recording) balance_count(ctx, w->load, plan.counts);
     if (record) *record = (MoeRecord){.routing = routing, .dispatch = plan};
-    if (record && ctx->recording) record->loss = auxiliary_losses(ctx, &routing, cfg, B);
+    if (record && losses && ctx->recording)
+        record->loss = auxiliary_losses(ctx, &routing, losses, experts, B);
     return reshape(ctx, y, SHAPE(B, T, hidden));
 }
 /* [/moe_forward] */
 
-Tensor *moe_forward(Context *ctx, Tensor *x, const Moe *w, const MoeConfig *cfg,
-                    MoeRecord *record) {
-    return moe_forward_onto(ctx, NULL, x, w, cfg, record);
-}
-
 void moe_rebalance(Context *ctx, const Moe *w, float gamma) {
-    balance_update_bias(ctx, w->gate.bias, w->load, gamma);
+    balance_update_bias(ctx, w->router.bias, w->load, gamma);
 }
 
 /* Router, shared experts, and as many of the routed ones. */
 static int64_t parameters(const MoeConfig *cfg, int64_t routed) {
     int64_t hidden = cfg->router.hidden_size, experts = cfg->router.n_routed_experts;
     int64_t expert = 3 * hidden * cfg->moe_intermediate_size; /* gate, up and down */
-    int64_t gates = cfg->router.gate == GATE_NOISY ? 2 : 1;
+    int64_t gates = cfg->router.gate_kind == GATE_NOISY ? 2 : 1;
     return gates * experts * hidden + (cfg->n_shared_experts + routed) * expert;
 }
 

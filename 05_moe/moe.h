@@ -25,37 +25,45 @@
 extern "C" {
 #endif
 
-/* Names of Hugging Face's config.json where they exist. A coefficient of 0 leaves its loss out. */
+/* Names of Hugging Face's config.json where they exist. */
 typedef struct MoeConfig {
     /* hidden_size, n_routed_experts, num_experts_per_tok and how they are chosen */
     RouterConfig router;
     int moe_intermediate_size; /* inner width of one expert */
     int n_shared_experts;      /* 0: none */
     float capacity_factor;     /* 0: no token is ever dropped */
-    float aux_loss_alpha;      /* of balance_loss() ... */
-    bool seq_aux;              /* ... for each sequence (DeepSeek), or over the batch (Switch) */
-    float router_z_loss_coef;
-    float importance_loss_coef, load_loss_coef; /* Shazeer's two; load needs the noisy gate */
 } MoeConfig;
 
+/*
+ * What a step of training adds to its loss: not the layer's business, but that of who trains it.
+ * Coefficients; 0 leaves a loss out.
+ */
+typedef struct MoeLosses {
+    float aux_loss_alpha; /* of balance_loss() ... */
+    bool seq_aux;         /* ... for each sequence (DeepSeek), or over the batch (Switch) */
+    float router_z_loss_coef;
+    float importance_loss_coef, load_loss_coef; /* Shazeer's two; load needs the noisy gate */
+} MoeLosses;
+
 /* DeepSeek-V3's way in every switch (sigmoid, noaux_tc, norm_topk_prob), one group, scaling 1, no
- * shared experts, no loss; sizes as given. */
+ * shared experts; sizes as given. */
 MoeConfig moe_config(int hidden_size, int inner, int experts, int experts_per_tok);
 
 /* 0, or -1 and a message that names the setting that is wrong, its value and what it may be. */
 int moe_check(const MoeConfig *cfg, Error *err);
+int moe_losses_check(const MoeLosses *losses, const MoeConfig *cfg, Error *err);
 
 /* Can this layer take `tokens` tokens? -1 and a message for none, or for more than indices
  * count. */
 int moe_check_tokens(const MoeConfig *cfg, int64_t tokens, Error *err);
 
 typedef struct Moe {
-    Router gate;
+    Router router;
     Tensor *gate_proj, *up_proj; /* [E, inner, hidden]: all experts in one tensor */
     Tensor *down_proj;           /* [E, hidden, inner] */
     Mlp shared;                  /* inner width n_shared * inner; NULLs when there are none */
-    Tensor *load;                /* I32 [E]: choices counted since the last moe_rebalance(), while
-                                    recording. A buffer */
+    /* I32 [E]: choices counted since the last moe_rebalance(), while recording. A buffer */
+    Tensor *load;
 } Moe;
 
 /*
@@ -74,17 +82,17 @@ void moe_randomize(Params *params, const Moe *w, float std, float out_std);
 typedef struct MoeRecord {
     Routing routing;
     Dispatch dispatch;
-    Tensor *loss; /* F32 [1]: all auxiliary losses of this layer; NULL if there are none, or not
-                     recording. add() it to the main loss */
+    /* F32 [1]: all auxiliary losses of this layer, to be added to the main loss; NULL if there are
+     * none, or not recording */
+    Tensor *loss;
 } MoeRecord;
 
-/* x [B, T, hidden_size] -> the same shape, B T >= 1. record may be NULL; then so are the losses. */
-Tensor *moe_forward(Context *ctx, Tensor *x, const Moe *w, const MoeConfig *cfg, MoeRecord *record);
-
-/* base + moe_forward(...): the shared experts write into the residual stream, and the others' sum
- * goes on top. base as x, or NULL: nothing. */
-Tensor *moe_forward_onto(Context *ctx, Tensor *base, Tensor *x, const Moe *w, const MoeConfig *cfg,
-                         MoeRecord *record);
+/*
+ * x [B, T, hidden_size] -> the same shape, B T >= 1, added to `to` (ops.h); {0}: to nothing.
+ * losses may be NULL: none. record may be NULL; then nobody gets the losses.
+ */
+Tensor *moe_forward(Context *ctx, Tensor *x, const Moe *w, const MoeConfig *cfg,
+                    const MoeLosses *losses, MoeRecord *record, Residual to);
 
 /*
  * After the optimizer's step: bias += gamma * sign(mean load - load), and counting begins anew. A

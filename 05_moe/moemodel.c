@@ -52,7 +52,8 @@ static Tensor *places(Context *ctx, int64_t B, int64_t T) {
     return t;
 }
 
-Tensor *moemodel_forward(Context *ctx, const MoeModel *model, Tensor *ids, MoeRecord *records) {
+Tensor *moemodel_forward(Context *ctx, const MoeModel *model, Tensor *ids,
+                         const BlockTraining *training, MoeRecord *records) {
     const MoeModelConfig *cfg = &model->cfg;
     int64_t B = tensor_dim(ids, 0), T = tensor_dim(ids, 1);
     CHECK(T <= cfg->context, "moemodel: %lld characters in a context of %d", (long long)T,
@@ -60,14 +61,16 @@ Tensor *moemodel_forward(Context *ctx, const MoeModel *model, Tensor *ids, MoeRe
     Tensor *x = add(ctx, embedding(ctx, model->embed, ids),
                     embedding(ctx, model->position, places(ctx, B, T)));
     for (int i = 0; i < cfg->num_hidden_layers; i++)
-        x = block_forward(ctx, x, &model->layers[i], &cfg->block, NULL, NULL,
-                          records ? &records[i] : NULL);
+        x = block_forward(
+            ctx, x, &model->layers[i], &cfg->block,
+            &(BlockRun){.record = records ? &records[i] : NULL, .training = training});
     return linear(ctx, rmsnorm(ctx, x, model->norm, cfg->block.rms_norm_eps), model->head, NULL);
 }
 
 Tensor *moemodel_loss(Context *ctx, const MoeModel *model, Tensor *ids, Tensor *targets,
-                      MoeRecord *records, Tensor **loss) {
-    Tensor *total = *loss = cross_entropy(ctx, moemodel_forward(ctx, model, ids, records), targets);
+                      const BlockTraining *training, MoeRecord *records, Tensor **loss) {
+    Tensor *logits = moemodel_forward(ctx, model, ids, training, records);
+    Tensor *total = *loss = cross_entropy(ctx, logits, targets);
     for (int i = 0; i < model->cfg.num_hidden_layers; i++)
         if (records[i].loss) total = add(ctx, total, records[i].loss);
     return total;

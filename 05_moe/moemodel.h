@@ -35,12 +35,13 @@ int moemodel_init(MoeModel *model, Params *params, const MoeModelConfig *cfg, Er
 void moemodel_randomize(Params *params, const MoeModel *model);
 
 /* ids I32 [B, T] -> logits [B, T, vocab_size]. records: NULL, or one for each layer. */
-Tensor *moemodel_forward(Context *ctx, const MoeModel *model, Tensor *ids, MoeRecord *records);
+Tensor *moemodel_forward(Context *ctx, const MoeModel *model, Tensor *ids,
+                         const BlockTraining *training, MoeRecord *records);
 
 /* What training makes smaller: mean cross entropy of targets I32 [B, T], plus the auxiliary losses
  * of all layers. *loss is the cross entropy alone. records as above, but not NULL. */
 Tensor *moemodel_loss(Context *ctx, const MoeModel *model, Tensor *ids, Tensor *targets,
-                      MoeRecord *records, Tensor **loss);
+                      const BlockTraining *training, MoeRecord *records, Tensor **loss);
 
 /* After the optimizer's step: moe_rebalance() of every layer that has experts. */
 void moemodel_rebalance(Context *ctx, const MoeModel *model, float gamma);

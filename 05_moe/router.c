@@ -54,7 +54,7 @@ int router_check(const RouterConfig *cfg, Error *err) {
     if (!(cfg->routed_scaling_factor > 0 && isfinite(cfg->routed_scaling_factor)))
         return error_set(err, "routed_scaling_factor is %g; it must be positive and finite",
                          cfg->routed_scaling_factor);
-    if (cfg->gate == GATE_CENTROID && !(cfg->temperature > 0 && isfinite(cfg->temperature)))
+    if (cfg->gate_kind == GATE_CENTROID && !(cfg->temperature > 0 && isfinite(cfg->temperature)))
         return error_set(err, "temperature is %g; it must be positive and finite",
                          cfg->temperature);
     return 0;
@@ -68,7 +68,7 @@ Router router_init(Params *params, const char *prefix, const RouterConfig *cfg) 
     int64_t experts = cfg->n_routed_experts, hidden = cfg->hidden_size;
     Router w = {0};
     w.weight = params_new(params, full_name(prefix, "weight").text, SHAPE(experts, hidden));
-    if (cfg->gate == GATE_NOISY)
+    if (cfg->gate_kind == GATE_NOISY)
         w.noise_weight =
             params_new(params, full_name(prefix, "noise_weight").text, SHAPE(experts, hidden));
     if (cfg->topk_method == TOPK_NOAUX_TC)
@@ -159,11 +159,11 @@ Routing router_forward(Context *ctx, Tensor *x, const Router *w, const RouterCon
     check_shape("router_forward", x, ctx->dtype, SHAPE(-1, cfg->hidden_size));
     CHECK(x->shape[0] > 0, "router_forward: there are no tokens");
     Tensor *logits, *clean = NULL, *raw = NULL; /* F32 [N, E] */
-    if (cfg->gate == GATE_CENTROID) {
+    if (cfg->gate_kind == GATE_CENTROID) {
         logits = gate_cosine(ctx, x, w->weight, cfg->temperature);
     } else {
         logits = gate_linear(ctx, x, w->weight);
-        if (cfg->gate == GATE_NOISY && ctx->recording) {
+        if (cfg->gate_kind == GATE_NOISY && ctx->recording) {
             clean = logits;
             raw = gate_linear(ctx, x, w->noise_weight);
             logits = gate_noise(ctx, clean, raw);

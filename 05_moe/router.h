@@ -50,7 +50,7 @@ typedef struct RouterConfig {
     int n_group, topk_group;
     bool norm_topk_prob;
     float routed_scaling_factor;
-    GateKind gate;
+    GateKind gate_kind;
     float temperature; /* of the centroid gate */
 } RouterConfig;
 

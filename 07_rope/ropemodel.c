@@ -73,12 +73,12 @@ Tensor *ropemodel_forward(Context *ctx, const RopeModel *model, Tensor *ids,
     for (int i = 0; i < cfg->num_hidden_layers; i++) {
         const RopeModelLayer *layer = &model->layers[i];
         Tensor *n = rmsnorm(ctx, h, layer->input_norm, NORM_EPS);
-        h = mla_forward_onto(ctx, h, n, &layer->attention, &cfg->attention, position,
-                             caches ? &caches[i] : NULL, MLA_AUTO);
+        h = mla_forward(ctx, n, &layer->attention, &cfg->attention, position,
+                        caches ? &caches[i] : NULL, MLA_AUTO, (Residual){.x = h});
         n = rmsnorm(ctx, h, layer->post_norm, NORM_EPS);
         Tensor *gated = swiglu(ctx, linear(ctx, n, layer->gate_proj, NULL),
                                linear(ctx, n, layer->up_proj, NULL));
-        h = linear_onto(ctx, h, gated, layer->down_proj, NULL);
+        h = linear_residual(ctx, gated, layer->down_proj, NULL, (Residual){.x = h});
     }
     return linear(ctx, rmsnorm(ctx, h, model->norm, NORM_EPS), model->head, NULL);
 }

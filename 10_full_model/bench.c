@@ -45,7 +45,8 @@ static void step(Context *ctx, void *user) {
     ctx->recording = true;
     Tensor *ids = tensor_copy_in(ctx, "ids", I32, w->ids, SHAPE(w->batch, w->context));
     Tensor *targets = tensor_copy_in(ctx, "targets", I32, w->ids + 1, SHAPE(w->batch, w->context));
-    tape_backward(ctx, model_training_loss(&w->model, ids, targets, w->records, &loss));
+    tape_backward(
+        ctx, model_training_loss(&w->model, ids, targets, &(BlockTraining){0}, w->records, &loss));
     ctx->recording = false;
     adamw_step(&w->adamw, &w->model.params, 1e-4f, 1);
     model_rebalance(&w->model, 1e-3f);

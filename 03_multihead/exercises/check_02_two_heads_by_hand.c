@@ -21,7 +21,7 @@ static void second_token(const float *o, int kv_heads, float y[2]) {
                    .o_proj = tensor_copy_in(&ctx, "o", F32, o, SHAPE(2, 2))};
     float all[6];
     Tensor *input = tensor_copy_in(&ctx, "x", F32, x, SHAPE(1, 3, 2));
-    tensor_download(&ctx, all, multihead_forward(&ctx, input, &w, &cfg, NULL));
+    tensor_download(&ctx, all, multihead_forward(&ctx, input, &w, &cfg, NULL, (Residual){0}));
     y[0] = all[2];
     y[1] = all[3];
     context_free(&ctx);

@@ -42,8 +42,10 @@ Test(pool_heads, nothing_is_lost_where_heads_are_equal) {
     }
     Tensor *x = test_normal(&ctx, "x", 5, SHAPE(1, 9, HIDDEN));
     MultiheadConfig many = {HIDDEN, H, H, D, false}, few = {HIDDEN, H, H_KV, D, false};
-    float *expected = test_values(&ctx, multihead_forward(&ctx, x, &mha, &many, NULL));
-    check_tensor(&ctx, "pooled", multihead_forward(&ctx, x, &gqa, &few, NULL), expected, 1e-5);
+    float *expected =
+        test_values(&ctx, multihead_forward(&ctx, x, &mha, &many, NULL, (Residual){0}));
+    check_tensor(&ctx, "pooled", multihead_forward(&ctx, x, &gqa, &few, NULL, (Residual){0}),
+                 expected, 1e-5);
     free(expected);
     test_context_free(&ctx);
 }

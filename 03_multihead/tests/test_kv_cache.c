@@ -144,12 +144,13 @@ static void check_cached(Device device, DType dtype, MultiheadConfig cfg, const 
     test_poison(&ctx, &cache.v);
     Tensor *x = test_normal(&ctx, "x", 1, SHAPE(B, T, hidden));
     float *all = test_values(&ctx, x);
-    float *whole = test_values(&ctx, multihead_forward(&ctx, x, &m.w, &cfg, NULL));
+    float *whole = test_values(&ctx, multihead_forward(&ctx, x, &m.w, &cfg, NULL, (Residual){0}));
     float *pieced = test_floats(B * T * hidden);
     for (int first = 0, i = 0; first < T; first += chunks[i], i += chunks[i + 1] != 0) {
         int count = chunks[i] < T - first ? chunks[i] : T - first;
         Tensor *part = tokens_of(&ctx, all, B, T, hidden, first, count);
-        float *y = test_values(&ctx, multihead_forward(&ctx, part, &m.w, &cfg, &cache));
+        float *y =
+            test_values(&ctx, multihead_forward(&ctx, part, &m.w, &cfg, &cache, (Residual){0}));
         for (int b = 0; b < B; b++)
             memcpy(pieced + (b * T + first) * hidden, y + b * count * hidden,
                    sizeof(float) * (size_t)(count * hidden));
@@ -193,13 +194,14 @@ DEVICE_TEST(kv_cache, truncate_forgets) {
     cr_assert(kv_cache_init(&cache, &ctx, 1, T, 2, 7, &err) == 0, "%s", err.text);
     Tensor *x = test_normal(&ctx, "x", 1, SHAPE(1, T, HIDDEN));
     float *all = test_values(&ctx, x);
-    float *whole = test_values(&ctx, multihead_forward(&ctx, x, &m.w, &cfg, NULL));
+    float *whole = test_values(&ctx, multihead_forward(&ctx, x, &m.w, &cfg, NULL, (Residual){0}));
 
-    multihead_forward(&ctx, tokens_of(&ctx, all, 1, T, HIDDEN, 0, KEPT), &m.w, &cfg, &cache);
+    multihead_forward(&ctx, tokens_of(&ctx, all, 1, T, HIDDEN, 0, KEPT), &m.w, &cfg, &cache,
+                      (Residual){0});
     Tensor *wrong = test_normal(&ctx, "wrong", 2, SHAPE(1, T - KEPT, HIDDEN));
-    multihead_forward(&ctx, wrong, &m.w, &cfg, &cache);
+    multihead_forward(&ctx, wrong, &m.w, &cfg, &cache, (Residual){0});
     kv_cache_truncate(&cache, KEPT);
     Tensor *right = tokens_of(&ctx, all, 1, T, HIDDEN, KEPT, T - KEPT);
-    Tensor *y = multihead_forward(&ctx, right, &m.w, &cfg, &cache);
+    Tensor *y = multihead_forward(&ctx, right, &m.w, &cfg, &cache, (Residual){0});
     check_tensor(&ctx, "after the wrong guess", y, whole + KEPT * HIDDEN, cached_tolerance(dtype));
 }

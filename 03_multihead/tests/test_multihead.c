@@ -42,7 +42,7 @@ static void check_golden(Device device, DType dtype, const char *path, Multihead
     golden_weights(&m.params, golden, PREFIX ".");
     Tensor *x = golden_tensor(&ctx, golden, "x");
     ctx.recording = true;
-    Tensor *y = multihead_forward(&ctx, x, &m.w, &m.cfg, NULL);
+    Tensor *y = multihead_forward(&ctx, x, &m.w, &m.cfg, NULL, (Residual){0});
     golden_check(&ctx, &m.params, golden, PREFIX ".", x, y, module_tolerance(dtype));
 }
 
@@ -88,7 +88,7 @@ DEVICE_TEST(multihead, equals_nn_multihead_attention) {
     Tensor *x = golden_tensor(&ctx, golden, "x");
     Tensor *c = tensor_copy_in(&ctx, "c", F32, golden_values(golden, "c"), x->shape, x->ndim);
     ctx.recording = true;
-    Tensor *y = multihead_forward(&ctx, x, &m.w, &m.cfg, NULL);
+    Tensor *y = multihead_forward(&ctx, x, &m.w, &m.cfg, NULL, (Residual){0});
     tape_backward(&ctx, weighted_sum(&ctx, y, c));
     check_tensor(&ctx, "y", y, golden_values(golden, "y"), tolerance);
     check_tensor(&ctx, "gradient of x", x->grad, golden_values(golden, "grad.x"), tolerance);
@@ -129,7 +129,7 @@ DEVICE_TEST(multihead, two_heads_by_hand) {
     params_set(&m.params, m.w.v_proj, one);
     params_set(&m.params, m.w.o_proj, mix);
     Tensor *input = tensor_copy_in(&ctx, "x", dtype, x, SHAPE(1, 3, 2));
-    Tensor *y = multihead_forward(&ctx, input, &m.w, &m.cfg, NULL);
+    Tensor *y = multihead_forward(&ctx, input, &m.w, &m.cfg, NULL, (Residual){0});
     check_tensor(&ctx, "y", y, expected, module_tolerance(dtype));
 }
 /* [/two_heads_by_hand] */
@@ -137,7 +137,7 @@ DEVICE_TEST(multihead, two_heads_by_hand) {
 /* ---- properties ---- */
 
 static Tensor *forward(Context *ctx, Module *m, Tensor *x) {
-    return multihead_forward(ctx, x, &m->w, &m->cfg, NULL);
+    return multihead_forward(ctx, x, &m->w, &m->cfg, NULL, (Residual){0});
 }
 
 /* [gqa_is_mha_with_copies] */
@@ -247,7 +247,8 @@ typedef struct Graph {
 
 static Tensor *module_loss(Context *ctx, void *user) {
     Graph *g = user;
-    return weighted_sum(ctx, multihead_forward(ctx, g->x, &g->w, &g->cfg, NULL), g->c);
+    return weighted_sum(ctx, multihead_forward(ctx, g->x, &g->w, &g->cfg, NULL, (Residual){0}),
+                        g->c);
 }
 
 static void check_module_gradients(MultiheadConfig cfg) {

@@ -47,7 +47,8 @@ Test(absorb_by_hand, heads) {
              .o_proj = tensor_copy_in(&ctx, "o", F32, one, SHAPE(2, 2))};
     float y[6];
     Tensor *input = tensor_copy_in(&ctx, "x", F32, x, SHAPE(1, 3, 2));
-    tensor_download(&ctx, y, mla_forward(&ctx, input, &w, &cfg, NULL, NULL, MLA_NAIVE));
+    tensor_download(&ctx, y,
+                    mla_forward(&ctx, input, &w, &cfg, NULL, NULL, MLA_NAIVE, (Residual){0}));
     check("head0", head0, y[2]);
     check("head1", head1, y[3]);
     /* W_uv latent0 must be head 0's output, and its first number the weights' sum: both are 1 */

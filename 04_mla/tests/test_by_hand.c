@@ -47,7 +47,7 @@ DEVICE_TEST(by_hand, naive) {
     Context ctx = test_context(device, dtype);
     Mla w = by_hand_weights(&ctx);
     Tensor *x = tensor_copy_in(&ctx, "x", dtype, by_hand_x, SHAPE(1, 3, 2));
-    Tensor *y = mla_forward(&ctx, x, &w, &by_hand_cfg, NULL, NULL, MLA_NAIVE);
+    Tensor *y = mla_forward(&ctx, x, &w, &by_hand_cfg, NULL, NULL, MLA_NAIVE, (Residual){0});
     check_tensor(&ctx, "y", y, by_hand_y, by_hand_tolerance(dtype));
     test_context_free(&ctx);
 }
@@ -64,7 +64,8 @@ DEVICE_TEST(by_hand, absorbed) {
     for (int t = 0; t < 3; t++) {
         Tensor *x = tensor_copy_in(&ctx, "x", dtype, by_hand_x + 2 * t, SHAPE(1, 1, 2));
         cr_assert(pages_begin(&pages, 1, &err) == 0, "%s", err.text);
-        Tensor *y = mla_forward(&ctx, x, &w, &by_hand_cfg, NULL, &cache, MLA_ABSORBED);
+        Tensor *y =
+            mla_forward(&ctx, x, &w, &by_hand_cfg, NULL, &cache, MLA_ABSORBED, (Residual){0});
         check_tensor(&ctx, "y", y, by_hand_y + 2 * t, by_hand_tolerance(dtype));
     }
     latent_cache_free(&cache);

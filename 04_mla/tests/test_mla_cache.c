@@ -25,7 +25,7 @@ static void cache_for(OneLayer *cache, Context *ctx, const MlaConfig *cfg, int b
 }
 
 static float *whole_text(Context *ctx, Module *m, Tensor *x, const Position *position) {
-    Tensor *y = mla_forward(ctx, x, &m->w, &m->cfg, position, NULL, MLA_AUTO);
+    Tensor *y = mla_forward(ctx, x, &m->w, &m->cfg, position, NULL, MLA_AUTO, (Residual){0});
     return test_values(ctx, y);
 }
 
@@ -400,8 +400,8 @@ static void append_without(bool begin, bool append) {
     cache_for(&cache, &ctx, &with_q, 1, 64, 0);
     Tensor *x = test_normal(&ctx, "x", 1, SHAPE(1, 3, with_q.hidden_size));
     if (begin) cr_assert_eq(pages_begin(&cache.pages, 3, NULL), 0);
-    if (append) mla_forward(&ctx, x, &m.w, &with_q, NULL, &cache.latent, MLA_AUTO);
-    mla_forward(&ctx, x, &m.w, &with_q, NULL, &cache.latent, MLA_AUTO);
+    if (append) mla_forward(&ctx, x, &m.w, &with_q, NULL, &cache.latent, MLA_AUTO, (Residual){0});
+    mla_forward(&ctx, x, &m.w, &with_q, NULL, &cache.latent, MLA_AUTO, (Residual){0});
     one_layer_free(&cache);
     params_free(&m.params);
     test_context_free(&ctx);

@@ -2,6 +2,7 @@
  * The decoder block: with each attention and each feed-forward layer, decoding from a cache equals
  * running the whole sequence, gradients are right, V3's parameters add up to its paper's.
  */
+#include "05_moe/block_decode.h"
 #include "05_moe/decoder_cache.h"
 
 #include "common/program/testing.h"
@@ -60,7 +61,7 @@ DEVICE_TEST(block, cached_decoding_equals_the_whole_sequence) {
         module_init(&m, &ctx, config((AttentionKind)(kind & 1), kind & 2 ? experts : 0), 0);
         Tensor *x = test_normal(&ctx, "x", 1, SHAPE(B, T, HIDDEN));
         float *xh = test_values(&ctx, x);
-        float *whole = test_values(&ctx, block_forward(&ctx, x, &m.w, &m.cfg, NULL, NULL, NULL));
+        float *whole = test_values(&ctx, block_forward(&ctx, x, &m.w, &m.cfg, &(BlockRun){0}));
         DecoderCache cache;
         Error err = {0};
         cr_assert(decoder_cache_init(&cache, &ctx, &m.cfg, 1, B, T, &err) == 0, "%s", err.text);
@@ -74,7 +75,8 @@ DEVICE_TEST(block, cached_decoding_equals_the_whole_sequence) {
             cr_assert(decoder_cache_reserve(&cache, NULL, count, &err) == 0, "%s", err.text);
             decoder_cache_begin(&cache, count);
             Tensor *t = tensor_copy_in(&ctx, "part", dtype, part, SHAPE(B, count, HIDDEN));
-            Tensor *y = block_forward(&ctx, t, &m.w, &m.cfg, NULL, cache.layers, NULL);
+            Tensor *y = (from ? block_decode : block_forward)(&ctx, t, &m.w, &m.cfg,
+                                                              &(BlockRun){.cache = cache.layers});
             float *values = test_values(&ctx, y);
             for (int b = 0; b < B; b++)
                 memcpy(got + (b * T + from) * HIDDEN, values + b * count * HIDDEN,
@@ -105,8 +107,40 @@ typedef struct Graph {
 
 static Tensor *block_loss(Context *ctx, void *user) {
     Graph *g = user;
-    Tensor *y = block_forward(ctx, g->x, &g->m->w, &g->m->cfg, NULL, NULL, NULL);
+    Tensor *y = block_forward(ctx, g->x, &g->m->w, &g->m->cfg, &(BlockRun){0});
     return weighted_sum(ctx, y, g->c);
+}
+
+/* Which blocks decode by fused kernels, half by half: multi-head attention does not, nor do experts
+ * of which a record is wanted. mla_few_rows' and ffn_few_rows' own tests list what else
+ * declines. */
+DEVICE_TEST(block, fused_halves) {
+    enum { LATENT_EXPERTS, LATENT_DENSE, HEADS_EXPERTS, RECORD, RECORDING, END };
+    Context ctx = test_context(device, dtype);
+    for (int i = 0; i < END; i++) {
+        AttentionKind kind = i == HEADS_EXPERTS ? ATTENTION_MULTIHEAD : ATTENTION_MLA;
+        BlockConfig cfg = config(kind, i == LATENT_DENSE ? 0 : 8);
+        cfg.intermediate_size = cfg.moe.moe_intermediate_size = 32;
+        cfg.mla.kv_lora_rank = cfg.mla.q_lora_rank = 32;
+        cfg.mla.qk_nope_head_dim = cfg.mla.v_head_dim = 16;
+        Module m;
+        DecoderCache cache;
+        Error err = {0};
+        module_init(&m, &ctx, cfg, 0);
+        cr_assert(decoder_cache_init(&cache, &ctx, &cfg, 1, 2, 8, &err) == 0, "%s", err.text);
+        MoeRecord record;
+        BlockRun run = {.cache = cache.layers, .record = i == RECORD ? &record : NULL};
+        ctx.recording = i == RECORDING;
+        Tensor *x = test_normal(&ctx, "x", 1, SHAPE(2, 1, HIDDEN));
+        BlockFused fused = block_fused(&ctx, x, &m.w, &cfg, &run);
+        ctx.recording = false;
+        bool here = device == CUDA && i != RECORDING;
+        cr_assert_eq(fused.attention, here && i != HEADS_EXPERTS, "attention, case %d", i);
+        cr_assert_eq(fused.feed_forward, here && i != RECORD, "feed-forward, case %d", i);
+        decoder_cache_free(&cache);
+        params_free(&m.params);
+    }
+    test_context_free(&ctx);
 }
 
 /* By x: the gradient comes through both residuals, both norms, attention and the experts. */
@@ -132,7 +166,7 @@ DEVICE_TEST(block, learns) {
         Context ctx = test_context(device, dtype);
         Module m;
         BlockConfig cfg = config((AttentionKind)(kind & 1), kind & 2 ? 4 : 0);
-        if (kind & 2) cfg.moe.aux_loss_alpha = 0.01f;
+        BlockTraining training = {.losses.aux_loss_alpha = kind & 2 ? 0.01f : 0};
         module_init(&m, &ctx, cfg, 0);
         AdamW adamw = adamw_defaults();
         float first = 0, last = 0;
@@ -144,7 +178,8 @@ DEVICE_TEST(block, learns) {
             params_zero_grad(&m.params);
             ctx.recording = true;
             MoeRecord record;
-            Tensor *y = block_forward(&ctx, x, &m.w, &m.cfg, NULL, NULL, &record);
+            Tensor *y = block_forward(&ctx, x, &m.w, &m.cfg,
+                                      &(BlockRun){.record = &record, .training = &training});
             Tensor *loss = weighted_sum(&ctx, y, c);
             cr_assert_eq(record.loss != NULL, (kind & 2) != 0);
             if (record.loss) loss = add(&ctx, loss, record.loss);
@@ -231,9 +266,10 @@ DEVICE_TEST(block, dropout_belongs_to_training) {
     for (int i = 0; i < 5; i++) {
         ctx.rng.stream = runs[i].stream;
         ctx.recording = runs[i].recording;
-        cfg.dropout = runs[i].p;
+        BlockTraining training = {.dropout = runs[i].p};
         Tensor *x = test_normal(&ctx, "x", 3, SHAPE(1, T, HIDDEN));
-        y[i] = test_values(&ctx, block_forward(&ctx, x, &m.w, &cfg, NULL, NULL, NULL));
+        y[i] = test_values(&ctx,
+                           block_forward(&ctx, x, &m.w, &cfg, &(BlockRun){.training = &training}));
         ctx.recording = false;
         context_reset(&ctx);
     }
@@ -256,9 +292,28 @@ Test(block, a_wrong_config_is_named) {
     REFUSED(hidden_size, 48, "hidden_size is 48, but the attention's is 32");
     REFUSED(intermediate_size, 0, "intermediate_size is 0");
     REFUSED(rms_norm_eps, 0, "rms_norm_eps is 0");
-    REFUSED(dropout, 1, "dropout is 1");
     REFUSED(first_k_dense_replace, -1, "first_k_dense_replace is -1");
     REFUSED(moe.router.hidden_size, 16, "hidden_size is 32, but the router's is 16");
     REFUSED(moe.router.num_experts_per_tok, 9, "num_experts_per_tok is 9");
     REFUSED(mla.kv_lora_rank, 0, "kv_lora_rank");
+#undef REFUSED
+}
+
+Test(block, a_wrong_training_is_named) {
+    BlockConfig cfg = config(ATTENTION_MLA, 8);
+    Error err = {0};
+    const struct {
+        BlockTraining training;
+        const char *says;
+    } wrong[] = {
+        {{.dropout = 1}, "dropout is 1"},
+        {{.losses.aux_loss_alpha = NAN}, "aux_loss_alpha is nan"},
+        {{.losses.router_z_loss_coef = -1}, "router_z_loss_coef is -1"},
+        {{.losses.load_loss_coef = 0.1f}, "only the noisy gate"},
+    };
+    for (size_t i = 0; i < sizeof wrong / sizeof *wrong; i++) {
+        cr_assert_eq(block_training_check(&wrong[i].training, &cfg, &err), -1, "%s", wrong[i].says);
+        cr_assert(strstr(err.text, wrong[i].says), "%s", err.text);
+    }
+    cr_assert_eq(block_training_check(&(BlockTraining){0}, &cfg, &err), 0, "%s", err.text);
 }

@@ -15,46 +15,54 @@
 static const int rows[] = {1, 2, 3, 5, 8, 9, 31, FEW_ROWS};
 enum { ROWS = sizeof rows / sizeof *rows };
 
+/* The second half of a block; without `moe` a dense one. */
+typedef struct Half {
+    Params params;
+    BlockConfig cfg;
+    Block w;
+} Half;
+
 /* Weights of a size that keeps every step of order 1; the router's are larger, so that no choice is
  * so close that the order of a sum decides it. */
-static void module_init(Params *params, Context *ctx, Moe *moe, Mlp *mlp, const MoeConfig *cfg,
-                        int hidden, int inner) {
+static void half_init(Half *half, Context *ctx, const MoeConfig *moe, int hidden, int inner) {
     Error err = {0};
+    Params *params = &half->params;
+    Block *w = &half->w;
+    *half = (Half){.cfg = {.hidden_size = hidden, .rms_norm_eps = 1e-5f}, .w.dense = !moe};
     params_init(params, ctx);
-    if (cfg)
-        *moe = moe_init(params, "mlp", cfg);
+    if (moe)
+        half->cfg.moe = *moe, w->moe = moe_init(params, "mlp", moe);
     else
-        *mlp = mlp_init(params, "mlp", hidden, inner);
+        w->mlp = mlp_init(params, "mlp", hidden, inner);
     if (params_allocate(params, true, &err)) cr_assert_fail("%s", err.text);
-    if (cfg) {
-        moe_randomize(params, moe, 1.0f / sqrtf((float)hidden), 0.1f);
-        params_normal(params, moe->gate.weight, 1.0f);
-        if (moe->gate.bias) params_normal(params, moe->gate.bias, 0.5f);
-    } else {
-        mlp_randomize(params, mlp, 1.0f / sqrtf((float)hidden), 0.1f);
+    w->post_attention_layernorm = test_normal(ctx, "norm", 2, SHAPE(hidden));
+    float std = 1.0f / sqrtf((float)hidden);
+    if (!moe) {
+        mlp_randomize(params, &w->mlp, std, 0.1f);
+        return;
     }
+    moe_randomize(params, &w->moe, std, 0.1f);
+    params_normal(params, w->moe.router.weight, 1.0f);
+    if (w->moe.router.bias) params_normal(params, w->moe.router.bias, 0.5f);
 }
 
-static void compare(Context *ctx, const MoeConfig *cfg, int hidden, int inner, int n) {
-    Params params;
-    Moe moe = {0};
-    Mlp mlp = {0};
-    module_init(&params, ctx, &moe, &mlp, cfg, hidden, inner);
-    Ffn ffn = cfg ? (Ffn){.moe = &moe, .cfg = cfg} : (Ffn){.mlp = &mlp};
+static void compare(Context *ctx, const MoeConfig *moe, int hidden, int inner, int n) {
+    Half half;
+    half_init(&half, ctx, moe, hidden, inner);
+    const Block *w = &half.w;
     Tensor *x = test_normal(ctx, "x", 1, SHAPE(1, n, hidden));
-    Tensor *norm = test_normal(ctx, "norm", 2, SHAPE(hidden));
-    cr_assert(ffn_few_rows_supports(ctx, x, norm, &ffn) == (ctx->device == CUDA));
+    cr_assert(ffn_few_rows_supports(ctx, x, w, &half.cfg) == (ctx->device == CUDA));
     if (ctx->device == CUDA) {
-        Tensor *h = rmsnorm(ctx, x, norm, 1e-5f);
-        h = cfg ? moe_forward(ctx, h, &moe, cfg, NULL) : mlp_forward(ctx, h, &mlp);
+        Tensor *h = rmsnorm(ctx, x, w->post_attention_layernorm, 1e-5f);
+        h = block_feed_forward(ctx, h, w, &half.cfg, &(BlockRun){0}, (Residual){0});
         float *want = test_values(ctx, add(ctx, x, h));
         /* Sums in another order; in BF16 fewer roundings: gate and up, the experts' results and
          * their sum are not rounded here, and a single h may be rounded the other way. */
-        check_tensor(ctx, "ffn_few_rows_forward", ffn_few_rows_forward(ctx, x, norm, 1e-5f, &ffn),
-                     want, ctx->dtype == BF16 ? 4 * 0x1p-9 : 16 * tolerance_of(F32, hidden));
+        check_tensor(ctx, "ffn_few_rows_forward", ffn_few_rows_forward(ctx, x, w, &half.cfg), want,
+                     ctx->dtype == BF16 ? 4 * 0x1p-9 : 16 * tolerance_of(F32, hidden));
         free(want);
     }
-    params_free(&params);
+    params_free(&half.params);
 }
 
 /* Many experts and few, groups, one or two choices and many, every shared width. */
@@ -74,7 +82,8 @@ static int router_cases(MoeConfig *cases) {
     c = moe_config(32, 32, 5, 1); /* Switch */
     c.router.scoring_func = SCORING_SOFTMAX, c.router.topk_method = TOPK_GREEDY;
     cases[n++] = c;
-    c.router.gate = GATE_NOISY, c.router.num_experts_per_tok = 5; /* silent off the tape; all */
+    c.router.gate_kind = GATE_NOISY,
+    c.router.num_experts_per_tok = 5; /* silent off the tape; all */
     cases[n++] = c;
     c = moe_config(512, 512, 8, 2); /* the benchmark's */
     c.n_shared_experts = 1;
@@ -108,41 +117,48 @@ DEVICE_TEST(ffn_few_rows, a_nan_is_reported) {
     Context ctx = test_context(device, dtype);
     enum { N = 12, HIDDEN = 64 };
     MoeConfig cfg = moe_config(HIDDEN, 32, 8, 2);
-    Params params;
-    Moe moe;
+    Half half;
     Error err = {0};
-    module_init(&params, &ctx, &moe, NULL, &cfg, HIDDEN, 0);
-    Ffn ffn = {.moe = &moe, .cfg = &cfg};
-    Tensor *norm = test_normal(&ctx, "norm", 2, SHAPE(HIDDEN));
+    half_init(&half, &ctx, &cfg, HIDDEN, 0);
     float *x = test_values(&ctx, test_normal(&ctx, "x", 1, SHAPE(1, N, HIDDEN)));
     x[7 * HIDDEN + 3] = NAN;
     Tensor *t = tensor_copy_in(&ctx, "x", dtype, x, SHAPE(1, N, HIDDEN));
-    float *y = test_values(&ctx, ffn_few_rows_forward(&ctx, t, norm, 1e-5f, &ffn));
+    float *y = test_values(&ctx, ffn_few_rows_forward(&ctx, t, &half.w, &half.cfg));
     for (int i = 0; i < N * HIDDEN; i++) cr_assert(isnan(y[i]) == (i / HIDDEN == 7), "%d", i);
-    cr_assert(router_healthy(&ctx, &moe.gate, &err) == -1);
+    cr_assert(router_healthy(&ctx, &half.w.moe.router, &err) == -1);
     cr_assert(strstr(err.text, "token 7 "), "%s", err.text);
     free(x), free(y);
-    params_free(&params);
+    params_free(&half.params);
     test_context_free(&ctx);
 }
 
-/* What it does not take, it refuses: then moe_forward() is asked. */
-DEVICE_TEST(ffn_few_rows, says_no) {
+/* What it does not take: then block_feed_forward() is asked. One feature at a time; with none of
+ * them it takes it. */
+DEVICE_TEST(ffn_few_rows, features_that_decline) {
+    enum {
+        ODD_WIDTH = 1,
+        MANY_EXPERTS,
+        CENTROIDS,
+        CAPACITY,
+        MANY_ROWS,
+        RECORDING,
+        OTHER_DTYPE,
+        END
+    };
     Context ctx = test_context(device, dtype);
-    for (int i = 0; i < 6; i++) {
-        MoeConfig cfg = moe_config(64, i == 0 ? 33 : 32, i == 1 ? 65 : 8, 2);
-        if (i == 2) cfg.router.gate = GATE_CENTROID;
-        if (i == 3) cfg.capacity_factor = 1;
-        Params params;
-        Moe moe;
-        module_init(&params, &ctx, &moe, NULL, &cfg, 64, 0);
-        Ffn ffn = {.moe = &moe, .cfg = &cfg};
-        Tensor *x = test_normal(&ctx, "x", 1, SHAPE(1, i == 4 ? FEW_ROWS + 1 : 2, 64));
-        Tensor *norm = test_normal(&ctx, "norm", 2, SHAPE(64));
-        ctx.recording = i == 5;
-        cr_assert(!ffn_few_rows_supports(&ctx, x, norm, &ffn), "case %d", i);
+    for (int i = 0; i < END; i++) {
+        MoeConfig cfg = moe_config(64, i == ODD_WIDTH ? 33 : 32, i == MANY_EXPERTS ? 65 : 8, 2);
+        if (i == CENTROIDS) cfg.router.gate_kind = GATE_CENTROID;
+        if (i == CAPACITY) cfg.capacity_factor = 1;
+        Half half;
+        half_init(&half, &ctx, &cfg, 64, 0);
+        if (i == OTHER_DTYPE) half.w.moe.up_proj->dtype = dtype == BF16 ? F32 : BF16;
+        Tensor *x = test_normal(&ctx, "x", 1, SHAPE(1, i == MANY_ROWS ? FEW_ROWS + 1 : 2, 64));
+        ctx.recording = i == RECORDING;
+        cr_assert_eq(ffn_few_rows_supports(&ctx, x, &half.w, &half.cfg), device == CUDA && i == 0,
+                     "case %d", i);
         ctx.recording = false;
-        params_free(&params);
+        params_free(&half.params);
     }
     test_context_free(&ctx);
 }

@@ -301,8 +301,8 @@ static Routing noisy_routing(Context *ctx, Graph *g) {
 /* The weights, scores and logits all count, and for the noisy router its load. */
 static Tensor *router_loss(Context *ctx, void *user) {
     Graph *g = user;
-    Routing r = g->cfg.gate == GATE_NOISY ? noisy_routing(ctx, g)
-                                          : router_forward(ctx, g->x, &g->w, &g->cfg);
+    Routing r = g->cfg.gate_kind == GATE_NOISY ? noisy_routing(ctx, g)
+                                               : router_forward(ctx, g->x, &g->w, &g->cfg);
     Tensor *loss = weighted_sum(ctx, r.weights, g->c);
     loss = add(ctx, loss, balance_z_loss(ctx, r.logits, 0.1f));
     loss = add(ctx, loss, balance_loss(ctx, r.scores, r.indices, 2, 1.0f));
@@ -324,7 +324,7 @@ static void check_router_gradients(RouterConfig cfg, uint64_t stream) {
     g.w.weight = test_normal(&ctx, "weight", stream + 2, SHAPE(E, H));
     Tensor *inputs[3] = {g.x, g.w.weight};
     int count = 2;
-    if (cfg.gate == GATE_NOISY)
+    if (cfg.gate_kind == GATE_NOISY)
         inputs[count++] = g.w.noise_weight = test_normal(&ctx, "noise", stream + 3, SHAPE(E, H));
     float bias[E];
     for (int e = 0; e < E; e++) bias[e] = 0.05f * (float)(e % 3);
@@ -359,13 +359,14 @@ Test(router, gradients_sigmoid_bias_groups_norm) {
                            40);
 }
 Test(router, gradients_centroid) {
-    check_router_gradients((RouterConfig){.scoring_func = SCORING_SOFTMAX, .gate = GATE_CENTROID},
-                           50);
+    check_router_gradients(
+        (RouterConfig){.scoring_func = SCORING_SOFTMAX, .gate_kind = GATE_CENTROID}, 50);
 }
 Test(router, gradients_noisy) {
-    check_router_gradients(
-        (RouterConfig){.scoring_func = SCORING_SOFTMAX, .norm_topk_prob = true, .gate = GATE_NOISY},
-        60);
+    check_router_gradients((RouterConfig){.scoring_func = SCORING_SOFTMAX,
+                                          .norm_topk_prob = true,
+                                          .gate_kind = GATE_NOISY},
+                           60);
 }
 
 /* ---- what the gates promise ---- */
@@ -396,7 +397,7 @@ DEVICE_TEST(router, noise_is_drawn_only_while_recording) {
                         .num_experts_per_tok = 2,
                         .routed_scaling_factor = 1,
                         .norm_topk_prob = true,
-                        .gate = GATE_NOISY};
+                        .gate_kind = GATE_NOISY};
     Params params;
     Error err;
     params_init(&params, &ctx);

@@ -24,7 +24,6 @@ static MoeModelConfig config(void) {
                               .multihead = {32, 2, 2, 16, false},
                               .first_k_dense_replace = 1,
                               .moe = moe_config(32, 16, 4, 2)};
-    cfg.block.moe.aux_loss_alpha = 0.01f;
     return cfg;
 }
 
@@ -52,11 +51,12 @@ DEVICE_TEST(moemodel, learns) {
     float first = 0, last = 0;
     for (int step = 0; step < 60; step++) {
         MoeRecord records[LAYERS];
+        BlockTraining training = {.losses.aux_loss_alpha = 0.01f};
         Tensor *loss;
         params_zero_grad(&m.params);
         ctx.recording = true;
-        Tensor *total =
-            moemodel_loss(&ctx, &m.model, squares(&ctx, 0), squares(&ctx, 1), records, &loss);
+        Tensor *total = moemodel_loss(&ctx, &m.model, squares(&ctx, 0), squares(&ctx, 1), &training,
+                                      records, &loss);
         tape_backward(&ctx, total);
         ctx.recording = false;
         cr_assert(!records[0].loss && records[1].loss, "the first layer is dense");
@@ -81,10 +81,10 @@ Test(moemodel, the_future_changes_nothing) {
     int32_t ids[T] = {0};
     float before[T * VOCAB], after[T * VOCAB];
     Tensor *t = tensor_copy_in(&ctx, "ids", I32, ids, SHAPE(1, T));
-    tensor_download(&ctx, before, moemodel_forward(&ctx, &m.model, t, NULL));
+    tensor_download(&ctx, before, moemodel_forward(&ctx, &m.model, t, NULL, NULL));
     for (int i = 9; i < T; i++) ids[i] = 5;
     t = tensor_copy_in(&ctx, "ids", I32, ids, SHAPE(1, T));
-    tensor_download(&ctx, after, moemodel_forward(&ctx, &m.model, t, NULL));
+    tensor_download(&ctx, after, moemodel_forward(&ctx, &m.model, t, NULL, NULL));
     /* Experts get other tokens beside the old ones; only the order of sums may change. */
     check_close("the past", after, before, 9 * VOCAB, 1e-5);
     cr_assert(fabsf(after[9 * VOCAB] - before[9 * VOCAB]) > 1e-3f);

@@ -417,7 +417,7 @@ Test(router, a_wrong_config_is_named) {
     cr_assert(router_check(&v3, &err) == 0, "%s", err.text);
     v3.hidden_size = 0;
     cr_assert(router_check(&v3, &err) == -1 && strstr(err.text, "hidden_size is 0"));
-    v3.hidden_size = 8, v3.gate = GATE_CENTROID, v3.temperature = 0;
+    v3.hidden_size = 8, v3.gate_kind = GATE_CENTROID, v3.temperature = 0;
     cr_assert(router_check(&v3, &err) == -1 && strstr(err.text, "temperature is 0"));
     v3.temperature = INFINITY;
     cr_assert(router_check(&v3, &err) == -1 && strstr(err.text, "temperature is inf"));

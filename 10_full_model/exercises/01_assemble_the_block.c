@@ -8,23 +8,23 @@
  *     x = x + attention(rmsnorm(x))
  *     x = x + ffn(rmsnorm(x))        ffn: the dense SwiGLU if w->dense, else the experts
  *
- * x is [B, T, hidden_size], and so is what is returned. position goes to attention as it is, and
- * so does the cache, if there is one: latent attention's part of it. record is for the experts.
- * Attention is always latent here, and nothing is dropped out. Then a model that transformers wrote
- * computes in your block what it computed there.
+ * x is [B, T, hidden_size], and so is what is returned. run (05_moe/block.h) holds what passes
+ * through beside x: position goes to attention as it is, and so does the cache, if there is one:
+ * latent attention's part of it. record is for the experts. Attention is always latent here, and
+ * there is no training. Then a model that transformers wrote computes in your block what it
+ * computed there.
  *
  * POINTS: 3
  * REPLACES: block_forward in 05_moe/block.c
  * TESTS: test_golden:golden/v*cpu test_golden:golden/greedy*cpu test_model:model/with*cpu
- * HINT: five functions are enough: rmsnorm, mla_forward (with MLA_AUTO), add, mlp_forward,
- * moe_forward. Each of the two norms has weights of its own. If all is right but the tests with a
- * cache: what has mla_forward got for one?
+ * HINT: four functions are enough: rmsnorm, mla_forward (with MLA_AUTO), mlp_forward, moe_forward
+ * (losses NULL). The last three add their result to the Residual they are given. Each of the two
+ * norms has weights of its own. If all is right but the tests with a cache: what has mla_forward
+ * got for one?
  */
 #include "05_moe/block.h"
 
-#include "common/core/ops.h"
-
 Tensor *block_forward(Context *ctx, Tensor *x, const Block *w, const BlockConfig *cfg,
-                      const Position *position, BlockCache *cache, MoeRecord *record) {
+                      const BlockRun *run) {
     return x; /* a layer that does nothing */
 }

@@ -59,7 +59,7 @@ void decode_likeliest_cpu(int32_t *ids, int32_t *tokens, int32_t *step, const fl
 /* ids -> the logits behind them, and the likeliest token as the next ids. */
 static Tensor *step(DecodeGraph *d) {
     Context *ctx = d->model->ctx;
-    Tensor *logits = model_forward(d->model, &d->ids, d->cache, NULL);
+    Tensor *logits = model_decode(d->model, &d->ids, d->cache);
     ON(ctx, decode_likeliest, d->ids.data, d->tokens.data, d->step.data, logits->data, d->batch,
        d->model->cfg.vocab_size);
     return logits;

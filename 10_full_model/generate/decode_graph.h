@@ -5,7 +5,7 @@
  * than the GPU needs to run them, and asking for every token before the next one is chosen costs a
  * round trip more. So on the GPU the step is captured once as a CUDA graph:
  *
- *     ids -> model_forward (appends to the cache) -> logits -> likeliest -> ids, and tokens[step]
+ *     ids -> model_decode (appends to the cache) -> logits -> likeliest -> ids, and tokens[step]
  *
  * and repeated by one launch each. All that changes from step to step is counted on the device: the
  * ids, the lengths in the cache (and with them the positions), the number of the step. So many

@@ -1,5 +1,6 @@
 #include "10_full_model/model/model.h"
 
+#include "05_moe/block_decode.h"
 #include "common/core/ops.h"
 
 #include <math.h>
@@ -68,45 +69,59 @@ static Tensor *last_tokens(Context *ctx, Tensor *x) {
 }
 
 /* [model_forward] */
-/* What the last norm reads: [B, T, hidden_size], of the last token only when there is a cache. */
-static Tensor *last_states(Model *model, Tensor *ids, DecoderCache *cache, MoeRecord *records) {
+typedef Tensor *BlockFunction(Context *ctx, Tensor *x, const Block *w, const BlockConfig *cfg,
+                              const BlockRun *run);
+
+/* What the last norm reads, [B, T, hidden_size]. */
+static Tensor *states(Model *model, Tensor *ids, BlockFunction *block, DecoderCache *cache,
+                      MoeRecord *records, const BlockTraining *training) {
     Context *ctx = model->ctx;
     Tensor *x = embedding(ctx, model->embed_tokens, ids); /* [B, T, hidden_size] */
-    if (ctx->recording) x = dropout(ctx, x, model->block.dropout);
+    if (ctx->recording && training) x = dropout(ctx, x, training->dropout);
     if (cache) decoder_cache_begin(cache, (int)tensor_dim(ids, 1));
-    for (int i = 0; i < model->cfg.num_hidden_layers; i++)
-        x = block_forward(ctx, x, &model->layers[i], &model->block, position_of(model),
-                          cache ? &cache->layers[i] : NULL, records ? &records[i] : NULL);
-    return cache ? last_tokens(ctx, x) : x;
+    for (int i = 0; i < model->cfg.num_hidden_layers; i++) {
+        BlockRun run = {.position = position_of(model),
+                        .cache = cache ? &cache->layers[i] : NULL,
+                        .record = records ? &records[i] : NULL,
+                        .training = training};
+        x = block(ctx, x, &model->layers[i], &model->block, &run);
+    }
+    return x;
+}
+
+static Tensor *head(Model *model, Tensor *x) {
+    return rmsnorm_linear(model->ctx, x, model->norm, model->cfg.rms_norm_eps, model->lm_head);
 }
 
 Tensor *model_forward(Model *model, Tensor *ids, DecoderCache *cache, MoeRecord *records) {
-    Tensor *x = last_states(model, ids, cache, records);
-    return rmsnorm_linear(model->ctx, x, model->norm, model->cfg.rms_norm_eps,
-                          model->lm_head); /* [B, T, vocab_size] */
+    Tensor *x = states(model, ids, block_forward, cache, records, NULL);
+    return head(model, cache ? last_tokens(model->ctx, x) : x); /* [B, T or 1, vocab_size] */
+}
+
+Tensor *model_decode(Model *model, Tensor *ids, DecoderCache *cache) {
+    Tensor *x = states(model, ids, block_decode, cache, NULL, NULL);
+    return head(model, last_tokens(model->ctx, x)); /* [B, 1, vocab_size] */
 }
 /* [/model_forward] */
 
-/* What the head reads in training. */
-static Tensor *normed_states(Model *model, Tensor *ids, MoeRecord *records) {
-    Tensor *x = last_states(model, ids, NULL, records);
-    return rmsnorm(model->ctx, x, model->norm, model->cfg.rms_norm_eps);
+/* Mean cross entropy. */
+static Tensor *loss_of(Model *model, Tensor *x, Tensor *targets) {
+    Tensor *h = rmsnorm(model->ctx, x, model->norm, model->cfg.rms_norm_eps);
+    return linear_cross_entropy(model->ctx, h, model->lm_head, targets);
 }
 
 Tensor *model_loss(Model *model, Tensor *ids, Tensor *targets) {
-    Tensor *x = normed_states(model, ids, NULL);
-    return linear_cross_entropy(model->ctx, x, model->lm_head, targets);
+    return loss_of(model, states(model, ids, block_forward, NULL, NULL, NULL), targets);
 }
 
 /* [model_training_loss] */
-Tensor *model_training_loss(Model *model, Tensor *ids, Tensor *targets, MoeRecord *records,
+Tensor *model_training_loss(Model *model, Tensor *ids, Tensor *targets,
+                            const BlockTraining *training, MoeRecord *records,
                             Tensor **cross_entropy_loss) {
-    Context *ctx = model->ctx;
-    Tensor *x = normed_states(model, ids, records);
-    Tensor *loss = linear_cross_entropy(ctx, x, model->lm_head, targets);
-    *cross_entropy_loss = loss;
+    Tensor *x = states(model, ids, block_forward, NULL, records, training);
+    Tensor *loss = *cross_entropy_loss = loss_of(model, x, targets);
     for (int i = 0; i < model->cfg.num_hidden_layers; i++)
-        if (records[i].loss) loss = add(ctx, loss, records[i].loss);
+        if (records[i].loss) loss = add(model->ctx, loss, records[i].loss);
     return loss;
 }
 /* [/model_training_loss] */

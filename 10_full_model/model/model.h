@@ -50,15 +50,19 @@ void model_randomize(Model *model);
  */
 Tensor *model_forward(Model *model, Tensor *ids, DecoderCache *cache, MoeRecord *records);
 
+/* model_forward() with a cache, for a few new tokens: by the kernels made for those
+ * (block_decode.h). */
+Tensor *model_decode(Model *model, Tensor *ids, DecoderCache *cache);
+
 /* Mean cross entropy of targets I32 [B, T] (F32 [1], natural log). */
 Tensor *model_loss(Model *model, Tensor *ids, Tensor *targets);
 
 /*
- * What training makes smaller: the same, and while recording the routers' balance losses, whose
- * weight is model->block.moe.aux_loss_alpha. *cross_entropy is the part that counts; records as
- * above.
+ * What training makes smaller: the same, with dropout, and the routers' losses that training asks
+ * for. *cross_entropy is the part that counts; records as above, but not NULL.
  */
-Tensor *model_training_loss(Model *model, Tensor *ids, Tensor *targets, MoeRecord *records,
+Tensor *model_training_loss(Model *model, Tensor *ids, Tensor *targets,
+                            const BlockTraining *training, MoeRecord *records,
                             Tensor **cross_entropy);
 
 /* After the optimizer's step: every router's bias moves by gamma towards an even load (V3,

@@ -8,11 +8,12 @@
 
 /* [language_model_loss] */
 static Tensor *language_model_loss(void *self, const MicroBatch *micro, Tensor **shown) {
-    Model *model = ((LanguageModelObjective *)self)->model;
+    const LanguageModelObjective *o = self;
+    Model *model = o->model;
     size_t bytes = (size_t)model->cfg.num_hidden_layers * sizeof(MoeRecord);
     MoeRecord *records = memset(arena_alloc(&model->ctx->host, bytes), 0, bytes);
     /* Shown is the loss of the text alone: it is what a reader of the log wants to know. */
-    return model_training_loss(model, micro->ids, micro->targets, records, shown);
+    return model_training_loss(model, micro->ids, micro->targets, &o->training, records, shown);
 }
 
 static void language_model_after_step(void *self, StepReport *report) {

@@ -36,7 +36,8 @@ typedef struct Objective {
 /* The cross entropy of the next token and the routers' balance losses; then the routers' biases. */
 typedef struct LanguageModelObjective {
     Model *model;
-    float bias_speed; /* how far a router's bias moves after a step */
+    BlockTraining training; /* dropout, and the routers' balance losses */
+    float bias_speed;       /* how far a router's bias moves after a step */
 } LanguageModelObjective;
 
 /* self must live as long as the objective. */

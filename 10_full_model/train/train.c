@@ -254,12 +254,16 @@ static int run_steps(Run *run, TrainResult *result, Error *err) {
 
 int train_run(Model *model, const TokenSource *source, const TrainOptions *o, TrainResult *result,
               Error *err) {
-    Run run = {.model = model,
-               .source = source,
-               .options = o,
-               .objective = {model, o->bias_speed},
-               .settings = train_settings(model, source, o),
-               .step_tokens = (double)o->batch_size * o->context_length * o->accumulation};
+    Run run = {
+        .model = model,
+        .source = source,
+        .options = o,
+        .objective = {.model = model,
+                      .training = {.dropout = o->dropout,
+                                   .losses = {.aux_loss_alpha = o->balance_alpha, .seq_aux = true}},
+                      .bias_speed = o->bias_speed},
+        .settings = train_settings(model, source, o),
+        .step_tokens = (double)o->batch_size * o->context_length * o->accumulation};
     run.trainer = (Trainer){.params = &model->params,
                             .objective = objective_language_model(&run.objective),
                             .source = source,
@@ -267,9 +271,6 @@ int train_run(Model *model, const TokenSource *source, const TrainOptions *o, Tr
                             .batch_size = o->batch_size,
                             .context_length = o->context_length,
                             .accumulation = o->accumulation};
-    model->block.moe.aux_loss_alpha = o->balance_alpha;
-    model->block.moe.seq_aux = true;
-    model->block.dropout = o->dropout;
     *result = (TrainResult){.validation_loss = NAN, .loss = NAN};
     double started = seconds_now();
 

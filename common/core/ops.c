@@ -71,29 +71,35 @@ Tensor *linear(Context *ctx, Tensor *x, Tensor *weight, Tensor *bias) {
 }
 /* [/linear] */
 
-/* ---- linear onto something ---- */
+/* ---- into a residual stream ---- */
 
-typedef struct LinearOntoSaved {
+Tensor *residual(Context *ctx, Tensor *y, Residual to) {
+    y = dropout(ctx, y, to.dropout);
+    return to.x ? add(ctx, to.x, y) : y;
+}
+
+typedef struct LinearResidualSaved {
     LinearSaved linear;
     Tensor *base;
-} LinearOntoSaved;
+} LinearResidualSaved;
 
 /* dbase = dy, whose memory it takes over once the product has read it. */
-static void linear_onto_backward(Context *ctx, void *saved) {
-    LinearOntoSaved *s = saved;
+static void linear_residual_backward(Context *ctx, void *saved) {
+    LinearResidualSaved *s = saved;
     linear_backward(ctx, &s->linear);
     grad_pass(ctx, s->linear.y, s->base);
 }
 
-Tensor *linear_onto(Context *ctx, Tensor *base, Tensor *x, Tensor *weight, Tensor *bias) {
-    check_linear(ctx, "linear_onto", x, weight, bias);
+Tensor *linear_residual(Context *ctx, Tensor *x, Tensor *weight, Tensor *bias, Residual to) {
+    if (!to.x || to.dropout > 0) return residual(ctx, linear(ctx, x, weight, bias), to);
+    check_linear(ctx, "linear_residual", x, weight, bias);
     int64_t in = tensor_dim(weight, 1), out = tensor_dim(weight, 0);
     Tensor *y = like(ctx, "linear", x, out);
-    check_same_shape("linear_onto", y, base);
-    ON(ctx, linear_onto_forward, y->data, base->data, x->data, weight->data,
+    check_same_shape("linear_residual", y, to.x);
+    ON(ctx, linear_onto_forward, y->data, to.x->data, x->data, weight->data,
        bias ? bias->data : NULL, tensor_rows(x), in, out);
-    RECORD(ctx, y, linear_onto_backward, LinearOntoSaved,
-           .linear = {.y = y, .x = x, .weight = weight, .bias = bias}, .base = base);
+    RECORD(ctx, y, linear_residual_backward, LinearResidualSaved,
+           .linear = {.y = y, .x = x, .weight = weight, .bias = bias}, .base = to.x);
     return y;
 }
 

@@ -18,11 +18,21 @@ extern "C" {
 Tensor *linear(Context *ctx, Tensor *x, Tensor *weight, Tensor *bias);
 
 /*
- * y = base + x W^T + b: what writes into a residual stream. base [..., out] as y. The same as
- * add(base, linear(x)), but the sum costs no pass of its own, nor does its gradient: y's becomes
- * base's.
+ * Where a layer writes its result: into a residual stream, to.x + dropout(result). {0}: nowhere,
+ * the result is returned alone. Modules that end in a linear layer hand it to linear_residual(),
+ * the others to residual(), which is also what the notation means.
  */
-Tensor *linear_onto(Context *ctx, Tensor *base, Tensor *x, Tensor *weight, Tensor *bias);
+typedef struct Residual {
+    Tensor *x;     /* [..., out] as the result, or NULL */
+    float dropout; /* probability; 0: none */
+} Residual;
+
+/* to.x + dropout(y). {0}: y itself. */
+Tensor *residual(Context *ctx, Tensor *y, Residual to);
+
+/* residual(linear(x)). Without dropout the sum costs no pass of its own, nor does its gradient: y's
+ * becomes to.x's. */
+Tensor *linear_residual(Context *ctx, Tensor *x, Tensor *weight, Tensor *bias, Residual to);
 
 /* y = a + b, same shape and dtype; F32 in a BF16 context too, so that losses can be added */
 Tensor *add(Context *ctx, Tensor *a, Tensor *b);

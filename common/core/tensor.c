@@ -62,6 +62,12 @@ static ShapeText sizes_text(const int64_t *shape, int ndim) {
     return s;
 }
 
+bool tensors_have_dtype(const Tensor *const *list, size_t count, DType dtype) {
+    for (size_t i = 0; i < count; i++)
+        if (list[i] && list[i]->dtype != dtype) return false;
+    return true;
+}
+
 ShapeText shape_text(const Tensor *t) { return sizes_text(t->shape, t->ndim); }
 
 void check_shape(const char *where, const Tensor *t, DType dtype, const int64_t *shape, int ndim) {

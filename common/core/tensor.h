@@ -59,6 +59,9 @@ ShapeText shape_text(const Tensor *t);
 
 /* Aborts unless t has this dtype and shape (-1 matches any size); names the tensor, the shape it
  * has and the one wanted. */
+/* Have all of them this dtype? A NULL among them does not count. */
+bool tensors_have_dtype(const Tensor *const *list, size_t count, DType dtype);
+
 void check_shape(const char *where, const Tensor *t, DType dtype, const int64_t *shape, int ndim);
 
 /* Describes data that lives elsewhere. requires_grad is false. */

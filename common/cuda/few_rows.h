@@ -4,8 +4,8 @@
  * With a token of each of a few sequences, the matrices are read once and hardly computed with: a
  * layer of 512 x 512 takes the time of a launch and of one trip to memory. So what stands beside
  * such a product joins its kernel: the norm in front of it, which every block does again for
- * itself, and the addition behind it. Up to FEW_ROWS rows, on the GPU; linear(), linear_onto() and
- * rmsnorm_linear() (ops.h) use these kernels where they apply.
+ * itself, and the addition behind it. Up to FEW_ROWS rows, on the GPU; linear(), linear_residual()
+ * and rmsnorm_linear() (ops.h) use these kernels where they apply.
  *
  * Inside a captured graph the weights are fetched before the kernel in front has ended
  * (few_rows_launch.cuh): so no kernel of that graph may write them.

@@ -56,13 +56,14 @@ DEVICE_TEST(few_rows, linear_agrees_with_plain_loops) {
     }
 }
 
-DEVICE_TEST(few_rows, linear_onto_agrees_with_plain_loops) {
+DEVICE_TEST(few_rows, linear_residual_agrees_with_plain_loops) {
     for (int i = 0; i < ROWS * LAYERS; i++) {
         Context ctx = test_context(device, dtype);
         Case c = make(&ctx, rows[i % ROWS], layers[i / ROWS][0], layers[i / ROWS][1]);
         Tensor *bias = i % 2 ? c.bias : NULL;
         float *want = plain(&ctx, &c, c.x, bias, c.residual);
-        check_tensor(&ctx, "linear_onto", linear_onto(&ctx, c.residual, c.x, c.w, bias), want,
+        check_tensor(&ctx, "linear_residual",
+                     linear_residual(&ctx, c.x, c.w, bias, (Residual){.x = c.residual}), want,
                      tolerance(dtype, c.in));
         context_free(&ctx);
     }
@@ -93,7 +94,7 @@ DEVICE_TEST(few_rows, a_block_takes_many_tiles) {
 static Tensor *loss_of_both(Context *ctx, void *user) {
     Case *c = user;
     Tensor *y = rmsnorm_linear(ctx, c->x, c->norm, 1e-5f, c->w);
-    y = linear_onto(ctx, y, c->x, c->w, c->bias);
+    y = linear_residual(ctx, c->x, c->w, c->bias, (Residual){.x = y});
     return weighted_sum(ctx, y, c->residual);
 }
 

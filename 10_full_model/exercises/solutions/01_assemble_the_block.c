@@ -5,15 +5,13 @@
  */
 #include "05_moe/block.h"
 
-#include "common/core/ops.h"
-
 Tensor *block_forward(Context *ctx, Tensor *x, const Block *w, const BlockConfig *cfg,
-                      const Position *position, BlockCache *cache, MoeRecord *record) {
+                      const BlockRun *run) {
+    Residual to = {.x = x};
+    LatentCache *latent = run->cache ? &run->cache->latent : NULL;
     Tensor *h = rmsnorm(ctx, x, w->input_layernorm, cfg->rms_norm_eps);
-    LatentCache *latent = cache ? &cache->latent : NULL;
-    x = add(ctx, x, mla_forward(ctx, h, &w->mla, &cfg->mla, position, latent, MLA_AUTO));
-    h = rmsnorm(ctx, x, w->post_attention_layernorm, cfg->rms_norm_eps);
-    return add(ctx, x,
-               w->dense ? mlp_forward(ctx, h, &w->mlp)
-                        : moe_forward(ctx, h, &w->moe, &cfg->moe, record));
+    to.x = mla_forward(ctx, h, &w->mla, &cfg->mla, run->position, latent, MLA_AUTO, to);
+    h = rmsnorm(ctx, to.x, w->post_attention_layernorm, cfg->rms_norm_eps);
+    return w->dense ? mlp_forward(ctx, h, &w->mlp, to)
+                    : moe_forward(ctx, h, &w->moe, &cfg->moe, NULL, run->record, to);
 }

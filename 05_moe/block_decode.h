@@ -1,0 +1,37 @@
+/*
+ * The block when it decodes: a few new tokens behind a cache.
+ *
+ * With so few rows a matrix is read once and hardly computed with, and a layer is some thirty
+ * launches around little work. On the GPU each half of a block has a fused form for this:
+ * mla_few_rows.h (five kernels), ffn_few_rows.h (three). block_decode() takes them where they
+ * apply, and block_forward() everywhere else; the results differ by the order of sums.
+ *
+ * Whoever decodes says so by calling it. Nothing else in the block knows that there are two ways.
+ */
+#ifndef BLOCK_DECODE_H
+#define BLOCK_DECODE_H
+
+#include "05_moe/block.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* As block_forward(), with a cache and off the tape: x [B, T, hidden_size], B T up to FEW_ROWS for
+ * the fused forms. */
+Tensor *block_decode(Context *ctx, Tensor *x, const Block *w, const BlockConfig *cfg,
+                     const BlockRun *run);
+
+/* Which halves have a fused form here. A feature that it declines costs decoding its speed, and
+ * no result shows it: the tests list which do. */
+typedef struct BlockFused {
+    bool attention, feed_forward;
+} BlockFused;
+
+BlockFused block_fused(Context *ctx, const Tensor *x, const Block *w, const BlockConfig *cfg,
+                       const BlockRun *run);
+
+#ifdef __cplusplus
+}
+#endif
+#endif
