@@ -59,7 +59,6 @@ static float *weights_without(int item, size_t *bytes) {
     TokenSource source = alarm_source(&alarm);
     must(train_run(&w.model, &source, &w.options, &result, &err), &err);
     cr_assert(result.steps == 6);
-    world_free(&w);
 
     world_for_resuming(&w, scratch.directory);
     Settings settings = train_settings(&w.model, &w.source, &w.options);
@@ -69,7 +68,6 @@ static float *weights_without(int item, size_t *bytes) {
     must(training_state_load(&w.model, &state, &settings, last, &err), &err);
     if (item < ITEMS) lose((Item)item, &w.model, &state);
     must(training_state_save(&w.model, &state, &settings, last, &err), &err);
-    world_free(&w);
 
     world_for_resuming(&w, scratch.directory);
     w.options.start = RUN_RESUME;
@@ -78,8 +76,6 @@ static float *weights_without(int item, size_t *bytes) {
     *bytes = (size_t)w.model.params.size * sizeof(float);
     float *weights = malloc(*bytes);
     memcpy(weights, w.model.params.values, *bytes);
-    world_free(&w);
-    run_close(&scratch);
     return weights;
 }
 

@@ -35,12 +35,6 @@ static void world_open(World *w, ModelConfig cfg) {
         cr_assert_fail("%s", err.text);
 }
 
-static void world_close(World *w) {
-    model_free(&w->model);
-    test_context_free(&w->ctx);
-    scratch_close(&w->scratch);
-}
-
 static void save(World *w, DType dtype, int64_t shard_size) {
     Error err;
     SaveOptions options = {.dtype = dtype, .shard_size = shard_size, .step = 3};
@@ -64,7 +58,6 @@ static void loads_as(World *w, DType dtype) {
             cr_assert(y[j] == want, "%s [%lld] is %g, not %g", a->name, (long long)j, y[j], want);
         }
     }
-    model_free(&back);
 }
 
 /* Loading fails, says `message`, and leaves nothing. */
@@ -95,7 +88,6 @@ Test(checkpoint, every_way_of_saving_is_read) {
         int files = scratch_count(&w.scratch); /* nothing of the way before is left */
         cr_assert(!ways[i].files || files == ways[i].files, "way %zu: %d files", i, files);
     }
-    world_close(&w);
 }
 
 Test(checkpoint, other_models_too) {
@@ -113,7 +105,6 @@ Test(checkpoint, other_models_too) {
         world_open(&w, cfg);
         save(&w, F32, 7000);
         loads_as(&w, F32);
-        world_close(&w);
     }
 }
 
@@ -134,7 +125,6 @@ Test(checkpoint, a_dense_model_needs_no_word_of_experts) {
         "\"rms_norm_eps\": 1e-6}";
     scratch_write(&w.scratch, "config.json", json, sizeof json - 1);
     loads_as(&w, F32);
-    world_close(&w);
 }
 
 /* ---- files made by hand ---- */
@@ -254,10 +244,8 @@ Test(checkpoint, weights_that_do_not_fit_are_named) {
         File *f = file_of(&w);
         wrong_weights[i].change(f);
         file_write(&w, f);
-        free(f);
         refused(&w, wrong_weights[i].what, wrong_weights[i].message);
     }
-    world_close(&w);
 }
 
 /* Of other programs: layers that predict further tokens, a head that is tied, RoPE's table. */
@@ -279,7 +267,6 @@ Test(checkpoint, tensors_of_no_use_are_passed_over) {
              w.scratch.directory);
     cr_assert(system(command) == 0);
     loads_as(&w, F32);
-    world_close(&w);
 }
 
 /* Two fused tensors a layer, as transformers 5 holds them in memory. */
@@ -309,8 +296,6 @@ Test(checkpoint, fused_experts_are_read) {
     }
     file_write(&w, g);
     loads_as(&w, F32);
-    free(all[0]), free(all[2]), free(f), free(g);
-    world_close(&w);
 }
 
 /* ---- broken files ---- */
@@ -347,7 +332,6 @@ Test(checkpoint, indexes_that_lie_are_named) {
                       strlen(wrong_indexes[i].json));
         refused(&w, wrong_indexes[i].what, wrong_indexes[i].message);
     }
-    world_close(&w);
 }
 
 /* A file cut anywhere is refused, and so is each of several. */
@@ -368,11 +352,9 @@ Test(checkpoint, truncated_files_are_refused) {
             scratch_write(&w.scratch, name, copy, length);
             refused(&w, "truncated", name);
         }
-        free(copy);
         unlink(scratch_path(&w.scratch, name));
         refused(&w, "absent", name);
     }
-    world_close(&w);
 }
 
 /* ---- tokenizer and model ---- */
@@ -402,12 +384,8 @@ Test(checkpoint, a_tokenizer_with_more_ids_than_the_model_is_refused) {
             cr_assert(strstr(err.text, "do not belong together") && !read && !back.ctx, "%s",
                       err.text);
         } else {
-            tokenizer_free(read);
-            model_free(&back);
         }
-        world_close(&w);
     }
-    tokenizer_free(tokenizer);
 }
 
 /* ---- a full disk ---- */
@@ -443,8 +421,6 @@ Test(checkpoint, a_full_disk_leaves_the_old_model) {
             cr_assert(scratch_count(&w.scratch) == files, "case %d: files were left", i);
         }
     }
-    model_free(&other);
-    world_close(&w);
 }
 
 /* ---- the map ---- */
@@ -465,7 +441,6 @@ Test(weights_map, every_number_once) {
         }
         cr_assert(next == tensor_count(weight), "%s", weight->name);
     }
-    world_close(&w);
 }
 
 Test(weights_map, names_are_hugging_face_s) {
@@ -481,7 +456,6 @@ Test(weights_map, names_are_hugging_face_s) {
     part = weight_part(shared, 0);
     cr_assert(weight_parts(shared) == 1 && part.offset == 0 && part.count == 9 * 12);
     cr_assert_str_eq(part.name, shared->name);
-    world_close(&w);
 }
 
 Test(weight_files, f16_is_read_exactly) {

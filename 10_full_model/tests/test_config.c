@@ -26,7 +26,6 @@ Test(config, what_is_written_is_read) {
     cr_assert(back.vocab_size == 1234 && back.v_head_dim == cfg.v_head_dim &&
               back.rms_norm_eps == cfg.rms_norm_eps &&
               back.initializer_range == cfg.initializer_range && back.tie_word_embeddings);
-    scratch_close(&scratch);
 }
 
 Test(config, unknown_presets_list_the_known_ones) {
@@ -104,7 +103,6 @@ Test(config, broken_files_are_named) {
         cr_assert(strstr(err.text, broken[i].message) && strstr(err.text, "config.json"),
                   "case %zu: %s", i, err.text);
     }
-    scratch_close(&scratch);
 }
 
 /* The files that DeepSeek published, but for keys that say nothing about the model: the old
@@ -167,7 +165,6 @@ Test(config, published_files_are_the_presets) {
                   read.routed_scaling_factor == preset.routed_scaling_factor &&
                   read.norm_topk_prob == preset.norm_topk_prob &&
                   read.eos_token_id == preset.eos_token_id && read.index_topk == preset.index_topk);
-        scratch_close(&scratch);
     }
 }
 

@@ -43,10 +43,7 @@ static void world_init(World *w, Device device, DType dtype, bool even) {
 }
 
 static void world_free(World *w) {
-    decode_graph_free(&w->decode);
     decoder_cache_free(&w->cache);
-    model_free(&w->model);
-    test_context_free(&w->ctx);
 }
 
 /* One step as anybody would write it; the largest logit of each sequence, and how far it leads. */
@@ -100,7 +97,6 @@ static void many_steps(Device device, DType dtype, bool even) {
                       "step %d, sequence %d: %d, not %d (leads by %g)", i, b,
                       tokens[(i + 1) * BATCH + b], next[b], lead[b]);
     }
-    world_free(&w);
 }
 
 DEVICE_TEST(decode_graph, many_steps_are_single_steps) { many_steps(device, dtype, false); }
@@ -140,7 +136,6 @@ DEVICE_TEST(decode_graph, fused_steps_are_the_whole_text) {
             check_close("logits", got + b * VOCAB, whole + (b * TEXT + i) * VOCAB, VOCAB,
                         dtype == BF16 ? 16 * 0x1p-9 : 64 * tolerance_of(F32, 96));
     }
-    world_free(&w);
 }
 
 /* Logits for a sampler, in turn with greedy steps, and after a prompt has used the arena. */
@@ -164,7 +159,6 @@ DEVICE_TEST(decode_graph, logits_are_those_of_the_step) {
             check_close("again", again, logits, BATCH * VOCAB, 0);
         }
     }
-    world_free(&w);
 }
 
 /* Equal logits: the smaller id; a NaN is never the likeliest. */
@@ -189,5 +183,4 @@ DEVICE_TEST(decode_graph, likeliest) {
     cr_assert(step == 2);
     for (int b = 0; b < ROWS; b++)
         cr_assert(ids[b] == want[b] && tokens[ROWS + b] == want[b], "row %d: %d", b, ids[b]);
-    test_context_free(&ctx);
 }

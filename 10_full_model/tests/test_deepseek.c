@@ -136,7 +136,6 @@ Test(logits, are_those_of_transformers) {
             gradients += gradient;
         }
         cr_assert(gradients > 20 && safetensors_count(got) == gradients + 2);
-        safetensors_close(wanted), safetensors_close(got);
     }
     remove_tree(&w);
 }

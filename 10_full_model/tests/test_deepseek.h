@@ -154,7 +154,6 @@ static inline void same_bytes(const char *a, const char *b, const char *name) {
     char *texts[2] = {file_text(path_in(a, name), &sizes[0]),
                       file_text(path_in(b, name), &sizes[1])};
     cr_assert(sizes[0] == sizes[1] && !memcmp(texts[0], texts[1], sizes[0]), "%s differs", name);
-    free(texts[0]), free(texts[1]);
 }
 
 /* Puts `to` where `from` stands in the file, once. */
@@ -168,7 +167,6 @@ static inline void edit_file(const char *path, const char *from, const char *to)
     at += strlen(from);
     fwrite(at, 1, bytes - (size_t)(at - text), file);
     cr_assert(fclose(file) == 0);
-    free(text);
 }
 
 static inline void remove_tree(const Scratch *scratch) {

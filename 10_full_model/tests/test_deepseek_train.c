@@ -64,7 +64,6 @@ Test(train, leaves_a_folder_that_says_all) {
         validations += sscanf(line, "\n%d,%f,%f", &step, &loss, &validation) == 3;
     }
     cr_assert(validations == 3, "%d validations: after 4, 8 and 10", validations);
-    free(csv);
     remove_tree(&w);
 }
 

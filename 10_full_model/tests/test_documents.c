@@ -39,7 +39,6 @@ static Found read_all(const char *name, const char *content, size_t bytes,
         if (!more) cr_expect(documents_position(&reader) == bytes);
         documents_close(&reader);
     }
-    scratch_close(&scratch);
     return found;
 }
 
@@ -189,7 +188,6 @@ Test(documents, seek_finds_lines) {
         documents_release(&reader);
     }
     documents_close(&reader);
-    scratch_close(&scratch);
 }
 
 /* ---- normalising ---- */

@@ -160,12 +160,6 @@ static void world_init(World *w, Device device, DType dtype, int context) {
     model_randomize(&w->model);
 }
 
-static void world_free(World *w) {
-    model_free(&w->model);
-    tokenizer_free(w->tokenizer);
-    test_context_free(&w->ctx);
-}
-
 /* A piece is one UTF-8 character. */
 static void whole_character(void *user, const char *text, size_t bytes) {
     cr_assert(utf8_character(text, bytes) == (int)bytes, "%zu bytes begin with %02x", bytes,
@@ -186,7 +180,6 @@ Test(generate, hands_out_whole_characters) {
     if (generate(&w.model, w.tokenizer, "x", &options, &result, &err))
         cr_assert_fail("%s", err.text);
     cr_assert(longest == 2, "in %d random bytes there is a two-byte character", result.new_tokens);
-    world_free(&w);
 }
 
 Test(generate, prompts_that_fit) {
@@ -203,7 +196,6 @@ Test(generate, prompts_that_fit) {
     longer[sizeof longer - 1] = 0;
     cr_assert(generate(&w.model, w.tokenizer, longer, &options, &result, &err) == -1);
     cr_assert(strstr(err.text, "399") && strstr(err.text, "32"), "%s", err.text);
-    world_free(&w);
 }
 
 /* One answer, ids of it, alone. */
@@ -217,7 +209,6 @@ static int alone(World *w, const char *prompt, const GenerateOptions *options, i
     generator_run(&g, options, &result);
     int count = g.sequences[0].count;
     memcpy(ids, g.sequences[0].ids, (size_t)count * sizeof *ids);
-    generator_free(&g);
     return count;
 }
 
@@ -241,8 +232,6 @@ static void neighbours_change_nothing(Device device) {
         cr_assert(count == g.sequences[b].count, "sequence %d", b);
         cr_assert(!memcmp(ids, g.sequences[b].ids, (size_t)count * sizeof *ids), "sequence %d", b);
     }
-    generator_free(&g);
-    world_free(&w);
 }
 
 Test(generate, neighbours_change_nothing_cpu) { neighbours_change_nothing(CPU); }
@@ -269,8 +258,6 @@ Test(generate, a_pause_changes_nothing) {
     generator_run(&g, &options, &result);
     cr_assert(g.sequences[0].count == count);
     cr_assert(!memcmp(whole, g.sequences[0].ids, (size_t)count * sizeof *whole));
-    generator_free(&g);
-    world_free(&w);
 }
 
 /* A stop string ends the answer; the second run of the same text goes on behind it. */
@@ -294,7 +281,6 @@ Test(generate, stops) {
     size_t before = strcspn(all.text, stop);
     cr_assert(strlen(part.text) == before && !strncmp(part.text, all.text, before),
               "'%s' should end '%s' before '%s'", part.text, all.text, stop);
-    world_free(&w);
 }
 
 /* A conversation from a script: settings change, bad ones are answered, nothing ends it but
@@ -322,6 +308,4 @@ Test(interactive, follows_its_commands) {
     for (size_t i = 0; i < sizeof said / sizeof said[0]; i++)
         cr_expect(strstr(text, said[i]), "'%s' is not in: %s", said[i], text);
     cr_expect(!strstr(text, "never read"));
-    free(text);
-    world_free(&w);
 }

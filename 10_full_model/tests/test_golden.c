@@ -33,12 +33,6 @@ static void golden_load(Golden *g, const char *name, Device device, DType dtype)
         cr_assert_fail("%s", err.text);
 }
 
-static void golden_free(Golden *g) {
-    safetensors_close(g->expected);
-    model_free(&g->model);
-    test_context_free(&g->ctx);
-}
-
 /* Each row's successor; behind the last there is none. What transformers makes of labels =
  * input_ids. */
 static Tensor *next_tokens(Context *ctx, SafeTensors *expected) {
@@ -91,7 +85,6 @@ static void gradient_distances(Golden *g, Distances *d) {
             d->worst_gradient = distance;
             snprintf(d->worst, sizeof d->worst, "%s", part.name);
         }
-        free(grad);
     }
     int expected = 0;
     for (int i = 0; i < safetensors_count(g->expected); i++)
@@ -111,7 +104,6 @@ static Distances distances(Golden *g) {
     double difference = 0, size = 0;
     add_squares(&difference, &size, values, logits->data, tensor_count(logits));
     d.logits = sqrt(difference / size);
-    free(values);
     Tensor *l = cross_entropy(ctx, out, next_tokens(ctx, g->expected));
     tensor_download(ctx, &loss, l);
     float truth = golden_values(g->expected, "loss")[0];
@@ -142,7 +134,6 @@ static void parity(Device device, DType dtype, const char *name) {
     cr_assert(d.gradients <= 1e-5, "%s: gradients are %g away", name, d.gradients);
     cr_assert(d.worst_gradient <= 5e-5, "%s: the gradient of %s is %g away", name, d.worst,
               d.worst_gradient);
-    golden_free(&g);
 }
 
 /* Greedy decoding with the cache: the prompt at once, then one token after the other. */
@@ -166,11 +157,9 @@ static void greedy(Device device, DType dtype, const char *name) {
             if (logits[i] > logits[best]) best = i;
         cr_assert(best == want[at], "%s: token %d is %d, transformers says %d", name, at, best,
                   want[at]);
-        free(logits);
         context_reset(&g.ctx);
     }
     decoder_cache_free(&cache);
-    golden_free(&g);
 }
 
 static const char *const names[] = {"v3",       "v3_halves", "v3_bf16_shards",  "v3_f16_old_yarn",
@@ -219,7 +208,6 @@ Test(golden, bf16_is_as_good_as_transformers_cuda_bf16) {
         cr_assert(d.gradients <= 3 * theirs[1], "%s: gradients", names[i]);
         logits += d.logits / theirs[0] / NAMES;
         gradients += d.gradients / theirs[1] / NAMES;
-        golden_free(&g);
     }
     cr_assert(logits <= 1.25 && gradients <= 1.25,
               "distance over transformers': logits %g, gradients %g", logits, gradients);

@@ -61,8 +61,6 @@ static void finite_differences(bool tied) {
      * and more. */
     check_gradients(&ctx, tied ? "model, tied" : "model", problem_loss, &p, model.params.list,
                     model.params.count, 12, 1e-2, 2e-2);
-    model_free(&model);
-    test_context_free(&ctx);
 }
 
 Test(model, gradients_agree_with_finite_differences) { finite_differences(false); }
@@ -90,8 +88,7 @@ DEVICE_TEST(model, every_device_computes_what_the_cpu_computes) {
             params_get_grad(&model.params, model.params.list[i], next);
             next += tensor_count(model.params.list[i]);
         }
-        model_free(&model);
-        test_context_free(&ctx);
+        context_free(&ctx);
     }
     /* F32: the same sums in another order, through some ten ops. BF16: each op rounds its output by
      * up to 2^-8, weights are rounded too, and it is three layers forward and back: transformers'
@@ -100,7 +97,6 @@ DEVICE_TEST(model, every_device_computes_what_the_cpu_computes) {
     double tolerance = dtype == BF16 ? 8e-2 : 2e-5;
     check_close("loss", &loss[1], &loss[0], 1, dtype == BF16 ? 5e-3 : 1e-6);
     check_close("all gradients", grads[1], grads[0], count, tolerance);
-    free(grads[0]), free(grads[1]);
 }
 
 /* ---- properties ---- */
@@ -123,9 +119,6 @@ DEVICE_TEST(model, the_future_changes_nothing) {
     check_close("logits before it", after, before, 20 * 19, dtype == BF16 ? 2e-2 : 2e-6);
     cr_assert(memcmp(before + 20 * 19, after + 20 * 19, 19 * sizeof(float)),
               "token 20 must change its own logits");
-    free(before), free(after);
-    model_free(&model);
-    test_context_free(&ctx);
 }
 
 DEVICE_TEST(model, with_the_cache_as_without) {
@@ -148,10 +141,7 @@ DEVICE_TEST(model, with_the_cache_as_without) {
         check_tensor(&ctx, "logits of the last token", model_forward(&model, t, &cache, NULL),
                      all + (at - 1) * 19, dtype == BF16 ? 2e-2 : 1e-5);
     }
-    free(all);
     decoder_cache_free(&cache);
-    model_free(&model);
-    test_context_free(&ctx);
 }
 
 /* The parameter count of the config is that of the model. */
@@ -161,7 +151,5 @@ Test(model, config_counts_the_parameters) {
         ModelConfig cfg = tiny(tied);
         Model model = make(&ctx, cfg, false);
         cr_assert(config_parameters(&cfg) == params_count(&model.params));
-        model_free(&model);
     }
-    test_context_free(&ctx);
 }

@@ -93,8 +93,6 @@ Test(prepare, the_bytes_do_not_depend_on_threads) {
     static const char *const names[] = {"train-00000.shard", "train-00001.shard",
                                         "validation-00000.shard", "tokenizer.json", "index.json"};
     for (int i = 0; i < 5; i++) expect_same_file(&out[0], &out[1], names[i]);
-    free(lines), free(path);
-    scratch_close(&in), scratch_close(&out[0]), scratch_close(&out[1]);
 }
 
 /* The tokens of the documents of a part, one after the other, are what the tokenizer makes of
@@ -132,12 +130,8 @@ Test(prepare, shards_hold_what_the_tokenizer_says) {
             next[part] += found;
         }
         cr_expect(found, "document %llu is in neither part", (unsigned long long)i);
-        free(ids);
     }
-    tokenizer_free(tokenizer);
     shards_close(&shards);
-    free(path);
-    scratch_close(&in), scratch_close(&out);
 }
 
 /* A document's part depends on its text and the seed: not on the order, nor on what else is
@@ -167,8 +161,6 @@ Test(prepare, the_split_does_not_depend_on_the_order) {
     o.seed = 2;
     must(prepare_run(&o, &r[2], &err), &err);
     cr_expect(r[2].tokens[0] != other.tokens[0], "another seed, another split");
-    free(lines), free(more), free(a), free(b);
-    scratch_close(&in), scratch_close(&first), scratch_close(&out);
 }
 
 /* One document of each kind: where each goes. */
@@ -209,8 +201,6 @@ Test(prepare, outcomes) {
     must(prepare_run(&o, &r, &err), &err);
     cr_expect_eq(r.documents[OUTCOME_INVALID], 1);
     cr_expect_eq(r.documents[OUTCOME_TRAIN], 3);
-    free(paths[0]), free(paths[1]);
-    scratch_close(&in), scratch_close(&out);
 }
 
 /* ---- what goes wrong ---- */
@@ -258,8 +248,6 @@ Test(prepare, bad_input) {
     cr_assert(flock(fd, LOCK_EX) == 0);
     fails(&good, &out, "another run");
     close(fd);
-    free(lines), free(path), free(bad), free(plain);
-    scratch_close(&in), scratch_close(&out);
 }
 
 Test(prepare, a_finished_folder_is_left_alone) {
@@ -287,8 +275,6 @@ Test(prepare, a_finished_folder_is_left_alone) {
     Shards shards;
     must(shards_open(&shards, out.directory, true, &err), &err);
     shards_close(&shards);
-    free(lines), free(path);
-    scratch_close(&in), scratch_close(&out);
 }
 
 /* The disk is full at any place: tokenizer, shard, report or index. */
@@ -303,8 +289,6 @@ Test(prepare, a_full_disk) {
                   &(struct rlimit){.rlim_cur = (rlim_t)limits[i], .rlim_max = RLIM_INFINITY});
         fails(&o, &out, i ? ".shard: File too large" : "tokenizer.json");
     }
-    free(lines), free(path);
-    scratch_close(&in), scratch_close(&out);
 }
 
 /* What a killed run leaves behind is no obstacle, and is gone after the next one. */
@@ -319,6 +303,4 @@ Test(prepare, a_killed_run_leaves_no_trace) {
     scratch_write(&out, "validation-00003.shard.77-0.tmp", "half", 4);
     must(prepare_run(&o, &report, &err), &err);
     cr_expect_eq(scratch_count(&out), 5, "index, report, tokenizer, two shards");
-    free(lines), free(path);
-    scratch_close(&in), scratch_close(&out);
 }

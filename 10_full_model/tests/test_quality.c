@@ -15,7 +15,6 @@ static double measure(const char *text, QualityRule rule) {
     quality_measure(text, strlen(text), &scratch, values);
     for (int i = 0; i < QUALITY_RULES; i++)
         cr_assert(isfinite(values[i]), "%s of '%s' is %g", quality_rules[i].name, text, values[i]);
-    quality_scratch_free(&scratch);
     return values[rule];
 }
 
@@ -70,7 +69,6 @@ Test(quality, documents_do_not_touch_each_other) {
     for (int i = 0; i < QUALITY_RULES; i++)
         cr_expect(first[i] == again[i], "%s: %g, then %g", quality_rules[i].name, first[i],
                   again[i]);
-    quality_scratch_free(&scratch);
 }
 
 static const char *const prose =
@@ -84,7 +82,6 @@ static int verdict(const char *text) {
     double values[QUALITY_RULES];
     QualityLimits limits = quality_defaults();
     quality_measure(text, strlen(text), &scratch, values);
-    quality_scratch_free(&scratch);
     return quality_judge(&limits, values);
 }
 

@@ -47,7 +47,6 @@ static TrainResult run_as(const Schedule *schedule, Device device, DType dtype, 
     TrainResult result;
     Error err = {0};
     must(train_run(&w.model, &source, &w.options, &result, &err), &err);
-    world_free(&w);
     return result;
 }
 
@@ -121,7 +120,6 @@ DEVICE_TEST(resume, ends_in_the_same_bits) {
     cr_assert(result.steps == 18);
     same_run(whole.directory, out);
     check_rows(out, 18);
-    run_close(&whole), run_close(&parts);
 }
 
 /* Level for 9 steps; then, resumed, twice as long, with a cosine behind. And a run that was stopped
@@ -149,7 +147,6 @@ DEVICE_TEST(resume, more_steps_are_a_longer_run) {
         cr_assert_eq(result.resumed_from, done);
         same_run(whole.directory, parts.directory);
         check_rows(parts.directory, (int)cases[i].then.steps);
-        run_close(&whole), run_close(&parts);
     }
 }
 
@@ -197,7 +194,7 @@ Test(resume, after_being_killed_at_any_moment) {
     cr_assert(kills > 0);
     same_run(whole.directory, parts.directory);
     check_rows(parts.directory, 18);
-    run_close(&whole), run_close(&parts); /* also: no temporary files are left */
+    cr_assert_eq(scratch_count(&parts), scratch_count(&whole), "temporary files are left");
 }
 
 /* ---- what is refused ---- */
@@ -242,8 +239,6 @@ Test(resume, with_other_settings_is_refused_by_name) {
     refused(&w, "hash of the first batch");
     w.model.cfg.n_routed_experts = 7;
     refused(&w, "n_routed_experts 6, but now it is 7");
-    world_free(&w);
-    run_close(&scratch);
 }
 
 Test(resume, two_trainers_do_not_share_a_folder) {
@@ -260,8 +255,6 @@ Test(resume, two_trainers_do_not_share_a_folder) {
     w.options.schedule.warmup = w.options.schedule.constant = 0;
     TrainResult result;
     must(train_run(&w.model, &w.source, &w.options, &result, &err), &err);
-    world_free(&w);
-    run_close(&scratch);
 }
 
 /* Where `what` stands in the bytes, of which not all are text. */
@@ -309,9 +302,6 @@ Test(resume, from_a_damaged_state) {
         if (at) memcpy(at, changes[i].what, strlen(changes[i].what));
         cr_assert(tensor_get(w.model.embed_tokens, 5) == before, "half a state was loaded");
     }
-    free(bytes);
-    world_free(&w);
-    run_close(&scratch);
 }
 
 /* The limit lets the weights through, but not the state, which is three times as large. */
@@ -331,11 +321,9 @@ Test(resume, after_a_full_disk) {
     setrlimit(RLIMIT_FSIZE, &small);
     refused(&w, "training.safetensors");
     setrlimit(RLIMIT_FSIZE, &limit);
-    world_free(&w);
     TrainResult result = run(CPU, F32, scratch.directory, true, 0, 0);
     cr_assert_eq(result.resumed_from, 7);
     same_run(whole.directory, scratch.directory);
-    run_close(&whole), run_close(&scratch);
 }
 
 /* ---- the schedule ---- */

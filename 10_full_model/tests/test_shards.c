@@ -99,7 +99,6 @@ Test(shards, what_is_written_is_read) {
             cr_expect(s ? shards.parts[0].count < 10 : shards.parts[0].count == 5);
             expect_written(&shards, documents, vocabs[v]);
             shards_close(&shards);
-            scratch_close(&scratch);
         }
 }
 
@@ -121,7 +120,6 @@ Test(shards, reads_across_shards) {
             }
         }
     shards_close(&shards);
-    scratch_close(&scratch);
 }
 
 /* ---- what lies ---- */
@@ -158,13 +156,11 @@ Test(shards, truncated_at_every_length) {
         scratch_write(&scratch, names[n], content, size + (n == 0)); /* one byte too many */
         if (n == 0) refused(scratch.directory, false, "a longer shard", names[n]);
         scratch_write(&scratch, names[n], content, size);
-        free(content);
     }
     Shards shards;
     Error err;
     must(shards_open(&shards, scratch.directory, true, &err), &err);
     shards_close(&shards);
-    scratch_close(&scratch);
 }
 
 /* Every bit that is turned over is found, and the file is named. */
@@ -183,8 +179,6 @@ Test(shards, changed_bytes_are_found) {
         refused(scratch.directory, true, "a changed bit", "validation-00000.shard");
         content[bit / 8] ^= (char)(1 << bit % 8);
     }
-    free(content);
-    scratch_close(&scratch);
 }
 
 /* An index that was edited: `from` becomes `to` at its first place behind `after`. */
@@ -227,8 +221,6 @@ Test(shards, an_index_that_lies) {
         scratch_write(&scratch, "index.json", edited, strlen(edited));
         refused(scratch.directory, true, cases[i].to, cases[i].message);
     }
-    free(text), free(edited);
-    scratch_close(&scratch);
 }
 
 Test(shards, folders_that_are_not_finished) {
@@ -245,7 +237,6 @@ Test(shards, folders_that_are_not_finished) {
     must(shards_clear(scratch.directory, &err), &err);
     cr_expect_eq(scratch_count(&scratch), 3, "only tokenizer.json and the two strangers stay");
     refused(scratch.directory, false, "cleared", "index.json");
-    scratch_close(&scratch);
 }
 
 /* A limit on the size of files is a full disk: the writer says so, and takes away what it wrote. */
@@ -275,7 +266,6 @@ Test(shards, a_full_disk) {
               err.text);
     shard_writer_free(&writer, true);
     cr_expect_eq(scratch_count(&scratch), 0, "something stayed");
-    scratch_close(&scratch);
 }
 
 /* ---- the order of training ---- */
@@ -337,7 +327,6 @@ Test(order, an_epoch_sees_everything_once) {
         }
     }
     shards_close(&shards);
-    scratch_close(&scratch);
 }
 
 /* ---- the source ---- */
@@ -380,7 +369,6 @@ Test(source, a_batch_is_a_function_of_seed_and_place) {
     source_free(&source);
     source_free(&other);
     shards_close(&shards);
-    scratch_close(&scratch);
 }
 
 Test(source, validation_is_spread_over_its_part) {
@@ -406,7 +394,6 @@ Test(source, validation_is_spread_over_its_part) {
     cr_expect(strstr(err.text, "validation part has 190 tokens"), "%s", err.text);
     source_free(&source); /* harmless after a failure */
     shards_close(&shards);
-    scratch_close(&scratch);
 }
 
 /* A corpus in memory gives through the interface what it gives without. */

@@ -68,8 +68,6 @@ Test(sizes, the_indexer_is_counted_and_nothing_else) {
     Model model;
     cr_assert(model_init(&model, &ctx, &v32, false, &err) == -1);
     cr_assert(strstr(err.text, "sparse attention"), "%s", err.text);
-    model_free(&model);
-    test_context_free(&ctx);
 }
 
 static void activations(ModelConfig cfg, int batch, int context) {
@@ -87,9 +85,6 @@ static void activations(ModelConfig cfg, int batch, int context) {
     double measured = (double)context_peak_bytes(&ctx);
     cr_assert(fabs(estimate / measured - 1) < 0.2, "%.1f MiB estimated, %.1f MiB measured",
               estimate / 1048576, measured / 1048576);
-    free(ids);
-    model_free(&model);
-    test_context_free(&ctx);
 }
 
 /* The estimate leaves out the experts' bookkeeping and attention's running sums: a fifth is

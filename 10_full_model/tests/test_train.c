@@ -25,7 +25,6 @@ DEVICE_TEST(train, learns_a_repeated_text) {
     cr_assert(fabsf(before - guess) < 0.5f, "untrained: %g, guessing %g", before, guess);
     cr_assert(result.validation_loss < 0.3f * before, "%g before, %g after", before,
               result.validation_loss);
-    world_free(&w);
 }
 
 /* Two runs from the same seed end in the same bits; one with four threads too. */
@@ -42,10 +41,8 @@ Test(train, is_reproducible) {
         must(train_run(&w.model, &w.source, &w.options, &result, &err), &err);
         count = tensor_count(w.model.embed_tokens);
         weights[run] = test_values(&w.ctx, w.model.embed_tokens);
-        world_free(&w);
     }
     cr_assert(!memcmp(weights[0], weights[1], (size_t)count * sizeof(float)));
-    free(weights[0]), free(weights[1]);
 }
 
 /* Four micro-batches of two are one batch of eight. */
@@ -65,7 +62,6 @@ DEVICE_TEST(train, accumulated_gradients_are_those_of_the_large_batch) {
         count = tensor_count(w.model.embed_tokens);
         weights[run] = malloc((size_t)count * sizeof(float));
         params_get(&w.model.params, w.model.embed_tokens, weights[run]);
-        world_free(&w);
     }
     /*
      * AdamW divides by the gradient's own size, so where a gradient is nearly zero its rounding
@@ -73,7 +69,6 @@ DEVICE_TEST(train, accumulated_gradients_are_those_of_the_large_batch) {
      * few such weights by steps.
      */
     check_close("weights after 3 steps", weights[1], weights[0], count, dtype == BF16 ? 0.1 : 5e-3);
-    free(weights[0]), free(weights[1]);
 }
 
 typedef struct Text {
@@ -113,10 +108,6 @@ DEVICE_TEST(train, what_it_saves_has_learned_the_same) {
               texts[0].bytes, texts[1].bytes);
     cr_assert(strstr(TEXT, " sat on the mat") && strncmp(texts[1].bytes, " sat", 4) == 0,
               "it learned: '%s'", texts[1].bytes);
-    model_free(&loaded);
-    tokenizer_free(tokenizer);
-    world_free(&w);
-    run_close(&scratch);
 }
 
 /* A learning rate that no training survives. */
@@ -143,9 +134,6 @@ Test(train, a_loss_that_is_not_finite_stops_and_keeps_what_was_saved) {
     cr_assert(file, "%s", err.text);
     const Tensor *t = safetensors_find(file, "model.embed_tokens.weight");
     cr_assert(t && tensor_get(t, 0) == first, "the weights on disk changed");
-    safetensors_close(file);
-    world_free(&w);
-    run_close(&scratch);
 }
 
 /* Weights so large that the loss overflows after one step: nothing of it may be saved. */
@@ -165,8 +153,6 @@ Test(train, weights_with_a_loss_that_is_not_finite_are_not_saved) {
     cr_assert(train_run(&w.model, &w.source, &w.options, &result, &err) == -1,
               "training must stop");
     cr_assert(access(path, F_OK) != 0, "weights without a finite loss were saved");
-    run_close(&scratch);
-    world_free(&w);
 }
 
 /* An objective of one's own: it asks a teacher that is not recorded, and counts its calls. */
@@ -218,7 +204,6 @@ DEVICE_TEST(train, a_step_takes_any_objective) {
         count = tensor_count(w.model.embed_tokens);
         weights[run] = malloc((size_t)count * sizeof(float));
         params_get(&w.model.params, w.model.embed_tokens, weights[run]);
-        world_free(&w);
     }
     cr_assert(!memcmp(weights[0], weights[1], (size_t)count * sizeof(float)));
 }
@@ -269,6 +254,4 @@ Test(train, metrics) {
                   !memcmp(file.data + file.size - strlen(row), row, strlen(row)),
               "%.*s", (int)file.size, file.data);
     file_unmap(&file);
-    scratch_close(&scratch);
-    world_free(&w);
 }

@@ -45,7 +45,6 @@ static inline void world_init(World *w, Device device, DType dtype) {
         cr_assert_fail("%s", err.text);
     must(corpus_init(&w->corpus, w->tokenizer, text, COPIES * length, 0.1, 16, &err), &err);
     w->source = source_of_corpus(&w->corpus);
-    free(text);
     ModelConfig cfg = tiny_config(tokenizer_vocab_size(w->tokenizer));
     cfg.hidden_size = 32;
     cfg.num_hidden_layers = 2;
@@ -60,13 +59,6 @@ static inline void world_init(World *w, Device device, DType dtype) {
     w->options.eval_interval = 20;
     w->options.eval_batches = 1;
     w->options.quiet = true;
-}
-
-static inline void world_free(World *w) {
-    model_free(&w->model);
-    corpus_free(&w->corpus);
-    tokenizer_free(w->tokenizer);
-    test_context_free(&w->ctx);
 }
 
 /* A source that sends the process a signal when this window is asked for (0: never). */
@@ -94,14 +86,6 @@ static inline TokenSource alarm_source(Alarm *alarm) {
     source.batch = alarm_batch;
     source.validation = alarm_validation;
     return source;
-}
-
-/* scratch_close for a folder that was trained in. */
-static inline void run_close(Scratch *scratch) {
-    Scratch last = *scratch;
-    snprintf(last.directory, sizeof last.directory, "%s/last", scratch->directory);
-    if (access(last.directory, F_OK) == 0) scratch_close(&last);
-    scratch_close(scratch);
 }
 
 #endif

@@ -16,7 +16,6 @@ Test(corpus, texts_that_cannot_be_learned_from) {
               err.text);
     cr_assert(!corpus_read_text(&empty_path, 1, &bytes, &err) && strstr(err.text, "no text"), "%s",
               err.text);
-    scratch_close(&scratch);
 
     Tokenizer *tokenizer = tokenizer_train("too short", 9, 257, NULL, NULL, &err);
     Corpus corpus;

@@ -43,7 +43,6 @@ Test(file_map, refuses_what_is_no_file) {
                   "'%s' should say '%s'", err.text, cases[i].message);
         file_unmap(&file); /* harmless after a failure */
     }
-    scratch_close(&scratch);
 }
 
 Test(file_map, reads_all_bytes_and_none) {
@@ -56,7 +55,6 @@ Test(file_map, reads_all_bytes_and_none) {
     cr_assert(file_map(&file, scratch_write(&scratch, "empty", "", 0), NULL) == 0);
     cr_expect(file.size == 0 && file.data);
     file_unmap(&file);
-    scratch_close(&scratch);
 }
 
 /* ---- replacing ---- */
@@ -79,7 +77,6 @@ Test(atomic, old_content_until_commit) {
     atomic_abandon(&file); /* harmless */
     expect_content(path, "new");
     cr_expect(scratch_count(&scratch) == 1, "a temporary file was left");
-    scratch_close(&scratch);
 }
 
 Test(atomic, abandon_leaves_nothing) {
@@ -90,7 +87,6 @@ Test(atomic, abandon_leaves_nothing) {
     cr_expect(scratch_count(&scratch) == 1);
     atomic_abandon(&file);
     cr_expect(scratch_count(&scratch) == 0);
-    scratch_close(&scratch);
 }
 
 Test(atomic, follows_links) {
@@ -106,7 +102,6 @@ Test(atomic, follows_links) {
     expect_content(path, "new");
     struct stat info;
     cr_expect(lstat(link, &info) == 0 && S_ISLNK(info.st_mode), "the link was replaced");
-    scratch_close(&scratch);
 }
 
 Test(atomic, refuses_bad_targets) {
@@ -146,7 +141,6 @@ Test(atomic, full_disk_keeps_the_old_file) {
         expect_content(path, "old");
         cr_expect(scratch_count(&scratch) == 1, "a temporary file was left");
     }
-    scratch_close(&scratch);
 }
 
 Test(atomic, size_limit_keeps_the_old_file) {
@@ -165,7 +159,6 @@ Test(atomic, size_limit_keeps_the_old_file) {
     cr_expect(strstr(err.text, "File too large"), "%s", err.text);
     expect_content(path, "old");
     cr_expect(scratch_count(&scratch) == 1, "a temporary file was left");
-    scratch_close(&scratch);
 }
 
 /* ---- directories ---- */
@@ -188,7 +181,6 @@ Test(directories, are_made_with_their_parents) {
     cr_expect(strstr(err.text, "Not a directory"), "%s", err.text);
     for (const char *const *name = (const char *[]){"a/b/c", "a/b", "a", NULL}; *name; name++)
         cr_assert(rmdir(scratch_path(&scratch, *name)) == 0);
-    scratch_close(&scratch);
 }
 
 /* ---- the project's own paths ---- */
@@ -221,7 +213,6 @@ Test(project, is_found_from_its_folders) {
     cr_assert_eq(chdir("/"), 0);
     cr_assert(rmdir(scratch_path(&scratch, "02_causal/figures")) == 0);
     cr_assert(rmdir(scratch_path(&scratch, "02_causal")) == 0);
-    scratch_close(&scratch);
 }
 
 /* ---- JSON ---- */

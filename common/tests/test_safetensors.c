@@ -95,7 +95,6 @@ Test(safetensors, reads_what_it_writes) {
     cr_assert(file, "%s", err.text);
     cr_expect(safetensors_count(file) == 0 && !safetensors_find(file, "f32"));
     cr_expect(scratch_count(&scratch) == 1, "a temporary file was left");
-    scratch_close(&scratch);
 }
 
 Test(safetensors, get_says_what_was_wanted) {
@@ -139,7 +138,6 @@ Test(safetensors, failed_writes_keep_the_old_file) {
     cr_assert(file, "%s", err.text);
     cr_expect_not_null(safetensors_find(file, "small"), "the old file is gone");
     cr_expect(scratch_count(&scratch) == 1, "a temporary file was left");
-    scratch_close(&scratch);
 }
 
 /* ---- files that are broken ---- */
@@ -293,7 +291,6 @@ Test(safetensors, refuses_broken_files) {
                   "row %zu: '%s' should say '%s'", i, err.text, broken_files[i].message);
         cr_expect(!strchr(err.text, '\n'));
     }
-    scratch_close(&scratch);
 }
 
 Test(safetensors, accepts_unusual_files) {
@@ -318,7 +315,6 @@ Test(safetensors, accepts_unusual_files) {
         bool good = opens(scratch_write(&scratch, "unusual", bytes, size), &err);
         cr_expect(good, "row %zu: %s", i, err.text);
     }
-    scratch_close(&scratch);
 }
 
 Test(safetensors, misaligned_tensors_are_copied) {
@@ -331,7 +327,6 @@ Test(safetensors, misaligned_tensors_are_copied) {
     SafeTensors *file = safetensors_open(scratch_write(&scratch, "a", bytes, size), NULL);
     cr_assert_not_null(file);
     expect_tensor(file, "b", I32, SHAPE(1));
-    scratch_close(&scratch);
 }
 
 /* A header of 100,000 brackets must not use up the stack. */
@@ -348,7 +343,6 @@ Test(safetensors, refuses_depth_bombs) {
         cr_expect(!opens(scratch_write(&scratch, "bomb", bytes, 13 + DEPTH), &err));
         cr_expect(strstr(err.text, "not JSON"), "%s", err.text);
     }
-    scratch_close(&scratch);
 }
 
 static size_t read_golden(unsigned char *bytes, size_t room) {
@@ -370,7 +364,6 @@ Test(safetensors, refuses_every_truncation) {
         cr_assert(!opens(path, &err), "the first %zu of %zu bytes were accepted", cut, size);
         cr_assert(strstr(err.text, path), "cut at %zu: '%s'", cut, err.text);
     }
-    scratch_close(&scratch);
 }
 
 /* Up to three bytes of a good file changed at random (fixed seed): opens or is refused, no more. */
@@ -397,5 +390,4 @@ Test(safetensors, survives_changed_bytes) {
         cr_assert(strstr(err.text, path), "round %d: '%s'", (int)round, err.text);
     }
     cr_expect(refused > 1000, "only %d of 4000 were refused", refused);
-    scratch_close(&scratch);
 }

@@ -1,6 +1,6 @@
 /*
  * A directory for a test's own files, and the two things tests do there: put bytes into a file and
- * count what is left. For the tests of common/ that read and write files.
+ * count what is left. It goes when the test's process ends, whether the test passed or not.
  */
 #ifndef COMMON_TEST_SCRATCH_H
 #define COMMON_TEST_SCRATCH_H
@@ -17,9 +17,26 @@ typedef struct Scratch {
     char path[400]; /* the file named last */
 } Scratch;
 
+static struct {
+    pid_t owner; /* children that a test forks leave the directories alone */
+    int count;
+    char directory[256][64];
+} scratch_made;
+
+static inline void scratch_remove_all(void) {
+    char command[80];
+    for (int i = 0; i < scratch_made.count && getpid() == scratch_made.owner; i++) {
+        snprintf(command, sizeof command, "rm -rf '%s'", scratch_made.directory[i]);
+        if (system(command)) fprintf(stderr, "%s failed\n", command);
+    }
+}
+
 static inline Scratch scratch_open(void) {
     Scratch scratch = {.directory = "/tmp/deepseek-test-XXXXXX"};
     cr_assert_not_null(mkdtemp(scratch.directory), "cannot make a directory in /tmp");
+    if (!scratch_made.count) scratch_made.owner = getpid(), atexit(scratch_remove_all);
+    cr_assert(scratch_made.count < 256, "too many directories");
+    strcpy(scratch_made.directory[scratch_made.count++], scratch.directory);
     return scratch;
 }
 
@@ -44,18 +61,6 @@ static inline int scratch_count(const Scratch *scratch) {
     for (struct dirent *entry; (entry = readdir(directory));) count += entry->d_name[0] != '.';
     closedir(directory);
     return count;
-}
-
-/* Removes the files and the directory; fails the test if there is anything else in it. */
-static inline void scratch_close(Scratch *scratch) {
-    DIR *directory = opendir(scratch->directory);
-    for (struct dirent *entry; (entry = readdir(directory));) {
-        if (strcmp(entry->d_name, ".") == 0 || strcmp(entry->d_name, "..") == 0) continue;
-        unlink(scratch_path(scratch, entry->d_name));
-    }
-    closedir(directory);
-    cr_assert(rmdir(scratch->directory) == 0, "the test left directories in %s",
-              scratch->directory);
 }
 
 #endif

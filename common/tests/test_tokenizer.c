@@ -420,7 +420,6 @@ Test(tokenizer, saved_equals_loaded) {
         cr_expect(strstr(err.text, "No such file"), "%s", err.text);
     }
     file_unmap(&text);
-    scratch_close(&scratch);
 }
 
 Test(tokenizer, the_alphabet_is_a_bijection) {

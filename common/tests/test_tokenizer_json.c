@@ -137,7 +137,6 @@ Test(tokenizer_json, accepts_unusual_files) {
         expect_round_trip(tokenizer, "", 0, unusual[i].where);
     }
     cJSON_Delete(good);
-    scratch_close(&scratch);
 }
 
 /* A word that is in the vocabulary needs no merges if the file says so. */
@@ -155,7 +154,6 @@ Test(tokenizer_json, ignore_merges_finds_whole_words) {
         cr_expect(count == (ignore ? 1u : 3u) && (!ignore || ids[0] == 300), "%zu ids", count);
     }
     cJSON_Delete(good);
-    scratch_close(&scratch);
 }
 
 /* DeepSeek-V3 has 818 added tokens; there may be many more. */
@@ -179,7 +177,6 @@ Test(tokenizer_json, many_added_tokens_are_found) {
         cr_assert(count > 1 && ids[0] == 1000 + i, "%s gives id %d", text, ids[0]);
     }
     cJSON_Delete(good);
-    scratch_close(&scratch);
 }
 
 /* ---- broken files ---- */
@@ -289,7 +286,6 @@ Test(tokenizer_json, refuses_broken_files) {
                   broken[i].message);
     }
     cJSON_Delete(good);
-    scratch_close(&scratch);
 }
 
 Test(tokenizer_json, refuses_what_is_no_tokenizer) {
@@ -322,7 +318,6 @@ Test(tokenizer_json, refuses_what_is_no_tokenizer) {
     cr_expect(strstr(err.text, "/proc/none/tokenizer.json: No such file"), "%s", err.text);
     cr_expect_null(tokenizer_load(scratch.directory, &err));
     cr_expect(strstr(err.text, "is a directory"), "%s", err.text);
-    scratch_close(&scratch);
 }
 
 /* A depth of brackets that would use up the stack of a recursive reader. */
@@ -334,7 +329,6 @@ Test(tokenizer_json, refuses_depth_bombs) {
     Error err = {""};
     cr_expect_null(tokenizer_load(scratch_write(&scratch, "t.json", text, DEPTH), &err));
     cr_expect(strstr(err.text, "not JSON"), "%s", err.text);
-    scratch_close(&scratch);
 }
 
 /* The good file without its indentation, so that most bytes mean something. */
@@ -361,7 +355,6 @@ Test(tokenizer_json, refuses_every_truncation) {
         cr_assert(strstr(err.text, path), "cut at %zu: '%s'", cut, err.text);
     }
     cJSON_free(text);
-    scratch_close(&scratch);
 }
 
 /* Up to three bytes changed at random (fixed seed). What still loads must still be exact. */
@@ -393,7 +386,6 @@ Test(tokenizer_json, survives_changed_bytes) {
     }
     cr_expect(refused > 300 && refused < 1500, "%d of 1500 were refused", refused);
     cJSON_free(text);
-    scratch_close(&scratch);
 }
 
 Test(tokenizer_json, config_is_written) {
@@ -409,5 +401,4 @@ Test(tokenizer_json, config_is_written) {
     cr_expect_str_eq(cJSON_GetObjectItem(config, "eos_token")->valuestring, "<|endoftext|>");
     cr_expect(cJSON_GetObjectItem(config, "model_max_length")->valueint == 4096);
     cJSON_Delete(config);
-    scratch_close(&scratch);
 }
