@@ -450,11 +450,10 @@ Test(weights_map, names_are_hugging_face_s) {
     WeightPart part =
         weight_part(params_find(params, "model.layers.2.mlp.experts.up_proj.weight"), 4);
     cr_assert_str_eq(part.name, "model.layers.2.mlp.experts.4.up_proj.weight");
-    cr_assert(part.ndim == 2 && part.shape[0] == 9 && part.shape[1] == 12 &&
-              part.offset == 4 * 9 * 12);
+    check_all(part.ndim == 2, part.shape[0] == 9, part.shape[1] == 12, part.offset == 4 * 9 * 12);
     Tensor *shared = params_find(params, "model.layers.2.mlp.shared_experts.up_proj.weight");
     part = weight_part(shared, 0);
-    cr_assert(weight_parts(shared) == 1 && part.offset == 0 && part.count == 9 * 12);
+    check_all(weight_parts(shared) == 1, part.offset == 0, part.count == 9 * 12);
     cr_assert_str_eq(part.name, shared->name);
 }
 
@@ -469,5 +468,5 @@ Test(weight_files, f16_is_read_exactly) {
         cr_assert(f16_to_float(cases[i].bits) == cases[i].value, "%04x is %g", cases[i].bits,
                   f16_to_float(cases[i].bits));
     float infinite = f16_to_float(0x7c00), nan = f16_to_float(0x7e01);
-    cr_assert(infinite > 3e38f && nan != nan);
+    check_all(infinite > 3e38f, nan != nan);
 }

@@ -23,9 +23,9 @@ Test(config, what_is_written_is_read) {
     cr_assert(make_directories(folder, &err) == 0 && config_save(&cfg, folder, &err) == 0, "%s",
               err.text);
     cr_assert(config_load(&back, folder, &err) == 0, "%s", err.text);
-    cr_assert(back.vocab_size == 1234 && back.v_head_dim == cfg.v_head_dim &&
-              back.rms_norm_eps == cfg.rms_norm_eps &&
-              back.initializer_range == cfg.initializer_range && back.tie_word_embeddings);
+    check_all(back.vocab_size == 1234, back.v_head_dim == cfg.v_head_dim,
+              back.rms_norm_eps == cfg.rms_norm_eps,
+              back.initializer_range == cfg.initializer_range, back.tie_word_embeddings);
 }
 
 Test(config, unknown_presets_list_the_known_ones) {
@@ -158,13 +158,13 @@ Test(config, published_files_are_the_presets) {
         cr_assert(config_parameters(&read) == config_parameters(&preset) &&
                       config_active_parameters(&read) == config_active_parameters(&preset),
                   "%s", files[i].preset);
-        cr_assert(rope_softmax_factor(&a) == rope_softmax_factor(&b) &&
-                  rope_attention_factor(&a) == rope_attention_factor(&b) && a.factor == b.factor &&
+        check_all(rope_softmax_factor(&a) == rope_softmax_factor(&b),
+                  rope_attention_factor(&a) == rope_attention_factor(&b), a.factor == b.factor,
                   a.original_max_position_embeddings == b.original_max_position_embeddings);
-        cr_assert(read.n_group == preset.n_group && read.topk_method == preset.topk_method &&
-                  read.routed_scaling_factor == preset.routed_scaling_factor &&
-                  read.norm_topk_prob == preset.norm_topk_prob &&
-                  read.eos_token_id == preset.eos_token_id && read.index_topk == preset.index_topk);
+        check_all(read.n_group == preset.n_group, read.topk_method == preset.topk_method,
+                  read.routed_scaling_factor == preset.routed_scaling_factor,
+                  read.norm_topk_prob == preset.norm_topk_prob,
+                  read.eos_token_id == preset.eos_token_id, read.index_topk == preset.index_topk);
     }
 }
 

@@ -42,10 +42,6 @@ static void world_init(World *w, Device device, DType dtype, bool even) {
     if (decode_graph_init(&w->decode, &w->model, &w->cache, &err)) cr_assert_fail("%s", err.text);
 }
 
-static void world_free(World *w) {
-    decoder_cache_free(&w->cache);
-}
-
 /* One step as anybody would write it; the largest logit of each sequence, and how far it leads. */
 static void plain_step(World *w, const int32_t *ids, int32_t *next, float *lead) {
     static float logits[BATCH * VOCAB];

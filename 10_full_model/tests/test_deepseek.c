@@ -98,7 +98,8 @@ Test(info, has_the_published_sizes) {
 /* ---- logits ---- */
 
 static double distance(const Tensor *a, const Tensor *b) {
-    cr_assert(a && b && tensor_count(a) == tensor_count(b));
+    check_all(a, b);
+    cr_assert_eq(tensor_count(a), tensor_count(b));
     const float *x = a->data, *y = b->data;
     double difference = 0, size = 0;
     for (int64_t i = 0; i < tensor_count(a); i++) {
@@ -135,7 +136,7 @@ Test(logits, are_those_of_transformers) {
             cr_assert(d <= limit, "%s: %s is %g away, allowed %g", models[i], a->name, d, limit);
             gradients += gradient;
         }
-        cr_assert(gradients > 20 && safetensors_count(got) == gradients + 2);
+        check_all(gradients > 20, safetensors_count(got) == gradients + 2);
     }
     remove_tree(&w);
 }
@@ -226,7 +227,7 @@ Test(convert, there_and_back) {
     o = DEEPSEEK("convert", "--model", model, "--out", rounded, "--weights", "bf16", "--shard-mb",
                  "0.02");
     expect(&o, 0, "is written");
-    cr_assert(exists(rounded, "model.safetensors.index.json") &&
+    check_all(exists(rounded, "model.safetensors.index.json"),
               exists(rounded, "model-00001-of-00003.safetensors"));
     o = DEEPSEEK("convert", "--model", rounded, "--out", back);
     expect(&o, 0, "is written");
@@ -282,7 +283,7 @@ Test(data, sifts_and_train_reads_what_is_left) {
     expect(&o, 0, "- near duplicate              1");
     expect(&o, 0, "- words                       1");
     expect(&o, 0, "Tokens of a document:");
-    cr_assert(exists(out, "index.json") && exists(out, "report.json"));
+    check_all(exists(out, "index.json"), exists(out, "report.json"));
     o = DEEPSEEK("data", in, "--out", again, "--vocab", "300", "--validation", "0.1", "--threads",
                  "1");
     expect(&o, 0, "= train");

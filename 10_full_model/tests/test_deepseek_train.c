@@ -2,6 +2,7 @@
  * deepseek train, as a process: what it leaves, how it stops and goes on, and what it refuses.
  */
 #include "10_full_model/tests/test_deepseek.h"
+#include "common/program/testing.h"
 
 /* Rows of DIRECTORY/metrics.csv; 0 when there is no such file yet. */
 static int rows(const char *directory) {
@@ -51,7 +52,7 @@ Test(train, leaves_a_folder_that_says_all) {
     for (size_t i = 0; i < sizeof files / sizeof files[0]; i++)
         cr_assert(exists(out, files[i]), "%s is missing", files[i]);
     if (!strstr(o.out, "gnuplot is missing"))
-        cr_assert(exists(out, "loss.svg") && exists(out, "load.png"));
+        check_all(exists(out, "loss.svg"), exists(out, "load.png"));
     size_t bytes;
     char *csv = file_text(path_in(out, "metrics.csv"), &bytes);
     cr_assert(strstr(csv, "\nstep,loss,validation_loss,learning_rate,gradient_norm,"
@@ -77,7 +78,7 @@ Test(train, ctrl_c_saves_and_resume_ends_in_the_same_bits) {
     expect(&o, 0, "of 300 steps and saved. The same command with --resume goes on");
     cr_assert(strstr(o.err, "training  stopped after"), "%s", o.err);
     int done = rows(parts);
-    cr_assert(done >= 3 && done < 300);
+    check_all(done >= 3, done < 300);
 
     o = DEEPSEEK("generate", "--model", parts, "--prompt", "the");
     if (done < 60) expect(&o, 1, "has no best model yet");
@@ -163,7 +164,6 @@ static float first_loss(const char *directory) {
     char *csv = file_text(path_in(directory, "metrics.csv"), &bytes), *row = strstr(csv, "\n1,");
     cr_assert_not_null(row);
     float loss = strtof(row + 3, NULL);
-    free(csv);
     return loss;
 }
 
@@ -223,7 +223,6 @@ Test(train, from_a_model_that_is_stretched) {
                   strstr(config, "\"max_position_embeddings\":\t128"),
               "%s", config);
     cr_assert(strstr(config, "\"yarn\"") && strstr(config, "original_max_position_embeddings"));
-    free(config);
     o = DEEPSEEK(FROM(&w, path_in(w.directory, "long"), "short"), "--rope-factor", "3",
                  "--rope-original", "16", "--context", "49");
     expect(&o, 1, "longer than the 48 positions");

@@ -128,7 +128,7 @@ Test(minhash, is_of_a_set) {
 }
 
 Test(lsh, probability) {
-    cr_expect(minhash_probability(0, 16, 8) == 0 && minhash_probability(1, 16, 8) == 1);
+    check_all(minhash_probability(0, 16, 8) == 0, minhash_probability(1, 16, 8) == 1);
     cr_expect(fabs(minhash_probability(0.5, 1, 1) - 0.5) < 1e-12);
     cr_expect(fabs(minhash_probability(0.5, 2, 1) - 0.75) < 1e-12);
     cr_expect(fabs(minhash_probability(0.5, 1, 3) - 0.125) < 1e-12);

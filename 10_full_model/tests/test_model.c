@@ -141,7 +141,6 @@ DEVICE_TEST(model, with_the_cache_as_without) {
         check_tensor(&ctx, "logits of the last token", model_forward(&model, t, &cache, NULL),
                      all + (at - 1) * 19, dtype == BF16 ? 2e-2 : 1e-5);
     }
-    decoder_cache_free(&cache);
 }
 
 /* The parameter count of the config is that of the model. */

@@ -2,8 +2,8 @@
  * Each rule on documents small enough to count by hand.
  */
 #include "10_full_model/data/quality.h"
+#include "common/program/testing.h"
 
-#include <criterion/criterion.h>
 #include <math.h>
 #include <stdio.h>
 #include <string.h>
@@ -117,11 +117,11 @@ Test(quality, limits_as_text) {
     QualityLimits limits = quality_defaults();
     Error err;
     cr_assert_eq(quality_set(&limits, "words=3..7", &err), 0);
-    cr_expect(limits.low[QUALITY_WORDS] == 3 && limits.high[QUALITY_WORDS] == 7);
+    check_all(limits.low[QUALITY_WORDS] == 3, limits.high[QUALITY_WORDS] == 7);
     cr_assert_eq(quality_set(&limits, "symbols=..0.5", &err), 0);
-    cr_expect(limits.low[QUALITY_SYMBOLS] == -INFINITY && limits.high[QUALITY_SYMBOLS] == 0.5);
+    check_all(limits.low[QUALITY_SYMBOLS] == -INFINITY, limits.high[QUALITY_SYMBOLS] == 0.5);
     cr_assert_eq(quality_set(&limits, "letters=0.5..", &err), 0);
-    cr_expect(limits.low[QUALITY_LETTERS] == 0.5 && limits.high[QUALITY_LETTERS] == INFINITY);
+    check_all(limits.low[QUALITY_LETTERS] == 0.5, limits.high[QUALITY_LETTERS] == INFINITY);
     cr_assert_eq(quality_set(&limits, "stop-words=off", &err), 0);
     cr_expect(limits.low[QUALITY_STOP_WORDS] == -INFINITY);
     const char *const wrong[] = {"words",       "word=1..2",

@@ -105,14 +105,14 @@ DEVICE_TEST(resume, ends_in_the_same_bits) {
     const char *out = parts.directory;
     TrainResult undisturbed = run(device, dtype, whole.directory, false, 0, 0);
     TrainResult result = run(device, dtype, out, true, 4, SIGINT); /* nothing there yet: begins */
-    cr_assert(result.interrupted && result.steps == 5 && isfinite(result.validation_loss));
+    check_all(result.interrupted, result.steps == 5, isfinite(result.validation_loss));
     cr_assert(result.best_step == 0, "a step that is not due is no candidate for the best");
     add_rows_of_lost_steps(out, 5);
     result = run(device, dtype, out, true, 6, SIGTERM);
-    cr_assert(result.interrupted && result.resumed_from == 5 && result.steps == 7);
+    check_all(result.interrupted, result.resumed_from == 5, result.steps == 7);
     result = run(device, dtype, out, true, 0, 0);
-    cr_assert(!result.interrupted && result.resumed_from == 7 && result.steps == 18);
-    cr_assert(result.best_validation_loss == undisturbed.best_validation_loss &&
+    check_all(!result.interrupted, result.resumed_from == 7, result.steps == 18);
+    check_all(result.best_validation_loss == undisturbed.best_validation_loss,
               result.best_step == undisturbed.best_step);
     same_run(whole.directory, out);
     check_rows(out, 18);

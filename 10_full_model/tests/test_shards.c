@@ -3,6 +3,7 @@
  * windows in an order of which any place can be asked for.
  */
 #include "10_full_model/data/token_source.h"
+#include "common/program/testing.h"
 #include "common/tests/test_scratch.h"
 #include "common/text/tokenizer.h"
 
@@ -385,7 +386,7 @@ Test(source, validation_is_spread_over_its_part) {
         int64_t first = (tokens - 9) * i / 10;
         source_validation(&source, i, 10, 8, inputs, targets);
         shards_read(&shards, SHARD_VALIDATION, first, 9, truth);
-        cr_assert(!memcmp(inputs, truth, sizeof inputs) && !memcmp(targets, truth + 1, 32));
+        check_all(!memcmp(inputs, truth, sizeof inputs), !memcmp(targets, truth + 1, 32));
         cr_assert(first > last);
         last = first;
     }
@@ -402,7 +403,7 @@ Test(source, of_a_corpus) {
     for (int i = 0; i < 500; i++) ids[i] = i;
     Corpus corpus = {.ids = ids, .count = 500, .train_count = 450, .bytes = 2000};
     TokenSource source = source_of_corpus(&corpus);
-    cr_expect(source.train_tokens == 450 && source.validation_tokens == 50 && source.bytes == 2000);
+    check_all(source.train_tokens == 450, source.validation_tokens == 50, source.bytes == 2000);
     source_batch(&source, 4, 7, 5, 8, a[0], a[1]);
     corpus_batch(&corpus, 4, 7, 5, 8, b[0], b[1]);
     cr_expect(!memcmp(a, b, sizeof a));

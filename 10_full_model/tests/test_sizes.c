@@ -51,7 +51,7 @@ Test(sizes, kinds_add_up) {
         for (int k = 0; k < SIZE_KINDS; k++) {
             total += sizes.total[k];
             active += sizes.active[k];
-            cr_assert(sizes.total[k] >= 0 && sizes.active[k] <= sizes.total[k] + sizes.total[0]);
+            check_all(sizes.total[k] >= 0, sizes.active[k] <= sizes.total[k] + sizes.total[0]);
         }
         cr_assert(total == sizes.all && active == sizes.all_active, "%s", config_preset_name(i));
         bool sparse = cfg.model_type == DEEPSEEK_V32;

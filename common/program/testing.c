@@ -195,6 +195,13 @@ void check_tensor(Context *ctx, const char *what, const Tensor *t, const float *
     free(values);
 }
 
+void check_conditions(const char *file, int line, const char *text, const bool *holds, int count) {
+    for (int i = 0; i < count; i++)
+        if (!holds[i])
+            cr_assert_fail("%s:%d: number %d of these %d is false: %s", file, line, i + 1, count,
+                           text);
+}
+
 double tolerance_of(DType dtype, int64_t k) {
     double f32 = sqrt((double)(k > 1 ? k : 1)) * 0x1p-24;
     return dtype == BF16 ? f32 + 0x1p-9 : f32;

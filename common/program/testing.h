@@ -121,6 +121,15 @@ void check_tensor(Context *ctx, const char *what, const Tensor *t, const float *
                   double tolerance);
 
 /*
+ * check_all(a == 1, b == 2): like cr_assert(a == 1 && b == 2), but the message says which is false.
+ * All are evaluated, in any order, so none may depend on another.
+ */
+#define check_all(...)                                                              \
+    check_conditions(__FILE__, __LINE__, #__VA_ARGS__, (const bool[]){__VA_ARGS__}, \
+                     (int)(sizeof((const bool[]){__VA_ARGS__}) / sizeof(bool)))
+void check_conditions(const char *file, int line, const char *text, const bool *holds, int count);
+
+/*
  * tolerance_of(dtype, k): what rounding alone may do to a sum of k products: about sqrt(k)
  * roundings of F32 (2^-24), and for BF16 outputs one rounding more, of 2^-9 in the mean over many
  * numbers (a single one: up to 2^-8). Use a multiple of it and say why.

@@ -39,7 +39,7 @@ Test(fast_exp, is_as_exact_as_it_says) {
         if (error > worst) worst = error;
     }
     cr_assert(worst < 1e-7, "relative error %g", worst);
-    cr_assert(fast_exp(-INFINITY) == 0 && fast_exp(-100) == 0 && fast_exp(0) == 1);
+    check_all(fast_exp(-INFINITY) == 0, fast_exp(-100) == 0, fast_exp(0) == 1);
     cr_assert(isnan(fast_exp(NAN)));
 }
 
@@ -99,7 +99,7 @@ DEVICE_TEST(arena, a_mark_gives_back_what_came_after_it) {
     for (int layer = 0; layer < 5; layer++) {
         ArenaMark mark = arena_mark(&ctx.data);
         void *a = arena_alloc(&ctx.data, 500), *b = arena_alloc(&ctx.data, BUFFER);
-        cr_assert(a != kept && b != kept);
+        check_all(a != kept, b != kept);
         if (layer) cr_assert(a == small && b == buffer, "layer %d got other addresses", layer);
         if (layer) cr_assert(context_peak_bytes(&ctx) == peak, "the peak grew");
         small = a, buffer = b, peak = context_peak_bytes(&ctx);
@@ -179,7 +179,7 @@ Test(tape, what_does_not_reach_the_loss_gets_no_gradient) {
     ctx.recording = true;
     add(&ctx, other, other);
     tape_backward(&ctx, sum(&ctx, x));
-    cr_assert(x->has_grad && !other->has_grad);
+    check_all(x->has_grad, !other->has_grad);
 }
 
 /* ---- weights and AdamW ---- */
@@ -268,8 +268,8 @@ DEVICE_TEST(params, buffers_are_not_learned) {
     Error err;
     cr_assert(params_allocate(&params, true, &err) == 0);
     cr_assert(params_count(&params) == 4, "buffers are not counted as weights");
-    cr_assert(params_find(&params, "bias") == bias && params_find(&params, "load") == load);
-    cr_assert(bias->dtype == F32 && load->dtype == I32 && !bias->requires_grad && !bias->grad);
+    check_all(params_find(&params, "bias") == bias, params_find(&params, "load") == load);
+    check_all(bias->dtype == F32, load->dtype == I32, !bias->requires_grad, !bias->grad);
     const float zeros[5] = {0}, values[5] = {0.1f, -2, 3, 1e-9f, 5}, ones[4] = {1, 1, 1, 1};
     check_tensor(&ctx, "fresh", bias, zeros, 0);
     params_set(&params, bias, values);
@@ -331,5 +331,5 @@ Test(threads, do_not_change_results) {
         norms[round] = scratch[NORM_CHUNKS];
         context_free(&ctx);
     }
-    cr_assert(!memcmp(results[0], results[1], sizeof results[0]) && norms[0] == norms[1]);
+    check_all(!memcmp(results[0], results[1], sizeof results[0]), norms[0] == norms[1]);
 }

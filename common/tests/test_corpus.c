@@ -1,6 +1,7 @@
 /*
  * Texts as windows of ids: what cannot be learned from, and who may see what.
  */
+#include "common/program/testing.h"
 #include "common/tests/test_scratch.h"
 #include "common/text/corpus.h"
 
@@ -35,7 +36,7 @@ Test(corpus, windows_stay_in_their_part) {
     }
     for (int i = 0; i < 10; i++) {
         corpus_validation(&corpus, i, 10, 16, inputs, targets);
-        cr_assert(inputs[0] >= TRAIN && targets[15] < COUNT);
+        check_all(inputs[0] >= TRAIN, targets[15] < COUNT);
     }
     int32_t again[16], ignored[16];
     corpus_batch(&corpus, 1, 5, 1, 16, again, ignored);

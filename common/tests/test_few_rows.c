@@ -136,7 +136,7 @@ DEVICE_TEST(few_rows, two_products_and_a_counter) {
         check_tensor(&ctx, "first", ya, want_a, tolerance(dtype, a.in));
         check_tensor(&ctx, "second", yb, want_b, tolerance(dtype, b.in));
         tensor_download_ints(&ctx, counts, counters);
-        cr_assert(counts[0] == 9 && counts[1] == 4 && counts[2] == 2);
+        check_all(counts[0] == 9, counts[1] == 4, counts[2] == 2);
         context_free(&ctx);
     }
 }

@@ -3,6 +3,7 @@
  */
 #include "common/files/files.h"
 #include "common/files/json.h"
+#include "common/program/testing.h"
 #include "common/tests/test_scratch.h"
 
 #include <fcntl.h>
@@ -50,10 +51,10 @@ Test(file_map, reads_all_bytes_and_none) {
     const char *path = scratch_write(&scratch, "a", "abc\0\xff", 5);
     MappedFile file;
     cr_assert(file_map(&file, path, NULL) == 0);
-    cr_expect(file.size == 5 && memcmp(file.data, "abc\0\xff", 5) == 0);
+    check_all(file.size == 5, memcmp(file.data, "abc\0\xff", 5) == 0);
     file_unmap(&file);
     cr_assert(file_map(&file, scratch_write(&scratch, "empty", "", 0), NULL) == 0);
-    cr_expect(file.size == 0 && file.data);
+    check_all(file.size == 0, file.data);
     file_unmap(&file);
 }
 
@@ -171,7 +172,7 @@ Test(directories, are_made_with_their_parents) {
     for (int again = 0; again < 2; again++)
         cr_assert(make_directories(path, &err) == 0, "%s", err.text);
     struct stat info;
-    cr_expect(stat(path, &info) == 0 && S_ISDIR(info.st_mode));
+    cr_expect(stat(path, &info) == 0 && S_ISDIR(info.st_mode), "%s", path);
     cr_expect(make_directories("", &err) == 0);
     cr_expect(make_directories(".", &err) == 0);
 

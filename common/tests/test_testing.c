@@ -63,6 +63,11 @@ Test(trap, close_few_wrong_among_many) {
     check_close("a product", a, b, N, 4 * tolerance_of(BF16, 192));
 }
 
+Test(trap, all_but_one) {
+    int a = 1, b = broken() ? 3 : 2;
+    check_all(a == 1, b == 2, a < b);
+}
+
 Test(trap, close_truth_is_zero) {
     float a[] = {0, pick(0, 1e-3f)}, b[] = {0, 0};
     check_close("zeros", a, b, 2, 1e-6);
@@ -219,6 +224,7 @@ static const Trap traps[] = {
     {"close_off_by_a_little", "worst at [1]"},
     {"close_last_element", "worst at [126]"},
     {"close_few_wrong_among_many", "one element is too far off: relative distance 0.00"},
+    {"all_but_one", "number 2 of these 3 is false: a == 1, b == 2, a < b"},
     {"close_truth_is_zero", "worst at [1]"},
     {"close_exact", "worst at [1]"},
     {"tensor_element", "worst at [1, 2] (element 7 of 15)"},

@@ -5,6 +5,7 @@
 #include "common/core/rng.h"
 #include "common/files/files.h"
 #include "common/files/json.h"
+#include "common/program/testing.h"
 #include "common/tests/test_scratch.h"
 #include "common/text/tokenizer_internal.h"
 
@@ -76,7 +77,7 @@ static void expect_same_tokenizer(const Tokenizer *a, const Tokenizer *b) {
         cr_assert(x->length == 0 || memcmp(x->bytes, y->bytes, x->length) == 0, "token %zu", id);
     }
     cr_expect(memcmp(a->byte_ids, b->byte_ids, sizeof a->byte_ids) == 0);
-    cr_expect(a->eot == b->eot && a->ignore_merges == b->ignore_merges);
+    check_all(a->eot == b->eot, a->ignore_merges == b->ignore_merges);
     cr_expect(a->added_count == b->added_count);
 }
 
@@ -164,7 +165,7 @@ Test(tokenizer, training_equals_the_library) {
     MappedFile text = must_map(golden("tokenizer_text.txt"));
     Tokenizer *library = must_load(golden("tokenizer_gpt2.json"));
     Tokenizer *ours = must_train(text.data, text.size, tokenizer_vocab_size(library));
-    cr_expect(ours->merge_count > 300 && tokenizer_eot(ours) == tokenizer_vocab_size(ours) - 1);
+    check_all(ours->merge_count > 300, tokenizer_eot(ours) == tokenizer_vocab_size(ours) - 1);
     expect_same_tokenizer(ours, library);
     file_unmap(&text);
 }
@@ -288,7 +289,7 @@ Test(tokenizer, any_bytes_come_back) {
     size_t count;
     round_trip(tokenizers[0], all, sizeof all, &count);
     int32_t *none = tokenizer_encode(tokenizers[0], NULL, 0, &count);
-    cr_expect(none && count == 0);
+    check_all(none, count == 0);
 }
 
 /* Bytes that are not UTF-8 are words of their own; what is around them does not change. */
@@ -372,7 +373,7 @@ Test(tokenizer, end_of_text_is_one_token) {
     size_t count, bytes;
     int32_t *ids = round_trip(tokenizer, text, strlen(text), &count);
     int eot = tokenizer_eot(tokenizer);
-    cr_expect(ids[1] == eot && eot == tokenizer_vocab_size(tokenizer) - 1);
+    check_all(ids[1] == eot, eot == tokenizer_vocab_size(tokenizer) - 1);
     cr_expect(tokenizer->merge_count == 1, "'endoftext' was learned");
     cr_expect_str_eq(tokenizer_token(tokenizer, eot, &bytes), "<|endoftext|>");
     cr_expect(bytes == 13);
@@ -383,7 +384,7 @@ Test(tokenizer, end_of_text_is_one_token) {
 
 static void count_calls(void *user, int done, int wanted) {
     int *calls = user;
-    cr_expect(done >= 0 && done <= wanted);
+    check_all(done >= 0, done <= wanted);
     ++*calls;
 }
 
@@ -395,7 +396,7 @@ Test(tokenizer, training_refuses_and_reports) {
     cr_expect_null(tokenizer_train("", 0, 300, NULL, NULL, &err));
     cr_expect(strstr(err.text, "empty"), "%s", err.text);
     Tokenizer *tokenizer = tokenizer_train("no pair", 7, 5000, count_calls, &calls, &err);
-    cr_assert(tokenizer && calls > 0);
+    check_all(tokenizer, calls > 0);
     cr_expect(tokenizer_vocab_size(tokenizer) == 257);
 }
 
@@ -432,6 +433,6 @@ Test(tokenizer, the_alphabet_is_a_bijection) {
     }
     for (uint32_t character = 0; character < 0x200; character++)
         cr_expect(seen[character] == (character_to_byte(character) >= 0));
-    cr_expect(byte_to_character(' ') == 0x120 && byte_to_character('\n') == 0x10A);
+    check_all(byte_to_character(' ') == 0x120, byte_to_character('\n') == 0x10A);
     cr_expect(character_to_byte(0xFFFFFFFFu) == -1);
 }
