@@ -62,7 +62,7 @@ static void check_case(Device device, DType dtype, int rung, Case c, float sharp
     AttentionShape plain =
         attention_shape(c.batch, c.heads, c.kv_heads, 1, c.length, c.head_dim, c.head_dim, 1);
     plain.k.batch = plain.v.batch = (int64_t)capacity * c.kv_heads * c.head_dim;
-    float *expected = malloc(sizeof(float) * (size_t)tensor_count(q));
+    float *expected = test_floats(tensor_count(q));
     float *lse = test_floats(c.batch * c.heads);
     causal_reference_cpu(expected, lse, q_values, k_values, v_values, plain);
 

@@ -49,7 +49,6 @@ DEVICE_TEST(by_hand, naive) {
     Tensor *x = tensor_copy_in(&ctx, "x", dtype, by_hand_x, SHAPE(1, 3, 2));
     Tensor *y = mla_forward(&ctx, x, &w, &by_hand_cfg, NULL, NULL, MLA_NAIVE, (Residual){0});
     check_tensor(&ctx, "y", y, by_hand_y, by_hand_tolerance(dtype));
-    test_context_free(&ctx);
 }
 
 /* Token after token, from a cache that keeps two numbers of each. */
@@ -68,7 +67,5 @@ DEVICE_TEST(by_hand, absorbed) {
             mla_forward(&ctx, x, &w, &by_hand_cfg, NULL, &cache, MLA_ABSORBED, (Residual){0});
         check_tensor(&ctx, "y", y, by_hand_y + 2 * t, by_hand_tolerance(dtype));
     }
-    latent_cache_free(&cache);
     pages_free(&pages);
-    test_context_free(&ctx);
 }

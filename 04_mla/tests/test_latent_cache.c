@@ -10,8 +10,8 @@
  */
 static void check_invariants(Context *ctx, Pages *p) {
     pages_settle(ctx, p);
-    int32_t *lengths = position_values(ctx, &p->lengths);
-    int32_t *table = position_values(ctx, &p->block_table);
+    int32_t *lengths = test_ints(ctx, &p->lengths);
+    int32_t *table = test_ints(ctx, &p->block_table);
     int *owners = calloc((size_t)p->count, sizeof *owners);
     for (int b = 0; b < p->batch; b++) {
         cr_assert_eq(lengths[b], p->length[b]);
@@ -26,7 +26,6 @@ static void check_invariants(Context *ctx, Pages *p) {
     for (int i = 0; i < p->free_count; i++) owners[p->free_pages[i]]++;
     for (int i = 0; i < p->count; i++)
         cr_assert(owners[i] == 1, "page %d has %d owners", i, owners[i]);
-    free(lengths), free(table), free(owners);
 }
 
 /* ---- kernels ---- */
@@ -71,7 +70,7 @@ static void check_kernels(Device device, DType dtype, KernelCase k) {
             if (at + 1 > longest) longest = at + 1;
         }
     ON(&ctx, pages_move, lengths->data, T, NULL, B); /* lengths count the new tokens already */
-    int32_t *now = position_values(&ctx, lengths);
+    int32_t *now = test_ints(&ctx, lengths);
     for (int b = 0; b < B; b++) cr_assert_eq(now[b], k.lengths[b] + T);
     ON(&ctx, latent_append, pool->data, block_table->data, lengths->data, c_kv->data, k_rope->data,
        B, T, k.c_width, k.rope_width, k.max_pages);
@@ -95,8 +94,6 @@ static void check_kernels(Device device, DType dtype, KernelCase k) {
 #undef ROW
     check_tensor(&ctx, "c_kv read back", c_back, c_wanted, 0);
     if (k.rope_width) check_tensor(&ctx, "k_rope read back", r_back, r_wanted, 0);
-    free(table), free(expected), free(c), free(r), free(now), free(c_wanted), free(r_wanted);
-    test_context_free(&ctx);
 }
 
 DEVICE_TEST(latent_cache, rows_go_where_the_table_says) {
@@ -115,13 +112,12 @@ DEVICE_TEST(latent_cache, rows_go_where_the_table_says) {
 
 /* Rows of a step's tokens, as numbers that say which: 16 b + t % 16, exact in BF16. */
 static Tensor *numbered(Context *ctx, const char *name, const Pages *pages, int T, int width) {
-    float *values = malloc(sizeof(float) * (size_t)(pages->batch * T * width));
+    float *values = test_floats(pages->batch * T * width);
     for (int i = 0; i < pages->batch * T * width; i++) {
         int b = i / width / T, t = i / width % T;
         values[i] = (float)(16 * b + (pages->length[b] - T + t) % 16);
     }
     Tensor *t = tensor_copy_in(ctx, name, ctx->dtype, values, SHAPE(pages->batch, T, width));
-    free(values);
     return t;
 }
 
@@ -154,7 +150,6 @@ static void check_contents(Context *ctx, const LatentCache *cache) {
                       ropes[2 * i] == wanted && ropes[2 * i + 1] == wanted,
                   "sequence %d, token %d is %g, not %g", b, t, values[i * c_width], wanted);
     }
-    free(values), free(ropes);
 }
 
 DEVICE_TEST(latent_cache, appends_at_each_sequence_s_length) {
@@ -171,9 +166,8 @@ DEVICE_TEST(latent_cache, appends_at_each_sequence_s_length) {
         check_invariants(&ctx, &cache.pages);
         check_contents(&ctx, &cache.latent);
     }
-    one_layer_free(&cache);
-    one_layer_free(&cache); /* twice is fine */
-    test_context_free(&ctx);
+    pages_free(&cache.pages);
+    pages_free(&cache.pages); /* twice is fine */
 }
 
 /* Cut at random, go on, cut again: pages go from one to the other and the contents stay right, in
@@ -211,9 +205,6 @@ DEVICE_TEST(latent_cache, pages_change_hands) {
     }
     cr_assert(appended > 20 && refused > 5 && cuts > 10, "%d appended, %d refused, %d cut",
               appended, refused, cuts);
-    latent_cache_free(&second);
-    one_layer_free(&cache);
-    test_context_free(&ctx);
 }
 
 DEVICE_TEST(latent_cache, positions_go_on) {
@@ -225,13 +216,10 @@ DEVICE_TEST(latent_cache, positions_go_on) {
     cr_assert_eq(pages_begin(&cache.pages, 3, NULL), 0);
     static const int32_t wanted[] = {70, 71, 72, 3, 4, 5};
     for (int pass = 0; pass < 2; pass++) { /* two layers ask */
-        int32_t *got = position_values(&ctx, pages_positions(&ctx, &cache.pages));
+        int32_t *got = test_ints(&ctx, pages_positions(&ctx, &cache.pages));
         for (int i = 0; i < 6; i++) cr_assert_eq(got[i], wanted[i]);
-        free(got);
     }
     cr_assert_eq(pages_longest(&cache.pages), 73);
-    one_layer_free(&cache);
-    test_context_free(&ctx);
 }
 
 /* -1 cuts them all, and nobody becomes longer. */
@@ -247,8 +235,6 @@ DEVICE_TEST(latent_cache, all_sequences_are_cut_at_once) {
     cr_assert_eq(cache.pages.free_count, cache.pages.count - 3);
     check_invariants(&ctx, &cache.pages);
     check_contents(&ctx, &cache.latent);
-    one_layer_free(&cache);
-    test_context_free(&ctx);
 }
 
 /* A graph's launches move the device's lengths, on and back; the host counts along. */
@@ -268,8 +254,6 @@ DEVICE_TEST(latent_cache, the_host_counts_along) {
     cr_assert_eq(pages->length[1], 62); /* with a page for what it took back */
     append(&ctx, &cache, 3);
     check_invariants(&ctx, pages);
-    one_layer_free(&cache);
-    test_context_free(&ctx);
 }
 
 /* In a step that the device has not counted yet, the last tokens are taken back. */
@@ -287,8 +271,6 @@ DEVICE_TEST(latent_cache, wrong_guesses_are_overwritten) {
     append(&ctx, &cache, 7);
     check_invariants(&ctx, &cache.pages);
     check_contents(&ctx, &cache.latent);
-    one_layer_free(&cache);
-    test_context_free(&ctx);
 }
 
 /* ---- what users can get wrong ---- */
@@ -315,8 +297,6 @@ DEVICE_TEST(latent_cache, too_many_tokens_are_refused_whole) {
                   "sequence 1 holds 90 of 100 tokens, so 11 more do not fit (room for 10)");
     append(&ctx, &cache, 10);
     check_contents(&ctx, &cache.latent);
-    one_layer_free(&cache);
-    test_context_free(&ctx);
 }
 
 DEVICE_TEST(latent_cache, too_few_pages_are_refused_whole) {
@@ -330,8 +310,6 @@ DEVICE_TEST(latent_cache, too_few_pages_are_refused_whole) {
     pages_truncate(&cache.pages, 1, 0);
     append(&ctx, &cache, 1); /* 65, 1 and 65 tokens: five pages */
     check_contents(&ctx, &cache.latent);
-    one_layer_free(&cache);
-    test_context_free(&ctx);
 }
 
 Test(latent_cache, sizes_that_make_no_sense_are_named) {
@@ -353,5 +331,4 @@ Test(latent_cache, sizes_that_make_no_sense_are_named) {
         cr_assert(strstr(err.text, cases[i].says), "case %zu says: %s", i, err.text);
         pages_free(&pages);
     }
-    test_context_free(&ctx);
 }

@@ -49,13 +49,9 @@ static void check_golden(Device device, DType dtype, const char *path, MlaConfig
         float *got = malloc(sizeof(float) * (size_t)tensor_count(t));
         params_get_grad(&m.params, t, got);
         check_close(name, got, golden_values(golden, name), tensor_count(t), tolerance);
-        free(got);
     }
     /* Every tensor of the file was used: x, y, c and grad.x, and two for each weight. */
     cr_assert_eq(safetensors_count(golden), 4 + 2 * m.params.count);
-    safetensors_close(golden);
-    params_free(&m.params);
-    test_context_free(&ctx);
 }
 
 DEVICE_TEST(mla, equals_transformers_v3) {
@@ -117,7 +113,7 @@ static void plain_mla(float *y, const float *x_values, Module *m, int T, bool tu
                             w->kv_a_proj, w->kv_a_layernorm, w->kv_b_proj,     w->o_proj,
                             w->q_a_bias,  w->kv_a_bias,      w->o_bias};
     float *p[11];
-    for (int i = 0; i < 11; i++) p[i] = list[i] ? weight_values(m, list[i]) : NULL;
+    for (int i = 0; i < 11; i++) p[i] = list[i] ? test_weight(&m->params, list[i]) : NULL;
     double *x = malloc(sizeof *x * (size_t)(T * hidden)),
            *c_q = malloc(sizeof *x * (size_t)(T * hidden));
     double *q = malloc(sizeof *x * (size_t)(T * H * qk)),
@@ -162,8 +158,6 @@ static void plain_mla(float *y, const float *x_values, Module *m, int T, bool tu
         }
     plain_linear(out, o, p[7], p[10], T, H * v, hidden);
     for (int i = 0; i < T * hidden; i++) y[i] = (float)out[i];
-    for (int i = 0; i < 11; i++) free(p[i]);
-    free(x), free(c_q), free(q), free(kv), free(latent), free(c_kv), free(s), free(o), free(out);
 }
 
 static void check_plain(Device device, DType dtype, MlaConfig cfg, int T, bool turned, float size) {
@@ -183,10 +177,6 @@ static void check_plain(Device device, DType dtype, MlaConfig cfg, int T, bool t
     char what[64];
     snprintf(what, sizeof what, "y, T %d, rank %d", T, cfg.kv_lora_rank);
     check_tensor(&ctx, what, y, expected, module_tolerance(dtype));
-    free(values);
-    free(expected);
-    params_free(&m.params);
-    test_context_free(&ctx);
 }
 
 /* Ragged; without and with a q latent; without rope; with sizes that vector copies take. */
@@ -237,9 +227,6 @@ DEVICE_TEST(mla, the_future_changes_nothing) {
     double change = 0;
     for (int i = CHANGED * hidden; i < T * hidden; i++) change += fabs(after[i] - before[i]);
     cr_assert(change > 1.0, "the changed tokens changed nothing");
-    free(values), free(before), free(after);
-    params_free(&m.params);
-    test_context_free(&ctx);
 }
 
 /* Gradients and all: bit for bit the same with one thread and with three. */
@@ -258,13 +245,11 @@ Test(mla, does_not_depend_on_the_number_of_threads) {
         tape_backward(&ctx, mean(&ctx, out));
         y[i] = test_values(&ctx, out);
         dx[i] = test_gradient(&ctx, x);
-        params_free(&m.params);
-        test_context_free(&ctx);
+        context_free(&ctx);
     }
     blas_set_threads(0);
     check_close("y", y[1], y[0], 2 * T * HIDDEN, 0);
     check_close("gradient of x", dx[1], dx[0], 2 * T * HIDDEN, 0);
-    for (int i = 0; i < 2; i++) free(y[i]), free(dx[i]);
 }
 
 /* ---- gradients ---- */
@@ -320,7 +305,6 @@ static void check_module_gradients(MlaConfig cfg, const Position *position) {
     }
     /* step^2 f'''/6 is about 1e-4 of a gradient here, and F32 rounds a loss of order 10. */
     check_gradients(&ctx, "mla", module_loss, &g, inputs, count, 24, 1e-2, 1e-2);
-    test_context_free(&ctx);
 }
 
 Test(mla, gradients) { check_module_gradients((MlaConfig){12, 3, 0, 6, 5, 4, 3, false}, NULL); }
@@ -367,10 +351,8 @@ DEVICE_TEST(mla, a_gradient_is_added_to) {
             }
             for (int64_t j = 0; j < n; j++) once[i][j] *= 2;
             check_close(inputs[i]->name, values, once[i], n, module_tolerance(dtype));
-            free(values), free(once[i]);
         }
     }
-    test_context_free(&ctx);
 }
 
 /* ---- what only a programmer can get wrong ---- */

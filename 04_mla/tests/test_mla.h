@@ -14,55 +14,16 @@
 #include <stdlib.h>
 #include <string.h>
 
-typedef struct Module {
-    Params params;
-    MlaConfig cfg;
-    Mla w;
-} Module;
-
-/* F32 numbers that ctx->dtype holds exactly, so that all devices and dtypes share their weights. */
-static inline void round_to(DType dtype, float *values, int64_t n) {
-    for (int64_t i = 0; i < n && dtype == BF16; i++)
-        values[i] = bf16_to_float(bf16_from_float(values[i]));
-}
-
-/* Matrices Normal(0, 1 / in), norms near 1 and biases near 0, but not 1 and 0: those would hide
- * a weight that is forgotten. */
-static inline void module_init(Module *m, Context *ctx, MlaConfig cfg) {
-    Error err = {0};
-    m->cfg = cfg;
-    params_init(&m->params, ctx);
-    m->w = mla_init(&m->params, "self_attn", &cfg);
-    cr_assert(params_allocate(&m->params, true, &err) == 0, "%s", err.text);
-    for (int i = 0; i < m->params.count; i++) {
-        Tensor *t = m->params.list[i];
-        int64_t n = tensor_count(t);
-        float *values = malloc((size_t)n * sizeof *values);
-        float std = t->ndim == 2 ? 1.0f / sqrtf((float)tensor_dim(t, 1)) : 0.3f;
-        float mean = strstr(t->name, "layernorm") ? 1.0f : 0.0f;
-        for (int64_t j = 0; j < n; j++)
-            values[j] = mean + std * rng_normal(7, 1000 + (uint64_t)i, (uint64_t)j);
-        round_to(ctx->dtype, values, n);
-        params_set(&m->params, t, values);
-        free(values);
-    }
-}
-
-static inline float *weight_values(Module *m, const Tensor *t) {
-    float *host = malloc((size_t)tensor_count(t) * sizeof *host);
-    params_get(&m->params, t, host);
-    return host;
-}
+MODULE(Mla, MlaConfig, mla_init(params, "self_attn", cfg), 0)
 
 /* Tokens first .. first + count - 1 of sequences b .. b + batch - 1 of x [B, T, hidden] (host). */
 static inline Tensor *tokens_of(Context *ctx, const float *x, int b, int batch, int T, int hidden,
                                 int first, int count) {
-    float *part = malloc(sizeof(float) * (size_t)(batch * count * hidden));
+    float *part = test_floats(batch * count * hidden);
     for (int i = 0; i < batch; i++)
         memcpy(part + i * count * hidden, x + ((b + i) * T + first) * hidden,
                sizeof(float) * (size_t)(count * hidden));
     Tensor *t = tensor_copy_in(ctx, "x", ctx->dtype, part, SHAPE(batch, count, hidden));
-    free(part);
     return t;
 }
 
@@ -80,11 +41,6 @@ static inline void one_layer_init(OneLayer *cache, Context *ctx, int batch, int 
         latent_cache_init(&cache->latent, ctx, &cache->pages, width, &err))
         cr_assert_fail("%s", err.text);
     test_poison(ctx, &cache->latent.latent); /* what no token wrote must not be used */
-}
-
-static inline void one_layer_free(OneLayer *cache) {
-    latent_cache_free(&cache->latent);
-    pages_free(&cache->pages);
 }
 
 /* A step of it: the tokens of x [B, T, hidden_size]. */
@@ -114,22 +70,14 @@ static inline void turn_head(float *head, int head_dim, int dim, int position, d
     }
 }
 
-static inline int32_t *position_values(Context *ctx, const Tensor *positions) {
-    int32_t *host = malloc(tensor_bytes(positions));
-    tensor_download_ints(ctx, host, positions);
-    return host;
-}
-
 static inline void turn_tensor(Context *ctx, Tensor *t, int dim, const Tensor *positions,
                                double sign) {
     int64_t tokens = tensor_count(positions), heads = tensor_dim(t, 2), head_dim = tensor_dim(t, 3);
     float *values = test_values(ctx, t);
-    int32_t *position = position_values(ctx, positions);
+    int32_t *position = test_ints(ctx, positions);
     for (int64_t i = 0; i < tokens * heads; i++)
         turn_head(values + i * head_dim, (int)head_dim, dim, position[i / heads], sign);
     tensor_upload(ctx, t, values);
-    free(values);
-    free(position);
 }
 
 typedef struct TurnSaved {

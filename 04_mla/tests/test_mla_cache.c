@@ -48,11 +48,7 @@ static void check_modes(Device device, DType dtype, MlaConfig cfg, int B, int T)
         char what[64];
         snprintf(what, sizeof what, "%s, T %d, rank %d", names[i], T, cfg.kv_lora_rank);
         check_tensor(&ctx, what, y, expected, mode_tolerance(dtype));
-        one_layer_free(&cache);
     }
-    free(expected);
-    params_free(&m.params);
-    test_context_free(&ctx);
 }
 
 static const MlaConfig ragged = {25, 3, 0, 11, 7, 6, 5, true};
@@ -95,13 +91,8 @@ static void check_chunks(Device device, DType dtype, MlaConfig cfg, const int *c
         for (int b = 0; b < B; b++)
             memcpy(pieced + (b * T + first) * hidden, values + b * count * hidden,
                    sizeof(float) * (size_t)(count * hidden));
-        free(values);
     }
     check_close("cached", pieced, whole, B * T * hidden, mode_tolerance(dtype));
-    free(all), free(whole), free(pieced);
-    one_layer_free(&cache);
-    params_free(&m.params);
-    test_context_free(&ctx);
 }
 
 /* Chunk lengths, the last one repeated to the end of the text. */
@@ -161,12 +152,7 @@ static void check_lengths(Device device, DType dtype, MlaConfig cfg, MlaMode mod
         Tensor *part = tensor_copy_in(&ctx, "x", dtype, next, SHAPE(SEQUENCES, T, hidden));
         Tensor *y = cached_forward(&ctx, part, &m.w, &cfg, &TURN, &cache, mode);
         check_tensor(&ctx, "a step of all sequences", y, expected, mode_tolerance(dtype));
-        free(next), free(expected);
     }
-    free(all), free(whole);
-    one_layer_free(&cache);
-    params_free(&m.params);
-    test_context_free(&ctx);
 }
 
 DEVICE_TEST(mla_cache, different_lengths_absorbed) {
@@ -213,10 +199,6 @@ DEVICE_TEST(mla_cache, pages_are_given_back_and_used_again) {
     check_close("the one that began anew", y, whole, MORE * hidden, mode_tolerance(dtype));
     check_close("the one that went on", y + MORE * hidden, whole + (T + MORE + T) * hidden,
                 MORE * hidden, mode_tolerance(dtype));
-    free(all), free(whole), free(next), free(y);
-    one_layer_free(&cache);
-    params_free(&m.params);
-    test_context_free(&ctx);
 }
 
 /* The grids and the scratch of a longer text, as a captured graph has them, give the same. */
@@ -233,10 +215,6 @@ DEVICE_TEST(mla_cache, a_horizon_changes_nothing) {
     cache.pages.horizon = HORIZON;
     Tensor *y = cached_forward(&ctx, x, &m.w, &cfg, &TURN, &cache, MLA_ABSORBED);
     check_tensor(&ctx, "y", y, expected, mode_tolerance(dtype));
-    free(expected);
-    one_layer_free(&cache);
-    params_free(&m.params);
-    test_context_free(&ctx);
 }
 
 /* ---- which mode MLA_AUTO takes ---- */
@@ -253,8 +231,6 @@ static float *with_mode(Context *ctx, Module *m, const Tensor *x, int cached, in
     cache.pages.horizon = horizon;
     Tensor *rest = tokens_of(ctx, all, 0, 1, T, hidden, cached, T - cached);
     float *y = test_values(ctx, cached_forward(ctx, rest, &m->w, &m->cfg, &TURN, &cache, mode));
-    one_layer_free(&cache);
-    free(all);
     return y;
 }
 
@@ -275,9 +251,6 @@ static void check_auto(int cached, int T, int horizon, MlaMode expected) {
     cr_assert(memcmp(y[MLA_AUTO], y[expected], bytes) == 0,
               "%d new tokens after %d, horizon %d: MLA_AUTO is not %s", T - cached, cached, horizon,
               expected == MLA_NAIVE ? "naive" : "absorbed");
-    for (int mode = MLA_AUTO; mode <= MLA_ABSORBED; mode++) free(y[mode]);
-    params_free(&m.params);
-    test_context_free(&ctx);
 }
 
 Test(mla_cache, auto_counts_the_new_tokens_and_the_cached_ones) {
@@ -320,10 +293,6 @@ static void check_scratch(Device device, DType dtype, MlaMode mode) {
     cr_assert(kept < scratch, "a layer keeps %zu bytes", kept);
     cr_assert(grown < scratch, "the second layer takes %zu bytes more; its scratch alone is %zu",
               grown, scratch);
-    free(all);
-    one_layer_free(&cache);
-    params_free(&m.params);
-    test_context_free(&ctx);
 }
 
 DEVICE_TEST(mla_cache, layers_share_their_scratch) {
@@ -347,9 +316,6 @@ static void positions_end(int next) {
         Tensor *x = test_normal(&ctx, "x", 1, SHAPE(1, chunks[i], with_q.hidden_size));
         cached_forward(&ctx, x, &m.w, &with_q, &short_table, &cache, MLA_AUTO);
     }
-    one_layer_free(&cache);
-    params_free(&m.params);
-    test_context_free(&ctx);
 }
 
 Test(mla_cache, the_last_position_is_used) { positions_end(2); }
@@ -372,9 +338,6 @@ static void absorbed_with(int B, int T, int more_width, int more_heads) {
     cfg.num_attention_heads += more_heads; /* more than kv_b_proj has */
     Tensor *q = test_normal(&ctx, "q", 3, SHAPE(B, T, cfg.num_attention_heads, 16));
     mla_absorbed_attention(&ctx, q, &m.w, &cfg, &cache.latent, 1);
-    one_layer_free(&cache);
-    params_free(&m.params);
-    test_context_free(&ctx);
 }
 
 Test(mla_cache, all_tokens_may_ask) { absorbed_with(2, 5, 0, 0); }
@@ -402,9 +365,6 @@ static void append_without(bool begin, bool append) {
     if (begin) cr_assert_eq(pages_begin(&cache.pages, 3, NULL), 0);
     if (append) mla_forward(&ctx, x, &m.w, &with_q, NULL, &cache.latent, MLA_AUTO, (Residual){0});
     mla_forward(&ctx, x, &m.w, &with_q, NULL, &cache.latent, MLA_AUTO, (Residual){0});
-    one_layer_free(&cache);
-    params_free(&m.params);
-    test_context_free(&ctx);
 }
 
 Test(mla_cache, a_step_that_began) { append_without(true, false); }
@@ -432,12 +392,9 @@ Test(mla_cache, does_not_depend_on_the_number_of_threads) {
             Tensor *x = test_normal(&ctx, "x", 1, SHAPE(B, T, HIDDEN));
             Tensor *out = cached_forward(&ctx, x, &m.w, &cfg, &TURN, &cache, modes[mode]);
             y[i] = test_values(&ctx, out);
-            one_layer_free(&cache);
-            params_free(&m.params);
-            test_context_free(&ctx);
+            context_free(&ctx);
         }
         blas_set_threads(0);
         check_close(mode ? "absorbed" : "naive", y[1], y[0], B * T * HIDDEN, 0);
-        free(y[0]), free(y[1]);
     }
 }

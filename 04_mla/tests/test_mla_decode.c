@@ -76,7 +76,7 @@ static Problem problem_new(Context *ctx, const Case *c, int step, float sharp) {
     Problem p = {.shape = s};
     p.q = test_normal(ctx, "q", 1, SHAPE(s.batch, s.q_len, s.heads, width));
     p.latent = tensor_new(ctx, "latent", ctx->dtype, SHAPE(s.pages, PAGE_TOKENS, width));
-    float *latent = malloc(sizeof(float) * (size_t)tensor_count(p.latent));
+    float *latent = test_floats(tensor_count(p.latent));
     for (int64_t i = 0; i < tensor_count(p.latent); i++) latent[i] = NAN;
     for (int b = 0; b < c->batch; b++)
         for (int t = 0; t < length_of(c, b); t++) {
@@ -103,7 +103,6 @@ static Problem problem_new(Context *ctx, const Case *c, int step, float sharp) {
     float *q = test_values(ctx, p.q);
     p.expected = malloc(sizeof(float) * (size_t)tensor_count(p.o));
     mla_decode_reference_cpu(p.expected, NULL, q, latent, table, lengths, s);
-    free(q), free(rows), free(latent), free(table);
     return p;
 }
 
@@ -165,8 +164,6 @@ static void check_case(Device device, DType dtype, Case c, float sharp) {
                  c.length[0]);
         check_tensor(&ctx, what, p.o, p.expected, tolerance(dtype, &p.shape, sharp));
     }
-    free(p.expected);
-    test_context_free(&ctx);
 }
 
 /* ---- cases ---- */
@@ -217,10 +214,8 @@ DEVICE_TEST(mla_decode, pages_may_lie_anywhere) {
             run(&ctx, rung, &b);
             float *values = test_values(&ctx, a.o);
             check_tensor(&ctx, rung_names[rung], b.o, values, 0);
-            free(values);
         }
-        free(a.expected), free(b.expected);
-        test_context_free(&ctx);
+        context_free(&ctx);
     }
 }
 
@@ -246,8 +241,6 @@ DEVICE_TEST(mla_decode, a_chunk_equals_its_steps) {
         /* the same products, perhaps cut and added otherwise; each side rounded to BF16 once */
         check_tensor(&ctx, "step", step.o, all + i * o_row, 2 * tolerance(dtype, &p.shape, 1));
     }
-    free(all), free(p.expected);
-    test_context_free(&ctx);
 }
 
 /* The CPU shares the work among its threads, and the sums are the same for any number of them. */
@@ -264,8 +257,7 @@ Test(mla_decode, threads_change_nothing) {
         run(&ctx, IN_USE, &p);
         blas_set_threads(0);
         check_tensor(&ctx, "with three threads", p.o, one, 0);
-        free(one), free(p.expected);
-        test_context_free(&ctx);
+        context_free(&ctx);
     }
 }
 

@@ -59,7 +59,6 @@ static Position turn_with_angles(Context *ctx, int dim) {
         (PositionAngles){.cos = tensor_copy_in(ctx, "cos", F32, c, SHAPE(POSITIONS, dim / 2))->data,
                          .sin = tensor_copy_in(ctx, "sin", F32, s, SHAPE(POSITIONS, dim / 2))->data,
                          .dim = dim};
-    free(c), free(s);
     return position;
 }
 
@@ -80,7 +79,6 @@ static float *cache_rows(Context *ctx, const OneLayer *cache, int *count) {
             memcpy(rows + width * (*count)++,
                    pool + page_row(pages->table + b * pages->max_pages, t) * width,
                    (size_t)width * sizeof *rows);
-    free(pool);
     return rows;
 }
 
@@ -128,7 +126,6 @@ static void compare(Context *ctx, const MlaConfig *cfg, int B, int T, bool turne
          * other way is off by 2^-8, and the roundings of all steps between are not the same. */
         check_tensor(ctx, "mla_few_rows_forward", y, want,
                      ctx->dtype == BF16 ? 4 * 0x1p-9 : 16 * tolerance_of(F32, cfg->hidden_size));
-        free(want);
     }
     int few_count, plain_count;
     float *few = cache_rows(ctx, &s.few, &few_count);
@@ -136,11 +133,8 @@ static void compare(Context *ctx, const MlaConfig *cfg, int B, int T, bool turne
     cr_assert(few_count == plain_count);
     check_close("cache", few, plain, (int64_t)few_count * s.few.latent.width,
                 ctx->dtype == BF16 ? 2 * 0x1p-9 : 4 * tolerance_of(F32, cfg->hidden_size));
-    int32_t *lengths = position_values(ctx, &s.few.pages.lengths);
+    int32_t *lengths = test_ints(ctx, &s.few.pages.lengths);
     for (int b = 0; b < B; b++) cr_assert(lengths[b] == s.few.pages.length[b]);
-    free(few), free(plain), free(lengths);
-    one_layer_free(&s.few), one_layer_free(&s.plain);
-    params_free(&s.m.params);
 }
 
 DEVICE_TEST(mla_few_rows, equals_mla_forward) {
@@ -149,7 +143,7 @@ DEVICE_TEST(mla_few_rows, equals_mla_forward) {
         for (int i = 0; i < (device == CPU ? 1 : 7); i++) {
             Context ctx = test_context(device, dtype);
             compare(&ctx, &configs[c], shapes[i][0], shapes[i][1], i % 3 != 2);
-            test_context_free(&ctx);
+            context_free(&ctx);
         }
 }
 
@@ -173,8 +167,5 @@ DEVICE_TEST(mla_few_rows, features_that_decline) {
                                            i == NO_CACHE ? NULL : &cache.latent),
                      device == CUDA && i == 0, "case %d", i);
         ctx.recording = false;
-        one_layer_free(&cache);
-        params_free(&m.params);
     }
-    test_context_free(&ctx);
 }

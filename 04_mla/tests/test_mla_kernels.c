@@ -39,8 +39,6 @@ static void check_keys(Device device, DType dtype, MlaShape s, int rows) {
                     i < s.nope ? from[(r * H + h) * row + i] : shared[r * s.rope + i - s.nope];
     ON(&ctx, mla_keys, k->data, kv->data, s.rope ? k_rope->data : NULL, rows, s);
     check_tensor(&ctx, "keys", k, expected, 0); /* copies: equal */
-    free(from), free(shared), free(expected);
-    test_context_free(&ctx);
 }
 
 DEVICE_TEST(mla_kernels, keys_are_put_together) {
@@ -82,8 +80,6 @@ static void check_keys_backward(Device device, DType dtype, MlaShape s, int rows
     alone = test_normal(&ctx, "dkv", 2, SHAPE(rows, H, row));
     ON(&ctx, mla_keys_backward, alone->data, add & 1, NULL, 0, dk->data, rows, s);
     check_tensor(&ctx, "dkv alone", alone, of_kv, 2 * tolerance_of(dtype, 8));
-    free(from), free(of_kv), free(of_rope);
-    test_context_free(&ctx);
 }
 
 DEVICE_TEST(mla_kernels, the_shared_key_s_gradient_is_the_sum_over_heads) {
@@ -127,8 +123,6 @@ static void check_absorption(Device device, DType dtype, MlaShape s, int rows) {
     /* Sums in F32 in any order, then one rounding to the dtype. */
     check_tensor(&ctx, "q_absorbed", absorbed, q_wanted, 4 * tolerance_of(dtype, s.nope));
     check_tensor(&ctx, "o", o, o_wanted, 4 * tolerance_of(dtype, rank));
-    free(x), free(w), free(z), free(q_wanted), free(o_wanted);
-    test_context_free(&ctx);
 }
 
 DEVICE_TEST(mla_kernels, absorption_is_a_product_for_each_head) {
@@ -202,9 +196,6 @@ static void check_naive(Device device, DType dtype, MlaShape s, int T, int S) {
     check_tensor(&ctx, "dq", q->grad, dq, tolerance);
     check_tensor(&ctx, "dkv", kv->grad, dkv, tolerance);
     if (k_rope) check_tensor(&ctx, "dk_rope", k_rope->grad, dk_rope, tolerance);
-    free(qf), free(kvf), free(cf), free(rf), free(k), free(v), free(o);
-    free(dq), free(dk), free(dv), free(dkv), free(dk_rope), free(lse);
-    test_context_free(&ctx);
 }
 
 DEVICE_TEST(mla_kernels, values_are_read_inside_kv) {
@@ -253,9 +244,7 @@ Test(mla, weights_have_hugging_face_names) {
             cr_assert_eq(t->ndim == 2 ? t->shape[1] : 0, expected[i].columns, "%s", name);
         }
         cr_assert_eq(found, params.count, "variant %d has other names", variant);
-        params_free(&params);
     }
-    test_context_free(&ctx);
 }
 
 Test(mla, randomize_sets_every_weight) {
@@ -275,8 +264,6 @@ Test(mla, randomize_sets_every_weight) {
         cr_assert(fabs(rms - wanted) <= 0.2 * wanted, "%s has the size %g, not %g", t->name, rms,
                   wanted); /* 200 numbers and more: 0.2 is four standard deviations */
     }
-    params_free(&m.params);
-    test_context_free(&ctx);
 }
 
 Test(mla, a_wrong_config_is_named) {

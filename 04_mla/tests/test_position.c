@@ -16,7 +16,6 @@ static void check_positions(Context *ctx, const Tensor *t, const int32_t *first,
         cr_assert(got[i] == wanted, "[%d, %d] is %d, not %d", (int)(i / T), (int)(i % T), got[i],
                   wanted);
     }
-    free(got);
 }
 
 DEVICE_TEST(position, counts_from_an_offset) {
@@ -25,7 +24,6 @@ DEVICE_TEST(position, counts_from_an_offset) {
     for (int i = 0; i < 5; i++)
         for (int B = 1; B <= 3; B++)
             check_positions(&ctx, positions_from(&ctx, B, sizes[i], 5 * i), NULL, 5 * i);
-    test_context_free(&ctx);
 }
 
 DEVICE_TEST(position, counts_from_each_sequence_s_length) {
@@ -36,7 +34,6 @@ DEVICE_TEST(position, counts_from_each_sequence_s_length) {
     Tensor *positions = positions_from(&ctx, B, T, -1);
     ON(&ctx, positions_fill, positions->data, lengths->data, 0, B, T);
     check_positions(&ctx, positions, first, 0);
-    test_context_free(&ctx);
 }
 
 Test(position, past_the_table_is_an_error) {

@@ -125,7 +125,7 @@ DEVICE_TEST(mla, naive_from_the_cache_is_naive_without) {
 /* ---- one model, two layouts ---- */
 
 static void convert(Module *m, Tensor *t, int heads, int head_dim) {
-    float *rows = weight_values(m, t);
+    float *rows = test_weight(&m->params, t);
     rope_layout_rows(rows, heads, head_dim, small.qk_rope_head_dim, tensor_dim(t, 1),
                      ROPE_INTERLEAVED, ROPE_HALVES);
     params_set(&m->params, t, rows);

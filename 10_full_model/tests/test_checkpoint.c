@@ -281,7 +281,7 @@ Test(checkpoint, fused_experts_are_read) {
         const Moe *moe = &w.model.layers[layer].moe;
         int64_t E = moe->gate_proj->shape[0], one = tensor_count(moe->gate_proj) / E;
         int64_t I = moe->gate_proj->shape[1], H = moe->gate_proj->shape[2];
-        float *both = all[2 * layer - 2] = malloc((size_t)(2 * E * one) * sizeof *both);
+        float *both = all[2 * layer - 2] = test_floats(2 * E * one);
         all[2 * layer - 1] = moe->down_proj->data;
         for (int64_t e = 0; e < E; e++) {
             size_t bytes = (size_t)one * sizeof(float);

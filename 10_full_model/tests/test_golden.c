@@ -65,7 +65,7 @@ static void gradient_distances(Golden *g, Distances *d) {
     int found = 0;
     for (int i = 0; i < g->model.params.count; i++) {
         const Tensor *t = g->model.params.list[i];
-        float *grad = malloc((size_t)tensor_count(t) * sizeof *grad);
+        float *grad = test_floats(tensor_count(t));
         params_get_grad(&g->model.params, t, grad);
         for (int j = 0; j < weight_parts(t); j++, found++) {
             WeightPart part = weight_part(t, j);
