@@ -9,8 +9,7 @@
 
 static void check_positions(Context *ctx, const Tensor *t, const int32_t *first, int offset) {
     int64_t B = tensor_dim(t, 0), T = tensor_dim(t, 1);
-    int32_t *got = malloc(tensor_bytes(t) + 1);
-    tensor_download_ints(ctx, got, t);
+    int32_t *got = test_ints(ctx, t);
     for (int64_t i = 0; i < B * T; i++) {
         int wanted = (first ? first[i / T] : offset) + (int)(i % T);
         cr_assert(got[i] == wanted, "[%d, %d] is %d, not %d", (int)(i / T), (int)(i % T), got[i],
