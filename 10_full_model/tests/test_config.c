@@ -208,7 +208,6 @@ Test(config_table, every_key_is_written_and_read) {
                       config_key_get(key, &back));
         }
     }
-    scratch_close(&scratch);
 }
 
 /* In memory and in a file. What is wrong about a type, no range can say. */
@@ -232,7 +231,6 @@ Test(config_table, every_key_has_its_range) {
                               strstr(err.text, key->key),
                           "%s: %s", key->key, err.text);
             }
-    scratch_close(&scratch);
 }
 
 /* A run that is resumed with another value of any key that matters is refused by its name. */
@@ -273,5 +271,4 @@ Test(config, layers_that_are_not_built_are_not_promised) {
                   config_load(&back, scratch.directory, &err) == 0,
               "%s", err.text);
     cr_assert(back.num_nextn_predict_layers == 0);
-    scratch_close(&scratch);
 }
