@@ -370,5 +370,4 @@ Test(resume, every_flag_of_training_is_compared) {
                     strcmp(before.list[i].value, after.list[i].value);
         cr_expect(seen == row->setting, "--%s: a change is not seen", row->name);
     }
-    world_free(&w);
 }
