@@ -1,3 +1,9 @@
+/*
+ * A step: the newest token of every sequence goes through the model, or, after a prompt, all
+ * tokens that the caches lack, padded on the right. Where the likeliest token is always the one,
+ * the device chooses by itself and some steps' tokens are read at once (decode_graph.h); otherwise
+ * each sequence's logits come to the sampler with a random number of their own.
+ */
 #include "10_full_model/generate/generate.h"
 
 #include "common/program/progress.h"

@@ -1,3 +1,9 @@
+/*
+ * The loop: a step, its row of metrics, and where they are due a validation and a save. Ctrl-C
+ * sets a flag that is looked at between two steps. What is saved goes in an order that leaves a
+ * whole run behind at every moment: the models first, and last the state, which says what they
+ * are.
+ */
 #include "10_full_model/train/train.h"
 
 #include "10_full_model/checkpoint/checkpoint.h"
