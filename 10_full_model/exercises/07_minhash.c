@@ -9,13 +9,8 @@
  *   minhash_band         one number for the `rows` minima of band number `band`: equal when they
  *                        all are, and otherwise almost always different. Equal minima in
  *                        another band must not give the same number.
-<<<<<<< HEAD
  *   minhash_probability  the probability that two documents of similarity J agree in all rows
  *                        of at least one band
-=======
- *   minhash_probability  the probability that two documents of similarity J agree in all rows of
- *                        at least one band
->>>>>>> d7a1437 (test_duplicates, test_resume: as their neighbours)
  *
  * Before you write the last one, guess: at 16 bands of 8 rows, how probable is it for J = 0.5,
  * and for 0.9?
