@@ -142,7 +142,7 @@ static void work_free(Work *w) {
 static BenchTime row(Bench *bench, const char *name, double flop, double bytes,
                      BenchFunction function, void *user) {
     BenchTime t = bench_row(bench, name, bench->ctx->dtype, flop, bytes, function, user);
-    bench_save(bench, "%s,%.5f,%.5f", name, 1e3 * t.min, 1e3 * t.median);
+    bench_save(bench, "\"%s\",%.5f,%.5f", name, 1e3 * t.min, 1e3 * t.median);
     return t;
 }
 
