@@ -30,26 +30,11 @@ static void check_golden(Device device, DType dtype, const char *path, MlaConfig
     SafeTensors *golden = golden_open(path);
     Module m;
     module_init(&m, &ctx, cfg);
-    double tolerance = module_tolerance(dtype);
-    for (int i = 0; i < m.params.count; i++) {
-        Tensor *t = m.params.list[i];
-        params_set(&m.params, t, golden_values(golden, t->name + strlen("self_attn.")));
-    }
+    golden_weights(&m.params, golden, "self_attn.");
     Tensor *x = golden_tensor(&ctx, golden, "x");
-    Tensor *c = tensor_copy_in(&ctx, "c", F32, golden_values(golden, "c"), x->shape, x->ndim);
     ctx.recording = true;
     Tensor *y = mla_forward(&ctx, x, &m.w, &cfg, NULL, NULL, MLA_AUTO, (Residual){0});
-    tape_backward(&ctx, weighted_sum(&ctx, y, c));
-    check_tensor(&ctx, "y", y, golden_values(golden, "y"), tolerance);
-    check_tensor(&ctx, "gradient of x", x->grad, golden_values(golden, "grad.x"), tolerance);
-    for (int i = 0; i < m.params.count; i++) {
-        Tensor *t = m.params.list[i];
-        char name[96];
-        snprintf(name, sizeof name, "grad.%s", t->name + strlen("self_attn."));
-        float *got = malloc(sizeof(float) * (size_t)tensor_count(t));
-        params_get_grad(&m.params, t, got);
-        check_close(name, got, golden_values(golden, name), tensor_count(t), tolerance);
-    }
+    golden_check(&ctx, &m.params, golden, "self_attn.", x, y, module_tolerance(dtype));
     /* Every tensor of the file was used: x, y, c and grad.x, and two for each weight. */
     cr_assert_eq(safetensors_count(golden), 4 + 2 * m.params.count);
 }

@@ -38,7 +38,6 @@ DEVICE_TEST(balance, loss_by_hand) {
     Tensor *scores = f32_tensor(&ctx, "scores", s, SHAPE(4, 2));
     Tensor *indices = tensor_copy_in(&ctx, "indices", I32, chosen, SHAPE(4, 1));
     check_tensor(&ctx, "loss", balance_loss(&ctx, scores, indices, 1, 1.0f), want, 1e-6);
-    test_context_free(&ctx);
 }
 
 /* Over the batch (Switch) and for each sequence (DeepSeek), with gradients, in double precision. */
@@ -76,7 +75,7 @@ DEVICE_TEST(balance, loss_by_its_formula) {
         tape_backward(&ctx, got);
         /* f_e - mean f cancels where the load is near even */
         check_tensor(&ctx, "gradient", scores->grad, want_grad, 64 * tolerance_of(F32, N));
-        test_context_free(&ctx);
+        context_free(&ctx);
     }
 }
 
@@ -120,9 +119,7 @@ DEVICE_TEST(balance, gradients_add) {
         }
         for (int i = 0; i < counts[kind]; i++) got[0][i] += old[i];
         check_close(names[kind], got[1], got[0], counts[kind], 4 * 0x1p-24); /* an FMA at most */
-        free(got[0]), free(got[1]);
     }
-    test_context_free(&ctx);
 }
 
 /* Scores that have underflowed: shares of zero and no NaN, on every device. */
@@ -138,12 +135,10 @@ DEVICE_TEST(balance, loss_of_scores_that_underflowed) {
     Tensor *loss = balance_loss(&ctx, scores, indices, B, 1.0f);
     tape_backward(&ctx, loss);
     float *got = test_values(&ctx, loss), *gradient = test_values(&ctx, scores->grad);
-    cr_assert(isfinite(got[0]) && got[0] > 0);
+    check_all(isfinite(got[0]), got[0] > 0);
     for (int i = 0; i < N * E; i++) cr_assert(isfinite(gradient[i]));
-    free(got), free(gradient);
     Tensor *none = f32_tensor(&ctx, "none", zero, SHAPE(N, E));
     check_tensor(&ctx, "of nothing", balance_loss(&ctx, none, indices, B, 1.0f), zero, 0);
-    test_context_free(&ctx);
 }
 
 /* An even load costs alpha; one pair of experts for everything E / K times that, if they also have
@@ -167,7 +162,6 @@ DEVICE_TEST(balance, loss_at_its_ends) {
     t = tensor_copy_in(&ctx, "indices", I32, same, SHAPE(14, K));
     s = f32_tensor(&ctx, "scores", one, SHAPE(14, E));
     check_tensor(&ctx, "two for all", balance_loss(&ctx, s, t, 2, 0.1f), most, 1e-6);
-    test_context_free(&ctx);
 }
 
 DEVICE_TEST(balance, z_loss_by_its_formula) {
@@ -189,7 +183,6 @@ DEVICE_TEST(balance, z_loss_by_its_formula) {
     check_tensor(&ctx, "loss", got, want, 8 * tolerance_of(F32, N));
     tape_backward(&ctx, got);
     check_tensor(&ctx, "gradient", logits->grad, want_grad, 32 * tolerance_of(F32, E));
-    test_context_free(&ctx);
 }
 
 /* Shazeer's pair: importance is the sum of an expert's weights, variation its CV^2. */
@@ -220,7 +213,6 @@ DEVICE_TEST(balance, importance_and_its_variation) {
     const float none[E] = {0}, zero[1] = {0};
     Tensor *empty = f32_tensor(&ctx, "empty", none, SHAPE(E));
     check_tensor(&ctx, "of zeros", balance_variation(&ctx, empty, 0.5f), zero, 0);
-    test_context_free(&ctx);
 }
 
 typedef struct Graph {
@@ -250,7 +242,6 @@ Test(balance, gradients_agree_with_finite_differences) {
     Tensor *list[] = {g.scores, g.logits, g.weights};
     /* The largest gradients are 0.05; F32 rounds a loss of 8 to 5e-7, 2e-5 with this step. */
     check_gradients(&ctx, "balance", all_losses, &g, list, 3, 40, 2e-2, 2e-2);
-    test_context_free(&ctx);
 }
 
 /* Loads 6, 2, 4, 4: the mean is 4. The first gets a smaller bias, the second a larger one. */
@@ -277,21 +268,20 @@ DEVICE_TEST(balance, bias_update_by_hand) {
     balance_update_bias(&ctx, NULL, load, 0.125f); /* no bias: counting begins anew all the same */
     tensor_download_ints(&ctx, got, load);
     for (int e = 0; e < 4; e++) cr_assert_eq(got[e], 0);
-    test_context_free(&ctx);
 }
 
 Test(balance, measures) {
     BalanceMeasures m = balance_measure((int32_t[]){5, 5, 5, 5}, 4, 20);
-    cr_assert(m.tokens == 20 && m.mean == 5 && m.max_vio == 0 && m.dropped == 0 && m.unused == 0);
+    check_all(m.tokens == 20, m.mean == 5, m.max_vio == 0, m.dropped == 0, m.unused == 0);
     cr_assert_float_eq(m.entropy, 1, 1e-12);
     m = balance_measure((int32_t[]){0, 20, 0, 0}, 4, 5);
-    cr_assert(m.max == 20 && m.min == 0 && m.max_vio == 3 && m.dropped == 15 && m.unused == 3);
+    check_all(m.max == 20, m.min == 0, m.max_vio == 3, m.dropped == 15, m.unused == 3);
     cr_assert_float_eq(m.entropy, 0, 1e-12);
     m = balance_measure((int32_t[]){10, 10, 0, 0}, 4, -1);
-    cr_assert(m.max_vio == 1 && m.dropped == 0 && m.unused == 2);
+    check_all(m.max_vio == 1, m.dropped == 0, m.unused == 2);
     cr_assert_float_eq(m.entropy, 0.5, 1e-12);
     m = balance_measure((int32_t[]){7}, 1, -1);
-    cr_assert(m.max_vio == 0 && m.entropy == 1);
+    check_all(m.max_vio == 0, m.entropy == 1);
     m = balance_measure((int32_t[]){0, 0}, 2, -1);
-    cr_assert(m.tokens == 0 && m.max_vio == 0 && m.entropy == 0 && m.unused == 2);
+    check_all(m.tokens == 0, m.max_vio == 0, m.entropy == 0, m.unused == 2);
 }

@@ -45,8 +45,7 @@ static void module_init(Module *m, Context *ctx, BlockConfig cfg, int layer) {
     cr_assert(block_check(&cfg, &err) == 0, "%s", err.text);
     params_init(&m->params, ctx);
     m->w = block_init(&m->params, "model.layers.3", &cfg, layer);
-    cr_assert(params_allocate(&m->params, true, &err) == 0, "%s", err.text);
-    block_randomize(&m->params, &m->w, 0.2f, 0.2f);
+    test_params(&m->params, 0.2f);
 }
 
 /* Two prompts of 9 tokens, then 4 tokens one by one, against all 13 at once. */
@@ -81,7 +80,6 @@ DEVICE_TEST(block, cached_decoding_equals_the_whole_sequence) {
             for (int b = 0; b < B; b++)
                 memcpy(got + (b * T + from) * HIDDEN, values + b * count * HIDDEN,
                        sizeof(float) * (size_t)(count * HIDDEN));
-            free(values);
             from += count;
             cr_assert_eq(decoder_cache_length(&cache, -1), from);
         }
@@ -93,10 +91,7 @@ DEVICE_TEST(block, cached_decoding_equals_the_whole_sequence) {
         cr_assert_eq(decoder_cache_length(&cache, -1), 5);
         decoder_cache_truncate(&cache, -1, 7); /* it has only 5 */
         cr_assert_eq(decoder_cache_length(&cache, -1), 5);
-        decoder_cache_free(&cache);
-        free(xh), free(whole);
-        params_free(&m.params);
-        test_context_free(&ctx);
+        context_free(&ctx);
     }
 }
 
@@ -137,10 +132,7 @@ DEVICE_TEST(block, fused_halves) {
         bool here = device == CUDA && i != RECORDING;
         cr_assert_eq(fused.attention, here && i != HEADS_EXPERTS, "attention, case %d", i);
         cr_assert_eq(fused.feed_forward, here && i != RECORD, "feed-forward, case %d", i);
-        decoder_cache_free(&cache);
-        params_free(&m.params);
     }
-    test_context_free(&ctx);
 }
 
 /* By x: the gradient comes through both residuals, both norms, attention and the experts. */
@@ -155,8 +147,7 @@ Test(block, gradients_agree_with_finite_differences) {
         g.c = test_normal(&ctx, "c", 42, SHAPE(1, 5, HIDDEN));
         Tensor *inputs[] = {g.x};
         check_gradients(&ctx, "block", block_loss, &g, inputs, 1, 60, 2e-3, 1.5e-2);
-        params_free(&m.params);
-        test_context_free(&ctx);
+        context_free(&ctx);
     }
 }
 
@@ -186,7 +177,6 @@ DEVICE_TEST(block, learns) {
             tape_backward(&ctx, loss);
             float *value = test_values(&ctx, loss);
             last = value[0], first = step ? first : value[0];
-            free(value);
             for (int i = 0; i < m.params.count; i++)
                 cr_assert(m.params.list[i]->has_grad, "%s got no gradient", m.params.list[i]->name);
             cr_assert(isfinite(adamw_step(&adamw, &m.params, 0.01f, 1)));
@@ -195,8 +185,7 @@ DEVICE_TEST(block, learns) {
             context_reset(&ctx);
         }
         cr_assert(last < first - 10, "from %g to %g", first, last);
-        params_free(&m.params);
-        test_context_free(&ctx);
+        context_free(&ctx);
     }
 }
 
@@ -233,7 +222,7 @@ Test(block, the_first_layers_are_dense) {
     Context ctx = test_context(CPU, F32);
     BlockConfig cfg = config(ATTENTION_MLA, 8);
     cfg.first_k_dense_replace = 2;
-    cr_assert(block_is_dense(&cfg, 1) && !block_is_dense(&cfg, 2));
+    check_all(block_is_dense(&cfg, 1), !block_is_dense(&cfg, 2));
     Module dense, sparse;
     module_init(&dense, &ctx, cfg, 1);
     module_init(&sparse, &ctx, cfg, 2);
@@ -245,8 +234,6 @@ Test(block, the_first_layers_are_dense) {
     cr_assert_eq(block_parameters(&cfg, 2) - block_active_parameters(&cfg, 2),
                  (8 - 2) * 3 * HIDDEN * 16);
     cr_assert_eq(block_parameters(&cfg, 1), block_active_parameters(&cfg, 1));
-    params_free(&dense.params), params_free(&sparse.params);
-    test_context_free(&ctx);
 }
 
 /* The same random numbers drop the same, others others; without recording nothing is dropped. */
@@ -277,9 +264,6 @@ DEVICE_TEST(block, dropout_belongs_to_training) {
     cr_assert(memcmp(y[0], y[2], COUNT * sizeof(float)), "no dropout while recording");
     cr_assert(!memcmp(y[2], y[3], COUNT * sizeof(float)), "one stream, two masks");
     cr_assert(memcmp(y[3], y[4], COUNT * sizeof(float)), "two streams, one mask");
-    for (int i = 0; i < 5; i++) free(y[i]);
-    params_free(&m.params);
-    test_context_free(&ctx);
 }
 
 Test(block, a_wrong_config_is_named) {

@@ -50,6 +50,5 @@ DEVICE_TEST(lesson, three_tokens_by_hand) {
     balance_update_bias(&ctx, bias, load, 0.15f); /* expert 0 has too much, all others too little */
     check_tensor(&ctx, "bias", bias, moved, 0);
     check_choice(&ctx, logits, bias, second, after, better);
-    test_context_free(&ctx);
 }
 /* [/by_hand] */

@@ -63,13 +63,11 @@ static void check_plan(Context *ctx, int i, int64_t capacity) {
         cr_assert_eq(counts[e], seen);
     }
     cr_assert_eq(offsets[E], next);
-    free(chosen), free(counts), free(offsets), free(rows), free(slots);
 }
 
 DEVICE_TEST(dispatch, plan_is_a_stable_sort) {
     Context ctx = test_context(device, dtype);
     for (int i = 0; i < CASES; i++) check_plan(&ctx, i, 0);
-    test_context_free(&ctx);
 }
 
 DEVICE_TEST(dispatch, over_capacity_the_later_tokens_are_dropped) {
@@ -84,7 +82,6 @@ DEVICE_TEST(dispatch, over_capacity_the_later_tokens_are_dropped) {
     cr_assert_eq(dispatch_capacity(1e-30f, 33, 2, 8), 1);
     cr_assert_eq(dispatch_capacity(8, 33, 2, 8), 33);     /* 66, but there are 33 tokens */
     cr_assert_eq(dispatch_capacity(1e30f, 33, 2, 8), 33); /* more than an int64_t holds */
-    test_context_free(&ctx);
 }
 
 /* Permuted and combined with weights 1 / K, everything is back where it was. */
@@ -97,14 +94,13 @@ DEVICE_TEST(dispatch, there_and_back_again) {
         Dispatch plan = dispatch_plan(&ctx, indices, cases[i].experts, 0);
         Tensor *x = test_normal(&ctx, "x", 1, SHAPE(N, D));
         float *expected = test_values(&ctx, x);
-        float *share = malloc((size_t)(N * K) * sizeof *share);
+        float *share = test_floats(N * K);
         for (int64_t s = 0; s < N * K; s++) share[s] = 1.0f / (float)K;
         Tensor *weights = tensor_copy_in(&ctx, "weights", F32, share, SHAPE(N, K));
         Tensor *y = dispatch_combine(&ctx, NULL, dispatch_permute(&ctx, x, &plan), weights, &plan);
         /* K products and sums in F32, and one rounding to dtype */
         check_tensor(&ctx, "y", y, expected, 4 * tolerance_of(dtype, K));
-        free(chosen), free(expected), free(share);
-        test_context_free(&ctx);
+        context_free(&ctx);
     }
 }
 
@@ -179,9 +175,6 @@ DEVICE_TEST(dispatch, kernels_by_plain_loops) {
     for (int s = 0; s < S; s++) want_w[s] += dwh[s];
     check_tensor(&ctx, "dx, added", dx, want_dx, close);
     check_tensor(&ctx, "dw, added", dw, want_w, 4 * tolerance_of(F32, D));
-    free(chosen), free(row), free(offsets), free(xh), free(yph), free(dyh), free(dxph), free(dxh);
-    free(dyph), free(want_y), free(want_dx), free(want_w), free(got), free(got_p), free(got_added);
-    test_context_free(&ctx);
 }
 
 typedef struct Graph {
@@ -212,8 +205,7 @@ Test(dispatch, gradients_agree_with_finite_differences) {
         Tensor *inputs[] = {g.x, g.weights, g.base};
         check_gradients(&ctx, "dispatch", round_trip_loss, &g, inputs, capacity ? 3 : 2, 40, 1e-2,
                         1e-2);
-        free(chosen);
-        test_context_free(&ctx);
+        context_free(&ctx);
     }
 }
 
@@ -238,9 +230,8 @@ Test(dispatch, threads_do_not_change_results) {
         Tensor *weights = test_normal(&ctx, "weights", 2, SHAPE(N, K));
         memcpy(sums[round], dispatch_combine(&ctx, NULL, yp, weights, &plan)->data,
                sizeof sums[round]);
-        test_context_free(&ctx);
+        context_free(&ctx);
     }
-    free(chosen);
     cr_assert(!memcmp(plans[0], plans[1], sizeof plans[0]));
     cr_assert(!memcmp(sums[0], sums[1], sizeof sums[0]));
 }

@@ -60,9 +60,7 @@ static void compare(Context *ctx, const MoeConfig *moe, int hidden, int inner, i
          * their sum are not rounded here, and a single h may be rounded the other way. */
         check_tensor(ctx, "ffn_few_rows_forward", ffn_few_rows_forward(ctx, x, w, &half.cfg), want,
                      ctx->dtype == BF16 ? 4 * 0x1p-9 : 16 * tolerance_of(F32, hidden));
-        free(want);
     }
-    params_free(&half.params);
 }
 
 /* Many experts and few, groups, one or two choices and many, every shared width. */
@@ -98,7 +96,7 @@ DEVICE_TEST(ffn_few_rows, experts_equal_moe_forward) {
         Context ctx = test_context(device, dtype);
         const MoeConfig *cfg = &cases[i / ROWS];
         compare(&ctx, cfg, cfg->router.hidden_size, 0, rows[i % ROWS]);
-        test_context_free(&ctx);
+        context_free(&ctx);
     }
 }
 
@@ -107,7 +105,7 @@ DEVICE_TEST(ffn_few_rows, dense_equals_mlp_forward) {
     for (int i = 0; i < 3 * ROWS; i++) {
         Context ctx = test_context(device, dtype);
         compare(&ctx, NULL, sizes[i / ROWS][0], sizes[i / ROWS][1], rows[i % ROWS]);
-        test_context_free(&ctx);
+        context_free(&ctx);
     }
 }
 
@@ -127,9 +125,6 @@ DEVICE_TEST(ffn_few_rows, a_nan_is_reported) {
     for (int i = 0; i < N * HIDDEN; i++) cr_assert(isnan(y[i]) == (i / HIDDEN == 7), "%d", i);
     cr_assert(router_healthy(&ctx, &half.w.moe.router, &err) == -1);
     cr_assert(strstr(err.text, "token 7 "), "%s", err.text);
-    free(x), free(y);
-    params_free(&half.params);
-    test_context_free(&ctx);
 }
 
 /* What it does not take: then block_feed_forward() is asked. One feature at a time; with none of
@@ -158,7 +153,5 @@ DEVICE_TEST(ffn_few_rows, features_that_decline) {
         cr_assert_eq(ffn_few_rows_supports(&ctx, x, &half.w, &half.cfg), device == CUDA && i == 0,
                      "case %d", i);
         ctx.recording = false;
-        params_free(&half.params);
     }
-    test_context_free(&ctx);
 }

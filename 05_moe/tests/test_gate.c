@@ -20,11 +20,10 @@ enum { SIZES = sizeof sizes / sizeof *sizes };
 /* An F32 tensor of Normal(0, 1), on any device and in any context. */
 static Tensor *f32_normal(Context *ctx, const char *name, uint64_t stream, int64_t rows,
                           int64_t columns) {
-    float *host = malloc((size_t)(rows * columns) * sizeof *host);
+    float *host = test_floats(rows * columns);
     for (int64_t i = 0; i < rows * columns; i++) host[i] = rng_normal(11, stream, (uint64_t)i);
     Tensor *t = tensor_copy_in(ctx, name, F32, host, SHAPE(rows, columns));
     t->requires_grad = true;
-    free(host);
     return t;
 }
 
@@ -70,8 +69,7 @@ DEVICE_TEST(gate, linear_by_plain_loops) {
                      dtype == BF16 && w->grad->dtype == BF16 ? 2 * 0x1p-9
                      : dtype == BF16                         ? 0x1p-14
                                                              : 8 * tolerance_of(F32, N));
-        free(xh), free(wh), free(ch), free(want), free(dx), free(dw);
-        test_context_free(&ctx);
+        context_free(&ctx);
     }
 }
 
@@ -97,8 +95,6 @@ DEVICE_TEST(gate, noise_by_its_formula) {
     check_tensor(&ctx, "noisy", z, want, 20 * 0x1p-24);
     check_tensor(&ctx, "gradient of clean", clean->grad, dz, 0);
     check_tensor(&ctx, "gradient of raw", raw->grad, draw, 20 * 0x1p-24);
-    free(ch), free(rh), free(dz);
-    test_context_free(&ctx);
 }
 
 DEVICE_TEST(gate, cosines_by_plain_loops) {
@@ -108,7 +104,7 @@ DEVICE_TEST(gate, cosines_by_plain_loops) {
         Tensor *x = test_normal(&ctx, "x", 1, SHAPE(N, H));
         Tensor *w = test_normal(&ctx, "centroids", 2, SHAPE(E, H));
         float *xh = test_values(&ctx, x), *wh = test_values(&ctx, w);
-        float *want = malloc((size_t)(N * E) * sizeof *want);
+        float *want = test_floats(N * E);
         for (int64_t n = 0; n < N; n++)
             for (int64_t e = 0; e < E; e++) {
                 double dot = 0, xx = 0, ww = 0;
@@ -121,8 +117,7 @@ DEVICE_TEST(gate, cosines_by_plain_loops) {
             }
         Tensor *z = gate_cosine(&ctx, x, w, 0.25f);
         check_tensor(&ctx, "cosines", z, want, 8 * tolerance_of(F32, H));
-        free(xh), free(wh), free(want);
-        test_context_free(&ctx);
+        context_free(&ctx);
     }
 }
 
@@ -144,8 +139,6 @@ DEVICE_TEST(gate, gradients_of_cosines_equal_the_cpus) {
     double tolerance = dtype == BF16 ? 4 * 0x1p-9 : 16 * tolerance_of(F32, N);
     check_tensor(&ctx, "dx", x->grad, x2->grad->data, tolerance);
     check_tensor(&ctx, "dw", w->grad, w2->grad->data, tolerance);
-    free(xh), free(wh);
-    test_context_free(&ctx), test_context_free(&cpu);
 }
 
 /* P(e is among the best k when its own noise is drawn anew), and its sum over tokens. */
@@ -182,8 +175,7 @@ DEVICE_TEST(gate, noisy_load_by_its_definition) {
         check_tensor(&ctx, "load", load, want, 32 * 0x1p-24);
         if (k == E)
             for (int e = 0; e < E; e++) cr_assert_eq(want[e], N); /* nobody to beat */
-        free(ch), free(rh), free(nh);
-        test_context_free(&ctx);
+        context_free(&ctx);
     }
 }
 
@@ -205,7 +197,6 @@ DEVICE_TEST(gate, gradients_of_noisy_load_equal_the_cpus) {
     static const char *const names[] = {"dclean", "draw", "dnoisy"};
     for (int j = 0; j < 3; j++) /* erfc and exp of the device: some units of F32 */
         check_tensor(&ctx, names[j], inputs[0][j]->grad, inputs[1][j]->grad->data, 32 * 0x1p-24);
-    test_context_free(&ctx), test_context_free(&cpu);
 }
 
 /*
@@ -245,7 +236,6 @@ DEVICE_TEST(gate, gradients_of_noisy_load_without_noise) {
     check_tensor(&ctx, "dclean", dclean, want_clean, 1e-6);
     check_tensor(&ctx, "draw", draw, old, 0);
     check_tensor(&ctx, "dnoisy", dnoisy, want_noisy, 4e-6); /* a sum of eight */
-    test_context_free(&ctx);
 }
 
 /* With noise: what is there is added to. */
@@ -273,9 +263,7 @@ DEVICE_TEST(gate, gradients_of_noisy_load_add) {
         float *fresh = test_values(&ctx, out[0][j]);
         for (int i = 0; i < N * E; i++) old[j][i] += fresh[i];
         check_tensor(&ctx, names[j], out[1][j], old[j], 32 * 0x1p-24);
-        free(fresh), free(old[j]);
     }
-    test_context_free(&ctx);
 }
 
 /* ---- whole routers by finite differences ---- */
@@ -333,7 +321,6 @@ static void check_router_gradients(RouterConfig cfg, uint64_t stream) {
     /* A step of 2e-3 moves a logit by less than the distance of the choices; F32 rounds a loss of
      * order 1 to 1e-7, which is 3e-5 of a derivative. */
     check_gradients(&ctx, "router", router_loss, &g, inputs, count, 40, 2e-3, 1e-2);
-    test_context_free(&ctx);
 }
 
 Test(router, gradients_softmax) {
@@ -385,8 +372,6 @@ DEVICE_TEST(router, centroids_see_directions_only) {
     tensor_upload(&ctx, x, memset(xh, 0, 33 * 16 * sizeof *xh));
     float zeros[33 * 8] = {0}; /* a token of zeros is equally far from all, not NaN */
     check_tensor(&ctx, "zero tokens", gate_cosine(&ctx, x, w, 0.5f), zeros, 0);
-    free(xh), free(before);
-    test_context_free(&ctx);
 }
 
 /* Noise is for training only; and an answer draws no random numbers. */
@@ -407,7 +392,7 @@ DEVICE_TEST(router, noise_is_drawn_only_while_recording) {
     Tensor *x = test_normal(&ctx, "x", 1, SHAPE(33, 16));
     uint64_t stream = ctx.rng.stream;
     Routing quiet = router_forward(&ctx, x, &w, &cfg);
-    cr_assert(ctx.rng.stream == stream && !quiet.load);
+    check_all(ctx.rng.stream == stream, !quiet.load);
     float *clean = test_values(&ctx, gate_linear(&ctx, x, w.weight));
     check_tensor(&ctx, "logits", quiet.logits, clean, 0);
     ctx.recording = true;
@@ -419,7 +404,4 @@ DEVICE_TEST(router, noise_is_drawn_only_while_recording) {
     for (int e = 0; e < 8; e++) total += load[e];
     /* Each is a probability given the others' noise; together they come near k for every token. */
     cr_assert(total > 0.6f * 2 * 33 && total < 1.4f * 2 * 33, "load %g", total);
-    free(clean), free(noisy), free(load);
-    params_free(&params);
-    test_context_free(&ctx);
 }

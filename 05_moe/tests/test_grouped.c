@@ -59,10 +59,6 @@ static Setup setup(Context *ctx, const Case *c) {
     return s;
 }
 
-static void setup_free(Setup *s) {
-    free(s->offsets), free(s->xh), free(s->wh), free(s->w2h), free(s->dyh);
-}
-
 /* y [R, out] by plain loops, in double; rows that belong to nobody stay 0 */
 static float *reference_forward(const Setup *s, const float *w) {
     int64_t in = s->shape.in, out = s->shape.out;
@@ -86,7 +82,6 @@ static void check_rows(Context *ctx, const char *what, const Setup *s, const Ten
     if (used) check_close(what, got, want, used * width, tolerance);
     for (int64_t i = used * width; i < s->shape.rows * width; i++)
         cr_assert(isnan(got[i]), "%s: a row past the last expert's was written", what);
-    free(got);
 }
 
 /* Sums of up to 1100 products: in F32 a few orders of summation; in BF16 y is rounded once more. */
@@ -99,9 +94,7 @@ DEVICE_TEST(grouped, forward_by_plain_loops) {
         ON(&ctx, grouped_forward, y->data, s.x->data, s.w->data, s.offsets_device->data, s.shape);
         float *want = reference_forward(&s, s.wh);
         check_rows(&ctx, "y", &s, y, want, 4 * tolerance_of(dtype, s.shape.in));
-        free(want);
-        setup_free(&s);
-        test_context_free(&ctx);
+        context_free(&ctx);
     }
 }
 
@@ -112,7 +105,7 @@ DEVICE_TEST(grouped, swiglu_by_plain_loops) {
         Setup s = setup(&ctx, &cases[k]);
         float *g = reference_forward(&s, s.wh), *u = reference_forward(&s, s.w2h);
         int64_t n = s.shape.rows * s.shape.out;
-        float *want = malloc((size_t)n * sizeof *want);
+        float *want = test_floats(n);
         for (int64_t i = 0; i < n; i++) want[i] = (float)(g[i] / (1 + exp(-(double)g[i])) * u[i]);
         double close = 4 * tolerance_of(dtype, s.shape.in);
         for (int keep = 0; keep < 2; keep++) {
@@ -127,9 +120,7 @@ DEVICE_TEST(grouped, swiglu_by_plain_loops) {
             if (keep)
                 check_rows(&ctx, "g", &s, gt, g, close), check_rows(&ctx, "u", &s, ut, u, close);
         }
-        free(g), free(u), free(want);
-        setup_free(&s);
-        test_context_free(&ctx);
+        context_free(&ctx);
     }
 }
 
@@ -140,7 +131,7 @@ DEVICE_TEST(grouped, backward_by_plain_loops) {
         int64_t in = s.shape.in, out = s.shape.out, R = s.shape.rows, E = s.shape.experts;
         float *want_dx = calloc((size_t)(R * in), sizeof *want_dx);
         double *sums = calloc((size_t)(E * out * in), sizeof *sums);
-        float *want_dw = malloc((size_t)(E * out * in) * sizeof *want_dw);
+        float *want_dw = test_floats(E * out * in);
         for (int64_t e = 0; e < E; e++)
             for (int64_t r = s.offsets[e]; r < s.offsets[e + 1]; r++)
                 for (int64_t o = 0; o < out; o++)
@@ -166,9 +157,7 @@ DEVICE_TEST(grouped, backward_by_plain_loops) {
         for (int64_t i = 0; i < E * out * in; i++) want_dw[i] *= 2;
         check_tensor(&ctx, "dx, added", dx, want_dx, close_x);
         check_tensor(&ctx, "dw, added", dw, want_dw, close_w);
-        free(want_dx), free(sums), free(want_dw);
-        setup_free(&s);
-        test_context_free(&ctx);
+        context_free(&ctx);
     }
 }
 
@@ -197,7 +186,6 @@ Test(grouped, gradients_agree_with_finite_differences) {
                .offsets = tensor_copy_in(&ctx, "offsets", I32, offsets, SHAPE(E + 1))};
     Tensor *inputs[] = {g.x, g.gate, g.up, g.down};
     check_gradients(&ctx, "grouped", experts_loss, &g, inputs, 4, 40, 3e-3, 1e-2);
-    test_context_free(&ctx);
 }
 
 /* Forward, SwiGLU with g and u and without, both gradients, one after the other in `out`. */
@@ -217,7 +205,6 @@ static int64_t all_products(float *out, int threads, GroupedShape s, const int32
     grouped_swiglu_forward_cpu(out + 4 * n, NULL, u->data, x->data, w->data, w2->data, offsets, s);
     grouped_backward_input_cpu(dx, 0, dy->data, w->data, offsets, s);
     grouped_backward_weight_cpu(dw, 0, dy->data, x->data, offsets, s);
-    test_context_free(&ctx);
     return dw + s.experts * s.out * s.in - out;
 }
 
@@ -233,7 +220,7 @@ Test(grouped, threads_do_not_change_results) {
                  {{500, 700, 40, 1}, {0, 500}},
                  {{500, 40, 700, 1}, {0, 500}}};
     enum { MOST = 1500 * 300 * 5 + 1500 * 200 + 4 * 300 * 200 };
-    float *one = malloc(MOST * sizeof *one), *more = malloc(MOST * sizeof *more);
+    float *one = test_floats(MOST), *more = test_floats(MOST);
     for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++) {
         int64_t n = all_products(one, 1, sizes[i].shape, sizes[i].offsets);
         cr_assert(n <= MOST);
@@ -243,7 +230,6 @@ Test(grouped, threads_do_not_change_results) {
                       threads);
         }
     }
-    free(one), free(more);
 }
 
 Test(grouped, a_wrong_shape_stops_the_program, .signal = SIGABRT) {

@@ -87,13 +87,7 @@ static Setup setup(Context *ctx, int size) {
             spare * (size_t)out * number);
     gpu_set(ctx->gpu, (char *)s.dy2->data + (size_t)(used * out) * number, 0xFF,
             spare * (size_t)out * number);
-    free(x), free(w), free(w2), free(dy), free(dy2);
     return s;
-}
-
-static void setup_free(Setup *s) {
-    free(s->host_offsets), free(s->want_y), free(s->want_h), free(s->want_g), free(s->want_u);
-    free(s->want_dx), free(s->want_dx2), free(s->want_dw);
 }
 
 /* Rows that somebody owns are right, the others as they were: poisoned. */
@@ -104,7 +98,6 @@ static void check_rows(Context *ctx, const char *what, const Setup *s, const Ten
     check_close(what, got, want, used, tolerance);
     for (int64_t i = used; i < s->shape.rows * y->shape[1]; i++)
         cr_assert(isnan(got[i]), "%s: a row past the last expert's was written", what);
-    free(got);
 }
 
 static void scale(float *x, int64_t n, float by) {
@@ -135,7 +128,6 @@ static void check_rung(Context *ctx, const Rung *r, Setup *s) {
     for (int64_t i = 0; i < n; i++)
         h[i] = (float)(s->want_u[i] / (1 + exp(-(double)s->want_u[i])) * s->want_g[i]);
     check_rows(ctx, r->name, s, s->y, h, 2 * close);
-    free(h);
 
     int64_t dx_count = shape.rows * shape.in, dw_count = tensor_count(s->dw);
     test_poison(ctx, s->dx), test_poison(ctx, s->dw);
@@ -165,8 +157,7 @@ static void check_rungs(DType dtype) {
         for (size_t r = 0; r < sizeof rungs / sizeof *rungs; r++)
             if (!rungs[r].available || rungs[r].available(ctx.gpu, dtype, s.shape))
                 check_rung(&ctx, &rungs[r], &s);
-        setup_free(&s);
-        test_context_free(&ctx);
+        context_free(&ctx);
     }
 }
 
@@ -201,9 +192,7 @@ static void check_blas(DType dtype) {
                                           s.host_offsets, s.shape);
         check_tensor(&ctx, "blas dx", s.dx, s.want_dx, 4 * tolerance_of(dtype, s.shape.out));
         check_tensor(&ctx, "blas dw", s.dw, s.want_dw, 8 * tolerance_of(F32, s.shape.rows));
-        free(tokens);
-        setup_free(&s);
-        test_context_free(&ctx);
+        context_free(&ctx);
     }
 }
 

@@ -13,22 +13,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* A layer with its own Params. */
-typedef struct Module {
-    Params params;
-    MoeConfig cfg;
-    Moe w;
-} Module;
-
-static void module_init(Module *m, Context *ctx, MoeConfig cfg) {
-    Error err;
-    m->cfg = cfg;
-    params_init(&m->params, ctx);
-    m->w = moe_init(&m->params, "model.layers.3.mlp", &cfg);
-    cr_assert(params_allocate(&m->params, true, &err) == 0, "%s", err.text);
-    float std = 1 / sqrtf((float)cfg.router.hidden_size);
-    moe_randomize(&m->params, &m->w, std, std);
-}
+MODULE(Moe, MoeConfig, moe_init(params, "model.layers.3.mlp", cfg), 0)
 
 static Tensor *forward(Context *ctx, Module *m, Tensor *x) {
     return moe_forward(ctx, x, &m->w, &m->cfg, NULL, NULL, (Residual){0});
@@ -75,24 +60,12 @@ DEVICE_TEST(moe, equals_transformers_deepseek_v3) {
     for (int i = 0; i < 7; i++) {
         char name[64];
         snprintf(name, sizeof name, "grad.%s", weights[i].name);
-        float *got = malloc((size_t)tensor_count(weights[i].weight) * sizeof *got);
-        params_get_grad(&m.params, weights[i].weight, got);
-        check_close(name, got, golden_values(golden, name), tensor_count(weights[i].weight),
-                    tolerance);
-        free(got);
+        check_close(name, test_weight_gradient(&m.params, weights[i].weight),
+                    golden_values(golden, name), tensor_count(weights[i].weight), tolerance);
     }
-    safetensors_close(golden);
-    params_free(&m.params);
-    test_context_free(&ctx);
 }
 
 /* ---- what the layer must be equal to ---- */
-
-static float *weight_values(Module *m, const Tensor *t) {
-    float *host = malloc((size_t)tensor_count(t) * sizeof *host);
-    params_get(&m->params, t, host);
-    return host;
-}
 
 /* y += scale * expert e of x, one token, in double precision */
 static void add_expert(double *y, const float *x, double scale, const float *gate, const float *up,
@@ -121,9 +94,9 @@ DEVICE_TEST(moe, top_k_of_all_experts_is_a_dense_mixture) {
     Module m;
     module_init(&m, &ctx, cfg);
     Tensor *x = test_normal(&ctx, "x", 1, SHAPE(1, N, HIDDEN));
-    float *xh = test_values(&ctx, x), *router = weight_values(&m, m.w.router.weight);
-    float *gate = weight_values(&m, m.w.gate_proj), *up = weight_values(&m, m.w.up_proj);
-    float *down = weight_values(&m, m.w.down_proj), *want = malloc(N * HIDDEN * sizeof *want);
+    float *xh = test_values(&ctx, x), *router = test_weight(&m.params, m.w.router.weight);
+    float *gate = test_weight(&m.params, m.w.gate_proj), *up = test_weight(&m.params, m.w.up_proj);
+    float *down = test_weight(&m.params, m.w.down_proj), *want = test_floats(N * HIDDEN);
     for (int n = 0; n < N; n++) {
         double y[HIDDEN] = {0}, p[E] = {0}, sum = 0;
         for (int e = 0; e < E; e++) {
@@ -137,9 +110,6 @@ DEVICE_TEST(moe, top_k_of_all_experts_is_a_dense_mixture) {
     }
     /* In BF16 the weights are rounded masters: three roundings more than the golden's. */
     check_tensor(&ctx, "y", forward(&ctx, &m, x), want, 1.5 * layer_tolerance(dtype));
-    free(xh), free(router), free(gate), free(up), free(down), free(want);
-    params_free(&m.params);
-    test_context_free(&ctx);
 }
 /* [/dense_mixture] */
 
@@ -158,9 +128,8 @@ DEVICE_TEST(moe, one_expert_is_a_plain_mlp) {
         Tensor *const from[3] = {m.w.gate_proj, m.w.up_proj, m.w.down_proj};
         Tensor *const to[3] = {mlp.gate_proj, mlp.up_proj, mlp.down_proj};
         for (int i = 0; i < 3; i++) {
-            float *values = weight_values(&m, from[i]);
+            float *values = test_weight(&m.params, from[i]);
             params_set(&plain, to[i], values);
-            free(values);
         }
         float ch[33 * HIDDEN];
         for (int i = 0; i < N * HIDDEN; i++) ch[i] = rng_normal(2, 1, (uint64_t)i);
@@ -181,14 +150,10 @@ DEVICE_TEST(moe, one_expert_is_a_plain_mlp) {
         check_tensor(&ctx, "y", forward(&ctx, &m, x), want, layer_tolerance(dtype));
         for (int i = 0; i < 3; i++) {
             int64_t n = tensor_count(to[i]);
-            float *a = malloc((size_t)n * 4), *b = malloc((size_t)n * 4);
-            params_get_grad(&m.params, from[i], a), params_get_grad(&plain, to[i], b);
-            check_close(from[i]->name, a, b, n, layer_tolerance(dtype));
-            free(a), free(b);
+            check_close(from[i]->name, test_weight_gradient(&m.params, from[i]),
+                        test_weight_gradient(&plain, to[i]), n, layer_tolerance(dtype));
         }
-        free(want);
-        params_free(&m.params), params_free(&plain);
-        test_context_free(&ctx);
+        context_free(&ctx);
     }
 }
 
@@ -213,15 +178,13 @@ DEVICE_TEST(moe, an_expert_without_tokens_gets_no_gradient) {
     tensor_download_ints(&ctx, load, m.w.load);
     for (int i = 0; i < 3; i++) {
         int64_t n = tensor_count(weights[i]);
-        float *got = malloc((size_t)n * sizeof *got);
-        params_get_grad(&m.params, weights[i], got);
+        float *got = test_weight_gradient(&m.params, weights[i]);
         for (int e = 0; e < E; e++) {
             double size = 0;
             for (int64_t j = e * n / E; j < (e + 1) * n / E; j++) size += fabs(got[j]);
             cr_assert(push[e] < 0 ? size == 0 : size > 0, "%s of expert %d: %g", weights[i]->name,
                       e, size);
         }
-        free(got);
     }
     for (int e = 0; e < E; e++) {
         cr_assert(push[e] < 0 ? counts[e] == 0 : counts[e] > 0);
@@ -236,8 +199,6 @@ DEVICE_TEST(moe, an_expert_without_tokens_gets_no_gradient) {
     params_get(&m.params, m.w.router.bias, bias);
     for (int e = 0; e < E; e++)
         if (push[e] < 0) cr_assert_eq(bias[e], -9.5f, "who has too little gets more");
-    params_free(&m.params);
-    test_context_free(&ctx);
 }
 
 /* Over capacity: a token that all its experts dropped keeps the shared expert's answer only. */
@@ -263,9 +224,6 @@ DEVICE_TEST(moe, dropped_tokens_keep_the_shared_expert) {
     double change = 0;
     for (int i = 0; i < N / E * HIDDEN; i++) change += fabs(got[i] - shared[i]);
     cr_assert(change > 1, "the first ten are served");
-    free(got), free(shared);
-    params_free(&m.params);
-    test_context_free(&ctx);
 }
 
 /* ---- gradients ---- */
@@ -310,7 +268,6 @@ static void check_layer_gradients(MoeConfig cfg, uint64_t stream) {
         for (int64_t j = 0; j < tensor_count(inputs[i]); j++) ((float *)inputs[i]->data)[j] *= 0.4f;
     /* The step must not flip a choice (the streams were picked so that choices are clear). */
     check_gradients(&ctx, "moe", layer_loss, &g, inputs, count, 30, 2e-3, 1.5e-2);
-    test_context_free(&ctx);
 }
 
 Test(moe, gradients_sigmoid_norm_shared) {
@@ -356,18 +313,14 @@ static void check_losses(Device device, DType dtype, bool seq_aux) {
         float *value = test_values(&ctx, parts[i]);
         cr_assert(value[0] > 0);
         total += value[0];
-        free(value);
     }
     check_tensor(&ctx, "loss", r.loss, &total, 1e-6);
     tape_backward(&ctx, add(&ctx, mean(&ctx, y), r.loss)); /* it joins a BF16 model's loss, too */
-    float *noise = malloc(E * HIDDEN * sizeof *noise);
+    float *noise = test_floats(E * HIDDEN);
     params_get_grad(&m.params, m.w.router.noise_weight, noise);
     double size = 0;
     for (int i = 0; i < E * HIDDEN; i++) size += fabs(noise[i]);
     cr_assert(isfinite(size) && size > 0, "the noise is learned: %g", size);
-    free(noise);
-    params_free(&m.params);
-    test_context_free(&ctx);
 }
 
 DEVICE_TEST(moe, the_losses_that_were_asked_for) {
@@ -391,8 +344,7 @@ Test(moe, threads_do_not_change_results) {
         tape_backward(&ctx, weighted_sum(&ctx, forward(&ctx, &m, x), c));
         params_get_grad(&m.params, m.w.up_proj, results[round]);
         tensor_download(&ctx, results[round] + E * INNER * HIDDEN, x->grad);
-        params_free(&m.params);
-        test_context_free(&ctx);
+        context_free(&ctx);
     }
     cr_assert(!memcmp(results[0], results[1], sizeof results[0]));
 }
@@ -410,13 +362,10 @@ Test(moe, parameters_total_and_active) {
     Module m;
     module_init(&m, &ctx, small);
     cr_assert_eq(params_count(&m.params), moe_parameters(&small));
-    params_free(&m.params);
     small.router.gate_kind = GATE_NOISY; /* a second matrix, for the noise */
     module_init(&m, &ctx, small);
     cr_assert_eq(moe_parameters(&small), 9 * expert + 2 * 8 * 512);
     cr_assert_eq(params_count(&m.params), moe_parameters(&small));
-    params_free(&m.params);
-    test_context_free(&ctx);
 }
 
 Test(moe, weights_have_names) {
@@ -434,8 +383,6 @@ Test(moe, weights_have_names) {
     check_shape("shared",
                 params_find(&m.params, "model.layers.3.mlp.shared_experts.up_proj.weight"), F32,
                 SHAPE(20, 24));
-    params_free(&m.params);
-    test_context_free(&ctx);
 }
 
 Test(moe, a_wrong_config_is_named) {
@@ -453,8 +400,10 @@ Test(moe, a_wrong_config_is_named) {
     REFUSED(n_shared_experts, 1 << 26, "wider together than can be counted");
     REFUSED(capacity_factor, -0.5f, "capacity_factor is -0.5");
     REFUSED(capacity_factor, INFINITY, "capacity_factor is inf");
-    cr_assert(moe_check_tokens(&fine, 0, &err) == -1 && strstr(err.text, "no tokens"));
-    cr_assert(moe_check_tokens(&fine, 1LL << 31, &err) == -1 && strstr(err.text, "smaller batch"));
+    cr_assert(moe_check_tokens(&fine, 0, &err) == -1 && strstr(err.text, "no tokens"), "%s",
+              err.text);
+    cr_assert(moe_check_tokens(&fine, 1LL << 31, &err) == -1 && strstr(err.text, "smaller batch"),
+              "%s", err.text);
     cr_assert(moe_check_tokens(&fine, 1, &err) == 0);
 }
 

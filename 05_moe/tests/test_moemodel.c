@@ -70,8 +70,6 @@ DEVICE_TEST(moemodel, learns) {
         context_reset(&ctx);
     }
     cr_assert(first > 2 && last < 0.7f, "from %g to %g", first, last);
-    params_free(&m.params);
-    test_context_free(&ctx);
 }
 
 Test(moemodel, the_future_changes_nothing) {
@@ -88,8 +86,6 @@ Test(moemodel, the_future_changes_nothing) {
     /* Experts get other tokens beside the old ones; only the order of sums may change. */
     check_close("the past", after, before, 9 * VOCAB, 1e-5);
     cr_assert(fabsf(after[9 * VOCAB] - before[9 * VOCAB]) > 1e-3f);
-    params_free(&m.params);
-    test_context_free(&ctx);
 }
 
 Test(moemodel, a_wrong_config_is_named) {
@@ -105,6 +101,4 @@ Test(moemodel, a_wrong_config_is_named) {
     cfg = config(), cfg.block.moe.router.num_experts_per_tok = 5;
     cr_assert(moemodel_init(&model, &params, &cfg, &err) == -1);
     cr_assert(strstr(err.text, "num_experts_per_tok is 5"), "%s", err.text);
-    params_free(&params);
-    test_context_free(&ctx);
 }

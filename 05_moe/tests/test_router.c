@@ -25,25 +25,7 @@ static RouterConfig config(int hidden, int experts, int k, ScoringFunc scoring, 
                           .temperature = 1};
 }
 
-static int32_t *indices_of(Context *ctx, const Tensor *t) {
-    int32_t *host = malloc(tensor_bytes(t) + 1);
-    tensor_download_ints(ctx, host, t);
-    return host;
-}
-
-/* A router with its own Params. */
-typedef struct Module {
-    Params params;
-    Router w;
-} Module;
-
-static void module_init(Module *m, Context *ctx, const RouterConfig *cfg) {
-    Error err;
-    params_init(&m->params, ctx);
-    m->w = router_init(&m->params, "model.layers.3.mlp.gate", cfg);
-    cr_assert(params_allocate(&m->params, true, &err) == 0, "%s", err.text);
-    router_randomize(&m->params, &m->w, 0.3f);
-}
+MODULE(Router, RouterConfig, router_init(params, "model.layers.3.mlp.gate", cfg), 0.3f)
 
 /* ---- goldens ---- */
 
@@ -56,7 +38,7 @@ static void check_gate_golden(Device device, DType dtype, const char *path, Rout
     Context ctx = test_context(device, dtype);
     SafeTensors *golden = golden_open(path);
     Module m;
-    module_init(&m, &ctx, &cfg);
+    module_init(&m, &ctx, cfg);
     params_set(&m.params, m.w.weight, golden_values(golden, "weight"));
     if (m.w.bias) params_set(&m.params, m.w.bias, golden_values(golden, "bias"));
     Tensor *x = golden_tensor(&ctx, golden, "x");
@@ -64,9 +46,9 @@ static void check_gate_golden(Device device, DType dtype, const char *path, Rout
     ctx.recording = true;
     Routing r = router_forward(&ctx, x, &m.w, &cfg);
 
-    int32_t *chosen = indices_of(&ctx, r.indices);
+    int32_t *chosen = test_ints(&ctx, r.indices);
     float *weights = test_values(&ctx, r.weights);
-    float *dense = calloc((size_t)(N * E), sizeof *dense), *c = malloc((size_t)(N * K) * sizeof *c);
+    float *dense = calloc((size_t)(N * E), sizeof *dense), *c = test_floats(N * K);
     const float *c_dense = golden_values(golden, "c");
     for (int64_t s = 0; s < N * K; s++) {
         int64_t at = s / K * E + chosen[s];
@@ -79,15 +61,10 @@ static void check_gate_golden(Device device, DType dtype, const char *path, Rout
     tape_backward(&ctx, weighted_sum(&ctx, r.weights, ct));
     check_tensor(&ctx, "gradient of x", x->grad, golden_values(golden, "grad.x"),
                  dtype == BF16 ? 3 * 0x1p-9 : tolerance);
-    float *dw = malloc((size_t)tensor_count(m.w.weight) * sizeof *dw);
-    params_get_grad(&m.params, m.w.weight, dw);
+    float *dw = test_weight_gradient(&m.params, m.w.weight);
     /* the GPU multiplies dz in two BF16 parts, 16 bits in all */
     check_close("gradient of the gate", dw, golden_values(golden, "grad.weight"),
                 tensor_count(m.w.weight), dtype == BF16 ? 0x1p-14 : tolerance);
-    free(chosen), free(weights), free(dense), free(c), free(dw);
-    safetensors_close(golden);
-    params_free(&m.params);
-    test_context_free(&ctx);
 }
 
 DEVICE_TEST(router, equals_transformers_v2_greedy) {
@@ -151,7 +128,7 @@ static void reference_token(int32_t *indices, double *weights, double *scores, c
 static void check_route(Context *ctx, RouteShape shape, bool with_bias) {
     int64_t N = shape.tokens, E = shape.experts, K = shape.top_k;
     /* Logits on a grid of 1/256 with distinct values in a row: no two scores are nearly equal. */
-    float *z = malloc((size_t)(N * E) * sizeof *z), *bias_host = malloc((size_t)E * sizeof *z);
+    float *z = test_floats(N * E), *bias_host = test_floats(E);
     for (int64_t n = 0; n < N; n++)
         for (int64_t e = 0; e < E; e++)
             z[n * E + e] = (float)((e * 2 + 1) * (2 * n + 37) % 1024 - 512) / 256.0f;
@@ -165,9 +142,9 @@ static void check_route(Context *ctx, RouteShape shape, bool with_bias) {
     ON(ctx, route_forward, scores->data, indices->data, weights->data, NULL, logits->data,
        with_bias ? bias->data : NULL, shape);
 
-    int32_t *got = indices_of(ctx, indices), want[ROUTER_MAX_EXPERTS];
-    float *want_scores = malloc((size_t)(N * E) * sizeof(float));
-    float *want_weights = malloc((size_t)(N * K) * sizeof(float));
+    int32_t *got = test_ints(ctx, indices), want[ROUTER_MAX_EXPERTS];
+    float *want_scores = test_floats(N * E);
+    float *want_weights = test_floats(N * K);
     for (int64_t n = 0; n < N; n++) {
         double w[ROUTER_MAX_EXPERTS], s[ROUTER_MAX_EXPERTS];
         reference_token(want, w, s, z + n * E, with_bias ? bias_host : NULL, shape);
@@ -183,7 +160,6 @@ static void check_route(Context *ctx, RouteShape shape, bool with_bias) {
     double tolerance = 8 * tolerance_of(F32, E);
     check_tensor(ctx, "scores", scores, want_scores, tolerance);
     check_tensor(ctx, "weights", weights, want_weights, tolerance);
-    free(z), free(bias_host), free(got), free(want_scores), free(want_weights);
 }
 
 DEVICE_TEST(router, agrees_with_a_plain_sort) {
@@ -208,7 +184,6 @@ DEVICE_TEST(router, agrees_with_a_plain_sort) {
                             .scale = 2.5f};
         check_route(&ctx, shape, cases[i].best == 2);
     }
-    test_context_free(&ctx);
 }
 
 /* dlogits by the chain rule in double precision, with add 0 and 1, over poison. */
@@ -234,7 +209,7 @@ DEVICE_TEST(router, backward_by_plain_loops) {
            shape);
         ON(&ctx, route_scores_backward, dz->data, 0, ds->data, s->data, shape);
 
-        int32_t *index = indices_of(&ctx, chosen);
+        int32_t *index = test_ints(&ctx, chosen);
         float want_ds[N * E], want_dz[N * E];
         for (int n = 0; n < N; n++) {
             double score[E], ranked[K], sum = 0, dot = 0, inner = 0, d[E];
@@ -263,8 +238,7 @@ DEVICE_TEST(router, backward_by_plain_loops) {
            shape);
         for (int i = 0; i < N * E; i++) want_ds[i] -= dsh[i];
         check_tensor(&ctx, "dscores, overwritten", ds, want_ds, 64 * tolerance_of(F32, E));
-        free(index);
-        test_context_free(&ctx);
+        context_free(&ctx);
     }
 }
 
@@ -281,18 +255,16 @@ DEVICE_TEST(router, the_bias_changes_choices_and_never_weights) {
     Tensor *logits = tensor_copy_in(&ctx, "logits", F32, z, SHAPE(N, E));
     Tensor *bias = tensor_copy_in(&ctx, "bias", F32, push, SHAPE(E));
     Routing r = router_choose(&ctx, logits, bias, NULL, &cfg);
-    int32_t *chosen = indices_of(&ctx, r.indices);
+    int32_t *chosen = test_ints(&ctx, r.indices);
     float *weights = test_values(&ctx, r.weights), *scores = test_values(&ctx, r.scores);
     for (int n = 0; n < N; n++) {
         cr_assert_eq(chosen[n * K], 5);
         for (int j = 0; j < K; j++) {
             cr_assert_neq(chosen[n * K + j], 7);
             cr_assert_eq(weights[n * K + j], scores[n * E + chosen[n * K + j]]);
-            cr_assert(weights[n * K + j] > 0 && weights[n * K + j] < 1);
+            check_all(weights[n * K + j] > 0, weights[n * K + j] < 1);
         }
     }
-    free(chosen), free(weights), free(scores);
-    test_context_free(&ctx);
 }
 
 DEVICE_TEST(router, of_equal_scores_the_lower_index_wins) {
@@ -306,12 +278,10 @@ DEVICE_TEST(router, of_equal_scores_the_lower_index_wins) {
         cfg.n_group = 4, cfg.topk_group = 2;
         Tensor *logits = tensor_copy_in(&ctx, "logits", F32, z, SHAPE(N, E));
         Routing r = router_choose(&ctx, logits, NULL, NULL, &cfg);
-        int32_t *chosen = indices_of(&ctx, r.indices);
+        int32_t *chosen = test_ints(&ctx, r.indices);
         static const int32_t want[K] = {9, 10, 0, 1}; /* with groups: those of groups 3 and 0 */
         for (int n = 0; n < N; n++) cr_assert_arr_eq(chosen + n * K, want, sizeof want);
-        free(chosen);
     }
-    test_context_free(&ctx);
 }
 
 DEVICE_TEST(router, a_nan_is_found_and_named) {
@@ -321,7 +291,7 @@ DEVICE_TEST(router, a_nan_is_found_and_named) {
         RouterConfig cfg = config(8, E, K, (ScoringFunc)sigmoid, TOPK_NOAUX_TC);
         cfg.n_group = 4, cfg.topk_group = 2, cfg.norm_topk_prob = true;
         Module m;
-        module_init(&m, &ctx, &cfg);
+        module_init(&m, &ctx, cfg);
         Error err = {0};
         float *values = calloc(N * 8, sizeof *values);
         Tensor *x = tensor_copy_in(&ctx, "x", dtype, values, SHAPE(N, 8));
@@ -330,7 +300,7 @@ DEVICE_TEST(router, a_nan_is_found_and_named) {
         values[100 * 8] = values[17 * 8 + 3] = NAN;
         tensor_upload(&ctx, x, values);
         Routing r = router_forward(&ctx, x, &m.w, &cfg);
-        int32_t *chosen = indices_of(&ctx, r.indices);
+        int32_t *chosen = test_ints(&ctx, r.indices);
         float *weights = test_values(&ctx, r.weights);
         for (int n = 0; n < N; n++)
             for (int j = 0; j < K; j++) {
@@ -354,9 +324,7 @@ DEVICE_TEST(router, a_nan_is_found_and_named) {
             cr_assert(router_healthy(&ctx, &m.w, &err) == -1);
             cr_assert(strstr(err.text, "token 17"), "%s", err.text);
         }
-        free(values), free(chosen), free(weights);
-        params_free(&m.params);
-        test_context_free(&ctx);
+        context_free(&ctx);
     }
 }
 
@@ -369,15 +337,14 @@ Test(router, threads_do_not_change_results) {
         omp_set_num_threads(round ? 4 : 1);
         Context ctx = test_context(CPU, F32);
         Module m;
-        module_init(&m, &ctx, &cfg);
+        module_init(&m, &ctx, cfg);
         Tensor *x = test_normal(&ctx, "x", 1, SHAPE(N, H));
         ctx.recording = true;
         Routing r = router_forward(&ctx, x, &m.w, &cfg);
         Tensor *c = test_normal(&ctx, "c", 2, SHAPE(N, K));
         tape_backward(&ctx, weighted_sum(&ctx, r.weights, c));
         params_get_grad(&m.params, m.w.weight, results[round]);
-        params_free(&m.params);
-        test_context_free(&ctx);
+        context_free(&ctx);
     }
     cr_assert(!memcmp(results[0], results[1], sizeof results[0]));
 }
@@ -416,11 +383,14 @@ Test(router, a_wrong_config_is_named) {
     v3.n_group = 8, v3.topk_group = 4;
     cr_assert(router_check(&v3, &err) == 0, "%s", err.text);
     v3.hidden_size = 0;
-    cr_assert(router_check(&v3, &err) == -1 && strstr(err.text, "hidden_size is 0"));
+    cr_assert(router_check(&v3, &err) == -1 && strstr(err.text, "hidden_size is 0"), "%s",
+              err.text);
     v3.hidden_size = 8, v3.gate_kind = GATE_CENTROID, v3.temperature = 0;
-    cr_assert(router_check(&v3, &err) == -1 && strstr(err.text, "temperature is 0"));
+    cr_assert(router_check(&v3, &err) == -1 && strstr(err.text, "temperature is 0"), "%s",
+              err.text);
     v3.temperature = INFINITY;
-    cr_assert(router_check(&v3, &err) == -1 && strstr(err.text, "temperature is inf"));
+    cr_assert(router_check(&v3, &err) == -1 && strstr(err.text, "temperature is inf"), "%s",
+              err.text);
 }
 
 Test(router, settings_have_names) {

@@ -1,12 +1,11 @@
 /* What an expert sees: kinds, shares, favourites and the measure at its two ends. */
 #include "05_moe/specialty.h"
-
-#include <criterion/criterion.h>
+#include "common/program/testing.h"
 
 Test(specialty, kinds) {
-    cr_assert(kind_of(' ') == SPACE && kind_of('e') == VOWEL && kind_of('z') == CONSONANT);
-    cr_assert(kind_of('A') == CAPITAL && kind_of('Z') == CAPITAL && kind_of(',') == OTHER);
-    cr_assert(kind_of('\n') == OTHER && kind_of(0) == OTHER && kind_of(0xc3) == OTHER);
+    check_all(kind_of(' ') == SPACE, kind_of('e') == VOWEL, kind_of('z') == CONSONANT);
+    check_all(kind_of('A') == CAPITAL, kind_of('Z') == CAPITAL, kind_of(',') == OTHER);
+    check_all(kind_of('\n') == OTHER, kind_of(0) == OTHER, kind_of(0xc3) == OTHER);
 }
 
 /* Vowels to expert 0, all else to expert 1: half the choices are explained entirely. */
@@ -20,11 +19,11 @@ Test(specialty, an_expert_for_vowels) {
     cr_assert_float_eq(specialty_share(&s, 0), 0.5, 1e-12);
     double share[KIND_COUNT][SPECIALTY_MAX_EXPERTS];
     specialty_kinds(&s, share);
-    cr_assert(share[VOWEL][0] == 1 && share[VOWEL][1] == 0 && share[SPACE][1] == 1);
+    check_all(share[VOWEL][0] == 1, share[VOWEL][1] == 0, share[SPACE][1] == 1);
     cr_assert(share[CAPITAL][0] == 0 && share[CAPITAL][1] == 0, "there are none");
     uint8_t bytes[8];
     cr_assert_eq(specialty_favourites(&s, 0, bytes, 8, 1), 4);
-    cr_assert(bytes[0] == 'a' && bytes[3] == 'o');
+    check_all(bytes[0] == 'a', bytes[3] == 'o');
     cr_assert_eq(specialty_favourites(&s, 0, bytes, 2, 1), 2, "no more than asked for");
     cr_assert_eq(specialty_favourites(&s, 0, bytes, 8, 2), 0, "each is there once only");
     cr_assert_float_eq(specialty_information(&s), 1, 1e-12);
