@@ -1,6 +1,6 @@
 /*
  * Two ways to the same TokenSource: texts are read, encoded and split here; shards bring their
- * tokenizer along, which must have as many tokens as the model's. Whatever was opened is closed
+ * tokenizer along, whose tokens must be those of a model's. Whatever was opened is closed
  * again when a later part fails.
  */
 #include "10_full_model/commands/text_input.h"

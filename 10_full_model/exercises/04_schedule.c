@@ -7,11 +7,11 @@
  * schedule.h has a picture.
  *
  * POINTS: 2
- * REPLACES: learning_rate in 10_full_model/train/schedule.c
+ * REPLACES: schedule_rate in 10_full_model/train/schedule.c
  * TESTS: check_04_schedule test_resume:schedule
  * HINT: with progress going from 0 to 1 where the cosine is, (1 + cos(pi progress)) / 2 goes from
  * 1 to 0.
  */
 #include "10_full_model/train/schedule.h"
 
-float learning_rate(const Schedule *schedule, int64_t step) { return schedule->peak; }
+float schedule_rate(const Schedule *schedule, int64_t step) { return schedule->peak; }

@@ -9,7 +9,7 @@
 
 static void at(int64_t step, int64_t warmup, int64_t constant, int64_t steps, double want) {
     Schedule schedule = {steps, warmup, constant, 2, 0.5f};
-    float got = learning_rate(&schedule, step);
+    float got = schedule_rate(&schedule, step);
     /* A handful of F32 roundings of numbers up to 2. */
     cr_assert(fabs(got - want) < 1e-6, "step %lld of %lld, warm-up %lld, constant %lld: %g, not %g",
               (long long)step, (long long)steps, (long long)warmup, (long long)constant, got, want);

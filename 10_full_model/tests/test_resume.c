@@ -335,13 +335,13 @@ Test(schedule, up_level_down) {
         float rate;
     } points[] = {{0, 0.5f}, {3, 2}, {4, 2}, {9, 2}, {10, 2}, {15, 1.5f}, {20, 1}, {99, 1}};
     for (size_t i = 0; i < sizeof points / sizeof points[0]; i++) {
-        float rate = learning_rate(&s, points[i].step);
+        float rate = schedule_rate(&s, points[i].step);
         /* A handful of F32 roundings of numbers up to 2. */
         cr_assert(fabsf(rate - points[i].rate) < 1e-6f, "step %lld: %g, not %g",
                   (long long)points[i].step, rate, points[i].rate);
     }
     for (int64_t i = 0; i < 20; i++)
-        cr_assert(learning_rate(&s, i + 1) <= learning_rate(&s, i) || i < 4, "it rises again");
+        cr_assert(schedule_rate(&s, i + 1) <= schedule_rate(&s, i) || i < 4, "it rises again");
 }
 
 /* A flag that is changed is seen, or belongs to the schedule, which has a rule of its own. */

@@ -23,6 +23,6 @@ typedef struct Schedule {
 } Schedule;
 
 /* Of the step that follows `step` finished ones; step 0's is peak / warmup. */
-float learning_rate(const Schedule *schedule, int64_t step);
+float schedule_rate(const Schedule *schedule, int64_t step);
 
 #endif

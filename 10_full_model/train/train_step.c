@@ -34,7 +34,7 @@ void train_step(const Trainer *t, AdamW *adamw, StepReport *report) {
         context_reset(ctx);
     }
     /* Were there several processes, they would add up their gradients here. */
-    report->learning_rate = learning_rate(&t->schedule, step);
+    report->learning_rate = schedule_rate(&t->schedule, step);
     report->gradient_norm =
         adamw_step(adamw, t->params, report->learning_rate, 1.0f / t->accumulation);
     report->loss = (float)(total / t->accumulation);

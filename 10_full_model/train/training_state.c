@@ -81,10 +81,10 @@ static bool schedule_read(const char *text, Schedule *s) {
 enum { PARTS = 3 }; /* weight, m, v */
 static const char *const part_names[PARTS] = {"weight", "adamw.m", "adamw.v"};
 
-/* Where a part of weight i lies, on the model's device: at the same offset as its gradient. */
+/* Where a part of weight i lies, on the model's device. */
 static float *part_of(const Params *params, int i, int part) {
     float *const buffers[PARTS] = {params->master, params->m, params->v};
-    return buffers[part] + ((float *)params->list[i]->grad->data - params->grads);
+    return buffers[part] + params_offset(params, i);
 }
 
 /* Tensors on the host under the file's names, and what was allocated for them. */
@@ -189,7 +189,7 @@ static int check_schedule(const SafeTensors *file, const TrainingState *state,
         return error_set(err, "%s: schedule is '%s', which is none", safetensors_path(file),
                          then ? then : "missing");
     for (int64_t step = 0; step < state->adamw.step; step++) {
-        float before = learning_rate(&old, step), after = learning_rate(&state->schedule, step);
+        float before = schedule_rate(&old, step), after = schedule_rate(&state->schedule, step);
         if (before == after) continue;
         return error_set(err,
                          "%s: this run was begun with %s, but now it is %s. Step %lld of the %lld "

@@ -154,6 +154,12 @@ int64_t params_count(const Params *params) {
 
 /* ---- one weight ---- */
 
+static int64_t offset_of(const Params *params, const Tensor *t) {
+    return ((char *)t->data - (char *)params->values) / (int64_t)dtype_size(t->dtype);
+}
+
+int64_t params_offset(const Params *params, int i) { return offset_of(params, params->list[i]); }
+
 /* The F32 copy of a weight: the same offset in master as in values. A buffer has no other. */
 static float *master_of(const Params *params, const Tensor *t) {
     for (int i = 0; i < params->buffer_count; i++)
@@ -161,8 +167,7 @@ static float *master_of(const Params *params, const Tensor *t) {
             CHECK(t->dtype == F32, "%s is %s, not F32", t->name, dtype_name(t->dtype));
             return t->data;
         }
-    int64_t offset = ((char *)t->data - (char *)params->values) / (int64_t)dtype_size(t->dtype);
-    return params->master + offset;
+    return params->master + offset_of(params, t);
 }
 
 void params_set(Params *params, Tensor *t, const float *host) {

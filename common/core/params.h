@@ -66,6 +66,9 @@ void params_get(Params *params, const Tensor *t, float *host); /* the F32 master
 /* zeros where nothing was written */
 void params_get_grad(Params *params, const Tensor *t, float *host);
 
+/* Where weight i begins in each of the flat buffers. */
+int64_t params_offset(const Params *params, int i);
+
 /* Start of a step: the next contribution to each gradient overwrites. (Not between accumulated
  * micro-batches.) */
 void params_zero_grad(Params *params);

@@ -7,7 +7,7 @@
 
 #include <math.h>
 
-float learning_rate(const Schedule *s, int64_t step) {
+float schedule_rate(const Schedule *s, int64_t step) {
     int64_t falls = s->warmup + s->constant;
     if (step < s->warmup) return s->peak * (float)(step + 1) / (float)s->warmup;
     if (step < falls) return s->peak;
