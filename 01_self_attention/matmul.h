@@ -37,11 +37,10 @@ void matmul_batched_cpu(float *c, int add, const float *a, int transpose_a, cons
                         int transpose_b, int64_t batch, int64_t m, int64_t n, int64_t k,
                         float scale);
 
-/* ---- the ladder on the CPU: C = A B ---- */
+/* ---- the ladder on the CPU: C = A B; the third rung is cpu_matmul() of common/core ---- */
 
 void matmul_naive_cpu(float *c, const float *a, const float *b, int64_t m, int64_t n, int64_t k);
 void matmul_blocked_cpu(float *c, const float *a, const float *b, int64_t m, int64_t n, int64_t k);
-void matmul_simd_cpu(float *c, const float *a, const float *b, int64_t m, int64_t n, int64_t k);
 
 #ifdef WITH_CUDA
 void matmul_batched_cuda(Gpu *gpu, DType dtype, void *c, int add, const void *a, int transpose_a,

@@ -2,22 +2,23 @@
  * Latent attention on the CPU: the keys of all heads, and the two products that absorb.
  *
  * Absorbing is a product for each head with that head's part of kv_b_proj, which is used where it
- * lies: sgemm takes the distance between rows, so no weight and no query is copied.
+ * lies: the product takes the distance between rows, so no weight and no query is copied.
  *
  *     q_absorbed[:, h] = q_nope[:, h] W_uk[h]      [rows, nope] x [nope, kv_lora_rank]
  *     o[:, h] = o_latent[:, h] W_uv[h]^T           [rows, kv_lora_rank] x [kv_lora_rank, v]
  *
- * A task is one head and a block of rows; blocks depend on the sizes alone, and inside a parallel
- * region OpenBLAS computes its product alone. So results do not depend on the number of threads.
+ * A task is one head and a block of rows; blocks depend on the sizes alone, so results do not depend
+ * on the number of threads.
  */
 #include "04_mla/mla.h"
 
-#include <cblas.h>
+#include "common/core/cpu_matmul.h"
+
 #include <string.h>
 
-enum { ROW_BLOCK = 128 };         /* rows of one product: enough for sgemm to run at full speed */
+enum { ROW_BLOCK = 128 };         /* rows of one product: enough for it to run at full speed */
 enum { PARALLEL_COPY = 1 << 14 }; /* numbers below which waking threads does not pay */
-enum { PARALLEL = 1 << 18 };      /* multiply-adds; OpenBLAS's own limit is the same */
+enum { PARALLEL = 1 << 18 };      /* the same, multiply-adds */
 
 /* ---- keys ---- */
 
@@ -56,28 +57,6 @@ void mla_keys_backward_cpu(float *dkv, int add_kv, float *dk_rope, int add_rope,
 
 /* ---- absorption ---- */
 
-/* y [n] = x [k] W, W [k, n]: one row, where sgemm would first copy the matrix into tiles. */
-static void row_times_matrix(float *y, const float *x, const float *w, int64_t k, int64_t n) {
-    memset(y, 0, sizeof(float) * (size_t)n);
-    for (int64_t i = 0; i < k; i++) {
-        float xi = x[i];
-        const float *row = w + i * n;
-#pragma omp simd
-        for (int64_t j = 0; j < n; j++) y[j] += xi * row[j];
-    }
-}
-
-/* y [n] = x [k] W^T, W [n, k] */
-static void row_times_transpose(float *y, const float *x, const float *w, int64_t k, int64_t n) {
-    for (int64_t j = 0; j < n; j++) {
-        const float *row = w + j * k;
-        float dot = 0;
-#pragma omp simd reduction(+ : dot)
-        for (int64_t i = 0; i < k; i++) dot += x[i] * row[i];
-        y[j] = dot;
-    }
-}
-
 /* [mla_absorb_query] */
 void mla_absorb_query_cpu(float *q_absorbed, const float *q, const float *kv_b, int64_t rows,
                           MlaShape shape) {
@@ -91,11 +70,8 @@ void mla_absorb_query_cpu(float *q_absorbed, const float *q, const float *kv_b, 
         const float *from = q + first * q_row + h * (nope + rope);
         float *to = q_absorbed + first * out_row + h * (rank + rope);
         const float *w_uk = kv_b + h * (nope + shape.v) * rank; /* [nope, kv_lora_rank] */
-        if (count == 1)
-            row_times_matrix(to, from, w_uk, nope, rank);
-        else
-            cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasNoTrans, (int)count, (int)rank, (int)nope,
-                        1, from, (int)q_row, w_uk, (int)rank, 0, to, (int)out_row);
+        cpu_matmul(
+            &(CpuMatmul){to, NULL, out_row, {from, q_row, 1}, {w_uk, rank, 1}, count, rank, nope});
         for (int64_t i = 0; i < count && rope; i++) /* q_rope comes along as it is */
             memcpy(to + i * out_row + rank, from + i * q_row + nope, sizeof(float) * (size_t)rope);
     }
@@ -113,10 +89,7 @@ void mla_absorb_output_cpu(float *o, const float *o_latent, const float *kv_b, i
         const float *from = o_latent + (first * H + h) * rank;
         float *to = o + (first * H + h) * v;
         const float *w_uv = kv_b + (h * (nope + v) + nope) * rank; /* [v, kv_lora_rank] */
-        if (count == 1)
-            row_times_transpose(to, from, w_uv, rank, v);
-        else
-            cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasTrans, (int)count, (int)v, (int)rank, 1,
-                        from, (int)(H * rank), w_uv, (int)rank, 0, to, (int)(H * v));
+        cpu_matmul(
+            &(CpuMatmul){to, NULL, H * v, {from, H * rank, 1}, {w_uv, 1, rank}, count, v, rank});
     }
 }

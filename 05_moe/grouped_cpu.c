@@ -7,19 +7,14 @@
  * of columns, rather than of rows only, because each piece copies its part of the weight into
  * tiles: with few rows an expert the weight is the larger matrix, and by columns each part of it is
  * copied once.
- *
- * An expert with less than a few hundred rows is multiplied without those copies (unpacked.h). One
- * with very few (a token that is decoded has one for each expert) is dot products: the weight is
- * read once, straight from memory.
  */
 #include "05_moe/grouped.h"
-#include "05_moe/unpacked.h"
+#include "common/core/cpu_matmul.h"
 #include "common/core/fastmath.h"
-#include "common/core/product.h"
 
 #include <string.h>
 
-enum { PIECE_ROWS = 512, PIECE_COLUMNS = 512, DOT_ROWS = 4 };
+enum { PIECE_ROWS = 512, PIECE_COLUMNS = 512 };
 
 typedef struct Piece {
     int expert;
@@ -69,23 +64,9 @@ static Piece piece_at(int64_t i, const int64_t *first, const int32_t *offsets, i
 /* y [rows, columns], one row every `stride`, = the piece's part of x W^T; w [E, out, in] */
 static void multiply_piece(float *y, int64_t stride, const float *x, const float *w, Piece p,
                            int64_t in, int64_t out) {
-    x += p.row * in;
-    w += (p.expert * out + p.column) * in;
-    if (p.rows > DOT_ROWS && p.rows <= UNPACKED_MAX_ROWS) {
-        unpacked_forward(y, stride, x, w, p.rows, p.columns, in);
-        return;
-    }
-    if (p.rows > DOT_ROWS) {
-        product(&(Product){y, NULL, stride, {x, in, 1}, {w, 1, in}, p.rows, p.columns, in});
-        return;
-    }
-    for (int j = 0; j < p.columns; j++)
-        for (int i = 0; i < p.rows; i++) {
-            float dot = 0;
-#pragma omp simd reduction(+ : dot)
-            for (int64_t k = 0; k < in; k++) dot += x[i * in + k] * w[j * in + k];
-            y[i * stride + j] = dot;
-        }
+    const float *part = w + (p.expert * out + p.column) * in;
+    cpu_matmul(&(CpuMatmul){
+        y, NULL, stride, {x + p.row * in, in, 1}, {part, 1, in}, p.rows, p.columns, in});
 }
 
 /* [grouped_forward] */
@@ -133,20 +114,15 @@ void grouped_backward_input_cpu(float *dx, int add, const float *dy, const float
 #pragma omp parallel for schedule(dynamic)
     for (int64_t i = 0; i < pieces; i++) {
         Piece p = piece_at(i, first, offsets, shape.experts, in);
-        if (p.rows <= UNPACKED_MAX_ROWS) {
-            unpacked_product(dx + p.row * in + p.column, in, add, dy + p.row * out, out, 1,
-                             w + p.expert * out * in + p.column, in, p.rows, p.columns, out);
-            continue;
-        }
         float *c = dx + p.row * in + p.column;
-        product(&(Product){.c = c,
-                           .base = add ? c : NULL,
-                           .c_row = in,
-                           .a = {dy + p.row * out, out, 1},
-                           .b = {w + p.expert * out * in + p.column, in, 1},
-                           .m = p.rows,
-                           .n = p.columns,
-                           .k = out});
+        cpu_matmul(&(CpuMatmul){.c = c,
+                                .base = add ? c : NULL,
+                                .c_row = in,
+                                .a = {dy + p.row * out, out, 1},
+                                .b = {w + p.expert * out * in + p.column, in, 1},
+                                .m = p.rows,
+                                .n = p.columns,
+                                .k = out});
     }
     int64_t used = offsets[shape.experts];
     if (!add) memset(dx + used * in, 0, (size_t)((shape.rows - used) * in) * sizeof *dx);
@@ -168,18 +144,15 @@ void grouped_backward_weight_cpu(float *dw, int add, const float *dy, const floa
         int64_t e = i / per_expert, row = i % per_expert * size, n = offsets[e + 1] - offsets[e];
         int64_t rows = out - row < size ? out - row : size;
         float *piece = dw + (e * out + row) * in;
-        if (n > 0 && n <= UNPACKED_MAX_ROWS)
-            unpacked_product(piece, in, add, dy + offsets[e] * out + row, 1, out,
-                             x + offsets[e] * in, in, rows, in, n);
-        else if (n > 0)
-            product(&(Product){.c = piece,
-                               .base = add ? piece : NULL,
-                               .c_row = in,
-                               .a = {dy + offsets[e] * out + row, 1, out},
-                               .b = {x + offsets[e] * in, in, 1},
-                               .m = rows,
-                               .n = in,
-                               .k = n});
+        if (n > 0)
+            cpu_matmul(&(CpuMatmul){.c = piece,
+                                    .base = add ? piece : NULL,
+                                    .c_row = in,
+                                    .a = {dy + offsets[e] * out + row, 1, out},
+                                    .b = {x + offsets[e] * in, in, 1},
+                                    .m = rows,
+                                    .n = in,
+                                    .k = n});
         else if (!add)
             memset(piece, 0, (size_t)(rows * in) * sizeof *piece);
     }

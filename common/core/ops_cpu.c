@@ -6,12 +6,10 @@
  */
 #include "common/core/ops_kernels.h"
 
+#include "common/core/cpu_matmul.h"
 #include "common/core/fastmath.h"
-#include "common/core/product.h"
 
-#include <cblas.h>
 #include <math.h>
-#include <omp.h>
 #include <string.h>
 
 /* Below this many elements a loop is over before the other threads have woken up. */
@@ -19,93 +17,10 @@ enum { PARALLEL_MIN = 1 << 14 };
 
 /* ---- linear ---- */
 
-/*
- * y = W x for one row: W is read once, where a product would first copy it into tiles. A dot
- * product for each output; several threads only for matrices that take longer to read (a megabyte)
- * than threads to wake.
- */
-static void matrix_vector(float *y, const float *x, const float *w, int64_t in, int64_t out) {
-#pragma omp parallel for if (in * out > 1 << 18)
-    for (int64_t o = 0; o < out; o++) {
-        const float *row = w + o * in;
-        float dot = 0;
-#pragma omp simd reduction(+ : dot)
-        for (int64_t i = 0; i < in; i++) dot += row[i] * x[i];
-        y[o] = dot;
-    }
-}
-
-/* Up to here reading W once is worth more than a product's tiles (measured). */
-enum { DOT_ROWS = 16 };
-
-/*
- * The same for a few rows (a batch that decodes, a chunk of guesses): two rows of W with four of x,
- * eight sums in registers. Past the end a row comes again, and its sum is thrown away.
- */
-static void few_rows(float *y, const float *x, const float *w, int64_t rows, int64_t in,
-                     int64_t out) {
-#pragma omp parallel for schedule(static) if (rows * in * out > 1 << 18)
-    for (int64_t o = 0; o < out; o += 2) {
-        const float *w0 = w + o * in, *w1 = o + 1 < out ? w0 + in : w0;
-        for (int64_t r = 0; r < rows; r += 4) {
-            const float *x0 = x + r * in, *x1 = r + 1 < rows ? x0 + in : x0;
-            const float *x2 = r + 2 < rows ? x1 + in : x0, *x3 = r + 3 < rows ? x2 + in : x0;
-            float a0 = 0, a1 = 0, a2 = 0, a3 = 0, b0 = 0, b1 = 0, b2 = 0, b3 = 0;
-#pragma omp simd reduction(+ : a0, a1, a2, a3, b0, b1, b2, b3)
-            for (int64_t i = 0; i < in; i++) {
-                a0 += w0[i] * x0[i], a1 += w0[i] * x1[i], a2 += w0[i] * x2[i], a3 += w0[i] * x3[i];
-                b0 += w1[i] * x0[i], b1 += w1[i] * x1[i], b2 += w1[i] * x2[i], b3 += w1[i] * x3[i];
-            }
-            const float sum[4][2] = {{a0, b0}, {a1, b1}, {a2, b2}, {a3, b3}};
-            for (int64_t i = 0; i < 4 && r + i < rows; i++)
-                for (int64_t j = 0; j < 2 && o + j < out; j++) y[(r + i) * out + o + j] = sum[i][j];
-        }
-    }
-}
-
-/* From this size of W on, in both directions, OpenBLAS is faster than product() (measured). */
-enum { LARGE = 512 };
-
-/*
- * A large matrix: pieces of rows for the threads, for inside a parallel region OpenBLAS computes
- * its piece alone. Left to itself it would also share the work, but its threads then wait for each
- * other's copies of the matrices several times. OpenBLAS chooses its kernel by the size; so pieces
- * depend on the matrix only, never on the number of threads, and neither do the results. They are
- * of nearly equal size and come in fours; sgemm's kernels like multiples of 8.
- */
-static int64_t rows_of_piece(int64_t n) {
-    int64_t pieces = n <= 128 ? 2 : 4 * ((n + 1023) / 1024);
-    int64_t piece = ((n + pieces - 1) / pieces + 7) / 8 * 8;
-    return piece ? piece : 8; /* no rows: a loop's step must not be 0 */
-}
-
-static void large_product(const Product *p) { /* base is C itself or NULL */
-    int64_t piece = rows_of_piece(p->m);
-    CBLAS_TRANSPOSE turn_a = p->a.column == 1 ? CblasNoTrans : CblasTrans;
-    CBLAS_TRANSPOSE turn_b = p->b.column == 1 ? CblasNoTrans : CblasTrans;
-    int lda = (int)(turn_a == CblasTrans ? p->a.column : p->a.row);
-    int ldb = (int)(turn_b == CblasTrans ? p->b.column : p->b.row);
-#pragma omp parallel for schedule(static)
-    for (int64_t i = 0; i < p->m; i += piece) {
-        int count = (int)(p->m - i < piece ? p->m - i : piece);
-        cblas_sgemm(CblasRowMajor, turn_a, turn_b, count, (int)p->n, (int)p->k, 1,
-                    p->a.at + i * p->a.row, lda, p->b.at, ldb, p->base ? 1.0f : 0.0f,
-                    p->c + i * p->c_row, (int)p->c_row);
-    }
-}
-
-/* Several products, each cut into a part for every thread. */
-static void shared_products(const Product *products, int count) {
-    int parts = omp_get_max_threads();
-    int64_t work = products->m * products->n * products->k;
-#pragma omp parallel for schedule(static, 1) if (work > 1 << 18)
-    for (int i = 0; i < count * parts; i++) {
-        Product part = product_part(&products[i / parts], i % parts, parts);
-        product(&part);
-    }
-}
-
-static void add_bias_to(float *y, const float *bias, int64_t rows, int64_t out) {
+void linear_onto_forward_cpu(float *y, const float *base, const float *x, const float *w,
+                             const float *bias, int64_t rows, int64_t in, int64_t out) {
+    cpu_matmul(&(CpuMatmul){y, base, out, {x, in, 1}, {w, 1, in}, rows, out, in}); /* x W^T */
+    if (!bias) return;
 #pragma omp parallel for if (rows * out > PARALLEL_MIN)
     for (int64_t i = 0; i < rows; i++)
         for (int64_t j = 0; j < out; j++) y[i * out + j] += bias[j];
@@ -113,44 +28,18 @@ static void add_bias_to(float *y, const float *bias, int64_t rows, int64_t out) 
 
 void linear_forward_cpu(float *y, const float *x, const float *w, const float *bias, int64_t rows,
                         int64_t in, int64_t out) {
-    Product xw = {y, NULL, out, {x, in, 1}, {w, 1, in}, rows, out, in}; /* y = x W^T */
-    if (rows == 1)
-        matrix_vector(y, x, w, in, out);
-    else if (rows <= DOT_ROWS)
-        few_rows(y, x, w, rows, in, out);
-    else if (in >= LARGE && out >= LARGE)
-        large_product(&xw);
-    else
-        shared_products(&xw, 1);
-    if (bias) add_bias_to(y, bias, rows, out);
-}
-
-void linear_onto_forward_cpu(float *y, const float *base, const float *x, const float *w,
-                             const float *bias, int64_t rows, int64_t in, int64_t out) {
-    if (rows <= DOT_ROWS || (in >= LARGE && out >= LARGE)) {
-        linear_forward_cpu(y, x, w, bias, rows, in, out);
-        add_cpu(y, base, y, rows * out);
-        return;
-    }
-    shared_products(&(Product){y, base, out, {x, in, 1}, {w, 1, in}, rows, out, in}, 1);
-    if (bias) add_bias_to(y, bias, rows, out);
+    linear_onto_forward_cpu(y, NULL, x, w, bias, rows, in, out);
 }
 
 void linear_backward_cpu(float *dx, int add_x, float *dw, int add_w, float *dbias, int add_bias,
                          const float *dy, const float *x, const float *w, int64_t rows, int64_t in,
                          int64_t out) {
-    Product products[2];
-    int count = 0;
     if (dx) /* dx = dy W */
-        products[count++] =
-            (Product){dx, add_x ? dx : NULL, in, {dy, out, 1}, {w, in, 1}, rows, in, out};
+        cpu_matmul(
+            &(CpuMatmul){dx, add_x ? dx : NULL, in, {dy, out, 1}, {w, in, 1}, rows, in, out});
     if (dw) /* dW = dy^T x */
-        products[count++] =
-            (Product){dw, add_w ? dw : NULL, in, {dy, 1, out}, {x, in, 1}, out, in, rows};
-    if (in >= LARGE && out >= LARGE)
-        for (int i = 0; i < count; i++) large_product(&products[i]);
-    else if (count)
-        shared_products(products, count);
+        cpu_matmul(
+            &(CpuMatmul){dw, add_w ? dw : NULL, in, {dy, 1, out}, {x, in, 1}, out, in, rows});
     if (!dbias) return;
     if (!add_bias) memset(dbias, 0, (size_t)out * sizeof *dbias);
     for (int64_t i = 0; i < rows; i++)

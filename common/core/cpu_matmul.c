@@ -1,0 +1,338 @@
+/*
+ * The ways of cpu_matmul.h, from the plainest on, and the choice among them at the end.
+ *
+ * Both tiled ways hold a block of C in vector registers over many k, and for each k multiply some
+ * numbers of A, broadcast, with a row of B's block. Unpacked, that row is read where B has it: best
+ * where few rows of A would use the copy, or B is so narrow that its rows share cache lines with
+ * their neighbours. Packed, blocks of B are first copied into the order in which the tile reads.
+ */
+#include "common/core/cpu_matmul.h"
+
+#include "common/core/transpose8.h"
+
+#include <omp.h>
+#include <string.h>
+
+static int64_t min(int64_t a, int64_t b) { return a < b ? a : b; }
+
+/* ---- the definition ---- */
+
+void cpu_matmul_reference(const CpuMatmul *p) {
+    for (int64_t i = 0; i < p->m; i++)
+        for (int64_t j = 0; j < p->n; j++) {
+            double sum = p->base ? p->base[i * p->c_row + j] : 0;
+            for (int64_t k = 0; k < p->k; k++)
+                sum += (double)p->a.at[i * p->a.row + k * p->a.column] *
+                       p->b.at[k * p->b.row + j * p->b.column];
+            p->c[i * p->c_row + j] = (float)sum;
+        }
+}
+
+/* ---- dot products: B is read once, as it lies ----
+ * Two columns of B (rows of a weight [out, in]) with four rows of A: eight sums in registers. Past
+ * the end a row or column comes again, and its sum is thrown away. */
+
+static void put(const CpuMatmul *p, int64_t i, int64_t j, float sum) {
+    int64_t at = i * p->c_row + j;
+    p->c[at] = p->base ? p->base[at] + sum : sum;
+}
+
+static void dots_one_row(const CpuMatmul *p) {
+    const float *x = p->a.at, *w = p->b.at;
+    for (int64_t j = 0, depth = p->k; j < p->n; j++, w += p->b.column) {
+        float dot = 0;
+#pragma omp simd reduction(+ : dot)
+        for (int64_t k = 0; k < depth; k++) dot += w[k] * x[k];
+        put(p, 0, j, dot);
+    }
+}
+
+static void dots(const CpuMatmul *p) {
+    if (p->m == 1) return dots_one_row(p);
+    for (int64_t j = 0; j < p->n; j += 2) {
+        const float *w0 = p->b.at + j * p->b.column, *w1 = j + 1 < p->n ? w0 + p->b.column : w0;
+        for (int64_t i = 0; i < p->m; i += 4) {
+            const float *x0 = p->a.at + i * p->a.row, *x1 = i + 1 < p->m ? x0 + p->a.row : x0;
+            const float *x2 = i + 2 < p->m ? x1 + p->a.row : x0;
+            const float *x3 = i + 3 < p->m ? x2 + p->a.row : x0;
+            float a0 = 0, a1 = 0, a2 = 0, a3 = 0, b0 = 0, b1 = 0, b2 = 0, b3 = 0;
+#pragma omp simd reduction(+ : a0, a1, a2, a3, b0, b1, b2, b3)
+            for (int64_t k = 0; k < p->k; k++) {
+                a0 += w0[k] * x0[k], a1 += w0[k] * x1[k], a2 += w0[k] * x2[k], a3 += w0[k] * x3[k];
+                b0 += w1[k] * x0[k], b1 += w1[k] * x1[k], b2 += w1[k] * x2[k], b3 += w1[k] * x3[k];
+            }
+            const float sum[4][2] = {{a0, b0}, {a1, b1}, {a2, b2}, {a3, b3}};
+            for (int64_t r = 0; r < 4 && i + r < p->m; r++)
+                for (int64_t s = 0; s < 2 && j + s < p->n; s++) put(p, i + r, j + s, sum[r][s]);
+        }
+    }
+}
+
+/* ---- the tile ---- */
+
+/* GCC's vectors: the operators work on all lanes, and the compiler maps them to whatever the
+ * processor has. 12 x 2 of them hold C, with two of B and one of A: 27 of 32 registers, or half of
+ * the rows and 15 of 16. Unpacked it is 6 x 4, so that each visit to a row of B reads more of it. */
+#ifdef __AVX512F__
+enum { LANES = 16, ROWS = 12, VECTORS = 4 };
+#else
+enum { LANES = 8, ROWS = 6, VECTORS = 2 };
+#endif
+enum { PANEL = 2 * LANES }; /* columns of a packed B that lie together, row by row */
+enum { UNPACKED_ROWS = 6 };
+typedef float Vector __attribute__((vector_size(LANES * sizeof(float)), aligned(4), may_alias));
+
+/* What a tile needs; the pointers are at its corner. */
+typedef struct Tile {
+    float *c;
+    const float *base, *a, *b;
+    int64_t c_row, a_row, a_column, b_row, depth;
+    int columns; /* how many of the tile's exist */
+} Tile;
+
+/*
+ * rows, vectors and unpacked are constants wherever this is called, so that sum lives in registers.
+ * Unpacked, B comes from memory, in pieces too short for the hardware to see a pattern: so what is
+ * needed next is asked for here. That is worth a tenth of the time.
+ */
+/* [tile] */
+static inline __attribute__((always_inline)) void tile(const Tile *t, const int rows,
+                                                       const int vectors, const int unpacked) {
+    enum { AHEAD = 16 }; /* rows of B that are asked for before they are needed */
+    Vector sum[ROWS][VECTORS];
+    for (int i = 0; i < rows; i++)
+        for (int v = 0; v < vectors; v++) sum[i][v] = (Vector){0};
+    for (int i = 0; i < rows; i++) /* C is not in the cache yet, and will be needed at the end */
+        for (int v = 0; v < vectors; v++) __builtin_prefetch(t->c + i * t->c_row + v * LANES, 1);
+    const float *a = t->a, *b = t->b;
+    for (int64_t k = 0; k < t->depth; k++, a += t->a_column, b += t->b_row) {
+        if (unpacked && t->a_column == 1 && k % 16 == 0) /* A's rows for the next tile */
+            for (int i = 0; i < rows; i++) __builtin_prefetch(a + (rows + i) * t->a_row);
+        Vector row[VECTORS];
+        for (int v = 0; v < vectors && unpacked; v++)
+            __builtin_prefetch(b + AHEAD * t->b_row + v * LANES);
+        for (int v = 0; v < vectors; v++) row[v] = *(const Vector *)(b + v * LANES);
+        for (int i = 0; i < rows; i++) /* unrolled: every sum[i][v] is a register */
+            for (int v = 0; v < vectors; v++) sum[i][v] += a[i * t->a_row] * row[v];
+    }
+    if (t->columns == vectors * LANES) {
+        for (int i = 0; i < rows; i++)
+            for (int v = 0; v < vectors; v++) {
+                int64_t at = i * t->c_row + v * LANES;
+                if (t->base) sum[i][v] += *(const Vector *)(t->base + at);
+                *(Vector *)(t->c + at) = sum[i][v];
+            }
+        return;
+    }
+    for (int i = 0; i < rows; i++) /* the ragged edge, number by number */
+        for (int j = 0; j < t->columns; j++) {
+            int64_t at = i * t->c_row + j;
+            float s = ((const float *)sum[i])[j];
+            t->c[at] = t->base ? t->base[at] + s : s;
+        }
+}
+/* [/tile] */
+
+/* To the tile `rows` further down, or `columns` to the right. */
+static inline void step_down(Tile *t, int64_t rows) {
+    t->a += rows * t->a_row, t->c += rows * t->c_row;
+    if (t->base) t->base += rows * t->c_row;
+}
+
+static inline void step_right(Tile *t, int64_t columns, int64_t b) {
+    t->b += b, t->c += columns;
+    if (t->base) t->base += columns;
+}
+
+/* ---- unpacked: panel by panel of B, all rows of A with each ---- */
+
+static inline __attribute__((always_inline)) void unpacked_panel(Tile t, int64_t m,
+                                                                 const int vectors) {
+    t.columns = vectors * LANES;
+    for (; m >= UNPACKED_ROWS; m -= UNPACKED_ROWS, step_down(&t, UNPACKED_ROWS))
+        tile(&t, UNPACKED_ROWS, vectors, 1);
+    if (m == 5) tile(&t, 5, vectors, 1);
+    if (m == 4) tile(&t, 4, vectors, 1);
+    if (m == 3) tile(&t, 3, vectors, 1);
+    if (m == 2) tile(&t, 2, vectors, 1);
+    if (m == 1) tile(&t, 1, vectors, 1);
+}
+
+static void unpacked(const CpuMatmul *p) {
+    enum { WIDE = VECTORS * LANES };
+    Tile t = {p->c, p->base, p->a.at, p->b.at, p->c_row, p->a.row, p->a.column, p->b.row, p->k, 0};
+    int64_t n = p->n;
+    for (; n >= WIDE; n -= WIDE, step_right(&t, WIDE, WIDE)) unpacked_panel(t, p->m, VECTORS);
+    for (; n > 0; n -= LANES, step_right(&t, LANES, LANES)) unpacked_panel(t, p->m, 1);
+}
+
+/* ---- packed: blocks of B are copied first (Goto & van de Geijn 2008) ---- */
+
+/* Blocks: DEPTH x WIDTH of B is packed at a time, for half of a second-level cache; of a transposed
+ * A, DEPTH x HEIGHT. */
+enum { DEPTH = 256, WIDTH = 256, HEIGHT = 8 * ROWS };
+
+/* `rows` rows of A with all panels of the block of B, width columns of C. */
+static inline __attribute__((always_inline)) void sweep(Tile t, const int rows, int64_t width) {
+    for (int64_t j = 0; j < width; j += PANEL, step_right(&t, PANEL, PANEL * t.depth)) {
+        t.columns = (int)min(PANEL, width - j);
+        tile(&t, rows, 2, 0);
+    }
+}
+
+static void block(Tile t, int64_t rows, int64_t width) {
+    for (int64_t count; rows > 0; rows -= count, step_down(&t, count)) {
+        count = rows >= ROWS ? ROWS : rows >= 8 ? 8 : rows >= 4 ? 4 : rows >= 2 ? 2 : 1;
+        if (count == ROWS)
+            sweep(t, ROWS, width);
+        else if (count == 8)
+            sweep(t, ROWS < 8 ? 1 : 8, width); /* (with six rows there is never this case) */
+        else if (count == 4)
+            sweep(t, 4, width);
+        else if (count == 2)
+            sweep(t, 2, width);
+        else
+            sweep(t, 1, width);
+    }
+}
+
+/*
+ * A block of B in panels, [width / PANEL][depth][PANEL]; zeros where there are no more columns. Row
+ * by row, or eight columns at a time: as B lies in memory.
+ */
+static void pack(float *to, CpuMatrix b, int64_t depth, int64_t width) {
+    int64_t whole = width / PANEL * PANEL, done = b.column == 1 ? depth : depth / 8 * 8;
+    for (int64_t k = 0; k < depth && b.column == 1; k++)
+        for (int64_t j = 0; j < whole; j += PANEL)
+            memcpy(to + j * depth + k * PANEL, b.at + k * b.row + j, PANEL * sizeof *to);
+    for (int64_t j = 0; j < whole && b.column != 1; j += 8)
+        for (int64_t k = 0; k < done; k += 8)
+            transpose8(to + j / PANEL * PANEL * depth + k * PANEL + j % PANEL, PANEL,
+                       b.at + j * b.column + k, b.column);
+    for (int64_t j = 0; j < width; j += PANEL) /* what is left: deeper rows, and the ragged edge */
+        for (int64_t k = j < whole ? done : 0; k < depth; k++)
+            for (int64_t i = j; i < j + PANEL; i++)
+                to[j * depth + k * PANEL + i - j] = i < width ? b.at[k * b.row + i * b.column] : 0;
+}
+
+/* to[k][i] for i < HEIGHT: some columns of a transposed A. gcc would see a memcpy() for each k in
+ * it, and for so few numbers the call takes longer than the copy. */
+__attribute__((optimize("no-tree-loop-distribute-patterns"))) static void copy_columns(
+    float *to, const float *a, int64_t a_column, int64_t depth, int64_t rows) {
+    for (int64_t k = 0; k < depth; k++, to += HEIGHT, a += a_column) {
+        int64_t i = 0;
+        for (; i + LANES <= rows; i += LANES) *(Vector *)(to + i) = *(const Vector *)(a + i);
+        for (; i < rows; i++) to[i] = a[i];
+    }
+}
+
+/* All rows of C from column j on, `width` of them, and `depth` terms of the sums from k on. */
+static void multiply_block(const CpuMatmul *p, float *panels, int64_t j, int64_t width, int64_t k,
+                           int64_t depth) {
+    CpuMatrix b = p->b;
+    b.at += k * b.row + j * b.column;
+    pack(panels, b, depth, width);
+    float copy[DEPTH * HEIGHT];
+    const float *base = k ? p->c : p->base;
+    Tile t = {p->c + j,
+              base ? base + j : NULL,
+              p->a.at + k * p->a.column,
+              panels,
+              p->c_row,
+              p->a.row,
+              p->a.column,
+              PANEL,
+              depth,
+              0};
+    if (p->a.column == 1) return block(t, p->m, width);
+    for (int64_t i = 0; i < p->m; i += HEIGHT, step_down(&t, HEIGHT)) {
+        Tile some = t; /* A's rows lie far apart: those of a block are brought together */
+        int64_t rows = min(HEIGHT, p->m - i);
+        copy_columns(copy, t.a, p->a.column, depth, rows);
+        some.a = copy, some.a_row = 1, some.a_column = HEIGHT;
+        block(some, rows, width);
+    }
+}
+
+static void packed(const CpuMatmul *p) {
+    _Alignas(64) float panels[DEPTH * (WIDTH + PANEL)];
+    for (int64_t i = 0; i < p->m && p->k == 0; i++) /* the sum of nothing */
+        for (int64_t j = 0; j < p->n; j++) put(p, i, j, 0);
+    int64_t blocks = (p->k + DEPTH - 1) / DEPTH; /* of nearly the same depth */
+    for (int64_t i = 0; i < blocks; i++) {
+        int64_t k = i * p->k / blocks, depth = (i + 1) * p->k / blocks - k;
+        for (int64_t j = 0; j < p->n; j += WIDTH)
+            multiply_block(p, panels, j, min(WIDTH, p->n - j), k, depth);
+    }
+}
+
+/* ---- turned: C^T = B^T A^T, so that it is A, the smaller one, which is copied ---- */
+
+enum { TURNED_ROWS = 2 * PANEL };
+
+static void turned(const CpuMatmul *p) {
+    enum { COLUMNS = 256 };
+    float block[COLUMNS * TURNED_ROWS];
+    for (int64_t j = 0; j < p->n; j += COLUMNS) {
+        CpuMatmul t = {block, NULL, p->m, .m = min(COLUMNS, p->n - j), .n = p->m, .k = p->k};
+        t.a = (CpuMatrix){p->b.at + j * p->b.column, p->b.column, p->b.row};
+        t.b = (CpuMatrix){p->a.at, p->a.column, p->a.row};
+        packed(&t);
+        for (int64_t i = 0; i < p->m; i++)
+            for (int64_t q = 0; q < t.m; q++) put(p, i, j + q, block[q * p->m + i]);
+    }
+}
+
+/* ---- the choice ---- */
+
+int cpu_matmul_takes(const CpuMatmul *p, CpuMatmulWay way) {
+    int a_along = p->a.column == 1, b_along = p->b.row == 1; /* k runs along their memory */
+    return way == MATMUL_UNPACKED ? p->b.column == 1 && p->n % LANES == 0
+           : way == MATMUL_TURNED ? p->m <= TURNED_ROWS && b_along
+                                  : way == MATMUL_PACKED || (a_along && b_along);
+}
+
+/* cpu_matmul.h has the measurements. */
+static CpuMatmulWay choose(const CpuMatmul *p) {
+    int64_t m = p->m, n = p->n, k = p->k;
+    int few = m <= 24 || (n <= 512 && m <= 128), narrow = n <= 256 && m * k <= 1 << 18;
+    if (cpu_matmul_takes(p, MATMUL_UNPACKED) && (few || narrow)) return MATMUL_UNPACKED;
+    if (cpu_matmul_takes(p, MATMUL_DOTS) && (m == 1 || (m <= 8 && k >= 256))) return MATMUL_DOTS;
+    if (cpu_matmul_takes(p, MATMUL_TURNED) && m > 24 && n * k >= 1 << 20) return MATMUL_TURNED;
+    return MATMUL_PACKED;
+}
+
+/* Part i of `parts`, nearly equal and possibly empty: a block of C's rows or of its columns. Rows
+ * are cut if there are more of them than columns: then less is copied twice. */
+static CpuMatmul part_of(const CpuMatmul *p, CpuMatmulWay way, int i, int parts) {
+    CpuMatmul part = *p;
+    int by_rows = p->m >= p->n && way != MATMUL_DOTS && way != MATMUL_TURNED;
+    int64_t total = by_rows ? p->m : p->n, size = (total + parts - 1) / parts;
+    int64_t unit = by_rows ? ROWS : PANEL, least = 2 * unit;
+    size = ((size > least ? size : least) + unit - 1) / unit * unit;
+    int64_t first = min(i * size, total), count = min(size, total - first);
+    if (by_rows)
+        part.a.at += first * p->a.row, part.m = count;
+    else
+        part.b.at += first * p->b.column, part.n = count;
+    int64_t at = by_rows ? first * p->c_row : first;
+    part.c += at;
+    if (part.base) part.base += at;
+    return part;
+}
+
+/* Less work than this, in multiply-adds, is done before the other threads are awake. */
+enum { THREADS_FROM = 1 << 18 };
+
+void cpu_matmul_by(CpuMatmulWay way, const CpuMatmul *p) {
+    static void (*const ways[])(const CpuMatmul *) = {dots, unpacked, turned, packed};
+    int parts = omp_get_max_threads();
+    if (parts == 1 || p->m * p->n * p->k <= THREADS_FROM || omp_in_parallel()) return ways[way](p);
+#pragma omp parallel for schedule(static, 1)
+    for (int i = 0; i < parts; i++) {
+        CpuMatmul part = part_of(p, way, i, parts);
+        ways[way](&part);
+    }
+}
+
+void cpu_matmul(const CpuMatmul *p) { cpu_matmul_by(choose(p), p); }
