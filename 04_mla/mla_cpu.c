@@ -7,8 +7,8 @@
  *     q_absorbed[:, h] = q_nope[:, h] W_uk[h]      [rows, nope] x [nope, kv_lora_rank]
  *     o[:, h] = o_latent[:, h] W_uv[h]^T           [rows, kv_lora_rank] x [kv_lora_rank, v]
  *
- * A task is one head and a block of rows; blocks depend on the sizes alone, so results do not depend
- * on the number of threads.
+ * A task is one head and a block of rows; blocks depend on the sizes alone, so results do not
+ * depend on the number of threads.
  */
 #include "04_mla/mla.h"
 

@@ -72,8 +72,8 @@ static void check_all(int threads) {
 Test(cpu_matmul, agrees_with_its_reference) { check_all(1); }
 Test(cpu_matmul, parts_make_the_whole) { check_all(3); }
 
-/* Rows and columns of C, computed alone in the same way, and on several threads, have the same bits.
- */
+/* Rows and columns of C, computed alone in the same way and on several threads, have the same
+ * bits. */
 Test(cpu_matmul, a_piece_has_the_same_bits) {
     enum { M = 60, N = 224, K = 530 };
     float *a = numbers(M * K, 1), *b = numbers(K * N, 2);
