@@ -34,6 +34,12 @@ typedef struct GroupedShape {
 
 /* ---- kernels: on the CPU every T * is a float *; on CUDA float * or bf16 * by dtype ---- */
 
+/* The definition, in double precision, expert by expert: y = x W^T, and both gradients,
+ * overwritten. Rows past offsets[E]: those of y stay, those of dx become zero. */
+void grouped_reference_cpu(float *y, const float *x, const float *w, const int32_t *offsets,
+                           GroupedShape shape);
+void grouped_backward_reference_cpu(float *dx, float *dw, const float *dy, const float *x,
+                                    const float *w, const int32_t *offsets, GroupedShape shape);
 /* y = x W^T, expert by expert */
 void grouped_forward_cpu(float *y, const float *x, const float *w, const int32_t *offsets,
                          GroupedShape shape);

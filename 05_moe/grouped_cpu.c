@@ -11,8 +11,30 @@
 #include "05_moe/grouped.h"
 #include "common/core/cpu_matmul.h"
 #include "common/core/fastmath.h"
+#include "common/core/ops_kernels.h"
 
 #include <string.h>
+
+void grouped_reference_cpu(float *y, const float *x, const float *w, const int32_t *offsets,
+                           GroupedShape shape) {
+    int64_t in = shape.in, out = shape.out;
+    for (int e = 0; e < shape.experts; e++)
+        linear_reference_cpu(y + offsets[e] * out, NULL, x + offsets[e] * in, w + e * out * in,
+                             NULL, offsets[e + 1] - offsets[e], in, out);
+}
+
+void grouped_backward_reference_cpu(float *dx, float *dw, const float *dy, const float *x,
+                                    const float *w, const int32_t *offsets, GroupedShape shape) {
+    int64_t in = shape.in, out = shape.out;
+    float dbias[out]; /* experts have none */
+    memset(dx, 0, (size_t)(shape.rows * in) * sizeof *dx);
+    for (int e = 0; e < shape.experts; e++)
+        linear_backward_reference_cpu(dx + offsets[e] * in, dw + e * out * in, dbias,
+                                      dy + offsets[e] * out, x + offsets[e] * in, w + e * out * in,
+                                      offsets[e + 1] - offsets[e], in, out);
+}
+
+/* ---- in use ---- */
 
 enum { PIECE_ROWS = 512, PIECE_COLUMNS = 512 };
 

@@ -94,11 +94,12 @@ static void plain_mla(float *y, const float *x_values, Module *m, int T, bool tu
     int nope = c->qk_nope_head_dim, rope = c->qk_rope_head_dim, v = c->v_head_dim;
     int qk = nope + rope, latent_width = rank + rope, kv_width = H * (nope + v);
     const Mla *w = &m->w;
-    Tensor *const list[] = {w->q_proj,    w->q_a_proj,       w->q_a_layernorm, w->q_b_proj,
-                            w->kv_a_proj, w->kv_a_layernorm, w->kv_b_proj,     w->o_proj,
-                            w->q_a_bias,  w->kv_a_bias,      w->o_bias};
-    float *p[11];
-    for (int i = 0; i < 11; i++) p[i] = list[i] ? test_weight(&m->params, list[i]) : NULL;
+    enum { Q, Q_A, Q_A_NORM, Q_B, KV_A, KV_A_NORM, KV_B, OUT, Q_A_BIAS, KV_A_BIAS, OUT_BIAS, ALL };
+    Tensor *const list[ALL] = {w->q_proj,    w->q_a_proj,       w->q_a_layernorm, w->q_b_proj,
+                               w->kv_a_proj, w->kv_a_layernorm, w->kv_b_proj,     w->o_proj,
+                               w->q_a_bias,  w->kv_a_bias,      w->o_bias};
+    float *p[ALL];
+    for (int i = 0; i < ALL; i++) p[i] = list[i] ? test_weight(&m->params, list[i]) : NULL;
     double *x = malloc(sizeof *x * (size_t)(T * hidden)),
            *c_q = malloc(sizeof *x * (size_t)(T * hidden));
     double *q = malloc(sizeof *x * (size_t)(T * H * qk)),
@@ -110,16 +111,16 @@ static void plain_mla(float *y, const float *x_values, Module *m, int T, bool tu
     for (int i = 0; i < T * hidden; i++) x[i] = x_values[i];
 
     if (c->q_lora_rank) {
-        plain_linear(c_q, x, p[1], p[8], T, hidden, c->q_lora_rank);
-        plain_norm(c_q, p[2], T, c->q_lora_rank, c->q_lora_rank);
-        plain_linear(q, c_q, p[3], NULL, T, c->q_lora_rank, H * qk);
+        plain_linear(c_q, x, p[Q_A], p[Q_A_BIAS], T, hidden, c->q_lora_rank);
+        plain_norm(c_q, p[Q_A_NORM], T, c->q_lora_rank, c->q_lora_rank);
+        plain_linear(q, c_q, p[Q_B], NULL, T, c->q_lora_rank, H * qk);
     } else {
-        plain_linear(q, x, p[0], NULL, T, hidden, H * qk);
+        plain_linear(q, x, p[Q], NULL, T, hidden, H * qk);
     }
-    plain_linear(latent, x, p[4], p[9], T, hidden, latent_width);
-    plain_norm(latent, p[5], T, latent_width, rank);
+    plain_linear(latent, x, p[KV_A], p[KV_A_BIAS], T, hidden, latent_width);
+    plain_norm(latent, p[KV_A_NORM], T, latent_width, rank);
     for (int i = 0; i < T * rank; i++) c_kv[i] = latent[i / rank * latent_width + i % rank];
-    plain_linear(kv, c_kv, p[6], NULL, T, rank, kv_width);
+    plain_linear(kv, c_kv, p[KV_B], NULL, T, rank, kv_width);
     if (turned) {
         plain_turn(q, T, H, H * qk, qk, rope);
         plain_turn(latent, T, 1, latent_width, latent_width, rope);
@@ -141,7 +142,7 @@ static void plain_mla(float *y, const float *x_values, Module *m, int T, bool tu
                     o[(t * H + h) * v + i] +=
                         s[j] / sum * kv[j * kv_width + h * (nope + v) + nope + i];
         }
-    plain_linear(out, o, p[7], p[10], T, H * v, hidden);
+    plain_linear(out, o, p[OUT], p[OUT_BIAS], T, H * v, hidden);
     for (int i = 0; i < T * hidden; i++) y[i] = (float)out[i];
 }
 

@@ -59,18 +59,9 @@ static Setup setup(Context *ctx, const Case *c) {
     return s;
 }
 
-/* y [R, out] by plain loops, in double; rows that belong to nobody stay 0 */
 static float *reference_forward(const Setup *s, const float *w) {
-    int64_t in = s->shape.in, out = s->shape.out;
-    float *y = calloc((size_t)(s->shape.rows * out), sizeof *y);
-    for (int e = 0; e < s->shape.experts; e++)
-        for (int64_t r = s->offsets[e]; r < s->offsets[e + 1]; r++)
-            for (int64_t o = 0; o < out; o++) {
-                double sum = 0;
-                for (int64_t i = 0; i < in; i++)
-                    sum += (double)s->xh[r * in + i] * w[(e * out + o) * in + i];
-                y[r * out + o] = (float)sum;
-            }
+    float *y = test_floats(s->shape.rows * s->shape.out);
+    grouped_reference_cpu(y, s->xh, w, s->offsets, s->shape);
     return y;
 }
 
@@ -130,17 +121,8 @@ DEVICE_TEST(grouped, backward_by_plain_loops) {
         Setup s = setup(&ctx, &cases[k]);
         int64_t in = s.shape.in, out = s.shape.out, R = s.shape.rows, E = s.shape.experts;
         float *want_dx = calloc((size_t)(R * in), sizeof *want_dx);
-        double *sums = calloc((size_t)(E * out * in), sizeof *sums);
         float *want_dw = test_floats(E * out * in);
-        for (int64_t e = 0; e < E; e++)
-            for (int64_t r = s.offsets[e]; r < s.offsets[e + 1]; r++)
-                for (int64_t o = 0; o < out; o++)
-                    for (int64_t i = 0; i < in; i++) {
-                        int64_t at = (e * out + o) * in + i;
-                        want_dx[r * in + i] += s.dyh[r * out + o] * s.wh[at];
-                        sums[at] += (double)s.dyh[r * out + o] * s.xh[r * in + i];
-                    }
-        for (int64_t i = 0; i < E * out * in; i++) want_dw[i] = (float)sums[i];
+        grouped_backward_reference_cpu(want_dx, want_dw, s.dyh, s.xh, s.wh, s.offsets, s.shape);
         Tensor *dx = tensor_new(&ctx, "dx", dtype, SHAPE(R, in));
         Tensor *dw = tensor_new(&ctx, "dw", F32, SHAPE(E, out, in));
         test_poison(&ctx, dx), test_poison(&ctx, dw);

@@ -72,7 +72,7 @@ static void dots(const CpuMatmul *p) {
 
 /* GCC's vectors: the operators work on all lanes, and the compiler maps them to whatever the
  * processor has. 12 x 2 of them hold C, with two of B and one of A: 27 of 32 registers, or half of
- * the rows and 15 of 16. Unpacked it is 6 x 4, so that each visit to a row of B reads more of it. */
+ * the rows and 15 of 16. Unpacked it is 6 x 4, so each visit to a row of B reads more of it. */
 #ifdef __AVX512F__
 enum { LANES = 16, ROWS = 12, VECTORS = 4 };
 #else

@@ -1,6 +1,11 @@
 /*
  * The common operations on the CPU, in F32.
  *
+ * linear() is a product for which cpu_matmul.c knows faster ways than the definition, so its
+ * references stand first. All other kernels are the loops of their definitions, but for the sigmoid
+ * shared by SwiGLU's two gradients: they are their own references, and tests compare them with
+ * double precision and with finite differences.
+ *
  * Loops over rows are shared among threads. Where rows are summed (gradients of weights) the work
  * is cut in a fixed way that does not depend on the number of threads, so neither do the results.
  */
@@ -16,6 +21,21 @@
 enum { PARALLEL_MIN = 1 << 14 };
 
 /* ---- linear ---- */
+
+void linear_reference_cpu(float *y, const float *base, const float *x, const float *w,
+                          const float *bias, int64_t rows, int64_t in, int64_t out) {
+    cpu_matmul_reference(&(CpuMatmul){y, base, out, {x, in, 1}, {w, 1, in}, rows, out, in});
+    for (int64_t i = 0; i < rows * out && bias; i++) y[i] += bias[i % out];
+}
+
+void linear_backward_reference_cpu(float *dx, float *dw, float *dbias, const float *dy,
+                                   const float *x, const float *w, int64_t rows, int64_t in,
+                                   int64_t out) {
+    const float one = 1; /* a column of ones, all in one place */
+    cpu_matmul_reference(&(CpuMatmul){dx, NULL, in, {dy, out, 1}, {w, in, 1}, rows, in, out});
+    cpu_matmul_reference(&(CpuMatmul){dw, NULL, in, {dy, 1, out}, {x, in, 1}, out, in, rows});
+    cpu_matmul_reference(&(CpuMatmul){dbias, NULL, 1, {dy, 1, out}, {&one, 0, 0}, out, 1, rows});
+}
 
 void linear_onto_forward_cpu(float *y, const float *base, const float *x, const float *w,
                              const float *bias, int64_t rows, int64_t in, int64_t out) {

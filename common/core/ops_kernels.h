@@ -14,6 +14,13 @@
 extern "C" {
 #endif
 
+/* The definitions, in double precision: y = base + x W^T + b (base and bias may be NULL), and all
+ * three gradients, overwritten. */
+void linear_reference_cpu(float *y, const float *base, const float *x, const float *w,
+                          const float *bias, int64_t rows, int64_t in, int64_t out);
+void linear_backward_reference_cpu(float *dx, float *dw, float *dbias, const float *dy,
+                                   const float *x, const float *w, int64_t rows, int64_t in,
+                                   int64_t out);
 void linear_forward_cpu(float *y, const float *x, const float *w, const float *bias, int64_t rows,
                         int64_t in, int64_t out);
 void linear_onto_forward_cpu(float *y, const float *base, const float *x, const float *w,

@@ -32,13 +32,7 @@ static float *plain(Context *ctx, const Case *c, const Tensor *x, const Tensor *
     float *bh = bias ? test_values(ctx, bias) : NULL;
     float *rh = residual ? test_values(ctx, residual) : NULL;
     float *y = test_floats(c->n * c->out);
-    for (int64_t i = 0; i < c->n; i++)
-        for (int64_t o = 0; o < c->out; o++) {
-            double sum = (bh ? bh[o] : 0) + (rh ? rh[i * c->out + o] : 0);
-            for (int64_t k = 0; k < c->in; k++)
-                sum += (double)xh[i * c->in + k] * wh[o * c->in + k];
-            y[i * c->out + o] = (float)sum;
-        }
+    linear_reference_cpu(y, rh, xh, wh, bh, c->n, c->in, c->out);
     return y;
 }
 

@@ -17,12 +17,7 @@ DEVICE_TEST(linear, agrees_with_plain_loops) {
         Tensor *b = test_normal(&ctx, "b", 3, SHAPE(out));
         float *xh = test_values(&ctx, x), *wh = test_values(&ctx, w), *bh = test_values(&ctx, b);
         float *want = test_floats(rows * out);
-        for (int64_t i = 0; i < rows; i++)
-            for (int64_t o = 0; o < out; o++) {
-                double s = bh[o];
-                for (int64_t j = 0; j < in; j++) s += (double)xh[i * in + j] * wh[o * in + j];
-                want[i * out + o] = (float)s;
-            }
+        linear_reference_cpu(want, NULL, xh, wh, bh, rows, in, out);
         /* Twice the rounding of a sum of `in` products: the order of the sum is the library's
          * choice. */
         check_tensor(&ctx, "linear with bias", linear(&ctx, x, w, b), want,
@@ -40,12 +35,7 @@ DEVICE_TEST(linear, few_rows) {
     Tensor *x = test_normal(&ctx, "x", 1, SHAPE(MOST, IN));
     float *xh = test_values(&ctx, x), *wh = test_values(&ctx, w);
     float *want = test_floats(MOST * OUT);
-    for (int i = 0; i < MOST; i++)
-        for (int o = 0; o < OUT; o++) {
-            double s = 0;
-            for (int j = 0; j < IN; j++) s += (double)xh[i * IN + j] * wh[o * IN + j];
-            want[i * OUT + o] = (float)s;
-        }
+    linear_reference_cpu(want, NULL, xh, wh, NULL, MOST, IN, OUT);
     for (int k = 0; k < 6; k++) {
         Tensor some = tensor_view(x->data, "x", x->dtype, x->device, SHAPE(rows[k], IN));
         check_tensor(&ctx, "linear, few rows", linear(&ctx, &some, w, NULL), want,
@@ -76,22 +66,8 @@ DEVICE_TEST(linear, gradients_agree_with_plain_loops) {
     float *xh = test_values(&ctx, x), *wh = test_values(&ctx, w);
     float ch[33 * 17], dx[33 * 31], dw[17 * 31], db[17];
     tensor_download(&ctx, ch, c);
-    for (int64_t i = 0; i < rows; i++)
-        for (int64_t j = 0; j < in; j++) {
-            double s = 0;
-            for (int64_t o = 0; o < out; o++) s += 2.0 * ch[i * out + o] * wh[o * in + j];
-            dx[i * in + j] = (float)s;
-        }
-    for (int64_t o = 0; o < out; o++) {
-        double sb = 0;
-        for (int64_t i = 0; i < rows; i++) sb += 2.0 * ch[i * out + o];
-        db[o] = (float)sb;
-        for (int64_t j = 0; j < in; j++) {
-            double s = 0;
-            for (int64_t i = 0; i < rows; i++) s += 2.0 * ch[i * out + o] * xh[i * in + j];
-            dw[o * in + j] = (float)s;
-        }
-    }
+    for (int64_t i = 0; i < rows * out; i++) ch[i] *= 2;
+    linear_backward_reference_cpu(dx, dw, db, ch, xh, wh, rows, in, out);
     /* In BF16 dy itself is rounded (2^-9 in the mean), and so is dx after each of its two
      * contributions. */
     double tolerance = dtype == BF16 ? 3 * 0x1p-9 : 4 * tolerance_of(F32, 2 * rows);
@@ -142,6 +118,7 @@ DEVICE_TEST(linear, onto_equals_the_sum) {
     }
 }
 
+/* An expert without tokens gets a matrix without rows: no output, and a gradient of zeros. */
 Test(linear, no_rows) {
     float w[6] = {1, 2, 3, 4, 5, 6}, dw[6], zeros[6] = {0}, nothing = 0;
     memset(dw, 0xFF, sizeof dw);
