@@ -61,7 +61,7 @@ static void check_one(const int64_t *size, int turn_a, int turn_b, Onto onto, in
     check_close("C", got, want, m * n, tolerance_of(F32, k + 1));
 }
 
-static void check_all(int threads) {
+static void check_ways(int threads) {
     omp_set_num_threads(threads);
     for (int s = 0; s < SIZES; s++)
         for (int lie = 0; lie < 4 * ONTO; lie++)
@@ -69,8 +69,8 @@ static void check_all(int threads) {
                 check_one(sizes[s], lie & 1, lie >> 1 & 1, lie >> 2, way);
 }
 
-Test(cpu_matmul, agrees_with_its_reference) { check_all(1); }
-Test(cpu_matmul, parts_make_the_whole) { check_all(3); }
+Test(cpu_matmul, agrees_with_its_reference) { check_ways(1); }
+Test(cpu_matmul, parts_make_the_whole) { check_ways(3); }
 
 /* Rows and columns of C, computed alone in the same way and on several threads, have the same
  * bits. */
