@@ -53,17 +53,17 @@ Block block_init(Params *params, const char *prefix, const BlockConfig *cfg, int
     return w;
 }
 
-void block_randomize(Params *params, const Block *w, float std, float out_std) {
+void block_randomize(Params *params, const Block *w, float std, float o_std, float down_std) {
     params_fill(params, w->input_layernorm, 1);
     if (w->mla.o_proj)
-        mla_randomize(params, &w->mla, std, out_std);
+        mla_randomize(params, &w->mla, std, o_std);
     else
-        multihead_randomize(params, &w->multihead, std, out_std);
+        multihead_randomize(params, &w->multihead, std, o_std);
     params_fill(params, w->post_attention_layernorm, 1);
     if (w->dense)
-        mlp_randomize(params, &w->mlp, std, out_std);
+        mlp_randomize(params, &w->mlp, std, down_std);
     else
-        moe_randomize(params, &w->moe, std, out_std);
+        moe_randomize(params, &w->moe, std, down_std);
 }
 
 /* Counted by registering the weights and throwing the list away: there is no second formula that

@@ -59,9 +59,9 @@ typedef struct Block {
  */
 Block block_init(Params *params, const char *prefix, const BlockConfig *cfg, int layer);
 
-/* Normal(0, std); o_proj and down_proj, which write into the residual stream, Normal(0, out_std);
- * norms one. */
-void block_randomize(Params *params, const Block *w, float std, float out_std);
+/* Normal(0, std); o_proj and down_proj, which write into the residual stream, with deviations of
+ * their own; norms one. */
+void block_randomize(Params *params, const Block *w, float std, float o_std, float down_std);
 
 /* How many numbers a layer learns, and with how many of them one token is multiplied. */
 int64_t block_parameters(const BlockConfig *cfg, int layer);

@@ -2,7 +2,7 @@
  * The demo: counts what a layer of experts holds and what a token uses, trains a small model twice,
  * left alone and balanced, and looks at what each expert has come to see.
  */
-#include "05_moe/moemodel.h"
+#include "05_moe/decoder.h"
 #include "05_moe/parameter_table.h"
 #include "05_moe/specialty.h"
 
@@ -61,7 +61,7 @@ typedef struct Demo {
     Alphabet alphabet;
     int32_t *ids;         /* the whole text */
     int64_t train, count; /* characters to learn from, and all; the rest is for validation */
-    MoeModelConfig cfg;
+    DecoderConfig cfg;
     Run runs[2];
 } Demo;
 
@@ -105,7 +105,7 @@ static int make_config(Demo *d, Error *err) {
     moe.router.gate_kind = o->gate;
     moe.router.temperature = 0.1f;
     moe.n_shared_experts = o->shared;
-    d->cfg = (MoeModelConfig){.context = CONTEXT, .num_hidden_layers = o->layers};
+    d->cfg = (DecoderConfig){.places = CONTEXT, .num_hidden_layers = o->layers};
     d->cfg.block = (BlockConfig){.hidden_size = HIDDEN,
                                  .intermediate_size = 2 * HIDDEN,
                                  .rms_norm_eps = 1e-6f,
@@ -117,8 +117,8 @@ static int make_config(Demo *d, Error *err) {
 
 /* What a way of balancing changes in the model: bias needs noaux_tc, the others must not have
  * it. */
-static MoeModelConfig config_of(const Demo *d, Balance balance) {
-    MoeModelConfig cfg = d->cfg;
+static DecoderConfig config_of(const Demo *d, Balance balance) {
+    DecoderConfig cfg = d->cfg;
     cfg.vocab_size = d->alphabet.size;
     cfg.block.moe.router.topk_method = balance == BY_BIAS ? TOPK_NOAUX_TC : TOPK_GREEDY;
     return cfg;
@@ -155,37 +155,36 @@ static void take_batch(Demo *d, Rng *rng, int64_t low, int64_t high, int32_t *id
 }
 
 /* One step; counts [E] of the last layer. Returns the loss, NaN if anything was not finite. */
-static float step(Demo *d, MoeModel *model, const BlockTraining *training, Params *params,
+static float step(Demo *d, Decoder *model, const BlockTraining *training, Params *params,
                   AdamW *adamw, int number, int32_t *counts) {
     int32_t ids[BATCH * CONTEXT];
     Tensor *input, *target, *loss;
-    MoeRecord records[MOEMODEL_MAX_LAYERS];
     params_zero_grad(params);
     take_batch(d, &d->ctx.rng, 0, d->train, ids, &input, &target);
     d->ctx.recording = true;
-    Tensor *total = moemodel_loss(&d->ctx, model, input, target, training, records, &loss);
+    Tensor *total = decoder_training_loss(&d->ctx, model, input, target,
+                                          &(DecoderRun){.training = training}, &loss);
     tape_backward(&d->ctx, total);
     d->ctx.recording = false;
     float value, lr = lr_warmup_cosine(number, 50, d->options.steps, PEAK_LR, PEAK_LR / 10);
     tensor_download(&d->ctx, &value, loss);
-    tensor_download_ints(&d->ctx, counts, records[d->options.layers - 1].dispatch.counts);
+    tensor_download_ints(&d->ctx, counts, model->records[d->options.layers - 1].dispatch.counts);
     float norm = adamw_step(adamw, params, lr, 1.0f);
-    moemodel_rebalance(&d->ctx, model, (float)d->options.gamma);
+    decoder_rebalance(&d->ctx, model, (float)d->options.gamma);
     context_reset(&d->ctx);
     return isfinite(norm) ? value : NAN;
 }
 
 /* On validation text: the loss, and which experts each character goes to. */
-static void validate(Demo *d, const MoeModel *model, Run *run) {
+static void validate(Demo *d, const Decoder *model, Run *run) {
     int layers = d->options.layers, k = d->options.top_k;
     int32_t ids[BATCH * CONTEXT];
     int32_t *chosen = must_alloc((size_t)(BATCH * CONTEXT * k), sizeof *chosen);
     Tensor *input, *target, *loss;
-    MoeRecord records[MOEMODEL_MAX_LAYERS];
     take_batch(d, NULL, d->train, d->count, ids, &input, &target);
-    moemodel_loss(&d->ctx, model, input, target, NULL, records, &loss);
+    decoder_training_loss(&d->ctx, model, input, target, &(DecoderRun){0}, &loss);
     tensor_download(&d->ctx, &run->validation_loss, loss);
-    tensor_download_ints(&d->ctx, chosen, records[layers - 1].routing.indices);
+    tensor_download_ints(&d->ctx, chosen, model->records[layers - 1].routing.indices);
     run->specialty.experts = d->options.experts;
     for (int n = 0; n < BATCH * CONTEXT; n++)
         specialty_add(&run->specialty, d->alphabet.byte[ids[n]], chosen + n * k, k);
@@ -194,7 +193,7 @@ static void validate(Demo *d, const MoeModel *model, Run *run) {
 }
 
 /* If a router saw a NaN, says which was the first, instead of what err says. */
-static void name_the_nan(Demo *d, const MoeModel *model, int step, Error *err) {
+static void name_the_nan(Demo *d, const Decoder *model, int step, Error *err) {
     Error where;
     for (int i = 0; i < d->options.layers; i++)
         if (!model->layers[i].dense &&
@@ -207,14 +206,16 @@ static void name_the_nan(Demo *d, const MoeModel *model, int step, Error *err) {
 /* Trains from the same weights on the same text; only the balance differs. */
 static int train(Demo *d, Run *run, Error *err) {
     int steps = d->options.steps, experts = d->options.experts;
-    MoeModelConfig cfg = config_of(d, run->balance);
+    DecoderConfig cfg = config_of(d, run->balance);
     BlockTraining training = training_of(d, run->balance);
-    MoeModel model;
+    Decoder model;
     Params params;
     d->ctx.rng = (Rng){.seed = d->options.common.seed};
     params_init(&params, &d->ctx);
-    int status = moemodel_init(&model, &params, &cfg, err) || params_allocate(&params, true, err);
-    if (!status) moemodel_randomize(&params, &model);
+    decoder_register(&model, &params, &cfg);
+    int status = params_allocate(&params, true, err);
+    float std = 1.0f / sqrtf((float)HIDDEN); /* keeps a row's length */
+    if (!status) decoder_randomize(&params, &model, (DecoderStart){0.5f, std, std, std});
     AdamW adamw = adamw_defaults();
     Progress progress = progress_start(run->name, steps);
     int32_t counts[MAX_EXPERTS], window[MAX_EXPERTS] = {0};
@@ -241,6 +242,7 @@ static int train(Demo *d, Run *run, Error *err) {
         progress_finish(&progress, NULL);
         validate(d, &model, run);
     }
+    decoder_free(&model);
     params_free(&params);
     context_reset(&d->ctx);
     return status;

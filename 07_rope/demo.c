@@ -3,7 +3,6 @@
  * lengthen the context side by side, and tries them on a small model trained on short texts.
  */
 #include "07_rope/rope.h"
-#include "07_rope/ropemodel.h"
 #include "07_rope/trial.h"
 
 #include "03_multihead/charmodel.h"
@@ -220,21 +219,19 @@ static int wavelengths_of_v3(Demo *d, Error *err) {
     return 0;
 }
 
-static RopeModelConfig model_config(int vocab) {
-    return (RopeModelConfig){.vocab_size = vocab,
-                             .num_hidden_layers = 2,
-                             .intermediate_size = 128,
-                             .attention = {.hidden_size = 64,
-                                           .num_attention_heads = 4,
-                                           .kv_lora_rank = 48,
-                                           .qk_nope_head_dim = 16,
-                                           .qk_rope_head_dim = 16,
-                                           .v_head_dim = 16}};
+static DecoderConfig model_config(int vocab) {
+    return trial_config(vocab, 2, 128,
+                        (MlaConfig){.hidden_size = 64,
+                                    .num_attention_heads = 4,
+                                    .kv_lora_rank = 48,
+                                    .qk_nope_head_dim = 16,
+                                    .qk_rope_head_dim = 16,
+                                    .v_head_dim = 16});
 }
 
 static int longer_contexts(Demo *d, Error *err) {
     const DemoOptions *o = &d->options;
-    int dim = model_config(2).attention.qk_rope_head_dim;
+    int dim = model_config(2).block.mla.qk_rope_head_dim;
     double f[WAYS][64];
     for (int way = 1; way < WAYS; way++) {
         RopeConfig cfg = way_config(o, dim, way);
@@ -286,7 +283,7 @@ static int read_text(Demo *d, Error *err) {
     return 0;
 }
 
-static int train_at(Demo *d, Params *params, const RopeModel *model, const Position *position,
+static int train_at(Demo *d, Params *params, const Decoder *model, const Position *position,
                     const char *label, bool tuning, Error *err) {
     const DemoOptions *o = &d->options;
     int length = tuning ? longest(o) : o->train_length;
@@ -300,7 +297,7 @@ static int train_at(Demo *d, Params *params, const RopeModel *model, const Posit
     return trial_train(&d->ctx, params, model, &d->text, position, &how, err);
 }
 
-static void ask(Demo *d, const RopeModel *model, const Position *position, double *row) {
+static void ask(Demo *d, const Decoder *model, const Position *position, double *row) {
     const DemoOptions *o = &d->options;
     for (int i = 0; i < o->length_count; i++)
         row[i] = trial_perplexity(&d->ctx, model, &d->text, position, o->lengths[i], longest(o),
@@ -309,7 +306,7 @@ static void ask(Demo *d, const RopeModel *model, const Position *position, doubl
 
 /* The model that was trained on short texts, asked in each way; then tuned in that way from the
  * same weights, and asked again. */
-static int ask_ways(Demo *d, Params *params, const RopeModel *model, int dim, Table table,
+static int ask_ways(Demo *d, Params *params, const Decoder *model, int dim, Table table,
                     Error *err) {
     float *weights = must_alloc((size_t)params_count(params), sizeof *weights);
     int status = 0;
@@ -334,25 +331,26 @@ static int ask_ways(Demo *d, Params *params, const RopeModel *model, int dim, Ta
 
 /* Two models that begin with the same weights: one without positions, one with. */
 static int ask_all(Demo *d, Table table, Error *err) {
-    RopeModelConfig cfg = model_config(d->vocab);
-    int dim = cfg.attention.qk_rope_head_dim, status = 0;
+    DecoderConfig cfg = model_config(d->vocab);
+    int dim = cfg.block.mla.qk_rope_head_dim, status = 0;
     for (int with = 0; with < 2 && !status; with++) {
         Params params;
-        RopeModel model;
+        Decoder model;
         Rope rope;
         RopeConfig trained = way_config(&d->options, dim, 1);
         params_init(&params, &d->ctx);
         d->ctx.rng = (Rng){.seed = d->options.common.seed};
-        status = rope_init(&rope, &d->ctx, &trained, err) ||
-                 ropemodel_init(&model, &params, &cfg, err) || params_allocate(&params, true, err);
+        decoder_register(&model, &params, &cfg);
+        status = rope_init(&rope, &d->ctx, &trained, err) || params_allocate(&params, true, err);
         if (!status) {
-            ropemodel_randomize(&params, &model);
+            trial_randomize(&params, &model);
             status = train_at(d, &params, &model, with ? &rope.position : NULL,
                               with ? "training" : "training without positions", false, err);
         }
         if (!status && !with) ask(d, &model, NULL, table[0]);
         if (!status && with) status = ask_ways(d, &params, &model, dim, table, err);
         rope_free(&rope);
+        decoder_free(&model);
         params_free(&params);
     }
     return status;

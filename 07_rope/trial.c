@@ -10,9 +10,25 @@
 #include <stdlib.h>
 #include <string.h>
 
+DecoderConfig trial_config(int vocab, int layers, int intermediate_size, MlaConfig attention) {
+    return (DecoderConfig){.vocab_size = vocab,
+                           .num_hidden_layers = layers,
+                           .block = {.hidden_size = attention.hidden_size,
+                                     .intermediate_size = intermediate_size,
+                                     .rms_norm_eps = 1e-6f,
+                                     .attention = ATTENTION_MLA,
+                                     .mla = attention}};
+}
+
+void trial_randomize(Params *params, const Decoder *model) {
+    float std = 1.0f / sqrtf((float)model->cfg.block.hidden_size);
+    float down = 1.0f / sqrtf((float)model->cfg.block.intermediate_size);
+    decoder_randomize(params, model, (DecoderStart){0.5f, std, std, down});
+}
+
 /* One step on `batch` stretches from anywhere in the training text. ids has room for twice
  * batch * length: the inputs and, behind them, the targets. */
-static float train_step(Context *ctx, Params *params, const RopeModel *model, const TrialText *text,
+static float train_step(Context *ctx, Params *params, const Decoder *model, const TrialText *text,
                         const Position *position, const TrialTraining *how, int step, int32_t *ids,
                         AdamW *adamw, float *norm) {
     int B = how->batch, T = how->length;
@@ -27,8 +43,8 @@ static float train_step(Context *ctx, Params *params, const RopeModel *model, co
     params_zero_grad(params);
     ctx->recording = true;
     Tensor *mean_loss =
-        ropemodel_loss(ctx, model, tensor_copy_in(ctx, "ids", I32, ids, SHAPE(B, T)),
-                       tensor_copy_in(ctx, "targets", I32, next, SHAPE(B, T)), position);
+        decoder_loss(ctx, model, tensor_copy_in(ctx, "ids", I32, ids, SHAPE(B, T)),
+                     tensor_copy_in(ctx, "targets", I32, next, SHAPE(B, T)), position);
     tape_backward(ctx, mean_loss);
     ctx->recording = false;
     tensor_download(ctx, &loss, mean_loss);
@@ -39,7 +55,7 @@ static float train_step(Context *ctx, Params *params, const RopeModel *model, co
     return loss;
 }
 
-int trial_train(Context *ctx, Params *params, const RopeModel *model, const TrialText *text,
+int trial_train(Context *ctx, Params *params, const Decoder *model, const TrialText *text,
                 const Position *position, const TrialTraining *how, Error *err) {
     CHECK(text->train > how->length + 1, "trial_train: %lld characters for stretches of %d",
           (long long)text->train, how->length);
@@ -71,7 +87,7 @@ int trial_train(Context *ctx, Params *params, const RopeModel *model, const Tria
     return failed ? -1 : 0;
 }
 
-double trial_perplexity(Context *ctx, const RopeModel *model, const TrialText *text,
+double trial_perplexity(Context *ctx, const Decoder *model, const TrialText *text,
                         const Position *position, int length, int longest, int windows) {
     enum { CHARACTERS = 8192 }; /* in one pass: enough for two cores, and little memory */
     int64_t first_end = text->train + longest, room = text->count - 1 - first_end;
@@ -94,8 +110,8 @@ double trial_perplexity(Context *ctx, const RopeModel *model, const TrialText *t
         float loss;
         tensor_download(
             ctx, &loss,
-            ropemodel_loss(ctx, model, tensor_copy_in(ctx, "ids", I32, ids, SHAPE(B, length)),
-                           tensor_copy_in(ctx, "targets", I32, next, SHAPE(B, length)), position));
+            decoder_loss(ctx, model, tensor_copy_in(ctx, "ids", I32, ids, SHAPE(B, length)),
+                         tensor_copy_in(ctx, "targets", I32, next, SHAPE(B, length)), position));
         sum += (double)loss * B; /* each window has the same number of targets */
         context_reset(ctx);
         done += B;

@@ -9,12 +9,19 @@
 #ifndef TRIAL_H
 #define TRIAL_H
 
-#include "07_rope/ropemodel.h"
+#include "05_moe/decoder.h"
 #include "common/core/error.h"
 
 #ifdef __cplusplus
 extern "C" {
 #endif
+
+/* A decoder of latent attention and SwiGLU. Nothing in its weights depends on the length of a text,
+ * unlike chapter 03's model with its table of places: the position comes with each run. */
+DecoderConfig trial_config(int vocab, int layers, int intermediate_size, MlaConfig attention);
+
+/* Deviations that keep a row's length. */
+void trial_randomize(Params *params, const Decoder *model);
 
 enum { TRIAL_LAST = 32 }; /* characters of a window that are guessed */
 
@@ -32,14 +39,14 @@ typedef struct TrialTraining {
 } TrialTraining;
 
 /* AdamW with warm-up and a cosine. -1 and a message when the loss is no number any more. */
-int trial_train(Context *ctx, Params *params, const RopeModel *model, const TrialText *text,
+int trial_train(Context *ctx, Params *params, const Decoder *model, const TrialText *text,
                 const Position *position, const TrialTraining *how, Error *err);
 
 /*
  * exp of the mean loss at the last TRIAL_LAST characters of `windows` stretches of `length` kept
  * characters. The stretches end at the same places for every length up to `longest`.
  */
-double trial_perplexity(Context *ctx, const RopeModel *model, const TrialText *text,
+double trial_perplexity(Context *ctx, const Decoder *model, const TrialText *text,
                         const Position *position, int length, int longest, int windows);
 
 #ifdef __cplusplus

@@ -26,7 +26,6 @@ typedef struct Work {
     AdamW adamw;
     int32_t *ids;
     int batch, context;
-    MoeRecord *records;
 } Work;
 
 /* Sequences that are continued greedily, `steps` tokens at a time. */
@@ -45,18 +44,18 @@ static void step(Context *ctx, void *user) {
     ctx->recording = true;
     Tensor *ids = tensor_copy_in(ctx, "ids", I32, w->ids, SHAPE(w->batch, w->context));
     Tensor *targets = tensor_copy_in(ctx, "targets", I32, w->ids + 1, SHAPE(w->batch, w->context));
-    tape_backward(
-        ctx, model_training_loss(&w->model, ids, targets, &(BlockTraining){0}, w->records, &loss));
+    const DecoderRun run = {.position = model_position(&w->model)};
+    tape_backward(ctx, decoder_training_loss(ctx, &w->model.decoder, ids, targets, &run, &loss));
     ctx->recording = false;
     adamw_step(&w->adamw, &w->model.params, 1e-4f, 1);
-    model_rebalance(&w->model, 1e-3f);
+    decoder_rebalance(ctx, &w->model.decoder, 1e-3f);
     context_reset(ctx);
 }
 
 static void forward(Context *ctx, void *user) {
     Work *w = user;
     model_forward(&w->model, tensor_copy_in(ctx, "ids", I32, w->ids, SHAPE(w->batch, w->context)),
-                  NULL, NULL);
+                  NULL);
     context_reset(ctx);
 }
 
@@ -80,7 +79,7 @@ static void decoding_init(Decoding *d, Work *w, int batch) {
         model_cache_reserve(&w->model, &d->cache, d->prompt, &err))
         fatal("%s", err.text);
     Tensor *prompt = tensor_copy_in(ctx, "ids", I32, w->ids, SHAPE(batch, d->prompt));
-    model_forward(&w->model, prompt, &d->cache, NULL);
+    model_forward(&w->model, prompt, &d->cache);
     context_reset(ctx);
 }
 
@@ -106,7 +105,6 @@ static void prepare(Work *w, Context *ctx, const ModelBenchOptions *o) {
         w->ids[i] = (int32_t)(philox(ctx->rng.seed, 1, i).word[0] % (uint32_t)o->vocab);
     if (model_init(&w->model, ctx, &cfg, true, &err)) fatal("%s", err.text);
     model_randomize(&w->model);
-    w->records = must_alloc((size_t)cfg.num_hidden_layers, sizeof *w->records);
 }
 
 /* The third run of it is the profiler's: by then all plans are made and all memory is there. */
@@ -135,7 +133,6 @@ static void profile_work(Context *ctx, Work *w, const ModelBenchOptions *o) {
 static void work_free(Work *w) {
     model_free(&w->model);
     free(w->ids);
-    free(w->records);
 }
 
 /* A row of the table and of the CSV. */
@@ -153,8 +150,8 @@ static double decode_row(Bench *bench, Work *w, int batch) {
     DType dtype = bench->ctx->dtype;
     const ModelConfig *cfg = &w->model.cfg;
     decoding_init(&d, w, batch);
-    double cache =
-        (double)mla_cache_bytes_per_token(&w->model.block.mla, cfg->num_hidden_layers, dtype);
+    double cache = (double)mla_cache_bytes_per_token(&w->model.decoder.cfg.block.mla,
+                                                     cfg->num_hidden_layers, dtype);
     double bytes = (double)config_active_parameters(cfg) * dtype_size(dtype) + cache * w->context;
     snprintf(name, sizeof name, "decode, %d steps of %d sequence%s", d.steps, batch,
              batch == 1 ? "" : "s");

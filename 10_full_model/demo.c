@@ -143,18 +143,18 @@ static void show_experts(Tour *t) {
     int length = t->train.context_length, experts = c->n_routed_experts, rows = 0;
     int32_t *ids = must_alloc(2 * (size_t)(WINDOWS * length), sizeof *ids);
     int32_t *counts = must_alloc((size_t)experts, sizeof *counts);
-    MoeRecord *records = must_alloc((size_t)c->num_hidden_layers, sizeof *records);
     for (int i = 0; i < WINDOWS; i++)
         source_validation(&t->source, i, WINDOWS, length, ids + i * length,
                           ids + (WINDOWS + i) * length);
-    model_forward(&t->model, tensor_copy_in(&t->ctx, "ids", I32, ids, SHAPE(WINDOWS, length)), NULL,
-                  records);
+    const DecoderRun run = {.position = model_position(&t->model), .record = true};
+    decoder_states(&t->ctx, &t->model.decoder,
+                   tensor_copy_in(&t->ctx, "ids", I32, ids, SHAPE(WINDOWS, length)), &run);
     printf(
         "   Who works? Each layer's experts, their share of the validation text's tokens (an even "
         "one is 100 %%):\n");
     for (int i = 0; i < c->num_hidden_layers; i++) {
-        if (t->model.layers[i].dense) continue;
-        tensor_download_ints(&t->ctx, counts, records[i].dispatch.counts);
+        if (t->model.decoder.layers[i].dense) continue;
+        tensor_download_ints(&t->ctx, counts, t->model.decoder.records[i].dispatch.counts);
         BalanceMeasures m = balance_measure(counts, experts, -1);
         printf("   layer %d:", i);
         for (int e = 0; e < experts; e++) printf(" %4.0f", 100 * counts[e] / m.mean);
@@ -164,7 +164,7 @@ static void show_experts(Tour *t) {
     if (!rows) printf("   (this model has none)\n");
     printf("\n");
     context_reset(&t->ctx);
-    free(ids), free(counts), free(records);
+    free(ids), free(counts);
 }
 
 /* 3. Training. */

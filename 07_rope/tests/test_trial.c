@@ -15,7 +15,7 @@ enum { VOCAB = 7, COUNT = 600, TRAIN = 400 };
 typedef struct Fixture {
     Context ctx;
     Params params;
-    RopeModel model;
+    Decoder model;
     Rope rope;
     int32_t ids[COUNT];
     TrialText text;
@@ -24,21 +24,19 @@ typedef struct Fixture {
 static void set_up(Fixture *f, Device device, DType dtype) {
     Error err;
     RopeConfig rope = rope_config(8, 128);
-    RopeModelConfig cfg = {.vocab_size = VOCAB,
-                           .num_hidden_layers = 1,
-                           .intermediate_size = 24,
-                           .attention = {.hidden_size = 16,
-                                         .num_attention_heads = 2,
-                                         .kv_lora_rank = 8,
-                                         .qk_nope_head_dim = 8,
-                                         .qk_rope_head_dim = 8,
-                                         .v_head_dim = 8}};
+    DecoderConfig cfg = trial_config(VOCAB, 1, 24,
+                                     (MlaConfig){.hidden_size = 16,
+                                                 .num_attention_heads = 2,
+                                                 .kv_lora_rank = 8,
+                                                 .qk_nope_head_dim = 8,
+                                                 .qk_rope_head_dim = 8,
+                                                 .v_head_dim = 8});
     f->ctx = test_context(device, dtype);
     params_init(&f->params, &f->ctx);
-    if (ropemodel_init(&f->model, &f->params, &cfg, &err) ||
-        params_allocate(&f->params, true, &err) || rope_init(&f->rope, &f->ctx, &rope, &err))
+    decoder_register(&f->model, &f->params, &cfg);
+    if (params_allocate(&f->params, true, &err) || rope_init(&f->rope, &f->ctx, &rope, &err))
         cr_assert_fail("%s", err.text);
-    ropemodel_randomize(&f->params, &f->model);
+    trial_randomize(&f->params, &f->model);
     for (int i = 0; i < COUNT; i++) f->ids[i] = (i * i + i / 5) % VOCAB;
     f->text = (TrialText){f->ids, TRAIN, COUNT};
 }
@@ -51,7 +49,7 @@ static double ask(Fixture *f, int length, int windows) {
 DEVICE_TEST(trial, knowing_nothing_costs_the_alphabet) {
     static Fixture f;
     set_up(&f, device, dtype);
-    params_fill(&f.params, f.model.head, 0.0f);
+    params_fill(&f.params, f.model.lm_head, 0.0f);
     const int lengths[] = {32, 33, 64, 127, 128};
     for (int i = 0; i < 5; i++)
         for (int windows = 1; windows <= 70; windows += 69) {
@@ -89,7 +87,7 @@ Test(trial, the_last_ones_are_guessed_and_no_others) {
     enum { LENGTH = 40, LAST = TRAIN + 128, FIRST = LAST - TRIAL_LAST + 1 };
     static Fixture f;
     set_up(&f, CPU, F32);
-    params_fill(&f.params, f.model.embed, 1.0f);
+    params_fill(&f.params, f.model.embed_tokens, 1.0f);
     double before = ask(&f, LENGTH, 1);
     for (int place = LAST - LENGTH; place <= LAST + 1; place++) {
         int32_t was = f.ids[place];

@@ -130,7 +130,7 @@ static void compute(Output *out, Model *model, const Batch *batch, bool grads) {
     float *logits = output_data(out, B * T * V), *loss = output_data(out, 2);
     ctx->recording = grads;
     Tensor *y =
-        model_forward(model, tensor_copy_in(ctx, "ids", I32, batch->ids, SHAPE(B, T)), NULL, NULL);
+        model_forward(model, tensor_copy_in(ctx, "ids", I32, batch->ids, SHAPE(B, T)), NULL);
     tensor_download(ctx, logits, y); /* before backward turns them into their gradient */
     Tensor *l =
         cross_entropy(ctx, y, tensor_copy_in(ctx, "targets", I32, batch->targets, SHAPE(B, T)));

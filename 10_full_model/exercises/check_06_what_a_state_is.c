@@ -34,10 +34,11 @@ static void lose(Item item, Model *model, TrainingState *state) {
         memset(params->grads, 0, bytes);
         break;
     case ROUTER_BIAS:
-        params_fill(params, model->layers[1].moe.router.bias, 0);
+        params_fill(params, model->decoder.layers[1].moe.router.bias, 0);
         break;
     case ROUTER_LOAD:
-        memset(model->layers[1].moe.load->data, 0, tensor_bytes(model->layers[1].moe.load));
+        memset(model->decoder.layers[1].moe.load->data, 0,
+               tensor_bytes(model->decoder.layers[1].moe.load));
         break;
     case RANDOM_STREAM:
         model->ctx->rng.stream = 0;

@@ -79,7 +79,7 @@ static void forward(Generator *g, const int32_t *tokens, int count) {
     Error err;
     CHECK(model_cache_reserve(g->model, &g->cache, count, &err) == 0, "generate: %s", err.text);
     model_forward(g->model, tensor_copy_in(ctx, "ids", I32, tokens, SHAPE(g->batch, count)),
-                  &g->cache, NULL);
+                  &g->cache);
     context_reset(ctx);
 }
 

@@ -15,19 +15,15 @@
 
 #include "10_full_model/model/config.h"
 
-#include "05_moe/decoder_cache.h"
+#include "05_moe/decoder.h"
 #include "common/core/params.h"
 
 typedef struct Model {
     Context *ctx;
     ModelConfig cfg;
-    BlockConfig block; /* config_block(cfg) */
     Params params;
     Rope rope;
-    Tensor *embed_tokens; /* [vocab_size, hidden_size] */
-    Block *layers;
-    Tensor *norm;    /* [hidden_size] */
-    Tensor *lm_head; /* [vocab_size, hidden_size]; embed_tokens itself when tied */
+    Decoder decoder;
 } Model;
 
 /* Registers and allocates the weights, all zero; training: with gradients and moments. cfg must
@@ -41,33 +37,22 @@ void model_free(Model *model); /* one that is all zeros is fine */
  */
 void model_randomize(Model *model);
 
+/* The positions of its tokens; NULL for a model without a rotated part. */
+const Position *model_position(const Model *model);
+
 /*
  * ids I32 [B, T] -> logits [B, T, vocab_size].
  * cache: NULL, or what holds the tokens before: ids follow them and are appended
  * (model_cache_reserve first), and the logits [B, 1, vocab_size] are those of the last token only:
  * no other is needed to go on.
- * records: NULL, or one for each layer: what the routers did.
  */
-Tensor *model_forward(Model *model, Tensor *ids, DecoderCache *cache, MoeRecord *records);
+Tensor *model_forward(Model *model, Tensor *ids, DecoderCache *cache);
 
-/* model_forward() with a cache, for a few new tokens: by the kernels made for those
- * (block_decode.h). */
+/* model_forward() with a cache, for a few new tokens: by the kernels made for those. */
 Tensor *model_decode(Model *model, Tensor *ids, DecoderCache *cache);
 
 /* Mean cross entropy of targets I32 [B, T] (F32 [1], natural log). */
 Tensor *model_loss(Model *model, Tensor *ids, Tensor *targets);
-
-/*
- * What training makes smaller: the same, with dropout, and the routers' losses that training asks
- * for. *cross_entropy is the part that counts; records as above, but not NULL.
- */
-Tensor *model_training_loss(Model *model, Tensor *ids, Tensor *targets,
-                            const BlockTraining *training, MoeRecord *records,
-                            Tensor **cross_entropy);
-
-/* After the optimizer's step: every router's bias moves by gamma towards an even load (V3,
- * 2.1.2). */
-void model_rebalance(Model *model, float gamma);
 
 /* For `batch` sequences of up to `capacity` tokens; -1 and a message when memory runs out. Free
  * with decoder_cache_free. */

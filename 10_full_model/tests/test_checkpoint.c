@@ -68,7 +68,7 @@ static void refused(World *w, const char *what, const char *message) {
               "%s: accepted", what);
     cr_assert(strstr(err.text, message), "%s: \"%s\" does not say \"%s\"", what, err.text, message);
     cr_assert(strstr(err.text, w->scratch.directory), "%s: no file is named: %s", what, err.text);
-    cr_assert(!back.ctx && !back.layers, "%s: a model was left", what);
+    cr_assert(!back.ctx && !back.decoder.layers, "%s: a model was left", what);
 }
 
 /* ---- whole folders ---- */
@@ -278,7 +278,7 @@ Test(checkpoint, fused_experts_are_read) {
         if (!strstr(f->names[i], ".mlp.experts.")) file_add(g, f->names[i], f->tensors[i]);
     float *all[4];
     for (int layer = 1; layer < 3; layer++) {
-        const Moe *moe = &w.model.layers[layer].moe;
+        const Moe *moe = &w.model.decoder.layers[layer].moe;
         int64_t E = moe->gate_proj->shape[0], one = tensor_count(moe->gate_proj) / E;
         int64_t I = moe->gate_proj->shape[1], H = moe->gate_proj->shape[2];
         float *both = all[2 * layer - 2] = test_floats(2 * E * one);

@@ -36,7 +36,7 @@ static void world_init(World *w, Device device, DType dtype, bool even) {
     for (int i = 0; i < BATCH * longest; i++) ids[i] = (i * 37 + 11) % VOCAB;
     cr_assert(model_cache_reserve(&w->model, &w->cache, longest, &err) == 0, "%s", err.text);
     model_forward(&w->model, tensor_copy_in(&w->ctx, "ids", I32, ids, SHAPE(BATCH, longest)),
-                  &w->cache, NULL);
+                  &w->cache);
     context_reset(&w->ctx);
     for (int b = 0; b < BATCH; b++) decoder_cache_truncate(&w->cache, b, prompt_lengths[b]);
     if (decode_graph_init(&w->decode, &w->model, &w->cache, &err)) cr_assert_fail("%s", err.text);
@@ -48,7 +48,7 @@ static void plain_step(World *w, const int32_t *ids, int32_t *next, float *lead)
     Error err;
     cr_assert(model_cache_reserve(&w->model, &w->cache, 1, &err) == 0, "%s", err.text);
     Tensor *t = tensor_copy_in(&w->ctx, "ids", I32, ids, SHAPE(BATCH, 1));
-    tensor_download(&w->ctx, logits, model_forward(&w->model, t, &w->cache, NULL));
+    tensor_download(&w->ctx, logits, model_forward(&w->model, t, &w->cache));
     context_reset(&w->ctx);
     for (int b = 0; b < BATCH; b++) {
         const float *row = logits + b * VOCAB;
@@ -115,7 +115,7 @@ DEVICE_TEST(decode_graph, fused_steps_are_the_whole_text) {
     static float got[BATCH * VOCAB], whole[BATCH * TEXT * VOCAB];
     for (int i = 0; i < BATCH * TEXT; i++) ids[i] = (i * 29 + 3) % VOCAB;
     Tensor *t = tensor_copy_in(&w.ctx, "ids", I32, ids, SHAPE(BATCH, TEXT));
-    tensor_download(&w.ctx, whole, model_forward(&w.model, t, NULL, NULL));
+    tensor_download(&w.ctx, whole, model_forward(&w.model, t, NULL));
     context_reset(&w.ctx);
     decoder_cache_truncate(&w.cache, -1, 0);
     int32_t prompt[BATCH * (TEXT - STEPS)];
@@ -123,7 +123,7 @@ DEVICE_TEST(decode_graph, fused_steps_are_the_whole_text) {
         memcpy(prompt + b * (TEXT - STEPS), ids + b * TEXT, (TEXT - STEPS) * sizeof *ids);
     cr_assert(model_cache_reserve(&w.model, &w.cache, TEXT - STEPS, &err) == 0, "%s", err.text);
     t = tensor_copy_in(&w.ctx, "ids", I32, prompt, SHAPE(BATCH, TEXT - STEPS));
-    model_forward(&w.model, t, &w.cache, NULL);
+    model_forward(&w.model, t, &w.cache);
     context_reset(&w.ctx);
     for (int i = TEXT - STEPS; i < (dtype == BF16 ? TEXT - STEPS + 1 : TEXT); i++) {
         for (int b = 0; b < BATCH; b++) next[b] = ids[b * TEXT + i];

@@ -98,8 +98,7 @@ static Distances distances(Golden *g) {
     Context *ctx = &g->ctx;
     const Tensor *logits = safetensors_find(g->expected, "logits");
     ctx->recording = true;
-    Tensor *out =
-        model_forward(&g->model, golden_tensor(ctx, g->expected, "input_ids"), NULL, NULL);
+    Tensor *out = model_forward(&g->model, golden_tensor(ctx, g->expected, "input_ids"), NULL);
     float *values = test_values(ctx, out), loss;
     double difference = 0, size = 0;
     add_squares(&difference, &size, values, logits->data, tensor_count(logits));
@@ -151,7 +150,7 @@ static void greedy(Device device, DType dtype, const char *name) {
     for (int at = PROMPT; at < LENGTH; at++) {
         int first = at == PROMPT ? 0 : at - 1;
         Tensor *ids = tensor_copy_in(&g.ctx, "ids", I32, want + first, SHAPE(1, at - first));
-        float *logits = test_values(&g.ctx, model_forward(&g.model, ids, &cache, NULL));
+        float *logits = test_values(&g.ctx, model_forward(&g.model, ids, &cache));
         int best = 0;
         for (int i = 1; i < vocab; i++)
             if (logits[i] > logits[best]) best = i;

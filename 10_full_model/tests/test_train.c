@@ -41,8 +41,8 @@ Test(train, is_reproducible) {
         TrainResult result;
         w.options.schedule.steps = 10;
         must(train_run(&w.model, &w.source, &w.options, &result, &err), &err);
-        count = tensor_count(w.model.embed_tokens);
-        weights[run] = test_values(&w.ctx, w.model.embed_tokens);
+        count = tensor_count(w.model.decoder.embed_tokens);
+        weights[run] = test_values(&w.ctx, w.model.decoder.embed_tokens);
     }
     cr_assert(!memcmp(weights[0], weights[1], (size_t)count * sizeof(float)));
 }
@@ -61,9 +61,9 @@ DEVICE_TEST(train, accumulated_gradients_are_those_of_the_large_batch) {
         w.options.batch_size = run ? 2 : 8;
         w.options.accumulation = run ? 4 : 1;
         must(train_run(&w.model, &w.source, &w.options, &result, &err), &err);
-        count = tensor_count(w.model.embed_tokens);
+        count = tensor_count(w.model.decoder.embed_tokens);
         weights[run] = malloc((size_t)count * sizeof(float));
-        params_get(&w.model.params, w.model.embed_tokens, weights[run]);
+        params_get(&w.model.params, w.model.decoder.embed_tokens, weights[run]);
     }
     /*
      * AdamW divides by the gradient's own size, so where a gradient is nearly zero its rounding
@@ -123,7 +123,7 @@ Test(train, a_loss_that_is_not_finite_stops_and_keeps_what_was_saved) {
     snprintf(path, sizeof path, "%s/model.safetensors", folder);
     must(checkpoint_save_setup(&w.model.cfg, w.tokenizer, folder, &err), &err);
     must(checkpoint_save_weights(&w.model, folder, 0, &err), &err);
-    float first = tensor_get(w.model.embed_tokens, 0);
+    float first = tensor_get(w.model.decoder.embed_tokens, 0);
     w.options.out = folder;
     w.options.start = RUN_OVERWRITE;
     w.options.schedule.peak = 1e30f;
@@ -166,7 +166,7 @@ typedef struct Own {
 static Tensor *own_loss(void *self, const MicroBatch *micro, Tensor **shown) {
     Own *own = self;
     own->model->ctx->recording = false;
-    model_forward(own->model, micro->ids, NULL, NULL);
+    model_forward(own->model, micro->ids, NULL);
     own->model->ctx->recording = true;
     own->losses++;
     return *shown = model_loss(own->model, micro->ids, micro->targets);
@@ -204,9 +204,9 @@ DEVICE_TEST(train, a_step_takes_any_objective) {
         if (run) must(train_run(&w.model, &w.source, o, &result, &err), &err);
         for (int i = 0; !run && i < 3; i++) train_step(&trainer, &adamw, &report);
         cr_assert(run || (own.losses == 6 && own.steps == 3 && adamw.step == 3));
-        count = tensor_count(w.model.embed_tokens);
+        count = tensor_count(w.model.decoder.embed_tokens);
         weights[run] = malloc((size_t)count * sizeof(float));
-        params_get(&w.model.params, w.model.embed_tokens, weights[run]);
+        params_get(&w.model.params, w.model.decoder.embed_tokens, weights[run]);
     }
     cr_assert(!memcmp(weights[0], weights[1], (size_t)count * sizeof(float)));
 }
@@ -232,7 +232,7 @@ Test(train, metrics) {
     world_init(&w, CPU, F32);
     Error err = {0};
     Scratch scratch = scratch_open();
-    int32_t *load = w.model.layers[1].moe.load->data;
+    int32_t *load = w.model.decoder.layers[1].moe.load->data;
     memcpy(load, (int32_t[6]){10, 20, 0, 10, 10, 10}, 6 * sizeof *load); /* the mean is 10 */
     ExpertLoad measured = metrics_expert_load(&w.model);
     cr_assert(measured.max_vio == 1 && measured.idle == 1, "%g, %d", measured.max_vio,

@@ -15,7 +15,8 @@ double metrics_flop_per_token(const Model *model, int context_length) {
     int64_t active = 0; /* weights that a token is multiplied with */
     for (int i = 0; i < model->params.count; i++) {
         const Tensor *w = model->params.list[i];
-        bool experts = w->ndim == 3, only_table = w == model->embed_tokens && w != model->lm_head;
+        bool experts = w->ndim == 3,
+             only_table = w == model->decoder.embed_tokens && w != model->decoder.lm_head;
         if (experts)
             active += tensor_count(w) / cfg->n_routed_experts * cfg->num_experts_per_tok;
         else if (!only_table)
@@ -29,8 +30,8 @@ ExpertLoad metrics_expert_load(Model *model) {
     int experts = model->cfg.n_routed_experts;
     int32_t *counts = must_alloc((size_t)experts, sizeof *counts);
     for (int i = 0; i < model->cfg.num_hidden_layers; i++) {
-        if (model->layers[i].dense) continue;
-        tensor_download_ints(model->ctx, counts, model->layers[i].moe.load);
+        if (model->decoder.layers[i].dense) continue;
+        tensor_download_ints(model->ctx, counts, model->decoder.layers[i].moe.load);
         BalanceMeasures measures = balance_measure(counts, experts, -1);
         load.max_vio = fmax(load.max_vio, measures.max_vio); /* fmax(NAN, x) is x */
         load.idle += measures.unused;

@@ -4,22 +4,20 @@
  */
 #include "10_full_model/train/objective.h"
 
-#include <string.h>
-
 /* [language_model_loss] */
 static Tensor *language_model_loss(void *self, const MicroBatch *micro, Tensor **shown) {
     const LanguageModelObjective *o = self;
     Model *model = o->model;
-    size_t bytes = (size_t)model->cfg.num_hidden_layers * sizeof(MoeRecord);
-    MoeRecord *records = memset(arena_alloc(&model->ctx->host, bytes), 0, bytes);
+    const DecoderRun run = {.position = model_position(model), .training = &o->training};
     /* Shown is the loss of the text alone: it is what a reader of the log wants to know. */
-    return model_training_loss(model, micro->ids, micro->targets, &o->training, records, shown);
+    return decoder_training_loss(model->ctx, &model->decoder, micro->ids, micro->targets, &run,
+                                 shown);
 }
 
 static void language_model_after_step(void *self, StepReport *report) {
     LanguageModelObjective *o = self;
     report->load = metrics_expert_load(o->model);
-    model_rebalance(o->model, o->bias_speed);
+    decoder_rebalance(o->model->ctx, &o->model->decoder, o->bias_speed);
 }
 /* [/language_model_loss] */
 

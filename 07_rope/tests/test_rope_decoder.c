@@ -2,9 +2,8 @@
  * Positions in a whole model: what they change, what they must not change, and that a model can
  * learn by them what it cannot learn without.
  */
-#include "07_rope/ropemodel.h"
-
 #include "07_rope/rope.h"
+#include "07_rope/trial.h"
 #include "common/program/testing.h"
 
 #include <math.h>
@@ -16,30 +15,28 @@ enum { VOCAB = 19, LONGEST = 256 };
 /* A model with its own Params and positions. */
 typedef struct Model {
     Params params;
-    RopeModel model;
+    Decoder model;
     Rope rope;
 } Model;
 
-static RopeModelConfig tiny(int layers) {
-    return (RopeModelConfig){.vocab_size = VOCAB,
-                             .num_hidden_layers = layers,
-                             .intermediate_size = 20,
-                             .attention = {.hidden_size = 12,
-                                           .num_attention_heads = 3,
-                                           .q_lora_rank = 10,
-                                           .kv_lora_rank = 9,
-                                           .qk_nope_head_dim = 5,
-                                           .qk_rope_head_dim = 6,
-                                           .v_head_dim = 7}};
+static DecoderConfig tiny(int layers) {
+    return trial_config(VOCAB, layers, 20,
+                        (MlaConfig){.hidden_size = 12,
+                                    .num_attention_heads = 3,
+                                    .q_lora_rank = 10,
+                                    .kv_lora_rank = 9,
+                                    .qk_nope_head_dim = 5,
+                                    .qk_rope_head_dim = 6,
+                                    .v_head_dim = 7});
 }
 
-static void make(Model *m, Context *ctx, const RopeModelConfig *cfg, const RopeConfig *rope) {
+static void make(Model *m, Context *ctx, const DecoderConfig *cfg, const RopeConfig *rope) {
     Error err;
     params_init(&m->params, ctx);
-    if (ropemodel_init(&m->model, &m->params, cfg, &err) ||
-        params_allocate(&m->params, true, &err) || rope_init(&m->rope, ctx, rope, &err))
+    decoder_register(&m->model, &m->params, cfg);
+    if (params_allocate(&m->params, true, &err) || rope_init(&m->rope, ctx, rope, &err))
         cr_assert_fail("%s", err.text);
-    ropemodel_randomize(&m->params, &m->model);
+    trial_randomize(&m->params, &m->model);
 }
 
 static void unmake(Model *m) {
@@ -64,11 +61,17 @@ static void some_ids(int32_t *ids, int n, uint64_t stream) {
         ids[i] = (int32_t)(philox(7, stream, (uint64_t)i).word[0] % (uint32_t)VOCAB);
 }
 
+static Tensor *forward(Context *ctx, const Model *m, Tensor *ids, const Position *position,
+                       DecoderCache *cache) {
+    const DecoderRun run = {.position = position, .cache = cache};
+    return decoder_logits(ctx, &m->model, decoder_states(ctx, &m->model, ids, &run));
+}
+
 /* Logits [n, VOCAB] of one text in host memory. */
 static float *logits_of(Context *ctx, const Model *m, const int32_t *ids, int n,
                         const Position *position) {
     Tensor *input = tensor_copy_in(ctx, "ids", I32, ids, SHAPE(1, n));
-    return test_values(ctx, ropemodel_forward(ctx, &m->model, input, position, NULL));
+    return test_values(ctx, forward(ctx, m, input, position, NULL));
 }
 
 static double distance(const float *a, const float *b, int n) {
@@ -92,10 +95,10 @@ static double model_tolerance(DType dtype) { return dtype == BF16 ? 3e-2 : 2e-5;
  * One layer without positions: the last token sees the others as a set, so their order is nothing
  * to it. With positions it is.
  */
-DEVICE_TEST(ropemodel, without_positions_the_past_is_a_set) {
+DEVICE_TEST(rope_decoder, without_positions_the_past_is_a_set) {
     enum { T = 21 };
     Context ctx = test_context(device, dtype);
-    RopeModelConfig cfg = tiny(1);
+    DecoderConfig cfg = tiny(1);
     RopeConfig rope = plain();
     Model m;
     make(&m, &ctx, &cfg, &rope);
@@ -135,10 +138,10 @@ static void rotate_shifted(Context *ctx, const Position *self, Tensor *q, Tensor
 }
 
 /* Only distances count: a text that begins at place 190 has the same logits. */
-DEVICE_TEST(ropemodel, a_shift_of_all_positions_changes_nothing) {
+DEVICE_TEST(rope_decoder, a_shift_of_all_positions_changes_nothing) {
     enum { T = 33 };
     Context ctx = test_context(device, dtype);
-    RopeModelConfig cfg = tiny(2);
+    DecoderConfig cfg = tiny(2);
     for (int kind = 0; kind < 2; kind++) {
         RopeConfig rope = kind ? yarn() : plain();
         Model m;
@@ -158,36 +161,30 @@ DEVICE_TEST(ropemodel, a_shift_of_all_positions_changes_nothing) {
 
 /* ---- the cache: positions go on where they stopped ---- */
 
-DEVICE_TEST(ropemodel, with_the_cache_as_without) {
+DEVICE_TEST(rope_decoder, with_the_cache_as_without) {
     enum { T = 70 }; /* more than one page */
     Context ctx = test_context(device, dtype);
-    RopeModelConfig cfg = tiny(2);
-    int width = cfg.attention.kv_lora_rank + cfg.attention.qk_rope_head_dim;
+    DecoderConfig cfg = tiny(2);
     const int pieces[] = {5, 1, 1, 33, 1, 29};
     for (int kind = 0; kind < 3; kind++) {
         RopeConfig rope = kind == 2 ? yarn() : plain();
         Model m;
         make(&m, &ctx, &cfg, &rope);
         const Position *position = kind ? &m.rope.position : NULL;
-        Pages pages;
-        LatentCache caches[2];
+        DecoderCache cache;
         Error err;
-        if (pages_init(&pages, &ctx, 1, T, 0, &err)) cr_assert_fail("%s", err.text);
-        for (int i = 0; i < 2; i++)
-            if (latent_cache_init(&caches[i], &ctx, &pages, width, &err))
-                cr_assert_fail("%s", err.text);
+        if (decoder_cache_init(&cache, &ctx, &cfg.block, 2, 1, T, &err))
+            cr_assert_fail("%s", err.text);
         int32_t ids[T];
         some_ids(ids, T, 3);
         float *all = logits_of(&ctx, &m, ids, T, position);
         for (int i = 0, at = 0; i < (int)(sizeof pieces / sizeof *pieces); at += pieces[i++]) {
             Tensor *piece = tensor_copy_in(&ctx, "ids", I32, ids + at, SHAPE(1, pieces[i]));
-            check_tensor(&ctx, "logits of a piece",
-                         ropemodel_forward(&ctx, &m.model, piece, position, caches),
+            check_tensor(&ctx, "logits of a piece", forward(&ctx, &m, piece, position, &cache),
                          all + at * VOCAB, model_tolerance(dtype));
         }
         free(all);
-        for (int i = 0; i < 2; i++) latent_cache_free(&caches[i]);
-        pages_free(&pages);
+        decoder_cache_free(&cache);
         unmake(&m);
     }
     test_context_free(&ctx);
@@ -195,25 +192,21 @@ DEVICE_TEST(ropemodel, with_the_cache_as_without) {
 
 /* What the cache keeps of a token's position is its rotated key: at place 0 nothing is turned, and
  * the same character at the next place is turned by f_i. Layer 0 has no other way to tell them. */
-DEVICE_TEST(ropemodel, the_cached_key_is_rotated) {
+DEVICE_TEST(rope_decoder, the_cached_key_is_rotated) {
     enum { T = 9 };
     Context ctx = test_context(device, dtype);
-    RopeModelConfig cfg = tiny(1);
+    DecoderConfig cfg = tiny(1);
     RopeConfig rope = plain();
     Model m;
     make(&m, &ctx, &cfg, &rope);
-    int c = cfg.attention.kv_lora_rank, dim = cfg.attention.qk_rope_head_dim, width = c + dim;
-    Pages pages;
-    LatentCache cache;
+    int c = cfg.block.mla.kv_lora_rank, dim = cfg.block.mla.qk_rope_head_dim, width = c + dim;
+    DecoderCache cache;
     Error err;
-    if (pages_init(&pages, &ctx, 1, T, 0, &err) ||
-        latent_cache_init(&cache, &ctx, &pages, width, &err))
-        cr_assert_fail("%s", err.text);
+    if (decoder_cache_init(&cache, &ctx, &cfg.block, 1, 1, T, &err)) cr_assert_fail("%s", err.text);
     int32_t ids[T];
     for (int t = 0; t < T; t++) ids[t] = 4;
-    ropemodel_forward(&ctx, &m.model, tensor_copy_in(&ctx, "ids", I32, ids, SHAPE(1, T)),
-                      &m.rope.position, &cache);
-    float *latent = test_values(&ctx, &cache.latent), expected[64];
+    forward(&ctx, &m, tensor_copy_in(&ctx, "ids", I32, ids, SHAPE(1, T)), &m.rope.position, &cache);
+    float *latent = test_values(&ctx, &cache.layers[0].latent.latent), expected[64];
     double f[32];
     rope_frequencies(&rope, f);
     for (int t = 1; t < T; t++) {
@@ -228,8 +221,7 @@ DEVICE_TEST(ropemodel, the_cached_key_is_rotated) {
         check_close("latent", row, latent, c, dtype == BF16 ? 8e-3 : 1e-6);
     }
     free(latent);
-    latent_cache_free(&cache);
-    pages_free(&pages);
+    decoder_cache_free(&cache);
     unmake(&m);
     test_context_free(&ctx);
 }
@@ -243,12 +235,12 @@ typedef struct Problem {
 
 static Tensor *problem_loss(Context *ctx, void *user) {
     Problem *p = user;
-    return ropemodel_loss(ctx, &p->m->model, p->ids, p->targets, &p->m->rope.position);
+    return decoder_loss(ctx, &p->m->model, p->ids, p->targets, &p->m->rope.position);
 }
 
-Test(ropemodel, gradients_agree_with_finite_differences) {
+Test(rope_decoder, gradients_agree_with_finite_differences) {
     Context ctx = test_context(CPU, F32);
-    RopeModelConfig cfg = tiny(2);
+    DecoderConfig cfg = tiny(2);
     RopeConfig rope = yarn();
     Model m;
     make(&m, &ctx, &cfg, &rope);
@@ -259,14 +251,14 @@ Test(ropemodel, gradients_agree_with_finite_differences) {
     Problem p = {&m, tensor_copy_in(&ctx, "ids", I32, ids, SHAPE(2, 9)),
                  tensor_copy_in(&ctx, "targets", I32, targets, SHAPE(2, 9))};
     /* The loss is about 3 and rounded to 2e-7; 1e-2 in a weight moves it by 1e-3 and more. */
-    check_gradients(&ctx, "ropemodel", problem_loss, &p, m.params.list, m.params.count, 12, 1e-2,
+    check_gradients(&ctx, "rope_decoder", problem_loss, &p, m.params.list, m.params.count, 12, 1e-2,
                     2e-2);
     unmake(&m);
     test_context_free(&ctx);
 }
 
 /* The device's loss and gradients are the CPU's. */
-DEVICE_TEST(ropemodel, every_device_computes_what_the_cpu_computes) {
+DEVICE_TEST(rope_decoder, every_device_computes_what_the_cpu_computes) {
     enum { B = 3, T = 33 };
     int32_t ids[B * T], targets[B * T];
     some_ids(ids, B * T, 6);
@@ -275,7 +267,7 @@ DEVICE_TEST(ropemodel, every_device_computes_what_the_cpu_computes) {
     int64_t count = 0;
     for (int side = 0; side < 2; side++) {
         Context ctx = test_context(side ? device : CPU, side ? dtype : F32);
-        RopeModelConfig cfg = tiny(2);
+        DecoderConfig cfg = tiny(2);
         RopeConfig rope = yarn();
         Model m;
         make(&m, &ctx, &cfg, &rope);
@@ -303,8 +295,9 @@ DEVICE_TEST(ropemodel, every_device_computes_what_the_cpu_computes) {
 static float copy_loss(Device device, DType dtype, bool with_positions) {
     enum { B = 8, T = 24, BACK = 3, STEPS = 150 };
     Context ctx = test_context(device, dtype);
-    RopeModelConfig cfg = tiny(1);
-    cfg.attention = (MlaConfig){.hidden_size = 32,
+    DecoderConfig cfg = tiny(1);
+    cfg.block.hidden_size = 32;
+    cfg.block.mla = (MlaConfig){.hidden_size = 32,
                                 .num_attention_heads = 2,
                                 .kv_lora_rank = 24,
                                 .qk_nope_head_dim = 8,
@@ -322,10 +315,9 @@ static float copy_loss(Device device, DType dtype, bool with_positions) {
         for (int i = 0; i < B * T; i++) targets[i] = i % T < BACK ? IGNORE_TARGET : ids[i - BACK];
         params_zero_grad(&m.params);
         ctx.recording = true;
-        Tensor *l =
-            ropemodel_loss(&ctx, &m.model, tensor_copy_in(&ctx, "ids", I32, ids, SHAPE(B, T)),
-                           tensor_copy_in(&ctx, "targets", I32, targets, SHAPE(B, T)),
-                           with_positions ? &m.rope.position : NULL);
+        Tensor *l = decoder_loss(&ctx, &m.model, tensor_copy_in(&ctx, "ids", I32, ids, SHAPE(B, T)),
+                                 tensor_copy_in(&ctx, "targets", I32, targets, SHAPE(B, T)),
+                                 with_positions ? &m.rope.position : NULL);
         tape_backward(&ctx, l);
         ctx.recording = false;
         tensor_download(&ctx, &loss, l);
@@ -337,38 +329,9 @@ static float copy_loss(Device device, DType dtype, bool with_positions) {
     return loss;
 }
 
-DEVICE_TEST(ropemodel, learns_to_copy_from_three_back_by_positions_only) {
+DEVICE_TEST(rope_decoder, learns_to_copy_from_three_back_by_positions_only) {
     float with = copy_loss(device, dtype, true), without = copy_loss(device, dtype, false);
     /* Guessing among all 19 costs ln 19 = 2.94; to know the set but not the order, less. */
     cr_assert(with < 0.5f, "the loss with positions is still %g", with);
     cr_assert(without > 1.5f, "the loss without positions is %g: how can it know?", without);
-}
-
-/* ---- what users can get wrong ---- */
-
-Test(ropemodel, wrong_settings_are_named) {
-    Context ctx = test_context(CPU, F32);
-    struct {
-        RopeModelConfig cfg;
-        const char *says;
-    } wrong[] = {{tiny(0), "num_hidden_layers is 0"},
-                 {tiny(ROPEMODEL_MAX_LAYERS + 1), "num_hidden_layers is 9"},
-                 {tiny(1), "vocab_size is 1"},
-                 {tiny(1), "intermediate_size is 0"},
-                 {tiny(1), "kv_lora_rank"}};
-    wrong[2].cfg.vocab_size = 1;
-    wrong[3].cfg.intermediate_size = 0;
-    wrong[4].cfg.attention.kv_lora_rank = 0;
-    for (size_t i = 0; i < sizeof wrong / sizeof *wrong; i++) {
-        Params params;
-        RopeModel model;
-        Error err = {0};
-        params_init(&params, &ctx);
-        cr_assert(ropemodel_init(&model, &params, &wrong[i].cfg, &err) == -1, "%s: taken",
-                  wrong[i].says);
-        cr_assert(strstr(err.text, wrong[i].says), "'%s' does not say '%s'", err.text,
-                  wrong[i].says);
-        params_free(&params);
-    }
-    test_context_free(&ctx);
 }

@@ -1,0 +1,96 @@
+/*
+ * The decoder: a language model, from here on in every chapter.
+ *
+ *     x = embed_tokens[ids]  (+ places[t])        + places: a table of learned places, if asked for
+ *     x = block(x)                                in every layer (block.h): the states
+ *     logits = lm_head(rmsnorm(x))                of all tokens, or of those that somebody needs
+ *
+ * It is weights and what they compute; a text's positions, its cache and what training asks for
+ * come with each run. All that there is once for each layer belongs to it (blocks, records) or to
+ * its cache, so nobody outside counts layers.
+ *
+ * Weights have Hugging Face's names, but for the experts of a layer, which are one tensor here
+ * ("model.layers.3.mlp.experts.gate_proj.weight", [E, inner, hidden]).
+ */
+#ifndef DECODER_H
+#define DECODER_H
+
+#include "05_moe/decoder_cache.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+typedef struct DecoderConfig {
+    int vocab_size, num_hidden_layers;
+    int places;               /* longest text of a model with learned places; 0: has none */
+    bool tie_word_embeddings; /* the head is the embedding table again */
+    BlockConfig block;
+} DecoderConfig;
+
+typedef struct Decoder {
+    DecoderConfig cfg;
+    Tensor *embed_tokens; /* [vocab_size, hidden_size] */
+    Tensor *places;       /* [places, hidden_size], or NULL */
+    Block *layers;        /* [num_hidden_layers] */
+    Tensor *norm;         /* [hidden_size] */
+    Tensor *lm_head;      /* [vocab_size, hidden_size] */
+    MoeRecord *records;   /* [num_hidden_layers]: what the last recorded run's routers did */
+} Decoder;
+
+/* 0, or -1 and a message that names the setting that is wrong, its value and what it may be. */
+int decoder_check(const DecoderConfig *cfg, Error *err);
+
+/* Registers the weights; cfg must have passed decoder_check. Their data is there after
+ * params_allocate(). */
+void decoder_register(Decoder *decoder, Params *params, const DecoderConfig *cfg);
+void decoder_free(Decoder *decoder); /* not the weights, which are params'; zeros: fine */
+
+/* Standard deviations at the start: of the tables; of what writes into the residual stream, o_proj
+ * and down_proj; of all else (the head too). Norm weights are 1. */
+typedef struct DecoderStart {
+    float embed, std, o_proj, down_proj;
+} DecoderStart;
+void decoder_randomize(Params *params, const Decoder *decoder, DecoderStart start);
+
+/* What a run of the decoder is given beside ids. Each may be NULL. */
+typedef struct DecoderRun {
+    const Position *position;      /* of latent attention */
+    DecoderCache *cache;           /* ids follow what it holds; there must be room, recording off */
+    bool record;                   /* fill decoder->records (off the tape without losses) */
+    const BlockTraining *training; /* counts while recording */
+} DecoderRun;
+
+/* ids I32 [B, T] -> what the last norm reads, [B, T, hidden_size]. */
+Tensor *decoder_states(Context *ctx, const Decoder *decoder, Tensor *ids, const DecoderRun *run);
+
+/* The same for a few new tokens behind a cache, by the kernels made for those (block_decode.h). */
+Tensor *decoder_decode(Context *ctx, const Decoder *decoder, Tensor *ids, const DecoderRun *run);
+
+/* Off the tape: the states of the last token of each sequence, [B, 1, hidden_size]. */
+Tensor *decoder_last(Context *ctx, Tensor *states);
+
+/* Of any rows of states [..., hidden_size]: behind the last norm; and logits [..., vocab_size]. */
+Tensor *decoder_normed(Context *ctx, const Decoder *decoder, Tensor *states);
+Tensor *decoder_logits(Context *ctx, const Decoder *decoder, Tensor *states);
+
+/* Mean cross entropy of targets I32 [B, T] (F32 [1], natural log). Those that are IGNORE_TARGET do
+ * not count. */
+Tensor *decoder_loss(Context *ctx, const Decoder *decoder, Tensor *ids, Tensor *targets,
+                     const Position *position);
+
+/*
+ * What training makes smaller: the same, with dropout, and the routers' losses that run->training
+ * asks for; the records are filled. *cross_entropy is the part that counts.
+ */
+Tensor *decoder_training_loss(Context *ctx, const Decoder *decoder, Tensor *ids, Tensor *targets,
+                              const DecoderRun *run, Tensor **cross_entropy);
+
+/* After the optimizer's step: every router's bias moves by gamma towards an even load (V3,
+ * 2.1.2). */
+void decoder_rebalance(Context *ctx, const Decoder *decoder, float gamma);
+
+#ifdef __cplusplus
+}
+#endif
+#endif
