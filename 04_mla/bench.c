@@ -239,7 +239,7 @@ static void run_layer(Context *ctx, void *user) {
     Layer *l = user;
     pages_truncate(&l->pages, -1, l->S - l->T);
     if (pages_begin(&l->pages, l->T, NULL)) fatal("the cache has lost its room");
-    mla_forward(ctx, l->x, &l->w, &v2_lite, NULL, &l->cache, l->mode, (Residual){0});
+    mla_forward(ctx, l->x, &l->w, &v2_lite, NULL, NULL, &l->cache, l->mode, (Residual){0});
     context_reset(ctx);
 }
 
@@ -250,7 +250,7 @@ static void run_attention(Context *ctx, void *user) {
     const LatentCache *cache = &l->cache;
     int rank = v2_lite.kv_lora_rank, rope = v2_lite.qk_rope_head_dim;
     if (l->mode == MLA_ABSORBED) {
-        mla_absorbed_attention(ctx, l->q, &l->w, &v2_lite, cache, l->scale);
+        mla_absorbed_attention(ctx, l->q, NULL, &l->w, &v2_lite, cache, l->scale);
     } else {
         Tensor *c_kv = tensor_new(ctx, "c_kv", ctx->dtype, SHAPE(l->batch, l->S, rank));
         Tensor *k_rope = tensor_new(ctx, "k_rope", ctx->dtype, SHAPE(l->batch, l->S, rope));
@@ -261,7 +261,7 @@ static void run_attention(Context *ctx, void *user) {
         kv = reshape(ctx, kv,
                      SHAPE(l->batch, l->S, v2_lite.num_attention_heads,
                            v2_lite.qk_nope_head_dim + v2_lite.v_head_dim));
-        mla_naive_attention(ctx, l->q, kv, k_rope, &v2_lite, l->scale);
+        mla_naive_attention(ctx, l->q, kv, k_rope, NULL, &v2_lite, l->scale);
     }
     context_reset(ctx);
 }

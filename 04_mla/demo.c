@@ -173,7 +173,7 @@ static int step(Demo *d, MlaMode mode, float *y, double *seconds, Error *err) {
     if (!status) /* the copy to the host also waits for a GPU */
         tensor_download(
             &d->ctx, y,
-            mla_forward(&d->ctx, x, &d->w, &d->cfg, NULL, &d->cache, mode, (Residual){0}));
+            mla_forward(&d->ctx, x, &d->w, &d->cfg, NULL, NULL, &d->cache, mode, (Residual){0}));
     *seconds = seconds_now() - started;
     context_reset(&d->ctx);
     return status;

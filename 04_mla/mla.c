@@ -166,7 +166,36 @@ typedef struct NaiveSaved {
     const float *lse; /* [B, H, T] */
     AttentionShape shape;
     MlaShape mla;
+    const uint8_t *mask; /* [B, T, S] of what was selected; NULL: all */
 } NaiveSaved;
+
+/*
+ * o and lse of q's T tokens, which are the last of S. Here it is chosen between chapter 02's
+ * kernels and those for a selection I32 [B, T, count], whose mask is returned; NULL: all, and no
+ * mask.
+ */
+static const uint8_t *naive_kernel(Context *ctx, void *o, float *lse, const void *q, const void *k,
+                                   const void *v, AttentionShape shape, const int32_t *selected,
+                                   int64_t count) {
+    if (!selected) {
+        ON(ctx, causal_forward, o, lse, q, k, v, shape);
+        return NULL;
+    }
+    SelectedShape sparse = {.attention = shape, .count = (int)count};
+    uint8_t *mask =
+        arena_alloc(&ctx->data, (size_t)shape.batch * (size_t)shape.q_len * (size_t)shape.kv_len);
+    ON(ctx, selected_mask, mask, selected, sparse);
+    ON(ctx, selected_forward, o, lse, q, k, v, mask, sparse);
+    return mask;
+}
+
+static float *naive_scratch(Context *ctx, AttentionShape shape) {
+    size_t bytes = causal_backward_scratch_cpu(shape);
+#ifdef WITH_CUDA
+    if (ctx->device == CUDA) bytes = causal_backward_scratch_cuda(ctx->gpu, ctx->dtype, shape);
+#endif
+    return bytes ? arena_alloc(&ctx->data, bytes) : NULL;
+}
 
 /*
  * dkv is written in two parts that together cover it: v's by attention, through the strides of kv,
@@ -181,21 +210,28 @@ static void naive_backward(Context *ctx, void *saved) {
     ArenaMark mark = arena_mark(&ctx->data); /* behind the gradients, which stay */
     void *dv = dkv ? at(s->kv->grad, s->mla.nope) : NULL;
     void *dk = dkv || dk_rope ? arena_alloc(&ctx->data, tensor_bytes(s->k)) : NULL;
-    size_t bytes = causal_backward_scratch_cpu(s->shape);
-#ifdef WITH_CUDA
-    if (ctx->device == CUDA) bytes = causal_backward_scratch_cuda(ctx->gpu, ctx->dtype, s->shape);
-#endif
-    float *scratch = bytes ? arena_alloc(&ctx->data, bytes) : NULL;
-    ON(ctx, causal_backward, dq, add_q, dk, 0, dv, add_kv, scratch, s->o->grad->data, s->q->data,
-       s->k->data, at(s->kv, s->mla.nope), s->o->data, s->lse, s->shape);
+    const void *d_o = s->o->grad->data, *q = s->q->data, *k = s->k->data;
+    const void *v = at(s->kv, s->mla.nope);
+    if (s->mask)
+        ON(ctx, selected_backward, dq, add_q, dk, 0, dv, add_kv, d_o, q, k, v, s->o->data, s->lse,
+           s->mask, (SelectedShape){.attention = s->shape});
+    else
+        ON(ctx, causal_backward, dq, add_q, dk, 0, dv, add_kv, naive_scratch(ctx, s->shape), d_o, q,
+           k, v, s->o->data, s->lse, s->shape);
     if (dk)
         ON(ctx, mla_keys_backward, dkv, add_kv, dk_rope, add_rope, dk,
            (int64_t)s->shape.batch * s->shape.kv_len, s->mla);
     arena_release(&ctx->data, mark);
 }
 
+/* The list of sequences b and after it, in T queries each; NULL: all. */
+static const int32_t *selected_from(const Tensor *selected, int64_t b) {
+    if (!selected) return NULL;
+    return (int32_t *)selected->data + b * tensor_dim(selected, 1) * tensor_dim(selected, 2);
+}
+
 Tensor *mla_naive_attention(Context *ctx, Tensor *q, Tensor *kv, Tensor *k_rope,
-                            const MlaConfig *cfg, float scale) {
+                            const Tensor *selected, const MlaConfig *cfg, float scale) {
     int64_t B = tensor_dim(q, 0), T = tensor_dim(q, 1), S = tensor_dim(kv, 1);
     MlaShape mla = kernel_shape(cfg);
     int64_t H = mla.heads, qk = mla.nope + mla.rope;
@@ -203,6 +239,7 @@ Tensor *mla_naive_attention(Context *ctx, Tensor *q, Tensor *kv, Tensor *k_rope,
     check_shape("mla_naive_attention", kv, ctx->dtype, SHAPE(B, S, H, mla.nope + mla.v));
     CHECK(!k_rope == !mla.rope, "mla_naive_attention: k_rope must be there if its width is not 0");
     if (k_rope) check_shape("mla_naive_attention", k_rope, ctx->dtype, SHAPE(B, S, mla.rope));
+    if (selected) check_shape("mla_naive_attention", selected, I32, SHAPE(B, T, -1));
     AttentionShape shape = naive_shape(mla, B, T, S, scale);
     attention_shape_check("mla_naive_attention", &shape);
 
@@ -211,9 +248,11 @@ Tensor *mla_naive_attention(Context *ctx, Tensor *q, Tensor *kv, Tensor *k_rope,
     Tensor *k = tensor_new(ctx, "keys", ctx->dtype, SHAPE(B, S, H, qk));
     ON(ctx, mla_keys, k->data, kv->data, k_rope ? k_rope->data : NULL, B * S, mla);
     float *lse = arena_alloc(&ctx->data, sizeof(float) * (size_t)(B * H * T));
-    ON(ctx, causal_forward, o->data, lse, q->data, k->data, at(kv, mla.nope), shape);
+    const uint8_t *mask =
+        naive_kernel(ctx, o->data, lse, q->data, k->data, at(kv, mla.nope), shape,
+                     selected_from(selected, 0), selected ? tensor_dim(selected, 2) : 0);
     RECORD(ctx, o, naive_backward, NaiveSaved, .o = o, .q = q, .kv = kv, .k_rope = k_rope, .k = k,
-           .lse = lse, .shape = shape, .mla = mla);
+           .lse = lse, .shape = shape, .mla = mla, .mask = mask);
     if (!ctx->recording) arena_release(&ctx->data, mark); /* else backward needs them */
     return o;
 }
@@ -253,8 +292,8 @@ static void check_cached(const char *where, Context *ctx, const Tensor *q, const
  * go one after the other, through the same buffers. These are given back at the end: for 8,192
  * tokens of V3 they are 1 GB, and all layers would keep theirs to the end of the step.
  */
-static Tensor *naive_from_cache(Context *ctx, Tensor *q, const Mla *w, const MlaConfig *cfg,
-                                const LatentCache *cache, float scale) {
+static Tensor *naive_from_cache(Context *ctx, Tensor *q, const Tensor *selected, const Mla *w,
+                                const MlaConfig *cfg, const LatentCache *cache, float scale) {
     int64_t B = tensor_dim(q, 0), T = tensor_dim(q, 1), most = 0; /* tokens of a batch */
     MlaShape mla = kernel_shape(cfg);
     const Pages *pages = cache->pages;
@@ -280,8 +319,11 @@ static Tensor *naive_from_cache(Context *ctx, Tensor *q, const Mla *w, const Mla
         ON(ctx, linear_forward, kv->data, c_kv->data, w->kv_b_proj->data, NULL, count * S, rank,
            H * (mla.nope + mla.v));
         ON(ctx, mla_keys, k->data, kv->data, k_rope->data, count * S, mla);
-        ON(ctx, causal_forward, at(o, b * T * H * mla.v), lse, at(q, b * T * H * qk), k->data,
-           at(kv, mla.nope), naive_shape(mla, count, T, S, scale));
+        ArenaMark group = arena_mark(&ctx->data);
+        naive_kernel(ctx, at(o, b * T * H * mla.v), lse, at(q, b * T * H * qk), k->data,
+                     at(kv, mla.nope), naive_shape(mla, count, T, S, scale),
+                     selected_from(selected, b), selected ? tensor_dim(selected, 2) : 0);
+        arena_release(&ctx->data, group);
     }
     arena_release(&ctx->data, mark);
     return o;
@@ -289,13 +331,12 @@ static Tensor *naive_from_cache(Context *ctx, Tensor *q, const Mla *w, const Mla
 
 /* ---- absorbed attention ---- */
 
-/* Bytes; the sizes are checked first, by the function that is asked. */
-static size_t decode_scratch(Context *ctx, MlaDecodeShape shape) {
+static float *decode_scratch(Context *ctx, MlaDecodeShape shape) {
+    size_t bytes = mla_decode_scratch_cpu(shape);
 #ifdef WITH_CUDA
-    if (ctx->device == CUDA) return mla_decode_scratch_cuda(ctx->gpu, ctx->dtype, shape);
+    if (ctx->device == CUDA) bytes = mla_decode_scratch_cuda(ctx->gpu, ctx->dtype, shape);
 #endif
-    (void)ctx;
-    return mla_decode_scratch_cpu(shape);
+    return arena_alloc(&ctx->data, bytes);
 }
 
 MlaDecodeShape mla_decode_shape(const MlaConfig *cfg, const Pages *pages, int64_t T, float scale) {
@@ -311,9 +352,30 @@ MlaDecodeShape mla_decode_shape(const MlaConfig *cfg, const Pages *pages, int64_
                             .scale = scale};
 }
 
+/* As mla_decode, of what is selected: I32 [B, T, k]. A row of the pool is key and value of all
+ * heads. */
+static void absorbed_selected(Context *ctx, Tensor *o_latent, Tensor *q_absorbed,
+                              const Tensor *selected, const LatentCache *cache, MlaDecodeShape s) {
+    const Pages *pages = cache->pages;
+    SelectedShape shape = {.attention = attention_shape(s.batch, s.heads, 1, s.q_len, s.max_length,
+                                                        cache->width, s.kv_lora_rank, 1),
+                           .count = (int)tensor_dim(selected, 2),
+                           .block_table = pages->block_table.data,
+                           .lengths = pages->lengths.data,
+                           .max_pages = s.max_pages};
+    shape.attention.scale = s.scale;
+    shape.attention.k.token = shape.attention.v.token = cache->width;
+    check_shape("mla_forward: selection", selected, I32, SHAPE(s.batch, s.q_len, -1));
+    uint8_t *mask =
+        arena_alloc(&ctx->data, (size_t)s.batch * (size_t)s.q_len * (size_t)s.max_length);
+    ON(ctx, selected_mask, mask, selected->data, shape);
+    ON(ctx, selected_forward, o_latent->data, NULL, q_absorbed->data, cache->latent.data,
+       cache->latent.data, mask, shape);
+}
+
 /* [absorbed] */
-Tensor *mla_absorbed_attention(Context *ctx, Tensor *q, const Mla *w, const MlaConfig *cfg,
-                               const LatentCache *cache, float scale) {
+Tensor *mla_absorbed_attention(Context *ctx, Tensor *q, const Tensor *selected, const Mla *w,
+                               const MlaConfig *cfg, const LatentCache *cache, float scale) {
     int64_t B = tensor_dim(q, 0), T = tensor_dim(q, 1);
     MlaShape mla = kernel_shape(cfg);
     int64_t H = mla.heads, rank = mla.kv_lora_rank;
@@ -322,14 +384,16 @@ Tensor *mla_absorbed_attention(Context *ctx, Tensor *q, const Mla *w, const MlaC
     MlaDecodeShape shape = mla_decode_shape(cfg, pages, T, scale);
     Tensor *o = tensor_new(ctx, "attention", ctx->dtype, SHAPE(B, T, H, mla.v));
     ArenaMark mark = arena_mark(&ctx->data); /* from here on: needed by this function alone */
-    float *scratch = arena_alloc(&ctx->data, decode_scratch(ctx, shape));
 
     /* W_uk moves to the query and W_uv behind the sum: q_absorbed = [q_nope W_uk | q_rope] */
     Tensor *q_absorbed = tensor_new(ctx, "q_absorbed", ctx->dtype, SHAPE(B, T, H, rank + mla.rope));
     Tensor *o_latent = tensor_new(ctx, "o_latent", ctx->dtype, SHAPE(B, T, H, rank));
     ON(ctx, mla_absorb_query, q_absorbed->data, q->data, w->kv_b_proj->data, B * T, mla);
-    ON(ctx, mla_decode, o_latent->data, scratch, q_absorbed->data, cache->latent.data,
-       pages->block_table.data, pages->lengths.data, shape);
+    if (selected)
+        absorbed_selected(ctx, o_latent, q_absorbed, selected, cache, shape);
+    else
+        ON(ctx, mla_decode, o_latent->data, decode_scratch(ctx, shape), q_absorbed->data,
+           cache->latent.data, pages->block_table.data, pages->lengths.data, shape);
     ON(ctx, mla_absorb_output, o->data, o_latent->data, w->kv_b_proj->data, B * T, mla);
     arena_release(&ctx->data, mark);
     return o;
@@ -354,23 +418,23 @@ static Tensor *rotate(Context *ctx, const Position *position, Tensor *q, Tensor 
     return reshape(ctx, one_head, SHAPE(B, T, rope));
 }
 
-/* The new tokens join the cache, and attention runs over all that it holds. */
-static Tensor *cached_attention(Context *ctx, Tensor *q, const Tensor *c_kv, const Tensor *k_rope,
-                                const Mla *w, const MlaConfig *cfg, LatentCache *cache,
-                                MlaMode mode, float scale) {
+/* Attention of the new tokens, which have joined the cache, over all of it, or what is selected. */
+static Tensor *cached_attention(Context *ctx, Tensor *q, const Tensor *selected, const Mla *w,
+                                const MlaConfig *cfg, const LatentCache *cache, MlaMode mode,
+                                float scale) {
     const Pages *pages = cache->pages;
     CHECK(!ctx->recording, "mla_forward: what went through a cache has no gradient");
-    latent_cache_append(ctx, cache, c_kv, k_rope);
     if (mode == MLA_AUTO) /* a captured step must fit every length: only the absorbed one does */
         mode = pages->horizon ? MLA_ABSORBED
                               : mla_cheaper(cfg, tensor_dim(q, 1), pages_longest(pages));
-    return mode == MLA_ABSORBED ? mla_absorbed_attention(ctx, q, w, cfg, cache, scale)
-                                : naive_from_cache(ctx, q, w, cfg, cache, scale);
+    return mode == MLA_ABSORBED ? mla_absorbed_attention(ctx, q, selected, w, cfg, cache, scale)
+                                : naive_from_cache(ctx, q, selected, w, cfg, cache, scale);
 }
 
 /* [mla_forward] */
 Tensor *mla_forward(Context *ctx, Tensor *x, const Mla *w, const MlaConfig *cfg,
-                    const Position *position, LatentCache *cache, MlaMode mode, Residual to) {
+                    const Position *position, const Selection *selection, LatentCache *cache,
+                    MlaMode mode, Residual to) {
     int64_t B = tensor_dim(x, 0), T = tensor_dim(x, 1), H = cfg->num_attention_heads;
     int64_t nope = cfg->qk_nope_head_dim, rope = cfg->qk_rope_head_dim, v = cfg->v_head_dim;
     int64_t rank = cfg->kv_lora_rank;
@@ -392,13 +456,17 @@ Tensor *mla_forward(Context *ctx, Tensor *x, const Mla *w, const MlaConfig *cfg,
     Tensor *k_rope = rope ? slice(ctx, latent, rank, rope) : NULL;
     if (position && rope) k_rope = rotate(ctx, position, q, k_rope, cache);
 
+    if (cache) latent_cache_append(ctx, cache, c_kv, k_rope);
+    Tensor *selected = /* I32 [B, T, k], the tokens that each query sees; NULL: all (V3.2, 2.1) */
+        selection ? selection->select(ctx, selection, x, c_q, cache ? cache->pages : NULL) : NULL;
+
     Tensor *heads; /* [B, T, H, v] */
     if (cache) {
-        heads = cached_attention(ctx, q, c_kv, k_rope, w, cfg, cache, mode, scale);
+        heads = cached_attention(ctx, q, selected, w, cfg, cache, mode, scale);
     } else { /* k_nope and v of every head from the latent (eq. 10-11, 42, 45) */
         Tensor *kv = linear(ctx, c_kv, w->kv_b_proj, NULL);
         kv = reshape(ctx, kv, SHAPE(B, T, H, nope + v));
-        heads = mla_naive_attention(ctx, q, kv, k_rope, cfg, scale);
+        heads = mla_naive_attention(ctx, q, kv, k_rope, selected, cfg, scale);
     }
     heads = reshape(ctx, heads, SHAPE(B, T, H * v));
     return linear_residual(ctx, heads, w->o_proj, w->o_bias, to); /* eq. 47 */

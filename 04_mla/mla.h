@@ -24,6 +24,7 @@
 
 #include "04_mla/mla_decode.h"
 #include "04_mla/position.h"
+#include "04_mla/selection.h"
 #include "common/core/ops.h"
 #include "common/core/params.h"
 
@@ -92,10 +93,12 @@ typedef enum MlaMode {
  * cache, and each sees the older ones too. There must be positions (position_room), and recording
  * must be off. Sequences may have different lengths.
  *
+ * selection: which tokens each of x sees (selection.h); NULL: all up to itself.
  * to: what the result is added to (ops.h); {0}: nothing.
  */
 Tensor *mla_forward(Context *ctx, Tensor *x, const Mla *w, const MlaConfig *cfg,
-                    const Position *position, LatentCache *cache, MlaMode mode, Residual to);
+                    const Position *position, const Selection *selection, LatentCache *cache,
+                    MlaMode mode, Residual to);
 
 /* The softmax scale: 1 / sqrt(nope + rope), times position->scale. */
 float mla_scale(const MlaConfig *cfg, const Position *position);
@@ -114,14 +117,15 @@ int64_t mla_cache_bytes_per_token(const MlaConfig *cfg, int layers, DType dtype)
 /*
  * Naive: q [B, T, H, nope + rope], kv [B, S, H, nope + v] as kv_b_proj made it, k_rope [B, S, rope]
  * or NULL -> [B, T, H, v]; S >= T. The values are read where they lie, inside kv.
+ * selected: NULL, or I32 [B, T, k], what a Selection returned.
  */
 Tensor *mla_naive_attention(Context *ctx, Tensor *q, Tensor *kv, Tensor *k_rope,
-                            const MlaConfig *cfg, float scale);
+                            const Tensor *selected, const MlaConfig *cfg, float scale);
 
 /* Absorbed: q [B, T, H, nope + rope] against the cache, which holds the T tokens by now ->
  * [B, T, H, v]. Not differentiable. */
-Tensor *mla_absorbed_attention(Context *ctx, Tensor *q, const Mla *w, const MlaConfig *cfg,
-                               const LatentCache *cache, float scale);
+Tensor *mla_absorbed_attention(Context *ctx, Tensor *q, const Tensor *selected, const Mla *w,
+                               const MlaConfig *cfg, const LatentCache *cache, float scale);
 
 /* What the absorbed kernels are told of a cache, for the last T tokens of each sequence. */
 MlaDecodeShape mla_decode_shape(const MlaConfig *cfg, const Pages *pages, int64_t T, float scale);

@@ -90,6 +90,7 @@ int block_training_check(const BlockTraining *training, const BlockConfig *cfg, 
 typedef struct BlockRun {
     /* latent attention's rotation; multi-head attention here has none */
     const Position *position;
+    const Selection *selection; /* latent attention's: which tokens are seen (04_mla/selection.h) */
     /* NULL: the T tokens are the whole sequence, and this can be differentiated; else they are
      * those that the step began with (decoder_cache_begin; recording must be off) */
     BlockCache *cache;

@@ -74,6 +74,7 @@ static Tensor *through_blocks(Context *ctx, const Decoder *d, Tensor *ids, const
     if (run->cache) decoder_cache_begin(run->cache, (int)tensor_dim(ids, 1));
     for (int i = 0; i < d->cfg.num_hidden_layers; i++) {
         BlockRun one = {.position = run->position,
+                        .selection = run->selections ? run->selections[i] : NULL,
                         .cache = run->cache ? &run->cache->layers[i] : NULL,
                         .record = run->record ? &d->records[i] : NULL,
                         .training = run->training};

@@ -55,7 +55,8 @@ void decoder_randomize(Params *params, const Decoder *decoder, DecoderStart star
 
 /* What a run of the decoder is given beside ids. Each may be NULL. */
 typedef struct DecoderRun {
-    const Position *position;      /* of latent attention */
+    const Position *position;           /* of latent attention */
+    const Selection *const *selections; /* one for each layer, as the blocks want it */
     DecoderCache *cache;           /* ids follow what it holds; there must be room, recording off */
     bool record;                   /* fill decoder->records (off the tape without losses) */
     const BlockTraining *training; /* counts while recording */

@@ -48,7 +48,7 @@ Test(absorb_by_hand, heads) {
     float y[6];
     Tensor *input = tensor_copy_in(&ctx, "x", F32, x, SHAPE(1, 3, 2));
     tensor_download(&ctx, y,
-                    mla_forward(&ctx, input, &w, &cfg, NULL, NULL, MLA_NAIVE, (Residual){0}));
+                    mla_forward(&ctx, input, &w, &cfg, NULL, NULL, NULL, MLA_NAIVE, (Residual){0}));
     check("head0", head0, y[2]);
     check("head1", head1, y[3]);
     /* W_uv latent0 must be head 0's output, and its first number the weights' sum: both are 1 */

@@ -21,8 +21,8 @@ static void compare(int T, int H, int rank, int nope, int rope, int v) {
     /* Scores of order 1: with larger ones a softmax is nearly a maximum, and scales hardly show. */
     float *const rows = x->data;
     for (int64_t i = 0; i < tensor_count(x); i++) rows[i] *= 0.1f;
-    float *expected =
-        test_values(&ctx, mla_forward(&ctx, x, &w, &cfg, NULL, NULL, MLA_NAIVE, (Residual){0}));
+    float *expected = test_values(
+        &ctx, mla_forward(&ctx, x, &w, &cfg, NULL, NULL, NULL, MLA_NAIVE, (Residual){0}));
     Tensor *y = tensor_new(&ctx, "y", F32, SHAPE(1, T, HIDDEN));
     test_poison(&ctx, y);
     PlainWeights plain = {w.q_proj->data, w.kv_a_proj->data, w.kv_a_layernorm->data,

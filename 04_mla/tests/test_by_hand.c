@@ -47,7 +47,7 @@ DEVICE_TEST(by_hand, naive) {
     Context ctx = test_context(device, dtype);
     Mla w = by_hand_weights(&ctx);
     Tensor *x = tensor_copy_in(&ctx, "x", dtype, by_hand_x, SHAPE(1, 3, 2));
-    Tensor *y = mla_forward(&ctx, x, &w, &by_hand_cfg, NULL, NULL, MLA_NAIVE, (Residual){0});
+    Tensor *y = mla_forward(&ctx, x, &w, &by_hand_cfg, NULL, NULL, NULL, MLA_NAIVE, (Residual){0});
     check_tensor(&ctx, "y", y, by_hand_y, by_hand_tolerance(dtype));
 }
 
@@ -64,7 +64,7 @@ DEVICE_TEST(by_hand, absorbed) {
         Tensor *x = tensor_copy_in(&ctx, "x", dtype, by_hand_x + 2 * t, SHAPE(1, 1, 2));
         cr_assert(pages_begin(&pages, 1, &err) == 0, "%s", err.text);
         Tensor *y =
-            mla_forward(&ctx, x, &w, &by_hand_cfg, NULL, &cache, MLA_ABSORBED, (Residual){0});
+            mla_forward(&ctx, x, &w, &by_hand_cfg, NULL, NULL, &cache, MLA_ABSORBED, (Residual){0});
         check_tensor(&ctx, "y", y, by_hand_y + 2 * t, by_hand_tolerance(dtype));
     }
     pages_free(&pages);

@@ -33,7 +33,7 @@ static void check_golden(Device device, DType dtype, const char *path, MlaConfig
     golden_weights(&m.params, golden, "self_attn.");
     Tensor *x = golden_tensor(&ctx, golden, "x");
     ctx.recording = true;
-    Tensor *y = mla_forward(&ctx, x, &m.w, &cfg, NULL, NULL, MLA_AUTO, (Residual){0});
+    Tensor *y = mla_forward(&ctx, x, &m.w, &cfg, NULL, NULL, NULL, MLA_AUTO, (Residual){0});
     golden_check(&ctx, &m.params, golden, "self_attn.", x, y, module_tolerance(dtype));
     /* Every tensor of the file was used: x, y, c and grad.x, and two for each weight. */
     cr_assert_eq(safetensors_count(golden), 4 + 2 * m.params.count);
@@ -159,7 +159,7 @@ static void check_plain(Device device, DType dtype, MlaConfig cfg, int T, bool t
     float *expected = malloc(sizeof(float) * (size_t)(B * row));
     for (int b = 0; b < B; b++) plain_mla(expected + b * row, values + b * row, &m, T, turned);
     const Position *position = turned ? &TURN : NULL;
-    Tensor *y = mla_forward(&ctx, x, &m.w, &cfg, position, NULL, MLA_NAIVE, (Residual){0});
+    Tensor *y = mla_forward(&ctx, x, &m.w, &cfg, position, NULL, NULL, MLA_NAIVE, (Residual){0});
     char what[64];
     snprintf(what, sizeof what, "y, T %d, rank %d", T, cfg.kv_lora_rank);
     check_tensor(&ctx, what, y, expected, module_tolerance(dtype));
@@ -203,11 +203,11 @@ DEVICE_TEST(mla, the_future_changes_nothing) {
     Tensor *x = test_normal(&ctx, "x", 1, SHAPE(1, T, hidden));
     float *values = test_values(&ctx, x);
     float *before = test_values(
-        &ctx, mla_forward(&ctx, x, &m.w, &m.cfg, &TURN, NULL, MLA_NAIVE, (Residual){0}));
+        &ctx, mla_forward(&ctx, x, &m.w, &m.cfg, &TURN, NULL, NULL, MLA_NAIVE, (Residual){0}));
     for (int i = CHANGED * hidden; i < T * hidden; i++) values[i] = 5.0f - values[i];
     tensor_upload(&ctx, x, values);
     float *after = test_values(
-        &ctx, mla_forward(&ctx, x, &m.w, &m.cfg, &TURN, NULL, MLA_NAIVE, (Residual){0}));
+        &ctx, mla_forward(&ctx, x, &m.w, &m.cfg, &TURN, NULL, NULL, MLA_NAIVE, (Residual){0}));
     /* Rows of a product do not meet, and masked keys are left out, not added as zeros. */
     check_close("the past", after, before, CHANGED * hidden, 1e-6);
     double change = 0;
@@ -227,7 +227,7 @@ Test(mla, does_not_depend_on_the_number_of_threads) {
         module_init(&m, &ctx, cfg);
         Tensor *x = test_normal(&ctx, "x", 1, SHAPE(2, T, HIDDEN));
         ctx.recording = true;
-        Tensor *out = mla_forward(&ctx, x, &m.w, &cfg, &TURN, NULL, MLA_NAIVE, (Residual){0});
+        Tensor *out = mla_forward(&ctx, x, &m.w, &cfg, &TURN, NULL, NULL, MLA_NAIVE, (Residual){0});
         tape_backward(&ctx, mean(&ctx, out));
         y[i] = test_values(&ctx, out);
         dx[i] = test_gradient(&ctx, x);
@@ -249,7 +249,8 @@ typedef struct Graph {
 
 static Tensor *module_loss(Context *ctx, void *user) {
     Graph *g = user;
-    Tensor *y = mla_forward(ctx, g->x, &g->w, &g->cfg, g->position, NULL, MLA_AUTO, (Residual){0});
+    Tensor *y =
+        mla_forward(ctx, g->x, &g->w, &g->cfg, g->position, NULL, NULL, MLA_AUTO, (Residual){0});
     return weighted_sum(ctx, y, g->c);
 }
 
@@ -324,8 +325,9 @@ DEVICE_TEST(mla, a_gradient_is_added_to) {
         ctx.tape_length = 0;
         for (int i = 0; i < 3; i++) inputs[i]->has_grad = false, inputs[i]->grad = NULL;
         ctx.recording = true;
-        Tensor *o = mla_naive_attention(&ctx, q, kv, k_rope, &cfg, 0.3f);
-        if (times == 2) o = add(&ctx, o, mla_naive_attention(&ctx, q, kv, k_rope, &cfg, 0.3f));
+        Tensor *o = mla_naive_attention(&ctx, q, kv, k_rope, NULL, &cfg, 0.3f);
+        if (times == 2)
+            o = add(&ctx, o, mla_naive_attention(&ctx, q, kv, k_rope, NULL, &cfg, 0.3f));
         tape_backward(&ctx, sum(&ctx, o));
         ctx.recording = false;
         for (int i = 0; i < 3; i++) {
@@ -352,7 +354,8 @@ static void forward_with(bool recording, bool cached, MlaMode mode) {
     Tensor *x = test_normal(&ctx, "x", 1, SHAPE(1, 65, with_q.hidden_size));
     cr_assert_eq(pages_begin(&cache.pages, 65, NULL), 0);
     ctx.recording = recording;
-    mla_forward(&ctx, x, &m.w, &with_q, NULL, cached ? &cache.latent : NULL, mode, (Residual){0});
+    mla_forward(&ctx, x, &m.w, &with_q, NULL, NULL, cached ? &cache.latent : NULL, mode,
+                (Residual){0});
 }
 
 Test(mla, a_cache_while_recording_stops_the_program, .signal = SIGABRT) {

@@ -48,7 +48,7 @@ static inline Tensor *cached_forward(Context *ctx, Tensor *x, const Mla *w, cons
                                      const Position *position, OneLayer *cache, MlaMode mode) {
     Error err = {0};
     CHECK(pages_begin(&cache->pages, (int)tensor_dim(x, 1), &err) == 0, "%s", err.text);
-    return mla_forward(ctx, x, w, cfg, position, &cache->latent, mode, (Residual){0});
+    return mla_forward(ctx, x, w, cfg, position, NULL, &cache->latent, mode, (Residual){0});
 }
 
 /* ---- a Position for tests ---- */

@@ -25,7 +25,7 @@ static void cache_for(OneLayer *cache, Context *ctx, const MlaConfig *cfg, int b
 }
 
 static float *whole_text(Context *ctx, Module *m, Tensor *x, const Position *position) {
-    Tensor *y = mla_forward(ctx, x, &m->w, &m->cfg, position, NULL, MLA_AUTO, (Residual){0});
+    Tensor *y = mla_forward(ctx, x, &m->w, &m->cfg, position, NULL, NULL, MLA_AUTO, (Residual){0});
     return test_values(ctx, y);
 }
 
@@ -337,7 +337,7 @@ static void absorbed_with(int B, int T, int more_width, int more_heads) {
     latent_cache_append(&ctx, &cache.latent, c_kv, k_rope);
     cfg.num_attention_heads += more_heads; /* more than kv_b_proj has */
     Tensor *q = test_normal(&ctx, "q", 3, SHAPE(B, T, cfg.num_attention_heads, 16));
-    mla_absorbed_attention(&ctx, q, &m.w, &cfg, &cache.latent, 1);
+    mla_absorbed_attention(&ctx, q, NULL, &m.w, &cfg, &cache.latent, 1);
 }
 
 Test(mla_cache, all_tokens_may_ask) { absorbed_with(2, 5, 0, 0); }
@@ -363,8 +363,9 @@ static void append_without(bool begin, bool append) {
     cache_for(&cache, &ctx, &with_q, 1, 64, 0);
     Tensor *x = test_normal(&ctx, "x", 1, SHAPE(1, 3, with_q.hidden_size));
     if (begin) cr_assert_eq(pages_begin(&cache.pages, 3, NULL), 0);
-    if (append) mla_forward(&ctx, x, &m.w, &with_q, NULL, &cache.latent, MLA_AUTO, (Residual){0});
-    mla_forward(&ctx, x, &m.w, &with_q, NULL, &cache.latent, MLA_AUTO, (Residual){0});
+    if (append)
+        mla_forward(&ctx, x, &m.w, &with_q, NULL, NULL, &cache.latent, MLA_AUTO, (Residual){0});
+    mla_forward(&ctx, x, &m.w, &with_q, NULL, NULL, &cache.latent, MLA_AUTO, (Residual){0});
 }
 
 Test(mla_cache, a_step_that_began) { append_without(true, false); }

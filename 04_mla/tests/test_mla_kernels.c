@@ -187,7 +187,7 @@ static void check_naive(Device device, DType dtype, MlaShape s, int T, int S) {
     collect(dkv, dk_rope, dk, dv, B * S, s);
 
     ctx.recording = true;
-    Tensor *y = mla_naive_attention(&ctx, q, kv, k_rope, &cfg, shape.scale);
+    Tensor *y = mla_naive_attention(&ctx, q, kv, k_rope, NULL, &cfg, shape.scale);
     Tensor *weights = tensor_copy_in(&ctx, "c", F32, cf, c->shape, c->ndim);
     tape_backward(&ctx, weighted_sum(&ctx, y, weights));
     /* As in chapter 02: in BF16 scores, probabilities, dO and dS are rounded on the way. */

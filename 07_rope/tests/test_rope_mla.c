@@ -52,7 +52,8 @@ static void check_golden(Device device, DType dtype, const char *path, MlaConfig
     golden_weights(&m.params, golden, "self_attn.");
     Tensor *x = golden_tensor(&ctx, golden, "x");
     ctx.recording = true;
-    Tensor *y = mla_forward(&ctx, x, &m.w, &cfg, &rope.position, NULL, MLA_AUTO, (Residual){0});
+    Tensor *y =
+        mla_forward(&ctx, x, &m.w, &cfg, &rope.position, NULL, NULL, MLA_AUTO, (Residual){0});
     golden_check(&ctx, &m.params, golden, "self_attn.", x, y, module_tolerance(dtype));
 }
 
@@ -94,7 +95,8 @@ static void check_cached(Device device, DType dtype, RopeLayout layout, MlaMode 
     module_init(&m, &ctx, small);
     Rope rope = rope_new(&ctx, yarn_config(small.qk_rope_head_dim, layout, 1, 0.7));
     Tensor *x = test_normal(&ctx, "x", 1, SHAPE(B, T, HIDDEN));
-    Tensor *y = mla_forward(&ctx, x, &m.w, &small, &rope.position, NULL, MLA_NAIVE, (Residual){0});
+    Tensor *y =
+        mla_forward(&ctx, x, &m.w, &small, &rope.position, NULL, NULL, MLA_NAIVE, (Residual){0});
     float *all = test_values(&ctx, x), *whole = test_values(&ctx, y);
     float *pieced = test_floats(B * T * HIDDEN);
 
@@ -139,16 +141,16 @@ DEVICE_TEST(mla, converted_weights_give_the_same_output) {
     Rope interleaved = rope_new(&ctx, yarn_config(small.qk_rope_head_dim, ROPE_INTERLEAVED, 1, 1));
     Rope halves = rope_new(&ctx, yarn_config(small.qk_rope_head_dim, ROPE_HALVES, 1, 1));
     Tensor *x = test_normal(&ctx, "x", 1, SHAPE(B, T, HIDDEN));
-    Tensor *y =
-        mla_forward(&ctx, x, &m.w, &small, &interleaved.position, NULL, MLA_AUTO, (Residual){0});
+    Tensor *y = mla_forward(&ctx, x, &m.w, &small, &interleaved.position, NULL, NULL, MLA_AUTO,
+                            (Residual){0});
     float *expected = test_values(&ctx, y);
-    y = mla_forward(&ctx, x, &m.w, &small, &halves.position, NULL, MLA_AUTO, (Residual){0});
+    y = mla_forward(&ctx, x, &m.w, &small, &halves.position, NULL, NULL, MLA_AUTO, (Residual){0});
     float *other = test_values(&ctx, y), apart = 0;
     for (int i = 0; i < B * T * HIDDEN; i++) apart = fmaxf(apart, fabsf(other[i] - expected[i]));
     cr_assert(apart > 0.05f, "unconverted weights must not do: the outputs differ by %g", apart);
     convert(&m, m.w.q_b_proj, 3, small.qk_nope_head_dim + small.qk_rope_head_dim);
     convert(&m, m.w.kv_a_proj, 1, small.kv_lora_rank + small.qk_rope_head_dim);
-    y = mla_forward(&ctx, x, &m.w, &small, &halves.position, NULL, MLA_AUTO, (Residual){0});
+    y = mla_forward(&ctx, x, &m.w, &small, &halves.position, NULL, NULL, MLA_AUTO, (Residual){0});
     check_tensor(&ctx, "y", y, expected, module_tolerance(dtype));
 }
 

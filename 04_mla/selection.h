@@ -1,0 +1,97 @@
+/*
+ * Which tokens a query may see: the small door through which a selection enters latent attention.
+ *
+ * Dense attention reads every cached token for every new one. DeepSeek-V3.2 (section 2.1, "DeepSeek
+ * Sparse Attention") lets something cheap choose k of them for each query, and attention sees
+ * these alone:
+ *
+ *     u_t = attention(h_t, { c_s | s in selected_t }),   s <= t
+ *
+ * Chapter 04 does not know how they are chosen. Whoever chooses needs x, the normed query latent
+ * c_q, and perhaps keys of its own of all tokens before, in a pool under the same pages:
+ *
+ *     struct Indexer { Selection selection; LatentCache keys; ...weights... };   begins like this
+ *
+ * It is asked in every layer, after the step's latents went into the cache and before attention.
+ * What it returns is a list of positions in the sequence, in any order. An entry that is negative,
+ * or behind the query, or there already counts for nothing: so fewer than k are written as -1, and
+ * no list can break causality. A query with no valid entry gets zeros.
+ *
+ * The kernels are plain ones: a mask of bytes [B, T, S] says what was selected, so they cost that
+ * much memory, read a byte for each pair, and compute for the selected ones. Without a selection
+ * nothing of this runs.
+ */
+#ifndef SELECTION_H
+#define SELECTION_H
+
+#include "02_causal/causal.h"
+#include "04_mla/mla_decode.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+typedef struct Selection Selection;
+
+struct Selection {
+    /*
+     * x [B, T, hidden_size], c_q [B, T, q_lora_rank] (x itself where queries are not compressed) ->
+     * I32 [B, T, k] on ctx's device, or NULL: all. pages NULL: the T tokens are the whole sequence;
+     * otherwise they are those that the step began with.
+     */
+    Tensor *(*select)(Context *ctx, const Selection *self, Tensor *x, Tensor *c_q, Pages *pages);
+};
+
+/* ---- kernels: on the CPU every T * is a float *; on CUDA float * or bf16 * by dtype ---- */
+
+/* Attention as causal.h has it, with a mask. qk_dim, v_dim: at most MLA_DECODE_MAX_WIDTH. */
+typedef struct SelectedShape {
+    AttentionShape attention; /* causal; kv_len: the keys of a sequence, at most when in pages */
+    int count;                /* k: entries for each query */
+    /* Keys in pages, one head of them: strides k.token and v.token count between rows of the pool.
+     * NULL: keys lie as the strides say, and every sequence has kv_len. */
+    const int32_t *block_table, *lengths;
+    int max_pages;
+} SelectedShape;
+
+/* Keys up to query t of sequence b, itself included. */
+PAGES_INLINE int selected_keys_seen(const SelectedShape *s, int b, int t) {
+    int length = s->lengths ? s->lengths[b] : s->attention.kv_len;
+    return length - s->attention.q_len + t + 1;
+}
+
+/* Where key j of sequence b begins, or its value, for query head h. */
+PAGES_INLINE int64_t selected_at(const SelectedShape *s, HeadStrides strides, int b, int j, int h) {
+    int64_t head = h / (s->attention.heads / s->attention.kv_heads) * strides.head;
+    return s->block_table
+               ? page_row(s->block_table + (int64_t)b * s->max_pages, j) * strides.token + head
+               : b * strides.batch + j * strides.token + head;
+}
+
+/* mask [B, q_len, kv_len]: 1 where a query selected a key that it may see, else 0.
+ * selected I32 [B, q_len, count]. */
+void selected_mask_cpu(uint8_t *mask, const int32_t *selected, SelectedShape shape);
+/* lse [B, H, q_len], natural log; may be NULL. */
+void selected_forward_cpu(float *o, float *lse, const float *q, const float *k, const float *v,
+                          const uint8_t *mask, SelectedShape shape);
+/* Not for pages. NULL gradients are not computed; they have the strides of their tensors. */
+void selected_backward_cpu(float *dq, int add_q, float *dk, int add_k, float *dv, int add_v,
+                           const float *d_o, const float *q, const float *k, const float *v,
+                           const float *o, const float *lse, const uint8_t *mask,
+                           SelectedShape shape);
+
+#ifdef WITH_CUDA
+void selected_mask_cuda(Gpu *gpu, DType dtype, uint8_t *mask, const int32_t *selected,
+                        SelectedShape shape);
+void selected_forward_cuda(Gpu *gpu, DType dtype, void *o, float *lse, const void *q, const void *k,
+                           const void *v, const uint8_t *mask, SelectedShape shape);
+void selected_backward_cuda(Gpu *gpu, DType dtype, void *dq, int add_q, void *dk, int add_k,
+                            void *dv, int add_v, const void *d_o, const void *q, const void *k,
+                            const void *v, const void *o, const float *lse, const uint8_t *mask,
+                            SelectedShape shape);
+#endif
+
+#ifdef __cplusplus
+}
+#endif
+#endif

@@ -1,0 +1,310 @@
+/*
+ * A selection: all tokens selected are none left out, a subset is a mask, and what a list may not
+ * say counts for nothing.
+ */
+#include "04_mla/tests/test_mla.h"
+
+/* A Selection that was made before: of the tokens that the step begins with. */
+typedef struct Fixed {
+    Selection selection;
+    const int32_t *lists; /* [B, all, k], host */
+    int all, k, width;    /* tokens with a list, entries of each, c_q's numbers */
+} Fixed;
+
+static Tensor *fixed_select(Context *ctx, const Selection *self, Tensor *x, Tensor *c_q,
+                            Pages *pages) {
+    const Fixed *f = (const Fixed *)self;
+    int B = (int)tensor_dim(x, 0), T = (int)tensor_dim(x, 1);
+    check_shape("fixed_select", c_q, ctx->dtype, SHAPE(B, T, f->width));
+    int32_t *lists = malloc(sizeof *lists * (size_t)(B * T * f->k));
+    for (int b = 0; b < B; b++) {
+        int first = pages ? pages->length[b] - T : 0;
+        memcpy(lists + b * T * f->k, f->lists + (b * f->all + first) * f->k,
+               sizeof *lists * (size_t)(T * f->k));
+    }
+    Tensor *t = tensor_copy_in(ctx, "selected", I32, lists, SHAPE(B, T, f->k));
+    free(lists);
+    return t;
+}
+
+static Fixed fixed(const int32_t *lists, int all, int k, const MlaConfig *cfg) {
+    int width = cfg->q_lora_rank ? cfg->q_lora_rank : cfg->hidden_size;
+    return (Fixed){{fixed_select}, lists, all, k, width};
+}
+
+/* k positions for each of B * T queries: at random, up to a little beyond the query, some of them
+ * twice, some -1. Each list holds the query itself, so that none is empty. */
+static int32_t *random_lists(int B, int T, int k) {
+    int32_t *lists = malloc(sizeof *lists * (size_t)(B * T * k));
+    for (int i = 0; i < B * T * k; i++) {
+        int t = i / k % T;
+        lists[i] = i % k ? (int32_t)(philox(3, 1, (uint64_t)i).word[0] % (uint32_t)(t + 4)) - 1 : t;
+    }
+    return lists;
+}
+
+/* All of T tokens, the last first. */
+static int32_t *full_lists(int B, int T) {
+    int32_t *lists = malloc(sizeof *lists * (size_t)(B * T * T));
+    for (int i = 0; i < B * T * T; i++) lists[i] = T - 1 - i % T;
+    return lists;
+}
+
+/* Other orders of sums, as test_mla_cache.c has it. */
+static double tolerance(DType dtype) { return (dtype == BF16 ? 10 : 5) * tolerance_of(dtype, 128); }
+
+static const MlaConfig ragged = {25, 3, 0, 11, 7, 6, 5, true};
+static const MlaConfig with_q = {40, 5, 12, 16, 8, 8, 8, false};
+static const MlaConfig no_rope = {24, 1, 9, 8, 4, 0, 9, false};
+
+/* ---- the kernels, against plain attention with a mask ---- */
+
+/* q, k, v and d_o [B, T, H, D], D_v, for T queries of S keys; results on the host. */
+typedef struct Plain {
+    float *o, *dq, *dk, *dv;
+} Plain;
+
+/* Forward and backward in double, by the formulas. */
+static Plain plain_attention(const float *q, const float *k, const float *v, const float *d_o,
+                             const int32_t *lists, int count, AttentionShape a) {
+    size_t q_n = (size_t)(a.batch * a.q_len * a.heads),
+           k_n = (size_t)(a.batch * a.kv_len * a.heads);
+    Plain y = {calloc(q_n * (size_t)a.v_dim, 4), calloc(q_n * (size_t)a.qk_dim, 4),
+               calloc(k_n * (size_t)a.qk_dim, 4), calloc(k_n * (size_t)a.v_dim, 4)};
+    double *p = malloc(sizeof *p * (size_t)a.kv_len), *dp = malloc(sizeof *dp * (size_t)a.kv_len);
+    for (int row = 0; row < (int)q_n; row++) {
+        int h = row % a.heads, t = row / a.heads % a.q_len, b = row / a.heads / a.q_len;
+        double sum = 0, delta = 0;
+        for (int j = 0; j < a.kv_len; j++) {
+            bool in = false;
+            for (int i = 0; i < count; i++) in = in || lists[(b * a.q_len + t) * count + i] == j;
+            int key = (b * a.kv_len + j) * a.heads + h;
+            p[j] = dp[j] = 0;
+            if (!in || j > a.kv_len - a.q_len + t) continue;
+            double s = 0;
+            for (int c = 0; c < a.qk_dim; c++)
+                s += (double)q[row * a.qk_dim + c] * k[key * a.qk_dim + c];
+            for (int c = 0; c < a.v_dim; c++)
+                dp[j] += (double)d_o[row * a.v_dim + c] * v[key * a.v_dim + c];
+            sum += p[j] = exp(s * a.scale);
+        }
+        for (int j = 0; j < a.kv_len && sum > 0; j++) delta += (p[j] /= sum) * dp[j];
+        for (int j = 0; j < a.kv_len; j++) {
+            int key = (b * a.kv_len + j) * a.heads + h;
+            double ds = p[j] * (dp[j] - delta) * a.scale;
+            for (int c = 0; c < a.v_dim; c++) {
+                y.o[row * a.v_dim + c] += (float)(p[j] * v[key * a.v_dim + c]);
+                y.dv[key * a.v_dim + c] += (float)(p[j] * d_o[row * a.v_dim + c]);
+            }
+            for (int c = 0; c < a.qk_dim; c++) {
+                y.dq[row * a.qk_dim + c] += (float)(ds * k[key * a.qk_dim + c]);
+                y.dk[key * a.qk_dim + c] += (float)(ds * q[row * a.qk_dim + c]);
+            }
+        }
+    }
+    free(p), free(dp);
+    return y;
+}
+
+static void check_kernels(Device device, DType dtype, int B, int T, int S, int H, int D, int Dv,
+                          int count) {
+    Context ctx = test_context(device, dtype);
+    AttentionShape a = attention_shape(B, H, H, T, S, D, Dv, 1);
+    SelectedShape shape = {.attention = a, .count = count};
+    Tensor *q = test_normal(&ctx, "q", 1, SHAPE(B, T, H, D));
+    Tensor *k = test_normal(&ctx, "k", 2, SHAPE(B, S, H, D));
+    Tensor *v = test_normal(&ctx, "v", 3, SHAPE(B, S, H, Dv));
+    Tensor *d_o = test_normal(&ctx, "d_o", 4, SHAPE(B, T, H, Dv));
+    int32_t *lists = random_lists(B, S, count),
+            *last = malloc(sizeof *last * (size_t)(B * T * count));
+    for (int b = 0; b < B; b++) /* of the last T of S tokens */
+        memcpy(last + b * T * count, lists + (b * S + S - T) * count,
+               sizeof *last * (size_t)(T * count));
+    if (S > 3) last[0] = count > 1 ? -5 : S; /* the first query's list has lost its own token */
+    float *hosts[] = {test_values(&ctx, q), test_values(&ctx, k), test_values(&ctx, v),
+                      test_values(&ctx, d_o)};
+    Plain want = plain_attention(hosts[0], hosts[1], hosts[2], hosts[3], last, count, a);
+
+    Tensor *selected = tensor_copy_in(&ctx, "selected", I32, last, SHAPE(B, T, count));
+    Tensor *o = tensor_new(&ctx, "o", dtype, SHAPE(B, T, H, Dv));
+    Tensor *dq = tensor_new(&ctx, "dq", dtype, SHAPE(B, T, H, D));
+    Tensor *dk = tensor_new(&ctx, "dk", dtype, SHAPE(B, S, H, D));
+    Tensor *dv = tensor_new(&ctx, "dv", dtype, SHAPE(B, S, H, Dv));
+    Tensor *const out[] = {o, dq, dk, dv};
+    for (int i = 0; i < 4; i++) test_poison(&ctx, out[i]);
+    uint8_t *mask = arena_alloc(&ctx.data, (size_t)(B * T * S));
+    float *lse = arena_alloc(&ctx.data, sizeof(float) * (size_t)(B * H * T));
+    ON(&ctx, selected_mask, mask, selected->data, shape);
+    ON(&ctx, selected_forward, o->data, lse, q->data, k->data, v->data, mask, shape);
+    ON(&ctx, selected_backward, dq->data, 0, dk->data, 0, dv->data, 0, d_o->data, q->data, k->data,
+       v->data, o->data, lse, mask, shape);
+    /* F32: sums of `count` and D terms in another order. BF16: o is rounded, and enters delta. */
+    double t = dtype == BF16 ? 0x1p-6 : 40 * tolerance_of(F32, D);
+    check_tensor(&ctx, "o", o, want.o, t);
+    check_tensor(&ctx, "dq", dq, want.dq, t);
+    check_tensor(&ctx, "dk", dk, want.dk, t);
+    check_tensor(&ctx, "dv", dv, want.dv, t);
+    for (int i = 0; i < 4; i++) free(hosts[i]);
+    free(want.o), free(want.dq), free(want.dk), free(want.dv), free(lists), free(last);
+}
+
+DEVICE_TEST(selection, a_subset_is_a_mask) {
+    check_kernels(device, dtype, 1, 1, 1, 1, 1, 1, 1);
+    check_kernels(device, dtype, 2, 31, 31, 3, 13, 5, 4);
+    check_kernels(device, dtype, 1, 33, 70, 2, 24, 16, 9);
+    check_kernels(device, dtype, 3, 1, 127, 5, 33, 31, 40);
+    check_kernels(device, dtype, 1, 3, 65, 1, 192, 128, 1);
+}
+
+/* ---- all selected = none selected ---- */
+
+/* y, dx and the gradient of kv_b_proj, whose numbers are `weights`, one after the other. */
+static float *with_gradients(Device device, DType dtype, const MlaConfig *cfg, int B, int T,
+                             const Selection *selection, int64_t weights) {
+    Context ctx = test_context(device, dtype);
+    Module m;
+    module_init(&m, &ctx, *cfg);
+    int64_t n = (int64_t)B * T * cfg->hidden_size;
+    Tensor *x = test_normal(&ctx, "x", 1, SHAPE(B, T, cfg->hidden_size));
+    Tensor *c = test_normal(&ctx, "c", 2, SHAPE(B, T, cfg->hidden_size));
+    ctx.recording = true;
+    Tensor *y = mla_forward(&ctx, x, &m.w, cfg, cfg->qk_rope_head_dim ? &TURN : NULL, selection,
+                            NULL, MLA_AUTO, (Residual){0});
+    tape_backward(&ctx, weighted_sum(&ctx, y, c));
+    float *all = malloc(sizeof(float) * (size_t)(2 * n + weights));
+    float *out = test_values(&ctx, y), *dx = test_gradient(&ctx, x);
+    memcpy(all, out, sizeof(float) * (size_t)n), memcpy(all + n, dx, sizeof(float) * (size_t)n);
+    params_get_grad(&m.params, m.w.kv_b_proj, all + 2 * n);
+    free(out), free(dx);
+    return all;
+}
+
+static void check_full(Device device, DType dtype, MlaConfig cfg, int B, int T) {
+    int64_t n = (int64_t)B * T * cfg.hidden_size;
+    int64_t weights = (int64_t)cfg.num_attention_heads * (cfg.qk_nope_head_dim + cfg.v_head_dim) *
+                      cfg.kv_lora_rank;
+    int32_t *lists = full_lists(B, T);
+    Fixed f = fixed(lists, T, T, &cfg);
+    float *want = with_gradients(device, dtype, &cfg, B, T, NULL, weights);
+    float *got = with_gradients(device, dtype, &cfg, B, T, &f.selection, weights);
+    check_close("y", got, want, n, tolerance(dtype));
+    check_close("dx", got + n, want + n, n, 2 * tolerance(dtype));
+    check_close("dkv_b", got + 2 * n, want + 2 * n, weights, 2 * tolerance(dtype));
+    free(lists), free(want), free(got);
+}
+
+DEVICE_TEST(selection, all_are_none_left_out) {
+    check_full(device, dtype, with_q, 2, 31);
+    check_full(device, dtype, ragged, 1, 33);
+    check_full(device, dtype, no_rope, 2, 7);
+}
+
+/* ---- gradients by finite differences ---- */
+
+typedef struct Graph {
+    Tensor *x, *c;
+    Module *m;
+    Fixed *fixed;
+} Graph;
+
+static Tensor *module_loss(Context *ctx, void *user) {
+    Graph *g = user;
+    return weighted_sum(ctx,
+                        mla_forward(ctx, g->x, &g->m->w, &g->m->cfg, &TURN, &g->fixed->selection,
+                                    NULL, MLA_AUTO, (Residual){0}),
+                        g->c);
+}
+
+Test(selection, gradients_of_a_subset) {
+    enum { B = 2, T = 7, K = 3 };
+    Context ctx = test_context(CPU, F32);
+    Module m;
+    module_init(&m, &ctx, with_q);
+    int32_t *lists = random_lists(B, T, K);
+    Fixed f = fixed(lists, T, K, &with_q);
+    Graph g = {.m = &m, .fixed = &f};
+    g.x = test_normal(&ctx, "x", 1, SHAPE(B, T, with_q.hidden_size));
+    g.c = test_normal(&ctx, "c", 2, SHAPE(B, T, with_q.hidden_size));
+    check_gradients(&ctx, "selection", module_loss, &g, &g.x, 1, 24, 1e-2, 1e-2);
+    free(lists);
+}
+
+/* ---- with a cache = without, in both modes ---- */
+
+/* The same lists for every token, whether the text comes whole or in steps; `full`: all tokens. */
+static void check_cached(Device device, DType dtype, MlaConfig cfg, bool full, MlaMode mode) {
+    enum { B = 3, T = 70 };
+    static const int chunks[] = {33, 1, 1, 7, 23, 5};
+    Context ctx = test_context(device, dtype);
+    Module m;
+    module_init(&m, &ctx, cfg);
+    int k = full ? T : 9, hidden = cfg.hidden_size;
+    int32_t *lists = full ? full_lists(B, T) : random_lists(B, T, k);
+    Fixed f = fixed(lists, T, k, &cfg);
+    OneLayer cache;
+    one_layer_init(&cache, &ctx, B, T, 0, cfg.kv_lora_rank + cfg.qk_rope_head_dim);
+    Tensor *x = test_normal(&ctx, "x", 1, SHAPE(B, T, hidden));
+    float *all = test_values(&ctx, x), *pieced = malloc(sizeof(float) * (size_t)(B * T * hidden));
+    float *whole =
+        test_values(&ctx, mla_forward(&ctx, x, &m.w, &cfg, &TURN, full ? NULL : &f.selection, NULL,
+                                      MLA_AUTO, (Residual){0}));
+    for (int first = 0, i = 0; first < T; first += chunks[i++]) {
+        Tensor *part = tokens_of(&ctx, all, 0, B, T, hidden, first, chunks[i]);
+        cr_assert_eq(pages_begin(&cache.pages, chunks[i], NULL), 0);
+        float *y = test_values(&ctx, mla_forward(&ctx, part, &m.w, &cfg, &TURN, &f.selection,
+                                                 &cache.latent, mode, (Residual){0}));
+        for (int b = 0; b < B; b++)
+            memcpy(pieced + (b * T + first) * hidden, y + b * chunks[i] * hidden,
+                   sizeof(float) * (size_t)(chunks[i] * hidden));
+        free(y);
+    }
+    check_close("cached", pieced, whole, B * T * hidden, tolerance(dtype));
+    free(all), free(whole), free(pieced), free(lists);
+}
+
+DEVICE_TEST(selection, cached_is_uncached) {
+    static const MlaMode modes[] = {MLA_NAIVE, MLA_ABSORBED};
+    for (int i = 0; i < 4; i++) {
+        check_cached(device, dtype, with_q, i / 2, modes[i % 2]);
+        check_cached(device, dtype, ragged, i / 2, modes[i % 2]);
+    }
+}
+
+/* ---- sequences of different lengths ---- */
+
+/* Two sequences of 5 and 66 tokens; a step of 2 in each selects by places in its own sequence. */
+static void check_lengths(Device device, DType dtype, MlaMode mode) {
+    enum { T = 68, K = 6 };
+    static const int length[] = {5, 66};
+    Context ctx = test_context(device, dtype);
+    Module m;
+    module_init(&m, &ctx, with_q);
+    int hidden = with_q.hidden_size;
+    int32_t *lists = random_lists(2, T, K);
+    Fixed f = fixed(lists, T, K, &with_q);
+    OneLayer cache;
+    one_layer_init(&cache, &ctx, 2, T, 0, with_q.kv_lora_rank + with_q.qk_rope_head_dim);
+    Tensor *x = test_normal(&ctx, "x", 1, SHAPE(2, T, hidden));
+    float *all = test_values(&ctx, x), next[2 * 2 * 40], expected[2 * 2 * 40];
+    float *whole = test_values(&ctx, mla_forward(&ctx, x, &m.w, &with_q, &TURN, &f.selection, NULL,
+                                                 MLA_AUTO, (Residual){0}));
+    cached_forward(&ctx, tokens_of(&ctx, all, 0, 2, T, hidden, 0, 66), &m.w, &with_q, &TURN, &cache,
+                   mode);
+    for (int b = 0; b < 2; b++) {
+        pages_truncate(&cache.pages, b, length[b]);
+        memcpy(next + b * 80, all + (b * T + length[b]) * hidden, sizeof next / 2);
+        memcpy(expected + b * 80, whole + (b * T + length[b]) * hidden, sizeof next / 2);
+    }
+    cr_assert_eq(pages_begin(&cache.pages, 2, NULL), 0);
+    x = tensor_copy_in(&ctx, "x", dtype, next, SHAPE(2, 2, hidden));
+    check_tensor(&ctx, "y",
+                 mla_forward(&ctx, x, &m.w, &with_q, &TURN, &f.selection, &cache.latent, mode,
+                             (Residual){0}),
+                 expected, tolerance(dtype));
+    free(all), free(whole), free(lists);
+}
+
+DEVICE_TEST(selection, of_different_lengths) {
+    check_lengths(device, dtype, MLA_NAIVE);
+    check_lengths(device, dtype, MLA_ABSORBED);
+}
