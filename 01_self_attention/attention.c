@@ -36,22 +36,16 @@ Tensor *self_attention_forward(Context *ctx, Tensor *x, const SelfAttention *w, 
 }
 /* [/attention] */
 
-static Tensor *weight(Params *params, const char *prefix, const char *name,
-                      const SelfAttentionConfig *cfg) {
-    char full[256];
-    snprintf(full, sizeof full, "%s.%s.weight", prefix, name);
-    return params_new(params, full, SHAPE(cfg->head_dim, cfg->hidden_size));
-}
-
 SelfAttention self_attention_init(Params *params, const char *prefix,
                                   const SelfAttentionConfig *cfg) {
     CHECK(cfg->hidden_size > 0 && cfg->head_dim > 0,
           "self_attention_init %s: hidden_size %d and head_dim %d must be at least 1", prefix,
           cfg->hidden_size, cfg->head_dim);
     SelfAttention w;
-    w.q_proj = weight(params, prefix, "q_proj", cfg);
-    w.k_proj = weight(params, prefix, "k_proj", cfg);
-    w.v_proj = weight(params, prefix, "v_proj", cfg);
+    int64_t in = cfg->hidden_size, out = cfg->head_dim;
+    w.q_proj = params_new(params, prefix, "q_proj.weight", SHAPE(out, in));
+    w.k_proj = params_new(params, prefix, "k_proj.weight", SHAPE(out, in));
+    w.v_proj = params_new(params, prefix, "v_proj.weight", SHAPE(out, in));
     return w;
 }
 

@@ -226,7 +226,6 @@ static void run_head(Context *ctx, void *user) {
     ctx->recording = h->train;
     Tensor *y = self_attention_forward(ctx, h->x, &h->w, NULL);
     if (h->train) tape_backward(ctx, mean(ctx, y));
-    ctx->recording = false;
 }
 
 /* In a context of its own, so that its peak memory is the head's. */
@@ -238,7 +237,7 @@ static void attention_head(Bench bench) {
     Head head = {.train = false};
     Error err;
     params_init(&head.params, ctx);
-    head.x = params_new(&head.params, "x", SHAPE(B, T, C));
+    head.x = params_new(&head.params, NULL, "x", SHAPE(B, T, C));
     head.w = self_attention_init(&head.params, "attn", &(SelfAttentionConfig){C, D});
     if (params_allocate(&head.params, true, &err)) fatal("%s", err.text);
     bench_fill(ctx, head.x, 1);

@@ -228,7 +228,6 @@ static void gradient(Context *ctx) {
     Tensor *loss = sum(ctx, swiglu(ctx, y, reshape(ctx, f.x, SHAPE(1, 4, 2))));
     printf("   %d operations recorded\n", ctx->tape_length);
     tape_backward(ctx, loss);
-    ctx->recording = false;
     Tensor *const inputs[] = {f.w.q_proj, f.w.q_proj, f.w.k_proj, f.w.v_proj, f.x};
     const int at[] = {0, 1, 3, 2, 6};
     for (int i = 0; i < 5; i++) {

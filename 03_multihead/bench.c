@@ -120,7 +120,7 @@ static void layer_init(Layer *l, Context *ctx, int B, int T, int H, int H_kv, in
     l->cfg = (MultiheadConfig){H * D, H, H_kv, D, false};
     params_init(&l->params, ctx);
     l->w = multihead_init(&l->params, "self_attn", &l->cfg);
-    l->x = params_new(&l->params, "x", SHAPE(B, T, H * D));
+    l->x = params_new(&l->params, NULL, "x", SHAPE(B, T, H * D));
     if (params_allocate(&l->params, false, &err)) fatal("%s", err.text);
     multihead_randomize(&l->params, &l->w, 0.02f, 0.02f);
     params_normal(&l->params, l->x, 1.0f);

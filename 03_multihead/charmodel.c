@@ -32,18 +32,6 @@ int32_t *alphabet_encode(const Alphabet *alphabet, const char *text, size_t byte
     return ids;
 }
 
-static Tensor *matrix(Params *params, int layer, const char *name, int out, int in) {
-    char full[128];
-    snprintf(full, sizeof full, "model.layers.%d.%s.weight", layer, name);
-    return params_new(params, full, SHAPE(out, in));
-}
-
-static Tensor *norm(Params *params, int layer, const char *name, int size) {
-    char full[128];
-    snprintf(full, sizeof full, "model.layers.%d.%s.weight", layer, name);
-    return params_new(params, full, SHAPE(size));
-}
-
 int charmodel_init(CharModel *model, Params *params, const CharModelConfig *cfg, Error *err) {
     if (multihead_check(&cfg->attention, err)) return -1;
     if (cfg->num_hidden_layers < 1 || cfg->num_hidden_layers > CHARMODEL_MAX_LAYERS)
@@ -56,21 +44,28 @@ int charmodel_init(CharModel *model, Params *params, const CharModelConfig *cfg,
                          cfg->vocab_size, cfg->context, cfg->intermediate_size);
     int hidden = cfg->attention.hidden_size;
     *model = (CharModel){.cfg = *cfg};
-    model->embed = params_new(params, "model.embed_tokens.weight", SHAPE(cfg->vocab_size, hidden));
-    model->position = params_new(params, "model.position.weight", SHAPE(cfg->context, hidden));
+    model->embed =
+        params_new(params, NULL, "model.embed_tokens.weight", SHAPE(cfg->vocab_size, hidden));
+    model->position =
+        params_new(params, NULL, "model.position.weight", SHAPE(cfg->context, hidden));
     for (int i = 0; i < cfg->num_hidden_layers; i++) {
         CharLayer *layer = &model->layers[i];
         char prefix[64];
-        snprintf(prefix, sizeof prefix, "model.layers.%d.self_attn", i);
-        layer->input_norm = norm(params, i, "input_layernorm", hidden);
-        layer->attention = multihead_init(params, prefix, &cfg->attention);
-        layer->post_norm = norm(params, i, "post_attention_layernorm", hidden);
-        layer->gate_proj = matrix(params, i, "mlp.gate_proj", cfg->intermediate_size, hidden);
-        layer->up_proj = matrix(params, i, "mlp.up_proj", cfg->intermediate_size, hidden);
-        layer->down_proj = matrix(params, i, "mlp.down_proj", hidden, cfg->intermediate_size);
+        snprintf(prefix, sizeof prefix, "model.layers.%d", i);
+        layer->input_norm = params_new(params, prefix, "input_layernorm.weight", SHAPE(hidden));
+        layer->attention =
+            multihead_init(params, params_name(prefix, "self_attn").text, &cfg->attention);
+        layer->post_norm =
+            params_new(params, prefix, "post_attention_layernorm.weight", SHAPE(hidden));
+        layer->gate_proj = params_new(params, prefix, "mlp.gate_proj.weight",
+                                      SHAPE(cfg->intermediate_size, hidden));
+        layer->up_proj =
+            params_new(params, prefix, "mlp.up_proj.weight", SHAPE(cfg->intermediate_size, hidden));
+        layer->down_proj = params_new(params, prefix, "mlp.down_proj.weight",
+                                      SHAPE(hidden, cfg->intermediate_size));
     }
-    model->norm = params_new(params, "model.norm.weight", SHAPE(hidden));
-    model->head = params_new(params, "lm_head.weight", SHAPE(cfg->vocab_size, hidden));
+    model->norm = params_new(params, NULL, "model.norm.weight", SHAPE(hidden));
+    model->head = params_new(params, NULL, "lm_head.weight", SHAPE(cfg->vocab_size, hidden));
     return 0;
 }
 

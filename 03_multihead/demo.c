@@ -7,6 +7,7 @@
 #include "03_multihead/heads.h"
 
 #include "common/core/ops.h"
+#include "common/core/optimizer.h"
 #include "common/files/csv.h"
 #include "common/files/machine.h"
 #include "common/program/options.h"
@@ -129,6 +130,7 @@ static int train(Demo *d, Error *err) {
     int steps = d->options.steps, T = d->options.context;
     double *x = must_alloc(2 * (size_t)steps, sizeof *x), *losses = x + steps;
     AdamW adamw = adamw_defaults();
+    const Schedule schedule = {steps, 50, 0, PEAK_LR, PEAK_LR / 10};
     printf("3. Training: %d steps of %d x %d characters\n", steps, BATCH, T);
     printf("   before: validation loss %.3f (knowing nothing: ln %d = %.3f)\n", validation_loss(d),
            d->alphabet.size, log(d->alphabet.size));
@@ -143,9 +145,8 @@ static int train(Demo *d, Error *err) {
         d->ctx.recording = true;
         Tensor *mean_loss = charmodel_loss(&d->ctx, &d->model, input, target);
         tape_backward(&d->ctx, mean_loss);
-        d->ctx.recording = false;
         tensor_download(&d->ctx, &loss, mean_loss);
-        float lr = lr_warmup_cosine(step, 50, steps, PEAK_LR, PEAK_LR / 10);
+        float lr = schedule_rate(&schedule, step);
         float norm = adamw_step(&adamw, &d->params, lr, 1.0f);
         context_reset(&d->ctx);
         if (!isfinite(loss) || !isfinite(norm)) {

@@ -37,19 +37,6 @@ int multihead_check(const MultiheadConfig *cfg, Error *err) {
 }
 /* [/multihead_check] */
 
-static Tensor *weight(Params *params, const char *prefix, const char *name, int out, int in) {
-    char full[256];
-    snprintf(full, sizeof full, "%s.%s.weight", prefix, name);
-    return params_new(params, full, SHAPE(out, in));
-}
-
-static Tensor *bias(Params *params, const char *prefix, const char *name, int out, bool wanted) {
-    if (!wanted) return NULL;
-    char full[256];
-    snprintf(full, sizeof full, "%s.%s.bias", prefix, name);
-    return params_new(params, full, SHAPE(out));
-}
-
 /* [multihead_init] */
 Multihead multihead_init(Params *params, const char *prefix, const MultiheadConfig *cfg) {
     Error err = {0};
@@ -58,14 +45,14 @@ Multihead multihead_init(Params *params, const char *prefix, const MultiheadConf
     int kv = cfg->num_key_value_heads * cfg->head_dim; /* GQA: k and v are narrower than q */
     bool with_bias = cfg->attention_bias;
     Multihead w = {0};
-    w.q_proj = weight(params, prefix, "q_proj", q, hidden);
-    w.q_bias = bias(params, prefix, "q_proj", q, with_bias);
-    w.k_proj = weight(params, prefix, "k_proj", kv, hidden);
-    w.k_bias = bias(params, prefix, "k_proj", kv, with_bias);
-    w.v_proj = weight(params, prefix, "v_proj", kv, hidden);
-    w.v_bias = bias(params, prefix, "v_proj", kv, with_bias);
-    w.o_proj = weight(params, prefix, "o_proj", hidden, q);
-    w.o_bias = bias(params, prefix, "o_proj", hidden, with_bias);
+    w.q_proj = params_new(params, prefix, "q_proj.weight", SHAPE(q, hidden));
+    if (with_bias) w.q_bias = params_new(params, prefix, "q_proj.bias", SHAPE(q));
+    w.k_proj = params_new(params, prefix, "k_proj.weight", SHAPE(kv, hidden));
+    if (with_bias) w.k_bias = params_new(params, prefix, "k_proj.bias", SHAPE(kv));
+    w.v_proj = params_new(params, prefix, "v_proj.weight", SHAPE(kv, hidden));
+    if (with_bias) w.v_bias = params_new(params, prefix, "v_proj.bias", SHAPE(kv));
+    w.o_proj = params_new(params, prefix, "o_proj.weight", SHAPE(hidden, q));
+    if (with_bias) w.o_bias = params_new(params, prefix, "o_proj.bias", SHAPE(hidden));
     return w;
 }
 /* [/multihead_init] */

@@ -210,8 +210,8 @@ static void layer_init(Layer *l, Context *ctx, int batch, int T, int S) {
     *l = (Layer){.batch = batch, .T = T, .S = S, .scale = mla_scale(c, NULL)};
     params_init(&l->params, ctx);
     l->w = mla_init(&l->params, "self_attn", c);
-    l->x = params_new(&l->params, "x", SHAPE(batch, T, c->hidden_size));
-    l->q = params_new(&l->params, "q",
+    l->x = params_new(&l->params, NULL, "x", SHAPE(batch, T, c->hidden_size));
+    l->q = params_new(&l->params, NULL, "q",
                       SHAPE(batch, T, c->num_attention_heads, c->qk_nope_head_dim + rope));
     if (params_allocate(&l->params, false, &err)) fatal("%s", err.text);
     mla_randomize(&l->params, &l->w, 0.02f, 0.02f);

@@ -92,13 +92,6 @@ int64_t mla_cache_bytes_per_token(const MlaConfig *cfg, int layers, DType dtype)
 
 /* ---- weights ---- */
 
-static Tensor *weight(Params *params, const char *prefix, const char *name, const int64_t *shape,
-                      int ndim) {
-    char full[256];
-    snprintf(full, sizeof full, "%s.%s", prefix, name);
-    return params_new(params, full, shape, ndim);
-}
-
 Mla mla_init(Params *params, const char *prefix, const MlaConfig *cfg) {
     Error err = {0};
     CHECK(mla_check(cfg, &err) == 0, "mla_init %s: %s", prefix, err.text);
@@ -107,21 +100,21 @@ Mla mla_init(Params *params, const char *prefix, const MlaConfig *cfg) {
     int q_rank = cfg->q_lora_rank, kv_rank = cfg->kv_lora_rank, q = H * (nope + rope);
     Mla w = {0};
     if (q_rank) {
-        w.q_a_proj = weight(params, prefix, "q_a_proj.weight", SHAPE(q_rank, hidden));
-        w.q_a_layernorm = weight(params, prefix, "q_a_layernorm.weight", SHAPE(q_rank));
-        w.q_b_proj = weight(params, prefix, "q_b_proj.weight", SHAPE(q, q_rank));
+        w.q_a_proj = params_new(params, prefix, "q_a_proj.weight", SHAPE(q_rank, hidden));
+        w.q_a_layernorm = params_new(params, prefix, "q_a_layernorm.weight", SHAPE(q_rank));
+        w.q_b_proj = params_new(params, prefix, "q_b_proj.weight", SHAPE(q, q_rank));
     } else {
-        w.q_proj = weight(params, prefix, "q_proj.weight", SHAPE(q, hidden));
+        w.q_proj = params_new(params, prefix, "q_proj.weight", SHAPE(q, hidden));
     }
     w.kv_a_proj =
-        weight(params, prefix, "kv_a_proj_with_mqa.weight", SHAPE(kv_rank + rope, hidden));
-    w.kv_a_layernorm = weight(params, prefix, "kv_a_layernorm.weight", SHAPE(kv_rank));
-    w.kv_b_proj = weight(params, prefix, "kv_b_proj.weight", SHAPE(H * (nope + v), kv_rank));
-    w.o_proj = weight(params, prefix, "o_proj.weight", SHAPE(hidden, H * v));
+        params_new(params, prefix, "kv_a_proj_with_mqa.weight", SHAPE(kv_rank + rope, hidden));
+    w.kv_a_layernorm = params_new(params, prefix, "kv_a_layernorm.weight", SHAPE(kv_rank));
+    w.kv_b_proj = params_new(params, prefix, "kv_b_proj.weight", SHAPE(H * (nope + v), kv_rank));
+    w.o_proj = params_new(params, prefix, "o_proj.weight", SHAPE(hidden, H * v));
     if (cfg->attention_bias) {
-        if (q_rank) w.q_a_bias = weight(params, prefix, "q_a_proj.bias", SHAPE(q_rank));
-        w.kv_a_bias = weight(params, prefix, "kv_a_proj_with_mqa.bias", SHAPE(kv_rank + rope));
-        w.o_bias = weight(params, prefix, "o_proj.bias", SHAPE(hidden));
+        if (q_rank) w.q_a_bias = params_new(params, prefix, "q_a_proj.bias", SHAPE(q_rank));
+        w.kv_a_bias = params_new(params, prefix, "kv_a_proj_with_mqa.bias", SHAPE(kv_rank + rope));
+        w.o_bias = params_new(params, prefix, "o_proj.bias", SHAPE(hidden));
     }
     return w;
 }

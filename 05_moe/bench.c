@@ -37,7 +37,6 @@ static void run_layer(Context *ctx, void *user) {
     ctx->recording = true;
     Tensor *y = moe_forward(ctx, l->x, &l->w, &l->cfg, NULL, NULL, (Residual){0});
     tape_backward(ctx, weighted_sum(ctx, y, l->c));
-    ctx->recording = false;
     context_reset(ctx);
 }
 
@@ -48,8 +47,8 @@ static void layer_init(Layer *l, Context *ctx, int tokens, MoeConfig cfg) {
     int64_t hidden = cfg.router.hidden_size;
     params_init(&l->params, ctx);
     l->w = moe_init(&l->params, "mlp", &cfg);
-    l->x = params_new(&l->params, "x", SHAPE(1, tokens, hidden));
-    l->c = params_buffer(&l->params, "c", F32, SHAPE(1, tokens, hidden));
+    l->x = params_new(&l->params, NULL, "x", SHAPE(1, tokens, hidden));
+    l->c = params_buffer(&l->params, NULL, "c", F32, SHAPE(1, tokens, hidden));
     if (params_allocate(&l->params, true, &err)) fatal("%s", err.text);
     moe_randomize(&l->params, &l->w, 0.02f, 0.02f);
     params_normal(&l->params, l->x, 1.0f);

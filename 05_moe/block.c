@@ -3,7 +3,6 @@
  */
 #include "05_moe/block.h"
 
-#include "05_moe/full_name.h"
 #include "common/core/ops.h"
 
 bool block_is_dense(const BlockConfig *cfg, int layer) {
@@ -38,18 +37,18 @@ Block block_init(Params *params, const char *prefix, const BlockConfig *cfg, int
     CHECK(block_check(cfg, &err) == 0, "block_init %s: %s", prefix, err.text);
     int hidden = cfg->hidden_size;
     Block w = {.dense = block_is_dense(cfg, layer)};
-    w.input_layernorm =
-        params_new(params, full_name(prefix, "input_layernorm.weight").text, SHAPE(hidden));
+    w.input_layernorm = params_new(params, prefix, "input_layernorm.weight", SHAPE(hidden));
     if (cfg->attention == ATTENTION_MLA)
-        w.mla = mla_init(params, full_name(prefix, "self_attn").text, &cfg->mla);
+        w.mla = mla_init(params, params_name(prefix, "self_attn").text, &cfg->mla);
     else
-        w.multihead = multihead_init(params, full_name(prefix, "self_attn").text, &cfg->multihead);
-    w.post_attention_layernorm = params_new(
-        params, full_name(prefix, "post_attention_layernorm.weight").text, SHAPE(hidden));
+        w.multihead =
+            multihead_init(params, params_name(prefix, "self_attn").text, &cfg->multihead);
+    w.post_attention_layernorm =
+        params_new(params, prefix, "post_attention_layernorm.weight", SHAPE(hidden));
     if (w.dense)
-        w.mlp = mlp_init(params, full_name(prefix, "mlp").text, hidden, cfg->intermediate_size);
+        w.mlp = mlp_init(params, params_name(prefix, "mlp").text, hidden, cfg->intermediate_size);
     else
-        w.moe = moe_init(params, full_name(prefix, "mlp").text, &cfg->moe);
+        w.moe = moe_init(params, params_name(prefix, "mlp").text, &cfg->moe);
     return w;
 }
 
@@ -69,9 +68,7 @@ void block_randomize(Params *params, const Block *w, float std, float o_std, flo
 /* Counted by registering the weights and throwing the list away: there is no second formula that
  * could differ from the model. Nothing is allocated, so 671 billion are no trouble. */
 int64_t block_parameters(const BlockConfig *cfg, int layer) {
-    Context nowhere = {.device = CPU, .dtype = F32};
-    Params params;
-    params_init(&params, &nowhere);
+    Params params = {0};
     block_init(&params, "layer", cfg, layer);
     int64_t count = params_count(&params);
     params_free(&params);

@@ -25,18 +25,18 @@ void decoder_register(Decoder *d, Params *params, const DecoderConfig *cfg) {
     *d = (Decoder){.cfg = *cfg};
     d->layers = must_alloc(layers, sizeof *d->layers);
     d->records = must_alloc(layers, sizeof *d->records);
-    d->embed_tokens = params_new(params, "model.embed_tokens.weight", SHAPE(vocab, hidden));
+    d->embed_tokens = params_new(params, NULL, "model.embed_tokens.weight", SHAPE(vocab, hidden));
     if (cfg->places)
-        d->places = params_new(params, "model.position.weight", SHAPE(cfg->places, hidden));
+        d->places = params_new(params, NULL, "model.position.weight", SHAPE(cfg->places, hidden));
     for (int i = 0; i < cfg->num_hidden_layers; i++) {
         char prefix[64];
         snprintf(prefix, sizeof prefix, "model.layers.%d", i);
         d->layers[i] = block_init(params, prefix, &cfg->block, i);
     }
-    d->norm = params_new(params, "model.norm.weight", SHAPE(hidden));
+    d->norm = params_new(params, NULL, "model.norm.weight", SHAPE(hidden));
     d->lm_head = cfg->tie_word_embeddings
                      ? d->embed_tokens
-                     : params_new(params, "lm_head.weight", SHAPE(vocab, hidden));
+                     : params_new(params, NULL, "lm_head.weight", SHAPE(vocab, hidden));
 }
 
 void decoder_free(Decoder *d) {

@@ -9,6 +9,7 @@
 #include "03_multihead/charmodel.h"
 #include "03_multihead/chartext.h"
 #include "common/core/ops.h"
+#include "common/core/optimizer.h"
 #include "common/files/csv.h"
 #include "common/files/machine.h"
 #include "common/program/options.h"
@@ -165,8 +166,8 @@ static float step(Demo *d, Decoder *model, const BlockTraining *training, Params
     Tensor *total = decoder_training_loss(&d->ctx, model, input, target,
                                           &(DecoderRun){.training = training}, &loss);
     tape_backward(&d->ctx, total);
-    d->ctx.recording = false;
-    float value, lr = lr_warmup_cosine(number, 50, d->options.steps, PEAK_LR, PEAK_LR / 10);
+    const Schedule schedule = {d->options.steps, 50, 0, PEAK_LR, PEAK_LR / 10};
+    float value, lr = schedule_rate(&schedule, number);
     tensor_download(&d->ctx, &value, loss);
     tensor_download_ints(&d->ctx, counts, model->records[d->options.layers - 1].dispatch.counts);
     float norm = adamw_step(adamw, params, lr, 1.0f);

@@ -3,18 +3,10 @@
  */
 #include "05_moe/mlp.h"
 
-#include <stdio.h>
-
-static Tensor *weight(Params *params, const char *prefix, const char *name, int out, int in) {
-    char full[256];
-    snprintf(full, sizeof full, "%s.%s.weight", prefix, name);
-    return params_new(params, full, SHAPE(out, in));
-}
-
 Mlp mlp_init(Params *params, const char *prefix, int hidden, int inner) {
-    return (Mlp){.gate_proj = weight(params, prefix, "gate_proj", inner, hidden),
-                 .up_proj = weight(params, prefix, "up_proj", inner, hidden),
-                 .down_proj = weight(params, prefix, "down_proj", hidden, inner)};
+    return (Mlp){.gate_proj = params_new(params, prefix, "gate_proj.weight", SHAPE(inner, hidden)),
+                 .up_proj = params_new(params, prefix, "up_proj.weight", SHAPE(inner, hidden)),
+                 .down_proj = params_new(params, prefix, "down_proj.weight", SHAPE(hidden, inner))};
 }
 
 void mlp_randomize(Params *params, const Mlp *w, float std, float out_std) {

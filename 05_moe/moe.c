@@ -3,7 +3,6 @@
  */
 #include "05_moe/moe.h"
 
-#include "05_moe/full_name.h"
 #include "05_moe/grouped.h"
 
 #include <math.h>
@@ -74,17 +73,16 @@ Moe moe_init(Params *params, const char *prefix, const MoeConfig *cfg) {
     CHECK(moe_check(cfg, &err) == 0, "moe_init %s: %s", prefix, err.text);
     int hidden = cfg->router.hidden_size, inner = cfg->moe_intermediate_size;
     int experts = cfg->router.n_routed_experts;
-    Moe w = {.router = router_init(params, full_name(prefix, "gate").text, &cfg->router)};
-    w.gate_proj = params_new(params, full_name(prefix, "experts.gate_proj.weight").text,
-                             SHAPE(experts, inner, hidden));
-    w.up_proj = params_new(params, full_name(prefix, "experts.up_proj.weight").text,
-                           SHAPE(experts, inner, hidden));
-    w.down_proj = params_new(params, full_name(prefix, "experts.down_proj.weight").text,
-                             SHAPE(experts, hidden, inner));
+    Moe w = {.router = router_init(params, params_name(prefix, "gate").text, &cfg->router)};
+    w.gate_proj =
+        params_new(params, prefix, "experts.gate_proj.weight", SHAPE(experts, inner, hidden));
+    w.up_proj = params_new(params, prefix, "experts.up_proj.weight", SHAPE(experts, inner, hidden));
+    w.down_proj =
+        params_new(params, prefix, "experts.down_proj.weight", SHAPE(experts, hidden, inner));
     if (cfg->n_shared_experts)
-        w.shared = mlp_init(params, full_name(prefix, "shared_experts").text, hidden,
+        w.shared = mlp_init(params, params_name(prefix, "shared_experts").text, hidden,
                             cfg->n_shared_experts * inner);
-    w.load = params_buffer(params, full_name(prefix, "load").text, I32, SHAPE(experts));
+    w.load = params_buffer(params, prefix, "load", I32, SHAPE(experts));
     return w;
 }
 

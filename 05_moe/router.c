@@ -5,7 +5,6 @@
  */
 #include "05_moe/router.h"
 
-#include "05_moe/full_name.h"
 #include "05_moe/gate.h"
 
 #include <math.h>
@@ -67,14 +66,12 @@ Router router_init(Params *params, const char *prefix, const RouterConfig *cfg) 
     CHECK(router_check(cfg, &err) == 0, "router_init %s: %s", prefix, err.text);
     int64_t experts = cfg->n_routed_experts, hidden = cfg->hidden_size;
     Router w = {0};
-    w.weight = params_new(params, full_name(prefix, "weight").text, SHAPE(experts, hidden));
+    w.weight = params_new(params, prefix, "weight", SHAPE(experts, hidden));
     if (cfg->gate_kind == GATE_NOISY)
-        w.noise_weight =
-            params_new(params, full_name(prefix, "noise_weight").text, SHAPE(experts, hidden));
+        w.noise_weight = params_new(params, prefix, "noise_weight", SHAPE(experts, hidden));
     if (cfg->topk_method == TOPK_NOAUX_TC)
-        w.bias = params_buffer(params, full_name(prefix, "e_score_correction_bias").text, F32,
-                               SHAPE(experts));
-    w.status = params_buffer(params, full_name(prefix, "status").text, I32, SHAPE(1));
+        w.bias = params_buffer(params, prefix, "e_score_correction_bias", F32, SHAPE(experts));
+    w.status = params_buffer(params, prefix, "status", I32, SHAPE(1));
     return w;
 }
 

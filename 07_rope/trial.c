@@ -46,11 +46,10 @@ static float train_step(Context *ctx, Params *params, const Decoder *model, cons
         decoder_loss(ctx, model, tensor_copy_in(ctx, "ids", I32, ids, SHAPE(B, T)),
                      tensor_copy_in(ctx, "targets", I32, next, SHAPE(B, T)), position);
     tape_backward(ctx, mean_loss);
-    ctx->recording = false;
     tensor_download(ctx, &loss, mean_loss);
-    float lr = lr_warmup_cosine(step, how->steps / 10 + 1, how->steps, how->learning_rate,
-                                how->learning_rate / 10);
-    *norm = adamw_step(adamw, params, lr, 1.0f);
+    const Schedule schedule = {how->steps, how->steps / 10 + 1, 0, how->learning_rate,
+                               how->learning_rate / 10};
+    *norm = adamw_step(adamw, params, schedule_rate(&schedule, step), 1.0f);
     context_reset(ctx);
     return loss;
 }

@@ -11,6 +11,7 @@
 
 #include "05_moe/decoder.h"
 #include "common/core/error.h"
+#include "common/core/optimizer.h"
 
 #ifdef __cplusplus
 extern "C" {

@@ -46,7 +46,6 @@ static void step(Context *ctx, void *user) {
     Tensor *targets = tensor_copy_in(ctx, "targets", I32, w->ids + 1, SHAPE(w->batch, w->context));
     const DecoderRun run = {.position = model_position(&w->model)};
     tape_backward(ctx, decoder_training_loss(ctx, &w->model.decoder, ids, targets, &run, &loss));
-    ctx->recording = false;
     adamw_step(&w->adamw, &w->model.params, 1e-4f, 1);
     decoder_rebalance(ctx, &w->model.decoder, 1e-3f);
     context_reset(ctx);

@@ -43,7 +43,8 @@ def environment():
     env.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     # The message of a sanitizer is worth more with line numbers, and memory that a test leaves
     # behind is given back with its process; leaks of the library are looked for in the programs.
-    env.setdefault("ASAN_OPTIONS", "detect_leaks=0:abort_on_error=0")
+    # What cannot be had is NULL, as it is without a sanitizer.
+    env.setdefault("ASAN_OPTIONS", "detect_leaks=0:abort_on_error=0:allocator_may_return_null=1")
     env.setdefault("UBSAN_OPTIONS", "print_stacktrace=1")
     return env
 

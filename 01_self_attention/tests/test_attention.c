@@ -264,7 +264,6 @@ DEVICE_TEST(attention, learns) {
         Tensor *loss = weighted_sum(&ctx, self_attention_forward(&ctx, x, &w, NULL), c);
         params_zero_grad(&params);
         tape_backward(&ctx, loss);
-        ctx.recording = false;
         tensor_download(&ctx, &last, loss);
         if (step == 0) first = last;
         adamw_step(&adamw, &params, 0.01f, 1);

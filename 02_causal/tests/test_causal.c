@@ -298,7 +298,6 @@ static void check_golden(Context *ctx, const char *file, double f32, double bf16
     const char *names[3] = {"grad.q", "grad.k", "grad.v"};
     for (int i = 0; i < 3; i++)
         check_tensor(ctx, names[i], inputs[i]->grad, golden_values(golden, names[i]), allowed);
-    ctx->recording = false;
     context_reset(ctx);
 }
 

@@ -189,7 +189,6 @@ DEVICE_TEST(charmodel, learns_a_rhyme) {
             charmodel_loss(&ctx, &model, tensor_copy_in(&ctx, "ids", I32, ids, SHAPE(B, T)),
                            tensor_copy_in(&ctx, "next", I32, next, SHAPE(B, T)));
         tape_backward(&ctx, loss);
-        ctx.recording = false;
         tensor_download(&ctx, &last, loss);
         if (step == 0) first = last;
         adamw_step(&adamw, &params, 1e-2f, 1.0f);

@@ -322,14 +322,12 @@ DEVICE_TEST(mla, a_gradient_is_added_to) {
     Tensor *const inputs[] = {q, kv, k_rope};
     float *once[3];
     for (int times = 1; times <= 2; times++) {
-        ctx.tape_length = 0;
         for (int i = 0; i < 3; i++) inputs[i]->has_grad = false, inputs[i]->grad = NULL;
         ctx.recording = true;
         Tensor *o = mla_naive_attention(&ctx, q, kv, k_rope, NULL, &cfg, 0.3f);
         if (times == 2)
             o = add(&ctx, o, mla_naive_attention(&ctx, q, kv, k_rope, NULL, &cfg, 0.3f));
         tape_backward(&ctx, sum(&ctx, o));
-        ctx.recording = false;
         for (int i = 0; i < 3; i++) {
             float *values = test_gradient(&ctx, inputs[i]);
             int64_t n = tensor_count(inputs[i]);

@@ -181,7 +181,6 @@ DEVICE_TEST(block, learns) {
                 cr_assert(m.params.list[i]->has_grad, "%s got no gradient", m.params.list[i]->name);
             cr_assert(isfinite(adamw_step(&adamw, &m.params, 0.01f, 1)));
             if (kind & 2) moe_rebalance(&ctx, &m.w.moe, 0.001f);
-            ctx.recording = false;
             context_reset(&ctx);
         }
         cr_assert(last < first - 10, "from %g to %g", first, last);

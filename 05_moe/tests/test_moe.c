@@ -141,11 +141,11 @@ DEVICE_TEST(moe, one_expert_is_a_plain_mlp) {
         context_reset(&ctx);
         x = test_normal(&ctx, "x", 1, SHAPE(1, N, HIDDEN));
         c = tensor_copy_in(&ctx, "c", F32, ch, SHAPE(1, N, HIDDEN));
+        ctx.recording = true;
         y = mlp_forward(&ctx, x, &mlp, (Residual){0});
         tape_backward(&ctx, weighted_sum(&ctx, y, c));
         float *want = test_values(&ctx, y);
         context_reset(&ctx);
-        ctx.recording = false;
         x = test_normal(&ctx, "x", 1, SHAPE(1, N, HIDDEN));
         check_tensor(&ctx, "y", forward(&ctx, &m, x), want, layer_tolerance(dtype));
         for (int i = 0; i < 3; i++) {

@@ -319,7 +319,6 @@ static float copy_loss(Device device, DType dtype, bool with_positions) {
                                  tensor_copy_in(&ctx, "targets", I32, targets, SHAPE(B, T)),
                                  with_positions ? &m.rope.position : NULL);
         tape_backward(&ctx, l);
-        ctx.recording = false;
         tensor_download(&ctx, &loss, l);
         adamw_step(&adamw, &m.params, 1e-2f, 1.0f);
         context_reset(&ctx);

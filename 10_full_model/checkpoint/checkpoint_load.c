@@ -1,9 +1,9 @@
 /*
  * Reading a model's folder.
  *
- * Before a number is read, the model and the files are laid beside each other: every weight that
- * is missing, has another shape or another dtype, and every tensor that no weight wants, is
- * found and named.
+ * Before a number is read, and before there is memory for one, the list of the model's weights and
+ * the files are laid beside each other: every weight that is missing, has another shape or another
+ * dtype, and every tensor that no weight wants, is found and named.
  */
 #include "10_full_model/checkpoint/checkpoint.h"
 #include "10_full_model/checkpoint/weight_files.h"
@@ -193,8 +193,9 @@ int checkpoint_load_model(Model *model, Context *ctx, const char *directory,
     if (!other && checkpoint_load_config(&cfg, directory, err)) return -1;
     if (other) cfg = *other;
     if (weight_files_open(&l.files, directory, err)) return -1;
-    int status = model_init(model, ctx, &cfg, training, err);
+    int status = model_register(model, ctx, &cfg, err);
     if (!status) status = match(&l, err);
+    if (!status) status = model_allocate(model, training, err);
     if (!status) read_all(&l, model);
     if (!status && l.predicting)
         fprintf(stderr,

@@ -167,22 +167,6 @@ const Tensor *weight_files_find(const WeightFiles *weights, const char *name, co
 
 /* ---- numbers ---- */
 
-float f16_to_float(uint16_t x) {
-    uint32_t sign = (uint32_t)(x & 0x8000) << 16, exponent = x >> 10 & 31, fraction = x & 1023;
-    union {
-        uint32_t bits;
-        float value;
-    } f;
-    if (exponent == 0) { /* zero or subnormal: fraction x 2^-24, which F32 holds exactly */
-        f.value = (float)fraction * 0x1p-24f;
-        f.bits |= sign;
-    } else {
-        uint32_t wide = exponent == 31 ? 255 : exponent + 127 - 15;
-        f.bits = sign | wide << 23 | fraction << 13;
-    }
-    return f.value;
-}
-
 bool weight_readable(const Tensor *t) {
     return t->dtype == F32 || t->dtype == BF16 || t->dtype == F16;
 }

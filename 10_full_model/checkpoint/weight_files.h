@@ -35,9 +35,6 @@ const Tensor *weight_files_find(const WeightFiles *weights, const char *name, co
 bool weight_readable(const Tensor *t);
 void weight_read(float *out, const Tensor *t, int64_t offset, int64_t count);
 
-/* IEEE half precision to F32; exact. */
-float f16_to_float(uint16_t x);
-
 /* The FILEs of an index, in the order of their first appearance: a list to free() with each of its
  * strings. -1 and a message when the index is not one. */
 int weight_index_files(const char *path, char ***names, int *count, Error *err);

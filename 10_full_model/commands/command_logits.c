@@ -141,7 +141,6 @@ static void compute(Output *out, Model *model, const Batch *batch, bool grads) {
         tape_backward(ctx, l);
         add_gradients(out, model);
     }
-    ctx->recording = false;
 }
 
 static int run(int argc, char **argv, Error *err) {

@@ -4,14 +4,14 @@
  * Steps count from 0. Over the first `warmup` of them the rate rises linearly, so that step warmup
  * - 1 has the peak. For `constant` more it stays there. Then it follows half a cosine from the
  * peak (at step warmup + constant) down to the floor (at step `steps`), and stays there.
- * schedule.h has a picture.
+ * optimizer.h has a picture.
  *
  * POINTS: 2
- * REPLACES: schedule_rate in 10_full_model/train/schedule.c
+ * REPLACES: schedule_rate in common/core/optimizer.c
  * TESTS: check_04_schedule test_resume:schedule
  * HINT: with progress going from 0 to 1 where the cosine is, (1 + cos(pi progress)) / 2 goes from
  * 1 to 0.
  */
-#include "10_full_model/train/schedule.h"
+#include "common/core/optimizer.h"
 
 float schedule_rate(const Schedule *schedule, int64_t step) { return schedule->peak; }

@@ -6,11 +6,11 @@
  * in common/core/params.h and mend the function.
  *
  * POINTS: 3
- * REPLACES: adamw_cpu in common/core/params_cpu.c
+ * REPLACES: adamw_cpu in common/core/optimizer_cpu.c
  * TESTS: check_05_planted_bug
  * HINT: what does the W in AdamW stand for, and which weights does it spare?
  */
-#include "common/core/params.h"
+#include "common/core/optimizer.h"
 
 #include <math.h>
 

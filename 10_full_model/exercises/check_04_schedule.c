@@ -2,7 +2,7 @@
  * Exercise 10.4's check: the rate at chosen steps, worked out by hand, with and without a warm-up
  * and a level part.
  */
-#include "10_full_model/train/schedule.h"
+#include "common/core/optimizer.h"
 
 #include <criterion/criterion.h>
 #include <math.h>

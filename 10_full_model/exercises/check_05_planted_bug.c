@@ -2,7 +2,7 @@
  * Exercise 10.5's check: AdamW in double precision, written out for two weights, beside the
  * function.
  */
-#include "common/core/params.h"
+#include "common/core/optimizer.h"
 
 #include <criterion/criterion.h>
 #include <math.h>

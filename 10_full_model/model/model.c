@@ -2,7 +2,7 @@
 
 #include <math.h>
 
-int model_init(Model *model, Context *ctx, const ModelConfig *cfg, bool training, Error *err) {
+int model_register(Model *model, Context *ctx, const ModelConfig *cfg, Error *err) {
     *model = (Model){0};
     if (config_buildable(cfg, err)) return -1;
     *model = (Model){.ctx = ctx, .cfg = *cfg};
@@ -13,13 +13,20 @@ int model_init(Model *model, Context *ctx, const ModelConfig *cfg, bool training
                                    .tie_word_embeddings = cfg->tie_word_embeddings,
                                    .block = config_block(cfg)};
     decoder_register(&model->decoder, params, &decoder);
-    RopeConfig rope = config_rope(cfg);
-    if ((rope.dim && rope_init(&model->rope, ctx, &rope, err)) ||
-        params_allocate(params, training, err)) {
-        model_free(model);
-        return -1;
-    }
     return 0;
+}
+
+int model_allocate(Model *model, bool training, Error *err) {
+    RopeConfig rope = config_rope(&model->cfg);
+    if (rope.dim && rope_init(&model->rope, model->ctx, &rope, err)) return -1;
+    return params_allocate(&model->params, training, err);
+}
+
+int model_init(Model *model, Context *ctx, const ModelConfig *cfg, bool training, Error *err) {
+    if (model_register(model, ctx, cfg, err) == 0 && model_allocate(model, training, err) == 0)
+        return 0;
+    model_free(model);
+    return -1;
 }
 
 void model_free(Model *model) {

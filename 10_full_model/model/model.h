@@ -26,8 +26,14 @@ typedef struct Model {
     Decoder decoder;
 } Model;
 
-/* Registers and allocates the weights, all zero; training: with gradients and moments. cfg must
- * have passed config_check. */
+/*
+ * The weights' names and shapes, which costs no memory to speak of however large the model is; then
+ * the weights themselves, all zero (training: with gradients and moments), and the rotation's
+ * tables. model_init() does both, and frees what is there if it fails. cfg must have passed
+ * config_check.
+ */
+int model_register(Model *model, Context *ctx, const ModelConfig *cfg, Error *err);
+int model_allocate(Model *model, bool training, Error *err);
 int model_init(Model *model, Context *ctx, const ModelConfig *cfg, bool training, Error *err);
 void model_free(Model *model); /* one that is all zeros is fine */
 

@@ -28,9 +28,7 @@ static SizeKind kind_of(const char *name) {
 /* Adds one layer's numbers, `times` times. */
 static void add_layer(ConfigSizes *sizes, const ModelConfig *cfg, int layer, int64_t times) {
     BlockConfig block = config_block(cfg);
-    Context nowhere = {.device = CPU, .dtype = F32};
-    Params params;
-    params_init(&params, &nowhere);
+    Params params = {0};
     block_init(&params, "layer", &block, layer);
     for (int i = 0; i < params.count; i++) {
         SizeKind kind = kind_of(params.list[i]->name);

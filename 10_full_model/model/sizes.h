@@ -46,7 +46,7 @@ typedef struct TrainMemory {
 TrainMemory size_to_train(const ModelConfig *cfg, DType dtype, int batch, int context);
 
 typedef struct ServeMemory {
-    int64_t weights; /* as they are in a file; beside BF16, this program itself keeps F32 masters */
+    int64_t weights; /* as they are in a file */
     int64_t cache;
 } ServeMemory;
 ServeMemory size_to_serve(const ModelConfig *cfg, DType dtype, int batch, int context);

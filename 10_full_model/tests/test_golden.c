@@ -110,7 +110,6 @@ static Distances distances(Golden *g) {
     tape_backward(ctx, l);
     gradient_distances(g, &d);
     context_reset(ctx);
-    ctx->recording = false;
     return d;
 }
 

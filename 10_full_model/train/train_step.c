@@ -27,7 +27,6 @@ void train_step(const Trainer *t, AdamW *adamw, StepReport *report) {
         MicroBatch batch = next_micro_batch(t, step * t->accumulation + micro);
         Tensor *shown;
         tape_backward(ctx, t->objective.loss(t->objective.self, &batch, &shown));
-        ctx->recording = false;
         float loss;
         tensor_download(ctx, &loss, shown);
         total += loss;

@@ -14,7 +14,7 @@
 
 #include "10_full_model/data/token_source.h"
 #include "10_full_model/train/objective.h"
-#include "10_full_model/train/schedule.h"
+#include "common/core/optimizer.h"
 
 typedef struct Trainer {
     Params *params; /* that the objective's loss reaches, allocated for training */

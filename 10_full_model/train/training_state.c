@@ -81,10 +81,16 @@ static bool schedule_read(const char *text, Schedule *s) {
 enum { PARTS = 3 }; /* weight, m, v */
 static const char *const part_names[PARTS] = {"weight", "adamw.m", "adamw.v"};
 
-/* Where a part of weight i lies, on the model's device. */
-static float *part_of(const Params *params, int i, int part) {
-    float *const buffers[PARTS] = {params->master, params->m, params->v};
-    return buffers[part] + params_offset(params, i);
+/* A frozen weight has no moments. */
+static int parts_of(const Tensor *t) { return t->grad ? PARTS : 1; }
+
+/* Where a part of a weight lies, on the model's device, and what it is: F32, but for a frozen
+ * weight that has no master. */
+static void *part_of(const Params *params, const Tensor *t, int part, DType *dtype) {
+    float *master = params_master(params, t);
+    *dtype = part || master ? F32 : t->dtype;
+    if (part) return (part == 1 ? params->m : params->v) + params_offset(params, t);
+    return master ? master : t->data;
 }
 
 /* Tensors on the host under the file's names, and what was allocated for them. */
@@ -113,9 +119,13 @@ static Listing list_all(Model *model) {
                     .names = must_alloc(most, sizeof *list.names),
                     .copies = must_alloc(most, sizeof(void *))};
     for (int part = 0; part < PARTS; part++)
-        for (int i = 0; i < params->count; i++)
-            list_add(&list, model->ctx, part_names[part], params->list[i], part_of(params, i, part),
-                     F32);
+        for (int i = 0; i < params->count; i++) {
+            DType dtype;
+            const Tensor *t = params->list[i];
+            if (part >= parts_of(t)) continue;
+            void *data = part_of(params, t, part, &dtype);
+            list_add(&list, model->ctx, part_names[part], t, data, dtype);
+        }
     for (int i = 0; i < params->buffer_count; i++)
         list_add(&list, model->ctx, "buffer", params->buffers[i], params->buffers[i]->data,
                  params->buffers[i]->dtype);
@@ -189,7 +199,8 @@ static int check_schedule(const SafeTensors *file, const TrainingState *state,
         return error_set(err, "%s: schedule is '%s', which is none", safetensors_path(file),
                          then ? then : "missing");
     for (int64_t step = 0; step < state->adamw.step; step++) {
-        float before = schedule_rate(&old, step), after = schedule_rate(&state->schedule, step);
+        float before = schedule_rate(&old, step);
+        float after = schedule_rate(&state->schedule, step);
         if (before == after) continue;
         return error_set(err,
                          "%s: this run was begun with %s, but now it is %s. Step %lld of the %lld "
@@ -247,14 +258,17 @@ static int read_tensors(const SafeTensors *file, Model *model, bool fill, Error 
     Params *params = &model->params;
     for (int i = 0; i < params->count; i++) {
         Tensor *t = params->list[i];
-        for (int part = 0; part < PARTS; part++)
-            if (read_tensor(file, ctx, part_names[part], t, F32,
-                            fill ? part_of(params, i, part) : NULL, err))
+        for (int part = 0; part < parts_of(t); part++) {
+            DType dtype;
+            void *data = part_of(params, t, part, &dtype);
+            if (read_tensor(file, ctx, part_names[part], t, dtype, fill ? data : NULL, err))
                 return -1;
+        }
+        if (!fill || t->dtype == F32 || !params_master(params, t)) continue;
         /* params_set rounds the weights to the model's dtype as AdamW does. */
         char name[256];
         snprintf(name, sizeof name, "weight.%s", t->name);
-        if (fill) params_set(params, t, safetensors_find(file, name)->data);
+        params_set(params, t, safetensors_find(file, name)->data);
     }
     for (int i = 0; i < params->buffer_count; i++) {
         Tensor *t = params->buffers[i];

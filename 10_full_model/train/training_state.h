@@ -25,7 +25,8 @@
 #define TRAINING_STATE_H
 
 #include "10_full_model/model/model.h"
-#include "10_full_model/train/schedule.h"
+
+#include "common/core/optimizer.h"
 
 typedef struct TrainingState {
     AdamW adamw; /* its settings are the run's; adamw.step counts the finished steps */

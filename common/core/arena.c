@@ -6,7 +6,9 @@
  * first block and frees none: the next step, which asks for the same sizes in the same order, finds
  * the same addresses.
  */
-#include "common/core/context.h"
+#include "common/core/arena.h"
+
+#include "common/core/memory.h"
 
 #include <stdlib.h>
 
@@ -32,7 +34,7 @@ static ArenaBlock *new_block(Arena *arena, size_t bytes) {
     if (!block->memory)
         fatal("out of %s memory: %.1f MiB more are needed beside the %.1f MiB in use; "
               "try a smaller batch, a shorter context or a smaller model",
-              device_name(arena->device), bytes / 1048576.0, arena->used / 1048576.0);
+              device_name(arena->gpu ? CUDA : CPU), bytes / 1048576.0, arena->used / 1048576.0);
     return block;
 }
 

@@ -1,24 +1,29 @@
 /*
- * The context and its tape. See context.h for the contracts; chapter 01's lesson walks through the
- * tape.
+ * The device, and tensors: made in the arena, copied to and from the host.
  */
 #include "common/core/context.h"
-
-#include "common/core/ops_kernels.h"
 
 #include <stdlib.h>
 #include <string.h>
 
-int context_init(Context *ctx, Device device, DType dtype, uint64_t seed, Error *err) {
-    *ctx = (Context){.device = device, .dtype = dtype, .rng = {.seed = seed}};
+static int open(Context *ctx, Device device, int index, DType dtype, uint64_t seed, Error *err) {
+    *ctx = (Context){.device = device, .dtype = dtype, .rng = {.seed = seed}, .size = 1};
     if (dtype != F32 && dtype != BF16)
         return error_set(err, "dtype %s: a model computes in F32 or BF16", dtype_name(dtype));
     if (dtype == BF16 && device == CPU)
         return error_set(err, "BF16 needs a GPU (the CPU computes in F32): add --device cuda, or "
                               "use --dtype f32");
-    if (device == CUDA && !(ctx->gpu = gpu_open(err))) return -1;
-    ctx->data = (Arena){.device = device, .gpu = ctx->gpu};
+    if (device == CUDA && !(ctx->gpu = gpu_open(index, err))) return -1;
+    ctx->data.gpu = ctx->gpu;
     return 0;
+}
+
+int context_init(Context *ctx, Device device, DType dtype, uint64_t seed, Error *err) {
+    return open(ctx, device, 0, dtype, seed, err);
+}
+
+int context_init_gpu(Context *ctx, int index, DType dtype, uint64_t seed, Error *err) {
+    return open(ctx, CUDA, index, dtype, seed, err);
 }
 
 void context_free(Context *ctx) {
@@ -113,69 +118,3 @@ void tensor_download_ints(Context *ctx, int32_t *host, const Tensor *t) {
     CHECK(t->dtype == I32, "%s is %s, not I32", t->name, dtype_name(t->dtype));
     device_get(ctx->gpu, host, t->data, tensor_bytes(t));
 }
-
-/* ---- tape ---- */
-
-/* [tape_push] */
-void tape_push(Context *ctx, Tensor *output, BackwardFunction backward, const void *saved,
-               size_t size) {
-    if (!ctx->recording) return;
-    if (ctx->tape_length == ctx->tape_capacity) {
-        ctx->tape_capacity = ctx->tape_capacity ? 2 * ctx->tape_capacity : 256;
-        ctx->tape = must_realloc(ctx->tape, (size_t)ctx->tape_capacity, sizeof *ctx->tape);
-    }
-    void *copy = arena_alloc(&ctx->host, size);
-    memcpy(copy, saved, size);
-    ctx->tape[ctx->tape_length++] = (TapeNode){output, backward, copy};
-}
-/* [/tape_push] */
-
-/* [grad_slot] */
-void *grad_slot(Context *ctx, Tensor *t, int *add) {
-    *add = 0;
-    if (!t || !t->requires_grad) return NULL;
-    if (!t->grad) {
-        t->grad = arena_alloc(&ctx->host, sizeof *t->grad);
-        *t->grad = tensor_view(NULL, t->name, t->dtype, t->device, t->shape, t->ndim);
-        t->grad->data = arena_alloc(&ctx->data, tensor_bytes(t));
-    }
-    *add = t->has_grad;
-    t->has_grad = true;
-    return t->grad->data;
-}
-/* [/grad_slot] */
-
-void grad_pass(Context *ctx, const Tensor *from, Tensor *to) {
-    if (!to->requires_grad) return;
-    if (!to->has_grad && !to->grad) {
-        to->grad = arena_alloc(&ctx->host, sizeof *to->grad);
-        *to->grad = tensor_view(from->grad->data, to->name, from->grad->dtype, ctx->device,
-                                to->shape, to->ndim);
-        to->has_grad = true;
-        return;
-    }
-    CHECK(to->grad->dtype == from->grad->dtype, "%s: its gradient is %s, not %s", to->name,
-          dtype_name(to->grad->dtype), dtype_name(from->grad->dtype));
-    int add;
-    void *sum = grad_slot(ctx, to, &add);
-    ON_AS(ctx, to->grad->dtype, accumulate, sum, from->grad->data, tensor_count(to), add);
-}
-
-/* [tape_backward] */
-void tape_backward(Context *ctx, Tensor *loss) {
-    CHECK(tensor_count(loss) == 1, "the loss must be one number, but %s is %s", loss->name,
-          shape_text(loss).text);
-    CHECK(ctx->tape_length > 0, "nothing was recorded: set ctx->recording before the forward pass");
-    int add;
-    float one = 1.0f;
-    grad_slot(ctx, loss, &add);
-    tensor_upload(ctx, loss->grad, &one);
-
-    ctx->recording = false; /* a derivative is not itself differentiated */
-    for (int i = ctx->tape_length - 1; i >= 0; i--) {
-        TapeNode *node = &ctx->tape[i];
-        if (node->output->has_grad) node->backward(ctx, node->saved);
-    }
-    ctx->recording = true;
-}
-/* [/tape_backward] */

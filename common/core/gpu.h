@@ -18,9 +18,9 @@ extern "C" {
 
 typedef struct Gpu Gpu;
 
-/* Opens GPU 0. NULL and a message when there is none, the driver is too old, or the program was
- * built without nvcc. */
-Gpu *gpu_open(Error *err);
+/* Opens GPU `index`, from 0 on, for this thread. NULL and a message when there is none, the driver
+ * is too old, or the program was built without nvcc. */
+Gpu *gpu_open(int index, Error *err);
 void gpu_close(Gpu *gpu);
 
 /* How many GPUs this program can use: 0 without nvcc. */

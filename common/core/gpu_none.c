@@ -4,7 +4,8 @@
 #ifndef WITH_CUDA
 #include "common/core/gpu.h"
 
-Gpu *gpu_open(Error *err) {
+Gpu *gpu_open(int index, Error *err) {
+    (void)index;
     error_set(err, "this program was built without CUDA: install NVIDIA's CUDA toolkit (nvcc), run "
                    "make again, and try `make doctor`; or use --device cpu");
     return NULL;

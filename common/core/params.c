@@ -1,141 +1,81 @@
 /*
- * Weights in flat buffers, and AdamW's step over them. The contracts are in params.h.
+ * Weights: the list, its layout, and single weights. The contracts are in params.h.
+ *
+ * The layout sorts the list once: what trains before what is frozen, narrow values before F32 (so
+ * that the masters are one piece at the front), then by rate, decayed weights first. With the
+ * groups that weights have at first that is one span: matrices, then vectors.
  */
 #include "common/core/params.h"
 
-#include <math.h>
+#include "common/core/optimizer.h"
+
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 enum { PADDING = 64 }; /* elements: every weight begins at a multiple of 128 bytes, in BF16 too */
 
+/* A weight or a buffer. What others hold is the address of the tensor, its first member. */
+typedef struct Param {
+    Tensor tensor, grad;
+    ParamGroup group;
+    int index;      /* in the list */
+    size_t place;   /* in values: bytes */
+    int64_t offset; /* in grads, m and v; -1: frozen, or a buffer */
+    float *master;  /* NULL: the tensor's data is all there is */
+} Param;
+
+static Param *param_of(const Tensor *t) { return (Param *)t; }
+
 void params_init(Params *params, Context *ctx) { *params = (Params){.ctx = ctx}; }
 
+/* ---- registering ---- */
+
+ParamName params_name(const char *prefix, const char *name) {
+    ParamName full;
+    snprintf(full.text, sizeof full.text, "%s%s%s", prefix ? prefix : "", prefix ? "." : "", name);
+    return full;
+}
+
 /* A new tensor without data at the end of a list. */
-static Tensor *append(Params *params, Tensor ***list, int *count, int *capacity, const char *name,
-                      DType dtype, const int64_t *shape, int ndim) {
-    CHECK(!params->values, "%s: register all weights before params_allocate", name);
-    CHECK(!params_find(params, name), "there are two weights called %s", name);
-    if (*count == *capacity) {
-        *capacity = *capacity ? 2 * *capacity : 64;
-        *list = must_realloc(*list, (size_t)*capacity, sizeof **list);
-    }
-    Tensor *t = must_alloc(1, sizeof *t);
-    char *copy = must_strdup(name);
-    *t = tensor_view(NULL, copy, dtype, params->ctx->device, shape, ndim);
-    return (*list)[(*count)++] = t;
-}
-
-Tensor *params_new(Params *params, const char *name, const int64_t *shape, int ndim) {
-    return append(params, &params->list, &params->count, &params->capacity, name,
-                  params->ctx->dtype, shape, ndim);
-}
-
-Tensor *params_buffer(Params *params, const char *name, DType dtype, const int64_t *shape,
+static Tensor *append(Params *params, Tensor ***list, int *count, size_t *capacity,
+                      const char *prefix, const char *name, DType dtype, const int64_t *shape,
                       int ndim) {
+    char *full = must_strdup(params_name(prefix, name).text);
+    CHECK(!params->values, "%s: register all weights before params_allocate", full);
+    CHECK(!params_find(params, full), "there are two weights called %s", full);
+    Param *p = must_alloc(1, sizeof *p);
+    Device device = params->ctx ? params->ctx->device : CPU;
+    p->tensor = tensor_view(NULL, full, dtype, device, shape, ndim);
+    p->group = (ParamGroup){.decayed = ndim >= 2, .rate = 1};
+    p->index = *count;
+    p->offset = -1;
+    *list = grow(*list, capacity, (size_t)*count + 1, sizeof **list);
+    return (*list)[(*count)++] = &p->tensor;
+}
+
+Tensor *params_new(Params *params, const char *prefix, const char *name, const int64_t *shape,
+                   int ndim) {
+    return append(params, &params->list, &params->count, &params->capacity, prefix, name,
+                  params->ctx ? params->ctx->dtype : F32, shape, ndim);
+}
+
+Tensor *params_buffer(Params *params, const char *prefix, const char *name, DType dtype,
+                      const int64_t *shape, int ndim) {
     CHECK(dtype == F32 || dtype == I32, "%s: a buffer is F32 or I32, not %s", name,
           dtype_name(dtype));
-    return append(params, &params->buffers, &params->buffer_count, &params->buffer_capacity, name,
-                  dtype, shape, ndim);
+    return append(params, &params->buffers, &params->buffer_count, &params->buffer_capacity, prefix,
+                  name, dtype, shape, ndim);
 }
 
-static int64_t padded(const Tensor *t) {
-    return (tensor_count(t) + PADDING - 1) / PADDING * PADDING;
+void params_set_dtype(Params *params, Tensor *t, DType dtype) {
+    CHECK(!params->values, "%s: choose the dtype before params_allocate", t->name);
+    t->dtype = dtype;
 }
 
-/* Memory for the buffers, cleared. false when there is none left. */
-static bool allocate_buffers(Params *params) {
-    if (!params->buffer_count) return true;
-    size_t bytes = 0;
-    for (int i = 0; i < params->buffer_count; i++)
-        bytes += (size_t)padded(params->buffers[i]) * sizeof(float);
-    if (!(params->buffer_values = device_alloc(params->ctx->gpu, bytes))) return false;
-    device_set(params->ctx->gpu, params->buffer_values, 0, bytes);
-    float *next = params->buffer_values; /* F32 and I32 are the same size */
-    for (int i = 0; i < params->buffer_count; i++) {
-        params->buffers[i]->data = next;
-        next += padded(params->buffers[i]);
-    }
-    return true;
-}
-
-int params_allocate(Params *params, bool training, Error *err) {
-    CHECK(!params->values, "params_allocate was called before");
-    Context *ctx = params->ctx;
-    params->size = params->decayed = 0;
-    for (int i = 0; i < params->count; i++) {
-        params->size += padded(params->list[i]);
-        if (params->list[i]->ndim >= 2) params->decayed += padded(params->list[i]);
-    }
-    if (!params->size) params->size = PADDING;
-    size_t wide = (size_t)params->size * sizeof(float);
-    params->values = device_alloc(ctx->gpu, (size_t)params->size * dtype_size(ctx->dtype));
-    bool complete = params->values != NULL;
-    if (ctx->dtype == F32)
-        params->master = params->values;
-    else
-        complete &= (params->master = device_alloc(ctx->gpu, wide)) != NULL;
-    if (training) {
-        complete &= (params->grads = device_alloc(ctx->gpu, wide)) != NULL;
-        complete &= (params->m = device_alloc(ctx->gpu, wide)) != NULL;
-        complete &= (params->v = device_alloc(ctx->gpu, wide)) != NULL;
-        complete &=
-            (params->scratch = device_alloc(ctx->gpu, (NORM_CHUNKS + 64) * sizeof(float))) != NULL;
-    }
-    complete &= allocate_buffers(params);
-    if (!complete)
-        return error_set(err,
-                         "out of %s memory: the model has %.1f %s weights, which need %.1f GiB "
-                         "%s; choose a smaller model",
-                         device_name(ctx->device), params->size / (params->size < 1e9 ? 1e6 : 1e9),
-                         params->size < 1e9 ? "million" : "billion",
-                         (training ? 4.0 : 1.0) * wide / 1073741824.0,
-                         training ? "to train" : "to run");
-    device_set(ctx->gpu, params->values, 0, (size_t)params->size * dtype_size(ctx->dtype));
-    if (ctx->dtype != F32) device_set(ctx->gpu, params->master, 0, wide);
-    if (training) {
-        device_set(ctx->gpu, params->grads, 0, wide);
-        device_set(ctx->gpu, params->m, 0, wide);
-        device_set(ctx->gpu, params->v, 0, wide);
-    }
-
-    /* Matrices first, then vectors. */
-    int64_t next[2] = {params->decayed, 0};
-    for (int i = 0; i < params->count; i++) {
-        Tensor *t = params->list[i];
-        int64_t *offset = &next[t->ndim >= 2];
-        t->data = (char *)params->values + *offset * (int64_t)dtype_size(ctx->dtype);
-        t->requires_grad = training;
-        if (training) {
-            t->grad = must_alloc(1, sizeof *t->grad);
-            *t->grad =
-                tensor_view(params->grads + *offset, t->name, F32, ctx->device, t->shape, t->ndim);
-        }
-        *offset += padded(t);
-    }
-    return 0;
-}
-
-void params_free(Params *params) {
-    for (int i = 0; i < params->count; i++) {
-        free((char *)params->list[i]->name);
-        free(params->list[i]->grad);
-        free(params->list[i]);
-    }
-    free(params->list);
-    for (int i = 0; i < params->buffer_count; i++) {
-        free((char *)params->buffers[i]->name);
-        free(params->buffers[i]);
-    }
-    free(params->buffers);
-    device_free(params->ctx->gpu, params->buffer_values);
-    if (params->master != params->values) device_free(params->ctx->gpu, params->master);
-    device_free(params->ctx->gpu, params->values);
-    device_free(params->ctx->gpu, params->grads);
-    device_free(params->ctx->gpu, params->m);
-    device_free(params->ctx->gpu, params->v);
-    device_free(params->ctx->gpu, params->scratch);
-    *params = (Params){0};
+ParamGroup *params_group(Params *params, Tensor *t) {
+    CHECK(!params->values, "%s: choose the group before params_allocate", t->name);
+    return &param_of(t)->group;
 }
 
 Tensor *params_find(const Params *params, const char *name) {
@@ -152,40 +92,162 @@ int64_t params_count(const Params *params) {
     return count;
 }
 
-/* ---- one weight ---- */
+/* ---- allocating ---- */
 
-static int64_t offset_of(const Params *params, const Tensor *t) {
-    return ((char *)t->data - (char *)params->values) / (int64_t)dtype_size(t->dtype);
+static int64_t padded(const Tensor *t) {
+    return (tensor_count(t) + PADDING - 1) / PADDING * PADDING;
 }
 
-int64_t params_offset(const Params *params, int i) { return offset_of(params, params->list[i]); }
+static int compare_places(const void *left, const void *right) {
+    const Param *a = param_of(*(Tensor *const *)left), *b = param_of(*(Tensor *const *)right);
+    bool wide_a = a->tensor.dtype == F32, wide_b = b->tensor.dtype == F32;
+    if (a->group.frozen != b->group.frozen) return a->group.frozen - b->group.frozen;
+    if (wide_a != wide_b) return wide_a - wide_b;
+    if (a->tensor.dtype != b->tensor.dtype) return (int)a->tensor.dtype - (int)b->tensor.dtype;
+    if (a->group.rate != b->group.rate) return a->group.rate < b->group.rate ? -1 : 1;
+    if (a->group.decayed != b->group.decayed) return b->group.decayed - a->group.decayed;
+    return a->index - b->index;
+}
 
-/* The F32 copy of a weight: the same offset in master as in values. A buffer has no other. */
-static float *master_of(const Params *params, const Tensor *t) {
-    for (int i = 0; i < params->buffer_count; i++)
-        if (params->buffers[i] == t) {
-            CHECK(t->dtype == F32, "%s is %s, not F32", t->name, dtype_name(t->dtype));
-            return t->data;
-        }
-    return params->master + offset_of(params, t);
+/* Memory of ctx's device, cleared. */
+static void *cleared(Context *ctx, size_t bytes) {
+    if (!bytes) bytes = PADDING;
+    void *data = device_alloc(ctx->gpu, bytes);
+    if (data) device_set(ctx->gpu, data, 0, bytes);
+    return data;
+}
+
+/* The list as it is laid out: every weight gets its place in values, and if it trains in the other
+ * buffers too. *bytes: of values; *narrow: elements that have masters. */
+static Tensor **lay_out(Params *params, bool training, size_t *bytes, int64_t *narrow) {
+    Tensor **order = must_alloc((size_t)params->count, sizeof *order);
+    for (int i = 0; i < params->count; i++) {
+        order[i] = params->list[i];
+        if (!training) param_of(order[i])->group.frozen = true;
+    }
+    qsort(order, (size_t)params->count, sizeof *order, compare_places);
+    *bytes = 0, *narrow = 0;
+    for (int i = 0; i < params->count; i++) {
+        Param *p = param_of(order[i]);
+        DType dtype = p->tensor.dtype;
+        p->place = *bytes;
+        *bytes += ((size_t)padded(order[i]) * dtype_size(dtype) + 127) / 128 * 128;
+        if (p->group.frozen) continue;
+        CHECK(dtype == F32 || (dtype == BF16 && params->ctx->device == CUDA),
+              "%s: no training in %s on %s", p->tensor.name, dtype_name(dtype),
+              device_name(params->ctx->device));
+        p->offset = params->size;
+        params->size += padded(order[i]);
+        if (dtype != F32) *narrow = params->size;
+    }
+    return order;
+}
+
+/* A weight that trains gets its gradient and joins a span. */
+static void join_span(Params *params, Param *p) {
+    Tensor *t = &p->tensor;
+    p->master = t->dtype == F32 ? t->data : params->master + p->offset;
+    p->grad = tensor_view(params->grads + p->offset, t->name, F32, t->device, t->shape, t->ndim);
+    t->grad = &p->grad;
+    t->requires_grad = true;
+    ParamSpan *s = params->spans + params->span_count - 1;
+    if (!params->span_count || s->dtype != t->dtype || s->rate != p->group.rate) {
+        s = params->spans + params->span_count++;
+        *s = (ParamSpan){t->dtype, p->group.rate, t->data, p->master, p->offset, 0, 0};
+    }
+    s->size += padded(t);
+    if (p->group.decayed) s->decayed += padded(t);
+}
+
+int params_allocate(Params *params, bool training, Error *err) {
+    Context *ctx = params->ctx;
+    CHECK(ctx && !params->values, "params_allocate: without a device, or for the second time");
+    size_t bytes, buffer_bytes = 0;
+    int64_t narrow;
+    Tensor **order = lay_out(params, training, &bytes, &narrow);
+    for (int i = 0; i < params->buffer_count; i++) { /* F32 and I32 are the same size */
+        param_of(params->buffers[i])->place = buffer_bytes;
+        buffer_bytes += (size_t)padded(params->buffers[i]) * sizeof(float);
+    }
+    size_t wide = (size_t)params->size * sizeof(float), masters = (size_t)narrow * sizeof(float);
+    bool complete = (params->values = cleared(ctx, bytes)) &&
+                    (params->buffer_values = cleared(ctx, buffer_bytes)) &&
+                    (!narrow || (params->master = cleared(ctx, masters)));
+    if (complete && training)
+        complete = (params->grads = cleared(ctx, wide)) && (params->m = cleared(ctx, wide)) &&
+                   (params->v = cleared(ctx, wide)) &&
+                   (params->scratch = cleared(ctx, (NORM_CHUNKS + 64) * sizeof(float)));
+    params->spans = must_alloc((size_t)params->count, sizeof *params->spans);
+    for (int i = 0; i < params->count && complete; i++) {
+        Param *p = param_of(order[i]);
+        p->tensor.data = (char *)params->values + p->place;
+        if (!p->group.frozen) join_span(params, p);
+    }
+    for (int i = 0; i < params->buffer_count && complete; i++)
+        params->buffers[i]->data =
+            (char *)params->buffer_values + param_of(params->buffers[i])->place;
+    free(order);
+    if (complete) return 0;
+    double weights = (double)params_count(params);
+    return error_set(err,
+                     "out of %s memory: the model has %.1f %s weights, which need %.1f GiB %s; "
+                     "choose a smaller model",
+                     device_name(ctx->device), weights / (weights < 1e9 ? 1e6 : 1e9),
+                     weights < 1e9 ? "million" : "billion",
+                     (double)(bytes + masters + (training ? 3 * wide : 0)) / 1073741824.0,
+                     training ? "to train" : "to run");
+}
+
+static void free_list(Tensor **list, int count) {
+    for (int i = 0; i < count; i++) {
+        free((char *)list[i]->name);
+        free(list[i]);
+    }
+    free(list);
+}
+
+void params_free(Params *params) {
+    free_list(params->list, params->count);
+    free_list(params->buffers, params->buffer_count);
+    void *const data[] = {
+        params->values, params->buffer_values, params->master, params->grads, params->m,
+        params->v,      params->scratch};
+    for (int i = 0; i < 7; i++)
+        if (data[i]) device_free(params->ctx->gpu, data[i]);
+    free(params->spans);
+    *params = (Params){0};
+}
+
+/* ---- one weight ---- */
+
+int64_t params_offset(const Params *params, const Tensor *t) {
+    int64_t offset = param_of(t)->offset;
+    CHECK(params->grads && offset >= 0, "%s does not train", t->name);
+    return offset;
+}
+
+float *params_master(const Params *params, const Tensor *t) {
+    CHECK(params->values, "%s: params_allocate comes first", t->name);
+    return t->dtype == F32 ? t->data : param_of(t)->master;
 }
 
 void params_set(Params *params, Tensor *t, const float *host) {
-    Context *ctx = params->ctx;
-    CHECK(t->data, "%s: params_allocate comes first", t->name);
-    Tensor master = tensor_view(master_of(params, t), t->name, F32, ctx->device, t->shape, t->ndim);
-    tensor_upload(ctx, &master, host);
-    if (t->dtype != F32) tensor_upload(ctx, t, host);
+    float *master = params_master(params, t);
+    if (master && t->dtype != F32)
+        device_put(params->ctx->gpu, master, host, (size_t)tensor_count(t) * sizeof *host);
+    tensor_upload(params->ctx, t, host);
 }
 
 void params_get(Params *params, const Tensor *t, float *host) {
-    Tensor master =
-        tensor_view(master_of(params, t), t->name, F32, params->ctx->device, t->shape, t->ndim);
-    tensor_download(params->ctx, host, &master);
+    float *master = params_master(params, t);
+    if (master)
+        device_get(params->ctx->gpu, host, master, (size_t)tensor_count(t) * sizeof *host);
+    else
+        tensor_download(params->ctx, host, t);
 }
 
 void params_get_grad(Params *params, const Tensor *t, float *host) {
-    CHECK(t->grad, "%s has no gradient: the model was not allocated for training", t->name);
+    CHECK(t->grad, "%s has no gradient: it is frozen, or the model only infers", t->name);
     if (t->has_grad)
         tensor_download(params->ctx, host, t->grad);
     else
@@ -211,46 +273,17 @@ void params_fill(Params *params, Tensor *t, float value) {
     free(host);
 }
 
-/* ---- AdamW ---- */
+/* ---- gradients ---- */
 
 void params_zero_grad(Params *params) {
     for (int i = 0; i < params->count; i++) params->list[i]->has_grad = false;
 }
 
-AdamW adamw_defaults(void) {
-    return (AdamW){.beta1 = 0.9f, .beta2 = 0.95f, .eps = 1e-8f, .weight_decay = 0.1f, .clip = 1.0f};
-}
-
-float adamw_step(AdamW *adamw, Params *params, float lr, float grad_scale) {
-    Context *ctx = params->ctx;
-    CHECK(params->grads, "adamw_step: the weights were not allocated for training");
-    for (int i = 0; i < params->count; i++) { /* weights that no token reached in this step */
+void params_finish_gradients(Params *params) {
+    for (int i = 0; i < params->count; i++) {
         Tensor *t = params->list[i];
-        if (!t->has_grad) device_set(ctx->gpu, t->grad->data, 0, tensor_bytes(t->grad));
+        if (!t->grad || t->has_grad) continue;
+        device_set(params->ctx->gpu, t->grad->data, 0, tensor_bytes(t->grad));
+        t->has_grad = true;
     }
-    double t = (double)adamw->step + 1;
-    AdamWStep step = {.lr = lr,
-                      .beta1 = adamw->beta1,
-                      .beta2 = adamw->beta2,
-                      .eps = adamw->eps,
-                      .weight_decay = adamw->weight_decay,
-                      .clip = adamw->clip,
-                      .grad_scale = grad_scale,
-                      .correction1 = (float)(1 - pow(adamw->beta1, t)),
-                      .correction2 = (float)(1 - pow(adamw->beta2, t))};
-    float *norm = params->scratch + NORM_CHUNKS;
-    ON(ctx, grad_norm, params->scratch, params->grads, params->size, grad_scale);
-    ON(ctx, adamw, params->values, params->master, params->m, params->v, params->grads, norm,
-       params->size, params->decayed, step);
-    float result;
-    device_get(ctx->gpu, &result, norm, sizeof result);
-    if (isfinite(result)) adamw->step++;
-    return result;
-}
-
-float lr_warmup_cosine(int64_t step, int64_t warmup, int64_t total, float peak, float floor) {
-    if (step < warmup) return peak * (float)(step + 1) / (float)warmup;
-    if (step >= total) return floor;
-    double progress = (double)(step - warmup) / (double)(total - warmup);
-    return floor + (peak - floor) * (float)(0.5 * (1 + cos(3.14159265358979323846 * progress)));
 }

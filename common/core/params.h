@@ -1,13 +1,20 @@
 /*
- * The weights of a model, and the optimizer's state beside them.
+ * The weights of a model: a list first, then memory.
  *
- * A model registers its weights one by one under their Hugging Face names; params_allocate() then
- * lays all of them out in a few flat buffers: values, gradients (F32), AdamW's two moments, and F32
- * master copies when the values are BF16. Flat means that the gradient norm and the AdamW step are
- * one kernel each for the whole model.
+ * A model registers its weights one by one under their Hugging Face names. That costs a list and
+ * nothing else and needs no device, so weights can be counted, and compared with a checkpoint,
+ * before there is room for one of them. params_allocate() then lays all of them out in a few flat
+ * buffers, which makes the gradient norm and the AdamW step one kernel each for the whole model:
  *
- * Invariant: weights with two or more dimensions (which are decayed) come before vectors (which are
- * not); every weight begins at a multiple of 64 elements, and the padding is zero in every buffer.
+ *     values                        | weights that train                | frozen weights |
+ *     gradients, AdamW's moments    | F32, at the same places           |
+ *     master                        | F32, where the value is narrower  |
+ *
+ * Only what trains has more than its value: a BF16 model that infers takes two bytes a weight.
+ *
+ * Invariant: weights that train lie in spans of one dtype and one rate, in each of them those that
+ * are decayed first; every weight begins at a multiple of 64 elements, and the padding is zero in
+ * every buffer.
  *
  * State that belongs to the model but is not learned by gradients (a router's bias, say) is
  * registered by params_buffer(): it keeps its dtype, has no gradient, and the optimizer does not
@@ -22,105 +29,90 @@
 extern "C" {
 #endif
 
+/* How a weight is trained. At first: { false, has it two or more dimensions?, 1 }. */
+typedef struct ParamGroup {
+    bool frozen;  /* no gradient, no moments, no part in the norm; it does not move by a bit */
+    bool decayed; /* weight decay pulls at it */
+    float rate;   /* what the learning rate is multiplied by */
+} ParamGroup;
+
+/* Weights side by side that one launch of AdamW's kernel takes a step on. */
+typedef struct ParamSpan {
+    DType dtype; /* of the values */
+    float rate;
+    void *values;
+    float *master;                /* values itself when that is F32 */
+    int64_t first, size, decayed; /* in grads, m and v: elements; the first `decayed` of them are */
+} ParamSpan;
+
 typedef struct Params {
-    Context *ctx;
-    Tensor **list; /* in order of registration */
-    int count, capacity;
-    /* elements in a flat buffer; how many of them, from the start, are decayed */
-    int64_t size, decayed;
-    void *values;         /* ctx->dtype */
-    float *grads, *m, *v; /* on ctx's device; NULL for a model that only infers */
-    float *master;        /* the F32 weights; the same memory as values when ctx->dtype is F32 */
-    float *scratch;       /* partial sums of the gradient norm */
-    Tensor **buffers;     /* state that is not learned, in order of registration */
-    int buffer_count, buffer_capacity;
-    void *buffer_values;
+    Context *ctx;     /* NULL: only to count and to compare */
+    Tensor **list;    /* weights, in order of registration */
+    Tensor **buffers; /* state that is not learned, in order of registration */
+    int count, buffer_count;
+    size_t capacity, buffer_capacity;
+    void *values, *buffer_values;
+    float *master, *grads, *m, *v; /* on ctx's device; NULL for a model that only infers */
+    int64_t size;                  /* elements of grads, m and v */
+    float *scratch;                /* partial sums of the gradient norm */
+    ParamSpan *spans;
+    int span_count;
 } Params;
 
 void params_init(Params *params, Context *ctx);
 void params_free(Params *params);
 
-/* Registers a weight. The Tensor lives as long as params; its data is there after
- * params_allocate(). name is copied. */
-Tensor *params_new(Params *params, const char *name, const int64_t *shape, int ndim);
+/* "prefix.name", or "name" if prefix is NULL, by value: its text lives as long as the expression
+ * that calls. */
+typedef struct ParamName {
+    char text[256];
+} ParamName;
+ParamName params_name(const char *prefix, const char *name);
 
-/* Registers state that the optimizer does not touch: F32 or I32, zero after params_allocate(). name
- * is copied. */
-Tensor *params_buffer(Params *params, const char *name, DType dtype, const int64_t *shape,
-                      int ndim);
+/* Registers the weight "prefix.name" (prefix NULL: "name"), of ctx's dtype. The Tensor lives as
+ * long as params; its data is there after params_allocate(). The names are copied. */
+Tensor *params_new(Params *params, const char *prefix, const char *name, const int64_t *shape,
+                   int ndim);
 
-/* Lays out and clears the buffers. training: gradients and moments too. -1 and a message when
- * memory runs out. */
+/* Registers state that the optimizer does not touch: F32 or I32, zero after params_allocate(). */
+Tensor *params_buffer(Params *params, const char *prefix, const char *name, DType dtype,
+                      const int64_t *shape, int ndim);
+
+/* Before params_allocate(): another dtype for one weight, and its group, to be changed. */
+void params_set_dtype(Params *params, Tensor *t, DType dtype);
+ParamGroup *params_group(Params *params, Tensor *t);
+
+/* Lays out and clears the buffers. training: gradients and moments too; else all weights are
+ * frozen. -1 and a message when memory runs out. */
 int params_allocate(Params *params, bool training, Error *err);
 
-/* a weight or a buffer; NULL if there is none */
+/* A weight or a buffer; NULL if there is none. */
 Tensor *params_find(const Params *params, const char *name);
 int64_t params_count(const Params *params); /* weights: numbers in the model, padding not counted */
+
+/* Where the gradient and the moments of a weight that trains begin in grads, m and v; and its F32
+ * numbers on the device: the master or the value itself, NULL for narrower ones that are frozen. */
+int64_t params_offset(const Params *params, const Tensor *t);
+float *params_master(const Params *params, const Tensor *t);
 
 /* Fills one weight (master and value), or an F32 buffer. Normal(0, std): a stream of ctx's rng, so
  * the same on every device. */
 void params_normal(Params *params, Tensor *t, float std);
 void params_fill(Params *params, Tensor *t, float value);
 void params_set(Params *params, Tensor *t, const float *host); /* F32 from host memory */
-void params_get(Params *params, const Tensor *t, float *host); /* the F32 master to host memory */
-/* zeros where nothing was written */
+/* To host memory as F32: the master, or the value if there is none. */
+void params_get(Params *params, const Tensor *t, float *host);
+/* Zeros where nothing was written. */
 void params_get_grad(Params *params, const Tensor *t, float *host);
-
-/* Where weight i begins in each of the flat buffers. */
-int64_t params_offset(const Params *params, int i);
 
 /* Start of a step: the next contribution to each gradient overwrites. (Not between accumulated
  * micro-batches.) */
 void params_zero_grad(Params *params);
 
-/* ---- AdamW (Loshchilov & Hutter 2019, alg. 2: decoupled weight decay) ---- */
-
-typedef struct AdamW {
-    float beta1, beta2, eps, weight_decay;
-    float clip;   /* largest global norm of the gradient; 0: no clipping */
-    int64_t step; /* steps done */
-} AdamW;
-
-/* beta 0.9 / 0.95, eps 1e-8, weight decay 0.1, clip 1.0: DeepSeek-V3's recipe. */
-AdamW adamw_defaults(void);
-
-/*
- * One step with learning rate lr on gradients multiplied by grad_scale (1 / the number of
- * accumulated micro-batches):
- *     norm = || grad_scale * grad ||_2 over all weights
- *     g = grad_scale * grad * min(1, clip / norm)
- *     m = beta1 m + (1 - beta1) g,   v = beta2 v + (1 - beta2) g^2
- *     w = w - lr (m / (1 - beta1^t)) / (sqrt(v / (1 - beta2^t)) + eps) - lr weight_decay w
- * Returns the norm before clipping. When the norm is not finite nothing is changed and the step is
- * not counted.
- */
-float adamw_step(AdamW *adamw, Params *params, float lr, float grad_scale);
-
-/* Linear warm-up to `peak` over `warmup` steps, then a half cosine down to `floor` at step `total`.
- * step counts from 0. */
-float lr_warmup_cosine(int64_t step, int64_t warmup, int64_t total, float peak, float floor);
-
-/* ---- kernels ---- */
-
-enum { NORM_CHUNKS = 1024 };
-
-/* What one AdamW step needs of its settings; the corrections are 1 - beta^t. */
-typedef struct AdamWStep {
-    float lr, beta1, beta2, eps, weight_decay, clip, grad_scale;
-    float correction1, correction2;
-} AdamWStep;
-
-/* scratch: F32 [NORM_CHUNKS + 1]; the norm of grad_scale * grads ends in scratch[NORM_CHUNKS] */
-void grad_norm_cpu(float *scratch, const float *grads, int64_t n, float grad_scale);
-/* values = the new master, rounded to dtype. Does nothing when norm[0] is not finite. */
-void adamw_cpu(void *values, float *master, float *m, float *v, const float *grads,
-               const float *norm, int64_t n, int64_t decayed, AdamWStep step);
-#ifdef WITH_CUDA
-void grad_norm_cuda(Gpu *gpu, DType dtype, float *scratch, const float *grads, int64_t n,
-                    float grad_scale);
-void adamw_cuda(Gpu *gpu, DType dtype, void *values, float *master, float *m, float *v,
-                const float *grads, const float *norm, int64_t n, int64_t decayed, AdamWStep step);
-#endif
+/* End of the backward passes of a step: the gradients of weights that nothing was written to become
+ * zero, so that grads as a whole is this step's. Processes that share a step add up grads behind
+ * this; once it was called, calling it again changes nothing. */
+void params_finish_gradients(Params *params);
 
 #ifdef __cplusplus
 }

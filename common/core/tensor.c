@@ -1,7 +1,6 @@
 /*
- * Sizes and names of the dtypes, shapes as text, and the check at every module's door: -1 in the
- * wanted shape stands for any size, and a violation prints both shapes. BF16 is the upper half of
- * an F32; rounding to it is to nearest, ties to even.
+ * Shapes as text, and the check at every module's door: -1 in the wanted shape stands for any size,
+ * and a violation prints both shapes.
  */
 #include "common/core/tensor.h"
 
@@ -9,19 +8,6 @@
 
 #include <stdio.h>
 #include <string.h>
-
-static const struct {
-    const char *name;
-    size_t size;
-} dtypes[DTYPE_COUNT] = {
-    [F32] = {"F32", 4},         [BF16] = {"BF16", 2},       [F16] = {"F16", 2},
-    [F8_E4M3] = {"F8_E4M3", 1}, [F8_E5M2] = {"F8_E5M2", 1}, [I8] = {"I8", 1},
-    [U8] = {"U8", 1},           [I32] = {"I32", 4},         [I64] = {"I64", 8},
-};
-
-size_t dtype_size(DType dtype) { return dtypes[dtype].size; }
-
-const char *dtype_name(DType dtype) { return dtypes[dtype].name; }
 
 const char *device_name(Device device) { return device == CUDA ? "cuda" : "cpu"; }
 
@@ -89,21 +75,6 @@ Tensor tensor_view(void *data, const char *name, DType dtype, Device device, con
         CHECK(t.shape[i] >= 0, "%s: dimension %d is negative", name, i);
     }
     return t;
-}
-
-uint16_t bf16_from_float(float x) {
-    uint32_t bits;
-    memcpy(&bits, &x, sizeof bits);
-    if ((bits & 0x7fffffffu) > 0x7f800000u) return (uint16_t)(bits >> 16 | 0x40); /* quiet NaN */
-    bits += 0x7fffu + (bits >> 16 & 1); /* a tie goes to the even upper half */
-    return (uint16_t)(bits >> 16);
-}
-
-float bf16_to_float(uint16_t x) {
-    uint32_t bits = (uint32_t)x << 16;
-    float f;
-    memcpy(&f, &bits, sizeof f);
-    return f;
 }
 
 float tensor_get(const Tensor *t, int64_t i) {

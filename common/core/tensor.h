@@ -13,15 +13,14 @@
 #ifndef COMMON_TENSOR_H
 #define COMMON_TENSOR_H
 
+#include "common/core/dtype.h"
+
 #include <stdbool.h>
-#include <stddef.h>
-#include <stdint.h>
 
 #ifdef __cplusplus
 extern "C" {
 #endif
 
-typedef enum DType { F32, BF16, F16, F8_E4M3, F8_E5M2, I8, U8, I32, I64, DTYPE_COUNT } DType;
 typedef enum Device { CPU, CUDA } Device;
 
 enum { MAX_DIMS = 4 };
@@ -36,14 +35,13 @@ typedef struct Tensor {
     bool requires_grad;      /* is its gradient wanted? */
     bool has_grad;           /* has a contribution to grad been written in this step? */
     struct Tensor *grad;     /* same shape; NULL until it is first written */
+    struct Tensor *scale; /* of a quantised weight: what its numbers are multiplied by; or NULL */
 } Tensor;
 
 /* SHAPE(B, T, D) stands for two arguments: the sizes and how many there are. */
 #define SHAPE(...) \
     (const int64_t[]){__VA_ARGS__}, (int)(sizeof((const int64_t[]){__VA_ARGS__}) / sizeof(int64_t))
 
-size_t dtype_size(DType dtype);      /* bytes of one element */
-const char *dtype_name(DType dtype); /* "F32", "BF16", ...: the names of safetensors */
 const char *device_name(Device device);
 
 int64_t tensor_count(const Tensor *t); /* elements */
@@ -67,10 +65,6 @@ void check_shape(const char *where, const Tensor *t, DType dtype, const int64_t 
 /* Describes data that lives elsewhere. requires_grad is false. */
 Tensor tensor_view(void *data, const char *name, DType dtype, Device device, const int64_t *shape,
                    int ndim);
-
-/* Round to nearest, ties to even; NaN stays NaN. One BF16 is the upper half of an F32. */
-uint16_t bf16_from_float(float x);
-float bf16_to_float(uint16_t x);
 
 /* t[i] as a float, for F32, BF16, I32 and I64 tensors on the CPU. */
 float tensor_get(const Tensor *t, int64_t i);

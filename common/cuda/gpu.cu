@@ -1,5 +1,5 @@
 /*
- * The device layer, with CUDA. One GPU, one stream, one cuBLASLt handle.
+ * The device layer, with CUDA. A process uses one GPU, one stream, one cuBLASLt handle.
  */
 #include "common/core/memory.h"
 #include "common/cuda/gpu.cuh"
@@ -14,7 +14,7 @@ extern "C" int gpu_count(void) {
     return cudaGetDeviceCount(&count) == cudaSuccess ? count : 0;
 }
 
-extern "C" Gpu *gpu_open(Error *err) {
+extern "C" Gpu *gpu_open(int index, Error *err) {
     int count = 0;
     cudaError_t status = cudaGetDeviceCount(&count);
     if (status != cudaSuccess || count == 0) {
@@ -22,8 +22,13 @@ extern "C" Gpu *gpu_open(Error *err) {
                   status == cudaSuccess ? "none found" : cudaGetErrorString(status));
         return NULL;
     }
+    if (index < 0 || index >= count) {
+        error_set(err, "there is no GPU %d: this machine has %d, counted from 0", index, count);
+        return NULL;
+    }
     cudaDeviceProp properties;
-    CUDA_CHECK(cudaGetDeviceProperties(&properties, 0));
+    CUDA_CHECK(cudaSetDevice(index));
+    CUDA_CHECK(cudaGetDeviceProperties(&properties, index));
     Gpu *gpu = (Gpu *)must_alloc(1, sizeof *gpu);
     gpu->sm_count = properties.multiProcessorCount;
     gpu->compute_capability = properties.major * 10 + properties.minor;

@@ -234,13 +234,10 @@ static float **tape_gradients(GradientCheck *check, Tensor *const *inputs, int i
         inputs[i]->has_grad = false; /* what an earlier backward pass left there is not ours */
     }
     ctx->rng = check->rng;
-    ctx->tape_length = 0;
     ctx->recording = true;
     Tensor *loss = check->loss(ctx, check->user);
     check->value = tensor_get(loss, 0); /* before backward: some ops reuse their inputs' memory */
     tape_backward(ctx, loss);
-    ctx->recording = false;
-    ctx->tape_length = 0;
 
     float **gradients = must_alloc((size_t)input_count, sizeof *gradients);
     for (int i = 0; i < input_count; i++) {

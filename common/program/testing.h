@@ -23,7 +23,7 @@
 
 #include "common/core/context.h"
 #include "common/core/ops.h"
-#include "common/core/params.h"
+#include "common/core/optimizer.h"
 #include "common/files/safetensors.h"
 
 #include <criterion/criterion.h>

@@ -182,107 +182,6 @@ Test(tape, what_does_not_reach_the_loss_gets_no_gradient) {
     check_all(x->has_grad, !other->has_grad);
 }
 
-/* ---- weights and AdamW ---- */
-
-/* Three steps of AdamW on two weights against the formulas of params.h, in double precision. */
-DEVICE_TEST(adamw, follows_its_formulas) {
-    Context ctx = test_context(device, dtype);
-    Params params;
-    params_init(&params, &ctx);
-    Tensor *matrix = params_new(&params, "matrix", SHAPE(3, 21)); /* decayed */
-    Tensor *vector = params_new(&params, "vector", SHAPE(5));     /* not */
-    Tensor *unused = params_new(&params, "unused", SHAPE(2, 2));  /* no gradient: only decays */
-    Error err;
-    cr_assert(params_allocate(&params, true, &err) == 0);
-    cr_assert(params_count(&params) == 63 + 5 + 4);
-    params_normal(&params, matrix, 1);
-    params_fill(&params, vector, 2);
-    params_fill(&params, unused, 1);
-
-    AdamW adamw = adamw_defaults();
-    adamw.clip = 0.5f;
-    double w[68], m[68] = {0}, v[68] = {0}, lr = 0.1, scale = 0.5, u = 1;
-    float host[63], grads[68];
-    params_get(&params, matrix, host);
-    for (int i = 0; i < 68; i++) w[i] = i < 63 ? host[i] : 2;
-    for (int step = 1; step <= 3; step++) {
-        double squares = 0;
-        for (int i = 0; i < 68; i++) {
-            grads[i] = rng_normal(9, (uint64_t)step, (uint64_t)i);
-            squares += scale * scale * grads[i] * grads[i];
-        }
-        params_zero_grad(&params);
-        tensor_upload(&ctx, matrix->grad, grads), matrix->has_grad = true;
-        tensor_upload(&ctx, vector->grad, grads + 63), vector->has_grad = true;
-        float norm = adamw_step(&adamw, &params, (float)lr, (float)scale);
-        cr_assert(fabs(norm - sqrt(squares)) < 1e-5 * norm, "norm %g, not %g", norm, sqrt(squares));
-        double shrink = sqrt(squares) > 0.5 ? 0.5 / sqrt(squares) : 1;
-        for (int i = 0; i < 68; i++) {
-            double g = scale * shrink * grads[i];
-            m[i] = 0.9 * m[i] + 0.1 * g;
-            v[i] = 0.95 * v[i] + 0.05 * g * g;
-            double update =
-                m[i] / (1 - pow(0.9, step)) / (sqrt(v[i] / (1 - pow(0.95, step))) + 1e-8);
-            w[i] -= lr * update + (i < 63 ? lr * 0.1 * w[i] : 0);
-        }
-        u -= lr * 0.1 * u;
-    }
-    float want[63], want_vector[5], want_unused[4] = {(float)u, (float)u, (float)u, (float)u},
-                                    got[63];
-    for (int i = 0; i < 63; i++) want[i] = (float)w[i];
-    for (int i = 0; i < 5; i++) want_vector[i] = (float)w[63 + i];
-    /* Three steps of about ten roundings each. The masters are F32 also when the model computes in
-     * BF16. */
-    params_get(&params, matrix, got), check_close("matrix", got, want, 63, 30 * 0x1p-24);
-    params_get(&params, vector, got), check_close("vector", got, want_vector, 5, 30 * 0x1p-24);
-    params_get(&params, unused, got), check_close("unused", got, want_unused, 4, 30 * 0x1p-24);
-    check_tensor(&ctx, "the model's copy", matrix, want,
-                 0x1p-9); /* the masters, rounded to dtype */
-}
-
-DEVICE_TEST(adamw, a_gradient_that_is_not_finite_changes_nothing) {
-    Context ctx = test_context(device, dtype);
-    Params params;
-    params_init(&params, &ctx);
-    Tensor *w = params_new(&params, "w", SHAPE(2, 2));
-    Error err;
-    cr_assert(params_allocate(&params, true, &err) == 0);
-    params_fill(&params, w, 3);
-    float grads[4] = {1, NAN, 1, 1}, want[4] = {3, 3, 3, 3};
-    tensor_upload(&ctx, w->grad, grads), w->has_grad = true;
-    AdamW adamw = adamw_defaults();
-    cr_assert(isnan(adamw_step(&adamw, &params, 0.1f, 1)));
-    cr_assert(adamw.step == 0);
-    check_tensor(&ctx, "w", w, want, 0);
-}
-
-/* State that is not learned: zero at first, of its own dtype, found by name, and no step changes
- * it. */
-DEVICE_TEST(params, buffers_are_not_learned) {
-    Context ctx = test_context(device, dtype);
-    Params params;
-    params_init(&params, &ctx);
-    Tensor *w = params_new(&params, "w", SHAPE(2, 2));
-    Tensor *bias = params_buffer(&params, "bias", F32, SHAPE(5));
-    Tensor *load = params_buffer(&params, "load", I32, SHAPE(3));
-    Error err;
-    cr_assert(params_allocate(&params, true, &err) == 0);
-    cr_assert(params_count(&params) == 4, "buffers are not counted as weights");
-    check_all(params_find(&params, "bias") == bias, params_find(&params, "load") == load);
-    check_all(bias->dtype == F32, load->dtype == I32, !bias->requires_grad, !bias->grad);
-    const float zeros[5] = {0}, values[5] = {0.1f, -2, 3, 1e-9f, 5}, ones[4] = {1, 1, 1, 1};
-    check_tensor(&ctx, "fresh", bias, zeros, 0);
-    params_set(&params, bias, values);
-    params_zero_grad(&params);
-    tensor_upload(&ctx, w->grad, ones), w->has_grad = true;
-    AdamW adamw = adamw_defaults();
-    adamw_step(&adamw, &params, 0.1f, 1);
-    float got[5];
-    params_get(&params, bias, got);
-    check_close("bias", got, values, 5, 0);
-    check_tensor(&ctx, "bias", bias, values, 0);
-}
-
 /* A BF16 model's losses are F32: they are added, summed and differentiated as such. */
 DEVICE_TEST(tape, f32_numbers_in_any_context) {
     Context ctx = test_context(device, dtype);
@@ -295,17 +194,8 @@ DEVICE_TEST(tape, f32_numbers_in_any_context) {
     const float want[1] = {3 * 6.0001f};
     check_tensor(&ctx, "sum", loss, want, 1e-6);
     tape_backward(&ctx, loss);
+    cr_assert(!ctx.recording && ctx.tape_length == 0, "the recording goes on");
     check_tensor(&ctx, "gradient", x->grad, three, 0);
-}
-
-Test(schedule, warms_up_and_comes_down) {
-    cr_assert_float_eq(lr_warmup_cosine(0, 10, 100, 1, 0.1f), 0.1, 1e-6);
-    cr_assert_float_eq(lr_warmup_cosine(9, 10, 100, 1, 0.1f), 1.0, 1e-6);
-    cr_assert_float_eq(lr_warmup_cosine(55, 10, 100, 1, 0.1f), 0.55, 1e-6); /* half way down */
-    cr_assert_float_eq(lr_warmup_cosine(100, 10, 100, 1, 0.1f), 0.1, 1e-6);
-    for (int step = 10; step < 100; step++)
-        cr_assert(lr_warmup_cosine(step + 1, 10, 100, 1, 0.1f) <
-                  lr_warmup_cosine(step, 10, 100, 1, 0.1f));
 }
 
 /* The same bits from one thread and from four: sums are cut into fixed chunks. */

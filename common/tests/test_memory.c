@@ -61,13 +61,11 @@ DEVICE_TEST(memory, comes_back_from_the_device) {
     Tensor *t = tensor_copy_in(&ctx, "t", I32, host, SHAPE(2, 2));
     tensor_download_ints(&ctx, got, t);
     cr_assert_arr_eq(got, host, sizeof host);
-    test_context_free(&ctx);
 }
 
 DEVICE_TEST(memory, that_is_not_to_be_had_is_null) {
     Context ctx = test_context(device, dtype);
     cr_assert_null(device_alloc(ctx.gpu, (size_t)1 << 60));
-    test_context_free(&ctx);
 }
 
 Test(memory, of_floats_is_not_read_as_ints, .signal = SIGABRT) {

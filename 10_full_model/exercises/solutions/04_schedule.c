@@ -3,7 +3,7 @@
  * nothing. The cosine counts from the end of the level part, not from step 0, or it would begin
  * with a jump.
  */
-#include "10_full_model/train/schedule.h"
+#include "common/core/optimizer.h"
 
 #include <math.h>
 

@@ -1,7 +1,7 @@
 /*
  * Solution 10.5. Two mistakes, and neither stops the loss from falling.
  */
-#include "common/core/params.h"
+#include "common/core/optimizer.h"
 
 #include <math.h>
 

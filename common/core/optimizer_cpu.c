@@ -2,7 +2,7 @@
  * The optimizer's two loops on the CPU. The norm is summed in chunks that do not depend on the
  * number of threads.
  */
-#include "common/core/params.h"
+#include "common/core/optimizer.h"
 
 #include <math.h>
 

@@ -2,7 +2,7 @@
  * The optimizer on the GPU: one pass to add up the gradient's norm, one to update every weight. The
  * norm stays on the device, so that the second kernel can start without asking the host.
  */
-#include "common/core/params.h"
+#include "common/core/optimizer.h"
 #include "common/cuda/gpu.cuh"
 
 static const int THREADS = 256;

@@ -1,0 +1,29 @@
+/*
+ * A folder of a model that no machine here could hold: what is wrong with it is said before memory
+ * is asked for.
+ */
+#include "10_full_model/checkpoint/checkpoint.h"
+#include "common/program/testing.h"
+#include "common/tests/test_scratch.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+Test(checkpoint, of_671_billion_with_a_wrong_shape_says_so) {
+    Context ctx = test_context(CPU, F32);
+    Scratch scratch = scratch_open();
+    ModelConfig cfg;
+    Model model;
+    Error err = {0};
+    cr_assert(config_preset(&cfg, "v3", &err) == 0 && config_parameters(&cfg) > 600e9);
+    cr_assert(config_save(&cfg, scratch.directory, &err) == 0, "%s", err.text);
+    float numbers[16] = {0};
+    Tensor t = tensor_view(numbers, "model.embed_tokens.weight", F32, CPU, SHAPE(4, 4));
+    const char *path = scratch_path(&scratch, "model.safetensors");
+    cr_assert(safetensors_write(path, &t, 1, NULL, 0, &err) == 0, "%s", err.text);
+    cr_assert(checkpoint_load_model(&model, &ctx, scratch.directory, NULL, false, &err) == -1);
+    cr_assert(strstr(err.text, "'model.embed_tokens.weight' has shape [4, 4]") &&
+                  strstr(err.text, "needs [129280, 7168]"),
+              "%s", err.text);
+}
