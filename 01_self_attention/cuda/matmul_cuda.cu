@@ -32,9 +32,7 @@ void matmul_naive_cuda(Gpu *gpu, DType dtype, void *c, const void *a, const void
                        int64_t n, int64_t k) {
     if (!m || !n) return;
     dim3 threads(32, 8), blocks(ceil_div(n, 32), ceil_div(m, 8));
-    DTYPE_SWITCH(dtype, T,
-                 naive_kernel<T><<<blocks, threads, 0, gpu->stream>>>((T *)c, (const T *)a,
-                                                                      (const T *)b, m, n, k));
+    DTYPE_SWITCH(dtype, T, gpu_launch(gpu, naive_kernel<T>, blocks, threads, 0, c, a, b, m, n, k));
 }
 
 /* ---- rung 2: tiles in shared memory ----
@@ -63,9 +61,7 @@ void matmul_shared_cuda(Gpu *gpu, DType dtype, void *c, const void *a, const voi
                         int64_t n, int64_t k) {
     if (!m || !n) return;
     dim3 threads(32, 32), blocks(ceil_div(n, 32), ceil_div(m, 32));
-    DTYPE_SWITCH(dtype, T,
-                 shared_kernel<T><<<blocks, threads, 0, gpu->stream>>>((T *)c, (const T *)a,
-                                                                       (const T *)b, m, n, k));
+    DTYPE_SWITCH(dtype, T, gpu_launch(gpu, shared_kernel<T>, blocks, threads, 0, c, a, b, m, n, k));
 }
 
 /* ---- rung 3: a tile of C in registers ----
@@ -139,9 +135,7 @@ void matmul_registers_cuda(Gpu *gpu, DType dtype, void *c, const void *a, const 
                            int64_t n, int64_t k) {
     if (!m || !n) return;
     dim3 blocks(ceil_div(n, TILE), ceil_div(m, TILE));
-    DTYPE_SWITCH(dtype, T,
-                 registers_kernel<T>
-                 <<<blocks, 256, 0, gpu->stream>>>((T *)c, (const T *)a, (const T *)b, m, n, k));
+    DTYPE_SWITCH(dtype, T, gpu_launch(gpu, registers_kernel<T>, blocks, 256, 0, c, a, b, m, n, k));
 }
 
 /* ---- rung 4: tensor cores ----
@@ -294,10 +288,8 @@ void matmul_tensor_cuda(Gpu *gpu, DType dtype, void *c, const void *a, const voi
     /* cp.async moves 16 bytes: rows must begin at multiples of 8 numbers. */
     auto kernel = k % 8 == 0 && n % 8 == 0 ? tensor_kernel<true> : tensor_kernel<false>;
     int bytes = STAGES * 2 * TILE_BYTES;
-    CUDA_CHECK(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes));
-    kernel<<<ceil_div(m, 128) * ceil_div(n, 128), TENSOR_THREADS, bytes, gpu->stream>>>(
-        (bf16 *)c, (const bf16 *)a, (const bf16 *)b, m, n, k);
-    LAUNCH_CHECK();
+    gpu_launch(gpu, kernel, ceil_div(m, 128) * ceil_div(n, 128), TENSOR_THREADS, bytes, c, a, b, m,
+               n, k);
 }
 
 /* ---- in use: cuBLASLt ---- */
@@ -305,21 +297,9 @@ void matmul_tensor_cuda(Gpu *gpu, DType dtype, void *c, const void *a, const voi
 void matmul_batched_cuda(Gpu *gpu, DType dtype, void *c, int add, const void *a, int transpose_a,
                          const void *b, int transpose_b, int64_t batch, int64_t m, int64_t n,
                          int64_t k, float scale) {
-    GpuMatmul product = {};
-    product.dtype = product.out_dtype = dtype;
-    product.transpose_a = transpose_a;
-    product.transpose_b = transpose_b;
-    product.m = m;
-    product.n = n;
-    product.k = k;
-    product.lda = transpose_a ? m : k;
-    product.ldb = transpose_b ? k : n;
-    product.ldc = n;
+    GpuMatmul product = gpu_product(dtype, dtype, transpose_a, transpose_b, m, n, k);
     product.batch = batch;
-    product.stride_a = m * k;
-    product.stride_b = k * n;
-    product.stride_c = m * n;
-    product.alpha = scale;
-    product.beta = (float)add;
+    product.stride_a = m * k, product.stride_b = k * n, product.stride_c = m * n;
+    product.alpha = scale, product.beta = (float)add;
     gpu_matmul(gpu, &product, c, a, b, NULL);
 }

@@ -206,9 +206,6 @@ void matmul_hopper_cuda(Gpu *gpu, DType dtype, void *c, const void *a, const voi
                    (int)ceil_div(k, TILE_K)};
     int clusters = sizes.pairs_m * sizes.tiles_n;
     int most = gpu->sm_count / CLUSTER;
-    CUDA_CHECK(cudaFuncSetAttribute(hopper_kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                    SHARED_BYTES));
-    hopper_kernel<<<(clusters < most ? clusters : most) * CLUSTER, THREADS, SHARED_BYTES,
-                    gpu->stream>>>(map_a, map_b, map_c, sizes);
-    LAUNCH_CHECK();
+    gpu_launch(gpu, hopper_kernel, (clusters < most ? clusters : most) * CLUSTER, THREADS,
+               SHARED_BYTES, map_a, map_b, map_c, sizes);
 }

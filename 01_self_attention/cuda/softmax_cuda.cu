@@ -30,8 +30,7 @@ template <typename T> __global__ void naive_kernel(T *y, const T *x, int64_t row
 void softmax_naive_cuda(Gpu *gpu, DType dtype, void *y, const void *x, int64_t rows, int64_t cols) {
     if (!rows) return;
     DTYPE_SWITCH(dtype, T,
-                 naive_kernel<T>
-                 <<<ceil_div(rows, 128), 128, 0, gpu->stream>>>((T *)y, (const T *)x, rows, cols));
+                 gpu_launch(gpu, naive_kernel<T>, ceil_div(rows, 128), 128, 0, y, x, rows, cols));
 }
 
 /* ---- rung 2: one warp per row ----
@@ -58,8 +57,7 @@ template <typename T> __global__ void warp_kernel(T *y, const T *x, int64_t rows
 void softmax_warp_cuda(Gpu *gpu, DType dtype, void *y, const void *x, int64_t rows, int64_t cols) {
     if (!rows) return;
     DTYPE_SWITCH(dtype, T,
-                 warp_kernel<T>
-                 <<<ceil_div(rows, 4), 128, 0, gpu->stream>>>((T *)y, (const T *)x, rows, cols));
+                 gpu_launch(gpu, warp_kernel<T>, ceil_div(rows, 4), 128, 0, y, x, rows, cols));
 }
 
 /* ---- rung 3: one block per row, online ----
@@ -126,9 +124,9 @@ void softmax_online_cuda(Gpu *gpu, DType dtype, void *y, const void *x, int64_t 
     if (!rows) return;
     DTYPE_SWITCH(dtype, T, {
         if (cols % Pack<T>::SIZE == 0)
-            online_kernel<T, Pack<T>><<<rows, 256, 0, gpu->stream>>>((T *)y, (const T *)x, cols);
+            gpu_launch(gpu, online_kernel<T, Pack<T>>, rows, 256, 0, y, x, cols);
         else /* rows that do not begin on 16 bytes: one element a load */
-            online_kernel<T, T><<<rows, 256, 0, gpu->stream>>>((T *)y, (const T *)x, cols);
+            gpu_launch(gpu, online_kernel<T, T>, rows, 256, 0, y, x, cols);
     });
 }
 
@@ -208,10 +206,9 @@ void softmax_registers_cuda(Gpu *gpu, DType dtype, void *y, const void *x, int64
     int threads = row_threads(cols);
     DTYPE_SWITCH(dtype, T, {
         if (cols % Pack<T>::SIZE == 0)
-            registers_kernel<T, Pack<T>>
-                <<<rows, threads, 0, gpu->stream>>>((T *)y, (const T *)x, cols);
+            gpu_launch(gpu, registers_kernel<T, Pack<T>>, rows, threads, 0, y, x, cols);
         else
-            registers_kernel<T, T><<<rows, threads, 0, gpu->stream>>>((T *)y, (const T *)x, cols);
+            gpu_launch(gpu, registers_kernel<T, T>, rows, threads, 0, y, x, cols);
     });
 }
 
@@ -277,10 +274,8 @@ void softmax_backward_cuda(Gpu *gpu, DType dtype, void *dx, int add, const void 
     int threads = row_threads(cols);
     DTYPE_SWITCH(dtype, T, {
         if (cols % Pack<T>::SIZE == 0)
-            backward_kernel<T, Pack<T>><<<rows, threads, 0, gpu->stream>>>(
-                (T *)dx, add, (const T *)dy, (const T *)y, cols);
+            gpu_launch(gpu, backward_kernel<T, Pack<T>>, rows, threads, 0, dx, add, dy, y, cols);
         else
-            backward_kernel<T, T><<<rows, threads, 0, gpu->stream>>>((T *)dx, add, (const T *)dy,
-                                                                     (const T *)y, cols);
+            gpu_launch(gpu, backward_kernel<T, T>, rows, threads, 0, dx, add, dy, y, cols);
     });
 }

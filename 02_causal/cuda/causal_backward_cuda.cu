@@ -235,20 +235,18 @@ __global__ void delta_kernel(float *delta, const T *d_o, const T *o, AttentionSh
 extern "C" void causal_delta_cuda(Gpu *gpu, DType dtype, float *delta, const void *d_o,
                                   const void *o, AttentionShape shape) {
     int64_t rows = (int64_t)shape.batch * shape.heads * shape.q_len;
-    DTYPE_SWITCH(dtype, T,
-                 delta_kernel<T><<<(unsigned)ceil_div(rows, 8), 256, 0, gpu->stream>>>(
-                     delta, (const T *)d_o, (const T *)o, shape, rows));
+    DTYPE_SWITCH(
+        dtype, T,
+        gpu_launch(gpu, delta_kernel<T>, ceil_div(rows, 8), 256, 0, delta, d_o, o, shape, rows));
 }
 
 template <int D, bool KEYS_OWNED, typename T>
 static void launch(Gpu *gpu, const TiledArguments<T> &z) {
     auto kernel = backward_tiled_kernel<D, KEYS_OWNED, T>;
     int bytes = sizeof(TiledShared<D>), rows = KEYS_OWNED ? z.shape.kv_len : z.shape.q_len;
-    CUDA_CHECK(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes));
     dim3 grid((unsigned)ceil_div(rows, TiledShared<D>::OWNED),
               KEYS_OWNED ? z.shape.kv_heads : z.shape.heads, z.shape.batch);
-    kernel<<<grid, TILED_THREADS, bytes, gpu->stream>>>(z);
-    LAUNCH_CHECK();
+    gpu_launch(gpu, kernel, grid, TILED_THREADS, bytes, z);
 }
 
 template <bool KEYS_OWNED, typename T>

@@ -426,18 +426,15 @@ static void launch(Gpu *gpu, const BackwardArguments &a, void *dq, int add_q, vo
     CHECK(mapped, "causal_backward_hopper: the copy engine cannot map a tensor with these strides");
     int64_t rows = (int64_t)batch * heads * a.q_padded;
     unsigned tiles = (unsigned)(rows / M * 2);
-    backward_prepare<DV><<<(unsigned)(rows * (DV / 8) / 256), 256, 0, gpu->stream>>>(
-        (float *)a.first_s, (float *)a.first_dp, a.turns, tiles, (const bf16 *)d_o, (const bf16 *)o,
-        lse, shape, a.q_padded);
+    gpu_launch(gpu, backward_prepare<DV>, (rows * (DV / 8) / 256), 256, 0, (float *)a.first_s,
+               (float *)a.first_dp, a.turns, tiles, d_o, o, lse, shape, a.q_padded);
     auto kernel = backward_hopper_kernel<DK, DV>;
     int bytes = sizeof(BackwardShared<DK, DV>);
-    CUDA_CHECK(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes));
     unsigned blocks = (unsigned)(ceil_div(kv_len, KEYS) * kv_heads * batch);
-    kernel<<<blocks, BLOCK_THREADS, bytes, gpu->stream>>>(maps, a);
+    gpu_launch(gpu, kernel, blocks, BLOCK_THREADS, bytes, maps, a);
     if (dq)
-        backward_finish<DK><<<tiles, Queries<DK>::DQ_COLUMNS * 4, 0, gpu->stream>>>(
-            (bf16 *)dq, add_q, a.dq, shape, a.q_padded);
-    LAUNCH_CHECK();
+        gpu_launch(gpu, backward_finish<DK>, tiles, Queries<DK>::DQ_COLUMNS * 4, 0, dq, add_q, a.dq,
+                   shape, a.q_padded);
 }
 
 extern "C" void causal_backward_hopper_cuda(Gpu *gpu, DType dtype, void *dq, int add_q, void *dk,

@@ -272,12 +272,10 @@ template <int QK, int V, int STREAM, bool KEYS_OWNED>
 static void launch(Gpu *gpu, const MmaArguments &z) {
     auto kernel = backward_mma_kernel<QK, V, STREAM, KEYS_OWNED>;
     int bytes = sizeof(MmaShared<QK, V, STREAM>);
-    CUDA_CHECK(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes));
     int rows = KEYS_OWNED ? z.shape.kv_len : z.shape.q_len;
     dim3 grid((unsigned)ceil_div(rows, OWNED), KEYS_OWNED ? z.shape.kv_heads : z.shape.heads,
               z.shape.batch);
-    kernel<<<grid, THREADS, bytes, gpu->stream>>>(z);
-    LAUNCH_CHECK();
+    gpu_launch(gpu, kernel, grid, THREADS, bytes, z);
 }
 
 extern "C" int causal_backward_mma_supports(const Gpu *gpu, DType dtype, const void *dq,

@@ -96,16 +96,11 @@ void causal_forward_materialised_cuda(Gpu *gpu, DType dtype, void *o, float *lse
     CUDA_CHECK(cudaMallocAsync((void **)&scores, rows * shape.kv_len * sizeof(float), gpu->stream));
     dim3 block(TILE, TILE),
         tiles((unsigned)ceil_div(shape.kv_len, TILE), (unsigned)ceil_div(shape.q_len, TILE), pairs);
-    DTYPE_SWITCH(dtype, T,
-                 (scores_kernel<<<tiles, block, 0, gpu->stream>>>(scores, (const T *)q,
-                                                                  (const T *)k, shape)));
-    softmax_rows_kernel<<<(unsigned)ceil_div(rows, 8), 256, 0, gpu->stream>>>(scores, lse, rows,
-                                                                              shape.kv_len);
-    LAUNCH_CHECK();
+    DTYPE_SWITCH(dtype, T, gpu_launch(gpu, scores_kernel<T>, tiles, block, 0, scores, q, k, shape));
+    gpu_launch(gpu, softmax_rows_kernel, ceil_div(rows, 8), 256, 0, scores, lse, rows,
+               shape.kv_len);
     tiles.x = (unsigned)ceil_div(shape.v_dim, TILE);
-    DTYPE_SWITCH(
-        dtype, T,
-        (values_kernel<<<tiles, block, 0, gpu->stream>>>((T *)o, scores, (const T *)v, shape)));
+    DTYPE_SWITCH(dtype, T, gpu_launch(gpu, values_kernel<T>, tiles, block, 0, o, scores, v, shape));
     CUDA_CHECK(cudaFreeAsync(scores, gpu->stream));
 }
 
@@ -315,10 +310,10 @@ void causal_forward_online_cuda(Gpu *gpu, DType dtype, void *o, float *lse, cons
     dim3 grid((unsigned)ceil_div(shape.q_len, QUERIES), shape.heads, shape.batch);
     bool aligned = rows_of_16_bytes(q, shape.q, 8) && rows_of_16_bytes(k, shape.k, 8) &&
                    rows_of_16_bytes(v, shape.v, 8);
-#define LAUNCH(D)                                                            \
-    DTYPE_SWITCH(dtype, T,                                                   \
-                 (causal_online_kernel<D, T><<<grid, 256, 0, gpu->stream>>>( \
-                     (T *)o, lse, (const T *)q, (const T *)k, (const T *)v, shape, aligned)))
+#define LAUNCH(D)                                                                                 \
+    DTYPE_SWITCH(dtype, T,                                                                        \
+                 (gpu_launch(gpu, causal_online_kernel<D, T>, grid, 256, 0, (T *)o, lse, q, k, v, \
+                             shape, aligned)))
     if (shape.v_dim <= 64)
         LAUNCH(64);
     else if (shape.v_dim <= 128)

@@ -433,10 +433,8 @@ static void launch(Gpu *gpu, void *o, float *lse, const void *q, const void *k, 
         map_heads(o, shape.o, shape.batch, shape.q_len, shape.heads, shape.v_dim, 64);
     auto kernel = causal_hopper_kernel<DK, DV, GROUPS, BN>;
     int bytes = (int)sizeof(HopperTiles<DK, DV, GROUPS, BN>);
-    CUDA_CHECK(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes));
     int grid = a.tiles < gpu->sm_count ? a.tiles : gpu->sm_count;
-    kernel<<<grid, 128 * (GROUPS + 1), bytes, gpu->stream>>>(q_map, k_map, v_map, o_map, a);
-    LAUNCH_CHECK();
+    gpu_launch(gpu, kernel, grid, 128 * (GROUPS + 1), bytes, q_map, k_map, v_map, o_map, a);
 }
 
 int causal_hopper_supports(Gpu *gpu, DType dtype, const void *o, const void *q, const void *k,

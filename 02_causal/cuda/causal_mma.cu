@@ -255,11 +255,8 @@ static void launch(Gpu *gpu, void *o, float *lse, const void *q, const void *k, 
                    AttentionShape shape) {
     const int BM = 16 * M * WARPS, bytes = (BM + 2 * BK) * D * (int)sizeof(bf16);
     auto kernel = causal_mma_kernel<D, M, BK>;
-    CUDA_CHECK(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes));
     dim3 grid((unsigned)ceil_div(shape.q_len, BM), shape.heads, shape.batch);
-    kernel<<<grid, THREADS, bytes, gpu->stream>>>((bf16 *)o, lse, (const bf16 *)q, (const bf16 *)k,
-                                                  (const bf16 *)v, shape);
-    LAUNCH_CHECK();
+    gpu_launch(gpu, kernel, grid, THREADS, bytes, o, lse, q, k, v, shape);
 }
 
 int causal_mma_supports(Gpu *gpu, DType dtype, const void *o, const void *q, const void *k,

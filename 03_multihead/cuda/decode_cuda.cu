@@ -101,9 +101,9 @@ template <typename T> __global__ void join_kernel(T *o, const float *scratch, in
 
 static void join(Gpu *gpu, DType dtype, void *o, const float *scratch, const DecodeShape &s) {
     dim3 grid((unsigned)s.heads, (unsigned)s.batch);
-    DTYPE_SWITCH(dtype, T,
-                 join_kernel<T>
-                 <<<grid, 128, 0, gpu->stream>>>((T *)o, scratch, decode_pieces(s), s.head_dim));
+    DTYPE_SWITCH(
+        dtype, T,
+        gpu_launch(gpu, join_kernel<T>, grid, 128, 0, o, scratch, decode_pieces(s), s.head_dim));
 }
 
 extern "C" void decode_plain_cuda(Gpu *gpu, DType dtype, void *o, float *scratch, const void *q,
@@ -114,8 +114,7 @@ extern "C" void decode_plain_cuda(Gpu *gpu, DType dtype, void *o, float *scratch
     size_t shared = (size_t)(1 + WARPS) * s.head_dim * sizeof(float);
     CHECK(shared <= 40 * 1024, "decode: head_dim %d is too large", s.head_dim);
     DTYPE_SWITCH(dtype, T,
-                 plain_kernel<T><<<grid, THREADS, shared, gpu->stream>>>(
-                     scratch, (const T *)q, (const T *)k, (const T *)v, s));
+                 gpu_launch(gpu, plain_kernel<T>, grid, THREADS, shared, scratch, q, k, v, s));
     join(gpu, dtype, o, scratch, s);
 }
 
@@ -286,8 +285,7 @@ static void launch_grouped(Gpu *gpu, float *scratch, const void *q, const void *
                            const DecodeShape &s) {
     int parts = s.heads / s.kv_heads / HEADS;
     dim3 grid((unsigned)decode_pieces(s), (unsigned)(s.kv_heads * parts), (unsigned)s.batch);
-    grouped_kernel<T, D, HEADS>
-        <<<grid, THREADS, 0, gpu->stream>>>(scratch, (const T *)q, (const T *)k, (const T *)v, s);
+    gpu_launch(gpu, grouped_kernel<T, D, HEADS>, grid, THREADS, 0, scratch, q, k, v, s);
 }
 
 /* As many heads at once as divide the group, up to 8: more would not fit into registers. */

@@ -68,10 +68,9 @@ static void launch(Gpu *gpu, bool gather, void *latent, const int32_t *block_tab
                           (int)(rope_bytes / (int64_t)sizeof(Word))};
     unsigned blocks = (unsigned)ceil_div(z.rows, WARPS);
     if (gather)
-        gather_kernel<<<blocks, 32 * WARPS, 0, gpu->stream>>>(z);
+        gpu_launch(gpu, gather_kernel, blocks, 32 * WARPS, 0, z);
     else
-        append_kernel<<<blocks, 32 * WARPS, 0, gpu->stream>>>(z);
-    LAUNCH_CHECK();
+        gpu_launch(gpu, append_kernel, blocks, 32 * WARPS, 0, z);
 }
 
 static void copy_rows(Gpu *gpu, DType dtype, bool gather, void *latent, const int32_t *block_table,
@@ -112,7 +111,5 @@ static __global__ void move_kernel(int32_t *lengths, int32_t tokens, const int32
 extern "C" void pages_move_cuda(Gpu *gpu, DType dtype, int32_t *lengths, int32_t tokens,
                                 const int32_t *back, int64_t batch) {
     (void)dtype; /* lengths are I32 whatever the rows are */
-    move_kernel<<<(unsigned)ceil_div(batch, 256), 256, 0, gpu->stream>>>(lengths, tokens, back,
-                                                                         batch);
-    LAUNCH_CHECK();
+    gpu_launch(gpu, move_kernel, ceil_div(batch, 256), 256, 0, lengths, tokens, back, batch);
 }

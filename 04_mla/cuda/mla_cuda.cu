@@ -59,8 +59,8 @@ extern "C" void mla_keys_cuda(Gpu *gpu, DType dtype, void *k, const void *kv, co
     DTYPE_SWITCH(dtype, T, {
         const int N = 16 / (int)sizeof(T);
         auto kernel = packs ? keys_kernel<T, N> : keys_kernel<T, 1>;
-        kernel<<<blocks_for(rows, s, packs ? N : 1), THREADS, 0, gpu->stream>>>(
-            (T *)k, (const T *)kv, (const T *)k_rope, rows, s);
+        gpu_launch(gpu, kernel, blocks_for(rows, s, packs ? N : 1), THREADS, 0, k, kv, k_rope, rows,
+                   s);
     });
 }
 
@@ -115,8 +115,8 @@ extern "C" void mla_keys_backward_cuda(Gpu *gpu, DType dtype, void *dkv, int add
     DTYPE_SWITCH(dtype, T, {
         const int N = 16 / (int)sizeof(T);
         auto kernel = packs ? keys_backward_kernel<T, N> : keys_backward_kernel<T, 1>;
-        kernel<<<blocks_for(rows, s, packs ? N : 1), THREADS, 0, gpu->stream>>>(
-            (T *)dkv, add_kv, (T *)dk_rope, add_rope, (const T *)dk, rows, s);
+        gpu_launch(gpu, kernel, blocks_for(rows, s, packs ? N : 1), THREADS, 0, dkv, add_kv,
+                   dk_rope, add_rope, dk, rows, s);
     });
 }
 
@@ -162,16 +162,11 @@ static void head_products(Gpu *gpu, DType dtype, void *y, const void *x, const v
     if (!aligned) {
         int64_t blocks = ceil_div(p.rows * p.heads * p.out, THREADS);
         DTYPE_SWITCH(dtype, T,
-                     head_products_kernel<T><<<(unsigned)blocks, THREADS, 0, gpu->stream>>>(
-                         (T *)y, (const T *)x, (const T *)w, p));
+                     gpu_launch(gpu, head_products_kernel<T>, blocks, THREADS, 0, y, x, w, p));
         return;
     }
-    GpuMatmul product = {};
-    product.dtype = product.out_dtype = dtype;
-    product.transpose_b = p.transposed_w;
-    product.m = p.rows, product.n = p.out, product.k = p.in;
-    product.lda = p.x_row, product.ldb = p.w_row, product.ldc = p.y_row;
-    product.batch = p.heads, product.alpha = 1;
+    GpuMatmul product = gpu_product(dtype, dtype, false, p.transposed_w, p.rows, p.out, p.in);
+    product.lda = p.x_row, product.ldb = p.w_row, product.ldc = p.y_row, product.batch = p.heads;
     product.stride_a = p.x_head, product.stride_b = p.w_head, product.stride_c = p.y_head;
     gpu_matmul(gpu, &product, y, x, w, NULL);
 }
@@ -192,9 +187,10 @@ extern "C" void mla_absorb_query_cuda(Gpu *gpu, DType dtype, void *q_absorbed, c
                                       const void *kv_b, int64_t rows, MlaShape s) {
     int64_t qk = s.nope + s.rope, width = s.kv_lora_rank + s.rope, rank = s.kv_lora_rank;
     if (rows == 0) return;
-    HeadProducts p = {rows, s.heads,         s.nope, s.kv_lora_rank,        s.heads * qk,
-                      qk,   s.heads * width, width,  (s.nope + s.v) * rank, rank,
-                      false};
+    HeadProducts p = {rows, s.heads, s.nope, s.kv_lora_rank};
+    p.x_row = s.heads * qk, p.x_head = qk;
+    p.y_row = s.heads * width, p.y_head = width;
+    p.w_head = (s.nope + s.v) * rank, p.w_row = rank;
     head_products(gpu, dtype, q_absorbed, q, kv_b, p);
     if (s.rope == 0) return;
     int n = 16 / (int)dtype_size(dtype);
@@ -203,8 +199,8 @@ extern "C" void mla_absorb_query_cuda(Gpu *gpu, DType dtype, void *q_absorbed, c
     int64_t copies = rows * s.heads * (s.rope / (packs ? n : 1));
     DTYPE_SWITCH(dtype, T, {
         auto kernel = packs ? copy_rope_kernel<T, 16 / (int)sizeof(T)> : copy_rope_kernel<T, 1>;
-        kernel<<<(unsigned)ceil_div(copies, THREADS), THREADS, 0, gpu->stream>>>(
-            (T *)q_absorbed, (const T *)q, rows * s.heads, (int)qk, (int)width, s.rope);
+        gpu_launch(gpu, kernel, ceil_div(copies, THREADS), THREADS, 0, q_absorbed, q,
+                   rows * s.heads, (int)qk, (int)width, s.rope);
     });
 }
 
@@ -212,17 +208,10 @@ extern "C" void mla_absorb_output_cuda(Gpu *gpu, DType dtype, void *o, const voi
                                        const void *kv_b, int64_t rows, MlaShape s) {
     int64_t rank = s.kv_lora_rank;
     if (rows == 0) return;
-    HeadProducts p = {rows,
-                      s.heads,
-                      s.kv_lora_rank,
-                      s.v,
-                      s.heads * rank,
-                      rank,
-                      (int64_t)s.heads * s.v,
-                      s.v,
-                      (s.nope + s.v) * rank,
-                      rank,
-                      true};
+    HeadProducts p = {rows, s.heads, s.kv_lora_rank, s.v};
+    p.x_row = s.heads * rank, p.x_head = rank;
+    p.y_row = (int64_t)s.heads * s.v, p.y_head = s.v;
+    p.w_head = (s.nope + s.v) * rank, p.w_row = rank, p.transposed_w = true;
     const char *w_uv = (const char *)kv_b + s.nope * rank * (int64_t)dtype_size(dtype);
     head_products(gpu, dtype, o, o_latent, w_uv, p);
 }

@@ -107,12 +107,12 @@ void mla_decode_naive_cuda(Gpu *gpu, DType dtype, void *o, float *scratch, const
     dim3 scores((unsigned)ceil_div(s.max_length, WARPS), rows, batch);
     dim3 sums((unsigned)ceil_div(s.kv_lora_rank, THREADS), rows, batch);
     DTYPE_SWITCH(dtype, T,
-                 naive_scores_kernel<T><<<scores, THREADS, 0, gpu->stream>>>(
-                     scratch, (const T *)q, (const T *)latent, block_table, lengths, s));
-    naive_softmax_kernel<<<dim3(rows, batch), THREADS, 0, gpu->stream>>>(scratch, lengths, s);
+                 gpu_launch(gpu, naive_scores_kernel<T>, scores, THREADS, 0, scratch, q, latent,
+                            block_table, lengths, s));
+    gpu_launch(gpu, naive_softmax_kernel, dim3(rows, batch), THREADS, 0, scratch, lengths, s);
     DTYPE_SWITCH(dtype, T,
-                 naive_sum_kernel<T><<<sums, THREADS, 0, gpu->stream>>>(
-                     (T *)o, scratch, (const T *)latent, block_table, lengths, s));
+                 gpu_launch(gpu, naive_sum_kernel<T>, sums, THREADS, 0, o, scratch, latent,
+                            block_table, lengths, s));
 }
 
 /* ---- online ---- */
@@ -266,11 +266,10 @@ void mla_decode_online_cuda(Gpu *gpu, DType dtype, void *o, float *scratch, cons
     mla_decode_check("mla_decode_online_cuda", &s);
     (void)scratch;
     dim3 grid((unsigned)ceil_div(mla_rows(s), WARPS), (unsigned)s.batch);
-    COLUMNS_SWITCH(
-        s.kv_lora_rank + s.rope_dim, N, V,
-        DTYPE_SWITCH(dtype, T,
-                     online_kernel<T, N, V><<<grid, THREADS, 0, gpu->stream>>>(
-                         (T *)o, (const T *)q, (const T *)latent, block_table, lengths, s)));
+    COLUMNS_SWITCH(s.kv_lora_rank + s.rope_dim, N, V,
+                   DTYPE_SWITCH(dtype, T,
+                                gpu_launch(gpu, online_kernel<T, N, V>, grid, THREADS, 0, o, q,
+                                           latent, block_table, lengths, s)));
 }
 
 /* ---- split ---- */
@@ -366,8 +365,8 @@ void mla_decode_join(Gpu *gpu, DType dtype, void *o, const float *scratch, const
     int threads = s.kv_lora_rank < 512 ? (int)ceil_div(s.kv_lora_rank, 32) * 32 : 512;
     dim3 grid((unsigned)ceil_div(rows, at_once), (unsigned)s.batch);
     DTYPE_SWITCH(dtype, T,
-                 join_kernel<T><<<grid, threads, 0, gpu->stream>>>(
-                     (T *)o, scratch, lengths, s, MlaPieces{group_rows, blocks}, at_once));
+                 gpu_launch(gpu, join_kernel<T>, grid, threads, 0, o, scratch, lengths, s,
+                            MlaPieces{group_rows, blocks}, at_once));
 }
 
 MlaPieces mla_decode_split_pieces(Gpu *gpu, DType dtype, void *o, float *scratch, const void *q,
@@ -376,9 +375,8 @@ MlaPieces mla_decode_split_pieces(Gpu *gpu, DType dtype, void *o, float *scratch
     int blocks = SPLIT_BLOCKS * gpu->sm_count;
     COLUMNS_SWITCH(s.kv_lora_rank + s.rope_dim, N, V,
                    DTYPE_SWITCH(dtype, T,
-                                split_kernel<T, N, V><<<blocks, THREADS, 0, gpu->stream>>>(
-                                    (T *)o, scratch, (const T *)q, (const T *)latent, block_table,
-                                    lengths, s)));
+                                gpu_launch(gpu, split_kernel<T, N, V>, blocks, THREADS, 0, o,
+                                           scratch, q, latent, block_table, lengths, s)));
     return {WARPS, blocks};
 }
 

@@ -428,17 +428,13 @@ static void launch(Gpu *gpu, const CUtensorMap &q_map, const CUtensorMap &latent
     a.tiles = a.sets * CLUSTER;
     a.teams = gpu->sm_count / CLUSTER;
     auto kernel = mla_decode_hopper_kernel<CLUSTER>;
-    CUDA_CHECK(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                    (int)sizeof(Tiles)));
-    kernel<<<a.teams * CLUSTER, 384, sizeof(Tiles), gpu->stream>>>(q_map, latent_map, a);
-    LAUNCH_CHECK();
+    gpu_launch(gpu, kernel, a.teams * CLUSTER, 384, sizeof(Tiles), q_map, latent_map, a);
     int items = a.shape.batch * a.sets, rows = a.rows < TILE * CLUSTER ? a.rows : TILE * CLUSTER;
     if (items * 12 <= a.teams) /* at least 12 pieces each, when the lengths are equal */
-        mla_combine_kernel<CLUSTER, 8, 1><<<dim3(items, rows), 128 * 8, 0, gpu->stream>>>(a);
+        gpu_launch(gpu, mla_combine_kernel<CLUSTER, 8, 1>, dim3(items, rows), 128 * 8, 0, a);
     else
-        mla_combine_kernel<CLUSTER, 1, 4>
-            <<<dim3(items, (int)ceil_div(rows, 4)), 128, 0, gpu->stream>>>(a);
-    LAUNCH_CHECK();
+        gpu_launch(gpu, mla_combine_kernel<CLUSTER, 1, 4>, dim3(items, (int)ceil_div(rows, 4)), 128,
+                   0, a);
 }
 
 void mla_decode_hopper_cuda(Gpu *gpu, DType dtype, void *o, float *scratch, const void *q,

@@ -15,7 +15,6 @@ extern "C" void positions_fill_cuda(Gpu *gpu, DType dtype, int32_t *positions, c
                                     int offset, int64_t batch, int64_t tokens) {
     (void)dtype; /* positions are I32 whatever the activations are */
     if (batch * tokens == 0) return;
-    positions_kernel<<<(unsigned)ceil_div(batch * tokens, 256), 256, 0, gpu->stream>>>(
-        positions, first, offset, batch * tokens, tokens);
-    LAUNCH_CHECK();
+    gpu_launch(gpu, positions_kernel, ceil_div(batch * tokens, 256), 256, 0, positions, first,
+               offset, batch * tokens, tokens);
 }

@@ -72,16 +72,13 @@ extern "C" void balance_loss_forward_cuda(Gpu *gpu, DType dtype, float *loss, fl
                                           float alpha) {
     (void)dtype;
     int64_t tokens = sequences * length;
-    score_sums<<<(unsigned)ceil_div(tokens * 32, THREADS), THREADS, 0, gpu->stream>>>(
-        sums, scores, tokens, experts);
-    LAUNCH_CHECK();
+    gpu_launch(gpu, score_sums, ceil_div(tokens * 32, THREADS), THREADS, 0, sums, scores, tokens,
+               experts);
     float factor = alpha * (float)experts / ((float)top_k * (float)length * (float)sequences);
     dim3 grid((unsigned)sequences, (unsigned)ceil_div(experts, 32));
-    fractions<<<grid, THREADS, 0, gpu->stream>>>(f, p, sums, scores, indices, length, experts,
-                                                 top_k, factor);
-    LAUNCH_CHECK();
-    dot<<<1, THREADS, 0, gpu->stream>>>(loss, f, p, sequences * experts);
-    LAUNCH_CHECK();
+    gpu_launch(gpu, fractions, grid, THREADS, 0, f, p, sums, scores, indices, length, experts,
+               top_k, factor);
+    gpu_launch(gpu, dot, 1, THREADS, 0, loss, f, p, sequences * experts);
 }
 
 /* A warp a token. */
@@ -106,9 +103,8 @@ extern "C" void balance_loss_backward_cuda(Gpu *gpu, DType dtype, float *dscores
                                            int experts) {
     (void)dtype;
     int64_t tokens = sequences * length;
-    loss_backward<<<(unsigned)ceil_div(tokens * 32, THREADS), THREADS, 0, gpu->stream>>>(
-        dscores, add, dloss, f, sums, scores, tokens, length, experts);
-    LAUNCH_CHECK();
+    gpu_launch(gpu, loss_backward, ceil_div(tokens * 32, THREADS), THREADS, 0, dscores, add, dloss,
+               f, sums, scores, tokens, length, experts);
 }
 
 /* ---- the z-loss ---- */
@@ -138,11 +134,9 @@ extern "C" void balance_z_forward_cuda(Gpu *gpu, DType dtype, float *loss, float
                                        const float *logits, int64_t tokens, int experts,
                                        float beta) {
     (void)dtype;
-    logsumexp_rows<<<(unsigned)ceil_div(tokens * 32, THREADS), THREADS, 0, gpu->stream>>>(
-        lse, logits, tokens, experts);
-    LAUNCH_CHECK();
-    sum_of_squares<<<1, THREADS, 0, gpu->stream>>>(loss, lse, tokens, beta / (float)tokens);
-    LAUNCH_CHECK();
+    gpu_launch(gpu, logsumexp_rows, ceil_div(tokens * 32, THREADS), THREADS, 0, lse, logits, tokens,
+               experts);
+    gpu_launch(gpu, sum_of_squares, 1, THREADS, 0, loss, lse, tokens, beta / (float)tokens);
 }
 
 __global__ static void z_backward(float *dlogits, int add, const float *dloss, const float *lse,
@@ -158,9 +152,8 @@ extern "C" void balance_z_backward_cuda(Gpu *gpu, DType dtype, float *dlogits, i
                                         int64_t tokens, int experts, float beta) {
     (void)dtype;
     int64_t n = tokens * experts;
-    z_backward<<<(unsigned)ceil_div(n, THREADS), THREADS, 0, gpu->stream>>>(
-        dlogits, add, dloss, lse, logits, n, experts, 2 * beta / (float)tokens);
-    LAUNCH_CHECK();
+    gpu_launch(gpu, z_backward, ceil_div(n, THREADS), THREADS, 0, dlogits, add, dloss, lse, logits,
+               n, experts, 2 * beta / (float)tokens);
 }
 
 /* ---- importance and its variation ---- */
@@ -179,9 +172,7 @@ extern "C" void balance_importance_forward_cuda(Gpu *gpu, DType dtype, float *im
                                                 const float *weights, const int32_t *indices,
                                                 int64_t slots, int experts) {
     (void)dtype;
-    importance_forward<<<(unsigned)experts, THREADS, 0, gpu->stream>>>(importance, weights, indices,
-                                                                       slots);
-    LAUNCH_CHECK();
+    gpu_launch(gpu, importance_forward, experts, THREADS, 0, importance, weights, indices, slots);
 }
 
 __global__ static void importance_backward(float *dweights, int add, const float *dimportance,
@@ -196,9 +187,8 @@ extern "C" void balance_importance_backward_cuda(Gpu *gpu, DType dtype, float *d
                                                  const float *dimportance, const int32_t *indices,
                                                  int64_t slots) {
     (void)dtype;
-    importance_backward<<<(unsigned)ceil_div(slots, THREADS), THREADS, 0, gpu->stream>>>(
-        dweights, add, dimportance, indices, slots);
-    LAUNCH_CHECK();
+    gpu_launch(gpu, importance_backward, ceil_div(slots, THREADS), THREADS, 0, dweights, add,
+               dimportance, indices, slots);
 }
 
 /* Mean and mean of squares of v, for every thread of the one block. */
@@ -217,8 +207,7 @@ __global__ static void variation_forward(float *loss, const float *v, int expert
 extern "C" void balance_variation_forward_cuda(Gpu *gpu, DType dtype, float *loss, const float *v,
                                                int experts, float alpha) {
     (void)dtype;
-    variation_forward<<<1, THREADS, 0, gpu->stream>>>(loss, v, experts, alpha);
-    LAUNCH_CHECK();
+    gpu_launch(gpu, variation_forward, 1, THREADS, 0, loss, v, experts, alpha);
 }
 
 __global__ static void variation_backward(float *dv, int add, const float *dloss, const float *v,
@@ -236,8 +225,7 @@ extern "C" void balance_variation_backward_cuda(Gpu *gpu, DType dtype, float *dv
                                                 const float *dloss, const float *v, int experts,
                                                 float alpha) {
     (void)dtype;
-    variation_backward<<<1, THREADS, 0, gpu->stream>>>(dv, add, dloss, v, experts, alpha);
-    LAUNCH_CHECK();
+    gpu_launch(gpu, variation_backward, 1, THREADS, 0, dv, add, dloss, v, experts, alpha);
 }
 
 /* ---- the bias ---- */
@@ -250,8 +238,7 @@ __global__ static void count(int32_t *load, const int32_t *counts, int experts) 
 extern "C" void balance_count_cuda(Gpu *gpu, DType dtype, int32_t *load, const int32_t *counts,
                                    int experts) {
     (void)dtype;
-    count<<<(unsigned)ceil_div(experts, THREADS), THREADS, 0, gpu->stream>>>(load, counts, experts);
-    LAUNCH_CHECK();
+    gpu_launch(gpu, count, ceil_div(experts, THREADS), THREADS, 0, load, counts, experts);
 }
 
 /* One block. Loads are integers, so their sum in F64 is exact. */
@@ -269,6 +256,5 @@ __global__ static void update_bias(float *bias, int32_t *load, int experts, floa
 extern "C" void balance_update_bias_cuda(Gpu *gpu, DType dtype, float *bias, int32_t *load,
                                          int experts, float gamma) {
     (void)dtype;
-    update_bias<<<1, THREADS, 0, gpu->stream>>>(bias, load, experts, gamma);
-    LAUNCH_CHECK();
+    gpu_launch(gpu, update_bias, 1, THREADS, 0, bias, load, experts, gamma);
 }

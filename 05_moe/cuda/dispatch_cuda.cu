@@ -114,15 +114,12 @@ void dispatch_plan_cuda(Gpu *gpu, DType dtype, int32_t *counts, int32_t *offsets
           experts);
     CUDA_CHECK(
         cudaFuncSetAttribute(place_kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, placing));
-    count_kernel<<<pieces, DISPATCH_PIECE, counting, gpu->stream>>>(scratch, indices, slots,
-                                                                    experts);
-    LAUNCH_CHECK();
-    pieces_kernel<<<(unsigned)ceil_div(experts, 32), 1024, 0, gpu->stream>>>(scratch, counts,
-                                                                             pieces, experts);
-    LAUNCH_CHECK();
-    place_kernel<<<pieces, DISPATCH_PIECE, placing, gpu->stream>>>(
-        offsets, row_of_slot, slot_of_row, scratch, counts, indices, slots, experts, capacity);
-    LAUNCH_CHECK();
+    gpu_launch(gpu, count_kernel, pieces, DISPATCH_PIECE, counting, scratch, indices, slots,
+               experts);
+    gpu_launch(gpu, pieces_kernel, ceil_div(experts, 32), 1024, 0, scratch, counts, pieces,
+               experts);
+    gpu_launch(gpu, place_kernel, pieces, DISPATCH_PIECE, placing, offsets, row_of_slot,
+               slot_of_row, scratch, counts, indices, slots, experts, capacity);
 }
 
 /* ---- rows, W numbers at a time ---- */
@@ -242,25 +239,21 @@ __global__ void combine_backward_kernel(T *dyp, int add_yp, float *dweights, int
 void dispatch_permute_cuda(Gpu *gpu, DType dtype, void *xp, const void *x,
                            const int32_t *row_of_slot, int64_t tokens, int top_k, int64_t d) {
     if (!tokens || !d) return;
-    DTYPE_SWITCH(
-        dtype, T,
-        WIDTH_SWITCH(wide(dtype, d, xp, x, NULL), T, d,
-                     permute_kernel<T, W>
-                     <<<(unsigned)tokens, threads_for(pieces), shared_for(top_k), gpu->stream>>>(
-                         (T *)xp, (const T *)x, row_of_slot, top_k, pieces)));
+    DTYPE_SWITCH(dtype, T,
+                 WIDTH_SWITCH(wide(dtype, d, xp, x, NULL), T, d,
+                              gpu_launch(gpu, permute_kernel<T, W>, tokens, threads_for(pieces),
+                                         shared_for(top_k), xp, x, row_of_slot, top_k, pieces)));
 }
 
 static void gather(Gpu *gpu, DType dtype, void *to, const void *base, const void *from,
                    const float *weights, const int32_t *row_of_slot, int64_t tokens, int top_k,
                    int64_t d) {
     if (!tokens || !d) return;
-    DTYPE_SWITCH(
-        dtype, T,
-        WIDTH_SWITCH(
-            wide(dtype, d, to, from, base), T, d,
-            gather_kernel<T, W>
-            <<<(unsigned)tokens, threads_for(pieces), shared_for(2 * top_k), gpu->stream>>>(
-                (T *)to, (const T *)base, (const T *)from, weights, row_of_slot, top_k, pieces)));
+    DTYPE_SWITCH(dtype, T,
+                 WIDTH_SWITCH(wide(dtype, d, to, from, base), T, d,
+                              gpu_launch(gpu, gather_kernel<T, W>, tokens, threads_for(pieces),
+                                         shared_for(2 * top_k), to, base, from, weights,
+                                         row_of_slot, top_k, pieces)));
 }
 
 void dispatch_permute_backward_cuda(Gpu *gpu, DType dtype, void *dx, int add, const void *dxp,
@@ -284,8 +277,7 @@ void dispatch_combine_backward_cuda(Gpu *gpu, DType dtype, void *dyp, int add_yp
     DTYPE_SWITCH(
         dtype, T,
         WIDTH_SWITCH(wide(dtype, d, dyp, dy, yp), T, d,
-                     combine_backward_kernel<T, W>
-                     <<<(unsigned)ceil_div(slots, THREADS / 32), THREADS, 0, gpu->stream>>>(
-                         (T *)dyp, add_yp, dweights, add_w, (const T *)dy, (const T *)yp, weights,
-                         row_of_slot, slots, top_k, pieces)));
+                     gpu_launch(gpu, combine_backward_kernel<T, W>, ceil_div(slots, THREADS / 32),
+                                THREADS, 0, dyp, add_yp, dweights, add_w, dy, yp, weights,
+                                row_of_slot, slots, top_k, pieces)));
 }

@@ -30,12 +30,7 @@ static unsigned blocks_for(Gpu *gpu, int64_t items) {
 
 extern "C" void gate_forward_cuda(Gpu *gpu, DType dtype, float *z, const void *x, const void *w,
                                   int64_t tokens, int64_t hidden, int64_t experts) {
-    GpuMatmul product = {};
-    product.dtype = dtype, product.out_dtype = F32;
-    product.transpose_b = true;
-    product.m = tokens, product.n = experts, product.k = hidden;
-    product.lda = hidden, product.ldb = hidden, product.ldc = experts;
-    product.batch = 1, product.alpha = 1;
+    GpuMatmul product = gpu_product(dtype, F32, false, true, tokens, experts, hidden);
     gpu_matmul(gpu, &product, z, x, w, NULL);
 }
 
@@ -60,9 +55,8 @@ static void backward_in_two_parts(Gpu *gpu, void *dx, int add_x, float *dw, int 
                                   int64_t tokens, int64_t hidden, int64_t experts) {
     int64_t padded = ceil_div(experts, 8) * 8;
     __nv_bfloat16 *parts = (__nv_bfloat16 *)scratch, *twice = parts + 2 * tokens * padded;
-    split_in_two<<<blocks_for(gpu, tokens * padded), THREADS, 0, gpu->stream>>>(parts, dz, tokens,
-                                                                                experts, padded);
-    LAUNCH_CHECK();
+    gpu_launch(gpu, split_in_two, blocks_for(gpu, tokens * padded), THREADS, 0, parts, dz, tokens,
+               experts, padded);
     if (dx) {
         size_t bytes = (size_t)(experts * hidden) * sizeof *twice;
         size_t rest = (size_t)((padded - experts) * hidden) * sizeof *twice;
@@ -71,20 +65,13 @@ static void backward_in_two_parts(Gpu *gpu, void *dx, int add_x, float *dw, int 
             gpu_copy(gpu, to, w, bytes);
             if (rest) gpu_set(gpu, to + experts * hidden, 0, rest);
         }
-        GpuMatmul product = {};
-        product.dtype = product.out_dtype = BF16;
-        product.m = tokens, product.n = hidden, product.k = 2 * padded;
-        product.lda = 2 * padded, product.ldb = hidden, product.ldc = hidden;
-        product.batch = 1, product.alpha = 1, product.beta = (float)add_x;
+        GpuMatmul product = gpu_product(BF16, BF16, false, false, tokens, hidden, 2 * padded);
+        product.beta = (float)add_x;
         gpu_matmul(gpu, &product, dx, parts, twice, NULL);
     }
     for (int part = 0; dw && part < 2; part++) {
-        GpuMatmul product = {};
-        product.dtype = BF16, product.out_dtype = F32;
-        product.transpose_a = true;
-        product.m = experts, product.n = hidden, product.k = tokens;
-        product.lda = 2 * padded, product.ldb = hidden, product.ldc = hidden;
-        product.batch = 1, product.alpha = 1, product.beta = (float)(add_w || part);
+        GpuMatmul product = gpu_product(BF16, F32, true, false, experts, hidden, tokens);
+        product.lda = 2 * padded, product.beta = (float)(add_w || part);
         gpu_matmul(gpu, &product, dw, parts + part * padded, x, NULL);
     }
 }
@@ -115,8 +102,7 @@ extern "C" void gate_noise_forward_cuda(Gpu *gpu, DType dtype, float *z, const f
                                         const float *raw, int64_t n, uint64_t seed,
                                         uint64_t stream) {
     (void)dtype;
-    noise_forward<<<blocks_for(gpu, n), THREADS, 0, gpu->stream>>>(z, clean, raw, n, seed, stream);
-    LAUNCH_CHECK();
+    gpu_launch(gpu, noise_forward, blocks_for(gpu, n), THREADS, 0, z, clean, raw, n, seed, stream);
 }
 
 __global__ static void noise_backward(float *draw, int add, const float *dz, const float *raw,
@@ -131,9 +117,8 @@ extern "C" void gate_noise_backward_cuda(Gpu *gpu, DType dtype, float *draw, int
                                          const float *dz, const float *raw, int64_t n,
                                          uint64_t seed, uint64_t stream) {
     (void)dtype;
-    noise_backward<<<blocks_for(gpu, n), THREADS, 0, gpu->stream>>>(draw, add, dz, raw, n, seed,
-                                                                    stream);
-    LAUNCH_CHECK();
+    gpu_launch(gpu, noise_backward, blocks_for(gpu, n), THREADS, 0, draw, add, dz, raw, n, seed,
+               stream);
 }
 
 /* ---- cosine ---- */
@@ -155,8 +140,8 @@ __global__ void norms(float *inverse, const T *x, int64_t rows, int64_t width) {
 extern "C" void gate_norms_cuda(Gpu *gpu, DType dtype, float *inverse, const void *x, int64_t rows,
                                 int64_t width) {
     DTYPE_SWITCH(dtype, T,
-                 norms<T><<<(unsigned)ceil_div(rows * 32, THREADS), THREADS, 0, gpu->stream>>>(
-                     inverse, (const T *)x, rows, width));
+                 gpu_launch(gpu, norms<T>, ceil_div(rows * 32, THREADS), THREADS, 0, inverse, x,
+                            rows, width));
 }
 
 __global__ static void cosine_forward(float *z, const float *token, const float *expert,
@@ -169,9 +154,8 @@ extern "C" void gate_cosine_forward_cuda(Gpu *gpu, DType dtype, float *z, const 
                                          const float *expert, float scale, int64_t tokens,
                                          int64_t experts) {
     (void)dtype;
-    cosine_forward<<<blocks_for(gpu, tokens * experts), THREADS, 0, gpu->stream>>>(
-        z, token, expert, scale, tokens, experts);
-    LAUNCH_CHECK();
+    gpu_launch(gpu, cosine_forward, blocks_for(gpu, tokens * experts), THREADS, 0, z, token, expert,
+               scale, tokens, experts);
 }
 
 /* A warp a token: ddot, and the sum over experts. */
@@ -213,12 +197,10 @@ extern "C" void gate_cosine_backward_cuda(Gpu *gpu, DType dtype, float *ddot, fl
                                           int64_t tokens, int64_t experts) {
     (void)dtype;
     unsigned blocks = (unsigned)ceil_div(tokens * 32, THREADS);
-    cosine_backward<<<blocks, THREADS, 0, gpu->stream>>>(ddot, per_token, dz, z, token, expert,
-                                                         scale, tokens, experts);
-    LAUNCH_CHECK();
-    sum_over_tokens<<<(unsigned)ceil_div(experts, 32), 256, 0, gpu->stream>>>(per_expert, dz, z,
-                                                                              tokens, experts);
-    LAUNCH_CHECK();
+    gpu_launch(gpu, cosine_backward, blocks, THREADS, 0, ddot, per_token, dz, z, token, expert,
+               scale, tokens, experts);
+    gpu_launch(gpu, sum_over_tokens, ceil_div(experts, 32), 256, 0, per_expert, dz, z, tokens,
+               experts);
 }
 
 /* D is the gradient's type, T that of the values. */
@@ -237,8 +219,8 @@ extern "C" void gate_norms_backward_cuda(Gpu *gpu, DType dtype, void *dx, const 
                                          int64_t width) {
     unsigned blocks = blocks_for(gpu, rows * width);
     DTYPE_SWITCH(dtype, T,
-                 norms_backward<T, T><<<blocks, THREADS, 0, gpu->stream>>>(
-                     (T *)dx, (const T *)x, sums, inverse, rows, width));
+                 gpu_launch(gpu, norms_backward<T, T>, blocks, THREADS, 0, dx, x, sums, inverse,
+                            rows, width));
 }
 
 extern "C" void gate_norms_backward_weight_cuda(Gpu *gpu, DType dtype, float *dw, const void *w,
@@ -246,8 +228,8 @@ extern "C" void gate_norms_backward_weight_cuda(Gpu *gpu, DType dtype, float *dw
                                                 int64_t rows, int64_t width) {
     unsigned blocks = blocks_for(gpu, rows * width);
     DTYPE_SWITCH(dtype, T,
-                 norms_backward<float, T><<<blocks, THREADS, 0, gpu->stream>>>(
-                     dw, (const T *)w, sums, inverse, rows, width));
+                 gpu_launch(gpu, norms_backward<float, T>, blocks, THREADS, 0, dw, w, sums, inverse,
+                            rows, width));
 }
 
 /* ---- the load of noisy top-k ---- */
@@ -302,12 +284,10 @@ extern "C" void gate_noisy_load_forward_cuda(Gpu *gpu, DType dtype, float *load,
                                              int top_k) {
     (void)dtype;
     unsigned blocks = (unsigned)ceil_div(tokens * 32, THREADS);
-    noisy_load_forward<<<blocks, THREADS, 0, gpu->stream>>>(p, rivals, clean, raw, noisy, tokens,
-                                                            experts, top_k);
-    LAUNCH_CHECK();
-    sum_over_tokens<<<(unsigned)ceil_div(experts, 32), 256, 0, gpu->stream>>>(load, p, NULL, tokens,
-                                                                              experts);
-    LAUNCH_CHECK();
+    gpu_launch(gpu, noisy_load_forward, blocks, THREADS, 0, p, rivals, clean, raw, noisy, tokens,
+               experts, top_k);
+    gpu_launch(gpu, sum_over_tokens, ceil_div(experts, 32), 256, 0, load, p, nullptr, tokens,
+               experts);
 }
 
 /* The derivative of one expert's p with respect to its clean logit, and its distance to the bar in
@@ -358,8 +338,7 @@ extern "C" void gate_noisy_load_backward_cuda(Gpu *gpu, DType dtype, float *dcle
                                               const float *raw, const float *noisy, int64_t tokens,
                                               int64_t experts, int top_k) {
     (void)dtype, (void)top_k;
-    noisy_load_backward<<<(unsigned)ceil_div(tokens * 32, THREADS), THREADS, 0, gpu->stream>>>(
-        dclean, add_clean, draw, add_raw, dnoisy, add_noisy, dload, rivals, clean, raw, noisy,
-        tokens, experts);
-    LAUNCH_CHECK();
+    gpu_launch(gpu, noisy_load_backward, ceil_div(tokens * 32, THREADS), THREADS, 0, dclean,
+               add_clean, draw, add_raw, dnoisy, add_noisy, dload, rivals, clean, raw, noisy,
+               tokens, experts);
 }

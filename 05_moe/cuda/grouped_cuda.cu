@@ -16,19 +16,6 @@
  * for 132 SMs). Sorting the tokens first saves a launch per expert, and the backward pass needs it
  * anyway. */
 
-static GpuMatmul product_of(DType dtype, int64_t m, int64_t n, int64_t k) {
-    GpuMatmul p = {};
-    p.dtype = p.out_dtype = dtype;
-    p.m = m;
-    p.n = n;
-    p.k = k;
-    p.lda = k;
-    p.ldb = p.ldc = n;
-    p.batch = 1;
-    p.alpha = 1;
-    return p;
-}
-
 /* Matrix number i of a tensor, i counting elements. */
 static char *part(DType dtype, const void *x, int64_t i) {
     return (char *)x + i * (int64_t)dtype_size(dtype);
@@ -38,9 +25,8 @@ void grouped_forward_blas_cuda(Gpu *gpu, DType dtype, void *y, const void *x, co
                                const int32_t *host_offsets, GroupedShape s) {
     for (int64_t e = 0; e < s.experts; e++) {
         int64_t row = host_offsets[e];
-        GpuMatmul p = product_of(dtype, host_offsets[e + 1] - row, s.out, s.in);
-        p.transpose_b = true;
-        p.ldb = s.in;
+        GpuMatmul p =
+            gpu_product(dtype, dtype, false, true, host_offsets[e + 1] - row, s.out, s.in);
         gpu_matmul(gpu, &p, part(dtype, y, row * s.out), part(dtype, x, row * s.in),
                    part(dtype, w, e * s.out * s.in), NULL);
     }
@@ -54,7 +40,8 @@ void grouped_backward_input_blas_cuda(Gpu *gpu, DType dtype, void *dx, int add, 
                 (size_t)((s.rows - used) * s.in) * dtype_size(dtype));
     for (int64_t e = 0; e < s.experts; e++) {
         int64_t row = host_offsets[e];
-        GpuMatmul p = product_of(dtype, host_offsets[e + 1] - row, s.in, s.out);
+        GpuMatmul p =
+            gpu_product(dtype, dtype, false, false, host_offsets[e + 1] - row, s.in, s.out);
         p.beta = (float)add;
         gpu_matmul(gpu, &p, part(dtype, dx, row * s.in), part(dtype, dy, row * s.out),
                    part(dtype, w, e * s.out * s.in), NULL);
@@ -70,10 +57,7 @@ void grouped_backward_weight_blas_cuda(Gpu *gpu, DType dtype, float *dw, int add
             if (!add) gpu_set(gpu, to, 0, (size_t)(s.out * s.in) * sizeof *to);
             continue;
         }
-        GpuMatmul p = product_of(dtype, s.out, s.in, rows);
-        p.out_dtype = F32;
-        p.transpose_a = true;
-        p.lda = s.out;
+        GpuMatmul p = gpu_product(dtype, F32, true, false, s.out, s.in, rows);
         p.beta = (float)add;
         gpu_matmul(gpu, &p, to, part(dtype, dy, row * s.out), part(dtype, x, row * s.in), NULL);
     }
@@ -93,9 +77,9 @@ void grouped_forward_gather_cuda(Gpu *gpu, DType dtype, void *y, void *gathered,
         int64_t row = host_offsets[e], rows = host_offsets[e + 1] - row;
         if (!rows) continue;
         void *mine = part(dtype, gathered, row * s.in);
-        DTYPE_SWITCH(dtype, T,
-                     gather_kernel<T><<<(unsigned)rows, 256, 0, gpu->stream>>>(
-                         (T *)mine, (const T *)x, token_of_row + row, s.in));
+        DTYPE_SWITCH(
+            dtype, T,
+            gpu_launch(gpu, gather_kernel<T>, rows, 256, 0, mine, x, token_of_row + row, s.in));
         int32_t one[2] = {0, (int32_t)rows};
         GroupedShape single = {rows, s.in, s.out, 1};
         grouped_forward_blas_cuda(gpu, dtype, part(dtype, y, row * s.out), mine,
@@ -304,7 +288,7 @@ static void launch(Gpu *gpu, DType dtype, PlainOperands o, const int32_t *offset
                  PlainWork<T> work = {(const T *)o.a, (const T *)o.b, (const T *)o.b2, o.y,
                                       (T *)o.g, (T *)o.u, offsets, shape.rows, (int)shape.in,
                                       (int)shape.out, shape.experts, columns, o.add};
-                 grouped_plain_kernel<P, T><<<blocks, THREADS, table, gpu->stream>>>(work));
+                 gpu_launch(gpu, grouped_plain_kernel<P, T>, blocks, THREADS, table, work));
 }
 
 void grouped_forward_plain_cuda(Gpu *gpu, DType dtype, void *y, const void *x, const void *w,

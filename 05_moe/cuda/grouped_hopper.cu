@@ -388,10 +388,7 @@ static void launch(Gpu *gpu, RowsMaps &maps, int mapped, RowsWork &work, const v
     work.next = (int *)gpu->workspace; /* cuBLASLt's, whose turn it is not */
     CUDA_CHECK(cudaMemsetAsync(work.next, 0, sizeof *work.next, gpu->stream));
     auto kernel = grouped_hopper_kernel<P>;
-    CUDA_CHECK(
-        cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, SHARED_BYTES));
-    kernel<<<gpu->sm_count / CLUSTER * CLUSTER, THREADS, SHARED_BYTES, gpu->stream>>>(maps, work);
-    LAUNCH_CHECK();
+    gpu_launch(gpu, kernel, gpu->sm_count / CLUSTER * CLUSTER, THREADS, SHARED_BYTES, maps, work);
 }
 
 void grouped_forward_hopper_cuda(Gpu *gpu, DType dtype, void *y, const void *x, const void *w,

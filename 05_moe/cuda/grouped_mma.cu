@@ -274,8 +274,9 @@ int grouped_mma_available(Gpu *gpu, DType dtype, GroupedShape shape) {
            shape.out % 8 == 0 && gpu->shared_memory_max >= shared_bytes(shape);
 }
 
+/* w: the operands; the rest is filled in here. */
 template <Product P>
-static void launch(Gpu *gpu, DType dtype, MmaWork &w, const int32_t *offsets, GroupedShape shape) {
+static void launch(Gpu *gpu, DType dtype, MmaWork w, const int32_t *offsets, GroupedShape shape) {
     CHECK(grouped_mma_available(gpu, dtype, shape),
           "BF16 tensor cores need sm_80 or newer, and in and out that are multiples of 8: this is "
           "sm_%d, %s, in %lld, out %lld",
@@ -290,49 +291,34 @@ static void launch(Gpu *gpu, DType dtype, MmaWork &w, const int32_t *offsets, Gr
     w.columns = (int)ceil_div(across, P == SWIGLU ? TILE / 2 : TILE);
     auto kernel = grouped_mma_kernel<P>;
     int bytes = shared_bytes(shape), blocks = 0;
-    CUDA_CHECK(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes));
     CUDA_CHECK(cudaOccupancyMaxActiveBlocksPerMultiprocessor(&blocks, kernel, THREADS, bytes));
-    kernel<<<gpu->sm_count *(blocks > 0 ? blocks : 1), THREADS, bytes, gpu->stream>>>(w);
-    LAUNCH_CHECK();
+    gpu_launch(gpu, kernel, gpu->sm_count * (blocks > 0 ? blocks : 1), THREADS, bytes, w);
 }
 
 void grouped_forward_mma_cuda(Gpu *gpu, DType dtype, void *y, const void *x, const void *w,
                               const int32_t *offsets, GroupedShape shape) {
-    MmaWork work = {};
-    work.a = (const bf16 *)x;
-    work.b = (const bf16 *)w;
-    work.y = y;
+    MmaWork work = {(const bf16 *)x, (const bf16 *)w, NULL, y};
     launch<FORWARD>(gpu, dtype, work, offsets, shape);
 }
 
 void grouped_swiglu_forward_mma_cuda(Gpu *gpu, DType dtype, void *h, void *g, void *u,
                                      const void *x, const void *gate, const void *up,
                                      const int32_t *offsets, GroupedShape shape) {
-    MmaWork work = {};
-    work.a = (const bf16 *)x;
-    work.b = (const bf16 *)gate;
-    work.b2 = (const bf16 *)up;
-    work.y = h;
+    MmaWork work = {(const bf16 *)x, (const bf16 *)gate, (const bf16 *)up, h};
     if (g && u) work.g = (bf16 *)g, work.u = (bf16 *)u;
     launch<SWIGLU>(gpu, dtype, work, offsets, shape);
 }
 
 void grouped_backward_input_mma_cuda(Gpu *gpu, DType dtype, void *dx, int add, const void *dy,
                                      const void *w, const int32_t *offsets, GroupedShape shape) {
-    MmaWork work = {};
-    work.a = (const bf16 *)dy;
-    work.b = (const bf16 *)w;
-    work.y = dx;
+    MmaWork work = {(const bf16 *)dy, (const bf16 *)w, NULL, dx};
     work.add = add;
     launch<INPUT>(gpu, dtype, work, offsets, shape);
 }
 
 void grouped_backward_weight_mma_cuda(Gpu *gpu, DType dtype, float *dw, int add, const void *dy,
                                       const void *x, const int32_t *offsets, GroupedShape shape) {
-    MmaWork work = {};
-    work.a = (const bf16 *)dy;
-    work.b = (const bf16 *)x;
-    work.y = dw;
+    MmaWork work = {(const bf16 *)dy, (const bf16 *)x, NULL, dw};
     work.add = add;
     launch<WEIGHT>(gpu, dtype, work, offsets, shape);
 }

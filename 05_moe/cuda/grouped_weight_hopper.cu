@@ -246,9 +246,6 @@ void grouped_backward_weight_hopper_cuda(Gpu *gpu, DType dtype, float *dw, int a
     work.added = work.next + 1;
     size_t counters = 1 + (work.parts > 1 ? (size_t)tiles * CLUSTER * 2 : 0);
     CUDA_CHECK(cudaMemsetAsync(work.next, 0, counters * sizeof *work.next, gpu->stream));
-    CUDA_CHECK(cudaFuncSetAttribute(grouped_weight_kernel,
-                                    cudaFuncAttributeMaxDynamicSharedMemorySize, SHARED_BYTES));
-    grouped_weight_kernel<<<gpu->sm_count / CLUSTER * CLUSTER, THREADS, SHARED_BYTES,
-                            gpu->stream>>>(maps, work);
-    LAUNCH_CHECK();
+    gpu_launch(gpu, grouped_weight_kernel, gpu->sm_count / CLUSTER * CLUSTER, THREADS, SHARED_BYTES,
+               maps, work);
 }

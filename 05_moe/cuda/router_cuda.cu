@@ -80,9 +80,8 @@ void route_forward_cuda(Gpu *gpu, DType dtype, float *scores, int32_t *indices, 
                   : shape.experts <= 128 ? route_kernel<4>
                   : shape.experts <= 256 ? route_kernel<8>
                                          : route_kernel<ROUTER_MAX_EXPERTS / 32>;
-    kernel<<<blocks_for(shape), 32 * WARPS, 0, gpu->stream>>>(scores, indices, weights, status,
-                                                              logits, bias, shape);
-    LAUNCH_CHECK();
+    gpu_launch(gpu, kernel, blocks_for(shape), 32 * WARPS, 0, scores, indices, weights, status,
+               logits, bias, shape);
 }
 
 void route_weights_backward_cuda(Gpu *gpu, DType dtype, float *dscores, int add,
@@ -90,16 +89,14 @@ void route_weights_backward_cuda(Gpu *gpu, DType dtype, float *dscores, int add,
                                  const int32_t *indices, RouteShape shape) {
     (void)dtype;
     if (!shape.tokens) return;
-    route_weights_backward_kernel<<<blocks_for(shape), 32 * WARPS, 0, gpu->stream>>>(
-        dscores, add, dweights, weights, scores, indices, shape);
-    LAUNCH_CHECK();
+    gpu_launch(gpu, route_weights_backward_kernel, blocks_for(shape), 32 * WARPS, 0, dscores, add,
+               dweights, weights, scores, indices, shape);
 }
 
 void route_scores_backward_cuda(Gpu *gpu, DType dtype, float *dlogits, int add,
                                 const float *dscores, const float *scores, RouteShape shape) {
     (void)dtype;
     if (!shape.tokens) return;
-    route_scores_backward_kernel<<<blocks_for(shape), 32 * WARPS, 0, gpu->stream>>>(
-        dlogits, add, dscores, scores, shape);
-    LAUNCH_CHECK();
+    gpu_launch(gpu, route_scores_backward_kernel, blocks_for(shape), 32 * WARPS, 0, dlogits, add,
+               dscores, scores, shape);
 }

@@ -92,10 +92,9 @@ static void launch_pairs(Gpu *gpu, DType dtype, RopePart part, Angles angles,
     for (int64_t t = 0; t < tokens; t += most) {
         int64_t count = (tokens - t < most ? tokens - t : most) * pairs;
         DTYPE_SWITCH(dtype, T,
-                     rotate_pairs<T>
-                     <<<(unsigned)ceil_div(count, THREADS), THREADS, 0, gpu->stream>>>(
-                         from_token(part, dtype, t), angles, positions + t, (unsigned)count,
-                         (unsigned)dim / 2, layout == ROPE_HALVES, inverse ? -1.0f : 1.0f));
+                     gpu_launch(gpu, rotate_pairs<T>, ceil_div(count, THREADS), THREADS, 0,
+                                from_token(part, dtype, t), angles, positions + t, (unsigned)count,
+                                (unsigned)dim / 2, layout == ROPE_HALVES, inverse ? -1.0f : 1.0f));
     }
 }
 
@@ -240,10 +239,10 @@ static void launch_pieces(Gpu *gpu, DType dtype, RopePart q, RopePart k, Table t
     int64_t most = tokens_in_a_launch(threads);
     for (int64_t t = 0; t < tokens; t += most) {
         int64_t count = (tokens - t < most ? tokens - t : most) * threads;
-        rotate_pieces<T, LAYOUT, RUNG>
-            <<<(unsigned)ceil_div(count, Plan::THREADS), Plan::THREADS, 0, gpu->stream>>>(
-                from_token(q, dtype, t), from_token(k, dtype, t), table, positions + t,
-                (unsigned)count, (unsigned)dim / 2, (unsigned)groups, inverse ? -1.0f : 1.0f);
+        gpu_launch(gpu, rotate_pieces<T, LAYOUT, RUNG>, ceil_div(count, Plan::THREADS),
+                   Plan::THREADS, 0, from_token(q, dtype, t), from_token(k, dtype, t), table,
+                   positions + t, (unsigned)count, (unsigned)dim / 2, (unsigned)groups,
+                   inverse ? -1.0f : 1.0f);
     }
 }
 

@@ -36,8 +36,28 @@ struct Gpu {
             fatal("%s:%d: %s: %s", __FILE__, __LINE__, #call, cudaGetErrorString(status_)); \
     } while (0)
 
-/* After each launch: a bad configuration is reported here, by name, not three calls later. */
-#define LAUNCH_CHECK() CUDA_CHECK(cudaGetLastError())
+/* The Gpu to launch on, and the place that does, which a failure names. */
+struct LaunchOn {
+    Gpu *gpu;
+    const char *file;
+    int line;
+    LaunchOn(Gpu *gpu, const char *file = __builtin_FILE(), int line = __builtin_LINE())
+        : gpu(gpu), file(file), line(line) {}
+};
+
+/* kernel<<<grid, threads, shared>>>(arguments...). A pointer to void becomes what the kernel takes;
+ * a bad configuration is reported here, not three calls later. */
+template <typename... Parameters, typename... Arguments>
+static void gpu_launch(LaunchOn on, void (*kernel)(Parameters...), dim3 grid, dim3 threads,
+                       size_t shared, Arguments... arguments) {
+    if (shared > 48 << 10) /* more has to be asked for */
+        CUDA_CHECK(cudaFuncSetAttribute((const void *)kernel,
+                                        cudaFuncAttributeMaxDynamicSharedMemorySize, (int)shared));
+    kernel<<<grid, threads, shared, on.gpu->stream>>>(static_cast<Parameters>(arguments)...);
+    cudaError_t status = cudaGetLastError();
+    if (status != cudaSuccess)
+        fatal("%s:%d: the launch failed: %s", on.file, on.line, cudaGetErrorString(status));
+}
 
 /*
  * DTYPE_SWITCH(dtype, T, statement): runs the statement with T = float or __nv_bfloat16.
@@ -52,7 +72,6 @@ struct Gpu {
             typedef __nv_bfloat16 T;                                                  \
             __VA_ARGS__;                                                              \
         }                                                                             \
-        LAUNCH_CHECK();                                                               \
     } while (0)
 
 __device__ __forceinline__ float to_float(float x) { return x; }

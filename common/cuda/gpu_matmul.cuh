@@ -20,6 +20,19 @@ typedef struct GpuMatmul {
     bool bias;                            /* add a row vector (of out_dtype) to every row of C */
 } GpuMatmul;
 
+/* C (of out_dtype) = A B, whole matrices without gaps: what most callers want, and the rest start
+ * from. */
+static inline GpuMatmul gpu_product(DType dtype, DType out_dtype, bool transpose_a,
+                                    bool transpose_b, int64_t m, int64_t n, int64_t k) {
+    GpuMatmul p = {};
+    p.dtype = dtype, p.out_dtype = out_dtype;
+    p.transpose_a = transpose_a, p.transpose_b = transpose_b;
+    p.m = m, p.n = n, p.k = k;
+    p.lda = transpose_a ? m : k, p.ldb = transpose_b ? k : n, p.ldc = n;
+    p.batch = 1, p.alpha = 1;
+    return p;
+}
+
 /* C = alpha op(A) op(B) + beta C (+ bias); each begins at a multiple of 16 bytes, or of what its
  * rows begin at. Plans are kept in the Gpu, so that a product seen before only costs its launch. */
 void gpu_matmul(Gpu *gpu, const GpuMatmul *product, void *c, const void *a, const void *b,

@@ -27,12 +27,8 @@ static void linear_product(Gpu *gpu, DType dtype, void *y, const void *base, con
     few.x = x, few.rows = rows, few.in = in;
     few.part[0] = {y, w, bias, base, out};
     if (few_rows_supports(gpu, dtype, &few)) return few_rows_linear_cuda(gpu, dtype, &few);
-    GpuMatmul product = {};
-    product.dtype = product.out_dtype = dtype;
-    product.transpose_b = true;
-    product.m = rows, product.n = out, product.k = in;
-    product.lda = in, product.ldb = in, product.ldc = out;
-    product.batch = 1, product.alpha = 1, product.beta = base ? 1 : 0, product.bias = bias != NULL;
+    GpuMatmul product = gpu_product(dtype, dtype, false, true, rows, out, in);
+    product.beta = base ? 1 : 0, product.bias = bias != NULL;
     gpu_matmul_onto(gpu, &product, y, base ? base : y, x, w, bias);
 }
 
@@ -62,26 +58,19 @@ extern "C" void linear_backward_cuda(Gpu *gpu, DType dtype, void *dx, int add_x,
                                      const void *x, const void *w, int64_t rows, int64_t in,
                                      int64_t out) {
     if (dx) {
-        GpuMatmul product = {};
-        product.dtype = product.out_dtype = dtype;
-        product.m = rows, product.n = in, product.k = out;
-        product.lda = out, product.ldb = in, product.ldc = in;
-        product.batch = 1, product.alpha = 1, product.beta = (float)add_x;
+        GpuMatmul product = gpu_product(dtype, dtype, false, false, rows, in, out);
+        product.beta = (float)add_x;
         gpu_matmul(gpu, &product, dx, dy, w, NULL);
     }
     if (dw) {
-        GpuMatmul product = {};
-        product.dtype = dtype, product.out_dtype = F32;
-        product.transpose_a = true;
-        product.m = out, product.n = in, product.k = rows;
-        product.lda = out, product.ldb = in, product.ldc = in;
-        product.batch = 1, product.alpha = 1, product.beta = (float)add_w;
+        GpuMatmul product = gpu_product(dtype, F32, true, false, out, in, rows);
+        product.beta = (float)add_w;
         gpu_matmul(gpu, &product, dw, dy, x, NULL);
     }
     if (dbias)
         DTYPE_SWITCH(dtype, T,
-                     column_sums<T><<<(unsigned)ceil_div(out, 64), 64, 0, gpu->stream>>>(
-                         dbias, add_bias, (const T *)dy, rows, out));
+                     gpu_launch(gpu, column_sums<T>, ceil_div(out, 64), 64, 0, dbias, add_bias, dy,
+                                rows, out));
 }
 
 /* ---- element by element ---- */
@@ -128,8 +117,7 @@ template <typename T, typename Op>
 static void launch_elementwise(Gpu *gpu, void *y, int add, const void *a, const void *b, int64_t n,
                                Op op) {
     unsigned blocks = blocks_for(gpu, ceil_div(n, Pack<T>::SIZE));
-    elementwise<T>
-        <<<blocks, THREADS, 0, gpu->stream>>>((T *)y, add, (const T *)a, (const T *)b, n, op);
+    gpu_launch(gpu, elementwise<T, Op>, blocks, THREADS, 0, y, add, a, b, n, op);
 }
 
 extern "C" void add_cuda(Gpu *gpu, DType dtype, void *y, const void *a, const void *b, int64_t n) {
@@ -190,11 +178,11 @@ extern "C" void slice_forward_cuda(Gpu *gpu, DType dtype, void *y, const void *x
     DTYPE_SWITCH(dtype, T, {
         const int W = Pack<T>::SIZE;
         if (whole_packs<T>(width, from, count))
-            slice_forward<T, W><<<blocks_for(gpu, rows * count / W), THREADS, 0, gpu->stream>>>(
-                (T *)y, (const T *)x, rows, width, from, count);
+            gpu_launch(gpu, slice_forward<T, W>, blocks_for(gpu, rows * count / W), THREADS, 0, y,
+                       x, rows, width, from, count);
         else
-            slice_forward<T, 1><<<blocks_for(gpu, rows * count), THREADS, 0, gpu->stream>>>(
-                (T *)y, (const T *)x, rows, width, from, count);
+            gpu_launch(gpu, slice_forward<T, 1>, blocks_for(gpu, rows * count), THREADS, 0, y, x,
+                       rows, width, from, count);
     });
 }
 
@@ -203,11 +191,11 @@ extern "C" void slice_backward_cuda(Gpu *gpu, DType dtype, void *dx, int add, co
     DTYPE_SWITCH(dtype, T, {
         const int W = Pack<T>::SIZE;
         if (whole_packs<T>(width, from, count))
-            slice_backward<T, W><<<blocks_for(gpu, rows * width / W), THREADS, 0, gpu->stream>>>(
-                (T *)dx, add, (const T *)dy, rows, width, from, count);
+            gpu_launch(gpu, slice_backward<T, W>, blocks_for(gpu, rows * width / W), THREADS, 0, dx,
+                       add, dy, rows, width, from, count);
         else
-            slice_backward<T, 1><<<blocks_for(gpu, rows * width), THREADS, 0, gpu->stream>>>(
-                (T *)dx, add, (const T *)dy, rows, width, from, count);
+            gpu_launch(gpu, slice_backward<T, 1>, blocks_for(gpu, rows * width), THREADS, 0, dx,
+                       add, dy, rows, width, from, count);
     });
 }
 
@@ -270,10 +258,8 @@ extern "C" void swiglu_backward_cuda(Gpu *gpu, DType dtype, void *dgate, int add
                                      int add_up, const void *dy, const void *gate, const void *up,
                                      int64_t n) {
     DTYPE_SWITCH(dtype, T,
-                 swiglu_backward<T>
-                 <<<blocks_for(gpu, ceil_div(n, Pack<T>::SIZE)), THREADS, 0, gpu->stream>>>(
-                     (T *)dgate, add_gate, (T *)dup, add_up, (const T *)dy, (const T *)gate,
-                     (const T *)up, n));
+                 gpu_launch(gpu, swiglu_backward<T>, blocks_for(gpu, ceil_div(n, Pack<T>::SIZE)),
+                            THREADS, 0, dgate, add_gate, dup, add_up, dy, gate, up, n));
 }
 
 template <typename T>
@@ -295,6 +281,6 @@ __global__ void dropout_kernel(T *y, int add, const T *x, int64_t n, float p, ui
 extern "C" void dropout_cuda(Gpu *gpu, DType dtype, void *y, int add, const void *x, int64_t n,
                              float p, uint64_t seed, uint64_t stream) {
     DTYPE_SWITCH(dtype, T,
-                 dropout_kernel<T><<<blocks_for(gpu, ceil_div(n, 4)), THREADS, 0, gpu->stream>>>(
-                     (T *)y, add, (const T *)x, n, p, seed, stream));
+                 gpu_launch(gpu, dropout_kernel<T>, blocks_for(gpu, ceil_div(n, 4)), THREADS, 0, y,
+                            add, x, n, p, seed, stream));
 }

@@ -102,15 +102,15 @@ extern "C" void embedding_backward_cuda(Gpu *gpu, DType dtype, float *dtable, in
         CUDA_CHECK(cub::DeviceRadixSort::SortPairs(NULL, bytes, ids, sorted, numbers, order, rows));
         CHECK(bytes <= most, "sorting %lld ids takes %zu bytes of %zu", (long long)rows, bytes,
               most);
-        count_up<<<(unsigned)ceil_div(rows, THREADS), THREADS, 0, gpu->stream>>>(numbers, rows);
+        gpu_launch(gpu, count_up, ceil_div(rows, THREADS), THREADS, 0, numbers, rows);
         CUDA_CHECK(cub::DeviceRadixSort::SortPairs(gpu->workspace, bytes, ids, sorted, numbers,
                                                    order, rows, 0, 32, gpu->stream));
     }
-    find_starts<<<(unsigned)ceil_div(vocab + 1, THREADS), THREADS, 0, gpu->stream>>>(start, sorted,
-                                                                                     rows, vocab);
-    DTYPE_SWITCH(dtype, T,
-                 sum_rows_by_id<T><<<(unsigned)vocab, 128, 0, gpu->stream>>>(
-                     dtable, add, start, order, (const T *)dy, d));
+    gpu_launch(gpu, find_starts, ceil_div(vocab + 1, THREADS), THREADS, 0, start, sorted, rows,
+               vocab);
+    DTYPE_SWITCH(
+        dtype, T,
+        gpu_launch(gpu, sum_rows_by_id<T>, vocab, 128, 0, dtable, add, start, order, dy, d));
 }
 
 /* ---- cross entropy: a block for each row ---- */
@@ -169,10 +169,9 @@ extern "C" void cross_entropy_forward_cuda(Gpu *gpu, DType dtype, float *loss, f
                                            int64_t rows, int64_t vocab) {
     if (rows)
         DTYPE_SWITCH(dtype, T,
-                     cross_entropy_rows<T><<<(unsigned)rows, THREADS, 0, gpu->stream>>>(
-                         losses, lse, (const T *)logits, targets, vocab));
-    mean_of_rows<<<1, 1024, 0, gpu->stream>>>(loss, losses, targets, rows);
-    LAUNCH_CHECK();
+                     gpu_launch(gpu, cross_entropy_rows<T>, rows, THREADS, 0, losses, lse, logits,
+                                targets, vocab));
+    gpu_launch(gpu, mean_of_rows, 1, 1024, 0, loss, losses, targets, rows);
 }
 
 template <typename T>
@@ -193,8 +192,8 @@ extern "C" void cross_entropy_backward_cuda(Gpu *gpu, DType dtype, void *logits,
                                             const int32_t *targets, int64_t rows, int64_t vocab) {
     if (rows)
         DTYPE_SWITCH(dtype, T,
-                     cross_entropy_backward<T><<<(unsigned)rows, THREADS, 0, gpu->stream>>>(
-                         (T *)logits, dloss, loss, lse, targets, vocab));
+                     gpu_launch(gpu, cross_entropy_backward<T>, rows, THREADS, 0, logits, dloss,
+                                loss, lse, targets, vocab));
 }
 
 /*
@@ -317,26 +316,20 @@ extern "C" void linear_cross_entropy_forward_cuda(Gpu *gpu, DType dtype, float *
         gpu_set(gpu, (char *)padded_w + used, 0, (size_t)((width - vocab) * in) * size);
     }
     linear_forward_cuda(gpu, dtype, logits, x, padded_w, NULL, rows, in, width);
-    if (gradient) count_targets<<<1, 1024, 0, gpu->stream>>>(loss + 1, targets, rows);
+    if (gradient) gpu_launch(gpu, count_targets, 1, 1024, 0, loss + 1, targets, rows);
     if (rows)
-        DTYPE_SWITCH(
-            dtype, T,
-            head_rows<T><<<(unsigned)rows, HEAD_THREADS, 0, gpu->stream>>>(
-                losses, (T *)logits, gradient ? loss + 1 : NULL, targets, (int)vocab, (int)width));
-    mean_of_rows<<<1, 1024, 0, gpu->stream>>>(loss, losses, targets, rows);
-    LAUNCH_CHECK();
+        DTYPE_SWITCH(dtype, T,
+                     gpu_launch(gpu, head_rows<T>, rows, HEAD_THREADS, 0, losses, logits,
+                                gradient ? loss + 1 : NULL, targets, (int)vocab, (int)width));
+    gpu_launch(gpu, mean_of_rows, 1, 1024, 0, loss, losses, targets, rows);
 }
 
 /* dw [rows from .. from + count - 1 of the vocabulary, in] = or += dlogits^T x */
 static void head_weight_gradient(Gpu *gpu, DType dtype, float *dw, int add, const void *dlogits,
                                  const void *x, int64_t rows, int64_t in, int64_t from,
                                  int64_t count, int64_t width) {
-    GpuMatmul product = {};
-    product.dtype = dtype, product.out_dtype = F32;
-    product.transpose_a = true;
-    product.m = count, product.n = in, product.k = rows;
-    product.lda = width, product.ldb = in, product.ldc = in;
-    product.batch = 1, product.alpha = 1, product.beta = (float)add;
+    GpuMatmul product = gpu_product(dtype, F32, true, false, count, in, rows);
+    product.lda = width, product.beta = (float)add;
     gpu_matmul(gpu, &product, dw + from * in, (const char *)dlogits + from * dtype_size(dtype), x,
                NULL);
 }
@@ -348,9 +341,9 @@ extern "C" void linear_cross_entropy_backward_cuda(Gpu *gpu, DType dtype, void *
                                                    int64_t vocab, int64_t width) {
     if (!rows) return;
     unsigned blocks = 4 * (unsigned)gpu->sm_count;
-    DTYPE_SWITCH(dtype, T,
-                 scale_unless_one<T>
-                 <<<blocks, THREADS, 0, gpu->stream>>>((T *)dlogits, dloss, rows * width));
+    DTYPE_SWITCH(
+        dtype, T,
+        gpu_launch(gpu, scale_unless_one<T>, blocks, THREADS, 0, dlogits, dloss, rows * width));
     linear_backward_cuda(gpu, dtype, dx, add_x, NULL, 0, NULL, 0, dlogits, x, padded_w, rows, in,
                          width);
     if (!dw) return;
@@ -383,10 +376,8 @@ __global__ void sum_scratch(float *out, const float *scratch, float scale) {
 extern "C" void sum_forward_cuda(Gpu *gpu, DType dtype, float *out, float *scratch, const void *x,
                                  const float *c, int64_t n, float scale) {
     DTYPE_SWITCH(dtype, T,
-                 sum_chunks<T>
-                 <<<SUM_CHUNKS, THREADS, 0, gpu->stream>>>(scratch, (const T *)x, c, n));
-    sum_scratch<<<1, THREADS, 0, gpu->stream>>>(out, scratch, scale);
-    LAUNCH_CHECK();
+                 gpu_launch(gpu, sum_chunks<T>, SUM_CHUNKS, THREADS, 0, scratch, x, c, n));
+    gpu_launch(gpu, sum_scratch, 1, THREADS, 0, out, scratch, scale);
 }
 
 template <typename T>
@@ -402,7 +393,7 @@ __global__ void spread(T *dx, int add, const float *dout, const float *c, int64_
 extern "C" void sum_backward_cuda(Gpu *gpu, DType dtype, void *dx, int add, const float *dout,
                                   const float *c, int64_t n, float scale) {
     unsigned blocks = (unsigned)(ceil_div(n, THREADS) < 2048 ? ceil_div(n, THREADS) : 2048);
-    DTYPE_SWITCH(dtype, T,
-                 spread<T><<<blocks ? blocks : 1, THREADS, 0, gpu->stream>>>((T *)dx, add, dout, c,
-                                                                             n, scale));
+    DTYPE_SWITCH(
+        dtype, T,
+        gpu_launch(gpu, spread<T>, blocks ? blocks : 1, THREADS, 0, dx, add, dout, c, n, scale));
 }

@@ -36,9 +36,8 @@ __global__ void norm_of_chunks(float *scratch, float grad_scale) {
 extern "C" void grad_norm_cuda(Gpu *gpu, DType dtype, float *scratch, const float *grads, int64_t n,
                                float grad_scale) {
     (void)dtype; /* gradients of weights are F32 */
-    squares_of_chunk<<<NORM_CHUNKS, THREADS, 0, gpu->stream>>>(scratch, grads, n);
-    norm_of_chunks<<<1, THREADS, 0, gpu->stream>>>(scratch, grad_scale);
-    LAUNCH_CHECK();
+    gpu_launch(gpu, squares_of_chunk, NORM_CHUNKS, THREADS, 0, scratch, grads, n);
+    gpu_launch(gpu, norm_of_chunks, 1, THREADS, 0, scratch, grad_scale);
 }
 
 /* Four weights a thread: 16-byte reads of master, m, v and the gradient. n is a multiple of 64. */
@@ -76,8 +75,7 @@ extern "C" void adamw_cuda(Gpu *gpu, DType dtype, void *values, float *master, f
                            AdamWStep step) {
     int64_t quads = n / 4, blocks = ceil_div(quads, THREADS), most = 16 * (int64_t)gpu->sm_count;
     DTYPE_SWITCH(dtype, T,
-                 adamw_kernel<T>
-                 <<<(unsigned)(blocks < most ? blocks : most), THREADS, 0, gpu->stream>>>(
-                     (T *)values, (float4 *)master, (float4 *)m, (float4 *)v, (const float4 *)grads,
-                     norm, quads, decayed / 4, step));
+                 gpu_launch(gpu, adamw_kernel<T>, (blocks < most ? blocks : most), THREADS, 0,
+                            values, (float4 *)master, (float4 *)m, (float4 *)v,
+                            (const float4 *)grads, norm, quads, decayed / 4, step));
 }

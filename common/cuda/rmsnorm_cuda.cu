@@ -224,13 +224,12 @@ extern "C" void rmsnorm_forward_cuda(Gpu *gpu, DType dtype, void *y, float *rstd
     if (rows == 0) return;
     DTYPE_SWITCH(dtype, T, {
         bool done = PACKS_SWITCH(d, T, {
-            forward_packs<T, TEAM, PACKS>
-                <<<(unsigned)ceil_div(rows, THREADS / TEAM), THREADS, 0, gpu->stream>>>(
-                    (T *)y, rstd, (const T *)x, (const T *)w, rows, (int)d, eps);
+            gpu_launch(gpu, forward_packs<T, TEAM, PACKS>, ceil_div(rows, THREADS / TEAM), THREADS,
+                       0, y, rstd, x, w, rows, (int)d, eps);
         });
         if (!done)
-            forward_plain<T><<<(unsigned)ceil_div(rows, ROWS_PER_BLOCK), THREADS, 0, gpu->stream>>>(
-                (T *)y, rstd, (const T *)x, (const T *)w, rows, d, eps);
+            gpu_launch(gpu, forward_plain<T>, ceil_div(rows, ROWS_PER_BLOCK), THREADS, 0, y, rstd,
+                       x, w, rows, d, eps);
     });
 }
 
@@ -243,17 +242,17 @@ static int backward(Gpu *gpu, T *dx, int add_x, float *scratch, const T *dy, con
         const int TEAMS = THREADS / TEAM;
         blocks = ceil_div(rows, TEAMS) < RMSNORM_BLOCKS ? ceil_div(rows, TEAMS) : RMSNORM_BLOCKS;
         size_t shared = scratch ? TEAMS * (size_t)d * sizeof(float) : 0;
-        backward_packs<T, TEAM, PACKS><<<(unsigned)blocks, THREADS, shared, gpu->stream>>>(
-            dx, add_x, scratch, dy, x, w, rstd, rows, (int)d);
+        gpu_launch(gpu, backward_packs<T, TEAM, PACKS>, blocks, THREADS, shared, dx, add_x, scratch,
+                   dy, x, w, rstd, rows, (int)d);
     });
     if (done) return (int)blocks;
     if (dx)
-        backward_plain_x<T><<<(unsigned)ceil_div(rows, ROWS_PER_BLOCK), THREADS, 0, gpu->stream>>>(
-            dx, add_x, dy, x, w, rstd, rows, d);
+        gpu_launch(gpu, backward_plain_x<T>, ceil_div(rows, ROWS_PER_BLOCK), THREADS, 0, dx, add_x,
+                   dy, x, w, rstd, rows, d);
     if (!scratch) return 0;
     const int CHUNKS = 64;
     dim3 grid((unsigned)ceil_div(d, 64), CHUNKS);
-    backward_plain_w<T><<<grid, 64, 0, gpu->stream>>>(scratch, dy, x, rstd, rows, d);
+    gpu_launch(gpu, backward_plain_w<T>, grid, 64, 0, scratch, dy, x, rstd, rows, d);
     return CHUNKS;
 }
 
@@ -266,7 +265,5 @@ extern "C" void rmsnorm_backward_cuda(Gpu *gpu, DType dtype, void *dx, int add_x
                      parts = backward<T>(gpu, (T *)dx, add_x, dw ? scratch : NULL, (const T *)dy,
                                          (const T *)x, (const T *)w, rstd, rows, d));
     if (!dw) return;
-    add_parts<<<(unsigned)ceil_div(d, 32), dim3(32, 32), 0, gpu->stream>>>(dw, add_w, scratch,
-                                                                           parts, d);
-    LAUNCH_CHECK();
+    gpu_launch(gpu, add_parts, ceil_div(d, 32), dim3(32, 32), 0, dw, add_w, scratch, parts, d);
 }
