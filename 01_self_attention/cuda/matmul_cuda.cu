@@ -12,7 +12,7 @@
  */
 #include "01_self_attention/matmul.h"
 #include "common/cuda/gpu_matmul.cuh"
-#include "common/cuda/mma.cuh"
+#include "common/cuda/mma_tile.cuh"
 
 /* ---- rung 1: one thread, one number of C ----
  * 2 k operations need 2 k numbers: a quarter of an operation for each byte in F32. Neighbouring
@@ -142,11 +142,9 @@ void matmul_registers_cuda(Gpu *gpu, DType dtype, void *c, const void *a, const 
  * A block of four warps makes 128 x 128 numbers of C, a warp 64 x 64 of them, in steps of 16 along
  * k: 4 + 4 ldmatrix bring 64 x 16 of A and 16 x 64 of B into registers, and 32 mma instructions
  * multiply them. cp.async fills a ring of three pairs of tiles in shared memory, two ahead of the
- * arithmetic, without passing through registers. Rows of a tile are 128 bytes; piece q of row r (16
- * bytes) lies at q ^ r % 8, so that the eight rows an ldmatrix reads lie in eight different groups
- * of banks. What limits: every operand passes through registers, twice 64 rows of it in every warp,
- * and on Hopper mma.sync reaches only a part of what the tensor cores can do (the next rung). */
-typedef __nv_bfloat16 bf16;
+ * arithmetic, without passing through registers. (The warp's part is in common/cuda/mma_tile.cuh.)
+ * What limits: every operand passes through registers, twice 64 rows of it in every warp, and on
+ * Hopper mma.sync reaches only a part of what the tensor cores can do (the next rung). */
 enum { BLOCK_K = 64, STAGES = 3, TENSOR_THREADS = 128, TILE_BYTES = 128 * BLOCK_K * 2 };
 
 /* 8 numbers of a row, from memory that may not be aligned and may end within them. */
@@ -175,48 +173,6 @@ static __device__ __forceinline__ void load_tile(char *shared, const bf16 *x, in
             cp_async_16(to, valid ? from + col : x, valid);
         else
             *(uint4 *)to = load_ragged(from, col, cols, valid);
-    }
-}
-
-/* The operands of one step of 16 k's: 64 rows of A and 64 columns of B, for this warp. */
-struct Fragments {
-    uint32_t a[4][4], b[4][4];
-};
-
-static __device__ __forceinline__ void load_fragments(Fragments &f, const char *tile_a,
-                                                      const char *block_b, int warp_row, int step) {
-    int lane = threadIdx.x % 32;
-#pragma unroll
-    for (int i = 0; i < 4;
-         i++) { /* lanes 0 .. 15 name rows of the left 8 k's, 16 .. 31 of the right */
-        int row = warp_row * 64 + i * 16 + lane % 16, q = 2 * step + lane / 16;
-        ldmatrix_x4(f.a[i], tile_a + row * 128 + ((q ^ row % 8) * 16));
-    }
-#pragma unroll
-    for (int j = 0; j < 4;
-         j++) { /* B lies [k][n], mma wants it by columns: transposed on the way */
-        int row = step * 16 + lane % 16, q = 2 * j + lane / 16;
-        ldmatrix_x4_transposed(f.b[j], block_b + row * 128 + ((q ^ row % 8) * 16));
-    }
-}
-
-/* One pair of tiles. The fragments of the next step are on their way while this step's are
- * multiplied. */
-static __device__ __forceinline__ void multiply_tile(float (&sum)[4][8][4], const char *tile_a,
-                                                     const char *tile_b, int warp_row,
-                                                     int warp_col) {
-    const char *block_b = tile_b + warp_col * (BLOCK_K * 128); /* 64 columns wide, 64 k's high */
-    Fragments f[2];
-    load_fragments(f[0], tile_a, block_b, warp_row, 0);
-#pragma unroll
-    for (int step = 0; step < BLOCK_K / 16; step++) {
-        Fragments &now = f[step % 2];
-        if (step + 1 < BLOCK_K / 16)
-            load_fragments(f[(step + 1) % 2], tile_a, block_b, warp_row, step + 1);
-#pragma unroll
-        for (int i = 0; i < 4; i++)
-#pragma unroll
-            for (int j = 0; j < 8; j++) mma_bf16(sum[i][j], now.a[i], &now.b[j / 2][j % 2 * 2]);
     }
 }
 
@@ -254,7 +210,8 @@ __global__ void __launch_bounds__(TENSOR_THREADS, 2)
         __syncthreads();             /* (all threads' parts), and the tiles of step - 1 are free */
         load(step + STAGES - 1);
         const char *at = shared + step % STAGES * (2 * TILE_BYTES);
-        multiply_tile(sum, at, at + TILE_BYTES, warp_row, warp_col);
+        /* B lies [k][n], in blocks of 64 columns: this warp has one */
+        mma_tile<false, true>(sum, at, at + TILE_BYTES + warp_col * (BLOCK_K * 128), warp_row, 0);
     }
 #pragma unroll
     for (int i = 0; i < 4; i++)

@@ -28,8 +28,6 @@
 #include "common/cuda/gpu.cuh"
 #include "common/cuda/hopper.cuh"
 
-typedef __nv_bfloat16 bf16;
-
 enum { TILE_M = 128, TILE_N = 256, TILE_K = 64, STAGES = 4, THREADS = 384, CLUSTER = 2 };
 enum {
     BLOCK_BYTES = 64 * 128,        /* 64 rows of 128 bytes: a swizzled block */

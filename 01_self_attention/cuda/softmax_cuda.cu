@@ -123,10 +123,9 @@ void softmax_online_cuda(Gpu *gpu, DType dtype, void *y, const void *x, int64_t 
                          int64_t cols) {
     if (!rows) return;
     DTYPE_SWITCH(dtype, T, {
-        if (cols % Pack<T>::SIZE == 0)
-            gpu_launch(gpu, online_kernel<T, Pack<T>>, rows, 256, 0, y, x, cols);
-        else /* rows that do not begin on 16 bytes: one element a load */
-            gpu_launch(gpu, online_kernel<T, T>, rows, 256, 0, y, x, cols);
+        /* rows that do not begin on 16 bytes: one element a load */
+        auto kernel = cols % Pack<T>::SIZE ? online_kernel<T, T> : online_kernel<T, Pack<T>>;
+        gpu_launch(gpu, kernel, rows, 256, 0, y, x, cols);
     });
 }
 
@@ -205,10 +204,8 @@ void softmax_registers_cuda(Gpu *gpu, DType dtype, void *y, const void *x, int64
     if (!rows) return;
     int threads = row_threads(cols);
     DTYPE_SWITCH(dtype, T, {
-        if (cols % Pack<T>::SIZE == 0)
-            gpu_launch(gpu, registers_kernel<T, Pack<T>>, rows, threads, 0, y, x, cols);
-        else
-            gpu_launch(gpu, registers_kernel<T, T>, rows, threads, 0, y, x, cols);
+        auto kernel = cols % Pack<T>::SIZE ? registers_kernel<T, T> : registers_kernel<T, Pack<T>>;
+        gpu_launch(gpu, kernel, rows, threads, 0, y, x, cols);
     });
 }
 
@@ -273,9 +270,7 @@ void softmax_backward_cuda(Gpu *gpu, DType dtype, void *dx, int add, const void 
     if (!rows) return;
     int threads = row_threads(cols);
     DTYPE_SWITCH(dtype, T, {
-        if (cols % Pack<T>::SIZE == 0)
-            gpu_launch(gpu, backward_kernel<T, Pack<T>>, rows, threads, 0, dx, add, dy, y, cols);
-        else
-            gpu_launch(gpu, backward_kernel<T, T>, rows, threads, 0, dx, add, dy, y, cols);
+        auto kernel = cols % Pack<T>::SIZE ? backward_kernel<T, T> : backward_kernel<T, Pack<T>>;
+        gpu_launch(gpu, kernel, rows, threads, 0, dx, add, dy, y, cols);
     });
 }

@@ -426,7 +426,7 @@ static void launch(Gpu *gpu, const BackwardArguments &a, void *dq, int add_q, vo
     CHECK(mapped, "causal_backward_hopper: the copy engine cannot map a tensor with these strides");
     int64_t rows = (int64_t)batch * heads * a.q_padded;
     unsigned tiles = (unsigned)(rows / M * 2);
-    gpu_launch(gpu, backward_prepare<DV>, (rows * (DV / 8) / 256), 256, 0, (float *)a.first_s,
+    gpu_launch(gpu, backward_prepare<DV>, rows * (DV / 8) / 256, 256, 0, (float *)a.first_s,
                (float *)a.first_dp, a.turns, tiles, d_o, o, lse, shape, a.q_padded);
     auto kernel = backward_hopper_kernel<DK, DV>;
     int bytes = sizeof(BackwardShared<DK, DV>);

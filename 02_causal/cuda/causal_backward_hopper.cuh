@@ -9,8 +9,6 @@
 #include "02_causal/cuda/causal_common.cuh"
 #include "common/cuda/hopper.cuh"
 
-typedef __nv_bfloat16 bf16;
-
 enum { KEYS = 128 }; /* of a block: 64 for each of the two warpgroups */
 
 /*

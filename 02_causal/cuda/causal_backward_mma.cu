@@ -24,8 +24,6 @@
 #include "02_causal/cuda/causal_common.cuh"
 #include "common/cuda/mma.cuh"
 
-typedef __nv_bfloat16 bf16;
-
 enum { OWNED = 64, WARPS = OWNED / 16, THREADS = WARPS * 32 };
 
 /* A row of DIM numbers in 16-byte pieces, piece c of row r at c ^ r % 8: the eight rows that

@@ -30,8 +30,6 @@
 #include "02_causal/cuda/causal_common.cuh"
 #include "common/cuda/hopper.cuh"
 
-typedef __nv_bfloat16 bf16;
-
 enum { STAGES = 2, TURN_BARRIER = 1, GROUP_BARRIER = 4 }; /* barriers: one of each per group */
 
 /* What one block keeps in shared memory. Of q and o each warpgroup uses its own 64 rows. */
@@ -70,18 +68,6 @@ __device__ __forceinline__ HopperTile tile_at(const HopperArguments &a, int tile
 
 #if HOPPER_CODE
 
-/* A ring of STAGES buffers seen from one side: which buffer is next, and in which phase it is. */
-struct Ring {
-    int stage = 0;
-    uint32_t parity = 0;
-    __device__ __forceinline__ void advance() {
-        if (++stage == STAGES) {
-            stage = 0;
-            parity ^= 1;
-        }
-    }
-};
-
 /* A tile of `ROWS` tokens x D, as blocks of 64 columns. */
 template <int ROWS, int D>
 __device__ __forceinline__ void load_tile(bf16 *to, const CUtensorMap *map, uint64_t *full,
@@ -99,7 +85,7 @@ __device__ void produce(HopperTiles<DK, DV, GROUPS, BN> &s, const HopperArgument
                         const CUtensorMap *q_map, const CUtensorMap *k_map,
                         const CUtensorMap *v_map) {
     const int BM = 64 * GROUPS;
-    Ring k, v;
+    Ring<STAGES> k, v;
     uint32_t q_parity = 1; /* a fresh barrier: the first wait passes */
     for (int tile = blockIdx.x; tile < a.tiles;) {
         HopperTile at = tile_at(a, tile, BM);
@@ -130,12 +116,6 @@ __device__ void produce(HopperTiles<DK, DV, GROUPS, BN> &s, const HopperArgument
     mbarrier_wait(&s.q_empty, q_parity);
     s.tile = -1;
     mbarrier_arrive(&s.q_full);
-}
-
-/* One arrival per warp: its lanes have all passed the wait for the wgmma that read the buffer. */
-__device__ __forceinline__ void release(uint64_t *empty) {
-    __syncwarp();
-    if (threadIdx.x % 32 == 0) mbarrier_arrive(empty);
 }
 
 /* S = Q K^T: 64 queries of this warpgroup x BN keys. Both operands have the head dimension
@@ -224,7 +204,7 @@ template <int DV, int BN> struct Consumer {
     uint32_t p[BN / 4];
     float row_max[2], row_sum[2];
     int last[2]; /* the last key that each of the two rows sees */
-    Ring k, v;
+    Ring<STAGES> k, v;
 };
 
 /* Scores and softmax of key tile i while P V of tile i + 1 runs; then P is that of tile i. */
@@ -243,14 +223,14 @@ __device__ __forceinline__ void step(Consumer<DV, BN> &c, HopperTiles<DK, DV, GR
     turn_pass<GROUPS>(group);
 
     wgmma_wait<1>(c.s);
-    release(&s.k_empty[c.k.stage]);
+    mbarrier_arrive_warp(&s.k_empty[c.k.stage]);
     c.k.advance();
     if (MASKED) mask<BN>(c.s, i * BN, c.last);
     float rescale[2];
     online_softmax<BN>(c.s, c.row_max, c.row_sum, rescale, scale);
 
     wgmma_wait<0>(c.o, c.s);
-    release(&s.v_empty[c.v.stage]);
+    mbarrier_arrive_warp(&s.v_empty[c.v.stage]);
     c.v.advance();
     pack(c.p, c.s);
 #pragma unroll
@@ -329,7 +309,7 @@ __device__ void consume(HopperTiles<DK, DV, GROUPS, BN> &s, const HopperArgument
         multiply_qk<DK, BM, BN>(c.s, q, s.k[c.k.stage]);
         wgmma_commit();
         wgmma_wait<0>(c.s);
-        release(&s.k_empty[c.k.stage]);
+        mbarrier_arrive_warp(&s.k_empty[c.k.stage]);
         c.k.advance();
         float unused[2];
         mask<BN>(c.s, i * BN, c.last);
@@ -345,7 +325,7 @@ __device__ void consume(HopperTiles<DK, DV, GROUPS, BN> &s, const HopperArgument
         multiply_pv<DV, BN>(c.o, c.p, s.v[c.v.stage], n > 1);
         wgmma_commit();
         wgmma_wait<0>(c.o);
-        release(&s.v_empty[c.v.stage]);
+        mbarrier_arrive_warp(&s.v_empty[c.v.stage]);
         c.v.advance();
         write<DV, BN, BM>(c, a, o_map, s.o + group * 64 * 64, at, group, sender);
     }

@@ -21,8 +21,6 @@
 #include "02_causal/cuda/causal_common.cuh"
 #include "common/cuda/mma.cuh"
 
-typedef __nv_bfloat16 bf16;
-
 enum { WARPS = 4, THREADS = 32 * WARPS };
 
 /*

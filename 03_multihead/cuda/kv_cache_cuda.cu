@@ -31,8 +31,8 @@ static void launch(Gpu *gpu, void *to, const void *from, int64_t batch, int64_t 
     int64_t blocks = ceil_div(words, THREADS);
     dim3 grid((unsigned)(blocks < MAX_BLOCKS ? blocks : MAX_BLOCKS),
               (unsigned)(batch < MAX_GRID_Y ? batch : MAX_GRID_Y));
-    gpu_launch(gpu, kv_append_kernel, grid, THREADS, 0, (Word *)to, (const Word *)from, batch,
-               words, to_stride, to_offset);
+    gpu_launch(gpu, kv_append_kernel<Word>, grid, THREADS, 0, to, from, batch, words, to_stride,
+               to_offset);
 }
 
 extern "C" void kv_append_cuda(Gpu *gpu, DType dtype, void *to, const void *from, int64_t batch,

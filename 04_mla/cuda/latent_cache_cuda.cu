@@ -66,11 +66,8 @@ static void launch(Gpu *gpu, bool gather, void *latent, const int32_t *block_tab
                           max_pages,
                           (int)(c_bytes / (int64_t)sizeof(Word)),
                           (int)(rope_bytes / (int64_t)sizeof(Word))};
-    unsigned blocks = (unsigned)ceil_div(z.rows, WARPS);
-    if (gather)
-        gpu_launch(gpu, gather_kernel, blocks, 32 * WARPS, 0, z);
-    else
-        gpu_launch(gpu, append_kernel, blocks, 32 * WARPS, 0, z);
+    auto kernel = gather ? gather_kernel<Word> : append_kernel<Word>;
+    gpu_launch(gpu, kernel, ceil_div(z.rows, WARPS), 32 * WARPS, 0, z);
 }
 
 static void copy_rows(Gpu *gpu, DType dtype, bool gather, void *latent, const int32_t *block_table,

@@ -203,13 +203,13 @@ __device__ void score(Tiles &s, const Arguments &a) {
     uint32_t q[Q_STEPS][4];
     float x[32];
     Softmax m = {{0.0f, 0.0f}, {0.0f, 0.0f}};
-    Ring ring;
+    Ring<STAGES> ring;
     for (;;) {
         mbarrier_wait(&s.full[ring.stage], ring.parity);
         int left = __shfl_sync(~0u, s.use[ring.stage].left, 0), stage;
         if (left) take_queries(q, s, ring.stage);
         hand_over_sums(s.ring[ring.stage], m);
-        arrive(&s.scored[ring.stage]);
+        mbarrier_arrive_warp(&s.scored[ring.stage]);
         if (left == 0) break;
         ring.advance();
 
@@ -227,7 +227,7 @@ __device__ void score(Tiles &s, const Arguments &a) {
             left = __shfl_sync(~0u, use.left, 0);
             wgmma_wait<0>(x);
             uint64_t *turn = &s.turn[stage ? stage - 1 : STAGES - 1];
-            arrive(turn); /* for the page before: while it is weighed, the softmax of this one */
+            mbarrier_arrive_warp(turn); /* for the page before: while it is weighed, the softmax of this one */
 
             if (past + a.shape.q_len > 1) mask(x, use, a);
             float factor[2];
@@ -240,12 +240,12 @@ __device__ void score(Tiles &s, const Arguments &a) {
                 s.factor[stage][my_row() + 8] = __float2bfloat16_rn(factor[1]);
             }
             async_proxy_fence();
-            arrive(&s.scored[stage]);
+            mbarrier_arrive_warp(&s.scored[stage]);
             ring.advance();
             /* [/score] */
         } while (left);
         finish(m, a, s.use[stage].to);
-        arrive(&s.turn[stage]); /* no page comes after it */
+        mbarrier_arrive_warp(&s.turn[stage]); /* no page comes after it */
     }
 }
 
@@ -287,7 +287,7 @@ __device__ __forceinline__ void write(const float (&o)[128], const Arguments &a,
 
 /* Gives a stage back. Its next contents are asked for at once, by one thread of the first half. */
 template <int CLUSTER>
-__device__ __forceinline__ void recycle(Tiles &s, Ring &ring, const Arguments &a,
+__device__ __forceinline__ void recycle(Tiles &s, Ring<STAGES> &ring, const Arguments &a,
                                         const CUtensorMap *q_map, const CUtensorMap *latent_map,
                                         int half) {
     release<CLUSTER>(&s.empty[ring.stage]);
@@ -313,7 +313,7 @@ __device__ void weigh(Tiles &s, const Arguments &a, const CUtensorMap *q_map,
     }
     float o[128];
     int to = INT_MAX; /* where o goes; INT_MAX: there is nothing in it yet */
-    Ring ring;
+    Ring<STAGES> ring;
     for (;;) {
         mbarrier_wait(&s.scored[ring.stage], ring.parity);
         if (to != INT_MAX) write(o, a, to, (const float *)s.ring[ring.stage].box[0], half);

@@ -26,8 +26,6 @@
 #include "04_mla/mla_decode.h"
 #include "common/cuda/hopper.cuh"
 
-typedef __nv_bfloat16 bf16;
-
 enum {
     RANK = 512,  /* kv_lora_rank: a value */
     WIDTH = 576, /* and the rope part: a key */
@@ -105,34 +103,16 @@ struct Arguments {
 
 #if HOPPER_CODE
 
-/* A ring seen from one side: which stage is next, and in which phase its barriers are. */
-struct Ring {
-    int stage = 0;
-    uint32_t parity = 0;
-    __device__ __forceinline__ void advance() {
-        if (++stage == STAGES) {
-            stage = 0;
-            parity ^= 1;
-        }
-    }
-};
-
 /* Of a thread in its warpgroup: the first of the two rows that wgmma's layout gives it; the other
  * is 8 rows below. */
 __device__ __forceinline__ int my_row() {
     return threadIdx.x % 128 / 32 * 16 + threadIdx.x % 32 / 4;
 }
 
-/* One arrival per warp, when all its lanes are here. */
-__device__ __forceinline__ void arrive(uint64_t *barrier) {
-    __syncwarp();
-    if (threadIdx.x % 32 == 0) mbarrier_arrive(barrier);
-}
-
-/* The same in both blocks of a team: either may be the one that fills this stage next. */
+/* One arrival per warp, in both blocks of a team: either may be the one that fills this stage next. */
 template <int CLUSTER> __device__ __forceinline__ void release(uint64_t *empty) {
     if (CLUSTER == 1) {
-        arrive(empty);
+        mbarrier_arrive_warp(empty);
     } else {
         __syncwarp();
         int lane = threadIdx.x % 32;

@@ -28,8 +28,6 @@
 
 #include <string.h>
 
-typedef __nv_bfloat16 bf16;
-
 enum { WARPS = 8, THREADS = 32 * WARPS };
 enum { KEYS = 32 };        /* tokens in a tile */
 enum { ROPE = 64 };        /* columns of k_rope in a tile; unused ones are zero */

@@ -15,11 +15,6 @@
 
 static const int THREADS = 256;
 
-static unsigned blocks_for(Gpu *gpu, int64_t items) {
-    int64_t blocks = ceil_div(items, THREADS), most = 16 * (int64_t)gpu->sm_count;
-    return (unsigned)(blocks < 1 ? 1 : blocks < most ? blocks : most);
-}
-
 /* A loop over n elements by the whole grid. */
 #define GRID_LOOP(i, n)                                              \
     for (int64_t i = blockIdx.x * (int64_t)blockDim.x + threadIdx.x, \
@@ -55,8 +50,8 @@ static void backward_in_two_parts(Gpu *gpu, void *dx, int add_x, float *dw, int 
                                   int64_t tokens, int64_t hidden, int64_t experts) {
     int64_t padded = ceil_div(experts, 8) * 8;
     __nv_bfloat16 *parts = (__nv_bfloat16 *)scratch, *twice = parts + 2 * tokens * padded;
-    gpu_launch(gpu, split_in_two, blocks_for(gpu, tokens * padded), THREADS, 0, parts, dz, tokens,
-               experts, padded);
+    gpu_launch(gpu, split_in_two, gpu_blocks(gpu, THREADS, tokens * padded), THREADS, 0, parts, dz,
+               tokens, experts, padded);
     if (dx) {
         size_t bytes = (size_t)(experts * hidden) * sizeof *twice;
         size_t rest = (size_t)((padded - experts) * hidden) * sizeof *twice;
@@ -102,7 +97,8 @@ extern "C" void gate_noise_forward_cuda(Gpu *gpu, DType dtype, float *z, const f
                                         const float *raw, int64_t n, uint64_t seed,
                                         uint64_t stream) {
     (void)dtype;
-    gpu_launch(gpu, noise_forward, blocks_for(gpu, n), THREADS, 0, z, clean, raw, n, seed, stream);
+    gpu_launch(gpu, noise_forward, gpu_blocks(gpu, THREADS, n), THREADS, 0, z, clean, raw, n, seed,
+               stream);
 }
 
 __global__ static void noise_backward(float *draw, int add, const float *dz, const float *raw,
@@ -117,8 +113,8 @@ extern "C" void gate_noise_backward_cuda(Gpu *gpu, DType dtype, float *draw, int
                                          const float *dz, const float *raw, int64_t n,
                                          uint64_t seed, uint64_t stream) {
     (void)dtype;
-    gpu_launch(gpu, noise_backward, blocks_for(gpu, n), THREADS, 0, draw, add, dz, raw, n, seed,
-               stream);
+    gpu_launch(gpu, noise_backward, gpu_blocks(gpu, THREADS, n), THREADS, 0, draw, add, dz, raw, n,
+               seed, stream);
 }
 
 /* ---- cosine ---- */
@@ -154,8 +150,8 @@ extern "C" void gate_cosine_forward_cuda(Gpu *gpu, DType dtype, float *z, const 
                                          const float *expert, float scale, int64_t tokens,
                                          int64_t experts) {
     (void)dtype;
-    gpu_launch(gpu, cosine_forward, blocks_for(gpu, tokens * experts), THREADS, 0, z, token, expert,
-               scale, tokens, experts);
+    gpu_launch(gpu, cosine_forward, gpu_blocks(gpu, THREADS, tokens * experts), THREADS, 0, z,
+               token, expert, scale, tokens, experts);
 }
 
 /* A warp a token: ddot, and the sum over experts. */
@@ -196,9 +192,8 @@ extern "C" void gate_cosine_backward_cuda(Gpu *gpu, DType dtype, float *ddot, fl
                                           const float *token, const float *expert, float scale,
                                           int64_t tokens, int64_t experts) {
     (void)dtype;
-    unsigned blocks = (unsigned)ceil_div(tokens * 32, THREADS);
-    gpu_launch(gpu, cosine_backward, blocks, THREADS, 0, ddot, per_token, dz, z, token, expert,
-               scale, tokens, experts);
+    gpu_launch(gpu, cosine_backward, ceil_div(tokens * 32, THREADS), THREADS, 0, ddot, per_token,
+               dz, z, token, expert, scale, tokens, experts);
     gpu_launch(gpu, sum_over_tokens, ceil_div(experts, 32), 256, 0, per_expert, dz, z, tokens,
                experts);
 }
@@ -217,7 +212,7 @@ __global__ void norms_backward(D *dx, const T *x, const float *sums, const float
 extern "C" void gate_norms_backward_cuda(Gpu *gpu, DType dtype, void *dx, const void *x,
                                          const float *sums, const float *inverse, int64_t rows,
                                          int64_t width) {
-    unsigned blocks = blocks_for(gpu, rows * width);
+    int64_t blocks = gpu_blocks(gpu, THREADS, rows * width);
     DTYPE_SWITCH(dtype, T,
                  gpu_launch(gpu, norms_backward<T, T>, blocks, THREADS, 0, dx, x, sums, inverse,
                             rows, width));
@@ -226,7 +221,7 @@ extern "C" void gate_norms_backward_cuda(Gpu *gpu, DType dtype, void *dx, const 
 extern "C" void gate_norms_backward_weight_cuda(Gpu *gpu, DType dtype, float *dw, const void *w,
                                                 const float *sums, const float *inverse,
                                                 int64_t rows, int64_t width) {
-    unsigned blocks = blocks_for(gpu, rows * width);
+    int64_t blocks = gpu_blocks(gpu, THREADS, rows * width);
     DTYPE_SWITCH(dtype, T,
                  gpu_launch(gpu, norms_backward<float, T>, blocks, THREADS, 0, dw, w, sums, inverse,
                             rows, width));
@@ -283,9 +278,8 @@ extern "C" void gate_noisy_load_forward_cuda(Gpu *gpu, DType dtype, float *load,
                                              const float *noisy, int64_t tokens, int64_t experts,
                                              int top_k) {
     (void)dtype;
-    unsigned blocks = (unsigned)ceil_div(tokens * 32, THREADS);
-    gpu_launch(gpu, noisy_load_forward, blocks, THREADS, 0, p, rivals, clean, raw, noisy, tokens,
-               experts, top_k);
+    gpu_launch(gpu, noisy_load_forward, ceil_div(tokens * 32, THREADS), THREADS, 0, p, rivals,
+               clean, raw, noisy, tokens, experts, top_k);
     gpu_launch(gpu, sum_over_tokens, ceil_div(experts, 32), 256, 0, load, p, nullptr, tokens,
                experts);
 }

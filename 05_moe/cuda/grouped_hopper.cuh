@@ -29,8 +29,6 @@
 #include "common/cuda/gpu.cuh"
 #include "common/cuda/hopper.cuh"
 
-typedef __nv_bfloat16 bf16;
-
 enum { STAGES = 4, TURNS = 4, THREADS = 384, CLUSTER = 2, STEP_K = 64 };
 enum { HALF_TILE = 128, WIDE_TILE = 256 }; /* of the operand a consumer halves, of the shared one */
 enum {

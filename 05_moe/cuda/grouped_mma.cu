@@ -23,9 +23,7 @@
  */
 #include "05_moe/cuda/grouped_tiles.cuh"
 #include "05_moe/grouped_rungs.h"
-#include "common/cuda/mma.cuh"
-
-typedef __nv_bfloat16 bf16;
+#include "common/cuda/mma_tile.cuh"
 
 enum Product { FORWARD, SWIGLU, INPUT, WEIGHT };
 enum { TILE = 128, TILE_K = 64, STAGES = 3, THREADS = 128, TILE_BYTES = TILE * TILE_K * 2 };
@@ -95,59 +93,6 @@ static __device__ __forceinline__ void load_stage(const MmaWork &w, const MmaTil
                     P == SWIGLU && r / 32 % 2 ? w.b2 + tile.expert * in * out : weights;
                 return n < w.out ? from + n * in : NULL;
             });
-    }
-}
-
-/* The operands of one step of 16 k's: 64 rows of A and 64 columns of B, for this warp. */
-struct Fragments {
-    uint32_t a[4][4], b[4][4];
-};
-
-template <bool A_TRANSPOSED, bool B_TRANSPOSED>
-static __device__ __forceinline__ void load_fragments(Fragments &f, const char *a, const char *b,
-                                                      int warp_row, int warp_col, int step) {
-    int lane = threadIdx.x % 32;
-#pragma unroll
-    for (int i = 0; i < 4; i++) {
-        if (A_TRANSPOSED) { /* [k][row], blocks of 64 rows */
-            int k = step * 16 + lane / 16 * 8 + lane % 8, q = 2 * i + lane / 8 % 2;
-            ldmatrix_x4_transposed(f.a[i],
-                                   a + warp_row * (TILE_K * 128) + k * 128 + ((q ^ k % 8) * 16));
-        } else {
-            int row = warp_row * 64 + i * 16 + lane % 16, q = 2 * step + lane / 16;
-            ldmatrix_x4(f.a[i], a + row * 128 + ((q ^ row % 8) * 16));
-        }
-    }
-#pragma unroll
-    for (int j = 0; j < 4; j++) {
-        if (B_TRANSPOSED) { /* [k][column], blocks of 64 columns */
-            int k = step * 16 + lane % 16, q = 2 * j + lane / 16;
-            ldmatrix_x4_transposed(f.b[j],
-                                   b + warp_col * (TILE_K * 128) + k * 128 + ((q ^ k % 8) * 16));
-        } else {
-            int n = warp_col * 64 + j * 16 + lane / 16 * 8 + lane % 8, q = 2 * step + lane / 8 % 2;
-            ldmatrix_x4(f.b[j], b + n * 128 + ((q ^ n % 8) * 16));
-        }
-    }
-}
-
-/* One stage. The fragments of the next step are on their way while this step's are multiplied. */
-template <Product P>
-static __device__ __forceinline__ void multiply_stage(float (&sum)[4][8][4], const char *at,
-                                                      int warp_row, int warp_col) {
-    constexpr bool A_T = P == WEIGHT, B_T = P == WEIGHT || P == INPUT;
-    const char *b = at + TILE_BYTES;
-    Fragments f[2];
-    load_fragments<A_T, B_T>(f[0], at, b, warp_row, warp_col, 0);
-#pragma unroll
-    for (int step = 0; step < TILE_K / 16; step++) {
-        Fragments &now = f[step % 2];
-        if (step + 1 < TILE_K / 16)
-            load_fragments<A_T, B_T>(f[(step + 1) % 2], at, b, warp_row, warp_col, step + 1);
-#pragma unroll
-        for (int i = 0; i < 4; i++)
-#pragma unroll
-            for (int j = 0; j < 8; j++) mma_bf16(sum[i][j], now.a[i], &now.b[j / 2][j % 2 * 2]);
     }
 }
 
@@ -221,7 +166,9 @@ static __device__ __forceinline__ void work_tile(const MmaWork &w, const MmaTile
         cp_async_wait<STAGES - 2>(); /* this step's operands are here (this thread's part) */
         __syncthreads();             /* (all threads' parts), and those of step - 1 are free */
         load(step + STAGES - 1);
-        multiply_stage<P>(sum, shared + step % STAGES * (2 * TILE_BYTES), warp_row, warp_col);
+        const char *at = shared + step % STAGES * (2 * TILE_BYTES);
+        mma_tile<P == WEIGHT, P == WEIGHT || P == INPUT>(sum, at, at + TILE_BYTES, warp_row,
+                                                         warp_col);
     }
     store_sums<P>(w, tile, sum, warp_row, warp_col);
 }

@@ -25,8 +25,6 @@
 #include "common/cuda/few_rows_launch.cuh"
 #include "common/cuda/mma.cuh"
 
-typedef __nv_bfloat16 bf16;
-
 enum { FEW_ROWS_TILE = 16, FEW_ROWS_CHUNK = 32 }; /* rows of W and columns at a time */
 
 /*

@@ -11,6 +11,8 @@
 #include <cuda_bf16.h>
 #include <cuda_runtime.h>
 
+typedef __nv_bfloat16 bf16;
+
 struct MatmulPlans; /* gpu_matmul.cu's memory */
 
 struct Gpu {
@@ -102,5 +104,11 @@ __device__ __forceinline__ float warp_max(float x) {
 void gpu_matmul_free(Gpu *gpu);
 
 static inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+/* Enough blocks to fill the GPU, each thread then walking in strides of the whole grid. */
+static inline int64_t gpu_blocks(const Gpu *gpu, int threads, int64_t items) {
+    int64_t blocks = ceil_div(items, threads), most = 16 * (int64_t)gpu->sm_count;
+    return blocks < 1 ? 1 : blocks < most ? blocks : most;
+}
 
 #endif

@@ -129,6 +129,25 @@ __device__ __forceinline__ void mbarrier_wait(uint64_t *barrier, uint32_t parity
     while (!mbarrier_test(barrier, parity)) {}
 }
 
+/* One arrival for a warp, when all its lanes are here. */
+__device__ __forceinline__ void mbarrier_arrive_warp(uint64_t *barrier) {
+    __syncwarp();
+    if (threadIdx.x % 32 == 0) mbarrier_arrive(barrier);
+}
+
+/* A ring of STAGES buffers seen from one side: which is next, and in which phase its barriers
+ * are. */
+template <int STAGES> struct Ring {
+    int stage = 0;
+    uint32_t parity = 0;
+    __device__ __forceinline__ void advance() {
+        if (++stage == STAGES) {
+            stage = 0;
+            parity ^= 1;
+        }
+    }
+};
+
 /*
  * ---- clusters: a few blocks on neighbouring SMs that see each other's shared memory ----
  *
@@ -166,10 +185,6 @@ __device__ __forceinline__ void mbarrier_arrive_cluster(uint64_t *barrier, int r
  * fastest dimension first. The shared address is a multiple of 128 bytes (1024 with 128-byte
  * swizzle).
  */
-__device__ __forceinline__ void tma_prefetch_map(const CUtensorMap *map) {
-    asm volatile("prefetch.tensormap [%0];" ::"l"(map) : "memory");
-}
-
 __device__ __forceinline__ void tma_load_2d(void *shared, const CUtensorMap *map, uint64_t *barrier,
                                             int x0, int x1) {
     asm volatile("cp.async.bulk.tensor.2d.shared::cluster.global.tile.mbarrier::complete_tx::bytes "

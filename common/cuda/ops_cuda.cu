@@ -12,12 +12,6 @@
 
 static const int THREADS = 256;
 
-/* Enough blocks to fill the GPU, each thread then walking in strides of the whole grid. */
-static unsigned blocks_for(Gpu *gpu, int64_t items) {
-    int64_t blocks = ceil_div(items, THREADS), most = 16 * (int64_t)gpu->sm_count;
-    return (unsigned)(blocks < 1 ? 1 : blocks < most ? blocks : most);
-}
-
 /* ---- linear ---- */
 
 /* y = x W^T + bias + base; bias and base may be NULL. Few rows have a kernel of their own. */
@@ -116,7 +110,7 @@ __global__ void elementwise(T *y, int add, const T *a, const T *b, int64_t n, Op
 template <typename T, typename Op>
 static void launch_elementwise(Gpu *gpu, void *y, int add, const void *a, const void *b, int64_t n,
                                Op op) {
-    unsigned blocks = blocks_for(gpu, ceil_div(n, Pack<T>::SIZE));
+    unsigned blocks = gpu_blocks(gpu, THREADS, ceil_div(n, Pack<T>::SIZE));
     gpu_launch(gpu, elementwise<T, Op>, blocks, THREADS, 0, y, add, a, b, n, op);
 }
 
@@ -169,33 +163,28 @@ __global__ void slice_backward(T *dx, int add, const T *dy, int64_t rows, int64_
     }
 }
 
-template <typename T> static bool whole_packs(int64_t width, int64_t from, int64_t count) {
-    return (width | from | count) % Pack<T>::SIZE == 0;
+/* How many elements at a time. */
+template <typename T> static int slice_width(int64_t width, int64_t from, int64_t count) {
+    return (width | from | count) % Pack<T>::SIZE ? 1 : Pack<T>::SIZE;
 }
 
 extern "C" void slice_forward_cuda(Gpu *gpu, DType dtype, void *y, const void *x, int64_t rows,
                                    int64_t width, int64_t from, int64_t count) {
     DTYPE_SWITCH(dtype, T, {
-        const int W = Pack<T>::SIZE;
-        if (whole_packs<T>(width, from, count))
-            gpu_launch(gpu, slice_forward<T, W>, blocks_for(gpu, rows * count / W), THREADS, 0, y,
-                       x, rows, width, from, count);
-        else
-            gpu_launch(gpu, slice_forward<T, 1>, blocks_for(gpu, rows * count), THREADS, 0, y, x,
-                       rows, width, from, count);
+        int w = slice_width<T>(width, from, count);
+        auto kernel = w == 1 ? slice_forward<T, 1> : slice_forward<T, Pack<T>::SIZE>;
+        gpu_launch(gpu, kernel, gpu_blocks(gpu, THREADS, rows * count / w), THREADS, 0, y, x, rows,
+                   width, from, count);
     });
 }
 
 extern "C" void slice_backward_cuda(Gpu *gpu, DType dtype, void *dx, int add, const void *dy,
                                     int64_t rows, int64_t width, int64_t from, int64_t count) {
     DTYPE_SWITCH(dtype, T, {
-        const int W = Pack<T>::SIZE;
-        if (whole_packs<T>(width, from, count))
-            gpu_launch(gpu, slice_backward<T, W>, blocks_for(gpu, rows * width / W), THREADS, 0, dx,
-                       add, dy, rows, width, from, count);
-        else
-            gpu_launch(gpu, slice_backward<T, 1>, blocks_for(gpu, rows * width), THREADS, 0, dx,
-                       add, dy, rows, width, from, count);
+        int w = slice_width<T>(width, from, count);
+        auto kernel = w == 1 ? slice_backward<T, 1> : slice_backward<T, Pack<T>::SIZE>;
+        gpu_launch(gpu, kernel, gpu_blocks(gpu, THREADS, rows * width / w), THREADS, 0, dx, add, dy,
+                   rows, width, from, count);
     });
 }
 
@@ -258,8 +247,9 @@ extern "C" void swiglu_backward_cuda(Gpu *gpu, DType dtype, void *dgate, int add
                                      int add_up, const void *dy, const void *gate, const void *up,
                                      int64_t n) {
     DTYPE_SWITCH(dtype, T,
-                 gpu_launch(gpu, swiglu_backward<T>, blocks_for(gpu, ceil_div(n, Pack<T>::SIZE)),
-                            THREADS, 0, dgate, add_gate, dup, add_up, dy, gate, up, n));
+                 gpu_launch(gpu, swiglu_backward<T>,
+                            gpu_blocks(gpu, THREADS, ceil_div(n, Pack<T>::SIZE)), THREADS, 0, dgate,
+                            add_gate, dup, add_up, dy, gate, up, n));
 }
 
 template <typename T>
@@ -281,6 +271,6 @@ __global__ void dropout_kernel(T *y, int add, const T *x, int64_t n, float p, ui
 extern "C" void dropout_cuda(Gpu *gpu, DType dtype, void *y, int add, const void *x, int64_t n,
                              float p, uint64_t seed, uint64_t stream) {
     DTYPE_SWITCH(dtype, T,
-                 gpu_launch(gpu, dropout_kernel<T>, blocks_for(gpu, ceil_div(n, 4)), THREADS, 0, y,
-                            add, x, n, p, seed, stream));
+                 gpu_launch(gpu, dropout_kernel<T>, gpu_blocks(gpu, THREADS, ceil_div(n, 4)),
+                            THREADS, 0, y, add, x, n, p, seed, stream));
 }

@@ -73,9 +73,9 @@ __global__ void adamw_kernel(T *values, float4 *master, float4 *m, float4 *v, co
 extern "C" void adamw_cuda(Gpu *gpu, DType dtype, void *values, float *master, float *m, float *v,
                            const float *grads, const float *norm, int64_t n, int64_t decayed,
                            AdamWStep step) {
-    int64_t quads = n / 4, blocks = ceil_div(quads, THREADS), most = 16 * (int64_t)gpu->sm_count;
+    int64_t quads = n / 4;
     DTYPE_SWITCH(dtype, T,
-                 gpu_launch(gpu, adamw_kernel<T>, (blocks < most ? blocks : most), THREADS, 0,
+                 gpu_launch(gpu, adamw_kernel<T>, gpu_blocks(gpu, THREADS, quads), THREADS, 0,
                             values, (float4 *)master, (float4 *)m, (float4 *)v,
                             (const float4 *)grads, norm, quads, decayed / 4, step));
 }
