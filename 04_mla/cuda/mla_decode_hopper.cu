@@ -227,7 +227,8 @@ __device__ void score(Tiles &s, const Arguments &a) {
             left = __shfl_sync(~0u, use.left, 0);
             wgmma_wait<0>(x);
             uint64_t *turn = &s.turn[stage ? stage - 1 : STAGES - 1];
-            mbarrier_arrive_warp(turn); /* for the page before: while it is weighed, the softmax of this one */
+            /* for the page before: while it is weighed, the softmax of this one */
+            mbarrier_arrive_warp(turn);
 
             if (past + a.shape.q_len > 1) mask(x, use, a);
             float factor[2];

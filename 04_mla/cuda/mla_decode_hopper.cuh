@@ -109,7 +109,8 @@ __device__ __forceinline__ int my_row() {
     return threadIdx.x % 128 / 32 * 16 + threadIdx.x % 32 / 4;
 }
 
-/* One arrival per warp, in both blocks of a team: either may be the one that fills this stage next. */
+/* One arrival per warp, in both blocks of a team: either may be the one that fills this stage
+ * next. */
 template <int CLUSTER> __device__ __forceinline__ void release(uint64_t *empty) {
     if (CLUSTER == 1) {
         mbarrier_arrive_warp(empty);

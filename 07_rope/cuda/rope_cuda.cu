@@ -92,7 +92,7 @@ static void launch_pairs(Gpu *gpu, DType dtype, RopePart part, Angles angles,
     for (int64_t t = 0; t < tokens; t += most) {
         int64_t count = (tokens - t < most ? tokens - t : most) * pairs;
         DTYPE_SWITCH(dtype, T,
-                     gpu_launch(gpu, rotate_pairs<T>, ceil_div(count, THREADS), THREADS, 0,
+                     gpu_launch(gpu, rotate_pairs<T, Angles>, ceil_div(count, THREADS), THREADS, 0,
                                 from_token(part, dtype, t), angles, positions + t, (unsigned)count,
                                 (unsigned)dim / 2, layout == ROPE_HALVES, inverse ? -1.0f : 1.0f));
     }

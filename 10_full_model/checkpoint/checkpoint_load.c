@@ -9,6 +9,7 @@
 #include "10_full_model/checkpoint/weight_files.h"
 #include "10_full_model/checkpoint/weights_map.h"
 
+#include "common/files/files.h"
 #include "common/files/json.h"
 
 #include <stdio.h>
@@ -173,11 +174,9 @@ static void read_all(Loading *l, Model *model) {
 }
 
 int checkpoint_load_config(ModelConfig *cfg, const char *directory, Error *err) {
-    char path[1100];
-    snprintf(path, sizeof path, "%s/config.json", directory);
-    if (access(path, F_OK) == 0) return config_load(cfg, directory, err);
-    snprintf(path, sizeof path, "%s/last/config.json", directory);
-    if (access(path, F_OK) == 0)
+    if (access(file_path(directory, "config.json").text, F_OK) == 0)
+        return config_load(cfg, directory, err);
+    if (access(file_path(directory, "last/config.json").text, F_OK) == 0)
         return error_set(err,
                          "%s has no best model yet, for its training was stopped before the first "
                          "validation; the model of its last step is in %s/last",
@@ -210,9 +209,7 @@ int checkpoint_load_model(Model *model, Context *ctx, const char *directory,
 }
 
 Tokenizer *checkpoint_load_tokenizer(const ModelConfig *cfg, const char *directory, Error *err) {
-    char path[1100];
-    snprintf(path, sizeof path, "%s/tokenizer.json", directory);
-    Tokenizer *tokenizer = tokenizer_load(path, err);
+    Tokenizer *tokenizer = tokenizer_load(file_path(directory, "tokenizer.json").text, err);
     /* Fewer is usual: embedding tables are rounded up, V3's from 128,815 to 129,280. */
     if (tokenizer && tokenizer_vocab_size(tokenizer) > cfg->vocab_size) {
         error_set(err,

@@ -115,15 +115,8 @@ static void shard_name(const ShardNames *names, int i, char *name, size_t size) 
     snprintf(name, size, "%s-%05d-of-%05d.safetensors", names->stem, i + 1, names->count);
 }
 
-static void remove_file(const char *directory, const char *name) {
-    char path[1300];
-    snprintf(path, sizeof path, "%s/%s", directory, name);
-    unlink(path);
-}
-
 static int write_index(const Plan *p, const ShardNames *names, Error *err) {
-    char path[1100], name[64];
-    snprintf(path, sizeof path, "%s/" WEIGHTS_INDEX, names->directory);
+    char name[64];
     cJSON *json = cJSON_CreateObject();
     cJSON *metadata = cJSON_AddObjectToObject(json, "metadata");
     cJSON_AddNumberToObject(metadata, "total_size", (double)p->bytes);
@@ -133,7 +126,7 @@ static int write_index(const Plan *p, const ShardNames *names, Error *err) {
         shard_name(names, p->pieces[i].file, name, sizeof name);
         cJSON_AddStringToObject(map, p->pieces[i].part.name, name);
     }
-    int status = json_save(path, json, err);
+    int status = json_save(file_path(names->directory, WEIGHTS_INDEX).text, json, err);
     cJSON_Delete(json);
     return status;
 }
@@ -141,21 +134,21 @@ static int write_index(const Plan *p, const ShardNames *names, Error *err) {
 /* All files under names that the present index does not use, then the index. */
 static int write_shards(Model *model, const Plan *p, const ShardNames *names, int64_t step,
                         Error *err) {
-    char path[1300], name[64];
+    char name[64];
     int status = 0, written = 0, first = 0;
     for (; written < names->count && !status; written++) {
         int end = first;
         while (end < p->count && p->pieces[end].file == written) end++;
         shard_name(names, written, name, sizeof name);
-        snprintf(path, sizeof path, "%s/%s", names->directory, name);
-        status = write_file(model, p, first, end, path, step, err);
+        status =
+            write_file(model, p, first, end, file_path(names->directory, name).text, step, err);
         first = end;
     }
     if (!status) status = write_index(p, names, err);
     if (!status) return 0;
     for (int i = 0; i < written; i++) {
         shard_name(names, i, name, sizeof name);
-        remove_file(names->directory, name);
+        unlink(file_path(names->directory, name).text);
     }
     return -1;
 }
@@ -163,25 +156,26 @@ static int write_shards(Model *model, const Plan *p, const ShardNames *names, in
 int checkpoint_write_weights(Model *model, const char *directory, const SaveOptions *options,
                              Error *err) {
     CHECK(options->dtype == F32 || options->dtype == BF16, "weights are saved as F32 or BF16");
-    char index[1100], single[1100], **old = NULL;
+    char **old = NULL;
     int old_count = 0, status;
-    snprintf(index, sizeof index, "%s/" WEIGHTS_INDEX, directory);
-    snprintf(single, sizeof single, "%s/" WEIGHTS_FILE, directory);
-    bool sharded = access(index, F_OK) == 0;
-    if (sharded) weight_index_files(index, &old, &old_count, NULL); /* a broken one names nothing */
+    PathText index = file_path(directory, WEIGHTS_INDEX),
+             single = file_path(directory, WEIGHTS_FILE);
+    bool sharded = access(index.text, F_OK) == 0;
+    if (sharded)
+        weight_index_files(index.text, &old, &old_count, NULL); /* a broken one names nothing */
 
     Plan p = plan(&model->params, options);
     if (p.files == 1) {
-        status = write_file(model, &p, 0, p.count, single, options->step, err);
-        if (!status && sharded) unlink(index);
+        status = write_file(model, &p, 0, p.count, single.text, options->step, err);
+        if (!status && sharded) unlink(index.text);
     } else {
         bool taken = old_count && !strncmp(old[0], "model-", 6);
         ShardNames names = {directory, taken ? "weights" : "model", p.files};
         status = write_shards(model, &p, &names, options->step, err);
-        if (!status) unlink(single); /* it would count before the index */
+        if (!status) unlink(single.text); /* it would count before the index */
     }
     for (int i = 0; i < old_count; i++) {
-        if (!status) remove_file(directory, old[i]);
+        if (!status) unlink(file_path(directory, old[i]).text);
         free(old[i]);
     }
     free(old);
@@ -198,21 +192,18 @@ int checkpoint_save_weights(Model *model, const char *directory, int64_t step, E
 
 /* What transformers' generate() takes as defaults: where to begin and when to stop. */
 static int write_generation_config(const ModelConfig *cfg, const char *directory, Error *err) {
-    char path[1100];
-    snprintf(path, sizeof path, "%s/generation_config.json", directory);
     cJSON *json = cJSON_CreateObject();
     if (!json) fatal("out of memory");
     cJSON_AddBoolToObject(json, "_from_model_config", true);
     if (cfg->bos_token_id >= 0) cJSON_AddNumberToObject(json, "bos_token_id", cfg->bos_token_id);
     if (cfg->eos_token_id >= 0) cJSON_AddNumberToObject(json, "eos_token_id", cfg->eos_token_id);
-    int status = json_save(path, json, err);
+    int status = json_save(file_path(directory, "generation_config.json").text, json, err);
     cJSON_Delete(json);
     return status;
 }
 
 int checkpoint_write_setup(const ModelConfig *cfg, const Tokenizer *tokenizer,
                            const char *directory, DType dtype, Error *err) {
-    char path[1100];
     ModelConfig written = *cfg;
     written.dtype = dtype;
     written.num_nextn_predict_layers =
@@ -225,10 +216,9 @@ int checkpoint_write_setup(const ModelConfig *cfg, const Tokenizer *tokenizer,
         write_generation_config(&written, directory, err))
         return -1;
     if (!tokenizer) return 0;
-    snprintf(path, sizeof path, "%s/tokenizer.json", directory);
-    if (tokenizer_save(tokenizer, path, err)) return -1;
-    snprintf(path, sizeof path, "%s/tokenizer_config.json", directory);
-    return tokenizer_save_config(tokenizer, path, cfg->max_position_embeddings, err);
+    if (tokenizer_save(tokenizer, file_path(directory, "tokenizer.json").text, err)) return -1;
+    return tokenizer_save_config(tokenizer, file_path(directory, "tokenizer_config.json").text,
+                                 cfg->max_position_embeddings, err);
 }
 
 int checkpoint_save_setup(const ModelConfig *cfg, const Tokenizer *tokenizer, const char *directory,

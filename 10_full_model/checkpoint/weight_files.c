@@ -4,6 +4,7 @@
 #include "10_full_model/checkpoint/weight_files.h"
 
 #include "common/core/memory.h"
+#include "common/files/files.h"
 #include "common/files/json.h"
 
 #include <stdio.h>
@@ -114,15 +115,14 @@ static int open_shards(WeightFiles *weights, const char *directory, const char *
     int status = index_read(&index, index_path, err);
     if (!status) weights->files = must_alloc((size_t)index.file_count, sizeof *weights->files);
     for (int i = 0; i < index.file_count && !status; i++) {
-        char path[1200];
-        snprintf(path, sizeof path, "%s/%s", directory, index.files[i]);
-        if (access(path, F_OK)) {
+        PathText path = file_path(directory, index.files[i]);
+        if (access(path.text, F_OK)) {
             status = error_set(err,
                                "%s names %s, but there is no such file: part of the model is "
                                "missing",
                                index_path, name_text(index.files[i]).text);
         } else {
-            weights->files[i] = safetensors_open(path, err);
+            weights->files[i] = safetensors_open(path.text, err);
             status = weights->files[i] ? 0 : -1;
             weights->count += !status;
         }
@@ -133,16 +133,14 @@ static int open_shards(WeightFiles *weights, const char *directory, const char *
 }
 
 int weight_files_open(WeightFiles *weights, const char *directory, Error *err) {
-    char path[1100], index[1100];
-    snprintf(path, sizeof path, "%s/" WEIGHTS_FILE, directory);
-    snprintf(index, sizeof index, "%s/" WEIGHTS_INDEX, directory);
+    PathText path = file_path(directory, WEIGHTS_FILE), index = file_path(directory, WEIGHTS_INDEX);
     *weights = (WeightFiles){0};
     int status = 0;
-    if (access(path, F_OK) && !access(index, F_OK)) {
-        status = open_shards(weights, directory, index, err);
+    if (access(path.text, F_OK) && !access(index.text, F_OK)) {
+        status = open_shards(weights, directory, index.text, err);
     } else {
         weights->files = must_alloc(1, sizeof *weights->files);
-        weights->files[0] = safetensors_open(path, err);
+        weights->files[0] = safetensors_open(path.text, err);
         status = weights->files[0] ? 0 : -1;
         weights->count = !status;
     }

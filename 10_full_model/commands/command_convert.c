@@ -19,11 +19,10 @@ typedef struct Options {
 } Options;
 
 static int convert(const Options *o, Context *ctx, Error *err) {
-    char path[1100];
     Model model = {0};
     Tokenizer *tokenizer = NULL;
-    snprintf(path, sizeof path, "%s/tokenizer.json", o->model);
-    bool text = access(path, F_OK) == 0; /* weights alone can be converted too */
+    /* weights alone can be converted too */
+    bool text = access(file_path(o->model, "tokenizer.json").text, F_OK) == 0;
     int status = text ? checkpoint_load(&model, &tokenizer, ctx, o->model, err)
                       : checkpoint_load_model(&model, ctx, o->model, NULL, false, err);
     if (!status) status = checkpoint_write_setup(&model.cfg, tokenizer, o->out, o->save.dtype, err);

@@ -7,6 +7,7 @@
 
 #include "10_full_model/checkpoint/checkpoint.h"
 
+#include "common/files/files.h"
 #include "common/program/progress.h"
 
 #include <stdio.h>
@@ -54,9 +55,8 @@ static int open_shards(TextInput *input, const TextOptions *o, Error *err) {
                          directory);
     if (shards_open(&input->shards, directory, false, err)) return -1;
     input->sharded = true;
-    char path[1024];
-    snprintf(path, sizeof path, "%s/tokenizer.json", directory);
-    if (!(input->tokenizer = tokenizer_load(path, err))) return -1;
+    input->tokenizer = tokenizer_load(file_path(directory, "tokenizer.json").text, err);
+    if (!input->tokenizer) return -1;
     if (source_of_shards(&input->source, &input->shards, o->context_length, err)) return -1;
     input->tokens = input->source.train_tokens + input->source.validation_tokens;
     if (!o->tokenizer) return 0;

@@ -118,11 +118,10 @@ static int learn_tokenizer(Preparation *p, Error *err) {
 
 static int load_tokenizer(Preparation *p, Error *err) {
     const PrepareOptions *o = p->options;
-    char path[1024];
     struct stat info;
     bool folder = stat(o->tokenizer, &info) == 0 && S_ISDIR(info.st_mode);
-    snprintf(path, sizeof path, "%s%s", o->tokenizer, folder ? "/tokenizer.json" : "");
-    p->tokenizer = tokenizer_load(path, err);
+    p->tokenizer =
+        tokenizer_load(folder ? file_path(o->tokenizer, "tokenizer.json").text : o->tokenizer, err);
     return p->tokenizer ? 0 : -1;
 }
 
@@ -144,10 +143,9 @@ static int find_end_of_text(Preparation *p, Error *err) {
 
 /* A folder that is finished is left alone: the message says what is different now. */
 static int check_folder(const PrepareOptions *o, Error *err) {
-    char path[1024];
-    snprintf(path, sizeof path, "%s/" SHARD_INDEX, o->out);
-    if (o->overwrite || access(path, F_OK)) return 0;
-    cJSON *index = json_load(path, NULL), *now = prepare_settings(o);
+    PathText path = file_path(o->out, SHARD_INDEX);
+    if (o->overwrite || access(path.text, F_OK)) return 0;
+    cJSON *index = json_load(path.text, NULL), *now = prepare_settings(o);
     const cJSON *then = cJSON_GetObjectItemCaseSensitive(index, "settings"), *item;
     const char *different = NULL;
     cJSON_ArrayForEach(item, now) {
@@ -177,10 +175,8 @@ static int lock_folder(const char *path, Error *err) {
 
 static int save_index(Preparation *p, cJSON *const parts[SHARD_PARTS], Error *err) {
     const PrepareOptions *o = p->options;
-    char path[1024];
     MappedFile file;
-    snprintf(path, sizeof path, "%s/tokenizer.json", o->out);
-    if (file_map(&file, path, err)) return -1;
+    if (file_map(&file, file_path(o->out, "tokenizer.json").text, err)) return -1;
     HashText hash = hash128_text(hash128(file.data, file.size, 0));
     file_unmap(&file);
     cJSON *index = cJSON_CreateObject();
@@ -192,8 +188,7 @@ static int save_index(Preparation *p, cJSON *const parts[SHARD_PARTS], Error *er
     cJSON_AddItemToObject(index, "settings", prepare_settings(o));
     for (int part = 0; part < SHARD_PARTS; part++)
         cJSON_AddItemReferenceToObject(index, shard_part_names[part], parts[part]);
-    snprintf(path, sizeof path, "%s/" SHARD_INDEX, o->out);
-    int status = json_save(path, index, err);
+    int status = json_save(file_path(o->out, SHARD_INDEX).text, index, err);
     cJSON_Delete(index);
     return status;
 }
@@ -228,7 +223,6 @@ static int pass(Preparation *p, Error *err) {
 static int finish(Preparation *p, double started, Error *err) {
     PrepareReport *r = p->report;
     cJSON *parts[SHARD_PARTS] = {0};
-    char path[1024];
     int status = 0;
     for (int part = 0; part < SHARD_PARTS && !status; part++) {
         ShardWriter *w = &p->writers[part];
@@ -243,9 +237,8 @@ static int finish(Preparation *p, double started, Error *err) {
             r->core_seconds[stage] += p->workers[i].seconds[stage];
     r->memory_bytes = duplicates_bytes(&p->duplicates);
     r->seconds = seconds_now() - started;
-    snprintf(path, sizeof path, "%s/report.json", p->options->out);
     cJSON *report = prepare_report_json(p->options, r);
-    if (!status) status = json_save(path, report, err);
+    if (!status) status = json_save(file_path(p->options->out, "report.json").text, report, err);
     cJSON_Delete(report);
     if (!status) status = save_index(p, parts, err);
     for (int part = 0; part < SHARD_PARTS; part++) cJSON_Delete(parts[part]);
@@ -255,12 +248,10 @@ static int finish(Preparation *p, double started, Error *err) {
 static int prepare_in(Preparation *p, Error *err) {
     const PrepareOptions *o = p->options;
     double started = seconds_now();
-    char path[1024];
     if (check_folder(o, err)) return -1;
     if ((o->tokenizer ? load_tokenizer(p, err) : learn_tokenizer(p, err))) return -1;
     if (find_end_of_text(p, err) || shards_clear(o->out, err)) return -1;
-    snprintf(path, sizeof path, "%s/tokenizer.json", o->out);
-    if (tokenizer_save(p->tokenizer, path, err)) return -1;
+    if (tokenizer_save(p->tokenizer, file_path(o->out, "tokenizer.json").text, err)) return -1;
     p->report->vocab_size = tokenizer_vocab_size(p->tokenizer);
     for (int part = 0; part < SHARD_PARTS; part++)
         shard_writer_init(&p->writers[part], o->out, (ShardPart)part, p->report->vocab_size,

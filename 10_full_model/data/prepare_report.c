@@ -189,15 +189,16 @@ static void show_stages(const PrepareReport *r) {
 }
 
 static int show_lengths(const PrepareOptions *o, const PrepareReport *r, Error *err) {
-    char texts[LENGTH_BINS][32], path[1024];
+    char texts[LENGTH_BINS][32];
     const char *labels[LENGTH_BINS];
     double values[LENGTH_BINS];
     int first = 0, last = LENGTH_BINS - 1;
     while (first < last && !r->lengths[first]) first++;
     while (last > first && !r->lengths[last]) last--;
     Csv csv;
-    snprintf(path, sizeof path, "%s/lengths.csv", o->out);
-    if (csv_open(&csv, path, "tokens_from,documents,tokens_to", "cpu", o->seed, err)) return -1;
+    PathText path = file_path(o->out, "lengths.csv");
+    if (csv_open(&csv, path.text, "tokens_from,documents,tokens_to", "cpu", o->seed, err))
+        return -1;
     for (int bin = first; bin <= last; bin++) {
         snprintf(texts[bin], sizeof texts[bin], "%lld..", 1ll << bin);
         labels[bin] = texts[bin];
@@ -207,9 +208,8 @@ static int show_lengths(const PrepareOptions *o, const PrepareReport *r, Error *
     if (csv_close(&csv, err)) return -1;
     printf("\nTokens of a document:\n");
     text_bars(labels + first, values + first, last - first + 1, "documents");
-    char chart[1024];
-    snprintf(chart, sizeof chart, "%s/lengths", o->out);
-    plot_or_explain("10_full_model/figures/lengths.gp", path, chart);
+    plot_or_explain("10_full_model/figures/lengths.gp", path.text,
+                    file_path(o->out, "lengths").text);
     return 0;
 }
 

@@ -113,9 +113,9 @@ static int open_part(Shards *s, ShardPart part, const cJSON *index, const char *
         return error_prefix(err, "part %s of ", name);
     row->files = must_alloc((size_t)cJSON_GetArraySize(list), sizeof *row->files);
     cJSON_ArrayForEach(item, list) {
-        char file[40], full[1024];
+        char file[40];
         snprintf(file, sizeof file, "%s-%05d.shard", name, row->count);
-        snprintf(full, sizeof full, "%s/%s", s->directory, file);
+        PathText full = file_path(s->directory, file);
         const cJSON *named = cJSON_GetObjectItemCaseSensitive(item, "file");
         const cJSON *hash = cJSON_GetObjectItemCaseSensitive(item, "hash");
         ShardFile *shard = &row->files[row->count++];
@@ -127,8 +127,8 @@ static int open_part(Shards *s, ShardPart part, const cJSON *index, const char *
                              path, row->count - 1, name, file);
         if (index_number(item, path, "tokens", 1, MOST, &shard->tokens, err) ||
             index_number(item, path, "documents", 1, shard->tokens, &shard->documents, err) ||
-            map_shard(s, shard, full, err) ||
-            (verify && verify_shard(s, shard, full, hash->valuestring, err)))
+            map_shard(s, shard, full.text, err) ||
+            (verify && verify_shard(s, shard, full.text, hash->valuestring, err)))
             return -1;
         row->tokens += shard->tokens;
         row->documents += shard->documents;
@@ -141,17 +141,16 @@ static int open_part(Shards *s, ShardPart part, const cJSON *index, const char *
 }
 
 static int check_tokenizer(const Shards *s, const cJSON *index, const char *path, Error *err) {
-    char file_path[1024];
-    snprintf(file_path, sizeof file_path, "%s/tokenizer.json", s->directory);
+    PathText tokenizer_path = file_path(s->directory, "tokenizer.json");
     const cJSON *hash = cJSON_GetObjectItemCaseSensitive(index, "tokenizer_hash");
     if (!cJSON_IsString(hash)) return error_set(err, "%s: no \"tokenizer_hash\"", path);
     MappedFile file;
-    if (file_map(&file, file_path, err)) return -1;
+    if (file_map(&file, tokenizer_path.text, err)) return -1;
     HashText is = hash128_text(hash128(file.data, file.size, 0));
     file_unmap(&file);
     if (!strcmp(is.text, hash->valuestring)) return 0;
     return error_set(err, "%s is not the tokenizer that made these shards (by the hash in %s)",
-                     file_path, path);
+                     tokenizer_path.text, path);
 }
 
 static int open_index(Shards *s, const cJSON *index, const char *path, bool verify, Error *err) {
@@ -173,17 +172,16 @@ static int open_index(Shards *s, const cJSON *index, const char *path, bool veri
 }
 
 int shards_open(Shards *s, const char *directory, bool verify, Error *err) {
-    char path[1024];
     *s = (Shards){0};
     if (strlen(directory) >= sizeof s->directory)
         return error_set(err, "the path %.80s... is too long", directory);
     strcpy(s->directory, directory);
-    snprintf(path, sizeof path, "%s/" SHARD_INDEX, directory);
-    cJSON *index = json_load(path, err);
+    PathText path = file_path(directory, SHARD_INDEX);
+    cJSON *index = json_load(path.text, err);
     if (!index)
         return error_prefix(
             err, "%s holds no finished shards (`deepseek data` makes them): ", directory);
-    int status = open_index(s, index, path, verify, err);
+    int status = open_index(s, index, path.text, verify, err);
     cJSON_Delete(index);
     if (status) shards_close(s);
     return status;

@@ -26,15 +26,15 @@ void shard_writer_init(ShardWriter *w, const char *directory, ShardPart part, in
     if (!w->list) fatal("out of memory");
 }
 
-static void shard_path(const ShardWriter *w, int number, char *path, size_t size) {
-    snprintf(path, size, "%s/%s-%05d.shard", w->directory, shard_part_names[w->part], number);
+static PathText shard_path(const ShardWriter *w, int number) {
+    char name[40];
+    snprintf(name, sizeof name, "%s-%05d.shard", shard_part_names[w->part], number);
+    return file_path(w->directory, name);
 }
 
 /* The counts are known only at the end: close_shard() comes back and fills them in. */
 static int open_shard(ShardWriter *w, Error *err) {
-    char path[480];
-    shard_path(w, w->count, path, sizeof path);
-    if (atomic_open(&w->file, path, err)) return -1;
+    if (atomic_open(&w->file, shard_path(w, w->count).text, err)) return -1;
     ShardHeader header = {0};
     fwrite(&header, sizeof header, 1, w->file.stream);
     w->tokens = w->documents = 0;
@@ -56,8 +56,6 @@ static int list_shard(ShardWriter *w, const char *path, Error *err) {
 }
 
 static int close_shard(ShardWriter *w, Error *err) {
-    char path[480];
-    shard_path(w, w->count, path, sizeof path);
     FILE *stream = w->file.stream;
     static const char zeros[8];
     size_t padding = (size_t)(-(w->tokens * w->token_bytes) & 7);
@@ -69,8 +67,7 @@ static int close_shard(ShardWriter *w, Error *err) {
                           .documents = (uint64_t)w->documents};
     if (fseek(stream, 0, SEEK_SET) == 0) fwrite(&header, sizeof header, 1, stream);
     if (atomic_commit(&w->file, err)) return -1;
-    w->count++;
-    return list_shard(w, path, err);
+    return list_shard(w, shard_path(w, w->count++).text, err);
 }
 
 static void write_ids(ShardWriter *w, const int32_t *ids, size_t count) {
@@ -117,11 +114,7 @@ cJSON *shard_writer_finish(ShardWriter *w, Error *err) {
 
 void shard_writer_free(ShardWriter *w, bool remove) {
     atomic_abandon(&w->file);
-    for (int i = 0; remove && i < w->count; i++) {
-        char path[480];
-        shard_path(w, i, path, sizeof path);
-        unlink(path);
-    }
+    for (int i = 0; remove && i < w->count; i++) unlink(shard_path(w, i).text);
     cJSON_Delete(w->list);
     free(w->starts);
     *w = (ShardWriter){0};
@@ -141,17 +134,17 @@ static bool is_shard_name(const char *name) {
 }
 
 int shards_clear(const char *directory, Error *err) {
-    char path[1024];
-    snprintf(path, sizeof path, "%s/" SHARD_INDEX, directory);
-    if (unlink(path) && errno != ENOENT)
-        return error_set(err, "cannot remove %s: %s", path, strerror(errno));
+    PathText path = file_path(directory, SHARD_INDEX);
+    if (unlink(path.text) && errno != ENOENT)
+        return error_set(err, "cannot remove %s: %s", path.text, strerror(errno));
     DIR *folder = opendir(directory);
     if (!folder) return error_set(err, "cannot list %s: %s", directory, strerror(errno));
     int status = 0;
     for (struct dirent *entry; !status && (entry = readdir(folder));) {
         if (!is_shard_name(entry->d_name)) continue;
-        snprintf(path, sizeof path, "%s/%s", directory, entry->d_name);
-        if (unlink(path)) status = error_set(err, "cannot remove %s: %s", path, strerror(errno));
+        path = file_path(directory, entry->d_name);
+        if (unlink(path.text))
+            status = error_set(err, "cannot remove %s: %s", path.text, strerror(errno));
     }
     closedir(folder);
     return status;

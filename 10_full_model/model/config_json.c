@@ -8,6 +8,7 @@
  */
 #include "10_full_model/model/config_table.h"
 
+#include "common/files/files.h"
 #include "common/files/json.h"
 
 #include <math.h>
@@ -157,13 +158,12 @@ static int read_config(ModelConfig *cfg, const cJSON *json, Error *err) {
 }
 
 int config_load(ModelConfig *cfg, const char *directory, Error *err) {
-    char path[1024];
-    snprintf(path, sizeof path, "%s/config.json", directory);
-    cJSON *json = json_load(path, err);
+    PathText path = file_path(directory, "config.json");
+    cJSON *json = json_load(path.text, err);
     if (!json) return -1;
     int status = read_config(cfg, json, err);
     cJSON_Delete(json);
-    return status ? error_prefix(err, "%s: ", path) : 0;
+    return status ? error_prefix(err, "%s: ", path.text) : 0;
 }
 
 /* ---- writing ---- */
@@ -198,8 +198,6 @@ static ModelConfig with_experts(ModelConfig cfg) {
 int config_save(const ModelConfig *config, const char *directory, Error *err) {
     static const char *const architectures[] = {"DeepseekV3ForCausalLM", "DeepseekV2ForCausalLM",
                                                 "DeepseekV32ForCausalLM"};
-    char path[1024];
-    snprintf(path, sizeof path, "%s/config.json", directory);
     ModelConfig cfg = with_experts(*config);
     cJSON *json = cJSON_CreateObject(), *rope = cJSON_CreateObject();
     if (!json || !rope) fatal("out of memory");
@@ -220,7 +218,7 @@ int config_save(const ModelConfig *config, const char *directory, Error *err) {
     cJSON_AddStringToObject(json, "hidden_act", "silu");
     cJSON_AddRawToObject(json, "attention_dropout", "0.0");
     cJSON_AddStringToObject(json, "dtype", cfg.dtype == BF16 ? "bfloat16" : "float32");
-    int status = json_save(path, json, err);
+    int status = json_save(file_path(directory, "config.json").text, json, err);
     cJSON_Delete(json);
     return status;
 }

@@ -166,6 +166,12 @@ int atomic_commit(AtomicFile *file, Error *err) {
 
 /* ---- directories ---- */
 
+PathText file_path(const char *directory, const char *name) {
+    PathText path;
+    snprintf(path.text, sizeof path.text, "%s/%s", directory, name);
+    return path;
+}
+
 static int make_directory(const char *path, Error *err) {
     struct stat info;
     if (mkdir(path, 0777) == 0) return 0;

@@ -46,6 +46,12 @@ int atomic_commit(AtomicFile *file, Error *err);
 /* Closes and removes the temporary file; harmless after commit. */
 void atomic_abandon(AtomicFile *file);
 
+/* "directory/name"; what is too long is cut, and then there is no such file. */
+typedef struct PathText {
+    char text[1300];
+} PathText;
+PathText file_path(const char *directory, const char *name);
+
 /* Creates a directory and its parents; an existing one is fine. */
 int make_directories(const char *path, Error *err);
 

@@ -175,6 +175,7 @@ Test(directories, are_made_with_their_parents) {
     cr_expect(stat(path, &info) == 0 && S_ISDIR(info.st_mode), "%s", path);
     cr_expect(make_directories("", &err) == 0);
     cr_expect(make_directories(".", &err) == 0);
+    cr_expect_str_eq(file_path("a/b", "c.json").text, "a/b/c.json");
 
     scratch_write(&scratch, "file", "", 0);
     snprintf(path, sizeof path, "%s/file/d", scratch.directory);
