@@ -5,6 +5,7 @@
 #include "03_multihead/charmodel.h"
 
 #include "common/core/ops.h"
+#include "common/text/sampler.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -128,25 +129,11 @@ Tensor *charmodel_loss(Context *ctx, const CharModel *model, Tensor *ids, Tensor
     return cross_entropy(ctx, charmodel_forward(ctx, model, ids, NULL, NULL), targets);
 }
 
-/* A draw from softmax(logits / temperature): walk up the sum until it passes u of the total. */
-static int32_t draw(const float *logits, int n, float temperature, float u) {
-    int best = 0;
-    for (int i = 1; i < n; i++)
-        if (logits[i] > logits[best]) best = i;
-    if (temperature <= 0.0f) return best;
-    double total = 0, sum = 0;
-    for (int i = 0; i < n; i++) total += exp((double)(logits[i] - logits[best]) / temperature);
-    for (int i = 0; i < n; i++) {
-        sum += exp((double)(logits[i] - logits[best]) / temperature);
-        if (sum > u * total) return i;
-    }
-    return best; /* a rounding error short of the end */
-}
-
 int charmodel_generate(Context *ctx, const CharModel *model, int32_t *ids, int prompt, int count,
                        float temperature, uint64_t seed, bool cached, Error *err) {
     const CharModelConfig *cfg = &model->cfg;
     const MultiheadConfig *attention = &cfg->attention;
+    const Sampling sampling = {.temperature = temperature, .top_p = 1};
     int vocab = cfg->vocab_size, layers = cfg->num_hidden_layers;
     CHECK(prompt > 0 && prompt + count <= cfg->context, "charmodel_generate: %d + %d of %d", prompt,
           count, cfg->context);
@@ -163,8 +150,8 @@ int charmodel_generate(Context *ctx, const CharModel *model, int32_t *ids, int p
         Tensor *input = tensor_copy_in(ctx, "ids", I32, ids + from, SHAPE(1, T));
         Tensor *out = charmodel_forward(ctx, model, input, cached ? caches : NULL, NULL);
         tensor_download(ctx, logits, out);
-        ids[n] = draw(logits + (int64_t)(T - 1) * vocab, vocab, temperature,
-                      rng_uniform(seed, 0, (uint64_t)n));
+        float *last = logits + (int64_t)(T - 1) * vocab, u = rng_uniform(seed, 0, (uint64_t)n);
+        ids[n] = sample_token(last, vocab, &sampling, u).id;
         context_reset(ctx);
     }
     free(logits);

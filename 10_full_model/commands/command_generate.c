@@ -74,17 +74,20 @@ static char **lines_of(char *text, int *count) {
     return lines;
 }
 
-/* Prompts first .. first + batch - 1, side by side. */
+/* Prompts first .. first + batch - 1, side by side. A prompt's number says what it draws. */
 static int continue_some(Model *model, const Tokenizer *tokenizer, const Options *o, char **prompts,
                          int first, int batch, GenerateResult *total, Error *err) {
     Generator g;
     GenerateResult result;
-    if (generator_init(&g, model, tokenizer, batch, model->cfg.max_position_embeddings, err))
-        return -1;
+    int capacity = generator_capacity(model, tokenizer, (const char *const *)prompts + first, batch,
+                                      o->generate.max_new_tokens);
+    if (generator_init(&g, model, tokenizer, batch, capacity, err)) return -1;
     int status = 0;
-    for (int b = 0; b < batch && !status; b++)
+    for (int b = 0; b < batch && !status; b++) {
+        g.sequences[b].stream = (uint64_t)(first + b);
         if ((status = generator_prompt(&g, b, prompts[first + b], err)))
             error_prefix(err, "%s: prompt %d: ", o->prompts, first + b + 1);
+    }
     if (!status) {
         generator_run(&g, &o->generate, &result);
         total->new_tokens += result.new_tokens;

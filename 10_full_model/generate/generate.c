@@ -13,6 +13,17 @@
 
 /* ---- sequences ---- */
 
+int generator_capacity(const Model *model, const Tokenizer *tokenizer, const char *const *texts,
+                       int batch, int new_tokens) {
+    size_t longest = 1, count, most = (size_t)model->cfg.max_position_embeddings;
+    for (int b = 0; b < batch; b++) {
+        free(tokenizer_encode(tokenizer, texts[b], strlen(texts[b]), &count));
+        if (count > longest) longest = count;
+    }
+    size_t pages = (longest + (size_t)new_tokens + PAGE_TOKENS - 1) / PAGE_TOKENS;
+    return (int)(pages * PAGE_TOKENS < most ? pages * PAGE_TOKENS : most);
+}
+
 int generator_init(Generator *g, Model *model, const Tokenizer *tokenizer, int batch, int capacity,
                    Error *err) {
     CHECK(batch > 0 && capacity > 0 && capacity <= model->cfg.max_position_embeddings,
@@ -21,7 +32,8 @@ int generator_init(Generator *g, Model *model, const Tokenizer *tokenizer, int b
     if (model_cache_init(model, &g->cache, batch, capacity, err)) return -1;
     g->sequences = must_alloc((size_t)batch, sizeof *g->sequences);
     for (int b = 0; b < batch; b++)
-        g->sequences[b].ids = must_alloc((size_t)capacity, sizeof(int32_t));
+        g->sequences[b] =
+            (Sequence){.ids = must_alloc((size_t)capacity, sizeof(int32_t)), .stream = (uint64_t)b};
     g->logits = must_alloc((size_t)batch * (size_t)model->cfg.vocab_size, sizeof *g->logits);
     if (decode_graph_init(&g->decode, model, &g->cache, err)) {
         generator_free(g);
@@ -60,7 +72,8 @@ int generator_prompt(Generator *g, int b, const char *text, Error *err) {
         status = error_set(err,
                            "the prompt has %zu tokens, but this model's context holds %d, the "
                            "answer included%s",
-                           count, g->capacity, s->count ? " and what was said before" : "");
+                           count, g->model->cfg.max_position_embeddings,
+                           s->count ? " and what was said before" : "");
     } else {
         if (count) memcpy(s->ids + s->count, ids, count * sizeof *ids);
         s->count += (int)count;
@@ -138,8 +151,8 @@ static int32_t choose(Run *run, int b) {
     float *logits = g->logits + (size_t)b * (size_t)vocab;
     const Sampling *sampling = &run->options->sampling;
     penalize_repetitions(logits, vocab, s->ids, s->count, sampling->repetition_penalty);
-    float random = rng_uniform(sampling->seed, (uint64_t)b, (uint64_t)s->count);
-    return sample_token(logits, vocab, sampling, random);
+    float random = rng_uniform(sampling->seed, s->stream, (uint64_t)s->count);
+    return sample_token(logits, vocab, sampling, random).id;
 }
 
 /* Is the likeliest token always the one? Then the device chooses by itself. */
@@ -246,7 +259,8 @@ char *generator_answer(const Generator *g, int b, const GenerateOptions *o) {
 int generate(Model *model, const Tokenizer *tokenizer, const char *prompt,
              const GenerateOptions *options, GenerateResult *result, Error *err) {
     Generator g;
-    if (generator_init(&g, model, tokenizer, 1, model->cfg.max_position_embeddings, err)) return -1;
+    int capacity = generator_capacity(model, tokenizer, &prompt, 1, options->max_new_tokens);
+    if (generator_init(&g, model, tokenizer, 1, capacity, err)) return -1;
     int status = generator_prompt(&g, 0, prompt, err);
     if (!status) generator_run(&g, options, result);
     generator_free(&g);

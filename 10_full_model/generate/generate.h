@@ -22,7 +22,8 @@
 typedef struct Sequence {
     int32_t *ids; /* [capacity] */
     int count;
-    int answered; /* new tokens in the last generator_run() */
+    int answered;    /* new tokens in the last generator_run() */
+    uint64_t stream; /* of random numbers: says who asks, not where it stands. At first: b */
 } Sequence;
 
 typedef struct Generator {
@@ -34,6 +35,11 @@ typedef struct Generator {
     float *logits;       /* [batch, vocab_size], host */
     DecodeGraph decode;
 } Generator;
+
+/* What sequences need that begin with these texts [batch] and get up to new_tokens: whole pages, at
+ * most the model's context. */
+int generator_capacity(const Model *model, const Tokenizer *tokenizer, const char *const *texts,
+                       int batch, int new_tokens);
 
 /* Sequences of up to `capacity` tokens (at most the model's context), all empty. -1 and a message
  * when memory runs out. */
@@ -69,9 +75,9 @@ typedef struct GenerateResult {
 
 /*
  * Continues every sequence by up to max_new_tokens tokens. A sequence ends at <|endoftext|>, at a
- * stop string, or when the context is full; all of them end when the longest fills it. Sequence b
- * draws its random numbers from (seed, b, position), so an answer does not depend on its
- * neighbours.
+ * stop string, or when the context is full; all of them end when the longest fills it. A sequence
+ * draws its random numbers from (seed, stream, position): neither the neighbours nor its place
+ * among them have a part in it.
  */
 void generator_run(Generator *g, const GenerateOptions *options, GenerateResult *result);
 

@@ -74,6 +74,26 @@ Test(generate, many_prompts_are_answered_like_one) {
     remove_tree(&w);
 }
 
+/* A prompt draws its own numbers, whichever batch it comes in. */
+Test(generate, drawn_answers_do_not_depend_on_the_batch) {
+    Scratch w = workplace();
+    const char *model = trained_model(&w), *text = "the dog\na\nthe frog sat\nthe dog\na cat\n";
+    scratch_write(&w, "prompts.txt", text, strlen(text));
+    static const char *const batches[] = {"--batch=1", "--batch=3", "--batch=8", "--batch=16"};
+    Output first;
+    for (int i = 0; i < 4; i++) {
+        Output o =
+            GENERATE(model, "--prompts", path_in(w.directory, "prompts.txt"), "--temperature", "1",
+                     "--top-p", "1", "--max-new-tokens", "9", batches[i]);
+        expect(&o, 0, "[5] a cat");
+        if (i == 0) first = o;
+        cr_assert_str_eq(o.out, first.out);
+    }
+    const char *one = strstr(first.out, "[1]") + 4, *four = strstr(first.out, "[4]") + 4;
+    cr_assert(strncmp(one, four, 20), "the same prompt twice draws two answers");
+    remove_tree(&w);
+}
+
 Test(generate, talks) {
     Scratch w = workplace();
     const char *model = trained_model(&w);

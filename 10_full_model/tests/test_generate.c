@@ -16,15 +16,13 @@
 /* ---- sampling ---- */
 
 Test(sampling, keeps_to_its_limits) {
-    float logits[5] = {1, 3, 2, 3, -50}, copy[5];
+    const float logits[5] = {1, 3, 2, 3, -50};
     Sampling greedy = {.temperature = 0, .top_p = 1};
-    memcpy(copy, logits, sizeof copy);
-    cr_assert(sample_token(copy, 5, &greedy, 0.99f) == 1, "of equal logits the smaller id");
+    cr_assert(sample_token(logits, 5, &greedy, 0.99f).id == 1, "of equal logits the smaller id");
     int seen[5] = {0};
     for (int i = 0; i < 20000; i++) {
         Sampling s = {.temperature = 1, .top_p = 1};
-        memcpy(copy, logits, sizeof copy);
-        seen[sample_token(copy, 5, &s, rng_uniform(1, 2, (uint64_t)i))]++;
+        seen[sample_token(logits, 5, &s, rng_uniform(1, 2, (uint64_t)i)).id]++;
     }
     double z = 2 * exp(3) + exp(2) + exp(1),
            p[5] = {exp(1) / z, exp(3) / z, exp(2) / z, exp(3) / z, 0};
@@ -34,17 +32,14 @@ Test(sampling, keeps_to_its_limits) {
     for (int i = 0; i <= 100; i++) {
         Sampling k = {.temperature = 1, .top_k = 2, .top_p = 1},
                  nucleus = {.temperature = 1, .top_p = 0.5f};
-        memcpy(copy, logits, sizeof copy);
-        int32_t id = sample_token(copy, 5, &k, (float)i / 100.001f);
+        int32_t id = sample_token(logits, 5, &k, (float)i / 100.001f).id;
         cr_assert(id == 1 || id == 3, "top_k 2 chose %d", id);
-        memcpy(copy, logits, sizeof copy);
-        id = sample_token(copy, 5, &nucleus, (float)i / 100.001f);
+        id = sample_token(logits, 5, &nucleus, (float)i / 100.001f).id;
         /* the first has 0.40, so the second is needed, the third not */
         cr_assert(id == 1 || id == 3, "top_p 0.5 chose %d", id);
     }
     Sampling tight = {.temperature = 1, .top_p = 0};
-    memcpy(copy, logits, sizeof copy);
-    cr_assert(sample_token(copy, 5, &tight, 0.999f) == 1, "top_p 0 still keeps one");
+    cr_assert(sample_token(logits, 5, &tight, 0.999f).id == 1, "top_p 0 still keeps one");
 }
 
 /* The settings' order is transformers': p counts what top-k left, min-p is relative to the
@@ -67,13 +62,37 @@ Test(sampling, settings_together) {
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
         int most = 0;
         for (int r = 0; r < 1000; r++) {
-            float copy[4];
-            memcpy(copy, logits, sizeof copy);
-            int id = sample_token(copy, 4, &cases[i].sampling, (float)r / 1000);
+            int id = sample_token(logits, 4, &cases[i].sampling, (float)r / 1000).id;
             if (id > most) most = id;
         }
         cr_expect(most + 1 == cases[i].left, "case %zu: %d tokens were left, not %d", i, most + 1,
                   cases[i].left);
+    }
+}
+
+/* Of the distribution that is drawn from: 0.4, 0.3, 0.2, 0.1 behind the settings. */
+Test(sampling, logprob_is_of_the_draw) {
+    const float logits[4] = {logf(0.4f) + 80, logf(0.3f) + 80, logf(0.2f) + 80, logf(0.1f) + 80};
+    const struct {
+        Sampling sampling;
+        float random;
+        int id;
+        float probability;
+    } cases[] = {
+        {{.temperature = 0, .top_p = 1}, 0.9f, 0, 1},
+        {{.temperature = 1, .top_p = 1}, 0.95f, 3, 0.1f},
+        {{.temperature = 0.5f, .top_p = 1}, 0.6f, 1, 9 / 30.0f}, /* squares: 16, 9, 4, 1 */
+        {{.temperature = 1, .top_p = 1, .top_k = 3}, 0.95f, 2, 0.2f / 0.9f},
+        {{.temperature = 1, .top_p = 0.69f}, 0.95f, 1, 0.3f / 0.7f},
+        {{.temperature = 1, .top_p = 1, .min_p = 0.4f}, 0, 0, 0.4f / 0.9f},
+        {{.temperature = 1, .top_p = 0}, 0.9f, 0, 1},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        SampledToken t = sample_token(logits, 4, &cases[i].sampling, cases[i].random);
+        cr_expect(t.id == cases[i].id, "case %zu: %d", i, t.id);
+        /* logits of 80 have steps of 2^-17, 8e-6; the temperature doubles it */
+        cr_expect(fabsf(t.logprob - logf(cases[i].probability)) < 4e-5f, "case %zu: %g", i,
+                  t.logprob);
     }
 }
 
@@ -199,45 +218,65 @@ Test(generate, prompts_that_fit) {
 }
 
 /* One answer, ids of it, alone. */
-static int alone(World *w, const char *prompt, const GenerateOptions *options, int32_t *ids) {
+static int alone(World *w, const char *prompt, uint64_t stream, const GenerateOptions *options,
+                 int32_t *ids) {
     Generator g;
     GenerateResult result;
     Error err;
     if (generator_init(&g, &w->model, w->tokenizer, 1, 64, &err) ||
         generator_prompt(&g, 0, prompt, &err))
         cr_assert_fail("%s", err.text);
+    g.sequences[0].stream = stream;
     generator_run(&g, options, &result);
     int count = g.sequences[0].count;
     memcpy(ids, g.sequences[0].ids, (size_t)count * sizeof *ids);
     return count;
 }
 
-/* Prompts of different lengths side by side are continued as if each were alone. In F32: in BF16
- * the likeliest of nearly equal logits may change with a rounding. */
-static void neighbours_change_nothing(Device device) {
+/* Prompts of different lengths side by side are continued as if each were alone, drawn or not. In
+ * F32: in BF16 the likeliest of nearly equal logits may change with a rounding. */
+static void neighbours_change_nothing(Device device, float temperature) {
     World w;
     world_init(&w, device, F32, 64);
     const char *prompts[] = {"a longer prompt than the others", "b", "", "four"};
-    GenerateOptions greedy = {.max_new_tokens = 12};
+    GenerateOptions options = {.sampling = {.temperature = temperature, .top_p = 1, .seed = 5},
+                               .max_new_tokens = 12};
     Generator g;
     GenerateResult result;
     Error err;
     cr_assert(generator_init(&g, &w.model, w.tokenizer, 4, 64, &err) == 0, "%s", err.text);
-    for (int b = 0; b < 4; b++)
+    for (int b = 0; b < 4; b++) {
         cr_assert(generator_prompt(&g, b, prompts[b], &err) == 0, "%s", err.text);
-    generator_run(&g, &greedy, &result);
+        g.sequences[b].stream = (uint64_t)(7 - b);
+    }
+    generator_run(&g, &options, &result);
     for (int b = 0; b < 4; b++) {
         int32_t ids[64];
-        int count = alone(&w, prompts[b], &greedy, ids);
+        int count = alone(&w, prompts[b], (uint64_t)(7 - b), &options, ids);
         cr_assert(count == g.sequences[b].count, "sequence %d", b);
         cr_assert(!memcmp(ids, g.sequences[b].ids, (size_t)count * sizeof *ids), "sequence %d", b);
     }
 }
 
-Test(generate, neighbours_change_nothing_cpu) { neighbours_change_nothing(CPU); }
+Test(generate, neighbours_change_nothing_cpu) {
+    neighbours_change_nothing(CPU, 0);
+    neighbours_change_nothing(CPU, 1);
+}
 Test(generate, neighbours_change_nothing_cuda) {
     test_needs_gpu();
-    neighbours_change_nothing(CUDA);
+    neighbours_change_nothing(CUDA, 0);
+    neighbours_change_nothing(CUDA, 1);
+}
+
+/* A cache has room for the longest text and its answer, in whole pages, within the context. */
+Test(generate, capacity) {
+    World w;
+    world_init(&w, CPU, F32, 150);
+    const char *texts[] = {"five5", "", "a text of 19 tokens"};
+    cr_assert(generator_capacity(&w.model, w.tokenizer, texts, 3, 45) == PAGE_TOKENS);
+    cr_assert(generator_capacity(&w.model, w.tokenizer, texts, 3, 46) == 2 * PAGE_TOKENS);
+    cr_assert(generator_capacity(&w.model, w.tokenizer, texts + 1, 1, 63) == PAGE_TOKENS);
+    cr_assert(generator_capacity(&w.model, w.tokenizer, texts, 1, 1 << 20) == 150);
 }
 
 /* Five tokens and five more are ten, random numbers included. */
@@ -247,7 +286,7 @@ Test(generate, a_pause_changes_nothing) {
     GenerateOptions options = {.sampling = {.temperature = 1, .top_p = 1, .seed = 9},
                                .max_new_tokens = 10};
     int32_t whole[64];
-    int count = alone(&w, "pause", &options, whole);
+    int count = alone(&w, "pause", 0, &options, whole);
     Generator g;
     GenerateResult result;
     Error err;

@@ -61,9 +61,9 @@ static int keep(const Candidate *candidates, int vocab, const Sampling *s, doubl
 }
 
 /* [sample_token] */
-int32_t sample_token(float *logits, int vocab, const Sampling *sampling, float random) {
+SampledToken sample_token(const float *logits, int vocab, const Sampling *sampling, float random) {
     int32_t best = likeliest(logits, vocab);
-    if (sampling->temperature <= 0) return best;
+    if (sampling->temperature <= 0) return (SampledToken){best, 0};
 
     /* The softmax at the temperature, largest first. */
     Candidate *candidates = must_realloc(NULL, (size_t)vocab, sizeof *candidates);
@@ -79,6 +79,7 @@ int32_t sample_token(float *logits, int vocab, const Sampling *sampling, float r
         rest -= candidates[chosen++].probability;
     int32_t id = candidates[chosen].id;
     free(candidates);
-    return id;
+    float relative = (logits[id] - logits[best]) / sampling->temperature;
+    return (SampledToken){id, relative - (float)log(mass)};
 }
 /* [/sample_token] */

@@ -32,10 +32,15 @@ Sampling sampling_defaults(void);
 void penalize_repetitions(float *logits, int vocab, const int32_t *history, int count,
                           float penalty);
 
+typedef struct SampledToken {
+    int32_t id;
+    float logprob; /* log of the probability that it had in the draw: of what the settings left */
+} SampledToken;
+
 /*
- * The token that `random`, uniform in [0, 1), picks from logits [vocab] (host memory; may be
- * overwritten). Equal logits: the smaller id first. At least one token is always left.
+ * The token that `random`, uniform in [0, 1), picks from logits [vocab] (host memory). Equal
+ * logits: the smaller id first. At least one token is always left; the only one has logprob 0.
  */
-int32_t sample_token(float *logits, int vocab, const Sampling *sampling, float random);
+SampledToken sample_token(const float *logits, int vocab, const Sampling *sampling, float random);
 
 #endif

@@ -8,11 +8,11 @@
 #include <math.h>
 #include <stdlib.h>
 
-int32_t sample_token(float *logits, int vocab, const Sampling *sampling, float random) {
+SampledToken sample_token(const float *logits, int vocab, const Sampling *sampling, float random) {
     int32_t best = 0;
     for (int32_t i = 1; i < vocab; i++)
         if (logits[i] > logits[best]) best = i;
-    if (sampling->temperature <= 0) return best;
+    if (sampling->temperature <= 0) return (SampledToken){best, 0};
 
     int32_t *order = calloc((size_t)vocab, sizeof *order);
     float *p = malloc((size_t)vocab * sizeof *p), top = logits[best];
@@ -42,5 +42,5 @@ int32_t sample_token(float *logits, int vocab, const Sampling *sampling, float r
     int32_t id = order[chosen];
     free(order);
     free(p);
-    return id;
+    return (SampledToken){id, (logits[id] - top) / sampling->temperature - (float)log(mass)};
 }
