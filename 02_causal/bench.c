@@ -9,8 +9,6 @@
 #include "common/program/bench.h"
 #include "02_causal/causal.h"
 
-#include <stdio.h>
-
 typedef struct Work {
     AttentionShape shape;
     DType dtype;
@@ -18,53 +16,32 @@ typedef struct Work {
     float *lse, *scratch, *p; /* p: the materialised probabilities (CPU) */
 } Work;
 
-/* One rung of the ladder: a name, who it is for, and how to run it. */
-typedef struct Rung {
-    const char *name;
-    Device device;
-    int backward;
-    int longest; /* T above which it is left out: too slow, or too much memory */
-    BenchFunction run;
-    int (*supports)(Context *ctx, const Work *w); /* NULL: everything */
-} Rung;
-
 /* ---- the CPU's rungs ---- */
 
-static void reference(Context *ctx, void *user) {
-    Work *w = user;
-    (void)ctx;
-    causal_reference_cpu(w->o, w->lse, w->q, w->k, w->v, w->shape);
-}
-static void reference_backward(Context *ctx, void *user) {
-    Work *w = user;
-    (void)ctx;
-    causal_reference_backward_cpu(w->dq, 0, w->dk, 0, w->dv, 0, w->d_o, w->q, w->k, w->v, w->o,
-                                  w->lse, w->shape);
-}
-static void materialised(Context *ctx, void *user) {
-    Work *w = user;
-    (void)ctx;
-    causal_materialised_cpu(w->o, w->p, w->q, w->k, w->v, w->shape);
-}
-static void materialised_backward(Context *ctx, void *user) {
-    Work *w = user;
-    (void)ctx;
-    causal_materialised_backward_cpu(w->dq, 0, w->dk, 0, w->dv, 0, w->scratch, w->d_o, w->q, w->k,
-                                     w->v, w->p, w->shape);
-}
+#define CPU_RUNG(name, kernel, ...)              \
+    static void name(Context *ctx, void *user) { \
+        Work *w = user;                          \
+        (void)ctx;                               \
+        kernel(__VA_ARGS__, w->shape);           \
+    }
+#define GRADIENTS w->dq, 0, w->dk, 0, w->dv, 0
+CPU_RUNG(reference, causal_reference_cpu, w->o, w->lse, w->q, w->k, w->v)
+CPU_RUNG(materialised, causal_materialised_cpu, w->o, w->p, w->q, w->k, w->v)
+CPU_RUNG(reference_backward, causal_reference_backward_cpu, GRADIENTS, w->d_o, w->q, w->k, w->v,
+         w->o, w->lse)
+CPU_RUNG(materialised_backward, causal_materialised_backward_cpu, GRADIENTS, w->scratch, w->d_o,
+         w->q, w->k, w->v, w->p)
 
 /* ---- in use, on either device ---- */
 
 static void in_use(Context *ctx, void *user) {
     Work *w = user;
-    (void)ctx;
     ON(ctx, causal_forward, w->o, w->lse, w->q, w->k, w->v, w->shape);
 }
 static void in_use_backward(Context *ctx, void *user) {
     Work *w = user;
-    (void)ctx;
-    ON(ctx, causal_backward, w->dq, 0, w->dk, 0, w->dv, 0, w->scratch, w->d_o, w->q, w->k, w->v,
-       w->o, w->lse, w->shape);
+    ON(ctx, causal_backward, GRADIENTS, w->scratch, w->d_o, w->q, w->k, w->v, w->o, w->lse,
+       w->shape);
 }
 
 /* ---- CUDA's rungs ---- */
@@ -94,41 +71,49 @@ BACKWARD_RUNG(tiled)
 BACKWARD_RUNG(mma)
 BACKWARD_RUNG(hopper)
 
-static int mma_takes(Context *ctx, const Work *w) {
+static int mma_takes(Context *ctx, const void *work) {
+    const Work *w = work;
     return causal_mma_supports(ctx->gpu, w->dtype, w->o, w->q, w->k, w->v, w->shape);
 }
-static int hopper_takes(Context *ctx, const Work *w) {
+static int hopper_takes(Context *ctx, const void *work) {
+    const Work *w = work;
     return causal_hopper_supports(ctx->gpu, w->dtype, w->o, w->q, w->k, w->v, w->shape);
 }
-static int mma_backward_takes(Context *ctx, const Work *w) {
+static int mma_backward_takes(Context *ctx, const void *work) {
+    const Work *w = work;
     return causal_backward_mma_supports(ctx->gpu, w->dtype, w->dq, w->dk, w->dv, w->d_o, w->q, w->k,
                                         w->v, w->shape);
 }
-static int hopper_backward_takes(Context *ctx, const Work *w) {
+static int hopper_backward_takes(Context *ctx, const void *work) {
+    const Work *w = work;
     return causal_backward_hopper_supports(ctx->gpu, w->dtype, w->dq, w->dk, w->dv, w->d_o, w->q,
                                            w->k, w->v, w->o, w->shape);
 }
 #endif
 
-static const Rung rungs[] = {
-    {"reference", CPU, 0, 256, reference, NULL},
-    {"materialised", CPU, 0, 4096, materialised, NULL},
-    {"tiled (in use)", CPU, 0, 1 << 20, in_use, NULL},
-    {"reference", CPU, 1, 256, reference_backward, NULL},
-    {"materialised", CPU, 1, 4096, materialised_backward, NULL},
-    {"tiled (in use)", CPU, 1, 1 << 20, in_use_backward, NULL},
+/* `most` is the longest T: the others are too slow, or need too much memory. */
+static const BenchRung forward_rungs[] = {{"reference", CPU, 256, reference, NULL},
+                                          {"materialised", CPU, 4096, materialised, NULL},
+                                          {"tiled (in use)", CPU, 1 << 20, in_use, NULL},
 #ifdef WITH_CUDA
-    {"materialised", CUDA, 0, 4096, materialised_on_gpu, NULL},
-    {"online", CUDA, 0, 8192, online, NULL},
-    {"mma", CUDA, 0, 1 << 20, mma, mma_takes},
-    {"hopper", CUDA, 0, 1 << 20, hopper, hopper_takes},
-    {"in use", CUDA, 0, 1 << 20, in_use, NULL},
-    {"tiled", CUDA, 1, 8192, tiled_backward, NULL},
-    {"mma", CUDA, 1, 1 << 20, mma_backward, mma_backward_takes},
-    {"hopper", CUDA, 1, 1 << 20, hopper_backward, hopper_backward_takes},
-    {"in use", CUDA, 1, 1 << 20, in_use_backward, NULL},
+                                          {"materialised", CUDA, 4096, materialised_on_gpu, NULL},
+                                          {"online", CUDA, 8192, online, NULL},
+                                          {"mma", CUDA, 1 << 20, mma, mma_takes},
+                                          {"hopper", CUDA, 1 << 20, hopper, hopper_takes},
+                                          {"in use", CUDA, 1 << 20, in_use, NULL},
 #endif
-};
+                                          {0}};
+static const BenchRung backward_rungs[] = {
+    {"reference", CPU, 256, reference_backward, NULL},
+    {"materialised", CPU, 4096, materialised_backward, NULL},
+    {"tiled (in use)", CPU, 1 << 20, in_use_backward, NULL},
+#ifdef WITH_CUDA
+    {"tiled", CUDA, 8192, tiled_backward, NULL},
+    {"mma", CUDA, 1 << 20, mma_backward, mma_backward_takes},
+    {"hopper", CUDA, 1 << 20, hopper_backward, hopper_backward_takes},
+    {"in use", CUDA, 1 << 20, in_use_backward, NULL},
+#endif
+    {0}};
 
 /* ---- shapes ---- */
 
@@ -154,9 +139,7 @@ static const Shape shapes[] = {
 };
 
 static void *buffer(Context *ctx, DType dtype, int64_t count, uint64_t stream) {
-    Tensor *t = tensor_new(ctx, "work", dtype, SHAPE(count));
-    bench_fill(ctx, t, stream);
-    return t->data;
+    return bench_tensor(ctx, "work", dtype, stream, SHAPE(count))->data;
 }
 
 static Work work_new(Context *ctx, DType dtype, AttentionShape s) {
@@ -184,33 +167,28 @@ static Work work_new(Context *ctx, DType dtype, AttentionShape s) {
     return w;
 }
 
+static void one_pass(Bench *bench, const char *pass, const BenchRung *rung, double flop, Work *w) {
+    const AttentionShape *s = &w->shape;
+    for (; (rung = bench_rung(bench, rung, s->q_len, w)); rung++) {
+        bench_row(bench, flop, 0, rung->run, w, "%s: %s", pass, rung->name);
+        bench_save(bench, "%d,%d,%d,%d,%d,%s,%s", s->batch, s->heads, s->q_len, s->qk_dim, s->v_dim,
+                   pass, rung->name);
+    }
+}
+
 static void one_shape(Bench *bench, const Shape *shape) {
     Context *ctx = bench->ctx;
-    DType dtype = ctx->dtype = shape->dtype;
+    ctx->dtype = shape->dtype;
     AttentionShape s = attention_shape(shape->batch, shape->heads, shape->heads, shape->tokens,
                                        shape->tokens, shape->dim, shape->v_dim, 1);
-    Work w = work_new(ctx, dtype, s);
-    char title[96];
-    snprintf(title, sizeof title, "B %d, H %d, T %d, D %d (values %d), %s", s.batch, s.heads,
-             s.q_len, s.qk_dim, s.v_dim, dtype_name(dtype));
-    bench_head(title);
+    Work w = work_new(ctx, ctx->dtype, s);
+    bench_head("B %d, H %d, T %d, D %d (values %d), %s", s.batch, s.heads, s.q_len, s.qk_dim,
+               s.v_dim, dtype_name(ctx->dtype));
     in_use(ctx, &w); /* backward needs o and lse */
     if (ctx->device == CPU && s.q_len <= 4096) materialised(ctx, &w);
-    double peak = dtype == BF16 ? bench->flops_bf16 : bench->flops_f32;
     double flop = (double)s.batch * s.heads * s.q_len * (s.q_len + 1.0) * (s.qk_dim + s.v_dim);
-    for (size_t i = 0; i < sizeof rungs / sizeof *rungs; i++) {
-        const Rung *r = &rungs[i];
-        if (r->device != ctx->device || s.q_len > r->longest) continue;
-        if (r->supports && !r->supports(ctx, &w)) continue;
-        char name[48];
-        snprintf(name, sizeof name, "%s: %s", r->backward ? "backward" : "forward", r->name);
-        double operations = r->backward ? 2.5 * flop : flop;
-        BenchTime t = bench_row(bench, name, dtype, operations, 0, r->run, &w);
-        bench_save(bench, "%s,%s,%d,%d,%d,%d,%d,%s,%s,%.6g,%.6g,%.1f,%.2f",
-                   device_name(ctx->device), dtype_name(dtype), s.batch, s.heads, s.q_len, s.qk_dim,
-                   s.v_dim, r->backward ? "backward" : "forward", r->name, t.min * 1e3,
-                   t.median * 1e3, operations / t.min * 1e-9, 100 * operations / t.min / peak);
-    }
+    one_pass(bench, "forward", forward_rungs, flop, &w);
+    one_pass(bench, "backward", backward_rungs, 2.5 * flop, &w);
     context_reset(ctx);
 }
 
@@ -229,12 +207,10 @@ static void decoding(Bench *bench) {
             int queries = again ? tokens : 1;
             Work w = work_new(ctx, ctx->dtype,
                               attention_shape(1, heads, heads, queries, tokens, dim, dim, 1));
-            char name[48];
-            snprintf(name, sizeof name, again ? "all %d tokens again" : "from %d cached tokens",
-                     tokens);
             double flop = again ? numbers * (tokens + 1) : 2 * numbers;
             double bytes = again ? 0 : numbers * (double)dtype_size(ctx->dtype);
-            bench_row(bench, name, ctx->dtype, flop, bytes, in_use, &w);
+            bench_row(bench, flop, bytes, in_use, &w,
+                      again ? "all %d tokens again" : "from %d cached tokens", tokens);
             context_reset(ctx);
         }
     }
@@ -245,8 +221,7 @@ int main(int argc, char **argv) {
     bench_open(&bench, argc, argv,
                "Every rung of causal attention, forward and backward, against the matrix peak of "
                "this run.",
-               NULL, "02_causal/figures/out/ladder.csv",
-               "device,dtype,B,H,T,D,D_v,pass,rung,min_ms,median_ms,gflops,percent_of_peak");
+               NULL, "02_causal/figures/out/ladder.csv", "B,H,T,D,D_v,pass,rung");
     bench_ceilings(&bench);
     Device device = bench.ctx->device;
     for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++)

@@ -15,7 +15,6 @@
 #include "common/program/bench.h"
 
 #include <math.h>
-#include <stdio.h>
 #include <stdlib.h>
 
 /* ---- 1. attention alone ---- */
@@ -31,7 +30,6 @@ typedef struct Decode {
 
 static void run_in_use(Context *ctx, void *user) {
     Decode *d = user;
-    (void)ctx;
     ON(ctx, mla_decode, ARGUMENTS(d));
 }
 static void run_reference(Context *ctx, void *user) {
@@ -56,26 +54,27 @@ CUDA_RUNG(hopper)
  * into memory, either. */
 #define MOST_SLOW_FLOP 5e10
 
-typedef struct Rung {
-    const char *name;
-    Device device;
-    double most_flop; /* above, it is left out: too slow */
-    BenchFunction run;
-    int (*supports)(const Gpu *gpu, DType dtype, MlaDecodeShape shape); /* NULL: everything */
-} Rung;
-
-static const Rung rungs[] = {
-    {"reference", CPU, 5e7, run_reference, NULL},
-    {"in use", CPU, INFINITY, run_in_use, NULL},
 #ifdef WITH_CUDA
-    {"naive", CUDA, MOST_SLOW_FLOP, run_naive, NULL},
-    {"online", CUDA, MOST_SLOW_FLOP, run_online, NULL},
-    {"split", CUDA, 4e11, run_split, NULL},
-    {"mma", CUDA, INFINITY, run_mma, mla_decode_mma_supports},
-    {"hopper", CUDA, INFINITY, run_hopper, mla_decode_hopper_supports},
-    {"in use", CUDA, INFINITY, run_in_use, NULL},
+static int mma_takes(Context *ctx, const void *work) {
+    return mla_decode_mma_supports(ctx->gpu, ctx->dtype, ((const Decode *)work)->shape);
+}
+static int hopper_takes(Context *ctx, const void *work) {
+    return mla_decode_hopper_supports(ctx->gpu, ctx->dtype, ((const Decode *)work)->shape);
+}
 #endif
-};
+
+/* `most` is of the operations. */
+static const BenchRung rungs[] = {{"reference", CPU, 5e7, run_reference, NULL},
+                                  {"in use", CPU, INFINITY, run_in_use, NULL},
+#ifdef WITH_CUDA
+                                  {"naive", CUDA, MOST_SLOW_FLOP, run_naive, NULL},
+                                  {"online", CUDA, MOST_SLOW_FLOP, run_online, NULL},
+                                  {"split", CUDA, 4e11, run_split, NULL},
+                                  {"mma", CUDA, INFINITY, run_mma, mma_takes},
+                                  {"hopper", CUDA, INFINITY, run_hopper, hopper_takes},
+                                  {"in use", CUDA, INFINITY, run_in_use, NULL},
+#endif
+                                  {0}};
 
 typedef struct Shape {
     Device device;
@@ -156,27 +155,17 @@ static void bench_decode(Bench *bench, const Shape *shape) {
     double flop = mla_decode_flop(*s, 1) * mean;
     double latents = tokens * width * (double)dtype_size(dtype);
     double bytes = mla_decode_bytes(*s, 0, dtype) + latents;
-    d.q = tensor_new(ctx, "q", dtype, SHAPE(s->batch, s->q_len, s->heads, width));
+    d.q = bench_tensor(ctx, "q", dtype, 1, SHAPE(s->batch, s->q_len, s->heads, width));
     d.o = tensor_new(ctx, "o", dtype, SHAPE(s->batch, s->q_len, s->heads, 512));
-    d.latent = tensor_new(ctx, "latent", dtype, SHAPE(s->pages, PAGE_TOKENS, width));
+    d.latent = bench_tensor(ctx, "latent", dtype, 2, SHAPE(s->pages, PAGE_TOKENS, width));
     d.scratch = tensor_new(ctx, "scratch", F32,
                            SHAPE((int64_t)(scratch_bytes(ctx, *s, flop) / sizeof(float)) + 1));
-    bench_fill(ctx, d.q, 1);
-    bench_fill(ctx, d.latent, 2);
 
-    double peak = dtype == BF16 ? bench->flops_bf16 : bench->flops_f32;
-    for (size_t i = 0; i < sizeof rungs / sizeof *rungs; i++) {
-        const Rung *r = &rungs[i];
-        if (r->device != ctx->device || flop > r->most_flop) continue;
-        if (r->supports && !r->supports(ctx->gpu, dtype, *s)) continue;
-        char name[64];
-        snprintf(name, sizeof name, "B %d, H %d, q %d, %s%d  %s", s->batch, s->heads, s->q_len,
-                 shape->varying ? "up to " : "", shape->length, r->name);
-        BenchTime t = bench_row(bench, name, dtype, flop, bytes, r->run, &d);
-        bench_save(bench, "%s,%s,attention,%s,%d,%d,%d,%d,%d,%.2f,%.2f,%.1f,%.1f",
-                   device_name(ctx->device), dtype_name(dtype), r->name, s->batch, s->q_len,
-                   s->heads, shape->length, shape->varying, 1e6 * t.min, 1e6 * t.median,
-                   100 * bytes / t.min / bench->copy_bytes, 100 * flop / t.min / peak);
+    for (const BenchRung *r = rungs; (r = bench_rung(bench, r, flop, &d)); r++) {
+        bench_row(bench, flop, bytes, r->run, &d, "B %d, H %d, q %d, %s%d  %s", s->batch, s->heads,
+                  s->q_len, shape->varying ? "up to " : "", shape->length, r->name);
+        bench_save(bench, "attention,%s,%d,%d,%d,%d,%d", r->name, s->batch, s->q_len, s->heads,
+                   shape->length, shape->varying);
     }
     context_reset(ctx);
 }
@@ -221,10 +210,8 @@ static void layer_init(Layer *l, Context *ctx, int batch, int T, int S) {
         latent_cache_init(&l->cache, ctx, &l->pages, rank + rope, &err) ||
         pages_begin(&l->pages, S, &err))
         fatal("%s", err.text);
-    Tensor *c_kv = tensor_new(ctx, "c_kv", ctx->dtype, SHAPE(batch, S, rank));
-    Tensor *k_rope = tensor_new(ctx, "k_rope", ctx->dtype, SHAPE(batch, S, rope));
-    bench_fill(ctx, c_kv, 5);
-    bench_fill(ctx, k_rope, 6);
+    Tensor *c_kv = bench_tensor(ctx, "c_kv", ctx->dtype, 5, SHAPE(batch, S, rank));
+    Tensor *k_rope = bench_tensor(ctx, "k_rope", ctx->dtype, 6, SHAPE(batch, S, rope));
     latent_cache_append(ctx, &l->cache, c_kv, k_rope);
     context_reset(ctx);
 }
@@ -290,15 +277,11 @@ static void bench_layer(Bench *bench, int batch, int T, int S, bool attention_to
             double flop = batch * (absorbed ? mla_absorbed_flop(&v2_lite, T, S)
                                             : mla_naive_flop(&v2_lite, T, S));
             if (whole) flop += projections;
-            char name[64];
-            snprintf(name, sizeof name, "T %d, S %d  %s%s", T, S, mode,
-                     whole ? "" : ", attention alone");
-            BenchTime t =
-                bench_row(bench, name, ctx->dtype, flop, step_bytes(&l, ctx->dtype, whole),
-                          whole ? run_layer : run_attention, &l);
-            bench_save(bench, "%s,%s,%s,%s,%d,%d,%d,%d,0,%.2f,%.2f,,", device_name(ctx->device),
-                       dtype_name(ctx->dtype), whole ? "layer" : "layer's attention", mode, batch,
-                       T, v2_lite.num_attention_heads, S, 1e6 * t.min, 1e6 * t.median);
+            bench_row(bench, flop, step_bytes(&l, ctx->dtype, whole),
+                      whole ? run_layer : run_attention, &l, "T %d, S %d  %s%s", T, S, mode,
+                      whole ? "" : ", attention alone");
+            bench_save(bench, "%s,%s,%d,%d,%d,%d,0", whole ? "layer" : "layer's attention", mode,
+                       batch, T, v2_lite.num_attention_heads, S);
         }
     layer_free(&l);
 }
@@ -306,11 +289,9 @@ static void bench_layer(Bench *bench, int batch, int T, int S, bool attention_to
 /* ---- the tables ---- */
 
 int main(int argc, char **argv) {
-    Bench bench = {0};
+    Bench bench = {.microseconds = true};
     bench_open(&bench, argc, argv, "Decoding from latents: the ladder, and naive against absorbed.",
-               NULL, "04_mla/figures/out/bench.csv",
-               "device,dtype,part,rung,B,T,H,S,varying,min_us,median_us,percent_of_copy,"
-               "percent_of_peak");
+               NULL, "04_mla/figures/out/bench.csv", "part,rung,B,T,H,S,varying");
     bench_ceilings(&bench);
     Context *ctx = bench.ctx;
     bench_head("absorbed attention alone: kv_lora_rank 512, rope 64");
@@ -318,11 +299,8 @@ int main(int argc, char **argv) {
         if (shapes[i].device == ctx->device) bench_decode(&bench, &shapes[i]);
 
     int batch = ctx->device == CUDA ? 8 : 1;
-    char title[128];
     ctx->dtype = ctx->device == CUDA ? BF16 : F32;
-    snprintf(title, sizeof title, "a layer of V2-Lite's size, %s, B %d: one new token",
-             dtype_name(ctx->dtype), batch);
-    bench_head(title);
+    bench_head("a layer of V2-Lite's size, %s, B %d: one new token", dtype_name(ctx->dtype), batch);
     for (int S = 256; S <= 16384; S *= 4) bench_layer(&bench, batch, 1, S, true);
     bench_head("the same: T new tokens");
     for (int T = 1; T <= 512; T *= 2)

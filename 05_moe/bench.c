@@ -63,17 +63,13 @@ static double layer_flop(const MoeConfig *cfg, int tokens) {
 
 static void bench_layer(Bench *bench, const char *table, int tokens, MoeConfig cfg) {
     Layer l;
-    Context *ctx = bench->ctx;
-    char name[64];
     int experts = cfg.router.n_routed_experts, k = cfg.router.num_experts_per_tok;
     int hidden = cfg.router.hidden_size, inner = cfg.moe_intermediate_size;
-    layer_init(&l, ctx, tokens, cfg);
-    snprintf(name, sizeof name, "%d x %d, %d experts, %d tokens each", hidden, inner, experts,
-             tokens * k / experts);
-    BenchTime t = bench_row(bench, name, ctx->dtype, layer_flop(&cfg, tokens), 0, run_layer, &l);
-    bench_save(bench, "%s,%s,%s,%d,%d,%d,%d,%d,%d,%.4f,%.4f", device_name(ctx->device),
-               dtype_name(ctx->dtype), table, tokens, hidden, inner, experts, k,
-               cfg.n_shared_experts, 1e3 * t.min, 1e3 * t.median);
+    layer_init(&l, bench->ctx, tokens, cfg);
+    bench_row(bench, layer_flop(&cfg, tokens), 0, run_layer, &l,
+              "%d x %d, %d experts, %d tokens each", hidden, inner, experts, tokens * k / experts);
+    bench_save(bench, "%s,%d,%d,%d,%d,%d,%d", table, tokens, hidden, inner, experts, k,
+               cfg.n_shared_experts);
     params_free(&l.params);
 }
 
@@ -123,24 +119,19 @@ static void bench_rungs(Bench *bench, int tokens, int hidden, int inner, int exp
     int64_t rows = (int64_t)tokens * k;
     Group g = {.shape = {rows, hidden, inner, experts}, .top_k = k};
     g.plan = dispatch_plan(ctx, random_choices(ctx, tokens, k, experts), experts, 0);
-    g.tokens_in = tensor_new(ctx, "tokens", F32, SHAPE(tokens, hidden));
-    g.x = tensor_new(ctx, "x", F32, SHAPE(rows, hidden));
-    g.w = tensor_new(ctx, "w", F32, SHAPE(experts, inner, hidden));
+    g.tokens_in = bench_tensor(ctx, "tokens", F32, 1, SHAPE(tokens, hidden));
+    g.x = bench_tensor(ctx, "x", F32, 2, SHAPE(rows, hidden));
+    g.w = bench_tensor(ctx, "w", F32, 3, SHAPE(experts, inner, hidden));
     g.y = tensor_new(ctx, "y", F32, SHAPE(rows, inner));
-    bench_fill(ctx, g.tokens_in, 1);
-    bench_fill(ctx, g.x, 2);
-    bench_fill(ctx, g.w, 3);
-    char title[160];
-    snprintf(title, sizeof title, "grouped product: %d tokens, top %d of %d, %d -> %d", tokens, k,
-             experts, hidden, inner);
-    bench_head(title);
+    bench_head("grouped product: %d tokens, top %d of %d, %d -> %d", tokens, k, experts, hidden,
+               inner);
     double flop = 2.0 * (double)rows * hidden * inner;
     if (experts <= 16) { /* operations that count are those of the chosen: the others are waste */
         g.all = tensor_new(ctx, "all", F32, SHAPE(experts, tokens, inner));
-        bench_row(bench, "  all tokens", F32, flop, 0, run_all_tokens, &g);
+        bench_row(bench, flop, 0, run_all_tokens, &g, "  all tokens");
     }
-    bench_row(bench, "  loop over experts", F32, flop, 0, run_loop, &g);
-    bench_row(bench, "  in use", F32, flop, 0, run_grouped, &g);
+    bench_row(bench, flop, 0, run_loop, &g, "  loop over experts");
+    bench_row(bench, flop, 0, run_grouped, &g, "  in use");
     context_reset(ctx);
 }
 
@@ -154,28 +145,24 @@ typedef struct Ways {
 
 static void run_permute(Context *ctx, void *user) {
     Ways *w = user;
-    (void)ctx;
     ON(ctx, dispatch_permute, w->rows->data, w->tokens->data, w->plan.row_of_slot->data,
        w->plan.tokens, w->plan.top_k, w->d);
 }
 
 static void run_permute_backward(Context *ctx, void *user) {
     Ways *w = user;
-    (void)ctx;
     ON(ctx, dispatch_permute_backward, w->tokens->data, 0, w->rows->data, w->plan.row_of_slot->data,
        w->plan.tokens, w->plan.top_k, w->d);
 }
 
 static void run_combine(Context *ctx, void *user) {
     Ways *w = user;
-    (void)ctx;
     ON(ctx, dispatch_combine, w->tokens->data, NULL, w->rows->data, w->weights->data,
        w->plan.row_of_slot->data, w->plan.tokens, w->plan.top_k, w->d);
 }
 
 static void run_combine_backward(Context *ctx, void *user) {
     Ways *w = user;
-    (void)ctx;
     ON(ctx, dispatch_combine_backward, w->rows2->data, 0, w->dweights->data, 0, w->tokens->data,
        w->rows->data, w->weights->data, w->plan.row_of_slot->data, w->plan.tokens, w->plan.top_k,
        w->d);
@@ -186,24 +173,19 @@ static void bench_ways(Bench *bench, int tokens, int hidden, int experts, int k)
     DType dtype = ctx->dtype;
     Ways w = {.d = hidden};
     w.plan = dispatch_plan(ctx, random_choices(ctx, tokens, k, experts), experts, 0);
-    w.tokens = tensor_new(ctx, "tokens", dtype, SHAPE(tokens, hidden));
-    w.rows = tensor_new(ctx, "rows", dtype, SHAPE(w.plan.rows, hidden));
+    w.tokens = bench_tensor(ctx, "tokens", dtype, 1, SHAPE(tokens, hidden));
+    w.rows = bench_tensor(ctx, "rows", dtype, 2, SHAPE(w.plan.rows, hidden));
     w.rows2 = tensor_new(ctx, "gradients of rows", dtype, SHAPE(w.plan.rows, hidden));
-    w.weights = tensor_new(ctx, "weights", F32, SHAPE(tokens, k));
+    w.weights = bench_tensor(ctx, "weights", F32, 3, SHAPE(tokens, k));
     w.dweights = tensor_new(ctx, "gradients of weights", F32, SHAPE(tokens, k));
-    bench_fill(ctx, w.tokens, 1);
-    bench_fill(ctx, w.rows, 2);
-    bench_fill(ctx, w.weights, 3);
-    char title[160];
-    snprintf(title, sizeof title, "to the experts and back: %s, %d tokens, top %d of %d, %d wide",
-             dtype_name(dtype), tokens, k, experts, hidden);
-    bench_head(title);
+    bench_head("to the experts and back: %s, %d tokens, top %d of %d, %d wide", dtype_name(dtype),
+               tokens, k, experts, hidden);
     double number = (double)dtype_size(dtype) * hidden, rows = (double)w.plan.rows;
     double once = number * (tokens + rows), twice = number * (tokens + 2 * rows);
-    bench_row(bench, "  permute", dtype, 0, once, run_permute, &w);
-    bench_row(bench, "  permute, backward", dtype, 0, once, run_permute_backward, &w);
-    bench_row(bench, "  combine", dtype, 0, once, run_combine, &w);
-    bench_row(bench, "  combine, backward", dtype, 0, twice, run_combine_backward, &w);
+    bench_row(bench, 0, once, run_permute, &w, "  permute");
+    bench_row(bench, 0, once, run_permute_backward, &w, "  permute, backward");
+    bench_row(bench, 0, once, run_combine, &w, "  combine");
+    bench_row(bench, 0, twice, run_combine_backward, &w, "  combine, backward");
     context_reset(ctx);
 }
 
@@ -214,7 +196,6 @@ typedef struct Choice {
 
 static void run_router(Context *ctx, void *user) {
     Choice *c = user;
-    (void)ctx;
     ON(ctx, route_forward, c->scores->data, c->indices->data, c->weights->data, NULL,
        c->logits->data, c->bias->data, c->shape);
 }
@@ -224,20 +205,16 @@ static void bench_router(Bench *bench, int tokens) {
     enum { EXPERTS = 256, TOP_K = 8 };
     Context *ctx = bench->ctx;
     Choice c = {.shape = {tokens, EXPERTS, TOP_K, 8, 4, 2, true, true, 2.5f}};
-    c.logits = tensor_new(ctx, "logits", F32, SHAPE(tokens, EXPERTS));
-    c.bias = tensor_new(ctx, "bias", F32, SHAPE(EXPERTS));
+    c.logits = bench_tensor(ctx, "logits", F32, 1, SHAPE(tokens, EXPERTS));
+    c.bias = bench_tensor(ctx, "bias", F32, 2, SHAPE(EXPERTS));
     c.scores = tensor_new(ctx, "scores", F32, SHAPE(tokens, EXPERTS));
     c.indices = tensor_new(ctx, "indices", I32, SHAPE(tokens, TOP_K));
     c.weights = tensor_new(ctx, "weights", F32, SHAPE(tokens, TOP_K));
-    bench_fill(ctx, c.logits, 1);
-    bench_fill(ctx, c.bias, 2);
-    char title[160];
-    snprintf(title, sizeof title, "the router: %d tokens, top %d of %d", tokens, TOP_K, EXPERTS);
-    bench_head(title);
+    bench_head("the router: %d tokens, top %d of %d", tokens, TOP_K, EXPERTS);
     double bytes = 4.0 * tokens * (2 * EXPERTS + 2 * TOP_K);
-    bench_row(bench, "  4 of 8 groups", F32, 0, bytes, run_router, &c);
+    bench_row(bench, 0, bytes, run_router, &c, "  4 of 8 groups");
     c.shape.groups = c.shape.topk_groups = 1;
-    bench_row(bench, "  no groups", F32, 0, bytes, run_router, &c);
+    bench_row(bench, 0, bytes, run_router, &c, "  no groups");
     context_reset(ctx);
 }
 
@@ -247,20 +224,16 @@ static void all_tables(Bench *bench) {
     Context *ctx = bench->ctx;
     bool cuda = ctx->device == CUDA;
     int tokens = cuda ? 8192 : 1024, k = cuda ? 8 : 2, experts = cuda ? 64 : 8;
-    char title[160];
-    snprintf(title, sizeof title,
-             "the layer, forward and backward: %s, %d tokens, top %d of %d, one shared expert",
-             dtype_name(ctx->dtype), tokens, k, experts);
-    bench_head(title);
+    bench_head("the layer, forward and backward: %s, %d tokens, top %d of %d, one shared expert",
+               dtype_name(ctx->dtype), tokens, k, experts);
     for (int hidden = cuda ? 2048 : 256; hidden <= (cuda ? 2048 : 1024); hidden *= 2) {
         MoeConfig cfg = moe_config(hidden, cuda ? 512 : hidden, experts, k);
         cfg.n_shared_experts = 1;
         bench_layer(bench, "sizes", tokens, cfg);
     }
     tokens = cuda ? 8192 : 2048;
-    snprintf(title, sizeof title, "the number of experts: %s, %d tokens, top %d, no shared expert",
-             dtype_name(ctx->dtype), tokens, k);
-    bench_head(title);
+    bench_head("the number of experts: %s, %d tokens, top %d, no shared expert",
+               dtype_name(ctx->dtype), tokens, k);
     for (int e = cuda ? 16 : 4; e <= (cuda ? 512 : 128); e *= 2)
         bench_layer(bench, "experts", tokens,
                     moe_config(cuda ? 2048 : 512, cuda ? 512 : 256, e, k));
@@ -279,11 +252,10 @@ int main(int argc, char **argv) {
     Bench bench = {0};
     bench_open(&bench, argc, argv,
                "A layer of experts: its time, its parts, and the number of experts.", NULL,
-               "05_moe/figures/out/experts.csv",
-               "device,dtype,table,tokens,hidden,inner,experts,top_k,shared,min_ms,median_ms");
+               "05_moe/figures/out/experts.csv", "table,tokens,hidden,inner,experts,top_k,shared");
     bench_ceilings(&bench);
     all_tables(&bench);
     bench_close(&bench);
-    plot_or_explain("05_moe/figures/experts.gp", bench.common.csv, "05_moe/figures/out/experts");
+    plot_or_explain("05_moe/figures/experts", bench.common.csv, NULL);
     return 0;
 }

@@ -11,7 +11,7 @@
 
 #include "common/program/bench.h"
 
-#include <stdio.h>
+#include <math.h>
 
 typedef struct Shape {
     const char *name;
@@ -35,57 +35,48 @@ typedef struct Work {
     const Shape *shape;
 } Work;
 
+#define PLACES(back)                                                                    \
+    w->positions, w->shape->tokens, w->shape->dim, w->rope.cfg.max_position_embeddings, \
+        w->rope.cfg.layout, back
+
 /* What the module calls, forwards. */
 static void run_used(Context *ctx, void *user) {
     Work *w = user;
-    (void)ctx;
-    ON(ctx, rope_rotate, w->q, w->k, w->rope.cos, w->rope.sin, w->positions, w->shape->tokens,
-       w->shape->dim, w->rope.cfg.max_position_embeddings, w->rope.cfg.layout, 0);
+    ON(ctx, rope_rotate, w->q, w->k, w->rope.cos, w->rope.sin, PLACES(0));
 }
 
 static void run_backward(Context *ctx, void *user) {
     Work *w = user;
-    (void)ctx;
-    ON(ctx, rope_rotate, w->q, w->k, w->rope.cos, w->rope.sin, w->positions, w->shape->tokens,
-       w->shape->dim, w->rope.cfg.max_position_embeddings, w->rope.cfg.layout, 1);
+    ON(ctx, rope_rotate, w->q, w->k, w->rope.cos, w->rope.sin, PLACES(1));
 }
 
 #ifdef WITH_CUDA
 static void run_sincos(Context *ctx, void *user) {
     Work *w = user;
-    rope_sincos_cuda(ctx->gpu, ctx->dtype, w->q, w->k, w->rope.cfg.rope_theta, w->positions,
-                     w->shape->tokens, w->shape->dim, w->rope.cfg.max_position_embeddings,
-                     w->rope.cfg.layout, 0);
+    rope_sincos_cuda(ctx->gpu, ctx->dtype, w->q, w->k, w->rope.cfg.rope_theta, PLACES(0));
 }
 
 static void run_table(Context *ctx, void *user) {
     Work *w = user;
-    rope_table_cuda(ctx->gpu, ctx->dtype, w->q, w->k, w->rope.cos, w->rope.sin, w->positions,
-                    w->shape->tokens, w->shape->dim, w->rope.cfg.max_position_embeddings,
-                    w->rope.cfg.layout, 0);
+    rope_table_cuda(ctx->gpu, ctx->dtype, w->q, w->k, w->rope.cos, w->rope.sin, PLACES(0));
 }
 
 static void run_vector(Context *ctx, void *user) {
     Work *w = user;
-    rope_vector_cuda(ctx->gpu, ctx->dtype, w->q, w->k, w->rope.cos, w->rope.sin, w->positions,
-                     w->shape->tokens, w->shape->dim, w->rope.cfg.max_position_embeddings,
-                     w->rope.cfg.layout, 0);
+    rope_vector_cuda(ctx->gpu, ctx->dtype, w->q, w->k, w->rope.cos, w->rope.sin, PLACES(0));
 }
 #endif
 
-typedef struct Rung {
-    const char *name;
-    BenchFunction run;
-} Rung;
-
-static const Rung cpu_rungs[] = {{"forward", run_used}, {"backward", run_backward}, {0}};
+static const BenchRung rungs[] = {{"forward", CPU, INFINITY, run_used, NULL},
+                                  {"backward", CPU, INFINITY, run_backward, NULL},
 #ifdef WITH_CUDA
-static const Rung cuda_rungs[] = {{"sincos", run_sincos},        {"table", run_table},
-                                  {"vector", run_vector},        {"heads", run_used},
-                                  {"heads, back", run_backward}, {0}};
-#else
-static const Rung *const cuda_rungs = cpu_rungs; /* not reached: there is no such device */
+                                  {"sincos", CUDA, INFINITY, run_sincos, NULL},
+                                  {"table", CUDA, INFINITY, run_table, NULL},
+                                  {"vector", CUDA, INFINITY, run_vector, NULL},
+                                  {"heads", CUDA, INFINITY, run_used, NULL},
+                                  {"heads, back", CUDA, INFINITY, run_backward, NULL},
 #endif
+                                  {0}};
 
 static void bench_shape(Bench *bench, const Shape *s, RopeLayout layout) {
     Context *ctx = bench->ctx;
@@ -94,10 +85,9 @@ static void bench_shape(Bench *bench, const Shape *s, RopeLayout layout) {
     RopeConfig cfg = rope_config(s->dim, s->tokens);
     cfg.layout = layout;
     if (rope_init(&w.rope, ctx, &cfg, &err)) fatal("%s", err.text);
-    Tensor *q = tensor_new(ctx, "q", ctx->dtype, SHAPE(1, s->tokens, s->heads, s->head_dim));
-    Tensor *k = tensor_new(ctx, "k", ctx->dtype, SHAPE(1, s->tokens, s->kv_heads, s->kv_head_dim));
-    bench_fill(ctx, q, 1);
-    bench_fill(ctx, k, 2);
+    Tensor *q = bench_tensor(ctx, "q", ctx->dtype, 1, SHAPE(1, s->tokens, s->heads, s->head_dim));
+    Tensor *k =
+        bench_tensor(ctx, "k", ctx->dtype, 2, SHAPE(1, s->tokens, s->kv_heads, s->kv_head_dim));
     w.q = (RopePart){q->data, s->heads, s->head_dim, s->head_dim - s->dim};
     w.k = (RopePart){k->data, s->kv_heads, s->kv_head_dim, s->kv_head_dim - s->dim};
     w.positions = positions_from(ctx, 1, s->tokens, 0)->data;
@@ -105,38 +95,30 @@ static void bench_shape(Bench *bench, const Shape *s, RopeLayout layout) {
     double numbers = (double)s->tokens * (s->heads + s->kv_heads) * s->dim;
     double bytes = 2 * numbers * (double)dtype_size(ctx->dtype);
     const char *how = layout == ROPE_HALVES ? "halves" : "interleaved";
-    for (const Rung *r = ctx->device == CUDA ? cuda_rungs : cpu_rungs; r->name; r++) {
-        char name[64];
-        snprintf(name, sizeof name, "%s  %s  %s", s->name, how, r->name);
-        BenchTime t = bench_row(bench, name, ctx->dtype, 0, bytes, r->run, &w);
-        bench_save(bench, "%s,%s,\"%s\",%d,%s,\"%s\",%.0f,%.2f,%.2f,%.1f", device_name(ctx->device),
-                   dtype_name(ctx->dtype), s->name, s->tokens, how, r->name, bytes, 1e6 * t.min,
-                   1e6 * t.median, 100 * bytes / t.min / bench->copy_bytes);
+    for (const BenchRung *r = rungs; (r = bench_rung(bench, r, bytes, &w)); r++) {
+        bench_row(bench, 0, bytes, r->run, &w, "%s  %s  %s", s->name, how, r->name);
+        bench_save(bench, "\"%s\",%d,%s,\"%s\",%.0f", s->name, s->tokens, how, r->name, bytes);
     }
     rope_free(&w.rope);
     context_reset(ctx);
 }
 
 static void all_shapes(Bench *bench, DType dtype) {
-    char title[160];
     Context *ctx = bench->ctx;
     ctx->dtype = dtype;
     for (const Shape *s = ctx->device == CUDA ? cuda_shapes : cpu_shapes; s->name; s++) {
-        snprintf(title, sizeof title,
-                 "%s: %s, %d tokens, %d query heads of %d and %d of %d, %d numbers rotated",
-                 s->name, dtype_name(dtype), s->tokens, s->heads, s->head_dim, s->kv_heads,
-                 s->kv_head_dim, s->dim);
-        bench_head(title);
+        bench_head("%s: %s, %d tokens, %d query heads of %d and %d of %d, %d numbers rotated",
+                   s->name, dtype_name(dtype), s->tokens, s->heads, s->head_dim, s->kv_heads,
+                   s->kv_head_dim, s->dim);
         bench_shape(bench, s, ROPE_INTERLEAVED);
         bench_shape(bench, s, ROPE_HALVES);
     }
 }
 
 int main(int argc, char **argv) {
-    Bench bench = {0};
+    Bench bench = {.microseconds = true};
     bench_open(&bench, argc, argv, "Rotating queries and keys: time against the bytes that move.",
-               NULL, "07_rope/figures/out/bandwidth.csv",
-               "device,dtype,shape,tokens,layout,rung,bytes,min_us,median_us,percent_of_copy");
+               NULL, "07_rope/figures/out/bandwidth.csv", "shape,tokens,layout,rung,bytes");
     bench_ceilings(&bench);
     if (bench.ctx->device == CUDA) all_shapes(&bench, BF16);
     all_shapes(&bench, F32);

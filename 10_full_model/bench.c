@@ -137,8 +137,8 @@ static void work_free(Work *w) {
 /* A row of the table and of the CSV. */
 static BenchTime row(Bench *bench, const char *name, double flop, double bytes,
                      BenchFunction function, void *user) {
-    BenchTime t = bench_row(bench, name, bench->ctx->dtype, flop, bytes, function, user);
-    bench_save(bench, "\"%s\",%.5f,%.5f", name, 1e3 * t.min, 1e3 * t.median);
+    BenchTime t = bench_row(bench, flop, bytes, function, user, "%s", name);
+    bench_save(bench, "\"%s\"", name);
     return t;
 }
 
@@ -174,8 +174,7 @@ int main(int argc, char **argv) {
                    "Only this, for a profiler: forward, train, decode or batch (default: all), "
                    "once between cudaProfilerStart and cudaProfilerStop (see tools/kernels.py)"),
         OPT_END};
-    bench_open(&bench, argc, argv, "Times training and decoding.", flags, NULL,
-               "work,min_ms,median_ms");
+    bench_open(&bench, argc, argv, "Times training and decoding.", flags, NULL, "work");
     Work w;
     prepare(&w, bench.ctx, &o);
     if (o.profile) {

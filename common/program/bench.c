@@ -35,21 +35,31 @@ void bench_open(Bench *bench, int argc, char **argv, const char *about, const Op
     options_parse(argc, argv, about, all);
     bench->ctx = &bench->own;
     options_open(&bench->common, bench->ctx);
+    if (!bench->common.csv) return;
     Error err;
-    if (bench->common.csv && csv_open(&bench->csv, bench->common.csv, columns,
-                                      device_describe(bench->ctx).text, bench->common.seed, &err))
+    char line[512];
+    const char *unit = bench->microseconds ? "us" : "ms";
+    snprintf(line, sizeof line,
+             "device,dtype,%s,min_%s,median_%s,gflops,percent_of_peak,percent_of_copy", columns,
+             unit, unit);
+    if (csv_open(&bench->csv, bench->common.csv, line, device_describe(bench->ctx).text,
+                 bench->common.seed, &err))
         fatal("%s", err.text);
 }
 
 void bench_save(Bench *bench, const char *format, ...) {
-    char row[512];
+    char own[512];
     if (!bench->common.csv) return;
     va_list args;
     va_start(args, format);
-    int length = vsnprintf(row, sizeof row, format, args);
+    int length = vsnprintf(own, sizeof own, format, args);
     va_end(args);
-    CHECK(length < (int)sizeof row, "a row of %d characters", length);
-    csv_row(&bench->csv, "%s", row);
+    CHECK(length < (int)sizeof own, "a row of %d characters", length);
+    const BenchRow *row = &bench->row;
+    double unit = bench->microseconds ? 1e6 : 1e3;
+    csv_row(&bench->csv, "%s,%s,%s,%.6g,%.6g,%.5g,%.4g,%.4g", device_name(bench->ctx->device),
+            dtype_name(bench->ctx->dtype), own, unit * row->time.min, unit * row->time.median,
+            1e-9 * row->flops, row->of_peak, row->of_copy);
 }
 
 void bench_close(Bench *bench) {
@@ -119,6 +129,13 @@ void bench_fill(Context *ctx, Tensor *t, uint64_t stream) {
         device_copy(ctx->gpu, to, t->data, (size_t)more * size);
         done += more;
     }
+}
+
+Tensor *bench_tensor(Context *ctx, const char *name, DType dtype, uint64_t stream,
+                     const int64_t *shape, int ndim) {
+    Tensor *t = tensor_new(ctx, name, dtype, shape, ndim);
+    bench_fill(ctx, t, stream);
+    return t;
 }
 
 /* ---- ceilings ---- */
@@ -257,37 +274,57 @@ char *format_duration(char *buffer, size_t size, double seconds) {
     return buffer;
 }
 
-void bench_head(const char *title) {
-    printf("\n%s\n", title);
-    printf("  %-40s %9s %9s %10s %7s %8s %7s\n", "", "min", "median", "GFLOP/s", "of peak", "GB/s",
-           "of copy");
+void bench_head(const char *title, ...) {
+    va_list args;
+    va_start(args, title);
+    printf("\n");
+    vprintf(title, args);
+    va_end(args);
+    printf("\n  %-40s %9s %9s %10s %7s %8s %7s\n", "", "min", "median", "GFLOP/s", "of peak",
+           "GB/s", "of copy");
 }
 
-static void bench_row_time(Bench *bench, const char *name, DType dtype, double flop, double bytes,
-                           BenchTime time) {
+static void print_row(const char *name, const BenchRow *row) {
     char min[32], median[32];
-    printf("  %-40s %9s %9s", name, format_duration(min, sizeof min, time.min),
-           format_duration(median, sizeof median, time.median));
-    double peak = dtype == BF16 ? bench->flops_bf16 : bench->flops_f32;
-    if (flop > 0)
-        printf(" %10.1f", 1e-9 * flop / time.min);
+    printf("  %-40s %9s %9s", name, format_duration(min, sizeof min, row->time.min),
+           format_duration(median, sizeof median, row->time.median));
+    if (row->flops > 0)
+        printf(" %10.1f", 1e-9 * row->flops);
     else
         printf(" %10s", "-");
-    if (flop > 0 && peak > 0)
-        printf(" %6.1f%%", 100 * flop / time.min / peak);
+    if (!isnan(row->of_peak))
+        printf(" %6.1f%%", row->of_peak);
     else
         printf(" %7s", "-");
-    if (bytes > 0)
-        printf(" %8.1f %6.1f%%\n", 1e-9 * bytes / time.min,
-               100 * bytes / time.min / bench->copy_bytes);
+    if (!isnan(row->of_copy))
+        printf(" %8.1f %6.1f%%\n", 1e-9 * row->bytes, row->of_copy);
     else
         printf(" %8s %7s\n", "-", "-");
     fflush(stdout);
 }
 
-BenchTime bench_row(Bench *bench, const char *name, DType dtype, double flop, double bytes,
-                    BenchFunction function, void *user) {
+BenchTime bench_row(Bench *bench, double flop, double bytes, BenchFunction function, void *user,
+                    const char *name, ...) {
+    char text[96];
+    va_list args;
+    va_start(args, name);
+    vsnprintf(text, sizeof text, name, args);
+    va_end(args);
     BenchTime time = bench_time(bench->ctx, function, user, bench->seconds);
-    bench_row_time(bench, name, dtype, flop, bytes, time);
+    double peak = bench->ctx->dtype == BF16 ? bench->flops_bf16 : bench->flops_f32;
+    BenchRow row = {time, flop / time.min, bytes / time.min, NAN, NAN};
+    if (flop > 0 && peak > 0) row.of_peak = 100 * row.flops / peak;
+    if (bytes > 0) row.of_copy = 100 * row.bytes / bench->copy_bytes;
+    print_row(text, &row);
+    bench->row = row;
     return time;
+}
+
+const BenchRung *bench_rung(const Bench *bench, const BenchRung *rung, double size,
+                            const void *work) {
+    for (; rung->name; rung++)
+        if (rung->device == bench->ctx->device && size <= rung->most &&
+            (!rung->supports || rung->supports(bench->ctx, work)))
+            return rung;
+    return NULL;
 }

@@ -32,6 +32,13 @@ typedef struct BenchTime {
  */
 BenchTime bench_time(Context *ctx, BenchFunction function, void *user, double seconds);
 
+/* A row of the table, and how much of its ceilings it reached. */
+typedef struct BenchRow {
+    BenchTime time;
+    double flops, bytes;     /* per second; 0: not asked for */
+    double of_peak, of_copy; /* percent; NaN where the row has no such number */
+} BenchRow;
+
 typedef struct Bench {
     CommonOptions common;
     Context own, *ctx; /* ctx: own's address */
@@ -40,19 +47,21 @@ typedef struct Bench {
     double flops_f32;  /* per second: the best of 512^3 .. 2048^3 (CPU), or 8192^3 (CUDA) */
     double flops_bf16; /* CUDA only, 8192^3; 0 on the CPU */
     double seconds;    /* per row; --seconds */
+    bool microseconds; /* the unit of the CSV's times; else milliseconds */
+    BenchRow row;      /* the last one */
 } Bench;
 
 /*
  * The beginning of a benchmark: its command line (`flags`, or NULL, with --seconds, --csv and the
  * common ones), its context and its CSV, whose head says commit, compiler, device and seed. `path`
- * is where the CSV goes without --csv; NULL: nowhere. columns should have minimum and median.
+ * is where the CSV goes without --csv; NULL: nowhere. `columns` names what the caller says of a
+ * row; before them stand device and dtype, behind them min_ms and median_ms (or _us), gflops,
+ * percent_of_peak and percent_of_copy.
  * Prints the error and exits if one of them fails. `bench` is all zeros, or has another default
  * for --seconds than 0.5.
  */
 void bench_open(Bench *bench, int argc, char **argv, const char *about, const Option *flags,
                 const char *path, const char *columns);
-/* A row of the CSV, if there is one. */
-void bench_save(Bench *bench, const char *format, ...) __attribute__((format(printf, 2, 3)));
 /* Closes what bench_open opened; exits with a message if the CSV is not complete. */
 void bench_close(Bench *bench);
 
@@ -64,14 +73,38 @@ void bench_ceilings(Bench *bench);
  * peak for those who cannot wait for bench_ceilings. */
 double bench_peak(Context *ctx, DType dtype, double seconds);
 
-/* Table: head, then rows. flop or bytes may be 0; dtype picks the matrix peak for the share. */
-void bench_head(const char *title);
-BenchTime bench_row(Bench *bench, const char *name, DType dtype, double flop, double bytes,
-                    BenchFunction function, void *user);
+/* ---- the table ---- */
+
+void bench_head(const char *title, ...) __attribute__((format(printf, 1, 2)));
+
+/* Times the work and prints its row under this name. flop or bytes may be 0; ctx's dtype picks the
+ * matrix peak. */
+BenchTime bench_row(Bench *bench, double flop, double bytes, BenchFunction function, void *user,
+                    const char *name, ...) __attribute__((format(printf, 6, 7)));
+
+/* The last row in the CSV, if there is one: the format gives the caller's columns. */
+void bench_save(Bench *bench, const char *format, ...) __attribute__((format(printf, 2, 3)));
+
+/* One way of doing a piece of work. A ladder of them is an array that ends with {0}. */
+typedef struct BenchRung {
+    const char *name;
+    Device device;
+    double most; /* of what the caller calls its size; above, it is left out: too slow */
+    BenchFunction run;
+    int (*supports)(Context *ctx, const void *work); /* NULL: everything */
+} BenchRung;
+
+/* The next rung, from this one on, that runs here on work of this size; NULL behind the last. */
+const BenchRung *bench_rung(const Bench *bench, const BenchRung *rung, double size,
+                            const void *work);
 
 /* Fills a tensor (F32 or BF16) with Normal(0, 1) numbers; large ones repeat. Zeros would let a GPU
  * run faster than data does. */
 void bench_fill(Context *ctx, Tensor *t, uint64_t stream);
+
+/* A new tensor, filled. */
+Tensor *bench_tensor(Context *ctx, const char *name, DType dtype, uint64_t stream,
+                     const int64_t *shape, int ndim);
 
 /* "812 us", "12.3 ms", "1.20 s" in the caller's buffer; returns it. */
 char *format_duration(char *buffer, size_t size, double seconds);
