@@ -6,7 +6,6 @@
 #include "01_self_attention/matmul.h"
 #include "01_self_attention/softmax.h"
 #include "common/core/ops.h"
-#include "common/files/csv.h"
 #include "common/program/options.h"
 #include "common/program/plot.h"
 
@@ -130,14 +129,9 @@ static void split(Words *w, const char *text) {
     }
 }
 
-static void write_chart(const DemoOptions *options, const Words *words, const float *weights,
-                        const char *device) {
-    const char *path = options->common.csv;
-    Csv csv;
-    Error err;
-    if (csv_open(&csv, path, "query,key,weight,query_word,key_word", device, options->common.seed,
-                 &err))
-        fatal("%s", err.text);
+static void write_chart(const Context *ctx, const DemoOptions *options, const Words *words,
+                        const float *weights) {
+    Csv csv = figure_open(ctx, options->common.csv, "query,key,weight,query_word,key_word");
     for (int i = 0; i < words->count; i++)
         for (int j = 0; j < words->count; j++) {
             char row[2][2 * MAX_LETTERS + 3]; /* a word may hold a quote or a comma */
@@ -149,9 +143,7 @@ static void write_chart(const DemoOptions *options, const Words *words, const fl
             }
             csv_row(&csv, "%d,%d,%.4f,%s,%s", i, j, weights[i * words->count + j], row[0], row[1]);
         }
-    if (csv_close(&csv, &err)) fatal("%s", err.text);
-    plot_or_explain("01_self_attention/figures/heat_map.gp", path,
-                    "01_self_attention/figures/out/heat_map");
+    figure_close(&csv, "01_self_attention/figures/heat_map");
 }
 
 /* Every different word has a random vector; W_q and W_k leave it as it is. */
@@ -186,8 +178,7 @@ static void on_words(Context *ctx, const DemoOptions *options) {
            "so that\n"
            "   other words become each other's answer.\n   ",
            100 * own);
-    const char *device = ctx->device == CUDA ? gpu_describe(ctx->gpu).text : "cpu";
-    write_chart(options, &words, p, device);
+    write_chart(ctx, options, &words, p);
     printf("\n");
     free(x), free(q), free(p);
 }

@@ -3,7 +3,6 @@
  * is not done, decoding from a cache, and what tiles save in time and memory.
  */
 #include "02_causal/causal.h"
-#include "common/files/csv.h"
 #include "common/program/options.h"
 #include "common/program/plot.h"
 #include "common/program/progress.h"
@@ -202,11 +201,7 @@ static ScalingRow measure(Context *ctx, int T) {
 }
 
 static void time_and_memory(Context *ctx, int max_tokens, const char *path) {
-    Csv csv;
-    Error err;
-    if (csv_open(&csv, path, "T,materialised_ms,tiled_ms,materialised_mib,tiled_mib", "cpu",
-                 ctx->rng.seed, &err))
-        fatal("%s", err.text);
+    Csv csv = figure_open(ctx, path, "T,materialised_ms,tiled_ms,materialised_mib,tiled_mib");
     printf(
         "4. Forward and backward of %d heads of %d columns, the T x T matrix in memory and tiles:"
         "\n\n        T       time, T x T        tiles     memory, T x T        tiles\n",
@@ -218,11 +213,10 @@ static void time_and_memory(Context *ctx, int max_tokens, const char *path) {
                row.mib[0], row.mib[1]);
         csv_row(&csv, "%d,%.4f,%.4f,%.5f,%.5f", T, row.ms[0], row.ms[1], row.mib[0], row.mib[1]);
     }
-    if (csv_close(&csv, &err)) fatal("%s", err.text);
     printf("\n");
     text_bars((const char *const[]){"time, T x T", "time, tiles"}, row.ms, 2, "ms");
     text_bars((const char *const[]){"MiB,  T x T", "MiB,  tiles"}, row.mib, 2, "MiB");
-    plot_or_explain("02_causal/figures/scaling.gp", path, "02_causal/figures/out/scaling");
+    figure_close(&csv, "02_causal/figures/scaling");
 }
 
 int main(int argc, char **argv) {

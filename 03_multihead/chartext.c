@@ -6,6 +6,7 @@
 #include "common/core/memory.h"
 #include "common/files/files.h"
 #include "common/files/process.h"
+#include "common/program/progress.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -134,14 +135,43 @@ int chartext_load(CharText *text, const char *path, int least, Error *err) {
         snprintf(text->source, sizeof text->source,
                  "Genesis 1, built in (install bible-kjv, or give --text FILE, for more)");
     }
-    if (text->size >= (size_t)least) return 0;
-    error_set(err, "%s has %zu bytes; the demo needs at least %d to learn from", text->source,
-              text->size, least);
-    chartext_free(text);
-    return -1;
+    if (text->size < (size_t)least) {
+        error_set(err, "%s has %zu bytes; the demo needs at least %d to learn from", text->source,
+                  text->size, least);
+        chartext_free(text);
+        return -1;
+    }
+    text->count = (int64_t)text->size;
+    text->train = text->count - text->count / 20;
+    text->alphabet = alphabet_of(text->data, text->size);
+    text->ids = alphabet_encode(&text->alphabet, text->data, text->size);
+    return 0;
 }
 
 void chartext_free(CharText *text) {
     free(text->data);
+    free(text->ids);
     *text = (CharText){0};
+}
+
+void chartext_print(const CharText *text) {
+    char number[32];
+    printf("   %s: %s characters, %d different ones. The last 5 %% are kept for validation.\n\n",
+           text->source, format_count(number, sizeof number, text->count), text->alphabet.size);
+}
+
+void chartext_batch(const CharText *text, Context *ctx, Rng *rng, int B, int T, Tensor **ids,
+                    Tensor **targets) {
+    int64_t low = rng ? 0 : text->train, room = (rng ? text->train : text->count) - low - T - 1;
+    uint64_t stream = rng ? rng_next_stream(rng) : 0;
+    int32_t *from = must_alloc(2 * (size_t)B * (size_t)T, sizeof *from), *next = from + B * T;
+    for (int b = 0; b < B; b++) {
+        double where = rng ? rng_uniform(rng->seed, stream, (uint64_t)b) : (double)b / B;
+        const int32_t *at = text->ids + low + (int64_t)(where * (double)room);
+        memcpy(from + (int64_t)b * T, at, (size_t)T * sizeof *from);
+        memcpy(next + (int64_t)b * T, at + 1, (size_t)T * sizeof *from);
+    }
+    *ids = tensor_copy_in(ctx, "ids", I32, from, SHAPE(B, T));
+    *targets = tensor_copy_in(ctx, "targets", I32, next, SHAPE(B, T));
+    free(from);
 }

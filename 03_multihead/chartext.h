@@ -6,14 +6,15 @@
 #ifndef CHARTEXT_H
 #define CHARTEXT_H
 
-#include "common/core/error.h"
-
-#include <stddef.h>
+#include "03_multihead/charmodel.h"
 
 typedef struct CharText {
     char *data; /* terminated */
     size_t size;
     char source[256]; /* where it is from, for people */
+    Alphabet alphabet;
+    int32_t *ids;         /* [count] */
+    int64_t train, count; /* characters to learn from, and all: the last 5 % are for validation */
 } CharText;
 
 /*
@@ -22,5 +23,15 @@ typedef struct CharText {
  */
 int chartext_load(CharText *text, const char *path, int least, Error *err);
 void chartext_free(CharText *text);
+
+/* Says in two lines where the text is from, how long it is, and what is kept for validation. */
+void chartext_print(const CharText *text);
+
+/*
+ * B stretches of T characters, as ids and targets I32 [B, T] on ctx's device: of what is to be
+ * learned, drawn by the next stream of rng, or (rng NULL) of what is kept, evenly spaced.
+ */
+void chartext_batch(const CharText *text, Context *ctx, Rng *rng, int B, int T, Tensor **ids,
+                    Tensor **targets);
 
 #endif

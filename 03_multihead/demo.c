@@ -3,13 +3,10 @@
  * a KV cache, and says what such a cache costs in models that are used.
  */
 #include "03_multihead/charmodel.h"
-#include "03_multihead/chartext.h"
+#include "03_multihead/chartrain.h"
 #include "03_multihead/heads.h"
 
 #include "common/core/ops.h"
-#include "common/core/optimizer.h"
-#include "common/files/csv.h"
-#include "common/files/machine.h"
 #include "common/program/options.h"
 #include "common/program/plot.h"
 #include "common/program/progress.h"
@@ -40,9 +37,6 @@ typedef struct Demo {
     DemoOptions options;
     Context ctx;
     CharText text;
-    Alphabet alphabet;
-    int32_t *ids;         /* the whole text */
-    int64_t train, count; /* characters to learn from, and all; the rest is for validation */
     CharModel model;
     Params params;
     HeadHabits habits[CHARMODEL_MAX_LAYERS][64]; /* [layer][head] */
@@ -50,16 +44,9 @@ typedef struct Demo {
 
 /* 1. Characters become numbers. */
 static int read_text(Demo *d, Error *err) {
-    int context = d->options.context;
-    char number[32];
-    if (chartext_load(&d->text, d->options.text, 40 * context, err)) return -1;
-    d->alphabet = alphabet_of(d->text.data, d->text.size);
-    d->count = (int64_t)d->text.size;
-    d->train = d->count - d->count / 20;
-    d->ids = alphabet_encode(&d->alphabet, d->text.data, d->text.size);
-    printf("1. Text\n   %s: %s characters, %d different ones. The last 5 %% are kept for "
-           "validation.\n\n",
-           d->text.source, format_count(number, sizeof number, d->count), d->alphabet.size);
+    if (chartext_load(&d->text, d->options.text, 40 * d->options.context, err)) return -1;
+    printf("1. Text\n");
+    chartext_print(&d->text);
     return 0;
 }
 
@@ -70,7 +57,7 @@ static int make_model(Demo *d, Error *err) {
     if (HIDDEN % o->heads != 0)
         return error_set(err, "--heads %d: 64 numbers cannot be shared evenly; 1, 2, 4, 8, ... can",
                          o->heads);
-    CharModelConfig cfg = {.vocab_size = d->alphabet.size,
+    CharModelConfig cfg = {.vocab_size = d->text.alphabet.size,
                            .context = o->context,
                            .num_hidden_layers = o->layers,
                            .intermediate_size = 2 * HIDDEN,
@@ -98,73 +85,47 @@ static int make_model(Demo *d, Error *err) {
 
 /* ---- training ---- */
 
-/* BATCH stretches of text from [low, high), drawn by rng, or (rng NULL) evenly spaced. */
-static void take_batch(Demo *d, Rng *rng, int64_t low, int64_t high, Tensor **input,
-                       Tensor **target) {
-    int T = d->options.context;
-    int32_t *ids = must_alloc(2 * (size_t)(BATCH * T), sizeof *ids), *next = ids + BATCH * T;
-    int64_t room = high - low - T - 1;
-    uint64_t stream = rng ? rng_next_stream(rng) : 0;
-    for (int b = 0; b < BATCH; b++) {
-        double where = rng ? rng_uniform(rng->seed, stream, (uint64_t)b) : (double)b / BATCH;
-        const int32_t *from = d->ids + low + (int64_t)(where * (double)room);
-        memcpy(ids + b * T, from, (size_t)T * sizeof *ids);
-        memcpy(next + b * T, from + 1, (size_t)T * sizeof *ids);
-    }
-    *input = tensor_copy_in(&d->ctx, "ids", I32, ids, SHAPE(BATCH, T));
-    *target = tensor_copy_in(&d->ctx, "targets", I32, next, SHAPE(BATCH, T));
-    free(ids);
-}
-
 static float validation_loss(Demo *d) {
     Tensor *input, *target;
     float loss;
-    take_batch(d, NULL, d->train, d->count, &input, &target);
+    chartext_batch(&d->text, &d->ctx, NULL, BATCH, d->options.context, &input, &target);
     tensor_download(&d->ctx, &loss, charmodel_loss(&d->ctx, &d->model, input, target));
     context_reset(&d->ctx);
     return loss;
 }
 
+static Tensor *training_loss(Context *ctx, void *user, Tensor *ids, Tensor *targets,
+                             Tensor **shown) {
+    Demo *d = user;
+    (void)shown;
+    return charmodel_loss(ctx, &d->model, ids, targets);
+}
+
 /* 3. A few seconds of training. */
 static int train(Demo *d, Error *err) {
-    int steps = d->options.steps, T = d->options.context;
+    int steps = d->options.steps, T = d->options.context, vocab = d->text.alphabet.size;
     double *x = must_alloc(2 * (size_t)steps, sizeof *x), *losses = x + steps;
-    AdamW adamw = adamw_defaults();
-    const Schedule schedule = {steps, 50, 0, PEAK_LR, PEAK_LR / 10};
+    for (int step = 0; step < steps; step++) x[step] = step;
+    CharTraining how = {.label = "training",
+                        .schedule = {steps, 50, 0, PEAK_LR, PEAK_LR / 10},
+                        .batch = BATCH,
+                        .length = T,
+                        .rng = &d->ctx.rng,
+                        .losses = losses,
+                        .loss = training_loss,
+                        .user = d};
     printf("3. Training: %d steps of %d x %d characters\n", steps, BATCH, T);
     printf("   before: validation loss %.3f (knowing nothing: ln %d = %.3f)\n", validation_loss(d),
-           d->alphabet.size, log(d->alphabet.size));
+           vocab, log(vocab));
     fflush(stdout);
-    Progress progress = progress_start("training", steps);
-    double started = seconds_now();
-    for (int step = 0; step < steps; step++) {
-        Tensor *input, *target;
-        float loss;
-        params_zero_grad(&d->params);
-        take_batch(d, &d->ctx.rng, 0, d->train, &input, &target);
-        d->ctx.recording = true;
-        Tensor *mean_loss = charmodel_loss(&d->ctx, &d->model, input, target);
-        tape_backward(&d->ctx, mean_loss);
-        tensor_download(&d->ctx, &loss, mean_loss);
-        float lr = schedule_rate(&schedule, step);
-        float norm = adamw_step(&adamw, &d->params, lr, 1.0f);
-        context_reset(&d->ctx);
-        if (!isfinite(loss) || !isfinite(norm)) {
-            free(x);
-            return error_set(err, "training: the loss is %g at step %d; try another --seed", loss,
-                             step);
-        }
-        x[step] = step;
-        losses[step] = loss;
-        progress_update(&progress, step + 1, "loss %.3f  %.0f characters/s", loss,
-                        (step + 1.0) * BATCH * T / (seconds_now() - started));
+    int status = chartrain(&d->ctx, &d->params, &d->text, &how, err);
+    if (!status) {
+        printf("   after:  validation loss %.3f\n\n", validation_loss(d));
+        text_line_chart("   training loss", x, losses, steps, 8, 0);
+        printf("\n");
     }
-    progress_finish(&progress, "loss %.3f", losses[steps - 1]);
-    printf("   after:  validation loss %.3f\n\n", validation_loss(d));
-    text_line_chart("   training loss", x, losses, steps, 8, 0);
-    printf("\n");
     free(x);
-    return 0;
+    return status;
 }
 
 /* ---- 4. heads ---- */
@@ -205,7 +166,7 @@ static int choose_heads(const Demo *d, int chosen[SHOWN_HEADS][2]) {
 /* A sentence that has only characters of the alphabet: the demo's own, or the text's beginning. */
 static const char *sentence_to_watch(const Demo *d) {
     for (const char *c = SENTENCE; *c; c++)
-        if (d->alphabet.id[(uint8_t)*c] < 0) return d->text.data;
+        if (d->text.alphabet.id[(uint8_t)*c] < 0) return d->text.data;
     return SENTENCE;
 }
 
@@ -228,14 +189,14 @@ static void print_map(const float *p, int T, const char *const *label) {
 }
 
 /* The chosen heads on one sentence: the first ones here, all of them in the CSV. */
-static int show_maps(Demo *d, int chosen[SHOWN_HEADS][2], int count, Error *err) {
+static void show_maps(Demo *d, int chosen[SHOWN_HEADS][2], int count) {
     const char *sentence = sentence_to_watch(d);
     int T = d->options.context < MAP_SIZE ? d->options.context : MAP_SIZE;
     int32_t ids[MAP_SIZE];
     char labels[MAP_SIZE][2];
     const char *label[MAP_SIZE];
     for (int t = 0; t < T; t++) {
-        ids[t] = d->alphabet.id[(uint8_t)sentence[t]];
+        ids[t] = d->text.alphabet.id[(uint8_t)sentence[t]];
         labels[t][0] = sentence[t];
         labels[t][1] = 0;
         label[t] = labels[t];
@@ -243,11 +204,8 @@ static int show_maps(Demo *d, int chosen[SHOWN_HEADS][2], int count, Error *err)
     Tensor *watched[CHARMODEL_MAX_LAYERS];
     charmodel_forward(&d->ctx, &d->model, tensor_copy_in(&d->ctx, "ids", I32, ids, SHAPE(1, T)),
                       NULL, watched);
-    const char *path = d->options.common.csv;
-    Csv csv;
-    if (csv_open(&csv, path, "panel,layer,head,habit,share,t,s,query,key,weight",
-                 device_describe(&d->ctx).text, d->options.common.seed, err))
-        return -1;
+    Csv csv = figure_open(&d->ctx, d->options.common.csv,
+                          "panel,layer,head,habit,share,t,s,query,key,weight");
     for (int i = 0; i < count; i++) {
         int l = chosen[i][0], h = chosen[i][1];
         float p[MAP_SIZE * MAP_SIZE];
@@ -270,10 +228,8 @@ static int show_maps(Demo *d, int chosen[SHOWN_HEADS][2], int count, Error *err)
                         csv_character((uint8_t)sentence[s], k), p[t * T + s]);
     }
     context_reset(&d->ctx);
-    if (csv_close(&csv, err)) return -1;
-    plot_or_explain("03_multihead/figures/heads.gp", path, OUT "heads");
+    figure_close(&csv, "03_multihead/figures/heads");
     printf("\n");
-    return 0;
 }
 
 /* Adds what every head does with one stretch of text. */
@@ -286,18 +242,19 @@ static void watch_stretch(Demo *d, const int32_t *ids, float *p) {
         for (int h = 0; h < d->options.heads; h++) {
             head_probabilities(&d->ctx, p, watched[l], &d->model.layers[l].attention,
                                &d->model.cfg.attention, 0, h);
-            habits_add(&d->habits[l][h], p, ids, T, d->alphabet.id[' ']);
+            habits_add(&d->habits[l][h], p, ids, T, d->text.alphabet.id[' ']);
         }
     context_reset(&d->ctx);
 }
 
 /* 4. Every head's habit on text it has not seen, then maps of a few. */
-static int watch_heads(Demo *d, Error *err) {
+static void watch_heads(Demo *d) {
     int T = d->options.context;
     float *p = must_alloc((size_t)(T * T), sizeof *p);
     printf("4. What each head looks at, on %d stretches of the validation text\n", WATCHED);
-    int64_t room = d->count - d->train - T;
-    for (int i = 0; i < WATCHED; i++) watch_stretch(d, d->ids + d->train + room * i / WATCHED, p);
+    int64_t room = d->text.count - d->text.train - T;
+    for (int i = 0; i < WATCHED; i++)
+        watch_stretch(d, d->text.ids + d->text.train + room * i / WATCHED, p);
     free(p);
     for (int l = 0; l < d->options.layers; l++)
         for (int h = 0; h < d->options.heads; h++) {
@@ -308,15 +265,14 @@ static int watch_heads(Demo *d, Error *err) {
         }
     printf("\n");
     int chosen[SHOWN_HEADS][2];
-    int count = choose_heads(d, chosen);
-    return show_maps(d, chosen, count, err);
+    show_maps(d, chosen, choose_heads(d, chosen));
 }
 
 /* ---- 5. the cache ---- */
 
 /* The largest difference of any logit between one pass over ids and one character at a time. */
 static int cache_difference(Demo *d, const int32_t *ids, int T, float *difference, Error *err) {
-    int vocab = d->alphabet.size, layers = d->options.layers, status = 0;
+    int vocab = d->text.alphabet.size, layers = d->options.layers, status = 0;
     const MultiheadConfig *a = &d->model.cfg.attention;
     float *whole = must_alloc((size_t)((T + 1) * vocab), sizeof *whole), *row = whole + T * vocab;
     Tensor *all = tensor_copy_in(&d->ctx, "ids", I32, ids, SHAPE(1, T));
@@ -343,7 +299,7 @@ static int write_line(Demo *d, Error *err) {
     int T = d->options.context, prompt = 12; /* "And God said" */
     const char *sentence = sentence_to_watch(d);
     int32_t *ids = must_alloc(2 * (size_t)T, sizeof *ids), *again = ids + T;
-    for (int i = 0; i < prompt; i++) ids[i] = again[i] = d->alphabet.id[(uint8_t)sentence[i]];
+    for (int i = 0; i < prompt; i++) ids[i] = again[i] = d->text.alphabet.id[(uint8_t)sentence[i]];
     double best[2] = {INFINITY, INFINITY}; /* of a few tries: other programs run here, too */
     int status = 0;
     for (int i = 0; i < 2 * TRIES && !status; i++) {
@@ -359,7 +315,7 @@ static int write_line(Demo *d, Error *err) {
         printf("5. Writing, with a KV cache\n   \"");
         for (int i = 0; i < T; i++) {
             if (i == prompt) printf("|");
-            uint8_t byte = d->alphabet.byte[ids[i]];
+            uint8_t byte = d->text.alphabet.byte[ids[i]];
             putchar(byte < 0x20 || byte == 0x7f ? ' ' : byte); /* nothing that moves the cursor */
         }
         printf("\"   (before the bar: the prompt)\n");
@@ -392,14 +348,11 @@ static const CacheOf caches_of[] = {
 enum { CACHES = sizeof caches_of / sizeof *caches_of };
 
 /* 6. What the cache of one token costs in models that are used. */
-static int cache_bytes(Demo *d, Error *err) {
-    const char *path = OUT "kv_cache.csv";
+static void cache_bytes(Demo *d) {
     const char *labels[CACHES];
     double kib[CACHES];
-    Csv csv;
-    if (csv_open(&csv, path, "model,heads,kv_heads,bytes_per_token,bytes_as_mha",
-                 device_describe(&d->ctx).text, d->options.common.seed, err))
-        return -1;
+    Csv csv = figure_open(&d->ctx, OUT "kv_cache.csv",
+                          "model,heads,kv_heads,bytes_per_token,bytes_as_mha");
     printf("6. The KV cache of models that are used, BF16\n");
     printf("   %-20s %6s %5s %8s %8s %14s %12s %14s\n", "model", "layers", "heads", "kv heads",
            "head dim", "bytes/token", "1 / MHA's", "128k tokens");
@@ -417,10 +370,8 @@ static int cache_bytes(Demo *d, Error *err) {
     }
     printf("\n");
     text_bars(labels, kib, CACHES, "KiB per token");
-    if (csv_close(&csv, err)) return -1;
-    plot_or_explain("03_multihead/figures/kv_cache.gp", path, OUT "kv_cache");
+    figure_close(&csv, "03_multihead/figures/kv_cache");
     printf("\n");
-    return 0;
 }
 
 int main(int argc, char **argv) {
@@ -441,7 +392,7 @@ int main(int argc, char **argv) {
         OPT_CSV(&o->common),
         OPT_COMMON(&o->common),
         OPT_END};
-    Error err = {0};
+    Error err;
     options_parse(argc, argv,
                   "Trains a small model of characters for a few seconds, shows what its heads look "
                   "at, lets it write with a KV cache, and counts the bytes of such caches.",
@@ -451,16 +402,15 @@ int main(int argc, char **argv) {
     params_init(&d.params, &d.ctx);
 
     printf("\nWhy several heads, and what does it cost to remember what they saw?\n\n");
-    int status = read_text(&d, &err) || make_model(&d, &err) || train(&d, &err) ||
-                 watch_heads(&d, &err) || write_line(&d, &err) || cache_bytes(&d, &err);
-    if (!status)
-        printf("Try next:  --kv-heads 1   (all heads share one pair of keys and values)\n"
-               "           --heads 1      (can one head do all of it?)\n"
-               "           --steps 3000 --context 96\n");
-    free(d.ids);
+    if (read_text(&d, &err) || make_model(&d, &err) || train(&d, &err)) fatal("%s", err.text);
+    watch_heads(&d);
+    if (write_line(&d, &err)) fatal("%s", err.text);
+    cache_bytes(&d);
+    printf("Try next:  --kv-heads 1   (all heads share one pair of keys and values)\n"
+           "           --heads 1      (can one head do all of it?)\n"
+           "           --steps 3000 --context 96\n");
     chartext_free(&d.text);
     params_free(&d.params);
     context_free(&d.ctx);
-    if (status) fatal("%s", err.text);
     return 0;
 }

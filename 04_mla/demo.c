@@ -6,8 +6,6 @@
 #include "04_mla/mla.h"
 
 #include "common/core/ops.h"
-#include "common/files/csv.h"
-#include "common/files/machine.h"
 #include "common/program/options.h"
 #include "common/program/plot.h"
 #include "common/program/progress.h"
@@ -213,11 +211,9 @@ static int time_row(Demo *d, Row *row, float *y, Error *err) {
     return 0;
 }
 
-static int write_rows(Demo *d, const Row *rows, int count, const char *path, Error *err) {
-    Csv csv;
-    if (csv_open(&csv, path, "tokens,naive_ms,absorbed_ms,naive_gflop,absorbed_gflop,difference",
-                 device_describe(&d->ctx).text, d->options.common.seed, err))
-        return -1;
+static void write_rows(Demo *d, const Row *rows, int count) {
+    Csv csv = figure_open(&d->ctx, d->options.common.csv,
+                          "tokens,naive_ms,absorbed_ms,naive_gflop,absorbed_gflop,difference");
     printf("3. The step, timed; attention's operations by mla_naive_flop and mla_absorbed_flop\n");
     printf("   %8s %11s %11s %8s %15s %15s %12s\n", "S", "naive", "absorbed", "ratio",
            "naive GFLOP", "absorbed GFLOP", "difference");
@@ -231,7 +227,8 @@ static int write_rows(Demo *d, const Row *rows, int count, const char *path, Err
                 naive, absorbed, r->difference);
     }
     printf("   difference: the largest of y's numbers, as a part of the largest number of y\n");
-    return csv_close(&csv, err);
+    figure_close(&csv, "04_mla/figures/decode");
+    printf("\n");
 }
 
 /* 3. The same step in both ways, as the cache fills up: at powers of two, and at --context. */
@@ -251,11 +248,8 @@ static int time_decoding(Demo *d, Error *err) {
     }
     progress_finish(&progress, NULL);
     free(y);
-    const char *path = d->options.common.csv;
-    if (status || write_rows(d, rows, count, path, err)) return -1;
-    plot_or_explain("04_mla/figures/decode.gp", path, OUT "decode");
-    printf("\n");
-    return 0;
+    if (!status) write_rows(d, rows, count);
+    return status;
 }
 
 /* ---- 4. which of the two ---- */
@@ -273,13 +267,10 @@ static int crossing(const MlaConfig *cfg, int S) {
     return low;
 }
 
-static int which_is_cheaper(Demo *d, Error *err) {
+static void which_is_cheaper(Demo *d) {
     const MlaConfig *cfg = &d->cfg;
     int S = d->options.context, cross = crossing(cfg, S);
-    Csv csv;
-    if (csv_open(&csv, OUT "operations.csv", "T,S,crossing,naive_mflop,absorbed_mflop",
-                 device_describe(&d->ctx).text, d->options.common.seed, err))
-        return -1;
+    Csv csv = figure_open(&d->ctx, OUT "operations.csv", "T,S,crossing,naive_mflop,absorbed_mflop");
     for (int T = 1; T <= S; T *= 2)
         csv_row(&csv, "%d,%d,%d,%.3f,%.3f", T, S, cross, mla_naive_flop(cfg, T, S) / T / 1e6,
                 mla_absorbed_flop(cfg, T, S) / T / 1e6);
@@ -304,10 +295,8 @@ static int which_is_cheaper(Demo *d, Error *err) {
     printf("   Absorbed, a cached token is %.0f bytes in BF16 and %.0f operations for each head:\n"
            "   %.0f for each byte with 16 heads, %.0f with 128. An H200 has time for 186.\n",
            bytes, flop, 16 * flop / bytes, 128 * flop / bytes);
-    if (csv_close(&csv, err)) return -1;
-    plot_or_explain("04_mla/figures/operations.gp", OUT "operations.csv", OUT "operations");
+    figure_close(&csv, "04_mla/figures/operations");
     printf("\n");
-    return 0;
 }
 
 /* ---- 5. bytes ---- */
@@ -333,15 +322,12 @@ static void what_the_papers_compare(void) {
            100 * (1 - cache_bytes_per_token(v2, CACHE_MLA, 16) / before));
 }
 
-static int cache_bytes(Demo *d, Error *err) {
+static void cache_bytes(Demo *d) {
     static const int lengths[] = {1024, 4096, 16384, 65536, 131072};
     const char *labels[CACHE_KINDS];
     double kib[CACHE_KINDS];
-    Csv csv;
     char number[32];
-    if (csv_open(&csv, OUT "cache_bytes.csv", "tokens,mha_gib,gqa_gib,mqa_gib,mla_gib",
-                 device_describe(&d->ctx).text, d->options.common.seed, err))
-        return -1;
+    Csv csv = figure_open(&d->ctx, OUT "cache_bytes.csv", "tokens,mha_gib,gqa_gib,mqa_gib,mla_gib");
     printf(
         "5. Bytes a token leaves in all layers, BF16 (* as the model is; the rest: were it so)\n");
     printf("   %-17s %6s %5s %13s %13s %13s %13s\n", "model", "layers", "heads", "MHA",
@@ -368,10 +354,8 @@ static int cache_bytes(Demo *d, Error *err) {
         csv_row(&csv, "%d,%.5f,%.5f,%.5f,%.5f", lengths[i], kib[0] * lengths[i] / 0x1p20,
                 kib[1] * lengths[i] / 0x1p20, kib[2] * lengths[i] / 0x1p20,
                 kib[3] * lengths[i] / 0x1p20);
-    if (csv_close(&csv, err)) return -1;
-    plot_or_explain("04_mla/figures/cache_bytes.gp", OUT "cache_bytes.csv", OUT "cache_bytes");
+    figure_close(&csv, "04_mla/figures/cache_bytes");
     printf("\n");
-    return 0;
 }
 
 int main(int argc, char **argv) {
@@ -387,7 +371,7 @@ int main(int argc, char **argv) {
         OPT_CSV(&o->common),
         OPT_COMMON(&o->common),
         OPT_END};
-    Error err = {0};
+    Error err;
     options_parse(argc, argv,
                   "Attention with a small memory: computes a score in two ways by hand, decodes "
                   "with a layer of DeepSeek-V2-Lite's size in both ways and times them, counts the "
@@ -401,16 +385,15 @@ int main(int argc, char **argv) {
 
     printf("\nAttention must remember every token: how little can it keep?\n\n");
     by_hand();
-    int status = make_layer(&d, &err) || time_decoding(&d, &err) || which_is_cheaper(&d, &err) ||
-                 cache_bytes(&d, &err);
-    if (!status)
-        printf("Try next:  --heads 64        (four times the work; and the cache?)\n"
-               "           --rank 128        (a smaller latent: when is naive cheaper now?)\n"
-               "           --context 16384   (a longer memory)\n");
+    if (make_layer(&d, &err) || time_decoding(&d, &err)) fatal("%s", err.text);
+    which_is_cheaper(&d);
+    cache_bytes(&d);
+    printf("Try next:  --heads 64        (four times the work; and the cache?)\n"
+           "           --rank 128        (a smaller latent: when is naive cheaper now?)\n"
+           "           --context 16384   (a longer memory)\n");
     latent_cache_free(&d.cache);
     pages_free(&d.pages);
     params_free(&d.params);
     context_free(&d.ctx);
-    if (status) fatal("%s", err.text);
     return 0;
 }

@@ -6,15 +6,10 @@
 #include "05_moe/parameter_table.h"
 #include "05_moe/specialty.h"
 
-#include "03_multihead/charmodel.h"
-#include "03_multihead/chartext.h"
+#include "03_multihead/chartrain.h"
 #include "common/core/ops.h"
-#include "common/core/optimizer.h"
-#include "common/files/csv.h"
-#include "common/files/machine.h"
 #include "common/program/options.h"
 #include "common/program/plot.h"
-#include "common/program/progress.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -59,9 +54,6 @@ typedef struct Demo {
     DemoOptions options;
     Context ctx;
     CharText text;
-    Alphabet alphabet;
-    int32_t *ids;         /* the whole text */
-    int64_t train, count; /* characters to learn from, and all; the rest is for validation */
     DecoderConfig cfg;
     Run runs[2];
 } Demo;
@@ -84,15 +76,9 @@ static void count_parameters(const Demo *d) {
 /* ---- 2. text and settings ---- */
 
 static int read_text(Demo *d, Error *err) {
-    char number[32];
     if (chartext_load(&d->text, d->options.text, 40 * CONTEXT, err)) return -1;
-    d->alphabet = alphabet_of(d->text.data, d->text.size);
-    d->count = (int64_t)d->text.size;
-    d->train = d->count - d->count / 20;
-    d->ids = alphabet_encode(&d->alphabet, d->text.data, d->text.size);
-    printf("2. Text\n   %s: %s characters, %d different ones. The last 5 %% are kept for "
-           "validation.\n\n",
-           d->text.source, format_count(number, sizeof number, d->count), d->alphabet.size);
+    printf("2. Text\n");
+    chartext_print(&d->text);
     return 0;
 }
 
@@ -120,7 +106,7 @@ static int make_config(Demo *d, Error *err) {
  * it. */
 static DecoderConfig config_of(const Demo *d, Balance balance) {
     DecoderConfig cfg = d->cfg;
-    cfg.vocab_size = d->alphabet.size;
+    cfg.vocab_size = d->text.alphabet.size;
     cfg.block.moe.router.topk_method = balance == BY_BIAS ? TOPK_NOAUX_TC : TOPK_GREEDY;
     return cfg;
 }
@@ -139,41 +125,40 @@ static BlockTraining training_of(const Demo *d, Balance balance) {
 
 /* ---- 3. training ---- */
 
-/* BATCH stretches of text from [low, high), drawn by rng, or (rng NULL) evenly spaced. */
-static void take_batch(Demo *d, Rng *rng, int64_t low, int64_t high, int32_t *ids, Tensor **input,
-                       Tensor **target) {
-    int32_t next[BATCH * CONTEXT];
-    int64_t room = high - low - CONTEXT - 1;
-    uint64_t stream = rng ? rng_next_stream(rng) : 0;
-    for (int b = 0; b < BATCH; b++) {
-        double where = rng ? rng_uniform(rng->seed, stream, (uint64_t)b) : (double)b / BATCH;
-        const int32_t *from = d->ids + low + (int64_t)(where * (double)room);
-        memcpy(ids + b * CONTEXT, from, CONTEXT * sizeof *ids);
-        memcpy(next + b * CONTEXT, from + 1, CONTEXT * sizeof *ids);
-    }
-    *input = tensor_copy_in(&d->ctx, "ids", I32, ids, SHAPE(BATCH, CONTEXT));
-    *target = tensor_copy_in(&d->ctx, "targets", I32, next, SHAPE(BATCH, CONTEXT));
+/* A run while it trains. */
+typedef struct Trainee {
+    Demo *demo;
+    Run *run;
+    Decoder model;
+    BlockTraining training;
+    int step, windows;           /* those that are done */
+    int32_t window[MAX_EXPERTS]; /* the choices in this one */
+} Trainee;
+
+static Tensor *training_loss(Context *ctx, void *user, Tensor *ids, Tensor *targets,
+                             Tensor **shown) {
+    Trainee *t = user;
+    return decoder_training_loss(ctx, &t->model, ids, targets,
+                                 &(DecoderRun){.training = &t->training}, shown);
 }
 
-/* One step; counts [E] of the last layer. Returns the loss, NaN if anything was not finite. */
-static float step(Demo *d, Decoder *model, const BlockTraining *training, Params *params,
-                  AdamW *adamw, int number, int32_t *counts) {
-    int32_t ids[BATCH * CONTEXT];
-    Tensor *input, *target, *loss;
-    params_zero_grad(params);
-    take_batch(d, &d->ctx.rng, 0, d->train, ids, &input, &target);
-    d->ctx.recording = true;
-    Tensor *total = decoder_training_loss(&d->ctx, model, input, target,
-                                          &(DecoderRun){.training = training}, &loss);
-    tape_backward(&d->ctx, total);
-    const Schedule schedule = {d->options.steps, 50, 0, PEAK_LR, PEAK_LR / 10};
-    float value, lr = schedule_rate(&schedule, number);
-    tensor_download(&d->ctx, &value, loss);
-    tensor_download_ints(&d->ctx, counts, model->records[d->options.layers - 1].dispatch.counts);
-    float norm = adamw_step(adamw, params, lr, 1.0f);
-    decoder_rebalance(&d->ctx, model, (float)d->options.gamma);
-    context_reset(&d->ctx);
-    return isfinite(norm) ? value : NAN;
+/* Moves the bias, and counts what the last layer's experts were given. */
+static void after_step(Context *ctx, void *user, int step) {
+    Trainee *t = user;
+    Run *run = t->run;
+    const DemoOptions *o = &t->demo->options;
+    int32_t counts[MAX_EXPERTS];
+    t->step = step;
+    tensor_download_ints(ctx, counts, t->model.records[o->layers - 1].dispatch.counts);
+    decoder_rebalance(ctx, &t->model, (float)o->gamma);
+    for (int e = 0; e < o->experts; e++) t->window[e] += counts[e];
+    if (step + 1 < (t->windows + 1) * o->steps / run->windows) return;
+    run->measures = balance_measure(t->window, o->experts, -1);
+    for (int e = 0; e < o->experts; e++) {
+        run->share[t->windows][e] = t->window[e] / run->measures.tokens;
+        t->window[e] = 0;
+    }
+    t->windows++;
 }
 
 /* On validation text: the loss, and which experts each character goes to. */
@@ -182,13 +167,14 @@ static void validate(Demo *d, const Decoder *model, Run *run) {
     int32_t ids[BATCH * CONTEXT];
     int32_t *chosen = must_alloc((size_t)(BATCH * CONTEXT * k), sizeof *chosen);
     Tensor *input, *target, *loss;
-    take_batch(d, NULL, d->train, d->count, ids, &input, &target);
+    chartext_batch(&d->text, &d->ctx, NULL, BATCH, CONTEXT, &input, &target);
+    tensor_download_ints(&d->ctx, ids, input);
     decoder_training_loss(&d->ctx, model, input, target, &(DecoderRun){0}, &loss);
     tensor_download(&d->ctx, &run->validation_loss, loss);
     tensor_download_ints(&d->ctx, chosen, model->records[layers - 1].routing.indices);
     run->specialty.experts = d->options.experts;
     for (int n = 0; n < BATCH * CONTEXT; n++)
-        specialty_add(&run->specialty, d->alphabet.byte[ids[n]], chosen + n * k, k);
+        specialty_add(&run->specialty, d->text.alphabet.byte[ids[n]], chosen + n * k, k);
     free(chosen);
     context_reset(&d->ctx);
 }
@@ -206,46 +192,32 @@ static void name_the_nan(Demo *d, const Decoder *model, int step, Error *err) {
 
 /* Trains from the same weights on the same text; only the balance differs. */
 static int train(Demo *d, Run *run, Error *err) {
-    int steps = d->options.steps, experts = d->options.experts;
+    int steps = d->options.steps;
     DecoderConfig cfg = config_of(d, run->balance);
-    BlockTraining training = training_of(d, run->balance);
-    Decoder model;
+    Trainee t = {.demo = d, .run = run, .training = training_of(d, run->balance)};
     Params params;
     d->ctx.rng = (Rng){.seed = d->options.common.seed};
     params_init(&params, &d->ctx);
-    decoder_register(&model, &params, &cfg);
-    int status = params_allocate(&params, true, err);
+    decoder_register(&t.model, &params, &cfg);
+    if (params_allocate(&params, true, err)) return -1;
     float std = 1.0f / sqrtf((float)HIDDEN); /* keeps a row's length */
-    if (!status) decoder_randomize(&params, &model, (DecoderStart){0.5f, std, std, std});
-    AdamW adamw = adamw_defaults();
-    Progress progress = progress_start(run->name, steps);
-    int32_t counts[MAX_EXPERTS], window[MAX_EXPERTS] = {0};
+    decoder_randomize(&params, &t.model, (DecoderStart){0.5f, std, std, std});
     run->windows = steps < WINDOWS ? steps : WINDOWS;
-    for (int i = 0, w = 0; i < steps && !status; i++) {
-        float loss = step(d, &model, &training, &params, &adamw, i, counts);
-        if (!isfinite(loss)) {
-            status = error_set(err, "%s: the loss is not finite at step %d; try another --seed",
-                               run->name, i);
-            name_the_nan(d, &model, i, err);
-            break;
-        }
-        for (int e = 0; e < experts; e++) window[e] += counts[e];
-        progress_update(&progress, i + 1, "loss %.3f", loss);
-        if (i + 1 < (w + 1) * steps / run->windows) continue;
-        run->measures = balance_measure(window, experts, -1);
-        for (int e = 0; e < experts; e++) {
-            run->share[w][e] = window[e] / run->measures.tokens;
-            window[e] = 0;
-        }
-        w++;
-    }
-    if (!status) {
-        progress_finish(&progress, NULL);
-        validate(d, &model, run);
-    }
-    decoder_free(&model);
+    CharTraining how = {.label = run->name,
+                        .schedule = {steps, 50, 0, PEAK_LR, PEAK_LR / 10},
+                        .batch = BATCH,
+                        .length = CONTEXT,
+                        .rng = &d->ctx.rng,
+                        .loss = training_loss,
+                        .after = after_step,
+                        .user = &t};
+    int status = chartrain(&d->ctx, &params, &d->text, &how, err);
+    if (status)
+        name_the_nan(d, &t.model, t.step, err);
+    else
+        validate(d, &t.model, run);
+    decoder_free(&t.model);
     params_free(&params);
-    context_reset(&d->ctx);
     return status;
 }
 
@@ -280,12 +252,8 @@ static void print_load(const Demo *d) {
     printf("\n");
 }
 
-static int show_load(Demo *d, Error *err) {
-    const char *path = d->options.common.csv;
-    Csv csv;
-    if (csv_open(&csv, path, "run,name,step,expert,share", device_describe(&d->ctx).text,
-                 d->options.common.seed, err))
-        return -1;
+static void show_load(Demo *d) {
+    Csv csv = figure_open(&d->ctx, d->options.common.csv, "run,name,step,expert,share");
     print_load(d);
     for (int r = 0; r < 2; r++) {
         const Run *run = &d->runs[r];
@@ -294,10 +262,8 @@ static int show_load(Demo *d, Error *err) {
                 csv_row(&csv, "%d,\"%s\",%d,%d,%.5f", r, run->name,
                         (w + 1) * d->options.steps / run->windows, e, run->share[w][e]);
     }
-    if (csv_close(&csv, err)) return -1;
-    plot_or_explain("05_moe/figures/load.gp", path, OUT "load");
+    figure_close(&csv, "05_moe/figures/load");
     printf("\n");
-    return 0;
 }
 
 /* ---- 4. what an expert sees ---- */
@@ -315,7 +281,7 @@ static void print_favourites(const Specialty *specialty, int e) {
     printf("\n");
 }
 
-static int show_experts(Demo *d, Error *err) {
+static void show_experts(Demo *d) {
     const Run *run = &d->runs[1];
     int experts = d->options.experts;
     double share[KIND_COUNT][MAX_EXPERTS];
@@ -339,18 +305,12 @@ static int show_experts(Demo *d, Error *err) {
         "\n   How much a token's kind says about its expert (0 nothing, 1 everything): %.2f; left "
         "alone: %.2f\n",
         specialty_information(&run->specialty), specialty_information(&d->runs[0].specialty));
-    const char *path = OUT "kinds.csv";
-    Csv csv;
-    if (csv_open(&csv, path, "expert,kind,name,share", device_describe(&d->ctx).text,
-                 d->options.common.seed, err))
-        return -1;
+    Csv csv = figure_open(&d->ctx, OUT "kinds.csv", "expert,kind,name,share");
     for (int e = 0; e < experts; e++)
         for (int k = 0; k < KIND_COUNT; k++)
             csv_row(&csv, "%d,%d,%s,%.4f", e, k, kind_names[k], share[k][e]);
-    if (csv_close(&csv, err)) return -1;
-    plot_or_explain("05_moe/figures/kinds.gp", path, OUT "kinds");
+    figure_close(&csv, "05_moe/figures/kinds");
     printf("\n");
-    return 0;
 }
 
 int main(int argc, char **argv) {
@@ -387,7 +347,7 @@ int main(int argc, char **argv) {
         OPT_CSV(&o->common),
         OPT_COMMON(&o->common),
         OPT_END};
-    Error err = {0};
+    Error err;
     options_parse(argc, argv,
                   "Counts what a layer of experts holds and uses, trains a small model twice, left "
                   "alone and balanced, and shows what each expert has come to see.",
@@ -399,22 +359,19 @@ int main(int argc, char **argv) {
     d.runs[1] = (Run){.balance = d.options.balance, .name = balanced};
 
     printf("\nMany experts, few at a time: who gets to work?\n\n");
-    int status = make_config(&d, &err);
-    if (!status) count_parameters(&d);
-    status = status || read_text(&d, &err);
-    if (!status)
-        printf("3. Training twice, %d steps each: %d layers, the last with %d experts\n",
-               d.options.steps, d.options.layers, d.options.experts);
-    status = status || train(&d, &d.runs[0], &err) || train(&d, &d.runs[1], &err) ||
-             show_load(&d, &err) || show_experts(&d, &err);
-    if (!status)
-        printf("Try next:  --balance aux      (Switch's loss instead of the bias)\n"
-               "           --experts 32 --top-k 4\n"
-               "           --shared 0 --scoring softmax --top-k 1\n"
-               "           --router noisy --balance cv\n");
-    free(d.ids);
+    if (make_config(&d, &err)) fatal("%s", err.text);
+    count_parameters(&d);
+    if (read_text(&d, &err)) fatal("%s", err.text);
+    printf("3. Training twice, %d steps each: %d layers, the last with %d experts\n",
+           d.options.steps, d.options.layers, d.options.experts);
+    if (train(&d, &d.runs[0], &err) || train(&d, &d.runs[1], &err)) fatal("%s", err.text);
+    show_load(&d);
+    show_experts(&d);
+    printf("Try next:  --balance aux      (Switch's loss instead of the bias)\n"
+           "           --experts 32 --top-k 4\n"
+           "           --shared 0 --scoring softmax --top-k 1\n"
+           "           --router noisy --balance cv\n");
     chartext_free(&d.text);
     context_free(&d.ctx);
-    if (status) fatal("%s", err.text);
     return 0;
 }

@@ -5,10 +5,6 @@
 #include "07_rope/rope.h"
 #include "07_rope/trial.h"
 
-#include "03_multihead/charmodel.h"
-#include "03_multihead/chartext.h"
-#include "common/files/csv.h"
-#include "common/files/machine.h"
 #include "common/program/options.h"
 #include "common/program/plot.h"
 #include "common/program/progress.h"
@@ -56,10 +52,7 @@ static int parse_lengths(void *value, const char *text, Error *err) {
 typedef struct Demo {
     DemoOptions options;
     Context ctx;
-    CharText characters;
-    int32_t *ids;
-    TrialText text;
-    int vocab;
+    CharText text;
 } Demo;
 
 /* ---- 1. one pair ---- */
@@ -77,10 +70,9 @@ static void quarter_turns(float *pairs, float a, float b, int count) {
                     5, ROPE_INTERLEAVED, 0);
 }
 
-static int one_pair(Demo *d, Error *err) {
+static void one_pair(Demo *d) {
     enum { COUNT = 5, HANDS = 5, PLACES = 65 };
     float q[2 * COUNT], k[2 * COUNT];
-    Csv csv;
     quarter_turns(q, 3, 1, COUNT);
     quarter_turns(k, 2, 1, COUNT);
     printf("1. One pair of numbers, a quarter turn for each position\n   position p  ");
@@ -99,9 +91,7 @@ static int one_pair(Demo *d, Error *err) {
     printf(
         "   Along each diagonal it is one number: only the distance p - s is left. But four back\n"
         "   looks like the token itself. So there are several pairs, each slower than the last.\n");
-    if (csv_open(&csv, OUT "rotation.csv", "what,p,x,y", device_describe(&d->ctx).text,
-                 d->options.common.seed, err))
-        return -1;
+    Csv csv = figure_open(&d->ctx, OUT "rotation.csv", "what,p,x,y");
     for (int p = 0; p < 4; p++) {
         csv_row(&csv, "q,%d,%g,%g", p, q[2 * p], q[2 * p + 1]);
         csv_row(&csv, "k,%d,%g,%g", p, k[2 * p], k[2 * p + 1]);
@@ -112,10 +102,8 @@ static int one_pair(Demo *d, Error *err) {
     for (int i = 0; i < HANDS; i++)
         for (int p = 0; p < PLACES; p++)
             csv_row(&csv, "pair %d,%d,%.5f,%.5f", i, p, cos(p * f[i]), sin(p * f[i]));
-    if (csv_close(&csv, err)) return -1;
-    plot_or_explain("07_rope/figures/rotation.gp", OUT "rotation.csv", OUT "rotation");
+    figure_close(&csv, "07_rope/figures/rotation");
     printf("\n");
-    return 0;
 }
 
 /* ---- 2. distance ---- */
@@ -137,7 +125,7 @@ static double smooth(const double *f, int distance) {
     return sum / count;
 }
 
-static int decay(Demo *d, Error *err) {
+static void decay(Demo *d) {
     static const double thetas[] = {100, 10000, 1000000};
     enum { BARS = 11 };
     double f[3][DECAY_DIM / 2], values[BARS];
@@ -158,17 +146,13 @@ static int decay(Demo *d, Error *err) {
         values[i] = likeness(f[1], distance);
     }
     text_bars(labels, values, BARS, "");
-    Csv csv;
-    if (csv_open(&csv, OUT "decay.csv", "distance,exact_10000,theta_100,theta_10000,theta_1000000",
-                 device_describe(&d->ctx).text, d->options.common.seed, err))
-        return -1;
+    Csv csv = figure_open(&d->ctx, OUT "decay.csv",
+                          "distance,exact_10000,theta_100,theta_10000,theta_1000000");
     for (int x = 1; x <= FARTHEST; x += 1 + x / 50)
         csv_row(&csv, "%d,%.5f,%.5f,%.5f,%.5f", x, likeness(f[1], x), smooth(f[0], x),
                 smooth(f[1], x), smooth(f[2], x));
-    if (csv_close(&csv, err)) return -1;
-    plot_or_explain("07_rope/figures/decay.gp", OUT "decay.csv", OUT "decay");
+    figure_close(&csv, "07_rope/figures/decay");
     printf("\n");
-    return 0;
 }
 
 /* ---- 3. longer contexts ---- */
@@ -196,7 +180,7 @@ static RopeConfig way_config(const DemoOptions *o, int dim, int way) {
 }
 
 /* Tokens until each pair has come round once, of DeepSeek-V3's 32 pairs; for the chart. */
-static int wavelengths_of_v3(Demo *d, Error *err) {
+static void wavelengths_of_v3(Demo *d) {
     static const RopeType types[] = {ROPE_DEFAULT, ROPE_LINEAR, ROPE_NTK, ROPE_YARN};
     enum { DIM = 64 };
     double f[4][DIM / 2];
@@ -207,16 +191,11 @@ static int wavelengths_of_v3(Demo *d, Error *err) {
         cfg.original_max_position_embeddings = 4096;
         rope_frequencies(&cfg, f[i]);
     }
-    Csv csv;
-    if (csv_open(&csv, OUT "wavelengths.csv", "pair,none,linear,ntk,yarn",
-                 device_describe(&d->ctx).text, d->options.common.seed, err))
-        return -1;
+    Csv csv = figure_open(&d->ctx, OUT "wavelengths.csv", "pair,none,linear,ntk,yarn");
     for (int i = 0; i < DIM / 2; i++)
         csv_row(&csv, "%d,%.6g,%.6g,%.6g,%.6g", i, 2 * M_PI / f[0][i], 2 * M_PI / f[1][i],
                 2 * M_PI / f[2][i], 2 * M_PI / f[3][i]);
-    if (csv_close(&csv, err)) return -1;
-    plot_or_explain("07_rope/figures/wavelengths.gp", OUT "wavelengths.csv", OUT "wavelengths");
-    return 0;
+    figure_close(&csv, "07_rope/figures/wavelengths");
 }
 
 static DecoderConfig model_config(int vocab) {
@@ -249,7 +228,7 @@ static int longer_contexts(Demo *d, Error *err) {
     RopeConfig yarn = way_config(o, dim, 4);
     printf("   YaRN also multiplies the scores by %.3f, for there is more to choose from.\n",
            rope_softmax_factor(&yarn));
-    if (wavelengths_of_v3(d, err)) return -1;
+    wavelengths_of_v3(d);
     printf("\n");
     return 0;
 }
@@ -269,15 +248,12 @@ static int read_text(Demo *d, Error *err) {
     const DemoOptions *o = &d->options;
     int most = longest(o) > o->train_length ? longest(o) : o->train_length;
     char number[32];
-    if (chartext_load(&d->characters, o->text, 6 * most, err)) return -1;
-    Alphabet alphabet = alphabet_of(d->characters.data, d->characters.size);
-    int64_t count = (int64_t)d->characters.size, kept = count / 10;
+    if (chartext_load(&d->text, o->text, 6 * most, err)) return -1;
+    int64_t count = d->text.count, kept = count / 10;
     if (kept < 2 * most) kept = 2 * most;
-    d->ids = alphabet_encode(&alphabet, d->characters.data, d->characters.size);
-    d->text = (TrialText){d->ids, count - kept, count};
-    d->vocab = alphabet.size;
+    d->text.train = count - kept;
     printf("4. The trial. %s: %s characters, %d different; the last %.0f %% are kept back\n",
-           d->characters.source, format_count(number, sizeof number, count), d->vocab,
+           d->text.source, format_count(number, sizeof number, count), d->text.alphabet.size,
            100.0 * (double)kept / (double)count);
     fflush(stdout); /* the progress bar is on stderr */
     return 0;
@@ -331,7 +307,7 @@ static int ask_ways(Demo *d, Params *params, const Decoder *model, int dim, Tabl
 
 /* Two models that begin with the same weights: one without positions, one with. */
 static int ask_all(Demo *d, Table table, Error *err) {
-    DecoderConfig cfg = model_config(d->vocab);
+    DecoderConfig cfg = model_config(d->text.alphabet.size);
     int dim = cfg.block.mla.qk_rope_head_dim, status = 0;
     for (int with = 0; with < 2 && !status; with++) {
         Params params;
@@ -376,18 +352,14 @@ static void write_rows(const Demo *d, Csv *csv, Table table) {
 
 static int trial(Demo *d, Error *err) {
     const DemoOptions *o = &d->options;
-    const char *path = o->common.csv;
     static Table table;
-    Csv csv; /* opened first: better to hear of a bad path before the training than after */
-    if (read_text(d, err) ||
-        csv_open(&csv, path,
-                 "length,train_length,no_positions,as_trained,pi,ntk,yarn,tuned_as_trained,"
-                 "tuned_pi,tuned_ntk,tuned_yarn",
-                 device_describe(&d->ctx).text, o->common.seed, err))
-        return -1;
-    int status = ask_all(d, table, err);
-    if (!status) write_rows(d, &csv, table);
-    if (csv_close(&csv, status ? NULL : err) || status) return -1;
+    if (read_text(d, err)) return -1;
+    /* opened first: better to hear of a bad path before the training than after */
+    Csv csv = figure_open(&d->ctx, o->common.csv,
+                          "length,train_length,no_positions,as_trained,pi,ntk,yarn,"
+                          "tuned_as_trained,tuned_pi,tuned_ntk,tuned_yarn");
+    if (ask_all(d, table, err)) return -1;
+    write_rows(d, &csv, table);
     printf("   Perplexity of the same %d characters, with more and more text before them:\n"
            "   length      ",
            o->windows * TRIAL_LAST);
@@ -398,7 +370,7 @@ static int trial(Demo *d, Error *err) {
         printf("   After %d steps more on texts of %d (trained with %d on texts of %d):\n", o->tune,
                longest(o), o->steps, o->train_length);
     print_rows(d, table, WAYS, o->tune ? ROWS : WAYS);
-    plot_or_explain("07_rope/figures/length.gp", path, OUT "length");
+    figure_close(&csv, "07_rope/figures/length");
     printf("\n");
     return 0;
 }
@@ -437,7 +409,7 @@ int main(int argc, char **argv) {
         OPT_CSV(&o->common),
         OPT_COMMON(&o->common),
         OPT_END};
-    Error err = {0};
+    Error err;
     options_parse(argc, argv,
                   "Turns pairs of numbers, trains a small model on short texts, and asks it about "
                   "long ones.",
@@ -446,16 +418,14 @@ int main(int argc, char **argv) {
     options_open(&o->common, &d.ctx);
 
     printf("\nHow far away is that other token? And what if it is farther than any ever was?\n\n");
-    int status =
-        one_pair(&d, &err) || decay(&d, &err) || longer_contexts(&d, &err) || trial(&d, &err);
-    if (!status)
-        printf("Try next:  --tune 600       (as much training again, at the new length)\n"
-               "           --factor 2 --lengths 32,64,96,128\n"
-               "           --theta 100      (more pairs come round in training)\n"
-               "           --beta-fast 1.01 (YaRN with a step instead of a ramp)\n");
-    free(d.ids);
-    chartext_free(&d.characters);
+    one_pair(&d);
+    decay(&d);
+    if (longer_contexts(&d, &err) || trial(&d, &err)) fatal("%s", err.text);
+    printf("Try next:  --tune 600       (as much training again, at the new length)\n"
+           "           --factor 2 --lengths 32,64,96,128\n"
+           "           --theta 100      (more pairs come round in training)\n"
+           "           --beta-fast 1.01 (YaRN with a step instead of a ramp)\n");
+    chartext_free(&d.text);
     context_free(&d.ctx);
-    if (status) fatal("%s", err.text);
     return 0;
 }

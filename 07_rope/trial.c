@@ -4,7 +4,6 @@
 #include "07_rope/trial.h"
 
 #include "common/core/ops.h"
-#include "common/program/progress.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -26,67 +25,35 @@ void trial_randomize(Params *params, const Decoder *model) {
     decoder_randomize(params, model, (DecoderStart){0.5f, std, std, down});
 }
 
-/* One step on `batch` stretches from anywhere in the training text. ids has room for twice
- * batch * length: the inputs and, behind them, the targets. */
-static float train_step(Context *ctx, Params *params, const Decoder *model, const TrialText *text,
-                        const Position *position, const TrialTraining *how, int step, int32_t *ids,
-                        AdamW *adamw, float *norm) {
-    int B = how->batch, T = how->length;
-    int32_t *next = ids + (int64_t)B * T;
-    for (int b = 0; b < B; b++) {
-        double where = rng_uniform(how->seed, (uint64_t)step, (uint64_t)b);
-        const int32_t *from = text->ids + (int64_t)(where * (double)(text->train - T - 1));
-        memcpy(ids + (int64_t)b * T, from, (size_t)T * sizeof *ids);
-        memcpy(next + (int64_t)b * T, from + 1, (size_t)T * sizeof *ids);
-    }
-    float loss;
-    params_zero_grad(params);
-    ctx->recording = true;
-    Tensor *mean_loss =
-        decoder_loss(ctx, model, tensor_copy_in(ctx, "ids", I32, ids, SHAPE(B, T)),
-                     tensor_copy_in(ctx, "targets", I32, next, SHAPE(B, T)), position);
-    tape_backward(ctx, mean_loss);
-    tensor_download(ctx, &loss, mean_loss);
-    const Schedule schedule = {how->steps, how->steps / 10 + 1, 0, how->learning_rate,
-                               how->learning_rate / 10};
-    *norm = adamw_step(adamw, params, schedule_rate(&schedule, step), 1.0f);
-    context_reset(ctx);
-    return loss;
+typedef struct Trainee {
+    const Decoder *model;
+    const Position *position;
+} Trainee;
+
+static Tensor *training_loss(Context *ctx, void *user, Tensor *ids, Tensor *targets,
+                             Tensor **shown) {
+    const Trainee *t = user;
+    (void)shown;
+    return decoder_loss(ctx, t->model, ids, targets, t->position);
 }
 
-int trial_train(Context *ctx, Params *params, const Decoder *model, const TrialText *text,
+int trial_train(Context *ctx, Params *params, const Decoder *model, const CharText *text,
                 const Position *position, const TrialTraining *how, Error *err) {
-    CHECK(text->train > how->length + 1, "trial_train: %lld characters for stretches of %d",
-          (long long)text->train, how->length);
-    AdamW adamw = adamw_defaults();
-    int32_t *ids = must_alloc(2 * (size_t)(how->batch * how->length), sizeof *ids);
-    Progress progress = progress_start(how->label, how->steps);
-    double started = seconds_now(), recent = 0; /* the mean of the last 20 steps or so */
-    int failed = 0;
-    for (int step = 0; step < how->steps; step++) {
-        float norm;
-        float loss = train_step(ctx, params, model, text, position, how, step, ids, &adamw, &norm);
-        failed = !isfinite(loss) || !isfinite(norm);
-        if (failed) {
-            error_set(err, "%s: the loss is %g at step %d; try another --seed", how->label, loss,
-                      step);
-            break;
-        }
-        if (how->losses) how->losses[step] = loss;
-        recent += (loss - recent) * fmax(1.0 / (step + 1), 0.05);
-        progress_update(&progress, step + 1, "loss %.3f  %.0f characters/s", loss,
-                        (step + 1.0) * how->batch * how->length / (seconds_now() - started));
-    }
-    /* Either way: a line that is still open would have the message printed behind its bar. */
-    if (failed)
-        progress_finish(&progress, "and stopped");
-    else
-        progress_finish(&progress, "loss %.3f", recent);
-    free(ids);
-    return failed ? -1 : 0;
+    Rng rng = {.seed = how->seed};
+    Trainee trainee = {model, position};
+    CharTraining training = {.label = how->label,
+                             .schedule = {how->steps, how->steps / 10 + 1, 0, how->learning_rate,
+                                          how->learning_rate / 10},
+                             .batch = how->batch,
+                             .length = how->length,
+                             .rng = &rng,
+                             .losses = how->losses,
+                             .loss = training_loss,
+                             .user = &trainee};
+    return chartrain(ctx, params, text, &training, err);
 }
 
-double trial_perplexity(Context *ctx, const Decoder *model, const TrialText *text,
+double trial_perplexity(Context *ctx, const Decoder *model, const CharText *text,
                         const Position *position, int length, int longest, int windows) {
     enum { CHARACTERS = 8192 }; /* in one pass: enough for two cores, and little memory */
     int64_t first_end = text->train + longest, room = text->count - 1 - first_end;

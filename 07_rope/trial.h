@@ -9,6 +9,7 @@
 #ifndef TRIAL_H
 #define TRIAL_H
 
+#include "03_multihead/chartrain.h"
 #include "05_moe/decoder.h"
 #include "common/core/error.h"
 #include "common/core/optimizer.h"
@@ -26,11 +27,6 @@ void trial_randomize(Params *params, const Decoder *model);
 
 enum { TRIAL_LAST = 32 }; /* characters of a window that are guessed */
 
-typedef struct TrialText {
-    const int32_t *ids;
-    int64_t train, count; /* ids to learn from, and all: what is behind `train` is kept back */
-} TrialText;
-
 typedef struct TrialTraining {
     const char *label; /* for the progress bar */
     int steps, batch, length;
@@ -40,14 +36,14 @@ typedef struct TrialTraining {
 } TrialTraining;
 
 /* AdamW with warm-up and a cosine. -1 and a message when the loss is no number any more. */
-int trial_train(Context *ctx, Params *params, const Decoder *model, const TrialText *text,
+int trial_train(Context *ctx, Params *params, const Decoder *model, const CharText *text,
                 const Position *position, const TrialTraining *how, Error *err);
 
 /*
  * exp of the mean loss at the last TRIAL_LAST characters of `windows` stretches of `length` kept
  * characters. The stretches end at the same places for every length up to `longest`.
  */
-double trial_perplexity(Context *ctx, const Decoder *model, const TrialText *text,
+double trial_perplexity(Context *ctx, const Decoder *model, const CharText *text,
                         const Position *position, int length, int longest, int windows);
 
 #ifdef __cplusplus

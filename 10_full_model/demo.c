@@ -213,12 +213,10 @@ enum { LOSS_COLUMN = 1, MAX_VIO_COLUMN = 7 }; /* of TRAIN_COLUMNS */
 
 static void draw(const Tour *t) {
     chart(t, "training loss against step", LOSS_COLUMN);
-    plot_or_explain("10_full_model/figures/loss.gp", t->train.csv,
-                    "10_full_model/figures/out/loss");
+    plot_or_explain("10_full_model/figures/loss", t->train.csv, NULL);
     chart(t, "how much too much the busiest expert has (MaxVio: 1 is twice its share)",
           MAX_VIO_COLUMN);
-    plot_or_explain("10_full_model/figures/load.gp", t->train.csv,
-                    "10_full_model/figures/out/load");
+    plot_or_explain("10_full_model/figures/load", t->train.csv, NULL);
 }
 
 static void report(const Tour *t) {

@@ -18,7 +18,7 @@ typedef struct Fixture {
     Decoder model;
     Rope rope;
     int32_t ids[COUNT];
-    TrialText text;
+    CharText text;
 } Fixture;
 
 static void set_up(Fixture *f, Device device, DType dtype) {
@@ -38,7 +38,7 @@ static void set_up(Fixture *f, Device device, DType dtype) {
         cr_assert_fail("%s", err.text);
     trial_randomize(&f->params, &f->model);
     for (int i = 0; i < COUNT; i++) f->ids[i] = (i * i + i / 5) % VOCAB;
-    f->text = (TrialText){f->ids, TRAIN, COUNT};
+    f->text = (CharText){.ids = f->ids, .train = TRAIN, .count = COUNT};
 }
 
 static double ask(Fixture *f, int length, int windows) {

@@ -159,10 +159,10 @@ static void report(const Options *o, const TrainResult *r) {
 static void draw(const char *csv, const char *out, bool experts) {
     char path[1100];
     snprintf(path, sizeof path, "%s/loss", out);
-    plot_or_explain("10_full_model/figures/loss.gp", csv, path);
+    plot_or_explain("10_full_model/figures/loss", csv, path);
     if (!experts) return; /* there is no load to draw */
     snprintf(path, sizeof path, "%s/load", out);
-    plot_or_explain("10_full_model/figures/load.gp", csv, path);
+    plot_or_explain("10_full_model/figures/load", csv, path);
 }
 
 /* The model with its first weights. */

@@ -150,7 +150,7 @@ static int run_curve(const DataOptions *b, Error *err) {
     if (csv_close(&csv, err)) return -1;
     text_line_chart("share of pairs found as near duplicates, by their similarity", similarity,
                     found, STEPS + 1, 8, 0);
-    plot_or_explain("10_full_model/figures/minhash.gp", path, "10_full_model/figures/out/minhash");
+    plot_or_explain("10_full_model/figures/minhash", path, NULL);
     return 0;
 }
 

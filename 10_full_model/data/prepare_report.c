@@ -208,8 +208,7 @@ static int show_lengths(const PrepareOptions *o, const PrepareReport *r, Error *
     if (csv_close(&csv, err)) return -1;
     printf("\nTokens of a document:\n");
     text_bars(labels + first, values + first, last - first + 1, "documents");
-    plot_or_explain("10_full_model/figures/lengths.gp", path.text,
-                    file_path(o->out, "lengths").text);
+    plot_or_explain("10_full_model/figures/lengths", path.text, file_path(o->out, "lengths").text);
     return 0;
 }
 

@@ -57,56 +57,48 @@ typedef struct StringList {
     int count;
 } StringList;
 
+#define OPTION_ROW(kind_, name_, letter_, metavar_, place, help_)                         \
+    .kind = kind_, .name = name_, .letter = letter_, .metavar = metavar_, .value = place, \
+    .help = help_
+#define OPTION_IS(type, place) _Generic((place), type * : place)
+
 /* int or int64_t or size_t; float or double; bool or an enum. Other variables do not compile. */
-#define OPT_INT(name_, letter_, metavar_, place, low_, high_, help_, ...)                          \
-    {                                                                                              \
-        .kind = OPTION_INT, .name = name_, .letter = letter_, .metavar = metavar_, .value = place, \
-        .size = _Generic((place), int * : 4, int64_t * : 8, size_t * : 8), .low = low_,            \
-        .high = high_, .help = help_, ##__VA_ARGS__                                                \
+#define OPT_INT(name, letter, metavar, place, low_, high_, help, ...)                        \
+    {                                                                                        \
+        OPTION_ROW(OPTION_INT, name, letter, metavar, place, help),                          \
+            .low = low_, .high = high_,                                                      \
+            .size = _Generic((place), int * : 4, int64_t * : 8, size_t * : 8), ##__VA_ARGS__ \
     }
-#define OPT_FLOAT(name_, letter_, metavar_, place, low_, high_, help_, ...)                \
-    {                                                                                      \
-        .kind = OPTION_FLOAT, .name = name_, .letter = letter_, .metavar = metavar_,       \
-        .value = place, .size = _Generic((place), float * : 4, double * : 8), .low = low_, \
-        .high = high_, .help = help_, ##__VA_ARGS__                                        \
+#define OPT_FLOAT(name, letter, metavar, place, low_, high_, help, ...)                       \
+    {                                                                                         \
+        OPTION_ROW(OPTION_FLOAT, name, letter, metavar, place, help),                         \
+            .low = low_, .high = high_, .size = _Generic((place), float * : 4, double * : 8), \
+            ##__VA_ARGS__                                                                     \
     }
-#define OPT_FLAG(name_, letter_, place, help_, ...)                                         \
+#define OPT_FLAG(name, letter, place, help, ...) \
+    { OPTION_ROW(OPTION_FLAG, name, letter, NULL, OPTION_IS(bool, place), help), ##__VA_ARGS__ }
+#define OPT_STRING(name, letter, metavar, place, help, ...)                                     \
+    {                                                                                           \
+        OPTION_ROW(OPTION_STRING, name, letter, metavar, OPTION_IS(const char *, place), help), \
+            ##__VA_ARGS__                                                                       \
+    }
+#define OPT_CHOICE(name, letter, metavar, place, names_, help, ...)    \
+    {                                                                  \
+        OPTION_ROW(OPTION_CHOICE, name, letter, metavar, place, help), \
+            .size = sizeof *(place), .names = names_, ##__VA_ARGS__    \
+    }
+#define OPT_SEED(name, place, help) \
+    { OPTION_ROW(OPTION_SEED, name, 0, "N", OPTION_IS(uint64_t, place), help) }
+#define OPT_LIST(name, letter, metavar, place, most, help, ...)                             \
     {                                                                                       \
-        .kind = OPTION_FLAG, .name = name_, .letter = letter_,                            \
-     .value = _Generic((place), bool *: place), .help = help_, ##__VA_ARGS__ \
-    }
-#define OPT_STRING(name_, letter_, metavar_, place, help_, ...)                             \
-    {                                                                                       \
-        .kind = OPTION_STRING, .name = name_, .letter = letter_, .metavar = metavar_,     \
-     .value = _Generic((place), const char **: place), .help = help_, ##__VA_ARGS__ \
-    }
-#define OPT_CHOICE(name_, letter_, metavar_, place, names_, help_, ...)                        \
-    {                                                                                          \
-        .kind = OPTION_CHOICE, .name = name_, .letter = letter_, .metavar = metavar_,          \
-        .value = place, .size = sizeof *(place), .names = names_, .help = help_, ##__VA_ARGS__ \
-    }
-#define OPT_SEED(name_, place, help_)                       \
-    {                                                       \
-        .kind = OPTION_SEED, .name = name_, .metavar = "N", \
-        .value = _Generic((place), uint64_t *               \
-                          : place),                         \
-        .help = help_                                       \
-    }
-#define OPT_LIST(name_, letter_, metavar_, place, most, help_, ...)                 \
-    {                                                                               \
-        .kind = OPTION_LIST, .name = name_, .letter = letter_, .metavar = metavar_, \
-        .value = _Generic((place), StringList *                                     \
-                          : place),                                                 \
-        .high = most, .help = help_, ##__VA_ARGS__                                  \
+        OPTION_ROW(OPTION_LIST, name, letter, metavar, OPTION_IS(StringList, place), help), \
+            .high = most, ##__VA_ARGS__                                                     \
     }
 #define OPT_WORDS(metavar_, place) \
     { .kind = OPTION_WORDS, .metavar = metavar_, .value = _Generic((place), StringList * : place) }
 /* `function` gets the place, the flag's text (NULL if metavar is: it takes none) and an Error. */
-#define OPT_CALL(name_, letter_, metavar_, place, function, help_, ...)             \
-    {                                                                               \
-        .kind = OPTION_CALL, .name = name_, .letter = letter_, .metavar = metavar_, \
-        .value = place, .call = function, .help = help_, ##__VA_ARGS__              \
-    }
+#define OPT_CALL(name, letter, metavar, place, function, help, ...) \
+    { OPTION_ROW(OPTION_CALL, name, letter, metavar, place, help), .call = function, ##__VA_ARGS__ }
 #define OPT_HEAD(title) \
     { .kind = OPTION_HEAD, .help = title }
 #define OPT_TABLE(rows) \

@@ -3,6 +3,7 @@
 #include "common/program/plot.h"
 
 #include "common/files/files.h"
+#include "common/files/machine.h"
 #include "common/files/process.h"
 
 #include <stdio.h>
@@ -73,8 +74,13 @@ int plot_script(const char *script_path, const char *csv_path, const char *out_p
     return status ? status : draw(script, csv, out, "png", err);
 }
 
-void plot_or_explain(const char *script, const char *csv_path, const char *out_path) {
+void plot_or_explain(const char *figure, const char *csv_path, const char *out_path) {
     Error err;
+    char script[PATH_SIZE], out[PATH_SIZE];
+    const char *slash = strrchr(figure, '/');
+    snprintf(script, sizeof script, "%s.gp", figure);
+    snprintf(out, sizeof out, "%.*s/out%s", (int)(slash - figure), figure, slash);
+    if (!out_path) out_path = out;
     int status = plot_script(script, csv_path, out_path, &err);
     if (status == 0)
         printf("chart: %s.svg (and .png)\n", out_path);
@@ -84,4 +90,18 @@ void plot_or_explain(const char *script, const char *csv_path, const char *out_p
                csv_path);
     else
         printf("chart: none: %s\n", err.text);
+}
+
+Csv figure_open(const Context *ctx, const char *csv_path, const char *columns) {
+    Csv csv;
+    Error err;
+    if (csv_open(&csv, csv_path, columns, device_describe(ctx).text, ctx->rng.seed, &err))
+        fatal("%s", err.text);
+    return csv;
+}
+
+void figure_close(Csv *csv, const char *figure) {
+    Error err;
+    if (csv_close(csv, &err)) fatal("%s", err.text);
+    if (figure) plot_or_explain(figure, csv->path, NULL);
 }

@@ -11,7 +11,8 @@
 #ifndef COMMON_PLOT_H
 #define COMMON_PLOT_H
 
-#include "common/core/error.h"
+#include "common/core/context.h"
+#include "common/files/csv.h"
 
 #include <stdint.h>
 
@@ -22,8 +23,18 @@
  */
 int plot_script(const char *script, const char *csv_path, const char *out_path, Error *err);
 
-/* plot_script for demos: prints "chart: PATH.svg" or why there is none. */
-void plot_or_explain(const char *script, const char *csv_path, const char *out_path);
+/*
+ * For demos: draws a lesson's figure "CHAPTER/figures/NAME", by NAME.gp, into out_path (NULL:
+ * CHAPTER/figures/out/NAME) and prints "chart: PATH.svg", or why there is none.
+ */
+void plot_or_explain(const char *figure, const char *csv_path, const char *out_path);
+
+/*
+ * The CSV that a figure is drawn from, and, when all its rows are there, the figure (NULL: none).
+ * What cannot be written ends the program with a message.
+ */
+Csv figure_open(const Context *ctx, const char *csv_path, const char *columns);
+void figure_close(Csv *csv, const char *figure);
 
 /*
  * A heat map of rows x cols numbers from 0 up to stdout, one cell two characters wide: the fuller,

@@ -107,10 +107,7 @@ void text_heat_map(const float *values, int rows, int cols, const char *const *r
         for (int c = 0; c < cols; c++) {
             /* Labels end at the map, so that short ones stand next to their column. */
             int skip = deep - label_width(col_labels[c]);
-            if (line < skip)
-                putchar(' ');
-            else
-                print_nth(col_labels[c], line - skip);
+            print_nth(line < skip ? "" : col_labels[c], line - skip);
             putchar(' ');
         }
         putchar('\n');
@@ -160,13 +157,6 @@ void text_bars(const char *const *labels, const double *values, int count, const
 
 /* ---- curve ---- */
 
-/* Is point i drawn, and how high does it stand? */
-static int point_height(double y, int log_y, double *height) {
-    if (!isfinite(y) || (log_y && y <= 0)) return 0;
-    *height = log_y ? log10(y) : y;
-    return 1;
-}
-
 /*
  * The curve at each column: the mean of the points in it, else the straight line between the last
  * point before and the first one behind. NaN where there is nothing. Returns the number of points
@@ -176,10 +166,9 @@ static int sample_columns(double *column, const double *x, const double *y, int 
     double sums[CHART_WIDTH] = {0}, first = x[0], span = x[count - 1] - x[0];
     int points[CHART_WIDTH] = {0}, used = 0;
     for (int i = 0; i < count; i++) {
-        double height;
-        if (!point_height(y[i], log_y, &height)) continue;
+        if (!isfinite(y[i]) || (log_y && y[i] <= 0)) continue;
         int c = span > 0 ? (int)((x[i] - first) / span * (CHART_WIDTH - 1) + 0.5) : 0;
-        sums[c] += height;
+        sums[c] += log_y ? log10(y[i]) : y[i];
         points[c]++;
         used++;
     }
