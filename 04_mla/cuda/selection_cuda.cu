@@ -29,8 +29,7 @@ extern "C" void selected_mask_cuda(Gpu *gpu, DType dtype, uint8_t *mask, const i
                                    SelectedShape s) {
     (void)dtype; /* a mask has bytes, whatever the activations are */
     unsigned rows = (unsigned)s.attention.batch * (unsigned)s.attention.q_len;
-    mask_kernel<<<rows, 256, 0, gpu->stream>>>(mask, selected, s);
-    LAUNCH_CHECK();
+    gpu_launch(gpu, mask_kernel, rows, 256, 0, mask, selected, s);
 }
 
 static __device__ __forceinline__ int64_t at(const HeadStrides &strides, int b, int t, int h) {
