@@ -11,7 +11,6 @@
 #include "01_self_attention/softmax.h"
 #include "common/core/cpu_matmul.h"
 #include "common/core/ops.h"
-#include "common/files/machine.h"
 #include "common/program/plot.h"
 
 #include <math.h>

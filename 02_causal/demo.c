@@ -238,8 +238,8 @@ int main(int argc, char **argv) {
     decode_from_cache(&ctx, 200, 4, 64);
     context_free(&ctx);
 
-    Error
-        err; /* section 4 times the CPU's kernels, whatever --device says; `bench` has the GPU's */
+    /* section 4 times the CPU's kernels, whatever --device says; `bench` has the GPU's */
+    Error err;
     if (context_init(&ctx, CPU, F32, common.seed, &err)) fatal("%s", err.text);
     time_and_memory(&ctx, max_tokens, common.csv);
     context_free(&ctx);

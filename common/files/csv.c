@@ -35,13 +35,7 @@ int csv_open(Csv *csv, const char *path, const char *columns, const char *device
              Error *err) {
     *csv = (Csv){0};
     if (project_path(csv->path, sizeof csv->path, path, err)) return -1;
-    char directory[sizeof csv->path];
-    memcpy(directory, csv->path, sizeof directory);
-    char *slash = strrchr(directory, '/');
-    if (slash && slash != directory) {
-        *slash = 0;
-        if (make_directories(directory, err)) return -1;
-    }
+    if (make_directories_above(csv->path, err)) return -1;
     csv->stream = fopen(csv->path, "w");
     if (!csv->stream) return error_set(err, "cannot write %s: %s", csv->path, strerror(errno));
 

@@ -183,10 +183,10 @@ static int make_directory(const char *path, Error *err) {
     return error_set(err, "cannot create the directory %s: %s", path, strerror(code));
 }
 
-int make_directories(const char *path, Error *err) {
+int make_directories_above(const char *path, Error *err) {
     char part[PATH_MAX];
     size_t length = strlen(path);
-    if (length == 0) return 0; /* the directory of "file" is here */
+    if (length == 0) return 0;
     if (length >= sizeof part) return error_set(err, "the path %.80s... is too long", path);
     memcpy(part, path, length + 1);
     for (char *slash = strchr(part + 1, '/'); slash; slash = strchr(slash + 1, '/')) {
@@ -194,7 +194,12 @@ int make_directories(const char *path, Error *err) {
         if (make_directory(part, err) < 0) return -1;
         *slash = '/';
     }
-    return make_directory(part, err);
+    return 0;
+}
+
+int make_directories(const char *path, Error *err) {
+    if (!*path) return 0; /* the directory of "file" is here */
+    return make_directories_above(path, err) ? -1 : make_directory(path, err);
 }
 
 int project_path(char *buffer, size_t size, const char *path, Error *err) {

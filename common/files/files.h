@@ -54,6 +54,8 @@ PathText file_path(const char *directory, const char *name);
 
 /* Creates a directory and its parents; an existing one is fine. */
 int make_directories(const char *path, Error *err);
+/* The one that a file of this path is to lie in, and its parents. */
+int make_directories_above(const char *path, Error *err);
 
 /*
  * Programs write the paths of the project's own files from its root ("02_causal/figures/out").

@@ -23,15 +23,6 @@ static void assign(char *program, size_t size, const char *name, const char *tex
     snprintf(program + used, size - used, "'; ");
 }
 
-static int make_directory_of(const char *path, Error *err) {
-    char directory[PATH_SIZE];
-    snprintf(directory, sizeof directory, "%s", path);
-    char *slash = strrchr(directory, '/');
-    if (!slash || slash == directory) return 0;
-    *slash = 0;
-    return make_directories(directory, err);
-}
-
 /* One picture. kind: "svg" or "png". */
 static int draw(const char *script, const char *csv_path, const char *out_path, const char *kind,
                 Error *err) {
@@ -69,7 +60,7 @@ int plot_script(const char *script_path, const char *csv_path, const char *out_p
     if (access(script, R_OK) != 0)
         return error_set(
             err, "no figure script %s here: start the program in the repository's root", script);
-    if (make_directory_of(out, err)) return -1;
+    if (make_directories_above(out, err)) return -1;
     int status = draw(script, csv, out, "svg", err);
     return status ? status : draw(script, csv, out, "png", err);
 }
