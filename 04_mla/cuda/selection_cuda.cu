@@ -123,8 +123,8 @@ extern "C" void selected_forward_cuda(Gpu *gpu, DType dtype, void *o, float *lse
           MLA_DECODE_MAX_WIDTH);
     unsigned blocks = (unsigned)ceil_div((int64_t)a->batch * a->heads * a->q_len, WARPS);
     DTYPE_SWITCH(dtype, T,
-                 selected_forward_kernel<T><<<blocks, 32 * WARPS, 0, gpu->stream>>>(
-                     (T *)o, lse, (const T *)q, (const T *)k, (const T *)v, mask, s));
+                 gpu_launch(gpu, selected_forward_kernel<T>, blocks, 32 * WARPS, 0, o, lse, q, k, v,
+                            mask, s));
 }
 
 /* What the gradients need of one side: rows of d_o, o, q, k and v, and what they have in common. */
@@ -192,10 +192,10 @@ static void backward(Gpu *gpu, T *dq, int add_q, T *dk, int add_k, T *dv, int ad
     unsigned queries = (unsigned)ceil_div(heads * a.q_len, WARPS);
     unsigned keys = (unsigned)ceil_div(heads * a.kv_len, WARPS);
     if (dq)
-        selected_query_gradient_kernel<T><<<queries, 32 * WARPS, 0, gpu->stream>>>(dq, add_q, g);
+        gpu_launch(gpu, selected_query_gradient_kernel<T>, queries, 32 * WARPS, 0, dq, add_q, g);
     if (dk || dv)
-        selected_key_gradient_kernel<T>
-            <<<keys, 32 * WARPS, 0, gpu->stream>>>(dk, add_k, dv, add_v, g);
+        gpu_launch(gpu, selected_key_gradient_kernel<T>, keys, 32 * WARPS, 0, dk, add_k, dv, add_v,
+                   g);
 }
 
 extern "C" void selected_backward_cuda(Gpu *gpu, DType dtype, void *dq, int add_q, void *dk,

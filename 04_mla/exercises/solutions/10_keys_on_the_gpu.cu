@@ -18,6 +18,5 @@ extern "C" void mla_keys_cuda(Gpu *gpu, DType dtype, void *k, const void *kv, co
                               int64_t rows, MlaShape s) {
     int64_t count = rows * s.heads * (s.nope + s.rope);
     DTYPE_SWITCH(dtype, T,
-                 keys<T><<<(unsigned)ceil_div(count, 256), 256, 0, gpu->stream>>>(
-                     (T *)k, (const T *)kv, (const T *)k_rope, rows, s));
+                 gpu_launch(gpu, keys<T>, ceil_div(count, 256), 256, 0, k, kv, k_rope, rows, s));
 }
