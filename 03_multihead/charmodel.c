@@ -13,26 +13,6 @@
 
 static const float NORM_EPS = 1e-6f;
 
-Alphabet alphabet_of(const char *text, size_t bytes) {
-    Alphabet a = {0};
-    bool seen[256] = {false};
-    for (size_t i = 0; i < bytes; i++) seen[(uint8_t)text[i]] = true;
-    for (int b = 0; b < 256; b++) {
-        a.id[b] = seen[b] ? a.size : -1;
-        if (seen[b]) a.byte[a.size++] = (uint8_t)b;
-    }
-    return a;
-}
-
-int32_t *alphabet_encode(const Alphabet *alphabet, const char *text, size_t bytes) {
-    int32_t *ids = must_alloc(bytes, sizeof *ids);
-    for (size_t i = 0; i < bytes; i++) {
-        ids[i] = alphabet->id[(uint8_t)text[i]];
-        CHECK(ids[i] >= 0, "alphabet_encode: byte %d is not in the alphabet", (uint8_t)text[i]);
-    }
-    return ids;
-}
-
 int charmodel_init(CharModel *model, Params *params, const CharModelConfig *cfg, Error *err) {
     if (multihead_check(&cfg->attention, err)) return -1;
     if (cfg->num_hidden_layers < 1 || cfg->num_hidden_layers > CHARMODEL_MAX_LAYERS)

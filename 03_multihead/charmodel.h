@@ -22,21 +22,6 @@
 extern "C" {
 #endif
 
-/* ---- characters ---- */
-
-typedef struct Alphabet {
-    int size;
-    int32_t id[256];   /* of a byte; -1 when the text does not have it */
-    uint8_t byte[256]; /* of an id */
-} Alphabet;
-
-Alphabet alphabet_of(const char *text, size_t bytes);
-
-/* The text's ids, for the caller to free(); every byte of it must be in the alphabet. */
-int32_t *alphabet_encode(const Alphabet *alphabet, const char *text, size_t bytes);
-
-/* ---- the model ---- */
-
 enum { CHARMODEL_MAX_LAYERS = 8 };
 
 typedef struct CharModelConfig {

@@ -5,8 +5,8 @@
 #ifndef CHARTRAIN_H
 #define CHARTRAIN_H
 
-#include "03_multihead/chartext.h"
 #include "common/core/optimizer.h"
+#include "common/text/chartext.h"
 
 #ifdef __cplusplus
 extern "C" {

@@ -3,7 +3,6 @@
  * character model that the demo watches.
  */
 #include "03_multihead/charmodel.h"
-#include "03_multihead/chartext.h"
 #include "03_multihead/heads.h"
 
 #include "common/program/testing.h"
@@ -197,19 +196,6 @@ DEVICE_TEST(charmodel, learns_a_rhyme) {
     cr_assert(first > 1.0f && last < 0.1f, "the loss went from %g to %g", first, last);
 }
 
-Test(charmodel, alphabet) {
-    Alphabet a = alphabet_of("banana\xff", 7);
-    cr_assert_eq(a.size, 4);
-    cr_assert_eq(a.id['a'], 0);
-    cr_assert_eq(a.id['n'], 2);
-    cr_assert_eq(a.id[0xff], 3);
-    cr_assert_eq(a.id['x'], -1);
-    for (int i = 0; i < a.size; i++) cr_assert_eq(a.id[a.byte[i]], i);
-    int32_t *ids = alphabet_encode(&a, "nab\xff", 4);
-    for (int i = 0; i < 4; i++)
-        cr_assert_eq(ids[i], a.id[(uint8_t) "nab\xff"[i]], "byte %d became %d", i, ids[i]);
-}
-
 Test(charmodel, a_wrong_config_is_named) {
     Context ctx = test_context(CPU, F32);
     Params params;
@@ -227,29 +213,4 @@ Test(charmodel, a_wrong_config_is_named) {
     cfg = small;
     cfg.attention.num_key_value_heads = 3;
     cr_assert_eq(charmodel_init(&model, &params, &cfg, &err), -1);
-}
-
-/* ---- the demo's text ---- */
-
-/* From the program `bible` or built in: it begins with the beginning and has no verse numbers. */
-Test(chartext, genesis) {
-    CharText text;
-    Error err = {0};
-    cr_assert(chartext_load(&text, NULL, 4000, &err) == 0, "%s", err.text);
-    cr_assert(strncmp(text.data, "In the beginning God created", 28) == 0, "%.40s", text.data);
-    cr_assert_eq(strlen(text.data), text.size);
-    cr_assert(strstr(text.data, "the earth. And the earth"), "verses are not joined by one blank");
-    for (size_t i = 0; i < text.size; i++)
-        cr_assert(text.data[i] < '0' || text.data[i] > '9', "a digit in %.20s", text.data + i);
-}
-
-Test(chartext, what_is_wrong_is_named) {
-    CharText text;
-    Error err = {0};
-    cr_assert_eq(chartext_load(&text, "no/such/text.txt", 10, &err), -1);
-    cr_assert(strstr(err.text, "no/such/text.txt"), "it says: %s", err.text);
-    cr_assert_eq(chartext_load(&text, "common", 10, &err), -1); /* a directory */
-    cr_assert_eq(chartext_load(&text, "/dev/null", 10, &err), -1);
-    cr_assert_eq(chartext_load(&text, "LICENSE", 1 << 24, &err), -1);
-    cr_assert(strstr(err.text, "needs at least 16777216"), "it says: %s", err.text);
 }

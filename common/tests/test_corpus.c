@@ -1,9 +1,13 @@
 /*
- * Texts as windows of ids: what cannot be learned from, and who may see what.
+ * Texts as windows of ids: what cannot be learned from, and who may see what. And the demos' texts,
+ * by characters.
  */
 #include "common/program/testing.h"
 #include "common/tests/test_scratch.h"
+#include "common/text/chartext.h"
 #include "common/text/corpus.h"
+
+#include <string.h>
 
 Test(corpus, texts_that_cannot_be_learned_from) {
     Error err = {0};
@@ -42,4 +46,42 @@ Test(corpus, windows_stay_in_their_part) {
     corpus_batch(&corpus, 1, 5, 1, 16, again, ignored);
     corpus_batch(&corpus, 1, 4, 2, 16, inputs, targets);
     cr_assert(!memcmp(again, inputs + 16, sizeof again), "window 5 is window 5 in any batch");
+}
+
+/* ---- the demos' text ---- */
+
+/* From the program `bible` or built in: it begins with the beginning and has no verse numbers. */
+Test(chartext, genesis) {
+    CharText text;
+    Error err = {0};
+    cr_assert(chartext_load(&text, NULL, 4000, &err) == 0, "%s", err.text);
+    cr_assert(strncmp(text.data, "In the beginning God created", 28) == 0, "%.40s", text.data);
+    cr_assert_eq(strlen(text.data), text.size);
+    cr_assert(strstr(text.data, "the earth. And the earth"), "verses are not joined by one blank");
+    for (size_t i = 0; i < text.size; i++)
+        cr_assert(text.data[i] < '0' || text.data[i] > '9', "a digit in %.20s", text.data + i);
+}
+
+Test(chartext, what_is_wrong_is_named) {
+    CharText text;
+    Error err = {0};
+    cr_assert_eq(chartext_load(&text, "no/such/text.txt", 10, &err), -1);
+    cr_assert(strstr(err.text, "no/such/text.txt"), "it says: %s", err.text);
+    cr_assert_eq(chartext_load(&text, "common", 10, &err), -1); /* a directory */
+    cr_assert_eq(chartext_load(&text, "/dev/null", 10, &err), -1);
+    cr_assert_eq(chartext_load(&text, "LICENSE", 1 << 24, &err), -1);
+    cr_assert(strstr(err.text, "needs at least 16777216"), "it says: %s", err.text);
+}
+
+Test(chartext, alphabet) {
+    CharText text;
+    Error err = {0};
+    Scratch scratch = scratch_open();
+    const char *path = scratch_write(&scratch, "banana.txt", "banana\xff", 7);
+    cr_assert(chartext_load(&text, path, 7, &err) == 0, "%s", err.text);
+    const Alphabet *a = &text.alphabet;
+    cr_assert(a->size == 4 && a->id['a'] == 0 && a->id['n'] == 2 && a->id[0xff] == 3);
+    cr_assert_eq(a->id['x'], -1);
+    for (int i = 0; i < a->size; i++) cr_assert_eq(a->id[a->byte[i]], i);
+    for (int i = 0; i < 7; i++) cr_assert_eq(a->byte[text.ids[i]], (uint8_t)text.data[i]);
 }

@@ -1,7 +1,7 @@
 /*
  * The text that the demo learns: a file, the program `bible`, or what is built in.
  */
-#include "03_multihead/chartext.h"
+#include "common/text/chartext.h"
 
 #include "common/core/memory.h"
 #include "common/files/files.h"
@@ -117,6 +117,17 @@ static void from_passage(CharText *text) {
     }
 }
 
+static Alphabet alphabet_of(const char *text, size_t bytes) {
+    Alphabet a = {0};
+    bool seen[256] = {false};
+    for (size_t i = 0; i < bytes; i++) seen[(uint8_t)text[i]] = true;
+    for (int b = 0; b < 256; b++) {
+        a.id[b] = seen[b] ? a.size : -1;
+        if (seen[b]) a.byte[a.size++] = (uint8_t)b;
+    }
+    return a;
+}
+
 int chartext_load(CharText *text, const char *path, int least, Error *err) {
     *text = (CharText){0};
     if (path) {
@@ -144,7 +155,9 @@ int chartext_load(CharText *text, const char *path, int least, Error *err) {
     text->count = (int64_t)text->size;
     text->train = text->count - text->count / 20;
     text->alphabet = alphabet_of(text->data, text->size);
-    text->ids = alphabet_encode(&text->alphabet, text->data, text->size);
+    text->ids = must_alloc(text->size, sizeof *text->ids);
+    for (size_t i = 0; i < text->size; i++)
+        text->ids[i] = text->alphabet.id[(uint8_t)text->data[i]];
     return 0;
 }
 

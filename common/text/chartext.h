@@ -1,12 +1,18 @@
 /*
- * The text that the demo learns: a file that the user names, else Genesis as the program `bible`
- * prints it (package bible-kjv), else the first chapter of it, which is built in. So the demo
- * runs anywhere.
+ * The text that a demo learns, as characters: each byte that it has is a token. A file that the
+ * user names, else Genesis as the program `bible` prints it (package bible-kjv), else the first
+ * chapter of it, which is built in. So a demo runs anywhere.
  */
 #ifndef CHARTEXT_H
 #define CHARTEXT_H
 
-#include "03_multihead/charmodel.h"
+#include "common/core/context.h"
+
+typedef struct Alphabet {
+    int size;
+    int32_t id[256];   /* of a byte; -1 when the text does not have it */
+    uint8_t byte[256]; /* of an id */
+} Alphabet;
 
 typedef struct CharText {
     char *data; /* terminated */
