@@ -62,6 +62,26 @@ Test(chartext, genesis) {
         cr_assert(text.data[i] < '0' || text.data[i] > '9', "a digit in %.20s", text.data + i);
 }
 
+/* Targets are the characters behind the ids; what is kept for validation is never trained on. */
+Test(chartext, batches_are_stretches_of_their_part) {
+    enum { COUNT = 400, TRAIN = 300, B = 7, T = 20 };
+    int32_t places[COUNT];
+    for (int i = 0; i < COUNT; i++) places[i] = i;
+    CharText text = {.ids = places, .train = TRAIN, .count = COUNT};
+    Context ctx = test_context(CPU, F32);
+    Tensor *ids, *targets;
+    for (int round = 0; round < 40; round++) {
+        bool kept = round % 2;
+        chartext_batch(&text, &ctx, kept ? NULL : &ctx.rng, B, T, &ids, &targets);
+        const int32_t *id = ids->data, *target = targets->data;
+        for (int i = 0; i < B * T; i++)
+            check_all(id[i] == id[i / T * T] + i % T, target[i] == id[i] + 1);
+        for (int b = 0; b < B; b++)
+            check_all(id[b * T] >= (kept ? TRAIN : 0),
+                      target[b * T + T - 1] < (kept ? COUNT : TRAIN));
+    }
+}
+
 Test(chartext, what_is_wrong_is_named) {
     CharText text;
     Error err = {0};

@@ -456,6 +456,26 @@ Test(bench, repeats_and_orders) {
     check_all(time.min >= 0, time.min <= time.median);
 }
 
+static int never(Context *ctx, const void *work) {
+    (void)ctx, (void)work;
+    return 0;
+}
+
+/* What is for another device, too slow at this size, or says no itself is passed over. */
+Test(bench, rungs_that_run_here) {
+    const BenchRung rungs[] = {
+        {"other", CUDA, 100, count_call, NULL}, {"slow", CPU, 9, count_call, NULL},
+        {"first", CPU, 10, count_call, NULL},   {"no", CPU, 100, count_call, never},
+        {"last", CPU, 100, count_call, NULL},   {0}};
+    Context ctx = test_context(CPU, F32);
+    Bench bench = {.ctx = &ctx};
+    const BenchRung *rung = bench_rung(&bench, rungs, 10, NULL);
+    cr_assert_eq(rung, &rungs[2]);
+    rung = bench_rung(&bench, rung + 1, 10, NULL);
+    cr_assert_eq(rung, &rungs[4]);
+    cr_assert_null(bench_rung(&bench, rung + 1, 10, NULL));
+}
+
 Test(bench, fill_covers_every_element) {
     Context ctx;
     Error err = {""};
