@@ -49,7 +49,7 @@ LISTED = {
     ],
     "10_full_model/figures/measured_cuda.csv": [
         f"10_full_model/bench {GPU} {STEP}",
-        f"tools/peers/train_step.py {GPU} {STEP}",
+        f"tools/peers/train_step.py {GPU} {STEP} --experts grouped_mm",
     ],
     "02_causal/figures/measured_cpu.csv": [
         "02_causal/bench --seconds 0.5",

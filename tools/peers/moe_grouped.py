@@ -11,7 +11,7 @@ from table import Table
 TOKENS, TOP_K = 8192, 8
 
 # The shapes of 05_moe/bench_grouped.c: experts, in, out.
-SHAPES = [(64, 2048, 1024), (8, 512, 1024), (64, 7168, 4096), (256, 2048, 1024)] + [
+SHAPES = [(64, 2048, 1024), (8, 512, 1024), (8, 512, 512), (64, 7168, 4096), (256, 2048, 1024)] + [
     (experts, *pair)
     for experts in (64, 256)
     for hidden in (2048, 7168)
