@@ -195,6 +195,7 @@ static int train(Demo *d, Run *run, Error *err) {
     int steps = d->options.steps;
     DecoderConfig cfg = config_of(d, run->balance);
     Trainee t = {.demo = d, .run = run, .training = training_of(d, run->balance)};
+    if (block_training_check(&t.training, &cfg.block, err)) return -1;
     Params params;
     d->ctx.rng = (Rng){.seed = d->options.common.seed};
     params_init(&params, &d->ctx);
@@ -300,7 +301,7 @@ static void show_experts(Demo *d) {
         for (int k = 0; k < KIND_COUNT; k++) map[e * KIND_COUNT + k] = (float)share[k][e];
     }
     printf("\n   By kind of character: where a kind's choices go\n\n");
-    text_heat_map(map, experts, KIND_COUNT, labels, kind_names);
+    text_heat_map(map, experts, KIND_COUNT, labels, specialty_kind_names);
     printf(
         "\n   How much a token's kind says about its expert (0 nothing, 1 everything): %.2f; left "
         "alone: %.2f\n",
@@ -308,7 +309,7 @@ static void show_experts(Demo *d) {
     Csv csv = figure_open(&d->ctx, OUT "kinds.csv", "expert,kind,name,share");
     for (int e = 0; e < experts; e++)
         for (int k = 0; k < KIND_COUNT; k++)
-            csv_row(&csv, "%d,%d,%s,%.4f", e, k, kind_names[k], share[k][e]);
+            csv_row(&csv, "%d,%d,%s,%.4f", e, k, specialty_kind_names[k], share[k][e]);
     figure_close(&csv, "05_moe/figures/kinds");
     printf("\n");
 }

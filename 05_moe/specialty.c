@@ -9,9 +9,10 @@
 #include <stdbool.h>
 #include <string.h>
 
-const char *const kind_names[KIND_COUNT] = {"space", "vowel", "consonant", "capital", "other"};
+const char *const specialty_kind_names[KIND_COUNT] = {"space", "vowel", "consonant", "capital",
+                                                      "other"};
 
-CharKind kind_of(uint8_t byte) {
+CharKind specialty_kind(uint8_t byte) {
     if (byte == ' ') return SPACE;
     if (byte >= 'A' && byte <= 'Z') return CAPITAL;
     if (byte < 'a' || byte > 'z') return OTHER;
@@ -41,7 +42,7 @@ static void count_kinds(const Specialty *s, double count[KIND_COUNT][SPECIALTY_M
     memset(count, 0, sizeof(double) * KIND_COUNT * SPECIALTY_MAX_EXPERTS);
     memset(total, 0, sizeof(double) * KIND_COUNT);
     for (int c = 0; c < 256; c++) {
-        CharKind kind = kind_of((uint8_t)c);
+        CharKind kind = specialty_kind((uint8_t)c);
         for (int e = 0; e < s->experts; e++) count[kind][e] += s->chosen[c][e];
         total[kind] += total_of(s, c);
     }

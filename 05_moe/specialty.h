@@ -16,8 +16,8 @@ enum { SPECIALTY_MAX_EXPERTS = 64 };
 typedef enum CharKind { SPACE, VOWEL, CONSONANT, CAPITAL, OTHER, KIND_COUNT } CharKind;
 
 /* "space", "vowel", ... */
-extern const char *const kind_names[KIND_COUNT];
-CharKind kind_of(uint8_t byte);
+extern const char *const specialty_kind_names[KIND_COUNT];
+CharKind specialty_kind(uint8_t byte);
 
 typedef struct Specialty {
     int experts;

@@ -3,9 +3,12 @@
 #include "common/program/testing.h"
 
 Test(specialty, kinds) {
-    check_all(kind_of(' ') == SPACE, kind_of('e') == VOWEL, kind_of('z') == CONSONANT);
-    check_all(kind_of('A') == CAPITAL, kind_of('Z') == CAPITAL, kind_of(',') == OTHER);
-    check_all(kind_of('\n') == OTHER, kind_of(0) == OTHER, kind_of(0xc3) == OTHER);
+    check_all(specialty_kind(' ') == SPACE, specialty_kind('e') == VOWEL,
+              specialty_kind('z') == CONSONANT);
+    check_all(specialty_kind('A') == CAPITAL, specialty_kind('Z') == CAPITAL,
+              specialty_kind(',') == OTHER);
+    check_all(specialty_kind('\n') == OTHER, specialty_kind(0) == OTHER,
+              specialty_kind(0xc3) == OTHER);
 }
 
 /* Vowels to expert 0, all else to expert 1: half the choices are explained entirely. */
@@ -13,7 +16,7 @@ Test(specialty, an_expert_for_vowels) {
     static Specialty s = {.experts = 2};
     const char *text = "aeio bcd";
     for (int i = 0; text[i]; i++) {
-        int32_t expert = kind_of((uint8_t)text[i]) == VOWEL ? 0 : 1;
+        int32_t expert = specialty_kind((uint8_t)text[i]) == VOWEL ? 0 : 1;
         specialty_add(&s, (uint8_t)text[i], &expert, 1);
     }
     cr_assert_float_eq(specialty_share(&s, 0), 0.5, 1e-12);

@@ -211,6 +211,22 @@ DEVICE_TEST(train, a_step_takes_any_objective) {
     cr_assert(!memcmp(weights[0], weights[1], (size_t)count * sizeof(float)));
 }
 
+/* Settings of a step are looked at before it, and leave the model's own alone. */
+Test(train, settings_of_the_step_are_checked_and_stay_there) {
+    World w;
+    world_init(&w, CPU, F32);
+    Error err = {0};
+    TrainResult result;
+    BlockConfig before = w.model.decoder.cfg.block;
+    w.options.schedule.steps = 1;
+    w.options.dropout = 1;
+    cr_assert_eq(train_run(&w.model, &w.source, &w.options, &result, &err), -1);
+    cr_assert(strstr(err.text, "dropout"), "%s", err.text);
+    w.options.dropout = 0.5f;
+    must(train_run(&w.model, &w.source, &w.options, &result, &err), &err);
+    cr_assert(!memcmp(&before, &w.model.decoder.cfg.block, sizeof before));
+}
+
 /* Counted from the weights that are there, as config.c counts without any. */
 Test(train, operations_of_a_token) {
     for (int tied = 0; tied < 2; tied++) {

@@ -280,7 +280,8 @@ int train_run(Model *model, const TokenSource *source, const TrainOptions *o, Tr
     *result = (TrainResult){.validation_loss = NAN, .loss = NAN};
     double started = seconds_now();
 
-    int status = open_run(&run, err);
+    int status = block_training_check(&run.objective.training, &model->decoder.cfg.block, err);
+    if (!status) status = open_run(&run, err);
     if (!status) {
         result->steps = result->resumed_from = run.state.adamw.step;
         struct sigaction old[CAUGHT];
