@@ -2,7 +2,7 @@
  * The model timed as a whole: a training step, and decoding from the cache, as shares of what the
  * machine can do.
  */
-#include "10_full_model/generate/decode_graph.h"
+#include "05_moe/decode_graph.h"
 #include "10_full_model/train/train.h"
 
 #include "common/core/ops.h"
@@ -74,7 +74,8 @@ static void decoding_init(Decoding *d, Work *w, int batch) {
     *d = (Decoding){.work = w, .prompt = w->context - steps, .steps = steps};
     d->tokens = must_alloc((size_t)steps * (size_t)batch, sizeof *d->tokens);
     if (model_cache_init(&w->model, &d->cache, batch, w->context, &err) ||
-        decode_graph_init(&d->graph, &w->model, &d->cache, &err) ||
+        decode_graph_init(&d->graph, ctx, &w->model.decoder, model_position(&w->model), &d->cache,
+                          &err) ||
         model_cache_reserve(&w->model, &d->cache, d->prompt, &err))
         fatal("%s", err.text);
     Tensor *prompt = tensor_copy_in(ctx, "ids", I32, w->ids, SHAPE(batch, d->prompt));

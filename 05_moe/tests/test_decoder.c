@@ -1,8 +1,9 @@
 /*
  * The decoder, with learned places: its loss is what its parts add up to, it learns, and it cannot
- * see the future. With positions and caches it is tested by chapters 07 and 10.
+ * see the future. With positions and caches it is tested by chapters 07 and 10. And ids drawn from
+ * it.
  */
-#include "05_moe/decoder.h"
+#include "05_moe/decoder_generate.h"
 
 #include "common/program/testing.h"
 
@@ -105,4 +106,73 @@ Test(decoder, a_wrong_config_is_named) {
     cfg = config(), cfg.block.moe.router.num_experts_per_tok = 5;
     cr_assert(decoder_check(&cfg, &err) == -1);
     cr_assert(strstr(err.text, "num_experts_per_tok is 5"), "%s", err.text);
+}
+
+/* ---- drawn ids ---- */
+
+enum { SEQUENCES = 3, NEW = 9 };
+
+/* Log-probabilities are those of the whole text at once; `end` is kept, and nothing behind it. */
+DEVICE_TEST(decoder_generate, ids_and_their_logprobs) {
+    Context ctx = test_context(device, dtype);
+    Module m;
+    Error err = {0};
+    DecoderConfig cfg = {.vocab_size = VOCAB, .num_hidden_layers = LAYERS};
+    cfg.block = (BlockConfig){.hidden_size = 32,
+                              .intermediate_size = 64,
+                              .rms_norm_eps = 1e-6f,
+                              .attention = ATTENTION_MLA,
+                              .mla = {32, 2, 0, 16, 16, 0, 16, false}}; /* all dense */
+    params_init(&m.params, &ctx);
+    cr_assert(decoder_check(&cfg, &err) == 0, "%s", err.text);
+    decoder_register(&m.model, &m.params, &cfg);
+    cr_assert(params_allocate(&m.params, false, &err) == 0, "%s", err.text);
+    decoder_randomize(&m.params, &m.model, (DecoderStart){0.5f, 0.18f, 0.18f, 0.18f});
+    DecoderGenerator g;
+    if (decoder_generator_init(&g, &ctx, &m.model, NULL, SEQUENCES, T, &err))
+        cr_assert_fail("%s", err.text);
+    DecoderGenerateOptions options = {
+        .sampling = {.temperature = 0.7f, .top_p = 1, .seed = 3}, .max_new_tokens = NEW, .end = -1};
+    DecoderGenerateResult result;
+    for (int b = 0; b < SEQUENCES; b++) {
+        g.sequences[b].count = b + 1;
+        for (int i = 0; i <= b; i++) g.sequences[b].ids[i] = (3 * i + b) % VOCAB;
+    }
+    decoder_generate(&g, &options, &result);
+    cr_assert(result.new_tokens == SEQUENCES * NEW && result.prompt_tokens == 0 + 1 + 2);
+    int32_t first[SEQUENCES][T];
+    for (int b = 0; b < SEQUENCES; b++) {
+        const DecoderSequence *s = &g.sequences[b];
+        float logits[T * VOCAB];
+        Tensor *text = tensor_copy_in(&ctx, "ids", I32, s->ids, SHAPE(1, s->count));
+        tensor_download(&ctx, logits, logits_of(&ctx, &m.model, text));
+        context_reset(&ctx);
+        cr_assert(s->count == b + 1 + NEW && s->drawn == NEW);
+        for (int i = b + 1; i < s->count; i++) {
+            const float *row = logits + (i - 1) * VOCAB;
+            double sum = 0;
+            for (int j = 0; j < VOCAB; j++) sum += exp(row[j] / 0.7);
+            /* logits of order 1, in BF16 with steps of 2^-7, after a few layers */
+            cr_assert(fabs(s->logprobs[i] - (row[s->ids[i]] / 0.7 - log(sum))) <
+                          (dtype == BF16 ? 0.15 : 1e-4),
+                      "sequence %d, token %d: %g", b, i, s->logprobs[i]);
+        }
+        memcpy(first[b], s->ids, sizeof first[b]);
+        decoder_generator_truncate(&g, b, b + 1);
+    }
+    options.end = first[1][6];
+    decoder_generate(&g, &options, &result);
+    for (int b = 0; b < SEQUENCES; b++) {
+        const DecoderSequence *s = &g.sequences[b];
+        int count = b + 1;
+        while (count < b + 1 + NEW && first[b][count++] != options.end) {}
+        cr_assert(s->count == count, "sequence %d has %d ids, not %d", b, s->count, count);
+        cr_assert(!memcmp(s->ids, first[b], (size_t)count * sizeof *s->ids));
+    }
+    options = (DecoderGenerateOptions){.max_new_tokens = 100, .end = -1}; /* the likeliest */
+    decoder_generate(&g, &options, &result);
+    for (int b = 0; b < SEQUENCES; b++)
+        for (int i = 1; i <= g.sequences[b].drawn; i++)
+            cr_assert(g.sequences[b].logprobs[g.sequences[b].count - i] == 0);
+    cr_assert(result.full, "the longest ends at the capacity");
 }

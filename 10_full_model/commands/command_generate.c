@@ -84,7 +84,7 @@ static int continue_some(Model *model, const Tokenizer *tokenizer, const Options
     if (generator_init(&g, model, tokenizer, batch, capacity, err)) return -1;
     int status = 0;
     for (int b = 0; b < batch && !status; b++) {
-        g.sequences[b].stream = (uint64_t)(first + b);
+        g.decoding.sequences[b].stream = (uint64_t)(first + b);
         if ((status = generator_prompt(&g, b, prompts[first + b], err)))
             error_prefix(err, "%s: prompt %d: ", o->prompts, first + b + 1);
     }

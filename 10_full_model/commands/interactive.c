@@ -101,7 +101,7 @@ static void command(Talk *talk, char *line) {
 static void answer(Talk *talk, const char *line) {
     Error err;
     Generator *g = &talk->g;
-    if (*line || g->sequences[0].count == 0) {
+    if (*line || g->decoding.sequences[0].count == 0) {
         generator_clear(g);
         if (generator_prompt(g, 0, line, &err)) {
             fprintf(talk->out, "%s\n", err.text);
@@ -115,8 +115,9 @@ static void answer(Talk *talk, const char *line) {
     if (result.new_tokens)
         fprintf(talk->out, "[%d tokens, %.0f tokens/s]\n", result.new_tokens,
                 result.new_tokens / result.seconds);
-    else if (g->sequences[0].count >= g->capacity)
-        fprintf(talk->out, "[the context of %d tokens is full; begin a new text]\n", g->capacity);
+    else if (g->decoding.sequences[0].count >= g->decoding.capacity)
+        fprintf(talk->out, "[the context of %d tokens is full; begin a new text]\n",
+                g->decoding.capacity);
     else
         fprintf(talk->out, "[the model has nothing to add]\n");
 }

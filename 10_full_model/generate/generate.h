@@ -1,39 +1,24 @@
 /*
- * Generating text: one token at a time, each drawn from what the model thinks comes next.
+ * Generating text: a prompt's tokens, and behind them one token at a time, each drawn from what the
+ * model thinks comes next.
  *
- * A Generator holds one or more sequences side by side. Prompts of different lengths go through the
- * model together, padded on the right: the mask is causal, so no token sees the padding, and the
- * caches are cut to size afterwards. From then on a step is one token of every sequence.
- *
- * Invariant, between calls: the caches hold all tokens of a sequence but its last one, which is
- * what the next step begins with. So a text can be continued, by the model or by the user, and
- * nothing is computed twice.
+ * A Generator holds one or more texts side by side, as ids (05_moe/decoder_generate.h).
+ * Invariant, between calls: no sequence ends with an <|endoftext|> that the model has said. So a
+ * text can be continued, by the model or by the user, and nothing is computed twice.
  */
 #ifndef GENERATE_H
 #define GENERATE_H
 
-#include "10_full_model/generate/decode_graph.h"
 #include "10_full_model/generate/text_stream.h"
 #include "10_full_model/model/model.h"
-#include "common/text/sampler.h"
 
+#include "05_moe/decoder_generate.h"
 #include "common/text/tokenizer.h"
-
-typedef struct Sequence {
-    int32_t *ids; /* [capacity] */
-    int count;
-    int answered;    /* new tokens in the last generator_run() */
-    uint64_t stream; /* of random numbers: says who asks, not where it stands. At first: b */
-} Sequence;
 
 typedef struct Generator {
     Model *model;
     const Tokenizer *tokenizer;
-    DecoderCache cache;
-    int batch, capacity;
-    Sequence *sequences; /* [batch] */
-    float *logits;       /* [batch, vocab_size], host */
-    DecodeGraph decode;
+    DecoderGenerator decoding; /* its sequences are the texts */
 } Generator;
 
 /* What sequences need that begin with these texts [batch] and get up to new_tokens: whole pages, at
@@ -67,17 +52,13 @@ typedef struct GenerateOptions {
     const volatile int *cancelled; /* looked at before each token; may be NULL */
 } GenerateOptions;
 
-typedef struct GenerateResult {
-    int prompt_tokens, new_tokens;  /* of all sequences: into the caches first, and answered */
-    double prompt_seconds, seconds; /* for each of the two */
-    bool full;                      /* the end of the context ended it */
-} GenerateResult;
+/* new_tokens: without <|endoftext|>; full: the end of the context ended it */
+typedef DecoderGenerateResult GenerateResult;
 
 /*
  * Continues every sequence by up to max_new_tokens tokens. A sequence ends at <|endoftext|>, at a
- * stop string, or when the context is full; all of them end when the longest fills it. A sequence
- * draws its random numbers from (seed, stream, position): neither the neighbours nor its place
- * among them have a part in it.
+ * stop string, or when the context is full; all of them end when the longest fills it. By its
+ * `stream` a sequence draws the same numbers whoever stands beside it.
  */
 void generator_run(Generator *g, const GenerateOptions *options, GenerateResult *result);
 

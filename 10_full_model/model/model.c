@@ -55,12 +55,6 @@ Tensor *model_forward(Model *model, Tensor *ids, DecoderCache *cache) {
     return decoder_logits(model->ctx, &model->decoder, x);
 }
 
-Tensor *model_decode(Model *model, Tensor *ids, DecoderCache *cache) {
-    const DecoderRun run = {.position = model_position(model), .cache = cache};
-    Tensor *x = decoder_decode(model->ctx, &model->decoder, ids, &run);
-    return decoder_logits(model->ctx, &model->decoder, decoder_last(model->ctx, x));
-}
-
 Tensor *model_loss(Model *model, Tensor *ids, Tensor *targets) {
     return decoder_loss(model->ctx, &model->decoder, ids, targets, model_position(model));
 }

@@ -54,9 +54,6 @@ const Position *model_position(const Model *model);
  */
 Tensor *model_forward(Model *model, Tensor *ids, DecoderCache *cache);
 
-/* model_forward() with a cache, for a few new tokens: by the kernels made for those. */
-Tensor *model_decode(Model *model, Tensor *ids, DecoderCache *cache);
-
 /* Mean cross entropy of targets I32 [B, T] (F32 [1], natural log). */
 Tensor *model_loss(Model *model, Tensor *ids, Tensor *targets);
 

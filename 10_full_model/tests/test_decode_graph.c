@@ -2,7 +2,8 @@
  * Decoding many steps at a time: the tokens are those of single steps, whatever the lengths, across
  * pages of the cache and up to its last place.
  */
-#include "10_full_model/generate/decode_graph.h"
+#include "05_moe/decode_graph.h"
+#include "10_full_model/model/model.h"
 #include "10_full_model/tests/test_tiny.h"
 #include "common/program/testing.h"
 
@@ -39,7 +40,9 @@ static void world_init(World *w, Device device, DType dtype, bool even) {
                   &w->cache);
     context_reset(&w->ctx);
     for (int b = 0; b < BATCH; b++) decoder_cache_truncate(&w->cache, b, prompt_lengths[b]);
-    if (decode_graph_init(&w->decode, &w->model, &w->cache, &err)) cr_assert_fail("%s", err.text);
+    if (decode_graph_init(&w->decode, &w->ctx, &w->model.decoder, model_position(&w->model),
+                          &w->cache, &err))
+        cr_assert_fail("%s", err.text);
 }
 
 /* One step as anybody would write it; the largest logit of each sequence, and how far it leads. */

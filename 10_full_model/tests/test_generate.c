@@ -226,10 +226,10 @@ static int alone(World *w, const char *prompt, uint64_t stream, const GenerateOp
     if (generator_init(&g, &w->model, w->tokenizer, 1, 64, &err) ||
         generator_prompt(&g, 0, prompt, &err))
         cr_assert_fail("%s", err.text);
-    g.sequences[0].stream = stream;
+    g.decoding.sequences[0].stream = stream;
     generator_run(&g, options, &result);
-    int count = g.sequences[0].count;
-    memcpy(ids, g.sequences[0].ids, (size_t)count * sizeof *ids);
+    int count = g.decoding.sequences[0].count;
+    memcpy(ids, g.decoding.sequences[0].ids, (size_t)count * sizeof *ids);
     return count;
 }
 
@@ -247,14 +247,15 @@ static void neighbours_change_nothing(Device device, float temperature) {
     cr_assert(generator_init(&g, &w.model, w.tokenizer, 4, 64, &err) == 0, "%s", err.text);
     for (int b = 0; b < 4; b++) {
         cr_assert(generator_prompt(&g, b, prompts[b], &err) == 0, "%s", err.text);
-        g.sequences[b].stream = (uint64_t)(7 - b);
+        g.decoding.sequences[b].stream = (uint64_t)(7 - b);
     }
     generator_run(&g, &options, &result);
     for (int b = 0; b < 4; b++) {
         int32_t ids[64];
         int count = alone(&w, prompts[b], (uint64_t)(7 - b), &options, ids);
-        cr_assert(count == g.sequences[b].count, "sequence %d", b);
-        cr_assert(!memcmp(ids, g.sequences[b].ids, (size_t)count * sizeof *ids), "sequence %d", b);
+        cr_assert(count == g.decoding.sequences[b].count, "sequence %d", b);
+        cr_assert(!memcmp(ids, g.decoding.sequences[b].ids, (size_t)count * sizeof *ids),
+                  "sequence %d", b);
     }
 }
 
@@ -295,8 +296,8 @@ Test(generate, a_pause_changes_nothing) {
     options.max_new_tokens = 5;
     generator_run(&g, &options, &result);
     generator_run(&g, &options, &result);
-    cr_assert(g.sequences[0].count == count);
-    cr_assert(!memcmp(whole, g.sequences[0].ids, (size_t)count * sizeof *whole));
+    cr_assert(g.decoding.sequences[0].count == count);
+    cr_assert(!memcmp(whole, g.decoding.sequences[0].ids, (size_t)count * sizeof *whole));
 }
 
 /* A stop string ends the answer; the second run of the same text goes on behind it. */

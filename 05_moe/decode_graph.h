@@ -5,7 +5,7 @@
  * than the GPU needs to run them, and asking for every token before the next one is chosen costs a
  * round trip more. So on the GPU the step is captured once as a CUDA graph:
  *
- *     ids -> model_decode (appends to the cache) -> logits -> likeliest -> ids, and tokens[step]
+ *     ids -> decoder_decode (appends to the cache) -> logits -> likeliest -> ids, and tokens[step]
  *
  * and repeated by one launch each. All that changes from step to step is counted on the device: the
  * ids, the lengths in the cache (and with them the positions), the number of the step. So many
@@ -17,7 +17,7 @@
 #ifndef DECODE_GRAPH_H
 #define DECODE_GRAPH_H
 
-#include "10_full_model/model/model.h"
+#include "05_moe/decoder.h"
 
 #ifdef __cplusplus
 extern "C" {
@@ -26,7 +26,9 @@ extern "C" {
 enum { DECODE_STEPS = 32 }; /* most that can be launched before the tokens are read */
 
 typedef struct DecodeGraph {
-    Model *model;
+    Context *ctx;
+    const Decoder *decoder;
+    const Position *position;
     DecoderCache *cache;
     int batch;
     Tensor ids;      /* I32 [batch, 1]: what the next step begins with */
@@ -36,15 +38,17 @@ typedef struct DecodeGraph {
     GpuGraph *graph; /* NULL until the first step, and on the CPU */
 } DecodeGraph;
 
-/* For the sequences of `cache`; it and the model must outlive this. */
-int decode_graph_init(DecodeGraph *d, Model *model, DecoderCache *cache, Error *err);
+/* For the sequences of `cache`, which on a GPU has latents; all that is given must outlive this.
+ * position may be NULL. */
+int decode_graph_init(DecodeGraph *d, Context *ctx, const Decoder *decoder,
+                      const Position *position, DecoderCache *cache, Error *err);
 void decode_graph_free(DecodeGraph *d); /* zeros: fine */
 
 /*
  * `steps` greedy steps (1 .. DECODE_STEPS) from ids [batch], which follow what the cache holds.
  * tokens [steps, batch]: the likeliest token after each; of equal logits the smaller id. The cache
  * then holds ids and all tokens but the last of each sequence; there must be room
- * (model_cache_reserve).
+ * (decoder_cache_reserve).
  */
 void decode_greedy(DecodeGraph *d, const int32_t *ids, int steps, int32_t *tokens);
 

@@ -1,7 +1,7 @@
 /*
  * The captured decoding step. See decode_graph.h.
  */
-#include "10_full_model/generate/decode_graph.h"
+#include "05_moe/decode_graph.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -19,10 +19,10 @@ static void put(Context *ctx, Tensor *t, const void *host) {
     device_put(ctx->gpu, t->data, host, tensor_bytes(t));
 }
 
-int decode_graph_init(DecodeGraph *d, Model *model, DecoderCache *cache, Error *err) {
-    Context *ctx = model->ctx;
+int decode_graph_init(DecodeGraph *d, Context *ctx, const Decoder *decoder,
+                      const Position *position, DecoderCache *cache, Error *err) {
     int batch = cache->batch;
-    *d = (DecodeGraph){.model = model, .cache = cache, .batch = batch};
+    *d = (DecodeGraph){ctx, decoder, position, cache, .batch = batch};
     if (!own(ctx, &d->ids, "ids", SHAPE(batch, 1)) ||
         !own(ctx, &d->tokens, "tokens", SHAPE(DECODE_STEPS, batch)) ||
         !own(ctx, &d->step, "step", SHAPE(1))) {
@@ -33,11 +33,10 @@ int decode_graph_init(DecodeGraph *d, Model *model, DecoderCache *cache, Error *
 }
 
 void decode_graph_free(DecodeGraph *d) {
-    if (!d->model) return;
-    Gpu *gpu = d->model->ctx->gpu;
+    if (!d->ctx) return;
     Tensor *const tensors[] = {&d->ids, &d->tokens, &d->step};
     gpu_graph_free(d->graph);
-    for (int i = 0; i < 3; i++) device_free(gpu, tensors[i]->data);
+    for (int i = 0; i < 3; i++) device_free(d->ctx->gpu, tensors[i]->data);
     *d = (DecodeGraph){0};
 }
 
@@ -58,10 +57,12 @@ void decode_likeliest_cpu(int32_t *ids, int32_t *tokens, int32_t *step, const fl
 
 /* ids -> the logits behind them, and the likeliest token as the next ids. */
 static Tensor *step(DecodeGraph *d) {
-    Context *ctx = d->model->ctx;
-    Tensor *logits = model_decode(d->model, &d->ids, d->cache);
+    Context *ctx = d->ctx;
+    const DecoderRun run = {.position = d->position, .cache = d->cache};
+    Tensor *x = decoder_decode(ctx, d->decoder, &d->ids, &run);
+    Tensor *logits = decoder_logits(ctx, d->decoder, x);
     ON(ctx, decode_likeliest, d->ids.data, d->tokens.data, d->step.data, logits->data, d->batch,
-       d->model->cfg.vocab_size);
+       d->decoder->cfg.vocab_size);
     return logits;
 }
 
@@ -78,12 +79,12 @@ static void forget_last(DecodeGraph *d) {
  * stay in the arena: others use that memory between launches, but never during one.
  */
 static void capture(DecodeGraph *d) {
-    Context *ctx = d->model->ctx;
+    Context *ctx = d->ctx;
     Error err;
     decoder_cache_capture(d->cache, true);
     for (int pass = 0; pass < 2; pass++) {
         context_reset(ctx); /* both begin at the arena's first byte */
-        CHECK(model_cache_reserve(d->model, d->cache, 1, &err) == 0, "decoding: %s", err.text);
+        CHECK(decoder_cache_reserve(d->cache, d->position, 1, &err) == 0, "decoding: %s", err.text);
         if (pass == 1) gpu_graph_begin(ctx->gpu);
         d->logits = *step(d);
         if (pass == 1) d->graph = gpu_graph_end(ctx->gpu);
@@ -95,7 +96,7 @@ static void capture(DecodeGraph *d) {
 
 /* Steps from ids, on the GPU not waited for. */
 static void run(DecodeGraph *d, const int32_t *ids, int steps) {
-    Context *ctx = d->model->ctx;
+    Context *ctx = d->ctx;
     Error err;
     CHECK(steps > 0 && steps <= DECODE_STEPS, "decoding: %d steps at once", steps);
     put(ctx, &d->ids, ids);
@@ -105,7 +106,7 @@ static void run(DecodeGraph *d, const int32_t *ids, int steps) {
         put(ctx, &d->ids, ids); /* the first run has moved them on */
         put(ctx, &d->step, &(int32_t){0});
     }
-    CHECK(model_cache_reserve(d->model, d->cache, steps, &err) == 0, "decoding: %s", err.text);
+    CHECK(decoder_cache_reserve(d->cache, d->position, steps, &err) == 0, "decoding: %s", err.text);
     for (int i = 0; i < steps; i++) {
         if (d->graph) {
             gpu_graph_launch(ctx->gpu, d->graph);
@@ -118,7 +119,7 @@ static void run(DecodeGraph *d, const int32_t *ids, int steps) {
 }
 
 void decode_greedy(DecodeGraph *d, const int32_t *ids, int steps, int32_t *tokens) {
-    Context *ctx = d->model->ctx;
+    Context *ctx = d->ctx;
     size_t bytes = (size_t)steps * (size_t)d->batch * sizeof *tokens;
     run(d, ids, steps);
     device_get(ctx->gpu, tokens, d->tokens.data, bytes);
@@ -127,6 +128,6 @@ void decode_greedy(DecodeGraph *d, const int32_t *ids, int steps, int32_t *token
 
 void decode_logits(DecodeGraph *d, const int32_t *ids, float *logits) {
     run(d, ids, 1);
-    tensor_download(d->model->ctx, logits, &d->logits);
-    context_reset(d->model->ctx);
+    tensor_download(d->ctx, logits, &d->logits);
+    context_reset(d->ctx);
 }
