@@ -100,7 +100,7 @@ static int continue_some(Model *model, const Tokenizer *tokenizer, const Options
         }
         status = check_written(err);
     }
-    generator_free(&g);
+    decoder_generator_free(&g.decoding);
     return status;
 }
 

@@ -102,7 +102,7 @@ static void answer(Talk *talk, const char *line) {
     Error err;
     Generator *g = &talk->g;
     if (*line || g->decoding.sequences[0].count == 0) {
-        generator_clear(g);
+        decoder_generator_truncate(&g->decoding, -1, 0);
         if (generator_prompt(g, 0, line, &err)) {
             fprintf(talk->out, "%s\n", err.text);
             return;
@@ -147,7 +147,7 @@ int interactive_run(Model *model, const Tokenizer *tokenizer, GenerateOptions op
     }
     fprintf(out, "\n");
     free(line);
-    generator_free(&talk.g);
+    decoder_generator_free(&talk.g.decoding);
     if (fflush(out) || ferror(out))
         return error_set(err, "cannot write the text: %s", strerror(errno));
     return 0;

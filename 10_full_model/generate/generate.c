@@ -24,17 +24,10 @@ int generator_capacity(const Model *model, const Tokenizer *tokenizer, const cha
 int generator_init(Generator *g, Model *model, const Tokenizer *tokenizer, int batch, int capacity,
                    Error *err) {
     CHECK(capacity <= model->cfg.max_position_embeddings, "generator_init: %d tokens", capacity);
-    *g = (Generator){.model = model, .tokenizer = tokenizer};
+    g->tokenizer = tokenizer;
     return decoder_generator_init(&g->decoding, model->ctx, &model->decoder, model_position(model),
                                   batch, capacity, err);
 }
-
-void generator_free(Generator *g) {
-    decoder_generator_free(&g->decoding);
-    *g = (Generator){0};
-}
-
-void generator_clear(Generator *g) { decoder_generator_truncate(&g->decoding, -1, 0); }
 
 int generator_prompt(Generator *g, int b, const char *text, Error *err) {
     const DecoderGenerator *d = &g->decoding;
@@ -52,8 +45,7 @@ int generator_prompt(Generator *g, int b, const char *text, Error *err) {
         status = error_set(err,
                            "the prompt has %zu tokens, but this model's context holds %d, the "
                            "answer included%s",
-                           count, g->model->cfg.max_position_embeddings,
-                           s->count ? " and what was said before" : "");
+                           count, d->capacity, s->count ? " and what was said before" : "");
     } else {
         if (count) memcpy(s->ids + s->count, ids, count * sizeof *ids);
         s->count += (int)count;
@@ -134,6 +126,6 @@ int generate(Model *model, const Tokenizer *tokenizer, const char *prompt,
     if (generator_init(&g, model, tokenizer, 1, capacity, err)) return -1;
     int status = generator_prompt(&g, 0, prompt, err);
     if (!status) generator_run(&g, options, result);
-    generator_free(&g);
+    decoder_generator_free(&g.decoding);
     return status;
 }

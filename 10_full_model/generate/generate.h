@@ -16,7 +16,6 @@
 #include "common/text/tokenizer.h"
 
 typedef struct Generator {
-    Model *model;
     const Tokenizer *tokenizer;
     DecoderGenerator decoding; /* its sequences are the texts */
 } Generator;
@@ -27,10 +26,9 @@ int generator_capacity(const Model *model, const Tokenizer *tokenizer, const cha
                        int batch, int new_tokens);
 
 /* Sequences of up to `capacity` tokens (at most the model's context), all empty. -1 and a message
- * when memory runs out. */
+ * when memory runs out. Free g->decoding. */
 int generator_init(Generator *g, Model *model, const Tokenizer *tokenizer, int batch, int capacity,
                    Error *err);
-void generator_free(Generator *g); /* zeros: fine */
 
 /*
  * Text (zero-terminated) behind what sequence b holds. An empty text in an empty sequence becomes
@@ -38,9 +36,6 @@ void generator_free(Generator *g); /* zeros: fine */
  * how long it may be; then nothing has changed. With several sequences: before the first run only.
  */
 int generator_prompt(Generator *g, int b, const char *text, Error *err);
-
-/* All sequences are empty again. */
-void generator_clear(Generator *g);
 
 typedef struct GenerateOptions {
     Sampling sampling;
