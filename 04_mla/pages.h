@@ -1,5 +1,5 @@
 /*
- * Pages: where the tokens of many sequences lie, said once for all layers of a model.
+ * Pages: where the tokens of many sequences lie, once for all layers of a model.
  *
  * What a layer keeps of a token is a row of a pool (latent_cache.h). Pools are cut into pages of
  * PAGE_TOKENS rows; a sequence is a list of page numbers, its line of the block table, so sequences
@@ -7,18 +7,18 @@
  *
  *     row of token t of sequence b  =  pool[ block_table[b][t / PAGE_TOKENS] ][ t % PAGE_TOKENS ]
  *
- * Layers all keep the same tokens. So table and lengths are there once, and any number of pools,
- * of rows of any width, follow them. A step of T new tokens is
+ * All layers keep the same tokens. So table and lengths exist once, and any number of pools, with
+ * rows of any width, follow them. A step of T new tokens is
  *
- *     pages_begin(pages, T)    every sequence has room for T tokens more, and is longer by them
+ *     pages_begin(pages, T)    makes room for T more tokens in every sequence, and counts them
  *     each layer, each pool    writes rows lengths[b] - T .. lengths[b] - 1 and reads the first
- *                              lengths[b]: whoever looks at a length finds the new tokens in it
+ *                              lengths[b]: a length always includes the step's tokens
  *     pages_rewind(...)        perhaps: the last of them were wrong guesses
  *
  * Invariants: tokens 0 .. lengths[b] - 1 of sequence b are valid, and what lies behind is not read;
  * a page belongs to one sequence or to the free list, never to two. Block table and lengths are on
  * the device, where the kernels read them; the host keeps a copy of both to decide with. Pages are
- * handed out before anything is written, so a step that began cannot fail.
+ * handed out before anything is written, so a step that has begun cannot fail.
  */
 #ifndef PAGES_H
 #define PAGES_H
@@ -31,7 +31,7 @@ extern "C" {
 
 enum { PAGE_TOKENS = 64 }; /* one TMA box on Hopper */
 
-/* For the CPU's kernels and the GPU's: where a token lies is said once. */
+/* For kernels of both devices: where a token lies is computed in one place. */
 #ifdef __CUDACC__
 #define PAGES_INLINE __host__ __device__ __forceinline__ static
 #else
@@ -51,20 +51,20 @@ typedef struct Pages {
     int horizon;     /* 0; or, for a step captured as a CUDA graph, the longest length it will see:
                   * sizes of grids and scratch are those of capture time */
     int step;        /* new tokens of the step that began last; 0: none since a cut */
-    int steps;       /* that began so far: a pool tells by it what it has written */
+    int steps;       /* begun so far: by it a pool knows whether it has written this one's rows */
     int ahead;       /* by how many tokens the host's lengths are ahead of the device's */
     int *length;     /* [batch]: the host's copies */
     int32_t *table;  /* [batch, max_pages] */
     int *used_pages; /* [batch]: pages that each sequence owns */
     int *free_pages; /* a stack of free_count page numbers */
     int free_count;
-    Gpu *gpu; /* who gives the memory back; NULL on the CPU */
+    Gpu *gpu; /* gave the memory; NULL on the CPU */
 } Pages;
 
 /*
  * For `batch` sequences, all empty, of up to `capacity` tokens each, `count` pages in all (0:
  * enough for every sequence at its capacity). -1 and a message when a number makes no sense or
- * memory runs out. Pools keep its address.
+ * memory runs out. Pools keep the address of `pages`, so it must not move.
  */
 int pages_init(Pages *pages, Context *ctx, int batch, int capacity, int count, Error *err);
 void pages_free(Pages *pages); /* zeros, or freed before: fine */
@@ -79,8 +79,9 @@ int pages_reserve(Pages *pages, int tokens, Error *err);
 int pages_begin(Pages *pages, int tokens, Error *err);
 
 /*
- * The device counts later than the host: when somebody needs its lengths (pages_settle), or in a
- * kernel that runs anyway. Such a kernel adds what pages_take_ahead() returns to every length.
+ * The device counts later than the host: when a kernel is about to read its lengths (pages_settle),
+ * or inside a kernel that runs anyway. Such a kernel adds what pages_take_ahead() returns to every
+ * length.
  */
 void pages_settle(Context *ctx, Pages *pages);
 int pages_take_ahead(Pages *pages);
@@ -91,9 +92,9 @@ Tensor *pages_positions(Context *ctx, Pages *pages);
 
 /*
  * Forgets all tokens but the first `length` of sequence b, or of every sequence (b = -1), and frees
- * the pages behind them; who has no more stays as it is. This is how prompts of different lengths
- * enter: append them padded on the right, then cut each to size (the mask is causal, so the padding
- * was never seen).
+ * the pages behind them; a shorter sequence stays as it is. This is how prompts of different
+ * lengths enter: append them padded on the right, then cut each to size (the mask is causal, so the
+ * padding was never seen).
  */
 void pages_truncate(Pages *pages, int b, int length);
 

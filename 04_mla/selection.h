@@ -7,19 +7,20 @@
  *
  *     u_t = attention(h_t, { c_s | s in selected_t }),   s <= t
  *
- * Chapter 04 does not know how they are chosen. Whoever chooses needs x, the normed query latent
- * c_q, and perhaps keys of its own of all tokens before, in a pool under the same pages:
+ * Chapter 04 does not know how they are chosen. What chooses, an indexer, needs x, the normed query
+ * latent c_q, and perhaps keys of its own for all tokens before, in a pool under the same pages.
+ * Its struct begins with the Selection, so that select() finds the rest behind `self`:
  *
- *     struct Indexer { Selection selection; LatentCache keys; ...weights... };   begins like this
+ *     struct Indexer { Selection selection; LatentCache keys; ...weights... };
  *
- * It is asked in every layer, after the step's latents went into the cache and before attention.
- * What it returns is a list of positions in the sequence, in any order. An entry that is negative,
- * or behind the query, or there already counts for nothing: so fewer than k are written as -1, and
- * no list can break causality. A query with no valid entry gets zeros.
+ * It is asked in every layer, after the step's latents went into the cache and before attention. It
+ * returns a list of positions in the sequence, in any order. An entry that is negative, or behind
+ * the query, or a repetition counts for nothing: so a list of fewer than k is filled up with -1,
+ * and no list can break causality. A query without a valid entry gets zeros.
  *
- * The kernels are plain ones: a mask of bytes [B, T, S] says what was selected, so they cost that
- * much memory, read a byte for each pair, and compute for the selected ones. Without a selection
- * nothing of this runs.
+ * The kernels are plain ones: a mask of bytes [B, T, S] says what was selected, so they need that
+ * much memory, read a byte for each pair, and compute only for the selected ones. Without a
+ * selection none of this runs.
  */
 #ifndef SELECTION_H
 #define SELECTION_H

@@ -1,12 +1,12 @@
 /*
  * The block when it decodes: a few new tokens behind a cache.
  *
- * With so few rows a matrix is read once and hardly computed with, and a layer is some thirty
- * launches around little work. On the GPU each half of a block has a fused form for this:
- * mla_few_rows.h (five kernels), ffn_few_rows.h (three). block_decode() takes them where they
- * apply, and block_forward() everywhere else; the results differ by the order of sums.
+ * With so few rows a weight is read once and hardly computed with, and a layer is some thirty
+ * launches with little work in each. On the GPU each half of a block has a fused form for this:
+ * mla_few_rows.h (five kernels), ffn_few_rows.h (three). block_decode() takes each where it
+ * applies, and does as block_forward() does elsewhere; the results differ by the order of sums.
  *
- * Whoever decodes says so by calling it. Nothing else in the block knows that there are two ways.
+ * A caller that decodes calls this one. Nothing else in the block knows that there are two ways.
  */
 #ifndef BLOCK_DECODE_H
 #define BLOCK_DECODE_H
@@ -22,8 +22,8 @@ extern "C" {
 Tensor *block_decode(Context *ctx, Tensor *x, const Block *w, const BlockConfig *cfg,
                      const BlockRun *run);
 
-/* Which halves have a fused form here. A feature that it declines costs decoding its speed, and
- * no result shows it: the tests list which do. */
+/* Which halves have a fused form here. Where one is declined decoding is slower, and no result
+ * shows it: the tests list which features are. */
 typedef struct BlockFused {
     bool attention, feed_forward;
 } BlockFused;

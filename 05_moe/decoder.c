@@ -1,6 +1,6 @@
 /*
- * The decoder, wired from blocks. Here is the one loop over layers that computes; training,
- * prompts and decoding differ in which of the block's two ways it takes.
+ * The decoder, wired from blocks. There is one loop over the layers, through_blocks(); training and
+ * prompts go through block_forward in it, decoding through block_decode.
  */
 #include "05_moe/decoder.h"
 

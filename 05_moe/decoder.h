@@ -3,11 +3,11 @@
  *
  *     x = embed_tokens[ids]  (+ places[t])        + places: a table of learned places, if asked for
  *     x = block(x)                                in every layer (block.h): the states
- *     logits = lm_head(rmsnorm(x))                of all tokens, or of those that somebody needs
+ *     logits = lm_head(rmsnorm(x))                of all tokens, or of those that are needed
  *
- * It is weights and what they compute; a text's positions, its cache and what training asks for
- * come with each run. All that there is once for each layer belongs to it (blocks, records) or to
- * its cache, so nobody outside counts layers.
+ * A Decoder is weights and what they compute; a text's positions, its cache and what training asks
+ * for come with each run. All that exists once for each layer belongs to the Decoder (blocks,
+ * records) or to its cache, so no caller counts layers.
  *
  * Weights have Hugging Face's names, but for the experts of a layer, which are one tensor here
  * ("model.layers.3.mlp.experts.gate_proj.weight", [E, inner, hidden]).
@@ -58,8 +58,8 @@ typedef struct DecoderRun {
     const Position *position;           /* of latent attention */
     const Selection *const *selections; /* one for each layer, as the blocks want it */
     DecoderCache *cache;           /* ids follow what it holds; there must be room, recording off */
-    bool record;                   /* fill decoder->records (off the tape without losses) */
-    const BlockTraining *training; /* counts while recording */
+    bool record;                   /* fill decoder->records (without losses off the tape) */
+    const BlockTraining *training; /* used while recording only */
 } DecoderRun;
 
 /* ids I32 [B, T] -> what the last norm reads, [B, T, hidden_size]. */
@@ -71,18 +71,19 @@ Tensor *decoder_decode(Context *ctx, const Decoder *decoder, Tensor *ids, const 
 /* Off the tape: the states of the last token of each sequence, [B, 1, hidden_size]. */
 Tensor *decoder_last(Context *ctx, Tensor *states);
 
-/* Of any rows of states [..., hidden_size]: behind the last norm; and logits [..., vocab_size]. */
+/* For any rows of states [..., hidden_size]: what the last norm makes of them; and the logits
+ * [..., vocab_size], which include that norm. */
 Tensor *decoder_normed(Context *ctx, const Decoder *decoder, Tensor *states);
 Tensor *decoder_logits(Context *ctx, const Decoder *decoder, Tensor *states);
 
-/* Mean cross entropy of targets I32 [B, T] (F32 [1], natural log). Those that are IGNORE_TARGET do
+/* Mean cross entropy of targets I32 [B, T] (F32 [1], natural log). A target of IGNORE_TARGET does
  * not count. */
 Tensor *decoder_loss(Context *ctx, const Decoder *decoder, Tensor *ids, Tensor *targets,
                      const Position *position);
 
 /*
- * What training makes smaller: the same, with dropout, and the routers' losses that run->training
- * asks for; the records are filled. *cross_entropy is the part that counts.
+ * What training makes smaller: the same, with dropout, plus the routers' losses that run->training
+ * asks for; the records are filled. *cross_entropy is the part without those losses.
  */
 Tensor *decoder_training_loss(Context *ctx, const Decoder *decoder, Tensor *ids, Tensor *targets,
                               const DecoderRun *run, Tensor **cross_entropy);

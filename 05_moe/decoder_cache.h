@@ -3,8 +3,7 @@
  *
  * With latent attention all layers share one page table and one set of lengths (04_mla/pages.h),
  * and each has a pool of its own; with multi-head attention each layer has its keys and values
- * (chapter 03), whose sequences all have the same length. Whoever decodes asks here, and never in a
- * layer.
+ * (chapter 03), whose sequences all have the same length. Callers ask here, and never a layer.
  *
  * A step of T tokens, for all layers:
  *     decoder_cache_reserve(cache, position, T, err)   is there room? Pages change hands
@@ -44,7 +43,7 @@ void decoder_cache_begin(DecoderCache *cache, int tokens);
 int decoder_cache_length(const DecoderCache *cache, int b);
 
 /* Forgets all tokens but the first `length` of sequence b, or of every sequence (b = -1; keys and
- * values know no other way). Who has no more stays as it is. */
+ * values know no other way). A shorter sequence stays as it is. */
 void decoder_cache_truncate(DecoderCache *cache, int b, int length);
 
 /* ---- a step that is captured as a CUDA graph: latents only ---- */

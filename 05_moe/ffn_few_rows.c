@@ -1,5 +1,7 @@
 /*
- * The feed-forward half for a few tokens: what fits, and the three calls. See ffn_few_rows.h.
+ * The feed-forward half for a few tokens: which weights the three kernels can take, and their
+ * calls. A dense layer is a shared expert without others, so both kinds fill in the same arguments;
+ * weights of another dtype than ctx's are declined, because the kernels would read them as ctx's.
  */
 #include "05_moe/ffn_few_rows.h"
 

@@ -89,7 +89,7 @@ typedef struct MoeRecord {
 
 /*
  * x [B, T, hidden_size] -> the same shape, B T >= 1, added to `to` (ops.h); {0}: to nothing.
- * losses may be NULL: none. record may be NULL; then nobody gets the losses.
+ * losses may be NULL: none. record may be NULL; then the losses are not computed.
  */
 Tensor *moe_forward(Context *ctx, Tensor *x, const Moe *w, const MoeConfig *cfg,
                     const MoeLosses *losses, MoeRecord *record, Residual to);

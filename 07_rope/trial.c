@@ -1,5 +1,6 @@
 /*
- * Trains at one length, asks at others. See trial.h.
+ * Training and asking. Windows of every length end at the same places of the held-back text, and
+ * all targets but the last TRIAL_LAST are IGNORE_TARGET: so each mean is over the same characters.
  */
 #include "07_rope/trial.h"
 

@@ -10,7 +10,7 @@
  *
  * The way back: dk [rows, H, nope + rope] comes in. The nope part of dkv is overwritten (add_kv 0)
  * or added to (1), and likewise dk_rope by add_rope; a NULL gradient is not wanted. The v part of
- * dkv belongs to somebody else: do not touch it.
+ * dkv is not yours: do not touch it.
  *
  * Whoever wrote this gave every head only what is its own.
  *

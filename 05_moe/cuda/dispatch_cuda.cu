@@ -1,5 +1,5 @@
 /*
- * Dispatch on the GPU. See dispatch.h.
+ * Dispatch on the GPU: planning, and moving rows by the plan.
  *
  * The plan is the CPU's counting sort, in three kernels: count every piece, add up over the pieces,
  * place. No block waits for another: a slot's row is a sum of counts, in whatever order they came.

@@ -1,5 +1,5 @@
 /*
- * The gate on the GPU. See gate.h.
+ * The gate on the GPU: one product, and small kernels for noise, norms and cosines.
  *
  * The product runs on the tensor cores where the numbers are BF16: two factors of 8 bits have 16
  * bits together, so each product is exact in F32, and only their sum is rounded. Backward, dz is

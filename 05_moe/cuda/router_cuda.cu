@@ -1,6 +1,6 @@
 /*
  * The router on the GPU: a warp for each token, everything between logits and weights in one
- * kernel (router.cuh). See router.h.
+ * kernel (router.cuh).
  *
  * Bytes: E logits read and E scores written for each token; for V3's 8192 x 256 that is 16 MB, 4
  * microseconds on an H200. It takes 46 with V3's groups and 20 without. What limits: the

@@ -11,9 +11,9 @@
  *     metadata         steps done, streams that the random numbers have used up, the best
  *                      validation loss so far, the schedule and the settings of the run
  *
- * Which text a step sees is no state: it is a function of the seed and the step (data.h). The
- * weights are here although DIR/last/model.safetensors has them too: one file is replaced by one
- * rename, so there can be no mixture of the weights of one step and the moments of another,
+ * Which text a step sees is no state: it is a function of the seed and the step (token_source.h).
+ * The weights are here although DIR/last/model.safetensors has them too: one file is replaced by
+ * one rename, so there can be no mixture of the weights of one step and the moments of another,
  * whenever the process is killed.
  *
  * The settings must be the same when the run is resumed; the first that differs is named. The

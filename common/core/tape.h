@@ -3,7 +3,7 @@
  *
  * While a context records, every op pushes a function that knows its own derivative, together with
  * the tensors it needs. tape_backward() calls them last to first; chapter 01 explains it. The first
- * contribution to a gradient overwrites, later ones add, so nobody clears gradients.
+ * contribution to a gradient overwrites, later ones add, so gradients need not be cleared.
  */
 #ifndef COMMON_TAPE_H
 #define COMMON_TAPE_H

@@ -63,7 +63,7 @@ Tensor *test_normal(Context *ctx, const char *name, uint64_t stream, const int64
 float *test_floats(int64_t n);
 
 /* The tensor's numbers as F32 in fresh host memory; of an I32 tensor; and those of t->grad, which
- * fail the test if nobody wrote them. */
+ * fail the test if no backward function wrote them. */
 float *test_values(Context *ctx, const Tensor *t);
 int32_t *test_ints(Context *ctx, const Tensor *t);
 float *test_gradient(Context *ctx, const Tensor *t);
