@@ -249,7 +249,7 @@ DEVICE_TEST(attention, learns) {
     params_init(&params, &ctx);
     SelfAttention w = self_attention_init(&params, "attn", &cfg);
     Error err;
-    cr_assert(params_allocate(&params, true, &err) == 0, "%s", err.text);
+    check_ok(params_allocate(&params, true, &err), &err);
     cr_assert(params_find(&params, "attn.k_proj.weight") == w.k_proj);
     self_attention_randomize(&params, &w, 0.25f);
     AdamW adamw = adamw_defaults();

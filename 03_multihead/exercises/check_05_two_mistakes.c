@@ -19,7 +19,7 @@ static void compare(int T, int H, int H_kv, int D) {
     test_poison(&ctx, o);
     grouped_attention(o->data, q->data, k->data, v->data, T, H, H_kv, D);
     check_tensor(&ctx, "o", o, expected->data, 1e-5); /* F32, sums of up to 40 */
-    test_context_free(&ctx);
+    context_free(&ctx);
 }
 
 Test(two_mistakes, as_many_key_heads) { compare(9, 3, 3, 5); }

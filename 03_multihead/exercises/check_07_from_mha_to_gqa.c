@@ -47,5 +47,5 @@ Test(pool_heads, nothing_is_lost_where_heads_are_equal) {
     check_tensor(&ctx, "pooled", multihead_forward(&ctx, x, &gqa, &few, NULL, (Residual){0}),
                  expected, 1e-5);
     free(expected);
-    test_context_free(&ctx);
+    context_free(&ctx);
 }

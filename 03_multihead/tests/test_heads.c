@@ -11,6 +11,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+static Error err; /* what the last call that failed had to say */
+
 DEVICE_TEST(heads, probabilities_equal_pytorch) {
     enum { B = 2, H = 3, T = 13, E = 24 };
     Context ctx = test_context(device, dtype);
@@ -141,10 +143,9 @@ static const CharModelConfig small = {.vocab_size = 11,
                                       .attention = {16, 4, 2, 5, false}};
 
 static void model_init(CharModel *model, Params *params, Context *ctx, bool training) {
-    Error err = {0};
     params_init(params, ctx);
-    cr_assert(charmodel_init(model, params, &small, &err) == 0, "%s", err.text);
-    cr_assert(params_allocate(params, training, &err) == 0, "%s", err.text);
+    check_ok(charmodel_init(model, params, &small, &err), &err);
+    check_ok(params_allocate(params, training, &err), &err);
     charmodel_randomize(params, model);
 }
 
@@ -153,7 +154,6 @@ DEVICE_TEST(charmodel, generates_the_same_with_and_without_cache) {
     CharModel model;
     Params params;
     model_init(&model, &params, &ctx, false);
-    Error err = {0};
     int32_t with[24] = {1, 5, 3}, without[24] = {1, 5, 3};
     /*
      * In BF16 the two ways round differently, and a draw near the border of two characters may
@@ -201,7 +201,6 @@ Test(charmodel, a_wrong_config_is_named) {
     Params params;
     params_init(&params, &ctx);
     CharModel model;
-    Error err = {0};
     CharModelConfig cfg = small;
     cfg.num_hidden_layers = 9;
     cr_assert_eq(charmodel_init(&model, &params, &cfg, &err), -1);

@@ -10,6 +10,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+static Error err; /* what the last call that failed had to say */
+
 /* ---- appending ---- */
 
 /* New rows are where they should be, bit for bit, and every other number is what it was. */
@@ -39,9 +41,8 @@ DEVICE_TEST(kv_cache, appends_at_its_length) {
     enum { B = 2, CAPACITY = 9, HEADS = 3, D = 5, W = HEADS * D };
     static const int chunks[] = {1, 4, 1, 3};
     Context ctx = test_context(device, dtype);
-    Error err = {0};
     KVCache cache;
-    cr_assert(kv_cache_init(&cache, &ctx, B, CAPACITY, HEADS, D, &err) == 0, "%s", err.text);
+    check_ok(kv_cache_init(&cache, &ctx, B, CAPACITY, HEADS, D, &err), &err);
     test_poison(&ctx, &cache.k);
     test_poison(&ctx, &cache.v);
     float k_all[B * CAPACITY * W], v_all[B * CAPACITY * W];
@@ -50,7 +51,7 @@ DEVICE_TEST(kv_cache, appends_at_its_length) {
         int T = chunks[i];
         Tensor *k = test_normal(&ctx, "k", 10 + 2 * (uint64_t)i, SHAPE(B, T, HEADS, D));
         Tensor *v = test_normal(&ctx, "v", 11 + 2 * (uint64_t)i, SHAPE(B, T, HEADS, D));
-        cr_assert(kv_cache_append(&ctx, &cache, k, v, &err) == 0, "%s", err.text);
+        check_ok(kv_cache_append(&ctx, &cache, k, v, &err), &err);
         float *k_rows = test_values(&ctx, k), *v_rows = test_values(&ctx, v);
         for (int b = 0; b < B; b++) {
             memcpy(k_all + (b * CAPACITY + length) * W, k_rows + b * T * W, sizeof(float) * T * W);
@@ -70,9 +71,8 @@ DEVICE_TEST(kv_cache, appends_at_its_length) {
 DEVICE_TEST(kv_cache, overflow_is_an_error_and_writes_nothing) {
     enum { B = 2, CAPACITY = 4, HEADS = 2, D = 3, COUNT = B * CAPACITY * HEADS * D };
     Context ctx = test_context(device, dtype);
-    Error err = {0};
     KVCache cache;
-    cr_assert(kv_cache_init(&cache, &ctx, B, CAPACITY, HEADS, D, &err) == 0, "%s", err.text);
+    check_ok(kv_cache_init(&cache, &ctx, B, CAPACITY, HEADS, D, &err), &err);
     float marks[COUNT];
     for (int i = 0; i < COUNT; i++) marks[i] = 7.0f;
     tensor_upload(&ctx, &cache.k, marks);
@@ -91,7 +91,6 @@ DEVICE_TEST(kv_cache, overflow_is_an_error_and_writes_nothing) {
 
 Test(kv_cache, needs_room_for_a_token) {
     Context ctx = test_context(CPU, F32);
-    Error err = {0};
     KVCache cache;
     cr_assert_eq(kv_cache_init(&cache, &ctx, 1, 0, 2, 4, &err), -1);
     cr_assert(strstr(err.text, "for 0 tokens"), "it says: %s", err.text);
@@ -136,7 +135,6 @@ static void check_cached(Device device, DType dtype, MultiheadConfig cfg, const 
     Context ctx = test_context(device, dtype);
     Module m;
     module_init(&m, &ctx, cfg);
-    Error err = {0};
     KVCache cache;
     cr_assert(
         kv_cache_init(&cache, &ctx, B, CAPACITY, cfg.num_key_value_heads, cfg.head_dim, &err) == 0);
@@ -189,9 +187,8 @@ DEVICE_TEST(kv_cache, truncate_forgets) {
     Context ctx = test_context(device, dtype);
     Module m;
     module_init(&m, &ctx, cfg);
-    Error err = {0};
     KVCache cache;
-    cr_assert(kv_cache_init(&cache, &ctx, 1, T, 2, 7, &err) == 0, "%s", err.text);
+    check_ok(kv_cache_init(&cache, &ctx, 1, T, 2, 7, &err), &err);
     Tensor *x = test_normal(&ctx, "x", 1, SHAPE(1, T, HIDDEN));
     float *all = test_values(&ctx, x);
     float *whole = test_values(&ctx, multihead_forward(&ctx, x, &m.w, &cfg, NULL, (Residual){0}));

@@ -321,5 +321,5 @@ Test(multihead, a_wrong_config_is_named) {
     }
     Error err = {0};
     MultiheadConfig fine = {32, 4, 2, 64, true}; /* heads wider than hidden_size / H are allowed */
-    cr_assert(multihead_check(&fine, &err) == 0, "%s", err.text);
+    check_ok(multihead_check(&fine, &err), &err);
 }

@@ -30,7 +30,7 @@ static void compare(int T, int H, int rank, int nope, int rope, int v) {
     plain_mla(y->data, x->data, plain, &cfg, T);
     check_tensor(&ctx, "y", y, expected, 1e-5); /* F32, sums of up to 40 and an exponential */
     free(expected);
-    test_context_free(&ctx);
+    context_free(&ctx);
 }
 
 Test(two_mistakes, no_part_for_positions) { compare(9, 3, 7, 5, 0, 4); }

@@ -58,11 +58,11 @@ DEVICE_TEST(by_hand, absorbed) {
     Pages pages;
     LatentCache cache;
     Mla w = by_hand_weights(&ctx);
-    cr_assert(pages_init(&pages, &ctx, 1, 3, 0, &err) == 0, "%s", err.text);
-    cr_assert(latent_cache_init(&cache, &ctx, &pages, 2, &err) == 0, "%s", err.text);
+    check_ok(pages_init(&pages, &ctx, 1, 3, 0, &err), &err);
+    check_ok(latent_cache_init(&cache, &ctx, &pages, 2, &err), &err);
     for (int t = 0; t < 3; t++) {
         Tensor *x = tensor_copy_in(&ctx, "x", dtype, by_hand_x + 2 * t, SHAPE(1, 1, 2));
-        cr_assert(pages_begin(&pages, 1, &err) == 0, "%s", err.text);
+        check_ok(pages_begin(&pages, 1, &err), &err);
         Tensor *y =
             mla_forward(&ctx, x, &w, &by_hand_cfg, NULL, NULL, &cache, MLA_ABSORBED, (Residual){0});
         check_tensor(&ctx, "y", y, by_hand_y + 2 * t, by_hand_tolerance(dtype));

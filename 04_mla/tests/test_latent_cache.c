@@ -129,7 +129,7 @@ static void write_rows(Context *ctx, LatentCache *cache, int T) {
 
 static void append(Context *ctx, OneLayer *cache, int T) {
     Error err = {0};
-    cr_assert(pages_begin(&cache->pages, T, &err) == 0, "%s", err.text);
+    check_ok(pages_begin(&cache->pages, T, &err), &err);
     write_rows(ctx, &cache->latent, T);
 }
 
@@ -180,7 +180,7 @@ DEVICE_TEST(latent_cache, pages_change_hands) {
     Error err = {0};
     one_layer_init(&cache, &ctx, B, CAPACITY, PAGES, 7);
     Pages *pages = &cache.pages;
-    cr_assert(latent_cache_init(&second, &ctx, pages, 34, &err) == 0, "%s", err.text);
+    check_ok(latent_cache_init(&second, &ctx, pages, 34, &err), &err);
     int appended = 0, refused = 0, cuts = 0;
     for (int i = 0; i < STEPS; i++) {
         Philox random = philox(11, 0, (uint64_t)i);

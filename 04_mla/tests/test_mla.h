@@ -37,9 +37,9 @@ typedef struct OneLayer {
 static inline void one_layer_init(OneLayer *cache, Context *ctx, int batch, int capacity, int pages,
                                   int width) {
     Error err = {0};
-    if (pages_init(&cache->pages, ctx, batch, capacity, pages, &err) ||
-        latent_cache_init(&cache->latent, ctx, &cache->pages, width, &err))
-        cr_assert_fail("%s", err.text);
+    check_ok(pages_init(&cache->pages, ctx, batch, capacity, pages, &err) ||
+                 latent_cache_init(&cache->latent, ctx, &cache->pages, width, &err),
+             &err);
     test_poison(ctx, &cache->latent.latent); /* what no token wrote must not be used */
 }
 

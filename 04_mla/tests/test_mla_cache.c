@@ -333,7 +333,7 @@ static void absorbed_with(int B, int T, int more_width, int more_heads) {
     one_layer_init(&cache, &ctx, 2, 64, 0, rank + rope);
     Tensor *c_kv = test_normal(&ctx, "c_kv", 1, SHAPE(2, 5, rank));
     Tensor *k_rope = test_normal(&ctx, "k_rope", 2, SHAPE(2, 5, rope));
-    cr_assert(pages_begin(&cache.pages, 5, &err) == 0, "%s", err.text);
+    check_ok(pages_begin(&cache.pages, 5, &err), &err);
     latent_cache_append(&ctx, &cache.latent, c_kv, k_rope);
     cfg.num_attention_heads += more_heads; /* more than kv_b_proj has */
     Tensor *q = test_normal(&ctx, "q", 3, SHAPE(B, T, cfg.num_attention_heads, 16));

@@ -296,7 +296,7 @@ Test(mla, a_wrong_config_is_named) {
                                      {8, 1, 8, 8, 1, 0, 1, true}};
     for (int i = 0; i < 3; i++) {
         Error err = {0};
-        cr_assert(mla_check(&fine[i], &err) == 0, "%s", err.text);
+        check_ok(mla_check(&fine[i], &err), &err);
     }
 }
 

@@ -226,7 +226,6 @@ Test(selection, gradients_of_a_subset) {
     g.x = test_normal(&ctx, "x", 1, SHAPE(B, T, with_q.hidden_size));
     g.c = test_normal(&ctx, "c", 2, SHAPE(B, T, with_q.hidden_size));
     check_gradients(&ctx, "selection", module_loss, &g, &g.x, 1, 24, 1e-2, 1e-2);
-    free(lists);
 }
 
 /* ---- with a cache = without, in both modes ---- */

@@ -33,20 +33,8 @@ static BlockConfig config(AttentionKind attention, int experts) {
     return cfg;
 }
 
-typedef struct Module {
-    Params params;
-    BlockConfig cfg;
-    Block w;
-} Module;
-
-static void module_init(Module *m, Context *ctx, BlockConfig cfg, int layer) {
-    Error err = {0};
-    m->cfg = cfg;
-    cr_assert(block_check(&cfg, &err) == 0, "%s", err.text);
-    params_init(&m->params, ctx);
-    m->w = block_init(&m->params, "model.layers.3", &cfg, layer);
-    test_params(&m->params, 0.2f);
-}
+/* Layer 1 of a model: dense where the config's first_k_dense_replace is above it. */
+MODULE(Block, BlockConfig, block_init(params, "model.layers.3", cfg, 1), 0.2f)
 
 /* Two prompts of 9 tokens, then 4 tokens one by one, against all 13 at once. */
 DEVICE_TEST(block, cached_decoding_equals_the_whole_sequence) {
@@ -57,13 +45,13 @@ DEVICE_TEST(block, cached_decoding_equals_the_whole_sequence) {
         /* In BF16 a rounding may turn a choice between two nearly equal experts: there all are
          * chosen. */
         int experts = dtype == BF16 ? 2 : 8;
-        module_init(&m, &ctx, config((AttentionKind)(kind & 1), kind & 2 ? experts : 0), 0);
+        module_init(&m, &ctx, config((AttentionKind)(kind & 1), kind & 2 ? experts : 0));
         Tensor *x = test_normal(&ctx, "x", 1, SHAPE(B, T, HIDDEN));
         float *xh = test_values(&ctx, x);
         float *whole = test_values(&ctx, block_forward(&ctx, x, &m.w, &m.cfg, &(BlockRun){0}));
         DecoderCache cache;
         Error err = {0};
-        cr_assert(decoder_cache_init(&cache, &ctx, &m.cfg, 1, B, T, &err) == 0, "%s", err.text);
+        check_ok(decoder_cache_init(&cache, &ctx, &m.cfg, 1, B, T, &err), &err);
         float got[B * T * HIDDEN];
         for (int from = 0; from < T;) {
             int count = from ? 1 : PROMPT;
@@ -71,7 +59,7 @@ DEVICE_TEST(block, cached_decoding_equals_the_whole_sequence) {
             for (int b = 0; b < B; b++)
                 memcpy(part + b * count * HIDDEN, xh + (b * T + from) * HIDDEN,
                        sizeof(float) * (size_t)(count * HIDDEN));
-            cr_assert(decoder_cache_reserve(&cache, NULL, count, &err) == 0, "%s", err.text);
+            check_ok(decoder_cache_reserve(&cache, NULL, count, &err), &err);
             decoder_cache_begin(&cache, count);
             Tensor *t = tensor_copy_in(&ctx, "part", dtype, part, SHAPE(B, count, HIDDEN));
             Tensor *y = (from ? block_decode : block_forward)(&ctx, t, &m.w, &m.cfg,
@@ -121,8 +109,8 @@ DEVICE_TEST(block, fused_halves) {
         Module m;
         DecoderCache cache;
         Error err = {0};
-        module_init(&m, &ctx, cfg, 0);
-        cr_assert(decoder_cache_init(&cache, &ctx, &cfg, 1, 2, 8, &err) == 0, "%s", err.text);
+        module_init(&m, &ctx, cfg);
+        check_ok(decoder_cache_init(&cache, &ctx, &cfg, 1, 2, 8, &err), &err);
         MoeRecord record;
         BlockRun run = {.cache = cache.layers, .record = i == RECORD ? &record : NULL};
         ctx.recording = i == RECORDING;
@@ -141,7 +129,7 @@ Test(block, gradients_agree_with_finite_differences) {
         Context ctx = test_context(CPU, F32);
         Module m;
         BlockConfig cfg = config((AttentionKind)(kind & 1), kind & 2 ? 6 : 0);
-        module_init(&m, &ctx, cfg, 0);
+        module_init(&m, &ctx, cfg);
         Graph g = {.m = &m};
         g.x = test_normal(&ctx, "x", 41, SHAPE(1, 5, HIDDEN));
         g.c = test_normal(&ctx, "c", 42, SHAPE(1, 5, HIDDEN));
@@ -158,7 +146,7 @@ DEVICE_TEST(block, learns) {
         Module m;
         BlockConfig cfg = config((AttentionKind)(kind & 1), kind & 2 ? 4 : 0);
         BlockTraining training = {.losses.aux_loss_alpha = kind & 2 ? 0.01f : 0};
-        module_init(&m, &ctx, cfg, 0);
+        module_init(&m, &ctx, cfg);
         AdamW adamw = adamw_defaults();
         float first = 0, last = 0;
         for (int step = 0; step < 8; step++) {
@@ -223,8 +211,10 @@ Test(block, the_first_layers_are_dense) {
     cfg.first_k_dense_replace = 2;
     check_all(block_is_dense(&cfg, 1), !block_is_dense(&cfg, 2));
     Module dense, sparse;
-    module_init(&dense, &ctx, cfg, 1);
-    module_init(&sparse, &ctx, cfg, 2);
+    module_init(&dense, &ctx, cfg);
+    cfg.first_k_dense_replace = 1;
+    module_init(&sparse, &ctx, cfg);
+    cfg.first_k_dense_replace = 2;
     cr_assert(params_find(&dense.params, "model.layers.3.mlp.gate_proj.weight"));
     cr_assert(!params_find(&dense.params, "model.layers.3.mlp.gate.weight"));
     cr_assert(params_find(&sparse.params, "model.layers.3.mlp.experts.gate_proj.weight"));
@@ -241,7 +231,7 @@ DEVICE_TEST(block, dropout_belongs_to_training) {
     Context ctx = test_context(device, dtype);
     BlockConfig cfg = config(ATTENTION_MLA, 4);
     Module m;
-    module_init(&m, &ctx, cfg, 0);
+    module_init(&m, &ctx, cfg);
     const struct {
         float p;
         bool recording;
@@ -272,6 +262,7 @@ Test(block, a_wrong_config_is_named) {
     cfg = fine, cfg.field = value;                                   \
     cr_assert(block_check(&cfg, &err) == -1, #field " is accepted"); \
     cr_assert(strstr(err.text, says), #field " says: %s", err.text)
+    check_ok(block_check(&fine, &err), &err);
     REFUSED(hidden_size, 48, "hidden_size is 48, but the attention's is 32");
     REFUSED(intermediate_size, 0, "intermediate_size is 0");
     REFUSED(rms_norm_eps, 0, "rms_norm_eps is 0");

@@ -33,9 +33,9 @@ static void module_init(Module *m, Context *ctx) {
     DecoderConfig cfg = config();
     Error err = {0};
     params_init(&m->params, ctx);
-    cr_assert(decoder_check(&cfg, &err) == 0, "%s", err.text);
+    check_ok(decoder_check(&cfg, &err), &err);
     decoder_register(&m->model, &m->params, &cfg);
-    cr_assert(params_allocate(&m->params, true, &err) == 0, "%s", err.text);
+    check_ok(params_allocate(&m->params, true, &err), &err);
     decoder_randomize(&m->params, &m->model, (DecoderStart){0.5f, 0.18f, 0.18f, 0.18f});
 }
 

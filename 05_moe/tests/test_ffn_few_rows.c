@@ -34,7 +34,7 @@ static void half_init(Half *half, Context *ctx, const MoeConfig *moe, int hidden
         half->cfg.moe = *moe, w->moe = moe_init(params, "mlp", moe);
     else
         w->mlp = mlp_init(params, "mlp", hidden, inner);
-    if (params_allocate(params, true, &err)) cr_assert_fail("%s", err.text);
+    check_ok(params_allocate(params, true, &err), &err);
     w->post_attention_layernorm = test_normal(ctx, "norm", 2, SHAPE(hidden));
     float std = 1.0f / sqrtf((float)hidden);
     if (!moe) {

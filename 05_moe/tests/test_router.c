@@ -296,7 +296,7 @@ DEVICE_TEST(router, a_nan_is_found_and_named) {
         float *values = calloc(N * 8, sizeof *values);
         Tensor *x = tensor_copy_in(&ctx, "x", dtype, values, SHAPE(N, 8));
         router_forward(&ctx, x, &m.w, &cfg);
-        cr_assert(router_healthy(&ctx, &m.w, &err) == 0, "%s", err.text);
+        check_ok(router_healthy(&ctx, &m.w, &err), &err);
         values[100 * 8] = values[17 * 8 + 3] = NAN;
         tensor_upload(&ctx, x, values);
         Routing r = router_forward(&ctx, x, &m.w, &cfg);
@@ -381,7 +381,7 @@ Test(router, a_wrong_config_is_named) {
     Error err = {0};
     RouterConfig v3 = config(7168, 256, 8, SCORING_SIGMOID, TOPK_NOAUX_TC);
     v3.n_group = 8, v3.topk_group = 4;
-    cr_assert(router_check(&v3, &err) == 0, "%s", err.text);
+    check_ok(router_check(&v3, &err), &err);
     v3.hidden_size = 0;
     cr_assert(router_check(&v3, &err) == -1 && strstr(err.text, "hidden_size is 0"), "%s",
               err.text);

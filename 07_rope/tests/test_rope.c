@@ -66,7 +66,7 @@ static Rope rope_new(Context *ctx, int dim, RopeLayout layout) {
     Rope rope;
     Error err;
     cfg.layout = layout;
-    cr_assert(rope_init(&rope, ctx, &cfg, &err) == 0, "%s", err.text);
+    check_ok(rope_init(&rope, ctx, &cfg, &err), &err);
     return rope;
 }
 
@@ -271,7 +271,7 @@ Test(table, is_exact_far_out) {
     RopeConfig cfg = rope_config(64, 163840);
     Rope rope;
     Error err;
-    cr_assert(rope_init(&rope, &ctx, &cfg, &err) == 0, "%s", err.text);
+    check_ok(rope_init(&rope, &ctx, &cfg, &err), &err);
     double worst = 0, worst_f32 = 0;
     for (size_t r = 0; r < sizeof rows / sizeof *rows; r++)
         for (int i = 0; i < 32; i++) {

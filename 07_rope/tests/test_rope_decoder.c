@@ -34,8 +34,7 @@ static void make(Model *m, Context *ctx, const DecoderConfig *cfg, const RopeCon
     Error err;
     params_init(&m->params, ctx);
     decoder_register(&m->model, &m->params, cfg);
-    if (params_allocate(&m->params, true, &err) || rope_init(&m->rope, ctx, rope, &err))
-        cr_assert_fail("%s", err.text);
+    check_ok(params_allocate(&m->params, true, &err) || rope_init(&m->rope, ctx, rope, &err), &err);
     trial_randomize(&m->params, &m->model);
 }
 
@@ -119,7 +118,7 @@ DEVICE_TEST(rope_decoder, without_positions_the_past_is_a_set) {
         free(a), free(b);
     }
     unmake(&m);
-    test_context_free(&ctx);
+    context_free(&ctx);
 }
 
 /* A Position that starts to count at `first`. */
@@ -156,7 +155,7 @@ DEVICE_TEST(rope_decoder, a_shift_of_all_positions_changes_nothing) {
         free(a), free(b);
         unmake(&m);
     }
-    test_context_free(&ctx);
+    context_free(&ctx);
 }
 
 /* ---- the cache: positions go on where they stopped ---- */
@@ -173,8 +172,7 @@ DEVICE_TEST(rope_decoder, with_the_cache_as_without) {
         const Position *position = kind ? &m.rope.position : NULL;
         DecoderCache cache;
         Error err;
-        if (decoder_cache_init(&cache, &ctx, &cfg.block, 2, 1, T, &err))
-            cr_assert_fail("%s", err.text);
+        check_ok(decoder_cache_init(&cache, &ctx, &cfg.block, 2, 1, T, &err), &err);
         int32_t ids[T];
         some_ids(ids, T, 3);
         float *all = logits_of(&ctx, &m, ids, T, position);
@@ -187,7 +185,7 @@ DEVICE_TEST(rope_decoder, with_the_cache_as_without) {
         decoder_cache_free(&cache);
         unmake(&m);
     }
-    test_context_free(&ctx);
+    context_free(&ctx);
 }
 
 /* What the cache keeps of a token's position is its rotated key: at place 0 nothing is turned, and
@@ -202,7 +200,7 @@ DEVICE_TEST(rope_decoder, the_cached_key_is_rotated) {
     int c = cfg.block.mla.kv_lora_rank, dim = cfg.block.mla.qk_rope_head_dim, width = c + dim;
     DecoderCache cache;
     Error err;
-    if (decoder_cache_init(&cache, &ctx, &cfg.block, 1, 1, T, &err)) cr_assert_fail("%s", err.text);
+    check_ok(decoder_cache_init(&cache, &ctx, &cfg.block, 1, 1, T, &err), &err);
     int32_t ids[T];
     for (int t = 0; t < T; t++) ids[t] = 4;
     forward(&ctx, &m, tensor_copy_in(&ctx, "ids", I32, ids, SHAPE(1, T)), &m.rope.position, &cache);
@@ -223,7 +221,7 @@ DEVICE_TEST(rope_decoder, the_cached_key_is_rotated) {
     free(latent);
     decoder_cache_free(&cache);
     unmake(&m);
-    test_context_free(&ctx);
+    context_free(&ctx);
 }
 
 /* ---- gradients ---- */
@@ -254,7 +252,7 @@ Test(rope_decoder, gradients_agree_with_finite_differences) {
     check_gradients(&ctx, "rope_decoder", problem_loss, &p, m.params.list, m.params.count, 12, 1e-2,
                     2e-2);
     unmake(&m);
-    test_context_free(&ctx);
+    context_free(&ctx);
 }
 
 /* The device's loss and gradients are the CPU's. */
@@ -282,11 +280,10 @@ DEVICE_TEST(rope_decoder, every_device_computes_what_the_cpu_computes) {
         for (int i = 0; i < m.params.count; next += tensor_count(m.params.list[i++]))
             params_get_grad(&m.params, m.params.list[i], next);
         unmake(&m);
-        test_context_free(&ctx);
+        context_free(&ctx);
     }
     check_close("loss", &loss[1], &loss[0], 1, dtype == BF16 ? 5e-3 : 1e-6);
     check_close("all gradients", grads[1], grads[0], count, model_tolerance(dtype));
-    free(grads[0]), free(grads[1]);
 }
 
 /* ---- learning by distance ---- */
@@ -324,7 +321,7 @@ static float copy_loss(Device device, DType dtype, bool with_positions) {
         context_reset(&ctx);
     }
     unmake(&m);
-    test_context_free(&ctx);
+    context_free(&ctx);
     return loss;
 }
 

@@ -21,7 +21,7 @@ static Rope rope_new(Context *ctx, int dim, RopeLayout layout) {
     Rope rope;
     Error err;
     cfg.layout = layout;
-    cr_assert(rope_init(&rope, ctx, &cfg, &err) == 0, "%s", err.text);
+    check_ok(rope_init(&rope, ctx, &cfg, &err), &err);
     return rope;
 }
 
@@ -90,7 +90,7 @@ DEVICE_TEST(backward, is_the_adjoint_with_an_attention_factor) {
     cfg.factor = 4, cfg.original_max_position_embeddings = 16, cfg.attention_factor = 1.5;
     Rope rope;
     Error err;
-    cr_assert(rope_init(&rope, &ctx, &cfg, &err) == 0, "%s", err.text);
+    check_ok(rope_init(&rope, &ctx, &cfg, &err), &err);
     Tensor *x = test_normal(&ctx, "x", 1, SHAPE(B, T, H, DIM));
     Tensor *y = test_normal(&ctx, "y", 2, SHAPE(B, T, H, DIM));
     float *x0 = test_values(&ctx, x), *y0 = test_values(&ctx, y);

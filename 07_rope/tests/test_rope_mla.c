@@ -35,7 +35,7 @@ static RopeConfig yarn_config(int dim, RopeLayout layout, double mscale, double 
 static Rope rope_new(Context *ctx, RopeConfig cfg) {
     Rope rope;
     Error err;
-    cr_assert(rope_init(&rope, ctx, &cfg, &err) == 0, "%s", err.text);
+    check_ok(rope_init(&rope, ctx, &cfg, &err), &err);
     return rope;
 }
 
@@ -180,7 +180,7 @@ DEVICE_TEST(mla, few_tokens_turn_like_many) {
         Error err = {0};
         RopeConfig yarn = yarn_config(16, layout ? ROPE_HALVES : ROPE_INTERLEAVED, 1, 0.5);
         module_init(&m, &ctx, cfg);
-        cr_assert(rope_init(&rope, &ctx, &yarn, &err) == 0, "%s", err.text);
+        check_ok(rope_init(&rope, &ctx, &yarn, &err), &err);
         one_layer_init(&few, &ctx, 3, 100, 0, 48), one_layer_init(&many, &ctx, 3, 100, 0, 48);
         Tensor *norm = test_normal(&ctx, "norm", 5, SHAPE(64));
         for (int step = 0; step < 9; step++) {

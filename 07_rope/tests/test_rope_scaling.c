@@ -11,6 +11,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+static Error err; /* what the last call that failed had to say */
+
 static RopeConfig yarn_config(int dim, double theta, double factor, int original) {
     RopeConfig cfg = rope_config(dim, 4096);
     cfg.rope_theta = theta;
@@ -59,8 +61,7 @@ Test(yarn, factors_reach_table_and_position) {
     cfg.max_position_embeddings = 8;
     cfg.mscale_all_dim = 0.5;
     Rope rope;
-    Error err;
-    cr_assert(rope_init(&rope, &ctx, &cfg, &err) == 0, "%s", err.text);
+    check_ok(rope_init(&rope, &ctx, &cfg, &err), &err);
     double m1 = 1 + 0.1 * log(40), m2 = 1 + 0.05 * log(40);
     check_number("cos(0)", rope.cos[0], m1 / m2, 1e-7);
     check_number("sin(0)", rope.sin[0], 0, 0);
@@ -69,7 +70,7 @@ Test(yarn, factors_reach_table_and_position) {
     rope_free(&rope);
     rope_free(&rope);             /* twice is fine */
     cfg.rope_type = ROPE_DEFAULT; /* then none of it counts */
-    cr_assert(rope_init(&rope, &ctx, &cfg, &err) == 0, "%s", err.text);
+    check_ok(rope_init(&rope, &ctx, &cfg, &err), &err);
     check_number("cos(0), default", rope.cos[0], 1, 0);
     check_number("position.scale, default", rope.position.scale, 1, 0);
 }
@@ -163,8 +164,7 @@ static const double GOLDEN = 8 * 0x1p-24;
 static void check_golden(SafeTensors *golden, const char *name, RopeConfig cfg) {
     double f[64];
     char factors[64];
-    Error err;
-    cr_assert(rope_check(&cfg, &err) == 0, "%s", err.text);
+    check_ok(rope_check(&cfg, &err), &err);
     rope_frequencies(&cfg, f);
     const float *expected = golden_values(golden, name);
     cr_assert_eq(tensor_count(safetensors_find(golden, name)), cfg.dim / 2);
@@ -220,8 +220,7 @@ Test(goldens, cos_and_sin_of_transformers) {
     RopeConfig cfg = v3_config();
     cfg.max_position_embeddings = 301;
     Rope rope;
-    Error err;
-    cr_assert(rope_init(&rope, &ctx, &cfg, &err) == 0, "%s", err.text);
+    check_ok(rope_init(&rope, &ctx, &cfg, &err), &err);
     Tensor *positions = golden_tensor(&ctx, golden, "positions");
     cr_assert_eq(tensor_count(positions), ROWS);
     const float *c = golden_values(golden, "yarn_v3.cos");
@@ -256,8 +255,7 @@ static void check_rotation(Device device, DType dtype, RopeLayout layout, const 
     RopeConfig cfg = rope_config(dim, 50);
     cfg.layout = layout;
     Rope rope;
-    Error err;
-    cr_assert(rope_init(&rope, &ctx, &cfg, &err) == 0, "%s", err.text);
+    check_ok(rope_init(&rope, &ctx, &cfg, &err), &err);
     snprintf(key, sizeof key, "c_%s", which);
     float *c = in_our_order(golden_values(golden, key), heads, dim, layout); /* it meets y */
     snprintf(key, sizeof key, "%s.%s", name, which);
@@ -307,8 +305,7 @@ static void refused(RopeConfig cfg, const char *words) {
 
 Test(check, names_the_setting) {
     RopeConfig cfg = v3_config();
-    Error err;
-    cr_assert(rope_check(&cfg, &err) == 0, "%s", err.text);
+    check_ok(rope_check(&cfg, &err), &err);
     REFUSED("head_dim without MLA) is 63", cfg.dim = 63);
     REFUSED("is 0; numbers are rotated in pairs", cfg.dim = 0);
     REFUSED("is -2; numbers are rotated in pairs", cfg.dim = -2);
@@ -342,9 +339,8 @@ Test(check, names_the_setting) {
 /* What belongs to another rope_type is not looked at. */
 Test(check, ignores_what_is_not_used) {
     RopeConfig cfg = rope_config(64, 4096);
-    Error err;
     cfg.factor = 0, cfg.beta_fast = NAN;
-    cr_assert(rope_check(&cfg, &err) == 0, "%s", err.text);
+    check_ok(rope_check(&cfg, &err), &err);
     cfg.rope_type = ROPE_LINEAR, cfg.factor = 2, cfg.beta_fast = 0; /* and no original context */
-    cr_assert(rope_check(&cfg, &err) == 0, "%s", err.text);
+    check_ok(rope_check(&cfg, &err), &err);
 }

@@ -34,8 +34,8 @@ static void set_up(Fixture *f, Device device, DType dtype) {
     f->ctx = test_context(device, dtype);
     params_init(&f->params, &f->ctx);
     decoder_register(&f->model, &f->params, &cfg);
-    if (params_allocate(&f->params, true, &err) || rope_init(&f->rope, &f->ctx, &rope, &err))
-        cr_assert_fail("%s", err.text);
+    check_ok(params_allocate(&f->params, true, &err) || rope_init(&f->rope, &f->ctx, &rope, &err),
+             &err);
     trial_randomize(&f->params, &f->model);
     for (int i = 0; i < COUNT; i++) f->ids[i] = (i * i + i / 5) % VOCAB;
     f->text = (CharText){.ids = f->ids, .train = TRAIN, .count = COUNT};
@@ -115,8 +115,7 @@ DEVICE_TEST(trial, learns) {
     double losses[60];
     set_up(&f, device, dtype);
     TrialTraining how = training(losses, 1e-2f);
-    cr_assert(trial_train(&f.ctx, &f.params, &f.model, &f.text, &f.rope.position, &how, &err) == 0,
-              "%s", err.text);
+    check_ok(trial_train(&f.ctx, &f.params, &f.model, &f.text, &f.rope.position, &how, &err), &err);
     cr_assert(losses[59] < 0.6 * losses[0], "the loss went from %g to %g", losses[0], losses[59]);
     double perplexity = ask(&f, 32, 20);
     cr_assert(perplexity < 4, "the perplexity is still %g of 7", perplexity);

@@ -58,7 +58,7 @@ static float *weights_without(int item, size_t *bytes) {
     world_for_resuming(&w, scratch.directory);
     Alarm alarm = {w.source, 5 * (uint64_t)w.options.batch_size, SIGINT};
     TokenSource source = alarm_source(&alarm);
-    must(train_run(&w.model, &source, &w.options, &result, &err), &err);
+    check_ok(train_run(&w.model, &source, &w.options, &result, &err), &err);
     cr_assert(result.steps == 6);
 
     world_for_resuming(&w, scratch.directory);
@@ -66,13 +66,13 @@ static float *weights_without(int item, size_t *bytes) {
     TrainingState state = {.adamw = w.options.adamw, .schedule = w.options.schedule};
     char last[200];
     snprintf(last, sizeof last, "%s/last", scratch.directory);
-    must(training_state_load(&w.model, &state, &settings, last, &err), &err);
+    check_ok(training_state_load(&w.model, &state, &settings, last, &err), &err);
     if (item < ITEMS) lose((Item)item, &w.model, &state);
-    must(training_state_save(&w.model, &state, &settings, last, &err), &err);
+    check_ok(training_state_save(&w.model, &state, &settings, last, &err), &err);
 
     world_for_resuming(&w, scratch.directory);
     w.options.start = RUN_RESUME;
-    must(train_run(&w.model, &w.source, &w.options, &result, &err), &err);
+    check_ok(train_run(&w.model, &w.source, &w.options, &result, &err), &err);
     cr_assert(result.steps == 12 && result.resumed_from == 6);
     *bytes = (size_t)w.model.params.size * sizeof(float);
     float *weights = malloc(*bytes);

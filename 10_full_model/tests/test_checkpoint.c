@@ -5,49 +5,32 @@
 #include "10_full_model/checkpoint/checkpoint.h"
 #include "10_full_model/checkpoint/weight_files.h"
 #include "10_full_model/checkpoint/weights_map.h"
-#include "10_full_model/tests/test_tiny.h"
+#include "10_full_model/tests/test_world.h"
 #include "common/files/files.h"
-#include "common/program/testing.h"
-#include "common/tests/test_scratch.h"
 
-#include <signal.h>
 #include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
 #include <sys/resource.h>
 
-typedef struct World {
-    Context ctx;
-    Model model;
-    Scratch scratch;
-} World;
+static Error err; /* what the last call that failed had to say */
 
 static void world_open(World *w, ModelConfig cfg) {
-    Error err;
-    w->ctx = test_context(CPU, F32);
+    world_model(w, CPU, F32, cfg, false);
     w->scratch = scratch_open();
-    if (model_init(&w->model, &w->ctx, &cfg, false, &err)) cr_assert_fail("%s", err.text);
-    model_randomize(&w->model);
     Tensor *weight; /* biases of routers too, which begin at zero */
     for (int i = 0; (weight = weights_at(&w->model.params, i)); i++)
         if (i >= w->model.params.count) params_normal(&w->model.params, weight, 0.3f);
-    if (checkpoint_write_setup(&cfg, NULL, w->scratch.directory, F32, &err))
-        cr_assert_fail("%s", err.text);
+    check_ok(checkpoint_write_setup(&cfg, NULL, w->scratch.directory, F32, &err), &err);
 }
 
 static void save(World *w, DType dtype, int64_t shard_size) {
-    Error err;
     SaveOptions options = {.dtype = dtype, .shard_size = shard_size, .step = 3};
-    if (checkpoint_write_weights(&w->model, w->scratch.directory, &options, &err))
-        cr_assert_fail("%s", err.text);
+    check_ok(checkpoint_write_weights(&w->model, w->scratch.directory, &options, &err), &err);
 }
 
 /* Every number of the folder is the model's, rounded if dtype says so. */
 static void loads_as(World *w, DType dtype) {
     Model back;
-    Error err;
-    if (checkpoint_load_model(&back, &w->ctx, w->scratch.directory, NULL, false, &err))
-        cr_assert_fail("%s", err.text);
+    check_ok(checkpoint_load_model(&back, &w->ctx, w->scratch.directory, NULL, false, &err), &err);
     Tensor *a, *b;
     for (int i = 0; (a = weights_at(&w->model.params, i)); i++) {
         b = weights_at(&back.params, i);
@@ -166,10 +149,9 @@ static void file_add(File *f, const char *name, Tensor like) {
 }
 
 static void file_write(World *w, const File *f) {
-    Error err;
-    if (safetensors_write(scratch_path(&w->scratch, WEIGHTS_FILE), f->tensors, f->count, NULL, 0,
-                          &err))
-        cr_assert_fail("%s", err.text);
+    check_ok(safetensors_write(scratch_path(&w->scratch, WEIGHTS_FILE), f->tensors, f->count, NULL,
+                               0, &err),
+             &err);
 }
 
 static void rename_tensor(File *f, const char *from, const char *to) {
@@ -343,7 +325,7 @@ Test(checkpoint, truncated_files_are_refused) {
         const char *name = sharded ? "model-00002-of-00004.safetensors" : WEIGHTS_FILE;
         MappedFile whole;
         Error err;
-        if (file_map(&whole, scratch_path(&w.scratch, name), &err)) cr_assert_fail("%s", err.text);
+        check_ok(file_map(&whole, scratch_path(&w.scratch, name), &err), &err);
         char *copy = malloc(whole.size);
         memcpy(copy, whole.data, whole.size);
         size_t size = whole.size;
@@ -361,7 +343,6 @@ Test(checkpoint, truncated_files_are_refused) {
 
 Test(checkpoint, a_tokenizer_with_more_ids_than_the_model_is_refused) {
     static const char text[] = "aa ab ab ab abc abc abcd abcd";
-    Error err = {0};
     Tokenizer *tokenizer = tokenizer_train(text, sizeof text - 1, 260, NULL, NULL, &err), *read;
     cr_assert(tokenizer, "%s", err.text);
     int size = tokenizer_vocab_size(tokenizer);
@@ -375,15 +356,13 @@ Test(checkpoint, a_tokenizer_with_more_ids_than_the_model_is_refused) {
         cr_assert(strstr(err.text, "tokenizer.json"), "absent: %s", err.text);
         ModelConfig cfg = w.model.cfg;
         cfg.vocab_size = size + 5;
-        if (checkpoint_save_setup(&cfg, tokenizer, w.scratch.directory, &err))
-            cr_assert_fail("%s", err.text);
-        if (config_save(&w.model.cfg, w.scratch.directory, &err)) cr_assert_fail("%s", err.text);
+        check_ok(checkpoint_save_setup(&cfg, tokenizer, w.scratch.directory, &err), &err);
+        check_ok(config_save(&w.model.cfg, w.scratch.directory, &err), &err);
         int status = checkpoint_load(&back, &read, &w.ctx, w.scratch.directory, &err);
         cr_assert(status == (more < 0 ? -1 : 0), "%d more: %s", more, err.text);
         if (status) {
             cr_assert(strstr(err.text, "do not belong together") && !read && !back.ctx, "%s",
                       err.text);
-        } else {
         }
     }
 }
@@ -400,9 +379,8 @@ Test(checkpoint, a_full_disk_leaves_the_old_model) {
     World w;
     world_open(&w, tiny_config(19));
     Model other;
-    Error err;
     ModelConfig cfg = w.model.cfg;
-    if (model_init(&other, &w.ctx, &cfg, false, &err)) cr_assert_fail("%s", err.text);
+    check_ok(model_init(&other, &w.ctx, &cfg, false, &err), &err);
     static const int64_t before[] = {0, 9000, 9000, 0}, after[] = {9000, 9000, 0, 0};
     for (int i = 0; i < 4; i++) {
         save(&w, F32, before[i]);

@@ -17,11 +17,11 @@ Test(checkpoint, of_671_billion_with_a_wrong_shape_says_so) {
     Model model;
     Error err = {0};
     cr_assert(config_preset(&cfg, "v3", &err) == 0 && config_parameters(&cfg) > 600e9);
-    cr_assert(config_save(&cfg, scratch.directory, &err) == 0, "%s", err.text);
+    check_ok(config_save(&cfg, scratch.directory, &err), &err);
     float numbers[16] = {0};
     Tensor t = tensor_view(numbers, "model.embed_tokens.weight", F32, CPU, SHAPE(4, 4));
     const char *path = scratch_path(&scratch, "model.safetensors");
-    cr_assert(safetensors_write(path, &t, 1, NULL, 0, &err) == 0, "%s", err.text);
+    check_ok(safetensors_write(path, &t, 1, NULL, 0, &err), &err);
     cr_assert(checkpoint_load_model(&model, &ctx, scratch.directory, NULL, false, &err) == -1);
     cr_assert(strstr(err.text, "'model.embed_tokens.weight' has shape [4, 4]") &&
                   strstr(err.text, "needs [129280, 7168]"),

@@ -3,26 +3,22 @@
  */
 #include "10_full_model/checkpoint/checkpoint.h"
 #include "10_full_model/model/config_table.h"
-#include "10_full_model/tests/test_tiny.h"
+#include "10_full_model/tests/test_world.h"
 #include "10_full_model/train/training_state.h"
 #include "common/files/files.h"
-#include "common/program/testing.h"
-#include "common/tests/test_scratch.h"
 
 #include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
+
+static Error err; /* what the last call that failed had to say */
 
 Test(config, what_is_written_is_read) {
     ModelConfig cfg, back;
-    Error err = {0};
     cr_assert(config_preset(&cfg, "nano", &err) == 0);
     cfg.vocab_size = 1234;
     Scratch scratch = scratch_open();
     const char *folder = scratch.directory;
-    cr_assert(make_directories(folder, &err) == 0 && config_save(&cfg, folder, &err) == 0, "%s",
-              err.text);
-    cr_assert(config_load(&back, folder, &err) == 0, "%s", err.text);
+    check_ok(make_directories(folder, &err) || config_save(&cfg, folder, &err), &err);
+    check_ok(config_load(&back, folder, &err), &err);
     check_all(back.vocab_size == 1234, back.v_head_dim == cfg.v_head_dim,
               back.rms_norm_eps == cfg.rms_norm_eps,
               back.initializer_range == cfg.initializer_range, back.tie_word_embeddings);
@@ -30,7 +26,6 @@ Test(config, what_is_written_is_read) {
 
 Test(config, unknown_presets_list_the_known_ones) {
     ModelConfig cfg;
-    Error err = {0};
     cr_assert(config_preset(&cfg, "giant", &err) == -1);
     cr_assert(strstr(err.text, "giant") && strstr(err.text, "nano"), "%s", err.text);
 }
@@ -75,7 +70,6 @@ static const struct {
 
 Test(config, broken_files_are_named) {
     ModelConfig cfg;
-    Error err = {0};
     cr_assert(config_preset(&cfg, "nano", &err) == 0);
     cfg.vocab_size = 300;
     Scratch scratch = scratch_open();
@@ -85,8 +79,7 @@ Test(config, broken_files_are_named) {
                   strstr(err.text, "/proc/none/config.json"),
               "%s", err.text);
     snprintf(path, sizeof path, "%s/config.json", folder);
-    cr_assert(make_directories(folder, &err) == 0 && config_save(&cfg, folder, &err) == 0, "%s",
-              err.text);
+    check_ok(make_directories(folder, &err) || config_save(&cfg, folder, &err), &err);
     FILE *file = fopen(path, "r");
     cr_assert(fread(good, 1, sizeof good - 1, file) > 0);
     fclose(file);
@@ -152,8 +145,8 @@ Test(config, published_files_are_the_presets) {
         ModelConfig preset, read;
         Error err = {0};
         scratch_write(&scratch, "config.json", files[i].json, strlen(files[i].json));
-        cr_assert(config_preset(&preset, files[i].preset, &err) == 0, "%s", err.text);
-        cr_assert(config_load(&read, scratch.directory, &err) == 0, "%s", err.text);
+        check_ok(config_preset(&preset, files[i].preset, &err), &err);
+        check_ok(config_load(&read, scratch.directory, &err), &err);
         RopeConfig a = config_rope(&preset), b = config_rope(&read);
         cr_assert(config_parameters(&read) == config_parameters(&preset) &&
                       config_active_parameters(&read) == config_active_parameters(&preset),
@@ -193,12 +186,11 @@ enum { TYPES = 3 };
 Test(config_table, every_key_is_written_and_read) {
     Scratch scratch = scratch_open();
     const ConfigKey *key;
-    Error err = {0};
     for (int type = 0; type < TYPES; type++) {
         ModelConfig cfg = all_keys((ModelType)type), back;
-        cr_assert(config_save(&cfg, scratch.directory, &err) == 0 &&
-                      config_load(&back, scratch.directory, &err) == 0,
-                  "%s", err.text);
+        check_ok(config_save(&cfg, scratch.directory, &err) ||
+                     config_load(&back, scratch.directory, &err),
+                 &err);
         for (int i = 0; (key = config_key(i)); i++) {
             if (!config_key_applies(key, &cfg)) continue;
             double value = config_key_get(key, &cfg);
@@ -214,7 +206,6 @@ Test(config_table, every_key_is_written_and_read) {
 Test(config_table, every_key_has_its_range) {
     Scratch scratch = scratch_open();
     const ConfigKey *key;
-    Error err = {0};
     for (int type = 0; type < TYPES; type++)
         for (int i = 1; (key = config_key(i)); i++)
             for (int side = 0; side < 2; side++) {
@@ -226,7 +217,7 @@ Test(config_table, every_key_has_its_range) {
                 cr_expect(config_check(&cfg, &err) == -1 && strstr(err.text, key->key), "%s: %s",
                           key->key, err.text);
                 if (key->kind == CONFIG_NAME) continue; /* it would have no name */
-                cr_assert(config_save(&cfg, scratch.directory, &err) == 0, "%s", err.text);
+                check_ok(config_save(&cfg, scratch.directory, &err), &err);
                 cr_expect(config_load(&back, scratch.directory, &err) == -1 &&
                               strstr(err.text, key->key),
                           "%s: %s", key->key, err.text);
@@ -266,9 +257,8 @@ Test(config_table, every_setting_is_compared) {
 Test(config, layers_that_are_not_built_are_not_promised) {
     Scratch scratch = scratch_open();
     ModelConfig cfg = all_keys(DEEPSEEK_V3), back;
-    Error err = {0};
-    cr_assert(checkpoint_write_setup(&cfg, NULL, scratch.directory, F32, &err) == 0 &&
-                  config_load(&back, scratch.directory, &err) == 0,
-              "%s", err.text);
+    check_ok(checkpoint_write_setup(&cfg, NULL, scratch.directory, F32, &err) ||
+                 config_load(&back, scratch.directory, &err),
+             &err);
     cr_assert(back.num_nextn_predict_layers == 0);
 }

@@ -3,55 +3,43 @@
  * pages of the cache and up to its last place.
  */
 #include "05_moe/decode_graph.h"
-#include "10_full_model/model/model.h"
-#include "10_full_model/tests/test_tiny.h"
-#include "common/program/testing.h"
+#include "10_full_model/tests/test_world.h"
 
 #include <math.h>
-#include <stdlib.h>
-#include <string.h>
 
 enum { BATCH = 3, VOCAB = 131, CAPACITY = 2 * PAGE_TOKENS + 7 };
 
-typedef struct World {
-    Context ctx;
-    Model model;
-    DecoderCache cache;
-    DecodeGraph decode;
-} World;
-
+static DecoderCache cache;
+static DecodeGraph decode;
 static const int prompt_lengths[BATCH] = {1, PAGE_TOKENS - 1, PAGE_TOKENS + 9};
 
 /* Prompts of different lengths in the caches. */
-static void world_init(World *w, Device device, DType dtype, bool even) {
+static void world_with_prompts(World *w, Device device, DType dtype, bool even) {
     Error err;
-    w->ctx = test_context(device, dtype);
     ModelConfig cfg = even ? tiny_even_config(VOCAB) : tiny_config(VOCAB);
     cfg.max_position_embeddings = CAPACITY;
-    if (model_init(&w->model, &w->ctx, &cfg, false, &err)) cr_assert_fail("%s", err.text);
-    model_randomize(&w->model);
-    if (model_cache_init(&w->model, &w->cache, BATCH, CAPACITY, &err))
-        cr_assert_fail("%s", err.text);
+    world_model(w, device, dtype, cfg, false);
+    check_ok(model_cache_init(&w->model, &cache, BATCH, CAPACITY, &err), &err);
     int longest = prompt_lengths[BATCH - 1];
     int32_t ids[BATCH * CAPACITY];
     for (int i = 0; i < BATCH * longest; i++) ids[i] = (i * 37 + 11) % VOCAB;
-    cr_assert(model_cache_reserve(&w->model, &w->cache, longest, &err) == 0, "%s", err.text);
+    check_ok(model_cache_reserve(&w->model, &cache, longest, &err), &err);
     model_forward(&w->model, tensor_copy_in(&w->ctx, "ids", I32, ids, SHAPE(BATCH, longest)),
-                  &w->cache);
+                  &cache);
     context_reset(&w->ctx);
-    for (int b = 0; b < BATCH; b++) decoder_cache_truncate(&w->cache, b, prompt_lengths[b]);
-    if (decode_graph_init(&w->decode, &w->ctx, &w->model.decoder, model_position(&w->model),
-                          &w->cache, &err))
-        cr_assert_fail("%s", err.text);
+    for (int b = 0; b < BATCH; b++) decoder_cache_truncate(&cache, b, prompt_lengths[b]);
+    check_ok(decode_graph_init(&decode, &w->ctx, &w->model.decoder, model_position(&w->model),
+                               &cache, &err),
+             &err);
 }
 
 /* One step as anybody would write it; the largest logit of each sequence, and how far it leads. */
 static void plain_step(World *w, const int32_t *ids, int32_t *next, float *lead) {
     static float logits[BATCH * VOCAB];
     Error err;
-    cr_assert(model_cache_reserve(&w->model, &w->cache, 1, &err) == 0, "%s", err.text);
+    check_ok(model_cache_reserve(&w->model, &cache, 1, &err), &err);
     Tensor *t = tensor_copy_in(&w->ctx, "ids", I32, ids, SHAPE(BATCH, 1));
-    tensor_download(&w->ctx, logits, model_forward(&w->model, t, &w->cache));
+    tensor_download(&w->ctx, logits, model_forward(&w->model, t, &cache));
     context_reset(&w->ctx);
     for (int b = 0; b < BATCH; b++) {
         const float *row = logits + b * VOCAB;
@@ -73,19 +61,19 @@ static void plain_step(World *w, const int32_t *ids, int32_t *next, float *lead)
  */
 static void many_steps(Device device, DType dtype, bool even) {
     World w;
-    world_init(&w, device, dtype, even);
+    world_with_prompts(&w, device, dtype, even);
     int room = CAPACITY - prompt_lengths[BATCH - 1], done = 0;
     static int32_t tokens[(1 + CAPACITY) * BATCH];
     const int pieces[] = {1, DECODE_STEPS, 3, 17};
     for (int b = 0; b < BATCH; b++) tokens[b] = 5 + b;
     for (int i = 0; done < room; i++) {
         int steps = pieces[i % 4] < room - done ? pieces[i % 4] : room - done;
-        decode_greedy(&w.decode, tokens + done * BATCH, steps, tokens + (done + 1) * BATCH);
+        decode_greedy(&decode, tokens + done * BATCH, steps, tokens + (done + 1) * BATCH);
         done += steps;
         for (int b = 0; b < BATCH; b++)
-            cr_assert(decoder_cache_length(&w.cache, b) == prompt_lengths[b] + done);
+            cr_assert(decoder_cache_length(&cache, b) == prompt_lengths[b] + done);
     }
-    for (int b = 0; b < BATCH; b++) decoder_cache_truncate(&w.cache, b, prompt_lengths[b]);
+    for (int b = 0; b < BATCH; b++) decoder_cache_truncate(&cache, b, prompt_lengths[b]);
     float rounding = dtype == BF16 ? 0.25f : 1e-3f; /* logits are of size 1 to 10 */
     for (int i = 0; i < room; i++) {
         int32_t next[BATCH];
@@ -112,7 +100,7 @@ DEVICE_TEST(decode_graph, many_fused_steps_are_single_steps) { many_steps(device
 DEVICE_TEST(decode_graph, fused_steps_are_the_whole_text) {
     enum { TEXT = 45, STEPS = 6 };
     World w;
-    world_init(&w, device, dtype, true);
+    world_with_prompts(&w, device, dtype, true);
     Error err;
     int32_t ids[BATCH * TEXT], next[BATCH];
     static float got[BATCH * VOCAB], whole[BATCH * TEXT * VOCAB];
@@ -120,17 +108,17 @@ DEVICE_TEST(decode_graph, fused_steps_are_the_whole_text) {
     Tensor *t = tensor_copy_in(&w.ctx, "ids", I32, ids, SHAPE(BATCH, TEXT));
     tensor_download(&w.ctx, whole, model_forward(&w.model, t, NULL));
     context_reset(&w.ctx);
-    decoder_cache_truncate(&w.cache, -1, 0);
+    decoder_cache_truncate(&cache, -1, 0);
     int32_t prompt[BATCH * (TEXT - STEPS)];
     for (int b = 0; b < BATCH; b++)
         memcpy(prompt + b * (TEXT - STEPS), ids + b * TEXT, (TEXT - STEPS) * sizeof *ids);
-    cr_assert(model_cache_reserve(&w.model, &w.cache, TEXT - STEPS, &err) == 0, "%s", err.text);
+    check_ok(model_cache_reserve(&w.model, &cache, TEXT - STEPS, &err), &err);
     t = tensor_copy_in(&w.ctx, "ids", I32, prompt, SHAPE(BATCH, TEXT - STEPS));
-    model_forward(&w.model, t, &w.cache);
+    model_forward(&w.model, t, &cache);
     context_reset(&w.ctx);
     for (int i = TEXT - STEPS; i < (dtype == BF16 ? TEXT - STEPS + 1 : TEXT); i++) {
         for (int b = 0; b < BATCH; b++) next[b] = ids[b * TEXT + i];
-        decode_logits(&w.decode, next, got);
+        decode_logits(&decode, next, got);
         for (int b = 0; b < BATCH; b++)
             check_close("logits", got + b * VOCAB, whole + (b * TEXT + i) * VOCAB, VOCAB,
                         dtype == BF16 ? 16 * 0x1p-9 : 64 * tolerance_of(F32, 96));
@@ -140,21 +128,21 @@ DEVICE_TEST(decode_graph, fused_steps_are_the_whole_text) {
 /* Logits for a sampler, in turn with greedy steps, and after a prompt has used the arena. */
 DEVICE_TEST(decode_graph, logits_are_those_of_the_step) {
     World w;
-    world_init(&w, device, dtype, false);
+    world_with_prompts(&w, device, dtype, false);
     static float logits[BATCH * VOCAB], again[BATCH * VOCAB];
     int32_t ids[BATCH] = {1, 2, 3}, best[BATCH];
-    decode_logits(&w.decode, ids, logits);
+    decode_logits(&decode, ids, logits);
     for (int pass = 0; pass < 2; pass++) {
-        for (int b = 0; b < BATCH; b++) decoder_cache_truncate(&w.cache, b, prompt_lengths[b]);
+        for (int b = 0; b < BATCH; b++) decoder_cache_truncate(&cache, b, prompt_lengths[b]);
         if (pass == 0) {
-            decode_greedy(&w.decode, ids, 1, best);
+            decode_greedy(&decode, ids, 1, best);
             for (int b = 0; b < BATCH; b++)
                 for (int j = 0; j < VOCAB; j++)
                     cr_assert(logits[b * VOCAB + j] <= logits[b * VOCAB + best[b]]);
         } else {
             test_poison(&w.ctx, tensor_new(&w.ctx, "junk", F32, SHAPE(1 << 14)));
             context_reset(&w.ctx);
-            decode_logits(&w.decode, ids, again);
+            decode_logits(&decode, ids, again);
             check_close("again", again, logits, BATCH * VOCAB, 0);
         }
     }

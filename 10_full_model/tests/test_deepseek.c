@@ -6,7 +6,6 @@
 #include "10_full_model/tests/test_deepseek.h"
 
 #include "common/files/files.h"
-#include "common/program/testing.h"
 
 #include <math.h>
 
@@ -24,8 +23,7 @@ Test(deepseek, says_what_it_can_do) {
         expect(&help, 0, commands[i]);
         Output o = DEEPSEEK(commands[i], "--help");
         cr_assert(strncmp(o.out, "Usage: deepseek ", 16) == 0);
-        o = DEEPSEEK(commands[i], "--no-such-flag");
-        expect(&o, 2, "unrecognized option '--no-such-flag'");
+        EXPECT(2, "unrecognized option '--no-such-flag'", commands[i], "--no-such-flag");
         if (strcmp(commands[i], "info") == 0) continue; /* the only one that needs no flag */
         o = DEEPSEEK(commands[i]);
         expect(&o, 1,
@@ -57,8 +55,7 @@ Test(deepseek, every_flag_refuses_what_it_does_not_take) {
             for (int w = 0; w < 2; w++) {
                 snprintf(flag, sizeof flag, "--%s=%s", name, wrong[w]);
                 snprintf(message, sizeof message, "--%s: ", name);
-                Output o = DEEPSEEK(commands[i], flag);
-                expect(&o, 2, message);
+                EXPECT(2, message, commands[i], flag);
             }
             flags++;
         }
@@ -71,27 +68,20 @@ Test(info, has_the_published_sizes) {
     static const char *const presets[] = {"nano", "small",   "default", "large",
                                           "109m", "v2-lite", "v3",      "v3.2"};
     for (int i = 0; i < 8; i++) expect(&o, 0, presets[i]);
-    o = DEEPSEEK("info", "--config", "v3");
-    expect(&o, 0, "671,026,404,352       36,625,603,584");
+    o = EXPECT(0, "671,026,404,352       36,625,603,584", "info", "--config", "v3");
     expect(&o, 0, "KV cache of a token: 70,272 bytes in BF16");
-    o = DEEPSEEK("info", "--config", "v2-lite");
-    expect(&o, 0, "15.71B                2.45B");
+    EXPECT(0, "15.71B                2.45B", "info", "--config", "v2-lite");
     o = DEEPSEEK("info", "--config", "nano"); /* counted by hand in the lesson */
     expect(&o, 0, "1,964,352            1,079,616");
-    o = DEEPSEEK("info", "--config", "v3.2");
-    expect(&o, 0, "can count them, nothing here can train or run them");
-    o = DEEPSEEK("info", "--keys");
-    expect(&o, 0, "greedy, group_limited_greedy");
-    o = DEEPSEEK("info", "--keys", "--config", "v3");
-    expect(&o, 0, "num_hidden_layers                 61 ");
-    o = DEEPSEEK("info", "--config", "nope");
-    expect(&o, 1, "there are: nano, small");
+    EXPECT(0, "can count them, nothing here can train or run them", "info", "--config", "v3.2");
+    EXPECT(0, "greedy, group_limited_greedy", "info", "--keys");
+    EXPECT(0, "num_hidden_layers                 61 ", "info", "--keys", "--config", "v3");
+    EXPECT(1, "there are: nano, small", "info", "--config", "nope");
     char folder[400];
     Error err;
-    if (project_path(folder, sizeof folder, "10_full_model/goldens/v3", &err))
-        cr_assert_fail("%s", err.text);
-    o = DEEPSEEK("info", "--config", folder, "--batch", "3", "--context", "20");
-    expect(&o, 0, "6,098                4,646");
+    check_ok(project_path(folder, sizeof folder, "10_full_model/goldens/v3", &err), &err);
+    o = EXPECT(0, "6,098                4,646", "info", "--config", folder, "--batch", "3",
+               "--context", "20");
     expect(&o, 0, "3 sequences of 20 tokens");
 }
 
@@ -118,7 +108,7 @@ Test(logits, are_those_of_transformers) {
         char golden[100], folder[400];
         Error err;
         snprintf(golden, sizeof golden, "10_full_model/goldens/%s", models[i]);
-        if (project_path(folder, sizeof folder, golden, &err)) cr_assert_fail("%s", err.text);
+        check_ok(project_path(folder, sizeof folder, golden, &err), &err);
         const char *input = path_in(folder, "expected.safetensors"),
                    *output = path_in(w.directory, "out.safetensors");
         Output o =
@@ -138,14 +128,13 @@ Test(logits, are_those_of_transformers) {
         }
         check_all(gradients > 20, safetensors_count(got) == gradients + 2);
     }
-    remove_tree(&w);
 }
 
 static void write_ids(const char *path, const char *name, DType dtype, void *data,
                       const int64_t *shape, int ndim) {
     Error err;
     Tensor t = tensor_view(data, name, dtype, CPU, shape, ndim);
-    if (safetensors_write(path, &t, 1, NULL, 0, &err)) cr_assert_fail("%s", err.text);
+    check_ok(safetensors_write(path, &t, 1, NULL, 0, &err), &err);
 }
 
 Test(logits, wrong_ids_are_named) {
@@ -176,9 +165,8 @@ Test(logits, wrong_ids_are_named) {
     REFUSED("in.safetensors");
 #undef REFUSED
     write_ids(in, "input_ids", I32, ids, SHAPE(1, 3));
-    Output o = DEEPSEEK("logits", "--model", model, "--input", in, "--output", "/dev/full");
-    expect(&o, 1, "cannot write /dev/full");
-    remove_tree(&w);
+    EXPECT(1, "cannot write /dev/full", "logits", "--model", model, "--input", in, "--output",
+           "/dev/full");
 }
 
 /* ---- eval and convert ---- */
@@ -192,8 +180,7 @@ static double number_behind(const char *text, const char *name) {
 Test(eval, three_numbers_that_say_the_same) {
     Scratch w = workplace();
     const char *model = trained_model(&w), *text = path_in(w.directory, "text.txt");
-    Output o = DEEPSEEK("eval", "--model", model, "--data", text, "--context", "16");
-    expect(&o, 0, "loss ");
+    Output o = EXPECT(0, "loss ", "eval", "--model", model, "--data", text, "--context", "16");
     double loss = number_behind(o.out, "loss "), bits = number_behind(o.out, "bits per byte ");
     cr_assert(loss > 0 && loss < 2, "it has learned this text by heart: %g", loss);
     cr_assert_float_eq(number_behind(o.out, "perplexity "), exp(loss), 0.01);
@@ -209,43 +196,37 @@ Test(eval, three_numbers_that_say_the_same) {
                  {"no finished shards", w.directory, "16"},
                  {"longer than this model's 64 positions", text, "65"}};
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
-        o = DEEPSEEK("eval", "--model", model, "--data", cases[i].data, "--context",
-                     cases[i].context);
-        expect(&o, 1, cases[i].says);
+        EXPECT(1, cases[i].says, "eval", "--model", model, "--data", cases[i].data, "--context",
+               cases[i].context);
     }
-    remove_tree(&w);
 }
 
 Test(convert, there_and_back) {
     Scratch w = workplace();
     const char *model = trained_model(&w), *rounded = path_in(w.directory, "bf16"),
                *back = path_in(w.directory, "back"), *copy = path_in(w.directory, "copy");
-    Output o = DEEPSEEK("convert", "--model", model, "--out", copy);
-    expect(&o, 0, "with its tokenizer");
+    EXPECT(0, "with its tokenizer", "convert", "--model", model, "--out", copy);
     same_bytes(model, copy, "tokenizer.json");
     same_bytes(model, copy, "config.json");
-    o = DEEPSEEK("convert", "--model", model, "--out", rounded, "--weights", "bf16", "--shard-mb",
-                 "0.02");
-    expect(&o, 0, "is written");
+    EXPECT(0, "is written", "convert", "--model", model, "--out", rounded, "--weights", "bf16",
+           "--shard-mb", "0.02");
     check_all(exists(rounded, "model.safetensors.index.json"),
               exists(rounded, "model-00001-of-00003.safetensors"));
-    o = DEEPSEEK("convert", "--model", rounded, "--out", back);
-    expect(&o, 0, "is written");
+    EXPECT(0, "is written", "convert", "--model", rounded, "--out", back);
     double losses[3];
     const char *const folders[] = {model, rounded, back};
     for (int i = 0; i < 3; i++) {
-        o = DEEPSEEK("eval", "--model", folders[i], "--data", path_in(w.directory, "text.txt"));
+        Output o =
+            DEEPSEEK("eval", "--model", folders[i], "--data", path_in(w.directory, "text.txt"));
         losses[i] = number_behind(o.out, "loss ");
     }
     cr_assert(losses[1] == losses[2] && fabs(losses[0] - losses[1]) < 0.02, "%g, %g, %g", losses[0],
               losses[1], losses[2]);
-    o = DEEPSEEK("convert", "--model", rounded, "--out", rounded);
-    expect(&o, 1, "--out is the folder of --model");
+    EXPECT(1, "--out is the folder of --model", "convert", "--model", rounded, "--out", rounded);
     o = DEEPSEEK("convert", "--model", model, "--out", rounded); /* no old shards stay behind */
     expect(&o, 0, "is written");
     cr_assert_not(exists(rounded, "model.safetensors.index.json"));
     same_bytes(copy, rounded, "model.safetensors");
-    remove_tree(&w);
 }
 
 /* ---- data ---- */
@@ -277,48 +258,40 @@ Test(data, sifts_and_train_reads_what_is_left) {
     write_documents(&w);
     const char *in = path_in(w.directory, "documents.jsonl"), *out = path_in(w.directory, "shards"),
                *again = path_in(w.directory, "again");
-    Output o = DEEPSEEK("data", in, "--out", out, "--vocab", "300", "--validation", "0.1");
-    expect(&o, 0, "read                         63");
+    Output o = EXPECT(0, "read                         63", "data", in, "--out", out, "--vocab",
+                      "300", "--validation", "0.1");
     expect(&o, 0, "- exact duplicate             1");
     expect(&o, 0, "- near duplicate              1");
     expect(&o, 0, "- words                       1");
     expect(&o, 0, "Tokens of a document:");
     check_all(exists(out, "index.json"), exists(out, "report.json"));
-    o = DEEPSEEK("data", in, "--out", again, "--vocab", "300", "--validation", "0.1", "--threads",
-                 "1");
-    expect(&o, 0, "= train");
+    EXPECT(0, "= train", "data", in, "--out", again, "--vocab", "300", "--validation", "0.1",
+           "--threads", "1");
     same_bytes(out, again, "train-00000.shard");
     same_bytes(out, again, "validation-00000.shard");
 
-    o = DEEPSEEK("data", "--verify", out);
-    expect(&o, 0, "as the index says");
+    EXPECT(0, "as the index says", "data", "--verify", out);
     const char *run = path_in(w.directory, "run");
-    o = DEEPSEEK("train", "--data", out, "--config", path_in(w.directory, "tiny"), "--out", run,
-                 "--steps", "6", "--batch", "2", "--context", "16", "--peak", "0");
-    expect(&o, 0, "Done after 6 steps");
-    o = DEEPSEEK("eval", "--model", run, "--data", out, "--context", "16");
-    expect(&o, 0, "bits per byte");
-    o = DEEPSEEK("train", "--data", out, "--out", run, "--vocab", "400");
-    expect(&o, 1, "--vocab and --validation are for text files");
+    EXPECT(0, "Done after 6 steps", "train", "--data", out, "--config",
+           path_in(w.directory, "tiny"), "--out", run, "--steps", "6", "--batch", "2", "--context",
+           "16", "--peak", "0");
+    EXPECT(0, "bits per byte", "eval", "--model", run, "--data", out, "--context", "16");
+    EXPECT(1, "--vocab and --validation are for text files", "train", "--data", out, "--out", run,
+           "--vocab", "400");
     /* A tokenizer of the same size that gives two tokens the other's id. */
     const char *tokenizer = path_in(run, "tokenizer.json");
     edit_file(tokenizer, "\"!\":", "\"first\":");
     edit_file(tokenizer, "\"#\":", "\"!\":");
     edit_file(tokenizer, "\"first\":", "\"#\":");
-    o = DEEPSEEK("train", "--from", run, "--data", out, "--out", path_in(w.directory, "other"),
-                 "--steps", "2", "--context", "16");
-    expect(&o, 1, "token 0 of the shards in");
+    EXPECT(1, "token 0 of the shards in", "train", "--from", run, "--data", out, "--out",
+           path_in(w.directory, "other"), "--steps", "2", "--context", "16");
 
-    o = DEEPSEEK("data", in, "--out", out);
-    expect(&o, 1, "holds finished shards already");
+    EXPECT(1, "holds finished shards already", "data", in, "--out", out);
 
     edit_file(path_in(out, "train-00000.shard"), "DSSHARD1", "DSSHARD9");
-    o = DEEPSEEK("data", "--verify", out);
-    expect(&o, 1, "is no shard of this version");
+    EXPECT(1, "is no shard of this version", "data", "--verify", out);
     edit_file(path_in(again, "index.json"), "\"version\":\t1", "\"version\":\t7");
-    o = DEEPSEEK("data", "--verify", again);
-    expect(&o, 1, "\"version\" should be");
-    remove_tree(&w);
+    EXPECT(1, "\"version\" should be", "data", "--verify", again);
 }
 
 Test(data, broken_lines_are_named) {
@@ -326,15 +299,12 @@ Test(data, broken_lines_are_named) {
     write_documents(&w);
     const char *in = path_in(w.directory, "documents.jsonl"), *out = path_in(w.directory, "shards");
     edit_file(in, "\", \"id\": 2}", ", \"id\": 2}");
-    Output o = DEEPSEEK("data", in, "--out", out, "--vocab", "300");
-    expect(&o, 1, "documents.jsonl:3: ");
-    o = DEEPSEEK("data", in, "--out", out, "--vocab", "300", "--bad-lines", "skip");
-    expect(&o, 0, "- bad line                    1");
-    o = DEEPSEEK("data", "/nowhere/x.txt", "--out", path_in(w.directory, "other"));
-    expect(&o, 1, "cannot open /nowhere/x.txt");
-    o = DEEPSEEK("data", in, "--out", path_in(w.directory, "other"), "--limit", "words=5");
-    expect(&o, 2, "--limit: ");
-    o = DEEPSEEK("data", "--out", path_in(w.directory, "other"));
-    expect(&o, 1, "which files?");
-    remove_tree(&w);
+    EXPECT(1, "documents.jsonl:3: ", "data", in, "--out", out, "--vocab", "300");
+    EXPECT(0, "- bad line                    1", "data", in, "--out", out, "--vocab", "300",
+           "--bad-lines", "skip");
+    EXPECT(1, "cannot open /nowhere/x.txt", "data", "/nowhere/x.txt", "--out",
+           path_in(w.directory, "other"));
+    EXPECT(2, "--limit: ", "data", in, "--out", path_in(w.directory, "other"), "--limit",
+           "words=5");
+    EXPECT(1, "which files?", "data", "--out", path_in(w.directory, "other"));
 }

@@ -2,8 +2,7 @@
  * The program as its users meet it: a process with a command line, files, what it prints and its
  * exit status. For the tests test_deepseek*.c; the Makefile builds the program before them.
  *
- *     Output o = DEEPSEEK("info", "--config", "v3");
- *     expect(&o, 0, "671,026,404,352");
+ *     EXPECT(0, "671,026,404,352", "info", "--config", "v3");
  *
  * gnuplot is hidden from it (its charts take longer than all the rest), unless PATH is kept.
  */
@@ -12,10 +11,8 @@
 
 #define _GNU_SOURCE /* memmem */
 
-#include "common/tests/test_scratch.h"
+#include "10_full_model/tests/test_world.h"
 
-#include <signal.h>
-#include <stdbool.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
@@ -120,6 +117,15 @@ static inline void expect(const Output *o, int status, const char *says) {
     cr_assert(strstr(where, says), "'%s' should be in\n%s", says, where);
 }
 
+/* Runs the program and expects that; gives the output for whoever expects more. */
+static inline Output deepseek_says(int status, const char *says, const char *const *arguments) {
+    Output o = deepseek_with((Start){0}, arguments);
+    expect(&o, status, says);
+    return o;
+}
+
+#define EXPECT(status, says, ...) deepseek_says(status, says, ARGUMENTS(__VA_ARGS__))
+
 /* ---- files ---- */
 
 /* A path that lives as long as the test's process. */
@@ -169,24 +175,14 @@ static inline void edit_file(const char *path, const char *from, const char *to)
     cr_assert(fclose(file) == 0);
 }
 
-static inline void remove_tree(const Scratch *scratch) {
-    char command[200];
-    snprintf(command, sizeof command, "rm -r %s", scratch->directory);
-    cr_assert(system(command) == 0);
-}
-
 /* ---- a model that learns within a second ---- */
 
 /* The folder's text.txt, of a few thousand bytes, and tiny/config.json. */
 static inline Scratch workplace(void) {
-    enum { COPIES = 60 };
-    static const char sentence[] =
-        "the cat sat on the mat and the dog sat on the log; the frog sat in the fog. ";
     Scratch scratch = scratch_open();
-    char text[COPIES * (sizeof sentence - 1)];
-    for (int i = 0; i < COPIES; i++)
-        memcpy(text + i * (sizeof sentence - 1), sentence, sizeof sentence - 1);
-    scratch_write(&scratch, "text.txt", text, sizeof text);
+    size_t size;
+    char *text = world_text(&size);
+    scratch_write(&scratch, "text.txt", text, size);
     static const char config[] =
         "{\"model_type\": \"deepseek_v3\", \"vocab_size\": 283, \"hidden_size\": 32, "
         "\"intermediate_size\": 48, \"num_hidden_layers\": 2, \"num_attention_heads\": 2, "

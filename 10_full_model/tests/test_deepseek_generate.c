@@ -29,7 +29,6 @@ Test(generate, likeliest_text_is_always_the_same) {
     Output p = GENERATE(model, "--prompt", "the cat", "--temperature", "0", "--max-new-tokens",
                         "20", "--repetition-penalty", "50");
     cr_assert(strcmp(p.out, o.out), "a penalty of 50 changes nothing");
-    remove_tree(&w);
 }
 
 /* The answer ends before a stop string, wherever it lies in the tokens. */
@@ -48,7 +47,6 @@ Test(generate, stops_at_a_text_across_tokens) {
         Output stopped = GENERATE(model, GREEDY, "--stop", "never said", "--stop", stop);
         cr_assert_str_eq(stopped.out, wanted, "stop '%s':\n%s", stop, stopped.out);
     }
-    remove_tree(&w);
 }
 
 Test(generate, many_prompts_are_answered_like_one) {
@@ -65,13 +63,12 @@ Test(generate, many_prompts_are_answered_like_one) {
     }
     static const char *const batches[] = {"--batch=1", "--batch=2", "--batch=8"};
     for (int i = 0; i < 3; i++) {
-        Output o = GENERATE(model, "--prompts", path_in(w.directory, "prompts.txt"),
-                            "--temperature", "0", "--max-new-tokens", "9", batches[i]);
-        expect(&o, 0, "[3]");
+        Output o = EXPECT(0, "[3]", "generate", "--model", model, "--prompts",
+                          path_in(w.directory, "prompts.txt"), "--temperature", "0",
+                          "--max-new-tokens", "9", batches[i]);
         cr_assert_str_eq(o.out, wanted);
         cr_assert(strstr(o.err, "27 tokens"), "%s", o.err);
     }
-    remove_tree(&w);
 }
 
 /* A prompt draws its own numbers, whichever batch it comes in. */
@@ -91,7 +88,6 @@ Test(generate, drawn_answers_do_not_depend_on_the_batch) {
     }
     const char *one = strstr(first.out, "[1]") + 4, *four = strstr(first.out, "[4]") + 4;
     cr_assert(strncmp(one, four, 20), "the same prompt twice draws two answers");
-    remove_tree(&w);
 }
 
 Test(generate, talks) {
@@ -122,21 +118,19 @@ Test(generate, talks) {
         at = end + 1;
     }
     cr_assert(!strncmp(whole.out, said, strlen(said)), "'%s', but '%s'", whole.out, said);
-    remove_tree(&w);
 }
 
 Test(generate, writes_whole_characters_only) {
     Scratch w = workplace();
     const char *model = trained_model(&w);
-    Output o = GENERATE(model, "--prompt", "\xc3\xa9", "--temperature", "100", "--top-p", "1",
-                        "--max-new-tokens", "60");
-    expect(&o, 0, "\xef\xbf\xbd"); /* at this temperature it writes single bytes, too */
+    /* at this temperature it writes single bytes, too */
+    Output o = EXPECT(0, "\xef\xbf\xbd", "generate", "--model", model, "--prompt", "\xc3\xa9",
+                      "--temperature", "100", "--top-p", "1", "--max-new-tokens", "60");
     for (size_t i = 0; o.out[i];) {
         int length = utf8_character(o.out + i, strlen(o.out + i));
         cr_assert(length > 0, "byte %zu is no UTF-8", i);
         i += (size_t)length;
     }
-    remove_tree(&w);
 }
 
 Test(generate, says_what_is_wrong) {
@@ -168,10 +162,9 @@ Test(generate, says_what_is_wrong) {
         Output o = deepseek_with((Start){0}, argv);
         expect(&o, cases[i].status, cases[i].says);
     }
-    Output o = GENERATE(model, "--max-new-tokens", "1000", "--prompt", "the");
-    expect(&o, 0, "the");
+    Output o = EXPECT(0, "the", "generate", "--model", model, "--max-new-tokens", "1000",
+                      "--prompt", "the");
     cr_assert(strstr(o.err, "context of 64 tokens is full"), "%s", o.err);
-    remove_tree(&w);
 }
 
 Test(generate, damaged_models_are_named) {
@@ -199,9 +192,7 @@ Test(generate, damaged_models_are_named) {
         snprintf(command, sizeof command, "rm -rf %s && cp -r %s %s", copy, model, copy);
         cr_assert(system(command) == 0);
         edit_file(path_in(copy, cases[i].file), cases[i].from, cases[i].to);
-        Output o = GENERATE(copy, "--prompt", "the");
-        expect(&o, 1, cases[i].says);
+        Output o = EXPECT(1, cases[i].says, "generate", "--model", copy, "--prompt", "the");
         expect(&o, 1, "copy"); /* which file it is */
     }
-    remove_tree(&w);
 }

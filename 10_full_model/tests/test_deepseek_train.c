@@ -2,7 +2,6 @@
  * deepseek train, as a process: what it leaves, how it stops and goes on, and what it refuses.
  */
 #include "10_full_model/tests/test_deepseek.h"
-#include "common/program/testing.h"
 
 /* Rows of DIRECTORY/metrics.csv; 0 when there is no such file yet. */
 static int rows(const char *directory) {
@@ -65,7 +64,6 @@ Test(train, leaves_a_folder_that_says_all) {
         validations += sscanf(line, "\n%d,%f,%f", &step, &loss, &validation) == 3;
     }
     cr_assert(validations == 3, "%d validations: after 4, 8 and 10", validations);
-    remove_tree(&w);
 }
 
 Test(train, ctrl_c_saves_and_resume_ends_in_the_same_bits) {
@@ -82,23 +80,18 @@ Test(train, ctrl_c_saves_and_resume_ends_in_the_same_bits) {
 
     o = DEEPSEEK("generate", "--model", parts, "--prompt", "the");
     if (done < 60) expect(&o, 1, "has no best model yet");
-    o = DEEPSEEK("generate", "--model", path_in(parts, "last"), "--prompt", "the");
-    expect(&o, 0, "the");
+    EXPECT(0, "the", "generate", "--model", path_in(parts, "last"), "--prompt", "the");
 
-    o = DEEPSEEK(LONG("parts"), "--resume");
-    expect(&o, 0, "Done after 300 steps");
-    o = DEEPSEEK(LONG("whole"), "--resume");
-    expect(&o, 0, "has no run to resume: this begins one");
+    EXPECT(0, "Done after 300 steps", LONG("parts"), "--resume");
+    EXPECT(0, "has no run to resume: this begins one", LONG("whole"), "--resume");
     same_bytes(whole, parts, "model.safetensors");
     same_bytes(whole, parts, "last/model.safetensors");
     same_bytes(whole, parts, "last/training.safetensors");
     cr_assert(rows(parts) == 300);
 
-    o = DEEPSEEK(LONG("parts"), "--resume");
-    expect(&o, 0, "All 300 steps of this run were done before");
+    o = EXPECT(0, "All 300 steps of this run were done before", LONG("parts"), "--resume");
     cr_assert_null(strstr(o.err, "nan"), "%s", o.err);
     same_bytes(whole, parts, "last/training.safetensors");
-    remove_tree(&w);
 }
 
 Test(train, two_trainers_do_not_share_a_folder) {
@@ -107,27 +100,25 @@ Test(train, two_trainers_do_not_share_a_folder) {
     Process p = start_training(out, ARGUMENTS(TRAINING(&w, "run"), "--steps", "20000"));
     static const char *const flags[] = {"--seed=1", "--resume", "--overwrite"};
     for (int i = 0; i < 3; i++) {
-        Output o = DEEPSEEK(TRAINING(&w, "run"), "--steps", "3", flags[i]);
-        expect(&o, 1, "another process is training there");
+        Output o = EXPECT(1, "another process is training there", TRAINING(&w, "run"), "--steps",
+                          "3", flags[i]);
         cr_assert_null(strstr(o.err, "tokenizer"), "refused only after some work:\n%s", o.err);
     }
     kill(p.id, SIGTERM);
     Output o = process_end(&p);
     expect(&o, 0, "and saved");
-    remove_tree(&w);
 }
 
 Test(train, a_full_disk_leaves_the_old_checkpoint_whole) {
     Scratch w = workplace();
     const char *out = path_in(w.directory, "run"), *copy = path_in(w.directory, "copy");
 #define SHORT(out) TRAINING(&w, out), "--steps", "12", "--eval-every", "4"
-    Output o = DEEPSEEK(SHORT("run"));
-    expect(&o, 0, "Done");
+    EXPECT(0, "Done", SHORT("run"));
     char command[700];
     snprintf(command, sizeof command, "cp -r %s %s", out, copy);
     cr_assert(system(command) == 0);
     /* A model fits, the state, three times as large, does not. */
-    o = deepseek_with((Start){.file_size = 150000}, ARGUMENTS(SHORT("full")));
+    Output o = deepseek_with((Start){.file_size = 150000}, ARGUMENTS(SHORT("full")));
     expect(&o, 1, "saving at step 4: cannot write");
     expect(&o, 1, "the file is as it was before");
     cr_assert_not(exists(path_in(w.directory, "full"), "last/training.safetensors"));
@@ -135,7 +126,6 @@ Test(train, a_full_disk_leaves_the_old_checkpoint_whole) {
                       ARGUMENTS("convert", "--model", copy, "--out", out));
     expect(&o, 1, "cannot write");
     same_bytes(out, copy, "model.safetensors");
-    remove_tree(&w);
 }
 
 /* A run whose learning rate has not begun to fall may get more steps; its weights are then those of
@@ -145,18 +135,14 @@ Test(train, resume_with_more_steps) {
     const char *parts = path_in(w.directory, "parts"), *whole = path_in(w.directory, "whole");
 #define LEVEL(out, steps) \
     TRAINING(&w, out), "--eval-every", "4", "--warmup", "2", "--constant", "6", "--steps", steps
-    Output o = DEEPSEEK(LEVEL("parts", "8"));
-    expect(&o, 0, "Done after 8 steps");
-    o = DEEPSEEK(LEVEL("parts", "12"), "--resume");
-    expect(&o, 0, "Done after 12 steps");
-    o = DEEPSEEK(LEVEL("whole", "12"));
-    expect(&o, 0, "Done after 12 steps");
+    EXPECT(0, "Done after 8 steps", LEVEL("parts", "8"));
+    EXPECT(0, "Done after 12 steps", LEVEL("parts", "12"), "--resume");
+    EXPECT(0, "Done after 12 steps", LEVEL("whole", "12"));
     same_bytes(whole, parts, "model.safetensors");
     same_bytes(whole, parts, "last/training.safetensors");
-    o = DEEPSEEK(LEVEL("parts", "20"), "--resume");
-    expect(&o, 1, "Step 10 of the 12 that are done had the learning rate");
+    Output o = EXPECT(1, "Step 10 of the 12 that are done had the learning rate",
+                      LEVEL("parts", "20"), "--resume");
     expect(&o, 1, "parts/last begins a new run from its weights");
-    remove_tree(&w);
 }
 
 static float first_loss(const char *directory) {
@@ -179,8 +165,7 @@ Test(train, from_a_model_that_is_there) {
     char command[700];
     snprintf(command, sizeof command, "cp -r %s %s", model, copy);
     cr_assert(system(command) == 0);
-    Output o = DEEPSEEK(FROM(&w, model, "tuned"), "--learning-rate", "1e-9");
-    expect(&o, 0, "Done after 6 steps");
+    EXPECT(0, "Done after 6 steps", FROM(&w, model, "tuned"), "--learning-rate", "1e-9");
     const char *tuned = path_in(w.directory, "tuned");
     cr_assert(first_loss(model) > 4 && first_loss(tuned) < 1, "%g, then %g", first_loss(model),
               first_loss(tuned));
@@ -197,36 +182,32 @@ Test(train, from_a_model_that_is_there) {
                   "of other words! And more of them, for both parts need some. "
                   "And more of them, for both parts need some. 123",
                   170);
-    o = DEEPSEEK(FROM(&w, path_in(model, "last"), "other"), "--validation", "0.4");
-    expect(&o, 0, "Done after 6 steps");
+    EXPECT(0, "Done after 6 steps", FROM(&w, path_in(model, "last"), "other"), "--validation",
+           "0.4");
     same_bytes(model, path_in(w.directory, "other"), "tokenizer.json");
-    o = DEEPSEEK("train", "--resume", "--data", path_in(w.directory, "text.txt"), "--out",
-                 path_in(w.directory, "other"), "--batch", "4", "--context", "16", "--eval-batches",
-                 "1", "--peak", "0", "--steps", "6", "--validation", "0.4");
-    expect(&o, 0, "All 6 steps of this run were done before");
-    remove_tree(&w);
+    EXPECT(0, "All 6 steps of this run were done before", "train", "--resume", "--data",
+           path_in(w.directory, "text.txt"), "--out", path_in(w.directory, "other"), "--batch", "4",
+           "--context", "16", "--eval-batches", "1", "--peak", "0", "--steps", "6", "--validation",
+           "0.4");
 }
 
 /* Chapter 07's recipe: a context twice as long by YaRN, and some steps to get used to it. */
 Test(train, from_a_model_that_is_stretched) {
     Scratch w = workplace();
     const char *model = trained_model(&w);
-    Output o = DEEPSEEK(FROM(&w, model, "long"), "--context", "65");
-    expect(&o, 1, "longer than the 64 positions");
+    Output o =
+        EXPECT(1, "longer than the 64 positions", FROM(&w, model, "long"), "--context", "65");
     expect(&o, 1, "--rope-factor stretches them");
-    o = DEEPSEEK(FROM(&w, model, "long"), "--context", "128", "--rope-factor", "2", "--validation",
-                 "0.2");
-    expect(&o, 0, "Done after 6 steps");
+    EXPECT(0, "Done after 6 steps", FROM(&w, model, "long"), "--context", "128", "--rope-factor",
+           "2", "--validation", "0.2");
     size_t bytes;
     char *config = file_text(path_in(w.directory, "long/config.json"), &bytes);
     cr_assert(strstr(config, "\"max_position_embeddings\": 128") ||
                   strstr(config, "\"max_position_embeddings\":\t128"),
               "%s", config);
     cr_assert(strstr(config, "\"yarn\"") && strstr(config, "original_max_position_embeddings"));
-    o = DEEPSEEK(FROM(&w, path_in(w.directory, "long"), "short"), "--rope-factor", "3",
-                 "--rope-original", "16", "--context", "49");
-    expect(&o, 1, "longer than the 48 positions");
-    remove_tree(&w);
+    EXPECT(1, "longer than the 48 positions", FROM(&w, path_in(w.directory, "long"), "short"),
+           "--rope-factor", "3", "--rope-original", "16", "--context", "49");
 }
 
 Test(train, from_says_what_it_cannot_do) {
@@ -252,15 +233,13 @@ Test(train, from_says_what_it_cannot_do) {
         Output o = deepseek_with((Start){0}, argv);
         expect(&o, 1, cases[i].says);
     }
-    Output o = DEEPSEEK(TRAINING(&w, "new"), "--rope-factor", "2");
-    expect(&o, 1, "stretch the model of --from, which is not there");
-    remove_tree(&w);
+    EXPECT(1, "stretch the model of --from, which is not there", TRAINING(&w, "new"),
+           "--rope-factor", "2");
 }
 
 Test(train, refuses_before_it_works) {
     Scratch w = workplace();
-    Output o = DEEPSEEK(TRAINING(&w, "run"), "--steps", "4");
-    expect(&o, 0, "Done after 4 steps");
+    EXPECT(0, "Done after 4 steps", TRAINING(&w, "run"), "--steps", "4");
     const char *run = path_in(w.directory, "run"), *new = path_in(w.directory, "new");
     const char *text = path_in(w.directory, "text.txt");
     const struct {
@@ -290,27 +269,22 @@ Test(train, refuses_before_it_works) {
         int count = 0;
         while (argv[count]) count++;
         for (int j = 0; cases[i].flags[j]; j++) argv[count++] = cases[i].flags[j];
-        o = deepseek_with((Start){0}, argv);
+        Output o = deepseek_with((Start){0}, argv);
         expect(&o, cases[i].status, cases[i].says);
         cr_assert_null(strstr(o.err, "tokenizer"), "refused only after some work:\n%s", o.err);
     }
-    o = DEEPSEEK(TRAINING(&w, "new"), "--steps", "4", "--learning-rate", "1e20");
-    expect(&o, 1, "training cannot go on. Try a smaller --learning-rate");
+    EXPECT(1, "training cannot go on. Try a smaller --learning-rate", TRAINING(&w, "new"),
+           "--steps", "4", "--learning-rate", "1e20");
     cr_assert(rows(run) == 4, "a refused run has changed what was there");
-    remove_tree(&w);
 }
 
 /* A folder with somebody's model is no run of ours. */
 Test(train, does_not_replace_a_foreign_model) {
     Scratch w = workplace();
     const char *model = trained_model(&w), *other = path_in(w.directory, "other");
-    Output o = DEEPSEEK("convert", "--model", model, "--out", other);
-    expect(&o, 0, "with its tokenizer");
-    o = DEEPSEEK(TRAINING(&w, "other"), "--steps", "2");
-    expect(&o, 1, "has a model, which would be lost");
-    o = DEEPSEEK(TRAINING(&w, "other"), "--steps", "2", "--resume");
-    expect(&o, 1, "has a model, which would be lost");
-    o = DEEPSEEK(TRAINING(&w, "other"), "--steps", "2", "--overwrite");
-    expect(&o, 0, "Done after 2 steps");
-    remove_tree(&w);
+    EXPECT(0, "with its tokenizer", "convert", "--model", model, "--out", other);
+    EXPECT(1, "has a model, which would be lost", TRAINING(&w, "other"), "--steps", "2");
+    EXPECT(1, "has a model, which would be lost", TRAINING(&w, "other"), "--steps", "2",
+           "--resume");
+    EXPECT(0, "Done after 2 steps", TRAINING(&w, "other"), "--steps", "2", "--overwrite");
 }

@@ -5,13 +5,12 @@
 #include "10_full_model/commands/interactive.h"
 #include "10_full_model/data/normalise.h"
 #include "10_full_model/generate/generate.h"
-#include "10_full_model/tests/test_tiny.h"
-#include "common/program/testing.h"
+#include "10_full_model/tests/test_world.h"
 
 #include <math.h>
 #include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
+
+static Error err; /* what the last call that failed had to say */
 
 /* ---- sampling ---- */
 
@@ -157,26 +156,18 @@ Test(stream, waits_for_whole_characters_and_stops) {
 
 /* ---- a model ---- */
 
-typedef struct World {
-    Context ctx;
-    Tokenizer *tokenizer;
-    Model model;
-} World;
-
 /* A byte-level model of random weights: 257 tokens, nearly all equally likely. */
-static void world_init(World *w, Device device, DType dtype, int context) {
+static void world_of_bytes(World *w, Device device, int context) {
     Error err = {0};
-    w->ctx = test_context(device, dtype);
-    char text[600];
-    for (int i = 0; i < 600; i += 2) memcpy(text + i, "\xc3\xa9", 2); /* é */
-    w->tokenizer = tokenizer_train(text, sizeof text, 257, NULL, NULL, &err);
-    cr_assert(w->tokenizer, "%s", err.text);
     ModelConfig cfg = tiny_config(257);
     cfg.num_hidden_layers = 2;
     cfg.max_position_embeddings = context;
     cfg.tie_word_embeddings = true;
-    if (model_init(&w->model, &w->ctx, &cfg, false, &err)) cr_assert_fail("%s", err.text);
-    model_randomize(&w->model);
+    world_model(w, device, F32, cfg, false);
+    char text[600];
+    for (int i = 0; i < 600; i += 2) memcpy(text + i, "\xc3\xa9", 2); /* é */
+    w->tokenizer = tokenizer_train(text, sizeof text, 257, NULL, NULL, &err);
+    cr_assert(w->tokenizer, "%s", err.text);
 }
 
 /* A piece is one UTF-8 character. */
@@ -188,27 +179,24 @@ static void whole_character(void *user, const char *text, size_t bytes) {
 
 Test(generate, hands_out_whole_characters) {
     World w;
-    world_init(&w, CPU, F32, 4096);
+    world_of_bytes(&w, CPU, 4096);
     size_t longest = 0;
     GenerateOptions options = {.sampling = {.temperature = 50, .top_p = 1, .seed = 3},
                                .max_new_tokens = 4000,
                                .emit = whole_character,
                                .user = &longest};
     GenerateResult result;
-    Error err;
-    if (generate(&w.model, w.tokenizer, "x", &options, &result, &err))
-        cr_assert_fail("%s", err.text);
+    check_ok(generate(&w.model, w.tokenizer, "x", &options, &result, &err), &err);
     cr_assert(longest == 2, "in %d random bytes there is a two-byte character", result.new_tokens);
 }
 
 Test(generate, prompts_that_fit) {
     World w;
-    world_init(&w, CPU, F32, 32);
-    Error err = {0};
+    world_of_bytes(&w, CPU, 32);
     GenerateOptions options = {.sampling = {.temperature = 1, .top_p = 1, .seed = 3},
                                .max_new_tokens = 1000};
     GenerateResult result;
-    cr_assert(generate(&w.model, w.tokenizer, "", &options, &result, &err) == 0, "%s", err.text);
+    check_ok(generate(&w.model, w.tokenizer, "", &options, &result, &err), &err);
     cr_assert(result.new_tokens <= 31, "%d new tokens in a context of 32", result.new_tokens);
     char longer[400];
     memset(longer, 'x', sizeof longer);
@@ -223,9 +211,9 @@ static int alone(World *w, const char *prompt, uint64_t stream, const GenerateOp
     Generator g;
     GenerateResult result;
     Error err;
-    if (generator_init(&g, &w->model, w->tokenizer, 1, 64, &err) ||
-        generator_prompt(&g, 0, prompt, &err))
-        cr_assert_fail("%s", err.text);
+    check_ok(generator_init(&g, &w->model, w->tokenizer, 1, 64, &err) ||
+                 generator_prompt(&g, 0, prompt, &err),
+             &err);
     g.decoding.sequences[0].stream = stream;
     generator_run(&g, options, &result);
     int count = g.decoding.sequences[0].count;
@@ -237,16 +225,15 @@ static int alone(World *w, const char *prompt, uint64_t stream, const GenerateOp
  * F32: in BF16 the likeliest of nearly equal logits may change with a rounding. */
 static void neighbours_change_nothing(Device device, float temperature) {
     World w;
-    world_init(&w, device, F32, 64);
+    world_of_bytes(&w, device, 64);
     const char *prompts[] = {"a longer prompt than the others", "b", "", "four"};
     GenerateOptions options = {.sampling = {.temperature = temperature, .top_p = 1, .seed = 5},
                                .max_new_tokens = 12};
     Generator g;
     GenerateResult result;
-    Error err;
-    cr_assert(generator_init(&g, &w.model, w.tokenizer, 4, 64, &err) == 0, "%s", err.text);
+    check_ok(generator_init(&g, &w.model, w.tokenizer, 4, 64, &err), &err);
     for (int b = 0; b < 4; b++) {
-        cr_assert(generator_prompt(&g, b, prompts[b], &err) == 0, "%s", err.text);
+        check_ok(generator_prompt(&g, b, prompts[b], &err), &err);
         g.decoding.sequences[b].stream = (uint64_t)(7 - b);
     }
     generator_run(&g, &options, &result);
@@ -272,7 +259,7 @@ Test(generate, neighbours_change_nothing_cuda) {
 /* A cache has room for the longest text and its answer, in whole pages, within the context. */
 Test(generate, capacity) {
     World w;
-    world_init(&w, CPU, F32, 150);
+    world_of_bytes(&w, CPU, 150);
     const char *texts[] = {"five5", "", "a text of 19 tokens"};
     cr_assert(generator_capacity(&w.model, w.tokenizer, texts, 3, 45) == PAGE_TOKENS);
     cr_assert(generator_capacity(&w.model, w.tokenizer, texts, 3, 46) == 2 * PAGE_TOKENS);
@@ -283,16 +270,15 @@ Test(generate, capacity) {
 /* Five tokens and five more are ten, random numbers included. */
 Test(generate, a_pause_changes_nothing) {
     World w;
-    world_init(&w, CPU, F32, 64);
+    world_of_bytes(&w, CPU, 64);
     GenerateOptions options = {.sampling = {.temperature = 1, .top_p = 1, .seed = 9},
                                .max_new_tokens = 10};
     int32_t whole[64];
     int count = alone(&w, "pause", 0, &options, whole);
     Generator g;
     GenerateResult result;
-    Error err;
-    cr_assert(generator_init(&g, &w.model, w.tokenizer, 1, 64, &err) == 0, "%s", err.text);
-    cr_assert(generator_prompt(&g, 0, "pause", &err) == 0, "%s", err.text);
+    check_ok(generator_init(&g, &w.model, w.tokenizer, 1, 64, &err), &err);
+    check_ok(generator_prompt(&g, 0, "pause", &err), &err);
     options.max_new_tokens = 5;
     generator_run(&g, &options, &result);
     generator_run(&g, &options, &result);
@@ -303,11 +289,10 @@ Test(generate, a_pause_changes_nothing) {
 /* A stop string ends the answer; the second run of the same text goes on behind it. */
 Test(generate, stops) {
     World w;
-    world_init(&w, CPU, F32, 64);
+    world_of_bytes(&w, CPU, 64);
     GenerateOptions options = {.sampling = {.temperature = 9, .top_p = 1}, .max_new_tokens = 40};
     Heard all = {0}, part = {0};
     GenerateResult result;
-    Error err;
     options.emit = hear;
     options.user = &all;
     cr_assert(generate(&w.model, w.tokenizer, "stop", &options, &result, &err) == 0);
@@ -327,7 +312,7 @@ Test(generate, stops) {
  * /quit. */
 Test(interactive, follows_its_commands) {
     World w;
-    world_init(&w, CPU, F32, 64);
+    world_of_bytes(&w, CPU, 64);
     char script[] =
         "/temp 0\n/tokens 3\n/temp hot\n/top-k 1.5\n/nonsense\n/min-p 2\nhello\n\n/seed "
         "7\n/help\n/quit\nnever read\n";
@@ -335,8 +320,7 @@ Test(interactive, follows_its_commands) {
     size_t size = 0;
     FILE *in = fmemopen(script, strlen(script), "r"), *out = open_memstream(&text, &size);
     GenerateOptions options = {.sampling = sampling_defaults(), .max_new_tokens = 50};
-    Error err;
-    cr_assert(interactive_run(&w.model, w.tokenizer, options, in, out, &err) == 0, "%s", err.text);
+    check_ok(interactive_run(&w.model, w.tokenizer, options, in, out, &err), &err);
     fclose(in), fclose(out);
     const char *const said[] = {"/temp: 'hot' is not a number between 0 and 100",
                                 "/top-k: '1.5' is not a whole number between 0 and",

@@ -27,10 +27,9 @@ static void golden_load(Golden *g, const char *name, Device device, DType dtype)
     snprintf(path, sizeof path, "10_full_model/goldens/%s/expected.safetensors", name);
     g->expected = golden_open(path);
     snprintf(path, sizeof path, "10_full_model/goldens/%s", name);
-    if (project_path(found, sizeof found, path, &err)) cr_assert_fail("%s", err.text);
+    check_ok(project_path(found, sizeof found, path, &err), &err);
     g->ctx = test_context(device, dtype);
-    if (checkpoint_load_model(&g->model, &g->ctx, found, NULL, true, &err))
-        cr_assert_fail("%s", err.text);
+    check_ok(checkpoint_load_model(&g->model, &g->ctx, found, NULL, true, &err), &err);
 }
 
 /* Each row's successor; behind the last there is none. What transformers makes of labels =
@@ -144,7 +143,7 @@ static void greedy(Device device, DType dtype, const char *name) {
     const int32_t *want = generated->data;
     Error err;
     DecoderCache cache;
-    if (model_cache_init(&g.model, &cache, 1, LENGTH, &err)) cr_assert_fail("%s", err.text);
+    check_ok(model_cache_init(&g.model, &cache, 1, LENGTH, &err), &err);
     int vocab = g.model.cfg.vocab_size;
     for (int at = PROMPT; at < LENGTH; at++) {
         int first = at == PROMPT ? 0 : at - 1;

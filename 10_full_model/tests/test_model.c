@@ -1,13 +1,9 @@
 /*
  * The whole model: gradients, causality, the cache, and that it learns.
  */
-#include "10_full_model/tests/test_tiny.h"
-#include "10_full_model/train/train.h"
-#include "common/program/testing.h"
+#include "10_full_model/tests/test_world.h"
 
 #include <math.h>
-#include <stdlib.h>
-#include <string.h>
 
 /* The two differ in more than the tied head: query compression, biases, the layout of RoPE. */
 static ModelConfig tiny(bool tied) {
@@ -20,7 +16,7 @@ static ModelConfig tiny(bool tied) {
 static Model make(Context *ctx, ModelConfig cfg, bool training) {
     Model model;
     Error err;
-    if (model_init(&model, ctx, &cfg, training, &err)) cr_assert_fail("%s", err.text);
+    check_ok(model_init(&model, ctx, &cfg, training, &err), &err);
     model_randomize(&model);
     return model;
 }
@@ -124,7 +120,7 @@ DEVICE_TEST(model, with_the_cache_as_without) {
     Model model = make(&ctx, tiny(true), false);
     Error err;
     DecoderCache cache;
-    if (model_cache_init(&model, &cache, 1, 33, &err)) cr_assert_fail("%s", err.text);
+    check_ok(model_cache_init(&model, &cache, 1, 33, &err), &err);
     int32_t ids[33];
     some_ids(ids, 33, 19, 1);
     float *all = test_values(

@@ -14,7 +14,7 @@
 #include <sys/file.h>
 #include <sys/resource.h>
 
-static void must(int status, const Error *err) { cr_assert(status == 0, "%s", err->text); }
+static Error err; /* what the last call that failed had to say */
 
 /* Document number n: about `words` words, of which a few hundred exist, so that a tokenizer has
  * something to learn. */
@@ -63,9 +63,8 @@ static PrepareOptions options_for(const Scratch *out, const char *const *paths, 
 
 static void expect_same_file(Scratch *a, Scratch *b, const char *name) {
     MappedFile x, y;
-    Error err;
-    must(file_map(&x, scratch_path(a, name), &err), &err);
-    must(file_map(&y, scratch_path(b, name), &err), &err);
+    check_ok(file_map(&x, scratch_path(a, name), &err), &err);
+    check_ok(file_map(&y, scratch_path(b, name), &err), &err);
     cr_expect(x.size == y.size && !memcmp(x.data, y.data, x.size), "%s differs", name);
     file_unmap(&x);
     file_unmap(&y);
@@ -79,12 +78,11 @@ Test(prepare, the_bytes_do_not_depend_on_threads) {
     Scratch in = scratch_open(), out[2] = {scratch_open(), scratch_open()};
     char *lines = json_lines(0, 300), *path = copy_path(&in, "a.jsonl", lines);
     PrepareReport report[2];
-    Error err;
     for (int run = 0; run < 2; run++) {
         PrepareOptions o = options_for(&out[run], (const char *const *)&path, 1);
         o.shard_tokens = 8000;
         omp_set_num_threads(run ? 5 : 1);
-        must(prepare_run(&o, &report[run], &err), &err);
+        check_ok(prepare_run(&o, &report[run], &err), &err);
     }
     cr_expect(!memcmp(report[0].documents, report[1].documents, sizeof report[0].documents));
     cr_expect_eq(report[0].documents[OUTCOME_EXACT], 43); /* 0, 7, ... 294 */
@@ -108,11 +106,10 @@ Test(prepare, shards_hold_what_the_tokenizer_says) {
     char *path = copy_path(&in, "a.txt", all);
     PrepareOptions o = options_for(&out, (const char *const *)&path, 1);
     PrepareReport report;
-    Error err;
-    must(prepare_run(&o, &report, &err), &err);
+    check_ok(prepare_run(&o, &report, &err), &err);
     cr_assert_eq(report.documents[OUTCOME_TRAIN] + report.documents[OUTCOME_VALIDATION], 20);
     Shards shards;
-    must(shards_open(&shards, out.directory, true, &err), &err);
+    check_ok(shards_open(&shards, out.directory, true, &err), &err);
     Tokenizer *tokenizer = tokenizer_load(scratch_path(&out, "tokenizer.json"), &err);
     cr_assert(tokenizer, "%s", err.text);
     int64_t next[2] = {0};
@@ -143,24 +140,23 @@ Test(prepare, the_split_does_not_depend_on_the_order) {
     char *a = copy_path(&in, "a.jsonl", lines), *b = copy_path(&in, "b.jsonl", more);
     const char *const forth[] = {a, b}, *const back[] = {b, a};
     PrepareReport r[3], other;
-    Error err;
     PrepareOptions o = options_for(&first, forth, 2);
-    must(prepare_run(&o, &r[0], &err), &err);
+    check_ok(prepare_run(&o, &r[0], &err), &err);
     o = options_for(&out, back, 2);
     o.tokenizer = first.directory;
-    must(prepare_run(&o, &r[1], &err), &err);
+    check_ok(prepare_run(&o, &r[1], &err), &err);
     o.path_count = 1; /* b alone, and then a alone: their counts add up */
     o.overwrite = true;
-    must(prepare_run(&o, &r[2], &err), &err);
+    check_ok(prepare_run(&o, &r[2], &err), &err);
     o.paths = forth;
-    must(prepare_run(&o, &other, &err), &err);
+    check_ok(prepare_run(&o, &other, &err), &err);
     for (int i = OUTCOME_TRAIN; i <= OUTCOME_VALIDATION; i++) {
         cr_expect_eq(r[0].documents[i], r[1].documents[i]);
         cr_expect_eq(r[0].documents[i], r[2].documents[i] + other.documents[i]);
     }
     for (int part = 0; part < 2; part++) cr_expect_eq(r[0].tokens[part], r[1].tokens[part]);
     o.seed = 2;
-    must(prepare_run(&o, &r[2], &err), &err);
+    check_ok(prepare_run(&o, &r[2], &err), &err);
     cr_expect(r[2].tokens[0] != other.tokens[0], "another seed, another split");
 }
 
@@ -186,8 +182,7 @@ Test(prepare, outcomes) {
     o.skip_bad_lines = true;
     o.validation = 0;
     PrepareReport r;
-    Error err;
-    must(prepare_run(&o, &r, &err), &err);
+    check_ok(prepare_run(&o, &r, &err), &err);
     cr_expect_eq(r.documents[OUTCOME_TRAIN], 2);
     cr_expect_eq(r.documents[OUTCOME_EXACT], 1);
     cr_expect_eq(r.documents[OUTCOME_NEAR], 1);
@@ -199,7 +194,7 @@ Test(prepare, outcomes) {
     o.overwrite = o.drop_invalid = true;
     o.near = 0;
     o.exact = false;
-    must(prepare_run(&o, &r, &err), &err);
+    check_ok(prepare_run(&o, &r, &err), &err);
     cr_expect_eq(r.documents[OUTCOME_INVALID], 1);
     cr_expect_eq(r.documents[OUTCOME_TRAIN], 3);
 }
@@ -256,9 +251,8 @@ Test(prepare, a_finished_folder_is_left_alone) {
     char *lines = json_lines(0, 40), *path = copy_path(&in, "a.jsonl", lines);
     PrepareOptions o = options_for(&out, (const char *const *)&path, 1);
     PrepareReport report;
-    Error err;
     o.shard_tokens = 2000;
-    must(prepare_run(&o, &report, &err), &err);
+    check_ok(prepare_run(&o, &report, &err), &err);
     int files = scratch_count(&out);
     cr_expect(prepare_run(&o, &report, &err) == -1 && strstr(err.text, "the same settings"), "%s",
               err.text);
@@ -271,10 +265,10 @@ Test(prepare, a_finished_folder_is_left_alone) {
     cr_expect_eq(scratch_count(&out), files);
     o.overwrite = true;
     o.shard_tokens = 1 << 20; /* fewer shards than before: the old ones must go */
-    must(prepare_run(&o, &report, &err), &err);
+    check_ok(prepare_run(&o, &report, &err), &err);
     cr_expect_eq(scratch_count(&out), 5, "index, report, tokenizer, two shards");
     Shards shards;
-    must(shards_open(&shards, out.directory, true, &err), &err);
+    check_ok(shards_open(&shards, out.directory, true, &err), &err);
     shards_close(&shards);
 }
 
@@ -298,10 +292,9 @@ Test(prepare, a_killed_run_leaves_no_trace) {
     char *lines = json_lines(0, 40), *path = copy_path(&in, "a.jsonl", lines);
     PrepareOptions o = options_for(&out, (const char *const *)&path, 1);
     PrepareReport report;
-    Error err;
     scratch_write(&out, "train-00000.shard", "old", 3);
     scratch_write(&out, "train-00009.shard", "old", 3);
     scratch_write(&out, "validation-00003.shard.77-0.tmp", "half", 4);
-    must(prepare_run(&o, &report, &err), &err);
+    check_ok(prepare_run(&o, &report, &err), &err);
     cr_expect_eq(scratch_count(&out), 5, "index, report, tokenizer, two shards");
 }

@@ -11,11 +11,12 @@
 #include "common/files/files.h"
 
 #include <math.h>
-#include <signal.h>
 #include <stdio.h>
 #include <sys/resource.h>
 #include <sys/wait.h>
 #include <time.h>
+
+static Error err; /* what the last call that failed had to say */
 
 /* Every kind of state is in use: dropout's random numbers, moments, biases, several batches a
  * step. */
@@ -46,7 +47,7 @@ static TrainResult run_as(const Schedule *schedule, Device device, DType dtype, 
     TokenSource source = alarm_source(&alarm);
     TrainResult result;
     Error err = {0};
-    must(train_run(&w.model, &source, &w.options, &result, &err), &err);
+    check_ok(train_run(&w.model, &source, &w.options, &result, &err), &err);
     return result;
 }
 
@@ -58,10 +59,9 @@ static TrainResult run(Device device, DType dtype, const char *out, bool resume,
 static void same_file(const char *a, const char *b, const char *name) {
     char path[2][600];
     MappedFile file[2];
-    Error err = {0};
     for (int i = 0; i < 2; i++) {
         snprintf(path[i], sizeof path[i], "%s/%s", i ? b : a, name);
-        must(file_map(&file[i], path[i], &err), &err);
+        check_ok(file_map(&file[i], path[i], &err), &err);
     }
     cr_assert(file[0].size == file[1].size && !memcmp(file[0].data, file[1].data, file[0].size),
               "%s and %s differ", path[0], path[1]);
@@ -243,9 +243,8 @@ Test(resume, with_other_settings_is_refused_by_name) {
 
 Test(resume, two_trainers_do_not_share_a_folder) {
     Scratch scratch = scratch_open();
-    Error err = {0};
     RunFolder folder;
-    must(run_folder_open(&folder, scratch.directory, RUN_NEW, &err), &err);
+    check_ok(run_folder_open(&folder, scratch.directory, RUN_NEW, &err), &err);
     World w;
     world_init(&w, CPU, F32);
     options_for_resuming(&w, scratch.directory);
@@ -254,7 +253,7 @@ Test(resume, two_trainers_do_not_share_a_folder) {
     w.options.schedule.steps = 1;
     w.options.schedule.warmup = w.options.schedule.constant = 0;
     TrainResult result;
-    must(train_run(&w.model, &w.source, &w.options, &result, &err), &err);
+    check_ok(train_run(&w.model, &w.source, &w.options, &result, &err), &err);
 }
 
 /* Where `what` stands in the bytes, of which not all are text. */
@@ -276,8 +275,7 @@ Test(resume, from_a_damaged_state) {
     char path[200];
     snprintf(path, sizeof path, "%s/last/training.safetensors", scratch.directory);
     MappedFile file;
-    Error err = {0};
-    must(file_map(&file, path, &err), &err);
+    check_ok(file_map(&file, path, &err), &err);
     char *bytes = malloc(file.size);
     size_t size = file.size;
     memcpy(bytes, file.data, size);

@@ -13,9 +13,9 @@
 #include <signal.h>
 #include <sys/resource.h>
 
-enum { VOCAB = 300, END = 299 };
+static Error err; /* what the last call that failed had to say */
 
-static void must(int status, const Error *err) { cr_assert(status == 0, "%s", err->text); }
+enum { VOCAB = 300, END = 299 };
 
 static cJSON *index_of(const char *directory, int vocab, cJSON *train, cJSON *validation) {
     char path[500];
@@ -51,8 +51,8 @@ static void write_folder(const char *directory, int documents, int vocab, int64_
     for (int d = 0; d < documents; d++) {
         for (int i = 0; i < d; i++) ids[i] = next++ % (vocab - 1);
         ids[d] = vocab - 1;
-        must(shard_write(&writers[0], ids, (size_t)d + 1, 10, &err), &err);
-        if (d % 4 == 0) must(shard_write(&writers[1], ids, (size_t)d + 1, 10, &err), &err);
+        check_ok(shard_write(&writers[0], ids, (size_t)d + 1, 10, &err), &err);
+        if (d % 4 == 0) check_ok(shard_write(&writers[1], ids, (size_t)d + 1, 10, &err), &err);
     }
     cJSON *parts[2];
     for (int part = 0; part < 2; part++) {
@@ -95,7 +95,7 @@ Test(shards, what_is_written_is_read) {
             Error err;
             Shards shards;
             write_folder(scratch.directory, documents, vocabs[v], sizes[s]);
-            must(shards_open(&shards, scratch.directory, true, &err), &err);
+            check_ok(shards_open(&shards, scratch.directory, true, &err), &err);
             cr_expect_eq(shards.token_bytes, v < 2 ? 2 : 4);
             cr_expect(s ? shards.parts[0].count < 10 : shards.parts[0].count == 5);
             expect_written(&shards, documents, vocabs[v]);
@@ -106,10 +106,9 @@ Test(shards, what_is_written_is_read) {
 /* Reading across shards gives what reading one token at a time gives. */
 Test(shards, reads_across_shards) {
     Scratch scratch = scratch_open();
-    Error err;
     Shards shards;
     write_folder(scratch.directory, 12, VOCAB, 5);
-    must(shards_open(&shards, scratch.directory, true, &err), &err);
+    check_ok(shards_open(&shards, scratch.directory, true, &err), &err);
     int64_t tokens = shards.parts[0].tokens;
     for (int64_t first = 0; first <= tokens; first++)
         for (int64_t count = 0; first + count <= tokens; count++) {
@@ -159,8 +158,7 @@ Test(shards, truncated_at_every_length) {
         scratch_write(&scratch, names[n], content, size);
     }
     Shards shards;
-    Error err;
-    must(shards_open(&shards, scratch.directory, true, &err), &err);
+    check_ok(shards_open(&shards, scratch.directory, true, &err), &err);
     shards_close(&shards);
 }
 
@@ -234,8 +232,7 @@ Test(shards, folders_that_are_not_finished) {
     scratch_write(&scratch, "train-00007.shard.12-0.tmp", "x", 1);
     scratch_write(&scratch, "train-x.shard", "x", 1);
     scratch_write(&scratch, "my-train-00000.shard.txt", "x", 1);
-    Error err;
-    must(shards_clear(scratch.directory, &err), &err);
+    check_ok(shards_clear(scratch.directory, &err), &err);
     cr_expect_eq(scratch_count(&scratch), 3, "only tokenizer.json and the two strangers stay");
     refused(scratch.directory, false, "cleared", "index.json");
 }
@@ -243,7 +240,6 @@ Test(shards, folders_that_are_not_finished) {
 /* A limit on the size of files is a full disk: the writer says so, and takes away what it wrote. */
 Test(shards, a_full_disk) {
     Scratch scratch = scratch_open();
-    Error err = {""};
     ShardWriter writer;
     int32_t ids[1000] = {0};
     signal(SIGXFSZ, SIG_IGN);
@@ -258,7 +254,7 @@ Test(shards, a_full_disk) {
     shard_writer_init(&writer, scratch.directory, SHARD_TRAIN, VOCAB, 40000);
     shard_write(&writer, ids, 1000, 1, &err);
     writer.shard_tokens = 1000; /* closes one shard */
-    must(shard_write(&writer, ids, 1000, 1, &err), &err);
+    check_ok(shard_write(&writer, ids, 1000, 1, &err), &err);
     writer.shard_tokens = 1 << 20; /* the next is larger than the disk */
     for (written = 0; !status && written < 1000; written++)
         status = shard_write(&writer, ids, 1000, 1, &err);
@@ -306,10 +302,9 @@ Test(order, looks_random) {
  * part. */
 Test(order, an_epoch_sees_everything_once) {
     Scratch scratch = scratch_open();
-    Error err;
     Shards shards;
     write_folder(scratch.directory, 20, VOCAB, 30); /* 210 tokens */
-    must(shards_open(&shards, scratch.directory, false, &err), &err);
+    check_ok(shards_open(&shards, scratch.directory, false, &err), &err);
     static const int lengths[] = {1, 2, 7, 32, 100, 104, 105, 106, 208, 209};
     for (size_t l = 0; l < sizeof lengths / sizeof *lengths; l++) {
         int length = lengths[l], windows = 210 > 2 * length ? (210 - length) / length : 1;
@@ -335,14 +330,13 @@ Test(order, an_epoch_sees_everything_once) {
 /* Any batch, in any order, of any size: window i is window i, whether it was read ahead or not. */
 Test(source, a_batch_is_a_function_of_seed_and_place) {
     Scratch scratch = scratch_open();
-    Error err;
     Shards shards;
     TokenSource source, other;
     enum { LENGTH = 16, WINDOWS = 60 };
     write_folder(scratch.directory, 40, VOCAB, 100);
-    must(shards_open(&shards, scratch.directory, true, &err), &err);
-    must(source_of_shards(&source, &shards, LENGTH, &err), &err);
-    must(source_of_shards(&other, &shards, LENGTH, &err), &err);
+    check_ok(shards_open(&shards, scratch.directory, true, &err), &err);
+    check_ok(source_of_shards(&source, &shards, LENGTH, &err), &err);
+    check_ok(source_of_shards(&other, &shards, LENGTH, &err), &err);
     cr_expect_eq(source.train_tokens, 820);
     int32_t all[2][WINDOWS * LENGTH], some[2][WINDOWS * LENGTH];
     source_batch(&source, 9, 0, WINDOWS, LENGTH, all[0], all[1]);
@@ -374,12 +368,11 @@ Test(source, a_batch_is_a_function_of_seed_and_place) {
 
 Test(source, validation_is_spread_over_its_part) {
     Scratch scratch = scratch_open();
-    Error err;
     Shards shards;
     TokenSource source;
     write_folder(scratch.directory, 40, VOCAB, 50);
-    must(shards_open(&shards, scratch.directory, false, &err), &err);
-    must(source_of_shards(&source, &shards, 8, &err), &err);
+    check_ok(shards_open(&shards, scratch.directory, false, &err), &err);
+    check_ok(source_of_shards(&source, &shards, 8, &err), &err);
     int32_t inputs[8], targets[8], truth[9];
     int64_t tokens = shards.parts[SHARD_VALIDATION].tokens, last = -1;
     for (int i = 0; i < 10; i++) {

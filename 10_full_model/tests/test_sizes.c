@@ -3,16 +3,15 @@
  */
 #include "10_full_model/model/model.h"
 #include "10_full_model/model/sizes.h"
-#include "10_full_model/tests/test_tiny.h"
-#include "common/program/testing.h"
+#include "10_full_model/tests/test_world.h"
 
 #include <math.h>
-#include <string.h>
+
+static Error err; /* what the last call that failed had to say */
 
 static ModelConfig preset(const char *name) {
     ModelConfig cfg;
-    Error err;
-    if (config_preset(&cfg, name, &err)) cr_assert_fail("%s", err.text);
+    check_ok(config_preset(&cfg, name, &err), &err);
     return cfg;
 }
 
@@ -41,7 +40,6 @@ Test(sizes, published_totals) {
 }
 
 Test(sizes, kinds_add_up) {
-    Error err;
     for (int i = 0; config_preset_name(i); i++) {
         ModelConfig cfg = preset(config_preset_name(i));
         if (!cfg.vocab_size) cfg.vocab_size = 2048;
@@ -63,7 +61,6 @@ Test(sizes, kinds_add_up) {
 Test(sizes, the_indexer_is_counted_and_nothing_else) {
     ModelConfig v3 = preset("v3"), v32 = preset("v3.2");
     cr_assert(config_parameters(&v32) - config_parameters(&v3) == 851524864);
-    Error err;
     Context ctx = test_context(CPU, F32);
     Model model;
     cr_assert(model_init(&model, &ctx, &v32, false, &err) == -1);
@@ -73,8 +70,7 @@ Test(sizes, the_indexer_is_counted_and_nothing_else) {
 static void activations(ModelConfig cfg, int batch, int context) {
     Context ctx = test_context(CPU, F32);
     Model model;
-    Error err;
-    if (model_init(&model, &ctx, &cfg, true, &err)) cr_assert_fail("%s", err.text);
+    check_ok(model_init(&model, &ctx, &cfg, true, &err), &err);
     model_randomize(&model);
     int32_t *ids = calloc((size_t)(batch * context), sizeof *ids);
     for (int i = 0; i < batch * context; i++) ids[i] = (i * 7) % cfg.vocab_size;

@@ -5,22 +5,20 @@
 #include "10_full_model/generate/generate.h"
 #include "10_full_model/tests/test_world.h"
 #include "common/files/files.h"
-#include "common/program/testing.h"
-#include "common/tests/test_scratch.h"
 
 #include <math.h>
 #include <omp.h>
 #include <stdio.h>
-#include <string.h>
 #include <unistd.h>
+
+static Error err; /* what the last call that failed had to say */
 
 DEVICE_TEST(train, learns_a_repeated_text) {
     World w;
     world_init(&w, device, dtype);
-    Error err = {0};
     float before = train_validation_loss(&w.model, &w.source, 8, 8, 16);
     TrainResult result;
-    must(train_run(&w.model, &w.source, &w.options, &result, &err), &err);
+    check_ok(train_run(&w.model, &w.source, &w.options, &result, &err), &err);
     float guess = logf((float)w.model.cfg.vocab_size);
     cr_assert(fabsf(before - guess) < 0.5f, "untrained: %g, guessing %g", before, guess);
     /* What the model sees fits one sentence; a bigram model, which knows only the last token, would
@@ -31,7 +29,6 @@ DEVICE_TEST(train, learns_a_repeated_text) {
 
 /* Two runs from the same seed end in the same bits; one with four threads too. */
 Test(train, is_reproducible) {
-    Error err = {0};
     float *weights[2];
     int64_t count = 0;
     for (int run = 0; run < 2; run++) {
@@ -40,7 +37,7 @@ Test(train, is_reproducible) {
         world_init(&w, CPU, F32);
         TrainResult result;
         w.options.schedule.steps = 10;
-        must(train_run(&w.model, &w.source, &w.options, &result, &err), &err);
+        check_ok(train_run(&w.model, &w.source, &w.options, &result, &err), &err);
         count = tensor_count(w.model.decoder.embed_tokens);
         weights[run] = test_values(&w.ctx, w.model.decoder.embed_tokens);
     }
@@ -49,7 +46,6 @@ Test(train, is_reproducible) {
 
 /* Four micro-batches of two are one batch of eight. */
 DEVICE_TEST(train, accumulated_gradients_are_those_of_the_large_batch) {
-    Error err = {0};
     float *weights[2];
     int64_t count = 0;
     for (int run = 0; run < 2; run++) {
@@ -60,7 +56,7 @@ DEVICE_TEST(train, accumulated_gradients_are_those_of_the_large_batch) {
         w.options.schedule.warmup = 0;
         w.options.batch_size = run ? 2 : 8;
         w.options.accumulation = run ? 4 : 1;
-        must(train_run(&w.model, &w.source, &w.options, &result, &err), &err);
+        check_ok(train_run(&w.model, &w.source, &w.options, &result, &err), &err);
         count = tensor_count(w.model.decoder.embed_tokens);
         weights[run] = malloc((size_t)count * sizeof(float));
         params_get(&w.model.params, w.model.decoder.embed_tokens, weights[run]);
@@ -89,23 +85,22 @@ static void collect(void *user, const char *text, size_t bytes) {
 DEVICE_TEST(train, what_it_saves_has_learned_the_same) {
     World w;
     world_init(&w, device, dtype);
-    Error err = {0};
     Scratch scratch = scratch_open();
     const char *folder = scratch.directory;
     w.options.out = folder;
-    must(checkpoint_save_setup(&w.model.cfg, w.tokenizer, folder, &err), &err);
+    check_ok(checkpoint_save_setup(&w.model.cfg, w.tokenizer, folder, &err), &err);
     TrainResult result;
-    must(train_run(&w.model, &w.source, &w.options, &result, &err), &err);
+    check_ok(train_run(&w.model, &w.source, &w.options, &result, &err), &err);
 
     Model loaded;
     Tokenizer *tokenizer;
-    must(checkpoint_load(&loaded, &tokenizer, &w.ctx, folder, &err), &err);
+    check_ok(checkpoint_load(&loaded, &tokenizer, &w.ctx, folder, &err), &err);
     Text texts[2] = {0};
     GenerateResult g;
     GenerateOptions greedy = {.max_new_tokens = 20, .emit = collect, .user = &texts[0]};
-    must(generate(&w.model, w.tokenizer, "the cat", &greedy, &g, &err), &err);
+    check_ok(generate(&w.model, w.tokenizer, "the cat", &greedy, &g, &err), &err);
     greedy.user = &texts[1];
-    must(generate(&loaded, tokenizer, "the cat", &greedy, &g, &err), &err);
+    check_ok(generate(&loaded, tokenizer, "the cat", &greedy, &g, &err), &err);
     cr_assert(texts[0].count > 0 && !strcmp(texts[0].bytes, texts[1].bytes), "'%s' and '%s'",
               texts[0].bytes, texts[1].bytes);
     cr_assert(strstr(TEXT, " sat on the mat") && strncmp(texts[1].bytes, " sat", 4) == 0,
@@ -116,13 +111,12 @@ DEVICE_TEST(train, what_it_saves_has_learned_the_same) {
 Test(train, a_loss_that_is_not_finite_stops_and_keeps_what_was_saved) {
     World w;
     world_init(&w, CPU, F32);
-    Error err = {0};
     Scratch scratch = scratch_open();
     const char *folder = scratch.directory;
     char path[1024];
     snprintf(path, sizeof path, "%s/model.safetensors", folder);
-    must(checkpoint_save_setup(&w.model.cfg, w.tokenizer, folder, &err), &err);
-    must(checkpoint_save_weights(&w.model, folder, 0, &err), &err);
+    check_ok(checkpoint_save_setup(&w.model.cfg, w.tokenizer, folder, &err), &err);
+    check_ok(checkpoint_save_weights(&w.model, folder, 0, &err), &err);
     float first = tensor_get(w.model.decoder.embed_tokens, 0);
     w.options.out = folder;
     w.options.start = RUN_OVERWRITE;
@@ -142,7 +136,6 @@ Test(train, a_loss_that_is_not_finite_stops_and_keeps_what_was_saved) {
 Test(train, weights_with_a_loss_that_is_not_finite_are_not_saved) {
     World w;
     world_init(&w, CPU, F32);
-    Error err = {0};
     Scratch scratch = scratch_open();
     char path[1024];
     snprintf(path, sizeof path, "%s/model.safetensors", scratch.directory);
@@ -201,7 +194,7 @@ DEVICE_TEST(train, a_step_takes_any_objective) {
         AdamW adamw = o->adamw;
         StepReport report;
         TrainResult result;
-        if (run) must(train_run(&w.model, &w.source, o, &result, &err), &err);
+        if (run) check_ok(train_run(&w.model, &w.source, o, &result, &err), &err);
         for (int i = 0; !run && i < 3; i++) train_step(&trainer, &adamw, &report);
         cr_assert(run || (own.losses == 6 && own.steps == 3 && adamw.step == 3));
         count = tensor_count(w.model.decoder.embed_tokens);
@@ -235,7 +228,7 @@ Test(train, operations_of_a_token) {
         cfg.tie_word_embeddings = tied;
         Model model;
         Error err = {0};
-        must(model_init(&model, &ctx, &cfg, false, &err), &err);
+        check_ok(model_init(&model, &ctx, &cfg, false, &err), &err);
         double attention = 10 * (5 + 4 + 6) * 3 * 3; /* half of 10 tokens, 3 heads, 3 layers */
         cr_assert(metrics_flop_per_token(&model, 10) ==
                   2.0 * (double)config_active_parameters(&cfg) + attention);
@@ -246,7 +239,6 @@ Test(train, operations_of_a_token) {
 Test(train, metrics) {
     World w;
     world_init(&w, CPU, F32);
-    Error err = {0};
     Scratch scratch = scratch_open();
     int32_t *load = w.model.decoder.layers[1].moe.load->data;
     memcpy(load, (int32_t[6]){10, 20, 0, 10, 10, 10}, 6 * sizeof *load); /* the mean is 10 */
@@ -256,7 +248,7 @@ Test(train, metrics) {
     double flop = 3 * metrics_flop_per_token(&w.model, 16);
     Metrics metrics;
     const char *path = scratch_path(&scratch, "m.csv");
-    must(metrics_open(&metrics, path, &w.model, 16, 0, 2000 * flop, &err), &err);
+    check_ok(metrics_open(&metrics, path, &w.model, 16, 0, 2000 * flop, &err), &err);
     StepReport report = {.step = 1,
                          .loss = 2.5f,
                          .validation_loss = NAN,
@@ -265,9 +257,9 @@ Test(train, metrics) {
                          .tokens_per_second = 1000,
                          .load = measured};
     metrics_row(&metrics, &report);
-    must(metrics_close(&metrics, &err), &err);
+    check_ok(metrics_close(&metrics, &err), &err);
     MappedFile file;
-    must(file_map(&file, path, &err), &err);
+    check_ok(file_map(&file, path, &err), &err);
     const char *row = "\n1,2.50000,,0.25,1.0000,1000,0.5000,1.000,1\n";
     cr_assert(file.size > strlen(row) &&
                   !memcmp(file.data + file.size - strlen(row), row, strlen(row)),

@@ -1,58 +1,107 @@
 /*
- * A text, a tokenizer, a model and the options to train it: all small enough for a test of a
- * second.
+ * A model, a text, a tokenizer and the options to train it: all small enough for a test of a
+ * second. The world of this chapter's tests and of its exercises' checks.
  */
 #ifndef TEST_WORLD_H
 #define TEST_WORLD_H
 
-#include "10_full_model/tests/test_tiny.h"
 #include "10_full_model/train/train.h"
 
 #include "common/program/testing.h"
 #include "common/tests/test_scratch.h"
 
-#include <dirent.h>
 #include <signal.h>
-#include <stdlib.h>
-#include <string.h>
-#include <unistd.h>
 
-static const char *const TEXT =
-    "the cat sat on the mat and the dog sat on the log; the frog sat in the fog. ";
-enum { COPIES = 60 };
+/* A whole DeepSeek-V3: three layers, of which the first is dense, six experts in two groups. */
+static inline ModelConfig tiny_config(int vocab_size) {
+    return (ModelConfig){.model_type = DEEPSEEK_V3,
+                         .vocab_size = vocab_size,
+                         .hidden_size = 12,
+                         .intermediate_size = 20,
+                         .num_hidden_layers = 3,
+                         .num_attention_heads = 3,
+                         .q_lora_rank = 7,
+                         .kv_lora_rank = 8,
+                         .qk_nope_head_dim = 5,
+                         .qk_rope_head_dim = 4,
+                         .v_head_dim = 6,
+                         .moe_intermediate_size = 9,
+                         .n_routed_experts = 6,
+                         .n_shared_experts = 1,
+                         .num_experts_per_tok = 2,
+                         .n_group = 2,
+                         .topk_group = 1,
+                         .first_k_dense_replace = 1,
+                         .topk_method = TOPK_NOAUX_TC,
+                         .norm_topk_prob = true,
+                         .routed_scaling_factor = 1.5f,
+                         .max_position_embeddings = 64,
+                         .rope_theta = 100,
+                         .rope_type = ROPE_DEFAULT,
+                         .rope_factor = 1,
+                         .rms_norm_eps = 1e-6f,
+                         .initializer_range = 0.3f, /* large, so that every part matters */
+                         .bos_token_id = -1,
+                         .eos_token_id = -1};
+}
+
+/* The same with sizes that the kernels for few rows take: multiples of 16 and 32. */
+static inline ModelConfig tiny_even_config(int vocab_size) {
+    ModelConfig cfg = tiny_config(vocab_size);
+    cfg.hidden_size = 64, cfg.intermediate_size = 96, cfg.moe_intermediate_size = 32;
+    cfg.num_attention_heads = 2, cfg.q_lora_rank = 32, cfg.kv_lora_rank = 32;
+    cfg.qk_nope_head_dim = 32, cfg.qk_rope_head_dim = 16, cfg.v_head_dim = 16;
+    cfg.initializer_range = 0.15f;
+    return cfg;
+}
 
 typedef struct World {
     Context ctx;
+    Model model;
     Tokenizer *tokenizer;
     Corpus corpus;
     TokenSource source;
-    Model model;
     TrainOptions options;
+    Scratch scratch;
 } World;
 
-static inline void must(int status, const Error *err) {
-    if (status) cr_assert_fail("%s", err->text);
-}
-
-/* In place: the model keeps a pointer to w->ctx. */
-static inline void world_init(World *w, Device device, DType dtype) {
+/* A model of random weights and no more. In place: it keeps a pointer to w->ctx. */
+static inline void world_model(World *w, Device device, DType dtype, ModelConfig cfg,
+                               bool training) {
     *w = (World){.ctx = test_context(device, dtype), .options = train_defaults()};
     Error err = {0};
-    size_t length = strlen(TEXT);
-    char *text = malloc(COPIES * length);
-    for (int i = 0; i < COPIES; i++) memcpy(text + i * length, TEXT, length);
-    if (!(w->tokenizer = tokenizer_train(text, COPIES * length, 290, NULL, NULL, &err)))
-        cr_assert_fail("%s", err.text);
-    must(corpus_init(&w->corpus, w->tokenizer, text, COPIES * length, 0.1, 16, &err), &err);
-    w->source = source_of_corpus(&w->corpus);
-    ModelConfig cfg = tiny_config(tokenizer_vocab_size(w->tokenizer));
-    cfg.hidden_size = 32;
+    check_ok(model_init(&w->model, &w->ctx, &cfg, training, &err), &err);
+    model_randomize(&w->model);
+}
+
+/* One sentence, sixty times. */
+static inline char *world_text(size_t *size) {
+    enum { COPIES = 60 };
+    static const char sentence[] =
+        "the cat sat on the mat and the dog sat on the log; the frog sat in the fog. ";
+    size_t length = strlen(sentence);
+    char *text = must_alloc(COPIES, length);
+    for (int i = 0; i < COPIES; i++) memcpy(text + i * length, sentence, length);
+    *size = COPIES * length;
+    return text;
+}
+
+/* All that training needs. */
+static inline void world_init(World *w, Device device, DType dtype) {
+    Error err = {0};
+    size_t size;
+    char *text = world_text(&size);
+    Tokenizer *tokenizer = tokenizer_train(text, size, 290, NULL, NULL, &err);
+    cr_assert(tokenizer, "%s", err.text);
+    ModelConfig cfg = tiny_config(tokenizer_vocab_size(tokenizer));
+    cfg.hidden_size = cfg.max_position_embeddings = 32;
     cfg.num_hidden_layers = 2;
-    cfg.max_position_embeddings = 32;
     cfg.initializer_range = 0.05f;
     cfg.tie_word_embeddings = true;
-    must(model_init(&w->model, &w->ctx, &cfg, true, &err), &err);
-    model_randomize(&w->model);
+    world_model(w, device, dtype, cfg, true);
+    w->tokenizer = tokenizer;
+    check_ok(corpus_init(&w->corpus, tokenizer, text, size, 0.1, 16, &err), &err);
+    w->source = source_of_corpus(&w->corpus);
     w->options.schedule = (Schedule){.steps = 60, .warmup = 5, .peak = 1e-2f, .floor = 3e-4f};
     w->options.batch_size = 8;
     w->options.context_length = 16;

@@ -26,8 +26,6 @@ Context test_context(Device device, DType dtype) {
     return ctx;
 }
 
-void test_context_free(Context *ctx) { context_free(ctx); }
-
 float *test_floats(int64_t n) {
     float *values = must_alloc((size_t)n, sizeof *values);
     memset(values, 0xFF, (size_t)n * sizeof *values);

@@ -47,7 +47,6 @@ void test_needs_gpu(void);
 /* A context on the device with a fixed seed, recording off. Fails the test if the device does not
  * open. */
 Context test_context(Device device, DType dtype);
-void test_context_free(Context *ctx);
 
 /* ---- tensors ---- */
 
@@ -106,6 +105,11 @@ float *test_weight(Params *params, const Tensor *t);
 float *test_weight_gradient(Params *params, const Tensor *t);
 
 /* ---- comparisons ---- */
+
+/* What returns 0, or says in err why not: check_ok(model_init(..., &err), &err). */
+static inline void check_ok(int status, const Error *err) {
+    if (status) cr_assert_fail("%s", err->text);
+}
 
 /*
  * Relative distance ||a - b|| / ||b|| <= tolerance (b the truth), every element within

@@ -11,10 +11,11 @@
 #include <sys/resource.h>
 #include <sys/stat.h>
 
+static Error err; /* what the last call that failed had to say */
+
 static void expect_content(const char *path, const char *expected) {
     MappedFile file;
-    Error err;
-    cr_assert(file_map(&file, path, &err) == 0, "%s", err.text);
+    check_ok(file_map(&file, path, &err), &err);
     cr_expect(file.size == strlen(expected) && memcmp(file.data, expected, file.size) == 0,
               "%s has other content than '%s'", path, expected);
     file_unmap(&file);
@@ -65,12 +66,11 @@ Test(atomic, old_content_until_commit) {
     const char *path = scratch_write(&scratch, "a", "old", 3);
     chmod(path, 0640);
     AtomicFile file;
-    Error err;
-    cr_assert(atomic_open(&file, path, &err) == 0, "%s", err.text);
+    check_ok(atomic_open(&file, path, &err), &err);
     fputs("new", file.stream);
     fflush(file.stream);
     expect_content(path, "old");
-    cr_assert(atomic_commit(&file, &err) == 0, "%s", err.text);
+    check_ok(atomic_commit(&file, &err), &err);
     expect_content(path, "new");
     struct stat info;
     cr_assert(stat(path, &info) == 0);
@@ -132,7 +132,7 @@ Test(atomic, full_disk_keeps_the_old_file) {
     for (size_t size = 1; size < 1000000; size *= 100) { /* in the buffer, and past it */
         AtomicFile file;
         Error err = {""};
-        cr_assert(atomic_open(&file, path, &err) == 0, "%s", err.text);
+        check_ok(atomic_open(&file, path, &err), &err);
         int full = open("/dev/full", O_WRONLY);
         cr_assert(dup2(full, fileno(file.stream)) >= 0);
         close(full);
@@ -151,8 +151,7 @@ Test(atomic, size_limit_keeps_the_old_file) {
     struct rlimit limit = {.rlim_cur = 10000, .rlim_max = RLIM_INFINITY};
     cr_assert(setrlimit(RLIMIT_FSIZE, &limit) == 0);
     AtomicFile file;
-    Error err = {""};
-    cr_assert(atomic_open(&file, path, &err) == 0, "%s", err.text);
+    check_ok(atomic_open(&file, path, &err), &err);
     for (int i = 0; i < 20000; i++) fputc('x', file.stream);
     cr_expect(atomic_commit(&file, &err) == -1);
     limit.rlim_cur = RLIM_INFINITY;
@@ -168,9 +167,7 @@ Test(directories, are_made_with_their_parents) {
     Scratch scratch = scratch_open();
     char path[400];
     snprintf(path, sizeof path, "%s/a/b//c/", scratch.directory);
-    Error err = {""};
-    for (int again = 0; again < 2; again++)
-        cr_assert(make_directories(path, &err) == 0, "%s", err.text);
+    for (int again = 0; again < 2; again++) check_ok(make_directories(path, &err), &err);
     struct stat info;
     cr_expect(stat(path, &info) == 0 && S_ISDIR(info.st_mode), "%s", path);
     cr_expect(make_directories("", &err) == 0);
@@ -191,7 +188,6 @@ Test(project, is_found_from_its_folders) {
     Scratch scratch = scratch_open();
     char path[300], shorter[8];
     snprintf(path, sizeof path, "%s/02_causal/figures", scratch.directory);
-    Error err = {""};
     cr_assert_eq(make_directories(path, &err), 0, "%s", err.text);
     const struct {
         const char *here, *path, *want;
@@ -248,7 +244,6 @@ Test(json, refuses_what_cjson_lets_pass) {
     cr_assert_not_null(json);
     cr_expect_str_eq(json->child->string, "a\\u0000");
     cr_expect_str_eq(json->child->valuestring, "\xf0\x9f\x98\x80 \xf0\x9f\x98\x80");
-    cJSON_Delete(json);
 }
 
 Test(json, integers_are_exact) {

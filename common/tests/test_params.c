@@ -9,6 +9,8 @@
 #include <math.h>
 #include <string.h>
 
+static Error err; /* what the last call that failed had to say */
+
 /* ---- the list ---- */
 
 Test(params, are_counted_and_found_without_a_device) {
@@ -28,7 +30,6 @@ DEVICE_TEST(params, that_do_not_fit_say_what_they_need) {
     Params params;
     params_init(&params, &ctx);
     params_new(&params, NULL, "w", SHAPE(1 << 30, 1 << 20));
-    Error err = {0};
     cr_assert(params_allocate(&params, true, &err) == -1);
     cr_assert(strstr(err.text, "1125899.9 billion weights") && strstr(err.text, "to train"), "%s",
               err.text);
@@ -50,8 +51,7 @@ static void three_register(Three *t, Context *ctx) {
 }
 
 static void three_allocate(Three *t, bool training) {
-    Error err = {0};
-    cr_assert(params_allocate(&t->params, training, &err) == 0, "%s", err.text);
+    check_ok(params_allocate(&t->params, training, &err), &err);
     for (int i = 0; i < 3; i++) params_normal(&t->params, t->params.list[i], 1);
 }
 
@@ -227,7 +227,6 @@ DEVICE_TEST(adamw, follows_its_formulas) {
     Tensor *vector = params_new(&params, NULL, "vector", SHAPE(5));     /* not */
     Tensor *unused =
         params_new(&params, NULL, "unused", SHAPE(2, 2)); /* no gradient: only decays */
-    Error err;
     cr_assert(params_allocate(&params, true, &err) == 0);
     cr_assert(params_count(&params) == 63 + 5 + 4);
     params_normal(&params, matrix, 1);
@@ -280,7 +279,6 @@ DEVICE_TEST(adamw, a_gradient_that_is_not_finite_changes_nothing) {
     Params params;
     params_init(&params, &ctx);
     Tensor *w = params_new(&params, NULL, "w", SHAPE(2, 2));
-    Error err;
     cr_assert(params_allocate(&params, true, &err) == 0);
     params_fill(&params, w, 3);
     float grads[4] = {1, NAN, 1, 1}, want[4] = {3, 3, 3, 3};
@@ -300,7 +298,6 @@ DEVICE_TEST(params, buffers_are_not_learned) {
     Tensor *w = params_new(&params, NULL, "w", SHAPE(2, 2));
     Tensor *bias = params_buffer(&params, NULL, "bias", F32, SHAPE(5));
     Tensor *load = params_buffer(&params, NULL, "load", I32, SHAPE(3));
-    Error err;
     cr_assert(params_allocate(&params, true, &err) == 0);
     cr_assert(params_count(&params) == 4, "buffers are not counted as weights");
     cr_assert(params_find(&params, "bias") == bias && params_find(&params, "load") == load);

@@ -9,6 +9,8 @@
 #include <signal.h>
 #include <sys/resource.h>
 
+static Error err; /* what the last call that failed had to say */
+
 /* ---- files that are right ---- */
 
 /* Byte k of every tensor in the golden file and below is this, so that no second copy is needed. */
@@ -77,11 +79,10 @@ Test(safetensors, reads_what_it_writes) {
     Scratch scratch = scratch_open();
     Tensor tensors[16];
     int count = sample_tensors(tensors);
-    Error err = {""};
     const char *path = scratch_path(&scratch, "all.safetensors");
     KeyValue note = {"note", "caf\xc3\xa9 \"quoted\"\n"};
     for (int again = 0; again < 2; again++) /* the second time it replaces the first */
-        cr_assert(safetensors_write(path, tensors, count, &note, 1, &err) == 0, "%s", err.text);
+        check_ok(safetensors_write(path, tensors, count, &note, 1, &err), &err);
     SafeTensors *file = safetensors_open(path, &err);
     cr_assert(file, "%s", err.text);
     expect_all_dtypes(file);
@@ -90,7 +91,7 @@ Test(safetensors, reads_what_it_writes) {
     for (int i = 1; i < count; i++) /* "in order of their offsets" */
         cr_expect((const char *)safetensors_at(file, i)->data >= begin);
 
-    cr_assert(safetensors_write(path, NULL, 0, NULL, 0, &err) == 0, "%s", err.text);
+    check_ok(safetensors_write(path, NULL, 0, NULL, 0, &err), &err);
     file = safetensors_open(path, &err);
     cr_assert(file, "%s", err.text);
     check_all(safetensors_count(file) == 0, !safetensors_find(file, "f32"));
@@ -99,7 +100,6 @@ Test(safetensors, reads_what_it_writes) {
 
 Test(safetensors, get_says_what_was_wanted) {
     SafeTensors *file = golden_open("common/tests/goldens/dtypes.safetensors");
-    Error err = {""};
     cr_expect_null(safetensors_get(file, "f33", SHAPE(2, 3), &err));
     cr_expect(strstr(err.text, "no tensor 'f33'") && strstr(err.text, "dtypes.safetensors"), "%s",
               err.text);
@@ -113,10 +113,9 @@ Test(safetensors, get_says_what_was_wanted) {
 
 Test(safetensors, failed_writes_keep_the_old_file) {
     Scratch scratch = scratch_open();
-    Error err = {""};
     const char *path = scratch_path(&scratch, "a.safetensors");
     Tensor small = tensor_view(content, "small", U8, CPU, SHAPE(8));
-    cr_assert(safetensors_write(path, &small, 1, NULL, 0, &err) == 0, "%s", err.text);
+    check_ok(safetensors_write(path, &small, 1, NULL, 0, &err), &err);
 
     Tensor bad_name = tensor_view(content, "\xff", U8, CPU, SHAPE(8));
     cr_expect(safetensors_write(path, &bad_name, 1, NULL, 0, &err) == -1);

@@ -11,6 +11,8 @@
 
 #include <omp.h>
 
+static Error err; /* what the last call that failed had to say */
+
 /* ---- helpers ---- */
 
 /* The tests run in the repository's root or in a chapter's directory. */
@@ -33,9 +35,8 @@ static Tokenizer *must_load(const char *path) {
 }
 
 static MappedFile must_map(const char *path) {
-    Error err = {""};
     MappedFile file;
-    cr_assert(file_map(&file, path, &err) == 0, "%s", err.text);
+    check_ok(file_map(&file, path, &err), &err);
     return file;
 }
 
@@ -132,7 +133,6 @@ Test(tokenizer, deepseek_ids_equal_the_library) {
 
 /* What patterns other than the three above make of a text: classes, empty matches, lookaround. */
 Test(tokenizer, words_equal_the_library) {
-    Error err = {""};
     cJSON *rows = json_load(golden("tokenizer_splits.json"), &err), *row, *item;
     cr_assert(rows, "%s", err.text);
     cJSON_ArrayForEach(row, rows) {
@@ -141,7 +141,7 @@ Test(tokenizer, words_equal_the_library) {
         Tokenizer *tokenizer = tokenizer_new();
         cJSON_ArrayForEach(item, patterns) {
             const char *pattern = item->valuestring;
-            cr_assert(splitter_add(&tokenizer->splitter, pattern, "", &err) == 0, "%s", err.text);
+            check_ok(splitter_add(&tokenizer->splitter, pattern, "", &err), &err);
         }
         cr_expect(!tokenizer->splitter.cuts_at_spaces, "nothing is known of such patterns");
         char text[1024] = "";
@@ -158,7 +158,6 @@ Test(tokenizer, words_equal_the_library) {
         cr_expect(w == words.count, "%s: %zu words, should be %zu", patterns->child->valuestring,
                   words.count, w);
     }
-    cJSON_Delete(rows);
 }
 
 Test(tokenizer, training_equals_the_library) {
@@ -389,7 +388,6 @@ static void count_calls(void *user, int done, int wanted) {
 }
 
 Test(tokenizer, training_refuses_and_reports) {
-    Error err = {""};
     int calls = 0;
     cr_expect_null(tokenizer_train("text", 4, 256, NULL, NULL, &err));
     cr_expect(strstr(err.text, "need 257"), "%s", err.text);
@@ -409,7 +407,7 @@ Test(tokenizer, saved_equals_loaded) {
     for (int t = 0; t < 3; t++) {
         Error err = {""};
         const char *path = scratch_path(&scratch, "tokenizer.json");
-        cr_assert(tokenizer_save(originals[t], path, &err) == 0, "%s", err.text);
+        check_ok(tokenizer_save(originals[t], path, &err), &err);
         Tokenizer *loaded = must_load(path);
         expect_same_tokenizer(loaded, originals[t]);
         cr_expect(cJSON_Compare(loaded->shell, originals[t]->shell, 1), "the rest differs");

@@ -5,8 +5,11 @@
 #include "common/core/rng.h"
 #include "common/files/files.h"
 #include "common/files/json.h"
+#include "common/program/testing.h"
 #include "common/tests/test_scratch.h"
 #include "common/text/tokenizer_internal.h"
+
+static Error err; /* what the last call that failed had to say */
 
 /* ---- a good file, and edits to it ---- */
 
@@ -18,7 +21,7 @@ static cJSON *good_file(Scratch *scratch) {
     Tokenizer *tokenizer = tokenizer_train(sample, strlen(sample), 280, NULL, NULL, &err);
     cr_assert(tokenizer, "%s", err.text);
     const char *path = scratch_path(scratch, "good.json");
-    cr_assert(tokenizer_save(tokenizer, path, &err) == 0, "%s", err.text);
+    check_ok(tokenizer_save(tokenizer, path, &err), &err);
     cJSON *json = json_load(path, &err);
     cr_assert(json, "%s", err.text);
     return json;
@@ -136,7 +139,6 @@ Test(tokenizer_json, accepts_unusual_files) {
         expect_round_trip(tokenizer, text, strlen(text), unusual[i].where);
         expect_round_trip(tokenizer, "", 0, unusual[i].where);
     }
-    cJSON_Delete(good);
 }
 
 /* A word that is in the vocabulary needs no merges if the file says so. */
@@ -153,7 +155,6 @@ Test(tokenizer_json, ignore_merges_finds_whole_words) {
         int32_t *ids = tokenizer_encode(tokenizer, "xyz", 3, &count);
         cr_expect(count == (ignore ? 1u : 3u) && (!ignore || ids[0] == 300), "%zu ids", count);
     }
-    cJSON_Delete(good);
 }
 
 /* DeepSeek-V3 has 818 added tokens; there may be many more. */
@@ -166,7 +167,6 @@ Test(tokenizer_json, many_added_tokens_are_found) {
         snprintf(token, sizeof token, ADDED("%d", "<place holder no %d", ""), 1000 + i, i);
         cJSON_AddItemToArray(list, cJSON_Parse(token));
     }
-    Error err = {""};
     Tokenizer *tokenizer = load_edited(&scratch, good, &(Edit){"version", "\"1.0\"", ""}, &err);
     cr_assert(tokenizer, "%s", err.text);
     for (int i = 0; i < MANY; i++) {
@@ -176,7 +176,6 @@ Test(tokenizer_json, many_added_tokens_are_found) {
         int32_t *ids = tokenizer_encode(tokenizer, text, (size_t)length, &count);
         cr_assert(count > 1 && ids[0] == 1000 + i, "%s gives id %d", text, ids[0]);
     }
-    cJSON_Delete(good);
 }
 
 /* ---- broken files ---- */
@@ -285,7 +284,6 @@ Test(tokenizer_json, refuses_broken_files) {
                   "%s = %s: '%s' should say '%s'", broken[i].where, broken[i].value, err.text,
                   broken[i].message);
     }
-    cJSON_Delete(good);
 }
 
 Test(tokenizer_json, refuses_what_is_no_tokenizer) {
@@ -313,7 +311,6 @@ Test(tokenizer_json, refuses_what_is_no_tokenizer) {
         cr_expect(strstr(err.text, cases[i].message) && strstr(err.text, path),
                   "'%s' should say '%s'", err.text, cases[i].message);
     }
-    Error err = {""};
     cr_expect_null(tokenizer_load("/proc/none/tokenizer.json", &err));
     cr_expect(strstr(err.text, "/proc/none/tokenizer.json: No such file"), "%s", err.text);
     cr_expect_null(tokenizer_load(scratch.directory, &err));
@@ -326,7 +323,6 @@ Test(tokenizer_json, refuses_depth_bombs) {
     enum { DEPTH = 200000 };
     char *text = malloc(DEPTH);
     memset(text, '[', DEPTH);
-    Error err = {""};
     cr_expect_null(tokenizer_load(scratch_write(&scratch, "t.json", text, DEPTH), &err));
     cr_expect(strstr(err.text, "not JSON"), "%s", err.text);
 }
@@ -354,7 +350,6 @@ Test(tokenizer_json, refuses_every_truncation) {
         cr_assert_null(tokenizer_load(path, &err), "cut at %zu of %zu: accepted", cut, size);
         cr_assert(strstr(err.text, path), "cut at %zu: '%s'", cut, err.text);
     }
-    cJSON_free(text);
 }
 
 /* Up to three bytes changed at random (fixed seed). What still loads must still be exact. */
@@ -385,20 +380,17 @@ Test(tokenizer_json, survives_changed_bytes) {
         }
     }
     cr_expect(refused > 300 && refused < 1500, "%d of 1500 were refused", refused);
-    cJSON_free(text);
 }
 
 Test(tokenizer_json, config_is_written) {
     Scratch scratch = scratch_open();
-    Error err = {""};
     Tokenizer *tokenizer = tokenizer_train(sample, strlen(sample), 280, NULL, NULL, &err);
     const char *path = scratch_path(&scratch, "tokenizer_config.json");
-    cr_assert(tokenizer_save_config(tokenizer, path, 4096, &err) == 0, "%s", err.text);
+    check_ok(tokenizer_save_config(tokenizer, path, 4096, &err), &err);
     cJSON *config = json_load(path, &err);
     cr_assert(config, "%s", err.text);
     cr_expect_str_eq(cJSON_GetObjectItem(config, "tokenizer_class")->valuestring,
                      "PreTrainedTokenizerFast");
     cr_expect_str_eq(cJSON_GetObjectItem(config, "eos_token")->valuestring, "<|endoftext|>");
     cr_expect(cJSON_GetObjectItem(config, "model_max_length")->valueint == 4096);
-    cJSON_Delete(config);
 }
