@@ -103,8 +103,7 @@ DEVICE_TEST(train, what_it_saves_has_learned_the_same) {
     check_ok(generate(&loaded, tokenizer, "the cat", &greedy, &g, &err), &err);
     cr_assert(texts[0].count > 0 && !strcmp(texts[0].bytes, texts[1].bytes), "'%s' and '%s'",
               texts[0].bytes, texts[1].bytes);
-    cr_assert(strstr(TEXT, " sat on the mat") && strncmp(texts[1].bytes, " sat", 4) == 0,
-              "it learned: '%s'", texts[1].bytes);
+    cr_assert(!strncmp(texts[1].bytes, " sat", 4), "it learned: '%s'", texts[1].bytes);
 }
 
 /* A learning rate that no training survives. */
