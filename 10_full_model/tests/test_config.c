@@ -74,23 +74,20 @@ Test(config, broken_files_are_named) {
     cfg.vocab_size = 300;
     Scratch scratch = scratch_open();
     const char *folder = scratch.directory;
-    char path[1024], good[4096] = "", text[8192];
+    char text[8192];
     cr_assert(config_load(&cfg, "/proc/none", &err) == -1 &&
                   strstr(err.text, "/proc/none/config.json"),
               "%s", err.text);
-    snprintf(path, sizeof path, "%s/config.json", folder);
+    const char *path = path_in(folder, "config.json");
     check_ok(make_directories(folder, &err) || config_save(&cfg, folder, &err), &err);
-    FILE *file = fopen(path, "r");
-    cr_assert(fread(good, 1, sizeof good - 1, file) > 0);
-    fclose(file);
+    size_t size;
+    const char *good = file_text(path, &size);
     for (size_t i = 0; i < sizeof broken / sizeof broken[0]; i++) {
         char *at = strstr(good, broken[i].from);
         cr_assert(at, "case %zu: '%s' is not in the file", i, broken[i].from);
         snprintf(text, sizeof text, "%.*s%s%s", (int)(at - good), good, broken[i].to,
                  at + strlen(broken[i].from));
-        file = fopen(path, "w");
-        fputs(text, file);
-        fclose(file);
+        scratch_write(&scratch, "config.json", text, strlen(text));
         ModelConfig back;
         cr_assert(config_load(&back, folder, &err) == -1, "case %zu was accepted", i);
         cr_assert(strstr(err.text, broken[i].message) && strstr(err.text, "config.json"),

@@ -128,38 +128,8 @@ static inline Output deepseek_says(int status, const char *says, const char *con
 
 /* ---- files ---- */
 
-/* A path that lives as long as the test's process. */
-static inline const char *path_in(const char *directory, const char *name) {
-    size_t size = strlen(directory) + strlen(name) + 2;
-    char *path = malloc(size);
-    cr_assert_not_null(path);
-    snprintf(path, size, "%s/%s", directory, name);
-    return path;
-}
-
 static inline bool exists(const char *directory, const char *name) {
     return access(path_in(directory, name), F_OK) == 0;
-}
-
-/* The whole file, terminated; for the caller to free(). */
-static inline char *file_text(const char *path, size_t *bytes) {
-    FILE *file = fopen(path, "rb");
-    cr_assert_not_null(file, "%s is missing", path);
-    fseek(file, 0, SEEK_END);
-    *bytes = (size_t)ftell(file);
-    rewind(file);
-    char *text = malloc(*bytes + 1);
-    cr_assert(text && fread(text, 1, *bytes, file) == *bytes);
-    text[*bytes] = 0;
-    fclose(file);
-    return text;
-}
-
-static inline void same_bytes(const char *a, const char *b, const char *name) {
-    size_t sizes[2];
-    char *texts[2] = {file_text(path_in(a, name), &sizes[0]),
-                      file_text(path_in(b, name), &sizes[1])};
-    cr_assert(sizes[0] == sizes[1] && !memcmp(texts[0], texts[1], sizes[0]), "%s differs", name);
 }
 
 /* Puts `to` where `from` stands in the file, once. */

@@ -61,15 +61,6 @@ static PrepareOptions options_for(const Scratch *out, const char *const *paths, 
     return o;
 }
 
-static void expect_same_file(Scratch *a, Scratch *b, const char *name) {
-    MappedFile x, y;
-    check_ok(file_map(&x, scratch_path(a, name), &err), &err);
-    check_ok(file_map(&y, scratch_path(b, name), &err), &err);
-    cr_expect(x.size == y.size && !memcmp(x.data, y.data, x.size), "%s differs", name);
-    file_unmap(&x);
-    file_unmap(&y);
-}
-
 static char *copy_path(Scratch *scratch, const char *name, const char *content) {
     return strdup(scratch_write(scratch, name, content, strlen(content)));
 }
@@ -91,7 +82,7 @@ Test(prepare, the_bytes_do_not_depend_on_threads) {
     cr_expect(report[0].shards[SHARD_TRAIN] > 1);
     static const char *const names[] = {"train-00000.shard", "train-00001.shard",
                                         "validation-00000.shard", "tokenizer.json", "index.json"};
-    for (int i = 0; i < 5; i++) expect_same_file(&out[0], &out[1], names[i]);
+    for (int i = 0; i < 5; i++) same_bytes(out[0].directory, out[1].directory, names[i]);
 }
 
 /* The tokens of the documents of a part, one after the other, are what the tokenizer makes of

@@ -39,9 +39,7 @@ static TrainResult run_as(const Schedule *schedule, Device device, DType dtype, 
     world_init(&w, device, dtype);
     options_for_resuming(&w, out);
     if (schedule) w.options.schedule = *schedule;
-    char csv[600];
-    snprintf(csv, sizeof csv, "%s/metrics.csv", out);
-    w.options.csv = csv;
+    w.options.csv = path_in(out, "metrics.csv");
     w.options.start = resume ? RUN_RESUME : RUN_NEW;
     Alarm alarm = {w.source, 8 * (uint64_t)stop, signal};
     TokenSource source = alarm_source(&alarm);
@@ -56,30 +54,17 @@ static TrainResult run(Device device, DType dtype, const char *out, bool resume,
     return run_as(NULL, device, dtype, out, resume, stop, signal);
 }
 
-static void same_file(const char *a, const char *b, const char *name) {
-    char path[2][600];
-    MappedFile file[2];
-    for (int i = 0; i < 2; i++) {
-        snprintf(path[i], sizeof path[i], "%s/%s", i ? b : a, name);
-        check_ok(file_map(&file[i], path[i], &err), &err);
-    }
-    cr_assert(file[0].size == file[1].size && !memcmp(file[0].data, file[1].data, file[0].size),
-              "%s and %s differ", path[0], path[1]);
-    for (int i = 0; i < 2; i++) file_unmap(&file[i]);
-}
-
 /* The best model, the last one, and all of the state: every byte. */
 static void same_run(const char *a, const char *b) {
-    same_file(a, b, "last/training.safetensors");
-    same_file(a, b, "last/model.safetensors");
-    same_file(a, b, "model.safetensors");
+    same_bytes(a, b, "last/training.safetensors");
+    same_bytes(a, b, "last/model.safetensors");
+    same_bytes(a, b, "model.safetensors");
 }
 
 /* One row for each step, in order. */
 static void check_rows(const char *out, int steps) {
-    char path[600], line[512];
-    snprintf(path, sizeof path, "%s/metrics.csv", out);
-    FILE *file = fopen(path, "r");
+    char line[512];
+    FILE *file = fopen(path_in(out, "metrics.csv"), "r");
     cr_assert(file);
     int seen = 0, heads = 0;
     while (fgets(line, sizeof line, file)) {
@@ -92,9 +77,7 @@ static void check_rows(const char *out, int steps) {
 
 /* What a process leaves that was killed two steps after its last save, in the middle of a row. */
 static void add_rows_of_lost_steps(const char *out, int step) {
-    char path[600];
-    snprintf(path, sizeof path, "%s/metrics.csv", out);
-    FILE *file = fopen(path, "a");
+    FILE *file = fopen(path_in(out, "metrics.csv"), "a");
     cr_assert(file);
     fprintf(file, "%d,2.5\n%d,2.4\n%d", step + 1, step + 2, step);
     fclose(file);
@@ -272,14 +255,9 @@ Test(resume, from_a_damaged_state) {
     world_init(&w, CPU, F32);
     options_for_resuming(&w, scratch.directory);
     w.options.start = RUN_RESUME;
-    char path[200];
-    snprintf(path, sizeof path, "%s/last/training.safetensors", scratch.directory);
-    MappedFile file;
-    check_ok(file_map(&file, path, &err), &err);
-    char *bytes = malloc(file.size);
-    size_t size = file.size;
-    memcpy(bytes, file.data, size);
-    file_unmap(&file);
+    const char *path = scratch_path(&scratch, "last/training.safetensors");
+    size_t size;
+    char *bytes = file_text(path, &size);
     float before = tensor_get(w.model.decoder.embed_tokens, 5);
     const struct {
         const char *what, *with, *says;

@@ -18,20 +18,17 @@ static Error err; /* what the last call that failed had to say */
 enum { VOCAB = 300, END = 299 };
 
 static cJSON *index_of(const char *directory, int vocab, cJSON *train, cJSON *validation) {
-    char path[500];
-    MappedFile file;
-    snprintf(path, sizeof path, "%s/tokenizer.json", directory);
-    cr_assert(file_map(&file, path, NULL) == 0);
+    size_t size;
+    char *tokenizer = file_text(path_in(directory, "tokenizer.json"), &size);
     cJSON *index = cJSON_CreateObject();
     cJSON_AddStringToObject(index, "format", "deepseek shards");
     cJSON_AddNumberToObject(index, "version", 1);
     cJSON_AddNumberToObject(index, "vocab_size", vocab);
     cJSON_AddNumberToObject(index, "end_of_text", vocab - 1);
     cJSON_AddStringToObject(index, "tokenizer_hash",
-                            hash128_text(hash128(file.data, file.size, 0)).text);
+                            hash128_text(hash128(tokenizer, size, 0)).text);
     cJSON_AddItemToObject(index, "train", train);
     cJSON_AddItemToObject(index, "validation", validation);
-    file_unmap(&file);
     return index;
 }
 
@@ -139,13 +136,8 @@ Test(shards, truncated_at_every_length) {
     write_folder(scratch.directory, 9, VOCAB, 1 << 20);
     static const char *const names[] = {"train-00000.shard", "index.json"};
     for (int n = 0; n < 2; n++) {
-        MappedFile file;
-        cr_assert(file_map(&file, scratch_path(&scratch, names[n]), NULL) == 0);
-        size_t size = file.size;
-        char *content = malloc(size + 1);
-        memcpy(content, file.data, size);
-        content[size] = 0;
-        file_unmap(&file);
+        size_t size;
+        char *content = file_text(scratch_path(&scratch, names[n]), &size);
         /* The index ends with "}\n": without the newline it is whole. */
         for (size_t length = 0; length < size - (size_t)n; length++) {
             char what[60];
@@ -166,12 +158,8 @@ Test(shards, truncated_at_every_length) {
 Test(shards, changed_bytes_are_found) {
     Scratch scratch = scratch_open();
     write_folder(scratch.directory, 9, VOCAB, 1 << 20);
-    MappedFile file;
-    cr_assert(file_map(&file, scratch_path(&scratch, "validation-00000.shard"), NULL) == 0);
-    size_t size = file.size;
-    char *content = malloc(size);
-    memcpy(content, file.data, size);
-    file_unmap(&file);
+    size_t size;
+    char *content = file_text(scratch_path(&scratch, "validation-00000.shard"), &size);
     for (size_t bit = 0; bit < 8 * size; bit += 3) {
         content[bit / 8] ^= (char)(1 << bit % 8);
         scratch_write(&scratch, "validation-00000.shard", content, size);
@@ -207,10 +195,9 @@ Test(shards, an_index_that_lies) {
     };
     Scratch scratch = scratch_open();
     write_folder(scratch.directory, 9, VOCAB, 1 << 20);
-    MappedFile file;
-    cr_assert(file_map(&file, scratch_path(&scratch, "index.json"), NULL) == 0);
-    char *text = strndup(file.data, file.size), *edited = malloc(file.size + 100);
-    file_unmap(&file);
+    size_t size;
+    char *text = file_text(scratch_path(&scratch, "index.json"), &size),
+         *edited = malloc(size + 100);
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         char *after = strstr(text, cases[i].after);
         char *at = after ? strstr(after, cases[i].from) : NULL;

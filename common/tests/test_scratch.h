@@ -1,6 +1,6 @@
 /*
- * A directory for a test's own files, and the two things tests do there: put bytes into a file and
- * count what is left. It goes when the test's process ends, whether the test passed or not.
+ * A directory for a test's own files, and what tests do there: put bytes into a file, read it back,
+ * compare and count what is left. It goes when the test's process ends, whether it passed or not.
  */
 #ifndef COMMON_TEST_SCRATCH_H
 #define COMMON_TEST_SCRATCH_H
@@ -61,6 +61,36 @@ static inline int scratch_count(const Scratch *scratch) {
     for (struct dirent *entry; (entry = readdir(directory));) count += entry->d_name[0] != '.';
     closedir(directory);
     return count;
+}
+
+/* A path that lives as long as the test's process. */
+static inline const char *path_in(const char *directory, const char *name) {
+    size_t size = strlen(directory) + strlen(name) + 2;
+    char *path = malloc(size);
+    cr_assert_not_null(path);
+    snprintf(path, size, "%s/%s", directory, name);
+    return path;
+}
+
+/* The whole file, terminated. */
+static inline char *file_text(const char *path, size_t *bytes) {
+    FILE *file = fopen(path, "rb");
+    cr_assert_not_null(file, "%s is missing", path);
+    fseek(file, 0, SEEK_END);
+    *bytes = (size_t)ftell(file);
+    rewind(file);
+    char *text = malloc(*bytes + 1);
+    cr_assert(text && fread(text, 1, *bytes, file) == *bytes);
+    text[*bytes] = 0;
+    fclose(file);
+    return text;
+}
+
+static inline void same_bytes(const char *a, const char *b, const char *name) {
+    size_t sizes[2];
+    char *texts[2] = {file_text(path_in(a, name), &sizes[0]),
+                      file_text(path_in(b, name), &sizes[1])};
+    cr_assert(sizes[0] == sizes[1] && !memcmp(texts[0], texts[1], sizes[0]), "%s differs", name);
 }
 
 #endif
