@@ -1,5 +1,7 @@
 /*
- * The latent cache: its memory, and the call of the copy kernel.
+ * The latent cache: its memory, and the call of the copy kernel. `written` is the number of the
+ * step whose rows are in the pool, so a layer that writes twice in a step, or before it began, is
+ * found.
  */
 #include "04_mla/latent_cache.h"
 

@@ -1,5 +1,7 @@
 /*
- * The captured decoding step. See decode_graph.h.
+ * Capturing a decoding step, and repeating it. What goes from step to step (ids, tokens, the step's
+ * number) has memory of its own, at addresses that the graph may keep; all else is in the arena.
+ * Where there is no graph, on the CPU, run() calls the step itself.
  */
 #include "05_moe/decode_graph.h"
 

@@ -8,7 +8,7 @@
  *
  * Invariant, between calls: the caches hold no more than all tokens of a sequence but its last
  * one, which is what the next step begins with. So a sequence can be continued, by the decoder or
- * by whoever writes ids behind it, and nothing is computed twice.
+ * by a caller that writes ids behind it, and nothing is computed twice.
  */
 #ifndef DECODER_GENERATE_H
 #define DECODER_GENERATE_H

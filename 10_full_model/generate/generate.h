@@ -53,7 +53,7 @@ typedef DecoderGenerateResult GenerateResult;
 /*
  * Continues every sequence by up to max_new_tokens tokens. A sequence ends at <|endoftext|>, at a
  * stop string, or when the context is full; all of them end when the longest fills it. By its
- * `stream` a sequence draws the same numbers whoever stands beside it.
+ * `stream` a sequence draws the same numbers whatever stands beside it.
  */
 void generator_run(Generator *g, const GenerateOptions *options, GenerateResult *result);
 
