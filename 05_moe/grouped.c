@@ -1,5 +1,5 @@
 /*
- * The grouped product on the tape. The contracts are in grouped.h.
+ * The grouped product on the tape: shapes, and which kernels make which gradient.
  */
 #include "05_moe/grouped.h"
 

@@ -1,5 +1,6 @@
 /*
- * Writing a model's folder.
+ * Writing a model's folder: first a plan, which says in which file each tensor goes, then file by
+ * file.
  */
 #include "10_full_model/checkpoint/checkpoint.h"
 #include "10_full_model/checkpoint/weight_files.h"
