@@ -41,7 +41,7 @@ LISTED = {
     ],
     "04_mla/figures/measured_cuda.csv": [
         f"04_mla/bench {GPU} --seconds 0.2",
-        "tools/peers/mla.py --device cuda --seconds 0.2",
+        "tools/peers/mla.py --device cuda --seconds 0.2 --ways matmul",  # the fastest there
     ],
     "05_moe/figures/measured_cuda.csv": [
         f"05_moe/bench_grouped {GPU} --seconds 0.2",
@@ -49,7 +49,8 @@ LISTED = {
     ],
     "10_full_model/figures/measured_cuda.csv": [
         f"10_full_model/bench {GPU} {STEP}",
-        f"tools/peers/train_step.py {GPU} {STEP} --experts grouped_mm",
+        f"tools/peers/train_step.py {GPU} {STEP} --experts grouped_mm --what train",
+        f"tools/peers/train_step.py {GPU} {STEP} --experts grouped_mm --what decode --mode compile",
     ],
     "02_causal/figures/measured_cpu.csv": [
         "02_causal/bench --seconds 0.5",

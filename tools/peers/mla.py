@@ -81,7 +81,7 @@ def bench_attention(table, args, batch, heads, length, q_len):
     flop = 2.0 * rows * length * (2 * RANK + ROPE)
     numbers = rows * (2 * RANK + ROPE) + batch * length * (RANK + ROPE)
     table.head(f"absorbed attention alone: B {batch}, H {heads}, q {q_len}, {length} tokens")
-    for name, way in WAYS.items():
+    for name, way in ((name, WAYS[name]) for name in args.ways):
         variants = {name: way}
         if not args.no_compile:
             variants[name + ", compiled"] = compiled(way)
@@ -145,7 +145,7 @@ def bench_layer(table, args, batch, length):
     naive = batch * 2.0 * (expanded + layer.heads * length * (NOPE + ROPE + V))
     table.head(f"a layer of V2-Lite's size: B {batch}, one new token, {length} in the cache")
     steps = {"naive": layer.naive} if args.naive else {}
-    for name, way in WAYS.items():
+    for name, way in ((name, WAYS[name]) for name in args.ways):
         steps[f"absorbed, {name}"] = layer.absorbed(way)
     for name, step in steps.items():
         flop = naive if name == "naive" else absorbed
@@ -162,6 +162,7 @@ def main():
         "--dtype", choices=["f32", "bf16"], help="default: f32 on the CPU, bf16 on CUDA"
     )
     parser.add_argument("--tokens", type=int, nargs="+", help="lengths of the cache")
+    parser.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS), help="only these")
     parser.add_argument("--naive", action="store_true", help="the layer in naive mode too")
     parser.add_argument("--no-compile", action="store_true", help="without torch.compile")
     parser.add_argument("--threads", type=int, default=0, help="CPU threads; 0: PyTorch's choice")
