@@ -49,8 +49,7 @@ LISTED = {
     ],
     "10_full_model/figures/measured_cuda.csv": [
         f"10_full_model/bench {GPU} {STEP}",
-        f"tools/peers/train_step.py {GPU} {STEP} --experts grouped_mm --what train",
-        f"tools/peers/train_step.py {GPU} {STEP} --experts grouped_mm --what decode --mode compile",
+        f"tools/peers/train_step.py {GPU} {STEP} --experts grouped_mm --mode compile --what train --steps 10",
     ],
     "02_causal/figures/measured_cpu.csv": [
         "02_causal/bench --seconds 0.5",

@@ -166,7 +166,10 @@ static float *with_gradients(Device device, DType dtype, const MlaConfig *cfg, i
     module_init(&m, &ctx, *cfg);
     int64_t n = (int64_t)B * T * cfg->hidden_size;
     Tensor *x = test_normal(&ctx, "x", 1, SHAPE(B, T, cfg->hidden_size));
-    Tensor *c = test_normal(&ctx, "c", 2, SHAPE(B, T, cfg->hidden_size));
+    /* y's gradient, in F32 as a loss wants it */
+    Tensor *random = test_normal(&ctx, "c", 2, SHAPE(B, T, cfg->hidden_size));
+    Tensor *c =
+        tensor_copy_in(&ctx, "c", F32, test_values(&ctx, random), random->shape, random->ndim);
     ctx.recording = true;
     Tensor *y = mla_forward(&ctx, x, &m.w, cfg, cfg->qk_rope_head_dim ? &TURN : NULL, selection,
                             NULL, MLA_AUTO, (Residual){0});
