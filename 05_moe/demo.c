@@ -2,7 +2,7 @@
  * The demo: counts what a layer of experts holds and what a token uses, trains a small model twice,
  * left alone and balanced, and looks at what each expert has come to see.
  */
-#include "05_moe/decoder.h"
+#include "05_moe/decoder/decoder.h"
 #include "05_moe/parameter_table.h"
 #include "05_moe/specialty.h"
 

@@ -4,7 +4,7 @@
  */
 #include "05_moe/parameter_table.h"
 
-#include "05_moe/block.h"
+#include "05_moe/decoder/block.h"
 
 #include "04_mla/cache_sizes.h"
 

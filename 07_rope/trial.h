@@ -10,7 +10,7 @@
 #define TRIAL_H
 
 #include "03_multihead/chartrain.h"
-#include "05_moe/decoder.h"
+#include "05_moe/decoder/decoder.h"
 #include "common/core/error.h"
 #include "common/core/optimizer.h"
 

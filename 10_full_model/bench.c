@@ -2,7 +2,7 @@
  * The model timed as a whole: a training step, and decoding from the cache, as shares of what the
  * machine can do.
  */
-#include "05_moe/decode_graph.h"
+#include "05_moe/decoder/decode_graph.h"
 #include "10_full_model/train/train.h"
 
 #include "common/core/ops.h"

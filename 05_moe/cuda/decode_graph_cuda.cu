@@ -1,7 +1,7 @@
 /*
  * The likeliest token, chosen where the logits are.
  */
-#include "05_moe/decode_graph.h"
+#include "05_moe/decoder/decode_graph.h"
 #include "common/cuda/few_rows_launch.cuh"
 
 static const int THREADS = 1024;

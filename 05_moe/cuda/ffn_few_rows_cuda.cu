@@ -8,7 +8,7 @@
  * for the kernel in front (common/cuda/few_rows_launch.cuh).
  */
 #include "05_moe/cuda/router.cuh"
-#include "05_moe/ffn_few_rows.h"
+#include "05_moe/decoder/ffn_few_rows.h"
 #include "common/cuda/few_rows.cuh"
 
 enum { NORM_WARPS = 8, UP_AHEAD = 2, DOWN_WARPS = 16, DOWN_AHEAD = 3 };

@@ -2,8 +2,8 @@
  * The decoder block: with each attention and each feed-forward layer, decoding from a cache equals
  * running the whole sequence, gradients are right, V3's parameters add up to its paper's.
  */
-#include "05_moe/block_decode.h"
-#include "05_moe/decoder_cache.h"
+#include "05_moe/decoder/block_decode.h"
+#include "05_moe/decoder/decoder_cache.h"
 
 #include "common/program/testing.h"
 

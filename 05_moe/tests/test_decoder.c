@@ -3,7 +3,7 @@
  * see the future. With positions and caches it is tested by chapters 07 and 10. And ids drawn from
  * it.
  */
-#include "05_moe/decoder_generate.h"
+#include "05_moe/decoder/decoder_generate.h"
 
 #include "common/program/testing.h"
 

@@ -2,7 +2,7 @@
  * The feed-forward half for a few tokens: its two kernels give what norm, experts (or the dense
  * layer) and addition give. On the CPU nothing is there to test but that they say no.
  */
-#include "05_moe/ffn_few_rows.h"
+#include "05_moe/decoder/ffn_few_rows.h"
 
 #include "common/core/ops.h"
 #include "common/cuda/few_rows.h"

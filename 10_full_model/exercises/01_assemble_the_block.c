@@ -8,21 +8,21 @@
  *     x = x + attention(rmsnorm(x))
  *     x = x + ffn(rmsnorm(x))        ffn: the dense SwiGLU if w->dense, else the experts
  *
- * x is [B, T, hidden_size], and so is what is returned. run (05_moe/block.h) holds what passes
- * through beside x: position goes to attention as it is, and so does the cache, if there is one:
- * latent attention's part of it. record is for the experts. Attention is always latent here, and
- * there is no training. Then a model that transformers wrote computes in your block what it
+ * x is [B, T, hidden_size], and so is what is returned. run (05_moe/decoder/block.h) holds what
+ * passes through beside x: position goes to attention as it is, and so does the cache, if there is
+ * one: latent attention's part of it. record is for the experts. Attention is always latent here,
+ * and there is no training. Then a model that transformers wrote computes in your block what it
  * computed there.
  *
  * POINTS: 3
- * REPLACES: block_forward in 05_moe/block.c
+ * REPLACES: block_forward in 05_moe/decoder/block.c
  * TESTS: test_golden:golden/v*cpu test_golden:golden/greedy*cpu test_model:model/with*cpu
  * HINT: four functions are enough: rmsnorm, mla_forward (with MLA_AUTO), mlp_forward, moe_forward
  * (losses NULL). The last three add their result to the Residual they are given. Each of the two
  * norms has weights of its own. If all is right but the tests with a cache: what has mla_forward
  * got for one?
  */
-#include "05_moe/block.h"
+#include "05_moe/decoder/block.h"
 
 Tensor *block_forward(Context *ctx, Tensor *x, const Block *w, const BlockConfig *cfg,
                       const BlockRun *run) {

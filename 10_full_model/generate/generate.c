@@ -1,7 +1,7 @@
 /*
- * Prompts become ids, the decoder goes on with them (05_moe/decoder_generate.h), and each new id
- * becomes bytes, which the text's stream looks through for stop strings. <|endoftext|> is an id
- * like any other there; here it is cut off, for no text goes on behind it.
+ * Prompts become ids, the decoder goes on with them (05_moe/decoder/decoder_generate.h), and each
+ * new id becomes bytes, which the text's stream looks through for stop strings. <|endoftext|> is an
+ * id like any other there; here it is cut off, for no text goes on behind it.
  */
 #include "10_full_model/generate/generate.h"
 

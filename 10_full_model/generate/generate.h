@@ -2,7 +2,7 @@
  * Generating text: a prompt's tokens, and behind them one token at a time, each drawn from what the
  * model thinks comes next.
  *
- * A Generator holds one or more texts side by side, as ids (05_moe/decoder_generate.h).
+ * A Generator holds one or more texts side by side, as ids (05_moe/decoder/decoder_generate.h).
  * Invariant, between calls: no sequence ends with an <|endoftext|> that the model has said. So a
  * text can be continued, by the model or by the user, and nothing is computed twice.
  */
@@ -12,7 +12,7 @@
 #include "10_full_model/generate/text_stream.h"
 #include "10_full_model/model/model.h"
 
-#include "05_moe/decoder_generate.h"
+#include "05_moe/decoder/decoder_generate.h"
 #include "common/text/tokenizer.h"
 
 typedef struct Generator {

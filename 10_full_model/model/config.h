@@ -11,7 +11,7 @@
 #ifndef CONFIG_H
 #define CONFIG_H
 
-#include "05_moe/block.h"
+#include "05_moe/decoder/block.h"
 #include "07_rope/rope.h"
 #include "common/core/error.h"
 

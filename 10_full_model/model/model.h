@@ -15,7 +15,7 @@
 
 #include "10_full_model/model/config.h"
 
-#include "05_moe/decoder.h"
+#include "05_moe/decoder/decoder.h"
 #include "common/core/params.h"
 
 typedef struct Model {

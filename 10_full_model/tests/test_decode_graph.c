@@ -2,7 +2,7 @@
  * Decoding many steps at a time: the tokens are those of single steps, whatever the lengths, across
  * pages of the cache and up to its last place.
  */
-#include "05_moe/decode_graph.h"
+#include "05_moe/decoder/decode_graph.h"
 #include "10_full_model/tests/test_world.h"
 
 #include <math.h>

@@ -3,7 +3,7 @@
  * the normed h instead of to x (the stream then forgets what it held), and to give both halves the
  * same norm.
  */
-#include "05_moe/block.h"
+#include "05_moe/decoder/block.h"
 
 Tensor *block_forward(Context *ctx, Tensor *x, const Block *w, const BlockConfig *cfg,
                       const BlockRun *run) {

@@ -13,7 +13,7 @@
 #ifndef DECODER_GENERATE_H
 #define DECODER_GENERATE_H
 
-#include "05_moe/decode_graph.h"
+#include "05_moe/decoder/decode_graph.h"
 #include "common/text/sampler.h"
 
 typedef struct DecoderSequence {

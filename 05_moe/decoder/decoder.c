@@ -2,9 +2,9 @@
  * The decoder, wired from blocks. There is one loop over the layers, through_blocks(); training and
  * prompts go through block_forward in it, decoding through block_decode.
  */
-#include "05_moe/decoder.h"
+#include "05_moe/decoder/decoder.h"
 
-#include "05_moe/block_decode.h"
+#include "05_moe/decoder/block_decode.h"
 
 #include <stdio.h>
 #include <stdlib.h>

@@ -3,7 +3,7 @@
  * number) has memory of its own, at addresses that the graph may keep; all else is in the arena.
  * Where there is no graph, on the CPU, run() calls the step itself.
  */
-#include "05_moe/decode_graph.h"
+#include "05_moe/decoder/decode_graph.h"
 
 #include <math.h>
 #include <stdlib.h>

@@ -17,7 +17,7 @@
 #ifndef FFN_FEW_ROWS_H
 #define FFN_FEW_ROWS_H
 
-#include "05_moe/block.h"
+#include "05_moe/decoder/block.h"
 
 #ifdef __cplusplus
 extern "C" {

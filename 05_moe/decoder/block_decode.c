@@ -2,10 +2,10 @@
  * The one place that chooses between the block's fused kernels and the plain block, for each half
  * by itself. A fused half contains its norm and its sum; a plain one gets them here.
  */
-#include "05_moe/block_decode.h"
+#include "05_moe/decoder/block_decode.h"
 
 #include "04_mla/mla_few_rows.h"
-#include "05_moe/ffn_few_rows.h"
+#include "05_moe/decoder/ffn_few_rows.h"
 
 /* The fused attention reads all cached tokens, not a selection. A record wants the routing of every
  * token, which the fused experts do not keep. */

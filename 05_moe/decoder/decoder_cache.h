@@ -13,7 +13,7 @@
 #ifndef DECODER_CACHE_H
 #define DECODER_CACHE_H
 
-#include "05_moe/block.h"
+#include "05_moe/decoder/block.h"
 
 #ifdef __cplusplus
 extern "C" {

@@ -15,7 +15,7 @@
 #ifndef DECODER_H
 #define DECODER_H
 
-#include "05_moe/decoder_cache.h"
+#include "05_moe/decoder/decoder_cache.h"
 
 #ifdef __cplusplus
 extern "C" {

@@ -1,7 +1,7 @@
 /*
  * The cache of a stack of blocks: one call for all layers, whichever attention they have.
  */
-#include "05_moe/decoder_cache.h"
+#include "05_moe/decoder/decoder_cache.h"
 
 #include <stdlib.h>
 

@@ -2,7 +2,7 @@
  * The decoder block: which attention and which feed-forward layer it has, and the eight lines that
  * join them. x goes into each part as a Residual, to which the part's last operation adds.
  */
-#include "05_moe/block.h"
+#include "05_moe/decoder/block.h"
 
 #include "common/core/ops.h"
 

@@ -11,7 +11,7 @@
 #ifndef BLOCK_DECODE_H
 #define BLOCK_DECODE_H
 
-#include "05_moe/block.h"
+#include "05_moe/decoder/block.h"
 
 #ifdef __cplusplus
 extern "C" {

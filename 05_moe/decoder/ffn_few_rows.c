@@ -3,7 +3,7 @@
  * calls. A dense layer is a shared expert without others, so both kinds fill in the same arguments;
  * weights of another dtype than ctx's are declined, because the kernels would read them as ctx's.
  */
-#include "05_moe/ffn_few_rows.h"
+#include "05_moe/decoder/ffn_few_rows.h"
 
 #ifdef WITH_CUDA
 

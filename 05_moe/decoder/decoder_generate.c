@@ -4,7 +4,7 @@
  * device chooses by itself and some steps' tokens are read at once (decode_graph.h); otherwise each
  * sequence's logits come to the sampler with a random number of their own.
  */
-#include "05_moe/decoder_generate.h"
+#include "05_moe/decoder/decoder_generate.h"
 
 #include "common/program/progress.h"
 

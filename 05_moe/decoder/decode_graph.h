@@ -17,7 +17,7 @@
 #ifndef DECODE_GRAPH_H
 #define DECODE_GRAPH_H
 
-#include "05_moe/decoder.h"
+#include "05_moe/decoder/decoder.h"
 
 #ifdef __cplusplus
 extern "C" {
