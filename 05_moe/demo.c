@@ -39,13 +39,17 @@ typedef struct DemoOptions {
 
 /* ---- what the steps of the demo share ---- */
 
+/* Validation takes all the text that is kept, in stretches of CONTEXT; of a long text, a part. */
+enum { MOST_STRETCHES = 48 * BATCH }; /* 55,296 characters */
+
 /* What one run left behind, about the last layer's experts. */
 typedef struct Run {
     Balance balance;
     const char *name;
     double share[WINDOWS][MAX_EXPERTS]; /* of the choices, in each window of steps */
     int windows;
-    float validation_loss;
+    int validated; /* characters */
+    double validation_loss;
     BalanceMeasures measures; /* of the last window */
     Specialty specialty;      /* on validation text */
 } Run;
@@ -164,19 +168,26 @@ static void after_step(Context *ctx, void *user, int step) {
 /* On validation text: the loss, and which experts each character goes to. */
 static void validate(Demo *d, const Decoder *model, Run *run) {
     int layers = d->options.layers, k = d->options.top_k;
+    int64_t kept = (d->text.count - d->text.train) / (BATCH * CONTEXT) * BATCH;
+    int stretches = kept < BATCH ? BATCH : kept > MOST_STRETCHES ? MOST_STRETCHES : (int)kept;
     int32_t ids[BATCH * CONTEXT];
     int32_t *chosen = must_alloc((size_t)(BATCH * CONTEXT * k), sizeof *chosen);
-    Tensor *input, *target, *loss;
-    chartext_batch(&d->text, &d->ctx, NULL, BATCH, CONTEXT, &input, &target);
-    tensor_download_ints(&d->ctx, ids, input);
-    decoder_training_loss(&d->ctx, model, input, target, &(DecoderRun){0}, &loss);
-    tensor_download(&d->ctx, &run->validation_loss, loss);
-    tensor_download_ints(&d->ctx, chosen, model->records[layers - 1].routing.indices);
     run->specialty.experts = d->options.experts;
-    for (int n = 0; n < BATCH * CONTEXT; n++)
-        specialty_add(&run->specialty, d->text.alphabet.byte[ids[n]], chosen + n * k, k);
+    for (int first = 0; first < stretches; first += BATCH) {
+        Tensor *input, *target, *loss;
+        float mean;
+        chartext_batch_kept(&d->text, &d->ctx, first, stretches, BATCH, CONTEXT, &input, &target);
+        tensor_download_ints(&d->ctx, ids, input);
+        decoder_training_loss(&d->ctx, model, input, target, &(DecoderRun){0}, &loss);
+        tensor_download(&d->ctx, &mean, loss);
+        run->validation_loss += mean * (double)BATCH / stretches;
+        tensor_download_ints(&d->ctx, chosen, model->records[layers - 1].routing.indices);
+        for (int n = 0; n < BATCH * CONTEXT; n++)
+            specialty_add(&run->specialty, d->text.alphabet.byte[ids[n]], chosen + n * k, k);
+        context_reset(&d->ctx);
+    }
+    run->validated = stretches * CONTEXT;
     free(chosen);
-    context_reset(&d->ctx);
 }
 
 /* If a router saw a NaN, says which was the first, instead of what err says. */
@@ -250,7 +261,24 @@ static void print_load(const Demo *d) {
                100 * m->max / m->tokens, 100.0 / experts, m->max_vio, m->entropy, m->unused,
                run->validation_loss);
     }
-    printf("\n");
+    printf("   (the load over the last %d steps, the loss over %d characters)\n\n",
+           d->options.steps / d->runs[0].windows, d->runs[0].validated);
+}
+
+/* A row for each run: what is at the end of the table above. tools/seeds.py collects them. */
+static void write_runs(Demo *d) {
+    Csv csv = figure_open(&d->ctx, OUT "runs.csv",
+                          "run,max_share,max_vio,entropy,unused,characters,validation_loss,"
+                          "information");
+    for (int r = 0; r < 2; r++) {
+        const Run *run = &d->runs[r];
+        const BalanceMeasures *m = &run->measures;
+        csv_row(&csv, "%s,%.4f,%.4f,%.4f,%d,%d,%.5f,%.4f", r ? "balanced" : "left alone",
+                m->max / m->tokens, m->max_vio, m->entropy, m->unused, run->validated,
+                run->validation_loss, specialty_information(&run->specialty));
+    }
+    Error err;
+    if (csv_close(&csv, &err)) fatal("%s", err.text);
 }
 
 static void show_load(Demo *d) {
@@ -306,10 +334,12 @@ static void show_experts(Demo *d) {
         "\n   How much a token's kind says about its expert (0 nothing, 1 everything): %.2f; left "
         "alone: %.2f\n",
         specialty_information(&run->specialty), specialty_information(&d->runs[0].specialty));
-    Csv csv = figure_open(&d->ctx, OUT "kinds.csv", "expert,kind,name,share");
+    Csv csv = figure_open(&d->ctx, OUT "kinds.csv", "expert,kind,name,characters,share");
     for (int e = 0; e < experts; e++)
         for (int k = 0; k < KIND_COUNT; k++)
-            csv_row(&csv, "%d,%d,%s,%.4f", e, k, specialty_kind_names[k], share[k][e]);
+            csv_row(&csv, "%d,%d,%s,%.0f,%.4f", e, k, specialty_kind_names[k],
+                    specialty_choices(&run->specialty, (CharKind)k) / d->options.top_k,
+                    share[k][e]);
     figure_close(&csv, "05_moe/figures/kinds");
     printf("\n");
 }
@@ -367,6 +397,7 @@ int main(int argc, char **argv) {
            d.options.steps, d.options.layers, d.options.experts);
     if (train(&d, &d.runs[0], &err) || train(&d, &d.runs[1], &err)) fatal("%s", err.text);
     show_load(&d);
+    write_runs(&d);
     show_experts(&d);
     printf("Try next:  --balance aux      (Switch's loss instead of the bias)\n"
            "           --experts 32 --top-k 4\n"

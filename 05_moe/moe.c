@@ -8,6 +8,7 @@
 #include <math.h>
 
 MoeConfig moe_config(int hidden_size, int inner, int experts, int experts_per_tok) {
+    bool norm = experts_per_tok > 1 || experts == 1; /* s / s teaches a router nothing */
     return (MoeConfig){.router = {.hidden_size = hidden_size,
                                   .n_routed_experts = experts,
                                   .num_experts_per_tok = experts_per_tok,
@@ -15,7 +16,7 @@ MoeConfig moe_config(int hidden_size, int inner, int experts, int experts_per_to
                                   .topk_method = TOPK_NOAUX_TC,
                                   .n_group = 1,
                                   .topk_group = 1,
-                                  .norm_topk_prob = true,
+                                  .norm_topk_prob = norm,
                                   .routed_scaling_factor = 1,
                                   .gate_kind = GATE_LINEAR,
                                   .temperature = 1},

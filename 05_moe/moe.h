@@ -46,7 +46,8 @@ typedef struct MoeLosses {
 } MoeLosses;
 
 /* DeepSeek-V3's way in every switch (sigmoid, noaux_tc, norm_topk_prob), one group, scaling 1, no
- * shared experts; sizes as given. */
+ * shared experts; sizes as given. If a token takes one expert of several, its weight is not divided
+ * by itself: router_training_check() says why. */
 MoeConfig moe_config(int hidden_size, int inner, int experts, int experts_per_tok);
 
 /* 0, or -1 and a message that names the setting that is wrong, its value and what it may be. */

@@ -59,6 +59,15 @@ int router_check(const RouterConfig *cfg, Error *err) {
     return 0;
 }
 
+int router_training_check(const RouterConfig *cfg, Error *err) {
+    if (!cfg->norm_topk_prob || cfg->num_experts_per_tok != 1 || cfg->n_routed_experts == 1)
+        return 0;
+    return error_set(err,
+                     "num_experts_per_tok is 1 and norm_topk_prob is true: the one weight is s / s "
+                     "= 1 whatever the score, so the router cannot learn; set norm_topk_prob to "
+                     "false, or take more experts");
+}
+
 /* ---- weights ---- */
 
 Router router_init(Params *params, const char *prefix, const RouterConfig *cfg) {

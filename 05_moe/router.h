@@ -59,6 +59,15 @@ enum { ROUTER_MAX_EXPERTS = 512 };
 /* 0, or -1 and a message that names the number that is wrong, its value and what it may be. */
 int router_check(const RouterConfig *cfg, Error *err);
 
+/*
+ * Can such a router learn? Not if it takes one expert and divides its score by the sum of the
+ * chosen: then the weight is s / s = 1 whatever s is, and the language model's loss has no gradient
+ * with respect to it (only a balance loss has, and that wants all experts alike). Shazeer et al.
+ * 2017 ask for k > 1 for this reason; Switch keeps k = 1 and does not divide. To compute with such
+ * a model is no mistake.
+ */
+int router_training_check(const RouterConfig *cfg, Error *err);
+
 /* The names of the settings, in the order of their enums and ended by NULL: Hugging Face's
  * "softmax", "sigmoid"; "greedy", "group_limited_greedy", "noaux_tc"; ours "linear", "noisy",
  * "centroid". */

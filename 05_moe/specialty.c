@@ -48,6 +48,12 @@ static void count_kinds(const Specialty *s, double count[KIND_COUNT][SPECIALTY_M
     }
 }
 
+double specialty_choices(const Specialty *s, CharKind kind) {
+    double count[KIND_COUNT][SPECIALTY_MAX_EXPERTS], total[KIND_COUNT];
+    count_kinds(s, count, total);
+    return total[kind];
+}
+
 void specialty_kinds(const Specialty *s, double share[KIND_COUNT][SPECIALTY_MAX_EXPERTS]) {
     double total[KIND_COUNT];
     count_kinds(s, share, total);

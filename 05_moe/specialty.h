@@ -30,6 +30,9 @@ void specialty_add(Specialty *s, uint8_t byte, const int32_t *experts, int k);
 /* Of all choices, the part that is expert e. */
 double specialty_share(const Specialty *s, int e);
 
+/* How many choices are of this kind of character. */
+double specialty_choices(const Specialty *s, CharKind kind);
+
 /* share[k][e]: of the choices of kind k, the part that is expert e. A kind without tokens:
  * zeros. */
 void specialty_kinds(const Specialty *s, double share[KIND_COUNT][SPECIALTY_MAX_EXPERTS]);

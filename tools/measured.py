@@ -16,6 +16,13 @@ What, always of the fastest repeat, with ~ of the median:
     note        the row's note
 
 tflops! and the like leave the share out.
+
+A CSV without a column `who` (of tools/seeds.py, say) is asked for its own columns:
+
+    {flags=--top-k 1 / run=balanced : max_vio:2}
+
+is max_vio, with two digits, of the rows whose columns have these values; if there are several, the
+lowest and the highest.
 """
 
 import csv
@@ -74,11 +81,23 @@ def value(row, what, count, flags):
     return text if "!" in flags else f"{text} ({percent:.2g} %)" if percent < 9.95 else f"{text} ({percent:.0f} %)"
 
 
+def low_and_high(rows, address, column, digits):
+    """A column of the rows that the address tells: the number, or from where to where they go."""
+    wanted = dict(part.strip().split("=", 1) for part in address.split(" / "))
+    found = [float(r[column]) for r in rows if all(r[k] == v for k, v in wanted.items())]
+    if not found:
+        raise TableMistake(f"{{{address}}} fits no row")
+    low, high = (f"{x:,.{int(digits[1:] if digits else 0)}f}" for x in (min(found), max(found)))
+    return low if low == high else f"{low} – {high}"
+
+
 def filled(template, rows):
     """The template with every {...} replaced."""
 
     def cell(m):
         try:
+            if "who" not in rows[0]:
+                return low_and_high(rows, *m.groups()[:3])
             return value(find(rows, m[1]), m[2], m[3], m[4])
         except (KeyError, ValueError, TypeError) as error:
             raise TableMistake(f"{m[0]}: {error}") from error

@@ -88,6 +88,7 @@ int64_t block_active_parameters(const BlockConfig *cfg, int layer) {
 int block_training_check(const BlockTraining *training, const BlockConfig *cfg, Error *err) {
     if (!(training->dropout >= 0 && training->dropout < 1))
         return error_set(err, "dropout is %g; it must be 0 (off) or below 1", training->dropout);
+    if (router_training_check(&cfg->moe.router, err)) return -1;
     return moe_losses_check(&training->losses, &cfg->moe, err);
 }
 

@@ -10,8 +10,10 @@ set cbrange [0:0.8] # dark cells would hide their numbers
 set cblabel 'share of the kind'
 set ytics 1
 set ylabel 'expert'
+set xlabel 'kind, and how many characters of it there were' offset 0,-0.7
+set bmargin 5
 unset grid
 unset key
-plot data using 'kind':'expert':($2-0.5):($2+0.5):($1-0.5):($1+0.5):'share':xticlabels(3) \
+plot data using 'kind':'expert':($2-0.5):($2+0.5):($1-0.5):($1+0.5):'share':xticlabels(sprintf("%s\n(%d)", stringcolumn('name'), column('characters'))) \
          with boxxyerror fillcolor palette fillstyle solid 1 noborder, \
      data using 'kind':'expert':(column('share') >= 0.005 ? sprintf('%.0f %%', 100*column('share')) : '') with labels

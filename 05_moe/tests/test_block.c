@@ -290,4 +290,7 @@ Test(block, a_wrong_training_is_named) {
         cr_assert(strstr(err.text, wrong[i].says), "%s", err.text);
     }
     cr_assert_eq(block_training_check(&(BlockTraining){0}, &cfg, &err), 0, "%s", err.text);
+    cfg.moe.router.num_experts_per_tok = 1;
+    cr_assert_eq(block_training_check(&(BlockTraining){0}, &cfg, &err), -1);
+    cr_assert(strstr(err.text, "the router cannot learn"), "%s", err.text);
 }

@@ -80,8 +80,8 @@ static int router_cases(MoeConfig *cases) {
     c = moe_config(32, 32, 5, 1); /* Switch */
     c.router.scoring_func = SCORING_SOFTMAX, c.router.topk_method = TOPK_GREEDY;
     cases[n++] = c;
-    c.router.gate_kind = GATE_NOISY,
-    c.router.num_experts_per_tok = 5; /* silent off the tape; all */
+    c.router.gate_kind = GATE_NOISY; /* silent off the tape; all, divided by their sum */
+    c.router.num_experts_per_tok = 5, c.router.norm_topk_prob = true;
     cases[n++] = c;
     c = moe_config(512, 512, 8, 2); /* the benchmark's */
     c.n_shared_experts = 1;

@@ -201,6 +201,37 @@ DEVICE_TEST(moe, an_expert_without_tokens_gets_no_gradient) {
         if (push[e] < 0) cr_assert_eq(bias[e], -9.5f, "who has too little gets more");
 }
 
+/* The loss's gradient with respect to the gate, of a layer in which a token takes one expert. */
+static double gate_gradient_of_one(Context *ctx, bool norm, bool as_configured) {
+    enum { N = 40, HIDDEN = 16, E = 4 };
+    MoeConfig cfg = moe_config(HIDDEN, 8, E, 1);
+    if (!as_configured) cfg.router.norm_topk_prob = norm;
+    Module m;
+    module_init(&m, ctx, cfg);
+    Tensor *x = test_normal(ctx, "x", 1, SHAPE(1, N, HIDDEN)), *c;
+    ctx->recording = true;
+    Tensor *y = forward(ctx, &m, x);
+    c = test_normal(ctx, "c", 2, SHAPE(1, N, HIDDEN));
+    tape_backward(ctx, weighted_sum(ctx, y, c));
+    float gradient[E * HIDDEN];
+    double sum = 0;
+    params_get_grad(&m.params, m.w.router.weight, gradient);
+    for (int i = 0; i < E * HIDDEN; i++) sum += fabs(gradient[i]);
+    context_reset(ctx);
+    return sum;
+}
+
+/* s / s = 1: a router that takes one expert and divides learns nothing from the loss. So
+ * moe_config() does not divide there, and router_training_check() refuses who does. */
+DEVICE_TEST(moe, a_router_that_takes_one_learns_unless_it_divides) {
+    Context ctx = test_context(device, dtype);
+    /* Not 0 but the rounding of 1 / s - s / s^2, times 40 tokens. */
+    double divided = gate_gradient_of_one(&ctx, true, false);
+    double alone = gate_gradient_of_one(&ctx, false, false);
+    cr_assert(divided < 1e-4 * alone, "divided: %g, not divided: %g", divided, alone);
+    cr_assert(gate_gradient_of_one(&ctx, false, true) == alone, "moe_config() divides");
+}
+
 /* Over capacity: a token that all its experts dropped keeps the shared expert's answer only. */
 DEVICE_TEST(moe, dropped_tokens_keep_the_shared_expert) {
     enum { N = 40, HIDDEN = 16, INNER = 8, E = 4 };

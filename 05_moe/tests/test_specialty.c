@@ -24,6 +24,7 @@ Test(specialty, an_expert_for_vowels) {
     specialty_kinds(&s, share);
     check_all(share[VOWEL][0] == 1, share[VOWEL][1] == 0, share[SPACE][1] == 1);
     cr_assert(share[CAPITAL][0] == 0 && share[CAPITAL][1] == 0, "there are none");
+    check_all(specialty_choices(&s, VOWEL) == 4, specialty_choices(&s, CAPITAL) == 0);
     uint8_t bytes[8];
     cr_assert_eq(specialty_favourites(&s, 0, bytes, 8, 1), 4);
     check_all(bytes[0] == 'a', bytes[3] == 'o');

@@ -80,6 +80,11 @@ Test(chartext, batches_are_stretches_of_their_part) {
             check_all(id[b * T] >= (kept ? TRAIN : 0),
                       target[b * T + T - 1] < (kept ? COUNT : TRAIN));
     }
+    /* Part by part they are the same stretches as all at once. */
+    Tensor *all, *part;
+    chartext_batch(&text, &ctx, NULL, 2 * B, T, &all, &targets);
+    chartext_batch_kept(&text, &ctx, B, 2 * B, B, T, &part, &targets);
+    cr_assert_arr_eq((int32_t *)part->data, (int32_t *)all->data + B * T, sizeof(int32_t) * B * T);
 }
 
 Test(chartext, what_is_wrong_is_named) {

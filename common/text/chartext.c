@@ -173,18 +173,36 @@ void chartext_print(const CharText *text) {
            text->source, format_count(number, sizeof number, text->count), text->alphabet.size);
 }
 
-void chartext_batch(const CharText *text, Context *ctx, Rng *rng, int B, int T, Tensor **ids,
-                    Tensor **targets) {
-    int64_t low = rng ? 0 : text->train, room = (rng ? text->train : text->count) - low - T - 1;
-    uint64_t stream = rng ? rng_next_stream(rng) : 0;
+/* where[b] is where stretch b begins, from 0 to 1 */
+static void stretches(const CharText *text, Context *ctx, bool kept, const double *where, int B,
+                      int T, Tensor **ids, Tensor **targets) {
+    int64_t low = kept ? text->train : 0, room = (kept ? text->count : text->train) - low - T - 1;
     int32_t *from = must_alloc(2 * (size_t)B * (size_t)T, sizeof *from), *next = from + B * T;
     for (int b = 0; b < B; b++) {
-        double where = rng ? rng_uniform(rng->seed, stream, (uint64_t)b) : (double)b / B;
-        const int32_t *at = text->ids + low + (int64_t)(where * (double)room);
+        const int32_t *at = text->ids + low + (int64_t)(where[b] * (double)room);
         memcpy(from + (int64_t)b * T, at, (size_t)T * sizeof *from);
         memcpy(next + (int64_t)b * T, at + 1, (size_t)T * sizeof *from);
     }
     *ids = tensor_copy_in(ctx, "ids", I32, from, SHAPE(B, T));
     *targets = tensor_copy_in(ctx, "targets", I32, next, SHAPE(B, T));
     free(from);
+}
+
+void chartext_batch(const CharText *text, Context *ctx, Rng *rng, int B, int T, Tensor **ids,
+                    Tensor **targets) {
+    if (!rng) {
+        chartext_batch_kept(text, ctx, 0, B, B, T, ids, targets);
+        return;
+    }
+    uint64_t stream = rng_next_stream(rng);
+    double where[B];
+    for (int b = 0; b < B; b++) where[b] = rng_uniform(rng->seed, stream, (uint64_t)b);
+    stretches(text, ctx, false, where, B, T, ids, targets);
+}
+
+void chartext_batch_kept(const CharText *text, Context *ctx, int first, int of, int B, int T,
+                         Tensor **ids, Tensor **targets) {
+    double where[B];
+    for (int b = 0; b < B; b++) where[b] = (double)(first + b) / of;
+    stretches(text, ctx, true, where, B, T, ids, targets);
 }

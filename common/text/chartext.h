@@ -40,4 +40,9 @@ void chartext_print(const CharText *text);
 void chartext_batch(const CharText *text, Context *ctx, Rng *rng, int B, int T, Tensor **ids,
                     Tensor **targets);
 
+/* The same of what is kept, part by part: of `of` stretches, evenly spaced, those from `first`
+ * on. */
+void chartext_batch_kept(const CharText *text, Context *ctx, int first, int of, int B, int T,
+                         Tensor **ids, Tensor **targets);
+
 #endif
