@@ -121,3 +121,7 @@ Tensor *block_forward(Context *ctx, Tensor *x, const Block *w, const BlockConfig
     return block_feed_forward(ctx, h, w, cfg, run, (Residual){x, p}); /* x + ffn(h) */
 }
 /* [/block_forward] */
+
+void block_rebalance(Context *ctx, const Block *w, float gamma) {
+    if (!w->dense) moe_rebalance(ctx, &w->moe, gamma);
+}

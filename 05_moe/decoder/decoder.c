@@ -100,6 +100,10 @@ Tensor *decoder_normed(Context *ctx, const Decoder *d, Tensor *states) {
     return rmsnorm(ctx, states, d->norm, d->cfg.block.rms_norm_eps);
 }
 
+Tensor *decoder_head(Context *ctx, const Decoder *d, Tensor *normed) {
+    return linear(ctx, normed, d->lm_head, NULL);
+}
+
 Tensor *decoder_last(Context *ctx, Tensor *x) {
     int64_t B = tensor_dim(x, 0), T = tensor_dim(x, 1), hidden = tensor_dim(x, 2);
     CHECK(!ctx->recording, "decoder_last: for generating");
@@ -124,7 +128,11 @@ Tensor *decoder_training_loss(Context *ctx, const Decoder *d, Tensor *ids, Tenso
                               const DecoderRun *run, Tensor **cross_entropy_loss) {
     DecoderRun recorded = *run;
     recorded.record = true;
-    Tensor *loss = *cross_entropy_loss = cross_entropy_of(ctx, d, ids, targets, &recorded);
+    *cross_entropy_loss = cross_entropy_of(ctx, d, ids, targets, &recorded);
+    return decoder_add_losses(ctx, d, *cross_entropy_loss);
+}
+
+Tensor *decoder_add_losses(Context *ctx, const Decoder *d, Tensor *loss) {
     for (int i = 0; i < d->cfg.num_hidden_layers; i++)
         if (d->records[i].loss) loss = add(ctx, loss, d->records[i].loss);
     return loss;
@@ -132,6 +140,5 @@ Tensor *decoder_training_loss(Context *ctx, const Decoder *d, Tensor *ids, Tenso
 /* [/decoder_training_loss] */
 
 void decoder_rebalance(Context *ctx, const Decoder *d, float gamma) {
-    for (int i = 0; i < d->cfg.num_hidden_layers; i++)
-        if (!d->layers[i].dense) moe_rebalance(ctx, &d->layers[i].moe, gamma);
+    for (int i = 0; i < d->cfg.num_hidden_layers; i++) block_rebalance(ctx, &d->layers[i], gamma);
 }

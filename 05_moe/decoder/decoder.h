@@ -76,6 +76,9 @@ Tensor *decoder_last(Context *ctx, Tensor *states);
 Tensor *decoder_normed(Context *ctx, const Decoder *decoder, Tensor *states);
 Tensor *decoder_logits(Context *ctx, const Decoder *decoder, Tensor *states);
 
+/* The head alone, for rows [..., hidden_size] that are normed already. */
+Tensor *decoder_head(Context *ctx, const Decoder *decoder, Tensor *normed);
+
 /* Mean cross entropy of targets I32 [B, T] (F32 [1], natural log). A target of IGNORE_TARGET does
  * not count. */
 Tensor *decoder_loss(Context *ctx, const Decoder *decoder, Tensor *ids, Tensor *targets,
@@ -87,6 +90,9 @@ Tensor *decoder_loss(Context *ctx, const Decoder *decoder, Tensor *ids, Tensor *
  */
 Tensor *decoder_training_loss(Context *ctx, const Decoder *decoder, Tensor *ids, Tensor *targets,
                               const DecoderRun *run, Tensor **cross_entropy);
+
+/* loss + the routers' losses that the last recorded run left in the records. */
+Tensor *decoder_add_losses(Context *ctx, const Decoder *decoder, Tensor *loss);
 
 /* After the optimizer's step: every router's bias moves by gamma towards an even load (V3,
  * 2.1.2). */

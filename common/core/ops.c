@@ -217,6 +217,33 @@ Tensor *slice(Context *ctx, Tensor *x, int64_t from, int64_t count) {
     return y;
 }
 
+/* ---- concat ---- */
+
+typedef struct ConcatSaved {
+    Tensor *y, *a, *b;
+} ConcatSaved;
+
+static void concat_backward(Context *ctx, void *saved) {
+    ConcatSaved *s = saved;
+    int add_a, add_b;
+    void *da = grad_slot(ctx, s->a, &add_a);
+    void *db = grad_slot(ctx, s->b, &add_b);
+    ON(ctx, concat_backward, da, add_a, db, add_b, s->y->grad->data, tensor_rows(s->y),
+       tensor_dim(s->a, -1), tensor_dim(s->b, -1));
+}
+
+Tensor *concat(Context *ctx, Tensor *a, Tensor *b) {
+    check_activation(ctx, "concat", a);
+    check_activation(ctx, "concat", b);
+    int64_t rows = tensor_rows(a), wa = tensor_dim(a, -1), wb = tensor_dim(b, -1);
+    CHECK(a->ndim == b->ndim && rows == tensor_rows(b) && a != b, "concat: %s beside %s",
+          shape_text(a).text, shape_text(b).text);
+    Tensor *y = like(ctx, "concat", a, wa + wb);
+    ON(ctx, concat_forward, y->data, a->data, b->data, rows, wa, wb);
+    RECORD(ctx, y, concat_backward, ConcatSaved, .y = y, .a = a, .b = b);
+    return y;
+}
+
 /* ---- silu and swiglu ---- */
 
 typedef struct SiluSaved {

@@ -74,6 +74,9 @@ Tensor *linear_cross_entropy(Context *ctx, Tensor *x, Tensor *weight, Tensor *ta
 /* y[..., j] = x[..., from + j] for j < count: some columns, copied.   x [..., D] -> [..., count] */
 Tensor *slice(Context *ctx, Tensor *x, int64_t from, int64_t count);
 
+/* y = [a | b], side by side.   a [..., A], b [..., B] -> [..., A + B] */
+Tensor *concat(Context *ctx, Tensor *a, Tensor *b);
+
 /* Zeroes each element with probability p and scales the rest by 1 / (1 - p). p = 0 returns x
  * itself. */
 Tensor *dropout(Context *ctx, Tensor *x, float p);

@@ -99,6 +99,25 @@ void slice_backward_cpu(float *dx, int add, const float *dy, int64_t rows, int64
     }
 }
 
+void concat_forward_cpu(float *y, const float *a, const float *b, int64_t rows, int64_t wa,
+                        int64_t wb) {
+#pragma omp parallel for if (rows * (wa + wb) > PARALLEL_MIN)
+    for (int64_t i = 0; i < rows; i++) {
+        memcpy(y + i * (wa + wb), a + i * wa, (size_t)wa * sizeof *y);
+        memcpy(y + i * (wa + wb) + wa, b + i * wb, (size_t)wb * sizeof *y);
+    }
+}
+
+void concat_backward_cpu(float *da, int add_a, float *db, int add_b, const float *dy, int64_t rows,
+                         int64_t wa, int64_t wb) {
+#pragma omp parallel for if (rows * (wa + wb) > PARALLEL_MIN)
+    for (int64_t i = 0; i < rows; i++) {
+        const float *row = dy + i * (wa + wb);
+        if (da) accumulate_cpu(da + i * wa, row, wa, add_a);
+        if (db) accumulate_cpu(db + i * wb, row + wa, wb, add_b);
+    }
+}
+
 void silu_forward_cpu(float *y, const float *x, int64_t n) {
 #pragma omp parallel for simd if (n > PARALLEL_MIN)
     for (int64_t i = 0; i < n; i++) y[i] = x[i] / (1.0f + fast_exp(-x[i]));

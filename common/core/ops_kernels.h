@@ -37,6 +37,12 @@ void slice_forward_cpu(float *y, const float *x, int64_t rows, int64_t width, in
 /* The way back. Overwriting (add 0) also clears the columns outside. */
 void slice_backward_cpu(float *dx, int add, const float *dy, int64_t rows, int64_t width,
                         int64_t from, int64_t count);
+/* y [rows, wa + wb] = [a | b];   a [rows, wa], b [rows, wb] */
+void concat_forward_cpu(float *y, const float *a, const float *b, int64_t rows, int64_t wa,
+                        int64_t wb);
+/* The way back; da or db may be NULL. */
+void concat_backward_cpu(float *da, int add_a, float *db, int add_b, const float *dy, int64_t rows,
+                         int64_t wa, int64_t wb);
 void rmsnorm_forward_cpu(float *y, float *rstd, const float *x, const float *w, int64_t rows,
                          int64_t d, float eps);
 /* scratch: F32 [RMSNORM_CHUNKS, d] ([RMSNORM_BLOCKS, d] on CUDA), parts of dw that are summed in a
@@ -87,6 +93,10 @@ void slice_forward_cuda(Gpu *gpu, DType dtype, void *y, const void *x, int64_t r
                         int64_t from, int64_t count);
 void slice_backward_cuda(Gpu *gpu, DType dtype, void *dx, int add, const void *dy, int64_t rows,
                          int64_t width, int64_t from, int64_t count);
+void concat_forward_cuda(Gpu *gpu, DType dtype, void *y, const void *a, const void *b, int64_t rows,
+                         int64_t wa, int64_t wb);
+void concat_backward_cuda(Gpu *gpu, DType dtype, void *da, int add_a, void *db, int add_b,
+                          const void *dy, int64_t rows, int64_t wa, int64_t wb);
 void rmsnorm_forward_cuda(Gpu *gpu, DType dtype, void *y, float *rstd, const void *x, const void *w,
                           int64_t rows, int64_t d, float eps);
 void rmsnorm_backward_cuda(Gpu *gpu, DType dtype, void *dx, int add_x, float *dw, int add_w,

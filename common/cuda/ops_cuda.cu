@@ -188,6 +188,64 @@ extern "C" void slice_backward_cuda(Gpu *gpu, DType dtype, void *dx, int add, co
     });
 }
 
+/*
+ * concat: a thread moves W elements at a time. Backward, where a or b may not want its gradient,
+ * visits all of dy all the same: who concatenates nearly always wants both.
+ */
+template <typename T, int W>
+__global__ void concat_forward(T *y, const T *a, const T *b, int64_t rows, int64_t wa, int64_t wb) {
+    int64_t stride = (int64_t)gridDim.x * blockDim.x, pieces = (wa + wb) / W;
+    int64_t i = blockIdx.x * (int64_t)blockDim.x + threadIdx.x;
+    for (; i < rows * pieces; i += stride) {
+        int64_t row = i / pieces, column = i % pieces * W;
+        const T *from = column < wa ? a + row * wa + column : b + row * wb + column - wa;
+        *(Pack<T, W> *)(y + i * W) = *(const Pack<T, W> *)from;
+    }
+}
+
+template <typename T, int W>
+__global__ void concat_backward(T *da, int add_a, T *db, int add_b, const T *dy, int64_t rows,
+                                int64_t wa, int64_t wb) {
+    int64_t stride = (int64_t)gridDim.x * blockDim.x, pieces = (wa + wb) / W;
+    int64_t i = blockIdx.x * (int64_t)blockDim.x + threadIdx.x;
+    for (; i < rows * pieces; i += stride) {
+        int64_t row = i / pieces, column = i % pieces * W;
+        bool first = column < wa;
+        T *to = first ? da : db;
+        if (!to) continue;
+        to += first ? row * wa + column : row * wb + column - wa;
+        Pack<T, W> piece = *(const Pack<T, W> *)(dy + i * W);
+        if (first ? add_a : add_b) {
+            Pack<T, W> old = *(Pack<T, W> *)to;
+#pragma unroll
+            for (int k = 0; k < W; k++)
+                piece.v[k] = from_float<T>(to_float(old.v[k]) + to_float(piece.v[k]));
+        }
+        *(Pack<T, W> *)to = piece;
+    }
+}
+
+extern "C" void concat_forward_cuda(Gpu *gpu, DType dtype, void *y, const void *a, const void *b,
+                                    int64_t rows, int64_t wa, int64_t wb) {
+    DTYPE_SWITCH(dtype, T, {
+        int w = slice_width<T>(wa, wb, 0);
+        auto kernel = w == 1 ? concat_forward<T, 1> : concat_forward<T, Pack<T>::SIZE>;
+        gpu_launch(gpu, kernel, gpu_blocks(gpu, THREADS, rows * (wa + wb) / w), THREADS, 0, y, a, b,
+                   rows, wa, wb);
+    });
+}
+
+extern "C" void concat_backward_cuda(Gpu *gpu, DType dtype, void *da, int add_a, void *db,
+                                     int add_b, const void *dy, int64_t rows, int64_t wa,
+                                     int64_t wb) {
+    DTYPE_SWITCH(dtype, T, {
+        int w = slice_width<T>(wa, wb, 0);
+        auto kernel = w == 1 ? concat_backward<T, 1> : concat_backward<T, Pack<T>::SIZE>;
+        gpu_launch(gpu, kernel, gpu_blocks(gpu, THREADS, rows * (wa + wb) / w), THREADS, 0, da,
+                   add_a, db, add_b, dy, rows, wa, wb);
+    });
+}
+
 /* dy silu'(x), with silu'(x) = s (1 + x (1 - s)) and s = sigmoid(x) */
 struct SiluBackwardOp {
     __device__ float operator()(float dy, float x) const {

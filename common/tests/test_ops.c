@@ -213,6 +213,58 @@ DEVICE_TEST(slice, columns_and_their_gradients) {
     }
 }
 
+/* ---- concat ---- */
+
+/* [a | b] and [b | a] added: each gets its gradient from two places, the second time added. */
+DEVICE_TEST(concat, columns_and_their_gradients) {
+    const int64_t cases[][2] = {{1, 1}, {33, 31}, {127, 48}}; /* multiples of 8 go the wide way */
+    for (int k = 0; k < 3; k++) {
+        int64_t rows = cases[k][0], w = cases[k][1], n = rows * w;
+        Context ctx = test_context(device, dtype);
+        Tensor *a = test_normal(&ctx, "a", 1, SHAPE(rows, w)),
+               *b = test_normal(&ctx, "b", 2, SHAPE(rows, w));
+        float *ah = test_values(&ctx, a), *bh = test_values(&ctx, b);
+        float *want = test_floats(2 * n), *da = test_floats(n), *db = test_floats(n);
+        ctx.recording = true;
+        Tensor *ab = concat(&ctx, a, b), *ba = concat(&ctx, b, a),
+               *c = random_constant(&ctx, 3, ab), *e = random_constant(&ctx, 4, ab);
+        float *ch = test_values(&ctx, c), *eh = test_values(&ctx, e);
+        for (int64_t i = 0; i < n; i++) {
+            int64_t left = i / w * 2 * w + i % w, right = left + w;
+            want[left] = ah[i], want[right] = bh[i];
+            da[i] = ch[left] + eh[right], db[i] = ch[right] + eh[left];
+        }
+        check_tensor(&ctx, "concat", ab, want, 0);
+        tape_backward(&ctx, add(&ctx, weighted_sum(&ctx, ab, c), weighted_sum(&ctx, ba, e)));
+        /* In BF16 the constants are rounded, and so is their sum. */
+        check_tensor(&ctx, "da", a->grad, da, 2 * elementwise_tolerance(dtype));
+        check_tensor(&ctx, "db", b->grad, db, 2 * elementwise_tolerance(dtype));
+        context_free(&ctx);
+    }
+}
+
+/* a [rows, 16] and b [rows, 40], and only b wants its gradient. */
+DEVICE_TEST(concat, of_two_widths) {
+    enum { ROWS = 5, A = 16, BB = 40 };
+    Context ctx = test_context(device, dtype);
+    Tensor *a = test_normal(&ctx, "a", 1, SHAPE(ROWS, A)),
+           *b = test_normal(&ctx, "b", 2, SHAPE(ROWS, BB));
+    a->requires_grad = false;
+    float *ah = test_values(&ctx, a), *bh = test_values(&ctx, b), want[ROWS * (A + BB)],
+          ones[ROWS * BB];
+    for (int i = 0; i < ROWS * (A + BB); i++) {
+        int row = i / (A + BB), column = i % (A + BB);
+        want[i] = column < A ? ah[row * A + column] : bh[row * BB + column - A];
+    }
+    for (int i = 0; i < ROWS * BB; i++) ones[i] = 1;
+    ctx.recording = true;
+    Tensor *y = concat(&ctx, a, b);
+    check_tensor(&ctx, "concat", y, want, 0);
+    tape_backward(&ctx, sum(&ctx, y));
+    check_tensor(&ctx, "db", b->grad, ones, 0);
+    cr_assert(!a->has_grad);
+}
+
 /* ---- rmsnorm ---- */
 
 /* Every way a row is held on the GPU: by a warp, by a block, not at all; more rows than teams. */
