@@ -12,10 +12,9 @@ import os
 import pathlib
 import shutil
 import subprocess
-import sys
 
 import criterion
-from build import ROOT, Build, chapters, chosen_chapters, fail
+from build import ROOT, Build, chapters, chosen_chapters, fail, run_main
 
 COPIES = ROOT / "build" / "bugs"
 SECONDS_PER_TEST = 20  # some mistakes loop for ever
@@ -146,4 +145,4 @@ def main(names):
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    run_main(main)

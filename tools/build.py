@@ -14,6 +14,22 @@ def fail(message):
     sys.exit(f"{pathlib.Path(sys.argv[0]).name}: {message}")
 
 
+def run_main(main):
+    """main(arguments) as a whole program. Ctrl-C ends it at once and without a traceback; the
+    compilers have had it too, and tests die with this process. So does a reader that has seen
+    enough (| head).
+    """
+    try:
+        status = main(sys.argv[1:])
+        sys.stdout.flush()
+        sys.exit(status)
+    except KeyboardInterrupt:
+        print("\nstopped", file=sys.stderr, flush=True)
+        os._exit(130)  # the threads that wait for compilers and tests are not asked
+    except BrokenPipeError:
+        os._exit(141)
+
+
 def make_environment():
     """The environment without the calling make's job slots, which it cannot share with us;
     variables (CUDA=0) stay.
@@ -79,9 +95,18 @@ def chapters():
     return sorted(p.name for p in ROOT.glob("[0-9][0-9]_*") if p.is_dir())
 
 
+def chapter_called(name):
+    """The chapter's folder for 02_causal, 02_causal/, 02 and 2; None if there is none."""
+    number = f"{int(name):02}_" if name.isdecimal() else None
+    for chapter in chapters():
+        if chapter == name.rstrip("/") or number and chapter.startswith(number):
+            return chapter
+    return None
+
+
 def chosen_chapters(names):
     """The chapters named on the command line, or all."""
     for name in names:
-        if name not in chapters():
+        if not chapter_called(name):
             fail(f"there is no chapter {name}; there are {' '.join(chapters())}")
-    return names or chapters()
+    return [chapter_called(name) for name in names] or chapters()

@@ -11,6 +11,7 @@ import tempfile
 from dataclasses import dataclass, field
 
 PASS, FAIL, SKIP = "pass", "fail", "skip"
+PROGRAM_SECONDS = 1200  # all tests of a program together
 
 
 @dataclass
@@ -49,7 +50,7 @@ def environment():
     return env
 
 
-def parse_tap(text, filtered):
+def parse_tap(text, filtered, seconds):
     results = []
     for line in text.splitlines():
         m = re.match(r"(ok|not ok) - (\S+?)::(\S+)\s*(.*)", line)
@@ -61,8 +62,12 @@ def parse_tap(text, filtered):
             results.append(Result(f"{suite}/{test}", status))
             if rest.startswith("# SKIP"):
                 results[-1].messages.append(rest[len("# SKIP") :].strip())
+            elif rest.startswith("timed out"):
+                results[-1].messages.append(
+                    f"did not end within {seconds} seconds: does it loop for ever?"
+                )
             elif rest and not re.fullmatch(r"\(.*\)", rest):
-                results[-1].messages.append(rest)  # a crash, or too slow
+                results[-1].messages.append(rest)  # a crash
         elif results and results[-1].status == FAIL:
             m = re.match(r"  - (.*): \|\+$", line)
             if m:
@@ -75,13 +80,13 @@ def parse_tap(text, filtered):
 
 
 def run(program, pattern=None, fail_fast=False, cwd=None, timeout=120, jobs=None):
-    """Runs one test program, or the tests of it that match `pattern` (suite/test, with * and ?)."""
+    """Runs one test program, or the tests of it that match `pattern` (suite/test, with * and ?).
+    Each may take `timeout` seconds (common/program/testing.c sees to it).
+    """
     with tempfile.NamedTemporaryFile(suffix=".tap") as tap:
         command = [
             os.path.abspath(program),
             f"--tap={tap.name}",
-            "--timeout",
-            str(timeout),
             "--color=never",
         ]
         command += ["-j", str(jobs or min(cores(), 8))]
@@ -91,11 +96,11 @@ def run(program, pattern=None, fail_fast=False, cwd=None, timeout=120, jobs=None
             done = subprocess.run(
                 command,
                 cwd=cwd,
-                env=environment(),
+                env={**environment(), "TEST_SECONDS": str(timeout)},
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
-                timeout=20 * timeout,
+                timeout=PROGRAM_SECONDS,
             )
             code, raw = done.returncode, done.stdout
         except subprocess.TimeoutExpired as late:
@@ -107,7 +112,7 @@ def run(program, pattern=None, fail_fast=False, cwd=None, timeout=120, jobs=None
     output = "\n".join(
         l for l in lines if not re.match(r"\[(----|====|FAIL|SKIP|PASS|RUN *|WARN|ERR *)\]", l)
     )
-    results = parse_tap(report, pattern is not None)
+    results = parse_tap(report, pattern is not None, timeout)
     if code and not any(r.status == FAIL for r in results):
         results.append(
             Result(

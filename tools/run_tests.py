@@ -5,11 +5,10 @@ The last line is always 'N passed, N failed, N skipped'. The exit status is 1 wh
 """
 
 import collections
-import os
-import sys
 import time
 
 import criterion
+from build import run_main
 
 
 def short(program):
@@ -25,9 +24,8 @@ def main(programs):
         run = criterion.run(program)
         count = collections.Counter(r.status for r in run.results)
         total += count
-        parts = [f"{count['pass']} passed"] + [
-            f"{count[s]} {w}" for s, w in (("fail", "FAILED"), ("skip", "skipped")) if count[s]
-        ]
+        words = (("pass", "passed"), ("fail", "FAILED"), ("skip", "skipped"))
+        parts = [f"{count[s]} {w}" for s, w in words if count[s]] or ["no tests in this build"]
         print(
             f"  {short(program):<42} {', '.join(parts)}  ({time.monotonic() - started:.1f} s)",
             flush=True,
@@ -46,4 +44,4 @@ def main(programs):
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    run_main(main)

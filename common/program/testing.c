@@ -8,10 +8,31 @@
 #include "common/files/files.h"
 
 #include <math.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/prctl.h>
 #include <unistd.h>
+
+/* ---- tests that do not end ---- */
+
+/* Criterion's list of tests, which the linker gathers; weak: a program may have none. */
+extern struct criterion_test *__start_cr_tst[] __attribute__((weak));
+extern struct criterion_test *__stop_cr_tst[] __attribute__((weak));
+
+/*
+ * tools/criterion.py says in TEST_SECONDS how long a test may take: one that loops for ever would
+ * hold up all others. (Criterion's own flag for it, --timeout, does nothing in 2.4.1.) When the
+ * tool is killed, so are the tests. A program run by hand has no limits, for a debugger's sake.
+ */
+__attribute__((constructor)) static void limit_tests(void) {
+    const char *seconds = getenv("TEST_SECONDS");
+    if (!seconds) return;
+    prctl(PR_SET_PDEATHSIG, SIGKILL);
+    for (struct criterion_test **test = __start_cr_tst; test < __stop_cr_tst; test++)
+        if (*test && (*test)->data->timeout == 0) (*test)->data->timeout = strtod(seconds, NULL);
+}
 
 /* ---- devices and tensors ---- */
 
