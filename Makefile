@@ -11,7 +11,7 @@
 #     build/san     address and undefined-behaviour sanitizers      SAN=1   (with CUDA=1: san-cuda)
 # NN_name/demo and NN_name/bench are links to the programs built last.
 #
-# More variables: CH=NN_name, CHECK=1, ARGS= (for a program that is run), V=1 (show commands),
+# More variables: CH=NN_name, HINT=1, CSV=FILE, CHECK=1, ARGS= (for a program that is run), V=1 (show commands),
 # ARCHS="75 86", MARCH=native, WERROR= (warnings do not stop), SETUP=0 (never call apt).
 
 MAKEFLAGS += --no-builtin-rules --no-print-directory
@@ -91,6 +91,8 @@ endif
 
 CHAPTERS := $(sort $(patsubst %/,%,$(wildcard [0-9][0-9]_*/)))
 PARTS    := common $(CHAPTERS)
+# CH=02 means 02_causal.
+override CH := $(foreach c,$(CH),$(or $(filter $c_%,$(CHAPTERS)),$c))
 # A part's sources: its own and its rooms'. What has a main() is a program: demo.c, bench.c, ...
 no_room   = tests exercises bugs figures goldens
 in_rooms  = $(wildcard $(1)/*.$(2)) $(filter-out $(no_room:%=$(1)/%/%),$(wildcard $(1)/*/*.$(2)))
@@ -195,7 +197,7 @@ help: ## this list
 	@printf '  make %s\n' 'NN_name          one chapter:  make 01_self_attention && ./01_self_attention/demo' \
 	  'test-NN_name     its tests (and test-common)' 'bench-NN_name    its benchmark'
 	@echo 'Chapters: $(CHAPTERS)'
-	@echo 'Variables: CUDA=0|1 (default: 1 if nvcc is found), SAN=1 (sanitizers), CH=NN_name, CHECK=1, ARGS=, V=1 (show commands)'
+	@echo 'Variables: CUDA=0|1 (default: 1 if nvcc is found), SAN=1 (sanitizers), CH=NN_name or NN (learn, grade: NN.M, too), CHECK=1, ARGS=, V=1 (show commands)'
 
 all: $(PROGRAMS) $(TESTS) ## build every chapter's programs and tests
 
@@ -216,11 +218,11 @@ bench: $(addprefix bench-,$(filter $(CH),$(PARTS))) ## a chapter's benchmark: ma
 figures: | setup ## draw every chapter's charts again from their CSV files
 	@tools/figures.sh $(CH)
 
-learn: ## walk through the exercises, up to the first that is not solved yet
-	+@tools/learn.py learn $(CH)
-grade: ## points for the exercises of a chapter: make grade CH=02_causal
-	+@tools/learn.py grade $(CH)
-solutions: ## every exercise's stub compiles and fails, every solution passes
+learn: ## walk through the exercises, up to the first that is not solved yet (CH=02.3 HINT=1: a hint)
+	+@tools/learn.py learn $(CH) $(if $(HINT),--hint $(HINT))
+grade: ## points for the exercises of a chapter: make grade CH=02 (CSV=FILE: into a table, too)
+	+@tools/learn.py grade $(CH) $(if $(CSV),--csv $(CSV))
+solutions: ## for authors: every exercise's stub compiles and fails, every solution passes
 	+@tools/learn.py solutions $(CH)
 bugs: ## plant every known mistake in a copy of the tree: a test must find it
 	+@tools/bugs.py $(CH)

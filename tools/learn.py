@@ -1,18 +1,23 @@
 #!/usr/bin/env python3
-"""Exercises: learn.py learn|grade|solutions [CHAPTER...]
+"""Exercises: learn.py learn|grade|solutions [--hint 1|2] [--csv FILE] [WHICH...]
 
-    learn      walks through the exercises in order and stops at the first that is not solved, with the failing test and a hint
-    grade      the points of each exercise, and the sum
+    learn      walks through the exercises in order and stops at the first that is not solved, with the failing test;
+               --hint 1 adds a hint, --hint 2 another one that says more
+    grade      the points of each exercise, and the sum; --csv FILE also adds the rows to FILE (-: prints them alone)
     solutions  for the authors: every stub must compile and fail, every solution must compile and pass
+
+WHICH is a chapter (02_causal, 02) or one exercise (02.3, 02_causal/exercises/03_merge.c); without it: all.
 
 An exercise is a stub NN_name/exercises/NN_title.c (or .cu) that the learner edits, and
 exercises/solutions/NN_title.c with the same prototypes. The stub's opening comment is the task;
 its first line is the title, and lines in it say
 
     POINTS: 3
-    HINT: one or two sentences; they end with the comment, an empty line or the next field
     REPLACES: function, function in 02_causal/causal_cpu.c
     TESTS: test_causal:suite test_causal:suite/name*cpu check_01_title
+
+They end with the comment, an empty line or the next field. The two hints of each exercise are in
+the chapter's exercises/hints.txt: paragraphs that begin with the exercise's number.
 
 REPLACES puts the learner's function in the place of the real one, beneath the real tests: in a
 copy of the real object file the symbol is renamed to function_original, so that calls from all
@@ -28,13 +33,17 @@ something changes (build/*/exercises/).
 import concurrent.futures
 import dataclasses
 import hashlib
+import argparse
+import csv
 import json
+import pathlib
 import re
 import subprocess
 import sys
+import textwrap
 
 import criterion
-from build import ROOT, Build, chosen_chapters, fail
+from build import ROOT, Build, chapter_called, chapters, fail, run_main
 
 SOLVED, UNSOLVED, BROKEN, SKIPPED, MISTAKE = (
     "solved",
@@ -44,7 +53,8 @@ SOLVED, UNSOLVED, BROKEN, SKIPPED, MISTAKE = (
     "mistake",
 )
 SECONDS_PER_TEST = 20
-FIELD = re.compile(r"^(POINTS|HINT|REPLACES|TESTS):\s*(.*)$")
+FIELD = re.compile(r"^(POINTS|REPLACES|TESTS):\s*(.*)$")
+HINTS = 2
 
 
 @dataclasses.dataclass
@@ -60,13 +70,21 @@ def opening_comment(text):
         re.sub(r"^\s*\*?\s?", "", line).rstrip()
         for line in (comment[1] if comment else "").splitlines()
     ]
-    fields, field = {"POINTS": [], "HINT": [], "REPLACES": [], "TESTS": []}, None
+    fields, field = {"POINTS": [], "REPLACES": [], "TESTS": []}, None
     for line in lines:
         m = FIELD.match(line)
         field = m[1] if m else field if line else None
         if field:
             fields[field].append(m[2] if m else line.strip())
     return lines, fields
+
+
+def hints_of(stub):
+    """The paragraphs of hints.txt that begin with the exercise's number."""
+    path = stub.parent / "hints.txt"
+    paragraphs = path.read_text().split("\n\n") if path.exists() else []
+    number = stub.name[:2]
+    return [" ".join(p.split())[len(number) + 1 :] for p in paragraphs if p.strip().startswith(number)]
 
 
 def committed(path):
@@ -93,7 +111,8 @@ class Exercise:
         self.title = (
             next((line for line in lines if line), self.id).removeprefix("Exercise ").rstrip(".")
         )
-        self.hint = " ".join(fields["HINT"])
+        self.short = f"{self.chapter[:2]}.{int(self.name[:2])}"  # as in the title: 02.3
+        self.hints = hints_of(stub)
         points = " ".join(fields["POINTS"])
         self.replaces = []  # (function, file)
         for line in fields["REPLACES"]:
@@ -105,11 +124,17 @@ class Exercise:
             [self.check.stem] if self.check.exists() else []
         )
         self.tests = [tuple((t + ":").split(":")[:2]) for t in tests]  # (program, pattern or "")
-        if not points.isdigit() or not self.hint or not self.tests:
+        if not points.isdigit() or not self.tests:
             fail(
-                f"{self.id}: the opening comment needs POINTS: a number, HINT:, and TESTS: (or a {self.check.name})"
+                f"{self.id}: the opening comment needs POINTS: a number, and TESTS: (or a {self.check.name})"
             )
+        if len(self.hints) != HINTS:
+            fail(f"{self.id}: hints.txt has {len(self.hints)} hints for it, not {HINTS}")
         self.points = int(points)
+
+    def edited(self):
+        """Is the stub another one than was committed?"""
+        return self.stub.read_text() != committed(self.stub)
 
     def test_source(self, program):
         """Where the test program comes from: the chapter's test_*.c, or the exercise's own
@@ -119,15 +144,32 @@ class Exercise:
         return own if own.exists() else self.stub.parent.parent / "tests" / f"{program}.c"
 
 
+def exercises_in(chapter):
+    stubs = (ROOT / chapter / "exercises").glob("[0-9][0-9]_*")
+    return [Exercise(p) for p in sorted(stubs) if p.suffix in (".c", ".cu")]
+
+
+def exercise_called(name):
+    """The one for 02.3, 02_causal/03_merge or the path of its file; None if there is none."""
+    m = re.fullmatch(r"(\d+)\.(\d+)", name)
+    path = pathlib.Path(name)
+    chapter = chapter_called(m[1] if m else next((p for p in path.parts if chapter_called(p)), ""))
+    for e in exercises_in(chapter) if chapter else []:
+        if int(e.name[:2]) == int(m[2]) if m else e.name == path.stem:
+            return e
+    return None
+
+
 def exercises_of(names):
     found = []
-    for chapter in chosen_chapters(names):
-        stubs = [
-            p
-            for p in (ROOT / chapter / "exercises").glob("[0-9][0-9]_*")
-            if p.suffix in (".c", ".cu")
-        ]
-        found += [Exercise(p) for p in sorted(stubs)]
+    for name in names or chapters():
+        one = None if chapter_called(name) else exercise_called(name)
+        if not one and not chapter_called(name):
+            fail(
+                f"there is no chapter and no exercise {name}; there are {' '.join(chapters())}, "
+                "and exercises are called 02.3, or by their files"
+            )
+        found += [one] if one else exercises_in(chapter_called(name))
     return found
 
 
@@ -250,7 +292,12 @@ class Workshop:
             if pattern and "/" not in pattern:
                 pattern += "/*"
             run = criterion.run(
-                programs[program], pattern or None, cwd=ROOT, timeout=SECONDS_PER_TEST, jobs=1
+                programs[program],
+                pattern or None,
+                fail_fast=True,
+                cwd=ROOT,
+                timeout=SECONDS_PER_TEST,
+                jobs=1,
             )
             for failed in run.of(criterion.FAIL)[:1]:
                 text = [
@@ -303,7 +350,21 @@ def indented(text, by="      "):
     return "\n".join(by + line for line in text.splitlines())
 
 
-def learn(exercises):
+def show_next(e, outcome, hint):
+    print(f"  NEXT     {e.title}  ({e.points} point{'s' * (e.points != 1)})\n")
+    broken = " does not compile" if outcome.status == BROKEN else ""
+    print(f"    file   {e.stub.relative_to(ROOT)}{broken}")
+    print(indented(outcome.text))
+    for number, text in enumerate(e.hints[:hint], 1):
+        print(textwrap.fill(f"hint {number} {text}", 80, initial_indent="    ", subsequent_indent=" " * 11))
+    more = f"make learn CH={e.short} HINT={hint + 1}"
+    print(
+        "\nThe task is at the top of the file; when it is done: make learn"
+        + (f"\n{'Another' if hint else 'A'} hint: {more}" if hint < HINTS else "")
+    )
+
+
+def learn(exercises, hint=0, **_):
     shop, chapter, points = Workshop(exercises, strict=False), None, 0
     for e in exercises:
         if e.chapter != chapter:
@@ -316,38 +377,57 @@ def learn(exercises):
         elif outcome.status == SKIPPED:
             print(f"  skipped  {e.title}: {outcome.text}", flush=True)
         else:
-            print(f"  NEXT     {e.title}  ({e.points} point{'s' * (e.points != 1)})\n")
-            print(
-                f"    file   {e.stub.relative_to(ROOT)}{' does not compile' if outcome.status == BROKEN else ''}"
-            )
-            print(indented(outcome.text))
-            print(
-                f"    hint   {e.hint}\n\nPoints so far: {points}. The task is at the top of the file; when it is done: make learn"
-            )
+            show_next(e, outcome, hint)
+            if points:
+                print(f"Points so far: {points}.")
             return 0
-    print(f"\nAll exercises are solved. Points: {points}.")
+    if len(exercises) > 1:
+        print(f"\nAll exercises are solved. Points: {points}.")
     return 0
 
 
-def grade(exercises):
-    shop, got, possible = Workshop(exercises, strict=False), 0, 0
-    print(f"\n{'exercise':<58} points")
+def reason(outcome):
+    """In one line: the compiler's first error, or the test that fails."""
+    lines = outcome.text.splitlines() or [""]
+    if outcome.status == BROKEN:
+        lines = [l for l in lines if ": error:" in l or ": fatal error:" in l] or lines
+    text = lines[0].strip()
+    if outcome.status == UNSOLVED and len(lines) > 1 and "did not end" in lines[1]:
+        text += ": " + lines[1].strip()
+    return text
+
+
+def write_rows(path, rows):
+    """Adds them to the file: those of a whole class can go into one."""
+    head = ["tree", "exercise", "points", "possible", "status", "why"]
+    new = path == "-" or not pathlib.Path(path).exists()
+    with open("/dev/stdout" if path == "-" else path, "a", newline="") as file:
+        csv.writer(file, lineterminator="\n").writerows(([head] if new else []) + rows)
+
+
+def grade(exercises, csv=None, **_):
+    shop, got, possible, rows = Workshop(exercises, strict=False), 0, 0, []
+    say = (lambda text: None) if csv == "-" else lambda text: print(text, flush=True)
+    say(f"\n{'exercise':<58} points")
     for e, outcome in each(exercises, lambda e: shop.try_answer(e, e.stub)):
-        if outcome.status == SKIPPED:
-            print(f"{e.title:<58}   - of {e.points}  ({outcome.text}: not counted)")
+        counted, mine = outcome.status != SKIPPED, e.points if outcome.status == SOLVED else 0
+        why = "" if mine else reason(outcome)
+        rows.append([ROOT.name, e.short, mine, e.points, outcome.status, why])
+        if outcome.status == BROKEN:
+            why = f"{BROKEN}: {why}"
+        if not counted:
+            say(f"{e.title:<58}   - of {e.points}\n      {why}: not counted")
             continue
-        mine = e.points if outcome.status == SOLVED else 0
         got, possible = got + mine, possible + e.points
-        why = "" if mine else "  (" + (outcome.text.splitlines() or [""])[0] + ")"
-        print(
-            f"{e.title:<58} {mine:3} of {e.points}{why if outcome.status != BROKEN else '  (does not compile)'}",
-            flush=True,
-        )
-    print(f"{'total':<58} {got:3} of {possible}")
+        say(f"{e.title:<58} {mine:3} of {e.points}" + (f"\n      {why}" if why else ""))
+    say(f"{'total':<58} {got:3} of {possible}")
+    if csv:
+        write_rows(csv, rows)
     return 0
 
 
-def solutions(exercises):
+def solutions(exercises, **_):
+    print("For authors: is every stub unsolved, and every solution right? (Your points: make grade)")
     shop, mistakes, skipped = Workshop(exercises, strict=True), [], 0
 
     def both(e):
@@ -361,6 +441,9 @@ def solutions(exercises):
         if SKIPPED in (stub.status, solution.status):
             skipped += 1
             print(f"  {e.id:<44} skipped: {solution.text or stub.text}", flush=True)
+        elif (stub.status, solution.status) == (SOLVED, SOLVED) and e.edited():
+            skipped += 1
+            print(f"  {e.id:<44} skipped: you have solved it here", flush=True)
         elif (stub.status, solution.status) == (UNSOLVED, SOLVED):
             print(f"  {e.id:<44} stub: {stub.text.splitlines()[0]}; solution passes", flush=True)
         else:
@@ -388,19 +471,20 @@ def each(exercises, work):
 
 def main(arguments):
     commands = {"learn": learn, "grade": grade, "solutions": solutions}
-    if not arguments or arguments[0] not in commands:
-        print(__doc__.splitlines()[0], file=sys.stderr)
-        return 2
-    exercises = exercises_of(arguments[1:])
+    parser = argparse.ArgumentParser(
+        prog="learn.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("command", choices=commands)
+    parser.add_argument("which", nargs="*")
+    parser.add_argument("--hint", type=int, choices=range(HINTS + 1), default=0)
+    parser.add_argument("--csv", metavar="FILE")
+    o = parser.parse_args(arguments)
+    exercises = exercises_of(o.which)
     if not exercises:
-        print(
-            "There are no exercises"
-            + (f" in {' '.join(arguments[1:])}" if arguments[1:] else "")
-            + "."
-        )
+        print(f"There are no exercises{' in ' if o.which else ''}{' '.join(o.which)}.")
         return 0
-    return commands[arguments[0]](exercises)
+    return commands[o.command](exercises, hint=o.hint, csv=o.csv)
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    run_main(main)

@@ -11,8 +11,6 @@
  *   t_equal         the T at which the two products cost as much as the three projections
  *
  * POINTS: 1
- * HINT: A product of an [m, k] by a [k, n] matrix takes m k n multiply-adds. Set 2 T T D equal to 3
- * T C D.
  */
 extern const long bytes_x, bytes_weights, projections, products, t_equal;
 

@@ -6,7 +6,6 @@
  * score, -inf included. y may be the same memory as x.
  *
  * POINTS: 2
- * HINT: softmax(x - c) = softmax(x) for any c. Which c makes the largest exponent 0?
  * REPLACES: softmax_forward_cpu in 01_self_attention/softmax_cpu.c
  * TESTS: test_softmax:softmax
  */

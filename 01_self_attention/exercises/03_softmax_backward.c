@@ -7,8 +7,6 @@
  * the sum.
  *
  * POINTS: 3
- * HINT: dy_j/dx_k is y_j (1 - y_j) for j = k and -y_j y_k otherwise. Sum dy_j times that over j,
- * and take y_k out of the sum.
  * REPLACES: softmax_backward_cpu in 01_self_attention/softmax_cpu.c
  * TESTS: test_softmax:softmax test_attention:attention
  */

@@ -6,8 +6,6 @@
  * lines are wrong. Mend both.
  *
  * POINTS: 2
- * HINT: Try s larger than t. Then try a query that likes none of its keys: all scores far below
- * zero.
  */
 #include <math.h>
 

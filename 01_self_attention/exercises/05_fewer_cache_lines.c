@@ -10,8 +10,6 @@
  * there.
  *
  * POINTS: 3
- * HINT: First let the innermost loop run along rows. Then cut i, j and k into pieces of 16: three
- * tiles of 16 x 16 are 48 lines, which fit. Which tile should stay while the other two change?
  */
 #include "01_self_attention/exercises/cache.h"
 

@@ -8,8 +8,6 @@
  * This is the inner part of softmax_warp_cuda, on the CPU.
  *
  * POINTS: 3
- * HINT: After a shuffle with mask 16 and a fmaxf, lanes 0 and 16 both know the larger of their two
- * numbers. Which masks spread it to 4, 8, 16 and 32 lanes?
  */
 #include "01_self_attention/exercises/warp.h"
 

@@ -11,8 +11,6 @@
  *   bytes_lse         bytes that the tiled kernel keeps of 12 such heads, beside q, k, v and o
  *
  * POINTS: 1
- * HINT: A full tile of 32 queries that begins at query f computes 32 (f + 32) scores. There are 31
- * of them and a last one of 8 queries. One number per row and head is kept.
  */
 extern const long scores_visible, scores_computed, bytes_matrix, bytes_lse;
 

@@ -13,8 +13,6 @@
  * POINTS: 3
  * REPLACES: online_softmax in 02_causal/causal_online.c
  * TESTS: test_online test_causal_properties:causal_properties/cached_equals_uncached_cpu
- * HINT: Find the new maximum first. l and o were measured against the old one, so multiply both by
- * exp(old - new); only then add the tile's own terms.
  */
 #include "02_causal/causal.h"
 

@@ -11,8 +11,6 @@
  * workers must not make a NaN.
  *
  * POINTS: 2
- * HINT: The larger m wins. Each side is multiplied by exp(its own m - the larger m), as a tile is;
- * when that m is -infinity the side weighs 0.
  */
 #include "02_causal/causal.h"
 

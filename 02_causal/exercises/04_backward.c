@@ -19,9 +19,6 @@
  * REPLACES: causal_reference_backward_cpu in 02_causal/causal_reference.c
  * TESTS: test_causal:causal/backward_agrees_with_reference_cpu
  * test_causal:causal/backward_adds_and_skips_cpu
- * HINT: First clear what is to be overwritten, row by row (not the whole array: there may be
- * something between the rows). Then four loops: batch, head, query, key. Sum dot products in
- * double and the tests will be kind.
  */
 #include "02_causal/causal.h"
 

@@ -7,8 +7,6 @@
  * second tile; the other only with a cache, when q_len < kv_len. Mend both.
  *
  * POINTS: 2
- * HINT: After a new maximum, ask of each running quantity: against which maximum was it measured?
- * And which position has query number i?
  */
 #include "02_causal/causal.h"
 

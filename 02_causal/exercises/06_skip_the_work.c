@@ -13,8 +13,6 @@
  * s is [q_len, kv_len], q [q_len, d], k [kv_len, d]; the queries are the last q_len positions.
  *
  * POINTS: 2
- * HINT: Query i stands at position p = kv_len - q_len + i. The keys it sees are an interval; find
- * both ends first, and let the inner loop run over the interval alone.
  */
 #include <math.h>
 

@@ -7,8 +7,6 @@
  * here: kv_cache_append has done that before.)
  *
  * POINTS: 2
- * HINT: In `from` a sequence begins tokens * width numbers after the one before, in `to` capacity *
- * width. Where in the sequence does the first new row go?
  * REPLACES: kv_append_cpu in 03_multihead/kv_cache_cpu.c
  * TESTS: test_kv_cache:kv_append test_kv_cache:kv_cache
  */

@@ -7,8 +7,6 @@
  * As it stands the pieces are added as if they had the same m.
  *
  * POINTS: 3
- * HINT: To bring a piece to another maximum M, multiply its l and its o by e^(m - M). Choose the
- * largest m of all pieces as M, so that nothing overflows, add, and divide once at the end.
  * REPLACES: decode_join_cpu in 03_multihead/decode.c
  * TESTS: test_decode:decode test_kv_cache:kv_cache
  */

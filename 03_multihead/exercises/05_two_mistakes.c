@@ -6,8 +6,6 @@
  * right. Two lines are wrong. Mend both.
  *
  * POINTS: 3
- * HINT: With H = 4 and H_kv = 2, which query heads should read key head 0? And which values belong
- * to that key?
  */
 #include <math.h>
 

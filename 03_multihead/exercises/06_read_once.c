@@ -8,7 +8,6 @@
  * Make it H_kv * length calls, with the same scores. (A key is valid until the next call.)
  *
  * POINTS: 3
- * HINT: Put the loop over the query heads of a group inside the loop over its keys.
  */
 #include "03_multihead/exercises/read_once.h"
 

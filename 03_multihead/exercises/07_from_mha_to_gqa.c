@@ -8,8 +8,6 @@
  * here.
  *
  * POINTS: 2
- * HINT: Row d of new head g is the mean of row d of the old heads g * group .. g * group + group
- * - 1.
  */
 void pool_heads(float *narrow, const float *wide, int H, int H_kv, int D, int hidden);
 

@@ -15,8 +15,6 @@
  *                          turned whole, by a quarter turn for each position: (x, y) -> (-y, x)
  *
  * POINTS: 3
- * HINT: W_uk^T q is q_x times the first row plus q_y times the second. The second token stands one
- * position behind the first: turn its query once, then absorb.
  */
 extern const double absorbed0[2], absorbed1[2], scores0[2], latent0[2], head0, head1, turned0[2];
 

@@ -15,8 +15,6 @@
  * Whoever wrote this gave every head only what is its own.
  *
  * POINTS: 3
- * HINT: A number that was used H times gets the sum of H gradients. Mind what has to happen before
- * the first of them when add_rope is 0.
  * REPLACES: mla_keys_cpu, mla_keys_backward_cpu in 04_mla/mla_cpu.c
  * TESTS: test_mla_kernels:mla_kernels/keys*_cpu test_mla_kernels:mla_kernels/the_shared*_cpu
  * TESTS: test_mla:mla/gradients*

@@ -11,8 +11,6 @@
  * loops will do. As it stands nothing is absorbed: the query is only copied to its new place.
  *
  * POINTS: 3
- * HINT: W_uk[d][c] stands at kv_b[(h * (nope + v) + d) * kv_lora_rank + c]. Transposed means: sum
- * over d, not over c.
  * REPLACES: mla_absorb_query_cpu, mla_absorb_output_cpu in 04_mla/mla_cpu.c
  * TESTS: test_by_hand:by_hand/absorbed_cpu test_mla_kernels:mla_kernels/absorption*_cpu
  * TESTS: test_mla_cache:mla_cache/absorbed_is_naive_cpu

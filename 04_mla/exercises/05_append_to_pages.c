@@ -10,8 +10,6 @@
  * Whoever wrote this believed that the pages of a sequence lie one after the other.
  *
  * POINTS: 2
- * HINT: Token n of a sequence is row n % PAGE_TOKENS of its page number n / PAGE_TOKENS, and that
- * page is the block table's entry, wherever in the pool it may be.
  * REPLACES: latent_append_cpu in 04_mla/latent_cache_cpu.c
  * TESTS: test_latent_cache:latent_cache/appends*_cpu test_mla_cache:mla_cache/different*_cpu
  */

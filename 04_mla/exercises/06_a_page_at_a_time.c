@@ -11,9 +11,6 @@
  * softmax has to be chapter 02's: a running maximum m, sum l and output o for each head.
  *
  * POINTS: 4
- * HINT: The outer loop runs over pages, the next over heads. When a page brings a larger maximum,
- * multiply the head's l and all of its o by e^(old m - new m). Divide by l at the very end. At most
- * 128 heads are asked for.
  */
 #include "04_mla/exercises/read_pages.h"
 

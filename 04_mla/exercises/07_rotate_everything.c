@@ -13,8 +13,6 @@
  *   rope_numbers      what MLA keeps of them, in V3: its part for positions alone
  *
  * POINTS: 3
- * HINT: (R_p q) . (R_s k) = q . (R_p^T R_s k), and R_p^T is the turn by -p. Bring everything to the
- * query's side: which turn of q is left?
  */
 #include "04_mla/exercises/turn.h"
 

@@ -13,9 +13,6 @@
  *                          fraction. -1 when absorbed is cheaper for every T
  *
  * POINTS: 3
- * HINT: Per cached token and head naive costs expanding + T pairs, absorbed T pairs. Absorbing
- * itself is paid once for each new token, not for each cached one: with S without end it does not
- * matter.
  */
 #include "04_mla/mla.h"
 

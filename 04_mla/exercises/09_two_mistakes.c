@@ -6,8 +6,6 @@
  * positions it does not, although nothing is rotated. Two lines are wrong. Mend both.
  *
  * POINTS: 3
- * HINT: A latent row is [c | k_rope]. Which of the two does the norm cover? And how many numbers
- * does a score sum over?
  */
 #include "04_mla/exercises/plain_mla.h"
 

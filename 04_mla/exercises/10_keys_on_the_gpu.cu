@@ -13,8 +13,6 @@
  * numbers. rope may be 0, and k_rope NULL then.
  *
  * POINTS: 3
- * HINT: Take the thread's number i apart: the column i % (nope + rope), the head, the row. A column
- * below nope comes from kv, the others from k_rope. No thread may write past the end of k.
  * REPLACES: mla_keys_cuda in 04_mla/cuda/mla_cuda.cu
  * TESTS: test_mla_kernels:mla_kernels/keys*_cuda*
  */

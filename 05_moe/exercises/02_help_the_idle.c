@@ -13,9 +13,6 @@
  * REPLACES: balance_update_bias_cpu in 05_moe/balance_cpu.c
  *
  * TESTS: test_balance:balance/bias_update_by_hand_cpu test_moe:moe/an_expert*cpu
- *
- * HINT: Three cases: below the mean, above it, exactly on it. Integers compare exactly:
- * load_e < total / experts is load_e * experts < total.
  */
 #include "05_moe/balance.h"
 

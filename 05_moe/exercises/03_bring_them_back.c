@@ -13,9 +13,6 @@
  * REPLACES: dispatch_combine_cpu in 05_moe/dispatch_cpu.c
  *
  * TESTS: test_dispatch:dispatch/there*cpu test_dispatch:dispatch/kernels*cpu
- *
- * HINT: Begin y's row with base's (or zeros), then add one weighted row after the other: for each
- * choice j, for each column i.
  */
 #include "05_moe/dispatch.h"
 

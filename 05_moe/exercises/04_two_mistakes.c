@@ -9,9 +9,6 @@
  * REPLACES: dispatch_plan_cpu in 05_moe/dispatch_cpu.c
  *
  * TESTS: test_dispatch:dispatch/plan*cpu test_dispatch:dispatch/over_capacity*cpu
- *
- * HINT: In which order do the tokens of one expert stand? And who is dropped when there are more
- * than fit, and what does counts say of them?
  */
 #include "05_moe/dispatch.h"
 

@@ -13,8 +13,6 @@
  * POINTS: 3
  * REPLACES: route_weights_backward_cpu in 05_moe/router_cpu.c
  * TESTS: test_router:router/backward_by_plain_loops_cpu test_gate:router/gradients_softmax_norm
- * HINT: dw_i / ds_j = scale * ([i = j] / S - s_i / S^2). Summed with dweights the second part is
- * the same number for every j.
  */
 #include "05_moe/router.h"
 

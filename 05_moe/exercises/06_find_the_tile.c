@@ -12,8 +12,6 @@
  * found.
  *
  * POINTS: 3
- * HINT: tiles_before() never decreases. Keep tiles_before(low) <= tile < tiles_before(high), and
- * halve the distance. Which calls do you not need, because you know the answer?
  */
 #include "05_moe/exercises/find_the_tile.h"
 

@@ -9,8 +9,6 @@
  * needed.
  *
  * POINTS: 3
- * HINT: cos(-a) = cos(a), sin(-a) = -sin(a). A rotation is orthogonal: its transpose is its
- * inverse.
  * REPLACES: rope_rotate_cpu in 07_rope/rope_cpu.c
  * TESTS: test_rope:rotate/equals_complex_numbers_cpu test_rope:rotate/inverse_undoes_cpu
  *   test_rope:rotate/only_the_distance_counts_cpu

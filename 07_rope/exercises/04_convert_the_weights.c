@@ -8,7 +8,6 @@
  * layout and i in the other; the second one is 2i + 1 and i + dim/2.
  *
  * POINTS: 3
- * HINT: Copy a head's rotated rows aside first. When from == to there is nothing to do.
  * REPLACES: rope_layout_rows in 07_rope/rope.c
  * TESTS: test_rope_gradient:layout
  */

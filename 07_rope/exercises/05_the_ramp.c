@@ -7,8 +7,6 @@
  * share of f / factor grows in a straight line.
  *
  * POINTS: 3
- * HINT: ramp = (i - low) / (high - low), held between 0 and 1; f / factor * ramp + f * (1 - ramp).
- * When low == high, divide by something small instead of 0 (transformers adds 0.001 to high).
  * REPLACES: rope_frequencies in 07_rope/rope_scaling.c
  * TESTS: test_rope_scaling:yarn test_rope_scaling:scaling
  *   test_rope_scaling:goldens/frequencies_and_factors_of_transformers

@@ -7,8 +7,6 @@
  * already. It was tried with an empty cache, where it works. Two lines are wrong. Mend both.
  *
  * POINTS: 3
- * HINT: Which place does the new token have when 5 are in the cache (the first has place 0)? And a
- * key that was stored in an earlier step: has it been turned by then, or not yet?
  */
 #include <math.h>
 

@@ -11,8 +11,6 @@
  *                     has mscale_all_dim 0.707: by how much are its scores multiplied? (3 digits)
  *
  * POINTS: 2
- * HINT: ln 40 = 3.689. The factor is meant for q and for k, so the score gets its square; on cos
- * and sin, which also turn both, stands m(mscale) / m(mscale_all_dim).
  */
 extern const double plain_scale, yarn_scale, attention_factor, v2_paper_t;
 

@@ -7,8 +7,6 @@
  * allowed.)
  *
  * POINTS: 3
- * HINT: A turn is a complex number of length 1, and one more token is one more multiplication:
- * e^(i (p + 1) f) = e^(i p f) e^(i f). The same rule that turns a pair.
  */
 #include "07_rope/exercises/few_turns.h"
 

@@ -17,10 +17,6 @@
  * POINTS: 3
  * REPLACES: block_forward in 05_moe/decoder/block.c
  * TESTS: test_golden:golden/v*cpu test_golden:golden/greedy*cpu test_model:model/with*cpu
- * HINT: four functions are enough: rmsnorm, mla_forward (with MLA_AUTO), mlp_forward, moe_forward
- * (losses NULL). The last three add their result to the Residual they are given. Each of the two
- * norms has weights of its own. If all is right but the tests with a cache: what has mla_forward
- * got for one?
  */
 #include "05_moe/decoder/block.h"
 

@@ -12,10 +12,6 @@
  * POINTS: 3
  * REPLACES: config_parameters in 10_full_model/model/config.c
  * TESTS: test_model:model/config_counts_the_parameters
- * HINT: latent attention has q_proj alone when q_lora_rank is 0, else q_a_proj, its norm and
- * q_b_proj. With attention_bias, q_a_proj, kv_a_proj and o_proj have a bias. Shared experts are
- * n_shared_experts times as wide as one expert; n_routed_experts 0 makes all layers dense. Multiply
- * in int64_t.
  */
 #include "10_full_model/model/config.h"
 

@@ -12,9 +12,6 @@
  * POINTS: 4
  * REPLACES: sample_token in common/text/sampler.c
  * TESTS: test_generate:sampling
- * HINT: subtract the largest logit before exp(), or a logit of 100 overflows. To draw: multiply the
- * uniform number by the sum of what is kept, and walk along the kept tokens, subtracting, until it
- * would become negative.
  */
 #include "common/text/sampler.h"
 

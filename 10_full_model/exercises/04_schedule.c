@@ -9,8 +9,6 @@
  * POINTS: 2
  * REPLACES: schedule_rate in common/core/optimizer.c
  * TESTS: check_04_schedule test_resume:schedule
- * HINT: with progress going from 0 to 1 where the cosine is, (1 + cos(pi progress)) / 2 goes from
- * 1 to 0.
  */
 #include "common/core/optimizer.h"
 

@@ -8,7 +8,6 @@
  * POINTS: 3
  * REPLACES: adamw_cpu in common/core/optimizer_cpu.c
  * TESTS: check_05_planted_bug
- * HINT: what does the W in AdamW stand for, and which weights does it spare?
  */
 #include "common/core/optimizer.h"
 

@@ -8,7 +8,6 @@
  *
  * POINTS: 3
  * TESTS: check_06_what_a_state_is
- * HINT: follow one step in train_step.c, and ask of each item what reads it before it is written.
  */
 #include "10_full_model/exercises/06_what_a_state_is.h"
 

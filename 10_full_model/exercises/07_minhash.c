@@ -18,8 +18,6 @@
  * POINTS: 3
  * REPLACES: minhash_similarity, minhash_band, minhash_probability in 10_full_model/data/minhash.c
  * TESTS: test_duplicates:minhash test_duplicates:lsh test_duplicates:duplicates
- * HINT: all rows of one band agree with probability J^rows; none of the bands does so with (1 -
- * J^rows)^bands. hash128() is there for bytes; its seed can be the band's number.
  */
 #include "10_full_model/data/minhash.h"
 

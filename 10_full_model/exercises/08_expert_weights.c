@@ -14,8 +14,6 @@
  * POINTS: 2
  * REPLACES: weight_part in 10_full_model/checkpoint/weights_map.c
  * TESTS: test_checkpoint:weights_map test_golden:golden/v2_lite_cpu
- * HINT: weight_parts() is 1 for what is not a layer's experts. Where does strstr() find ".experts."
- * in the name? Not in "shared_experts.", whose dot comes later. The number goes behind it.
  */
 #include "10_full_model/checkpoint/weights_map.h"
 

@@ -11,8 +11,6 @@
  *                     value are in the cache by then
  *
  * POINTS: 1
- * HINT: Per layer a token leaves one key and one value for each key head. A decoding step reads all
- * that is there, once.
  */
 extern const long long bytes_per_token, bytes_if_mha, tokens_in_30_gib, bytes_read;
 

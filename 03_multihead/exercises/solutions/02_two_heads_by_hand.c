@@ -14,8 +14,6 @@
  *                      0's keys and values
  *
  * POINTS: 2
- * HINT: The second token sees two tokens. In head 0 its query is 2 and the keys are ln 2 and 2 ln
- * 2, so the unnormalised weights are 2^2 and 2^4.
  */
 extern const double head0, head1, output0, output1, shared1;
 

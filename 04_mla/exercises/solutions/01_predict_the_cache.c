@@ -18,8 +18,6 @@
  *   percent_saved       what is saved with 16 bits for both, to one decimal
  *
  * POINTS: 2
- * HINT: A layer keeps kv_lora_rank + qk_rope_head_dim numbers of a token, and the heads are not in
- * that sum. A group of GQA is a key and a value: 256 numbers.
  */
 extern const long long mla_bytes, mha_bytes, mla_bytes_128, tokens_in_20_gib;
 extern const double groups, percent_saved;

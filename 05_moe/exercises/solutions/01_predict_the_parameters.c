@@ -11,8 +11,6 @@
  *   multiplications   in the routed experts, for these 33 tokens, forward
  *
  * POINTS: 1
- * HINT: The gate is one row of hidden_size for each expert, and every token meets all of it. A row
- * meets one expert, and there is one multiplication for each number of it.
  */
 extern const long long one_expert, total, active, rows, multiplications;
 

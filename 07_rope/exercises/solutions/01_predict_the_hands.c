@@ -12,8 +12,6 @@
  *                    together
  *
  * POINTS: 2
- * HINT: Pair i turns by f = theta^(-2i/64) per token, and a full turn is 2 pi. Two hands show the
- * same again when both have made whole turns.
  */
 extern const int slowest_round, come_round, alias_of_one, alias_of_two;
 

@@ -6,8 +6,6 @@
  * (1, 0) by a quarter turn becomes (0, 1).
  *
  * POINTS: 2
- * HINT: (a + ib)(c + is). The new first number needs the old second one and the other way round: do
- * not write one before you have read both.
  */
 void turn_pairs(float *x, const float *c, const float *s, int pairs);
 
