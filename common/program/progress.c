@@ -1,12 +1,14 @@
 /*
- * How it draws: the line is made in a buffer, cut to the terminal's width (a line that wraps could
- * not be redrawn), and printed after a carriage return. The bar has cells of eighths. The time left
- * is that of the rest at the mean speed since the start. Off a terminal the distance between two
- * lines grows with the time already spent.
+ * How it draws: the line is made as wide as the terminal at most (one that wraps could not be
+ * redrawn) and printed after a carriage return. Where there is little room the bar, which has cells
+ * of eighths, gives up its own first, then the text is cut; the time left stands at the end and
+ * stays. It is that of the rest at the mean speed since the start. Off a terminal the distance
+ * between two lines grows with the time already spent.
  */
 #include "common/program/progress.h"
 
 #include <inttypes.h>
+#include <limits.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -58,25 +60,43 @@ static int terminal_width(void) {
     return 80;
 }
 
-/* Prints at most `columns` characters: a line that wraps could not be redrawn. */
-static void print_cut(const char *text, int columns) {
-    const char *end = text;
-    for (int used = 0; *end; end++) {
-        bool begins = ((unsigned char)*end & 0xC0) != 0x80; /* of a UTF-8 sequence */
-        if (begins && ++used > columns) break;
-    }
-    fwrite(text, 1, (size_t)(end - text), stderr);
-}
-
-/* A bar of BAR_WIDTH cells, drawn in eighths of a cell. */
-static void draw_bar(char *bar, double share) {
+/* A bar of `cells` cells, drawn in eighths of a cell. */
+static void draw_bar(char *bar, int cells, double share) {
     static const char *const eighths[] = {" ", "▏", "▎", "▍", "▌", "▋", "▊", "▉"};
-    int filled = (int)(share * BAR_WIDTH * 8);
+    int filled = (int)(share * cells * 8);
     *bar = 0;
-    for (int cell = 0; cell < BAR_WIDTH; cell++) {
+    for (int cell = 0; cell < cells; cell++) {
         int here = filled - 8 * cell;
         strcat(bar, here >= 8 ? "█" : eighths[here > 0 ? here : 0]);
     }
+}
+
+/* The first so many characters of a text in UTF-8, in bytes; *characters: how many it has, too. */
+static int bytes_of(const char *text, int *characters) {
+    int most = *characters;
+    *characters = 0;
+    const char *end = text;
+    for (; *end; end++) {
+        bool begins = ((unsigned char)*end & 0xC0) != 0x80;
+        if (begins && *characters == most) break;
+        *characters += begins;
+    }
+    return (int)(end - text);
+}
+
+/* The line again, in `columns` characters at most. */
+static void redraw(const char *label, double share, const char *text, const char *left,
+                   int columns) {
+    char bar[BAR_WIDTH * 4 + 1], percent[8];
+    int wanted = INT_MAX, name = INT_MAX, end = (int)strlen(left) + (int)strlen(" left");
+    bytes_of(text, &wanted), bytes_of(label, &name);
+    int room = columns - name - (int)strlen("  100%    ") - end;
+    int cells = room - wanted < 0 ? 0 : room - wanted < BAR_WIDTH ? room - wanted : BAR_WIDTH;
+    draw_bar(bar, cells, share);
+    snprintf(percent, sizeof percent, "%3d%%", (int)(100 * share));
+    room = room < 0 ? 0 : room - cells;
+    int bytes = bytes_of(text, &room);
+    fprintf(stderr, "\r%s %s %s  %.*s  %s left\033[K", label, bar, percent, bytes, text, left);
 }
 
 Progress progress_start(const char *label, int64_t total) {
@@ -108,15 +128,8 @@ void progress_update(Progress *progress, int64_t done, const char *format, ...) 
         format_time(left, sizeof left, each * (double)(progress->total - done));
     }
 
-    char line[1024];
     if (progress->terminal) {
-        char bar[BAR_WIDTH * 4 + 1];
-        draw_bar(bar, share);
-        snprintf(line, sizeof line, "%s %s %3d%%  %s  %s left", progress->label, bar,
-                 (int)(100 * share), text, left);
-        fputc('\r', stderr);
-        print_cut(line, terminal_width() - 1);
-        fputs("\033[K", stderr); /* clears what a longer line left behind */
+        redraw(progress->label, share, text, left, terminal_width() - 1);
     } else {
         fprintf(stderr, "%s %3d%%  %s  %s left\n", progress->label, (int)(100 * share), text, left);
         progress->lines++;

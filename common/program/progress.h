@@ -1,9 +1,10 @@
 /*
  * A progress line for long work.
  *
- * On a terminal one line is redrawn at most ten times a second: a bar, what the caller says, and
- * the time left. Elsewhere (a pipe, a log) a plain line is printed now and then, more and more
- * rarely, so that a log stays readable. Output goes to stderr, so that stdout can be piped.
+ * On a terminal one line, as wide as it at most, is redrawn up to ten times a second: a bar, what
+ * the caller says, and the time left. Elsewhere (a pipe, a log) a plain line is printed now and
+ * then, more and more rarely, so that a log stays readable. Output goes to stderr, so that stdout
+ * can be piped.
  */
 #ifndef COMMON_PROGRESS_H
 #define COMMON_PROGRESS_H
