@@ -126,17 +126,17 @@ static int run(int argc, char **argv, Error *err) {
         OPT_INT("sample", 0, "MIB", &sample, 1, 1 << 14, "Text to learn them from"),
         OPT_INT("shard-tokens", 0, "N", &p->shard_tokens, 1, 1L << 40, "Tokens in a shard"),
         OPT_FLAG("overwrite", 0, &p->overwrite, "Replace finished shards; the old ones go first"),
-        OPT_SEED_AND_THREADS(&o->common),
+        OPT_COMMON_OF(&o->common, COMMON_SEED | COMMON_THREADS),
         OPT_END};
     options_parse(argc, argv, help_text(help, sizeof help), flags);
     p->documents.cut = (size_t)cut << 10;
     p->sample_bytes = (size_t)sample << 20;
     if (o->verify) return verify(o->verify, err);
-    if (!p->out) return error_set(err, "data: --out DIR says where the shards go");
-    if (!o->paths.count) return error_set(err, "data: which files?");
+    if (!p->out) options_error(argv, "--out DIR says where the shards go");
+    if (!o->paths.count) options_error(argv, "which files?");
     if (p->bands * p->rows > MINHASH_MOST)
-        return error_set(err, "%d --bands of %d --rows are %d numbers; at most %d", p->bands,
-                         p->rows, p->bands * p->rows, MINHASH_MOST);
+        options_error(argv, "%d --bands of %d --rows are %d numbers; at most %d", p->bands, p->rows,
+                      p->bands * p->rows, MINHASH_MOST);
     p->paths = o->paths.items;
     p->path_count = o->paths.count;
     p->seed = o->common.seed;

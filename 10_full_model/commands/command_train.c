@@ -34,44 +34,42 @@ static bool same_folder(const char *a, const char *b) {
 }
 
 /* --from: what it has of its own, and where it must not be written to. */
-static int check_from(const Options *o, const char *last, Error *err) {
+static void check_from(const Options *o, const char *last, char **argv) {
     const char *extra = o->config ? "config" : o->vocab ? "vocab" : NULL;
     if (!o->from && (o->rope_factor > 0 || o->rope_original))
-        return error_set(err, "train: --rope-factor and --rope-original stretch the model of "
-                              "--from, which is not there");
+        options_error(argv, "--rope-factor and --rope-original stretch the model of "
+                            "--from, which is not there");
     if (o->rope_original && !(o->rope_factor > 0))
-        return error_set(err, "train: --rope-original needs --rope-factor, which says how far");
-    if (!o->from) return 0;
+        options_error(argv, "--rope-original needs --rope-factor, which says how far");
+    if (!o->from) return;
     if (o->resume)
-        return error_set(err, "train: --from begins a new run with given weights, and --resume "
-                              "goes on with a run's own; give one");
+        options_error(argv, "--from begins a new run with given weights, and --resume "
+                            "goes on with a run's own; give one");
     if (extra)
-        return error_set(err,
-                         "train: the model in %s has its sizes and its tokens already; leave "
-                         "--%s out",
-                         o->from, extra);
+        options_error(argv,
+                      "the model in %s has its sizes and its tokens already; leave "
+                      "--%s out",
+                      o->from, extra);
     if (same_folder(o->from, o->out) || same_folder(o->from, last))
-        return error_set(err,
-                         "train: --out %s would write over %s, which --from only reads; "
-                         "choose another --out",
-                         o->out, o->from);
-    return 0;
+        options_error(argv,
+                      "--out %s would write over %s, which --from only reads; "
+                      "choose another --out",
+                      o->out, o->from);
 }
 
 /* What the flags say together, before any work is done. */
-static int check_flags(const Options *o, Error *err) {
+static void check_flags(const Options *o, char **argv) {
     const Schedule *s = &o->train.schedule;
     if (o->resume && o->overwrite)
-        return error_set(err, "train: --resume goes on and --overwrite begins anew; give one");
+        options_error(argv, "--resume goes on and --overwrite begins anew; give one");
     if (text_input_is_sharded(&o->data) && (o->vocab || o->validation > 0))
-        return error_set(err,
-                         "train: the shards in %s have their tokens and their validation part "
-                         "already; --vocab and --validation are for text files",
-                         o->data.items[0]);
+        options_error(argv,
+                      "the shards in %s have their tokens and their validation part "
+                      "already; --vocab and --validation are for text files",
+                      o->data.items[0]);
     if (s->warmup + s->constant > s->steps)
-        return error_set(err, "--warmup %lld and --constant %lld are more than all %lld steps",
-                         (long long)s->warmup, (long long)s->constant, (long long)s->steps);
-    return 0;
+        options_error(argv, "--warmup %lld and --constant %lld are more than all %lld steps",
+                      (long long)s->warmup, (long long)s->constant, (long long)s->steps);
 }
 
 /* The settings of --from, stretched as chapter 07 does it: by YaRN, as DeepSeek-V3 was. */
@@ -245,7 +243,8 @@ static int run(int argc, char **argv, Error *err) {
         schedule->warmup = usual < schedule->steps / 4 ? usual : schedule->steps / 4;
     char last_path[1024];
     snprintf(last_path, sizeof last_path, "%s/last", o->out);
-    if (check_flags(o, err) || check_from(o, last_path, err)) return -1;
+    check_flags(o, argv);
+    check_from(o, last_path, argv);
     o->train.start = o->resume ? RUN_RESUME : o->overwrite ? RUN_OVERWRITE : RUN_NEW;
     const char *last = o->resume && run_folder_has_state(o->out) ? last_path : NULL;
     ModelConfig cfg;

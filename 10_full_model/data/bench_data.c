@@ -166,7 +166,7 @@ int main(int argc, char **argv) {
         OPT_INT("megabytes", 'm', "N", &o->megabytes, 0, 1 << 20,
                 "Size of the input; 0: only MinHash"),
         OPT_CSV(&o->common),
-        OPT_SEED_AND_THREADS(&o->common),
+        OPT_COMMON_OF(&o->common, COMMON_SEED | COMMON_THREADS),
         OPT_END};
     options_parse(argc, argv, "Measures the data pipeline.", flags);
     Error err;

@@ -28,7 +28,7 @@ const QualityRuleText quality_rules[QUALITY_RULES] = {
     {"ellipses", 0, 0.3, "share of the lines that end with an ellipsis"},
     {"repeated-lines", 0, 0.2, "share of the text in lines that stood before"},
     {"top-pair", 0, 0.2, "share of the text in its commonest pair of words"},
-    {"repeated-phrases", 0, 0.15, "share of the text in five words that stood before"},
+    {"repeated-phrases", 0, 0.15, "share of the text in five words seen before"},
 };
 /* [/rules] */
 

@@ -26,7 +26,7 @@ Test(deepseek, says_what_it_can_do) {
         EXPECT(2, "unrecognized option '--no-such-flag'", commands[i], "--no-such-flag");
         if (strcmp(commands[i], "info") == 0) continue; /* the only one that needs no flag */
         o = DEEPSEEK(commands[i]);
-        expect(&o, 1,
+        expect(&o, 2,
                strcmp(commands[i], "data") && strcmp(commands[i], "train") ? "--model DIR"
                                                                            : "--out DIR");
     }
@@ -276,7 +276,7 @@ Test(data, sifts_and_train_reads_what_is_left) {
            path_in(w.directory, "tiny"), "--out", run, "--steps", "6", "--batch", "2", "--context",
            "16", "--peak", "0");
     EXPECT(0, "bits per byte", "eval", "--model", run, "--data", out, "--context", "16");
-    EXPECT(1, "--vocab and --validation are for text files", "train", "--data", out, "--out", run,
+    EXPECT(2, "--vocab and --validation are for text files", "train", "--data", out, "--out", run,
            "--vocab", "400");
     /* A tokenizer of the same size that gives two tokens the other's id. */
     const char *tokenizer = path_in(run, "tokenizer.json");
@@ -306,5 +306,5 @@ Test(data, broken_lines_are_named) {
            path_in(w.directory, "other"));
     EXPECT(2, "--limit: ", "data", in, "--out", path_in(w.directory, "other"), "--limit",
            "words=5");
-    EXPECT(1, "which files?", "data", "--out", path_in(w.directory, "other"));
+    EXPECT(2, "which files?", "data", "--out", path_in(w.directory, "other"));
 }

@@ -144,7 +144,7 @@ Test(generate, says_what_is_wrong) {
         int status;
         const char *says, *flags[8];
     } cases[] = {
-        {1, "--model DIR says which model", {"--prompt", "x"}},
+        {2, "--model DIR says which model", {"--prompt", "x"}},
         {1, "no model's folder", {"--model", "/nowhere"}},
         {1, "this model's context holds 64", {"--model", model, "--prompt", longer}},
         {1,

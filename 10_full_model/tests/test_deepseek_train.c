@@ -214,16 +214,17 @@ Test(train, from_says_what_it_cannot_do) {
     Scratch w = workplace();
     const char *model = trained_model(&w), *last = path_in(model, "last");
     const struct {
+        int status;
         const char *from, *out, *says, *flags[3];
     } cases[] = {
-        {model, "new", "leave --config out", {"--config", "nano"}},
-        {model, "new", "leave --vocab out", {"--vocab", "300"}},
-        {model, "new", "give one", {"--resume"}},
-        {model, "model", "would write over", {"--overwrite"}},
-        {last, "model", "would write over", {"--overwrite"}},
-        {path_in(w.directory, "tiny"), "new", "tiny/tokenizer.json", {NULL}},
-        {w.directory, "new", "is no model's folder", {NULL}},
-        {model, "new", "--rope-original needs --rope-factor", {"--rope-original", "16"}},
+        {2, model, "new", "leave --config out", {"--config", "nano"}},
+        {2, model, "new", "leave --vocab out", {"--vocab", "300"}},
+        {2, model, "new", "give one", {"--resume"}},
+        {2, model, "model", "would write over", {"--overwrite"}},
+        {2, last, "model", "would write over", {"--overwrite"}},
+        {1, path_in(w.directory, "tiny"), "new", "tiny/tokenizer.json", {NULL}},
+        {1, w.directory, "new", "is no model's folder", {NULL}},
+        {2, model, "new", "--rope-original needs --rope-factor", {"--rope-original", "16"}},
     };
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
         const char *argv[40] = {FROM(&w, cases[i].from, cases[i].out)};
@@ -231,9 +232,9 @@ Test(train, from_says_what_it_cannot_do) {
         while (argv[count]) count++;
         for (int j = 0; j < 3 && cases[i].flags[j]; j++) argv[count++] = cases[i].flags[j];
         Output o = deepseek_with((Start){0}, argv);
-        expect(&o, 1, cases[i].says);
+        expect(&o, cases[i].status, cases[i].says);
     }
-    EXPECT(1, "stretch the model of --from, which is not there", TRAINING(&w, "new"),
+    EXPECT(2, "stretch the model of --from, which is not there", TRAINING(&w, "new"),
            "--rope-factor", "2");
 }
 
@@ -247,7 +248,7 @@ Test(train, refuses_before_it_works) {
         const char *says, *flags[8];
     } cases[] = {
         {1, "--resume goes on with it, --overwrite", {"--out", run}},
-        {1, "give one", {"--out", run, "--resume", "--overwrite"}},
+        {2, "give one", {"--out", run, "--resume", "--overwrite"}},
         {1,
          "--lowest-rate 0.0003, but now it is --steps 5",
          {"--out", run, "--resume", "--steps", "5"}},
@@ -258,7 +259,7 @@ Test(train, refuses_before_it_works) {
         {1, "there are: nano, small", {"--out", new, "--config", "huge"}},
         {1, "cannot open", {"--out", new, "--data", "/nowhere/text"}},
         {1, "longer than the 64 positions", {"--out", new, "--context", "65"}},
-        {1, "more than all 4 steps", {"--out", new, "--warmup", "5"}},
+        {2, "more than all 4 steps", {"--out", new, "--warmup", "5"}},
         {1, "BF16 needs a GPU", {"--out", new, "--dtype", "bf16"}},
         {1, "Not a directory", {"--out", text}},
         {2, "--dropout: 1 is not between 0 and 0.99", {"--out", new, "--dropout", "1"}},

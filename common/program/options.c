@@ -187,7 +187,6 @@ static void add_common(Table *table, CommonOptions *c, int flags) {
                                                                                    NULL};
     c->device = CPU, c->dtype = F32, c->seed = 1;
     const Option rows[] = {
-        OPT_HEAD("In every program:"),
         OPT_SEED("seed", &c->seed, "Seed of all random numbers"),
         OPT_INT("threads", 0, "N", &c->threads, 0, MAX_THREADS,
                 "CPU threads (default 0: one per core)"),
@@ -195,9 +194,9 @@ static void add_common(Table *table, CommonOptions *c, int flags) {
         OPT_CHOICE("dtype", 0, "f32|bf16", &c->dtype, dtypes,
                    "Numbers to compute with; bf16 needs cuda"),
     };
-    Option some[6] = {0};
-    memcpy(some, rows, (size_t)(1 + flags) * sizeof *rows);
-    add_rows(table, some);
+    add_rows(table, (const Option[]){OPT_HEAD("In every program:"), OPT_END});
+    for (int i = 0; i < 4; i++)
+        if (flags & 1 << i) add_rows(table, (const Option[]){rows[i], OPT_END});
     table->common = c;
 }
 
@@ -229,12 +228,12 @@ static const char *help_of(Table *table, const Option *row) {
 }
 
 /* Was a flag left out that must be there? */
-static void check_required(const Table *table) {
+static void check_required(const Table *table, char **argv) {
     for (const Option *row = table->rows; row < table->rows + table->count; row++) {
         if (!row->required) continue;
         bool given = row->kind == OPTION_LIST ? ((StringList *)row->value)->count > 0
                                               : *(const char **)row->value != NULL;
-        if (!given) fatal("--%s %s %s", row->name, row->metavar, row->required);
+        if (!given) options_error(argv, "--%s %s %s", row->name, row->metavar, row->required);
     }
 }
 
@@ -243,25 +242,31 @@ void options_parse(int argc, char **argv, const char *about, const Option *flags
     struct argp_option list[MAX_ROWS + 1] = {0};
     char words[64] = "";
     add_rows(&table, flags);
-    int group = 0, count = 0;
-    for (int i = 0; i < table.count; i++) {
+    /* argp sorts a group's flags by their names. A group for each row keeps the table's order; then
+     * a head must be an entry like the others, or argp would put a blank line before every row. */
+    for (int i = 0, count = 0; i < table.count; i++) {
         const Option *row = &table.rows[i];
-        if (row->kind == OPTION_HEAD)
-            list[count++] = (struct argp_option){.doc = row->help, .group = ++group};
-        else if (row->kind == OPTION_WORDS)
+        struct argp_option *entry = &list[count];
+        if (row->kind == OPTION_WORDS) {
             snprintf(words, sizeof words, "[%s...]", row->metavar);
-        else
-            list[count++] = (struct argp_option){.name = row->name,
-                                                 .key = key_of(&table, row),
-                                                 .arg = row->metavar,
-                                                 .doc = help_of(&table, row),
-                                                 .group = group};
+            continue;
+        }
+        if (row->kind == OPTION_HEAD) {
+            snprintf(table.help[i], MAX_HELP, "\n%s", row->help);
+            *entry = (struct argp_option){.name = table.help[i], .flags = OPTION_DOC};
+        } else {
+            *entry = (struct argp_option){.name = row->name,
+                                          .key = key_of(&table, row),
+                                          .arg = row->metavar,
+                                          .doc = help_of(&table, row)};
+        }
+        entry->group = ++count;
     }
     const struct argp argp = {
         .options = list, .parser = read_key, .args_doc = *words ? words : NULL, .doc = about};
     argp_err_exit_status = 2; /* argp's own choice is 64 */
     argp_parse(&argp, argc, argv, 0, NULL, &table);
-    check_required(&table);
+    check_required(&table, argv);
     if (!table.common) return;
     blas_set_threads(table.common->threads);
     table.common->threads = blas_threads();

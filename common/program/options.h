@@ -11,9 +11,9 @@
  *     };
  *     options_parse(argc, argv, "Trains a small model.", flags);
  *
- * --help is made from the table. A default that it prints is the variable's value before parsing,
- * unless the help says "default" itself. A value that is not what the flag takes, or is out of
- * range, is an error that names the flag and the range; a wrong command line exits with 2.
+ * --help is the table, in its order. A default that it prints is the variable's value before
+ * parsing, unless the help says "default" itself. A value that is not what the flag takes, or is
+ * out of range, is an error that names the flag and the range; a wrong command line exits with 2.
  */
 #ifndef COMMON_OPTIONS_H
 #define COMMON_OPTIONS_H
@@ -47,7 +47,7 @@ typedef struct Option {
     const char *const *names; /* of a choice, behind the last NULL */
     int (*call)(void *value, const char *text, Error *err);
     /* What a row may add behind its help, by name: */
-    const char *required; /* `.required = "says which model"`: without the flag, exit 1 saying so */
+    const char *required; /* `.required = "says which model"`: without the flag, an error says so */
     bool setting;         /* `.setting = true`: a resumed run must have the same value */
 } Option;
 
@@ -115,12 +115,12 @@ typedef struct CommonOptions {
     const char *csv; /* for OPT_CSV */
 } CommonOptions;
 
-/* --device, --dtype, --seed and --threads; of which the second form has the last two, for programs
- * that compute nothing on a GPU. Their defaults are cpu, f32, 1 and one thread per core. */
-#define OPT_COMMON(common) \
-    { .kind = OPTION_COMMON, .value = common, .high = 4 }
-#define OPT_SEED_AND_THREADS(common) \
-    { .kind = OPTION_COMMON, .value = common, .high = 2 }
+/* --seed, --threads, --device and --dtype, or those of them that mean something to a program.
+ * Their defaults are 1, one thread per core, cpu and f32. */
+enum { COMMON_SEED = 1, COMMON_THREADS = 2, COMMON_DEVICE = 4, COMMON_DTYPE = 8 };
+#define OPT_COMMON_OF(common, flags) \
+    { .kind = OPTION_COMMON, .value = common, .high = flags }
+#define OPT_COMMON(common) OPT_COMMON_OF(common, 15)
 #define OPT_CSV(common) \
     OPT_STRING("csv", 0, "FILE", &(common)->csv, "Write the numbers of the run to FILE")
 

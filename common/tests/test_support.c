@@ -13,8 +13,10 @@
 #include "common/program/testing.h"
 
 #include <criterion/redirect.h>
+#include <pty.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -102,7 +104,8 @@ Test(options, values_as_text) {
     cr_assert_str_eq(options.texts[3].text, "yes");
 }
 
-/* --help has every row: its flag, what it takes, its help, and what holds without it. */
+/* --help has every row, in the table's order: its flag, what it takes, its help, and what holds
+ * without it. No line is wider than a terminal. */
 Test(options, help_is_the_table) {
     char text[8000];
     FILE *file = tmpfile();
@@ -125,12 +128,18 @@ Test(options, help_is_the_table) {
         "--also=TEXT            More, once\n",
         "--csv=FILE",
         "In every program:",
-        "--device=cpu|cuda      Where to compute (default cpu)",
-        "--dtype=f32|bf16",
         "--seed=N               Seed of all random numbers (default 1)",
-        "--threads=N            CPU threads (default 0: one per core)"};
-    for (size_t i = 0; i < sizeof lines / sizeof *lines; i++)
-        cr_expect(strstr(text, lines[i]), "'%s' is not in\n%s", lines[i], text);
+        "--threads=N            CPU threads (default 0: one per core)",
+        "--device=cpu|cuda      Where to compute (default cpu)",
+        "--dtype=f32|bf16"};
+    const char *at = text;
+    for (size_t i = 0; i < sizeof lines / sizeof *lines; i++) {
+        const char *found = strstr(at, lines[i]);
+        cr_expect(found, "'%s' is not in what follows\n%s", lines[i], at);
+        at = found ? found : at;
+    }
+    for (char *line = strtok(text, "\n"); line; line = strtok(NULL, "\n"))
+        cr_expect(strlen(line) < 80, "wider than a terminal: %s", line);
     fclose(file);
 }
 
@@ -249,6 +258,41 @@ Test(progress, unknown_total) {
     progress_finish(&progress, NULL);
     fflush(stderr);
     cr_assert_stderr_eq_str("work   0%  fine  ? left\nwork  done in 0:00\n");
+}
+
+/* What a terminal of so many columns shows of a bar at its half, `seconds` after its start. */
+static void drawn(char *shown, size_t size, int columns, const char *text, double seconds) {
+    int terminal, program;
+    struct winsize window = {.ws_row = 24, .ws_col = (unsigned short)columns};
+    cr_assert(openpty(&terminal, &program, NULL, NULL, &window) == 0);
+    setenv("TERM", "xterm", 1);
+    int old = dup(2);
+    dup2(program, 2);
+    Progress progress = progress_start("training", 100);
+    progress.started -= seconds;
+    progress_update(&progress, 50, "%s", text);
+    dup2(old, 2);
+    ssize_t length = read(terminal, shown, size - 1);
+    cr_assert(length > 0);
+    shown[length] = 0;
+    close(old), close(terminal), close(program);
+}
+
+/* The bar gives up its room first, then the text is cut; the time left always stands there. */
+Test(progress, fits_the_terminal) {
+    static const char text[] = "loss 7.634  validation 7.058  2,885 tokens/s";
+    for (int columns = 30; columns <= 130; columns++) {
+        char shown[1000];
+        drawn(shown, sizeof shown, columns, text, 83);
+        int width = 0, cells = 0;
+        for (const char *c = shown + 1; *c && *c != '\033'; c++)
+            width += ((unsigned char)*c & 0xC0) != 0x80;
+        for (const char *c = shown; (c = strstr(c, "█")); c++) cells++;
+        check_all(shown[0] == '\r', width < columns, strstr(shown, "  1:23 left\033[K"),
+                  strstr(shown, " 50%  "));
+        cr_assert(columns < 80 || strstr(shown, text), "%d: the text is cut: %s", columns, shown);
+        if (columns > 100) cr_assert_eq(cells, 12, "half of 24 cells, not %d", cells);
+    }
 }
 
 Test(progress, stopped_work_is_not_done) {
