@@ -19,9 +19,6 @@
 #include "common/core/context.h"
 #include "common/core/params.h"
 
-#ifdef __cplusplus
-extern "C" {
-#endif
 typedef struct SelfAttentionConfig {
     int hidden_size; /* C: numbers in a token's vector */
     int head_dim;    /* D: numbers in a query, a key and a value */
@@ -58,7 +55,4 @@ void attention_reference_backward_cpu(float *dq, float *dk, float *dv, const flo
                                       const float *v, int64_t batch, int64_t t, int64_t s,
                                       int64_t d, int64_t e);
 
-#ifdef __cplusplus
-}
-#endif
 #endif

@@ -17,9 +17,7 @@
 
 #include "common/core/context.h"
 
-#ifdef __cplusplus
-extern "C" {
-#endif
+__BEGIN_DECLS
 
 /* ---- on the tape ---- */
 
@@ -33,41 +31,25 @@ Tensor *matmul_transposed(Context *ctx, Tensor *a, Tensor *b, float scale);
  * C_i = scale op(A_i) op(B_i) (+ C_i if add) for i < batch. op(A) is [m, k]: A is stored [m, k], or
  * [k, m] when transpose_a; op(B) is [k, n]: B is stored [k, n], or [n, k] when transpose_b. On CUDA
  * A, B and C are of `dtype`, sums are F32. */
-void matmul_batched_cpu(float *c, int add, const float *a, int transpose_a, const float *b,
-                        int transpose_b, int64_t batch, int64_t m, int64_t n, int64_t k,
-                        float scale);
+KERNEL(matmul_batched, Real *c, int add, const Real *a, int transpose_a, const Real *b,
+       int transpose_b, int64_t batch, int64_t m, int64_t n, int64_t k, float scale);
 
 /* ---- the ladder on the CPU: C = A B; the third rung is cpu_matmul() of common/core ---- */
 
-void matmul_naive_cpu(float *c, const float *a, const float *b, int64_t m, int64_t n, int64_t k);
+KERNEL(matmul_naive, Real *c, const Real *a, const Real *b, int64_t m, int64_t n, int64_t k);
 void matmul_blocked_cpu(float *c, const float *a, const float *b, int64_t m, int64_t n, int64_t k);
-
-#ifdef WITH_CUDA
-void matmul_batched_cuda(Gpu *gpu, DType dtype, void *c, int add, const void *a, int transpose_a,
-                         const void *b, int transpose_b, int64_t batch, int64_t m, int64_t n,
-                         int64_t k, float scale);
 
 /* ---- the ladder on CUDA: C = A B, F32 or BF16; the last two BF16 only ---- */
 
-void matmul_naive_cuda(Gpu *gpu, DType dtype, void *c, const void *a, const void *b, int64_t m,
-                       int64_t n, int64_t k);
-void matmul_shared_cuda(Gpu *gpu, DType dtype, void *c, const void *a, const void *b, int64_t m,
-                        int64_t n, int64_t k);
-void matmul_registers_cuda(Gpu *gpu, DType dtype, void *c, const void *a, const void *b, int64_t m,
-                           int64_t n, int64_t k);
+__typeof__(matmul_naive_cuda) matmul_shared_cuda, matmul_registers_cuda;
 /* Tensor cores by mma.sync. Needs sm_80: see matmul_tensor_available. */
-void matmul_tensor_cuda(Gpu *gpu, DType dtype, void *c, const void *a, const void *b, int64_t m,
-                        int64_t n, int64_t k);
+__typeof__(matmul_naive_cuda) matmul_tensor_cuda;
 /* Tensor cores by wgmma, fed by TMA. Needs sm_90 and n, k that are multiples of 8: see
  * matmul_hopper_available. */
-void matmul_hopper_cuda(Gpu *gpu, DType dtype, void *c, const void *a, const void *b, int64_t m,
-                        int64_t n, int64_t k);
+__typeof__(matmul_naive_cuda) matmul_hopper_cuda;
 
 int matmul_tensor_available(Gpu *gpu, DType dtype);
 int matmul_hopper_available(Gpu *gpu, DType dtype, int64_t n, int64_t k);
-#endif
 
-#ifdef __cplusplus
-}
-#endif
+__END_DECLS
 #endif

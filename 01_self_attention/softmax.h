@@ -18,9 +18,7 @@
 
 #include "common/core/context.h"
 
-#ifdef __cplusplus
-extern "C" {
-#endif
+__BEGIN_DECLS
 
 /* y = softmax(x) over the last dimension     x [..., D] -> [..., D] */
 Tensor *softmax(Context *ctx, Tensor *x);
@@ -33,25 +31,13 @@ void softmax_reference_backward_cpu(float *dx, int add, const float *dy, const f
                                     int64_t rows, int64_t cols);
 
 /* In use: rows over threads, columns over SIMD lanes. */
-void softmax_forward_cpu(float *y, const float *x, int64_t rows, int64_t cols);
-void softmax_backward_cpu(float *dx, int add, const float *dy, const float *y, int64_t rows,
-                          int64_t cols);
+KERNEL(softmax_forward, Real *y, const Real *x, int64_t rows, int64_t cols);
+KERNEL(softmax_backward, Real *dx, int add, const Real *dy, const Real *y, int64_t rows,
+       int64_t cols);
 
-#ifdef WITH_CUDA
-/* The ladder; softmax_forward_cuda picks the rung by the length of a row. */
-void softmax_naive_cuda(Gpu *gpu, DType dtype, void *y, const void *x, int64_t rows, int64_t cols);
-void softmax_warp_cuda(Gpu *gpu, DType dtype, void *y, const void *x, int64_t rows, int64_t cols);
-void softmax_online_cuda(Gpu *gpu, DType dtype, void *y, const void *x, int64_t rows, int64_t cols);
-void softmax_registers_cuda(Gpu *gpu, DType dtype, void *y, const void *x, int64_t rows,
-                            int64_t cols);
+/* The ladder on CUDA; softmax_forward_cuda picks the rung by the length of a row. */
+__typeof__(softmax_forward_cuda) softmax_naive_cuda, softmax_warp_cuda, softmax_online_cuda,
+    softmax_registers_cuda;
 
-void softmax_forward_cuda(Gpu *gpu, DType dtype, void *y, const void *x, int64_t rows,
-                          int64_t cols);
-void softmax_backward_cuda(Gpu *gpu, DType dtype, void *dx, int add, const void *dy, const void *y,
-                           int64_t rows, int64_t cols);
-#endif
-
-#ifdef __cplusplus
-}
-#endif
+__END_DECLS
 #endif

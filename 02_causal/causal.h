@@ -20,9 +20,7 @@
 
 #include "common/core/context.h"
 
-#ifdef __cplusplus
-extern "C" {
-#endif
+__BEGIN_DECLS
 
 typedef struct HeadStrides {
     int64_t batch, token, head; /* in elements; the last dimension is contiguous */
@@ -60,7 +58,7 @@ void attention_shape_check(const char *where, const AttentionShape *shape);
  */
 Tensor *causal_attention(Context *ctx, Tensor *q, Tensor *k, Tensor *v, float scale);
 
-/* ---- kernels: on the CPU every T * is a float *; on CUDA float * or bf16 * by dtype ---- */
+/* ---- kernels (KERNEL and Real: gpu.h) ---- */
 
 /* The reference: plain loops, one row of scores at a time. */
 void causal_reference_cpu(float *o, float *lse, const float *q, const float *k, const float *v,
@@ -94,63 +92,39 @@ void online_softmax(OnlineSoftmax *state, float *o, float *s, int keys, const fl
 
 /* In use: tiles with the online softmax. scratch: causal_backward_scratch_*() bytes. NULL gradients
  * are not computed. The gradients have the strides of their tensors. */
-void causal_forward_cpu(float *o, float *lse, const float *q, const float *k, const float *v,
-                        AttentionShape shape);
-void causal_backward_cpu(float *dq, int add_q, float *dk, int add_k, float *dv, int add_v,
-                         float *scratch, const float *d_o, const float *q, const float *k,
-                         const float *v, const float *o, const float *lse, AttentionShape shape);
-
-#ifdef WITH_CUDA
-/* In use: picks the fastest rung below that takes this dtype, these dimensions and this GPU. */
-void causal_forward_cuda(Gpu *gpu, DType dtype, void *o, float *lse, const void *q, const void *k,
-                         const void *v, AttentionShape shape);
+KERNEL(causal_forward, Real *o, float *lse, const Real *q, const Real *k, const Real *v,
+       AttentionShape shape);
+KERNEL(causal_backward, Real *dq, int add_q, Real *dk, int add_k, Real *dv, int add_v,
+       float *scratch, const Real *d_o, const Real *q, const Real *k, const Real *v, const Real *o,
+       const float *lse, AttentionShape shape);
 
 /*
- * The ladder, from the plain one up. The first two take every dtype, dimension (online: up to 256)
- * and GPU; for the others *_supports() says whether they do.
+ * CUDA's ladder, from the plain one up; causal_forward_cuda picks the fastest rung that takes this
+ * dtype, these dimensions and this GPU. The first two take every dtype, dimension (online: up to
+ * 256) and GPU; for the others *_supports() says whether they do.
  *   materialised  S = Q K^T, softmax and P V, each a kernel; S in global memory
  *   online        tiles and the online softmax, CUDA cores: the F32 kernel in use
  *   mma           tensor cores of sm_80 and later, BF16
  *   hopper        TMA and wgmma, warp-specialised, BF16
  */
-void causal_forward_materialised_cuda(Gpu *gpu, DType dtype, void *o, float *lse, const void *q,
-                                      const void *k, const void *v, AttentionShape shape);
-void causal_forward_online_cuda(Gpu *gpu, DType dtype, void *o, float *lse, const void *q,
-                                const void *k, const void *v, AttentionShape shape);
-void causal_forward_mma_cuda(Gpu *gpu, DType dtype, void *o, float *lse, const void *q,
-                             const void *k, const void *v, AttentionShape shape);
-void causal_forward_hopper_cuda(Gpu *gpu, DType dtype, void *o, float *lse, const void *q,
-                                const void *k, const void *v, AttentionShape shape);
+__typeof__(causal_forward_cuda) causal_forward_materialised_cuda, causal_forward_online_cuda,
+    causal_forward_mma_cuda, causal_forward_hopper_cuda;
 int causal_mma_supports(Gpu *gpu, DType dtype, const void *o, const void *q, const void *k,
                         const void *v, AttentionShape shape);
 int causal_hopper_supports(Gpu *gpu, DType dtype, const void *o, const void *q, const void *k,
                            const void *v, AttentionShape shape);
 
-/* The backward: picks the fastest rung below that supports its arguments. */
-void causal_backward_cuda(Gpu *gpu, DType dtype, void *dq, int add_q, void *dk, int add_k, void *dv,
-                          int add_v, float *scratch, const void *d_o, const void *q, const void *k,
-                          const void *v, const void *o, const float *lse, AttentionShape shape);
-
 /*
- * The backward's ladder. Every rung gives the same bits in every run. A NULL gradient is not
- * computed; the scratch is of causal_backward_scratch_cuda() bytes.
+ * The backward's ladder, from which causal_backward_cuda picks likewise. Every rung gives the same
+ * bits in every run. A NULL gradient is not computed; the scratch is of
+ * causal_backward_scratch_cuda() bytes.
  *   tiled    CUDA cores, every dtype and GPU, dimensions up to 256: the F32 kernel in use
  *   mma      tensor cores of sm_80 and later, BF16, dimensions up to 192 (q, k) and 128 (v)
  *   hopper   TMA and wgmma, BF16, dimensions of 33 to 128;
  *            made for 64 and 64, 96 and 64, 128 and 128
  */
-void causal_backward_tiled_cuda(Gpu *gpu, DType dtype, void *dq, int add_q, void *dk, int add_k,
-                                void *dv, int add_v, float *scratch, const void *d_o, const void *q,
-                                const void *k, const void *v, const void *o, const float *lse,
-                                AttentionShape shape);
-void causal_backward_mma_cuda(Gpu *gpu, DType dtype, void *dq, int add_q, void *dk, int add_k,
-                              void *dv, int add_v, float *scratch, const void *d_o, const void *q,
-                              const void *k, const void *v, const void *o, const float *lse,
-                              AttentionShape shape);
-void causal_backward_hopper_cuda(Gpu *gpu, DType dtype, void *dq, int add_q, void *dk, int add_k,
-                                 void *dv, int add_v, float *scratch, const void *d_o,
-                                 const void *q, const void *k, const void *v, const void *o,
-                                 const float *lse, AttentionShape shape);
+__typeof__(causal_backward_cuda) causal_backward_tiled_cuda, causal_backward_mma_cuda,
+    causal_backward_hopper_cuda;
 int causal_backward_mma_supports(const Gpu *gpu, DType dtype, const void *dq, const void *dk,
                                  const void *dv, const void *d_o, const void *q, const void *k,
                                  const void *v, AttentionShape shape);
@@ -161,16 +135,11 @@ int causal_backward_hopper_supports(const Gpu *gpu, DType dtype, const void *dq,
 /* delta [B, H, q_len] F32 = rowsum(dO * O): the gradient that a row's scores have in common. */
 void causal_delta_cuda(Gpu *gpu, DType dtype, float *delta, const void *d_o, const void *o,
                        AttentionShape shape);
-#endif
 
 /* Bytes of the scratch that backward needs, on either device. */
 size_t causal_backward_scratch_cpu(AttentionShape shape);
-#ifdef WITH_CUDA
 size_t causal_backward_scratch_cuda(Gpu *gpu, DType dtype, AttentionShape shape);
 size_t causal_backward_scratch_hopper_cuda(AttentionShape shape); /* what that rung alone needs */
-#endif
 
-#ifdef __cplusplus
-}
-#endif
+__END_DECLS
 #endif

@@ -18,10 +18,6 @@
 
 #include "03_multihead/multihead.h"
 
-#ifdef __cplusplus
-extern "C" {
-#endif
-
 enum { CHARMODEL_MAX_LAYERS = 8 };
 
 typedef struct CharModelConfig {
@@ -67,7 +63,4 @@ Tensor *charmodel_loss(Context *ctx, const CharModel *model, Tensor *ids, Tensor
 int charmodel_generate(Context *ctx, const CharModel *model, int32_t *ids, int prompt, int count,
                        float temperature, uint64_t seed, bool cached, Error *err);
 
-#ifdef __cplusplus
-}
-#endif
 #endif

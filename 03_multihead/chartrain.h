@@ -8,10 +8,6 @@
 #include "common/core/optimizer.h"
 #include "common/text/chartext.h"
 
-#ifdef __cplusplus
-extern "C" {
-#endif
-
 typedef struct CharTraining {
     const char *label; /* for the progress bar */
     Schedule schedule;
@@ -29,7 +25,4 @@ typedef struct CharTraining {
 int chartrain(Context *ctx, Params *params, const CharText *text, const CharTraining *how,
               Error *err);
 
-#ifdef __cplusplus
-}
-#endif
 #endif

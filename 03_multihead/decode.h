@@ -22,9 +22,7 @@
 
 #include "common/core/context.h"
 
-#ifdef __cplusplus
-extern "C" {
-#endif
+__BEGIN_DECLS
 
 typedef struct DecodeShape {
     int batch, heads, kv_heads, head_dim; /* heads is a multiple of kv_heads */
@@ -46,32 +44,21 @@ int decode_pieces(DecodeShape shape);
 /* Floats of scratch: m, l and o of every piece of every query head. */
 int64_t decode_scratch_floats(DecodeShape shape);
 
-/* ---- kernels: on the CPU every T * is a float *; on CUDA float * or bf16 * by dtype ---- */
+/* ---- kernels (KERNEL and Real: gpu.h) ---- */
 
 /* q, o [B, H, D]; k, v [B, capacity, H_kv, D]; scratch: decode_scratch_floats() */
-void decode_attention_cpu(float *o, float *scratch, const float *q, const float *k, const float *v,
-                          DecodeShape shape);
+KERNEL(decode_attention, Real *o, float *scratch, const Real *q, const Real *k, const Real *v,
+       DecodeShape shape);
 
 /* The second half of it: joins the pieces that the first half left in scratch. */
 void decode_join_cpu(float *o, const float *scratch, DecodeShape shape);
 
-#ifdef WITH_CUDA
-/* In use: grouped for D 64 and 128, plain for every other size. */
-void decode_attention_cuda(Gpu *gpu, DType dtype, void *o, float *scratch, const void *q,
-                           const void *k, const void *v, DecodeShape shape);
-
 /*
- * The ladder. plain: a block for each query head and piece, any D. grouped: a block for each key
- * head and piece.
+ * CUDA's ladder, of which grouped is in use for D 64 and 128, plain for every other size. plain: a
+ * block for each query head and piece, any D. grouped: a block for each key head and piece.
  */
-void decode_plain_cuda(Gpu *gpu, DType dtype, void *o, float *scratch, const void *q, const void *k,
-                       const void *v, DecodeShape shape);
-void decode_grouped_cuda(Gpu *gpu, DType dtype, void *o, float *scratch, const void *q,
-                         const void *k, const void *v, DecodeShape shape);
+__typeof__(decode_attention_cuda) decode_plain_cuda, decode_grouped_cuda;
 int decode_grouped_supports(const void *q, const void *k, const void *v, DecodeShape shape);
-#endif
 
-#ifdef __cplusplus
-}
-#endif
+__END_DECLS
 #endif

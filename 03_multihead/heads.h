@@ -15,10 +15,6 @@
 
 #include "03_multihead/multihead.h"
 
-#ifdef __cplusplus
-extern "C" {
-#endif
-
 /*
  * p [T, T] F32 on the host: what head h of sequence b does with x [B, T, hidden_size], the
  * module's input. For looking at, not for speed: the plain softmax of chapter 01 on scores by
@@ -60,7 +56,4 @@ Habit habits_best(const HeadHabits *habits);
 /* "looks at the previous character: 88 % of its weight (chance: 5 %)", in the caller's buffer. */
 char *habits_name(const HeadHabits *habits, char *buffer, size_t size);
 
-#ifdef __cplusplus
-}
-#endif
 #endif

@@ -14,9 +14,7 @@
 
 #include "common/core/context.h"
 
-#ifdef __cplusplus
-extern "C" {
-#endif
+__BEGIN_DECLS
 
 typedef struct KVCache {
     Tensor k, v;  /* [B, capacity, H_kv, D] on ctx's device, in ctx's dtype */
@@ -51,21 +49,14 @@ void kv_cache_truncate(KVCache *cache, int length);
  */
 int64_t kv_cache_bytes_per_token(int layers, int kv_heads, int head_dim, DType dtype);
 
-/* ---- kernels: on the CPU every T * is a float *; on CUDA float * or bf16 * by dtype ---- */
+/* ---- kernels (KERNEL and Real: gpu.h) ---- */
 
 /*
  * New rows into a longer buffer: to[b, position + t, :] = from[b, t, :] for t < tokens.
  * from [batch, tokens, width], to [batch, capacity, width]; position + tokens <= capacity.
  */
-void kv_append_cpu(float *to, const float *from, int64_t batch, int64_t tokens, int64_t width,
-                   int64_t capacity, int64_t position);
+KERNEL(kv_append, Real *to, const Real *from, int64_t batch, int64_t tokens, int64_t width,
+       int64_t capacity, int64_t position);
 
-#ifdef WITH_CUDA
-void kv_append_cuda(Gpu *gpu, DType dtype, void *to, const void *from, int64_t batch,
-                    int64_t tokens, int64_t width, int64_t capacity, int64_t position);
-#endif
-
-#ifdef __cplusplus
-}
-#endif
+__END_DECLS
 #endif

@@ -23,9 +23,7 @@
 #include "common/core/ops.h"
 #include "common/core/params.h"
 
-#ifdef __cplusplus
-extern "C" {
-#endif
+__BEGIN_DECLS
 
 /* The names of Hugging Face's config.json. */
 typedef struct MultiheadConfig {
@@ -76,7 +74,5 @@ void multihead_randomize(Params *params, const Multihead *w, float std, float ou
 Tensor *multihead_forward(Context *ctx, Tensor *x, const Multihead *w, const MultiheadConfig *cfg,
                           KVCache *cache, Residual to);
 
-#ifdef __cplusplus
-}
-#endif
+__END_DECLS
 #endif

@@ -14,10 +14,6 @@
 
 #include "04_mla/mla.h"
 
-#ifdef __cplusplus
-extern "C" {
-#endif
-
 typedef enum CacheKind { CACHE_MHA, CACHE_GQA, CACHE_MQA, CACHE_MLA, CACHE_KINDS } CacheKind;
 
 typedef struct ModelSizes {
@@ -53,9 +49,5 @@ int64_t cache_numbers_per_token(const ModelSizes *model, CacheKind kind);
 
 /* The same in bytes, when a number takes `bits` on average. */
 double cache_bytes_per_token(const ModelSizes *model, CacheKind kind, double bits);
-
-#ifdef __cplusplus
-}
-#endif
 
 #endif

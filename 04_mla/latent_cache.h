@@ -10,9 +10,7 @@
 
 #include "04_mla/pages.h"
 
-#ifdef __cplusplus
-extern "C" {
-#endif
+__BEGIN_DECLS
 
 typedef struct LatentCache {
     Pages *pages;  /* of all layers */
@@ -40,28 +38,17 @@ void latent_cache_append(Context *ctx, LatentCache *cache, const Tensor *c_kv,
  * those who write them by kernels of their own. */
 void latent_cache_writes(LatentCache *cache, const char *where, int64_t tokens);
 
-/* ---- kernels: on the CPU every T * is a float *; on CUDA float * or bf16 * by dtype ---- */
+/* ---- kernels (KERNEL and Real: gpu.h) ---- */
 
 /* Row lengths[b] - tokens + t of sequence b = [c_kv[b, t] | k_rope[b, t]]. */
-void latent_append_cpu(float *latent, const int32_t *block_table, const int32_t *lengths,
-                       const float *c_kv, const float *k_rope, int64_t batch, int64_t tokens,
-                       int64_t c_width, int64_t rope_width, int64_t max_pages);
+KERNEL(latent_append, Real *latent, const int32_t *block_table, const int32_t *lengths,
+       const Real *c_kv, const Real *k_rope, int64_t batch, int64_t tokens, int64_t c_width,
+       int64_t rope_width, int64_t max_pages);
 /* c_kv [batch, length, c_width], k_rope [batch, length, rope_width]: the first `length` rows of
  * every sequence, read back; rows past lengths[b] become zero. */
-void latent_gather_cpu(float *c_kv, float *k_rope, const float *latent, const int32_t *block_table,
-                       const int32_t *lengths, int64_t batch, int64_t length, int64_t c_width,
-                       int64_t rope_width, int64_t max_pages);
+KERNEL(latent_gather, Real *c_kv, Real *k_rope, const Real *latent, const int32_t *block_table,
+       const int32_t *lengths, int64_t batch, int64_t length, int64_t c_width, int64_t rope_width,
+       int64_t max_pages);
 
-#ifdef WITH_CUDA
-void latent_append_cuda(Gpu *gpu, DType dtype, void *latent, const int32_t *block_table,
-                        const int32_t *lengths, const void *c_kv, const void *k_rope, int64_t batch,
-                        int64_t tokens, int64_t c_width, int64_t rope_width, int64_t max_pages);
-void latent_gather_cuda(Gpu *gpu, DType dtype, void *c_kv, void *k_rope, const void *latent,
-                        const int32_t *block_table, const int32_t *lengths, int64_t batch,
-                        int64_t length, int64_t c_width, int64_t rope_width, int64_t max_pages);
-#endif
-
-#ifdef __cplusplus
-}
-#endif
+__END_DECLS
 #endif

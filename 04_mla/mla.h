@@ -28,9 +28,7 @@
 #include "common/core/ops.h"
 #include "common/core/params.h"
 
-#ifdef __cplusplus
-extern "C" {
-#endif
+__BEGIN_DECLS
 
 /* The names of Hugging Face's config.json. */
 typedef struct MlaConfig {
@@ -130,7 +128,7 @@ Tensor *mla_absorbed_attention(Context *ctx, Tensor *q, const Tensor *selected, 
 /* What the absorbed kernels are told of a cache, for the last T tokens of each sequence. */
 MlaDecodeShape mla_decode_shape(const MlaConfig *cfg, const Pages *pages, int64_t T, float scale);
 
-/* ---- kernels: on the CPU every T * is a float *; on CUDA float * or bf16 * by dtype ---- */
+/* ---- kernels (KERNEL and Real: gpu.h) ---- */
 
 /* What a kernel needs of the config. */
 typedef struct MlaShape {
@@ -138,31 +136,18 @@ typedef struct MlaShape {
 } MlaShape;
 
 /* k [rows, H, nope + rope] = [k_nope of kv [rows, H, nope + v] | k_rope [rows, rope]] */
-void mla_keys_cpu(float *k, const float *kv, const float *k_rope, int64_t rows, MlaShape shape);
+KERNEL(mla_keys, Real *k, const Real *kv, const Real *k_rope, int64_t rows, MlaShape shape);
 /* The way back: dkv's nope part = or += dk's; dk_rope = or += sum over heads, in order. The v part
  * of dkv is not touched. */
-void mla_keys_backward_cpu(float *dkv, int add_kv, float *dk_rope, int add_rope, const float *dk,
-                           int64_t rows, MlaShape shape);
+KERNEL(mla_keys_backward, Real *dkv, int add_kv, Real *dk_rope, int add_rope, const Real *dk,
+       int64_t rows, MlaShape shape);
 /* q_absorbed [rows, H, kv_lora_rank + rope] = [q_nope W_uk | q_rope];   q [rows, H, nope + rope],
  * kv_b [H, nope + v, kv_lora_rank] */
-void mla_absorb_query_cpu(float *q_absorbed, const float *q, const float *kv_b, int64_t rows,
-                          MlaShape shape);
+KERNEL(mla_absorb_query, Real *q_absorbed, const Real *q, const Real *kv_b, int64_t rows,
+       MlaShape shape);
 /* o [rows, H, v] = o_latent [rows, H, kv_lora_rank] W_uv^T */
-void mla_absorb_output_cpu(float *o, const float *o_latent, const float *kv_b, int64_t rows,
-                           MlaShape shape);
+KERNEL(mla_absorb_output, Real *o, const Real *o_latent, const Real *kv_b, int64_t rows,
+       MlaShape shape);
 
-#ifdef WITH_CUDA
-void mla_keys_cuda(Gpu *gpu, DType dtype, void *k, const void *kv, const void *k_rope, int64_t rows,
-                   MlaShape shape);
-void mla_keys_backward_cuda(Gpu *gpu, DType dtype, void *dkv, int add_kv, void *dk_rope,
-                            int add_rope, const void *dk, int64_t rows, MlaShape shape);
-void mla_absorb_query_cuda(Gpu *gpu, DType dtype, void *q_absorbed, const void *q, const void *kv_b,
-                           int64_t rows, MlaShape shape);
-void mla_absorb_output_cuda(Gpu *gpu, DType dtype, void *o, const void *o_latent, const void *kv_b,
-                            int64_t rows, MlaShape shape);
-#endif
-
-#ifdef __cplusplus
-}
-#endif
+__END_DECLS
 #endif

@@ -21,9 +21,7 @@
 
 #include "04_mla/latent_cache.h"
 
-#ifdef __cplusplus
-extern "C" {
-#endif
+__BEGIN_DECLS
 
 /* The widest row: kv_lora_rank + rope_dim. DeepSeek's are 576; registers and stack hold this. */
 enum { MLA_DECODE_MAX_WIDTH = 1024 };
@@ -52,7 +50,7 @@ double mla_decode_flop(MlaDecodeShape shape, int length);
 double mla_decode_bytes(MlaDecodeShape shape, int length, DType dtype);
 
 /*
- * ---- kernels: on the CPU every T * is a float *; on CUDA float * or bf16 * by dtype ----
+ * ---- kernels (KERNEL and Real: gpu.h) ----
  *
  * q [B, q_len, H, kv_lora_rank + rope_dim], o [B, q_len, H, kv_lora_rank],
  * latent [pages, PAGE_TOKENS, kv_lora_rank + rope_dim], block_table I32 [B, max_pages],
@@ -66,17 +64,12 @@ void mla_decode_reference_cpu(float *o, float *scratch, const float *q, const fl
 
 /* In use: pieces of a sequence side by side, a page a time as two matrix products, joined by the
  * online softmax of chapter 02. The result does not depend on the number of threads. */
-void mla_decode_cpu(float *o, float *scratch, const float *q, const float *latent,
-                    const int32_t *block_table, const int32_t *lengths, MlaDecodeShape shape);
-
-#ifdef WITH_CUDA
-/* In use: picks the fastest rung below that takes this dtype, these sizes and this GPU. */
-void mla_decode_cuda(Gpu *gpu, DType dtype, void *o, float *scratch, const void *q,
-                     const void *latent, const int32_t *block_table, const int32_t *lengths,
-                     MlaDecodeShape shape);
+KERNEL(mla_decode, Real *o, float *scratch, const Real *q, const Real *latent,
+       const int32_t *block_table, const int32_t *lengths, MlaDecodeShape shape);
 
 /*
- * The ladder, from the plain one up. The first three take every dtype, size and GPU (naive: up to
+ * CUDA's ladder, from the plain one up; mla_decode_cuda picks the fastest rung that takes this
+ * dtype, these sizes and this GPU. The first three take every dtype, size and GPU (naive: up to
  * 65,535 rows, q_len x heads); for the others *_supports() says whether they do.
  *   naive    scores, softmax and weighted sum, each a kernel; the latent is read twice per head.
  *            Its scratch holds all scores: mla_decode_naive_scratch()
@@ -87,36 +80,18 @@ void mla_decode_cuda(Gpu *gpu, DType dtype, void *o, float *scratch, const void 
  *            all of them. BF16
  *   hopper   TMA and wgmma, BF16, kv_lora_rank 512 and rope_dim 64
  */
-void mla_decode_naive_cuda(Gpu *gpu, DType dtype, void *o, float *scratch, const void *q,
-                           const void *latent, const int32_t *block_table, const int32_t *lengths,
-                           MlaDecodeShape shape);
-void mla_decode_online_cuda(Gpu *gpu, DType dtype, void *o, float *scratch, const void *q,
-                            const void *latent, const int32_t *block_table, const int32_t *lengths,
-                            MlaDecodeShape shape);
-void mla_decode_split_cuda(Gpu *gpu, DType dtype, void *o, float *scratch, const void *q,
-                           const void *latent, const int32_t *block_table, const int32_t *lengths,
-                           MlaDecodeShape shape);
-void mla_decode_mma_cuda(Gpu *gpu, DType dtype, void *o, float *scratch, const void *q,
-                         const void *latent, const int32_t *block_table, const int32_t *lengths,
-                         MlaDecodeShape shape);
-void mla_decode_hopper_cuda(Gpu *gpu, DType dtype, void *o, float *scratch, const void *q,
-                            const void *latent, const int32_t *block_table, const int32_t *lengths,
-                            MlaDecodeShape shape);
+__typeof__(mla_decode_cuda) mla_decode_naive_cuda, mla_decode_online_cuda, mla_decode_split_cuda,
+    mla_decode_mma_cuda, mla_decode_hopper_cuda;
 int mla_decode_mma_supports(const Gpu *gpu, DType dtype, MlaDecodeShape shape);
 int mla_decode_hopper_supports(const Gpu *gpu, DType dtype, MlaDecodeShape shape);
-#endif
 
 /* Bytes of scratch: enough for the kernel in use, on either device, and on CUDA for every rung but
  * the naive one. */
 size_t mla_decode_scratch_cpu(MlaDecodeShape shape);
-#ifdef WITH_CUDA
 size_t mla_decode_scratch_cuda(Gpu *gpu, DType dtype, MlaDecodeShape shape);
 /* What single rungs need. */
 size_t mla_decode_naive_scratch(MlaDecodeShape shape);
 size_t mla_decode_hopper_scratch(Gpu *gpu, MlaDecodeShape shape);
-#endif
 
-#ifdef __cplusplus
-}
-#endif
+__END_DECLS
 #endif

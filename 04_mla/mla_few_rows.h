@@ -20,9 +20,7 @@
 
 #include "04_mla/mla.h"
 
-#ifdef __cplusplus
-extern "C" {
-#endif
+__BEGIN_DECLS
 
 /*
  * Can these kernels take it? On the GPU, recording off, a cache, few rows, sizes that are multiples
@@ -40,7 +38,6 @@ Tensor *mla_few_rows_forward(Context *ctx, Tensor *x, const Tensor *norm, float 
 
 /* ---- kernels ---- */
 
-#ifdef WITH_CUDA
 typedef struct MlaFewRows {
     MlaShape shape;
     int batch, tokens, q_lora_rank; /* rows = batch * tokens */
@@ -66,9 +63,6 @@ int mla_few_rows_query_supports(const Gpu *gpu, DType dtype, const MlaFewRows *m
  * o_latent [rows, H, kv_lora_rank]. */
 void mla_few_rows_attention_cuda(Gpu *gpu, DType dtype, const MlaFewRows *m, void *o_latent,
                                  float *scratch, MlaDecodeShape shape);
-#endif
 
-#ifdef __cplusplus
-}
-#endif
+__END_DECLS
 #endif

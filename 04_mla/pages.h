@@ -25,9 +25,7 @@
 
 #include "common/core/context.h"
 
-#ifdef __cplusplus
-extern "C" {
-#endif
+__BEGIN_DECLS
 
 enum { PAGE_TOKENS = 64 }; /* one TMA box on Hopper */
 
@@ -117,13 +115,7 @@ int pages_longest(const Pages *pages);
 /* ---- kernel ---- */
 
 /* lengths[b] += tokens - back[b]; back may be NULL: zeros */
-void pages_move_cpu(int32_t *lengths, int32_t tokens, const int32_t *back, int64_t batch);
-#ifdef WITH_CUDA
-void pages_move_cuda(Gpu *gpu, DType dtype, int32_t *lengths, int32_t tokens, const int32_t *back,
-                     int64_t batch);
-#endif
+KERNEL(pages_move, int32_t *lengths, int32_t tokens, const int32_t *back, int64_t batch);
 
-#ifdef __cplusplus
-}
-#endif
+__END_DECLS
 #endif

@@ -20,9 +20,7 @@
 
 #include "common/core/context.h"
 
-#ifdef __cplusplus
-extern "C" {
-#endif
+__BEGIN_DECLS
 
 typedef struct Position Position;
 
@@ -57,14 +55,8 @@ Tensor *positions_from(Context *ctx, int64_t B, int64_t T, int first);
 int position_room(const Position *position, int64_t first, int64_t tokens, Error *err);
 
 /* positions[b, t] = first[b] + offset + t; first I32 [B], or NULL: zeros */
-void positions_fill_cpu(int32_t *positions, const int32_t *first, int offset, int64_t batch,
-                        int64_t tokens);
-#ifdef WITH_CUDA
-void positions_fill_cuda(Gpu *gpu, DType dtype, int32_t *positions, const int32_t *first,
-                         int offset, int64_t batch, int64_t tokens);
-#endif
+KERNEL(positions_fill, int32_t *positions, const int32_t *first, int offset, int64_t batch,
+       int64_t tokens);
 
-#ifdef __cplusplus
-}
-#endif
+__END_DECLS
 #endif

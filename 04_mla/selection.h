@@ -28,9 +28,7 @@
 #include "02_causal/causal.h"
 #include "04_mla/mla_decode.h"
 
-#ifdef __cplusplus
-extern "C" {
-#endif
+__BEGIN_DECLS
 
 typedef struct Selection Selection;
 
@@ -43,7 +41,7 @@ struct Selection {
     Tensor *(*select)(Context *ctx, const Selection *self, Tensor *x, Tensor *c_q, Pages *pages);
 };
 
-/* ---- kernels: on the CPU every T * is a float *; on CUDA float * or bf16 * by dtype ---- */
+/* ---- kernels (KERNEL and Real: gpu.h) ---- */
 
 /* Attention as causal.h has it, with a mask. qk_dim, v_dim: at most MLA_DECODE_MAX_WIDTH. */
 typedef struct SelectedShape {
@@ -71,28 +69,14 @@ PAGES_INLINE int64_t selected_at(const SelectedShape *s, HeadStrides strides, in
 
 /* mask [B, q_len, kv_len]: 1 where a query selected a key that it may see, else 0.
  * selected I32 [B, q_len, count]. */
-void selected_mask_cpu(uint8_t *mask, const int32_t *selected, SelectedShape shape);
+KERNEL(selected_mask, uint8_t *mask, const int32_t *selected, SelectedShape shape);
 /* lse [B, H, q_len], natural log; may be NULL. */
-void selected_forward_cpu(float *o, float *lse, const float *q, const float *k, const float *v,
-                          const uint8_t *mask, SelectedShape shape);
+KERNEL(selected_forward, Real *o, float *lse, const Real *q, const Real *k, const Real *v,
+       const uint8_t *mask, SelectedShape shape);
 /* Not for pages. NULL gradients are not computed; they have the strides of their tensors. */
-void selected_backward_cpu(float *dq, int add_q, float *dk, int add_k, float *dv, int add_v,
-                           const float *d_o, const float *q, const float *k, const float *v,
-                           const float *o, const float *lse, const uint8_t *mask,
-                           SelectedShape shape);
+KERNEL(selected_backward, Real *dq, int add_q, Real *dk, int add_k, Real *dv, int add_v,
+       const Real *d_o, const Real *q, const Real *k, const Real *v, const Real *o,
+       const float *lse, const uint8_t *mask, SelectedShape shape);
 
-#ifdef WITH_CUDA
-void selected_mask_cuda(Gpu *gpu, DType dtype, uint8_t *mask, const int32_t *selected,
-                        SelectedShape shape);
-void selected_forward_cuda(Gpu *gpu, DType dtype, void *o, float *lse, const void *q, const void *k,
-                           const void *v, const uint8_t *mask, SelectedShape shape);
-void selected_backward_cuda(Gpu *gpu, DType dtype, void *dq, int add_q, void *dk, int add_k,
-                            void *dv, int add_v, const void *d_o, const void *q, const void *k,
-                            const void *v, const void *o, const float *lse, const uint8_t *mask,
-                            SelectedShape shape);
-#endif
-
-#ifdef __cplusplus
-}
-#endif
+__END_DECLS
 #endif

@@ -27,9 +27,7 @@
 
 #include "common/core/context.h"
 
-#ifdef __cplusplus
-extern "C" {
-#endif
+__BEGIN_DECLS
 
 /* scores F32 [N, E], indices I32 [N, K]; N is a multiple of sequences -> F32 [1] */
 Tensor *balance_loss(Context *ctx, Tensor *scores, const Tensor *indices, int64_t sequences,
@@ -75,59 +73,30 @@ BalanceMeasures balance_measure(const int32_t *counts, int experts, int64_t kept
  * sequence are summed in order.
  */
 #define BALANCE_SUM_EPS 1e-20f
-void balance_loss_forward_cpu(float *loss, float *f, float *p, float *sums, const float *scores,
-                              const int32_t *indices, int64_t sequences, int64_t length,
-                              int experts, int top_k, float alpha);
+KERNEL(balance_loss_forward, float *loss, float *f, float *p, float *sums, const float *scores,
+       const int32_t *indices, int64_t sequences, int64_t length, int experts, int top_k,
+       float alpha);
 /* ds_e = (f_e - sum_i f_i s_i / S) / (S T) * dloss     with S = sums[n], f of its sequence */
-void balance_loss_backward_cpu(float *dscores, int add, const float *dloss, const float *f,
-                               const float *sums, const float *scores, int64_t sequences,
-                               int64_t length, int experts);
+KERNEL(balance_loss_backward, float *dscores, int add, const float *dloss, const float *f,
+       const float *sums, const float *scores, int64_t sequences, int64_t length, int experts);
 /* lse [N]: logsumexp of each row; loss = beta mean(lse^2) */
-void balance_z_forward_cpu(float *loss, float *lse, const float *logits, int64_t tokens,
-                           int experts, float beta);
+KERNEL(balance_z_forward, float *loss, float *lse, const float *logits, int64_t tokens, int experts,
+       float beta);
 /* dz_e = 2 beta / N lse softmax(z)_e dloss */
-void balance_z_backward_cpu(float *dlogits, int add, const float *dloss, const float *lse,
-                            const float *logits, int64_t tokens, int experts, float beta);
+KERNEL(balance_z_backward, float *dlogits, int add, const float *dloss, const float *lse,
+       const float *logits, int64_t tokens, int experts, float beta);
 /* importance [E]: sums over slots in order */
-void balance_importance_forward_cpu(float *importance, const float *weights, const int32_t *indices,
-                                    int64_t slots, int experts);
-void balance_importance_backward_cpu(float *dweights, int add, const float *dimportance,
-                                     const int32_t *indices, int64_t slots);
-void balance_variation_forward_cpu(float *loss, const float *v, int experts, float alpha);
+KERNEL(balance_importance_forward, float *importance, const float *weights, const int32_t *indices,
+       int64_t slots, int experts);
+KERNEL(balance_importance_backward, float *dweights, int add, const float *dimportance,
+       const int32_t *indices, int64_t slots);
+KERNEL(balance_variation_forward, float *loss, const float *v, int experts, float alpha);
 /* With m = mean, q = mean of squares, L = alpha (q / m^2 - 1):
  *     dL/dv_e = alpha 2 / (E m^2) (v_e - q / m) */
-void balance_variation_backward_cpu(float *dv, int add, const float *dloss, const float *v,
-                                    int experts, float alpha);
-void balance_count_cpu(int32_t *load, const int32_t *counts, int experts);
-void balance_update_bias_cpu(float *bias, int32_t *load, int experts, float gamma);
+KERNEL(balance_variation_backward, float *dv, int add, const float *dloss, const float *v,
+       int experts, float alpha);
+KERNEL(balance_count, int32_t *load, const int32_t *counts, int experts);
+KERNEL(balance_update_bias, float *bias, int32_t *load, int experts, float gamma);
 
-#ifdef WITH_CUDA
-void balance_loss_forward_cuda(Gpu *gpu, DType dtype, float *loss, float *f, float *p, float *sums,
-                               const float *scores, const int32_t *indices, int64_t sequences,
-                               int64_t length, int experts, int top_k, float alpha);
-void balance_loss_backward_cuda(Gpu *gpu, DType dtype, float *dscores, int add, const float *dloss,
-                                const float *f, const float *sums, const float *scores,
-                                int64_t sequences, int64_t length, int experts);
-void balance_z_forward_cuda(Gpu *gpu, DType dtype, float *loss, float *lse, const float *logits,
-                            int64_t tokens, int experts, float beta);
-void balance_z_backward_cuda(Gpu *gpu, DType dtype, float *dlogits, int add, const float *dloss,
-                             const float *lse, const float *logits, int64_t tokens, int experts,
-                             float beta);
-void balance_importance_forward_cuda(Gpu *gpu, DType dtype, float *importance, const float *weights,
-                                     const int32_t *indices, int64_t slots, int experts);
-void balance_importance_backward_cuda(Gpu *gpu, DType dtype, float *dweights, int add,
-                                      const float *dimportance, const int32_t *indices,
-                                      int64_t slots);
-void balance_variation_forward_cuda(Gpu *gpu, DType dtype, float *loss, const float *v, int experts,
-                                    float alpha);
-void balance_variation_backward_cuda(Gpu *gpu, DType dtype, float *dv, int add, const float *dloss,
-                                     const float *v, int experts, float alpha);
-void balance_count_cuda(Gpu *gpu, DType dtype, int32_t *load, const int32_t *counts, int experts);
-void balance_update_bias_cuda(Gpu *gpu, DType dtype, float *bias, int32_t *load, int experts,
-                              float gamma);
-#endif
-
-#ifdef __cplusplus
-}
-#endif
+__END_DECLS
 #endif

@@ -25,9 +25,7 @@
 
 #include "common/core/context.h"
 
-#ifdef __cplusplus
-extern "C" {
-#endif
+__BEGIN_DECLS
 
 typedef struct Dispatch {
     int64_t tokens, rows; /* N, N * K */
@@ -54,7 +52,7 @@ Tensor *dispatch_permute(Context *ctx, Tensor *x, const Dispatch *plan);
 Tensor *dispatch_combine(Context *ctx, Tensor *base, Tensor *yp, Tensor *weights,
                          const Dispatch *plan);
 
-/* ---- kernels: on the CPU every T * is a float *; on CUDA float * or bf16 * by dtype ---- */
+/* ---- kernels (KERNEL and Real: gpu.h) ---- */
 
 /* Slots in a piece of the counting sort; pieces are counted on their own, then placed. */
 enum { DISPATCH_PIECE = 1024 };
@@ -63,44 +61,22 @@ enum { DISPATCH_PIECE = 1024 };
 int64_t dispatch_scratch_ints(int64_t slots, int experts);
 
 /* The plan of indices [slots]. An index out of range stops the program (on the CPU). */
-void dispatch_plan_cpu(int32_t *counts, int32_t *offsets, int32_t *row_of_slot,
-                       int32_t *slot_of_row, int32_t *scratch, const int32_t *indices,
-                       int64_t slots, int experts, int64_t capacity);
+KERNEL(dispatch_plan, int32_t *counts, int32_t *offsets, int32_t *row_of_slot, int32_t *slot_of_row,
+       int32_t *scratch, const int32_t *indices, int64_t slots, int experts, int64_t capacity);
 /* xp [N K, d] = x [N, d]; one pass over x: each token is read once and written top_k times */
-void dispatch_permute_cpu(float *xp, const float *x, const int32_t *row_of_slot, int64_t tokens,
-                          int top_k, int64_t d);
+KERNEL(dispatch_permute, Real *xp, const Real *x, const int32_t *row_of_slot, int64_t tokens,
+       int top_k, int64_t d);
 /* dx = or += */
-void dispatch_permute_backward_cpu(float *dx, int add, const float *dxp, const int32_t *row_of_slot,
-                                   int64_t tokens, int top_k, int64_t d);
+KERNEL(dispatch_permute_backward, Real *dx, int add, const Real *dxp, const int32_t *row_of_slot,
+       int64_t tokens, int top_k, int64_t d);
 /* base NULL: nothing */
-void dispatch_combine_cpu(float *y, const float *base, const float *yp, const float *weights,
-                          const int32_t *row_of_slot, int64_t tokens, int top_k, int64_t d);
+KERNEL(dispatch_combine, Real *y, const Real *base, const Real *yp, const float *weights,
+       const int32_t *row_of_slot, int64_t tokens, int top_k, int64_t d);
 /* dyp = or +=, dweights [N, K] = or +=; either may be NULL. Rows that hold no token are not
  * written. */
-void dispatch_combine_backward_cpu(float *dyp, int add_yp, float *dweights, int add_w,
-                                   const float *dy, const float *yp, const float *weights,
-                                   const int32_t *row_of_slot, int64_t tokens, int top_k,
-                                   int64_t d);
+KERNEL(dispatch_combine_backward, Real *dyp, int add_yp, float *dweights, int add_w, const Real *dy,
+       const Real *yp, const float *weights, const int32_t *row_of_slot, int64_t tokens, int top_k,
+       int64_t d);
 
-#ifdef WITH_CUDA
-void dispatch_plan_cuda(Gpu *gpu, DType dtype, int32_t *counts, int32_t *offsets,
-                        int32_t *row_of_slot, int32_t *slot_of_row, int32_t *scratch,
-                        const int32_t *indices, int64_t slots, int experts, int64_t capacity);
-void dispatch_permute_cuda(Gpu *gpu, DType dtype, void *xp, const void *x,
-                           const int32_t *row_of_slot, int64_t tokens, int top_k, int64_t d);
-void dispatch_permute_backward_cuda(Gpu *gpu, DType dtype, void *dx, int add, const void *dxp,
-                                    const int32_t *row_of_slot, int64_t tokens, int top_k,
-                                    int64_t d);
-void dispatch_combine_cuda(Gpu *gpu, DType dtype, void *y, const void *base, const void *yp,
-                           const float *weights, const int32_t *row_of_slot, int64_t tokens,
-                           int top_k, int64_t d);
-void dispatch_combine_backward_cuda(Gpu *gpu, DType dtype, void *dyp, int add_yp, float *dweights,
-                                    int add_w, const void *dy, const void *yp, const float *weights,
-                                    const int32_t *row_of_slot, int64_t tokens, int top_k,
-                                    int64_t d);
-#endif
-
-#ifdef __cplusplus
-}
-#endif
+__END_DECLS
 #endif

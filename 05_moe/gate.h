@@ -17,10 +17,6 @@
 
 #include "common/core/context.h"
 
-#ifdef __cplusplus
-extern "C" {
-#endif
-
 /* x [N, hidden] of ctx's dtype, weight [E, hidden] -> F32 [N, E] */
 Tensor *gate_linear(Context *ctx, Tensor *x, Tensor *weight);
 
@@ -38,7 +34,4 @@ Tensor *gate_cosine(Context *ctx, Tensor *x, Tensor *centroids, float temperatur
  */
 Tensor *gate_noisy_load(Context *ctx, Tensor *clean, Tensor *raw, Tensor *noisy, int top_k);
 
-#ifdef __cplusplus
-}
-#endif
 #endif

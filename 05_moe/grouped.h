@@ -15,9 +15,7 @@
 
 #include "common/core/context.h"
 
-#ifdef __cplusplus
-extern "C" {
-#endif
+__BEGIN_DECLS
 
 /* x [R, in], w [E, out, in], offsets I32 [E + 1] on ctx's device -> [R, out], on the tape */
 Tensor *grouped_linear(Context *ctx, Tensor *x, Tensor *w, const Tensor *offsets);
@@ -32,7 +30,7 @@ typedef struct GroupedShape {
     int experts;
 } GroupedShape;
 
-/* ---- kernels: on the CPU every T * is a float *; on CUDA float * or bf16 * by dtype ---- */
+/* ---- kernels (KERNEL and Real: gpu.h) ---- */
 
 /* The definition, in double precision, expert by expert: y = x W^T, and both gradients,
  * overwritten. Rows past offsets[E]: those of y stay, those of dx become zero. */
@@ -41,40 +39,21 @@ void grouped_reference_cpu(float *y, const float *x, const float *w, const int32
 void grouped_backward_reference_cpu(float *dx, float *dw, const float *dy, const float *x,
                                     const float *w, const int32_t *offsets, GroupedShape shape);
 /* y = x W^T, expert by expert */
-void grouped_forward_cpu(float *y, const float *x, const float *w, const int32_t *offsets,
-                         GroupedShape shape);
+KERNEL(grouped_forward, Real *y, const Real *x, const Real *w, const int32_t *offsets,
+       GroupedShape shape);
 /* dx = (or +=) dy W, expert by expert; rows past offsets[E] become zero when overwriting */
-void grouped_backward_input_cpu(float *dx, int add, const float *dy, const float *w,
-                                const int32_t *offsets, GroupedShape shape);
+KERNEL(grouped_backward_input, Real *dx, int add, const Real *dy, const Real *w,
+       const int32_t *offsets, GroupedShape shape);
 /* grouped_swiglu's way back to x: dx = (or +=) dg W_gate + du W_up, dg and du [R, out] */
-void grouped_swiglu_backward_input_cpu(float *dx, int add, const float *dg, const float *gate,
-                                       const float *du, const float *up, const int32_t *offsets,
-                                       GroupedShape shape);
+KERNEL(grouped_swiglu_backward_input, Real *dx, int add, const Real *dg, const Real *gate,
+       const Real *du, const Real *up, const int32_t *offsets, GroupedShape shape);
 /* dw_e = (or +=) dy_e^T x_e, F32; zero for an expert without rows when overwriting */
-void grouped_backward_weight_cpu(float *dw, int add, const float *dy, const float *x,
-                                 const int32_t *offsets, GroupedShape shape);
+KERNEL(grouped_backward_weight, float *dw, int add, const Real *dy, const Real *x,
+       const int32_t *offsets, GroupedShape shape);
 /* h [R, out] = silu(g) * u, g = x W_gate^T, u = x W_up^T; g and u [R, out] are kept for backward;
  * NULL when there will be none, but the CPU needs u to work in */
-void grouped_swiglu_forward_cpu(float *h, float *g, float *u, const float *x, const float *gate,
-                                const float *up, const int32_t *offsets, GroupedShape shape);
+KERNEL(grouped_swiglu_forward, Real *h, Real *g, Real *u, const Real *x, const Real *gate,
+       const Real *up, const int32_t *offsets, GroupedShape shape);
 
-#ifdef WITH_CUDA
-/* In use: pick the fastest rung that takes this dtype, these sizes and this GPU. */
-void grouped_forward_cuda(Gpu *gpu, DType dtype, void *y, const void *x, const void *w,
-                          const int32_t *offsets, GroupedShape shape);
-void grouped_backward_input_cuda(Gpu *gpu, DType dtype, void *dx, int add, const void *dy,
-                                 const void *w, const int32_t *offsets, GroupedShape shape);
-void grouped_swiglu_backward_input_cuda(Gpu *gpu, DType dtype, void *dx, int add, const void *dg,
-                                        const void *gate, const void *du, const void *up,
-                                        const int32_t *offsets, GroupedShape shape);
-void grouped_backward_weight_cuda(Gpu *gpu, DType dtype, float *dw, int add, const void *dy,
-                                  const void *x, const int32_t *offsets, GroupedShape shape);
-void grouped_swiglu_forward_cuda(Gpu *gpu, DType dtype, void *h, void *g, void *u, const void *x,
-                                 const void *gate, const void *up, const int32_t *offsets,
-                                 GroupedShape shape);
-#endif
-
-#ifdef __cplusplus
-}
-#endif
+__END_DECLS
 #endif

@@ -17,10 +17,7 @@
 
 #include "05_moe/grouped.h"
 
-#ifdef WITH_CUDA
-#ifdef __cplusplus
-extern "C" {
-#endif
+__BEGIN_DECLS
 
 /* x [tokens, in] in the tokens' own order, token_of_row I32 [R] on the device; gathered is scratch
  * [R, in]. */
@@ -28,53 +25,21 @@ void grouped_forward_gather_cuda(Gpu *gpu, DType dtype, void *y, void *gathered,
                                  const int32_t *token_of_row, const void *w,
                                  const int32_t *host_offsets, GroupedShape shape);
 
-void grouped_forward_blas_cuda(Gpu *gpu, DType dtype, void *y, const void *x, const void *w,
-                               const int32_t *host_offsets, GroupedShape shape);
-void grouped_backward_input_blas_cuda(Gpu *gpu, DType dtype, void *dx, int add, const void *dy,
-                                      const void *w, const int32_t *host_offsets,
-                                      GroupedShape shape);
-void grouped_backward_weight_blas_cuda(Gpu *gpu, DType dtype, float *dw, int add, const void *dy,
-                                       const void *x, const int32_t *host_offsets,
-                                       GroupedShape shape);
-
-void grouped_forward_plain_cuda(Gpu *gpu, DType dtype, void *y, const void *x, const void *w,
-                                const int32_t *offsets, GroupedShape shape);
-void grouped_backward_input_plain_cuda(Gpu *gpu, DType dtype, void *dx, int add, const void *dy,
-                                       const void *w, const int32_t *offsets, GroupedShape shape);
-void grouped_backward_weight_plain_cuda(Gpu *gpu, DType dtype, float *dw, int add, const void *dy,
-                                        const void *x, const int32_t *offsets, GroupedShape shape);
-void grouped_swiglu_forward_plain_cuda(Gpu *gpu, DType dtype, void *h, void *g, void *u,
-                                       const void *x, const void *gate, const void *up,
-                                       const int32_t *offsets, GroupedShape shape);
+/* blas: in place of offsets, host_offsets. */
+__typeof__(grouped_forward_cuda) grouped_forward_blas_cuda, grouped_forward_plain_cuda,
+    grouped_forward_mma_cuda, grouped_forward_hopper_cuda;
+__typeof__(grouped_backward_input_cuda) grouped_backward_input_blas_cuda,
+    grouped_backward_input_plain_cuda, grouped_backward_input_mma_cuda,
+    grouped_backward_input_hopper_cuda;
+__typeof__(grouped_backward_weight_cuda) grouped_backward_weight_blas_cuda,
+    grouped_backward_weight_plain_cuda, grouped_backward_weight_mma_cuda,
+    grouped_backward_weight_hopper_cuda;
+__typeof__(grouped_swiglu_forward_cuda) grouped_swiglu_forward_plain_cuda,
+    grouped_swiglu_forward_mma_cuda, grouped_swiglu_forward_hopper_cuda;
+__typeof__(grouped_swiglu_backward_input_cuda) grouped_swiglu_backward_input_hopper_cuda;
 
 int grouped_mma_available(Gpu *gpu, DType dtype, GroupedShape shape);
-void grouped_forward_mma_cuda(Gpu *gpu, DType dtype, void *y, const void *x, const void *w,
-                              const int32_t *offsets, GroupedShape shape);
-void grouped_backward_input_mma_cuda(Gpu *gpu, DType dtype, void *dx, int add, const void *dy,
-                                     const void *w, const int32_t *offsets, GroupedShape shape);
-void grouped_backward_weight_mma_cuda(Gpu *gpu, DType dtype, float *dw, int add, const void *dy,
-                                      const void *x, const int32_t *offsets, GroupedShape shape);
-void grouped_swiglu_forward_mma_cuda(Gpu *gpu, DType dtype, void *h, void *g, void *u,
-                                     const void *x, const void *gate, const void *up,
-                                     const int32_t *offsets, GroupedShape shape);
-
 int grouped_hopper_available(Gpu *gpu, DType dtype, GroupedShape shape);
-void grouped_forward_hopper_cuda(Gpu *gpu, DType dtype, void *y, const void *x, const void *w,
-                                 const int32_t *offsets, GroupedShape shape);
-void grouped_backward_input_hopper_cuda(Gpu *gpu, DType dtype, void *dx, int add, const void *dy,
-                                        const void *w, const int32_t *offsets, GroupedShape shape);
-void grouped_swiglu_backward_input_hopper_cuda(Gpu *gpu, DType dtype, void *dx, int add,
-                                               const void *dg, const void *gate, const void *du,
-                                               const void *up, const int32_t *offsets,
-                                               GroupedShape shape);
-void grouped_backward_weight_hopper_cuda(Gpu *gpu, DType dtype, float *dw, int add, const void *dy,
-                                         const void *x, const int32_t *offsets, GroupedShape shape);
-void grouped_swiglu_forward_hopper_cuda(Gpu *gpu, DType dtype, void *h, void *g, void *u,
-                                        const void *x, const void *gate, const void *up,
-                                        const int32_t *offsets, GroupedShape shape);
 
-#ifdef __cplusplus
-}
-#endif
-#endif
+__END_DECLS
 #endif

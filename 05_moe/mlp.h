@@ -10,9 +10,7 @@
 #include "common/core/ops.h"
 #include "common/core/params.h"
 
-#ifdef __cplusplus
-extern "C" {
-#endif
+__BEGIN_DECLS
 
 typedef struct Mlp {
     Tensor *gate_proj, *up_proj; /* [inner, hidden] */
@@ -28,7 +26,5 @@ void mlp_randomize(Params *params, const Mlp *w, float std, float out_std);
 /* x [..., hidden] -> [..., hidden], added to `to` (ops.h); {0}: to nothing */
 Tensor *mlp_forward(Context *ctx, Tensor *x, const Mlp *w, Residual to);
 
-#ifdef __cplusplus
-}
-#endif
+__END_DECLS
 #endif

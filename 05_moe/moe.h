@@ -21,9 +21,7 @@
 #include "05_moe/mlp.h"
 #include "05_moe/router.h"
 
-#ifdef __cplusplus
-extern "C" {
-#endif
+__BEGIN_DECLS
 
 /* Names of Hugging Face's config.json where they exist. */
 typedef struct MoeConfig {
@@ -106,7 +104,5 @@ void moe_rebalance(Context *ctx, const Moe *w, float gamma);
 int64_t moe_parameters(const MoeConfig *cfg);
 int64_t moe_active_parameters(const MoeConfig *cfg);
 
-#ifdef __cplusplus
-}
-#endif
+__END_DECLS
 #endif

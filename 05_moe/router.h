@@ -32,9 +32,7 @@
 #include "common/core/context.h"
 #include "common/core/params.h"
 
-#ifdef __cplusplus
-extern "C" {
-#endif
+__BEGIN_DECLS
 
 typedef enum GateKind { GATE_LINEAR, GATE_NOISY, GATE_CENTROID } GateKind;
 typedef enum ScoringFunc { SCORING_SOFTMAX, SCORING_SIGMOID } ScoringFunc;
@@ -131,33 +129,19 @@ RouteShape route_shape(const RouterConfig *cfg, int64_t tokens);
  * one kernel. bias [E] or NULL. *status = max(*status, INT32_MAX - n) for each token n with a NaN
  * logit (or logits that make NaN scores: +inf, or all -inf); status may be NULL.
  */
-void route_forward_cpu(float *scores, int32_t *indices, float *weights, int32_t *status,
-                       const float *logits, const float *bias, RouteShape shape);
+KERNEL(route_forward, float *scores, int32_t *indices, float *weights, int32_t *status,
+       const float *logits, const float *bias, RouteShape shape);
 /*
  * The weights' derivative. dscores [N, E] = or += dweights [N, K] through gather, division and
  * scaling; overwriting also clears those not chosen.
  *     norm:  w_j = c s_j / S,  S = sum_i s_i:   ds_j = (c dw_j - sum_i dw_i w_i) / S
  *     else:  ds_j = c dw_j
  */
-void route_weights_backward_cpu(float *dscores, int add, const float *dweights,
-                                const float *weights, const float *scores, const int32_t *indices,
-                                RouteShape shape);
+KERNEL(route_weights_backward, float *dscores, int add, const float *dweights, const float *weights,
+       const float *scores, const int32_t *indices, RouteShape shape);
 /* The scores' derivative: softmax dz = s (ds - sum_i ds_i s_i), sigmoid dz = ds s (1 - s). */
-void route_scores_backward_cpu(float *dlogits, int add, const float *dscores, const float *scores,
-                               RouteShape shape);
+KERNEL(route_scores_backward, float *dlogits, int add, const float *dscores, const float *scores,
+       RouteShape shape);
 
-#ifdef WITH_CUDA
-/* All F32 whatever dtype says. */
-void route_forward_cuda(Gpu *gpu, DType dtype, float *scores, int32_t *indices, float *weights,
-                        int32_t *status, const float *logits, const float *bias, RouteShape shape);
-void route_weights_backward_cuda(Gpu *gpu, DType dtype, float *dscores, int add,
-                                 const float *dweights, const float *weights, const float *scores,
-                                 const int32_t *indices, RouteShape shape);
-void route_scores_backward_cuda(Gpu *gpu, DType dtype, float *dlogits, int add,
-                                const float *dscores, const float *scores, RouteShape shape);
-#endif
-
-#ifdef __cplusplus
-}
-#endif
+__END_DECLS
 #endif

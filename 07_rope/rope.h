@@ -25,9 +25,7 @@
 
 #include "04_mla/position.h"
 
-#ifdef __cplusplus
-extern "C" {
-#endif
+__BEGIN_DECLS
 
 typedef enum RopeLayout { ROPE_INTERLEAVED, ROPE_HALVES } RopeLayout;
 typedef enum RopeType { ROPE_DEFAULT, ROPE_LINEAR, ROPE_NTK, ROPE_YARN } RopeType;
@@ -99,7 +97,7 @@ double rope_softmax_factor(const RopeConfig *cfg);
 void rope_layout_rows(float *w, int64_t heads, int64_t head_dim, int64_t dim, int64_t in,
                       RopeLayout from, RopeLayout to);
 
-/* ---- kernels: on the CPU every T * is a float *; on CUDA float * or bf16 * by dtype ---- */
+/* ---- kernels (KERNEL and Real: gpu.h) ---- */
 
 /* One of the two tensors that a pass rotates: data [tokens, heads, head_dim], from `offset` on. */
 typedef struct RopePart {
@@ -108,38 +106,22 @@ typedef struct RopePart {
 } RopePart;
 
 /* inverse: turns back (backward). positions [tokens]; cos, sin [max_position, dim / 2]. */
-void rope_rotate_cpu(RopePart q, RopePart k, const float *cos, const float *sin,
-                     const int32_t *positions, int64_t tokens, int dim, int max_position,
-                     RopeLayout layout, int inverse);
-#ifdef WITH_CUDA
-/* In use: `heads` where sizes and addresses allow it, else `table`. */
-void rope_rotate_cuda(Gpu *gpu, DType dtype, RopePart q, RopePart k, const float *cos,
-                      const float *sin, const int32_t *positions, int64_t tokens, int dim,
-                      int max_position, RopeLayout layout, int inverse);
-
+KERNEL(rope_rotate, RopePart q, RopePart k, const float *cos, const float *sin,
+       const int32_t *positions, int64_t tokens, int dim, int max_position, RopeLayout layout,
+       int inverse);
 /*
- * The ladder. sincos: no table, every thread makes the cos and sin of its pair, for the plain
+ * CUDA's ladder, of which `heads` is in use where sizes and addresses allow it, else `table`.
+ * sincos: no table, every thread makes the cos and sin of its pair, for the plain
  * rotation with base theta. table: they are read. vector: 16 bytes a thread, q and k in one launch.
  * heads: cos and sin stay in registers for several heads of a token.
  */
 void rope_sincos_cuda(Gpu *gpu, DType dtype, RopePart q, RopePart k, double theta,
                       const int32_t *positions, int64_t tokens, int dim, int max_position,
                       RopeLayout layout, int inverse);
-void rope_table_cuda(Gpu *gpu, DType dtype, RopePart q, RopePart k, const float *cos,
-                     const float *sin, const int32_t *positions, int64_t tokens, int dim,
-                     int max_position, RopeLayout layout, int inverse);
-void rope_vector_cuda(Gpu *gpu, DType dtype, RopePart q, RopePart k, const float *cos,
-                      const float *sin, const int32_t *positions, int64_t tokens, int dim,
-                      int max_position, RopeLayout layout, int inverse);
-void rope_heads_cuda(Gpu *gpu, DType dtype, RopePart q, RopePart k, const float *cos,
-                     const float *sin, const int32_t *positions, int64_t tokens, int dim,
-                     int max_position, RopeLayout layout, int inverse);
+__typeof__(rope_rotate_cuda) rope_table_cuda, rope_vector_cuda, rope_heads_cuda;
 /* Can vector and heads do it? Every 16-byte word must begin at a multiple of 16. */
 int rope_vector_supports(DType dtype, RopePart q, RopePart k, const float *cos, const float *sin,
                          int dim, RopeLayout layout);
-#endif
 
-#ifdef __cplusplus
-}
-#endif
+__END_DECLS
 #endif

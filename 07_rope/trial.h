@@ -14,10 +14,6 @@
 #include "common/core/error.h"
 #include "common/core/optimizer.h"
 
-#ifdef __cplusplus
-extern "C" {
-#endif
-
 /* A decoder of latent attention and SwiGLU. Nothing in its weights depends on the length of a text,
  * unlike chapter 03's model with its table of places: the position comes with each run. */
 DecoderConfig trial_config(int vocab, int layers, int intermediate_size, MlaConfig attention);
@@ -46,7 +42,4 @@ int trial_train(Context *ctx, Params *params, const Decoder *model, const CharTe
 double trial_perplexity(Context *ctx, const Decoder *model, const CharText *text,
                         const Position *position, int length, int longest, int windows);
 
-#ifdef __cplusplus
-}
-#endif
 #endif

@@ -134,13 +134,10 @@ DEVICE_TEST(matmul, transposes_agree) {
 }
 
 #ifdef WITH_CUDA
-typedef void (*CudaRung)(Gpu *, DType, void *, const void *, const void *, int64_t, int64_t,
-                         int64_t);
-
 static void check_cuda_rungs(DType dtype) {
     static const struct {
         const char *name;
-        CudaRung run;
+        __typeof__(matmul_naive_cuda) *run;
     } rungs[] = {{"naive", matmul_naive_cuda},
                  {"shared", matmul_shared_cuda},
                  {"registers", matmul_registers_cuda},

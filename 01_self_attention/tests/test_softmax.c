@@ -143,10 +143,9 @@ Test(softmax, gradient_by_finite_differences) {
 }
 
 #ifdef WITH_CUDA
-typedef void (*Rung)(Gpu *, DType, void *, const void *, int64_t, int64_t);
 static const struct {
     const char *name;
-    Rung run;
+    __typeof__(softmax_forward_cuda) *run;
     int64_t most_cols;
 } rungs[] = {{"naive", softmax_naive_cuda, 1 << 30},
              {"warp", softmax_warp_cuda, 1 << 30},

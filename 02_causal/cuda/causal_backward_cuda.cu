@@ -232,8 +232,8 @@ __global__ void delta_kernel(float *delta, const T *d_o, const T *o, AttentionSh
     if (threadIdx.x % 32 == 0) delta[row] = sum;
 }
 
-extern "C" void causal_delta_cuda(Gpu *gpu, DType dtype, float *delta, const void *d_o,
-                                  const void *o, AttentionShape shape) {
+void causal_delta_cuda(Gpu *gpu, DType dtype, float *delta, const void *d_o, const void *o,
+                       AttentionShape shape) {
     int64_t rows = (int64_t)shape.batch * shape.heads * shape.q_len;
     DTYPE_SWITCH(
         dtype, T,
@@ -260,11 +260,10 @@ static void launch_by_dim(Gpu *gpu, const TiledArguments<T> &z) {
         launch<256, KEYS_OWNED>(gpu, z);
 }
 
-extern "C" void causal_backward_tiled_cuda(Gpu *gpu, DType dtype, void *dq, int add_q, void *dk,
-                                           int add_k, void *dv, int add_v, float *scratch,
-                                           const void *d_o, const void *q, const void *k,
-                                           const void *v, const void *o, const float *lse,
-                                           AttentionShape shape) {
+void causal_backward_tiled_cuda(Gpu *gpu, DType dtype, void *dq, int add_q, void *dk, int add_k,
+                                void *dv, int add_v, float *scratch, const void *d_o, const void *q,
+                                const void *k, const void *v, const void *o, const float *lse,
+                                AttentionShape shape) {
     CHECK(shape.qk_dim <= 256 && shape.v_dim <= 256,
           "causal_backward: dimensions %d (q, k) and %d (v), must be at most 256", shape.qk_dim,
           shape.v_dim);
@@ -279,10 +278,9 @@ extern "C" void causal_backward_tiled_cuda(Gpu *gpu, DType dtype, void *dq, int 
     });
 }
 
-extern "C" void causal_backward_cuda(Gpu *gpu, DType dtype, void *dq, int add_q, void *dk,
-                                     int add_k, void *dv, int add_v, float *scratch,
-                                     const void *d_o, const void *q, const void *k, const void *v,
-                                     const void *o, const float *lse, AttentionShape shape) {
+void causal_backward_cuda(Gpu *gpu, DType dtype, void *dq, int add_q, void *dk, int add_k, void *dv,
+                          int add_v, float *scratch, const void *d_o, const void *q, const void *k,
+                          const void *v, const void *o, const float *lse, AttentionShape shape) {
     auto rung = causal_backward_tiled_cuda;
     if (causal_backward_mma_supports(gpu, dtype, dq, dk, dv, d_o, q, k, v, shape))
         rung = causal_backward_mma_cuda;
@@ -293,7 +291,7 @@ extern "C" void causal_backward_cuda(Gpu *gpu, DType dtype, void *dq, int add_q,
 
 /* delta for the lower rungs, dQ in F32 and more for Hopper's. By dtype and dimensions alone:
  * alignment is not known here. */
-extern "C" size_t causal_backward_scratch_cuda(Gpu *gpu, DType dtype, AttentionShape shape) {
+size_t causal_backward_scratch_cuda(Gpu *gpu, DType dtype, AttentionShape shape) {
     size_t delta = (size_t)shape.batch * shape.heads * shape.q_len * sizeof(float);
     bool hopper = causal_backward_hopper_supports(gpu, dtype, NULL, NULL, NULL, NULL, NULL, NULL,
                                                   NULL, NULL, shape);

@@ -366,7 +366,7 @@ static int columns(AttentionShape shape) {
 }
 
 /* One after the other in the scratch: dQ tiles, what S and dP begin with, turns. */
-extern "C" size_t causal_backward_scratch_hopper_cuda(AttentionShape shape) {
+size_t causal_backward_scratch_hopper_cuda(AttentionShape shape) {
     size_t rows = (size_t)shape.batch * shape.heads * padded(shape);
     return rows * (columns(shape) + 2) * sizeof(float) + rows / 64 * 2 * sizeof(int);
 }
@@ -381,10 +381,9 @@ static int map_heads(CUtensorMap *map, const void *data, int dim, int len, int h
                            CU_TENSOR_MAP_SWIZZLE_128B);
 }
 
-extern "C" int causal_backward_hopper_supports(const Gpu *gpu, DType dtype, const void *dq,
-                                               const void *dk, const void *dv, const void *d_o,
-                                               const void *q, const void *k, const void *v,
-                                               const void *o, AttentionShape s) {
+int causal_backward_hopper_supports(const Gpu *gpu, DType dtype, const void *dq, const void *dk,
+                                    const void *dv, const void *d_o, const void *q, const void *k,
+                                    const void *v, const void *o, AttentionShape s) {
     int qk = s.qk_dim, v_dim = s.v_dim, widest = qk > v_dim ? qk : v_dim;
     /* Narrower heads would be mostly padding: mma.sync's are the faster ones. */
     return gpu->compute_capability == 90 && dtype == BF16 && widest > 32 && widest <= 128 &&
@@ -437,11 +436,10 @@ static void launch(Gpu *gpu, const BackwardArguments &a, void *dq, int add_q, vo
                    shape, a.q_padded);
 }
 
-extern "C" void causal_backward_hopper_cuda(Gpu *gpu, DType dtype, void *dq, int add_q, void *dk,
-                                            int add_k, void *dv, int add_v, float *scratch,
-                                            const void *d_o, const void *q, const void *k,
-                                            const void *v, const void *o, const float *lse,
-                                            AttentionShape shape) {
+void causal_backward_hopper_cuda(Gpu *gpu, DType dtype, void *dq, int add_q, void *dk, int add_k,
+                                 void *dv, int add_v, float *scratch, const void *d_o,
+                                 const void *q, const void *k, const void *v, const void *o,
+                                 const float *lse, AttentionShape shape) {
     CHECK(causal_backward_hopper_supports(gpu, dtype, dq, dk, dv, d_o, q, k, v, o, shape),
           "causal_backward_hopper: this GPU, dtype, shape or alignment is not supported");
     int64_t rows = (int64_t)shape.batch * shape.heads * padded(shape);

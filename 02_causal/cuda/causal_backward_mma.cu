@@ -276,10 +276,9 @@ static void launch(Gpu *gpu, const MmaArguments &z) {
     gpu_launch(gpu, kernel, grid, THREADS, bytes, z);
 }
 
-extern "C" int causal_backward_mma_supports(const Gpu *gpu, DType dtype, const void *dq,
-                                            const void *dk, const void *dv, const void *d_o,
-                                            const void *q, const void *k, const void *v,
-                                            AttentionShape s) {
+int causal_backward_mma_supports(const Gpu *gpu, DType dtype, const void *dq, const void *dk,
+                                 const void *dv, const void *d_o, const void *q, const void *k,
+                                 const void *v, AttentionShape s) {
     return gpu->compute_capability >= 80 && dtype == BF16 && s.qk_dim <= 192 && s.v_dim <= 128 &&
            rows_of_16_bytes(q, s.q, s.qk_dim) && rows_of_16_bytes(dq, s.q, s.qk_dim) &&
            rows_of_16_bytes(k, s.k, s.qk_dim) && rows_of_16_bytes(dk, s.k, s.qk_dim) &&
@@ -287,11 +286,10 @@ extern "C" int causal_backward_mma_supports(const Gpu *gpu, DType dtype, const v
            rows_of_16_bytes(d_o, s.o, s.v_dim);
 }
 
-extern "C" void causal_backward_mma_cuda(Gpu *gpu, DType dtype, void *dq, int add_q, void *dk,
-                                         int add_k, void *dv, int add_v, float *scratch,
-                                         const void *d_o, const void *q, const void *k,
-                                         const void *v, const void *o, const float *lse,
-                                         AttentionShape shape) {
+void causal_backward_mma_cuda(Gpu *gpu, DType dtype, void *dq, int add_q, void *dk, int add_k,
+                              void *dv, int add_v, float *scratch, const void *d_o, const void *q,
+                              const void *k, const void *v, const void *o, const float *lse,
+                              AttentionShape shape) {
     CHECK(causal_backward_mma_supports(gpu, dtype, dq, dk, dv, d_o, q, k, v, shape),
           "causal_backward_mma: this GPU, dtype, shape or alignment is not supported");
     causal_delta_cuda(gpu, dtype, scratch, d_o, o, shape);

@@ -106,8 +106,8 @@ static void join(Gpu *gpu, DType dtype, void *o, const float *scratch, const Dec
         gpu_launch(gpu, join_kernel<T>, grid, 128, 0, o, scratch, decode_pieces(s), s.head_dim));
 }
 
-extern "C" void decode_plain_cuda(Gpu *gpu, DType dtype, void *o, float *scratch, const void *q,
-                                  const void *k, const void *v, DecodeShape s) {
+void decode_plain_cuda(Gpu *gpu, DType dtype, void *o, float *scratch, const void *q, const void *k,
+                       const void *v, DecodeShape s) {
     CHECK(s.batch <= 65535 && s.heads <= 65535,
           "decode: %d sequences, %d heads; a grid holds 65535", s.batch, s.heads);
     dim3 grid((unsigned)decode_pieces(s), (unsigned)s.heads, (unsigned)s.batch);
@@ -303,13 +303,13 @@ static void choose_heads(Gpu *gpu, float *scratch, const void *q, const void *k,
         launch_grouped<T, D, 1>(gpu, scratch, q, k, v, s);
 }
 
-extern "C" int decode_grouped_supports(const void *q, const void *k, const void *v, DecodeShape s) {
+int decode_grouped_supports(const void *q, const void *k, const void *v, DecodeShape s) {
     bool aligned = ((uintptr_t)q | (uintptr_t)k | (uintptr_t)v) % 16 == 0;
     return aligned && (s.head_dim == 64 || s.head_dim == 128);
 }
 
-extern "C" void decode_grouped_cuda(Gpu *gpu, DType dtype, void *o, float *scratch, const void *q,
-                                    const void *k, const void *v, DecodeShape s) {
+void decode_grouped_cuda(Gpu *gpu, DType dtype, void *o, float *scratch, const void *q,
+                         const void *k, const void *v, DecodeShape s) {
     CHECK(s.batch <= 65535 && s.heads <= 65535,
           "decode: %d sequences, %d heads; a grid holds 65535", s.batch, s.heads);
     CHECK(decode_grouped_supports(q, k, v, s), "decode: no grouped kernel for head_dim %d",
@@ -321,8 +321,8 @@ extern "C" void decode_grouped_cuda(Gpu *gpu, DType dtype, void *o, float *scrat
     join(gpu, dtype, o, scratch, s);
 }
 
-extern "C" void decode_attention_cuda(Gpu *gpu, DType dtype, void *o, float *scratch, const void *q,
-                                      const void *k, const void *v, DecodeShape s) {
+void decode_attention_cuda(Gpu *gpu, DType dtype, void *o, float *scratch, const void *q,
+                           const void *k, const void *v, DecodeShape s) {
     if (decode_grouped_supports(q, k, v, s))
         decode_grouped_cuda(gpu, dtype, o, scratch, q, k, v, s);
     else

@@ -35,8 +35,8 @@ static void launch(Gpu *gpu, void *to, const void *from, int64_t batch, int64_t 
                to_offset);
 }
 
-extern "C" void kv_append_cuda(Gpu *gpu, DType dtype, void *to, const void *from, int64_t batch,
-                               int64_t tokens, int64_t width, int64_t capacity, int64_t position) {
+void kv_append_cuda(Gpu *gpu, DType dtype, void *to, const void *from, int64_t batch,
+                    int64_t tokens, int64_t width, int64_t capacity, int64_t position) {
     if (batch * tokens * width == 0) return; /* a grid of no blocks is an error */
     int64_t row_bytes = width * (int64_t)dtype_size(dtype);
     bool aligned = row_bytes % sizeof(uint4) == 0 && (uintptr_t)to % sizeof(uint4) == 0 &&

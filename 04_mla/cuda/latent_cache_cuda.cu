@@ -83,18 +83,16 @@ static void copy_rows(Gpu *gpu, DType dtype, bool gather, void *latent, const in
           rope_width * size, max_pages);
 }
 
-extern "C" void latent_append_cuda(Gpu *gpu, DType dtype, void *latent, const int32_t *block_table,
-                                   const int32_t *lengths, const void *c_kv, const void *k_rope,
-                                   int64_t batch, int64_t tokens, int64_t c_width,
-                                   int64_t rope_width, int64_t max_pages) {
+void latent_append_cuda(Gpu *gpu, DType dtype, void *latent, const int32_t *block_table,
+                        const int32_t *lengths, const void *c_kv, const void *k_rope, int64_t batch,
+                        int64_t tokens, int64_t c_width, int64_t rope_width, int64_t max_pages) {
     copy_rows(gpu, dtype, false, latent, block_table, lengths, (void *)c_kv, (void *)k_rope, batch,
               tokens, c_width, rope_width, max_pages);
 }
 
-extern "C" void latent_gather_cuda(Gpu *gpu, DType dtype, void *c_kv, void *k_rope,
-                                   const void *latent, const int32_t *block_table,
-                                   const int32_t *lengths, int64_t batch, int64_t length,
-                                   int64_t c_width, int64_t rope_width, int64_t max_pages) {
+void latent_gather_cuda(Gpu *gpu, DType dtype, void *c_kv, void *k_rope, const void *latent,
+                        const int32_t *block_table, const int32_t *lengths, int64_t batch,
+                        int64_t length, int64_t c_width, int64_t rope_width, int64_t max_pages) {
     copy_rows(gpu, dtype, true, (void *)latent, block_table, lengths, c_kv, k_rope, batch, length,
               c_width, rope_width, max_pages);
 }
@@ -105,8 +103,8 @@ static __global__ void move_kernel(int32_t *lengths, int32_t tokens, const int32
     if (b < batch) lengths[b] += tokens - (back ? back[b] : 0);
 }
 
-extern "C" void pages_move_cuda(Gpu *gpu, DType dtype, int32_t *lengths, int32_t tokens,
-                                const int32_t *back, int64_t batch) {
+void pages_move_cuda(Gpu *gpu, DType dtype, int32_t *lengths, int32_t tokens, const int32_t *back,
+                     int64_t batch) {
     (void)dtype; /* lengths are I32 whatever the rows are */
     gpu_launch(gpu, move_kernel, ceil_div(batch, 256), 256, 0, lengths, tokens, back, batch);
 }

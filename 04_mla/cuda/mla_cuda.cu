@@ -52,8 +52,8 @@ static unsigned blocks_for(int64_t rows, MlaShape s, int pack) {
     return (unsigned)ceil_div(rows * ((s.nope + s.rope) / pack), THREADS);
 }
 
-extern "C" void mla_keys_cuda(Gpu *gpu, DType dtype, void *k, const void *kv, const void *k_rope,
-                              int64_t rows, MlaShape s) {
+void mla_keys_cuda(Gpu *gpu, DType dtype, void *k, const void *kv, const void *k_rope, int64_t rows,
+                   MlaShape s) {
     if (rows == 0) return;
     bool packs = packs_fit(dtype, s, k, kv, k_rope);
     DTYPE_SWITCH(dtype, T, {
@@ -108,8 +108,8 @@ __global__ void keys_backward_kernel(T *dkv, int add_kv, T *dk_rope, int add_rop
         for (int j = 0; j < N; j++) to->v[j] = from_float<T>(sum[j]);
 }
 
-extern "C" void mla_keys_backward_cuda(Gpu *gpu, DType dtype, void *dkv, int add_kv, void *dk_rope,
-                                       int add_rope, const void *dk, int64_t rows, MlaShape s) {
+void mla_keys_backward_cuda(Gpu *gpu, DType dtype, void *dkv, int add_kv, void *dk_rope,
+                            int add_rope, const void *dk, int64_t rows, MlaShape s) {
     if (rows == 0) return;
     bool packs = packs_fit(dtype, s, dkv, dk_rope, dk);
     DTYPE_SWITCH(dtype, T, {
@@ -183,8 +183,8 @@ __global__ void copy_rope_kernel(T *q_absorbed, const T *q, int64_t heads, int q
             *(const P *)(q + h * qk + qk - rope + column);
 }
 
-extern "C" void mla_absorb_query_cuda(Gpu *gpu, DType dtype, void *q_absorbed, const void *q,
-                                      const void *kv_b, int64_t rows, MlaShape s) {
+void mla_absorb_query_cuda(Gpu *gpu, DType dtype, void *q_absorbed, const void *q, const void *kv_b,
+                           int64_t rows, MlaShape s) {
     int64_t qk = s.nope + s.rope, width = s.kv_lora_rank + s.rope, rank = s.kv_lora_rank;
     if (rows == 0) return;
     HeadProducts p = {rows, s.heads, s.nope, s.kv_lora_rank};
@@ -204,8 +204,8 @@ extern "C" void mla_absorb_query_cuda(Gpu *gpu, DType dtype, void *q_absorbed, c
     });
 }
 
-extern "C" void mla_absorb_output_cuda(Gpu *gpu, DType dtype, void *o, const void *o_latent,
-                                       const void *kv_b, int64_t rows, MlaShape s) {
+void mla_absorb_output_cuda(Gpu *gpu, DType dtype, void *o, const void *o_latent, const void *kv_b,
+                            int64_t rows, MlaShape s) {
     int64_t rank = s.kv_lora_rank;
     if (rows == 0) return;
     HeadProducts p = {rows, s.heads, s.kv_lora_rank, s.v};

@@ -220,7 +220,7 @@ static size_t query_shared(DType dtype, const MlaFewRows *m, int NT) {
                          : QueryPlaces::of<float>(*m, NT).bytes<float>(*m, NT);
 }
 
-extern "C" int mla_few_rows_query_supports(const Gpu *gpu, DType dtype, const MlaFewRows *m) {
+int mla_few_rows_query_supports(const Gpu *gpu, DType dtype, const MlaFewRows *m) {
     uintptr_t all = (uintptr_t)m->q_norm | (uintptr_t)m->q_b_proj | (uintptr_t)m->kv_b_proj |
                     (uintptr_t)m->kv_norm | (uintptr_t)m->cache;
     MlaShape s = m->shape;
@@ -229,7 +229,7 @@ extern "C" int mla_few_rows_query_supports(const Gpu *gpu, DType dtype, const Ml
            query_shared(dtype, m, 4) <= (size_t)gpu->shared_memory_max;
 }
 
-extern "C" void mla_few_rows_query_cuda(Gpu *gpu, DType dtype, const MlaFewRows *m) {
+void mla_few_rows_query_cuda(Gpu *gpu, DType dtype, const MlaFewRows *m) {
     int blocks = m->shape.heads + m->batch;
     DTYPE_SWITCH(
         dtype, T,
@@ -322,8 +322,8 @@ __global__ void __launch_bounds__(32 * HEAD_WARPS)
     }
 }
 
-extern "C" void mla_few_rows_attention_cuda(Gpu *gpu, DType dtype, const MlaFewRows *m,
-                                            void *o_latent, float *scratch, MlaDecodeShape shape) {
+void mla_few_rows_attention_cuda(Gpu *gpu, DType dtype, const MlaFewRows *m, void *o_latent,
+                                 float *scratch, MlaDecodeShape shape) {
     MlaPieces pieces = {1, 1}; /* as if one block had had it all: it is joined */
     if (mla_decode_hopper_supports(gpu, dtype, shape))
         mla_decode_hopper_cuda(gpu, dtype, o_latent, scratch, m->q_absorbed, m->cache,

@@ -11,8 +11,8 @@ static __global__ void positions_kernel(int32_t *positions, const int32_t *first
     if (i < count) positions[i] = (first ? first[i / tokens] : 0) + offset + (int32_t)(i % tokens);
 }
 
-extern "C" void positions_fill_cuda(Gpu *gpu, DType dtype, int32_t *positions, const int32_t *first,
-                                    int offset, int64_t batch, int64_t tokens) {
+void positions_fill_cuda(Gpu *gpu, DType dtype, int32_t *positions, const int32_t *first,
+                         int offset, int64_t batch, int64_t tokens) {
     (void)dtype; /* positions are I32 whatever the activations are */
     if (batch * tokens == 0) return;
     gpu_launch(gpu, positions_kernel, ceil_div(batch * tokens, 256), 256, 0, positions, first,

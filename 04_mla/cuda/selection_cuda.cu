@@ -25,8 +25,8 @@ static __global__ void mask_kernel(uint8_t *mask, const int32_t *selected, Selec
     }
 }
 
-extern "C" void selected_mask_cuda(Gpu *gpu, DType dtype, uint8_t *mask, const int32_t *selected,
-                                   SelectedShape s) {
+void selected_mask_cuda(Gpu *gpu, DType dtype, uint8_t *mask, const int32_t *selected,
+                        SelectedShape s) {
     (void)dtype; /* a mask has bytes, whatever the activations are */
     unsigned rows = (unsigned)s.attention.batch * (unsigned)s.attention.q_len;
     gpu_launch(gpu, mask_kernel, rows, 256, 0, mask, selected, s);
@@ -114,9 +114,8 @@ __global__ void __launch_bounds__(32 * WARPS)
     if (lse && threadIdx.x % 32 == 0) lse[p.row] = m + logf(l);
 }
 
-extern "C" void selected_forward_cuda(Gpu *gpu, DType dtype, void *o, float *lse, const void *q,
-                                      const void *k, const void *v, const uint8_t *mask,
-                                      SelectedShape s) {
+void selected_forward_cuda(Gpu *gpu, DType dtype, void *o, float *lse, const void *q, const void *k,
+                           const void *v, const uint8_t *mask, SelectedShape s) {
     const AttentionShape *a = &s.attention;
     CHECK(a->qk_dim <= MLA_DECODE_MAX_WIDTH && a->v_dim <= MLA_DECODE_MAX_WIDTH,
           "selected_forward: heads of %d and %d; at most %d", a->qk_dim, a->v_dim,
@@ -198,10 +197,10 @@ static void backward(Gpu *gpu, T *dq, int add_q, T *dk, int add_k, T *dv, int ad
                    g);
 }
 
-extern "C" void selected_backward_cuda(Gpu *gpu, DType dtype, void *dq, int add_q, void *dk,
-                                       int add_k, void *dv, int add_v, const void *d_o,
-                                       const void *q, const void *k, const void *v, const void *o,
-                                       const float *lse, const uint8_t *mask, SelectedShape s) {
+void selected_backward_cuda(Gpu *gpu, DType dtype, void *dq, int add_q, void *dk, int add_k,
+                            void *dv, int add_v, const void *d_o, const void *q, const void *k,
+                            const void *v, const void *o, const float *lse, const uint8_t *mask,
+                            SelectedShape s) {
     CHECK(!s.block_table && s.attention.kv_heads == s.attention.heads,
           "selected_backward: keys of their own heads");
     DTYPE_SWITCH(dtype, T,

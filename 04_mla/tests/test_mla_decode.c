@@ -120,14 +120,12 @@ static bool run(Context *ctx, int rung, Problem *p) {
         return true;
     }
 #ifdef WITH_CUDA
-    typedef void (*Rung)(Gpu *, DType, void *, float *, const void *, const void *, const int32_t *,
-                         const int32_t *, MlaDecodeShape);
-    static const Rung rungs[RUNGS] = {NULL,
-                                      mla_decode_naive_cuda,
-                                      mla_decode_online_cuda,
-                                      mla_decode_split_cuda,
-                                      mla_decode_mma_cuda,
-                                      mla_decode_hopper_cuda};
+    static __typeof__(mla_decode_cuda) *const rungs[RUNGS] = {NULL,
+                                                              mla_decode_naive_cuda,
+                                                              mla_decode_online_cuda,
+                                                              mla_decode_split_cuda,
+                                                              mla_decode_mma_cuda,
+                                                              mla_decode_hopper_cuda};
     if (ctx->device != CUDA) return false;
     if (rung == NAIVE && p->shape.q_len * p->shape.heads > 65535) return false;
     if (rung == MMA && !mla_decode_mma_supports(ctx->gpu, ctx->dtype, p->shape)) return false;

@@ -66,10 +66,9 @@ __global__ static void dot(float *out, const float *f, const float *p, int64_t n
     if (threadIdx.x == 0) *out = (float)total;
 }
 
-extern "C" void balance_loss_forward_cuda(Gpu *gpu, DType dtype, float *loss, float *f, float *p,
-                                          float *sums, const float *scores, const int32_t *indices,
-                                          int64_t sequences, int64_t length, int experts, int top_k,
-                                          float alpha) {
+void balance_loss_forward_cuda(Gpu *gpu, DType dtype, float *loss, float *f, float *p, float *sums,
+                               const float *scores, const int32_t *indices, int64_t sequences,
+                               int64_t length, int experts, int top_k, float alpha) {
     (void)dtype;
     int64_t tokens = sequences * length;
     gpu_launch(gpu, score_sums, ceil_div(tokens * 32, THREADS), THREADS, 0, sums, scores, tokens,
@@ -97,10 +96,9 @@ __global__ static void loss_backward(float *dscores, int add, const float *dloss
     }
 }
 
-extern "C" void balance_loss_backward_cuda(Gpu *gpu, DType dtype, float *dscores, int add,
-                                           const float *dloss, const float *f, const float *sums,
-                                           const float *scores, int64_t sequences, int64_t length,
-                                           int experts) {
+void balance_loss_backward_cuda(Gpu *gpu, DType dtype, float *dscores, int add, const float *dloss,
+                                const float *f, const float *sums, const float *scores,
+                                int64_t sequences, int64_t length, int experts) {
     (void)dtype;
     int64_t tokens = sequences * length;
     gpu_launch(gpu, loss_backward, ceil_div(tokens * 32, THREADS), THREADS, 0, dscores, add, dloss,
@@ -130,9 +128,8 @@ __global__ static void sum_of_squares(float *out, const float *x, int64_t n, flo
     if (threadIdx.x == 0) *out = (float)(scale * total);
 }
 
-extern "C" void balance_z_forward_cuda(Gpu *gpu, DType dtype, float *loss, float *lse,
-                                       const float *logits, int64_t tokens, int experts,
-                                       float beta) {
+void balance_z_forward_cuda(Gpu *gpu, DType dtype, float *loss, float *lse, const float *logits,
+                            int64_t tokens, int experts, float beta) {
     (void)dtype;
     gpu_launch(gpu, logsumexp_rows, ceil_div(tokens * 32, THREADS), THREADS, 0, lse, logits, tokens,
                experts);
@@ -147,9 +144,9 @@ __global__ static void z_backward(float *dlogits, int add, const float *dloss, c
     dlogits[i] = add ? dlogits[i] + g : g;
 }
 
-extern "C" void balance_z_backward_cuda(Gpu *gpu, DType dtype, float *dlogits, int add,
-                                        const float *dloss, const float *lse, const float *logits,
-                                        int64_t tokens, int experts, float beta) {
+void balance_z_backward_cuda(Gpu *gpu, DType dtype, float *dlogits, int add, const float *dloss,
+                             const float *lse, const float *logits, int64_t tokens, int experts,
+                             float beta) {
     (void)dtype;
     int64_t n = tokens * experts;
     gpu_launch(gpu, z_backward, ceil_div(n, THREADS), THREADS, 0, dlogits, add, dloss, lse, logits,
@@ -168,9 +165,8 @@ __global__ static void importance_forward(float *importance, const float *weight
     if (threadIdx.x == 0) importance[blockIdx.x] = (float)total;
 }
 
-extern "C" void balance_importance_forward_cuda(Gpu *gpu, DType dtype, float *importance,
-                                                const float *weights, const int32_t *indices,
-                                                int64_t slots, int experts) {
+void balance_importance_forward_cuda(Gpu *gpu, DType dtype, float *importance, const float *weights,
+                                     const int32_t *indices, int64_t slots, int experts) {
     (void)dtype;
     gpu_launch(gpu, importance_forward, experts, THREADS, 0, importance, weights, indices, slots);
 }
@@ -183,9 +179,9 @@ __global__ static void importance_backward(float *dweights, int add, const float
     dweights[s] = add ? dweights[s] + g : g;
 }
 
-extern "C" void balance_importance_backward_cuda(Gpu *gpu, DType dtype, float *dweights, int add,
-                                                 const float *dimportance, const int32_t *indices,
-                                                 int64_t slots) {
+void balance_importance_backward_cuda(Gpu *gpu, DType dtype, float *dweights, int add,
+                                      const float *dimportance, const int32_t *indices,
+                                      int64_t slots) {
     (void)dtype;
     gpu_launch(gpu, importance_backward, ceil_div(slots, THREADS), THREADS, 0, dweights, add,
                dimportance, indices, slots);
@@ -204,8 +200,8 @@ __global__ static void variation_forward(float *loss, const float *v, int expert
     if (threadIdx.x == 0) *loss = mean == 0 ? 0 : (float)(alpha * (square / (mean * mean) - 1));
 }
 
-extern "C" void balance_variation_forward_cuda(Gpu *gpu, DType dtype, float *loss, const float *v,
-                                               int experts, float alpha) {
+void balance_variation_forward_cuda(Gpu *gpu, DType dtype, float *loss, const float *v, int experts,
+                                    float alpha) {
     (void)dtype;
     gpu_launch(gpu, variation_forward, 1, THREADS, 0, loss, v, experts, alpha);
 }
@@ -221,9 +217,8 @@ __global__ static void variation_backward(float *dv, int add, const float *dloss
     }
 }
 
-extern "C" void balance_variation_backward_cuda(Gpu *gpu, DType dtype, float *dv, int add,
-                                                const float *dloss, const float *v, int experts,
-                                                float alpha) {
+void balance_variation_backward_cuda(Gpu *gpu, DType dtype, float *dv, int add, const float *dloss,
+                                     const float *v, int experts, float alpha) {
     (void)dtype;
     gpu_launch(gpu, variation_backward, 1, THREADS, 0, dv, add, dloss, v, experts, alpha);
 }
@@ -235,8 +230,7 @@ __global__ static void count(int32_t *load, const int32_t *counts, int experts) 
     if (e < experts) load[e] += counts[e];
 }
 
-extern "C" void balance_count_cuda(Gpu *gpu, DType dtype, int32_t *load, const int32_t *counts,
-                                   int experts) {
+void balance_count_cuda(Gpu *gpu, DType dtype, int32_t *load, const int32_t *counts, int experts) {
     (void)dtype;
     gpu_launch(gpu, count, ceil_div(experts, THREADS), THREADS, 0, load, counts, experts);
 }
@@ -253,8 +247,8 @@ __global__ static void update_bias(float *bias, int32_t *load, int experts, floa
     }
 }
 
-extern "C" void balance_update_bias_cuda(Gpu *gpu, DType dtype, float *bias, int32_t *load,
-                                         int experts, float gamma) {
+void balance_update_bias_cuda(Gpu *gpu, DType dtype, float *bias, int32_t *load, int experts,
+                              float gamma) {
     (void)dtype;
     gpu_launch(gpu, update_bias, 1, THREADS, 0, bias, load, experts, gamma);
 }

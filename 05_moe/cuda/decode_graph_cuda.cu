@@ -69,9 +69,8 @@ static __global__ void count_kernel(int32_t *step) {
     ++*step;
 }
 
-extern "C" void decode_likeliest_cuda(Gpu *gpu, DType dtype, int32_t *ids, int32_t *tokens,
-                                      int32_t *step, const void *logits, int64_t batch,
-                                      int64_t vocab) {
+void decode_likeliest_cuda(Gpu *gpu, DType dtype, int32_t *ids, int32_t *tokens, int32_t *step,
+                           const void *logits, int64_t batch, int64_t vocab) {
     DTYPE_SWITCH(dtype, T,
                  few_rows_launch(gpu, likeliest_kernel<T>, dim3((unsigned)batch), THREADS, 0, ids,
                                  tokens, step, (const T *)logits, vocab));

@@ -341,7 +341,7 @@ __global__ void __launch_bounds__(32 * DOWN_WARPS)
 
 /* ---- launches ---- */
 
-extern "C" int ffn_few_rows_kernels_support(const Gpu *gpu, DType dtype, const FfnFewRows *f) {
+int ffn_few_rows_kernels_support(const Gpu *gpu, DType dtype, const FfnFewRows *f) {
     uintptr_t all = (uintptr_t)f->x | (uintptr_t)f->norm | (uintptr_t)f->router |
                     (uintptr_t)f->gate_proj | (uintptr_t)f->up_proj | (uintptr_t)f->down_proj |
                     (uintptr_t)f->shared_gate | (uintptr_t)f->shared_up | (uintptr_t)f->shared_down;
@@ -351,7 +351,7 @@ extern "C" int ffn_few_rows_kernels_support(const Gpu *gpu, DType dtype, const F
            f->hidden * dtype_size(dtype) <= 48 << 10;
 }
 
-extern "C" void ffn_few_rows_choose_cuda(Gpu *gpu, DType dtype, const FfnFewRows *f) {
+void ffn_few_rows_choose_cuda(Gpu *gpu, DType dtype, const FfnFewRows *f) {
     DTYPE_SWITCH(dtype, T, {
         auto kernel = f->route.experts <= 32 ? choose_kernel<T, 1> : choose_kernel<T, MOST / 32>;
         few_rows_launch(gpu, kernel, dim3((unsigned)f->rows), 32 * NORM_WARPS,
@@ -359,7 +359,7 @@ extern "C" void ffn_few_rows_choose_cuda(Gpu *gpu, DType dtype, const FfnFewRows
     });
 }
 
-extern "C" void ffn_few_rows_up_cuda(Gpu *gpu, DType dtype, const FfnFewRows *f) {
+void ffn_few_rows_up_cuda(Gpu *gpu, DType dtype, const FfnFewRows *f) {
     unsigned blocks =
         (unsigned)(jobs(*f) * (f->inner / FEW_ROWS_TILE) + f->shared_inner / FEW_ROWS_TILE);
     DTYPE_SWITCH(dtype, T, {
@@ -370,7 +370,7 @@ extern "C" void ffn_few_rows_up_cuda(Gpu *gpu, DType dtype, const FfnFewRows *f)
     });
 }
 
-extern "C" void ffn_few_rows_down_cuda(Gpu *gpu, DType dtype, const FfnFewRows *f) {
+void ffn_few_rows_down_cuda(Gpu *gpu, DType dtype, const FfnFewRows *f) {
     unsigned blocks = (unsigned)(f->hidden / FEW_ROWS_TILE);
     DTYPE_SWITCH(dtype, T,
                  FEW_ROWS_SWITCH(f->rows, blocks, gpu, NT, groups,

@@ -23,8 +23,8 @@ static const int THREADS = 256;
 
 /* ---- linear ---- */
 
-extern "C" void gate_forward_cuda(Gpu *gpu, DType dtype, float *z, const void *x, const void *w,
-                                  int64_t tokens, int64_t hidden, int64_t experts) {
+void gate_forward_cuda(Gpu *gpu, DType dtype, float *z, const void *x, const void *w,
+                       int64_t tokens, int64_t hidden, int64_t experts) {
     GpuMatmul product = gpu_product(dtype, F32, false, true, tokens, experts, hidden);
     gpu_matmul(gpu, &product, z, x, w, NULL);
 }
@@ -71,9 +71,9 @@ static void backward_in_two_parts(Gpu *gpu, void *dx, int add_x, float *dw, int 
     }
 }
 
-extern "C" void gate_backward_cuda(Gpu *gpu, DType dtype, void *dx, int add_x, float *dw, int add_w,
-                                   void *scratch, const float *dz, const void *x, const void *w,
-                                   int64_t tokens, int64_t hidden, int64_t experts) {
+void gate_backward_cuda(Gpu *gpu, DType dtype, void *dx, int add_x, float *dw, int add_w,
+                        void *scratch, const float *dz, const void *x, const void *w,
+                        int64_t tokens, int64_t hidden, int64_t experts) {
     if (dtype == BF16)
         backward_in_two_parts(gpu, dx, add_x, dw, add_w, scratch, dz, x, w, tokens, hidden,
                               experts);
@@ -93,9 +93,8 @@ __global__ static void noise_forward(float *z, const float *clean, const float *
     z[i] = clean[i] + rng_normal(seed, stream, (uint64_t)i) * softplus(raw[i]);
 }
 
-extern "C" void gate_noise_forward_cuda(Gpu *gpu, DType dtype, float *z, const float *clean,
-                                        const float *raw, int64_t n, uint64_t seed,
-                                        uint64_t stream) {
+void gate_noise_forward_cuda(Gpu *gpu, DType dtype, float *z, const float *clean, const float *raw,
+                             int64_t n, uint64_t seed, uint64_t stream) {
     (void)dtype;
     gpu_launch(gpu, noise_forward, gpu_blocks(gpu, THREADS, n), THREADS, 0, z, clean, raw, n, seed,
                stream);
@@ -109,9 +108,8 @@ __global__ static void noise_backward(float *draw, int add, const float *dz, con
     }
 }
 
-extern "C" void gate_noise_backward_cuda(Gpu *gpu, DType dtype, float *draw, int add,
-                                         const float *dz, const float *raw, int64_t n,
-                                         uint64_t seed, uint64_t stream) {
+void gate_noise_backward_cuda(Gpu *gpu, DType dtype, float *draw, int add, const float *dz,
+                              const float *raw, int64_t n, uint64_t seed, uint64_t stream) {
     (void)dtype;
     gpu_launch(gpu, noise_backward, gpu_blocks(gpu, THREADS, n), THREADS, 0, draw, add, dz, raw, n,
                seed, stream);
@@ -133,8 +131,8 @@ __global__ void norms(float *inverse, const T *x, int64_t rows, int64_t width) {
     if (threadIdx.x % 32 == 0) inverse[row] = 1 / sqrtf(squares + GATE_NORM_EPS);
 }
 
-extern "C" void gate_norms_cuda(Gpu *gpu, DType dtype, float *inverse, const void *x, int64_t rows,
-                                int64_t width) {
+void gate_norms_cuda(Gpu *gpu, DType dtype, float *inverse, const void *x, int64_t rows,
+                     int64_t width) {
     DTYPE_SWITCH(dtype, T,
                  gpu_launch(gpu, norms<T>, ceil_div(rows * 32, THREADS), THREADS, 0, inverse, x,
                             rows, width));
@@ -146,9 +144,8 @@ __global__ static void cosine_forward(float *z, const float *token, const float 
     z[i] *= token[i / experts] * expert[i % experts] * scale;
 }
 
-extern "C" void gate_cosine_forward_cuda(Gpu *gpu, DType dtype, float *z, const float *token,
-                                         const float *expert, float scale, int64_t tokens,
-                                         int64_t experts) {
+void gate_cosine_forward_cuda(Gpu *gpu, DType dtype, float *z, const float *token,
+                              const float *expert, float scale, int64_t tokens, int64_t experts) {
     (void)dtype;
     gpu_launch(gpu, cosine_forward, gpu_blocks(gpu, THREADS, tokens * experts), THREADS, 0, z,
                token, expert, scale, tokens, experts);
@@ -187,10 +184,10 @@ __global__ static void sum_over_tokens(float *sum, const float *a, const float *
     sum[e] = total;
 }
 
-extern "C" void gate_cosine_backward_cuda(Gpu *gpu, DType dtype, float *ddot, float *per_token,
-                                          float *per_expert, const float *dz, const float *z,
-                                          const float *token, const float *expert, float scale,
-                                          int64_t tokens, int64_t experts) {
+void gate_cosine_backward_cuda(Gpu *gpu, DType dtype, float *ddot, float *per_token,
+                               float *per_expert, const float *dz, const float *z,
+                               const float *token, const float *expert, float scale, int64_t tokens,
+                               int64_t experts) {
     (void)dtype;
     gpu_launch(gpu, cosine_backward, ceil_div(tokens * 32, THREADS), THREADS, 0, ddot, per_token,
                dz, z, token, expert, scale, tokens, experts);
@@ -209,18 +206,17 @@ __global__ void norms_backward(D *dx, const T *x, const float *sums, const float
     }
 }
 
-extern "C" void gate_norms_backward_cuda(Gpu *gpu, DType dtype, void *dx, const void *x,
-                                         const float *sums, const float *inverse, int64_t rows,
-                                         int64_t width) {
+void gate_norms_backward_cuda(Gpu *gpu, DType dtype, void *dx, const void *x, const float *sums,
+                              const float *inverse, int64_t rows, int64_t width) {
     int64_t blocks = gpu_blocks(gpu, THREADS, rows * width);
     DTYPE_SWITCH(dtype, T,
                  gpu_launch(gpu, norms_backward<T, T>, blocks, THREADS, 0, dx, x, sums, inverse,
                             rows, width));
 }
 
-extern "C" void gate_norms_backward_weight_cuda(Gpu *gpu, DType dtype, float *dw, const void *w,
-                                                const float *sums, const float *inverse,
-                                                int64_t rows, int64_t width) {
+void gate_norms_backward_weight_cuda(Gpu *gpu, DType dtype, float *dw, const void *w,
+                                     const float *sums, const float *inverse, int64_t rows,
+                                     int64_t width) {
     int64_t blocks = gpu_blocks(gpu, THREADS, rows * width);
     DTYPE_SWITCH(dtype, T,
                  gpu_launch(gpu, norms_backward<float, T>, blocks, THREADS, 0, dw, w, sums, inverse,
@@ -273,10 +269,9 @@ __global__ static void noisy_load_forward(float *p, int32_t *rivals, const float
     }
 }
 
-extern "C" void gate_noisy_load_forward_cuda(Gpu *gpu, DType dtype, float *load, float *p,
-                                             int32_t *rivals, const float *clean, const float *raw,
-                                             const float *noisy, int64_t tokens, int64_t experts,
-                                             int top_k) {
+void gate_noisy_load_forward_cuda(Gpu *gpu, DType dtype, float *load, float *p, int32_t *rivals,
+                                  const float *clean, const float *raw, const float *noisy,
+                                  int64_t tokens, int64_t experts, int top_k) {
     (void)dtype;
     gpu_launch(gpu, noisy_load_forward, ceil_div(tokens * 32, THREADS), THREADS, 0, p, rivals,
                clean, raw, noisy, tokens, experts, top_k);
@@ -325,12 +320,10 @@ __global__ static void noisy_load_backward(float *dclean, int add_clean, float *
     }
 }
 
-extern "C" void gate_noisy_load_backward_cuda(Gpu *gpu, DType dtype, float *dclean, int add_clean,
-                                              float *draw, int add_raw, float *dnoisy,
-                                              int add_noisy, const float *dload,
-                                              const int32_t *rivals, const float *clean,
-                                              const float *raw, const float *noisy, int64_t tokens,
-                                              int64_t experts, int top_k) {
+void gate_noisy_load_backward_cuda(Gpu *gpu, DType dtype, float *dclean, int add_clean, float *draw,
+                                   int add_raw, float *dnoisy, int add_noisy, const float *dload,
+                                   const int32_t *rivals, const float *clean, const float *raw,
+                                   const float *noisy, int64_t tokens, int64_t experts, int top_k) {
     (void)dtype, (void)top_k;
     gpu_launch(gpu, noisy_load_backward, ceil_div(tokens * 32, THREADS), THREADS, 0, dclean,
                add_clean, draw, add_raw, dnoisy, add_noisy, dload, rivals, clean, raw, noisy,

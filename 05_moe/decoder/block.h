@@ -18,9 +18,7 @@
 #include "04_mla/mla.h"
 #include "05_moe/moe.h"
 
-#ifdef __cplusplus
-extern "C" {
-#endif
+__BEGIN_DECLS
 
 typedef enum AttentionKind { ATTENTION_MULTIHEAD, ATTENTION_MLA } AttentionKind;
 
@@ -112,7 +110,5 @@ Tensor *block_feed_forward(Context *ctx, Tensor *h, const Block *w, const BlockC
 /* After the optimizer's step: the router's bias moves by gamma towards an even load (V3, 2.1.2). */
 void block_rebalance(Context *ctx, const Block *w, float gamma);
 
-#ifdef __cplusplus
-}
-#endif
+__END_DECLS
 #endif

@@ -13,10 +13,6 @@
 
 #include "05_moe/decoder/block.h"
 
-#ifdef __cplusplus
-extern "C" {
-#endif
-
 /* As block_forward(), with a cache and off the tape: x [B, T, hidden_size], B T up to FEW_ROWS for
  * the fused forms. */
 Tensor *block_decode(Context *ctx, Tensor *x, const Block *w, const BlockConfig *cfg,
@@ -31,7 +27,4 @@ typedef struct BlockFused {
 BlockFused block_fused(Context *ctx, const Tensor *x, const Block *w, const BlockConfig *cfg,
                        const BlockRun *run);
 
-#ifdef __cplusplus
-}
-#endif
 #endif

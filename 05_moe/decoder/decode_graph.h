@@ -19,9 +19,7 @@
 
 #include "05_moe/decoder/decoder.h"
 
-#ifdef __cplusplus
-extern "C" {
-#endif
+__BEGIN_DECLS
 
 enum { DECODE_STEPS = 32 }; /* most that can be launched before the tokens are read */
 
@@ -61,14 +59,8 @@ void decode_logits(DecodeGraph *d, const int32_t *ids, float *logits);
  * The likeliest token of each row of logits [batch, vocab] (a NaN never is; all NaN: 0) goes to ids
  * [batch] and to row *step of tokens [DECODE_STEPS, batch]; then *step is one more.
  */
-void decode_likeliest_cpu(int32_t *ids, int32_t *tokens, int32_t *step, const float *logits,
-                          int64_t batch, int64_t vocab);
-#ifdef WITH_CUDA
-void decode_likeliest_cuda(Gpu *gpu, DType dtype, int32_t *ids, int32_t *tokens, int32_t *step,
-                           const void *logits, int64_t batch, int64_t vocab);
-#endif
+KERNEL(decode_likeliest, int32_t *ids, int32_t *tokens, int32_t *step, const Real *logits,
+       int64_t batch, int64_t vocab);
 
-#ifdef __cplusplus
-}
-#endif
+__END_DECLS
 #endif

@@ -17,9 +17,7 @@
 
 #include "05_moe/decoder/decoder_cache.h"
 
-#ifdef __cplusplus
-extern "C" {
-#endif
+__BEGIN_DECLS
 
 typedef struct DecoderConfig {
     int vocab_size, num_hidden_layers;
@@ -98,7 +96,5 @@ Tensor *decoder_add_losses(Context *ctx, const Decoder *decoder, Tensor *loss);
  * 2.1.2). */
 void decoder_rebalance(Context *ctx, const Decoder *decoder, float gamma);
 
-#ifdef __cplusplus
-}
-#endif
+__END_DECLS
 #endif

@@ -15,9 +15,7 @@
 
 #include "05_moe/decoder/block.h"
 
-#ifdef __cplusplus
-extern "C" {
-#endif
+__BEGIN_DECLS
 
 typedef struct DecoderCache {
     AttentionKind kind;
@@ -57,7 +55,5 @@ void decoder_cache_rewind(Context *ctx, DecoderCache *cache, const Tensor *back)
 /* A graph has moved the device's lengths by tokens - back[b] (NULL: zeros); the host's follow. */
 void decoder_cache_follow(DecoderCache *cache, int tokens, const int32_t *back);
 
-#ifdef __cplusplus
-}
-#endif
+__END_DECLS
 #endif

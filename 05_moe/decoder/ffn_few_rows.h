@@ -19,9 +19,7 @@
 
 #include "05_moe/decoder/block.h"
 
-#ifdef __cplusplus
-extern "C" {
-#endif
+__BEGIN_DECLS
 
 enum { FFN_FEW_ROWS_EXPERTS = 64 };
 
@@ -37,7 +35,6 @@ Tensor *ffn_few_rows_forward(Context *ctx, Tensor *x, const Block *w, const Bloc
 
 /* ---- kernels ---- */
 
-#ifdef WITH_CUDA
 typedef struct FfnFewRows {
     const void *x, *norm; /* [rows, hidden], [hidden] */
     void *y;              /* [rows, hidden] */
@@ -64,9 +61,6 @@ int ffn_few_rows_kernels_support(const Gpu *gpu, DType dtype, const FfnFewRows *
 void ffn_few_rows_choose_cuda(Gpu *gpu, DType dtype, const FfnFewRows *f);
 void ffn_few_rows_up_cuda(Gpu *gpu, DType dtype, const FfnFewRows *f);
 void ffn_few_rows_down_cuda(Gpu *gpu, DType dtype, const FfnFewRows *f);
-#endif
 
-#ifdef __cplusplus
-}
-#endif
+__END_DECLS
 #endif

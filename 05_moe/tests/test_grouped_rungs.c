@@ -12,14 +12,10 @@
 typedef struct Rung {
     const char *name;
     int (*available)(Gpu *, DType, GroupedShape); /* NULL: always */
-    void (*forward)(Gpu *, DType, void *, const void *, const void *, const int32_t *,
-                    GroupedShape);
-    void (*swiglu)(Gpu *, DType, void *, void *, void *, const void *, const void *, const void *,
-                   const int32_t *, GroupedShape);
-    void (*input)(Gpu *, DType, void *, int, const void *, const void *, const int32_t *,
-                  GroupedShape);
-    void (*weight)(Gpu *, DType, float *, int, const void *, const void *, const int32_t *,
-                   GroupedShape);
+    __typeof__(grouped_forward_cuda) *forward;
+    __typeof__(grouped_swiglu_forward_cuda) *swiglu;
+    __typeof__(grouped_backward_input_cuda) *input;
+    __typeof__(grouped_backward_weight_cuda) *weight;
 } Rung;
 
 static const Rung rungs[] = {

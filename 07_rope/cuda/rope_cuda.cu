@@ -98,17 +98,17 @@ static void launch_pairs(Gpu *gpu, DType dtype, RopePart part, Angles angles,
     }
 }
 
-extern "C" void rope_sincos_cuda(Gpu *gpu, DType dtype, RopePart q, RopePart k, double theta,
-                                 const int32_t *positions, int64_t tokens, int dim,
-                                 int max_position, RopeLayout layout, int inverse) {
+void rope_sincos_cuda(Gpu *gpu, DType dtype, RopePart q, RopePart k, double theta,
+                      const int32_t *positions, int64_t tokens, int dim, int max_position,
+                      RopeLayout layout, int inverse) {
     Sincos angles = {(float)(-2 * log2(theta) / dim), max_position};
     launch_pairs(gpu, dtype, q, angles, positions, tokens, dim, layout, inverse);
     launch_pairs(gpu, dtype, k, angles, positions, tokens, dim, layout, inverse);
 }
 
-extern "C" void rope_table_cuda(Gpu *gpu, DType dtype, RopePart q, RopePart k, const float *cos,
-                                const float *sin, const int32_t *positions, int64_t tokens, int dim,
-                                int max_position, RopeLayout layout, int inverse) {
+void rope_table_cuda(Gpu *gpu, DType dtype, RopePart q, RopePart k, const float *cos,
+                     const float *sin, const int32_t *positions, int64_t tokens, int dim,
+                     int max_position, RopeLayout layout, int inverse) {
     Table angles = {cos, sin, max_position};
     launch_pairs(gpu, dtype, q, angles, positions, tokens, dim, layout, inverse);
     launch_pairs(gpu, dtype, k, angles, positions, tokens, dim, layout, inverse);
@@ -270,31 +270,31 @@ static bool whole_words(RopePart part, int64_t size) {
     return all % 16 == 0;
 }
 
-extern "C" int rope_vector_supports(DType dtype, RopePart q, RopePart k, const float *cos,
-                                    const float *sin, int dim, RopeLayout layout) {
+int rope_vector_supports(DType dtype, RopePart q, RopePart k, const float *cos, const float *sin,
+                         int dim, RopeLayout layout) {
     int64_t size = (int64_t)dtype_size(dtype);
     int64_t words = layout == ROPE_HALVES ? dim / 2 : dim; /* what must be whole words */
     return words * size % 16 == 0 && whole_words(q, size) && whole_words(k, size) &&
            ((uintptr_t)cos | (uintptr_t)sin) % 16 == 0;
 }
 
-extern "C" void rope_vector_cuda(Gpu *gpu, DType dtype, RopePart q, RopePart k, const float *cos,
-                                 const float *sin, const int32_t *positions, int64_t tokens,
-                                 int dim, int max_position, RopeLayout layout, int inverse) {
+void rope_vector_cuda(Gpu *gpu, DType dtype, RopePart q, RopePart k, const float *cos,
+                      const float *sin, const int32_t *positions, int64_t tokens, int dim,
+                      int max_position, RopeLayout layout, int inverse) {
     rotate_in_pieces<3>(gpu, dtype, q, k, Table{cos, sin, max_position}, positions, tokens, dim,
                         layout, inverse);
 }
 
-extern "C" void rope_heads_cuda(Gpu *gpu, DType dtype, RopePart q, RopePart k, const float *cos,
-                                const float *sin, const int32_t *positions, int64_t tokens, int dim,
-                                int max_position, RopeLayout layout, int inverse) {
+void rope_heads_cuda(Gpu *gpu, DType dtype, RopePart q, RopePart k, const float *cos,
+                     const float *sin, const int32_t *positions, int64_t tokens, int dim,
+                     int max_position, RopeLayout layout, int inverse) {
     rotate_in_pieces<4>(gpu, dtype, q, k, Table{cos, sin, max_position}, positions, tokens, dim,
                         layout, inverse);
 }
 
-extern "C" void rope_rotate_cuda(Gpu *gpu, DType dtype, RopePart q, RopePart k, const float *cos,
-                                 const float *sin, const int32_t *positions, int64_t tokens,
-                                 int dim, int max_position, RopeLayout layout, int inverse) {
+void rope_rotate_cuda(Gpu *gpu, DType dtype, RopePart q, RopePart k, const float *cos,
+                      const float *sin, const int32_t *positions, int64_t tokens, int dim,
+                      int max_position, RopeLayout layout, int inverse) {
     if (rope_vector_supports(dtype, q, k, cos, sin, dim, layout))
         rope_heads_cuda(gpu, dtype, q, k, cos, sin, positions, tokens, dim, max_position, layout,
                         inverse);

@@ -10,9 +10,7 @@
 
 #include "common/core/gpu.h"
 
-#ifdef __cplusplus
-extern "C" {
-#endif
+__BEGIN_DECLS
 
 typedef struct ArenaBlock ArenaBlock;
 
@@ -42,7 +40,5 @@ void arena_release(Arena *arena, ArenaMark mark);
 void arena_reset(Arena *arena); /* all of it is free again; the memory is kept for the next step */
 void arena_free(Arena *arena);
 
-#ifdef __cplusplus
-}
-#endif
+__END_DECLS
 #endif

@@ -18,10 +18,6 @@
 #ifndef COMMON_BLAS_H
 #define COMMON_BLAS_H
 
-#ifdef __cplusplus
-extern "C" {
-#endif
-
 /* The kernels in use, by the CPU they were written for: "SkylakeX", "Haswell", ... */
 const char *blas_corename(void);
 
@@ -32,7 +28,4 @@ const char *blas_better_kernels(const char *chosen, int cpu_has_avx2, int cpu_ha
 void blas_set_threads(int n);
 int blas_threads(void);
 
-#ifdef __cplusplus
-}
-#endif
 #endif

@@ -20,9 +20,7 @@
 #include "common/core/tape.h"
 #include "common/core/tensor.h"
 
-#ifdef __cplusplus
-extern "C" {
-#endif
+__BEGIN_DECLS
 
 struct Context {
     Device device;
@@ -70,7 +68,5 @@ void tensor_upload(Context *ctx, Tensor *t, const float *host);
 void tensor_download(Context *ctx, float *host, const Tensor *t);
 void tensor_download_ints(Context *ctx, int32_t *host, const Tensor *t); /* I32 */
 
-#ifdef __cplusplus
-}
-#endif
+__END_DECLS
 #endif

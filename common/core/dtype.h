@@ -7,9 +7,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#ifdef __cplusplus
-extern "C" {
-#endif
+__BEGIN_DECLS
 
 typedef enum DType { F32, BF16, F16, F8_E4M3, F8_E5M2, I8, U8, I32, I64, DTYPE_COUNT } DType;
 
@@ -23,7 +21,5 @@ float bf16_to_float(uint16_t x);
 /* IEEE half precision to F32; exact. */
 float f16_to_float(uint16_t x);
 
-#ifdef __cplusplus
-}
-#endif
+__END_DECLS
 #endif

@@ -16,9 +16,9 @@
 #ifndef COMMON_ERROR_H
 #define COMMON_ERROR_H
 
-#ifdef __cplusplus
-extern "C" {
-#endif
+#include <sys/cdefs.h> /* __BEGIN_DECLS: extern "C", where a .cu file reads this */
+
+__BEGIN_DECLS
 
 typedef struct Error {
     char text[1024]; /* one sentence or a few, no newline at the end; empty = no error */
@@ -43,7 +43,5 @@ void check_failed(const char *file, int line, const char *condition, const char 
 #define CHECK(condition, ...) \
     ((condition) ? (void)0 : check_failed(__FILE__, __LINE__, #condition, __VA_ARGS__))
 
-#ifdef __cplusplus
-}
-#endif
+__END_DECLS
 #endif

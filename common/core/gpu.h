@@ -4,7 +4,8 @@
  * gpu.cu implements them with CUDA, gpu_none.c for builds without nvcc (where gpu_open says so). A
  * Gpu holds the stream every kernel runs on and the cuBLASLt handle with its workspace; nothing is
  * global. Kernels are launched by functions NAME_cuda(Gpu *gpu, DType dtype, ...) whose further
- * arguments are, in the same order, those of NAME_cpu(...); ON() picks one of the two.
+ * arguments are, in the same order, those of NAME_cpu(...): KERNEL() declares both and ON() calls
+ * one of them.
  */
 #ifndef COMMON_GPU_H
 #define COMMON_GPU_H
@@ -12,9 +13,7 @@
 #include "common/core/error.h"
 #include "common/core/tensor.h"
 
-#ifdef __cplusplus
-extern "C" {
-#endif
+__BEGIN_DECLS
 
 typedef struct Gpu Gpu;
 
@@ -65,6 +64,21 @@ void gpu_timer_start(Gpu *gpu);
 double gpu_timer_stop(Gpu *gpu);
 
 /*
+ * KERNEL(rmsnorm_forward, Real *y, ...) declares rmsnorm_forward_cpu(float *y, ...) and
+ * rmsnorm_forward_cuda(gpu, dtype, void *y, ...). A Real is a float on the CPU and a number of
+ * `dtype` on CUDA; what is F32 there too is written float. .cu files see a void * in its place.
+ * Without nvcc there is nothing behind an x_cuda, and calling it does not link.
+ */
+#ifdef __CUDACC__
+typedef void Real;
+#else
+typedef float Real;
+#endif
+#define KERNEL(name, ...)         \
+    void name##_cpu(__VA_ARGS__); \
+    void name##_cuda(Gpu *gpu, DType dtype, __VA_ARGS__)
+
+/*
  * ON(ctx, rmsnorm, y, x, ...) calls rmsnorm_cuda(ctx->gpu, ctx->dtype, y, x, ...) or rmsnorm_cpu(y,
  * x, ...). ON_AS is for tensors that may have another dtype than ctx: a loss is F32 in a BF16 model
  * too.
@@ -78,7 +92,5 @@ double gpu_timer_stop(Gpu *gpu);
 #define ON_AS(ctx, dtype_, kernel, ...) ((void)(ctx), kernel##_cpu(__VA_ARGS__))
 #endif
 
-#ifdef __cplusplus
-}
-#endif
+__END_DECLS
 #endif

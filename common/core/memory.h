@@ -15,9 +15,7 @@
 
 #include "common/core/gpu.h"
 
-#ifdef __cplusplus
-extern "C" {
-#endif
+__BEGIN_DECLS
 
 /* count * size bytes of zeros; never NULL, for nothing at all either. */
 void *must_alloc(size_t count, size_t size);
@@ -38,7 +36,5 @@ void device_get(Gpu *gpu, void *host, const void *device, size_t bytes);
 void device_copy(Gpu *gpu, void *to, const void *from, size_t bytes);
 void device_set(Gpu *gpu, void *device, int byte, size_t bytes); /* every byte */
 
-#ifdef __cplusplus
-}
-#endif
+__END_DECLS
 #endif

@@ -10,9 +10,7 @@
 
 #include "common/core/context.h"
 
-#ifdef __cplusplus
-extern "C" {
-#endif
+__BEGIN_DECLS
 
 /* y = x W^T + b     x [..., in], W [out, in], b [out] or NULL -> [..., out] */
 Tensor *linear(Context *ctx, Tensor *x, Tensor *weight, Tensor *bias);
@@ -87,7 +85,5 @@ Tensor *sum(Context *ctx, Tensor *x);
 Tensor *mean(Context *ctx, Tensor *x);
 Tensor *weighted_sum(Context *ctx, Tensor *x, const Tensor *c);
 
-#ifdef __cplusplus
-}
-#endif
+__END_DECLS
 #endif

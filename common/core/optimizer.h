@@ -6,9 +6,7 @@
 
 #include "common/core/params.h"
 
-#ifdef __cplusplus
-extern "C" {
-#endif
+__BEGIN_DECLS
 
 /* ---- AdamW (Loshchilov & Hutter 2019, alg. 2: decoupled weight decay) ---- */
 
@@ -68,18 +66,10 @@ typedef struct AdamWStep {
 } AdamWStep;
 
 /* scratch: F32 [NORM_CHUNKS + 1]; the norm of grad_scale * grads ends in scratch[NORM_CHUNKS] */
-void grad_norm_cpu(float *scratch, const float *grads, int64_t n, float grad_scale);
+KERNEL(grad_norm, float *scratch, const float *grads, int64_t n, float grad_scale);
 /* values = the new master, rounded to dtype. Does nothing when norm[0] is not finite. */
-void adamw_cpu(void *values, float *master, float *m, float *v, const float *grads,
-               const float *norm, int64_t n, int64_t decayed, AdamWStep step);
-#ifdef WITH_CUDA
-void grad_norm_cuda(Gpu *gpu, DType dtype, float *scratch, const float *grads, int64_t n,
-                    float grad_scale);
-void adamw_cuda(Gpu *gpu, DType dtype, void *values, float *master, float *m, float *v,
-                const float *grads, const float *norm, int64_t n, int64_t decayed, AdamWStep step);
-#endif
+KERNEL(adamw, void *values, float *master, float *m, float *v, const float *grads,
+       const float *norm, int64_t n, int64_t decayed, AdamWStep step);
 
-#ifdef __cplusplus
-}
-#endif
+__END_DECLS
 #endif

@@ -25,9 +25,7 @@
 
 #include "common/core/context.h"
 
-#ifdef __cplusplus
-extern "C" {
-#endif
+__BEGIN_DECLS
 
 /* How a weight is trained. At first: { false, has it two or more dimensions?, 1 }. */
 typedef struct ParamGroup {
@@ -114,7 +112,5 @@ void params_zero_grad(Params *params);
  * this; once it was called, calling it again changes nothing. */
 void params_finish_gradients(Params *params);
 
-#ifdef __cplusplus
-}
-#endif
+__END_DECLS
 #endif

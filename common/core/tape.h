@@ -10,9 +10,7 @@
 
 #include "common/core/tensor.h"
 
-#ifdef __cplusplus
-extern "C" {
-#endif
+__BEGIN_DECLS
 
 typedef struct Context Context;
 typedef void (*BackwardFunction)(Context *ctx, void *saved);
@@ -55,7 +53,5 @@ void grad_pass(Context *ctx, const Tensor *from, Tensor *to);
  */
 void tape_backward(Context *ctx, Tensor *loss);
 
-#ifdef __cplusplus
-}
-#endif
+__END_DECLS
 #endif

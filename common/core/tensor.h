@@ -17,9 +17,7 @@
 
 #include <stdbool.h>
 
-#ifdef __cplusplus
-extern "C" {
-#endif
+__BEGIN_DECLS
 
 typedef enum Device { CPU, CUDA } Device;
 
@@ -69,7 +67,5 @@ Tensor tensor_view(void *data, const char *name, DType dtype, Device device, con
 /* t[i] as a float, for F32, BF16, I32 and I64 tensors on the CPU. */
 float tensor_get(const Tensor *t, int64_t i);
 
-#ifdef __cplusplus
-}
-#endif
+__END_DECLS
 #endif

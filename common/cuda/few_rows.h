@@ -15,13 +15,10 @@
 
 #include "common/core/context.h"
 
-#ifdef __cplusplus
-extern "C" {
-#endif
+__BEGIN_DECLS
 
 enum { FEW_ROWS = 32 };
 
-#ifdef WITH_CUDA
 /* y = x W^T + bias + residual; bias and residual may be NULL. */
 typedef struct FewRowsPart {
     void *y;                         /* [rows, out] */
@@ -44,9 +41,6 @@ typedef struct FewRowsLinear {
  * tensor cores for the dtype. Rows that are normalised must fit shared memory. */
 int few_rows_supports(const Gpu *gpu, DType dtype, const FewRowsLinear *s);
 void few_rows_linear_cuda(Gpu *gpu, DType dtype, const FewRowsLinear *s);
-#endif
 
-#ifdef __cplusplus
-}
-#endif
+__END_DECLS
 #endif

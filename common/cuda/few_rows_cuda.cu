@@ -86,7 +86,7 @@ static size_t shared_bytes(DType dtype, const FewRowsLinear *s, int NT) {
     return parts + (s->norm ? rows * (size_t)stride * dtype_size(dtype) : 0);
 }
 
-extern "C" int few_rows_supports(const Gpu *gpu, DType dtype, const FewRowsLinear *s) {
+int few_rows_supports(const Gpu *gpu, DType dtype, const FewRowsLinear *s) {
     uintptr_t all =
         (uintptr_t)s->x | (uintptr_t)s->norm | (uintptr_t)s->part[0].w | (uintptr_t)s->part[1].w;
     return (dtype == F32 || (dtype == BF16 && gpu->compute_capability >= 80)) && s->rows > 0 &&
@@ -95,7 +95,7 @@ extern "C" int few_rows_supports(const Gpu *gpu, DType dtype, const FewRowsLinea
            shared_bytes(dtype, s, 4) <= (size_t)gpu->shared_memory_max;
 }
 
-extern "C" void few_rows_linear_cuda(Gpu *gpu, DType dtype, const FewRowsLinear *s) {
+void few_rows_linear_cuda(Gpu *gpu, DType dtype, const FewRowsLinear *s) {
     CHECK(few_rows_supports(gpu, dtype, s), "few_rows_linear: %lld rows of %lld",
           (long long)s->rows, (long long)s->in);
     int64_t tiles =

@@ -9,12 +9,12 @@
 #include <stdlib.h>
 #include <string.h>
 
-extern "C" int gpu_count(void) {
+int gpu_count(void) {
     int count = 0;
     return cudaGetDeviceCount(&count) == cudaSuccess ? count : 0;
 }
 
-extern "C" Gpu *gpu_open(int index, Error *err) {
+Gpu *gpu_open(int index, Error *err) {
     int count = 0;
     cudaError_t status = cudaGetDeviceCount(&count);
     if (status != cudaSuccess || count == 0) {
@@ -44,7 +44,7 @@ extern "C" Gpu *gpu_open(int index, Error *err) {
     return gpu;
 }
 
-extern "C" void gpu_close(Gpu *gpu) {
+void gpu_close(Gpu *gpu) {
     gpu_matmul_free(gpu);
     cublasLtDestroy(gpu->blas);
     cudaFree(gpu->workspace);
@@ -54,14 +54,14 @@ extern "C" void gpu_close(Gpu *gpu) {
     free(gpu);
 }
 
-extern "C" GpuText gpu_describe(Gpu *gpu) {
+GpuText gpu_describe(Gpu *gpu) {
     GpuText d;
     snprintf(d.text, sizeof d.text, "%s, %d SMs, sm_%d, %.1f GiB", gpu->name, gpu->sm_count,
              gpu->compute_capability, gpu->memory / 1073741824.0);
     return d;
 }
 
-extern "C" void *gpu_alloc(Gpu *gpu, size_t bytes) {
+void *gpu_alloc(Gpu *gpu, size_t bytes) {
     (void)gpu;
     void *data = NULL;
     if (cudaMalloc(&data, bytes) == cudaSuccess) return data;
@@ -70,27 +70,27 @@ extern "C" void *gpu_alloc(Gpu *gpu, size_t bytes) {
     return NULL;
 }
 
-extern "C" void gpu_free(Gpu *gpu, void *data) {
+void gpu_free(Gpu *gpu, void *data) {
     (void)gpu;
     CUDA_CHECK(cudaFree(data));
 }
 
 /* From pageable memory, which all of ours is, CUDA has taken a copy when it returns: the CPU does
  * not wait for what the stream still has to do. */
-extern "C" void gpu_upload(Gpu *gpu, void *device, const void *host, size_t bytes) {
+void gpu_upload(Gpu *gpu, void *device, const void *host, size_t bytes) {
     CUDA_CHECK(cudaMemcpyAsync(device, host, bytes, cudaMemcpyHostToDevice, gpu->stream));
 }
 
-extern "C" void gpu_download(Gpu *gpu, void *host, const void *device, size_t bytes) {
+void gpu_download(Gpu *gpu, void *host, const void *device, size_t bytes) {
     CUDA_CHECK(cudaMemcpyAsync(host, device, bytes, cudaMemcpyDeviceToHost, gpu->stream));
     CUDA_CHECK(cudaStreamSynchronize(gpu->stream));
 }
 
-extern "C" void gpu_copy(Gpu *gpu, void *to, const void *from, size_t bytes) {
+void gpu_copy(Gpu *gpu, void *to, const void *from, size_t bytes) {
     CUDA_CHECK(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToDevice, gpu->stream));
 }
 
-extern "C" void gpu_set(Gpu *gpu, void *device, int byte, size_t bytes) {
+void gpu_set(Gpu *gpu, void *device, int byte, size_t bytes) {
     CUDA_CHECK(cudaMemsetAsync(device, byte, bytes, gpu->stream));
 }
 
@@ -99,12 +99,12 @@ struct GpuGraph {
 };
 
 /* Thread-local: other threads may go on using CUDA while this one records. */
-extern "C" void gpu_graph_begin(Gpu *gpu) {
+void gpu_graph_begin(Gpu *gpu) {
     CUDA_CHECK(cudaStreamBeginCapture(gpu->stream, cudaStreamCaptureModeThreadLocal));
     gpu->capturing = true;
 }
 
-extern "C" GpuGraph *gpu_graph_end(Gpu *gpu) {
+GpuGraph *gpu_graph_end(Gpu *gpu) {
     cudaGraph_t recorded;
     CUDA_CHECK(cudaStreamEndCapture(gpu->stream, &recorded));
     gpu->capturing = false;
@@ -114,29 +114,29 @@ extern "C" GpuGraph *gpu_graph_end(Gpu *gpu) {
     return graph;
 }
 
-extern "C" void gpu_graph_launch(Gpu *gpu, GpuGraph *graph) {
+void gpu_graph_launch(Gpu *gpu, GpuGraph *graph) {
     CUDA_CHECK(cudaGraphLaunch(graph->executable, gpu->stream));
 }
 
-extern "C" void gpu_graph_free(GpuGraph *graph) {
+void gpu_graph_free(GpuGraph *graph) {
     if (!graph) return;
     CUDA_CHECK(cudaGraphExecDestroy(graph->executable));
     free(graph);
 }
 
-extern "C" void gpu_profile_start(Gpu *gpu) {
+void gpu_profile_start(Gpu *gpu) {
     CUDA_CHECK(cudaStreamSynchronize(gpu->stream));
     CUDA_CHECK(cudaProfilerStart());
 }
 
-extern "C" void gpu_profile_stop(Gpu *gpu) {
+void gpu_profile_stop(Gpu *gpu) {
     CUDA_CHECK(cudaStreamSynchronize(gpu->stream));
     CUDA_CHECK(cudaProfilerStop());
 }
 
-extern "C" void gpu_timer_start(Gpu *gpu) { CUDA_CHECK(cudaEventRecord(gpu->start, gpu->stream)); }
+void gpu_timer_start(Gpu *gpu) { CUDA_CHECK(cudaEventRecord(gpu->start, gpu->stream)); }
 
-extern "C" double gpu_timer_stop(Gpu *gpu) {
+double gpu_timer_stop(Gpu *gpu) {
     float milliseconds;
     CUDA_CHECK(cudaEventRecord(gpu->stop, gpu->stream));
     CUDA_CHECK(cudaEventSynchronize(gpu->stop));

@@ -26,14 +26,14 @@ static void linear_product(Gpu *gpu, DType dtype, void *y, const void *base, con
     gpu_matmul_onto(gpu, &product, y, base ? base : y, x, w, bias);
 }
 
-extern "C" void linear_forward_cuda(Gpu *gpu, DType dtype, void *y, const void *x, const void *w,
-                                    const void *bias, int64_t rows, int64_t in, int64_t out) {
+void linear_forward_cuda(Gpu *gpu, DType dtype, void *y, const void *x, const void *w,
+                         const void *bias, int64_t rows, int64_t in, int64_t out) {
     linear_product(gpu, dtype, y, NULL, x, w, bias, rows, in, out);
 }
 
-extern "C" void linear_onto_forward_cuda(Gpu *gpu, DType dtype, void *y, const void *base,
-                                         const void *x, const void *w, const void *bias,
-                                         int64_t rows, int64_t in, int64_t out) {
+void linear_onto_forward_cuda(Gpu *gpu, DType dtype, void *y, const void *base, const void *x,
+                              const void *w, const void *bias, int64_t rows, int64_t in,
+                              int64_t out) {
     linear_product(gpu, dtype, y, base, x, w, bias, rows, in, out);
 }
 
@@ -47,10 +47,9 @@ __global__ void column_sums(float *sum, int add, const T *x, int64_t rows, int64
     sum[j] = add ? sum[j] + total : total;
 }
 
-extern "C" void linear_backward_cuda(Gpu *gpu, DType dtype, void *dx, int add_x, float *dw,
-                                     int add_w, float *dbias, int add_bias, const void *dy,
-                                     const void *x, const void *w, int64_t rows, int64_t in,
-                                     int64_t out) {
+void linear_backward_cuda(Gpu *gpu, DType dtype, void *dx, int add_x, float *dw, int add_w,
+                          float *dbias, int add_bias, const void *dy, const void *x, const void *w,
+                          int64_t rows, int64_t in, int64_t out) {
     if (dx) {
         GpuMatmul product = gpu_product(dtype, dtype, false, false, rows, in, out);
         product.beta = (float)add_x;
@@ -114,15 +113,15 @@ static void launch_elementwise(Gpu *gpu, void *y, int add, const void *a, const 
     gpu_launch(gpu, elementwise<T, Op>, blocks, THREADS, 0, y, add, a, b, n, op);
 }
 
-extern "C" void add_cuda(Gpu *gpu, DType dtype, void *y, const void *a, const void *b, int64_t n) {
+void add_cuda(Gpu *gpu, DType dtype, void *y, const void *a, const void *b, int64_t n) {
     DTYPE_SWITCH(dtype, T, launch_elementwise<T>(gpu, y, 0, a, b, n, AddOp()));
 }
 
-extern "C" void accumulate_cuda(Gpu *gpu, DType dtype, void *y, const void *x, int64_t n, int add) {
+void accumulate_cuda(Gpu *gpu, DType dtype, void *y, const void *x, int64_t n, int add) {
     DTYPE_SWITCH(dtype, T, launch_elementwise<T>(gpu, y, add, x, x, n, CopyOp()));
 }
 
-extern "C" void silu_forward_cuda(Gpu *gpu, DType dtype, void *y, const void *x, int64_t n) {
+void silu_forward_cuda(Gpu *gpu, DType dtype, void *y, const void *x, int64_t n) {
     DTYPE_SWITCH(dtype, T, launch_elementwise<T>(gpu, y, 0, x, x, n, SiluOp()));
 }
 
@@ -168,8 +167,8 @@ template <typename T> static int slice_width(int64_t width, int64_t from, int64_
     return (width | from | count) % Pack<T>::SIZE ? 1 : Pack<T>::SIZE;
 }
 
-extern "C" void slice_forward_cuda(Gpu *gpu, DType dtype, void *y, const void *x, int64_t rows,
-                                   int64_t width, int64_t from, int64_t count) {
+void slice_forward_cuda(Gpu *gpu, DType dtype, void *y, const void *x, int64_t rows, int64_t width,
+                        int64_t from, int64_t count) {
     DTYPE_SWITCH(dtype, T, {
         int w = slice_width<T>(width, from, count);
         auto kernel = w == 1 ? slice_forward<T, 1> : slice_forward<T, Pack<T>::SIZE>;
@@ -178,8 +177,8 @@ extern "C" void slice_forward_cuda(Gpu *gpu, DType dtype, void *y, const void *x
     });
 }
 
-extern "C" void slice_backward_cuda(Gpu *gpu, DType dtype, void *dx, int add, const void *dy,
-                                    int64_t rows, int64_t width, int64_t from, int64_t count) {
+void slice_backward_cuda(Gpu *gpu, DType dtype, void *dx, int add, const void *dy, int64_t rows,
+                         int64_t width, int64_t from, int64_t count) {
     DTYPE_SWITCH(dtype, T, {
         int w = slice_width<T>(width, from, count);
         auto kernel = w == 1 ? slice_backward<T, 1> : slice_backward<T, Pack<T>::SIZE>;
@@ -225,8 +224,8 @@ __global__ void concat_backward(T *da, int add_a, T *db, int add_b, const T *dy,
     }
 }
 
-extern "C" void concat_forward_cuda(Gpu *gpu, DType dtype, void *y, const void *a, const void *b,
-                                    int64_t rows, int64_t wa, int64_t wb) {
+void concat_forward_cuda(Gpu *gpu, DType dtype, void *y, const void *a, const void *b, int64_t rows,
+                         int64_t wa, int64_t wb) {
     DTYPE_SWITCH(dtype, T, {
         int w = slice_width<T>(wa, wb, 0);
         auto kernel = w == 1 ? concat_forward<T, 1> : concat_forward<T, Pack<T>::SIZE>;
@@ -235,9 +234,8 @@ extern "C" void concat_forward_cuda(Gpu *gpu, DType dtype, void *y, const void *
     });
 }
 
-extern "C" void concat_backward_cuda(Gpu *gpu, DType dtype, void *da, int add_a, void *db,
-                                     int add_b, const void *dy, int64_t rows, int64_t wa,
-                                     int64_t wb) {
+void concat_backward_cuda(Gpu *gpu, DType dtype, void *da, int add_a, void *db, int add_b,
+                          const void *dy, int64_t rows, int64_t wa, int64_t wb) {
     DTYPE_SWITCH(dtype, T, {
         int w = slice_width<T>(wa, wb, 0);
         auto kernel = w == 1 ? concat_backward<T, 1> : concat_backward<T, Pack<T>::SIZE>;
@@ -254,13 +252,13 @@ struct SiluBackwardOp {
     }
 };
 
-extern "C" void silu_backward_cuda(Gpu *gpu, DType dtype, void *dx, int add_x, const void *dy,
-                                   const void *x, int64_t n) {
+void silu_backward_cuda(Gpu *gpu, DType dtype, void *dx, int add_x, const void *dy, const void *x,
+                        int64_t n) {
     DTYPE_SWITCH(dtype, T, launch_elementwise<T>(gpu, dx, add_x, dy, x, n, SiluBackwardOp()));
 }
 
-extern "C" void swiglu_forward_cuda(Gpu *gpu, DType dtype, void *y, const void *gate,
-                                    const void *up, int64_t n) {
+void swiglu_forward_cuda(Gpu *gpu, DType dtype, void *y, const void *gate, const void *up,
+                         int64_t n) {
     DTYPE_SWITCH(dtype, T, launch_elementwise<T>(gpu, y, 0, gate, up, n, SwigluOp()));
 }
 
@@ -301,9 +299,8 @@ __global__ void swiglu_backward(T *dgate, int add_gate, T *dup, int add_up, cons
     }
 }
 
-extern "C" void swiglu_backward_cuda(Gpu *gpu, DType dtype, void *dgate, int add_gate, void *dup,
-                                     int add_up, const void *dy, const void *gate, const void *up,
-                                     int64_t n) {
+void swiglu_backward_cuda(Gpu *gpu, DType dtype, void *dgate, int add_gate, void *dup, int add_up,
+                          const void *dy, const void *gate, const void *up, int64_t n) {
     DTYPE_SWITCH(dtype, T,
                  gpu_launch(gpu, swiglu_backward<T>,
                             gpu_blocks(gpu, THREADS, ceil_div(n, Pack<T>::SIZE)), THREADS, 0, dgate,
@@ -326,8 +323,8 @@ __global__ void dropout_kernel(T *y, int add, const T *x, int64_t n, float p, ui
     }
 }
 
-extern "C" void dropout_cuda(Gpu *gpu, DType dtype, void *y, int add, const void *x, int64_t n,
-                             float p, uint64_t seed, uint64_t stream) {
+void dropout_cuda(Gpu *gpu, DType dtype, void *y, int add, const void *x, int64_t n, float p,
+                  uint64_t seed, uint64_t stream) {
     DTYPE_SWITCH(dtype, T,
                  gpu_launch(gpu, dropout_kernel<T>, gpu_blocks(gpu, THREADS, ceil_div(n, 4)),
                             THREADS, 0, y, add, x, n, p, seed, stream));

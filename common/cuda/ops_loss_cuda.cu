@@ -49,8 +49,8 @@ __global__ void embedding_forward(T *y, const T *table, const int32_t *ids, int6
         y[row * d + j] = id >= 0 && id < vocab ? table[id * d + j] : from_float<T>(NAN);
 }
 
-extern "C" void embedding_forward_cuda(Gpu *gpu, DType dtype, void *y, const void *table,
-                                       const int32_t *ids, int64_t rows, int64_t d, int64_t vocab) {
+void embedding_forward_cuda(Gpu *gpu, DType dtype, void *y, const void *table, const int32_t *ids,
+                            int64_t rows, int64_t d, int64_t vocab) {
     if (rows == 0) return;
     DTYPE_SWITCH(dtype, T,
                  few_rows_launch(gpu, embedding_forward<T>, dim3((unsigned)rows), 128, 0, (T *)y,
@@ -92,9 +92,9 @@ __global__ void sum_rows_by_id(float *dtable, int add, const int32_t *start, con
     }
 }
 
-extern "C" void embedding_backward_cuda(Gpu *gpu, DType dtype, float *dtable, int add,
-                                        int32_t *scratch, const void *dy, const int32_t *ids,
-                                        int64_t rows, int64_t d, int64_t vocab) {
+void embedding_backward_cuda(Gpu *gpu, DType dtype, float *dtable, int add, int32_t *scratch,
+                             const void *dy, const int32_t *ids, int64_t rows, int64_t d,
+                             int64_t vocab) {
     int32_t *start = scratch, *sorted = start + vocab + 1, *order = sorted + rows,
             *numbers = order + rows;
     if (rows) {
@@ -164,9 +164,9 @@ __global__ void mean_of_rows(float *loss, const float *losses, const int32_t *ta
     }
 }
 
-extern "C" void cross_entropy_forward_cuda(Gpu *gpu, DType dtype, float *loss, float *losses,
-                                           float *lse, const void *logits, const int32_t *targets,
-                                           int64_t rows, int64_t vocab) {
+void cross_entropy_forward_cuda(Gpu *gpu, DType dtype, float *loss, float *losses, float *lse,
+                                const void *logits, const int32_t *targets, int64_t rows,
+                                int64_t vocab) {
     if (rows)
         DTYPE_SWITCH(dtype, T,
                      gpu_launch(gpu, cross_entropy_rows<T>, rows, THREADS, 0, losses, lse, logits,
@@ -187,9 +187,9 @@ __global__ void cross_entropy_backward(T *logits, const float *dloss, const floa
     }
 }
 
-extern "C" void cross_entropy_backward_cuda(Gpu *gpu, DType dtype, void *logits, const float *dloss,
-                                            const float *loss, const float *lse,
-                                            const int32_t *targets, int64_t rows, int64_t vocab) {
+void cross_entropy_backward_cuda(Gpu *gpu, DType dtype, void *logits, const float *dloss,
+                                 const float *loss, const float *lse, const int32_t *targets,
+                                 int64_t rows, int64_t vocab) {
     if (rows)
         DTYPE_SWITCH(dtype, T,
                      gpu_launch(gpu, cross_entropy_backward<T>, rows, THREADS, 0, logits, dloss,
@@ -305,11 +305,10 @@ template <typename T> __global__ void scale_unless_one(T *x, const float *factor
     }
 }
 
-extern "C" void linear_cross_entropy_forward_cuda(Gpu *gpu, DType dtype, float *loss, float *losses,
-                                                  void *logits, int gradient, void *padded_w,
-                                                  const void *x, const void *w,
-                                                  const int32_t *targets, int64_t rows, int64_t in,
-                                                  int64_t vocab, int64_t width) {
+void linear_cross_entropy_forward_cuda(Gpu *gpu, DType dtype, float *loss, float *losses,
+                                       void *logits, int gradient, void *padded_w, const void *x,
+                                       const void *w, const int32_t *targets, int64_t rows,
+                                       int64_t in, int64_t vocab, int64_t width) {
     size_t size = dtype_size(dtype), used = (size_t)(vocab * in) * size;
     if (padded_w != w) {
         gpu_copy(gpu, padded_w, w, used);
@@ -334,11 +333,10 @@ static void head_weight_gradient(Gpu *gpu, DType dtype, float *dw, int add, cons
                NULL);
 }
 
-extern "C" void linear_cross_entropy_backward_cuda(Gpu *gpu, DType dtype, void *dx, int add_x,
-                                                   float *dw, int add_w, void *dlogits,
-                                                   const void *padded_w, const float *dloss,
-                                                   const void *x, int64_t rows, int64_t in,
-                                                   int64_t vocab, int64_t width) {
+void linear_cross_entropy_backward_cuda(Gpu *gpu, DType dtype, void *dx, int add_x, float *dw,
+                                        int add_w, void *dlogits, const void *padded_w,
+                                        const float *dloss, const void *x, int64_t rows, int64_t in,
+                                        int64_t vocab, int64_t width) {
     if (!rows) return;
     unsigned blocks = 4 * (unsigned)gpu->sm_count;
     DTYPE_SWITCH(
@@ -373,8 +371,8 @@ __global__ void sum_scratch(float *out, const float *scratch, float scale) {
     if (threadIdx.x == 0) out[0] = total * scale;
 }
 
-extern "C" void sum_forward_cuda(Gpu *gpu, DType dtype, float *out, float *scratch, const void *x,
-                                 const float *c, int64_t n, float scale) {
+void sum_forward_cuda(Gpu *gpu, DType dtype, float *out, float *scratch, const void *x,
+                      const float *c, int64_t n, float scale) {
     DTYPE_SWITCH(dtype, T,
                  gpu_launch(gpu, sum_chunks<T>, SUM_CHUNKS, THREADS, 0, scratch, x, c, n));
     gpu_launch(gpu, sum_scratch, 1, THREADS, 0, out, scratch, scale);
@@ -390,8 +388,8 @@ __global__ void spread(T *dx, int add, const float *dout, const float *c, int64_
     }
 }
 
-extern "C" void sum_backward_cuda(Gpu *gpu, DType dtype, void *dx, int add, const float *dout,
-                                  const float *c, int64_t n, float scale) {
+void sum_backward_cuda(Gpu *gpu, DType dtype, void *dx, int add, const float *dout, const float *c,
+                       int64_t n, float scale) {
     unsigned blocks = (unsigned)(ceil_div(n, THREADS) < 2048 ? ceil_div(n, THREADS) : 2048);
     DTYPE_SWITCH(
         dtype, T,

@@ -33,8 +33,8 @@ __global__ void norm_of_chunks(float *scratch, float grad_scale) {
     if (threadIdx.x == 0) scratch[NORM_CHUNKS] = (float)(grad_scale * sqrt(squares));
 }
 
-extern "C" void grad_norm_cuda(Gpu *gpu, DType dtype, float *scratch, const float *grads, int64_t n,
-                               float grad_scale) {
+void grad_norm_cuda(Gpu *gpu, DType dtype, float *scratch, const float *grads, int64_t n,
+                    float grad_scale) {
     (void)dtype; /* gradients of weights are F32 */
     gpu_launch(gpu, squares_of_chunk, NORM_CHUNKS, THREADS, 0, scratch, grads, n);
     gpu_launch(gpu, norm_of_chunks, 1, THREADS, 0, scratch, grad_scale);
@@ -70,9 +70,8 @@ __global__ void adamw_kernel(T *values, float4 *master, float4 *m, float4 *v, co
     }
 }
 
-extern "C" void adamw_cuda(Gpu *gpu, DType dtype, void *values, float *master, float *m, float *v,
-                           const float *grads, const float *norm, int64_t n, int64_t decayed,
-                           AdamWStep step) {
+void adamw_cuda(Gpu *gpu, DType dtype, void *values, float *master, float *m, float *v,
+                const float *grads, const float *norm, int64_t n, int64_t decayed, AdamWStep step) {
     int64_t quads = n / 4;
     DTYPE_SWITCH(dtype, T,
                  gpu_launch(gpu, adamw_kernel<T>, gpu_blocks(gpu, THREADS, quads), THREADS, 0,

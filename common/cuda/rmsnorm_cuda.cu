@@ -219,8 +219,8 @@ static __global__ void backward_plain_w(float *scratch, const T *dy, const T *x,
     ([&] { const int TEAM = team, PACKS = packs; __VA_ARGS__; }(), true)
 /* clang-format on */
 
-extern "C" void rmsnorm_forward_cuda(Gpu *gpu, DType dtype, void *y, float *rstd, const void *x,
-                                     const void *w, int64_t rows, int64_t d, float eps) {
+void rmsnorm_forward_cuda(Gpu *gpu, DType dtype, void *y, float *rstd, const void *x, const void *w,
+                          int64_t rows, int64_t d, float eps) {
     if (rows == 0) return;
     DTYPE_SWITCH(dtype, T, {
         bool done = PACKS_SWITCH(d, T, {
@@ -256,9 +256,9 @@ static int backward(Gpu *gpu, T *dx, int add_x, float *scratch, const T *dy, con
     return CHUNKS;
 }
 
-extern "C" void rmsnorm_backward_cuda(Gpu *gpu, DType dtype, void *dx, int add_x, float *dw,
-                                      int add_w, float *scratch, const void *dy, const void *x,
-                                      const void *w, const float *rstd, int64_t rows, int64_t d) {
+void rmsnorm_backward_cuda(Gpu *gpu, DType dtype, void *dx, int add_x, float *dw, int add_w,
+                           float *scratch, const void *dy, const void *x, const void *w,
+                           const float *rstd, int64_t rows, int64_t d) {
     int parts = 0;
     if (rows && (dx || dw))
         DTYPE_SWITCH(dtype, T,

@@ -13,10 +13,6 @@
 
 #include <stddef.h>
 
-#ifdef __cplusplus
-extern "C" {
-#endif
-
 typedef struct MappedFile {
     const char *data; /* read-only; not zero-terminated */
     size_t size;
@@ -66,7 +62,4 @@ int make_directories_above(const char *path, Error *err);
  */
 int project_path(char *buffer, size_t size, const char *path, Error *err);
 
-#ifdef __cplusplus
-}
-#endif
 #endif

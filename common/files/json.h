@@ -15,10 +15,6 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-#ifdef __cplusplus
-extern "C" {
-#endif
-
 /* Parses size bytes (zero-terminated or not). `what` names them in messages ("config.json"). NULL
  * and a message with line and column if they are not JSON. Free the result with cJSON_Delete(). */
 cJSON *json_parse(const char *what, const char *text, size_t size, Error *err);
@@ -41,7 +37,4 @@ typedef struct NameText {
 } NameText;
 NameText name_text(const char *name);
 
-#ifdef __cplusplus
-}
-#endif
 #endif

@@ -22,10 +22,6 @@
 #include "common/core/error.h"
 #include "common/core/tensor.h"
 
-#ifdef __cplusplus
-extern "C" {
-#endif
-
 typedef struct SafeTensors SafeTensors;
 
 /*
@@ -60,7 +56,4 @@ typedef struct KeyValue {
 int safetensors_write(const char *path, const Tensor *tensors, int count, const KeyValue *metadata,
                       int metadata_count, Error *err);
 
-#ifdef __cplusplus
-}
-#endif
 #endif

@@ -13,10 +13,6 @@
 #include "common/files/csv.h"
 #include "common/program/options.h"
 
-#ifdef __cplusplus
-extern "C" {
-#endif
-
 /* The work, once. It may allocate nothing in ctx's arena that it does not give back, for it is
  * called many times. */
 typedef void (*BenchFunction)(Context *ctx, void *user);
@@ -109,7 +105,4 @@ Tensor *bench_tensor(Context *ctx, const char *name, DType dtype, uint64_t strea
 /* "812 us", "12.3 ms", "1.20 s" in the caller's buffer; returns it. */
 char *format_duration(char *buffer, size_t size, double seconds);
 
-#ifdef __cplusplus
-}
-#endif
 #endif

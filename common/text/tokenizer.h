@@ -21,10 +21,6 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#ifdef __cplusplus
-extern "C" {
-#endif
-
 typedef struct Tokenizer Tokenizer;
 
 /* Called now and then while training, for a progress bar; may be NULL. */
@@ -68,7 +64,4 @@ const char *tokenizer_token(const Tokenizer *tokenizer, int32_t id, size_t *byte
 /* The bytes of ids, zero-terminated, for the caller to free(); *bytes (without the zero) is set. */
 char *tokenizer_decode(const Tokenizer *tokenizer, const int32_t *ids, size_t count, size_t *bytes);
 
-#ifdef __cplusplus
-}
-#endif
 #endif
