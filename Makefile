@@ -70,7 +70,7 @@ BLAS_INC = $(eval BLAS_INC := $(call ask,--cflags,openblas))$(BLAS_INC)
 # The directory of the OpenMP build of OpenBLAS goes into the program, so that a pthreads build
 # beside it is not taken.
 BLAS_DIR = $(patsubst -L%,-Wl$(,)-rpath$(,)%,$(filter -L%,$(BLAS_LIB)))
-LIBS     = $(BLAS_LIB) $(BLAS_DIR) -lcjson -lpcre2-8 -lm
+LIBS     = $(BLAS_LIB) $(BLAS_DIR) -lcjson -lonig -lm
 
 ifneq ($(NVCC),)
 # sm_75 and up: machine code for Turing, Ampere (runs on Ada too) and Hopper, and PTX for what

@@ -43,7 +43,7 @@ if gcc -O2 -fopenmp tools/doctor.c common/core/blas.c $flags -o build/doctor 2>b
     else bad OpenBLAS "a program linked with it does not start: $used" "see build/doctor.log"; fi
 else bad OpenBLAS "missing, or it cannot be linked (build/doctor.log)" "$(install libopenblas-openmp-dev OpenBLAS)"; fi
 
-for library in 'libcjson libcjson-dev cJSON reads-JSON' 'libpcre2-8 libpcre2-dev PCRE2 the-tokenizer' 'criterion libcriterion-dev Criterion the-tests'; do
+for library in 'libcjson libcjson-dev cJSON reads-JSON' 'oniguruma libonig-dev Oniguruma the-tokenizer' 'criterion libcriterion-dev Criterion the-tests'; do
     read -r name package title use <<<"$library"
     if version=$(pkg-config --modversion "$name" 2>/dev/null); then good "$title" "$version (${use/-/ })"
     else bad "$title" "missing (${use/-/ })" "$(install "$package" "$title")"; fi

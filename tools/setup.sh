@@ -15,7 +15,7 @@ command g++          | build-essential        | build test demo | the C++ compil
 command pkg-config   | pkg-config             |                 | finds the libraries (pkgconf)
 library openblas     | libopenblas-openmp-dev | build test demo | matrix products on the CPU (openblas-devel, openblas)
 library libcjson     | libcjson-dev           | build test demo | reads JSON: tokenizers and checkpoints (cjson-devel, cjson)
-library libpcre2-8   | libpcre2-dev           | build test demo | splits text into words for the tokenizer (pcre2-devel, pcre2)
+library oniguruma    | libonig-dev            | build test demo | splits text into words for the tokenizer (oniguruma-devel, oniguruma)
 library criterion    | libcriterion-dev       | test            | the tests (criterion-devel, criterion)
 command python3      | python3                | test            | runs the tests and checks exercises; no packages needed (python3)
 command bible        | bible-kjv              | demo            | the text that the demo learns: the King James Bible
@@ -31,7 +31,7 @@ is_there() { # command|library NAME
 missing_parts() { # the lines of `parts` that are not there
     # One question for all libraries first: asking for each costs more than all the rest together.
     local libraries_there=no
-    pkg-config --exists openblas libcjson libpcre2-8 criterion 2>/dev/null && libraries_there=yes
+    pkg-config --exists openblas libcjson oniguruma criterion 2>/dev/null && libraries_there=yes
     while IFS='|' read -r how package needed why; do
         [ -n "$how" ] || continue
         read -r kind name <<<"$how"

@@ -5,29 +5,13 @@
  */
 #include "10_full_model/data/normalise.h"
 
+#include "common/core/utf8.h"
+
 #include <stdbool.h>
 #include <string.h>
 
-int utf8_character(const char *text, size_t left) {
-    const unsigned char *s = (const unsigned char *)text;
-    unsigned char c = s[0];
-    if (c < 0x80) return 1;
-    if (c < 0xC2 || c > 0xF4) return -1;
-    int length = c < 0xE0 ? 2 : c < 0xF0 ? 3 : 4;
-    unsigned char low = c == 0xE0 ? 0xA0 : c == 0xF0 ? 0x90 : 0x80;
-    unsigned char high = c == 0xED ? 0x9F : c == 0xF4 ? 0x8F : 0xBF;
-    for (int i = 1; i < length; i++) {
-        if ((size_t)i == left || s[i] < low || s[i] > high) return -i;
-        low = 0x80, high = 0xBF; /* only the second byte has limits of its own */
-    }
-    return length;
-}
-
-/* C1 is U+0080 .. U+009F: C2 80 .. C2 9F. */
-static bool is_dropped(const unsigned char *s, int length) {
-    if (length == 1) return (*s < 0x20 && *s != '\n' && *s != '\t') || *s == 0x7F;
-    if (length == 2) return s[0] == 0xC2 && s[1] < 0xA0;
-    return length == 3 && s[0] == 0xEF && s[1] == 0xBB && s[2] == 0xBF;
+static bool is_dropped(const char *s, int length) {
+    return utf8_is_control(s, length) || (length == 3 && memcmp(s, "\xEF\xBB\xBF", 3) == 0);
 }
 
 static size_t without_blanks(const char *out, size_t n) {
@@ -61,7 +45,7 @@ Normalised normalise(const char *text, size_t bytes, const char *marker, char *o
             n = end_line(out, n);
             continue;
         }
-        if (is_dropped((const unsigned char *)s, length)) continue;
+        if (is_dropped(s, length)) continue;
         for (int k = 0; k < length; k++) out[n++] = s[k];
         /* Looked for in what is written: taking characters away may have put the marker
          * together. */

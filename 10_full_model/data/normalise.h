@@ -28,11 +28,4 @@ typedef struct Normalised {
  * marker may be NULL. */
 Normalised normalise(const char *text, size_t bytes, const char *marker, char *out);
 
-/*
- * Bytes of the UTF-8 character at text (1 .. 4), or minus the bytes of the piece that could have
- * begun one (-1 .. -3): no overlong forms, no surrogates, nothing above U+10FFFF (Unicode, table
- * 3-7). left >= 1.
- */
-int utf8_character(const char *text, size_t left);
-
 #endif

@@ -5,9 +5,8 @@
  */
 #include "10_full_model/generate/text_stream.h"
 
-#include "10_full_model/data/normalise.h"
-
 #include "common/core/memory.h"
+#include "common/core/utf8.h"
 
 #include <stdlib.h>
 #include <string.h>

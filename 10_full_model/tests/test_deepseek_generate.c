@@ -4,7 +4,7 @@
 /* first: it says which functions of the system it needs */
 #include "10_full_model/tests/test_deepseek.h"
 
-#include "10_full_model/data/normalise.h"
+#include "common/core/utf8.h"
 
 #define GENERATE(model, ...) DEEPSEEK("generate", "--model", model, __VA_ARGS__)
 

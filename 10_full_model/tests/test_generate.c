@@ -3,9 +3,10 @@
  * pause changes an answer.
  */
 #include "10_full_model/commands/interactive.h"
-#include "10_full_model/data/normalise.h"
 #include "10_full_model/generate/generate.h"
 #include "10_full_model/tests/test_world.h"
+
+#include "common/core/utf8.h"
 
 #include <math.h>
 #include <stdio.h>

@@ -7,6 +7,8 @@
 #define _GNU_SOURCE /* program_invocation_short_name */
 #include "common/core/error.h"
 
+#include "common/core/utf8.h"
+
 #include <errno.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -36,11 +38,13 @@ int error_prefix(Error *err, const char *format, ...) {
 
 void fatal(const char *format, ...) {
     fflush(stdout);
-    fprintf(stderr, "%s: ", program_invocation_short_name);
+    char text[4096];
     va_list args;
     va_start(args, format);
-    vfprintf(stderr, format, args);
+    vsnprintf(text, sizeof text, format, args);
     va_end(args);
+    fprintf(stderr, "%s: ", program_invocation_short_name);
+    terminal_print(stderr, text); /* names and texts out of files may be in it */
     fputc('\n', stderr);
     exit(1);
 }

@@ -6,6 +6,7 @@
 #include "common/files/json.h"
 
 #include "common/core/memory.h"
+#include "common/core/utf8.h"
 #include "common/files/files.h"
 
 #include <stdio.h>
@@ -14,32 +15,19 @@
 
 /* ---- what cJSON lets pass ---- */
 
-/* Length of the UTF-8 character at s (up to `left` bytes), 0 if it is none: no overlong forms, no
- * surrogates, nothing above U+10FFFF (Unicode, table 3-7). */
-static size_t utf8_length(const unsigned char *s, size_t left) {
-    unsigned char c = s[0];
-    if (c < 0x80) return 1;
-    size_t length = c >= 0xC2 && c <= 0xDF ? 2 : c >= 0xE0 && c <= 0xEF ? 3 : 4;
-    if (c < 0xC2 || c > 0xF4 || left < length) return 0;
-    unsigned char low = c == 0xE0 ? 0xA0 : c == 0xF0 ? 0x90 : 0x80;
-    unsigned char high = c == 0xED ? 0x9F : c == 0xF4 ? 0x8F : 0xBF;
-    if (s[1] < low || s[1] > high) return 0;
-    for (size_t i = 2; i < length; i++)
-        if (s[i] < 0x80 || s[i] > 0xBF) return 0;
-    return length;
-}
-
 /* NULL, or what is wrong with the text at *where. */
 static const char *check_characters(const char *text, size_t size, size_t *where) {
     for (size_t i = 0; i < size;) {
         const unsigned char *s = (const unsigned char *)text + i;
         *where = i;
-        size_t length = utf8_length(s, size - i);
-        if (length == 0) return "invalid UTF-8";
+        int length = utf8_character(text + i, size - i);
+        if (length < 0) return "invalid UTF-8";
         if (*s < 0x20 && *s != '\n' && *s != '\r' && *s != '\t') return "a control character";
         if (*s == '\\' && size - i >= 6 && memcmp(s, "\\u0000", 6) == 0)
             return "a zero character, which no name may hold";
-        i += *s == '\\' && size - i >= 2 && s[1] < 0x80 ? 2 : length; /* "\\u0000" is harmless */
+        i += *s == '\\' && size - i >= 2 && s[1] < 0x80
+                 ? 2
+                 : (size_t)length; /* "\\u0000" is harmless */
     }
     return NULL;
 }
@@ -129,10 +117,17 @@ bool json_integer(const cJSON *item, int64_t low, int64_t high, int64_t *value) 
 NameText name_text(const char *name) {
     NameText shown;
     size_t n = 0;
-    for (; name[n] && n < 80; n++) {
-        unsigned char c = (unsigned char)name[n];
-        shown.text[n] = c < 0x20 || c == 0x7F ? '?' : name[n];
+    while (*name && n < 80) {
+        int length = utf8_character(name, strnlen(name, 4));
+        bool is_shown =
+            length > 0 && !utf8_is_control(name, length) && *name != '\n' && *name != '\t';
+        if (length < 0) length = 1;
+        if (n + (size_t)length > 80) break;
+        if (is_shown) memcpy(shown.text + n, name, (size_t)length);
+        if (!is_shown) shown.text[n] = '?';
+        n += is_shown ? (size_t)length : 1;
+        name += length;
     }
-    strcpy(shown.text + n, name[n] ? "..." : "");
+    strcpy(shown.text + n, *name ? "..." : "");
     return shown;
 }

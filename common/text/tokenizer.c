@@ -5,6 +5,8 @@
 
 #include <stdlib.h>
 #include <string.h>
+#include <sys/random.h>
+#include <time.h>
 
 /* ---- hash tables: open addressing, linear probing, at most half full ---- */
 
@@ -17,8 +19,17 @@ static uint64_t mix(uint64_t x) {
     return x ^ (x >> 33);
 }
 
+/* Drawn anew for each process: nobody can choose words, or merges, that all want the same place in
+ * a table. Nothing but time depends on it. */
+static uint64_t seed;
+
+__attribute__((constructor)) static void draw_seed(void) {
+    if (getrandom(&seed, sizeof seed, GRND_NONBLOCK) != sizeof seed)
+        seed = (uint64_t)(uintptr_t)&seed ^ (uint64_t)time(NULL); /* addresses are random, too */
+}
+
 uint64_t hash_bytes(const char *bytes, size_t length) {
-    uint64_t hash = length;
+    uint64_t hash = seed ^ length;
     for (; length >= 8; length -= 8, bytes += 8) {
         uint64_t word;
         memcpy(&word, bytes, 8);
@@ -75,9 +86,12 @@ typedef struct PairSlot {
 
 static PairSlot *pair_slot(const PairMap *map, int32_t left, int32_t right) {
     size_t mask = map->capacity - 1;
-    /* One multiplication (Fibonacci hashing): encoding asks here for every pair of a new word. */
+    /* One multiplication by an odd number that nobody knows (multiply-shift hashing, Dietzfelbinger
+     * et al. 1997), of which the upper bits count: encoding asks here for every pair of a new
+     * word. */
     uint64_t key = (uint64_t)(uint32_t)left << 32 | (uint32_t)right;
-    for (size_t i = (key * 0x9e3779b97f4a7c15u) >> 32 & mask;; i = (i + 1) & mask) {
+    int shift = __builtin_clzll(mask);
+    for (size_t i = (key * (seed | 1)) >> shift;; i = (i + 1) & mask) {
         PairSlot *slot = &map->slots[i];
         if (!slot->value || (slot->left == left && slot->right == right)) return slot;
     }

@@ -1,10 +1,11 @@
 /*
  * Byte-level BPE (Sennrich et al. 2016; GPT-2's byte variant).
  *
- * Text is split into words by one or more patterns (PCRE2); a word's bytes are its first tokens;
- * then, among the adjacent pairs that were merged in training, the one learned earliest is merged,
- * the leftmost first, until none is left. Every byte is a token, so any text, valid UTF-8 or not,
- * encodes, and decode(encode(text)) == text for any bytes.
+ * Text is split into words by one or more patterns (Oniguruma); a word's bytes are its first
+ * tokens; then, among the adjacent pairs that were merged in training, the one learned earliest is
+ * merged, the leftmost first, until none is left. Every byte is a token, so any text, valid UTF-8
+ * or not, encodes, and decode(encode(text)) == text for any bytes (unless a file asks for pieces to
+ * be removed, or for a space to be put before a text).
  *
  * Files are Hugging Face's tokenizer.json. What such a file may ask for beyond byte-level BPE
  * (another model, a normalizer, tokens that swallow spaces, ...) is refused with a message rather

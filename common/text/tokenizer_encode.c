@@ -194,6 +194,6 @@ int32_t *tokenizer_encode(const Tokenizer *tokenizer, const char *text, size_t b
         if (encoders[i].tokenizer) encoder_free(&encoders[i]); /* OpenMP may give fewer threads */
     free(encoders);
     free(parts);
-    free(segments);
+    segments_free(segments, segment_count);
     return ids;
 }

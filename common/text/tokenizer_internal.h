@@ -2,7 +2,8 @@
  * What the tokenizer's source files share.
  *
  *     tokenizer.c         the tables below, tokens, decoding
- *     tokenizer_split.c   text -> added tokens and words (PCRE2)
+ *     tokenizer_pattern.c one pattern: where it matches next (Oniguruma)
+ *     tokenizer_split.c   text -> added tokens and words
  *     tokenizer_encode.c  words -> ids: merging, the cache, threads
  *     tokenizer_train.c   text -> merges
  *     tokenizer_json.c    tokenizer.json -> Tokenizer and back
@@ -10,15 +11,14 @@
 #ifndef COMMON_TOKENIZER_INTERNAL_H
 #define COMMON_TOKENIZER_INTERNAL_H
 
-#define PCRE2_CODE_UNIT_WIDTH 8
-
 #include "common/text/tokenizer.h"
 
 #include "common/core/memory.h"
 
 #include <cjson/cJSON.h>
-#include <pcre2.h>
+#include <oniguruma.h>
 #include <stdbool.h>
+#include <time.h>
 
 #define END_OF_TEXT "<|endoftext|>"
 
@@ -82,12 +82,34 @@ typedef struct AddedToken {
     bool normalized; /* looked for after the others */
 } AddedToken;
 
+typedef struct Pattern {
+    regex_t *regex; /* Oniguruma's */
+    int known;      /* which of those that are also written as loops; -1: none */
+} Pattern;
+
+/* What becomes of the matches and of the gaps between them: pieces of their own; nothing (of
+ * matches); one piece where several matches, or gaps, stand in a row; one piece with the gap before
+ * the match, or with the one behind it. The names are the file's. */
+typedef enum SplitBehavior {
+    SPLIT_ISOLATED,
+    SPLIT_REMOVED,
+    SPLIT_CONTIGUOUS,
+    SPLIT_MERGED_WITH_PREVIOUS,
+    SPLIT_MERGED_WITH_NEXT
+} SplitBehavior;
+extern const char *const split_behavior_names[]; /* "Isolated" ...; NULL behind the last */
+
+typedef struct SplitStep {
+    Pattern pattern;
+    SplitBehavior behavior;
+    bool invert; /* matches are gaps, and gaps matches */
+} SplitStep;
+
 enum { MAX_PATTERNS = 16 };
 
-/* How text becomes words: each pattern in turn cuts what the one before left into matches and the
- * gaps between them. */
+/* How text becomes words: each step in turn cuts what the one before left. */
 typedef struct Splitter {
-    pcre2_code *patterns[MAX_PATTERNS];
+    SplitStep steps[MAX_PATTERNS];
     int count;
     bool cuts_at_spaces; /* a space behind an ASCII letter always begins a word */
 } Splitter;
@@ -104,6 +126,7 @@ struct Tokenizer {
     StringMap words;    /* bytes -> id, only if ignore_merges */
 
     Splitter splitter;
+    bool adds_space;   /* before a text, and behind an added token, unless one is there */
     AddedToken *added; /* those not normalized, then the others; each kind sorted by text */
     size_t added_first, added_count, added_capacity; /* added_first: how many are not normalized */
     bool added_begins[2][256]; /* [normalized]: bytes that such a token begins with */
@@ -121,12 +144,36 @@ void tokenizer_add_merge(Tokenizer *tokenizer, int32_t left, int32_t right, int3
 uint32_t byte_to_character(unsigned char byte);
 int character_to_byte(uint32_t character); /* -1: not in the alphabet */
 
+/* ---- tokenizer_pattern.c ---- */
+
+/* What one thread needs to match. */
+typedef struct Matcher {
+    OnigRegion *region;
+    OnigMatchParam *param;
+    double seconds_allowed, started; /* of this thread's time, for one text */
+    time_t second;                   /* when that was last looked at; 0: not yet */
+} Matcher;
+
+void matcher_init(Matcher *matcher);
+void matcher_free(Matcher *matcher);
+void matcher_begin(Matcher *matcher, size_t length); /* a text of so many bytes */
+
+/* `what` names the pattern in messages. */
+int pattern_compile(Pattern *pattern, const char *text, const char *what, Error *err);
+void pattern_free(Pattern *pattern);
+const char *pattern_of_gpt2(void);
+
+/* The first match that starts at `from` or later. The text is valid UTF-8. */
+bool pattern_find(const Pattern *pattern, Matcher *matcher, const char *text, size_t length,
+                  size_t from, size_t *start, size_t *end);
+
 /* ---- tokenizer_split.c ---- */
 
-/* Adds a pattern in the syntax of tokenizer.json; `what` names it in messages. */
-int splitter_add(Splitter *splitter, const char *pattern, const char *what, Error *err);
-int splitter_add_literal(Splitter *splitter, const char *text, const char *what, Error *err);
-int splitter_add_gpt2(Splitter *splitter, const char *what, Error *err);
+/* Adds a step; its pattern is in the syntax of tokenizer.json. */
+int splitter_add(Splitter *splitter, const char *pattern, SplitBehavior behavior, bool invert,
+                 const char *what, Error *err);
+int splitter_add_literal(Splitter *splitter, const char *text, SplitBehavior behavior, bool invert,
+                         const char *what, Error *err);
 void splitter_free(Splitter *splitter);
 
 /* Registers a text that is one token wherever it stands; then, once, after the last of them: */
@@ -138,25 +185,19 @@ typedef struct Segment {
     const char *text;
     size_t length;
     int32_t id;
+    char *owned; /* the text, where a space was put before it */
 } Segment;
 
-/* The text cut at its added tokens and, where it may be, into parts of about `limit` bytes. */
+/* The text cut at its added tokens and, where it may be, into parts of about `limit` bytes.
+ * segments_free() the result. */
 Segment *segments_of(const Tokenizer *tokenizer, const char *text, size_t length, size_t limit,
                      size_t *count);
-
-/* What one thread needs to match. */
-typedef struct Matcher {
-    pcre2_match_data *match;
-    pcre2_match_context *context;
-    pcre2_jit_stack *stack; /* NULL until a match needs it */
-} Matcher;
-
-void matcher_init(Matcher *matcher);
-void matcher_free(Matcher *matcher);
+void segments_free(Segment *segments, size_t count);
 
 typedef void (*WordFunction)(void *user, const char *word, size_t length);
 
-/* Calls word() for each word of text, in order; together they are the text. */
+/* Calls word() for each word of text, in order; together they are the text, unless a step removes
+ * what it matches. */
 void split_words(const Splitter *splitter, Matcher *matcher, const char *text, size_t length,
                  WordFunction word, void *user);
 

@@ -12,7 +12,10 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { MAX_ID = (1 << 24) - 1 }; /* a file must not make us allocate gigabytes for one large id */
+enum {
+    MAX_ID = (1 << 24) - 1, /* a file must not make us allocate gigabytes for one large id */
+    MAX_ADDED = 1024        /* bytes of an added token */
+};
 
 /* What the loading functions share. */
 typedef struct Loader {
@@ -21,6 +24,7 @@ typedef struct Loader {
     const cJSON *root, *model;
     StringMap ids;   /* token as the file spells it -> id */
     StringMap added; /* added tokens met so far -> id */
+    bool *merged;    /* by id of the vocabulary: does a merge make it? */
     Error *err;
 } Loader;
 
@@ -174,6 +178,7 @@ static int read_merge(Loader *loader, const cJSON *item, int number) {
         return error_set(loader->err, "%s: merge %d ('%s') is there twice", loader->path, number,
                          name.text);
     tokenizer_add_merge(loader->tokenizer, a, b, both);
+    loader->merged[both] = true;
     return 0;
 }
 
@@ -182,6 +187,7 @@ static int read_merges(Loader *loader) {
     if (!cJSON_IsArray(merges))
         return error_set(loader->err, "%s: the model has no merges", loader->path);
     int number = 0;
+    loader->merged = must_alloc(loader->tokenizer->vocab_size, sizeof *loader->merged);
     cJSON_ArrayForEach(item, merges) {
         if (cJSON_IsString(item) && strncmp(item->valuestring, "#version", 8) == 0) continue;
         if (read_merge(loader, item, number++) < 0) return -1;
@@ -202,11 +208,8 @@ static void index_words(Tokenizer *tokenizer) {
 /* ---- added tokens ---- */
 
 /* Can the token with this id come out of bytes and their merging? */
-static bool is_made_of_bytes(const Tokenizer *tokenizer, int32_t id) {
-    if (tokenizer->tokens[id].length == 1) return true;
-    for (size_t i = 0; i < tokenizer->merge_count; i++)
-        if (tokenizer->merges[i].result == id) return true;
-    return false;
+static bool is_made_of_bytes(const Loader *loader, int32_t id) {
+    return loader->tokenizer->tokens[id].length == 1 || loader->merged[id];
 }
 
 static int check_added_token(const Loader *loader, const cJSON *item, const char *text,
@@ -217,6 +220,11 @@ static int check_added_token(const Loader *loader, const cJSON *item, const char
         if (!is_nothing(member(item, unsupported[i])))
             return error_set(loader->err, "%s: added token '%s': %s is not supported", loader->path,
                              name.text, unsupported[i]);
+    if (strlen(text) > MAX_ADDED) /* looking for them takes as long at every place of a text */
+        return error_set(loader->err,
+                         "%s: added token '%s' has %zu bytes; at most %d are "
+                         "supported",
+                         loader->path, name.text, strlen(text), MAX_ADDED);
     if (string_map_find(&loader->added, text, strlen(text)) >= 0)
         return error_set(loader->err, "%s: added token '%s' is there twice", loader->path,
                          name.text);
@@ -243,7 +251,7 @@ static int read_added_token(Loader *loader, const cJSON *item) {
     bool known = is_taken(tokenizer, id);
     const Token *token = known ? &tokenizer->tokens[id] : NULL;
     if (!known || token->length != strlen(text) || memcmp(token->bytes, text, token->length)) {
-        if (known && is_made_of_bytes(tokenizer, (int32_t)id))
+        if (known && is_made_of_bytes(loader, (int32_t)id))
             return error_set(loader->err,
                              "%s: added token '%s' is also made of bytes, and others than its own",
                              loader->path, name_text(text).text);
@@ -267,44 +275,102 @@ static int read_added_tokens(Loader *loader) {
 
 /* ---- pre-tokenizer ---- */
 
+static int choice(const cJSON *item, const char *const names[]) {
+    for (int i = 0; names[i]; i++)
+        if (is_string(item, names[i])) return i;
+    return -1;
+}
+
 static int read_split(Loader *loader, const cJSON *item) {
-    const cJSON *pattern = member(item, "pattern");
+    Splitter *splitter = &loader->tokenizer->splitter;
+    const cJSON *pattern = member(item, "pattern"), *behavior = member(item, "behavior");
     const char *regex = cJSON_GetStringValue(member(pattern, "Regex"));
     const char *literal = cJSON_GetStringValue(member(pattern, "String"));
-    /* The other behaviours drop text, or glue it to a neighbour. "Isolated" means the same
-     * whether inverted or not. */
-    if (!is_string(member(item, "behavior"), "Isolated"))
-        return error_set(loader->err, "%s: a Split that is not Isolated is not supported",
-                         loader->path);
-    if (regex) return splitter_add(&loader->tokenizer->splitter, regex, loader->path, loader->err);
+    bool invert = cJSON_IsTrue(member(item, "invert"));
+    int kind = choice(behavior, split_behavior_names);
+    if (kind < 0)
+        return error_set(
+            loader->err, "%s: a Split's behavior is %s, and not one of the five", loader->path,
+            cJSON_IsString(behavior) ? name_text(behavior->valuestring).text : "missing");
+    if (regex)
+        return splitter_add(splitter, regex, (SplitBehavior)kind, invert, loader->path,
+                            loader->err);
     if (literal && *literal)
-        return splitter_add_literal(&loader->tokenizer->splitter, literal, loader->path,
+        return splitter_add_literal(splitter, literal, (SplitBehavior)kind, invert, loader->path,
                                     loader->err);
     return error_set(loader->err, "%s: a Split has no pattern", loader->path);
 }
 
+/* Steps that are a Split by another name. Their classes are those of Rust, whose words have letters
+ * of enclosed kinds and joiners, too. */
+static const struct {
+    const char *type, *pattern;
+    SplitBehavior behavior;
+    bool invert;
+} named_splits[] = {
+    {"Digits", "\\p{N}", SPLIT_CONTIGUOUS, false},
+    {"Punctuation", "[\\p{P}!-/:-@\\[-`{-~]", SPLIT_ISOLATED, false},
+    {"Whitespace",
+     "[\\p{Alphabetic}\\p{M}\\p{Nd}\\p{Pc}\\p{Join_Control}]+|"
+     "[^\\p{Alphabetic}\\p{M}\\p{Nd}\\p{Pc}\\p{Join_Control}\\p{White_Space}]+",
+     SPLIT_REMOVED, true},
+    {"WhitespaceSplit", "\\p{White_Space}", SPLIT_REMOVED, false},
+};
+
+/* 1: it was one of them; 0: it is none; -1: an error */
+static int read_named_split(Loader *loader, const cJSON *item) {
+    const cJSON *type = member(item, "type"), *behavior = member(item, "behavior");
+    for (size_t i = 0; i < sizeof named_splits / sizeof *named_splits; i++) {
+        if (!is_string(type, named_splits[i].type)) continue;
+        SplitBehavior kind = named_splits[i].behavior;
+        if (cJSON_IsTrue(member(item, "individual_digits"))) kind = SPLIT_ISOLATED;
+        int given = choice(behavior, split_behavior_names);
+        if (given >= 0 && kind == SPLIT_ISOLATED) kind = (SplitBehavior)given; /* Punctuation's */
+        return splitter_add(&loader->tokenizer->splitter, named_splits[i].pattern, kind,
+                            named_splits[i].invert, loader->path, loader->err)
+                   ? -1
+                   : 1;
+    }
+    return 0;
+}
+
+static int read_byte_level(Loader *loader, const cJSON *item) {
+    if (!cJSON_IsFalse(member(item, "add_prefix_space"))) { /* the library's default is true */
+        if (loader->tokenizer->splitter.count)
+            return error_set(loader->err,
+                             "%s: add_prefix_space behind another pre_tokenizer is "
+                             "not supported",
+                             loader->path);
+        loader->tokenizer->adds_space = true;
+    }
+    /* Absent means true: files older than the option. */
+    if (cJSON_IsFalse(member(item, "use_regex"))) return 0;
+    return splitter_add(&loader->tokenizer->splitter, pattern_of_gpt2(), SPLIT_ISOLATED, false,
+                        loader->path, loader->err);
+}
+
 /* *byte_level is set when the step that turns bytes into GPT-2's alphabet is met. */
 static int read_pre_tokenizer(Loader *loader, const cJSON *item, bool *byte_level, int depth) {
+    enum { DEEPEST = 8 };
     const cJSON *type = member(item, "type"), *step;
-    if (is_string(type, "Sequence") && depth == 0) {
+    if (is_string(type, "Sequence") && depth < DEEPEST) {
         cJSON_ArrayForEach(step, member(item, "pretokenizers")) {
             if (read_pre_tokenizer(loader, step, byte_level, depth + 1) < 0) return -1;
         }
         return 0;
     }
+    /* What stands there sees letters of the alphabet and no text: "\u00b2" for a byte, say. */
     if (*byte_level)
         return error_set(loader->err, "%s: a pre_tokenizer after ByteLevel is not supported",
                          loader->path);
     if (is_string(type, "Split")) return read_split(loader, item);
+    int named = read_named_split(loader, item);
+    if (named) return named < 0 ? -1 : 0;
     if (!is_string(type, "ByteLevel"))
         return error_set(loader->err, "%s: the pre_tokenizer '%s' is not supported", loader->path,
                          cJSON_IsString(type) ? name_text(type->valuestring).text : "unknown");
-    if (!cJSON_IsFalse(member(item, "add_prefix_space"))) /* the library's default is true */
-        return error_set(loader->err, "%s: add_prefix_space is not supported", loader->path);
     *byte_level = true;
-    /* Absent means true: files older than the option. */
-    if (cJSON_IsFalse(member(item, "use_regex"))) return 0;
-    return splitter_add_gpt2(&loader->tokenizer->splitter, loader->path, loader->err);
+    return read_byte_level(loader, item);
 }
 
 /* ---- loading ---- */
@@ -331,6 +397,7 @@ Tokenizer *tokenizer_load(const char *path, Error *err) {
     loader.model = member(root, "model");
     int result = load(&loader);
     free(loader.ids.slots);
+    free(loader.merged);
     free(loader.added.slots);
     cJSON *model = cJSON_GetObjectItemCaseSensitive(root, "model");
     cJSON_DeleteItemFromObjectCaseSensitive(model, "vocab");

@@ -1,191 +1,66 @@
 /*
  * Text -> segments -> words.
  *
- * Two regular-expression engines must agree: the tokenizers library uses Oniguruma, we use PCRE2
- * (UTF and UCP). Both are backtracking engines with the same syntax for all that published
- * tokenizers use, but for two things. PCRE2's \s takes U+180E (Mongolian vowel separator) for a
- * space, which Unicode does not since version 6.3: so \s is spelled out before compiling. And ^ and
- * $ are the ends of a line, as in Ruby. (What is left are characters newer than an engine's Unicode
- * tables; PCRE2 10.42 knows Unicode 14.)
+ * A text is cut at its added tokens. What is between them goes through the splitter's steps, one
+ * after the other: each cuts every piece that it is given at its pattern's matches, and sees that
+ * piece as if it were a whole text, with nothing before and nothing behind.
  *
- * PCRE2_MATCH_INVALID_UTF makes bytes that are not UTF-8 match nothing: they fall into the gaps
- * between matches, and a gap is a word like any other. No byte is lost.
+ * The patterns' engine reads valid UTF-8 only. Bytes that are none are words of their own, as many
+ * of them as stand in a row, and end the piece before them: no byte is lost.
  */
 #include "common/text/tokenizer_internal.h"
 
-#include <ctype.h>
-#include <stdio.h>
+#include "common/core/utf8.h"
+
 #include <stdlib.h>
 #include <string.h>
 
-/* ---- patterns ---- */
+/* ---- steps ---- */
 
-static const char gpt2_pattern[] =
-    "'s|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+| ?\\p{N}+| ?[^\\s\\p{L}\\p{N}]+|\\s+(?!\\S)|\\s+";
+const char *const split_behavior_names[] = {"Isolated",           "Removed",        "Contiguous",
+                                            "MergedWithPrevious", "MergedWithNext", NULL};
 
 /*
  * Patterns of which we know that, where a space follows on an ASCII letter, a word begins: none of
  * them goes on from a letter to a space, looks ahead from behind a letter, or looks back. So a text
  * may be cut there, and its parts split by different threads, with the same words as a result.
  */
-static const char *const patterns_cut_at_spaces[] = {
-    gpt2_pattern,
-    /* DeepSeek-V3: at most three digits; Chinese and Japanese; the rest */
-    "\\p{N}{1,3}",
-    "[一-龥぀-ゟ゠-ヿ]+",
-    "[!\"#$%&'()*+,\\-./"
-    ":;<=>?@\\[\\\\\\]^_`{|}~][A-Za-z]+|[^\\r\\n\\p{L}\\p{P}\\p{S}]?[\\p{L}\\p{M}]"
-    "+| ?[\\p{P}\\p{S}]+[\\r\\n]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+",
-    /* Llama 3 */
-    "(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}{1,3}| ?[^\\s\\p{L}\\p{N}]+"
-    "[\\r\\n]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+",
-};
-
-static bool is_cut_at_spaces(const char *pattern) {
-    size_t count = sizeof patterns_cut_at_spaces / sizeof *patterns_cut_at_spaces;
-    for (size_t i = 0; i < count; i++)
-        if (strcmp(pattern, patterns_cut_at_spaces[i]) == 0) return true;
-    return false;
+static bool is_cut_at_spaces(const SplitStep *step, const char *pattern) {
+    static const char llama3[] =
+        "(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}{1,3}| "
+        "?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+";
+    return step->behavior == SPLIT_ISOLATED &&
+           (step->pattern.known >= 0 || strcmp(pattern, llama3) == 0);
 }
 
-/* The pattern with \s and \S spelled out, inside and outside of [...]. free() it. */
-static char *spell_out_spaces(const char *pattern) {
-    static const char spaces[] = "\\t-\\r \\x{85}\\p{Z}"; /* White_Space, Unicode 15 */
-    char *out = must_alloc(strlen(pattern) + 1, sizeof spaces), *end = out;
-    bool in_class = false;
-    for (const char *s = pattern; *s; s++) {
-        if (*s == '\\' && s[1]) {
-            s++;
-            if (*s == 's')
-                end += sprintf(end, in_class ? "%s" : "[%s]", spaces);
-            else if (*s == 'S' && in_class)
-                end += sprintf(end, "\\S\\x{180e}");
-            else if (*s == 'S')
-                end += sprintf(end, "[^%s]", spaces);
-            else
-                end += sprintf(end, "\\%c", *s);
-            continue;
-        }
-        *end++ = *s;
-        if (*s == '[' && !in_class) {
-            in_class = true;
-            if (s[1] == '^') *end++ = *++s;
-            if (s[1] == ']') *end++ = *++s; /* a ] that comes first is a character */
-        } else if (*s == ']') {
-            in_class = false;
-        }
-    }
-    *end = 0;
-    return out;
-}
-
-static pcre2_code *compile(const char *pattern, uint32_t options, const char *what, Error *err) {
-    int code;
-    PCRE2_SIZE where;
-    pcre2_compile_context *context = pcre2_compile_context_create(NULL);
-    if (!context) fatal("not enough memory for a pattern");
-    pcre2_set_newline(context, PCRE2_NEWLINE_LF); /* the default depends on how PCRE2 was built */
-    pcre2_code *compiled =
-        pcre2_compile((PCRE2_SPTR)pattern, PCRE2_ZERO_TERMINATED, options, &code, &where, context);
-    pcre2_compile_context_free(context);
-    if (!compiled) {
-        PCRE2_UCHAR message[120];
-        pcre2_get_error_message(code, message, sizeof message);
-        error_set(err, "%s: the pattern %.200s is wrong at byte %zu: %s", what, pattern, where,
-                  (const char *)message);
-        return NULL;
-    }
-    pcre2_jit_compile(compiled, PCRE2_JIT_COMPLETE); /* without it, matching is slow but right */
-    return compiled;
-}
-
-int splitter_add(Splitter *splitter, const char *pattern, const char *what, Error *err) {
+int splitter_add(Splitter *splitter, const char *pattern, SplitBehavior behavior, bool invert,
+                 const char *what, Error *err) {
     if (splitter->count == MAX_PATTERNS)
         return error_set(err, "%s: more than %d patterns", what, MAX_PATTERNS);
-    char *spelled = spell_out_spaces(pattern);
-    pcre2_code *code = compile(spelled,
-                               PCRE2_UTF | PCRE2_UCP | PCRE2_MATCH_INVALID_UTF | PCRE2_MULTILINE |
-                                   PCRE2_NEVER_BACKSLASH_C,
-                               what, err);
-    free(spelled);
-    if (!code) return -1;
+    SplitStep step = {.behavior = behavior, .invert = invert};
+    if (pattern_compile(&step.pattern, pattern, what, err)) return -1;
     if (splitter->count == 0) splitter->cuts_at_spaces = true;
-    splitter->cuts_at_spaces &= is_cut_at_spaces(pattern);
-    splitter->patterns[splitter->count++] = code;
+    splitter->cuts_at_spaces &= is_cut_at_spaces(&step, pattern);
+    splitter->steps[splitter->count++] = step;
     return 0;
 }
 
-int splitter_add_literal(Splitter *splitter, const char *text, const char *what, Error *err) {
+int splitter_add_literal(Splitter *splitter, const char *text, SplitBehavior behavior, bool invert,
+                         const char *what, Error *err) {
     char *pattern = must_alloc(2 * strlen(text) + 1, 1), *end = pattern;
     for (; *text; text++) {
-        if ((unsigned char)*text < 0x80 && !isalnum((unsigned char)*text)) *end++ = '\\';
+        if (strchr("\\.+*?()|[]{}^$#&-~", *text)) *end++ = '\\';
         *end++ = *text;
     }
     *end = 0;
-    int result = splitter_add(splitter, pattern, what, err);
+    int result = splitter_add(splitter, pattern, behavior, invert, what, err);
     free(pattern);
     return result;
 }
 
-int splitter_add_gpt2(Splitter *splitter, const char *what, Error *err) {
-    return splitter_add(splitter, gpt2_pattern, what, err);
-}
-
 void splitter_free(Splitter *splitter) {
-    for (int i = 0; i < splitter->count; i++) pcre2_code_free(splitter->patterns[i]);
+    for (int i = 0; i < splitter->count; i++) pattern_free(&splitter->steps[i].pattern);
     splitter->count = 0;
-}
-
-/* ---- matching ---- */
-
-enum { FIRST_STACK = 64 * 1024, LARGEST_STACK = 64 * 1024 * 1024 };
-
-void matcher_init(Matcher *matcher) {
-    matcher->match = pcre2_match_data_create(1, NULL);
-    matcher->context = pcre2_match_context_create(NULL);
-    matcher->stack = NULL;
-    if (!matcher->match || !matcher->context) fatal("not enough memory to match patterns");
-    pcre2_set_match_limit(matcher->context, UINT32_MAX); /* a long run of spaces is no attack */
-}
-
-void matcher_free(Matcher *matcher) {
-    pcre2_match_data_free(matcher->match);
-    pcre2_match_context_free(matcher->context);
-    pcre2_jit_stack_free(matcher->stack);
-}
-
-/* PCRE2 begins with 32 KB of the thread's own stack. Only a pattern that nests repeats needs more,
- * and 64 MB of address space for every short text would cost more than encoding it. */
-static void enlarge_stack(Matcher *matcher) {
-    matcher->stack = pcre2_jit_stack_create(FIRST_STACK, LARGEST_STACK, NULL);
-    if (!matcher->stack) fatal("not enough memory to match patterns");
-    pcre2_jit_stack_assign(matcher->context, NULL, matcher->stack);
-}
-
-/* The first match in text that starts at `from` or later. */
-static bool find(pcre2_code *pattern, Matcher *matcher, const char *text, size_t length,
-                 size_t from, size_t *start, size_t *end) {
-    int code =
-        pcre2_match(pattern, (PCRE2_SPTR)text, length, from, 0, matcher->match, matcher->context);
-    if (code == PCRE2_ERROR_JIT_STACKLIMIT && !matcher->stack) {
-        enlarge_stack(matcher);
-        return find(pattern, matcher, text, length, from, start, end);
-    }
-    if (code == PCRE2_ERROR_NOMATCH) return false;
-    if (code < 0) {
-        PCRE2_UCHAR message[120];
-        pcre2_get_error_message(code, message, sizeof message);
-        fatal("a pattern of the tokenizer failed on this text: %s", (const char *)message);
-    }
-    const PCRE2_SIZE *place = pcre2_get_ovector_pointer(matcher->match);
-    *start = place[0];
-    *end = place[1];
-    return true;
-}
-
-static size_t next_character(const char *text, size_t length, size_t i) {
-    for (i++; i < length && ((unsigned char)text[i] & 0xC0) == 0x80; i++) {}
-    return i;
 }
 
 /* ---- words ---- */
@@ -197,35 +72,108 @@ typedef struct Split {
     void *user;
 } Split;
 
-/* Cuts a piece by pattern `stage`, and what it leaves by those after it. Each pattern sees a piece
- * as if it were a whole text: nothing is before it and nothing after. */
+/* A match (or a gap) of a step in a piece. */
+typedef struct Span {
+    size_t start, end;
+    bool match;
+} Span;
+
+typedef struct Spans {
+    Span *list;
+    size_t count, capacity;
+} Spans;
+
+static void split_piece(const Split *split, int stage, const char *text, size_t length);
+
+/* Adds a span, or makes the one before it longer. */
+static void add_span(Spans *spans, Span span, SplitBehavior behavior) {
+    const Span *last = spans->count ? &spans->list[spans->count - 1] : NULL;
+    bool joins = last && ((behavior == SPLIT_CONTIGUOUS && last->match == span.match) ||
+                          (behavior == SPLIT_MERGED_WITH_PREVIOUS && span.match && !last->match) ||
+                          (behavior == SPLIT_MERGED_WITH_NEXT && last->match && !span.match));
+    if (joins) {
+        spans->list[spans->count - 1].end = span.end;
+        spans->list[spans->count - 1].match = span.match;
+        return;
+    }
+    spans->list = grow(spans->list, &spans->capacity, spans->count + 1, sizeof *spans->list);
+    spans->list[spans->count++] = span;
+}
+
+/* A span goes on to the next step at once, or, where its neighbours matter, onto the list. */
+static void found(const Split *split, int stage, const char *text, Spans *spans, size_t start,
+                  size_t end, bool match) {
+    const SplitStep *step = &split->splitter->steps[stage];
+    match ^= step->invert;
+    if (step->behavior > SPLIT_REMOVED)
+        add_span(spans, (Span){start, end, match}, step->behavior);
+    else if (!(match && step->behavior == SPLIT_REMOVED))
+        split_piece(split, stage + 1, text + start, end - start);
+}
+
+static size_t next_character(const char *text, size_t length, size_t i) {
+    for (i++; i < length && ((unsigned char)text[i] & 0xC0) == 0x80; i++) {}
+    return i;
+}
+
+/* Cuts a piece by step `stage`, and what it leaves by those after it. */
 static void split_piece(const Split *split, int stage, const char *text, size_t length) {
     if (length == 0) return;
     if (stage == split->splitter->count) {
         split->word(split->user, text, length);
         return;
     }
+    Spans spans = {0};
     size_t done = 0, from = 0, start, end;
     bool matched = false; /* the last match ended at `done` */
-    while (from <= length && find(split->splitter->patterns[stage], split->matcher, text, length,
-                                  from, &start, &end)) {
+    while (from <= length && pattern_find(&split->splitter->steps[stage].pattern, split->matcher,
+                                          text, length, from, &start, &end)) {
         /* As everywhere, an empty match may not follow directly on a match: look further on. */
         if (start == end && matched && start == done) {
             from = next_character(text, length, from);
             continue;
         }
-        split_piece(split, stage + 1, text + done, start - done);
-        split_piece(split, stage + 1, text + start, end - start);
+        if (start > done) found(split, stage, text, &spans, done, start, false);
+        found(split, stage, text, &spans, start, end, true);
         done = from = end;
         matched = true;
     }
-    split_piece(split, stage + 1, text + done, length - done);
+    if (length > done) found(split, stage, text, &spans, done, length, false);
+    for (size_t i = 0; i < spans.count; i++)
+        split_piece(split, stage + 1, text + spans.list[i].start,
+                    spans.list[i].end - spans.list[i].start);
+    free(spans.list);
+}
+
+/* How many bytes from here on are valid UTF-8; *invalid: how many behind them are not. */
+static size_t valid_bytes(const char *text, size_t length, size_t *invalid) {
+    size_t valid = 0;
+    int step = 1;
+    while (valid < length && step > 0) {
+        uint64_t eight;
+        while (valid + 8 <= length && /* ASCII, mostly */
+               (memcpy(&eight, text + valid, 8), !(eight & 0x8080808080808080u)))
+            valid += 8;
+        if (valid == length) break;
+        step = utf8_character(text + valid, length - valid);
+        if (step > 0) valid += (size_t)step;
+    }
+    *invalid = 0;
+    while (valid + *invalid < length &&
+           (step = utf8_character(text + valid + *invalid, length - valid - *invalid)) < 0)
+        *invalid += (size_t)-step;
+    return valid;
 }
 
 void split_words(const Splitter *splitter, Matcher *matcher, const char *text, size_t length,
                  WordFunction word, void *user) {
     Split split = {splitter, matcher, word, user};
-    split_piece(&split, 0, text, length);
+    matcher_begin(matcher, length);
+    for (size_t valid, invalid; length; text += valid + invalid, length -= valid + invalid) {
+        valid = valid_bytes(text, length, &invalid);
+        split_piece(&split, 0, text, valid);
+        if (invalid) word(user, text + valid, invalid);
+    }
 }
 
 /* ---- added tokens ---- */
@@ -298,7 +246,12 @@ static void add_segment(Segments *segments, const char *text, size_t length, int
     if (length == 0) return;
     segments->list =
         grow(segments->list, &segments->capacity, segments->count + 1, sizeof *segments->list);
-    segments->list[segments->count++] = (Segment){text, length, id};
+    segments->list[segments->count++] = (Segment){.text = text, .length = length, .id = id};
+}
+
+void segments_free(Segment *segments, size_t count) {
+    for (size_t i = 0; i < count; i++) free(segments[i].owned);
+    free(segments);
 }
 
 static bool is_letter(char c) { return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z'); }
@@ -319,11 +272,22 @@ static void add_parts(Segments *segments, const Splitter *splitter, const char *
     add_segment(segments, text + begin, length - begin, -1);
 }
 
+static void put_space_before(Segment *segment) {
+    segment->owned = must_alloc(segment->length + 1, 1);
+    segment->owned[0] = ' ';
+    memcpy(segment->owned + 1, segment->text, segment->length);
+    segment->text = segment->owned;
+    segment->length++;
+}
+
 /* First those tokens that the file does not call normalized, then, in between, the others. */
 static void add_found(Segments *segments, const Tokenizer *tokenizer, int pass, const char *text,
                       size_t length, size_t limit) {
     if (pass == 2) {
+        size_t first = segments->count;
         add_parts(segments, &tokenizer->splitter, text, length, limit);
+        if (tokenizer->adds_space && length && *text != ' ')
+            put_space_before(&segments->list[first]);
         return;
     }
     size_t done = 0;

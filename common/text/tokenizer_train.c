@@ -79,7 +79,7 @@ static void count_words(Trainer *trainer, const char *text, size_t bytes) {
             split_words(&trainer->tokenizer->splitter, &matcher, segments[i].text,
                         segments[i].length, count_word, trainer);
     matcher_free(&matcher);
-    free(segments);
+    segments_free(segments, count);
 }
 
 /* ---- pairs ---- */
@@ -234,7 +234,8 @@ Tokenizer *tokenizer_train(const char *text, size_t bytes, int vocab_size,
     }
     Tokenizer *tokenizer = tokenizer_new();
     add_bytes(tokenizer);
-    int result = splitter_add_gpt2(&tokenizer->splitter, "GPT-2's pattern", err);
+    int result = splitter_add(&tokenizer->splitter, pattern_of_gpt2(), SPLIT_ISOLATED, false,
+                              "GPT-2's pattern", err);
     CHECK(result == 0, "GPT-2's pattern does not compile");
     /* Its id is known at the end; 0 says to segments_of() that there is such a token. */
     added_token(tokenizer, END_OF_TEXT, 0, false);

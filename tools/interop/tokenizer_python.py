@@ -5,7 +5,8 @@ Builds a small C program, trains a tokenizer with it on a text, and compares, fo
 Tokenizer.from_file and as AutoTokenizer load it) and for the golden one with DeepSeek-V3's patterns:
 the ids of the text, and of every Unicode character before, after and between letters and spaces.
 
-    tools/interop/tokenizer_python.py TEXT      needs gcc, numpy, tokenizers, transformers
+    tools/interop/tokenizer_python.py TEXT      needs gcc, `make all CUDA=0`, numpy,
+                                                tokenizers, transformers
 """
 import pathlib
 import subprocess
@@ -18,11 +19,9 @@ from tokenizers import Tokenizer
 from transformers import AutoTokenizer
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
-SOURCES = ["tokenizer", "tokenizer_split", "tokenizer_encode", "tokenizer_train", "tokenizer_json",
-           "json", "files", "error"]
 PROGRAM = r"""
-#include "files.h"
-#include "tokenizer.h"
+#include "common/files/files.h"
+#include "common/text/tokenizer.h"
 #include <stdio.h>
 #include <string.h>
 /* train TEXT DIRECTORY, or: encode TOKENIZER TEXT IDS */
@@ -77,9 +76,9 @@ def main():
     with tempfile.TemporaryDirectory() as name:
         folder = pathlib.Path(name)
         (folder / "program.c").write_text(PROGRAM)
-        subprocess.run(["gcc", "-std=gnu11", "-O2", "-fopenmp", f"-I{ROOT}/common", "program.c",
-                        *[str(ROOT / f"common/{source}.c") for source in SOURCES],
-                        "-lcjson", "-lpcre2-8", "-o", "program"], cwd=folder, check=True)
+        subprocess.run(["gcc", "-std=gnu11", "-O2", "-fopenmp", f"-I{ROOT}", "program.c",
+                        str(ROOT / "build/cpu/common/libcommon.a"), "-lcjson", "-lonig", "-lm",
+                        "-o", "program"], cwd=folder, check=True)
         subprocess.run([folder / "program", "train", sys.argv[1], folder], check=True)
         ours = folder / "tokenizer.json"
         deepseek = ROOT / "common/tests/goldens/tokenizer_deepseek.json"
