@@ -9,6 +9,7 @@
 #     build/cuda    with nvcc (the default when nvcc is found)      CUDA=1 demands it
 #     build/cpu     without                                         CUDA=0
 #     build/san     address and undefined-behaviour sanitizers      SAN=1   (with CUDA=1: san-cuda)
+#     build/cuda-racecheck   for compute-sanitizer (tools/racecheck.sh)      RACECHECK=1
 # NN_name/demo and NN_name/bench are links to the programs built last.
 #
 # More variables: CH=NN_name, HINT=1, CSV=FILE, CHECK=1, ARGS= (for a program that is run), V=1 (show commands),
@@ -46,7 +47,7 @@ endif
 ifeq ($(CUDA)$(NVCC),1)
 $(error CUDA=1, but there is no nvcc in PATH, in $$CUDA_HOME/bin or in /usr/local/cuda/bin. Install the CUDA toolkit, or build with CUDA=0)
 endif
-B := build/$(if $(SAN),$(if $(NVCC),san-cuda,san),$(if $(NVCC),cuda,cpu))
+B := build/$(if $(SAN),$(if $(NVCC),san-cuda,san),$(if $(NVCC),cuda,cpu))$(if $(RACECHECK),-racecheck)
 
 # ---- flags ----
 
@@ -79,7 +80,7 @@ ifneq ($(NVCC),)
 ARCHS    ?= 75 80 90+ptx
 HOPPER   := 90a
 gencode   = $(foreach a,$(1),-gencode arch=compute_$(a:+ptx=)$(,)code=$(if $(filter %+ptx,$a),[sm_$(a:+ptx=)$(,)compute_$(a:+ptx=)],sm_$a))
-NVFLAGS  := -std=c++17 -I. -O3 -lineinfo -DWITH_CUDA -diag-suppress 177 \
+NVFLAGS  := -std=c++17 -I. -O3 -lineinfo -DWITH_CUDA $(if $(RACECHECK),-DRACECHECK) -diag-suppress 177 \
             $(if $(WERROR),-Werror all-warnings) -Xcompiler -Wall$(,)-Wno-format-truncation$(,)-fopenmp \
             $(if $(SAN),-Xcompiler -fsanitize=address -Xcompiler -fsanitize=undefined)
 CUDA_LIB_DIR := $(firstword $(wildcard $(dir $(NVCC))../lib64 $(dir $(NVCC))../lib) )

@@ -349,8 +349,8 @@ __global__ __launch_bounds__(128 * (GROUPS + 1), 1) void causal_hopper_kernel(
         for (int i = 0; i < STAGES; i++) {
             mbarrier_init(&s.k_full[i], 1);
             mbarrier_init(&s.v_full[i], 1);
-            mbarrier_init(&s.k_empty[i], 4 * GROUPS); /* one arrival per warp */
-            mbarrier_init(&s.v_empty[i], 4 * GROUPS);
+            mbarrier_init(&s.k_empty[i], 4 * GROUPS * WARP_ARRIVALS);
+            mbarrier_init(&s.v_empty[i], 4 * GROUPS * WARP_ARRIVALS);
         }
         mbarrier_init_fence();
     }

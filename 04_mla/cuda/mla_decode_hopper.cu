@@ -362,10 +362,10 @@ __global__ void __cluster_dims__(CLUSTER, 1, 1) __launch_bounds__(384, 1)
     Tiles &s = *(Tiles *)memory;
     if (threadIdx.x == 0) {
         for (int i = 0; i < STAGES; i++) {
-            mbarrier_init(&s.full[i], 1);            /* the thread that asks, and the bytes */
-            mbarrier_init(&s.scored[i], 4);          /* the scorer's warps */
-            mbarrier_init(&s.turn[i], 4);            /* the scorer's warps */
-            mbarrier_init(&s.empty[i], 8 * CLUSTER); /* the weighers' warps in each block */
+            mbarrier_init(&s.full[i], 1); /* the thread that asks, and the bytes */
+            mbarrier_init(&s.scored[i], 4 * WARP_ARRIVALS); /* the scorer's warps */
+            mbarrier_init(&s.turn[i], 4 * WARP_ARRIVALS);
+            mbarrier_init(&s.empty[i], 8 * WARP_ARRIVALS * CLUSTER); /* weighers in each block */
         }
         mbarrier_init_fence();
     }

@@ -112,13 +112,10 @@ __device__ __forceinline__ int my_row() {
 /* One arrival per warp, in both blocks of a team: either may be the one that fills this stage
  * next. */
 template <int CLUSTER> __device__ __forceinline__ void release(uint64_t *empty) {
-    if (CLUSTER == 1) {
+    if (CLUSTER == 1)
         mbarrier_arrive_warp(empty);
-    } else {
-        __syncwarp();
-        int lane = threadIdx.x % 32;
-        if (lane < CLUSTER) mbarrier_arrive_cluster(empty, lane);
-    }
+    else
+        mbarrier_arrive_warp_in_each<CLUSTER>(empty);
 }
 
 __device__ __forceinline__ int item_cost(int length) {

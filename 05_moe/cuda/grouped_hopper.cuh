@@ -63,7 +63,7 @@ static __device__ __forceinline__ void barriers_init(Barriers *barriers) {
     }
     for (int i = 0; i < TURNS; i++) {
         mbarrier_init(&barriers->turn_full[i], 1); /* the first block's scheduler, and 4 bytes */
-        mbarrier_init(&barriers->turn_empty[i], TURN_READERS);
+        mbarrier_init(&barriers->turn_empty[i], TURN_READERS * WARP_ARRIVALS);
     }
     mbarrier_init_fence();
 }
@@ -106,8 +106,7 @@ static __device__ __forceinline__ Turn take_turn(Barriers *barriers, int turn) {
     int slot = turn % TURNS;
     mbarrier_wait(&barriers->turn_full[slot], turn / TURNS % 2);
     Turn what = barriers->turn[slot];
-    __syncwarp();
-    if (threadIdx.x % 32 == 0) mbarrier_arrive_cluster(&barriers->turn_empty[slot], 0);
+    if (lane_arrives()) mbarrier_arrive_cluster(&barriers->turn_empty[slot], 0);
     return what;
 }
 

@@ -173,8 +173,8 @@ static __device__ __forceinline__ void consume(const WeightMaps &maps, const Wei
 #endif
 
 __global__ void __cluster_dims__(CLUSTER, 1, 1) __launch_bounds__(THREADS, 1)
-    grouped_weight_kernel(const __grid_constant__ WeightMaps maps,
-                          const __grid_constant__ WeightWork work) {
+    grouped_weight_hopper_kernel(const __grid_constant__ WeightMaps maps,
+                                 const __grid_constant__ WeightWork work) {
 #if HOPPER_CODE
     extern __shared__ __align__(1024) char ring[];
     __shared__ Barriers barriers;
@@ -246,6 +246,6 @@ void grouped_backward_weight_hopper_cuda(Gpu *gpu, DType dtype, float *dw, int a
     work.added = work.next + 1;
     size_t counters = 1 + (work.parts > 1 ? (size_t)tiles * CLUSTER * 2 : 0);
     CUDA_CHECK(cudaMemsetAsync(work.next, 0, counters * sizeof *work.next, gpu->stream));
-    gpu_launch(gpu, grouped_weight_kernel, gpu->sm_count / CLUSTER * CLUSTER, THREADS, SHARED_BYTES,
-               maps, work);
+    gpu_launch(gpu, grouped_weight_hopper_kernel, gpu->sm_count / CLUSTER * CLUSTER, THREADS,
+               SHARED_BYTES, maps, work);
 }
