@@ -1,10 +1,13 @@
 /*
- * deepseek eval: how well a model knows a text.
+ * deepseek eval: how well a model knows a text; in all, or by how many tokens it has seen before.
  */
 #include "10_full_model/checkpoint/checkpoint.h"
 #include "10_full_model/commands/command.h"
 #include "10_full_model/commands/text_input.h"
 #include "10_full_model/train/train.h"
+
+#include "common/files/csv.h"
+#include "common/files/machine.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -14,10 +17,80 @@ typedef struct Options {
     CommonOptions common;
     StringList data;
     const char *model;
-    int context_length, windows;
+    int context_length, windows; /* context_length 0: not given */
+    bool by_position;
 } Options;
 
+/* Tokens first .. last of each window (from 1 on), and the mean loss of predicting them. */
+typedef struct Stretch {
+    int first, last;
+    double loss;
+} Stretch;
+
+enum { FIRST_STRETCH = 8, MAX_STRETCHES = 20 };
+
+/* 1 .. 8, 9 .. 16, 17 .. 32, ... up to the context; returns how many. */
+static int stretches_of(Stretch *stretches, int context_length) {
+    int count = 0;
+    for (int first = 1, last = FIRST_STRETCH; first <= context_length; last *= 2) {
+        stretches[count++] =
+            (Stretch){.first = first, .last = last < context_length ? last : context_length};
+        first = last + 1;
+    }
+    return count;
+}
+
+/* Each stretch's rows of the states go through the head by themselves. */
+static void losses_by_position(Model *model, const TokenSource *source, const Options *o,
+                               Stretch *stretches, int count) {
+    Context *ctx = model->ctx;
+    int64_t T = o->context_length, width = model->cfg.hidden_size;
+    int32_t *ids = must_alloc(2 * (size_t)T, sizeof *ids);
+    for (int i = 0; i < o->windows; i++) {
+        source_validation(source, i, o->windows, (int)T, ids, ids + T);
+        const DecoderRun run = {.position = model_position(model)};
+        Tensor *x = decoder_states(ctx, &model->decoder,
+                                   tensor_copy_in(ctx, "ids", I32, ids, SHAPE(1, T)), &run);
+        x = reshape(ctx, decoder_normed(ctx, &model->decoder, x), SHAPE(1, T * width));
+        for (Stretch *s = stretches; s < stretches + count; s++) {
+            int64_t from = s->first - 1, rows = s->last - from;
+            Tensor *here =
+                reshape(ctx, slice(ctx, x, from * width, rows * width), SHAPE(1, rows, width));
+            Tensor *targets = tensor_copy_in(ctx, "targets", I32, ids + T + from, SHAPE(1, rows));
+            float loss;
+            tensor_download(ctx, &loss,
+                            linear_cross_entropy(ctx, here, model->decoder.lm_head, targets));
+            s->loss += (double)loss / o->windows;
+        }
+        context_reset(ctx);
+    }
+    free(ids);
+}
+
+/* ---- what is said of it ---- */
+
+/* bits: of one nat a token, in bits per byte */
+static int write_csv(const Options *o, const Model *model, const Stretch *s, int count, double bits,
+                     Error *err) {
+    Csv csv;
+    if (csv_open(&csv, o->common.csv, "first,last,loss,perplexity,bits_per_byte",
+                 device_describe(model->ctx).text, o->common.seed, err))
+        return -1;
+    for (; count > 0; s++, count--)
+        csv_row(&csv, "%d,%d,%.5f,%.4f,%.5f", s->first, s->last, s->loss, exp(s->loss),
+                bits * s->loss);
+    return csv_close(&csv, err);
+}
+
+static void print_stretches(const Stretch *s, int count, int trained) {
+    printf("\n%13s  %7s  %10s\n", "tokens", "loss", "perplexity");
+    for (; count > 0; s++, count--)
+        printf("%5d .. %4d  %7.4f  %10.2f%s\n", s->first, s->last, s->loss, exp(s->loss),
+               trained && s->first > trained ? "   longer than in training" : "");
+}
+
 static int measure(const Options *o, Model *model, TextInput *input, Error *err) {
+    int trained = model->cfg.trained_context_length;
     if (o->context_length > model->cfg.max_position_embeddings)
         return error_set(err, "--context %d is longer than this model's %d positions",
                          o->context_length, model->cfg.max_position_embeddings);
@@ -28,26 +101,40 @@ static int measure(const Options *o, Model *model, TextInput *input, Error *err)
                         .vocab = model->cfg.vocab_size};
     if (text_input_open(input, &text, err)) return -1;
     const TokenSource *source = &input->source;
-    float loss = train_validation_loss(model, source, o->windows, 8, o->context_length);
-    double bits = loss / log(2) * (double)input->tokens / (double)source->bytes;
-    printf("loss %.4f   perplexity %.2f   bits per byte %.4f   (%d windows of %d tokens)\n", loss,
-           exp(loss), bits, o->windows, o->context_length);
-    return 0;
+    double bits = 1 / log(2) * (double)input->tokens / (double)source->bytes;
+    Stretch all = {.first = 1, .last = o->context_length}, stretches[MAX_STRETCHES];
+    int count = o->by_position ? stretches_of(stretches, o->context_length) : 0;
+    if (count) losses_by_position(model, source, o, stretches, count);
+    all.loss = train_validation_loss(model, source, o->windows, 8, o->context_length);
+    printf("loss %.4f   perplexity %.2f   bits per byte %.4f   (%d windows of %d tokens)\n",
+           all.loss, exp(all.loss), bits * all.loss, o->windows, o->context_length);
+    if (count) print_stretches(stretches, count, trained);
+    if (trained && o->context_length > trained)
+        fprintf(stderr,
+                "(the model was trained on texts of %d tokens: what lies behind them is foreign "
+                "to it;\n --by-position shows how much)\n",
+                trained);
+    if (!o->common.csv) return 0;
+    return count ? write_csv(o, model, stretches, count, bits, err)
+                 : write_csv(o, model, &all, 1, bits, err);
 }
 
 static int run(int argc, char **argv, Error *err) {
-    Options options = {.context_length = train_defaults().context_length, .windows = 128},
-            *o = &options;
+    Options options = {.windows = 128}, *o = &options;
     const Option flags[] = {
-        OPT_STRING("model", 0, "DIR", &o->model, "Folder that train wrote",
+        OPT_STRING("model", 'm', "DIR", &o->model, "Folder that train wrote",
                    .required = "says which model"),
         OPT_LIST("data", 0, "FILE", &o->data, 0,
                  "Text to measure on, which may be given several times; or a folder of shards, of "
                  "which the validation part counts",
                  .required = "says on which text"),
-        OPT_INT("context", 0, "N", &o->context_length, 1, 1 << 20, "Tokens in a window"),
+        OPT_INT("context", 0, "N", &o->context_length, 1, 1 << 20,
+                "Tokens in a window (default: as many as in training, or 64)"),
         OPT_INT("windows", 0, "N", &o->windows, 1, 1 << 20, "Windows, spread evenly over the text"),
-        OPT_COMMON(&o->common),
+        OPT_FLAG("by-position", 0, &o->by_position,
+                 "Also the loss of the first tokens of a window, of the next, and so on"),
+        OPT_CSV(&o->common),
+        OPT_COMMON_OF(&o->common, COMMON_THREADS | COMMON_DEVICE | COMMON_DTYPE),
         OPT_END};
     options_parse(argc, argv, command_eval.about, flags);
     Context ctx;
@@ -55,6 +142,8 @@ static int run(int argc, char **argv, Error *err) {
     Model model = {0};
     TextInput input = {0};
     int status = checkpoint_load_model(&model, &ctx, o->model, NULL, false, err);
+    if (!o->context_length) o->context_length = model.cfg.trained_context_length;
+    if (!o->context_length) o->context_length = train_defaults().context_length;
     if (!status) status = measure(o, &model, &input, err);
     text_input_close(&input);
     model_free(&model);

@@ -75,6 +75,7 @@ static void check_flags(const Options *o, char **argv) {
 /* The settings of --from, stretched as chapter 07 does it: by YaRN, as DeepSeek-V3 was. */
 static int read_from(const Options *o, ModelConfig *cfg, Error *err) {
     if (checkpoint_load_config(cfg, o->from, err)) return -1;
+    if (!cfg->trained_context_length) cfg->trained_context_length = cfg->max_position_embeddings;
     if (o->rope_factor == 0) return 0;
     if (o->rope_original)
         cfg->original_max_position_embeddings = o->rope_original;
@@ -105,6 +106,7 @@ static int read_config(const Options *o, const char *last, ModelConfig *cfg, Err
     int status = o->config && access(path, F_OK) == 0
                      ? config_load(cfg, o->config, err)
                      : config_preset(cfg, o->config ? o->config : "nano", err);
+    cfg->trained_context_length = 0;            /* of other weights than these */
     if (last) cfg->vocab_size = own.vocab_size; /* as many as were learned */
     return status;
 }

@@ -41,6 +41,7 @@ typedef struct ModelConfig {
 
     int num_nextn_predict_layers; /* behind the last, for multi-token prediction: kept, not built */
     int max_position_embeddings;  /* the longest context */
+    int trained_context_length;   /* of the texts it was trained on; 0 here, null there: unknown */
     double rope_theta;
     bool rope_interleave; /* V2: always */
     RopeType rope_type;

@@ -85,6 +85,8 @@ static const ConfigKey keys[] = {
     KEY(BOOL, ALWAYS, ALL, tie_word_embeddings, 0, 1, false, "the head is the embedding table"),
     NO_SETTING(TOKEN, ALL, bos_token_id, 0, 1 << 24, -1, "begins a text"),
     NO_SETTING(TOKEN, ALL, eos_token_id, 0, 1 << 24, -1, "ends a text"),
+    NO_SETTING(INT_OR_NULL, ALL, trained_context_length, 0, 1 << 20, 0,
+               "tokens of a text in training; null: not known"),
     NO_SETTING(INT, V3 | V32, num_nextn_predict_layers, 0, 1 << 10, 1,
                "more layers, to predict several tokens: not built"),
 };

@@ -201,6 +201,34 @@ Test(eval, three_numbers_that_say_the_same) {
     }
 }
 
+/* The stretches' losses, weighted by their lengths, are the loss of all. */
+Test(eval, by_position) {
+    Scratch w = workplace();
+    const char *model = trained_model(&w), *text = path_in(w.directory, "text.txt"),
+               *csv = path_in(w.directory, "eval.csv");
+    Output o = EXPECT(0, "17 ..   20 ", "eval", "-m", model, "--data", text, "--context", "20",
+                      "--windows", "9", "--by-position", "--csv", csv);
+    double loss = number_behind(o.out, "loss "), sum = 0;
+    static const int last[] = {8, 16, 20};
+    const char *line = strstr(file_text(csv, &(size_t){0}), "\nfirst,last,loss,");
+    for (int i = 0; i < 3; i++) {
+        int first, end;
+        double here;
+        line = strchr(line + 1, '\n');
+        cr_assert(line && sscanf(line, "\n%d,%d,%lf,", &first, &end, &here) == 3);
+        check_all(first == (i ? last[i - 1] + 1 : 1), end == last[i]);
+        sum += here * (end - first + 1);
+    }
+    /* the CSV has five digits, what is printed four */
+    cr_assert_float_eq(sum / 20, loss, 1e-4);
+    /* It was trained on texts of 16 tokens. */
+    expect(&o, 0, "longer than in training");
+    cr_assert(strstr(o.err, "trained on texts of 16 tokens"), "%s", o.err);
+    o = EXPECT(0, "windows of 16 tokens", "eval", "-m", model, "--data", text, "--csv", csv);
+    cr_assert_str_empty(o.err);
+    cr_assert(strstr(file_text(csv, &(size_t){0}), "\n1,16,"));
+}
+
 Test(convert, there_and_back) {
     Scratch w = workplace();
     const char *model = trained_model(&w), *rounded = path_in(w.directory, "bf16"),

@@ -277,6 +277,8 @@ int train_run(Model *model, const TokenSource *source, const TrainOptions *o, Tr
                             .batch_size = o->batch_size,
                             .context_length = o->context_length,
                             .accumulation = o->accumulation};
+    if (model->cfg.trained_context_length < o->context_length)
+        model->cfg.trained_context_length = o->context_length;
     *result = (TrainResult){.validation_loss = NAN, .loss = NAN};
     double started = seconds_now();
 
