@@ -60,6 +60,7 @@ static int read_and_tokenize(Tour *t, Error *err) {
         t->cfg.vocab_size = tokenizer_vocab_size(t->tokenizer);
         if (!corpus_init(&t->corpus, t->tokenizer, text, bytes, 0.05, t->train.context_length,
                          err)) {
+            t->cfg.bos_token_id = corpus_begin(&t->corpus, t->tokenizer);
             t->source = source_of_corpus(&t->corpus);
             printf("   Byte-pair encoding learned %d tokens in %.1f s and cut the text into %s of "
                    "them, %.2f bytes each:\n   ",

@@ -40,13 +40,13 @@ static int run(int argc, char **argv, Error *err) {
     Options options = {.save = {.dtype = F32}}, *o = &options;
     double megabytes = 5000;
     const Option flags[] = {
-        OPT_STRING("model", 0, "DIR", &o->model, "Folder with the model",
+        OPT_STRING("model", 'm', "DIR", &o->model, "Folder with the model",
                    .required = "says which model"),
         OPT_STRING("out", 0, "DIR", &o->out, "Folder for the result",
                    .required = "says where the result goes"),
         OPT_CHOICE("weights", 0, "f32|bf16", &o->save.dtype, dtypes, "Numbers in the new file"),
         OPT_FLOAT("shard-mb", 0, "N", &megabytes, 0.001, 1e9, "Largest file, in millions of bytes"),
-        OPT_COMMON(&o->common),
+        OPT_COMMON_OF(&o->common, COMMON_THREADS),
         OPT_END};
     options_parse(argc, argv, command_convert.about, flags);
     o->save.shard_size = (int64_t)(1e6 * megabytes);

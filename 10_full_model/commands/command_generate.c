@@ -4,6 +4,7 @@
 #include "10_full_model/checkpoint/checkpoint.h"
 #include "10_full_model/commands/command.h"
 #include "10_full_model/commands/interactive.h"
+#include "10_full_model/commands/logprobs.h"
 #include "10_full_model/generate/generate.h"
 
 #include "common/files/files.h"
@@ -12,14 +13,15 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/random.h>
 
 typedef struct Options {
     CommonOptions common;
     const char *model, *prompt, *prompts;
     int batch;
-    bool interactive;
+    bool interactive, logprobs;
     StringList stops;
-    GenerateOptions generate;
+    GenerateOptions generate; /* max_new_tokens 0: not given */
 } Options;
 
 static int check_written(Error *err) {
@@ -28,15 +30,63 @@ static int check_written(Error *err) {
     return 0;
 }
 
-static void report(const GenerateResult *r, const Model *model) {
+/* ---- how it went ---- */
+
+typedef struct Totals {
+    GenerateResult result;
+    int longest; /* text, in tokens: the prompt too */
+} Totals;
+
+static void add_up(Totals *total, const GenerateResult *r, const Generator *g) {
+    total->result.new_tokens += r->new_tokens;
+    total->result.seconds += r->seconds;
+    total->result.full |= r->full;
+    for (int b = 0; b < g->decoding.batch; b++)
+        if (g->decoding.sequences[b].count > total->longest)
+            total->longest = g->decoding.sequences[b].count;
+}
+
+static void report(const Totals *total, const Model *model, const Options *o) {
+    const GenerateResult *r = &total->result;
+    int trained = model->cfg.trained_context_length;
     fprintf(stderr, "%d tokens, %.0f tokens/s\n", r->new_tokens,
             r->seconds > 0 ? r->new_tokens / r->seconds : 0);
     if (r->full)
         fprintf(stderr, "(the model's context of %d tokens is full)\n",
                 model->cfg.max_position_embeddings);
+    else if (trained && total->longest == trained && !o->generate.max_new_tokens)
+        fprintf(stderr,
+                "(it ends at %d tokens, the length of its training's texts; -n N goes on)\n",
+                trained);
+    if (trained && total->longest > trained)
+        fprintf(stderr,
+                "(this is longer than the %d tokens of its training's texts: expect it to fall "
+                "apart)\n",
+                trained);
 }
 
 /* ---- one prompt ---- */
+
+/* What stdin holds, without the newline that echo puts behind it; for the caller to free(). */
+static char *read_stdin(Error *err) {
+    size_t size = 0, room = 0;
+    char *text = NULL;
+    do {
+        text = grow(text, &room, size + 4096, 1);
+        size += fread(text + size, 1, 4095, stdin);
+    } while (!feof(stdin) && !ferror(stdin));
+    const char *wrong = ferror(stdin)           ? strerror(errno)
+                        : memchr(text, 0, size) ? "a zero byte: this is no text"
+                                                : NULL;
+    if (wrong) {
+        free(text);
+        error_set(err, "--prompt -: %s", wrong);
+        return NULL;
+    }
+    if (size && text[size - 1] == '\n') size--;
+    text[size] = 0;
+    return text;
+}
 
 /* user: the prompt, which is printed before the first piece of new text (a prompt that is refused
  * is not). */
@@ -48,17 +98,55 @@ static void print_text(void *user, const char *text, size_t bytes) {
     fflush(stdout);
 }
 
-static int continue_prompt(Model *model, const Tokenizer *tokenizer, Options *o, Error *err) {
-    const char *prompt = o->prompt ? o->prompt : "", *unprinted = prompt;
-    o->generate.emit = print_text;
-    o->generate.user = &unprinted;
+/* Prompts first .. first + batch - 1, side by side. A prompt's number says what it draws. */
+static int continue_some(Model *model, const Tokenizer *tokenizer, const Options *o, char **prompts,
+                         int first, int batch, Totals *total, Error *err) {
+    Generator g;
     GenerateResult result;
-    if (generate(model, tokenizer, prompt, &o->generate, &result, err)) return -1;
-    if (unprinted) fputs(unprinted, stdout); /* not one new token */
-    printf("\n");
-    if (check_written(err)) return -1;
-    report(&result, model);
-    return 0;
+    GenerateOptions options = o->generate;
+    int most = options.max_new_tokens ? options.max_new_tokens : GENERATE_USUAL, longest = 0;
+    int capacity =
+        generator_capacity(model, tokenizer, (const char *const *)prompts + first, batch, most);
+    if (generator_init(&g, model, tokenizer, batch, capacity, err)) return -1;
+    int status = 0;
+    for (int b = 0; b < batch && !status; b++) {
+        g.decoding.sequences[b].stream = (uint64_t)(first + b);
+        status = generator_prompt(&g, b, prompts[first + b], err);
+        if (status && o->prompts) error_prefix(err, "%s: prompt %d: ", o->prompts, first + b + 1);
+        if (g.decoding.sequences[b].count > longest) longest = g.decoding.sequences[b].count;
+    }
+    if (!status) {
+        if (!options.max_new_tokens) options.max_new_tokens = generate_usual(model, longest);
+        const char *unprinted = prompts[first];
+        bool as_it_comes = !o->prompts && !o->logprobs;
+        if (as_it_comes) options.emit = print_text, options.user = &unprinted;
+        generator_run(&g, &options, &result);
+        add_up(total, &result, &g);
+        for (int b = 0; b < batch; b++) {
+            if (o->logprobs) {
+                logprobs_print(stdout, model, &g, b, first + b + 1);
+            } else if (as_it_comes) {
+                printf("%s\n", unprinted ? unprinted : ""); /* if there is not one new token */
+            } else {
+                char *answer = generator_answer(&g, b, &options);
+                printf("[%d] %s%s\n\n", first + b + 1, prompts[first + b], answer);
+                free(answer);
+            }
+        }
+        status = check_written(err);
+    }
+    decoder_generator_free(&g.decoding);
+    return status;
+}
+
+static int continue_prompt(Model *model, const Tokenizer *tokenizer, const Options *o, Error *err) {
+    bool piped = o->prompt && !strcmp(o->prompt, "-");
+    char *prompt = piped ? read_stdin(err) : must_strdup(o->prompt ? o->prompt : "");
+    Totals total = {0};
+    int status = prompt ? continue_some(model, tokenizer, o, &prompt, 0, 1, &total, err) : -1;
+    if (!status) report(&total, model, o);
+    free(prompt);
+    return status;
 }
 
 /* ---- a file of prompts ---- */
@@ -74,36 +162,6 @@ static char **lines_of(char *text, int *count) {
     return lines;
 }
 
-/* Prompts first .. first + batch - 1, side by side. A prompt's number says what it draws. */
-static int continue_some(Model *model, const Tokenizer *tokenizer, const Options *o, char **prompts,
-                         int first, int batch, GenerateResult *total, Error *err) {
-    Generator g;
-    GenerateResult result;
-    int capacity = generator_capacity(model, tokenizer, (const char *const *)prompts + first, batch,
-                                      o->generate.max_new_tokens);
-    if (generator_init(&g, model, tokenizer, batch, capacity, err)) return -1;
-    int status = 0;
-    for (int b = 0; b < batch && !status; b++) {
-        g.decoding.sequences[b].stream = (uint64_t)(first + b);
-        if ((status = generator_prompt(&g, b, prompts[first + b], err)))
-            error_prefix(err, "%s: prompt %d: ", o->prompts, first + b + 1);
-    }
-    if (!status) {
-        generator_run(&g, &o->generate, &result);
-        total->new_tokens += result.new_tokens;
-        total->seconds += result.seconds;
-        total->full |= result.full;
-        for (int b = 0; b < batch; b++) {
-            char *answer = generator_answer(&g, b, &o->generate);
-            printf("[%d] %s%s\n\n", first + b + 1, prompts[first + b], answer);
-            free(answer);
-        }
-        status = check_written(err);
-    }
-    decoder_generator_free(&g.decoding);
-    return status;
-}
-
 static int continue_file(Model *model, const Tokenizer *tokenizer, const Options *o, Error *err) {
     MappedFile file;
     if (file_map(&file, o->prompts, err)) return -1;
@@ -116,31 +174,34 @@ static int continue_file(Model *model, const Tokenizer *tokenizer, const Options
     int count, status = 0;
     char **prompts = lines_of(text, &count);
     if (count == 0) status = error_set(err, "%s: there is no prompt in it", o->prompts);
-    GenerateResult total = {0};
+    Totals total = {0};
     for (int first = 0; first < count && !status; first += o->batch) {
         int batch = count - first < o->batch ? count - first : o->batch;
         status = continue_some(model, tokenizer, o, prompts, first, batch, &total, err);
     }
-    if (!status) report(&total, model);
+    if (!status) report(&total, model, o);
     free(prompts);
     free(text);
     return status;
 }
 
 static int run(int argc, char **argv, Error *err) {
-    Options options = {.batch = 8,
-                       .generate = {.max_new_tokens = 200, .sampling = sampling_defaults()}},
-            *o = &options;
+    Options options = {.batch = 8, .generate = {.sampling = sampling_defaults()}}, *o = &options;
     Sampling *s = &o->generate.sampling;
+    uint64_t drawn = 1;                                 /* where the system has no random numbers */
+    if (getrandom(&drawn, 4, 0) == 4) drawn %= 1000000; /* short enough to be typed again */
+    s->seed = drawn;
     const Option flags[] = {
-        OPT_STRING("model", 0, "DIR", &o->model, "Folder with the model",
+        OPT_STRING("model", 'm', "DIR", &o->model, "Folder with the model",
                    .required = "says which model"),
-        OPT_STRING("prompt", 0, "TEXT", &o->prompt, "What the text begins with (default: nothing)"),
+        OPT_STRING("prompt", 'p', "TEXT", &o->prompt,
+                   "What the text begins with; -: what stdin says (default: nothing)"),
         OPT_STRING("prompts", 0, "FILE", &o->prompts,
                    "Many prompts, one a line, continued side by side; empty lines do not count"),
         OPT_INT("batch", 0, "N", &o->batch, 1, 65536, "With --prompts: how many at a time"),
         OPT_FLAG("interactive", 0, &o->interactive, "Type prompts; /help there lists the settings"),
-        OPT_INT("max-new-tokens", 0, "N", &o->generate.max_new_tokens, 1, 1 << 20, "Tokens to add"),
+        OPT_INT("max-new-tokens", 'n', "N", &o->generate.max_new_tokens, 1, 1 << 20,
+                "Tokens to add (default: 200, but no more than the texts of its training had)"),
         OPT_LIST("stop", 0, "TEXT", &o->stops, 16,
                  "Ends the answer where it would say TEXT; may be given several times"),
         OPT_FLOAT("temperature", 0, "X", &s->temperature, 0, 100,
@@ -153,14 +214,20 @@ static int run(int argc, char **argv, Error *err) {
                   "Choose among tokens at least P times as likely as the likeliest; 0: all"),
         OPT_FLOAT("repetition-penalty", 0, "X", &s->repetition_penalty, 0.01, 100,
                   "Above 1: tokens that are in the text already are less likely"),
-        OPT_COMMON(&o->common),
+        OPT_SEED("seed", &s->seed, "Of the draw (default: another one each time, which is said)"),
+        OPT_FLAG("logprobs", 0, &o->logprobs,
+                 "Print the answer's tokens, each with its log-probability, as lines of JSON"),
+        OPT_COMMON_OF(&o->common, COMMON_THREADS | COMMON_DEVICE | COMMON_DTYPE),
         OPT_END};
     options_parse(argc, argv, command_generate.about, flags);
     if (!!o->prompt + !!o->prompts + o->interactive > 1)
         options_error(argv, "--prompt, --prompts and --interactive exclude each other");
+    if (o->interactive && o->logprobs)
+        options_error(argv, "--logprobs is for --prompt and --prompts");
     for (int i = 0; i < o->stops.count; i++)
         if (!*o->stops.items[i]) options_error(argv, "--stop: the text is empty");
-    s->seed = o->common.seed;
+    if (s->seed == drawn && s->temperature > 0)
+        fprintf(stderr, "seed %llu\n", (unsigned long long)drawn);
     o->generate.stops = o->stops.items;
     o->generate.stop_count = o->stops.count;
     Context ctx;

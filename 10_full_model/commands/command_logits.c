@@ -146,14 +146,14 @@ static void compute(Output *out, Model *model, const Batch *batch, bool grads) {
 static int run(int argc, char **argv, Error *err) {
     Options options = {0}, *o = &options;
     const Option flags[] = {
-        OPT_STRING("model", 0, "DIR", &o->model, "Folder with the model",
+        OPT_STRING("model", 'm', "DIR", &o->model, "Folder with the model",
                    .required = "says which model"),
         OPT_STRING("input", 0, "IN.safetensors", &o->input, "Holds input_ids [B, T], I32 or I64",
                    .required = "says for which ids"),
         OPT_STRING("output", 0, "OUT.safetensors", &o->output, "Gets logits and loss",
                    .required = "says where the result goes"),
         OPT_FLAG("grads", 0, &o->grads, "Also the gradient of every weight, as grad.NAME"),
-        OPT_COMMON(&o->common),
+        OPT_COMMON_OF(&o->common, COMMON_THREADS | COMMON_DEVICE | COMMON_DTYPE),
         OPT_END};
     options_parse(argc, argv, command_logits.about, flags);
     Context ctx;

@@ -106,8 +106,11 @@ static int read_config(const Options *o, const char *last, ModelConfig *cfg, Err
     int status = o->config && access(path, F_OK) == 0
                      ? config_load(cfg, o->config, err)
                      : config_preset(cfg, o->config ? o->config : "nano", err);
-    cfg->trained_context_length = 0;            /* of other weights than these */
-    if (last) cfg->vocab_size = own.vocab_size; /* as many as were learned */
+    cfg->trained_context_length = 0; /* of other weights than these */
+    if (last) {                      /* what the text has decided */
+        cfg->vocab_size = own.vocab_size;
+        cfg->bos_token_id = own.bos_token_id;
+    }
     return status;
 }
 
@@ -262,7 +265,11 @@ static int run(int argc, char **argv, Error *err) {
                         .vocab = tokens_wanted(o, &cfg)};
     TextInput input;
     int status = text_input_open(&input, &text, err);
-    if (!status && !text.tokenizer) cfg.vocab_size = tokenizer_vocab_size(input.tokenizer);
+    if (!status && !text.tokenizer) {
+        cfg.vocab_size = tokenizer_vocab_size(input.tokenizer);
+        cfg.bos_token_id = input.sharded ? tokenizer_eot(input.tokenizer)
+                                         : corpus_begin(&input.corpus, input.tokenizer);
+    }
     if (!status) status = train_on(o, &cfg, &input, &ctx, err);
     text_input_close(&input);
     context_free(&ctx);

@@ -1,7 +1,8 @@
 /*
- * The loop of a conversation: read a line; a slash changes a setting of the table or asks for help;
- * anything else goes into a Generator, which keeps its caches from line to line, and the answer is
- * printed as it comes. Ctrl-C sets a flag that the generator looks at between two tokens.
+ * The loop of a conversation: read a line; a slash changes a setting of the table, begins anew or
+ * asks for help; anything else goes into a Generator, which keeps the text and its caches from line
+ * to line, and the answer is printed as it comes. Ctrl-C sets a flag that the generator looks at
+ * between two tokens.
  */
 #include "10_full_model/commands/interactive.h"
 
@@ -14,9 +15,12 @@
 #include <unistd.h>
 
 typedef struct Talk {
+    const Model *model;
     Generator g;
     GenerateOptions options;
     FILE *out;
+    int trained;   /* tokens of the longest text that the model was trained on; 0: not known */
+    bool terminal; /* somebody types: say what is for them alone */
     bool quit;
 } Talk;
 
@@ -30,7 +34,10 @@ static void run(Talk *talk, GenerateResult *result) {
     answering_cancelled = 0;
     struct sigaction action = {.sa_handler = on_interrupt}, old;
     sigaction(SIGINT, &action, &old);
-    generator_run(&talk->g, &talk->options, result);
+    GenerateOptions options = talk->options;
+    if (!options.max_new_tokens)
+        options.max_new_tokens = generate_usual(talk->model, talk->g.decoding.sequences[0].count);
+    generator_run(&talk->g, &options, result);
     sigaction(SIGINT, &old, NULL);
 }
 
@@ -59,8 +66,8 @@ static Settings settings_of(Talk *talk) {
                   "... among those at least P times as likely as the first; 0: all"),
         OPT_FLOAT("penalty", 0, "", &s->repetition_penalty, 0.01, 100,
                   "for tokens that are in the text already; 1: none"),
-        OPT_INT("tokens", 0, "", &talk->options.max_new_tokens, 1, most,
-                "length of an answer, at most"),
+        OPT_INT("tokens", 0, "", &talk->options.max_new_tokens, 0, most,
+                "an answer at most; 0: 200, within its training's length"),
         OPT_SEED("seed", &s->seed, "other random numbers"),
         OPT_END,
     }};
@@ -68,11 +75,12 @@ static Settings settings_of(Talk *talk) {
 
 static void help(Talk *talk) {
     Settings settings = settings_of(talk);
-    fprintf(talk->out, "Type a text, and the model continues it. An empty line: go on where it "
-                       "stopped.\n");
+    fprintf(talk->out, "Type a text, and the model continues it. Another line goes behind what "
+                       "is there,\nan empty one just goes on.\n");
     for (const Option *row = settings.rows; row->kind != OPTION_END; row++)
         fprintf(talk->out, "  /%-8s %-6s %s\n", row->name, option_text(row).text, row->help);
-    fprintf(talk->out, "  /help, /quit; Ctrl-C ends an answer\n");
+    fprintf(talk->out, "  /clear           forget what was said, begin a new text\n"
+                       "  /help, /quit     Ctrl-C ends an answer\n");
 }
 
 /* line: what stands behind the slash. */
@@ -88,23 +96,55 @@ static void command(Talk *talk, char *line) {
         talk->quit = true;
         return;
     }
+    if (!strcmp(name, "clear")) {
+        decoder_generator_truncate(&talk->g.decoding, -1, 0);
+        return;
+    }
     const Option *row = settings.rows;
     while (row->kind != OPTION_END && strcmp(name, row->name)) row++;
     if (row->kind == OPTION_END)
         fprintf(talk->out, "there is no /%s; /help lists what there is\n", name);
     else if (option_read(row, value ? value : "", &err))
         fprintf(talk->out, "/%s: %s\n", row->name, err.text);
+    else if (talk->terminal)
+        fprintf(talk->out, "[%s is %s]\n", row->name, option_text(row).text);
 }
 
 /* ---- a line ---- */
 
+/* What the answer ended with, for somebody at a terminal. */
+static void remark(const Talk *talk, const GenerateResult *result) {
+    const DecoderGenerator *d = &talk->g.decoding;
+    int count = d->sequences[0].count;
+    if (result->new_tokens)
+        fprintf(talk->out, "[%d tokens, %.0f tokens/s]\n", result->new_tokens,
+                result->new_tokens / result->seconds);
+    else if (count < d->capacity)
+        fprintf(talk->out, "[the model has nothing to add]\n");
+    if (count >= d->capacity)
+        fprintf(talk->out, "[the context of %d tokens is full; /clear begins a new text]\n", count);
+    else if (talk->trained && count > talk->trained)
+        fprintf(talk->out,
+                "[longer than the %d tokens of its training's texts: it may fall apart; /clear "
+                "begins anew]\n",
+                talk->trained);
+    else if (count == talk->trained)
+        fprintf(talk->out,
+                "[as long as its training's texts; /clear begins anew, an empty line goes on]\n");
+}
+
+/* A line begins a text, or goes behind what is there. */
 static void answer(Talk *talk, const char *line) {
     Error err;
     Generator *g = &talk->g;
-    if (*line || g->decoding.sequences[0].count == 0) {
-        decoder_generator_truncate(&g->decoding, -1, 0);
-        if (generator_prompt(g, 0, line, &err)) {
-            fprintf(talk->out, "%s\n", err.text);
+    bool first = g->decoding.sequences[0].count == 0;
+    if (*line || first) {
+        char *text = must_alloc(strlen(line) + 2, 1);
+        snprintf(text, strlen(line) + 2, "%s%s", first ? "" : "\n", line);
+        int status = generator_prompt(g, 0, text, &err);
+        free(text);
+        if (status) {
+            fprintf(talk->out, "%s; /clear begins a new text\n", err.text);
             return;
         }
         fputs(line, talk->out);
@@ -112,29 +152,26 @@ static void answer(Talk *talk, const char *line) {
     GenerateResult result;
     run(talk, &result);
     fprintf(talk->out, "\n");
-    if (result.new_tokens)
-        fprintf(talk->out, "[%d tokens, %.0f tokens/s]\n", result.new_tokens,
-                result.new_tokens / result.seconds);
-    else if (g->decoding.sequences[0].count >= g->decoding.capacity)
-        fprintf(talk->out, "[the context of %d tokens is full; begin a new text]\n",
-                g->decoding.capacity);
-    else
-        fprintf(talk->out, "[the model has nothing to add]\n");
+    if (talk->terminal) remark(talk, &result);
 }
 
 int interactive_run(Model *model, const Tokenizer *tokenizer, GenerateOptions options, FILE *in,
                     FILE *out, Error *err) {
-    Talk talk = {.options = options, .out = out};
+    Talk talk = {.model = model,
+                 .options = options,
+                 .out = out,
+                 .trained = model->cfg.trained_context_length,
+                 .terminal = isatty(fileno(in))};
     if (generator_init(&talk.g, model, tokenizer, 1, model->cfg.max_position_embeddings, err))
         return -1;
     talk.options.emit = print_piece;
     talk.options.user = &talk;
     talk.options.cancelled = &answering_cancelled;
-    help(&talk);
+    if (talk.terminal) help(&talk);
     char *line = NULL;
     size_t size = 0;
     while (!talk.quit) {
-        fprintf(out, "> ");
+        if (talk.terminal) fprintf(out, "> ");
         fflush(out);
         ssize_t length = getline(&line, &size, in);
         if (length < 0) break;
@@ -145,7 +182,7 @@ int interactive_run(Model *model, const Tokenizer *tokenizer, GenerateOptions op
         else
             answer(&talk, line);
     }
-    fprintf(out, "\n");
+    if (talk.terminal) fprintf(out, "\n");
     free(line);
     decoder_generator_free(&talk.g.decoding);
     if (fflush(out) || ferror(out))

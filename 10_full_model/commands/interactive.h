@@ -1,6 +1,7 @@
 /*
- * A conversation with a model at the terminal: what you type is continued; lines that begin with a
- * slash change the settings (/help lists them).
+ * A conversation with a model at the terminal: what you type is continued, behind all that was said
+ * since /clear; lines that begin with a slash change the settings (/help lists them). From a pipe
+ * come the same lines, and only the texts go out.
  */
 #ifndef INTERACTIVE_H
 #define INTERACTIVE_H

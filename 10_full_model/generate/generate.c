@@ -21,10 +21,17 @@ int generator_capacity(const Model *model, const Tokenizer *tokenizer, const cha
     return (int)(pages * PAGE_TOKENS < most ? pages * PAGE_TOKENS : most);
 }
 
+int generate_usual(const Model *model, int tokens) {
+    int left = model->cfg.trained_context_length - tokens; /* not known, or beyond: below 1 */
+    return left > 0 && left < GENERATE_USUAL ? left : GENERATE_USUAL;
+}
+
 int generator_init(Generator *g, Model *model, const Tokenizer *tokenizer, int batch, int capacity,
                    Error *err) {
     CHECK(capacity <= model->cfg.max_position_embeddings, "generator_init: %d tokens", capacity);
     g->tokenizer = tokenizer;
+    int bos = model->cfg.bos_token_id;
+    g->begin = bos >= 0 ? bos : tokenizer_eot(tokenizer);
     return decoder_generator_init(&g->decoding, model->ctx, &model->decoder, model_position(model),
                                   batch, capacity, err);
 }
@@ -32,15 +39,14 @@ int generator_init(Generator *g, Model *model, const Tokenizer *tokenizer, int b
 int generator_prompt(Generator *g, int b, const char *text, Error *err) {
     const DecoderGenerator *d = &g->decoding;
     DecoderSequence *s = &d->sequences[b];
-    int eot = tokenizer_eot(g->tokenizer);
     CHECK(d->batch == 1 || decoder_cache_length(&d->cache, b) == 0,
           "generator_prompt: sequence %d of %d has been continued already", b, d->batch);
     size_t count;
     int32_t *ids = tokenizer_encode(g->tokenizer, text, strlen(text), &count);
     int status = 0;
-    if (count == 0 && s->count == 0 && eot < 0) {
-        status = error_set(err, "the prompt is empty, and this tokenizer has no <|endoftext|> to "
-                                "begin with");
+    if (count == 0 && s->count == 0 && g->begin < 0) {
+        status = error_set(err, "the prompt is empty, and this model has no token to begin with: "
+                                "no bos_token_id and no <|endoftext|>");
     } else if (s->count + count >= (size_t)d->capacity) {
         status = error_set(err,
                            "the prompt has %zu tokens, but this model's context holds %d, the "
@@ -49,7 +55,7 @@ int generator_prompt(Generator *g, int b, const char *text, Error *err) {
     } else {
         if (count) memcpy(s->ids + s->count, ids, count * sizeof *ids);
         s->count += (int)count;
-        if (s->count == 0) s->ids[s->count++] = eot;
+        if (s->count == 0) s->ids[s->count++] = g->begin;
     }
     free(ids);
     return status;

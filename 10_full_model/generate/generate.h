@@ -17,6 +17,7 @@
 
 typedef struct Generator {
     const Tokenizer *tokenizer;
+    int begin;                 /* the token that an empty text begins with; -1: there is none */
     DecoderGenerator decoding; /* its sequences are the texts */
 } Generator;
 
@@ -25,6 +26,11 @@ typedef struct Generator {
 int generator_capacity(const Model *model, const Tokenizer *tokenizer, const char *const *texts,
                        int batch, int new_tokens);
 
+/* How many new tokens are fit for a text of `tokens`, when nobody says: GENERATE_USUAL, but no more
+ * than make it as long as the texts were that the model was trained on. */
+enum { GENERATE_USUAL = 200 };
+int generate_usual(const Model *model, int tokens);
+
 /* Sequences of up to `capacity` tokens (at most the model's context), all empty. -1 and a message
  * when memory runs out. Free g->decoding. */
 int generator_init(Generator *g, Model *model, const Tokenizer *tokenizer, int batch, int capacity,
@@ -32,8 +38,9 @@ int generator_init(Generator *g, Model *model, const Tokenizer *tokenizer, int b
 
 /*
  * Text (zero-terminated) behind what sequence b holds. An empty text in an empty sequence becomes
- * <|endoftext|>. A text that leaves no room for an answer is an error that says how long it is and
- * how long it may be; then nothing has changed. With several sequences: before the first run only.
+ * the config's bos_token_id, or else <|endoftext|>. A text that leaves no room for an answer is an
+ * error that says how long it is and how long it may be; then nothing has changed. With several
+ * sequences: before the first run only.
  */
 int generator_prompt(Generator *g, int b, const char *text, Error *err);
 

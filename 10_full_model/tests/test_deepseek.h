@@ -27,6 +27,7 @@ typedef struct Output {
 /* How a process is started; all zeros: with nothing on stdin. */
 typedef struct Start {
     const char *input; /* what it reads from stdin */
+    int terminal;      /* or the terminal at which it is started; 0: none */
     long file_size;    /* files may not become longer, as on a full disk; 0: any */
     bool charts;
 } Start;
@@ -74,7 +75,8 @@ static inline Process process_start(Start start, const char *const *arguments) {
     }
     prctl(PR_SET_PDEATHSIG, SIGKILL); /* a test that fails leaves no process behind */
     alarm(60);                        /* and none waits for ever */
-    dup2(fileno(in), 0), dup2(fileno(p.out), 1), dup2(fileno(p.err), 2);
+    dup2(start.terminal ? start.terminal : fileno(in), 0), dup2(fileno(p.out), 1),
+        dup2(fileno(p.err), 2);
     if (!start.charts) setenv("PATH", "/nowhere", 1);
     setenv("ASAN_OPTIONS", "detect_leaks=1", 1); /* in tests it is off: see tools/criterion.py */
     if (start.file_size) {

@@ -5,6 +5,10 @@
 #include "10_full_model/tests/test_deepseek.h"
 
 #include "common/core/utf8.h"
+#include "common/files/json.h"
+
+#include <math.h>
+#include <pty.h>
 
 #define GENERATE(model, ...) DEEPSEEK("generate", "--model", model, __VA_ARGS__)
 
@@ -81,7 +85,7 @@ Test(generate, drawn_answers_do_not_depend_on_the_batch) {
     for (int i = 0; i < 4; i++) {
         Output o =
             GENERATE(model, "--prompts", path_in(w.directory, "prompts.txt"), "--temperature", "1",
-                     "--top-p", "1", "--max-new-tokens", "9", batches[i]);
+                     "--top-p", "1", "--max-new-tokens", "9", "--seed", "1", batches[i]);
         expect(&o, 0, "[5] a cat");
         if (i == 0) first = o;
         cr_assert_str_eq(o.out, first.out);
@@ -90,34 +94,147 @@ Test(generate, drawn_answers_do_not_depend_on_the_batch) {
     cr_assert(strncmp(one, four, 20), "the same prompt twice draws two answers");
 }
 
+/* From a pipe: only the texts come out, and what is wrong with a setting. */
 Test(generate, talks) {
     Scratch w = workplace();
     const char *model = trained_model(&w);
-    Output o = deepseek_with((Start){.input = "/temp 0\n/tokens 4\n/help\nthe cat\n\n/temp warm\n"
-                                              "/top-k 2.5\n/song\n/seed 3\n/quit\nnever read\n"},
-                             ARGUMENTS("generate", "--model", model, "--interactive"));
-    expect(&o, 0, "/temp     0.8 "); /* how it begins */
-    expect(&o, 0, "/temp     0 ");   /* what /help says later */
+    Output o = deepseek_with(
+        (Start){.input = "/temp 0\n/tokens 4\nthe cat\n\n/help\n/temp warm\n/top-k 2.5\n/song\n"
+                         "a dog\n/clear\nthe cat\n/quit\nnever read\n"},
+        ARGUMENTS("generate", "--model", model, "--interactive", "--seed", "3"));
+    expect(&o, 0, "/temp     0 "); /* what /help says */
     expect(&o, 0, "/tokens   4 ");
-    expect(&o, 0, "the cat sat on the");
-    expect(&o, 0, "[4 tokens, ");
     expect(&o, 0, "/temp: 'warm' is not a number between 0 and 100");
     expect(&o, 0, "/top-k: '2.5' is not a whole number");
     expect(&o, 0, "there is no /song");
-    cr_assert_null(strstr(o.out, "never read"));
+    check_all(!strstr(o.out, "never read"), !strstr(o.out, "> "), !strstr(o.out, " tokens/s"));
 
-    /* The empty line went on where the text had stopped. */
-    Output whole =
-        GENERATE(model, "--prompt", "the cat", "--temperature", "0", "--max-new-tokens", "8");
-    char said[200] = "", *at = o.out;
-    for (int i = 0; i < 2; i++) {
-        char *end = strstr(at, "\n[4 tokens"), *begin = end;
-        cr_assert_not_null(end);
-        while (begin > o.out && strncmp(begin, "> ", 2)) begin--;
-        strncat(said, begin + 2, (size_t)(end - begin - 2));
-        at = end + 1;
+    /* The empty line goes on where the text has stopped, a line goes behind it, /clear forgets. */
+    Output whole = GENERATE(model, "--prompt", "the cat", "--temperature", "0", "-n", "8");
+    char first[200], both[200];
+    int end = (int)strcspn(o.out, "\n"), next = end + 1 + (int)strcspn(o.out + end + 1, "\n");
+    snprintf(first, sizeof first, "%.*s", end, o.out);
+    snprintf(both, sizeof both, "%s%.*s", first, next - end - 1, o.out + end + 1);
+    cr_assert(!strncmp(whole.out, both, strlen(both)), "'%s', but '%s'", whole.out, both);
+    char prompt[300];
+    snprintf(prompt, sizeof prompt, "%s\na dog", both);
+    Output third = GENERATE(model, "-p", prompt, "--temperature", "0", "-n", "4");
+    cr_assert(strstr(o.out, strrchr(third.out, 'a')), "'%s' is not in\n%s", third.out, o.out);
+    const char *line = strstr(o.out, "a dog");
+    cr_assert(strstr(line, first), "'%s' begins anew in\n%s", first, line);
+}
+
+/* On a terminal: the settings, a prompt, and how it went. */
+Test(generate, talks_at_a_terminal) {
+    Scratch w = workplace();
+    const char *model = trained_model(&w);
+    int terminal, program;
+    cr_assert(openpty(&terminal, &program, NULL, NULL, NULL) == 0);
+    const char input[] = "/temp 0\nthe cat\n/tokens 4\n\n/quit\n";
+    cr_assert(write(terminal, input, strlen(input)) > 0);
+    Output o = deepseek_with((Start){.terminal = program},
+                             ARGUMENTS("generate", "-m", model, "--interactive"));
+    expect(&o, 0, "/temp     0.8 "); /* how it begins */
+    expect(&o, 0, "> [temp is 0]");
+    expect(&o, 0, "the cat sat on the");
+    expect(&o, 0, " tokens/s]");
+    expect(&o, 0, "[as long as its training's texts; /clear begins anew");
+    expect(&o, 0, "[longer than the 16 tokens of its training's texts");
+    close(terminal), close(program);
+}
+
+/* Of itself an answer ends where the texts of the training did; who wants more is told. */
+Test(generate, knows_how_long_its_texts_were) {
+    Scratch w = workplace();
+    const char *model = trained_model(&w);
+    char *config = file_text(path_in(model, "config.json"), &(size_t){0});
+    cr_assert(strstr(config, "\"trained_context_length\":\t16"), "%s", config);
+    Output o = GENERATE(model, "-p", "the cat", "--temperature", "0");
+    cr_assert(strstr(o.err, "ends at 16 tokens") && !strstr(o.err, "fall apart"), "%s", o.err);
+    o = GENERATE(model, "-p", "the cat", "--temperature", "0", "-n", "30");
+    cr_assert(strstr(o.err, "longer than the 16 tokens") && strstr(o.err, "30 tokens, "), "%s",
+              o.err);
+    o = GENERATE(model, "-p", "the cat", "--temperature", "0", "-n", "3");
+    cr_assert_null(strchr(o.err, '('), "%s", o.err);
+    /* Of a model that does not say, nothing is said. */
+    edit_file(path_in(model, "config.json"), "trained_context_length", "other");
+    o = GENERATE(model, "-p", "the cat", "--temperature", "0", "-n", "30");
+    cr_assert_null(strchr(o.err, '('), "%s", o.err);
+}
+
+Test(generate, draws_a_seed_and_says_it) {
+    Scratch w = workplace();
+    const char *model = trained_model(&w);
+#define HOT "-p", "the", "--temperature", "3", "--top-p", "1", "-n", "12"
+    Output o = GENERATE(model, HOT);
+    char seed[40];
+    cr_assert(sscanf(o.err, "seed %39[0-9]", seed) == 1, "%s", o.err);
+    Output again = GENERATE(model, HOT, "--seed", seed), other = GENERATE(model, HOT);
+    cr_assert_str_eq(o.out, again.out);
+    check_all(strcmp(o.out, other.out), !strstr(again.err, "seed "));
+    o = GENERATE(model, "-p", "the", "--temperature", "0", "-n", "3");
+    cr_assert_null(strstr(o.err, "seed"), "nothing is drawn: %s", o.err);
+}
+
+Test(generate, takes_a_prompt_from_a_pipe) {
+    Scratch w = workplace();
+    const char *model = trained_model(&w);
+#define PIPED "generate", "-m", model, "-p", "-", "--temperature", "0", "-n", "5"
+    Output o = deepseek_with((Start){.input = "the cat\n"}, ARGUMENTS(PIPED)),
+           same = GENERATE(model, "-p", "the cat", "--temperature", "0", "-n", "5");
+    cr_assert_str_eq(o.out, same.out);
+    o = deepseek_with((Start){.input = ""}, ARGUMENTS(PIPED));
+    expect(&o, 0, ""); /* no prompt at all: a text's beginning */
+    char *text = file_text(path_in(w.directory, "text.txt"), &(size_t){0});
+    if (strchr(text, '\n')) { /* then that is a newline, which the model has seen */
+        same = GENERATE(model, "-p", "\n", "--temperature", "0", "-n", "5");
+        cr_assert_str_eq(o.out, same.out + 1);
     }
-    cr_assert(!strncmp(whole.out, said, strlen(said)), "'%s', but '%s'", whole.out, said);
+}
+
+/* By hand from `logits`: the log of softmax at the token that came. */
+Test(generate, logprobs_are_the_models_own) {
+    Scratch w = workplace();
+    const char *model = trained_model(&w);
+    Output text = GENERATE(model, "-p", "the cat", "--seed", "4", "-n", "6"),
+           o = GENERATE(model, "-p", "the cat", "--seed", "4", "-n", "6", "--logprobs");
+    Error err;
+    Tokenizer *tokenizer = tokenizer_load(path_in(model, "tokenizer.json"), &err);
+    size_t count;
+    int32_t *prompt = tokenizer_encode(tokenizer, "the cat", 7, &count), ids[40];
+    memcpy(ids, prompt, count * sizeof *ids);
+    int begin = (int)count, length = begin;
+    float logprobs[40];
+    for (char *line = strtok(o.out, "\n"); line; line = strtok(NULL, "\n")) {
+        cJSON *json = json_parse("line", line, strlen(line), &err);
+        cr_assert(json, "%s: %s", line, err.text);
+        cr_assert(strstr(text.out, cJSON_GetObjectItem(json, "token")->valuestring), "%s", line);
+        cr_assert_eq(cJSON_GetObjectItem(json, "prompt")->valueint, 1);
+        logprobs[length] = (float)cJSON_GetObjectItem(json, "logprob")->valuedouble;
+        ids[length++] = cJSON_GetObjectItem(json, "id")->valueint;
+        cJSON_Delete(json);
+    }
+    cr_assert_eq(length, begin + 6);
+    Tensor t = tensor_view(ids, "input_ids", I32, CPU, SHAPE(1, length));
+    const char *in = path_in(w.directory, "in.safetensors"),
+               *out = path_in(w.directory, "out.safetensors");
+    check_ok(safetensors_write(in, &t, 1, NULL, 0, &err), &err);
+    EXPECT(0, "tensors in", "logits", "-m", model, "--input", in, "--output", out);
+    SafeTensors *file = safetensors_open(out, &err);
+    const float *logits = safetensors_find(file, "logits")->data;
+    int vocab = (int)safetensors_find(file, "logits")->shape[2];
+    for (int i = begin; i < length; i++) {
+        const float *row = logits + (i - 1) * vocab;
+        double sum = 0;
+        for (int v = 0; v < vocab; v++) sum += exp(row[v]);
+        /* six digits are printed, and one token at a time may round otherwise than all at once */
+        cr_assert_float_eq(logprobs[i], row[ids[i]] - log(sum), 1e-4);
+    }
+    safetensors_close(file);
+    scratch_write(&w, "prompts.txt", "the dog\na cat\n", 14);
+    o = EXPECT(0, "{\"prompt\":2,\"id\":", "generate", "-m", model, "--prompts",
+               path_in(w.directory, "prompts.txt"), "--logprobs", "-n", "3");
+    EXPECT(2, "--logprobs is for", "generate", "-m", model, "--interactive", "--logprobs");
 }
 
 Test(generate, writes_whole_characters_only) {

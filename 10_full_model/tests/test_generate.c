@@ -328,7 +328,7 @@ Test(interactive, follows_its_commands) {
                                 "there is no /nonsense",
                                 "/min-p: 2 is not between 0 and 1",
                                 "hello",
-                                "[3 tokens",
+                                "/tokens   3",
                                 "/seed     7"};
     for (size_t i = 0; i < sizeof said / sizeof said[0]; i++)
         cr_expect(strstr(text, said[i]), "'%s' is not in: %s", said[i], text);

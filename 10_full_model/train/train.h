@@ -54,8 +54,8 @@ typedef struct TrainResult {
 
 /*
  * Trains model (allocated for training, with its first weights: a resumed run replaces them) on
- * source, and notes in its config how long the texts were. -1 and a message for a loss that is not finite, a save that fails, a state that does not
- * fit, or a folder that another process trains in.
+ * source, and notes in its config how long the texts were. -1 and a message for a loss that is not
+ * finite, a save that fails, a state that does not fit, or a folder that another process trains in.
  */
 int train_run(Model *model, const TokenSource *source, const TrainOptions *options,
               TrainResult *result, Error *err);

@@ -28,6 +28,27 @@ Test(corpus, texts_that_cannot_be_learned_from) {
     cr_assert(strstr(err.text, "too short") && strstr(err.text, "17"), "%s", err.text);
 }
 
+/* A text begins with a token that the corpus has. */
+Test(corpus, begins_with_what_it_has) {
+    static const struct {
+        const char *text, *begin;
+    } cases[] = {{"one two one two one two", NULL},
+                 {"one two\none two\none two", "\n"},
+                 {"one two\none two<|endoftext|>one two", "<|endoftext|>"}};
+    for (int i = 0; i < 3; i++) {
+        Error err;
+        Corpus corpus;
+        size_t bytes = strlen(cases[i].text);
+        Tokenizer *t = tokenizer_train(cases[i].text, bytes, 257, NULL, NULL, &err);
+        check_ok(corpus_whole(&corpus, t, cases[i].text, bytes, 2, &err), &err);
+        int id = corpus_begin(&corpus, t);
+        cr_assert_eq(id < 0, !cases[i].begin, "text %d begins with %d", i, id);
+        if (id < 0) continue;
+        const char *token = tokenizer_token(t, id, &bytes);
+        cr_assert(bytes == strlen(cases[i].begin) && !memcmp(token, cases[i].begin, bytes));
+    }
+}
+
 Test(corpus, windows_stay_in_their_part) {
     enum { COUNT = 2000, TRAIN = 1800 };
     int32_t ids[COUNT], inputs[64 * 16], targets[64 * 16];

@@ -10,6 +10,7 @@
 #include "common/files/files.h"
 
 #include <math.h>
+#include <stdbool.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -72,7 +73,7 @@ int corpus_init(Corpus *corpus, const Tokenizer *tokenizer, const char *text, si
     return error_set(
         err,
         "the text is too short: %zu tokens, of which %zu are for validation; each part must have "
-        "at least %zu (context length %d + 1). Give more text or a shorter --context",
+        "at least %zu (context length %d + 1). Give more text or a shorter context",
         counted, held, need, context_length);
 }
 
@@ -97,6 +98,22 @@ static void window(const Corpus *corpus, size_t start, int length, int32_t *inpu
                    int32_t *targets) {
     memcpy(inputs, corpus->ids + start, (size_t)length * sizeof *inputs);
     memcpy(targets, corpus->ids + start + 1, (size_t)length * sizeof *targets);
+}
+
+static bool corpus_has(const Corpus *c, int id) {
+    for (size_t i = 0; i < c->count; i++)
+        if (c->ids[i] == id) return true;
+    return false;
+}
+
+int corpus_begin(const Corpus *c, const Tokenizer *tokenizer) {
+    int eot = tokenizer_eot(tokenizer);
+    if (eot >= 0 && corpus_has(c, eot)) return eot;
+    size_t count;
+    int32_t *ids = tokenizer_encode(tokenizer, "\n", 1, &count);
+    int newline = count == 1 && corpus_has(c, ids[0]) ? ids[0] : -1;
+    free(ids);
+    return newline;
 }
 
 void corpus_batch(const Corpus *corpus, uint64_t seed, uint64_t first, int batch, int length,

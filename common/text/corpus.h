@@ -34,6 +34,10 @@ int corpus_whole(Corpus *corpus, const Tokenizer *tokenizer, const char *text, s
                  int context_length, Error *err);
 void corpus_free(Corpus *corpus);
 
+/* The token that a new text is to begin with, one that the corpus has: <|endoftext|>, or else a
+ * newline. -1: it has neither. */
+int corpus_begin(const Corpus *corpus, const Tokenizer *tokenizer);
+
 /* Windows number first .. first + batch - 1 of a run: inputs and targets [batch, length]; targets
  * are one token further. */
 void corpus_batch(const Corpus *corpus, uint64_t seed, uint64_t first, int batch, int length,
