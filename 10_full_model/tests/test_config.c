@@ -175,6 +175,7 @@ static ModelConfig all_keys(ModelType type) {
     cfg.rope_mscale = 0.707, cfg.rope_mscale_all_dim = 0.6;
     cfg.rope_interleave = type == DEEPSEEK_V2; /* which has no such key */
     cfg.bos_token_id = 1, cfg.eos_token_id = 2, cfg.num_nextn_predict_layers = 3;
+    cfg.trained_context_length = 7;
     return cfg;
 }
 
