@@ -40,6 +40,7 @@ static void library(Context *ctx, void *user) {
         kernel(w->c, w->a, __VA_ARGS__);                 \
     }
 CPU_RUNG(matmul_naive_cpu, PRODUCT)
+CPU_RUNG(matmul_ordered_cpu, PRODUCT)
 CPU_RUNG(matmul_blocked_cpu, PRODUCT)
 CPU_RUNG(softmax_reference_forward_cpu, ROWS)
 CPU_RUNG(softmax_forward_cpu, ROWS)
@@ -80,6 +81,7 @@ static int hopper_takes(Context *ctx, const void *work) {
 
 static const BenchRung products[] = {
     {"naive", CPU, INFINITY, run_matmul_naive_cpu, NULL},
+    {"ordered", CPU, INFINITY, run_matmul_ordered_cpu, NULL},
     {"blocked", CPU, INFINITY, run_matmul_blocked_cpu, NULL},
     {"simd", CPU, INFINITY, run_simd, NULL},
     {"OpenBLAS", CPU, INFINITY, library, NULL},

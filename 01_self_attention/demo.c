@@ -4,6 +4,7 @@
  */
 #include "01_self_attention/attention.h"
 #include "01_self_attention/matmul.h"
+#include "01_self_attention/sharpness.h"
 #include "01_self_attention/softmax.h"
 #include "common/core/ops.h"
 #include "common/program/options.h"
@@ -21,7 +22,6 @@ typedef struct DemoOptions {
     CommonOptions common;
     const char *text;
     int dim;
-    bool no_scale;
 } DemoOptions;
 
 /* ---- parts 1 to 4: four tokens ---- */
@@ -146,25 +146,22 @@ static void write_chart(const Context *ctx, const DemoOptions *options, const Wo
     figure_close(&csv, "01_self_attention/figures/heat_map");
 }
 
-/* Every different word has a random vector; W_q and W_k leave it as it is. */
+/* Every different word has a random vector, which is its query, its key and its value. */
 static void on_words(Context *ctx, const DemoOptions *options) {
     Words words;
     split(&words, options->text);
     if (words.count == 0) fatal("--text: there is no word in it");
     int n = words.count, d = options->dim;
-    printf("5. Words of real text: each different word is %d random numbers%s.\n", d,
-           options->no_scale ? ", and the scores are not divided by sqrt(D)" : "");
+    printf("5. Equal words find each other: each different word is %d random numbers,\n"
+           "   and its query and its key are the same.\n",
+           d);
     float *x = must_alloc((size_t)(n * d), sizeof *x), *p = must_alloc((size_t)(n * n), sizeof *p);
-    float *q = must_alloc((size_t)(n * d), sizeof *q);
     for (int i = 0; i < n * d; i++) {
         uint64_t word = (uint64_t)words.same_as[i / d];
         x[i] = 0.6f * rng_normal(options->common.seed, word, (uint64_t)(i % d));
-        /* undoes what attention() divides by */
-        q[i] = options->no_scale ? sqrtf((float)d) * x[i] : x[i];
     }
-    Tensor *keys = tensor_copy_in(ctx, "x", ctx->dtype, x, SHAPE(1, n, d));
-    Tensor *queries = tensor_copy_in(ctx, "q", ctx->dtype, q, SHAPE(1, n, d)), *weights;
-    attention(ctx, queries, keys, keys, &weights);
+    Tensor *vectors = tensor_copy_in(ctx, "x", ctx->dtype, x, SHAPE(1, n, d)), *weights;
+    attention(ctx, vectors, vectors, vectors, &weights);
     tensor_download(ctx, p, weights);
     printf("   weights %s, fuller is more:\n\n", shape_text(weights).text);
     text_heat_map(p, n, n, words.label, words.label);
@@ -180,10 +177,28 @@ static void on_words(Context *ctx, const DemoOptions *options) {
            100 * own);
     write_chart(ctx, options, &words, p);
     printf("\n");
-    free(x), free(q), free(p);
+    free(x), free(p);
 }
 
-/* ---- part 6: the gradient ---- */
+/* ---- part 6: the scale ---- */
+
+static void scale(uint64_t seed) {
+    static const int dims[] = {4, 64, 1024};
+    printf("6. Why scores are divided by sqrt(D): %d keys; a query and keys of D independent\n"
+           "   random numbers; means over %d queries.\n\n"
+           "            the largest weight         the softmax's slope\n"
+           "        D   as it is  / sqrt(D)        as it is  / sqrt(D)\n",
+           SHARPNESS_KEYS, SHARPNESS_QUERIES);
+    for (int i = 0; i < 3; i++) {
+        Sharpness s = sharpness(dims[i], seed);
+        printf("   %6d   %8.2f  %9.2f        %8.2f  %9.2f\n", dims[i], s.largest[0], s.largest[1],
+               s.slope[0], s.slope[1]);
+    }
+    printf("\n   As they are, the scores grow with D, until one word takes everything and the\n"
+           "   derivative is gone. Divided, they do not mind D.\n\n");
+}
+
+/* ---- part 7: the gradient ---- */
 
 static double loss_value(Context *ctx, const Four *f) {
     float value;
@@ -207,7 +222,7 @@ static void set_element(Context *ctx, Tensor *t, int i, float to) {
 
 /* Any loss would do; this one is sum(silu(y) x), which makes every weight matter. */
 static void gradient(Context *ctx) {
-    printf("6. The tape's derivative of a loss, against (loss(w + h) - loss(w - h)) / 2h:\n");
+    printf("7. The tape's derivative of a loss, against (loss(w + h) - loss(w - h)) / 2h:\n");
     if (ctx->dtype != F32) {
         printf("   (left out: differences need more digits than BF16 has)\n\n");
         return;
@@ -242,19 +257,16 @@ int main(int argc, char **argv) {
         OPT_STRING("text", 't', "WORDS", &o.text,
                    "The words of part 5, at most 24 (default: Genesis 1:1)"),
         OPT_INT("dim", 'd', "N", &o.dim, 1, MAX_DIM, "Numbers in a word's vector in part 5"),
-        OPT_FLAG("no-scale", 'n', &o.no_scale, "Leave the 1/sqrt(D) out in part 5"),
-        OPT_CSV(&o.common),
-        OPT_COMMON(&o.common),
-        OPT_END};
+        OPT_CSV(&o.common), OPT_COMMON(&o.common), OPT_END};
     options_parse(argc, argv, "One attention head, step by step.", flags);
     Context ctx;
     options_open(&o.common, &ctx);
     by_hand(&ctx);
     on_words(&ctx, &o);
+    scale(o.common.seed);
     gradient(&ctx);
     printf(
-        "Try next:  ./01_self_attention/demo --no-scale      what 1/sqrt(D) is for\n"
-        "           ./01_self_attention/demo --dim 4         vectors too short to be told apart\n"
+        "Try next:  ./01_self_attention/demo --dim 4         vectors too short to be told apart\n"
         "           ./01_self_attention/demo --text 'a rose is a rose is a rose'\n"
         "           ./01_self_attention/bench                how fast a matrix product can be\n"
         "           make learn CH=01_self_attention          the exercises\n");

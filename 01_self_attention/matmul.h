@@ -1,5 +1,5 @@
 /*
- * The matrix product: nine tenths of the work of every model in this book.
+ * The matrix product: most of the operations of training.
  *
  *     C = A B,    c_ij = sum_k a_ik b_kj        A [m, k], B [k, n], C [m, n], row-major
  *
@@ -34,9 +34,10 @@ Tensor *matmul_transposed(Context *ctx, Tensor *a, Tensor *b, float scale);
 KERNEL(matmul_batched, Real *c, int add, const Real *a, int transpose_a, const Real *b,
        int transpose_b, int64_t batch, int64_t m, int64_t n, int64_t k, float scale);
 
-/* ---- the ladder on the CPU: C = A B; the third rung is cpu_matmul() of common/core ---- */
+/* ---- the ladder on the CPU: C = A B; the fourth rung is cpu_matmul() of common/core ---- */
 
 KERNEL(matmul_naive, Real *c, const Real *a, const Real *b, int64_t m, int64_t n, int64_t k);
+void matmul_ordered_cpu(float *c, const float *a, const float *b, int64_t m, int64_t n, int64_t k);
 void matmul_blocked_cpu(float *c, const float *a, const float *b, int64_t m, int64_t n, int64_t k);
 
 /* ---- the ladder on CUDA: C = A B, F32 or BF16; the last two BF16 only ---- */

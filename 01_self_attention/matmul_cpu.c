@@ -1,9 +1,10 @@
 /*
- * The matrix product on the CPU: a ladder of three, of which two stand here, and OpenBLAS.
+ * The matrix product on the CPU: a ladder of four, of which three stand here, and OpenBLAS.
  *
  *     naive     the definition: each c_ij is a dot product, and B is read down its columns
- *     blocked   the loops reordered so that every access runs along a row, in tiles that stay in
- *               the cache
+ *     ordered   the loops reordered so that every access runs along a row, in tiles that stay in
+ *               the cache; one number at a time
+ *     blocked   the same loops, and the compiler may use vectors
  *     simd      OpenBLAS's own idea (Goto & van de Geijn 2008): packed panels, a tile of C in
  *               registers, all threads; it is what linear() runs on, common/core/cpu_matmul.c
  */
@@ -26,11 +27,11 @@ void matmul_naive_cpu(float *c, const float *a, const float *b, int64_t m, int64
         }
 }
 
-/* ---- rung 2: along the rows, in tiles ----
- * The same additions in another order: the inner loop now runs along a row of B and a row of C,
- * which gcc turns into SIMD, and a tile of B (64 x 256 numbers, 64 KiB) serves all rows of A before
- * the next is fetched. What limits: each multiplication still loads and stores its c from the
- * nearest cache. */
+/* ---- rungs 2 and 3: along the rows, in tiles ----
+ * The same additions in another order: the inner loop now runs along a row of B and a row of C, and
+ * a tile of B (64 x 256 numbers, 64 KiB) serves all rows of A before the next is fetched.
+ * Neighbouring numbers of C do not wait for each other, so gcc turns the loop into SIMD. What
+ * limits: each multiplication still loads and stores its c from the nearest cache. */
 /* [blocked] */
 void matmul_blocked_cpu(float *c, const float *a, const float *b, int64_t m, int64_t n, int64_t k) {
     enum { TILE_K = 64, TILE_N = 256 };
@@ -47,6 +48,12 @@ void matmul_blocked_cpu(float *c, const float *a, const float *b, int64_t m, int
         }
 }
 /* [/blocked] */
+
+/* Rung 2 is that function, compiled without vectors: what the order alone is worth. */
+__attribute__((optimize("no-tree-vectorize"), flatten)) void matmul_ordered_cpu(
+    float *c, const float *a, const float *b, int64_t m, int64_t n, int64_t k) {
+    matmul_blocked_cpu(c, a, b, m, n, k);
+}
 
 /* ---- in use: OpenBLAS ---- */
 

@@ -19,16 +19,16 @@ tflops! and the like leave the share out.
 
 A CSV without a column `who` (of tools/seeds.py, say) is asked for its own columns:
 
-    {flags=--top-k 1 / run=balanced : max_vio:2}
+    {flags=--top-k 1 / run=balanced : max_vio:2}        {rung=naive / dtype=F32 : gflops/1000:1}
 
-is max_vio, with two digits, of the rows whose columns have these values; if there are several, the
-lowest and the highest.
+is max_vio, with two digits, of the rows whose columns have these values (or a thousandth of gflops,
+with one); if there are several, the lowest and the highest.
 """
 
 import csv
 import re
 
-CELL = re.compile(r"\{([^{}]+?)\s*:\s*(\w+)(:[\d.]+)?([~!]*)\}")
+CELL = re.compile(r"\{([^{}]+?)\s*:\s*(\w+(?:/\d+)?)(:[\d.]+)?([~!]*)\}")
 
 
 class TableMistake(Exception):
@@ -84,7 +84,8 @@ def value(row, what, count, flags):
 def low_and_high(rows, address, column, digits):
     """A column of the rows that the address tells: the number, or from where to where they go."""
     wanted = dict(part.strip().split("=", 1) for part in address.split(" / "))
-    found = [float(r[column]) for r in rows if all(r[k] == v for k, v in wanted.items())]
+    column, _, divisor = column.partition("/")
+    found = [float(r[column]) / float(divisor or 1) for r in rows if all(r[k] == v for k, v in wanted.items())]
     if not found:
         raise TableMistake(f"{{{address}}} fits no row")
     low, high = (f"{x:,.{int(digits[1:] if digits else 0)}f}" for x in (min(found), max(found)))

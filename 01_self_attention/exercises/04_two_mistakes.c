@@ -9,12 +9,14 @@
  */
 #include <math.h>
 
+enum { MOST_KEYS = 256 }; /* that the caller may have */
+
 void attention_head(float *o, const float *q, const float *k, const float *v, int t, int s, int d);
 
 void attention_head(float *o, const float *q, const float *k, const float *v, int t, int s, int d) {
     float scale = 1 / sqrtf((float)d);
     for (int i = 0; i < t; i++) {
-        float score[256], max = 0, sum = 0;
+        float score[MOST_KEYS], max = 0, sum = 0;
         for (int j = 0; j < s; j++) {
             score[j] = 0;
             for (int c = 0; c < d; c++) score[j] += scale * q[i * d + c] * k[j * d + c];

@@ -2,7 +2,7 @@
 set title 'C = A B on the CPU, 1000 x 1000: share of OpenBLAS'
 set ylabel 'percent of OpenBLAS'
 set yrange [0:112]
-set xrange [-0.6:3.6]
+set xrange [-0.6:*]
 unset key
 set xtics scale 0
 set boxwidth 0.62 absolute

@@ -47,12 +47,13 @@ static void check_rung(const char *name, CpuRung run) {
 }
 
 Test(matmul, naive_agrees_with_plain_loops) { check_rung("naive", matmul_naive_cpu); }
+Test(matmul, ordered_agrees_with_plain_loops) { check_rung("ordered", matmul_ordered_cpu); }
 Test(matmul, blocked_agrees_with_plain_loops) { check_rung("blocked", matmul_blocked_cpu); }
 
 /* An empty sum is 0, not what was in memory. */
 Test(matmul, no_products_give_zero) {
-    CpuRung runs[] = {matmul_naive_cpu, matmul_blocked_cpu};
-    for (int r = 0; r < 2; r++) {
+    CpuRung runs[] = {matmul_naive_cpu, matmul_ordered_cpu, matmul_blocked_cpu};
+    for (int r = 0; r < 3; r++) {
         float c[6] = {NAN, NAN, NAN, NAN, NAN, NAN}, none = 0;
         runs[r](c, &none, &none, 2, 3, 0);
         for (int i = 0; i < 6; i++) cr_assert(c[i] == 0, "rung %d: c[%d] = %g", r, i, c[i]);

@@ -43,7 +43,7 @@
  * cores and moves 368 KB in and out of shared memory, 2944 clocks at 128 bytes each, but takes
  * 4400: both warpgroups meet in every step, when dS is complete, so both do their exponentials at
  * the same time, and two warps per scheduler cannot hide all latencies. A third warpgroup, or
- * longer tiles, would help, but the registers are full: dK, dV and the scores take 224 of 240.
+ * longer tiles, would help, but the registers are full: dK, dV, dQ and the scores take 224 of 240.
  *
  * After Dao et al. 2022 (FlashAttention, algorithm 4) and Shah et al. 2024 (FlashAttention-3,
  * section 3).

@@ -9,6 +9,8 @@
  */
 #include <math.h>
 
+enum { MOST_TOKENS = 256 }; /* that the caller may have */
+
 void grouped_attention(float *o, const float *q, const float *k, const float *v, int T, int H,
                        int H_kv, int D);
 
@@ -17,7 +19,7 @@ void grouped_attention(float *o, const float *q, const float *k, const float *v,
     for (int h = 0; h < H; h++) {
         int g = h % H_kv;
         for (int t = 0; t < T; t++) {
-            float weight[256], top = -INFINITY, sum = 0;
+            float weight[MOST_TOKENS], top = -INFINITY, sum = 0;
             for (int s = 0; s <= t; s++) {
                 weight[s] = 0;
                 for (int d = 0; d < D; d++)

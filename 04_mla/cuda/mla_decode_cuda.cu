@@ -32,7 +32,7 @@ __device__ __forceinline__ const T *row_of_token(const T *latent, const int32_t 
 /*
  * Three kernels, as the formula has it: scores[b, row, j] = q . z_j * scale; softmax over j;
  * o = sum_j p_j c_j. Rows know nothing of each other, so the latents are read twice by every row,
- * and each score is written once, read and written by the softmax, and read kv_lora_rank / 128
+ * and each score is written once, read and written by the softmax, and read kv_lora_rank / 256
  * times. At 16 heads that is 32 times the bytes it should be, most of them from the L2 cache.
  */
 

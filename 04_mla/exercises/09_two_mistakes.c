@@ -38,16 +38,17 @@ void plain_mla(float *y, const float *x, PlainWeights w, const MlaConfig *cfg, i
         const float *w_q = w.q + h * (nope + rope) * hidden, *w_uk = w.kv_b + h * (nope + v) * rank;
         for (int t = 0; t < T; t++) {
             float q[MOST_HEAD], k[MOST_HEAD], value[MOST_HEAD], o[MOST_HEAD] = {0};
-            float p[MOST_TOKENS], sum = 0;
+            float p[MOST_TOKENS], top = -INFINITY, sum = 0;
             times(q, w_q, x + t * hidden, nope + rope, hidden);
             for (int s = 0; s <= t; s++) {
                 times(k, w_uk, latent[s], nope, rank);
                 memcpy(k + nope, latent[s] + rank, sizeof *k * (size_t)rope);
                 p[s] = 0;
                 for (int c = 0; c < nope + rope; c++) p[s] += q[c] * k[c];
-                p[s] = expf(p[s] / sqrtf((float)nope));
-                sum += p[s];
+                p[s] /= sqrtf((float)nope);
+                top = fmaxf(top, p[s]);
             }
+            for (int s = 0; s <= t; s++) sum += p[s] = expf(p[s] - top);
             for (int s = 0; s <= t; s++) {
                 times(value, w_uk + nope * rank, latent[s], v, rank);
                 for (int c = 0; c < v; c++) o[c] += p[s] / sum * value[c];

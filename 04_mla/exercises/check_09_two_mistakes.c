@@ -3,7 +3,8 @@
 
 #include "common/program/testing.h"
 
-static void compare(int T, int H, int rank, int nope, int rope, int v) {
+/* size: of the numbers in x */
+static void compare(int T, int H, int rank, int nope, int rope, int v, float size) {
     enum { HIDDEN = 24 };
     Context ctx = test_context(CPU, F32);
     MlaConfig cfg = {.hidden_size = HIDDEN,
@@ -18,9 +19,8 @@ static void compare(int T, int H, int rank, int nope, int rope, int v) {
              .kv_b_proj = test_normal(&ctx, "kv_b", 4, SHAPE(H * (nope + v), rank)),
              .o_proj = test_normal(&ctx, "o", 5, SHAPE(HIDDEN, H * v))};
     Tensor *x = test_normal(&ctx, "x", 6, SHAPE(1, T, HIDDEN));
-    /* Scores of order 1: with larger ones a softmax is nearly a maximum, and scales hardly show. */
     float *const rows = x->data;
-    for (int64_t i = 0; i < tensor_count(x); i++) rows[i] *= 0.1f;
+    for (int64_t i = 0; i < tensor_count(x); i++) rows[i] *= size;
     float *expected = test_values(
         &ctx, mla_forward(&ctx, x, &w, &cfg, NULL, NULL, NULL, MLA_NAIVE, (Residual){0}));
     Tensor *y = tensor_new(&ctx, "y", F32, SHAPE(1, T, HIDDEN));
@@ -33,9 +33,12 @@ static void compare(int T, int H, int rank, int nope, int rope, int v) {
     context_free(&ctx);
 }
 
-Test(two_mistakes, no_part_for_positions) { compare(9, 3, 7, 5, 0, 4); }
+/* Scores of order 1: with larger ones a softmax is nearly a maximum, and scales hardly show. */
+Test(two_mistakes, no_part_for_positions) { compare(9, 3, 7, 5, 0, 4, 0.1f); }
 Test(two_mistakes, with_a_part_for_positions) {
-    compare(1, 2, 6, 5, 2, 3);
-    compare(9, 3, 7, 5, 4, 6);
-    compare(33, 2, 16, 8, 6, 5);
+    compare(1, 2, 6, 5, 2, 3, 0.1f);
+    compare(9, 3, 7, 5, 4, 6, 0.1f);
+    compare(33, 2, 16, 8, 6, 5, 0.1f);
 }
+/* And of hundreds, where the maximum must have been subtracted. */
+Test(two_mistakes, large_scores) { compare(33, 2, 16, 8, 6, 5, 30.0f); }
