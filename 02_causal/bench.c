@@ -135,7 +135,8 @@ static const Shape shapes[] = {
     {CUDA, BF16, 4, 16, 1024, 64, 64},
     {CUDA, F32, 4, 16, 1024, 64, 64},
     {CUDA, F32, 4, 16, 1024, 128, 128},
-    {CUDA, BF16, 32, 8, 1024, 96, 64}, /* latent attention of chapter 10's 109m, in training */
+    {CUDA, BF16, 32, 8, 1024, 96, 64},   /* latent attention of chapter 10's 109m, in training */
+    {CUDA, BF16, 32, 8, 1024, 128, 128}, /* the same, had it been padded */
 };
 
 static void *buffer(Context *ctx, DType dtype, int64_t count, uint64_t stream) {

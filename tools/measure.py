@@ -39,6 +39,9 @@ LISTED = {
         f"02_causal/bench {GPU} --seconds 0.3",
         "tools/peers/attention.py --device cuda --seconds 0.3",
     ],
+    "03_multihead/figures/measured_cuda.csv": [
+        "03_multihead/bench --device cuda --seconds 0.2",
+    ],
     "04_mla/figures/measured_cuda.csv": [
         f"04_mla/bench {GPU} --seconds 0.2",
         "tools/peers/mla.py --device cuda --seconds 0.2 --ways matmul",  # the fastest there
@@ -52,8 +55,8 @@ LISTED = {
         f"tools/peers/train_step.py {GPU} {STEP} --experts grouped_mm --mode compile --what train --steps 10",
     ],
     "02_causal/figures/measured_cpu.csv": [
-        "02_causal/bench --seconds 0.5",
-        "tools/peers/attention.py --seconds 0.5",
+        "02_causal/bench --threads 1 --seconds 0.5",
+        *(f"tools/peers/attention.py --threads 1 --tokens {t} --dims 64 --seconds 0.5" for t in (256, 512, 1024, 2048)),
     ],
     "04_mla/figures/measured_cpu.csv": [
         "04_mla/bench --seconds 0.5",
@@ -62,6 +65,10 @@ LISTED = {
     "05_moe/figures/measured_cpu.csv": [
         "05_moe/bench --seconds 0.5",
         "tools/peers/moe.py --compile --seconds 0.5",
+    ],
+    "07_rope/figures/measured_cpu.csv": [
+        "07_rope/bench --seconds 0.5",
+        "tools/peers/rope.py --seconds 0.5",
     ],
     "10_full_model/figures/measured_cpu.csv": [
         "10_full_model/bench",

@@ -41,17 +41,17 @@
  * where three quarters of the rows are zeros: 1.2 us at 1.8 GHz. But one block's part of the memory
  * bandwidth, 1/132 of 4070 GB/s, brings a page only every 2.4 us: the zeros cost nothing.
  *
- * NVIDIA H200, fastest (median) by `04_mla/bench --device cuda`; the copy of the same run 4269
- * GB/s, cuBLAS's 8192^3 783 TFLOPS; 8192 tokens unless said otherwise:
+ * NVIDIA H200, fastest (median), from figures/measured_cuda.csv; the copy of the same run 4298
+ * GB/s, cuBLAS's 8192^3 787 TFLOPS; 8192 tokens unless said otherwise:
  *
- *     batch 128, 16 heads            297 us   4087 GB/s (3802), 96 % of the copy
- *     the same, 2 queries            298 us   4086 GB/s (4024)
- *     batch 128, 64 heads            303 us   4041 GB/s (3943),  481 TFLOPS
- *     batch 128, 128 heads           437 us   2848 GB/s,         669 TFLOPS (662), 85 % of cuBLAS
- *     batch 16, 128 heads, 65,536    432 us                      676 TFLOPS (674)
- *     batch 8, 16 heads               33 us   2324 GB/s (2306)
- *     batch 1, 16 heads, 65,536       33 us   2321 GB/s (2303)
- *     batch 1, 128 heads, 65,536      43 us                      425 TFLOPS (420)
+ *     batch 128, 16 heads            302 us   4019 GB/s (3984), 94 % of the copy
+ *     the same, 2 queries            304 us   4003 GB/s (3941)
+ *     batch 128, 64 heads            313 us   3917 GB/s (3748),  467 TFLOPS
+ *     batch 128, 128 heads           449 us   2768 GB/s,         650 TFLOPS (572), 83 % of cuBLAS
+ *     batch 16, 128 heads, 65,536    440 us                      664 TFLOPS (577)
+ *     batch 8, 16 heads               33 us   2319 GB/s (2310)
+ *     batch 1, 16 heads, 65,536       34 us   2223 GB/s (2216)
+ *     batch 1, 128 heads, 65,536      46 us                      397 TFLOPS (391)
  *
  * What limits: with 16 heads memory. With 128 heads power: the clock falls to 1.6 GHz. Small
  * batches: some 10 us of start, first page, last page and second kernel.

@@ -8,7 +8,10 @@
 
 __BEGIN_DECLS
 
-/* ---- AdamW (Loshchilov & Hutter 2019, alg. 2: decoupled weight decay) ---- */
+/* ---- AdamW (Loshchilov & Hutter 2019, alg. 2: decoupled weight decay) ----
+ *
+ * As in PyTorch the decay of a step is lr * weight_decay. In the paper the schedule multiplies the
+ * decay, and the base rate does not: its lambda is this product at the schedule's peak. */
 
 typedef struct AdamW {
     float beta1, beta2, eps, weight_decay;
