@@ -48,7 +48,7 @@ static int check_yarn(const RopeConfig *cfg, Error *err) {
                          cfg->original_max_position_embeddings);
     double fast = cfg->beta_fast > 0 ? cfg->beta_fast : 32;
     double slow = cfg->beta_slow > 0 ? cfg->beta_slow : 1;
-    if (!(fast > slow))
+    if (!(fast >= slow)) /* equal: the ramp is a step (Kimi-K2's file says 1 and 1) */
         return error_set(err, "beta_fast is %g and beta_slow is %g; beta_fast must be the larger",
                          fast, slow);
     return 0;

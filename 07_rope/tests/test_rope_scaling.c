@@ -332,7 +332,7 @@ Test(check, names_the_setting) {
     REFUSED("mscale is inf", cfg.mscale = INFINITY);
     REFUSED("mscale_all_dim is -1", cfg.mscale_all_dim = -1);
     REFUSED("attention_factor is nan", cfg.attention_factor = NAN);
-    REFUSED("beta_fast is 2 and beta_slow is 2", cfg.beta_fast = 2, cfg.beta_slow = 2);
+    REFUSED("beta_fast is 2 and beta_slow is 2.5", cfg.beta_fast = 2, cfg.beta_slow = 2.5);
     REFUSED("beta_fast is 0.5 and beta_slow is 1", cfg.beta_fast = 0.5, cfg.beta_slow = 0);
 }
 

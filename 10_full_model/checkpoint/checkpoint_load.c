@@ -143,6 +143,25 @@ static int match(Loading *l, Error *err) {
     return 0;
 }
 
+/*
+ * A config that ties the head to the embedding table, beside files with both: where they are not
+ * the same, the file's head counts, as it does for transformers.
+ */
+static void untie(ModelConfig *cfg, WeightFiles *files, const char *directory) {
+    const char *path;
+    const Tensor *head = weight_files_find(files, "lm_head.weight", &path);
+    const Tensor *table = weight_files_find(files, "model.embed_tokens.weight", &path);
+    if (!cfg->tie_word_embeddings || !head || !table) return;
+    bool same = head->dtype == table->dtype && tensor_bytes(head) == tensor_bytes(table) &&
+                !memcmp(head->data, table->data, (size_t)tensor_bytes(head));
+    if (same) return;
+    cfg->tie_word_embeddings = false;
+    fprintf(stderr,
+            "%s: config.json says tie_word_embeddings, but lm_head.weight is not the embedding "
+            "table: it is used, as it is by transformers\n",
+            directory);
+}
+
 /* ---- reading ---- */
 
 static void read_weight(Loading *l, Model *model, Tensor *weight, float *values) {
@@ -192,6 +211,7 @@ int checkpoint_load_model(Model *model, Context *ctx, const char *directory,
     if (!other && checkpoint_load_config(&cfg, directory, err)) return -1;
     if (other) cfg = *other;
     if (weight_files_open(&l.files, directory, err)) return -1;
+    untie(&cfg, &l.files, directory);
     int status = model_register(model, ctx, &cfg, err);
     if (!status) status = match(&l, err);
     if (!status) status = model_allocate(model, training, err);

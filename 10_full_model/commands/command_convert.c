@@ -26,6 +26,7 @@ static int convert(const Options *o, Context *ctx, Error *err) {
     int status = text ? checkpoint_load(&model, &tokenizer, ctx, o->model, err)
                       : checkpoint_load_model(&model, ctx, o->model, NULL, false, err);
     if (!status) status = checkpoint_write_setup(&model.cfg, tokenizer, o->out, o->save.dtype, err);
+    if (!status) status = config_keep_others(o->model, o->out, err);
     if (!status) status = checkpoint_write_weights(&model, o->out, &o->save, err);
     if (!status)
         printf("%s: the model is written, %s\n", o->out,

@@ -135,9 +135,11 @@ static void list_keys(const ModelConfig *cfg) {
            "may be", "of; what it is");
     for (int i = 0; (key = config_key(i)); i++) {
         if (cfg && !config_key_applies(key, cfg)) continue;
+        ModelType type = cfg ? cfg->model_type : DEEPSEEK_V3;
+        for (int t = 0; !cfg && !(key->models & 1u << type); t++) type = (ModelType)t;
         ConfigText here = {""}, absent = {"required"};
         if (cfg) here = config_key_text(key, config_key_get(key, cfg));
-        if (key->absent != CONFIG_REQUIRED) absent = config_key_text(key, key->absent);
+        if (key->absent[type] != CONFIG_REQUIRED) absent = config_key_text(key, key->absent[type]);
         printf("%-33s %-*s %-10s %-28s %s%s%s\n", key->key, width, here.text, absent.text,
                config_key_range(key).text, models[key->models], *models[key->models] ? "; " : "",
                key->about);

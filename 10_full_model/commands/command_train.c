@@ -111,6 +111,9 @@ static int read_config(const Options *o, const char *last, ModelConfig *cfg, Err
         cfg->vocab_size = own.vocab_size;
         cfg->bos_token_id = own.bos_token_id;
     }
+    /* Ids without a tokenizer are nobody's: those of the one that is used count. */
+    if (!last && (!o->config || access(file_path(o->config, "tokenizer.json").text, F_OK)))
+        cfg->bos_token_id = cfg->eos_token_id = -1;
     return status;
 }
 

@@ -29,6 +29,15 @@
 
 const char *const config_type_names[] = {"deepseek_v3", "deepseek_v2", "deepseek_v32", NULL};
 
+const ConfigType config_types[] = {
+    [DEEPSEEK_V3] = {"DeepseekV3ForCausalLM", SCORING_SIGMOID, .divides = true, .halves = true},
+    [DEEPSEEK_V2] = {"DeepseekV2ForCausalLM", SCORING_SOFTMAX},
+    [DEEPSEEK_V32] = {"DeepseekV32ForCausalLM", SCORING_SIGMOID, .divides = true,
+                      .lacks = "deepseek_v32 models choose what they attend to by an indexer "
+                               "(sparse attention), which is not built yet: `deepseek info` can "
+                               "count them, nothing here can train or run them"},
+};
+
 static const struct {
     const char *name, *about;
     ModelConfig cfg;
@@ -126,14 +135,14 @@ int config_preset(ModelConfig *cfg, const char *name, Error *err) {
 /* ---- what the parts are told ---- */
 
 BlockConfig config_block(const ModelConfig *cfg) {
-    bool v3 = cfg->model_type != DEEPSEEK_V2;
+    const ConfigType *type = &config_types[cfg->model_type];
     MoeConfig moe = moe_config(cfg->hidden_size, cfg->moe_intermediate_size, cfg->n_routed_experts,
                                cfg->num_experts_per_tok);
-    moe.router.scoring_func = v3 ? SCORING_SIGMOID : SCORING_SOFTMAX;
+    moe.router.scoring_func = type->scoring_func;
     moe.router.topk_method = cfg->topk_method;
     moe.router.n_group = cfg->n_group;
     moe.router.topk_group = cfg->topk_group;
-    moe.router.norm_topk_prob = v3 && cfg->norm_topk_prob;
+    moe.router.norm_topk_prob = type->divides && cfg->norm_topk_prob;
     moe.router.routed_scaling_factor = cfg->routed_scaling_factor;
     moe.n_shared_experts = cfg->n_shared_experts;
     return (BlockConfig){.hidden_size = cfg->hidden_size,
@@ -155,7 +164,7 @@ BlockConfig config_block(const ModelConfig *cfg) {
 RopeConfig config_rope(const ModelConfig *cfg) {
     RopeConfig rope = rope_config(cfg->qk_rope_head_dim, cfg->max_position_embeddings);
     rope.rope_theta = cfg->rope_theta;
-    bool halves = cfg->model_type != DEEPSEEK_V2 && !cfg->rope_interleave;
+    bool halves = config_types[cfg->model_type].halves && !cfg->rope_interleave;
     rope.layout = halves ? ROPE_HALVES : ROPE_INTERLEAVED;
     rope.rope_type = cfg->rope_type;
     rope.factor = cfg->rope_factor;
@@ -178,6 +187,8 @@ int config_check(const ModelConfig *cfg, Error *err) {
                          cfg->bos_token_id >= cfg->vocab_size ? cfg->bos_token_id
                                                               : cfg->eos_token_id,
                          cfg->vocab_size - 1);
+    if (cfg->model_type == DEEPSEEK_V32 && !cfg->q_lora_rank)
+        return error_set(err, "q_lora_rank is null, but deepseek_v32's indexer reads that latent");
     BlockConfig block = config_block(cfg);
     if (block_check(&block, err)) return -1;
     RopeConfig rope = config_rope(cfg);
@@ -185,10 +196,8 @@ int config_check(const ModelConfig *cfg, Error *err) {
 }
 
 int config_buildable(const ModelConfig *cfg, Error *err) {
-    if (cfg->model_type != DEEPSEEK_V32) return 0;
-    return error_set(err, "deepseek_v32 models choose what they attend to by an indexer (sparse "
-                          "attention), which is not built yet: `deepseek info` can count them, "
-                          "nothing here can train or run them");
+    const char *lacks = config_types[cfg->model_type].lacks;
+    return lacks ? error_set(err, "%s", lacks) : 0;
 }
 
 /* ---- how large it is ---- */

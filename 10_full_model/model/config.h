@@ -43,7 +43,7 @@ typedef struct ModelConfig {
     int max_position_embeddings;  /* the longest context */
     int trained_context_length;   /* of the texts it was trained on; 0 here, null there: unknown */
     double rope_theta;
-    bool rope_interleave; /* V2: always */
+    bool rope_interleave; /* V2, V3.2: always */
     RopeType rope_type;
     double rope_factor, rope_beta_fast, rope_beta_slow, rope_mscale, rope_mscale_all_dim;
     double rope_attention_factor;         /* 0: not given */
@@ -72,10 +72,18 @@ int config_check(const ModelConfig *cfg, Error *err);
 /* Can this program build it? -1 and a message for deepseek_v32. */
 int config_buildable(const ModelConfig *cfg, Error *err);
 
-/* DIR/config.json. Missing keys are named; a model_type this program does not know is refused, with
- * those that it knows. */
+/*
+ * DIR/config.json, which means what it means to transformers 5: keys that are missing have its
+ * defaults for the model type (with a line on stderr where sizes are missing), the last of two
+ * equal keys counts, null is read as there. What transformers accepts and this program cannot
+ * compute is refused by name; a model_type that it does not know, with those that it knows.
+ */
 int config_load(ModelConfig *cfg, const char *directory, Error *err);
 int config_save(const ModelConfig *cfg, const char *directory, Error *err);
+
+/* Puts into DIRECTORY/config.json, which config_save() wrote, the keys of FROM_DIRECTORY's that
+ * this program does not know, as they are there. */
+int config_keep_others(const char *from_directory, const char *directory, Error *err);
 
 /* The settings of the parts. */
 BlockConfig config_block(const ModelConfig *cfg);

@@ -1,10 +1,11 @@
 /*
  * config.json, read and written as transformers does.
  *
- * The keys are those of config_table.h, in its order: a key that decides the shape of a weight or
- * what is computed must be there; others have transformers' defaults. Here is what is odd about
- * single keys, and the keys of which this program knows one value only: a file that asks for
- * another (another activation, experts in every second layer only) is refused by name.
+ * The keys are those of config_table.h, in its order; one that is missing has transformers' default
+ * for its model type, and null is what transformers makes of it. Here is what is odd about single
+ * keys, and the keys of which this program knows one value only: a file that asks for another
+ * (another activation, experts in every second layer only) is refused by name. Where transformers
+ * decides between two keys that say the same, so do we, with a line on stderr.
  */
 #include "10_full_model/model/config_table.h"
 
@@ -19,21 +20,57 @@
 /* A file's object and, within it, the one that holds the positions' keys (NULL: there is none). */
 typedef struct Source {
     const cJSON *json, *rope;
+    const char *path;  /* for notes */
+    char missing[300]; /* sizes that the file does not have */
 } Source;
 
 static const cJSON *find(const cJSON *json, const char *key) {
-    const cJSON *item = cJSON_GetObjectItemCaseSensitive(json, key);
-    return cJSON_IsNull(item) ? NULL : item; /* null is "not given" everywhere in these files */
+    return cJSON_GetObjectItemCaseSensitive(json, key);
+}
+
+/* The item, unless it is not there, or null. */
+static const cJSON *find_value(const cJSON *json, const char *key) {
+    const cJSON *item = find(json, key);
+    return cJSON_IsNull(item) ? NULL : item;
 }
 
 /* ---- a key of the table ---- */
 
-/* The old spelling has rope_theta beside rope_scaling, and calls rope_type `type`. */
-static const cJSON *find_key(const Source *from, const ConfigKey *key) {
-    if (key->part < CONFIG_ROPE) return find(from->json, key->key);
-    const cJSON *item = find(from->rope, key->key);
-    if (!item && !strcmp(key->key, "rope_type")) item = find(from->rope, "type");
-    if (!item && !strcmp(key->key, "rope_theta")) item = find(from->json, "rope_theta");
+/* Other names of keys, in transformers' attribute_map. `first`: counts where both are there. */
+static const struct {
+    ModelType type;
+    const char *key, *other;
+    bool first;
+} spellings[] = {
+    {DEEPSEEK_V3, "n_routed_experts", "num_local_experts", true},
+    {DEEPSEEK_V32, "n_routed_experts", "num_local_experts", true},
+    {DEEPSEEK_V2, "n_routed_experts", "num_experts", true},
+    {DEEPSEEK_V32, "n_routed_experts", "num_experts", true},
+    {DEEPSEEK_V3, "num_nextn_predict_layers", "num_mtp_layers", false},
+};
+enum { SPELLINGS = sizeof spellings / sizeof spellings[0] };
+
+/*
+ * The old spelling has rope_theta beside rope_scaling, and calls rope_type `type`. A theta inside
+ * comes before one outside; original_max_position_embeddings the other way round.
+ */
+static const cJSON *find_rope_key(const Source *from, const char *key) {
+    const cJSON *inside = find(from->rope, key), *outside = NULL;
+    if (!strcmp(key, "rope_type")) outside = find(from->rope, "type");
+    if (!strcmp(key, "rope_theta")) outside = find(from->json, key);
+    if (!strcmp(key, "original_max_position_embeddings") && find(from->json, key))
+        return find(from->json, key);
+    return inside ? inside : outside;
+}
+
+static const cJSON *find_key(const Source *from, const ConfigKey *key, ModelType type) {
+    if (key->part >= CONFIG_ROPE) return find_rope_key(from, key->key);
+    const cJSON *item = find(from->json, key->key);
+    for (int i = 0; i < SPELLINGS; i++) {
+        if (spellings[i].type != type || strcmp(spellings[i].key, key->key)) continue;
+        const cJSON *other = find(from->json, spellings[i].other);
+        if (other && (!item || spellings[i].first)) item = other;
+    }
     return item;
 }
 
@@ -82,88 +119,167 @@ static bool all_dense(const ModelConfig *cfg) {
     return cfg->first_k_dense_replace >= cfg->num_hidden_layers;
 }
 
-static int read_key(ModelConfig *cfg, const ConfigKey *key, const Source *from, Error *err) {
-    double value = key->absent;
-    const cJSON *item = find_key(from, key);
-    if (item && read_value(item, key, &value, err)) return -1;
-    if (value == CONFIG_REQUIRED && key->part == CONFIG_EXPERTS && all_dense(cfg)) value = 1;
-    if (value == CONFIG_REQUIRED) return error_set(err, "%s is missing", key->key);
+/* What a file without the key means. A size that it should have is remembered for a note. */
+static double absent_value(const ModelConfig *cfg, const ConfigKey *key, Source *from) {
+    if (!strcmp(key->key, "original_max_position_embeddings")) return cfg->max_position_embeddings;
+    if (key->part == CONFIG_EXPERTS && key->kind != CONFIG_NAME && all_dense(cfg)) return 1;
+    bool size = key->kind == CONFIG_INT || key->kind == CONFIG_INT_OR_NULL;
+    if (size && key->setting && key->part < CONFIG_ROPE) {
+        size_t used = strlen(from->missing);
+        snprintf(from->missing + used, sizeof from->missing - used, "%s%s %s", used ? ", " : "",
+                 key->key, config_key_text(key, key->absent[cfg->model_type]).text);
+    }
+    return key->absent[cfg->model_type];
+}
+
+static int read_key(ModelConfig *cfg, const ConfigKey *key, Source *from, Error *err) {
+    const cJSON *item = find_key(from, key, cfg->model_type);
+    double value = 0;
+    if (!item)
+        value = absent_value(cfg, key, from);
+    else if (cJSON_IsNull(item))
+        value = key->null;
+    else if (read_value(item, key, &value, err))
+        return -1;
+    if (value == CONFIG_REQUIRED)
+        return error_set(err, "%s is %s", key->key,
+                         item ? "null, which says nothing here" : "missing");
+    if (item && value == 0 && !strcmp(key->key, "attention_factor") && !cJSON_IsNull(item))
+        return error_set(err, "attention_factor is 0, which would make all rotated numbers 0");
     config_key_set(key, cfg, value);
     return 0;
 }
 
 /* ---- what is odd ---- */
 
-/* A key that is missing, or has the one value that is known. */
-static int only(const cJSON *json, const char *key, const char *known, Error *err) {
-    const cJSON *item = find(json, key);
+/* A key that is missing, null, or has the one value that is known, under one of two names. */
+static int only(const cJSON *json, const char *key, const char *known, const char * or,
+                Error *err) {
+    const cJSON *item = find_value(json, key);
     if (!item) return 0;
     char *printed = cJSON_PrintUnformatted(item);
     if (!printed) fatal("out of memory");
     const char *text = cJSON_IsString(item) ? item->valuestring : printed;
-    int status = strcmp(text, known) ? error_set(err, "%s is %s; only %s is known", key,
-                                                 name_text(text).text, known)
-                                     : 0;
+    int status =
+        strcmp(text, known) && strcmp(text, or)
+            ? error_set(err, "%s is %s; only %s is known", key, name_text(text).text, known)
+            : 0;
     cJSON_free(printed);
     return status;
 }
 
+/* Here null is no way to say nothing: transformers takes it for false, or stops. */
+static int only_or_absent(const cJSON *json, const char *key, const char *known, Error *err) {
+    if (cJSON_IsNull(find(json, key)))
+        return error_set(err, "%s is null; only %s is known", key, known);
+    return only(json, key, known, known, err);
+}
+
 static int check_known(const ModelConfig *cfg, const Source *from, Error *err) {
     const cJSON *json = from->json;
-    if (only(json, "hidden_act", "silu", err) || only(json, "mlp_bias", "false", err)) return -1;
+    if (only(json, "hidden_act", "silu", "swish", err) ||
+        only(json, "mlp_bias", "false", "false", err))
+        return -1;
     if (cfg->n_routed_experts) {
-        ScoringFunc scoring = config_block(cfg).moe.router.scoring_func;
-        if (only(json, "scoring_func", router_scoring_names[scoring], err) ||
-            only(json, "moe_layer_freq", "1", err))
+        const char *scoring = router_scoring_names[config_types[cfg->model_type].scoring_func];
+        if (only(json, "scoring_func", scoring, scoring, err) ||
+            only(json, "moe_layer_freq", "1", "1", err))
             return -1;
     }
+    if (cfg->rope_type == ROPE_YARN && only_or_absent(from->rope, "truncate", "true", err))
+        return -1;
+    if (cfg->rope_type == ROPE_DEFAULT) return 0;
+    return only_or_absent(from->rope, "partial_rotary_factor", "1", err) ||
+                   only_or_absent(json, "partial_rotary_factor", "1", err)
+               ? -1
+               : 0;
+}
+
+static int check_heads(const ModelConfig *cfg, const cJSON *json, Error *err) {
+    const cJSON *item = find_value(json, "num_key_value_heads");
+    int64_t heads = cfg->num_attention_heads, dim;
+    if (item && !json_integer(item, 1, 1 << 16, &heads))
+        return error_set(err, "num_key_value_heads must be a whole number in 1 .. 65536");
+    if (heads != cfg->num_attention_heads)
+        return error_set(err,
+                         "num_key_value_heads is %d and num_attention_heads %d: latent attention "
+                         "has a key of its own for each head, so they must be equal",
+                         (int)heads, cfg->num_attention_heads);
+    /* transformers counts the frequencies by it, in V3's files only */
+    item = cfg->model_type == DEEPSEEK_V3 ? find(json, "head_dim") : NULL;
+    if (item && (!json_integer(item, 0, 1 << 17, &dim) || dim != cfg->qk_rope_head_dim))
+        return error_set(err,
+                         "head_dim is not qk_rope_head_dim, %d; it says how many numbers of a head "
+                         "are rotated, so give it the same value or leave it out",
+                         cfg->qk_rope_head_dim);
     return 0;
 }
 
-static int check_kv_heads(const ModelConfig *cfg, const cJSON *json, Error *err) {
-    const cJSON *item = find(json, "num_key_value_heads");
-    int64_t heads = cfg->num_attention_heads;
-    if (item && !json_integer(item, 1, 1 << 16, &heads))
-        return error_set(err, "num_key_value_heads must be a whole number in 1 .. 65536");
-    if (heads == cfg->num_attention_heads) return 0;
-    return error_set(err,
-                     "num_key_value_heads is %d and num_attention_heads %d: latent attention "
-                     "has a key of its own for each head, so they must be equal",
-                     (int)heads, cfg->num_attention_heads);
-}
-
-/* The old spelling is rope_scaling, the new one rope_parameters. */
+/* The old spelling is rope_scaling, the new one rope_parameters; where both say something, all of
+ * the old one counts, and nothing of the new. */
 static int find_rope(Source *from, Error *err) {
-    const char *name = find(from->json, "rope_parameters") ? "rope_parameters" : "rope_scaling";
-    from->rope = find(from->json, name);
+    const cJSON *old = find_value(from->json, "rope_scaling");
+    const cJSON *new = find_value(from->json, "rope_parameters");
+    if (old && !(cJSON_IsObject(old) && old->child == NULL)) {
+        if (new)
+            fprintf(stderr,
+                    "%s: rope_scaling and rope_parameters are both there: rope_scaling counts, as "
+                    "it does for transformers\n",
+                    from->path);
+        from->rope = old;
+    } else {
+        from->rope = new;
+    }
     if (from->rope && !cJSON_IsObject(from->rope))
-        return error_set(err, "%s is not an object", name);
-    int status = only(from->rope, "truncate", "true", err);
-    return status ? status : only(from->rope, "partial_rotary_factor", "1", err);
+        return error_set(err, "%s is not an object", from->rope->string);
+    return 0;
 }
 
-static int read_config(ModelConfig *cfg, const cJSON *json, Error *err) {
-    Source from = {.json = json};
+/* YaRN's factor as null: how much longer the context is than it was. */
+static int derive_factor(ModelConfig *cfg, const Source *from, Error *err) {
+    if (cfg->rope_type == ROPE_DEFAULT || !cJSON_IsNull(find(from->rope, "factor"))) return 0;
+    if (cfg->rope_type != ROPE_YARN || cfg->rope_mscale_all_dim != 0)
+        return error_set(err, "factor is null; with rope_type %s it must be a number",
+                         cfg->rope_type == ROPE_YARN ? "yarn and mscale_all_dim" : "linear");
+    cfg->rope_factor = (double)cfg->max_position_embeddings / cfg->original_max_position_embeddings;
+    return 0;
+}
+
+static int read_config(ModelConfig *cfg, Source *from, Error *err) {
     const ConfigKey *key;
     /* What a model without the key has. */
-    *cfg = (ModelConfig){.rope_factor = 1, .rope_interleave = true};
-    if (find_rope(&from, err) || read_key(cfg, config_key(0), &from, err)) return -1; /* the type */
-    /* null says "none"; a file without the key may mean transformers' default, 1536 */
-    if (!cJSON_HasObjectItem(json, "q_lora_rank"))
-        return error_set(err, "q_lora_rank is missing (null if queries are not compressed)");
+    *cfg = (ModelConfig){.n_group = 1, .topk_group = 1, .rope_factor = 1, .rope_interleave = true};
+    if (find_rope(from, err) || read_key(cfg, config_key(0), from, err)) return -1; /* the type */
     for (int i = 1; (key = config_key(i)); i++)
-        if (config_key_applies(key, cfg) && read_key(cfg, key, &from, err)) return -1;
-    if (check_known(cfg, &from, err) || check_kv_heads(cfg, json, err)) return -1;
+        if (config_key_applies(key, cfg) && read_key(cfg, key, from, err)) return -1;
+    if (derive_factor(cfg, from, err) || check_known(cfg, from, err) ||
+        check_heads(cfg, from->json, err))
+        return -1;
     return config_check(cfg, err);
+}
+
+/* The file, of keys that stand there twice the last, as Python reads it. */
+static cJSON *load_json(const char *path, Error *err) {
+    cJSON *json = json_load(path, err);
+    if (!json) return NULL;
+    NameText twice;
+    if (json_keep_last(json, &twice))
+        fprintf(stderr, "%s: %s stands there twice: the last one counts, as it does in Python\n",
+                path, twice.text);
+    return json;
 }
 
 int config_load(ModelConfig *cfg, const char *directory, Error *err) {
     PathText path = file_path(directory, "config.json");
-    cJSON *json = json_load(path.text, err);
-    if (!json) return -1;
-    int status = read_config(cfg, json, err);
-    cJSON_Delete(json);
-    return status ? error_prefix(err, "%s: ", path.text) : 0;
+    Source from = {.json = load_json(path.text, err), .path = path.text};
+    if (!from.json) return -1;
+    int status = read_config(cfg, &from, err);
+    cJSON_Delete((cJSON *)from.json);
+    if (status) return error_prefix(err, "%s: ", path.text);
+    if (*from.missing)
+        fprintf(stderr, "%s does not say; transformers' defaults for %s: %s\n", path.text,
+                config_type_names[cfg->model_type], from.missing);
+    return 0;
 }
 
 /* ---- writing ---- */
@@ -185,35 +301,32 @@ static void write_key(cJSON *json, const ConfigKey *key, const ModelConfig *cfg)
 /* A dense model still needs keys that transformers can build its (unused) router from. */
 static ModelConfig with_experts(ModelConfig cfg) {
     if (cfg.n_routed_experts) return cfg;
-    cfg.n_routed_experts = 1;
-    const ConfigKey *key;
-    for (int i = 0; (key = config_key(i)); i++)
-        if (key->part == CONFIG_EXPERTS && config_key_applies(key, &cfg))
-            config_key_set(key, &cfg, key->absent == CONFIG_REQUIRED ? 1 : key->absent);
+    cfg.n_routed_experts = cfg.moe_intermediate_size = cfg.num_experts_per_tok = 1;
+    cfg.n_shared_experts = cfg.n_group = cfg.topk_group = 1;
+    cfg.topk_method = cfg.model_type == DEEPSEEK_V2 ? TOPK_GREEDY : TOPK_NOAUX_TC;
+    cfg.routed_scaling_factor = 1;
     cfg.first_k_dense_replace = cfg.num_hidden_layers;
-    cfg.n_shared_experts = 1;
     return cfg;
 }
 
 int config_save(const ModelConfig *config, const char *directory, Error *err) {
-    static const char *const architectures[] = {"DeepseekV3ForCausalLM", "DeepseekV2ForCausalLM",
-                                                "DeepseekV32ForCausalLM"};
     ModelConfig cfg = with_experts(*config);
     cJSON *json = cJSON_CreateObject(), *rope = cJSON_CreateObject();
     if (!json || !rope) fatal("out of memory");
     cJSON_AddItemToArray(cJSON_AddArrayToObject(json, "architectures"),
-                         cJSON_CreateString(architectures[cfg.model_type]));
+                         cJSON_CreateString(config_types[cfg.model_type].architecture));
     const ConfigKey *key;
     for (int i = 0; (key = config_key(i)); i++) {
         if (!config_key_applies(key, &cfg)) continue;
         /* 0 says "not given" of YaRN's numbers */
-        if (key->part == CONFIG_YARN && config_key_get(key, &cfg) == 0) continue;
+        bool unsaid = config_key_get(key, &cfg) == 0 && key->low == 0;
+        if (unsaid && key->part >= CONFIG_SCALED) continue;
         write_key(key->part < CONFIG_ROPE ? json : rope, key, &cfg);
     }
     cJSON_AddItemToObject(json, "rope_parameters", rope);
     cJSON_AddNumberToObject(json, "num_key_value_heads", cfg.num_attention_heads);
     cJSON_AddStringToObject(json, "scoring_func",
-                            router_scoring_names[config_block(&cfg).moe.router.scoring_func]);
+                            router_scoring_names[config_types[cfg.model_type].scoring_func]);
     cJSON_AddNumberToObject(json, "moe_layer_freq", 1);
     cJSON_AddStringToObject(json, "hidden_act", "silu");
     cJSON_AddRawToObject(json, "attention_dropout", "0.0");

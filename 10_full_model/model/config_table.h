@@ -1,6 +1,7 @@
 /*
  * The keys of config.json as one table: a line for each, with its kind, its range, what it is when
- * a file does not say, and the models that have it.
+ * a file does not have it, and when it says null, as transformers takes it, and the models that
+ * have it.
  *
  * Reading, writing (config_json.c), checking (config_check), the comparison on resume and
  * `deepseek info --keys` go through the table, so a key is added by a field in ModelConfig and a
@@ -11,6 +12,16 @@
 #define CONFIG_TABLE_H
 
 #include "10_full_model/model/config.h"
+
+/* All that a model type decides by itself. */
+typedef struct ConfigType {
+    const char *architecture; /* transformers' class */
+    ScoringFunc scoring_func;
+    bool divides;      /* norm_topk_prob counts */
+    bool halves;       /* rope_interleave counts */
+    const char *lacks; /* why it cannot be built here; NULL: it can */
+} ConfigType;
+extern const ConfigType config_types[]; /* in ModelType's order */
 
 typedef enum ConfigKind {
     CONFIG_INT,
@@ -25,12 +36,13 @@ typedef enum ConfigKind {
 typedef enum ConfigPart {
     CONFIG_ALWAYS,
     CONFIG_EXPERTS, /* n_routed_experts > 0 */
+    CONFIG_GROUPS,  /* and the router chooses groups first, of which V2 says nothing else */
     CONFIG_ROPE,
     CONFIG_SCALED, /* rope_type is not default */
     CONFIG_YARN,
 } ConfigPart;
 
-#define CONFIG_REQUIRED INFINITY /* as `absent`: the file must have it */
+#define CONFIG_REQUIRED INFINITY /* `absent`: the file must have it; `null`: must not be null */
 
 typedef struct ConfigKey {
     const char *key; /* Hugging Face's name */
@@ -38,7 +50,9 @@ typedef struct ConfigKey {
     ConfigPart part;
     unsigned models; /* bit 1 << ModelType */
     size_t offset, size;
-    double low, high, absent; /* inclusive; of a name, its numbers */
+    double low, high; /* inclusive; of a name, its numbers */
+    double absent[3]; /* by ModelType: transformers' defaults */
+    double null;
     const char *const *names;
     bool setting; /* changes what is computed: a resumed run must have the same */
     const char *about;

@@ -36,30 +36,33 @@ static const struct {
 } broken[] = {
     {"deepseek_v3", "llama", "llama"},
     {"\"model_type\"", "\"type\"", "model_type is missing"},
-    {"\"hidden_size\":", "\"hidden\":", "hidden_size is missing"},
+    {"\"hidden_size\":", "\"hidden_size\": null, \"x\":", "hidden_size is null"},
     {"\"hidden_size\":", "\"hidden_size\": 3.5, \"x\":", "hidden_size must be a whole number"},
     {"\"hidden_size\":", "\"hidden_size\": -4, \"x\":", "hidden_size must be"},
     {"\"hidden_size\":", "\"hidden_size\": 1e300, \"x\":", "hidden_size must be"},
     {"\"hidden_size\":", "\"hidden_size\": \"big\", \"x\":", "hidden_size must be"},
     {"\"num_key_value_heads\":", "\"num_key_value_heads\": 3, \"x\":", "num_key_value_heads"},
-    {"\"rms_norm_eps\":", "\"rms_norm_eps\": null, \"x\":", "rms_norm_eps is missing"},
+    {"\"rms_norm_eps\":", "\"rms_norm_eps\": null, \"x\":", "rms_norm_eps is null"},
     {"\"rms_norm_eps\":", "\"rms_norm_eps\": -1, \"x\":", "rms_norm_eps"},
     {"\"tie_word_embeddings\":", "\"tie_word_embeddings\": 1, \"x\":", "tie_word_embeddings"},
     {"\"hidden_act\":", "\"hidden_act\": \"gelu\", \"x\":", "hidden_act is gelu"},
-    {"\"q_lora_rank\":", "\"q_lora\":", "q_lora_rank is missing"},
+    {"\"q_lora_rank\":", "\"q_lora\":", "q_lora_rank (1536)"},
+    {"\"q_lora_rank\":", "\"q_lora_rank\": 0, \"x\":", "q_lora_rank must be"},
     {"\"scoring_func\":", "\"scoring_func\": \"softmax\", \"x\":", "scoring_func is softmax"},
     {"\"topk_method\":", "\"topk_method\": \"best\", \"x\":", "best"},
     {"\"moe_layer_freq\":", "\"moe_layer_freq\": 2, \"x\":", "moe_layer_freq is 2"},
-    {"\"num_experts_per_tok\":", "\"num_experts\":", "num_experts_per_tok is missing"},
+    {"\"num_experts_per_tok\":", "\"num_experts_per_tok\": null, \"x\":", "num_experts_per_tok is"},
+    {"\"n_group\":", "\"n_group\": 3, \"x\":", "n_group (3) does not divide"},
     {"\"num_experts_per_tok\":", "\"num_experts_per_tok\": 9, \"x\":", "num_experts_per_tok"},
     {"\"rope_type\":", "\"rope_type\": \"longrope\", \"x\":", "rope_type is longrope"},
     {"\"rope_type\":", "\"rope_type\": \"yarn\", \"x\":", "factor is missing"},
-    {"\"rope_type\":", "\"factor\": 4, \"rope_type\": \"yarn\", \"x\":",
-     "original_max_position_embeddings is missing"},
+    {"\"rope_type\":",
+     "\"factor\": 4, \"original_max_position_embeddings\": null, \"rope_type\": \"yarn\", \"x\":",
+     "original_max_position_embeddings is null"},
     {"\"rope_type\":", "\"factor\": 4, \"truncate\": false, \"rope_type\": \"yarn\", \"x\":",
      "truncate is false"},
     {"\"rope_parameters\":", "\"rope_parameters\": [], \"x\":", "rope_parameters is not an object"},
-    {"deepseek_v3\"", "deepseek_v32\"", "index_n_heads is missing"},
+    {"deepseek_v3\"", "deepseek_v32\"", "q_lora_rank is null"},
     {"\"deepseek_v3\"", "3", "model_type is not a string"},
     {"\"eos_token_id\":", "\"eos_token_id\": 300, \"x\":", "eos_token_id is 300"},
     {"\"eos_token_id\":", "\"eos_token_id\": [\"a\"], \"x\":", "eos_token_id is not a token id"},
@@ -167,14 +170,14 @@ static ModelConfig all_keys(ModelType type) {
     cfg.model_type = type;
     cfg.attention_bias = cfg.tie_word_embeddings = true;
     cfg.index_n_heads = 3, cfg.index_head_dim = 8, cfg.index_topk = 5;
-    cfg.n_group = 3, cfg.topk_group = 2, cfg.n_shared_experts = 2;
+    cfg.n_group = 3, cfg.topk_group = 2, cfg.n_shared_experts = 3;
     cfg.topk_method = type == DEEPSEEK_V2 ? TOPK_GROUP_LIMITED_GREEDY : TOPK_NOAUX_TC;
     cfg.norm_topk_prob = type == DEEPSEEK_V2;
     cfg.rope_type = ROPE_YARN, cfg.rope_factor = 4, cfg.original_max_position_embeddings = 16;
     cfg.rope_beta_fast = 20, cfg.rope_beta_slow = 2.5, cfg.rope_attention_factor = 1.25;
     cfg.rope_mscale = 0.707, cfg.rope_mscale_all_dim = 0.6;
     cfg.rope_interleave = type == DEEPSEEK_V2; /* which has no such key */
-    cfg.bos_token_id = 1, cfg.eos_token_id = 2, cfg.num_nextn_predict_layers = 3;
+    cfg.bos_token_id = 3, cfg.eos_token_id = 4, cfg.num_nextn_predict_layers = 3;
     cfg.trained_context_length = 7;
     return cfg;
 }
@@ -192,8 +195,8 @@ Test(config_table, every_key_is_written_and_read) {
         for (int i = 0; (key = config_key(i)); i++) {
             if (!config_key_applies(key, &cfg)) continue;
             double value = config_key_get(key, &cfg);
-            cr_expect(key->low == key->high || value != key->absent, "all_keys: give %s a value",
-                      key->key);
+            cr_expect(key->low == key->high || value != key->absent[type],
+                      "all_keys: give %s a value", key->key);
             cr_expect(config_key_get(key, &back) == value, "%s: %g was read as %g", key->key, value,
                       config_key_get(key, &back));
         }
@@ -209,7 +212,8 @@ Test(config_table, every_key_has_its_range) {
             for (int side = 0; side < 2; side++) {
                 ModelConfig cfg = all_keys((ModelType)type), back;
                 if (!config_key_applies(key, &cfg) || key->kind == CONFIG_BOOL) continue;
-                if (key->kind == CONFIG_TOKEN && side == 0) continue; /* -1 is none */
+                bool may_be_none = key->kind == CONFIG_TOKEN || key->kind == CONFIG_INT_OR_NULL;
+                if (may_be_none && side == 0) continue; /* -1, or 0, is none */
                 double step = key->kind == CONFIG_FLOAT ? 1e31 : 1;
                 config_key_set(key, &cfg, side ? key->high + step : key->low - step);
                 cr_expect(config_check(&cfg, &err) == -1 && strstr(err.text, key->key), "%s: %s",
@@ -259,4 +263,39 @@ Test(config, layers_that_are_not_built_are_not_promised) {
                  config_load(&back, scratch.directory, &err),
              &err);
     cr_assert(back.num_nextn_predict_layers == 0);
+}
+
+/* Their values as they stand in the text, the last of two; what has a new spelling goes. */
+Test(config, keys_that_are_not_known_travel_on) {
+    static const char theirs[] =
+        "{ \"aux_loss_alpha\":1.0, \"big\": 12345678901234567890,\n\"model_type\" : \"x\", "
+        "\"rope_scaling\": {\"type\": \"yarn\", \"of_tomorrow\": 2.50, \"factor\": 9}, "
+        "\"rope_theta\": 7, \"rope_parameters\": {\"not_this\": 1}, \"torch_dtype\": \"float16\", "
+        "\"twice\": [1, {\"a\": \"}\"}], \"q\\u0075ote\\\"d\": null, \"twice\": [2.0 , \"\\\"]\"],"
+        "\"quantization_config\": {}, \"num_experts\": 4, \"auto_map\": {\"A\": \"b.C\"} }";
+    Scratch from = scratch_open(), to = scratch_open();
+    ModelConfig cfg = all_keys(DEEPSEEK_V3), back;
+    scratch_write(&from, "config.json", theirs, sizeof theirs - 1);
+    check_ok(config_save(&cfg, to.directory, &err) ||
+                 config_keep_others(from.directory, to.directory, &err) ||
+                 config_load(&back, to.directory, &err),
+             &err);
+    const ConfigKey *key;
+    for (int i = 0; (key = config_key(i)); i++)
+        cr_expect(!config_key_applies(key, &cfg) ||
+                      config_key_get(key, &cfg) == config_key_get(key, &back),
+                  "%s", key->key);
+    size_t size;
+    const char *text = file_text(path_in(to.directory, "config.json"), &size);
+    static const char *const kept[] = {
+        "\"aux_loss_alpha\":\t1.0,",     "\"big\":\t12345678901234567890,",
+        "\"of_tomorrow\":\t2.50}",       "\"quote\\\"d\":\tnull",
+        "\"twice\":\t[2.0 , \"\\\"]\"]", "\"auto_map\":\t{\"A\": \"b.C\"}"};
+    for (size_t i = 0; i < sizeof kept / sizeof *kept; i++)
+        cr_expect(strstr(text, kept[i]), "%s in %s", kept[i], text);
+    static const char *const gone[] = {
+        "rope_scaling", "rope_theta\":\t7", "not_this", "torch_dtype",
+        "quantization", "num_experts\"",    "\"x\"",    "[1, {"};
+    for (size_t i = 0; i < sizeof gone / sizeof *gone; i++)
+        cr_expect(!strstr(text, gone[i]), "%s in %s", gone[i], text);
 }

@@ -291,7 +291,7 @@ Test(generate, damaged_models_are_named) {
         const char *file, *from, *to, *says;
     } cases[] = {
         {"config.json", "deepseek_v3", "llama", "this program knows: deepseek_v3, deepseek_v2"},
-        {"config.json", "\"hidden_size\"", "\"hidden_sighs\"", "hidden_size is missing"},
+        {"config.json", "\"hidden_size\"", "\"hidden_sighs\"", "hidden_size 7168"},
         {"config.json", "\"vocab_size\":\t283", "\"vocab_size\":\t290",
          "'model.embed_tokens.weight' has shape [283, 32], but the model of config.json needs "
          "[290, 32]"},

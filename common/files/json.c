@@ -104,6 +104,41 @@ const char *json_duplicate(const cJSON *object) {
     return found;
 }
 
+typedef struct Named {
+    cJSON *item;
+    size_t place;
+} Named;
+
+/* By name, and among equals by place. */
+static int compare_items(const void *a, const void *b) {
+    const Named *x = a, *y = b;
+    int order = strcmp(x->item->string, y->item->string);
+    return order ? order : (x->place > y->place) - (x->place < y->place);
+}
+
+bool json_keep_last(cJSON *json, NameText *name) {
+    bool found = false;
+    size_t count = 0;
+    cJSON *item;
+    cJSON_ArrayForEach(item, json) {
+        count++;
+        if (item->child && json_keep_last(item, name)) found = true;
+    }
+    if (count < 2 || !cJSON_IsObject(json)) return found;
+    Named *items = must_alloc(count, sizeof *items);
+    count = 0;
+    cJSON_ArrayForEach(item, json) items[count] = (Named){item, count}, count++;
+    qsort(items, count, sizeof *items, compare_items);
+    for (size_t i = 1; i < count; i++) {
+        if (strcmp(items[i - 1].item->string, items[i].item->string)) continue;
+        *name = name_text(items[i].item->string);
+        cJSON_Delete(cJSON_DetachItemViaPointer(json, items[i - 1].item));
+        found = true;
+    }
+    free(items);
+    return found;
+}
+
 bool json_integer(const cJSON *item, int64_t low, int64_t high, int64_t *value) {
     const double limit = 0x1p53; /* from here on a double does not tell neighbours apart */
     if (!cJSON_IsNumber(item)) return false;

@@ -28,13 +28,17 @@ int json_save(const char *path, const cJSON *json, Error *err);
 /* The first key that an object has twice, or NULL. */
 const char *json_duplicate(const cJSON *object);
 
-/* *value = item if it is a whole number in low .. high, all within +-2^53. item may be NULL. */
-bool json_integer(const cJSON *item, int64_t low, int64_t high, int64_t *value);
-
 /* A name out of a file, fit to be shown: at most 80 bytes, control characters as "?". */
 typedef struct NameText {
     char text[88];
 } NameText;
 NameText name_text(const char *name);
+
+/* Drops, in all objects within, every key but the last of those with the same name, as Python and
+ * JavaScript read such texts. True: there was one, and *name is it. */
+bool json_keep_last(cJSON *json, NameText *name);
+
+/* *value = item if it is a whole number in low .. high, all within +-2^53. item may be NULL. */
+bool json_integer(const cJSON *item, int64_t low, int64_t high, int64_t *value);
 
 #endif

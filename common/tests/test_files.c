@@ -276,6 +276,29 @@ Test(json, integers_are_exact) {
     cr_expect(!json_integer(NULL, 0, 1, &value));
 }
 
+/* As Python reads it: in every object, within lists too, and the order of the others stays. */
+Test(json, keeps_the_last_of_equal_keys) {
+    static const struct {
+        const char *text, *kept, *name;
+    } cases[] = {
+        {"{\"a\":1,\"b\":2,\"A\":3,\"b\":4}", "{\"a\":1,\"A\":3,\"b\":4}", "b"},
+        {"{\"a\":{\"x\":1,\"x\":2},\"a\":{\"x\":3}}", "{\"a\":{\"x\":3}}", "a"},
+        {"[{\"x\":[{\"y\":1,\"y\":[],\"y\":2}]}]", "[{\"x\":[{\"y\":2}]}]", "y"},
+        {"{\"a\":[1,1],\"b\":{\"a\":1}}", "{\"a\":[1,1],\"b\":{\"a\":1}}", NULL},
+        {"3", "3", NULL},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        cJSON *json = json_parse("text", cases[i].text, strlen(cases[i].text), NULL);
+        NameText name = {""};
+        cr_expect(json_keep_last(json, &name) == (cases[i].name != NULL), "%s", cases[i].text);
+        cr_expect_str_eq(name.text, cases[i].name ? cases[i].name : "");
+        char *printed = cJSON_PrintUnformatted(json);
+        cr_expect_str_eq(printed, cases[i].kept);
+        cJSON_free(printed);
+        cJSON_Delete(json);
+    }
+}
+
 Test(json, finds_duplicates) {
     cJSON *json = json_parse("text", "{\"a\":1,\"b\":2,\"A\":3,\"b\":4}", 25, NULL);
     cr_assert_not_null(json);
