@@ -3,6 +3,8 @@
  */
 #include "10_full_model/commands/command.h"
 
+#include "common/files/machine.h"
+
 #include <stdio.h>
 #include <string.h>
 
@@ -16,22 +18,36 @@ static int usage(FILE *out, int status) {
     for (int i = 0; i < COMMANDS; i++)
         fprintf(out, "  %-10s%s\n", commands[i]->name, commands[i]->about);
     fprintf(out, "\n`deepseek COMMAND --help` lists the flags. Example:\n"
-                 "  deepseek train --data bible.txt --out out/bible && deepseek generate --model "
-                 "out/bible --prompt \"And God \"\n");
+                 "  deepseek train --data bible.txt --out out/bible &&\n"
+                 "      deepseek generate -m out/bible -p \"And God \"\n");
     return status;
+}
+
+/* There are no releases: a commit, and what it was built with. */
+static int version(void) {
+#ifdef WITH_CUDA
+    const char *cuda = "with CUDA";
+#else
+    const char *cuda = "without CUDA";
+#endif
+    printf("deepseek.c, commit %s\n%s, %s, %s\n", commit_describe().text, compiler_describe().text,
+           blas_describe().text, cuda);
+    return 0;
 }
 
 int main(int argc, char **argv) {
     if (argc < 2) return usage(stderr, 2);
     if (!strcmp(argv[1], "--help") || !strcmp(argv[1], "-?")) return usage(stdout, 0);
+    if (!strcmp(argv[1], "--version") || !strcmp(argv[1], "-V")) return version();
     for (int i = 0; i < COMMANDS; i++) {
         if (strcmp(argv[1], commands[i]->name)) continue;
         char name[64];
         snprintf(name, sizeof name, "deepseek %s", commands[i]->name);
         argv[1] = name; /* for messages and --help */
         Error err;
-        if (commands[i]->run(argc - 1, argv + 1, &err)) fatal("%s", err.text);
-        return 0;
+        int status = commands[i]->run(argc - 1, argv + 1, &err);
+        if (status < 0) fatal("%s", err.text);
+        return status;
     }
     fprintf(stderr, "deepseek: there is no command '%s'\n\n", argv[1]);
     return usage(stderr, 2);

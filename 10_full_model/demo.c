@@ -243,7 +243,7 @@ static int tour(Tour *t, Error *err) {
     report(t);
     show_experts(t);
     if (t->result.interrupted) {
-        printf("Stopped after %lld steps; what there is is in %s/last\n",
+        printf("Stopped after %lld steps. The model as it is now is in %s/last\n",
                (long long)t->result.steps, t->options->out);
         return 0;
     }

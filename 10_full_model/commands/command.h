@@ -3,7 +3,7 @@
  *
  * Each has a file of its own, command_NAME.c, with its flags, what it does, and nothing that
  * another one needs. run() reads the command line (a wrong one ends the program with 2), does the
- * work, and returns 0, or -1 and a message.
+ * work, and returns the exit status, or -1 and a message.
  */
 #ifndef COMMAND_H
 #define COMMAND_H

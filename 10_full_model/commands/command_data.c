@@ -149,4 +149,4 @@ static int run(int argc, char **argv, Error *err) {
 }
 
 const Command command_data = {
-    "data", "Turns text files into shards of tokens to train on: sifted, split, tokenised.", run};
+    "data", "Makes shards of tokens out of text files: sifted, split, tokenised.", run};

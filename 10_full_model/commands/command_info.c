@@ -183,5 +183,5 @@ static int run(int argc, char **argv, Error *err) {
     return 0;
 }
 
-const Command command_info = {
-    "info", "Sizes: parameters, cache, memory to train and to serve. Allocates nothing.", run};
+const Command command_info = {"info", "Sizes: parameters, cache, memory to train and to serve.",
+                              run};

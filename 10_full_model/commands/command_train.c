@@ -144,20 +144,25 @@ static int look_ahead(const Options *o, const ModelConfig *cfg, Error *err) {
 }
 
 static void report(const Options *o, const TrainResult *r) {
+    long long steps = r->steps, all = o->train.schedule.steps;
+    const char *stopped = r->interrupted == OUT_OF_TIME ? "The time is up" : "Stopped";
     if (r->steps == r->resumed_from)
-        printf("All %lld steps of this run were done before\n", (long long)r->steps);
+        printf("All %lld steps of this run were done before\n", steps);
     else if (r->interrupted)
-        printf("Stopped after %lld of %lld steps and saved. The same command with --resume%s goes "
-               "on\n",
-               (long long)r->steps, (long long)o->train.schedule.steps,
+        printf("%s after %lld of %lld steps; all is saved.\n"
+               "The same command with --resume%s goes on.\n",
+               stopped, steps, all,
                o->rope_factor > 0 ? " in the place of --from and --rope-..."
                : o->from          ? " in the place of --from"
                                   : "");
     else
-        printf("Done after %lld steps\n", (long long)r->steps);
+        printf("Done after %lld step%s\n", steps, steps == 1 ? "" : "s");
     if (r->best_step)
         printf("Best validation loss %.4f, at step %lld: that model is in %s\n",
                r->best_validation_loss, (long long)r->best_step, o->out);
+    else
+        printf("There was no validation yet (--eval-every %d), so no model is the best one\n",
+               o->train.eval_interval);
     printf("The model of the last step is in %s/last\n", o->out);
 }
 
@@ -202,7 +207,7 @@ static int train_on(const Options *o, const ModelConfig *cfg, TextInput *input, 
     if (status) return -1;
     report(o, &result);
     draw(train_options.csv, o->out, cfg->n_routed_experts > 0);
-    return 0;
+    return result.interrupted > 0 ? 128 + result.interrupted : 0; /* as a shell would say */
 }
 
 static int run(int argc, char **argv, Error *err) {
@@ -236,6 +241,8 @@ static int run(int argc, char **argv, Error *err) {
         OPT_FLAG("resume", 0, &o->resume,
                  "Go on with the run in DIR: repeat its other flags, but --steps may change while "
                  "the learning rate has not begun to fall. Begins if there is none"),
+        OPT_FLOAT("minutes", 0, "X", &o->train.minutes, 0, 1e6,
+                  "Stop after X minutes and save, as after Ctrl-C (default: do all steps)"),
         OPT_FLAG("overwrite", 0, &o->overwrite, "Begin anew although DIR has a run"),
         OPT_TABLE(train.rows),
         OPT_FLOAT("peak", 0, "X", &o->peak, 0, 1e9,

@@ -19,6 +19,7 @@ Test(deepseek, says_what_it_can_do) {
     expect(&help, 0, "Usage: deepseek COMMAND");
     expect(&none, 2, "Usage: deepseek COMMAND");
     expect(&unknown, 2, "there is no command 'trian'");
+    EXPECT(0, "deepseek.c, commit ", "--version");
     for (int i = 0; i < COMMANDS; i++) {
         expect(&help, 0, commands[i]);
         Output o = DEEPSEEK(commands[i], "--help");

@@ -73,16 +73,22 @@ Test(train, ctrl_c_saves_and_resume_ends_in_the_same_bits) {
     Process p = start_training(parts, ARGUMENTS(LONG("parts")));
     kill(p.id, SIGINT);
     Output o = process_end(&p);
-    expect(&o, 0, "of 300 steps and saved. The same command with --resume goes on");
+    cr_assert_eq(o.status, 128 + SIGINT, "so that `train && generate` goes no further");
+    cr_assert(strstr(o.out, "of 300 steps; all is saved.\nThe same command with --resume goes on"),
+              "%s", o.out);
     cr_assert(strstr(o.err, "training  stopped after"), "%s", o.err);
     int done = rows(parts);
     check_all(done >= 3, done < 300);
+    if (done < 60) cr_assert(strstr(o.out, "There was no validation yet"), "%s", o.out);
 
     o = DEEPSEEK("generate", "--model", parts, "--prompt", "the");
     if (done < 60) expect(&o, 1, "has no best model yet");
     EXPECT(0, "the", "generate", "--model", path_in(parts, "last"), "--prompt", "the");
 
-    EXPECT(0, "Done after 300 steps", LONG("parts"), "--resume");
+    o = EXPECT(0, "Done after 300 steps", LONG("parts"), "--resume");
+    char where[80];
+    snprintf(where, sizeof where, "going on behind step %d of 300", done);
+    cr_assert(strstr(o.err, where), "'%s' is not in %s", where, o.err);
     EXPECT(0, "has no run to resume: this begins one", LONG("whole"), "--resume");
     same_bytes(whole, parts, "model.safetensors");
     same_bytes(whole, parts, "last/model.safetensors");
@@ -106,7 +112,35 @@ Test(train, two_trainers_do_not_share_a_folder) {
     }
     kill(p.id, SIGTERM);
     Output o = process_end(&p);
-    expect(&o, 0, "and saved");
+    cr_assert(o.status == 128 + SIGTERM && strstr(o.out, "all is saved"), "%d\n%s", o.status,
+              o.out);
+}
+
+/* The clock stops a run as Ctrl-C does, but nothing went wrong: the status is 0. What is printed as
+ * the best loss is a row of the metrics, and the last row of a stopped run has no validation. */
+Test(train, stops_when_the_time_is_up) {
+    Scratch w = workplace();
+    const char *out = path_in(w.directory, "run");
+#define TIMED TRAINING(&w, "run"), "--steps", "1000000", "--eval-every", "7"
+    Output o = EXPECT(0, "The time is up after ", TIMED, "--minutes", "0.005");
+    int step, best, seen = 0;
+    double loss, at_best = -1, last = -1;
+    const char *line = strstr(o.out, "Best validation loss ");
+    cr_assert(sscanf(strstr(o.out, "up after"), "up after %d of 1000000", &step) == 1);
+    cr_assert(line && sscanf(line, "Best validation loss %lf, at step %d", &loss, &best) == 2);
+    cr_assert_eq(rows(out), step);
+    char *csv = file_text(path_in(out, "metrics.csv"), &(size_t){0});
+    for (char *row = strstr(csv, "\n1,"); row && row[1]; row = strchr(row + 1, '\n')) {
+        int number;
+        double value, validation = -1;
+        seen = sscanf(row, "\n%d,%lf,%lf", &number, &value, &validation);
+        if (number == best) at_best = validation;
+        last = seen == 3 ? validation : -1;
+    }
+    cr_assert_float_eq(at_best, loss, 1e-4);
+    cr_assert_eq(last < 0, step % 7 != 0, "step %d", step);
+    EXPECT(0, "The time is up after ", TIMED, "--minutes", "0.002", "--resume");
+    cr_assert(rows(out) > step);
 }
 
 Test(train, a_full_disk_leaves_the_old_checkpoint_whole) {

@@ -88,7 +88,7 @@ DEVICE_TEST(resume, ends_in_the_same_bits) {
     const char *out = parts.directory;
     TrainResult undisturbed = run(device, dtype, whole.directory, false, 0, 0);
     TrainResult result = run(device, dtype, out, true, 4, SIGINT); /* nothing there yet: begins */
-    check_all(result.interrupted, result.steps == 5, isfinite(result.validation_loss));
+    check_all(result.interrupted == SIGINT, result.steps == 5);
     cr_assert(result.best_step == 0, "a step that is not due is no candidate for the best");
     add_rows_of_lost_steps(out, 5);
     result = run(device, dtype, out, true, 6, SIGTERM);

@@ -13,6 +13,7 @@
 
 #include <math.h>
 #include <signal.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -32,7 +33,7 @@ TrainOptions train_defaults(void) {
 
 static volatile sig_atomic_t interrupted; /* a signal handler can reach nothing else */
 
-static void on_interrupt(int signal) { (void)signal, interrupted = 1; }
+static void on_interrupt(int signal) { interrupted = signal; }
 
 enum { CAUGHT = 2 };
 static const int caught[CAUGHT] = {SIGINT, SIGTERM};
@@ -188,25 +189,26 @@ static int open_run(Run *run, Error *err) {
 
 /* ---- the loop ---- */
 
-/* After a step: validation if it is due, and saving. stop: there will be no other step. */
+/*
+ * After a step: validation if it is due, and saving. stop: there will be no other step. A model
+ * that is to be saved is looked at first; but where an undisturbed run would not look, a stopped
+ * one tells nobody what it saw and chooses no best by it, so that all of its numbers agree.
+ */
 static int judge(Run *run, StepReport *report, bool stop, float *validation, Error *err) {
     const TrainOptions *o = run->options;
     report->validation_loss = NAN;
     bool due = report->step % o->eval_interval == 0 || report->step == o->schedule.steps;
-    if (due || stop) { /* a model that is to be saved is looked at first */
-        *validation =
-            train_validation_loss(run->model, run->source, o->eval_batches * o->batch_size,
-                                  o->batch_size, o->context_length);
-        if (!isfinite(*validation))
-            return not_finite(run, report->step, *validation, report->gradient_norm, err);
+    if (due || stop) {
+        float loss = train_validation_loss(run->model, run->source, o->eval_batches * o->batch_size,
+                                           o->batch_size, o->context_length);
+        if (!isfinite(loss)) return not_finite(run, report->step, loss, report->gradient_norm, err);
+        if (due) *validation = report->validation_loss = loss;
     }
-    /* Where an undisturbed run would not look, a stopped one must not choose its best. */
     bool best = due && *validation < run->state.best_validation_loss;
     if (best) {
         run->state.best_validation_loss = *validation;
         run->state.best_step = report->step;
     }
-    if (due) report->validation_loss = *validation;
     metrics_row(&run->metrics, report);
     return due || stop ? save(run, best, err) : 0;
 }
@@ -224,9 +226,11 @@ static int run_steps(Run *run, TrainResult *result, Error *err) {
     double training = 0, tail_loss = 0; /* seconds in steps; losses of the run's last tenth */
     int status = 0;
     if (first == steps) return 0; /* a finished run was resumed */
+    if (first && !o->quiet)
+        fprintf(stderr, "going on behind step %lld of %lld\n", (long long)first, (long long)steps);
     Progress progress = progress_start("training", steps);
     progress_skip(&progress, first);
-    for (bool stop = false; run->state.adamw.step < steps && !stop;) {
+    for (int stop = 0; run->state.adamw.step < steps && !stop;) {
         StepReport report;
         double begin = seconds_now();
         train_step(&run->trainer, &run->state.adamw, &report);
@@ -241,7 +245,8 @@ static int run_steps(Run *run, TrainResult *result, Error *err) {
         result->tokens_per_second = (double)(report.step - first) * run->step_tokens / training;
         if (report.step > steps - (steps + 9) / 10) tail_loss += report.loss, tail_count++;
 
-        stop = interrupted && report.step < steps;
+        bool late = o->minutes > 0 && seconds_now() - progress.started >= 60 * o->minutes;
+        if (report.step < steps) stop = interrupted ? interrupted : late ? OUT_OF_TIME : 0;
         status = judge(run, &report, stop, &result->validation_loss, err);
         if (status) break;
         result->interrupted = stop;

@@ -35,21 +35,24 @@ typedef struct TrainOptions {
     const Tokenizer *tokenizer; /* saved with the model; NULL: none is */
     const char *csv;            /* file for one row a step (metrics.h), or NULL */
     double peak;                /* the device's operations a second, for the metrics; 0: unknown */
+    double minutes;             /* after so many it stops, as after Ctrl-C; 0: never */
     bool quiet;                 /* no progress line */
 } TrainOptions;
 
 /* The defaults of both programs for a model that learns on a CPU. */
 TrainOptions train_defaults(void);
 
+enum { OUT_OF_TIME = -1 };
+
 typedef struct TrainResult {
     int64_t steps, resumed_from; /* done in all; of which were done before */
     float loss;            /* mean over this process's last steps, a tenth of the run at most */
-    float validation_loss; /* at the end */
+    float validation_loss; /* the last; NaN: there was none */
     float best_validation_loss;
     int64_t best_step;
     double seconds, tokens_per_second;
     size_t peak_bytes; /* of activations and gradients in a step */
-    bool interrupted;  /* by Ctrl-C or SIGTERM */
+    int interrupted;   /* the signal that stopped it (Ctrl-C: SIGINT), or OUT_OF_TIME; 0: none */
 } TrainResult;
 
 /*
