@@ -5,6 +5,7 @@
 #include "10_full_model/model/config_table.h"
 #include "10_full_model/model/sizes.h"
 
+#include "common/files/csv.h"
 #include "common/program/progress.h"
 
 #include <stdio.h>
@@ -12,7 +13,7 @@
 #include <sys/stat.h>
 
 typedef struct Options {
-    const char *config;
+    const char *config, *csv;
     int vocab, batch, context;
     bool keys;
 } Options;
@@ -59,17 +60,18 @@ static NumberText short_count(int64_t number) {
 }
 
 static void list_presets(const Options *o) {
-    printf("%-9s %10s %10s  %16s  %s\n", "name", "parameters", "active", "cache/token bf16", "");
+    printf("%-9s%11s%9s%8s  %s\n", "name", "parameters", "active", "cache", "");
     for (int i = 0; config_preset_name(i); i++) {
         ModelConfig cfg;
         config_preset(&cfg, config_preset_name(i), NULL);
         if (!cfg.vocab_size) cfg.vocab_size = o->vocab;
-        printf("%-9s %10s %10s  %10s bytes  %s\n", config_preset_name(i),
+        printf("%-9s%11s%9s%8s  %s\n", config_preset_name(i),
                short_count(config_parameters(&cfg)).text,
                short_count(config_active_parameters(&cfg)).text,
                with_commas(size_cache_per_token(&cfg, BF16)).text, config_preset_about(i));
     }
-    printf("\n`deepseek info --config NAME` says more of one of them.\n");
+    printf("\ncache: bytes of a token in BF16\n"
+           "`deepseek info --config NAME` says more of one of them.\n");
 }
 
 static void print_parameters(const ModelConfig *cfg) {
@@ -79,8 +81,7 @@ static void print_parameters(const ModelConfig *cfg) {
         if (sizes.total[i] || sizes.active[i])
             printf("  %-16s %20s %20s%s\n", size_names[i], with_commas(sizes.total[i]).text,
                    with_commas(sizes.active[i]).text,
-                   i == SIZE_HEAD && cfg->tie_word_embeddings ? "   the embedding table again"
-                                                              : "");
+                   i == SIZE_HEAD && cfg->tie_word_embeddings ? "   the same table" : "");
     printf("  %-16s %20s %20s\n", "all", with_commas(sizes.all).text,
            with_commas(sizes.all_active).text);
     if (sizes.all >= 100000)
@@ -114,6 +115,33 @@ static void print_memory(const ModelConfig *cfg, const Options *o) {
     print_row("  cache", c.cache, d.cache);
 }
 
+/* The numbers of both tables, exactly: --csv. */
+static int write_csv(const ModelConfig *cfg, const Options *o, Error *err) {
+    static const char *const numbers[] = {"f32", "bf16"};
+    Csv csv;
+    if (csv_open(&csv, o->csv, "quantity,value", "none", 0, err)) return -1;
+    ConfigSizes sizes = config_sizes(cfg);
+    for (int i = 0; i < SIZE_KINDS; i++)
+        csv_row(&csv, "parameters %s,%lld\nactive %s,%lld", size_names[i],
+                (long long)sizes.total[i], size_names[i], (long long)sizes.active[i]);
+    csv_row(&csv, "parameters all,%lld\nactive all,%lld", (long long)sizes.all,
+            (long long)sizes.all_active);
+    for (DType dtype = F32; dtype <= BF16; dtype++) {
+        const char *name = numbers[dtype];
+        TrainMemory t = size_to_train(cfg, dtype, o->batch, o->context);
+        ServeMemory s = size_to_serve(cfg, dtype, o->batch, o->context);
+        csv_row(&csv, "cache bytes of a token %s,%lld", name,
+                (long long)size_cache_per_token(cfg, dtype));
+        csv_row(&csv, "train weights bytes %s,%lld\ntrain gradients bytes %s,%lld", name,
+                (long long)t.weights, name, (long long)t.gradients);
+        csv_row(&csv, "train moments bytes %s,%lld\ntrain activations bytes %s,%lld", name,
+                (long long)t.moments, name, (long long)t.activations);
+        csv_row(&csv, "serve weights bytes %s,%lld\nserve cache bytes %s,%lld", name,
+                (long long)s.weights, name, (long long)s.cache);
+    }
+    return csv_close(&csv, err);
+}
+
 static int read_settings(ModelConfig *cfg, const Options *o, Error *err) {
     struct stat status;
     if (!config_preset(cfg, o->config, err)) {
@@ -130,9 +158,7 @@ static int read_settings(ModelConfig *cfg, const Options *o, Error *err) {
 static void list_keys(const ModelConfig *cfg) {
     static const char *const models[] = {"", "v3", "v2", "v3 v2", "v3.2", "v3 v3.2", "v2 v3.2", ""};
     const ConfigKey *key;
-    int width = cfg ? 12 : 0;
-    printf("%-33s %-*s %-10s %-28s %s\n", "key of config.json", width, cfg ? "here" : "", "else",
-           "may be", "of; what it is");
+    printf("%-33s %s\n", "key of config.json", cfg ? "here" : "of");
     for (int i = 0; (key = config_key(i)); i++) {
         if (cfg && !config_key_applies(key, cfg)) continue;
         ModelType type = cfg ? cfg->model_type : DEEPSEEK_V3;
@@ -140,9 +166,9 @@ static void list_keys(const ModelConfig *cfg) {
         ConfigText here = {""}, absent = {"required"};
         if (cfg) here = config_key_text(key, config_key_get(key, cfg));
         if (key->absent[type] != CONFIG_REQUIRED) absent = config_key_text(key, key->absent[type]);
-        printf("%-33s %-*s %-10s %-28s %s%s%s\n", key->key, width, here.text, absent.text,
-               config_key_range(key).text, models[key->models], *models[key->models] ? "; " : "",
-               key->about);
+        printf("%-33s %s\n    else %s; %s\n", key->key, cfg ? here.text : models[key->models],
+               absent.text, config_key_range(key).text);
+        if (*key->about) printf("    %s\n", key->about);
     }
 }
 
@@ -158,10 +184,13 @@ static int run(int argc, char **argv, Error *err) {
                 "Tokens of each (default: all that the model has positions for, at most 4096)"),
         OPT_FLAG("keys", 0, &o->keys,
                  "List the keys of config.json instead, with --config the model's"),
+        OPT_STRING("csv", 0, "FILE", &o->csv, "With --config: write the numbers to FILE, too"),
         OPT_END};
     options_parse(argc, argv, command_info.about, flags);
     ModelConfig cfg;
     if (o->config && read_settings(&cfg, o, err)) return -1;
+    if (o->csv && (o->keys || !o->config))
+        options_error(argv, "--csv needs --config, and no --keys");
     if (o->keys)
         list_keys(o->config ? &cfg : NULL);
     else if (!o->config)
@@ -169,7 +198,7 @@ static int run(int argc, char **argv, Error *err) {
     if (o->keys || !o->config) return 0;
     if (!o->context)
         o->context = cfg.max_position_embeddings < 4096 ? cfg.max_position_embeddings : 4096;
-    printf("%s: %d layers of width %d, %d heads, latent %d + %d, ", o->config,
+    printf("%s: %d layers of width %d, %d heads, latent %d + %d,\n", o->config,
            cfg.num_hidden_layers, cfg.hidden_size, cfg.num_attention_heads, cfg.kv_lora_rank,
            cfg.qk_rope_head_dim);
     if (cfg.n_routed_experts)
@@ -180,7 +209,7 @@ static int run(int argc, char **argv, Error *err) {
     print_memory(&cfg, o);
     Error no;
     if (config_buildable(&cfg, &no)) printf("\n%s\n", no.text);
-    return 0;
+    return o->csv ? write_csv(&cfg, o, err) : 0;
 }
 
 const Command command_info = {"info", "Sizes: parameters, cache, memory to train and to serve.",

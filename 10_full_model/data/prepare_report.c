@@ -160,14 +160,29 @@ static void show_outcomes(const PrepareReport *r) {
             printf("- %-16s %12lld %16lld\n", prepare_outcome_name(i), (long long)r->documents[i],
                    (long long)r->bytes[i]);
     for (int i = OUTCOME_TRAIN; i <= OUTCOME_VALIDATION; i++)
-        printf("= %-16s %12lld %16lld   %lld tokens in %d shard%s\n", prepare_outcome_name(i),
+        printf("= %-16s %12lld %16lld   %lld tokens, %d shard%s\n", prepare_outcome_name(i),
                (long long)r->documents[i], (long long)r->bytes[i], (long long)r->tokens[i],
                r->shards[i], r->shards[i] == 1 ? "" : "s");
     if (r->replaced) printf("%lld pieces of invalid UTF-8 became U+FFFD\n", (long long)r->replaced);
     if (r->first_bad_line[0]) printf("first bad line: %s\n", r->first_bad_line);
     if (!r->documents[OUTCOME_VALIDATION])
-        printf("No document fell to validation: train wants some. Give more text, a larger "
+        printf("No document fell to validation: train wants some. Give more text, a larger\n"
                "--validation, or documents in smaller pieces (--cut, --split).\n");
+}
+
+/* More is left out than stays: does whoever began this know, and by which rule? */
+static void show_loss(const PrepareReport *r) {
+    int64_t total = sum(r->documents, 0, OUTCOMES),
+            left_out = sum(r->documents, OUTCOME_BAD_LINE, OUTCOMES);
+    int most = OUTCOME_BAD_LINE;
+    for (int i = most; i < OUTCOMES; i++)
+        if (r->documents[i] > r->documents[most]) most = i;
+    if (2 * left_out <= total) return;
+    printf("%.0f %% of the documents are left out, %.0f %% by \"%s\"", 100.0 * left_out / total,
+           100.0 * r->documents[most] / total, prepare_outcome_name(most));
+    if (most >= OUTCOME_RULE)
+        printf(": --limit %s=off turns that rule off", prepare_outcome_name(most));
+    printf(".\n");
 }
 
 static void show_stages(const PrepareReport *r) {
@@ -181,7 +196,7 @@ static void show_stages(const PrepareReport *r) {
                seconds > 0 ? r->stage_bytes[stage] / 1e6 / seconds : 0);
     }
     double rest = r->seconds - r->tokenizer_seconds;
-    printf("%.1f MB in %.1f s: %.0f MB/s%s. The documents seen take %.1f MB of memory.\n",
+    printf("%.1f MB in %.1f s: %.0f MB/s%s.\nThe documents seen take %.1f MB of memory.\n",
            (double)r->input_bytes / 1e6, r->seconds,
            rest > 0 ? (double)r->input_bytes / 1e6 / rest : 0,
            r->tokenizer_seconds > 0 ? " (learning the tokenizer aside)" : "",
@@ -214,6 +229,7 @@ static int show_lengths(const PrepareOptions *o, const PrepareReport *r, Error *
 
 int prepare_report_show(const PrepareOptions *o, const PrepareReport *r, Error *err) {
     show_outcomes(r);
+    show_loss(r);
     show_stages(r);
     return show_lengths(o, r, err);
 }

@@ -76,8 +76,16 @@ Test(info, has_the_published_sizes) {
     expect(&o, 0, "1,964,352            1,079,616");
     EXPECT(0, "can count them, nothing here can train or run them", "info", "--config", "v3.2");
     EXPECT(0, "greedy, group_limited_greedy", "info", "--keys");
-    EXPECT(0, "num_hidden_layers                 61 ", "info", "--keys", "--config", "v3");
+    EXPECT(0, "num_hidden_layers                 61\n", "info", "--keys", "--config", "v3");
     EXPECT(1, "there are: nano, small", "info", "--config", "nope");
+    Scratch w = scratch_open();
+    const char *csv = path_in(w.directory, "v3.csv");
+    EXPECT(0, "active", "info", "--config", "v3", "--csv", csv);
+    const char *rows = file_text(csv, &(size_t){0});
+    check_all(strstr(rows, "\nquantity,value\n"), strstr(rows, "\nparameters all,671026404352\n"),
+              strstr(rows, "\nactive all,36625603584\n"),
+              strstr(rows, "\ncache bytes of a token bf16,70272\n"));
+    EXPECT(2, "--csv needs --config", "info", "--csv", csv);
     char folder[400];
     Error err;
     check_ok(project_path(folder, sizeof folder, "10_full_model/goldens/v3", &err), &err);
@@ -321,6 +329,22 @@ Test(data, sifts_and_train_reads_what_is_left) {
     EXPECT(1, "is no shard of this version", "data", "--verify", out);
     edit_file(path_in(again, "index.json"), "\"version\":\t1", "\"version\":\t7");
     EXPECT(1, "\"version\" should be", "data", "--verify", again);
+}
+
+/* Whoever loses more than half of a text is told to what. */
+Test(data, says_when_most_is_left_out) {
+    Scratch w = workplace();
+    write_documents(&w);
+    const char *in = path_in(w.directory, "documents.jsonl"), *out = path_in(w.directory, "shards");
+    Output o = EXPECT(0, "= train", "data", in, "--out", out, "--vocab", "300");
+    cr_assert_null(strstr(o.out, "are left out"), "%s", o.out);
+    FILE *file = fopen(in, "a");
+    for (int i = 0; i < 137; i++) fprintf(file, "{\"text\": \"Page %d | Next\"}\n", i);
+    fclose(file);
+    EXPECT(0,
+           "70 % of the documents are left out, 69 % by \"words\": --limit words=off turns that "
+           "rule off.",
+           "data", in, "--out", out, "--vocab", "300", "--overwrite");
 }
 
 Test(data, broken_lines_are_named) {
