@@ -7,7 +7,7 @@
 #include "10_full_model/commands/logprobs.h"
 #include "10_full_model/generate/generate.h"
 
-#include "common/files/files.h"
+#include "common/text/text_file.h"
 
 #include <errno.h>
 #include <stdio.h>
@@ -164,12 +164,13 @@ static char **lines_of(char *text, int *count) {
 
 static int continue_file(Model *model, const Tokenizer *tokenizer, const Options *o, Error *err) {
     MappedFile file;
-    if (file_map(&file, o->prompts, err)) return -1;
+    if (text_file_map(&file, o->prompts, err)) return -1;
     if (memchr(file.data, 0, file.size)) {
         file_unmap(&file);
         return error_set(err, "%s: a zero byte: this is no text", o->prompts);
     }
-    char *text = memcpy(must_alloc(file.size + 1, 1), file.data, file.size);
+    size_t mark = text_mark(file.data, file.size);
+    char *text = memcpy(must_alloc(file.size + 1, 1), file.data + mark, file.size - mark);
     file_unmap(&file);
     int count, status = 0;
     char **prompts = lines_of(text, &count);

@@ -9,12 +9,14 @@
 #define _GNU_SOURCE /* memmem, memrchr */
 #include "10_full_model/data/documents.h"
 
-#include "10_full_model/data/normalise.h"
 #include "common/core/memory.h"
+#include "common/core/utf8.h"
+#include "common/text/text_file.h"
 
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <strings.h>
 #include <sys/mman.h>
 #include <unistd.h>
 
@@ -25,24 +27,9 @@ DocumentOptions documents_defaults(void) {
 
 /* ---- opening ---- */
 
-static const char *compression_of(const MappedFile *file) {
-    static const struct {
-        const char *magic, *name;
-    } kinds[] = {{"\x1F\x8B", "gzip"}, {"\x28\xB5\x2F\xFD", "zstd"}, {"\xFD\x37zXZ", "xz"},
-                 {"BZh", "bzip2"},     {"PK\x03\x04", "zip"},        {"PAR1", "parquet"}};
-    for (size_t i = 0; i < sizeof kinds / sizeof *kinds; i++) {
-        size_t n = strlen(kinds[i].magic);
-        if (file->size >= n && !memcmp(file->data, kinds[i].magic, n)) return kinds[i].name;
-    }
-    return NULL;
-}
-
-static bool starts_with_bom(const MappedFile *file) {
-    return file->size >= 3 && memcmp(file->data, "\xEF\xBB\xBF", 3) == 0;
-}
-
 static void start_file(DocumentReader *r) {
-    r->offset = r->file < r->count && starts_with_bom(&r->files[r->file]) ? 3 : 0;
+    const MappedFile *file = r->file < r->count ? &r->files[r->file] : NULL;
+    r->offset = file ? text_mark(file->data, file->size) : 0;
     r->line = 1;
 }
 
@@ -52,11 +39,7 @@ int documents_open(DocumentReader *r, const char *const *paths, int count,
     r->files = must_alloc((size_t)count, sizeof *r->files);
     for (int i = 0; i < count; i++) {
         MappedFile *file = &r->files[i];
-        int status = file_map(file, paths[i], err);
-        const char *compression = status ? NULL : compression_of(file);
-        if (compression)
-            status = error_set(err, "%s is a %s file; unpack it first", paths[i], compression);
-        if (status) {
+        if (text_file_map(file, paths[i], err)) {
             documents_close(r);
             return -1;
         }
@@ -99,7 +82,8 @@ void documents_release(DocumentReader *r) {
 static bool is_json(const DocumentReader *r) {
     if (r->options.format != FORMAT_BY_NAME) return r->options.format == FORMAT_JSONL;
     const char *dot = strrchr(r->paths[r->file], '.');
-    return dot && (!strcmp(dot, ".jsonl") || !strcmp(dot, ".ndjson") || !strcmp(dot, ".json"));
+    return dot &&
+           (!strcasecmp(dot, ".jsonl") || !strcasecmp(dot, ".ndjson") || !strcasecmp(dot, ".json"));
 }
 
 /* Behind the last place before text + limit where a reader would pause; limit < the text's
@@ -224,6 +208,56 @@ static int bad_line(const DocumentReader *r, const Piece *piece, const Error *wh
     return error_set(err, "%s:%lld: %s", r->paths[piece->file], (long long)piece->line, text);
 }
 
+/* The number that four hexadecimal digits behind "\\u" are, -1 if they are none. */
+static int escaped_unit(const char *s, size_t left) {
+    int unit = 0;
+    if (left < 6 || s[0] != '\\' || s[1] != 'u') return -1;
+    for (int i = 2; i < 6; i++) {
+        const char *digits = "0123456789abcdef", *at = memchr(digits, s[i] | 0x20, 16);
+        if (!at) return -1;
+        unit = 16 * unit + (int)(at - digits);
+    }
+    return unit;
+}
+
+static bool is_surrogate(int unit, int first) { return unit >= first && unit < first + 0x400; }
+
+/*
+ * JSON as it is met, made JSON as cJSON reads it: bytes that are no UTF-8, and halves of a pair
+ * (as cutting an emoji in two leaves them), become U+FFFD and are counted; \u0000, which a C string
+ * cannot hold, becomes \u0001: like every control character, it is dropped by normalise(). free()
+ * the result.
+ */
+static char *mend_line(const char *text, size_t bytes, size_t *length, size_t *replaced) {
+    char *out = must_alloc(3 * bytes + 1, 1), *end = out;
+    *replaced = 0;
+    for (size_t i = 0; i < bytes;) {
+        const char *s = text + i;
+        int taken = utf8_character(s, bytes - i), unit = escaped_unit(s, bytes - i);
+        const char *instead = NULL;
+        if (taken < 0) {
+            taken = -taken;
+            instead = "\xEF\xBF\xBD";
+        } else if (is_surrogate(unit, 0xD800) &&
+                   is_surrogate(escaped_unit(s + 6, bytes - i - 6), 0xDC00)) {
+            taken = 12;
+        } else if (is_surrogate(unit, 0xD800) || is_surrogate(unit, 0xDC00)) {
+            taken = 6;
+            instead = "\\ufffd";
+        } else if (*s == '\\' && bytes - i > 1 && (unsigned char)s[1] < 0x80) {
+            taken = 2; /* both: what stands behind a backslash escapes nothing */
+        }
+        *replaced += instead != NULL;
+        if (unit == 0) taken = 6, instead = "\\u0001";
+        size_t copied = instead ? strlen(instead) : (size_t)taken;
+        memcpy(end, instead ? instead : s, copied);
+        end += copied;
+        i += (size_t)taken;
+    }
+    *length = (size_t)(end - out);
+    return out;
+}
+
 int document_text(const DocumentReader *r, const Piece *piece, DocumentText *text, Error *err) {
     *text = (DocumentText){.text = piece->text, .bytes = piece->bytes};
     if (!piece->line) return 0;
@@ -231,7 +265,10 @@ int document_text(const DocumentReader *r, const Piece *piece, DocumentText *tex
     const char *field = r->options.field;
     size_t bytes = piece->bytes; /* without the line's end: no error is found behind it */
     while (bytes && (piece->text[bytes - 1] == '\n' || piece->text[bytes - 1] == '\r')) bytes--;
-    cJSON *json = json_parse("the line", piece->text, bytes, &why), *found = NULL;
+    size_t mark = text_mark(piece->text, bytes), length, replaced; /* of files put together */
+    char *line = mend_line(piece->text + mark, bytes - mark, &length, &replaced);
+    cJSON *json = json_parse("the line", line, length, &why), *found = NULL;
+    free(line);
     if (!json) return bad_line(r, piece, &why, err);
     int fields = 0;
     const cJSON *item;
@@ -249,7 +286,7 @@ int document_text(const DocumentReader *r, const Piece *piece, DocumentText *tex
     else if (!cJSON_IsString(found))
         error_set(&why, "the field \"%s\" is not a string", field);
     else {
-        *text = (DocumentText){found->valuestring, strlen(found->valuestring), json};
+        *text = (DocumentText){found->valuestring, strlen(found->valuestring), replaced, json};
         return 0;
     }
     cJSON_Delete(json);

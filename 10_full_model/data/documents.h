@@ -1,8 +1,8 @@
 /*
  * Files as a stream of documents.
  *
- * JSON lines (*.jsonl, *.ndjson, *.json): each line is an object, and its field `text` is a
- * document. Everything else is raw text: a file is a document, or each of its paragraphs (between
+ * JSON lines (*.jsonl, *.ndjson, *.json, in any case): each line is an object, and its field `text`
+ * is a document. Everything else is raw text: a file is a document, or each of its paragraphs (between
  * blank lines), or each line. In raw text, the end-of-text marker ends a document wherever it
  * stands, and documents longer than `cut` bytes are cut: at the last blank line before that many,
  * else at the last line end, space or character; each piece is a document then.
@@ -59,7 +59,7 @@ typedef struct Piece {
 } Piece;
 
 /* Opens all files at once: a missing one is known before the work, not after hours. Compressed
- * files are refused by name. */
+ * files and UTF-16 are refused by name (common/text/text_file.h). */
 int documents_open(DocumentReader *reader, const char *const *paths, int count,
                    const DocumentOptions *options, Error *err);
 void documents_close(DocumentReader *reader);
@@ -81,7 +81,8 @@ void documents_release(DocumentReader *reader);
 typedef struct DocumentText {
     const char *text;
     size_t bytes;
-    cJSON *owner; /* holds the text of a JSON line */
+    size_t replaced; /* in the line: bytes that are no UTF-8, and halves of a pair; now U+FFFD */
+    cJSON *owner;    /* holds the text of a JSON line */
 } DocumentText;
 
 /* The text of a piece, in any encoding it came in; -1 and FILE:LINE: what is wrong, for a line

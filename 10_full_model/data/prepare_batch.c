@@ -57,9 +57,9 @@ static void clean(const Preparation *p, Document *d, Worker *worker) {
         d->text = must_realloc(NULL, n.bytes + 1, 1); /* not cleared */
         memcpy(d->text, worker->room, n.bytes + 1);
         d->bytes = n.bytes;
-        d->replaced = n.replaced;
+        d->replaced = n.replaced + text.replaced;
         d->hash = hash128(d->text, d->bytes, 0);
-        if (n.replaced && p->options->drop_invalid)
+        if (d->replaced && p->options->drop_invalid)
             d->outcome = OUTCOME_INVALID;
         else if (!n.bytes)
             d->outcome = OUTCOME_EMPTY;

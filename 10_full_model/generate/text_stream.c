@@ -1,7 +1,7 @@
 /*
- * Bytes wait in one buffer. New ones are appended; then the first place is looked for at which a
- * stop string begins or might begin, and everything before it is emitted in whole characters. A
- * character that the last bytes leave unfinished stays.
+ * Bytes wait in one buffer. New ones are appended; then the first stop string that is complete is
+ * looked for, or else the first place at which one might begin, and everything before it is emitted
+ * in whole characters. A character that the last bytes leave unfinished stays.
  */
 #include "10_full_model/generate/text_stream.h"
 
@@ -34,22 +34,36 @@ static void flush(TextStream *stream, size_t bytes, bool all) {
     memmove(stream->waiting, stream->waiting + done, stream->count);
 }
 
-/* Where the first stop string begins, or might begin, in what waits; count if nowhere. */
-static size_t find_stop(const TextStream *stream, bool *complete) {
-    *complete = false;
-    for (size_t at = 0; at < stream->count; at++) {
-        size_t left = stream->count - at;
-        bool possible = false;
-        for (int i = 0; i < stream->stop_count; i++) {
-            size_t length = strlen(stream->stops[i]);
-            size_t shared = length < left ? length : left;
-            if (memcmp(stream->waiting + at, stream->stops[i], shared)) continue;
-            if (length <= left) *complete = true;
-            possible = true;
-        }
-        if (possible) return at;
+/* The longest stop string that ends behind the first `end` bytes of what waits; 0: none does. */
+static size_t stop_at(const TextStream *stream, size_t end) {
+    size_t longest = 0;
+    for (int i = 0; i < stream->stop_count; i++) {
+        size_t length = strlen(stream->stops[i]);
+        if (length <= end && length > longest &&
+            memcmp(stream->waiting + end - length, stream->stops[i], length) == 0)
+            longest = length;
     }
-    return stream->count;
+    return longest;
+}
+
+/* Is what waits from `at` on the beginning of a stop string? */
+static bool may_stop(const TextStream *stream, size_t at) {
+    size_t left = stream->count - at;
+    for (int i = 0; i < stream->stop_count; i++)
+        if (strlen(stream->stops[i]) > left &&
+            memcmp(stream->waiting + at, stream->stops[i], left) == 0)
+            return true;
+    return false;
+}
+
+/* What may be emitted of what waits: up to the stop string that is complete first, else up to what
+ * might become one. */
+static size_t safe_bytes(const TextStream *stream, bool *stopped) {
+    for (size_t end = 1, length; end <= stream->count; end++)
+        if ((length = stop_at(stream, end))) return *stopped = true, end - length;
+    size_t at = 0;
+    while (at < stream->count && !may_stop(stream, at)) at++;
+    return *stopped = false, at;
 }
 
 bool text_stream_add(TextStream *stream, const char *text, size_t bytes) {
@@ -57,7 +71,7 @@ bool text_stream_add(TextStream *stream, const char *text, size_t bytes) {
     if (bytes) memcpy(stream->waiting + stream->count, text, bytes);
     stream->count += bytes;
     bool stopped;
-    size_t safe = find_stop(stream, &stopped);
+    size_t safe = safe_bytes(stream, &stopped);
     flush(stream, safe, stopped);
     if (stopped) stream->count = 0;
     return stopped;

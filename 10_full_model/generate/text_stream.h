@@ -3,7 +3,9 @@
  *
  * Two things make text wait. A token may end within a UTF-8 character; its bytes wait for the rest,
  * for a terminal shows half a character as rubbish. And what could be the beginning of a stop
- * string waits until it is one (the text ends before it) or is none. Bytes that belong to no
+ * string waits until it is one or is none. The text ends before the stop string that is complete
+ * first; of two that end together, before the longer. So it does not depend on how the text was cut
+ * into tokens, nor on what a longer stop string might still become. Bytes that belong to no
  * character, which a model may well write, come out as U+FFFD: what is emitted is valid UTF-8
  * whatever happens.
  */

@@ -140,6 +140,12 @@ Test(stream, waits_for_whole_characters_and_stops) {
         {{"x\n", "\ny"}, {"\n\n"}, "x", true},
         {{"one two"}, {"two", "one"}, "", true},
         {{"", "q"}, {"z"}, "q", false},
+        {{"x", "a", "b", "c"}, {"abcd", "bc"}, "xa", true}, /* within what another might become */
+        {{"xabc"}, {"bc", "abcd"}, "xa", true},
+        {{"xabcd"}, {"abcd", "bc"}, "xa", true},  /* the first that is complete, however cut */
+        {{"xab", "c"}, {"bc", "abc"}, "x", true}, /* together: the longer */
+        {{"xab", "d"}, {"abcd", "bc"}, "xabd", false},
+        {{"aab", "aac"}, {"aabaad", "baac"}, "aa", true},
     };
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
         Heard heard = {0};

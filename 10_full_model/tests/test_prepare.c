@@ -163,7 +163,7 @@ Test(prepare, outcomes) {
     sprintf(
         lines,
         "{\"text\": \"%s\"}\n{\"text\": \"%s  \"}\n{\"text\": \"%s\"}\n{\"text\": \"too short\"}\n"
-        "{\"text\": \" <|endoftext|>\\n\"}\nno JSON\n",
+        "{\"text\": \" <|endoftext|>\\n\"}\nno JSON\n{\"text\": \"caf\xE9\"}\n",
         text, text, nearly);
     char *paths[2] = {copy_path(&in, "a.jsonl", lines), NULL};
     write_document(text, 2, 200);
@@ -177,17 +177,36 @@ Test(prepare, outcomes) {
     cr_expect_eq(r.documents[OUTCOME_TRAIN], 2);
     cr_expect_eq(r.documents[OUTCOME_EXACT], 1);
     cr_expect_eq(r.documents[OUTCOME_NEAR], 1);
-    cr_expect_eq(r.documents[OUTCOME_RULE + QUALITY_WORDS], 1);
+    cr_expect_eq(r.documents[OUTCOME_RULE + QUALITY_WORDS], 2);
     cr_expect_eq(r.documents[OUTCOME_EMPTY], 1);
     cr_expect_eq(r.documents[OUTCOME_BAD_LINE], 1);
-    cr_expect_eq(r.replaced, 1);
+    cr_expect_eq(r.replaced, 2); /* in JSON lines, too */
     cr_expect(strstr(r.first_bad_line, "a.jsonl:6: "), "%s", r.first_bad_line);
     o.overwrite = o.drop_invalid = true;
     o.near = 0;
     o.exact = false;
     check_ok(prepare_run(&o, &r, &err), &err);
-    cr_expect_eq(r.documents[OUTCOME_INVALID], 1);
+    cr_expect_eq(r.documents[OUTCOME_INVALID], 2);
     cr_expect_eq(r.documents[OUTCOME_TRAIN], 3);
+}
+
+/* Documents shorter than a shingle have nothing to compare: they are not all "the same". A zero
+ * character in JSON goes as in raw text, and an upper-case extension is one. */
+Test(prepare, short_documents_all_stay) {
+    Scratch in = scratch_open(), out = scratch_open();
+    char *paths[] = {copy_path(&in, "SHORT.JSONL",
+                               "{\"text\": \"hello world\"}\n{\"text\": \"foo bar\"}\n"
+                               "{\"text\": \"one two three four\"}\n{\"text\": \"a\"}\n"
+                               "{\"text\": \"five six seven eight\"}\n{\"text\": \"ping\"}\n"
+                               "{\"text\": \"pong\\u0000 ping\"}\n")};
+    PrepareOptions o = options_for(&out, (const char *const *)paths, 1);
+    o.limits = quality_off();
+    o.validation = 0;
+    o.vocab = 257; /* bytes: ids can be read */
+    PrepareReport r;
+    check_ok(prepare_run(&o, &r, &err), &err);
+    cr_expect_eq(r.documents[OUTCOME_TRAIN], 7);
+    cr_expect_eq(r.text_bytes[SHARD_TRAIN], 11 + 7 + 18 + 1 + 20 + 4 + 9);
 }
 
 /* ---- what goes wrong ---- */

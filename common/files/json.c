@@ -44,6 +44,7 @@ static void error_at(const char *what, const char *text, size_t where, const cha
 
 cJSON *json_parse(const char *what, const char *text, size_t size, Error *err) {
     size_t where = 0;
+    if (size >= 3 && memcmp(text, "\xEF\xBB\xBF", 3) == 0) text += 3, size -= 3; /* a BOM */
     const char *problem = check_characters(text, size, &where);
     if (problem) {
         error_at(what, text, where, problem, err);

@@ -49,6 +49,24 @@ Test(corpus, begins_with_what_it_has) {
     }
 }
 
+/* A mark at the beginning of any of the files is no text; UTF-16 is refused by name. */
+Test(corpus, byte_order_marks) {
+    Error err = {""};
+    Scratch scratch = scratch_open();
+    const char *paths[] = {strdup(scratch_write(&scratch, "a.txt", "\xEF\xBB\xBFone", 6)),
+                           strdup(scratch_write(&scratch, "b.txt", "\xEF\xBB\xBFtwo", 6))};
+    size_t bytes;
+    char *text = corpus_read_text(paths, 2, &bytes, &err);
+    cr_assert(text && bytes == 6 && !memcmp(text, "onetwo", 6), "%zu bytes", bytes);
+    const char *wide = scratch_write(&scratch, "c.txt", "\xFF\xFEo\0n\0e\0", 8);
+    cr_expect(!corpus_read_text(&wide, 1, &bytes, &err) && strstr(err.text, "c.txt is UTF-16"),
+              "%s", err.text);
+    CharText chars;
+    cr_expect(chartext_load(&chars, wide, 3, &err) && strstr(err.text, "UTF-16"), "%s", err.text);
+    check_ok(chartext_load(&chars, paths[0], 3, &err), &err);
+    cr_expect(chars.size == 3 && chars.alphabet.size == 3);
+}
+
 Test(corpus, windows_stay_in_their_part) {
     enum { COUNT = 2000, TRAIN = 1800 };
     int32_t ids[COUNT], inputs[64 * 16], targets[64 * 16];

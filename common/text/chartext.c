@@ -4,9 +4,9 @@
 #include "common/text/chartext.h"
 
 #include "common/core/memory.h"
-#include "common/files/files.h"
 #include "common/files/process.h"
 #include "common/program/progress.h"
+#include "common/text/text_file.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -132,10 +132,11 @@ int chartext_load(CharText *text, const char *path, int least, Error *err) {
     *text = (CharText){0};
     if (path) {
         MappedFile file;
-        if (file_map(&file, path, err)) return -1;
-        text->data = text_memory(file.size);
-        text->size = file.size;
-        if (file.size) memcpy(text->data, file.data, file.size);
+        if (text_file_map(&file, path, err)) return -1;
+        size_t mark = text_mark(file.data, file.size);
+        text->size = file.size - mark;
+        text->data = text_memory(text->size);
+        if (text->size) memcpy(text->data, file.data + mark, text->size);
         file_unmap(&file);
         snprintf(text->source, sizeof text->source, "%s", path);
     } else if ((text->data = from_bible())) {

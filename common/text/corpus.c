@@ -7,7 +7,7 @@
 
 #include "common/core/memory.h"
 #include "common/core/rng.h"
-#include "common/files/files.h"
+#include "common/text/text_file.h"
 
 #include <math.h>
 #include <stdbool.h>
@@ -22,13 +22,14 @@ char *corpus_read_text(const char *const *paths, int path_count, size_t *bytes, 
     *bytes = 0;
     for (int i = 0; i < path_count; i++) {
         MappedFile file;
-        if (file_map(&file, paths[i], err)) {
+        if (text_file_map(&file, paths[i], err)) {
             free(text);
             return NULL;
         }
-        text = must_realloc(text, *bytes + file.size + 1, 1);
-        if (file.size) memcpy(text + *bytes, file.data, file.size);
-        *bytes += file.size;
+        size_t mark = text_mark(file.data, file.size), size = file.size - mark;
+        text = must_realloc(text, *bytes + size + 1, 1);
+        if (size) memcpy(text + *bytes, file.data + mark, size);
+        *bytes += size;
         file_unmap(&file);
     }
     if (*bytes == 0) {
