@@ -35,8 +35,8 @@ int checkpoint_write_weights(Model *model, const char *directory, const SaveOpti
 int checkpoint_save_weights(Model *model, const char *directory, int64_t step, Error *err);
 
 /*
- * What does not change while training: config.json, generation_config.json and, if there is a
- * tokenizer, its two files. Creates the folder. config.json says `dtype` of the weights, which
+ * What does not change while training: config.json and, if there is a tokenizer, its files
+ * (common/text/tokenizer_folder.h), generation_config.json among them. Creates the folder. config.json says `dtype` of the weights, which
  * is what transformers loads them as.
  */
 int checkpoint_write_setup(const ModelConfig *cfg, const Tokenizer *tokenizer,

@@ -11,6 +11,7 @@
 
 #include "common/files/files.h"
 #include "common/files/json.h"
+#include "common/text/tokenizer_folder.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -229,7 +230,7 @@ int checkpoint_load_model(Model *model, Context *ctx, const char *directory,
 }
 
 Tokenizer *checkpoint_load_tokenizer(const ModelConfig *cfg, const char *directory, Error *err) {
-    Tokenizer *tokenizer = tokenizer_load(file_path(directory, "tokenizer.json").text, err);
+    Tokenizer *tokenizer = tokenizer_load_folder(directory, err);
     /* Fewer is usual: embedding tables are rounded up, V3's from 128,815 to 129,280. */
     if (tokenizer && tokenizer_vocab_size(tokenizer) > cfg->vocab_size) {
         error_set(err,

@@ -8,6 +8,7 @@
 
 #include "common/files/files.h"
 #include "common/files/json.h"
+#include "common/text/tokenizer_folder.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -191,35 +192,19 @@ int checkpoint_save_weights(Model *model, const char *directory, int64_t step, E
 
 /* ---- beside the weights ---- */
 
-/* What transformers' generate() takes as defaults: where to begin and when to stop. */
-static int write_generation_config(const ModelConfig *cfg, const char *directory, Error *err) {
-    cJSON *json = cJSON_CreateObject();
-    if (!json) fatal("out of memory");
-    cJSON_AddBoolToObject(json, "_from_model_config", true);
-    if (cfg->bos_token_id >= 0) cJSON_AddNumberToObject(json, "bos_token_id", cfg->bos_token_id);
-    if (cfg->eos_token_id >= 0) cJSON_AddNumberToObject(json, "eos_token_id", cfg->eos_token_id);
-    int status = json_save(file_path(directory, "generation_config.json").text, json, err);
-    cJSON_Delete(json);
-    return status;
-}
-
 int checkpoint_write_setup(const ModelConfig *cfg, const Tokenizer *tokenizer,
                            const char *directory, DType dtype, Error *err) {
     ModelConfig written = *cfg;
     written.dtype = dtype;
     written.num_nextn_predict_layers =
         0; /* nothing is built from them, so none are in the folder */
-    /* A text begins and ends with <|endoftext|>, unless the config knows better. */
-    int eot = tokenizer ? tokenizer_eot(tokenizer) : -1;
-    if (cfg->bos_token_id < 0) written.bos_token_id = eot;
-    if (cfg->eos_token_id < 0) written.eos_token_id = eot;
-    if (make_directories(directory, err) || config_save(&written, directory, err) ||
-        write_generation_config(&written, directory, err))
-        return -1;
-    if (!tokenizer) return 0;
-    if (tokenizer_save(tokenizer, file_path(directory, "tokenizer.json").text, err)) return -1;
-    return tokenizer_save_config(tokenizer, file_path(directory, "tokenizer_config.json").text,
-                                 cfg->max_position_embeddings, err);
+    /* Unless the config knows better, a text begins and ends as its tokenizer says. */
+    if (tokenizer && cfg->bos_token_id < 0) written.bos_token_id = tokenizer_eot(tokenizer);
+    if (tokenizer && cfg->eos_token_id < 0) written.eos_token_id = tokenizer_eot(tokenizer);
+    if (make_directories(directory, err) || config_save(&written, directory, err)) return -1;
+    return tokenizer ? tokenizer_save_folder(tokenizer, directory, written.bos_token_id,
+                                             cfg->max_position_embeddings, err)
+                     : 0;
 }
 
 int checkpoint_save_setup(const ModelConfig *cfg, const Tokenizer *tokenizer, const char *directory,

@@ -5,7 +5,9 @@
 #include "10_full_model/checkpoint/checkpoint.h"
 #include "10_full_model/commands/command.h"
 
+#include "common/core/utf8.h"
 #include "common/files/files.h"
+#include "common/text/tokenizer_folder.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -20,11 +22,17 @@ typedef struct Options {
 
 static int convert(const Options *o, Context *ctx, Error *err) {
     Model model = {0};
-    Tokenizer *tokenizer = NULL;
-    /* weights alone can be converted too */
+    int status = checkpoint_load_model(&model, ctx, o->model, NULL, false, err);
+    if (status) return -1;
+    /* Weights alone can be converted too, and those of a tokenizer that only others can read. */
+    Error why;
     bool text = access(file_path(o->model, "tokenizer.json").text, F_OK) == 0;
-    int status = text ? checkpoint_load(&model, &tokenizer, ctx, o->model, err)
-                      : checkpoint_load_model(&model, ctx, o->model, NULL, false, err);
+    Tokenizer *tokenizer = text ? checkpoint_load_tokenizer(&model.cfg, o->model, &why) : NULL;
+    if (text && !tokenizer) {
+        terminal_print(stderr, why.text);
+        fprintf(stderr, ". It is copied as it is\n");
+    }
+    if (!tokenizer && !(tokenizer = tokenizer_keep_folder(o->model, err))) status = -1;
     if (!status) status = checkpoint_write_setup(&model.cfg, tokenizer, o->out, o->save.dtype, err);
     if (!status) status = config_keep_others(o->model, o->out, err);
     if (!status) status = checkpoint_write_weights(&model, o->out, &o->save, err);
@@ -32,7 +40,7 @@ static int convert(const Options *o, Context *ctx, Error *err) {
         printf("%s: the model is written, %s\n", o->out,
                text ? "with its tokenizer" : "without a tokenizer");
     model_free(&model);
-    if (tokenizer) tokenizer_free(tokenizer);
+    tokenizer_free(tokenizer);
     return status;
 }
 

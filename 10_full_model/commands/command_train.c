@@ -280,6 +280,8 @@ static int run(int argc, char **argv, Error *err) {
         cfg.bos_token_id = input.sharded ? tokenizer_eot(input.tokenizer)
                                          : corpus_begin(&input.corpus, input.tokenizer);
     }
+    if (!status && (!text.tokenizer || input.sharded))
+        cfg.eos_token_id = tokenizer_eot(input.tokenizer);
     if (!status) status = train_on(o, &cfg, &input, &ctx, err);
     text_input_close(&input);
     context_free(&ctx);

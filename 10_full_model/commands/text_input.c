@@ -22,7 +22,7 @@ bool text_input_is_sharded(const StringList *data) {
 
 /* The one that is given, which has no more tokens than the model. */
 static Tokenizer *given_tokenizer(const TextOptions *o, Error *err) {
-    ModelConfig cfg = {.vocab_size = o->vocab};
+    ModelConfig cfg = {.vocab_size = o->vocab, .bos_token_id = -1, .eos_token_id = -1};
     return checkpoint_load_tokenizer(&cfg, o->tokenizer, err);
 }
 
@@ -57,6 +57,7 @@ static int open_shards(TextInput *input, const TextOptions *o, Error *err) {
     input->sharded = true;
     input->tokenizer = tokenizer_load(file_path(directory, "tokenizer.json").text, err);
     if (!input->tokenizer) return -1;
+    tokenizer_set_end(input->tokenizer, input->shards.end_of_text);
     if (source_of_shards(&input->source, &input->shards, o->context_length, err)) return -1;
     input->tokens = input->source.train_tokens + input->source.validation_tokens;
     if (!o->tokenizer) return 0;
@@ -64,7 +65,10 @@ static int open_shards(TextInput *input, const TextOptions *o, Error *err) {
     if (!model) return -1;
     int size = tokenizer_vocab_size(model), own = tokenizer_vocab_size(input->tokenizer);
     int other = first_other_token(model, input->tokenizer);
-    tokenizer_free(model);
+    /* The model's goes on, with what lies beside it; and texts end as in the shards, too. */
+    tokenizer_free(input->tokenizer);
+    input->tokenizer = model;
+    tokenizer_add_end(model, input->shards.end_of_text);
     if (size != own)
         return error_set(err, "the shards in %s have a vocabulary of %d, the model in %s has %d",
                          directory, own, o->tokenizer, size);

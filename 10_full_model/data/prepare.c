@@ -10,6 +10,7 @@
 
 #include "common/core/memory.h"
 #include "common/program/progress.h"
+#include "common/text/tokenizer_folder.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -121,7 +122,7 @@ static int load_tokenizer(Preparation *p, Error *err) {
     struct stat info;
     bool folder = stat(o->tokenizer, &info) == 0 && S_ISDIR(info.st_mode);
     p->tokenizer =
-        tokenizer_load(folder ? file_path(o->tokenizer, "tokenizer.json").text : o->tokenizer, err);
+        folder ? tokenizer_load_folder(o->tokenizer, err) : tokenizer_load(o->tokenizer, err);
     return p->tokenizer ? 0 : -1;
 }
 

@@ -1,7 +1,7 @@
 /*
  * Prompts become ids, the decoder goes on with them (05_moe/decoder/decoder_generate.h), and each
- * new id becomes bytes, which the text's stream looks through for stop strings. <|endoftext|> is an
- * id like any other there; here it is cut off, for no text goes on behind it.
+ * new id becomes bytes, which the text's stream looks through for stop strings. A token that ends a
+ * text is an id like any other there; here it is cut off, for no text goes on behind it.
  */
 #include "10_full_model/generate/generate.h"
 
@@ -30,8 +30,9 @@ int generator_init(Generator *g, Model *model, const Tokenizer *tokenizer, int b
                    Error *err) {
     CHECK(capacity <= model->cfg.max_position_embeddings, "generator_init: %d tokens", capacity);
     g->tokenizer = tokenizer;
-    int bos = model->cfg.bos_token_id;
-    g->begin = bos >= 0 ? bos : tokenizer_eot(tokenizer);
+    g->begin = tokenizer_bos(tokenizer);
+    if (g->begin < 0) g->begin = model->cfg.bos_token_id;
+    if (g->begin < 0) g->begin = tokenizer_eot(tokenizer);
     return decoder_generator_init(&g->decoding, model->ctx, &model->decoder, model_position(model),
                                   batch, capacity, err);
 }
@@ -71,6 +72,7 @@ typedef struct Answers {
 /* Has sequence b said a stop string with this token? */
 static bool stops(void *user, int b, int32_t id) {
     Answers *answers = user;
+    if (tokenizer_is_end(answers->tokenizer, id)) return true; /* it is no text */
     size_t bytes;
     const char *text = tokenizer_token(answers->tokenizer, id, &bytes);
     return text_stream_add(&answers->streams[b], text, bytes);
@@ -84,7 +86,7 @@ void generator_run(Generator *g, const GenerateOptions *o, GenerateResult *resul
             text_stream(d->batch == 1 ? o->emit : NULL, o->user, o->stops, o->stop_count);
     const DecoderGenerateOptions options = {.sampling = o->sampling,
                                             .max_new_tokens = o->max_new_tokens,
-                                            .end = tokenizer_eot(g->tokenizer),
+                                            .end = -1, /* there may be several */
                                             .ends = stops,
                                             .user = &answers,
                                             .cancelled = o->cancelled};
@@ -92,7 +94,7 @@ void generator_run(Generator *g, const GenerateOptions *o, GenerateResult *resul
     for (int b = 0; b < d->batch; b++) {
         const DecoderSequence *s = &d->sequences[b];
         text_stream_end(&answers.streams[b]);
-        if (!s->drawn || s->ids[s->count - 1] != options.end) continue;
+        if (!s->drawn || !tokenizer_is_end(g->tokenizer, s->ids[s->count - 1])) continue;
         decoder_generator_truncate(d, b, s->count - 1);
         result->new_tokens--;
     }

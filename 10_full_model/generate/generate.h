@@ -3,7 +3,7 @@
  * model thinks comes next.
  *
  * A Generator holds one or more texts side by side, as ids (05_moe/decoder/decoder_generate.h).
- * Invariant, between calls: no sequence ends with an <|endoftext|> that the model has said. So a
+ * Invariant, between calls: no sequence ends with an end token that the model has said. So a
  * text can be continued, by the model or by the user, and nothing is computed twice.
  */
 #ifndef GENERATE_H
@@ -38,9 +38,9 @@ int generator_init(Generator *g, Model *model, const Tokenizer *tokenizer, int b
 
 /*
  * Text (zero-terminated) behind what sequence b holds. An empty text in an empty sequence becomes
- * the config's bos_token_id, or else <|endoftext|>. A text that leaves no room for an answer is an
- * error that says how long it is and how long it may be; then nothing has changed. With several
- * sequences: before the first run only.
+ * the token that begins a text. One that leaves no room for an answer is an error that says how
+ * long it is and how long it may be; then nothing has changed. With several sequences: before the
+ * first run only.
  */
 int generator_prompt(Generator *g, int b, const char *text, Error *err);
 
@@ -54,12 +54,12 @@ typedef struct GenerateOptions {
     const volatile int *cancelled; /* looked at before each token; may be NULL */
 } GenerateOptions;
 
-/* new_tokens: without <|endoftext|>; full: the end of the context ended it */
+/* new_tokens: without those that end a text; full: the end of the context ended it */
 typedef DecoderGenerateResult GenerateResult;
 
 /*
- * Continues every sequence by up to max_new_tokens tokens. A sequence ends at <|endoftext|>, at a
- * stop string, or when the context is full; all of them end when the longest fills it. By its
+ * Continues every sequence by up to max_new_tokens tokens. A sequence ends at a token that ends
+ * texts (tokenizer_is_end), at a stop string, or when the context is full; all of them end when the longest fills it. By its
  * `stream` a sequence draws the same numbers whatever stands beside it.
  */
 void generator_run(Generator *g, const GenerateOptions *options, GenerateResult *result);

@@ -388,16 +388,3 @@ Test(tokenizer_json, survives_changed_bytes) {
     }
     cr_expect(refused > 300 && refused < 1500, "%d of 1500 were refused", refused);
 }
-
-Test(tokenizer_json, config_is_written) {
-    Scratch scratch = scratch_open();
-    Tokenizer *tokenizer = tokenizer_train(sample, strlen(sample), 280, NULL, NULL, &err);
-    const char *path = scratch_path(&scratch, "tokenizer_config.json");
-    check_ok(tokenizer_save_config(tokenizer, path, 4096, &err), &err);
-    cJSON *config = json_load(path, &err);
-    cr_assert(config, "%s", err.text);
-    cr_expect_str_eq(cJSON_GetObjectItem(config, "tokenizer_class")->valuestring,
-                     "PreTrainedTokenizerFast");
-    cr_expect_str_eq(cJSON_GetObjectItem(config, "eos_token")->valuestring, "<|endoftext|>");
-    cr_expect(cJSON_GetObjectItem(config, "model_max_length")->valueint == 4096);
-}

@@ -170,7 +170,7 @@ int character_to_byte(uint32_t character) {
 Tokenizer *tokenizer_new(void) {
     Tokenizer *tokenizer = must_alloc(1, sizeof *tokenizer);
     memset(tokenizer->byte_ids, -1, sizeof tokenizer->byte_ids);
-    tokenizer->eot = -1;
+    tokenizer->bos = -1;
     return tokenizer;
 }
 
@@ -184,6 +184,8 @@ void tokenizer_free(Tokenizer *tokenizer) {
     free(tokenizer->ranks.slots);
     free(tokenizer->words.slots);
     free(tokenizer->added);
+    for (int i = 0; i < tokenizer->kept_count; i++) free(tokenizer->kept[i].bytes);
+    free(tokenizer->kept);
     cJSON_Delete(tokenizer->shell);
     free(tokenizer);
 }
@@ -212,7 +214,32 @@ void tokenizer_add_merge(Tokenizer *tokenizer, int32_t left, int32_t right, int3
 
 int tokenizer_vocab_size(const Tokenizer *tokenizer) { return (int)tokenizer->vocab_size; }
 
-int tokenizer_eot(const Tokenizer *tokenizer) { return tokenizer->eot; }
+int tokenizer_eot(const Tokenizer *tokenizer) {
+    return tokenizer->end_count ? tokenizer->ends[0] : -1;
+}
+
+int tokenizer_bos(const Tokenizer *tokenizer) { return tokenizer->bos; }
+
+bool tokenizer_is_end(const Tokenizer *tokenizer, int32_t id) {
+    for (int i = 0; i < tokenizer->end_count; i++)
+        if (tokenizer->ends[i] == id) return true;
+    return false;
+}
+
+void tokenizer_set_end(Tokenizer *tokenizer, int32_t id) {
+    tokenizer->end_count = 0;
+    tokenizer_add_end(tokenizer, id);
+}
+
+void tokenizer_add_end(Tokenizer *tokenizer, int32_t id) {
+    int *ends = tokenizer->ends, at = 0;
+    while (at < tokenizer->end_count && ends[at] != id) at++;
+    if (at == tokenizer->end_count && at < MAX_ENDS) tokenizer->end_count++;
+    if (at == MAX_ENDS) at--;
+    if (at || tokenizer->end_count == 1) tokenizer->ends_changed = true;
+    for (; at; at--) ends[at] = ends[at - 1];
+    ends[0] = id;
+}
 
 const char *tokenizer_token(const Tokenizer *tokenizer, int32_t id, size_t *bytes) {
     *bytes = 0;

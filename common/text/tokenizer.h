@@ -19,6 +19,7 @@
 
 #include "common/core/error.h"
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -41,15 +42,18 @@ Tokenizer *tokenizer_load(const char *path, Error *err);
 int tokenizer_save(const Tokenizer *tokenizer, const char *path, Error *err);
 void tokenizer_free(Tokenizer *tokenizer); /* NULL is fine */
 
-/*
- * Writes the tokenizer_config.json that transformers' AutoTokenizer wants beside tokenizer.json.
- * model_max_length is the model's context; <|endoftext|>, if there is one, becomes eos_token.
- */
-int tokenizer_save_config(const Tokenizer *tokenizer, const char *path, int model_max_length,
-                          Error *err);
-
 int tokenizer_vocab_size(const Tokenizer *tokenizer); /* 1 + the largest id */
-int tokenizer_eot(const Tokenizer *tokenizer);        /* id of <|endoftext|>, or -1 */
+
+/*
+ * Where a text begins and ends. A tokenizer that was learned here, or whose folder says nothing,
+ * ends it with <|endoftext|>, or with nothing (-1). A folder's files may name several tokens that
+ * end an answer (tokenizer_folder.h); the first of them is what stands between the texts of ours.
+ */
+int tokenizer_bos(const Tokenizer *tokenizer); /* -1: no folder says what begins a text */
+int tokenizer_eot(const Tokenizer *tokenizer);
+bool tokenizer_is_end(const Tokenizer *tokenizer, int32_t id);
+void tokenizer_set_end(Tokenizer *tokenizer, int32_t id); /* this alone */
+void tokenizer_add_end(Tokenizer *tokenizer, int32_t id); /* before those that there are */
 
 /*
  * Ids of text, in an array for the caller to free(); *count is set. Special and other added tokens

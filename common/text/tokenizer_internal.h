@@ -7,6 +7,7 @@
  *     tokenizer_encode.c  words -> ids: merging, the cache, threads
  *     tokenizer_train.c   text -> merges
  *     tokenizer_json.c    tokenizer.json -> Tokenizer and back
+ *     tokenizer_folder.c  what lies beside tokenizer.json
  */
 #ifndef COMMON_TOKENIZER_INTERNAL_H
 #define COMMON_TOKENIZER_INTERNAL_H
@@ -105,7 +106,7 @@ typedef struct SplitStep {
     bool invert; /* matches are gaps, and gaps matches */
 } SplitStep;
 
-enum { MAX_PATTERNS = 16 };
+enum { MAX_PATTERNS = 16, MAX_ENDS = 32 };
 
 /* How text becomes words: each step in turn cuts what the one before left. */
 typedef struct Splitter {
@@ -113,6 +114,12 @@ typedef struct Splitter {
     int count;
     bool cuts_at_spaces; /* a space behind an ASCII letter always begins a word */
 } Splitter;
+
+typedef struct KeptFile {
+    const char *name; /* one of tokenizer_folder_files */
+    char *bytes;      /* owned */
+    size_t size;
+} KeptFile;
 
 struct Tokenizer {
     Token *tokens; /* by id */
@@ -130,7 +137,13 @@ struct Tokenizer {
     AddedToken *added; /* those not normalized, then the others; each kind sorted by text */
     size_t added_first, added_count, added_capacity; /* added_first: how many are not normalized */
     bool added_begins[2][256]; /* [normalized]: bytes that such a token begins with */
-    int eot;
+    int bos;            /* what a text begins with, as its folder says; -1: it says nothing */
+    int ends[MAX_ENDS]; /* what ends a text; the first is what our own texts end with */
+    int end_count;
+    bool ends_changed; /* since they were read */
+
+    struct KeptFile *kept; /* what lay beside it (tokenizer_folder.c) */
+    int kept_count;
 
     cJSON *shell; /* the tokenizer.json without vocab and merges: what saving starts from */
 };
@@ -203,7 +216,7 @@ void split_words(const Splitter *splitter, Matcher *matcher, const char *text, s
 
 /* ---- tokenizer_json.c ---- */
 
-/* The shell of a tokenizer that was trained here: GPT-2's pattern, and END_OF_TEXT with id eot. */
+/* The shell of a tokenizer that was trained here: GPT-2's pattern, and END_OF_TEXT. */
 void shell_for_training(Tokenizer *tokenizer);
 
 #endif

@@ -259,7 +259,7 @@ static int read_added_token(Loader *loader, const cJSON *item) {
                             known ? TOKEN_TEXT : TOKEN_ADDED);
     }
     added_token(tokenizer, text, (int32_t)id, cJSON_IsTrue(member(item, "normalized")));
-    if (strcmp(text, END_OF_TEXT) == 0) tokenizer->eot = (int)id;
+    if (strcmp(text, END_OF_TEXT) == 0) tokenizer_set_end(tokenizer, (int32_t)id);
     return 0;
 }
 
@@ -424,7 +424,7 @@ void shell_for_training(Tokenizer *tokenizer) {
     tokenizer->shell = cJSON_Parse(frame);
     if (!tokenizer->shell) fatal("not enough memory for the tokenizer");
     cJSON *token = cJSON_CreateObject();
-    cJSON_AddNumberToObject(token, "id", tokenizer->eot);
+    cJSON_AddNumberToObject(token, "id", tokenizer_eot(tokenizer));
     cJSON_AddStringToObject(token, "content", END_OF_TEXT);
     cJSON_AddBoolToObject(token, "single_word", 0);
     cJSON_AddBoolToObject(token, "lstrip", 0);
@@ -476,17 +476,5 @@ int tokenizer_save(const Tokenizer *tokenizer, const char *path, Error *err) {
     add_tables(tokenizer, cJSON_GetObjectItemCaseSensitive(root, "model"));
     int result = json_save(path, root, err);
     cJSON_Delete(root);
-    return result;
-}
-
-int tokenizer_save_config(const Tokenizer *tokenizer, const char *path, int model_max_length,
-                          Error *err) {
-    cJSON *config = cJSON_CreateObject();
-    cJSON_AddStringToObject(config, "tokenizer_class", "PreTrainedTokenizerFast");
-    cJSON_AddNumberToObject(config, "model_max_length", model_max_length);
-    cJSON_AddBoolToObject(config, "clean_up_tokenization_spaces", 0); /* decode what was encoded */
-    if (tokenizer->eot >= 0) cJSON_AddStringToObject(config, "eos_token", END_OF_TEXT);
-    int result = json_save(path, config, err);
-    cJSON_Delete(config);
     return result;
 }

@@ -247,9 +247,10 @@ Tokenizer *tokenizer_train(const char *text, size_t bytes, int vocab_size,
     learn_merges(&trainer, vocab_size - 257, progress, user);
     trainer_free(&trainer);
 
-    tokenizer->eot = (int)tokenizer->vocab_size;
-    tokenizer->added[0].id = tokenizer->eot;
-    tokenizer_set_token(tokenizer, tokenizer->eot, END_OF_TEXT, strlen(END_OF_TEXT), TOKEN_ADDED);
+    int32_t end = (int32_t)tokenizer->vocab_size;
+    tokenizer->added[0].id = end;
+    tokenizer_set_token(tokenizer, end, END_OF_TEXT, strlen(END_OF_TEXT), TOKEN_ADDED);
+    tokenizer_set_end(tokenizer, end);
     shell_for_training(tokenizer);
     return tokenizer;
 }
