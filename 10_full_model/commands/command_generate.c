@@ -7,7 +7,9 @@
 #include "10_full_model/commands/logprobs.h"
 #include "10_full_model/generate/generate.h"
 
+#include "common/core/utf8.h"
 #include "common/text/text_file.h"
+#include "common/text/tokenizer_folder.h"
 
 #include <errno.h>
 #include <stdio.h>
@@ -92,9 +94,9 @@ static char *read_stdin(Error *err) {
  * is not). */
 static void print_text(void *user, const char *text, size_t bytes) {
     const char **prompt = user;
-    if (*prompt) fputs(*prompt, stdout);
+    if (*prompt) terminal_print(stdout, *prompt);
     *prompt = NULL;
-    fwrite(text, 1, bytes, stdout);
+    terminal_write(stdout, text, bytes);
     fflush(stdout);
 }
 
@@ -126,10 +128,14 @@ static int continue_some(Model *model, const Tokenizer *tokenizer, const Options
             if (o->logprobs) {
                 logprobs_print(stdout, model, &g, b, first + b + 1);
             } else if (as_it_comes) {
-                printf("%s\n", unprinted ? unprinted : ""); /* if there is not one new token */
+                if (unprinted) terminal_print(stdout, unprinted); /* there is not one new token */
+                printf("\n");
             } else {
                 char *answer = generator_answer(&g, b, &options);
-                printf("[%d] %s%s\n\n", first + b + 1, prompts[first + b], answer);
+                printf("[%d] ", first + b + 1);
+                terminal_print(stdout, prompts[first + b]);
+                terminal_print(stdout, answer);
+                printf("\n\n");
                 free(answer);
             }
         }
@@ -205,6 +211,7 @@ static int run(int argc, char **argv, Error *err) {
                 "Tokens to add (default: 200, but no more than the texts of its training had)"),
         OPT_LIST("stop", 0, "TEXT", &o->stops, 16,
                  "Ends the answer where it would say TEXT; may be given several times"),
+        OPT_HEAD("How tokens are drawn, unless the model's generation_config.json says otherwise:"),
         OPT_FLOAT("temperature", 0, "X", &s->temperature, 0, 100,
                   "0: always the likeliest token; 1: the model's probabilities"),
         OPT_INT("top-k", 0, "K", &s->top_k, 0, 1 << 24,
@@ -216,6 +223,7 @@ static int run(int argc, char **argv, Error *err) {
         OPT_FLOAT("repetition-penalty", 0, "X", &s->repetition_penalty, 0.01, 100,
                   "Above 1: tokens that are in the text already are less likely"),
         OPT_SEED("seed", &s->seed, "Of the draw (default: another one each time, which is said)"),
+        OPT_HEAD("What else there is:"),
         OPT_FLAG("logprobs", 0, &o->logprobs,
                  "Print the answer's tokens, each with its log-probability, as lines of JSON"),
         OPT_COMMON_OF(&o->common, COMMON_THREADS | COMMON_DEVICE | COMMON_DTYPE),
@@ -227,8 +235,6 @@ static int run(int argc, char **argv, Error *err) {
         options_error(argv, "--logprobs is for --prompt and --prompts");
     for (int i = 0; i < o->stops.count; i++)
         if (!*o->stops.items[i]) options_error(argv, "--stop: the text is empty");
-    if (s->seed == drawn && s->temperature > 0)
-        fprintf(stderr, "seed %llu\n", (unsigned long long)drawn);
     o->generate.stops = o->stops.items;
     o->generate.stop_count = o->stops.count;
     Context ctx;
@@ -237,6 +243,12 @@ static int run(int argc, char **argv, Error *err) {
     Tokenizer *tokenizer;
     int status = checkpoint_load(&model, &tokenizer, &ctx, o->model, err);
     if (!status) {
+        /* What the folder says gives way to what was typed, which is read once more for that. */
+        tokenizer_sampling(tokenizer, s);
+        o->stops.count = 0;
+        options_parse(argc, argv, command_generate.about, flags);
+        if (s->seed == drawn && s->temperature > 0)
+            fprintf(stderr, "seed %llu\n", (unsigned long long)drawn);
         if (o->interactive)
             status = interactive_run(&model, tokenizer, o->generate, stdin, stdout, err);
         else if (o->prompts)

@@ -6,6 +6,7 @@
  */
 #include "10_full_model/commands/interactive.h"
 
+#include "common/core/utf8.h"
 #include "common/program/options.h"
 
 #include <errno.h>
@@ -43,7 +44,7 @@ static void run(Talk *talk, GenerateResult *result) {
 
 static void print_piece(void *user, const char *text, size_t bytes) {
     Talk *talk = user;
-    fwrite(text, 1, bytes, talk->out);
+    terminal_write(talk->out, text, bytes);
     fflush(talk->out);
 }
 
@@ -147,7 +148,7 @@ static void answer(Talk *talk, const char *line) {
             fprintf(talk->out, "%s; /clear begins a new text\n", err.text);
             return;
         }
-        fputs(line, talk->out);
+        terminal_print(talk->out, line);
     }
     GenerateResult result;
     run(talk, &result);
