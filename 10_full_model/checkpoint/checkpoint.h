@@ -36,8 +36,8 @@ int checkpoint_save_weights(Model *model, const char *directory, int64_t step, E
 
 /*
  * What does not change while training: config.json and, if there is a tokenizer, its files
- * (common/text/tokenizer_folder.h), generation_config.json among them. Creates the folder. config.json says `dtype` of the weights, which
- * is what transformers loads them as.
+ * (common/text/tokenizer_folder.h), generation_config.json among them. Creates the folder.
+ * config.json says `dtype` of the weights, which is what transformers loads them as.
  */
 int checkpoint_write_setup(const ModelConfig *cfg, const Tokenizer *tokenizer,
                            const char *directory, DType dtype, Error *err);

@@ -2,10 +2,10 @@
  * Files as a stream of documents.
  *
  * JSON lines (*.jsonl, *.ndjson, *.json, in any case): each line is an object, and its field `text`
- * is a document. Everything else is raw text: a file is a document, or each of its paragraphs (between
- * blank lines), or each line. In raw text, the end-of-text marker ends a document wherever it
- * stands, and documents longer than `cut` bytes are cut: at the last blank line before that many,
- * else at the last line end, space or character; each piece is a document then.
+ * is a document. Everything else is raw text: a file is a document, or each of its paragraphs
+ * (between blank lines), or each line. In raw text, the end-of-text marker ends a document wherever
+ * it stands, and documents longer than `cut` bytes are cut: at the last blank line before that
+ * many, else at the last line end, space or character; each piece is a document then.
  *
  * Files are mapped, not read: they may be larger than the memory. A Piece points into the
  * mapping; what it holds as text is found by document_text(), which any thread may call. What is

@@ -59,8 +59,8 @@ typedef DecoderGenerateResult GenerateResult;
 
 /*
  * Continues every sequence by up to max_new_tokens tokens. A sequence ends at a token that ends
- * texts (tokenizer_is_end), at a stop string, or when the context is full; all of them end when the longest fills it. By its
- * `stream` a sequence draws the same numbers whatever stands beside it.
+ * texts (tokenizer_is_end), at a stop string, or when the context is full; all of them end when the
+ * longest fills it. By its `stream` a sequence draws the same numbers whatever stands beside it.
  */
 void generator_run(Generator *g, const GenerateOptions *options, GenerateResult *result);
 

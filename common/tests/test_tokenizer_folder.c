@@ -94,7 +94,7 @@ static bool same_file(Scratch *a, Scratch *b, const char *name) {
     return x.size == y.size && !memcmp(x.data, y.data, x.size);
 }
 
-/* Every file goes along, byte by byte, and with an end of its own only what names the end differs. */
+/* Every file goes along, byte by byte; with another end only what names the end differs. */
 Test(tokenizer_folder, what_lies_beside_goes_along) {
     static const char *const files[][2] = {
         {"generation_config.json",
@@ -157,7 +157,8 @@ Test(tokenizer_folder, sampling) {
         Sampling wanted;
     } cases[] = {
         {NULL, {.temperature = 0.8f, .top_p = 0.95f, .repetition_penalty = 1}},
-        {"{\"do_sample\":true,\"temperature\":0.6,\"top_p\":0.5,\"top_k\":7,\"min_p\":0.1,\"repetition_penalty\":1.5}",
+        {"{\"do_sample\":true,\"temperature\":0.6,\"top_p\":0.5,\"top_k\":7,\"min_p\":0.1,"
+         "\"repetition_penalty\":1.5}",
          {.temperature = 0.6f,
           .top_p = 0.5f,
           .top_k = 7,

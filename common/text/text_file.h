@@ -1,7 +1,8 @@
 /*
- * A file that is to be read as text: UTF-8, with or without a byte order mark. What is another thing
- * under a text's name (compressed, or UTF-16) is refused with its own name, for as UTF-8 it would
- * become rubbish without a word. Single bytes that are no UTF-8 are no reason to refuse a file.
+ * A file that is to be read as text: UTF-8, with or without a byte order mark. What is another
+ * thing under a text's name (compressed, or UTF-16) is refused with its own name, for as UTF-8 it
+ * would become rubbish without a word. Single bytes that are no UTF-8 are no reason to refuse a
+ * file.
  */
 #ifndef COMMON_TEXT_FILE_H
 #define COMMON_TEXT_FILE_H
