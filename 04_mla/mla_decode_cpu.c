@@ -22,6 +22,7 @@
 #include "04_mla/mla_decode.h"
 
 #include "02_causal/causal_tile.h"
+#include "common/core/cpu_matmul.h"
 #include "common/core/fastmath.h"
 
 #include <math.h>
@@ -76,22 +77,43 @@ enum { FEW_TASKS = 4 };      /* ... but with fewer tasks than this, threads woul
 enum { MOST_TASKS = 1024 };  /* above this, pieces grow: their states would be a burden */
 enum { PARALLEL = 1 << 18 }; /* multiply-adds below which waking threads does not pay */
 
-/* How the work is cut: a function of the sizes alone. */
+/*
+ * How the work is cut. Where a piece begins follows from batch, heads and the room in the block
+ * table, and not from the lengths, nor from q_len while that is small: so a query's numbers are the
+ * same, bit for bit, alone and among a few guesses behind it, whose keys it does not see.
+ */
 typedef struct Cut {
     int lanes, groups; /* of the rows of one sequence */
-    int piece, pieces; /* tokens in a piece; pieces of a sequence of max_length */
+    bool rising;       /* the first pieces have 1 page, FEW_TASKS of them, then as many have 2 */
+    int pages;         /* of all other pieces */
+    int pieces;        /* of a sequence of max_length */
     int64_t state;     /* floats of one task: m[lanes], l[lanes], o[kv_lora_rank][lanes] */
 } Cut;
 
+/* The first token of a piece. */
+static int piece_begin(const Cut *cut, int piece) {
+    int page = piece * cut->pages;
+    if (cut->rising)
+        page = piece < FEW_TASKS       ? piece
+               : piece < 2 * FEW_TASKS ? FEW_TASKS + 2 * (piece - FEW_TASKS)
+                                       : 3 * FEW_TASKS + (piece - 2 * FEW_TASKS) * cut->pages;
+    return page * PAGE_TOKENS;
+}
+
+static int pieces_of(const Cut *cut, int length) {
+    int pieces = 0;
+    while (piece_begin(cut, pieces) < length) pieces++;
+    return pieces;
+}
+
 static Cut cut_of(const MlaDecodeShape *s) {
-    int rows = s->q_len * s->heads, pages = 1;
-    Cut cut = {.lanes = rows < VECTOR_ROWS ? 1 : VECTOR};
-    cut.groups = (rows + cut.lanes - 1) / cut.lanes;
-    while ((int64_t)s->batch * cut.groups * (s->max_length / (pages * PAGE_TOKENS)) >
-           (pages < PIECE_PAGES ? FEW_TASKS : MOST_TASKS))
-        pages *= 2;
-    cut.piece = pages * PAGE_TOKENS;
-    cut.pieces = (s->max_length + cut.piece - 1) / cut.piece;
+    bool single = s->heads < VECTOR_ROWS && s->q_len <= CPU_FEW_ROWS;
+    Cut cut = {.lanes = single ? 1 : VECTOR, .pages = PIECE_PAGES};
+    cut.groups = (s->q_len * s->heads + cut.lanes - 1) / cut.lanes;
+    int64_t side_by_side = s->batch * (int64_t)((s->heads + cut.lanes - 1) / cut.lanes);
+    while (side_by_side * (s->max_pages / cut.pages) > MOST_TASKS) cut.pages *= 2;
+    cut.rising = side_by_side < FEW_TASKS;
+    cut.pieces = pieces_of(&cut, s->max_length);
     cut.state = (int64_t)cut.lanes * (2 + s->kv_lora_rank);
     return cut;
 }
@@ -250,11 +272,13 @@ void mla_decode_cpu(float *o, float *scratch, const float *q, const float *laten
         (int64_t)s.batch * rows * s.max_length * (2 * s.kv_lora_rank + s.rope_dim) > PARALLEL;
 
 #pragma omp parallel for schedule(dynamic) if (parallel)
-    for (int64_t task = 0; task < tasks; task++) {
+    for (int64_t turn = 0; turn < tasks; turn++) {
+        int64_t task = tasks - 1 - turn; /* the longer pieces come first: the rest fills up */
         int group = (int)(task % cut.groups), first = group * cut.lanes;
         int piece = (int)(task / cut.groups % cut.pieces);
-        int b = (int)(task / cut.groups / cut.pieces), begin = piece * cut.piece;
-        int end = begin + cut.piece < lengths[b] ? begin + cut.piece : lengths[b];
+        int b = (int)(task / cut.groups / cut.pieces), begin = piece_begin(&cut, piece);
+        int end = piece_begin(&cut, piece + 1);
+        if (end > lengths[b]) end = lengths[b];
         float *state = scratch + task * cut.state;
         if (begin >= end) continue; /* the sequence ends before this piece */
         if (cut.lanes == 1)
@@ -266,7 +290,7 @@ void mla_decode_cpu(float *o, float *scratch, const float *q, const float *laten
 #pragma omp parallel for schedule(static) if (parallel)
     for (int64_t task = 0; task < (int64_t)s.batch * cut.groups; task++) {
         int b = (int)(task / cut.groups), group = (int)(task % cut.groups);
-        int first = group * cut.lanes, pieces = (lengths[b] + cut.piece - 1) / cut.piece;
+        int first = group * cut.lanes, pieces = pieces_of(&cut, lengths[b]);
         join_pieces(o + ((int64_t)b * rows + first) * s.kv_lora_rank,
                     scratch + ((int64_t)b * cut.pieces * cut.groups + group) * cut.state, pieces,
                     cut.groups * cut.state, cut.lanes,

@@ -91,6 +91,7 @@ Tensor *mla_few_rows_forward(Context *ctx, Tensor *x, const Tensor *norm, float 
     first.advance_by = pages_take_ahead(pages); /* in the first layer; then there is nothing left */
     MlaFewRows m = kernel_arguments(w, cfg, position, cache, (int)T);
     MlaDecodeShape shape = mla_decode_shape(cfg, pages, T, mla_scale(cfg, position));
+    shape.as_single = true;
     Tensor *heads = tensor_new(ctx, "attention", ctx->dtype, SHAPE(B, T, H * v));
     ArenaMark mark = arena_mark(&ctx->data);
     Tensor *c_q = tensor_new(ctx, "c_q", ctx->dtype, SHAPE(B, T, first.part[0].out));

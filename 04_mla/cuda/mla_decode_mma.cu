@@ -360,7 +360,9 @@ __global__ __launch_bounds__(THREADS, blocks_each<KV>()) void mla_decode_mma_ker
 /* ---- host ---- */
 
 /* Blocks of 16 or of 32 rows, one on each processor. */
-static int row_tiles(const MlaDecodeShape &s) { return mla_rows(s) <= 16 ? 1 : 2; }
+static int row_tiles(const MlaDecodeShape &s) {
+    return (s.as_single ? s.heads : mla_rows(s)) <= 16 ? 1 : 2;
+}
 
 /* As many as there can be work for. */
 static int blocks_for(const Gpu *gpu, const MlaDecodeShape &s) {

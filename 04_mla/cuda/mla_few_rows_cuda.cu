@@ -133,7 +133,7 @@ static __device__ __forceinline__ void make_queries(T *q, T *c_q, Sum &sum, cons
 #pragma unroll 1
     for (int first = threadIdx.x / 32 * FEW_ROWS_TILE; first < qk;) {
         sum.run(x);
-        few_rows_each(sum.sum, [&](int j, int n, float value) {
+        few_rows_each(sum.sum[0], [&](int j, int n, float value) {
             q[n * q_stride + first + j] = from_float<T>(value);
         });
         first += QUERY_WARPS * FEW_ROWS_TILE;
@@ -271,7 +271,7 @@ static __device__ __forceinline__ float join_column(const MlaJoin &piece, int c)
             l += weight * pl[i], o += weight * po[i];
         }
     }
-    return o / l;
+    return o * (1.0f / l); /* as the attention's kernels do where there is nothing to join */
 }
 
 /* grid (H, groups): o of a head, for `each` rows, at most HEAD_ROWS. */
@@ -312,7 +312,7 @@ __global__ void __launch_bounds__(32 * HEAD_WARPS)
 #pragma unroll 1
     for (int first = warp * FEW_ROWS_TILE; first < s.v;) {
         sum.run(x);
-        few_rows_each(sum.sum, [&](int j, int n, float value) {
+        few_rows_each(sum.sum[0], [&](int j, int n, float value) {
             if (n < rows)
                 ((T *)m.o)[((int64_t)(first_row + n) * s.heads + h) * s.v + first + j] =
                     from_float<T>(value);

@@ -11,7 +11,7 @@
 #include "05_moe/decoder/ffn_few_rows.h"
 #include "common/cuda/few_rows.cuh"
 
-enum { NORM_WARPS = 8, UP_AHEAD = 2, DOWN_WARPS = 16, DOWN_AHEAD = 3 };
+enum { NORM_WARPS = 8, UP_CHAINS = 8, UP_AHEAD = 2, DOWN_WARPS = 16, DOWN_AHEAD = 3 };
 enum { MOST = FFN_FEW_ROWS_EXPERTS };
 
 /* Few tokens: blocks for the chosen experts of each; else for all experts. */
@@ -114,14 +114,16 @@ static __device__ __forceinline__ void prefetch_down(const FfnFewRows &f, int ex
         asm volatile("prefetch.global.L2 [%0];" ::"l"(w + i));
 }
 
-/* Blocks: 16 columns of each job's expert; behind them 16 columns each of the shared one. */
+/* Blocks: 16 columns of each job's expert; behind them 16 columns each of the shared one. A sum is
+ * UP_CHAINS partial ones however many warps there are: a row's bits do not depend on the others. */
 template <typename T, int NT, int WARPS>
 __global__ void __launch_bounds__(32 * WARPS) up_kernel(const __grid_constant__ FfnFewRows f) {
-    __shared__ FewRowsParts<NT, WARPS> parts[2]; /* gate and up */
+    const int EACH = UP_CHAINS / WARPS;
+    __shared__ FewRowsParts<NT, UP_CHAINS> parts[2]; /* gate and up */
     const UpJob at(f, blockIdx.x);
     const int warp = threadIdx.x / 32, K = f.route.top_k;
     const bool choice = !at.shared && by_choice(f);
-    FewRowsSum<T, NT, UP_AHEAD> gate, up;
+    FewRowsSum<T, NT, UP_AHEAD, EACH> gate, up;
     auto begin = [&](int expert) {
         int64_t row = at.shared ? at.first : (int64_t)expert * f.inner + at.first;
         const T *g = (const T *)(at.shared ? f.shared_gate : f.gate_proj) + row * f.hidden;
@@ -146,8 +148,11 @@ __global__ void __launch_bounds__(32 * WARPS) up_kernel(const __grid_constant__ 
     FewRowsMatrix<T> x = {(const T *)f.normed, f.hidden, f.rows};
     gate.run(x);
     up.run(x);
-    parts[0].put(gate.sum);
-    parts[1].put(up.sum);
+#pragma unroll
+    for (int c = 0; c < EACH; c++) {
+        parts[0].put(gate.sum[c], warp + c * WARPS);
+        parts[1].put(up.sum[c], warp + c * WARPS);
+    }
     __syncthreads();
     int width = at.shared ? f.shared_inner : f.inner;
     T *h = (T *)(at.shared ? f.h_shared : f.h) + at.first;
@@ -177,7 +182,9 @@ template <int NT> struct DownShared {
     int count;
 };
 
-/* With a block of experts for each choice the list is that of the choices. */
+/* With a block of experts for each choice the list is that of the choices, a row's in the order of
+ * their experts: in that of list_experts, so that a row's bits do not depend on how many there
+ * are. */
 template <int NT>
 static __device__ __forceinline__ void list_choices(DownShared<NT> &shared, const FfnFewRows &f,
                                                     int first) {
@@ -192,7 +199,10 @@ static __device__ __forceinline__ void list_choices(DownShared<NT> &shared, cons
             shared.slot[a][lane] = mine ? (short)a : (short)-1;
             shared.weight[a][lane] = mine ? weight : 0;
         }
-        if (threadIdx.x % 8 == 0) shared.expert[a] = (short)expert, shared.list[a] = (short)a;
+        if (threadIdx.x % 8) continue;
+        int before = 0; /* the row's experts with lower numbers */
+        for (int k = 0; k < K; k++) before += f.indices[a / K * K + k] < expert;
+        shared.expert[a] = (short)expert, shared.list[a / K * K + before] = (short)a;
     }
     if (threadIdx.x == 0) shared.count = all;
 }
@@ -334,7 +344,7 @@ __global__ void __launch_bounds__(32 * DOWN_WARPS)
             later.next(own, each);
         }
     }
-    shared.parts.put(total);
+    shared.parts.put(total, threadIdx.x / 32);
     __syncthreads();
     write_y<T>(f, shared, first, first_row, rows);
 }

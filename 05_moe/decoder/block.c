@@ -98,7 +98,7 @@ Tensor *block_attention(Context *ctx, Tensor *h, const Block *w, const BlockConf
     CHECK(!cache || cache->kind == cfg->attention, "block: a cache of another attention");
     if (cfg->attention == ATTENTION_MLA)
         return mla_forward(ctx, h, &w->mla, &cfg->mla, run->position, run->selection,
-                           cache ? &cache->latent : NULL, MLA_AUTO, to);
+                           cache ? &cache->latent : NULL, cache ? run->mode : MLA_AUTO, to);
     CHECK(!run->position, "block: multi-head attention takes no position");
     return multihead_forward(ctx, h, &w->multihead, &cfg->multihead, cache ? &cache->kv : NULL, to);
 }

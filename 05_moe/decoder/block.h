@@ -92,6 +92,7 @@ typedef struct BlockRun {
     /* NULL: the T tokens are the whole sequence, and this can be differentiated; else they are
      * those that the step began with (decoder_cache_begin; recording must be off) */
     BlockCache *cache;
+    MlaMode mode; /* of latent attention behind a cache; zero is MLA_AUTO */
     /* gets what the experts' router decided, and its losses; a dense layer leaves it all zero */
     MoeRecord *record;
     const BlockTraining *training; /* NULL: no dropout, no losses */

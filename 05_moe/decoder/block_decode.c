@@ -1,6 +1,9 @@
 /*
  * The one place that chooses between the block's fused kernels and the plain block, for each half
  * by itself. A fused half contains its norm and its sum; a plain one gets them here.
+ *
+ * Latent attention is always the absorbed one here, however short the text is: which of the two is
+ * cheaper changes with the number of rows, and a row's numbers must not.
  */
 #include "05_moe/decoder/block_decode.h"
 
@@ -21,6 +24,9 @@ BlockFused block_fused(Context *ctx, const Tensor *x, const Block *w, const Bloc
 /* [block_decode] */
 Tensor *block_decode(Context *ctx, Tensor *x, const Block *w, const BlockConfig *cfg,
                      const BlockRun *run) {
+    BlockRun absorbed = *run;
+    absorbed.mode = run->cache ? MLA_ABSORBED : MLA_AUTO;
+    run = &absorbed;
     BlockFused fused = block_fused(ctx, x, w, cfg, run);
     float eps = cfg->rms_norm_eps;
     if (!fused.attention && !fused.feed_forward) return block_forward(ctx, x, w, cfg, run);

@@ -176,3 +176,85 @@ DEVICE_TEST(decoder_generate, ids_and_their_logprobs) {
             cr_assert(g.sequences[b].logprobs[g.sequences[b].count - i] == 0);
     cr_assert(result.full, "the longest ends at the capacity");
 }
+
+/* ---- several rows at once ---- */
+
+enum { FEW_VOCAB = 96, FEW_LAYERS = 3, FEW_T = 144, FEW_BATCH = 4 };
+
+typedef struct FewModel {
+    Params params;
+    Decoder model;
+} FewModel;
+
+static void few_model_init(FewModel *m, Context *ctx, MlaConfig mla) {
+    DecoderConfig cfg = {.vocab_size = FEW_VOCAB, .num_hidden_layers = FEW_LAYERS};
+    Error err = {0};
+    cfg.block = (BlockConfig){.hidden_size = 64,
+                              .intermediate_size = 160,
+                              .rms_norm_eps = 1e-6f,
+                              .attention = ATTENTION_MLA,
+                              .mla = mla,
+                              .first_k_dense_replace = 1,
+                              .moe = moe_config(64, 64, 8, 2)};
+    cfg.block.moe.n_shared_experts = 1;
+    params_init(&m->params, ctx);
+    check_ok(decoder_check(&cfg, &err), &err);
+    decoder_register(&m->model, &m->params, &cfg);
+    check_ok(params_allocate(&m->params, false, &err), &err);
+    decoder_randomize(&m->params, &m->model, (DecoderStart){0.5f, 0.18f, 0.18f, 0.18f});
+}
+
+/* The logits [B, FEW_T, FEW_VOCAB] of B texts that go through the decoder `each` tokens at a
+ * time. */
+static void in_steps(Context *ctx, const Decoder *d, int B, int each, float *logits) {
+    DecoderCache cache;
+    Error err = {0};
+    check_ok(decoder_cache_init(&cache, ctx, &d->cfg.block, FEW_LAYERS, B, FEW_T, &err), &err);
+    for (int at = 0; at < FEW_T; at += each) {
+        int32_t ids[FEW_BATCH * FEW_T];
+        for (int b = 0; b < B; b++)
+            for (int t = 0; t < each; t++) ids[b * each + t] = (7 * (at + t) + 31 * b) % FEW_VOCAB;
+        Tensor *x = decoder_decode(ctx, d, tensor_copy_in(ctx, "ids", I32, ids, SHAPE(B, each)),
+                                   &(DecoderRun){.cache = &cache});
+        float *step = test_floats(B * each * FEW_VOCAB);
+        tensor_download(ctx, step, decoder_logits(ctx, d, x));
+        for (int b = 0; b < B; b++)
+            memcpy(logits + (b * FEW_T + at) * FEW_VOCAB, step + b * each * FEW_VOCAB,
+                   (size_t)(each * FEW_VOCAB) * sizeof *step);
+        free(step);
+        context_reset(ctx);
+    }
+    decoder_cache_free(&cache);
+}
+
+/* Chapter 06 rests on this: guesses that are looked at together get the logits, to the last bit,
+ * that plain decoding would get for them. Texts that begin, and fill one page and the next. */
+DEVICE_TEST(decoder_decode, a_row_of_a_few_has_the_bits_of_one_alone) {
+    static const MlaConfig attentions[] = {{64, 2, 0, 32, 16, 16, 16, false},
+                                           {64, 4, 32, 64, 32, 16, 32, false},
+                                           {64, 8, 32, 64, 16, 16, 16, false}};
+    static const int batches[] = {1, 2, FEW_BATCH}, steps[] = {2, 3, 4, 8, 16};
+    for (int a = 0; a < 3; a++) {
+        Context ctx = test_context(device, dtype);
+        FewModel m;
+        few_model_init(&m, &ctx, attentions[a]);
+        for (int i = 0; i < 3; i++) {
+            int B = batches[i];
+            size_t count = (size_t)(B * FEW_T * FEW_VOCAB);
+            float *one = test_floats((int64_t)count), *few = test_floats((int64_t)count);
+            in_steps(&ctx, &m.model, B, 1, one);
+            for (int s = 0; s < 5 && B * steps[s] <= 16; s++) {
+                in_steps(&ctx, &m.model, B, steps[s], few);
+                for (size_t at = 0; at < count; at++)
+                    cr_assert(few[at] == one[at],
+                              "attention %d, %d texts, %d at a time: token %d has logit %.9g, "
+                              "alone %.9g",
+                              a, B, steps[s], (int)(at / FEW_VOCAB % FEW_T), few[at], one[at]);
+            }
+            free(one), free(few);
+        }
+        params_free(&m.params);
+        decoder_free(&m.model);
+        context_free(&ctx);
+    }
+}

@@ -11,6 +11,7 @@
 #include "common/core/transpose8.h"
 
 #include <omp.h>
+#include <stdbool.h>
 #include <string.h>
 
 static int64_t min(int64_t a, int64_t b) { return a < b ? a : b; }
@@ -28,47 +29,7 @@ void cpu_matmul_reference(const CpuMatmul *p) {
         }
 }
 
-/* ---- dot products: B is read once, as it lies ----
- * Two columns of B (rows of a weight [out, in]) with four rows of A: eight sums in registers. Past
- * the end a row or column comes again, and its sum is thrown away. */
-
-static void put(const CpuMatmul *p, int64_t i, int64_t j, float sum) {
-    int64_t at = i * p->c_row + j;
-    p->c[at] = p->base ? p->base[at] + sum : sum;
-}
-
-static void dots_one_row(const CpuMatmul *p) {
-    const float *x = p->a.at, *w = p->b.at;
-    for (int64_t j = 0, depth = p->k; j < p->n; j++, w += p->b.column) {
-        float dot = 0;
-#pragma omp simd reduction(+ : dot)
-        for (int64_t k = 0; k < depth; k++) dot += w[k] * x[k];
-        put(p, 0, j, dot);
-    }
-}
-
-static void dots(const CpuMatmul *p) {
-    if (p->m == 1) return dots_one_row(p);
-    for (int64_t j = 0; j < p->n; j += 2) {
-        const float *w0 = p->b.at + j * p->b.column, *w1 = j + 1 < p->n ? w0 + p->b.column : w0;
-        for (int64_t i = 0; i < p->m; i += 4) {
-            const float *x0 = p->a.at + i * p->a.row, *x1 = i + 1 < p->m ? x0 + p->a.row : x0;
-            const float *x2 = i + 2 < p->m ? x1 + p->a.row : x0;
-            const float *x3 = i + 3 < p->m ? x2 + p->a.row : x0;
-            float a0 = 0, a1 = 0, a2 = 0, a3 = 0, b0 = 0, b1 = 0, b2 = 0, b3 = 0;
-#pragma omp simd reduction(+ : a0, a1, a2, a3, b0, b1, b2, b3)
-            for (int64_t k = 0; k < p->k; k++) {
-                a0 += w0[k] * x0[k], a1 += w0[k] * x1[k], a2 += w0[k] * x2[k], a3 += w0[k] * x3[k];
-                b0 += w1[k] * x0[k], b1 += w1[k] * x1[k], b2 += w1[k] * x2[k], b3 += w1[k] * x3[k];
-            }
-            const float sum[4][2] = {{a0, b0}, {a1, b1}, {a2, b2}, {a3, b3}};
-            for (int64_t r = 0; r < 4 && i + r < p->m; r++)
-                for (int64_t s = 0; s < 2 && j + s < p->n; s++) put(p, i + r, j + s, sum[r][s]);
-        }
-    }
-}
-
-/* ---- the tile ---- */
+/* ---- vectors ---- */
 
 /* GCC's vectors: the operators work on all lanes, and the compiler maps them to whatever the
  * processor has. 12 x 2 of them hold C, with two of B and one of A: 27 of 32 registers, or half of
@@ -81,6 +42,95 @@ enum { LANES = 8, ROWS = 6, VECTORS = 2 };
 enum { PANEL = 2 * LANES }; /* columns of a packed B that lie together, row by row */
 enum { UNPACKED_ROWS = 6 };
 typedef float Vector __attribute__((vector_size(LANES * sizeof(float)), aligned(4), may_alias));
+
+/* ---- dot products: B is read once, as it lies ----
+ * Four columns of B (rows of a weight [out, in]) with four rows of A: sixteen sums in registers, of
+ * which each lane has every LANES-th term; the lanes are added at the end, in pairs. Whatever tile
+ * a sum is in, its terms and its order are the same. */
+
+static void put(const CpuMatmul *p, int64_t i, int64_t j, float sum) {
+    int64_t at = i * p->c_row + j;
+    p->c[at] = p->base ? p->base[at] + sum : sum;
+}
+
+typedef float Half __attribute__((vector_size(32)));
+typedef float Quarter __attribute__((vector_size(16), aligned(4), may_alias));
+
+/* Lane i with lane i + half of them, until four are left. */
+static inline Quarter quarter(Vector v) {
+#ifdef __AVX512F__
+    Half h = __builtin_shufflevector(v, v, 0, 1, 2, 3, 4, 5, 6, 7) +
+             __builtin_shufflevector(v, v, 8, 9, 10, 11, 12, 13, 14, 15);
+#else
+    Half h = v;
+#endif
+    return __builtin_shufflevector(h, h, 0, 1, 2, 3) + __builtin_shufflevector(h, h, 4, 5, 6, 7);
+}
+
+enum { DOT_ROWS = 4, DOT_COLUMNS = 4 };
+
+/* The lanes of four sums, added: (0 + 2) + (1 + 3) of each. */
+static inline Quarter add_lanes(const Vector *v) {
+    Quarter q0 = quarter(v[0]), q1 = quarter(v[1]), q2 = quarter(v[2]), q3 = quarter(v[3]);
+    Quarter a = __builtin_shufflevector(q0, q1, 0, 1, 4, 5) +
+                __builtin_shufflevector(q0, q1, 2, 3, 6, 7);
+    Quarter b = __builtin_shufflevector(q2, q3, 0, 1, 4, 5) +
+                __builtin_shufflevector(q2, q3, 2, 3, 6, 7);
+    return __builtin_shufflevector(a, b, 0, 2, 4, 6) + __builtin_shufflevector(a, b, 1, 3, 5, 7);
+}
+
+static inline Vector first_lanes(const float *from, int64_t count) {
+    float lanes[LANES] = {0};
+    memcpy(lanes, from, (size_t)count * sizeof *from);
+    return *(const Vector *)lanes;
+}
+
+/*
+ * Rows i .. i + rows - 1 with `columns` columns from j on. Past B's last column that comes again,
+ * and its sum is thrown away. The columns after the next are asked for, unless another block of
+ * rows has done so: the rows of a weight are too short for the hardware to run ahead.
+ */
+static inline __attribute__((always_inline)) void dot_tile(const CpuMatmul *p, int64_t i, int64_t j,
+                                                           const int rows, const int columns) {
+    const float *x = p->a.at + i * p->a.row, *w[DOT_COLUMNS];
+    Vector sum[DOT_ROWS][DOT_COLUMNS] = {0};
+    int64_t k = 0, depth = p->k, there = p->n - j;
+    for (int c = 0; c < columns; c++) w[c] = p->b.at + min(j + c, p->n - 1) * p->b.column;
+    for (; k + LANES <= depth; k += LANES) {
+        Vector w_k[DOT_COLUMNS];
+        for (int c = 0; c < columns; c++) {
+            w_k[c] = *(const Vector *)(w[c] + k);
+            if (rows > 1 && i == 0) __builtin_prefetch(w[c] + k + 2 * DOT_COLUMNS * p->b.column);
+        }
+        for (int r = 0; r < rows; r++) {
+            Vector x_k = *(const Vector *)(x + r * p->a.row + k);
+            for (int c = 0; c < columns; c++) sum[r][c] += w_k[c] * x_k;
+        }
+    }
+    for (int r = 0; r < rows && k < depth; r++)
+        for (int c = 0; c < columns; c++)
+            sum[r][c] += first_lanes(w[c] + k, depth - k) *
+                         first_lanes(x + r * p->a.row + k, depth - k);
+    for (int r = 0; r < rows; r++) {
+        Quarter total = add_lanes(sum[r]);
+        for (int c = 0; c < columns && c < there; c++) put(p, i + r, j + c, total[c]);
+    }
+}
+
+static void dots(const CpuMatmul *p) {
+    enum { LARGE = 1 << 22 }; /* numbers of B that no cache holds: one stream is read fastest */
+    bool one_stream = p->m == 1 && p->n * p->k > LARGE;
+    for (int64_t j = 0; j < p->n && one_stream; j++) dot_tile(p, 0, j, 1, 1);
+    for (int64_t j = 0; j < p->n && !one_stream; j += DOT_COLUMNS) {
+        int64_t i = 0;
+        for (; i + DOT_ROWS <= p->m; i += DOT_ROWS) dot_tile(p, i, j, DOT_ROWS, DOT_COLUMNS);
+        if (p->m - i == 3) dot_tile(p, i, j, 3, DOT_COLUMNS);
+        if (p->m - i == 2) dot_tile(p, i, j, 2, DOT_COLUMNS);
+        if (p->m - i == 1) dot_tile(p, i, j, 1, DOT_COLUMNS);
+    }
+}
+
+/* ---- the tile ---- */
 
 /* What a tile needs; the pointers are at its corner. */
 typedef struct Tile {
@@ -297,7 +347,7 @@ static CpuMatmulWay choose(const CpuMatmul *p) {
     int64_t m = p->m, n = p->n, k = p->k;
     int few = m <= 24 || (n <= 512 && m <= 128), narrow = n <= 256 && m * k <= 1 << 18;
     if (cpu_matmul_takes(p, MATMUL_UNPACKED) && (few || narrow)) return MATMUL_UNPACKED;
-    if (cpu_matmul_takes(p, MATMUL_DOTS) && (m == 1 || (m <= 8 && k >= 256))) return MATMUL_DOTS;
+    if (cpu_matmul_takes(p, MATMUL_DOTS) && m <= CPU_FEW_ROWS) return MATMUL_DOTS;
     if (cpu_matmul_takes(p, MATMUL_TURNED) && m > 24 && n * k >= 1 << 20) return MATMUL_TURNED;
     return MATMUL_PACKED;
 }

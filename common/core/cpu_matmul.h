@@ -6,7 +6,7 @@
  * [out, in]. It shares the work among the threads, unless it is called inside a parallel region:
  * then it computes its product alone.
  *
- *     dots       T, one row of C, or up to 8 with long sums: B is read once, nothing is copied
+ *     dots       T, up to CPU_FEW_ROWS rows of C: B is read once, nothing is copied
  *     unpacked   N, few rows, or all but square and small: B is read where it lies, by vectors
  *     turned     T, 25 to 64 rows, B large: A is copied into panels instead of B
  *     packed     everything else: B is copied into panels that stay in a cache
@@ -36,12 +36,16 @@
  *
  * Invariant: the way follows from the sizes alone, and in each way an element of C is a sum over k
  * in one order that follows from k alone. So a product may be cut among threads in any way, and the
- * bits stay the same.
+ * bits stay the same. And up to CPU_FEW_ROWS rows the way does not follow from m either: a row of a
+ * few is, bit for bit, what it would be alone. Chapter 06 guesses tokens, looks at several rows where
+ * plain decoding would look at one, and must find the same numbers in them.
  */
 #ifndef COMMON_CPU_MATMUL_H
 #define COMMON_CPU_MATMUL_H
 
 #include <stdint.h>
+
+enum { CPU_FEW_ROWS = 16 };
 
 /* Element (i, j) is at[i * row + j * column]. Either row or column is 1. */
 typedef struct CpuMatrix {

@@ -128,10 +128,14 @@ template <typename T> struct FewRowsMatrix {
 
 /* ---- a warp's sum ---- */
 
-/* sum[t][i] of a lane: row lane / 4 + i / 2 * 8 of the tile, row 8 t + 2 (lane % 4) + i % 2 of
- * x. */
-template <typename T, int NT, int AHEAD> struct FewRowsSum {
-    float sum[NT][4];
+/*
+ * sum[c][t][i] of a lane: row lane / 4 + i / 2 * 8 of the tile, row 8 t + 2 (lane % 4) + i % 2 of
+ * x. With two CHAINS the warp's first, third, ... chunk go into one sum and the others into another:
+ * what two warps would have, so that the bits are those of a block with twice the warps.
+ */
+template <typename T, int NT, int AHEAD, int CHAINS = 1> struct FewRowsSum {
+    static_assert(AHEAD % CHAINS == 0, "which chain a chunk is of must be known to the compiler");
+    float sum[CHAINS][NT][4];
     FewRowsChunk<T> ahead[AHEAD];
     const T *low, *high;
     int chunk, step, chunks;
@@ -163,7 +167,7 @@ template <typename T, int NT, int AHEAD> struct FewRowsSum {
 #pragma unroll
             for (int i = 0; i < AHEAD; i++)
                 if (chunk + i * step < chunks) {
-                    ahead[i].multiply(sum, input[i]);
+                    ahead[i].multiply(sum[i % CHAINS], input[i]);
                     fetch(i, chunk + (i + AHEAD) * step);
                 }
         }
@@ -187,8 +191,8 @@ __device__ __forceinline__ void few_rows_each(const float (&sum)[NT][4], F f) {
 template <int NT, int WARPS> struct FewRowsParts {
     float part[WARPS][FEW_ROWS_TILE][8 * NT + 1];
 
-    __device__ __forceinline__ void put(const float (&sum)[NT][4]) {
-        auto mine = part[threadIdx.x / 32];
+    __device__ __forceinline__ void put(const float (&sum)[NT][4], int warp) {
+        auto mine = part[warp];
         few_rows_each(sum, [&](int j, int n, float value) { mine[j][n] = value; });
     }
     __device__ __forceinline__ float total(int j, int n) const {

@@ -59,7 +59,7 @@ __global__ void __launch_bounds__(32 * WARPS)
 #pragma unroll 1
     for (int64_t next; tile < tiles; tile = next) {
         sum.run(x);
-        parts.put(sum.sum);
+        parts.put(sum.sum[0], threadIdx.x / 32);
         __syncthreads();
         next = tile + gridDim.x;
         if (next < tiles) begin(next);

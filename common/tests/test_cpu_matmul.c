@@ -103,3 +103,28 @@ Test(cpu_matmul, a_piece_has_the_same_bits) {
             }
         }
 }
+
+/* Up to CPU_FEW_ROWS rows of the product that is chosen have the bits that each has alone. */
+Test(cpu_matmul, a_row_of_a_few_has_the_bits_of_one_alone) {
+    static const int64_t shapes[][2] = {{512, 128}, {33, 127}, {1000, 513}, {160, 512}, {48, 20}};
+    float *a = numbers(CPU_FEW_ROWS * 600, 1), *b = numbers(1000 * 600, 2);
+    float *base = numbers(CPU_FEW_ROWS * 1000, 3);
+    float *many = test_floats(CPU_FEW_ROWS * 1000), *one = test_floats(1000);
+    for (int s = 0; s < 5; s++)
+        for (int lie = 0; lie < 4; lie++) /* B as it is or transposed; added to or not */
+            for (int64_t m = 2; m <= CPU_FEW_ROWS; m++) {
+                int64_t n = shapes[s][0], k = shapes[s][1];
+                const float *onto = lie >> 1 ? base : NULL;
+                CpuMatmul p = {many, onto, n, {a, k, 1}, matrix(b, k, n, lie & 1), m, n, k};
+                cpu_matmul(&p);
+                for (int64_t i = 0; i < m; i++) {
+                    CpuMatmul row = p;
+                    row.c = one, row.m = 1, row.a.at += i * k;
+                    if (onto) row.base += i * n;
+                    cpu_matmul(&row);
+                    cr_assert(!memcmp(one, many + i * n, (size_t)n * sizeof *one),
+                              "row %lld of %lld, n %lld, k %lld, lying %d", (long long)i,
+                              (long long)m, (long long)n, (long long)k, lie);
+                }
+            }
+}
