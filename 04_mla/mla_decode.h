@@ -34,7 +34,7 @@ typedef struct MlaDecodeShape {
     int max_pages;    /* entries in one sequence's line of the block table */
     int max_length;   /* no sequence is longer; sizes grids and scratch */
     float scale;      /* usually 1 / sqrt(qk_nope_head_dim + qk_rope_head_dim) */
-    bool as_single;   /* the tiles of q_len 1: a query's sums do not see how many others there are */
+    bool as_single; /* the tiles of q_len 1: a query's sums do not see how many others there are */
 } MlaDecodeShape;
 
 /* Aborts unless the sizes fit together; `where` begins the message. */

@@ -157,6 +157,14 @@ void pages_settle(Context *ctx, Pages *pages) {
 }
 /* [/pages_begin] */
 
+void pages_revisit(Pages *pages, int tokens) {
+    for (int b = 0; b < pages->batch; b++)
+        CHECK(tokens > 0 && tokens <= pages->length[b], "pages_revisit: %d of %d tokens", tokens,
+              pages->length[b]);
+    pages->step = tokens;
+    pages->steps++;
+}
+
 void pages_rewind(Context *ctx, Pages *pages, const Tensor *back) {
     check_shape("pages_rewind", back, I32, SHAPE(pages->batch));
     pages_settle(ctx, pages);

@@ -76,6 +76,10 @@ int pages_reserve(Pages *pages, int tokens, Error *err);
 /* A step of `tokens` new ones in every sequence begins: reserves, and counts them. */
 int pages_begin(Pages *pages, int tokens, Error *err);
 
+/* The last `tokens` of every sequence, which must hold so many, once more: a step that counts none,
+ * for pools whose rows of them shall be written again. */
+void pages_revisit(Pages *pages, int tokens);
+
 /*
  * The device counts later than the host: when a kernel is about to read its lengths (pages_settle),
  * or inside a kernel that runs anyway. Such a kernel adds what pages_take_ahead() returns to every

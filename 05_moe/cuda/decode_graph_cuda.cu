@@ -60,7 +60,9 @@ __global__ void __launch_bounds__(THREADS)
     for (int offset = 16; offset; offset /= 2)
         keep_larger(most, best, __shfl_xor_sync(~0u, most, offset),
                     __shfl_xor_sync(~0u, best, offset));
-    if (lane == 0) ids[blockIdx.x] = tokens[*step * (int64_t)gridDim.x + blockIdx.x] = best;
+    if (lane) return;
+    ids[blockIdx.x] = best;
+    if (tokens) tokens[*step * (int64_t)gridDim.x + blockIdx.x] = best;
 }
 
 static __global__ void count_kernel(int32_t *step) {
@@ -74,5 +76,5 @@ void decode_likeliest_cuda(Gpu *gpu, DType dtype, int32_t *ids, int32_t *tokens,
     DTYPE_SWITCH(dtype, T,
                  few_rows_launch(gpu, likeliest_kernel<T>, dim3((unsigned)batch), THREADS, 0, ids,
                                  tokens, step, (const T *)logits, vocab));
-    few_rows_launch(gpu, count_kernel, dim3(1), 1, 0, step);
+    if (step) few_rows_launch(gpu, count_kernel, dim3(1), 1, 0, step);
 }

@@ -52,9 +52,10 @@ void decode_likeliest_cpu(int32_t *ids, int32_t *tokens, int32_t *step, const fl
         int32_t best = 0;
         for (int64_t j = 0; j < vocab; j++)
             if (row[j] > most) most = row[j], best = (int32_t)j;
-        ids[b] = tokens[*step * batch + b] = best;
+        ids[b] = best;
+        if (tokens) tokens[*step * batch + b] = best;
     }
-    ++*step;
+    if (step) ++*step;
 }
 
 /* ids -> the logits behind them, and the likeliest token as the next ids. */

@@ -57,7 +57,8 @@ void decode_logits(DecodeGraph *d, const int32_t *ids, float *logits);
 
 /*
  * The likeliest token of each row of logits [batch, vocab] (a NaN never is; all NaN: 0) goes to ids
- * [batch] and to row *step of tokens [DECODE_STEPS, batch]; then *step is one more.
+ * [batch] and to row *step of tokens [DECODE_STEPS, batch]; then *step is one more. tokens and step
+ * may both be NULL.
  */
 KERNEL(decode_likeliest, int32_t *ids, int32_t *tokens, int32_t *step, const Real *logits,
        int64_t batch, int64_t vocab);

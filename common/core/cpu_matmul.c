@@ -72,10 +72,10 @@ enum { DOT_ROWS = 4, DOT_COLUMNS = 4 };
 /* The lanes of four sums, added: (0 + 2) + (1 + 3) of each. */
 static inline Quarter add_lanes(const Vector *v) {
     Quarter q0 = quarter(v[0]), q1 = quarter(v[1]), q2 = quarter(v[2]), q3 = quarter(v[3]);
-    Quarter a = __builtin_shufflevector(q0, q1, 0, 1, 4, 5) +
-                __builtin_shufflevector(q0, q1, 2, 3, 6, 7);
-    Quarter b = __builtin_shufflevector(q2, q3, 0, 1, 4, 5) +
-                __builtin_shufflevector(q2, q3, 2, 3, 6, 7);
+    Quarter a =
+        __builtin_shufflevector(q0, q1, 0, 1, 4, 5) + __builtin_shufflevector(q0, q1, 2, 3, 6, 7);
+    Quarter b =
+        __builtin_shufflevector(q2, q3, 0, 1, 4, 5) + __builtin_shufflevector(q2, q3, 2, 3, 6, 7);
     return __builtin_shufflevector(a, b, 0, 2, 4, 6) + __builtin_shufflevector(a, b, 1, 3, 5, 7);
 }
 
@@ -109,8 +109,8 @@ static inline __attribute__((always_inline)) void dot_tile(const CpuMatmul *p, i
     }
     for (int r = 0; r < rows && k < depth; r++)
         for (int c = 0; c < columns; c++)
-            sum[r][c] += first_lanes(w[c] + k, depth - k) *
-                         first_lanes(x + r * p->a.row + k, depth - k);
+            sum[r][c] +=
+                first_lanes(w[c] + k, depth - k) * first_lanes(x + r * p->a.row + k, depth - k);
     for (int r = 0; r < rows; r++) {
         Quarter total = add_lanes(sum[r]);
         for (int c = 0; c < columns && c < there; c++) put(p, i + r, j + c, total[c]);

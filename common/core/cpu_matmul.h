@@ -37,8 +37,8 @@
  * Invariant: the way follows from the sizes alone, and in each way an element of C is a sum over k
  * in one order that follows from k alone. So a product may be cut among threads in any way, and the
  * bits stay the same. And up to CPU_FEW_ROWS rows the way does not follow from m either: a row of a
- * few is, bit for bit, what it would be alone. Chapter 06 guesses tokens, looks at several rows where
- * plain decoding would look at one, and must find the same numbers in them.
+ * few is, bit for bit, what it would be alone. Chapter 06 guesses tokens, looks at several rows
+ * where plain decoding would look at one, and must find the same numbers in them.
  */
 #ifndef COMMON_CPU_MATMUL_H
 #define COMMON_CPU_MATMUL_H

@@ -130,8 +130,8 @@ template <typename T> struct FewRowsMatrix {
 
 /*
  * sum[c][t][i] of a lane: row lane / 4 + i / 2 * 8 of the tile, row 8 t + 2 (lane % 4) + i % 2 of
- * x. With two CHAINS the warp's first, third, ... chunk go into one sum and the others into another:
- * what two warps would have, so that the bits are those of a block with twice the warps.
+ * x. With two CHAINS the warp's first, third, ... chunk go into one sum and the others into
+ * another: what two warps would have, so that the bits are those of a block with twice the warps.
  */
 template <typename T, int NT, int AHEAD, int CHAINS = 1> struct FewRowsSum {
     static_assert(AHEAD % CHAINS == 0, "which chain a chunk is of must be known to the compiler");

@@ -60,16 +60,22 @@ static int keep(const Candidate *candidates, int vocab, const Sampling *s, doubl
     return count;
 }
 
+/* For the caller to free(). */
+static Candidate *candidates_of(const float *logits, int vocab, int32_t best, float temperature) {
+    Candidate *candidates = must_realloc(NULL, (size_t)vocab, sizeof *candidates);
+    for (int32_t i = 0; i < vocab; i++)
+        candidates[i] = (Candidate){expf((logits[i] - logits[best]) / temperature), i};
+    qsort(candidates, (size_t)vocab, sizeof *candidates, likelier_first);
+    return candidates;
+}
+
 /* [sample_token] */
 SampledToken sample_token(const float *logits, int vocab, const Sampling *sampling, float random) {
     int32_t best = likeliest(logits, vocab);
     if (sampling->temperature <= 0) return (SampledToken){best, 0};
 
     /* The softmax at the temperature, largest first. */
-    Candidate *candidates = must_realloc(NULL, (size_t)vocab, sizeof *candidates);
-    for (int32_t i = 0; i < vocab; i++)
-        candidates[i] = (Candidate){expf((logits[i] - logits[best]) / sampling->temperature), i};
-    qsort(candidates, (size_t)vocab, sizeof *candidates, likelier_first);
+    Candidate *candidates = candidates_of(logits, vocab, best, sampling->temperature);
 
     /* Walk along the kept probabilities until `random` of their sum is behind us. */
     double mass, rest;
@@ -83,3 +89,25 @@ SampledToken sample_token(const float *logits, int vocab, const Sampling *sampli
     return (SampledToken){id, relative - (float)log(mass)};
 }
 /* [/sample_token] */
+
+void sample_probabilities(float *p, const float *logits, int vocab, const Sampling *sampling) {
+    int32_t best = likeliest(logits, vocab);
+    for (int i = 0; i < vocab; i++) p[i] = 0;
+    p[best] = 1;
+    if (sampling->temperature <= 0) return;
+    Candidate *candidates = candidates_of(logits, vocab, best, sampling->temperature);
+    double mass;
+    int count = keep(candidates, vocab, sampling, &mass);
+    for (int i = 0; i < count; i++) p[candidates[i].id] = (float)(candidates[i].probability / mass);
+    free(candidates);
+}
+
+int32_t sample_weights(const float *weights, int count, float random) {
+    double sum = 0;
+    int32_t chosen = -1;
+    for (int i = 0; i < count; i++) sum += weights[i];
+    double rest = random * sum;
+    for (int32_t i = 0; i < count && rest >= 0; i++)
+        if (weights[i] > 0) rest -= weights[i], chosen = i; /* rounding: the last one that can be */
+    return chosen;
+}

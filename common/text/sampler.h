@@ -43,4 +43,11 @@ typedef struct SampledToken {
  */
 SampledToken sample_token(const float *logits, int vocab, const Sampling *sampling, float random);
 
+/* What sample_token() draws from: p [vocab], a sum of 1, zeros where the settings left nothing. */
+void sample_probabilities(float *p, const float *logits, int vocab, const Sampling *sampling);
+
+/* The index that `random`, uniform in [0, 1), picks from weights [count]: none is negative, and
+ * their sum, which may be any, is not 0. */
+int32_t sample_weights(const float *weights, int count, float random);
+
 #endif
