@@ -224,12 +224,13 @@ static void report(const Tour *t) {
     char rate[32];
     const TrainResult *r = &t->result;
     double bits = r->validation_loss / log(2) * t->corpus.count / t->corpus.bytes;
-    double share = 3 * metrics_flop_per_token(&t->model, t->train.context_length) *
-                   r->tokens_per_second / t->train.peak;
+    double flops =
+        3 * metrics_flop_per_token(&t->model, t->train.context_length) * r->tokens_per_second;
+    double peak = fmax(t->train.peak, flops); /* it may have been measured on a busy machine */
     printf("   %s tokens/s, %.0f s in all: %.0f %% of this device's fastest matrix product (%.0f "
            "GFLOP/s); activations and gradients of a step take %.0f MiB\n",
-           format_count(rate, sizeof rate, (int64_t)r->tokens_per_second), r->seconds, 100 * share,
-           1e-9 * t->train.peak, r->peak_bytes / 1048576.0);
+           format_count(rate, sizeof rate, (int64_t)r->tokens_per_second), r->seconds,
+           100 * flops / peak, 1e-9 * peak, r->peak_bytes / 1048576.0);
     printf("   validation loss %.3f: of %d tokens the model hesitates between about %.0f. That is "
            "%.2f bits per byte.\n\n",
            r->validation_loss, t->cfg.vocab_size, exp(r->validation_loss), bits);

@@ -29,10 +29,11 @@ Test(train, leaves_a_folder_that_says_all) {
     Scratch w = workplace();
     const char *out = path_in(w.directory, "run");
     scratch_write(&w, "more.txt", "a fog is in the log. ", 21);
-    Output o = deepseek_with(
-        (Start){.charts = true},
-        ARGUMENTS(TRAINING(&w, "run"), "--data", path_in(w.directory, "more.txt"), "--steps", "10",
-                  "--eval-every", "4", "--accumulate", "2", "--dropout", "0.1", "--constant", "3"));
+    Output o =
+        deepseek_with((Start){.charts = true},
+                      ARGUMENTS(TRAINING(&w, "run"), "--data", path_in(w.directory, "more.txt"),
+                                "--steps", "10", "--eval-every", "4", "--accumulate", "2",
+                                "--dropout", "0.1", "--constant", "3", "--peak", "1e-6"));
     expect(&o, 0, "Done after 10 steps");
     expect(&o, 0, "Best validation loss");
     cr_assert(strstr(o.err, "training  done in"), "%s", o.err);
@@ -62,6 +63,9 @@ Test(train, leaves_a_folder_that_says_all) {
         int step;
         float loss, validation;
         validations += sscanf(line, "\n%d,%f,%f", &step, &loss, &validation) == 3;
+        const char *share = line;
+        for (int column = 0; column < 6; column++) share = strchr(share, ',') + 1;
+        cr_assert(atof(share) > 0 && atof(share) <= 1, "of a peak that is too low: %.6s", share);
     }
     cr_assert(validations == 3, "%d validations: after 4, 8 and 10", validations);
 }

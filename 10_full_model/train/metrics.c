@@ -67,10 +67,12 @@ static Cell cell(const char *format, double value) {
 
 void metrics_row(Metrics *metrics, const StepReport *r) {
     if (!metrics->csv.stream) return;
-    double share = 3 * metrics->flop_per_token * r->tokens_per_second / metrics->peak;
+    double rate = 3 * metrics->flop_per_token * r->tokens_per_second;
+    /* A step that is faster than the peak says that the peak was measured on a busy machine. */
+    if (metrics->peak > 0 && rate > metrics->peak) metrics->peak = rate;
     csv_row(&metrics->csv, "%lld,%.5f,%s,%.6g,%.4f,%.0f,%s,%s,%s", (long long)r->step, r->loss,
             cell("%.5f", r->validation_loss).text, r->learning_rate, r->gradient_norm,
-            r->tokens_per_second, cell("%.4f", metrics->peak > 0 ? share : NAN).text,
+            r->tokens_per_second, cell("%.4f", metrics->peak > 0 ? rate / metrics->peak : NAN).text,
             cell("%.3f", r->load.max_vio).text,
             cell("%.0f", isnan(r->load.max_vio) ? NAN : r->load.idle).text);
 }

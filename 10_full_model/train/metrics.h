@@ -43,7 +43,7 @@ typedef struct Metrics {
 
 /*
  * Opens path (NULL: none). after: the run goes on behind this step; 0 begins a new file. peak: the
- * device's operations per second, 0 if unknown.
+ * device's operations per second, 0 if unknown; a step that does more raises it.
  */
 int metrics_open(Metrics *metrics, const char *path, const Model *model, int context_length,
                  int64_t after, double peak, Error *err);
