@@ -50,6 +50,10 @@ LISTED = {
         f"05_moe/bench_grouped {GPU} --seconds 0.2",
         "tools/peers/moe_grouped.py --seconds 0.2",
     ],
+    "07_rope/figures/measured_cuda.csv": [
+        f"07_rope/bench {GPU} --seconds 0.1",
+        "tools/peers/rope.py --device cuda",
+    ],
     "10_full_model/figures/measured_cuda.csv": [
         f"10_full_model/bench {GPU} {STEP}",
         f"tools/peers/train_step.py {GPU} {STEP} --experts grouped_mm --mode compile --what train --steps 10",

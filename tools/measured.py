@@ -22,7 +22,8 @@ A CSV without a column `who` (of tools/seeds.py, say) is asked for its own colum
     {flags=--top-k 1 / run=balanced : max_vio:2}        {rung=naive / dtype=F32 : gflops/1000:1}
 
 is max_vio, with two digits, of the rows whose columns have these values (or a thousandth of gflops,
-with one); if there are several, the lowest and the highest.
+with one); if there are several, the lowest and the highest. {run=balanced - left alone : ...} are the
+differences of pairs, the first rows less the second, in their order.
 """
 
 import csv
@@ -85,11 +86,19 @@ def low_and_high(rows, address, column, digits):
     """A column of the rows that the address tells: the number, or from where to where they go."""
     wanted = dict(part.strip().split("=", 1) for part in address.split(" / "))
     column, _, divisor = column.partition("/")
-    found = [float(r[column]) / float(divisor or 1) for r in rows if all(r[k] == v for k, v in wanted.items())]
+
+    def values(side):
+        """Of the first rows (0) or the second (1), where a value is `first - second`."""
+        keys = {k: v.split(" - ")[side] if " - " in v else v for k, v in wanted.items()}
+        return [float(r[column]) / float(divisor or 1) for r in rows if all(r[k] == v for k, v in keys.items())]
+
+    found = values(0)
+    if any(" - " in v for v in wanted.values()):
+        found = [a - b for a, b in zip(found, values(1), strict=True)]
     if not found:
         raise TableMistake(f"{{{address}}} fits no row")
     low, high = (f"{x:,.{int(digits[1:] if digits else 0)}f}" for x in (min(found), max(found)))
-    return low if low == high else f"{low} – {high}"
+    return low if low == high else f"{low} – {high}" if min(found) >= 0 else f"{low} to {high}".replace("-", "−")
 
 
 def filled(template, rows):

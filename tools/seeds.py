@@ -51,7 +51,7 @@ LISTED = {
     "07_rope/figures/seeds.csv": {
         "command": "07_rope/demo",
         "leaves": "07_rope/figures/out/length.csv",
-        "settings": ["", "--beta-fast 1.01 --tune 0", "--mscale 0", "--tune 600 --lengths 64,128,256,512"],
+        "settings": ["", "--beta-fast 1.01 --tune 0", "--mscale 0"],
     },
 }
 
