@@ -12,7 +12,6 @@
 #include "common/core/ops.h"
 
 #include <math.h>
-#include <stdio.h>
 
 /* [attention] */
 Tensor *attention(Context *ctx, Tensor *q, Tensor *k, Tensor *v, Tensor **weights) {

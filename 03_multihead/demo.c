@@ -6,7 +6,6 @@
 #include "03_multihead/chartrain.h"
 #include "03_multihead/heads.h"
 
-#include "common/core/ops.h"
 #include "common/program/options.h"
 #include "common/program/plot.h"
 #include "common/program/progress.h"

@@ -5,7 +5,6 @@
  */
 #include "03_multihead/kv_cache.h"
 
-#include <stdlib.h>
 #include <string.h>
 
 int kv_cache_init(KVCache *cache, Context *ctx, int batch, int capacity, int kv_heads, int head_dim,

@@ -9,8 +9,6 @@
 #include "03_multihead/decode.h"
 #include "common/core/ops.h"
 
-#include <stdio.h>
-
 /* [multihead_check] */
 int multihead_check(const MultiheadConfig *cfg, Error *err) {
     int heads = cfg->num_attention_heads, kv_heads = cfg->num_key_value_heads;

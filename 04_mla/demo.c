@@ -10,11 +10,9 @@
 #include "common/program/plot.h"
 #include "common/program/progress.h"
 
-#include <inttypes.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
-#include <string.h>
 
 #define OUT "04_mla/figures/out/"
 

@@ -11,7 +11,6 @@
 #include "common/core/ops_kernels.h"
 
 #include <math.h>
-#include <stdio.h>
 
 /* ---- settings ---- */
 

@@ -7,7 +7,6 @@
 #include "05_moe/balance.h"
 
 #include <math.h>
-#include <string.h>
 
 static float *floats(Context *ctx, int64_t n) {
     return arena_alloc(&ctx->data, (size_t)n * sizeof(float));

@@ -18,7 +18,6 @@
 #include "common/program/bench.h"
 #include "common/program/plot.h"
 
-#include <stdio.h>
 #include <stdlib.h>
 
 /* ---- the layer, forward and backward ---- */

@@ -7,7 +7,6 @@
  * once: rows of both sides, the weights (4 bytes each where they are gradients). --csv FILE
  * keeps the rows.
  */
-#include "05_moe/balance.h"
 #include "05_moe/bench_choices.h"
 #include "05_moe/dispatch.h"
 #include "05_moe/grouped_rungs.h"

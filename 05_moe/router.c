@@ -8,8 +8,6 @@
 #include "05_moe/gate.h"
 
 #include <math.h>
-#include <stdio.h>
-#include <string.h>
 
 /* ---- settings ---- */
 

@@ -4,7 +4,6 @@
  */
 #include "05_moe/specialty.h"
 
-#include <ctype.h>
 #include <math.h>
 #include <stdbool.h>
 #include <string.h>

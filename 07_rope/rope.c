@@ -5,7 +5,6 @@
 #include "07_rope/rope.h"
 
 #include <math.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 

@@ -5,12 +5,10 @@
 #include "05_moe/decoder/decode_graph.h"
 #include "10_full_model/train/train.h"
 
-#include "common/core/ops.h"
 #include "common/program/bench.h"
 
 #include <stdio.h>
 #include <stdlib.h>
-#include <string.h>
 
 typedef struct ModelBenchOptions {
     const char *config;

@@ -6,8 +6,6 @@
 #include "01_self_attention/softmax.h"
 #include "common/program/testing.h"
 
-#include <math.h>
-#include <stdlib.h>
 #include <string.h>
 
 /* A weight of a model whose gradients are wanted outside of Params: F32, as Params keeps them. */
@@ -28,8 +26,7 @@ static double gradient_tolerance(DType dtype) { return dtype == BF16 ? 4e-2 : 5e
 
 /* ---- golden files ---- */
 
-DEVICE_TEST(attention, golden_with_projections) {
-    Context ctx = test_context(device, dtype);
+CONTEXT_TEST(attention, golden_with_projections) {
     SafeTensors *g = golden_open("01_self_attention/goldens/attention.safetensors");
     Tensor *x = golden_tensor(&ctx, g, "x");
     x->requires_grad = true;
@@ -51,8 +48,7 @@ DEVICE_TEST(attention, golden_with_projections) {
 }
 
 /* Other numbers of queries than keys, and values wider than keys. */
-DEVICE_TEST(attention, golden_cross) {
-    Context ctx = test_context(device, dtype);
+CONTEXT_TEST(attention, golden_cross) {
     SafeTensors *g = golden_open("01_self_attention/goldens/cross.safetensors");
     Tensor *t[3];
     const char *names[] = {"q", "k", "v"}, *gradients[] = {"dq", "dk", "dv"};
@@ -71,8 +67,7 @@ DEVICE_TEST(attention, golden_cross) {
 }
 
 /* Rows of moderate, huge, -inf and equal elements. */
-DEVICE_TEST(attention, golden_softmax) {
-    Context ctx = test_context(device, dtype);
+CONTEXT_TEST(attention, golden_softmax) {
     SafeTensors *g = golden_open("01_self_attention/goldens/softmax.safetensors");
     Tensor *x = golden_tensor(&ctx, g, "x");
     x->requires_grad = true;
@@ -137,8 +132,7 @@ DEVICE_TEST(attention, agrees_with_reference) {
 /* A row of a [T, n] tensor on the host. */
 #define ROW(x, t, n) ((x) + (t) * (n))
 
-DEVICE_TEST(attention, permuting_tokens_permutes_the_output) {
-    Context ctx = test_context(device, dtype);
+CONTEXT_TEST(attention, permuting_tokens_permutes_the_output) {
     enum { T = 33, D = 16 };
     Tensor *x = test_normal(&ctx, "x", 1, SHAPE(1, T, D));
     SelfAttention w = {test_normal(&ctx, "q", 2, SHAPE(D, D)),
@@ -156,8 +150,7 @@ DEVICE_TEST(attention, permuting_tokens_permutes_the_output) {
                  forward_tolerance(dtype));
 }
 
-DEVICE_TEST(attention, each_sequence_is_alone) {
-    Context ctx = test_context(device, dtype);
+CONTEXT_TEST(attention, each_sequence_is_alone) {
     enum { T = 31, D = 16 };
     Tensor *q = test_normal(&ctx, "q", 1, SHAPE(2, T, D)),
            *k = test_normal(&ctx, "k", 2, SHAPE(2, T, D));
@@ -174,8 +167,7 @@ DEVICE_TEST(attention, each_sequence_is_alone) {
 }
 
 /* Decoding: the last token's query alone gives the last row. */
-DEVICE_TEST(attention, one_query_is_one_row) {
-    Context ctx = test_context(device, dtype);
+CONTEXT_TEST(attention, one_query_is_one_row) {
     enum { T = 65, D = 24 };
     Tensor *q = test_normal(&ctx, "q", 1, SHAPE(1, T, D)),
            *k = test_normal(&ctx, "k", 2, SHAPE(1, T, D));
@@ -188,8 +180,7 @@ DEVICE_TEST(attention, one_query_is_one_row) {
 
 /* A query of zeros likes all keys equally: the output is the mean of the values. Equal values come
  * out as they are. */
-DEVICE_TEST(attention, zero_query_means_the_values) {
-    Context ctx = test_context(device, dtype);
+CONTEXT_TEST(attention, zero_query_means_the_values) {
     enum { T = 31, D = 8 };
     float zeros[T * D] = {0}, mean[T * D] = {0};
     Tensor *q = tensor_copy_in(&ctx, "q", dtype, zeros, SHAPE(1, T, D));
@@ -201,8 +192,7 @@ DEVICE_TEST(attention, zero_query_means_the_values) {
     check_tensor(&ctx, "mean", attention(&ctx, q, k, v, NULL), mean, forward_tolerance(dtype));
 }
 
-DEVICE_TEST(attention, huge_scores_do_not_overflow) {
-    Context ctx = test_context(device, dtype);
+CONTEXT_TEST(attention, huge_scores_do_not_overflow) {
     enum { T = 5, D = 4 };
     float big[T * D] = {0}, v[T * D];
     for (int t = 0; t < T; t++) big[t * D] = 1000.0f * (float)(t + 1); /* scores to 12,500,000 */
@@ -227,8 +217,7 @@ static Tensor *attention_loss(Context *ctx, void *user) {
     return weighted_sum(ctx, self_attention_forward(ctx, g->x, &g->w, NULL), g->c);
 }
 
-Test(attention, gradients_by_finite_differences) {
-    Context ctx = test_context(CPU, F32);
+CPU_TEST(attention, gradients_by_finite_differences) {
     Graph g = {.w = {test_normal(&ctx, "q_proj", 1, SHAPE(4, 6)),
                      test_normal(&ctx, "k_proj", 2, SHAPE(4, 6)),
                      test_normal(&ctx, "v_proj", 3, SHAPE(4, 6))},
@@ -242,13 +231,11 @@ Test(attention, gradients_by_finite_differences) {
 }
 
 /* The same through Params, where the weights' gradients are F32 buffers of their own. */
-DEVICE_TEST(attention, learns) {
-    Context ctx = test_context(device, dtype);
+CONTEXT_TEST(attention, learns) {
     SelfAttentionConfig cfg = {.hidden_size = 16, .head_dim = 16};
     Params params;
     params_init(&params, &ctx);
     SelfAttention w = self_attention_init(&params, "attn", &cfg);
-    Error err;
     check_ok(params_allocate(&params, true, &err), &err);
     cr_assert(params_find(&params, "attn.k_proj.weight") == w.k_proj);
     self_attention_randomize(&params, &w, 0.25f);
@@ -274,8 +261,7 @@ DEVICE_TEST(attention, learns) {
 /* ---- what the lesson says ---- */
 
 /* Four tokens with two numbers each: the, cat, sat, purring. A hand calculator gives the same. */
-DEVICE_TEST(lesson, four_tokens) {
-    Context ctx = test_context(device, dtype);
+CONTEXT_TEST(lesson, four_tokens) {
     const float x[4][2] = {{0, 0}, {1, 0}, {0, 1}, {1, 1}};
     const float w_q[2][2] = {{0, 1}, {1, 0}}, w_k[2][2] = {{1, 0}, {0, 1}},
                 w_v[2][2] = {{1, 1}, {1, -1}};
@@ -296,8 +282,7 @@ DEVICE_TEST(lesson, four_tokens) {
 
 /* y = x W^T, z = y + y, loss = sum(z): y has two readers, so its gradient is written once and added
  * to once. */
-DEVICE_TEST(lesson, tape) {
-    Context ctx = test_context(device, dtype);
+CONTEXT_TEST(lesson, tape) {
     const float x_host[2] = {1, 2}, w_host[2][2] = {{3, 4}, {5, 6}};
     Tensor *x = tensor_copy_in(&ctx, "x", dtype, x_host, SHAPE(1, 2));
     Tensor *w = as_weight(&ctx, tensor_copy_in(&ctx, "W", dtype, w_host, SHAPE(2, 2)));

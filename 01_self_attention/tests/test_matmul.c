@@ -91,8 +91,7 @@ static Tensor *transposed_loss(Context *ctx, void *user) {
 
 /* The loss is linear in each factor, so central differences have no error but rounding: 2^-24 of a
  * sum of order 30, over h. */
-Test(matmul, gradients_by_finite_differences) {
-    Context ctx = test_context(CPU, F32);
+CPU_TEST(matmul, gradients_by_finite_differences) {
     Tensor *t[3] = {test_normal(&ctx, "a", 1, SHAPE(2, 3, 5)),
                     test_normal(&ctx, "b", 2, SHAPE(2, 5, 4)),
                     test_normal(&ctx, "c", 3, SHAPE(2, 3, 4))};
@@ -112,8 +111,7 @@ static Tensor *square_loss(Context *ctx, void *user) {
 }
 
 /* a a^T a: three contributions to one gradient, of which only the first may overwrite. */
-Test(matmul, gradient_of_a_tensor_used_twice) {
-    Context ctx = test_context(CPU, F32);
+CPU_TEST(matmul, gradient_of_a_tensor_used_twice) {
     Tensor *t[2] = {test_normal(&ctx, "a", 1, SHAPE(2, 4, 4)),
                     test_normal(&ctx, "c", 2, SHAPE(2, 4, 4))};
     t[1]->requires_grad = false;
@@ -122,8 +120,7 @@ Test(matmul, gradient_of_a_tensor_used_twice) {
 }
 
 /* (A B)^T = B^T A^T, by way of the two operations. */
-DEVICE_TEST(matmul, transposes_agree) {
-    Context ctx = test_context(device, dtype);
+CONTEXT_TEST(matmul, transposes_agree) {
     enum { M = 33, N = 31, K = 65 };
     Tensor *a = test_normal(&ctx, "a", 1, SHAPE(1, M, K)),
            *bt = test_normal(&ctx, "bt", 2, SHAPE(1, N, K));

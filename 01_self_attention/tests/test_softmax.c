@@ -6,7 +6,6 @@
 #include "common/program/testing.h"
 
 #include <math.h>
-#include <stdlib.h>
 
 static const int64_t sizes[][2] = {{1, 1},   {1, 33},   {31, 5},   {33, 31},  {127, 129},
                                    {3, 512}, {2, 1000}, {300, 64}, {2, 20001}};
@@ -62,8 +61,7 @@ DEVICE_TEST(softmax, backward_agrees_with_reference) {
         }
 }
 
-DEVICE_TEST(softmax, rows_sum_to_one) {
-    Context ctx = test_context(device, dtype);
+CONTEXT_TEST(softmax, rows_sum_to_one) {
     Tensor *y = softmax(&ctx, test_normal(&ctx, "x", 1, SHAPE(33, 127)));
     float *host = test_values(&ctx, y);
     for (int i = 0; i < 33; i++) {
@@ -79,8 +77,7 @@ DEVICE_TEST(softmax, rows_sum_to_one) {
 }
 
 /* softmax(x + c) = softmax(x): exactly, when x + c is exact; integers are. */
-DEVICE_TEST(softmax, shift_changes_nothing) {
-    Context ctx = test_context(device, dtype);
+CONTEXT_TEST(softmax, shift_changes_nothing) {
     enum { N = 67 };
     float x[N], shifted[N];
     for (int i = 0; i < N; i++) {
@@ -95,8 +92,7 @@ DEVICE_TEST(softmax, shift_changes_nothing) {
 
 /* e^1000 is beyond F32, e^-1000 is 0: without the subtraction of the maximum both rows would be
  * NaN. */
-DEVICE_TEST(softmax, huge_scores_do_not_overflow) {
-    Context ctx = test_context(device, dtype);
+CONTEXT_TEST(softmax, huge_scores_do_not_overflow) {
     float x[3][4] = {
         {1000, 1000, 0, -1000}, {-1000, -1000, -2000, -INFINITY}, {3e38f, 0, -3e38f, 0}};
     float want[3][4] = {{0.5f, 0.5f, 0, 0}, {0.5f, 0.5f, 0, 0}, {1, 0, 0, 0}};
@@ -105,8 +101,7 @@ DEVICE_TEST(softmax, huge_scores_do_not_overflow) {
                  1e-6); /* halves and ones are exact in both dtypes */
 }
 
-DEVICE_TEST(softmax, nan_is_not_hidden) {
-    Context ctx = test_context(device, dtype);
+CONTEXT_TEST(softmax, nan_is_not_hidden) {
     float x[2][40] = {{0}};
     x[1][17] = NAN;
     float *y = test_values(&ctx, softmax(&ctx, tensor_copy_in(&ctx, "x", dtype, x, SHAPE(2, 40))));
@@ -117,8 +112,7 @@ DEVICE_TEST(softmax, nan_is_not_hidden) {
 }
 
 /* Each row belongs to one thread: more threads change no bit. */
-Test(softmax, does_not_depend_on_the_threads) {
-    Context ctx = test_context(CPU, F32);
+CPU_TEST(softmax, does_not_depend_on_the_threads) {
     Tensor *x = test_normal(&ctx, "x", 1, SHAPE(500, 129));
     Tensor *all = softmax(&ctx, x), *one = tensor_new(&ctx, "one", F32, SHAPE(1, 129));
     for (int i = 0; i < 500; i++) {
@@ -133,8 +127,7 @@ static Tensor *softmax_loss(Context *ctx, void *user) {
     return weighted_sum(ctx, softmax(ctx, t[0]), t[1]);
 }
 
-Test(softmax, gradient_by_finite_differences) {
-    Context ctx = test_context(CPU, F32);
+CPU_TEST(softmax, gradient_by_finite_differences) {
     Tensor *t[2] = {test_normal(&ctx, "x", 1, SHAPE(5, 7)), test_normal(&ctx, "c", 2, SHAPE(5, 7))};
     t[1]->requires_grad = false;
     /* Central differences: h^2 = 1e-4 of curvature, and 2^-24 / h = 6e-6 of rounding, both relative

@@ -6,7 +6,6 @@
 
 #include "common/program/testing.h"
 
-#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -208,8 +207,7 @@ static void check_backward(Problem *p, int rung, int i) {
     check_tensor(p->ctx, label(text, "dk", name, i), p->dk, p->dk_want, tolerance(p, 5));
 }
 
-DEVICE_TEST(causal, forward_agrees_with_reference) {
-    Context ctx = test_context(device, dtype);
+CONTEXT_TEST(causal, forward_agrees_with_reference) {
     for (int i = 0; i < CASES; i++) {
         Problem p = problem_new(&ctx, case_shape(i), 1);
         for (int rung = 0; rung < RUNGS; rung++) check_forward(&p, rung, i);
@@ -217,8 +215,7 @@ DEVICE_TEST(causal, forward_agrees_with_reference) {
     }
 }
 
-DEVICE_TEST(causal, backward_agrees_with_reference) {
-    Context ctx = test_context(device, dtype);
+CONTEXT_TEST(causal, backward_agrees_with_reference) {
     for (int i = 0; i < CASES; i++) {
         Problem p = problem_new(&ctx, case_shape(i), 1);
         forward(&p, 0);
@@ -232,8 +229,7 @@ DEVICE_TEST(causal, backward_agrees_with_reference) {
  * s 2^-24 sqrt(qk_dim), which exp() turns into a relative one: 300 times that of a score of 1.
  * (The reference sees the BF16 inputs as they are, so the same holds there.)
  */
-DEVICE_TEST(causal, large_scores) {
-    Context ctx = test_context(device, dtype);
+CONTEXT_TEST(causal, large_scores) {
     Problem p = problem_new(&ctx, attention_shape(1, 2, 2, 67, 67, 64, 64, 1), 100);
     for (int rung = 0; rung < RUNGS; rung++) {
         test_poison(&ctx, p.o);
@@ -275,8 +271,7 @@ static void check_adds_and_skips(Context *ctx, int qk_dim, int v_dim) {
     }
 }
 
-DEVICE_TEST(causal, backward_adds_and_skips) {
-    Context ctx = test_context(device, dtype);
+CONTEXT_TEST(causal, backward_adds_and_skips) {
     check_adds_and_skips(&ctx, 64, 64);
     check_adds_and_skips(&ctx, 96, 64);
 }
@@ -306,8 +301,7 @@ static void check_golden(Context *ctx, const char *file, double f32, double bf16
  * itself; the scores (about 3) carry that into the exponent, and the gradients are sums with
  * cancellation: 2^-9 ten times over.
  */
-DEVICE_TEST(causal, agrees_with_pytorch) {
-    Context ctx = test_context(device, dtype);
+CONTEXT_TEST(causal, agrees_with_pytorch) {
     const char *files[] = {"causal", "gqa", "chunk"};
     for (int i = 0; i < 3; i++) {
         char path[96];
@@ -320,7 +314,6 @@ DEVICE_TEST(causal, agrees_with_pytorch) {
  * Scores of hundreds: their F32 rounding (300 * 2^-24 * a few) is the error of every probability.
  * BF16 inputs would make other scores, by whole units, so there is nothing to compare.
  */
-Test(causal, agrees_with_pytorch_on_large_scores) {
-    Context ctx = test_context(CPU, F32);
+CPU_TEST(causal, agrees_with_pytorch_on_large_scores) {
     check_golden(&ctx, "02_causal/goldens/large.safetensors", 2e-4, 0);
 }

@@ -41,8 +41,7 @@ static void change_from(Context *ctx, Tensor *t, int first) {
 /* ---- the mask ---- */
 
 /* Bit for bit: a masked key is not multiplied by a small number, it is not there. */
-DEVICE_TEST(causal_properties, future_changes_nothing) {
-    Context ctx = test_context(device, dtype);
+CONTEXT_TEST(causal_properties, future_changes_nothing) {
     Inputs in = inputs_new(&ctx);
     Tensor *o = causal_attention(&ctx, in.q, in.k, in.v, 0);
     float *before = test_values(&ctx, o);
@@ -64,8 +63,7 @@ DEVICE_TEST(causal_properties, future_changes_nothing) {
 }
 
 /* The loss of token t depends on keys 0..t only: later keys' gradients are exactly zero. */
-DEVICE_TEST(causal_properties, no_gradient_flows_to_the_future) {
-    Context ctx = test_context(device, dtype);
+CONTEXT_TEST(causal_properties, no_gradient_flows_to_the_future) {
     Inputs in = inputs_new(&ctx);
     const int t = 40;
     float *weight = calloc(B * T * H * D, sizeof(float));
@@ -86,8 +84,7 @@ DEVICE_TEST(causal_properties, no_gradient_flows_to_the_future) {
 }
 
 /* With V = 1 the output is the sum of the probabilities: 1, however few keys a query sees. */
-DEVICE_TEST(causal_properties, probabilities_sum_to_one) {
-    Context ctx = test_context(device, dtype);
+CONTEXT_TEST(causal_properties, probabilities_sum_to_one) {
     Inputs in = inputs_new(&ctx);
     float *ones = test_floats(B * T * H * D);
     for (int i = 0; i < B * T * H * D; i++) ones[i] = 1;
@@ -124,8 +121,7 @@ static Tensor *cache_of(Context *ctx, Tensor *from, int room, int filled) {
 }
 
 /* One token at a time, and in chunks, from a cache = all at once. */
-DEVICE_TEST(causal_properties, cached_equals_uncached) {
-    Context ctx = test_context(device, dtype);
+CONTEXT_TEST(causal_properties, cached_equals_uncached) {
     Inputs in = inputs_new(&ctx);
     float *whole = test_values(&ctx, causal_attention(&ctx, in.q, in.k, in.v, 0));
     const int chunks[] = {1, 2, 7, 32, 50};
@@ -149,8 +145,7 @@ DEVICE_TEST(causal_properties, cached_equals_uncached) {
  * q, k and v side by side in one buffer [B, T, H D + 2 H_KV D], as one linear layer may write them,
  * and their gradients side by side too: the same numbers as from three tensors.
  */
-DEVICE_TEST(causal_properties, one_buffer_for_q_k_and_v) {
-    Context ctx = test_context(device, dtype);
+CONTEXT_TEST(causal_properties, one_buffer_for_q_k_and_v) {
     Inputs in = inputs_new(&ctx);
     const int widths[3] = {H * D, H_KV * D, H_KV * D}, row = (H + 2 * H_KV) * D;
     const int64_t offsets[3] = {0, H * D, (H + H_KV) * D};
@@ -219,8 +214,7 @@ static Tensor *loss_of(Context *ctx, void *user) {
     return weighted_sum(ctx, causal_attention(ctx, l->q, l->k, l->v, 0.3f), l->c);
 }
 
-Test(causal_properties, finite_differences) {
-    Context ctx = test_context(CPU, F32);
+CPU_TEST(causal_properties, finite_differences) {
     Loss l = {
         test_normal(&ctx, "q", 1, SHAPE(1, 5, 4, 6)), test_normal(&ctx, "k", 2, SHAPE(1, 9, 2, 6)),
         test_normal(&ctx, "v", 3, SHAPE(1, 9, 2, 3)), test_normal(&ctx, "c", 4, SHAPE(1, 5, 4, 3))};
@@ -250,8 +244,7 @@ static float *with_threads(Context *ctx, int threads, AttentionShape s) {
     return kept;
 }
 
-Test(causal_properties, any_number_of_threads_gives_the_same_bits) {
-    Context ctx = test_context(CPU, F32);
+CPU_TEST(causal_properties, any_number_of_threads_gives_the_same_bits) {
     const AttentionShape shapes[] = {attention_shape(1, 1, 1, 300, 300, 64, 64, 1), /* chunks */
                                      attention_shape(3, 6, 6, 150, 150, 32, 32, 1),
                                      attention_shape(1, 8, 2, 40, 900, 64, 64, 1),
@@ -273,8 +266,7 @@ Test(causal_properties, any_number_of_threads_gives_the_same_bits) {
 
 /* ---- the T x T matrix in memory ---- */
 
-Test(causal_properties, materialised_agrees_and_its_future_is_zero) {
-    Context ctx = test_context(CPU, F32);
+CPU_TEST(causal_properties, materialised_agrees_and_its_future_is_zero) {
     Inputs in = inputs_new(&ctx);
     AttentionShape s = attention_shape(B, H, H_KV, T, T, D, D, 1);
     size_t matrix = (size_t)B * H * T * T;
@@ -306,15 +298,13 @@ Test(causal_properties, materialised_agrees_and_its_future_is_zero) {
 
 /* ---- the door ---- */
 
-Test(causal_properties, more_queries_than_keys_stop_the_program, .signal = SIGABRT) {
-    Context ctx = test_context(CPU, F32);
+CPU_TEST(causal_properties, more_queries_than_keys_stop_the_program, .signal = SIGABRT) {
     Tensor *q = test_normal(&ctx, "q", 1, SHAPE(1, 5, 2, 8));
     Tensor *k = test_normal(&ctx, "k", 2, SHAPE(1, 4, 2, 8));
     causal_attention(&ctx, q, k, k, 0);
 }
 
-Test(causal_properties, heads_that_cannot_share_stop_the_program, .signal = SIGABRT) {
-    Context ctx = test_context(CPU, F32);
+CPU_TEST(causal_properties, heads_that_cannot_share_stop_the_program, .signal = SIGABRT) {
     Tensor *q = test_normal(&ctx, "q", 1, SHAPE(1, 4, 3, 8));
     Tensor *k = test_normal(&ctx, "k", 2, SHAPE(1, 4, 2, 8));
     causal_attention(&ctx, q, k, k, 0);

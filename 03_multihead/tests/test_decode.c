@@ -8,8 +8,6 @@
 #include "common/program/testing.h"
 
 #include <math.h>
-#include <stdlib.h>
-#include <string.h>
 
 enum { DECODE_PLAIN, DECODE_GROUPED, DECODE_IN_USE };
 

@@ -8,14 +8,10 @@
 #include "common/program/testing.h"
 
 #include <math.h>
-#include <stdlib.h>
 #include <string.h>
 
-static Error err; /* what the last call that failed had to say */
-
-DEVICE_TEST(heads, probabilities_equal_pytorch) {
+CONTEXT_TEST(heads, probabilities_equal_pytorch) {
     enum { B = 2, H = 3, T = 13, E = 24 };
-    Context ctx = test_context(device, dtype);
     SafeTensors *golden = golden_open("03_multihead/goldens/nn_multihead.safetensors");
     const float *stacked = golden_values(golden, "in_proj_weight");
     const float *bias = golden_values(golden, "in_proj_bias");
@@ -41,9 +37,8 @@ DEVICE_TEST(heads, probabilities_equal_pytorch) {
  * A query head reads the keys of its group: the same as if the group's key head were written out
  * for each.
  */
-DEVICE_TEST(heads, probabilities_of_groups) {
+CONTEXT_TEST(heads, probabilities_of_groups) {
     enum { T = 9, E = 20, H = 4, H_KV = 2, D = 5 };
-    Context ctx = test_context(device, dtype);
     Tensor *x = test_normal(&ctx, "x", 1, SHAPE(2, T, E));
     Tensor *q = test_normal(&ctx, "q", 2, SHAPE(H * D, E));
     Tensor *k = test_normal(&ctx, "k", 3, SHAPE(H_KV * D, E));
@@ -149,8 +144,7 @@ static void model_init(CharModel *model, Params *params, Context *ctx, bool trai
     charmodel_randomize(params, model);
 }
 
-DEVICE_TEST(charmodel, generates_the_same_with_and_without_cache) {
-    Context ctx = test_context(device, dtype);
+CONTEXT_TEST(charmodel, generates_the_same_with_and_without_cache) {
     CharModel model;
     Params params;
     model_init(&model, &params, &ctx, false);
@@ -168,9 +162,8 @@ DEVICE_TEST(charmodel, generates_the_same_with_and_without_cache) {
 }
 
 /* A text that repeats every four characters is learned by heart. */
-DEVICE_TEST(charmodel, learns_a_rhyme) {
+CONTEXT_TEST(charmodel, learns_a_rhyme) {
     enum { B = 4, T = 24, STEPS = 60 };
-    Context ctx = test_context(device, dtype);
     CharModel model;
     Params params;
     model_init(&model, &params, &ctx, true);
@@ -196,8 +189,7 @@ DEVICE_TEST(charmodel, learns_a_rhyme) {
     cr_assert(first > 1.0f && last < 0.1f, "the loss went from %g to %g", first, last);
 }
 
-Test(charmodel, a_wrong_config_is_named) {
-    Context ctx = test_context(CPU, F32);
+CPU_TEST(charmodel, a_wrong_config_is_named) {
     Params params;
     params_init(&params, &ctx);
     CharModel model;

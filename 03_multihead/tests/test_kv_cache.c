@@ -7,10 +7,7 @@
 #include "03_multihead/multihead.h"
 #include "common/program/testing.h"
 
-#include <stdlib.h>
 #include <string.h>
-
-static Error err; /* what the last call that failed had to say */
 
 /* ---- appending ---- */
 
@@ -37,10 +34,9 @@ DEVICE_TEST(kv_append, writes_its_rows_and_nothing_else) {
         }
 }
 
-DEVICE_TEST(kv_cache, appends_at_its_length) {
+CONTEXT_TEST(kv_cache, appends_at_its_length) {
     enum { B = 2, CAPACITY = 9, HEADS = 3, D = 5, W = HEADS * D };
     static const int chunks[] = {1, 4, 1, 3};
-    Context ctx = test_context(device, dtype);
     KVCache cache;
     check_ok(kv_cache_init(&cache, &ctx, B, CAPACITY, HEADS, D, &err), &err);
     test_poison(&ctx, &cache.k);
@@ -68,9 +64,8 @@ DEVICE_TEST(kv_cache, appends_at_its_length) {
 
 /* ---- bounds ---- */
 
-DEVICE_TEST(kv_cache, overflow_is_an_error_and_writes_nothing) {
+CONTEXT_TEST(kv_cache, overflow_is_an_error_and_writes_nothing) {
     enum { B = 2, CAPACITY = 4, HEADS = 2, D = 3, COUNT = B * CAPACITY * HEADS * D };
-    Context ctx = test_context(device, dtype);
     KVCache cache;
     check_ok(kv_cache_init(&cache, &ctx, B, CAPACITY, HEADS, D, &err), &err);
     float marks[COUNT];
@@ -89,8 +84,7 @@ DEVICE_TEST(kv_cache, overflow_is_an_error_and_writes_nothing) {
     check_tensor(&ctx, "values", &cache.v, marks, 0);
 }
 
-Test(kv_cache, needs_room_for_a_token) {
-    Context ctx = test_context(CPU, F32);
+CPU_TEST(kv_cache, needs_room_for_a_token) {
     KVCache cache;
     cr_assert_eq(kv_cache_init(&cache, &ctx, 1, 0, 2, 4, &err), -1);
     cr_assert(strstr(err.text, "for 0 tokens"), "it says: %s", err.text);
@@ -181,10 +175,9 @@ DEVICE_TEST(kv_cache, cached_is_uncached_at_once) {
 }
 
 /* A guess that was wrong: after truncating, other tokens give what they would have given. */
-DEVICE_TEST(kv_cache, truncate_forgets) {
+CONTEXT_TEST(kv_cache, truncate_forgets) {
     enum { HIDDEN = 20, T = 12, KEPT = 7 };
     MultiheadConfig cfg = {HIDDEN, 4, 2, 7, false};
-    Context ctx = test_context(device, dtype);
     Module m;
     module_init(&m, &ctx, cfg);
     KVCache cache;

@@ -9,8 +9,6 @@
 #include "common/program/testing.h"
 
 #include <math.h>
-#include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 
 /*
@@ -67,9 +65,8 @@ DEVICE_TEST(multihead, equals_transformers_llama_attention) {
 }
 
 /* torch.nn.MultiheadAttention stacks q, k and v in one [3 E, E] matrix: three contiguous parts. */
-DEVICE_TEST(multihead, equals_nn_multihead_attention) {
+CONTEXT_TEST(multihead, equals_nn_multihead_attention) {
     enum { E = 24 };
-    Context ctx = test_context(device, dtype);
     SafeTensors *golden = golden_open("03_multihead/goldens/nn_multihead.safetensors");
     Module m;
     module_init(&m, &ctx, (MultiheadConfig){E, 3, 3, E / 3, true});
@@ -114,14 +111,13 @@ DEVICE_TEST(multihead, equals_nn_multihead_attention) {
 
 /* [two_heads_by_hand] */
 /* Two heads of one dimension on three tokens; k = ln(2) x makes every e^(q k) a power of two. */
-DEVICE_TEST(multihead, two_heads_by_hand) {
+CONTEXT_TEST(multihead, two_heads_by_hand) {
     static const float ln2 = 0.693147181f;
     static const float x[] = {1, 0, 2, 1, 1, 1};
     static const float one[] = {1, 0, 0, 1}, keys[] = {ln2, 0, 0, ln2}, mix[] = {1, 1, 1, -1};
     static const float expected[] = {1,          1,          /* token 1 sees only itself */
                                      37.0f / 15, 17.0f / 15, /* 9/5 + 2/3, 9/5 - 2/3 */
                                      23.0f / 10, 7.0f / 10}; /* 3/2 + 4/5, 3/2 - 4/5 */
-    Context ctx = test_context(device, dtype);
     Module m;
     module_init(&m, &ctx, (MultiheadConfig){2, 2, 2, 1, false});
     params_set(&m.params, m.w.q_proj, one);
@@ -142,9 +138,8 @@ static Tensor *forward(Context *ctx, Module *m, Tensor *x) {
 
 /* [gqa_is_mha_with_copies] */
 /* GQA is MHA whose key and value heads happen to be equal within a group. */
-DEVICE_TEST(multihead, gqa_is_mha_with_repeated_heads) {
+CONTEXT_TEST(multihead, gqa_is_mha_with_repeated_heads) {
     enum { HIDDEN = 24, H = 6, H_KV = 2, D = 5, GROUP = H / H_KV };
-    Context ctx = test_context(device, dtype);
     Module gqa, mha;
     module_init(&gqa, &ctx, (MultiheadConfig){HIDDEN, H, H_KV, D, false});
     module_init(&mha, &ctx, (MultiheadConfig){HIDDEN, H, H, D, false});
@@ -167,10 +162,9 @@ DEVICE_TEST(multihead, gqa_is_mha_with_repeated_heads) {
 /* [/gqa_is_mha_with_copies] */
 
 /* Heads have no order: shuffle the rows of q, k, v by heads, and o's columns likewise. */
-DEVICE_TEST(multihead, heads_may_be_shuffled) {
+CONTEXT_TEST(multihead, heads_may_be_shuffled) {
     enum { HIDDEN = 22, H = 4, D = 7 };
     static const int order[H] = {2, 0, 3, 1};
-    Context ctx = test_context(device, dtype);
     Module m, shuffled;
     module_init(&m, &ctx, (MultiheadConfig){HIDDEN, H, H, D, true});
     module_init(&shuffled, &ctx, m.cfg);
@@ -202,9 +196,8 @@ DEVICE_TEST(multihead, heads_may_be_shuffled) {
  * One head, all four matrices the identity: what is left is chapter 02's attention of x with
  * itself.
  */
-DEVICE_TEST(multihead, one_head_is_plain_attention) {
+CONTEXT_TEST(multihead, one_head_is_plain_attention) {
     enum { B = 2, T = 33, D = 31 };
-    Context ctx = test_context(device, dtype);
     Module m;
     module_init(&m, &ctx, (MultiheadConfig){D, 1, 1, D, false});
     float identity[D * D] = {0};
@@ -219,9 +212,8 @@ DEVICE_TEST(multihead, one_head_is_plain_attention) {
 }
 
 /* Changing the tokens from t on leaves everything before t as it was. */
-DEVICE_TEST(multihead, the_future_changes_nothing) {
+CONTEXT_TEST(multihead, the_future_changes_nothing) {
     enum { T = 33, HIDDEN = 24, CHANGED = 17 };
-    Context ctx = test_context(device, dtype);
     Module m;
     module_init(&m, &ctx, (MultiheadConfig){HIDDEN, 4, 2, 6, true});
     Tensor *x = test_normal(&ctx, "x", 1, SHAPE(1, T, HIDDEN));
@@ -281,8 +273,7 @@ Test(multihead, gradients_mqa) { check_module_gradients((MultiheadConfig){12, 3,
 
 /* ---- names, and what users can get wrong ---- */
 
-Test(multihead, weights_have_hugging_face_names) {
-    Context ctx = test_context(CPU, F32);
+CPU_TEST(multihead, weights_have_hugging_face_names) {
     Module m;
     module_init(&m, &ctx, (MultiheadConfig){24, 6, 2, 5, false});
     cr_assert_eq(m.params.count, 4, "without biases there are 4 weights, not %d", m.params.count);
@@ -319,7 +310,6 @@ Test(multihead, a_wrong_config_is_named) {
         cr_assert(multihead_check(&cases[i].cfg, &err) == -1, "case %zu is accepted", i);
         cr_assert(strstr(err.text, cases[i].says), "case %zu says: %s", i, err.text);
     }
-    Error err = {0};
     MultiheadConfig fine = {32, 4, 2, 64, true}; /* heads wider than hidden_size / H are allowed */
     check_ok(multihead_check(&fine, &err), &err);
 }

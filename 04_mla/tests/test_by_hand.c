@@ -43,8 +43,7 @@ static Mla by_hand_weights(Context *ctx) {
  * rounded to 2^-9, a score of 4 passes on four times that, and so do o and y. */
 static double by_hand_tolerance(DType dtype) { return dtype == F32 ? 1e-5 : 3e-2; }
 
-DEVICE_TEST(by_hand, naive) {
-    Context ctx = test_context(device, dtype);
+CONTEXT_TEST(by_hand, naive) {
     Mla w = by_hand_weights(&ctx);
     Tensor *x = tensor_copy_in(&ctx, "x", dtype, by_hand_x, SHAPE(1, 3, 2));
     Tensor *y = mla_forward(&ctx, x, &w, &by_hand_cfg, NULL, NULL, NULL, MLA_NAIVE, (Residual){0});
@@ -52,9 +51,7 @@ DEVICE_TEST(by_hand, naive) {
 }
 
 /* Token after token, from a cache that keeps two numbers of each. */
-DEVICE_TEST(by_hand, absorbed) {
-    Context ctx = test_context(device, dtype);
-    Error err = {0};
+CONTEXT_TEST(by_hand, absorbed) {
     Pages pages;
     LatentCache cache;
     Mla w = by_hand_weights(&ctx);

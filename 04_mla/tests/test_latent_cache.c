@@ -128,7 +128,6 @@ static void write_rows(Context *ctx, LatentCache *cache, int T) {
 }
 
 static void append(Context *ctx, OneLayer *cache, int T) {
-    Error err = {0};
     check_ok(pages_begin(&cache->pages, T, &err), &err);
     write_rows(ctx, &cache->latent, T);
 }
@@ -152,10 +151,9 @@ static void check_contents(Context *ctx, const LatentCache *cache) {
     }
 }
 
-DEVICE_TEST(latent_cache, appends_at_each_sequence_s_length) {
+CONTEXT_TEST(latent_cache, appends_at_each_sequence_s_length) {
     enum { B = 3, CAPACITY = 300 };
     static const int chunks[] = {1, 62, 1, 1, 64, 100, 31};
-    Context ctx = test_context(device, dtype);
     OneLayer cache;
     one_layer_init(&cache, &ctx, B, CAPACITY, 0, 5);
     int length = 0;
@@ -172,12 +170,10 @@ DEVICE_TEST(latent_cache, appends_at_each_sequence_s_length) {
 
 /* Cut at random, go on, cut again: pages go from one to the other and the contents stay right, in
  * two pools of different widths that one table serves. */
-DEVICE_TEST(latent_cache, pages_change_hands) {
+CONTEXT_TEST(latent_cache, pages_change_hands) {
     enum { B = 4, CAPACITY = 400, PAGES = 14, STEPS = 60 };
-    Context ctx = test_context(device, dtype);
     OneLayer cache;
     LatentCache second;
-    Error err = {0};
     one_layer_init(&cache, &ctx, B, CAPACITY, PAGES, 7);
     Pages *pages = &cache.pages;
     check_ok(latent_cache_init(&second, &ctx, pages, 34, &err), &err);
@@ -207,8 +203,7 @@ DEVICE_TEST(latent_cache, pages_change_hands) {
               appended, refused, cuts);
 }
 
-DEVICE_TEST(latent_cache, positions_go_on) {
-    Context ctx = test_context(device, dtype);
+CONTEXT_TEST(latent_cache, positions_go_on) {
     OneLayer cache;
     one_layer_init(&cache, &ctx, 2, 100, 0, 5);
     append(&ctx, &cache, 70);
@@ -223,8 +218,7 @@ DEVICE_TEST(latent_cache, positions_go_on) {
 }
 
 /* -1 cuts them all, and nobody becomes longer. */
-DEVICE_TEST(latent_cache, all_sequences_are_cut_at_once) {
-    Context ctx = test_context(device, dtype);
+CONTEXT_TEST(latent_cache, all_sequences_are_cut_at_once) {
     OneLayer cache;
     one_layer_init(&cache, &ctx, 3, 200, 0, 5);
     append(&ctx, &cache, 130);
@@ -238,8 +232,7 @@ DEVICE_TEST(latent_cache, all_sequences_are_cut_at_once) {
 }
 
 /* A graph's launches move the device's lengths, on and back; the host counts along. */
-DEVICE_TEST(latent_cache, the_host_counts_along) {
-    Context ctx = test_context(device, dtype);
+CONTEXT_TEST(latent_cache, the_host_counts_along) {
     OneLayer cache;
     one_layer_init(&cache, &ctx, 2, 100, 0, 5);
     Pages *pages = &cache.pages;
@@ -257,8 +250,7 @@ DEVICE_TEST(latent_cache, the_host_counts_along) {
 }
 
 /* In a step that the device has not counted yet, the last tokens are taken back. */
-DEVICE_TEST(latent_cache, wrong_guesses_are_overwritten) {
-    Context ctx = test_context(device, dtype);
+CONTEXT_TEST(latent_cache, wrong_guesses_are_overwritten) {
     OneLayer cache;
     one_layer_init(&cache, &ctx, 2, 100, 0, 5);
     append(&ctx, &cache, 60);
@@ -277,7 +269,6 @@ DEVICE_TEST(latent_cache, wrong_guesses_are_overwritten) {
 
 static void check_refused(Context *ctx, Pages *pages, int T, const char *says) {
     int free_count = pages->free_count, length = pages->length[0];
-    Error err = {0};
     cr_assert_eq(pages_begin(pages, T, &err), -1);
     cr_assert(strstr(err.text, says), "it says: %s", err.text);
     cr_assert_eq(pages_reserve(pages, T, NULL), -1);
@@ -286,8 +277,7 @@ static void check_refused(Context *ctx, Pages *pages, int T, const char *says) {
     check_invariants(ctx, pages);
 }
 
-DEVICE_TEST(latent_cache, too_many_tokens_are_refused_whole) {
-    Context ctx = test_context(device, dtype);
+CONTEXT_TEST(latent_cache, too_many_tokens_are_refused_whole) {
     OneLayer cache;
     one_layer_init(&cache, &ctx, 2, 100, 0,
                    5); /* two pages would hold 128, but 100 were asked for */
@@ -299,8 +289,7 @@ DEVICE_TEST(latent_cache, too_many_tokens_are_refused_whole) {
     check_contents(&ctx, &cache.latent);
 }
 
-DEVICE_TEST(latent_cache, too_few_pages_are_refused_whole) {
-    Context ctx = test_context(device, dtype);
+CONTEXT_TEST(latent_cache, too_few_pages_are_refused_whole) {
     OneLayer cache;
     one_layer_init(&cache, &ctx, 3, 1000, 5, 5);
     append(&ctx, &cache, 64);
@@ -312,7 +301,7 @@ DEVICE_TEST(latent_cache, too_few_pages_are_refused_whole) {
     check_contents(&ctx, &cache.latent);
 }
 
-Test(latent_cache, sizes_that_make_no_sense_are_named) {
+CPU_TEST(latent_cache, sizes_that_make_no_sense_are_named) {
     static const struct {
         int batch, capacity, pages;
         const char *says;
@@ -321,7 +310,6 @@ Test(latent_cache, sizes_that_make_no_sense_are_named) {
         {1, 0, 0, "for 0 tokens"},     {1, -5, 0, "for -5 tokens"},
         {1, 10, -1, "of -1 pages"},    {1 << 20, 1 << 30, 0, "would need 17592186044416 pages"},
     };
-    Context ctx = test_context(CPU, F32);
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         Error err = {0};
         Pages pages;

@@ -194,9 +194,8 @@ DEVICE_TEST(mla, equals_plain_loops_with_rotation) {
 
 /* ---- properties ---- */
 
-DEVICE_TEST(mla, the_future_changes_nothing) {
+CONTEXT_TEST(mla, the_future_changes_nothing) {
     enum { T = 33, CHANGED = 17 };
-    Context ctx = test_context(device, dtype);
     Module m;
     module_init(&m, &ctx, with_q);
     int hidden = with_q.hidden_size;
@@ -312,10 +311,9 @@ Test(mla, gradients_rotated_q_lora) {
  * kv and k_rope may have had a gradient before: attention adds to it. The same kv read twice gives
  * twice the gradient.
  */
-DEVICE_TEST(mla, a_gradient_is_added_to) {
+CONTEXT_TEST(mla, a_gradient_is_added_to) {
     enum { B = 2, T = 9 };
     static const MlaConfig cfg = {16, 2, 0, 8, 8, 4, 4, false};
-    Context ctx = test_context(device, dtype);
     Tensor *q = test_normal(&ctx, "q", 1, SHAPE(B, T, 2, 12));
     Tensor *kv = test_normal(&ctx, "kv", 2, SHAPE(B, T, 2, 12));
     Tensor *k_rope = test_normal(&ctx, "k_rope", 3, SHAPE(B, T, 4));

@@ -169,11 +169,10 @@ DEVICE_TEST(mla_cache, different_lengths_naive) {
  * Two sequences in a pool of five pages. The first is forgotten, its pages go to the second, then
  * it begins anew with what is left: nobody's numbers change.
  */
-DEVICE_TEST(mla_cache, pages_are_given_back_and_used_again) {
+CONTEXT_TEST(mla_cache, pages_are_given_back_and_used_again) {
     enum { T = 70, MORE = 60 };
     MlaConfig cfg = with_q;
     int hidden = cfg.hidden_size;
-    Context ctx = test_context(device, dtype);
     Module m;
     module_init(&m, &ctx, cfg);
     OneLayer cache;
@@ -184,7 +183,6 @@ DEVICE_TEST(mla_cache, pages_are_given_back_and_used_again) {
     cached_forward(&ctx, tokens_of(&ctx, all, 0, 2, T + MORE, hidden, 0, T), &m.w, &cfg, &TURN,
                    &cache, MLA_AUTO);
     cr_assert_eq(cache.pages.free_count, 1);
-    Error err = {0};
     cr_assert_eq(pages_reserve(&cache.pages, MORE, &err), -1, "six pages from five");
     pages_truncate(&cache.pages, 0, 0);
     cr_assert_eq(cache.pages.free_count, 3);
@@ -202,10 +200,9 @@ DEVICE_TEST(mla_cache, pages_are_given_back_and_used_again) {
 }
 
 /* The grids and the scratch of a longer text, as a captured graph has them, give the same. */
-DEVICE_TEST(mla_cache, a_horizon_changes_nothing) {
+CONTEXT_TEST(mla_cache, a_horizon_changes_nothing) {
     enum { B = 2, T = 40, HORIZON = 500 };
     MlaConfig cfg = with_q;
-    Context ctx = test_context(device, dtype);
     Module m;
     module_init(&m, &ctx, cfg);
     Tensor *x = test_normal(&ctx, "x", 1, SHAPE(B, T, cfg.hidden_size));
@@ -324,7 +321,6 @@ Test(mla_cache, positions_past_the_table_stop_the_program, .signal = SIGABRT) { 
 /* Absorbed attention of queries [B, T] on a cache of two sequences of five tokens. */
 static void absorbed_with(int B, int T, int more_width, int more_heads) {
     Context ctx = test_context(CPU, F32);
-    Error err = {0};
     Module m;
     module_init(&m, &ctx, with_q);
     MlaConfig cfg = with_q;

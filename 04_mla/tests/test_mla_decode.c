@@ -218,9 +218,8 @@ DEVICE_TEST(mla_decode, pages_may_lie_anywhere) {
 }
 
 /* Five tokens at once see what each would have seen alone: this is the causal mask of a chunk. */
-DEVICE_TEST(mla_decode, a_chunk_equals_its_steps) {
+CONTEXT_TEST(mla_decode, a_chunk_equals_its_steps) {
     Case chunk = {1, 5, 16, 128, 32, {130}};
-    Context ctx = test_context(device, dtype);
     Problem p = problem_new(&ctx, &chunk, 3, 1);
     cr_assert(run(&ctx, IN_USE, &p));
     float *all = test_values(&ctx, p.o);

@@ -149,9 +149,8 @@ DEVICE_TEST(mla_few_rows, equals_mla_forward) {
 
 /* What it does not take: then mla_forward() is asked. One feature at a time; with none of them it
  * takes it. */
-DEVICE_TEST(mla_few_rows, features_that_decline) {
+CONTEXT_TEST(mla_few_rows, features_that_decline) {
     enum { NO_CACHE = 1, NO_ANGLES, ODD_HEAD, MANY_ROWS, RECORDING, OTHER_DTYPE, END };
-    Context ctx = test_context(device, dtype);
     for (int i = 0; i < END; i++) {
         Module m;
         OneLayer cache;

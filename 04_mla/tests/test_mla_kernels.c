@@ -213,7 +213,7 @@ DEVICE_TEST(mla_kernels, values_are_read_inside_kv) {
 
 /* ---- names, costs, and what users can get wrong ---- */
 
-Test(mla, weights_have_hugging_face_names) {
+CPU_TEST(mla, weights_have_hugging_face_names) {
     static const struct {
         const char *name;
         int64_t rows, columns; /* columns 0: a vector */
@@ -225,7 +225,6 @@ Test(mla, weights_have_hugging_face_names) {
         {"kv_a_proj_with_mqa.bias", 20, 0},   {"o_proj.bias", 40, 0},
         {"q_proj.weight", 2 * (8 + 4), 40},
     };
-    Context ctx = test_context(CPU, F32);
     for (int variant = 0; variant < 3; variant++) { /* q_lora, with biases, without q_lora */
         MlaConfig cfg = {40, 2, variant == 2 ? 0 : 12, 16, 8, 4, 6, variant > 0};
         Params params;
@@ -247,9 +246,8 @@ Test(mla, weights_have_hugging_face_names) {
     }
 }
 
-Test(mla, randomize_sets_every_weight) {
+CPU_TEST(mla, randomize_sets_every_weight) {
     static const MlaConfig cfg = {40, 2, 12, 16, 8, 4, 6, true};
-    Context ctx = test_context(CPU, F32);
     Module m;
     module_init(&m, &ctx, cfg);
     for (int i = 0; i < m.params.count; i++) params_fill(&m.params, m.params.list[i], NAN);

@@ -17,18 +17,16 @@ static void check_positions(Context *ctx, const Tensor *t, const int32_t *first,
     }
 }
 
-DEVICE_TEST(position, counts_from_an_offset) {
+CONTEXT_TEST(position, counts_from_an_offset) {
     static const int sizes[] = {1, 31, 33, 127, 1000};
-    Context ctx = test_context(device, dtype);
     for (int i = 0; i < 5; i++)
         for (int B = 1; B <= 3; B++)
             check_positions(&ctx, positions_from(&ctx, B, sizes[i], 5 * i), NULL, 5 * i);
 }
 
-DEVICE_TEST(position, counts_from_each_sequence_s_length) {
+CONTEXT_TEST(position, counts_from_each_sequence_s_length) {
     enum { B = 5, T = 33 };
     static const int32_t first[B] = {7, 0, 4000, 1, 63};
-    Context ctx = test_context(device, dtype);
     Tensor *lengths = tensor_copy_in(&ctx, "lengths", I32, first, SHAPE(B));
     Tensor *positions = positions_from(&ctx, B, T, -1);
     ON(&ctx, positions_fill, positions->data, lengths->data, 0, B, T);
@@ -37,7 +35,6 @@ DEVICE_TEST(position, counts_from_each_sequence_s_length) {
 
 Test(position, past_the_table_is_an_error) {
     Position position = {.max_position = 100, .scale = 1};
-    Error err = {0};
     cr_assert_eq(position_room(&position, 0, 100, &err), 0);
     cr_assert_eq(position_room(&position, 99, 1, &err), 0);
     cr_assert_eq(position_room(NULL, 1000000, 1, &err), 0, "no table, no limit");

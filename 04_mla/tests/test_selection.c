@@ -218,9 +218,8 @@ static Tensor *module_loss(Context *ctx, void *user) {
                         g->c);
 }
 
-Test(selection, gradients_of_a_subset) {
+CPU_TEST(selection, gradients_of_a_subset) {
     enum { B = 2, T = 7, K = 3 };
-    Context ctx = test_context(CPU, F32);
     Module m;
     module_init(&m, &ctx, with_q);
     int32_t *lists = random_lists(B, T, K);

@@ -6,8 +6,6 @@
 #include "05_moe/decoder/decode_graph.h"
 
 #include <math.h>
-#include <stdlib.h>
-#include <string.h>
 
 /* ---- memory that outlives a step ---- */
 

@@ -7,7 +7,6 @@
 #include "common/program/testing.h"
 
 #include <math.h>
-#include <stdlib.h>
 #include <string.h>
 
 enum { B = 3, T = 11, E = 7, K = 2, N = B * T };
@@ -29,12 +28,11 @@ static void inputs(float *scores, int32_t *indices) {
 }
 
 /* 4 tokens, 2 experts, k = 1. Three tokens take expert 0, so f = (1.5, 0.5); P = (0.65, 0.35). */
-DEVICE_TEST(balance, loss_by_hand) {
+CONTEXT_TEST(balance, loss_by_hand) {
     static const float s[8] = {0.9f, 0.1f, 0.8f, 0.2f, 0.6f, 0.4f, 0.3f, 0.7f};
     static const int32_t chosen[4] = {0, 0, 0, 1};
     /* 1.15: an even load would give 1 */
     static const float want[1] = {1.5f * 0.65f + 0.5f * 0.35f};
-    Context ctx = test_context(device, dtype);
     Tensor *scores = f32_tensor(&ctx, "scores", s, SHAPE(4, 2));
     Tensor *indices = tensor_copy_in(&ctx, "indices", I32, chosen, SHAPE(4, 1));
     check_tensor(&ctx, "loss", balance_loss(&ctx, scores, indices, 1, 1.0f), want, 1e-6);
@@ -80,9 +78,8 @@ DEVICE_TEST(balance, loss_by_its_formula) {
 }
 
 /* Every backward kernel adds to what is there when it is asked to. */
-DEVICE_TEST(balance, gradients_add) {
+CONTEXT_TEST(balance, gradients_add) {
     enum { MOST = N * E };
-    Context ctx = test_context(device, dtype);
     float s[N * E], old[MOST], one[1] = {0.5f}, per_expert[E];
     int32_t chosen[N * K];
     inputs(s, chosen);
@@ -123,8 +120,7 @@ DEVICE_TEST(balance, gradients_add) {
 }
 
 /* Scores that have underflowed: shares of zero and no NaN, on every device. */
-DEVICE_TEST(balance, loss_of_scores_that_underflowed) {
-    Context ctx = test_context(device, dtype);
+CONTEXT_TEST(balance, loss_of_scores_that_underflowed) {
     float s[N * E], zero[N * E] = {0};
     int32_t chosen[N * K];
     inputs(s, chosen);
@@ -143,8 +139,7 @@ DEVICE_TEST(balance, loss_of_scores_that_underflowed) {
 
 /* An even load costs alpha; one pair of experts for everything E / K times that, if they also have
  * all of the score. */
-DEVICE_TEST(balance, loss_at_its_ends) {
-    Context ctx = test_context(device, dtype);
+CONTEXT_TEST(balance, loss_at_its_ends) {
     static float even[14 * E], one[14 * E];
     int32_t round_robin[14 * K], same[14 * K];
     for (int n = 0; n < 14; n++) {
@@ -164,8 +159,7 @@ DEVICE_TEST(balance, loss_at_its_ends) {
     check_tensor(&ctx, "two for all", balance_loss(&ctx, s, t, 2, 0.1f), most, 1e-6);
 }
 
-DEVICE_TEST(balance, z_loss_by_its_formula) {
-    Context ctx = test_context(device, dtype);
+CONTEXT_TEST(balance, z_loss_by_its_formula) {
     float z[N * E], want_grad[N * E];
     double loss = 0;
     for (int i = 0; i < N * E; i++) z[i] = 3 * rng_normal(3, 2, (uint64_t)i);
@@ -186,8 +180,7 @@ DEVICE_TEST(balance, z_loss_by_its_formula) {
 }
 
 /* Shazeer's pair: importance is the sum of an expert's weights, variation its CV^2. */
-DEVICE_TEST(balance, importance_and_its_variation) {
-    Context ctx = test_context(device, dtype);
+CONTEXT_TEST(balance, importance_and_its_variation) {
     float s[N * E], w[N * K], want[E] = {0};
     int32_t chosen[N * K];
     inputs(s, chosen);
@@ -229,8 +222,7 @@ static Tensor *all_losses(Context *ctx, void *user) {
     return add(ctx, loss, balance_variation(ctx, importance, 3.0f));
 }
 
-Test(balance, gradients_agree_with_finite_differences) {
-    Context ctx = test_context(CPU, F32);
+CPU_TEST(balance, gradients_agree_with_finite_differences) {
     float s[N * E], w[N * K];
     int32_t chosen[N * K];
     inputs(s, chosen);
@@ -245,11 +237,10 @@ Test(balance, gradients_agree_with_finite_differences) {
 }
 
 /* Loads 6, 2, 4, 4: the mean is 4. The first gets a smaller bias, the second a larger one. */
-DEVICE_TEST(balance, bias_update_by_hand) {
+CONTEXT_TEST(balance, bias_update_by_hand) {
     static const float start[4] = {0.5f, 0.5f, -0.25f, 0};
     static const float want[4] = {0.5f - 0.125f, 0.5f + 0.125f, -0.25f, 0};
     static const int32_t counts[4] = {3, 1, 2, 2};
-    Context ctx = test_context(device, dtype);
     Tensor *bias = f32_tensor(&ctx, "bias", start, SHAPE(4));
     Tensor *load = tensor_copy_in(&ctx, "load", I32, (int32_t[4]){0}, SHAPE(4));
     Tensor *t = tensor_copy_in(&ctx, "counts", I32, counts, SHAPE(4));

@@ -8,7 +8,6 @@
 #include "common/program/testing.h"
 
 #include <math.h>
-#include <stdlib.h>
 #include <string.h>
 
 enum { HIDDEN = 32 };
@@ -97,9 +96,8 @@ static Tensor *block_loss(Context *ctx, void *user) {
 /* Which blocks decode by fused kernels, half by half: multi-head attention does not, nor do experts
  * of which a record is wanted. mla_few_rows' and ffn_few_rows' own tests list what else
  * declines. */
-DEVICE_TEST(block, fused_halves) {
+CONTEXT_TEST(block, fused_halves) {
     enum { LATENT_EXPERTS, LATENT_DENSE, HEADS_EXPERTS, RECORD, RECORDING, END };
-    Context ctx = test_context(device, dtype);
     for (int i = 0; i < END; i++) {
         AttentionKind kind = i == HEADS_EXPERTS ? ATTENTION_MULTIHEAD : ATTENTION_MLA;
         BlockConfig cfg = config(kind, i == LATENT_DENSE ? 0 : 8);
@@ -205,8 +203,7 @@ Test(block, v3_has_671_billion_parameters) {
     cr_assert_eq((active + 500000000) / 1000000000, 37, "%lld", (long long)active);
 }
 
-Test(block, the_first_layers_are_dense) {
-    Context ctx = test_context(CPU, F32);
+CPU_TEST(block, the_first_layers_are_dense) {
     BlockConfig cfg = config(ATTENTION_MLA, 8);
     cfg.first_k_dense_replace = 2;
     check_all(block_is_dense(&cfg, 1), !block_is_dense(&cfg, 2));
@@ -226,9 +223,8 @@ Test(block, the_first_layers_are_dense) {
 }
 
 /* The same random numbers drop the same, others others; without recording nothing is dropped. */
-DEVICE_TEST(block, dropout_belongs_to_training) {
+CONTEXT_TEST(block, dropout_belongs_to_training) {
     enum { T = 7, COUNT = T * HIDDEN };
-    Context ctx = test_context(device, dtype);
     BlockConfig cfg = config(ATTENTION_MLA, 4);
     Module m;
     module_init(&m, &ctx, cfg);
@@ -257,7 +253,6 @@ DEVICE_TEST(block, dropout_belongs_to_training) {
 
 Test(block, a_wrong_config_is_named) {
     BlockConfig fine = config(ATTENTION_MLA, 8), cfg;
-    Error err = {0};
 #define REFUSED(field, value, says)                                  \
     cfg = fine, cfg.field = value;                                   \
     cr_assert(block_check(&cfg, &err) == -1, #field " is accepted"); \
@@ -275,7 +270,6 @@ Test(block, a_wrong_config_is_named) {
 
 Test(block, a_wrong_training_is_named) {
     BlockConfig cfg = config(ATTENTION_MLA, 8);
-    Error err = {0};
     const struct {
         BlockTraining training;
         const char *says;

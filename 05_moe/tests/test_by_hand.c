@@ -3,9 +3,6 @@
 
 #include "common/program/testing.h"
 
-#include <stdlib.h>
-#include <string.h>
-
 enum { N = 3, E = 4, K = 2 };
 
 /* The choices and weights of the three tokens, and the load, must be these. */
@@ -25,7 +22,7 @@ static Dispatch check_choice(Context *ctx, Tensor *logits, const Tensor *bias,
 
 /* [by_hand] */
 /* sigmoid(ln 9), (ln 3), (0), (-ln 3), (-ln 9) are 0.9, 0.75, 0.5, 0.25 and 0.1 */
-DEVICE_TEST(lesson, three_tokens_by_hand) {
+CONTEXT_TEST(lesson, three_tokens_by_hand) {
     static const float ln3 = 1.09861229f, ln9 = 2.19722458f;
     static const float z[N * E] = {ln3, 0, -ln3, -ln9, ln9, 0, ln3, -ln9, 0, -ln3, -ln9, ln3};
     static const int32_t first[N * K] = {0, 1, 0, 2, 3, 0}, crowded[E] = {3, 1, 1, 1};
@@ -34,7 +31,6 @@ DEVICE_TEST(lesson, three_tokens_by_hand) {
     static const float moved[E] = {-0.15f, 0.15f, 0.15f, 0.15f};
     static const int32_t second[N * K] = {1, 0, 2, 0, 3, 1}, better[E] = {2, 2, 1, 1};
     static const float after[N * K] = {2 / 5.f, 3 / 5.f, 5 / 11.f, 6 / 11.f, 3 / 4.f, 1 / 4.f};
-    Context ctx = test_context(device, dtype);
     Tensor *logits = tensor_copy_in(&ctx, "logits", F32, z, SHAPE(N, E));
     Tensor *bias = tensor_copy_in(&ctx, "bias", F32, (float[E]){0}, SHAPE(E));
     Tensor *load = tensor_copy_in(&ctx, "load", I32, (int32_t[E]){0}, SHAPE(E));

@@ -8,7 +8,6 @@
 #include "common/program/testing.h"
 
 #include <math.h>
-#include <stdlib.h>
 #include <string.h>
 
 enum { VOCAB = 11, T = 16, B = 4, LAYERS = 2 };
@@ -31,7 +30,6 @@ static DecoderConfig config(void) {
 
 static void module_init(Module *m, Context *ctx) {
     DecoderConfig cfg = config();
-    Error err = {0};
     params_init(&m->params, ctx);
     check_ok(decoder_check(&cfg, &err), &err);
     decoder_register(&m->model, &m->params, &cfg);
@@ -46,8 +44,7 @@ static Tensor *squares(Context *ctx, int shift) {
     return tensor_copy_in(ctx, "ids", I32, ids, SHAPE(B, T));
 }
 
-DEVICE_TEST(decoder, learns) {
-    Context ctx = test_context(device, dtype);
+CONTEXT_TEST(decoder, learns) {
     Module m;
     module_init(&m, &ctx);
     AdamW adamw = adamw_defaults();
@@ -78,8 +75,7 @@ static Tensor *logits_of(Context *ctx, const Decoder *d, Tensor *ids) {
     return decoder_logits(ctx, d, decoder_states(ctx, d, ids, &(DecoderRun){0}));
 }
 
-Test(decoder, the_future_changes_nothing) {
-    Context ctx = test_context(CPU, F32);
+CPU_TEST(decoder, the_future_changes_nothing) {
     Module m;
     module_init(&m, &ctx);
     int32_t ids[T] = {0};
@@ -96,7 +92,6 @@ Test(decoder, the_future_changes_nothing) {
 
 Test(decoder, a_wrong_config_is_named) {
     DecoderConfig cfg = config();
-    Error err = {0};
     cfg.num_hidden_layers = 0;
     cr_assert(decoder_check(&cfg, &err) == -1);
     cr_assert(strstr(err.text, "num_hidden_layers is 0"), "%s", err.text);
@@ -113,10 +108,8 @@ Test(decoder, a_wrong_config_is_named) {
 enum { SEQUENCES = 3, NEW = 9 };
 
 /* Log-probabilities are those of the whole text at once; `end` is kept, and nothing behind it. */
-DEVICE_TEST(decoder_generate, ids_and_their_logprobs) {
-    Context ctx = test_context(device, dtype);
+CONTEXT_TEST(decoder_generate, ids_and_their_logprobs) {
     Module m;
-    Error err = {0};
     DecoderConfig cfg = {.vocab_size = VOCAB, .num_hidden_layers = LAYERS};
     cfg.block = (BlockConfig){.hidden_size = 32,
                               .intermediate_size = 64,

@@ -65,13 +65,11 @@ static void check_plan(Context *ctx, int i, int64_t capacity) {
     cr_assert_eq(offsets[E], next);
 }
 
-DEVICE_TEST(dispatch, plan_is_a_stable_sort) {
-    Context ctx = test_context(device, dtype);
+CONTEXT_TEST(dispatch, plan_is_a_stable_sort) {
     for (int i = 0; i < CASES; i++) check_plan(&ctx, i, 0);
 }
 
-DEVICE_TEST(dispatch, over_capacity_the_later_tokens_are_dropped) {
-    Context ctx = test_context(device, dtype);
+CONTEXT_TEST(dispatch, over_capacity_the_later_tokens_are_dropped) {
     for (int i = 0; i < CASES; i++) {
         check_plan(&ctx, i, 1);
         check_plan(&ctx, i, dispatch_capacity(1.0f, cases[i].tokens, cases[i].k, cases[i].experts));
@@ -108,9 +106,8 @@ DEVICE_TEST(dispatch, there_and_back_again) {
  * Forward and backward of both halves by plain loops, with dropped tokens, over poison, and added
  * to what was there.
  */
-DEVICE_TEST(dispatch, kernels_by_plain_loops) {
+CONTEXT_TEST(dispatch, kernels_by_plain_loops) {
     enum { N = 127, K = 3, E = 7, D = 33, S = N * K };
-    Context ctx = test_context(device, dtype);
     int32_t *chosen = random_choices(N, K, E, 4);
     Tensor *indices = tensor_copy_in(&ctx, "indices", I32, chosen, SHAPE(N, K));
     Dispatch plan = dispatch_plan(&ctx, indices, E, dispatch_capacity(1, N, K, E));
@@ -209,8 +206,7 @@ Test(dispatch, gradients_agree_with_finite_differences) {
     }
 }
 
-Test(dispatch, an_expert_out_of_range_stops_the_program, .signal = SIGABRT) {
-    Context ctx = test_context(CPU, F32);
+CPU_TEST(dispatch, an_expert_out_of_range_stops_the_program, .signal = SIGABRT) {
     int32_t chosen[2] = {0, 8};
     dispatch_plan(&ctx, tensor_copy_in(&ctx, "indices", I32, chosen, SHAPE(1, 2)), 8, 0);
 }

@@ -9,7 +9,6 @@
 #include "common/program/testing.h"
 
 #include <math.h>
-#include <stdlib.h>
 #include <string.h>
 
 static const int rows[] = {1, 2, 3, 5, 8, 9, 31, FEW_ROWS};
@@ -25,7 +24,6 @@ typedef struct Half {
 /* Weights of a size that keeps every step of order 1; the router's are larger, so that no choice is
  * so close that the order of a sum decides it. */
 static void half_init(Half *half, Context *ctx, const MoeConfig *moe, int hidden, int inner) {
-    Error err = {0};
     Params *params = &half->params;
     Block *w = &half->w;
     *half = (Half){.cfg = {.hidden_size = hidden, .rms_norm_eps = 1e-5f}, .w.dense = !moe};
@@ -110,13 +108,11 @@ DEVICE_TEST(ffn_few_rows, dense_equals_mlp_forward) {
 }
 
 /* A token with a NaN: its own row is NaN, the others are not, and the router knows which it was. */
-DEVICE_TEST(ffn_few_rows, a_nan_is_reported) {
+CONTEXT_TEST(ffn_few_rows, a_nan_is_reported) {
     if (device == CPU) return; /* moe_forward() does it there: test_router.c */
-    Context ctx = test_context(device, dtype);
     enum { N = 12, HIDDEN = 64 };
     MoeConfig cfg = moe_config(HIDDEN, 32, 8, 2);
     Half half;
-    Error err = {0};
     half_init(&half, &ctx, &cfg, HIDDEN, 0);
     float *x = test_values(&ctx, test_normal(&ctx, "x", 1, SHAPE(1, N, HIDDEN)));
     x[7 * HIDDEN + 3] = NAN;
@@ -129,7 +125,7 @@ DEVICE_TEST(ffn_few_rows, a_nan_is_reported) {
 
 /* What it does not take: then block_feed_forward() is asked. One feature at a time; with none of
  * them it takes it. */
-DEVICE_TEST(ffn_few_rows, features_that_decline) {
+CONTEXT_TEST(ffn_few_rows, features_that_decline) {
     enum {
         ODD_WIDTH = 1,
         MANY_EXPERTS,
@@ -140,7 +136,6 @@ DEVICE_TEST(ffn_few_rows, features_that_decline) {
         OTHER_DTYPE,
         END
     };
-    Context ctx = test_context(device, dtype);
     for (int i = 0; i < END; i++) {
         MoeConfig cfg = moe_config(64, i == ODD_WIDTH ? 33 : 32, i == MANY_EXPERTS ? 65 : 8, 2);
         if (i == CENTROIDS) cfg.router.gate_kind = GATE_CENTROID;

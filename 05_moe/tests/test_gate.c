@@ -74,9 +74,8 @@ DEVICE_TEST(gate, linear_by_plain_loops) {
 }
 
 /* The noise is what rng.h says, the same on every device. */
-DEVICE_TEST(gate, noise_by_its_formula) {
+CONTEXT_TEST(gate, noise_by_its_formula) {
     enum { N = 33, E = 7 };
-    Context ctx = test_context(device, dtype);
     Tensor *clean = f32_normal(&ctx, "clean", 1, N, E), *raw = f32_normal(&ctx, "raw", 2, N, E);
     float *ch = test_values(&ctx, clean), *rh = test_values(&ctx, raw), want[N * E], draw[N * E];
     Tensor *c = f32_normal(&ctx, "c", 3, N, E);
@@ -204,9 +203,8 @@ DEVICE_TEST(gate, gradients_of_noisy_load_equal_the_cpus) {
  * steep as GATE_MIN_SIGMA lets it be, that with respect to raw is 0, and nothing is NaN. All are
  * added to what is there.
  */
-DEVICE_TEST(gate, gradients_of_noisy_load_without_noise) {
+CONTEXT_TEST(gate, gradients_of_noisy_load_without_noise) {
     enum { N = 2, E = 9 };
-    Context ctx = test_context(device, dtype);
     float level[N * E], no_noise[N * E], far[N * E], dload[E], old[N * E];
     float want_clean[N * E], want_noisy[N * E];
     for (int i = 0; i < N * E; i++) level[i] = 0.5f, no_noise[i] = -120, old[i] = (float)i;
@@ -239,9 +237,8 @@ DEVICE_TEST(gate, gradients_of_noisy_load_without_noise) {
 }
 
 /* With noise: what is there is added to. */
-DEVICE_TEST(gate, gradients_of_noisy_load_add) {
+CONTEXT_TEST(gate, gradients_of_noisy_load_add) {
     enum { N = 33, E = 9, K = 3 };
-    Context ctx = test_context(device, dtype);
     Tensor *in[3], *out[2][3];
     for (int j = 0; j < 3; j++) in[j] = f32_normal(&ctx, "input", (uint64_t)j, N, E);
     for (int i = 0; i < 2; i++)
@@ -359,8 +356,7 @@ Test(router, gradients_noisy) {
 /* ---- what the gates promise ---- */
 
 /* A token's length does not matter to a centroid, and a logit is within +-1 / temperature. */
-DEVICE_TEST(router, centroids_see_directions_only) {
-    Context ctx = test_context(device, dtype);
+CONTEXT_TEST(router, centroids_see_directions_only) {
     Tensor *x = test_normal(&ctx, "x", 1, SHAPE(33, 16)),
            *w = test_normal(&ctx, "w", 2, SHAPE(8, 16));
     float *xh = test_values(&ctx, x);
@@ -375,8 +371,7 @@ DEVICE_TEST(router, centroids_see_directions_only) {
 }
 
 /* Noise is for training only; and an answer draws no random numbers. */
-DEVICE_TEST(router, noise_is_drawn_only_while_recording) {
-    Context ctx = test_context(device, dtype);
+CONTEXT_TEST(router, noise_is_drawn_only_while_recording) {
     RouterConfig cfg = {.hidden_size = 16,
                         .n_routed_experts = 8,
                         .num_experts_per_tok = 2,
@@ -384,7 +379,6 @@ DEVICE_TEST(router, noise_is_drawn_only_while_recording) {
                         .norm_topk_prob = true,
                         .gate_kind = GATE_NOISY};
     Params params;
-    Error err;
     params_init(&params, &ctx);
     Router w = router_init(&params, "gate", &cfg);
     cr_assert(params_allocate(&params, true, &err) == 0);

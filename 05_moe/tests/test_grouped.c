@@ -156,10 +156,9 @@ static Tensor *experts_loss(Context *ctx, void *user) {
     return weighted_sum(ctx, grouped_linear(ctx, h, g->down, g->offsets), g->c);
 }
 
-Test(grouped, gradients_agree_with_finite_differences) {
+CPU_TEST(grouped, gradients_agree_with_finite_differences) {
     enum { E = 4, IN = 7, INNER = 5, R = 9 };
     static const int32_t offsets[E + 1] = {0, 3, 3, 8, 9};
-    Context ctx = test_context(CPU, F32);
     Graph g = {.x = test_normal(&ctx, "x", 1, SHAPE(R, IN)),
                .gate = test_normal(&ctx, "gate", 2, SHAPE(E, INNER, IN)),
                .up = test_normal(&ctx, "up", 3, SHAPE(E, INNER, IN)),
@@ -214,8 +213,7 @@ Test(grouped, threads_do_not_change_results) {
     }
 }
 
-Test(grouped, a_wrong_shape_stops_the_program, .signal = SIGABRT) {
-    Context ctx = test_context(CPU, F32);
+CPU_TEST(grouped, a_wrong_shape_stops_the_program, .signal = SIGABRT) {
     static const int32_t offsets[3] = {0, 1, 2};
     Tensor *x = test_normal(&ctx, "x", 1, SHAPE(2, 5)),
            *w = test_normal(&ctx, "w", 2, SHAPE(2, 3, 4));

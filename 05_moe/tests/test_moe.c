@@ -10,7 +10,6 @@
 #include <omp.h>
 #include <signal.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 
 MODULE(Moe, MoeConfig, moe_init(params, "model.layers.3.mlp", cfg), 0)
@@ -28,8 +27,7 @@ static double layer_tolerance(DType dtype) {
     return dtype == BF16 ? 10 * 0x1p-9 : 20 * tolerance_of(F32, 24);
 }
 
-DEVICE_TEST(moe, equals_transformers_deepseek_v3) {
-    Context ctx = test_context(device, dtype);
+CONTEXT_TEST(moe, equals_transformers_deepseek_v3) {
     SafeTensors *golden = golden_open("05_moe/goldens/v3_moe.safetensors");
     MoeConfig cfg = moe_config(24, 10, 8, 3);
     cfg.router.n_group = 4, cfg.router.topk_group = 2;
@@ -85,9 +83,8 @@ static void add_expert(double *y, const float *x, double scale, const float *gat
 
 /* [dense_mixture] */
 /* Top-k over all experts is a dense mixture: every expert sees every token, weighted by softmax. */
-DEVICE_TEST(moe, top_k_of_all_experts_is_a_dense_mixture) {
+CONTEXT_TEST(moe, top_k_of_all_experts_is_a_dense_mixture) {
     enum { N = 33, HIDDEN = 24, INNER = 20, E = 8 };
-    Context ctx = test_context(device, dtype);
     MoeConfig cfg = moe_config(HIDDEN, INNER, E, E);
     cfg.router.scoring_func = SCORING_SOFTMAX;
     cfg.router.topk_method = TOPK_GREEDY;
@@ -158,9 +155,8 @@ DEVICE_TEST(moe, one_expert_is_a_plain_mlp) {
 }
 
 /* Experts that nobody chose get a gradient of zero, not of whatever the memory held. */
-DEVICE_TEST(moe, an_expert_without_tokens_gets_no_gradient) {
+CONTEXT_TEST(moe, an_expert_without_tokens_gets_no_gradient) {
     enum { N = 33, HIDDEN = 24, INNER = 16, E = 8 };
-    Context ctx = test_context(device, dtype);
     Module m;
     module_init(&m, &ctx, moe_config(HIDDEN, INNER, E, 2));
     float push[E] = {0, 0, -10, 0, 0, -10, -10, 0};
@@ -223,8 +219,7 @@ static double gate_gradient_of_one(Context *ctx, bool norm, bool as_configured) 
 
 /* s / s = 1: a router that takes one expert and divides learns nothing from the loss. So
  * moe_config() does not divide there, and router_training_check() refuses who does. */
-DEVICE_TEST(moe, a_router_that_takes_one_learns_unless_it_divides) {
-    Context ctx = test_context(device, dtype);
+CONTEXT_TEST(moe, a_router_that_takes_one_learns_unless_it_divides) {
     /* Not 0 but the rounding of 1 / s - s / s^2, times 40 tokens. */
     double divided = gate_gradient_of_one(&ctx, true, false);
     double alone = gate_gradient_of_one(&ctx, false, false);
@@ -233,9 +228,8 @@ DEVICE_TEST(moe, a_router_that_takes_one_learns_unless_it_divides) {
 }
 
 /* Over capacity: a token that all its experts dropped keeps the shared expert's answer only. */
-DEVICE_TEST(moe, dropped_tokens_keep_the_shared_expert) {
+CONTEXT_TEST(moe, dropped_tokens_keep_the_shared_expert) {
     enum { N = 40, HIDDEN = 16, INNER = 8, E = 4 };
-    Context ctx = test_context(device, dtype);
     MoeConfig cfg = moe_config(HIDDEN, INNER, E, 1);
     cfg.n_shared_experts = 1, cfg.capacity_factor = 1;
     Module m;
@@ -383,13 +377,12 @@ Test(moe, threads_do_not_change_results) {
 /* ---- sizes and settings ---- */
 
 /* 8 experts and one shared, two are chosen: 9 experts are stored, 3 are used. */
-Test(moe, parameters_total_and_active) {
+CPU_TEST(moe, parameters_total_and_active) {
     MoeConfig small = moe_config(512, 1365, 8, 2);
     small.n_shared_experts = 1;
     int64_t expert = 3 * 512 * 1365;                            /* gate, up, down: 2.1 million */
     cr_assert_eq(moe_parameters(&small), 9 * expert + 8 * 512); /* 18.9 million */
     cr_assert_eq(moe_active_parameters(&small), 3 * expert + 8 * 512); /* 6.3 million */
-    Context ctx = test_context(CPU, F32);
     Module m;
     module_init(&m, &ctx, small);
     cr_assert_eq(params_count(&m.params), moe_parameters(&small));
@@ -399,8 +392,7 @@ Test(moe, parameters_total_and_active) {
     cr_assert_eq(params_count(&m.params), moe_parameters(&small));
 }
 
-Test(moe, weights_have_names) {
-    Context ctx = test_context(CPU, F32);
+CPU_TEST(moe, weights_have_names) {
     Module m;
     MoeConfig cfg = moe_config(24, 10, 8, 2);
     cfg.n_shared_experts = 2;
@@ -418,7 +410,6 @@ Test(moe, weights_have_names) {
 
 Test(moe, a_wrong_config_is_named) {
     MoeConfig fine = moe_config(64, 32, 8, 2), cfg;
-    Error err = {0};
     check_ok(moe_check(&fine, &err), &err);
 #define REFUSED(field, value, says)                                \
     cfg = fine, cfg.field = value;                                 \
@@ -438,8 +429,7 @@ Test(moe, a_wrong_config_is_named) {
     cr_assert(moe_check_tokens(&fine, 1, &err) == 0);
 }
 
-Test(moe, no_tokens_stop_the_program, .signal = SIGABRT) {
-    Context ctx = test_context(CPU, F32);
+CPU_TEST(moe, no_tokens_stop_the_program, .signal = SIGABRT) {
     Module m;
     module_init(&m, &ctx, moe_config(24, 10, 8, 2));
     forward(&ctx, &m, tensor_new(&ctx, "x", F32, SHAPE(1, 0, 24)));

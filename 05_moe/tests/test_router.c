@@ -5,7 +5,6 @@
  */
 #include "05_moe/router.h"
 
-#include "05_moe/gate.h"
 #include "common/program/testing.h"
 
 #include <math.h>
@@ -162,7 +161,7 @@ static void check_route(Context *ctx, RouteShape shape, bool with_bias) {
     check_tensor(ctx, "weights", weights, want_weights, tolerance);
 }
 
-DEVICE_TEST(router, agrees_with_a_plain_sort) {
+CONTEXT_TEST(router, agrees_with_a_plain_sort) {
     static const struct {
         int tokens, experts, k, groups, topk_groups, best, sigmoid, norm;
     } cases[] = {
@@ -171,7 +170,6 @@ DEVICE_TEST(router, agrees_with_a_plain_sort) {
         {33, 160, 6, 8, 3, 1, 0, 0},   {33, 256, 8, 8, 4, 2, 1, 1}, {127, 33, 5, 11, 3, 2, 1, 1},
         {31, 512, 10, 16, 3, 2, 1, 1}, {33, 12, 5, 12, 5, 2, 1, 1}, {5, 100, 100, 4, 4, 1, 0, 1},
     };
-    Context ctx = test_context(device, dtype);
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         RouteShape shape = {.tokens = cases[i].tokens,
                             .experts = cases[i].experts,
@@ -244,9 +242,8 @@ DEVICE_TEST(router, backward_by_plain_loops) {
 
 /* ---- what must hold for any scores ---- */
 
-DEVICE_TEST(router, the_bias_changes_choices_and_never_weights) {
+CONTEXT_TEST(router, the_bias_changes_choices_and_never_weights) {
     enum { N = 127, E = 16, K = 3 };
-    Context ctx = test_context(device, dtype);
     RouterConfig cfg = config(1, E, K, SCORING_SIGMOID, TOPK_NOAUX_TC);
     float z[N * E], push[E] = {0};
     for (int i = 0; i < N * E; i++) z[i] = rng_normal(3, 1, (uint64_t)i);
@@ -267,9 +264,8 @@ DEVICE_TEST(router, the_bias_changes_choices_and_never_weights) {
     }
 }
 
-DEVICE_TEST(router, of_equal_scores_the_lower_index_wins) {
+CONTEXT_TEST(router, of_equal_scores_the_lower_index_wins) {
     enum { N = 33, E = 12, K = 4 };
-    Context ctx = test_context(device, dtype);
     float z[N * E];
     for (int i = 0; i < N * E; i++) z[i] = 0.5f;
     for (int n = 0; n < N; n++) z[n * E + 9] = z[n * E + 10] = 0.75f; /* the last group is better */
@@ -378,7 +374,6 @@ Test(router, a_wrong_config_is_named) {
         cr_assert(router_check(&cfg, &err) == -1, "case %zu is accepted", i);
         cr_assert(strstr(err.text, cases[i].says), "case %zu says: %s", i, err.text);
     }
-    Error err = {0};
     RouterConfig v3 = config(7168, 256, 8, SCORING_SIGMOID, TOPK_NOAUX_TC);
     v3.n_group = 8, v3.topk_group = 4;
     check_ok(router_check(&v3, &err), &err);

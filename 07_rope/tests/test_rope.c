@@ -5,14 +5,12 @@
  */
 #include "07_rope/rope.h"
 
-#include "02_causal/causal.h"
 #include "common/program/testing.h"
 
 #include <complex.h>
 #include <math.h>
 #include <signal.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 
 /*
@@ -64,7 +62,6 @@ enum { MAX_POSITION = 300 };
 static Rope rope_new(Context *ctx, int dim, RopeLayout layout) {
     RopeConfig cfg = rope_config(dim, MAX_POSITION);
     Rope rope;
-    Error err;
     cfg.layout = layout;
     check_ok(rope_init(&rope, ctx, &cfg, &err), &err);
     return rope;
@@ -131,8 +128,7 @@ static void check_rotated(Context *ctx, const char *name, const Tensor *rotated,
 
 /* ---- forward ---- */
 
-DEVICE_TEST(rotate, equals_complex_numbers) {
-    Context ctx = test_context(device, dtype);
+CONTEXT_TEST(rotate, equals_complex_numbers) {
     Sizes sizes[SIZES];
     for (int i = all_sizes(sizes) - 1; i >= 0; i--)
         for (int layout = 0; layout < 2; layout++) {
@@ -148,8 +144,7 @@ DEVICE_TEST(rotate, equals_complex_numbers) {
 }
 
 /* There and back: two rotations' roundings, and in BF16 both results are rounded. */
-DEVICE_TEST(rotate, inverse_undoes) {
-    Context ctx = test_context(device, dtype);
+CONTEXT_TEST(rotate, inverse_undoes) {
     Sizes sizes[SIZES];
     for (int i = all_sizes(sizes) - 1; i >= 0; i -= 2)
         for (int layout = 0; layout < 2; layout++) {
@@ -168,9 +163,8 @@ DEVICE_TEST(rotate, inverse_undoes) {
         }
 }
 
-DEVICE_TEST(rotate, keeps_the_length_of_every_pair) {
+CONTEXT_TEST(rotate, keeps_the_length_of_every_pair) {
     enum { T = 33, H = 3, DIM = 66 };
-    Context ctx = test_context(device, dtype);
     for (int layout = 0; layout < 2; layout++) {
         Rope rope = rope_new(&ctx, DIM, layout);
         Pair p;
@@ -192,9 +186,8 @@ DEVICE_TEST(rotate, keeps_the_length_of_every_pair) {
     }
 }
 
-DEVICE_TEST(rotate, k_may_be_missing) {
+CONTEXT_TEST(rotate, k_may_be_missing) {
     enum { T = 33, H = 3, DIM = 64 };
-    Context ctx = test_context(device, dtype);
     for (int layout = 0; layout < 2; layout++) {
         Rope rope = rope_new(&ctx, DIM, layout);
         Pair p;
@@ -212,10 +205,9 @@ DEVICE_TEST(rotate, k_may_be_missing) {
  * The same q and the same k at many places: q at position p, k at position s. The products must be
  * equal wherever p - s is. In BF16 both are rounded after they are turned.
  */
-DEVICE_TEST(rotate, only_the_distance_counts) {
+CONTEXT_TEST(rotate, only_the_distance_counts) {
     enum { DIM = 64, PLACES = 100 };
     static const int distances[] = {0, 1, 7, 100};
-    Context ctx = test_context(device, dtype);
     for (int layout = 0; layout < 2; layout++)
         for (int d = 0; d < 4; d++) {
             Rope rope = rope_new(&ctx, DIM, layout);
@@ -250,9 +242,8 @@ DEVICE_TEST(rotate, only_the_distance_counts) {
         }
 }
 
-DEVICE_TEST(rotate, counts_from_an_offset) {
+CONTEXT_TEST(rotate, counts_from_an_offset) {
     enum { B = 2, T = 9, H = 2, DIM = 6, FIRST = 41 };
-    Context ctx = test_context(device, dtype);
     Rope rope = rope_new(&ctx, DIM, ROPE_INTERLEAVED);
     int32_t list[B * T];
     for (int i = 0; i < B * T; i++) list[i] = FIRST + i % T;
@@ -265,12 +256,10 @@ DEVICE_TEST(rotate, counts_from_an_offset) {
 }
 
 /* The table is exact to F32 at every position: what angles in F32 would not be. */
-Test(table, is_exact_far_out) {
+CPU_TEST(table, is_exact_far_out) {
     static const int rows[] = {0, 1, 2, 4095, 4096, 65537, 100003, 163839};
-    Context ctx = test_context(CPU, F32);
     RopeConfig cfg = rope_config(64, 163840);
     Rope rope;
-    Error err;
     check_ok(rope_init(&rope, &ctx, &cfg, &err), &err);
     double worst = 0, worst_f32 = 0;
     for (size_t r = 0; r < sizeof rows / sizeof *rows; r++)
@@ -302,8 +291,7 @@ Test(positions, beyond_the_table_stop_the_program, .signal = SIGABRT) {
 
 Test(positions, below_zero_stop_the_program, .signal = SIGABRT) { rotate_beyond(-1); }
 
-Test(positions, q_given_as_k_too_stops_the_program, .signal = SIGABRT) {
-    Context ctx = test_context(CPU, F32);
+CPU_TEST(positions, q_given_as_k_too_stops_the_program, .signal = SIGABRT) {
     Rope rope = rope_new(&ctx, 4, ROPE_HALVES);
     Tensor *q = test_normal(&ctx, "q", 1, SHAPE(1, 2, 1, 4));
     rope_rotate(&ctx, &rope, q, 0, q, 0, positions_from(&ctx, 1, 2, 0));

@@ -8,7 +8,6 @@
 
 #include <math.h>
 #include <stdlib.h>
-#include <string.h>
 
 enum { VOCAB = 19, LONGEST = 256 };
 
@@ -31,7 +30,6 @@ static DecoderConfig tiny(int layers) {
 }
 
 static void make(Model *m, Context *ctx, const DecoderConfig *cfg, const RopeConfig *rope) {
-    Error err;
     params_init(&m->params, ctx);
     decoder_register(&m->model, &m->params, cfg);
     check_ok(params_allocate(&m->params, true, &err) || rope_init(&m->rope, ctx, rope, &err), &err);
@@ -94,9 +92,8 @@ static double model_tolerance(DType dtype) { return dtype == BF16 ? 3e-2 : 2e-5;
  * One layer without positions: the last token sees the others as a set, so their order is nothing
  * to it. With positions it is.
  */
-DEVICE_TEST(rope_decoder, without_positions_the_past_is_a_set) {
+CONTEXT_TEST(rope_decoder, without_positions_the_past_is_a_set) {
     enum { T = 21 };
-    Context ctx = test_context(device, dtype);
     DecoderConfig cfg = tiny(1);
     RopeConfig rope = plain();
     Model m;
@@ -137,9 +134,8 @@ static void rotate_shifted(Context *ctx, const Position *self, Tensor *q, Tensor
 }
 
 /* Only distances count: a text that begins at place 190 has the same logits. */
-DEVICE_TEST(rope_decoder, a_shift_of_all_positions_changes_nothing) {
+CONTEXT_TEST(rope_decoder, a_shift_of_all_positions_changes_nothing) {
     enum { T = 33 };
-    Context ctx = test_context(device, dtype);
     DecoderConfig cfg = tiny(2);
     for (int kind = 0; kind < 2; kind++) {
         RopeConfig rope = kind ? yarn() : plain();
@@ -160,9 +156,8 @@ DEVICE_TEST(rope_decoder, a_shift_of_all_positions_changes_nothing) {
 
 /* ---- the cache: positions go on where they stopped ---- */
 
-DEVICE_TEST(rope_decoder, with_the_cache_as_without) {
+CONTEXT_TEST(rope_decoder, with_the_cache_as_without) {
     enum { T = 70 }; /* more than one page */
-    Context ctx = test_context(device, dtype);
     DecoderConfig cfg = tiny(2);
     const int pieces[] = {5, 1, 1, 33, 1, 29};
     for (int kind = 0; kind < 3; kind++) {
@@ -190,16 +185,14 @@ DEVICE_TEST(rope_decoder, with_the_cache_as_without) {
 
 /* What the cache keeps of a token's position is its rotated key: at place 0 nothing is turned, and
  * the same character at the next place is turned by f_i. Layer 0 has no other way to tell them. */
-DEVICE_TEST(rope_decoder, the_cached_key_is_rotated) {
+CONTEXT_TEST(rope_decoder, the_cached_key_is_rotated) {
     enum { T = 9 };
-    Context ctx = test_context(device, dtype);
     DecoderConfig cfg = tiny(1);
     RopeConfig rope = plain();
     Model m;
     make(&m, &ctx, &cfg, &rope);
     int c = cfg.block.mla.kv_lora_rank, dim = cfg.block.mla.qk_rope_head_dim, width = c + dim;
     DecoderCache cache;
-    Error err;
     check_ok(decoder_cache_init(&cache, &ctx, &cfg.block, 1, 1, T, &err), &err);
     int32_t ids[T];
     for (int t = 0; t < T; t++) ids[t] = 4;
@@ -236,8 +229,7 @@ static Tensor *problem_loss(Context *ctx, void *user) {
     return decoder_loss(ctx, &p->m->model, p->ids, p->targets, &p->m->rope.position);
 }
 
-Test(rope_decoder, gradients_agree_with_finite_differences) {
-    Context ctx = test_context(CPU, F32);
+CPU_TEST(rope_decoder, gradients_agree_with_finite_differences) {
     DecoderConfig cfg = tiny(2);
     RopeConfig rope = yarn();
     Model m;

@@ -11,7 +11,6 @@
 #include "common/program/testing.h"
 
 #include <math.h>
-#include <stdlib.h>
 #include <string.h>
 
 static double rotation_tolerance(DType dtype) { return 2 * tolerance_of(dtype, 4); }
@@ -19,7 +18,6 @@ static double rotation_tolerance(DType dtype) { return 2 * tolerance_of(dtype, 4
 static Rope rope_new(Context *ctx, int dim, RopeLayout layout) {
     RopeConfig cfg = rope_config(dim, 64);
     Rope rope;
-    Error err;
     cfg.layout = layout;
     check_ok(rope_init(&rope, ctx, &cfg, &err), &err);
     return rope;
@@ -83,13 +81,11 @@ DEVICE_TEST(backward, k_alone_may_have_a_gradient) {
 }
 
 /* (R x) . y = x . (R^T y), for the table's attention factor too: it scales both ways. */
-DEVICE_TEST(backward, is_the_adjoint_with_an_attention_factor) {
-    Context ctx = test_context(device, dtype);
+CONTEXT_TEST(backward, is_the_adjoint_with_an_attention_factor) {
     RopeConfig cfg = rope_config(DIM, 64);
     cfg.rope_type = ROPE_YARN;
     cfg.factor = 4, cfg.original_max_position_embeddings = 16, cfg.attention_factor = 1.5;
     Rope rope;
-    Error err;
     check_ok(rope_init(&rope, &ctx, &cfg, &err), &err);
     Tensor *x = test_normal(&ctx, "x", 1, SHAPE(B, T, H, DIM));
     Tensor *y = test_normal(&ctx, "y", 2, SHAPE(B, T, H, DIM));
@@ -164,9 +160,8 @@ static float *projected_and_turned(Context *ctx, const Tensor *x, const float *w
 }
 
 /* [layout_rows_keep_scores] */
-Test(layout, converted_weights_give_the_same_scores) {
+CPU_TEST(layout, converted_weights_give_the_same_scores) {
     enum { IN = 10 };
-    Context ctx = test_context(CPU, F32);
     Tensor *x = test_normal(&ctx, "x", 1, SHAPE(TOKENS, IN));
     float *wq = test_values(&ctx, test_normal(&ctx, "wq", 2, SHAPE(HEADS * WIDTH, IN)));
     float *wk = test_values(&ctx, test_normal(&ctx, "wk", 3, SHAPE(WIDTH, IN)));

@@ -8,8 +8,6 @@
 
 #include "04_mla/tests/test_mla.h"
 
-#include <stdio.h>
-
 /*
  * F32: five products of up to 20 terms, a norm and a softmax follow each other, and the goldens'
  * norms and angles are F32 themselves; 20 roundings of a sum of 128 are allowed, as in chapter 04.
@@ -34,7 +32,6 @@ static RopeConfig yarn_config(int dim, RopeLayout layout, double mscale, double 
 
 static Rope rope_new(Context *ctx, RopeConfig cfg) {
     Rope rope;
-    Error err;
     check_ok(rope_init(&rope, ctx, &cfg, &err), &err);
     return rope;
 }
@@ -134,8 +131,7 @@ static void convert(Module *m, Tensor *t, int heads, int head_dim) {
 }
 
 /* q_b_proj's rows are per head [nope | rope]; kv_a_proj's are [kv_lora_rank | rope], one "head". */
-DEVICE_TEST(mla, converted_weights_give_the_same_output) {
-    Context ctx = test_context(device, dtype);
+CONTEXT_TEST(mla, converted_weights_give_the_same_output) {
     Module m;
     module_init(&m, &ctx, small);
     Rope interleaved = rope_new(&ctx, yarn_config(small.qk_rope_head_dim, ROPE_INTERLEAVED, 1, 1));
@@ -156,10 +152,8 @@ DEVICE_TEST(mla, converted_weights_give_the_same_output) {
 
 /* ---- where the table ends ---- */
 
-Test(mla, table_too_short_is_said_before_the_step) {
-    Context ctx = test_context(CPU, F32);
+CPU_TEST(mla, table_too_short_is_said_before_the_step) {
     Rope rope = rope_new(&ctx, rope_config(6, 40));
-    Error err = {0};
     cr_assert_eq(position_room(&rope.position, 30, 10, &err), 0);
     cr_assert_eq(position_room(&rope.position, 31, 10, &err), -1);
     cr_assert(strstr(err.text, "40"), "it says: %s", err.text);

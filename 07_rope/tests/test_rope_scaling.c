@@ -8,10 +8,7 @@
 
 #include <math.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
-
-static Error err; /* what the last call that failed had to say */
 
 static RopeConfig yarn_config(int dim, double theta, double factor, int original) {
     RopeConfig cfg = rope_config(dim, 4096);
@@ -55,8 +52,7 @@ Test(yarn, numbers_of_deepseek_v3) {
 /* [/v3_numbers] */
 
 /* The module hands both factors on: one in the table, one in position.scale. */
-Test(yarn, factors_reach_table_and_position) {
-    Context ctx = test_context(CPU, F32);
+CPU_TEST(yarn, factors_reach_table_and_position) {
     RopeConfig cfg = v3_config();
     cfg.max_position_embeddings = 8;
     cfg.mscale_all_dim = 0.5;
@@ -213,10 +209,9 @@ Test(goldens, frequencies_and_factors_of_transformers) {
 }
 
 /* Positions up to 300. There angles in F32, as transformers has them, are off by at most 2^-16. */
-Test(goldens, cos_and_sin_of_transformers) {
+CPU_TEST(goldens, cos_and_sin_of_transformers) {
     enum { ROWS = 8, HALF = 32 };
     SafeTensors *golden = golden_open("07_rope/goldens/frequencies.safetensors");
-    Context ctx = test_context(CPU, F32);
     RopeConfig cfg = v3_config();
     cfg.max_position_embeddings = 301;
     Rope rope;
@@ -286,7 +281,6 @@ DEVICE_TEST(goldens, apply_rotary_pos_emb_interleave) {
 /* ---- settings that make no sense ---- */
 
 static void refused(RopeConfig cfg, const char *words) {
-    Error err = {0};
     cr_assert_eq(rope_check(&cfg, &err), -1, "accepted, but should say: %s", words);
     cr_assert(strstr(err.text, words), "it says: %s", err.text);
     /* rope_init says the same and leaves nothing to free. */

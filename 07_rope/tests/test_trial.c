@@ -7,7 +7,6 @@
 #include "common/program/testing.h"
 
 #include <math.h>
-#include <stdlib.h>
 #include <string.h>
 
 enum { VOCAB = 7, COUNT = 600, TRAIN = 400 };
@@ -22,7 +21,6 @@ typedef struct Fixture {
 } Fixture;
 
 static void set_up(Fixture *f, Device device, DType dtype) {
-    Error err;
     RopeConfig rope = rope_config(8, 128);
     DecoderConfig cfg = trial_config(VOCAB, 1, 24,
                                      (MlaConfig){.hidden_size = 16,
@@ -111,7 +109,6 @@ static TrialTraining training(double *losses, float learning_rate) {
 
 DEVICE_TEST(trial, learns) {
     static Fixture f;
-    Error err;
     double losses[60];
     set_up(&f, device, dtype);
     TrialTraining how = training(losses, 1e-2f);
@@ -123,7 +120,6 @@ DEVICE_TEST(trial, learns) {
 
 Test(trial, says_when_the_loss_is_no_number) {
     static Fixture f;
-    Error err = {0};
     set_up(&f, CPU, F32);
     TrialTraining how = training(NULL, 1e30f);
     cr_assert(trial_train(&f.ctx, &f.params, &f.model, &f.text, &f.rope.position, &how, &err) == -1,

@@ -4,8 +4,6 @@
 #include "10_full_model/commands/command.h"
 #include "10_full_model/data/prepare.h"
 
-#include "common/program/progress.h"
-
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>

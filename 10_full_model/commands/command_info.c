@@ -9,7 +9,6 @@
 #include "common/program/progress.h"
 
 #include <stdio.h>
-#include <string.h>
 #include <sys/stat.h>
 
 typedef struct Options {

@@ -10,7 +10,6 @@
 #include "common/files/files.h"
 #include "common/program/progress.h"
 
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>

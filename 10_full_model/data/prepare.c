@@ -15,7 +15,6 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <omp.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/file.h>

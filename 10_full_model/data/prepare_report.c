@@ -7,12 +7,10 @@
 
 #include "common/files/csv.h"
 #include "common/program/plot.h"
-#include "common/program/progress.h"
 
 #include <inttypes.h>
 #include <math.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 

@@ -12,9 +12,6 @@
 #include "common/files/files.h"
 #include "common/files/json.h"
 
-#include <math.h>
-#include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 
 /* A file's object and, within it, the one that holds the positions' keys (NULL: there is none). */

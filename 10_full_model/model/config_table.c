@@ -5,7 +5,6 @@
 
 #include "common/program/progress.h"
 
-#include <math.h>
 #include <stddef.h>
 #include <stdio.h>
 #include <string.h>

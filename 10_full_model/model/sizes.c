@@ -4,7 +4,6 @@
  */
 #include "10_full_model/model/sizes.h"
 
-#include <stdio.h>
 #include <string.h>
 
 const char *const size_names[SIZE_KINDS] = {[SIZE_EMBEDDING] = "embedding table",

@@ -6,12 +6,9 @@
 #include "10_full_model/checkpoint/weight_files.h"
 #include "10_full_model/checkpoint/weights_map.h"
 #include "10_full_model/tests/test_world.h"
-#include "common/files/files.h"
 
 #include <stdio.h>
 #include <sys/resource.h>
-
-static Error err; /* what the last call that failed had to say */
 
 static void world_open(World *w, ModelConfig cfg) {
     world_model(w, CPU, F32, cfg, false);
@@ -46,7 +43,6 @@ static void loads_as(World *w, DType dtype) {
 /* Loading fails, says `message`, and leaves nothing. */
 static void refused(World *w, const char *what, const char *message) {
     Model back;
-    Error err = {0};
     cr_assert(checkpoint_load_model(&back, &w->ctx, w->scratch.directory, NULL, false, &err) == -1,
               "%s: accepted", what);
     cr_assert(strstr(err.text, message), "%s: \"%s\" does not say \"%s\"", what, err.text, message);

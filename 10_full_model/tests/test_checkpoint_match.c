@@ -6,16 +6,12 @@
 #include "common/program/testing.h"
 #include "common/tests/test_scratch.h"
 
-#include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 
-Test(checkpoint, of_671_billion_with_a_wrong_shape_says_so) {
-    Context ctx = test_context(CPU, F32);
+CPU_TEST(checkpoint, of_671_billion_with_a_wrong_shape_says_so) {
     Scratch scratch = scratch_open();
     ModelConfig cfg;
     Model model;
-    Error err = {0};
     cr_assert(config_preset(&cfg, "v3", &err) == 0 && config_parameters(&cfg) > 600e9);
     check_ok(config_save(&cfg, scratch.directory, &err), &err);
     float numbers[16] = {0};

@@ -9,8 +9,6 @@
 
 #include <stdio.h>
 
-static Error err; /* what the last call that failed had to say */
-
 Test(config, what_is_written_is_read) {
     ModelConfig cfg, back;
     cr_assert(config_preset(&cfg, "nano", &err) == 0);

@@ -15,7 +15,6 @@ static const int prompt_lengths[BATCH] = {1, PAGE_TOKENS - 1, PAGE_TOKENS + 9};
 
 /* Prompts of different lengths in the caches. */
 static void world_with_prompts(World *w, Device device, DType dtype, bool even) {
-    Error err;
     ModelConfig cfg = even ? tiny_even_config(VOCAB) : tiny_config(VOCAB);
     cfg.max_position_embeddings = CAPACITY;
     world_model(w, device, dtype, cfg, false);
@@ -36,7 +35,6 @@ static void world_with_prompts(World *w, Device device, DType dtype, bool even) 
 /* One step as anybody would write it; the largest logit of each sequence, and how far it leads. */
 static void plain_step(World *w, const int32_t *ids, int32_t *next, float *lead) {
     static float logits[BATCH * VOCAB];
-    Error err;
     check_ok(model_cache_reserve(&w->model, &cache, 1, &err), &err);
     Tensor *t = tensor_copy_in(&w->ctx, "ids", I32, ids, SHAPE(BATCH, 1));
     tensor_download(&w->ctx, logits, model_forward(&w->model, t, &cache));
@@ -101,7 +99,6 @@ DEVICE_TEST(decode_graph, fused_steps_are_the_whole_text) {
     enum { TEXT = 45, STEPS = 6 };
     World w;
     world_with_prompts(&w, device, dtype, true);
-    Error err;
     int32_t ids[BATCH * TEXT], next[BATCH];
     static float got[BATCH * VOCAB], whole[BATCH * TEXT * VOCAB];
     for (int i = 0; i < BATCH * TEXT; i++) ids[i] = (i * 29 + 3) % VOCAB;
@@ -149,8 +146,7 @@ DEVICE_TEST(decode_graph, logits_are_those_of_the_step) {
 }
 
 /* Equal logits: the smaller id; a NaN is never the likeliest. */
-DEVICE_TEST(decode_graph, likeliest) {
-    Context ctx = test_context(device, dtype);
+CONTEXT_TEST(decode_graph, likeliest) {
     enum { ROWS = 4, WIDTH = 2500 };
     static float z[ROWS][WIDTH];
     int32_t tokens[2 * ROWS] = {0}, ids[ROWS] = {0}, step = 1;

@@ -87,7 +87,6 @@ Test(info, has_the_published_sizes) {
               strstr(rows, "\ncache bytes of a token bf16,70272\n"));
     EXPECT(2, "--csv needs --config", "info", "--csv", csv);
     char folder[400];
-    Error err;
     check_ok(project_path(folder, sizeof folder, "10_full_model/goldens/v3", &err), &err);
     o = EXPECT(0, "6,098                4,646", "info", "--config", folder, "--batch", "3",
                "--context", "20");
@@ -141,7 +140,6 @@ Test(logits, are_those_of_transformers) {
 
 static void write_ids(const char *path, const char *name, DType dtype, void *data,
                       const int64_t *shape, int ndim) {
-    Error err;
     Tensor t = tensor_view(data, name, dtype, CPU, shape, ndim);
     check_ok(safetensors_write(path, &t, 1, NULL, 0, &err), &err);
 }

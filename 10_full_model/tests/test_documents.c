@@ -8,8 +8,6 @@
 
 #include "common/core/rng.h"
 
-#include <stdbool.h>
-
 /* ---- what is a document ---- */
 
 typedef struct Found {
@@ -96,7 +94,6 @@ Test(documents, are_cut_where_a_reader_pauses) {
 
 Test(documents, of_json_lines) {
     DocumentOptions options = documents_defaults();
-    Error err;
     const char *text = "{\"text\": \"a\\n\\u00e9\", \"id\": [1, {\"text\": 2}]}\r\n"
                        "\n"
                        "  {\"n\":1,\"text\":\"\"}\n"
@@ -192,7 +189,6 @@ Test(documents, bad_lines_are_named) {
 
 Test(documents, files_that_cannot_be_read) {
     DocumentOptions options = documents_defaults();
-    Error err;
     Found found = read_all("a.txt", "", 0, &options, &err);
     cr_expect(!found.count && strstr(err.text, "no text"), "%s", err.text);
     read_all("a.txt", "\x1F\x8B\x08rest", 7, &options, &err);

@@ -3,7 +3,6 @@
  */
 #include "10_full_model/data/duplicates.h"
 
-#include "common/core/rng.h"
 #include "common/program/testing.h"
 
 #include <math.h>

@@ -11,8 +11,6 @@
 #include <math.h>
 #include <stdio.h>
 
-static Error err; /* what the last call that failed had to say */
-
 /* ---- sampling ---- */
 
 Test(sampling, keeps_to_its_limits) {
@@ -165,7 +163,6 @@ Test(stream, waits_for_whole_characters_and_stops) {
 
 /* A byte-level model of random weights: 257 tokens, nearly all equally likely. */
 static void world_of_bytes(World *w, Device device, int context) {
-    Error err = {0};
     ModelConfig cfg = tiny_config(257);
     cfg.num_hidden_layers = 2;
     cfg.max_position_embeddings = context;
@@ -217,7 +214,6 @@ static int alone(World *w, const char *prompt, uint64_t stream, const GenerateOp
                  int32_t *ids) {
     Generator g;
     GenerateResult result;
-    Error err;
     check_ok(generator_init(&g, &w->model, w->tokenizer, 1, 64, &err) ||
                  generator_prompt(&g, 0, prompt, &err),
              &err);

@@ -13,7 +13,6 @@
 
 #include <math.h>
 #include <stdio.h>
-#include <stdlib.h>
 
 typedef struct Golden {
     Context ctx;
@@ -23,7 +22,6 @@ typedef struct Golden {
 
 static void golden_load(Golden *g, const char *name, Device device, DType dtype) {
     char path[200], found[400];
-    Error err;
     snprintf(path, sizeof path, "10_full_model/goldens/%s/expected.safetensors", name);
     g->expected = golden_open(path);
     snprintf(path, sizeof path, "10_full_model/goldens/%s", name);
@@ -141,7 +139,6 @@ static void greedy(Device device, DType dtype, const char *name) {
     const Tensor *generated = safetensors_find(g.expected, "generated");
     cr_assert(generated && tensor_count(generated) == LENGTH, "%d tokens are there", LENGTH);
     const int32_t *want = generated->data;
-    Error err;
     DecoderCache cache;
     check_ok(model_cache_init(&g.model, &cache, 1, LENGTH, &err), &err);
     int vocab = g.model.cfg.vocab_size;

@@ -3,8 +3,6 @@
  */
 #include "10_full_model/tests/test_world.h"
 
-#include <math.h>
-
 /* The two differ in more than the tied head: query compression, biases, the layout of RoPE. */
 static ModelConfig tiny(bool tied) {
     ModelConfig cfg = tiny_config(19);
@@ -15,7 +13,6 @@ static ModelConfig tiny(bool tied) {
 
 static Model make(Context *ctx, ModelConfig cfg, bool training) {
     Model model;
-    Error err;
     check_ok(model_init(&model, ctx, &cfg, training, &err), &err);
     model_randomize(&model);
     return model;
@@ -97,8 +94,7 @@ DEVICE_TEST(model, every_device_computes_what_the_cpu_computes) {
 
 /* ---- properties ---- */
 
-DEVICE_TEST(model, the_future_changes_nothing) {
-    Context ctx = test_context(device, dtype);
+CONTEXT_TEST(model, the_future_changes_nothing) {
     Model model = make(&ctx, tiny(true), false);
     int32_t ids[31];
     some_ids(ids, 31, 19, 1);
@@ -115,10 +111,8 @@ DEVICE_TEST(model, the_future_changes_nothing) {
               "token 20 must change its own logits");
 }
 
-DEVICE_TEST(model, with_the_cache_as_without) {
-    Context ctx = test_context(device, dtype);
+CONTEXT_TEST(model, with_the_cache_as_without) {
     Model model = make(&ctx, tiny(true), false);
-    Error err;
     DecoderCache cache;
     check_ok(model_cache_init(&model, &cache, 1, 33, &err), &err);
     int32_t ids[33];
@@ -137,8 +131,7 @@ DEVICE_TEST(model, with_the_cache_as_without) {
 }
 
 /* The parameter count of the config is that of the model. */
-Test(model, config_counts_the_parameters) {
-    Context ctx = test_context(CPU, F32);
+CPU_TEST(model, config_counts_the_parameters) {
     for (int tied = 0; tied < 2; tied++) {
         ModelConfig cfg = tiny(tied);
         Model model = make(&ctx, cfg, false);

@@ -14,8 +14,6 @@
 #include <sys/file.h>
 #include <sys/resource.h>
 
-static Error err; /* what the last call that failed had to say */
-
 /* Document number n: about `words` words, of which a few hundred exist, so that a tokenizer has
  * something to learn. */
 static size_t write_document(char *text, uint64_t n, int words) {
@@ -214,7 +212,6 @@ Test(prepare, short_documents_all_stay) {
 /* It fails, says so, and leaves no index and no shards. */
 static void fails(const PrepareOptions *o, Scratch *out, const char *message) {
     PrepareReport report;
-    Error err = {""};
     cr_expect(prepare_run(o, &report, &err) == -1, "it should say '%s'", message);
     cr_expect(strstr(err.text, message), "'%s' should say '%s'", err.text, message);
     cr_expect(access(scratch_path(out, "index.json"), F_OK), "there is an index");

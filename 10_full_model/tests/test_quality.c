@@ -115,7 +115,6 @@ Test(quality, verdicts) {
 
 Test(quality, limits_as_text) {
     QualityLimits limits = quality_defaults();
-    Error err;
     cr_assert_eq(quality_set(&limits, "words=3..7", &err), 0);
     check_all(limits.low[QUALITY_WORDS] == 3, limits.high[QUALITY_WORDS] == 7);
     cr_assert_eq(quality_set(&limits, "symbols=..0.5", &err), 0);

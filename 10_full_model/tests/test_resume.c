@@ -2,21 +2,16 @@
  * Runs that are stopped: by Ctrl-C, by a full disk, by kill -9 at any moment. Resumed, they end in
  * the same bits as a run that nothing happened to; and what cannot be resumed is refused by name.
  */
-#include "10_full_model/checkpoint/checkpoint.h"
 #include "10_full_model/tests/test_world.h"
 #include "10_full_model/train/run_folder.h"
 #include "10_full_model/train/train_flags.h"
 #include "10_full_model/train/training_state.h"
-
-#include "common/files/files.h"
 
 #include <math.h>
 #include <stdio.h>
 #include <sys/resource.h>
 #include <sys/wait.h>
 #include <time.h>
-
-static Error err; /* what the last call that failed had to say */
 
 /* Every kind of state is in use: dropout's random numbers, moments, biases, several batches a
  * step. */
@@ -44,7 +39,6 @@ static TrainResult run_as(const Schedule *schedule, Device device, DType dtype, 
     Alarm alarm = {w.source, 8 * (uint64_t)stop, signal};
     TokenSource source = alarm_source(&alarm);
     TrainResult result;
-    Error err = {0};
     check_ok(train_run(&w.model, &source, &w.options, &result, &err), &err);
     return result;
 }
@@ -184,7 +178,6 @@ Test(resume, after_being_killed_at_any_moment) {
 
 static void refused(World *w, const char *says) {
     TrainResult result;
-    Error err = {0};
     cr_assert(train_run(&w->model, &w->source, &w->options, &result, &err) == -1, "no error: %s",
               says);
     cr_assert(strstr(err.text, says), "'%s' says: %s", says, err.text);

@@ -5,15 +5,10 @@
 #include "10_full_model/data/token_source.h"
 #include "common/program/testing.h"
 #include "common/tests/test_scratch.h"
-#include "common/text/tokenizer.h"
-
-#include "common/core/rng.h"
 
 #include <math.h>
 #include <signal.h>
 #include <sys/resource.h>
-
-static Error err; /* what the last call that failed had to say */
 
 enum { VOCAB = 300, END = 299 };
 
@@ -38,7 +33,6 @@ static cJSON *index_of(const char *directory, int vocab, cJSON *train, cJSON *va
  */
 static void write_folder(const char *directory, int documents, int vocab, int64_t shard_tokens) {
     Scratch scratch = {0};
-    Error err;
     snprintf(scratch.directory, sizeof scratch.directory, "%s", directory);
     scratch_write(&scratch, "tokenizer.json", "{}", 2); /* shards ask only for its hash */
     ShardWriter writers[2];
@@ -123,7 +117,6 @@ Test(shards, reads_across_shards) {
 
 static void refused(const char *directory, bool verify, const char *what, const char *message) {
     Shards shards;
-    Error err = {""};
     int status = shards_open(&shards, directory, verify, &err);
     cr_expect(status == -1, "%s: opened", what);
     cr_expect(!message || strstr(err.text, message), "%s: '%s' should say '%s'", what, err.text,

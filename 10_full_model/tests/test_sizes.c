@@ -7,8 +7,6 @@
 
 #include <math.h>
 
-static Error err; /* what the last call that failed had to say */
-
 static ModelConfig preset(const char *name) {
     ModelConfig cfg;
     check_ok(config_preset(&cfg, name, &err), &err);
@@ -58,10 +56,9 @@ Test(sizes, kinds_add_up) {
 }
 
 /* V3.2's indexer by hand: 61 x (64 x 128 x 1536 + 128 x 7168 + 2 x 128 + 64 x 7168). */
-Test(sizes, the_indexer_is_counted_and_nothing_else) {
+CPU_TEST(sizes, the_indexer_is_counted_and_nothing_else) {
     ModelConfig v3 = preset("v3"), v32 = preset("v3.2");
     cr_assert(config_parameters(&v32) - config_parameters(&v3) == 851524864);
-    Context ctx = test_context(CPU, F32);
     Model model;
     cr_assert(model_init(&model, &ctx, &v32, false, &err) == -1);
     cr_assert(strstr(err.text, "sparse attention"), "%s", err.text);

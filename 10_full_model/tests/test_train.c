@@ -11,8 +11,6 @@
 #include <stdio.h>
 #include <unistd.h>
 
-static Error err; /* what the last call that failed had to say */
-
 DEVICE_TEST(train, learns_a_repeated_text) {
     World w;
     world_init(&w, device, dtype);
@@ -207,7 +205,6 @@ DEVICE_TEST(train, a_step_takes_any_objective) {
 Test(train, settings_of_the_step_are_checked_and_stay_there) {
     World w;
     world_init(&w, CPU, F32);
-    Error err = {0};
     TrainResult result;
     BlockConfig before = w.model.decoder.cfg.block;
     w.options.schedule.steps = 1;

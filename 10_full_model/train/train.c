@@ -15,7 +15,6 @@
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
-#include <string.h>
 
 TrainOptions train_defaults(void) {
     return (TrainOptions){.schedule = {.steps = 1000, .warmup = 50, .peak = 3e-3f, .floor = 3e-4f},

@@ -7,7 +7,6 @@
 #include "common/core/error.h"
 
 #include <stdio.h>
-#include <string.h>
 
 const char *device_name(Device device) { return device == CUDA ? "cuda" : "cpu"; }
 

@@ -10,7 +10,8 @@
  *     }
  *
  * It runs as rmsnorm/agrees_with_reference_cpu, _cuda and _cuda_bf16; without a GPU the last two
- * are counted as skipped. Every comparison says which numbers differ, where and by how much, and
+ * are counted as skipped. CONTEXT_TEST is the same with `ctx` at hand, and CPU_TEST has a `ctx`
+ * for the CPU alone. Every comparison says which numbers differ, where and by how much, and
  * fails on NaN; test_testing.c proves that they really fail.
  *
  * A test is a process of its own, so what it holds at its end is not given back: not the memory
@@ -40,6 +41,18 @@
         suite##_##name##_body(CUDA, BF16);                         \
     }                                                              \
     static void suite##_##name##_body(Device device, DType dtype)
+
+#define CONTEXT_TEST(suite, name)                                                                 \
+    static void suite##_##name##_in(Context ctx, Device device, DType dtype);                     \
+    DEVICE_TEST(suite, name) { suite##_##name##_in(test_context(device, dtype), device, dtype); } \
+    static void suite##_##name##_in(Context ctx, __attribute__((unused)) Device device,           \
+                                    __attribute__((unused)) DType dtype)
+
+/* Behind the name: what Criterion's Test takes, such as .signal = SIGABRT. */
+#define CPU_TEST(suite, name, ...)                                                    \
+    static void suite##_##name##_in(Context ctx);                                     \
+    Test(suite, name, ##__VA_ARGS__) { suite##_##name##_in(test_context(CPU, F32)); } \
+    static void suite##_##name##_in(Context ctx)
 
 /* Skips the running test, with a reason, when there is no GPU. */
 void test_needs_gpu(void);
@@ -105,6 +118,9 @@ float *test_weight(Params *params, const Tensor *t);
 float *test_weight_gradient(Params *params, const Tensor *t);
 
 /* ---- comparisons ---- */
+
+/* For the calls of a test: what the last one that failed had to say. */
+static Error err __attribute__((unused));
 
 /* What returns 0, or says in err why not: check_ok(model_init(..., &err), &err). */
 static inline void check_ok(int status, const Error *err) {

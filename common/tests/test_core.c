@@ -7,7 +7,6 @@
 #include <math.h>
 #include <omp.h>
 #include <signal.h>
-#include <stdlib.h>
 #include <string.h>
 
 /* ---- numbers ---- */
@@ -71,8 +70,7 @@ Test(rng, normal_has_the_right_moments) {
 
 /* ---- arena ---- */
 
-DEVICE_TEST(arena, every_step_gets_the_same_addresses) {
-    Context ctx = test_context(device, dtype);
+CONTEXT_TEST(arena, every_step_gets_the_same_addresses) {
     void *first[40];
     for (int step = 0; step < 3; step++) {
         for (int i = 0; i < 40; i++) {
@@ -89,9 +87,8 @@ DEVICE_TEST(arena, every_step_gets_the_same_addresses) {
 
 /* What a mark gives back is handed out again, over the border of a block and from the very
  * start. */
-DEVICE_TEST(arena, a_mark_gives_back_what_came_after_it) {
+CONTEXT_TEST(arena, a_mark_gives_back_what_came_after_it) {
     enum { FIRST = 1000, BUFFER = 3 << 20 }; /* a buffer is more than what a first block holds */
-    Context ctx = test_context(device, dtype);
     ArenaMark start = arena_mark(&ctx.data);
     void *kept = arena_alloc(&ctx.data, FIRST);
     void *buffer = NULL, *small = NULL;
@@ -112,8 +109,7 @@ DEVICE_TEST(arena, a_mark_gives_back_what_came_after_it) {
     cr_assert(arena_alloc(&ctx.data, FIRST) == kept);
 }
 
-Test(arena, a_mark_of_a_step_that_is_over_stops_the_program, .signal = SIGABRT) {
-    Context ctx = test_context(CPU, F32);
+CPU_TEST(arena, a_mark_of_a_step_that_is_over_stops_the_program, .signal = SIGABRT) {
     arena_alloc(&ctx.data, 1000);
     ArenaMark mark = arena_mark(&ctx.data);
     context_reset(&ctx);
@@ -122,21 +118,18 @@ Test(arena, a_mark_of_a_step_that_is_over_stops_the_program, .signal = SIGABRT) 
 
 /* ---- what stops a program ---- */
 
-Test(tensor, a_wrong_shape_stops_the_program, .signal = SIGABRT) {
-    Context ctx = test_context(CPU, F32);
+CPU_TEST(tensor, a_wrong_shape_stops_the_program, .signal = SIGABRT) {
     linear(&ctx, test_normal(&ctx, "x", 1, SHAPE(2, 3)), test_normal(&ctx, "w", 2, SHAPE(4, 5)),
            NULL);
 }
 
-Test(tape, a_loss_must_be_a_scalar, .signal = SIGABRT) {
-    Context ctx = test_context(CPU, F32);
+CPU_TEST(tape, a_loss_must_be_a_scalar, .signal = SIGABRT) {
     ctx.recording = true;
     Tensor *x = test_normal(&ctx, "x", 1, SHAPE(2, 3));
     tape_backward(&ctx, add(&ctx, x, x));
 }
 
-Test(embedding, an_id_outside_the_table_stops_the_program, .signal = SIGABRT) {
-    Context ctx = test_context(CPU, F32);
+CPU_TEST(embedding, an_id_outside_the_table_stops_the_program, .signal = SIGABRT) {
     int32_t ids[2] = {0, 4};
     embedding(&ctx, test_normal(&ctx, "table", 1, SHAPE(4, 3)),
               tensor_copy_in(&ctx, "ids", I32, ids, SHAPE(2)));
@@ -144,7 +137,6 @@ Test(embedding, an_id_outside_the_table_stops_the_program, .signal = SIGABRT) {
 
 Test(context, bf16_on_the_cpu_is_refused) {
     Context ctx;
-    Error err = {0};
     cr_assert(context_init(&ctx, CPU, BF16, 1, &err) == -1);
     cr_assert(strstr(err.text, "--device cuda"), "%s", err.text);
 }
@@ -152,15 +144,13 @@ Test(context, bf16_on_the_cpu_is_refused) {
 Test(context, cuda_without_a_gpu_is_refused) {
     if (gpu_count() > 0) cr_skip_test("there is a GPU");
     Context ctx;
-    Error err = {0};
     cr_assert(context_init(&ctx, CUDA, F32, 1, &err) == -1);
     cr_assert(strstr(err.text, "--device cpu"), "%s", err.text);
 }
 
 /* ---- tape ---- */
 
-Test(tape, a_reshaped_tensor_passes_its_gradient_on) {
-    Context ctx = test_context(CPU, F32);
+CPU_TEST(tape, a_reshaped_tensor_passes_its_gradient_on) {
     Tensor *x = test_normal(&ctx, "x", 1, SHAPE(2, 6));
     float c[12], want[12];
     for (int i = 0; i < 12; i++) c[i] = (float)i, want[i] = 2 * (float)i;
@@ -172,8 +162,7 @@ Test(tape, a_reshaped_tensor_passes_its_gradient_on) {
     check_close("two views of x", x->grad->data, want, 12, 0);
 }
 
-Test(tape, what_does_not_reach_the_loss_gets_no_gradient) {
-    Context ctx = test_context(CPU, F32);
+CPU_TEST(tape, what_does_not_reach_the_loss_gets_no_gradient) {
     Tensor *x = test_normal(&ctx, "x", 1, SHAPE(4)),
            *other = test_normal(&ctx, "other", 2, SHAPE(4));
     ctx.recording = true;
@@ -183,8 +172,7 @@ Test(tape, what_does_not_reach_the_loss_gets_no_gradient) {
 }
 
 /* A BF16 model's losses are F32: they are added, summed and differentiated as such. */
-DEVICE_TEST(tape, f32_numbers_in_any_context) {
-    Context ctx = test_context(device, dtype);
+CONTEXT_TEST(tape, f32_numbers_in_any_context) {
     ctx.recording = true;
     const float host[3] = {1, 2.0001f, 3}, three[3] = {3, 3, 3};
     Tensor *x = tensor_copy_in(&ctx, "x", F32, host, SHAPE(3));

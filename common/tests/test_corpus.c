@@ -10,7 +10,6 @@
 #include <string.h>
 
 Test(corpus, texts_that_cannot_be_learned_from) {
-    Error err = {0};
     size_t bytes;
     const char *missing = "/proc/none/text.txt", *folder = "/tmp";
     Scratch scratch = scratch_open();
@@ -92,7 +91,6 @@ Test(corpus, windows_stay_in_their_part) {
 /* From the program `bible` or built in: it begins with the beginning and has no verse numbers. */
 Test(chartext, genesis) {
     CharText text;
-    Error err = {0};
     cr_assert(chartext_load(&text, NULL, 4000, &err) == 0, "%s", err.text);
     cr_assert(strncmp(text.data, "In the beginning God created", 28) == 0, "%.40s", text.data);
     cr_assert_eq(strlen(text.data), text.size);
@@ -102,12 +100,11 @@ Test(chartext, genesis) {
 }
 
 /* Targets are the characters behind the ids; what is kept for validation is never trained on. */
-Test(chartext, batches_are_stretches_of_their_part) {
+CPU_TEST(chartext, batches_are_stretches_of_their_part) {
     enum { COUNT = 400, TRAIN = 300, B = 7, T = 20 };
     int32_t places[COUNT];
     for (int i = 0; i < COUNT; i++) places[i] = i;
     CharText text = {.ids = places, .train = TRAIN, .count = COUNT};
-    Context ctx = test_context(CPU, F32);
     Tensor *ids, *targets;
     for (int round = 0; round < 40; round++) {
         bool kept = round % 2;
@@ -128,7 +125,6 @@ Test(chartext, batches_are_stretches_of_their_part) {
 
 Test(chartext, what_is_wrong_is_named) {
     CharText text;
-    Error err = {0};
     cr_assert_eq(chartext_load(&text, "no/such/text.txt", 10, &err), -1);
     cr_assert(strstr(err.text, "no/such/text.txt"), "it says: %s", err.text);
     cr_assert_eq(chartext_load(&text, "common", 10, &err), -1); /* a directory */
@@ -139,7 +135,6 @@ Test(chartext, what_is_wrong_is_named) {
 
 Test(chartext, alphabet) {
     CharText text;
-    Error err = {0};
     Scratch scratch = scratch_open();
     const char *path = scratch_write(&scratch, "banana.txt", "banana\xff", 7);
     cr_assert(chartext_load(&text, path, 7, &err) == 0, "%s", err.text);

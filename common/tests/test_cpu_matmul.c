@@ -8,7 +8,6 @@
 
 #include <math.h>
 #include <omp.h>
-#include <stdlib.h>
 #include <string.h>
 
 enum { GAP = 5 }; /* numbers between the rows of C that belong to somebody else */

@@ -76,8 +76,7 @@ DEVICE_TEST(few_rows, rmsnorm_linear_agrees_with_its_parts) {
 }
 
 /* A vocabulary: more tiles than blocks, so that each block takes several. */
-DEVICE_TEST(few_rows, a_block_takes_many_tiles) {
-    Context ctx = test_context(device, dtype);
+CONTEXT_TEST(few_rows, a_block_takes_many_tiles) {
     Case c = make(&ctx, 3, 64, 20011);
     float *want = plain(&ctx, &c, rmsnorm(&ctx, c.x, c.norm, 1e-5f), NULL, NULL);
     check_tensor(&ctx, "logits", rmsnorm_linear(&ctx, c.x, c.norm, 1e-5f, c.w), want,
@@ -92,8 +91,7 @@ static Tensor *loss_of_both(Context *ctx, void *user) {
     return weighted_sum(ctx, y, c->residual);
 }
 
-Test(few_rows, gradients_agree_with_finite_differences) {
-    Context ctx = test_context(CPU, F32);
+CPU_TEST(few_rows, gradients_agree_with_finite_differences) {
     Case c = make(&ctx, 3, 32, 5);
     Tensor *const inputs[] = {c.x, c.norm, c.w, c.bias};
     check_gradients(&ctx, "few rows", loss_of_both, &c, inputs, 4, 12, 1e-2, 1e-2);

@@ -11,8 +11,6 @@
 #include <sys/resource.h>
 #include <sys/stat.h>
 
-static Error err; /* what the last call that failed had to say */
-
 static void expect_content(const char *path, const char *expected) {
     MappedFile file;
     check_ok(file_map(&file, path, &err), &err);

@@ -42,8 +42,7 @@ Test(memory, a_list_keeps_what_it_holds_while_it_doubles) {
     cr_assert(capacity >= 1000 && enlarged <= 8, "%zu times to %zu", enlarged, capacity);
 }
 
-DEVICE_TEST(memory, comes_back_from_the_device) {
-    Context ctx = test_context(device, dtype);
+CONTEXT_TEST(memory, comes_back_from_the_device) {
     int32_t host[] = {7, -1, 3, 1 << 30}, got[4];
     int32_t *there = device_alloc(ctx.gpu, sizeof host), *copy = device_alloc(ctx.gpu, 1);
     cr_assert(there && copy && (uintptr_t)there % 256 == 0 && (uintptr_t)copy % 256 == 0);
@@ -63,13 +62,11 @@ DEVICE_TEST(memory, comes_back_from_the_device) {
     cr_assert_arr_eq(got, host, sizeof host);
 }
 
-DEVICE_TEST(memory, that_is_not_to_be_had_is_null) {
-    Context ctx = test_context(device, dtype);
+CONTEXT_TEST(memory, that_is_not_to_be_had_is_null) {
     cr_assert_null(device_alloc(ctx.gpu, (size_t)1 << 60));
 }
 
-Test(memory, of_floats_is_not_read_as_ints, .signal = SIGABRT) {
-    Context ctx = test_context(CPU, F32);
+CPU_TEST(memory, of_floats_is_not_read_as_ints, .signal = SIGABRT) {
     int32_t got[1];
     tensor_download_ints(&ctx, got, tensor_new(&ctx, "t", F32, SHAPE(1)));
 }

@@ -27,10 +27,9 @@ DEVICE_TEST(linear, agrees_with_plain_loops) {
 }
 
 /* A large matrix and few rows, odd in every direction: on the CPU these have loops of their own. */
-DEVICE_TEST(linear, few_rows) {
+CONTEXT_TEST(linear, few_rows) {
     static const int64_t rows[] = {1, 2, 3, 5, 16, 17};
     enum { IN = 517, OUT = 515, MOST = 17 };
-    Context ctx = test_context(device, dtype);
     Tensor *w = test_normal(&ctx, "w", 2, SHAPE(OUT, IN));
     Tensor *x = test_normal(&ctx, "x", 1, SHAPE(MOST, IN));
     float *xh = test_values(&ctx, x), *wh = test_values(&ctx, w);
@@ -43,8 +42,7 @@ DEVICE_TEST(linear, few_rows) {
     }
 }
 
-DEVICE_TEST(linear, gradients_agree_with_plain_loops) {
-    Context ctx = test_context(device, dtype);
+CONTEXT_TEST(linear, gradients_agree_with_plain_loops) {
     int64_t rows = 33, in = 31, out = 17;
     Tensor *x = test_normal(&ctx, "x", 1, SHAPE(rows, in));
     Tensor *w = test_normal(&ctx, "w", 2, SHAPE(out, in)),
@@ -172,8 +170,7 @@ DEVICE_TEST(elementwise, values_and_gradients) {
 }
 
 /* x used twice by add: the gradient is 2, not 1. */
-Test(elementwise, a_tensor_used_twice_gets_both_gradients) {
-    Context ctx = test_context(CPU, F32);
+CPU_TEST(elementwise, a_tensor_used_twice_gets_both_gradients) {
     Tensor *x = test_normal(&ctx, "x", 1, SHAPE(5));
     ctx.recording = true;
     tape_backward(&ctx, sum(&ctx, add(&ctx, x, x)));
@@ -244,9 +241,8 @@ DEVICE_TEST(concat, columns_and_their_gradients) {
 }
 
 /* a [rows, 16] and b [rows, 40], and only b wants its gradient. */
-DEVICE_TEST(concat, of_two_widths) {
+CONTEXT_TEST(concat, of_two_widths) {
     enum { ROWS = 5, A = 16, BB = 40 };
-    Context ctx = test_context(device, dtype);
     Tensor *a = test_normal(&ctx, "a", 1, SHAPE(ROWS, A)),
            *b = test_normal(&ctx, "b", 2, SHAPE(ROWS, BB));
     a->requires_grad = false;
@@ -315,8 +311,7 @@ DEVICE_TEST(rmsnorm, values_and_gradients_by_plain_loops) {
 }
 
 /* Scaling x does not change the output (up to eps), so the gradient is orthogonal to x. */
-DEVICE_TEST(rmsnorm, gradient_is_orthogonal_to_its_input) {
-    Context ctx = test_context(device, dtype);
+CONTEXT_TEST(rmsnorm, gradient_is_orthogonal_to_its_input) {
     Tensor *x = test_normal(&ctx, "x", 1, SHAPE(7, 96)), *w = test_normal(&ctx, "w", 2, SHAPE(96));
     w->requires_grad = false;
     ctx.recording = true;
@@ -335,9 +330,8 @@ DEVICE_TEST(rmsnorm, gradient_is_orthogonal_to_its_input) {
 
 /* ---- dropout ---- */
 
-DEVICE_TEST(dropout, keeps_the_mean_and_repeats_its_mask) {
+CONTEXT_TEST(dropout, keeps_the_mean_and_repeats_its_mask) {
     enum { N = 100003 };
-    Context ctx = test_context(device, dtype);
     float *ones = test_floats(N);
     for (int i = 0; i < N; i++) ones[i] = 1;
     Tensor *x = tensor_copy_in(&ctx, "ones", dtype, ones, SHAPE(N));
@@ -402,8 +396,7 @@ static Tensor *network_loss(Context *ctx, void *user) {
     return cross_entropy(ctx, linear(ctx, x, n->head, NULL), n->targets);
 }
 
-Test(network, gradients_agree_with_finite_differences) {
-    Context ctx = test_context(CPU, F32);
+CPU_TEST(network, gradients_agree_with_finite_differences) {
     int32_t ids[6] = {1, 2, 3, 2, 0, 4}, targets[6] = {2, 3, 2, IGNORE_TARGET, 4, 0};
     Network n = {
         .table = test_normal(&ctx, "table", 1, SHAPE(5, 8)),

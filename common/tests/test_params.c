@@ -9,8 +9,6 @@
 #include <math.h>
 #include <string.h>
 
-static Error err; /* what the last call that failed had to say */
-
 /* ---- the list ---- */
 
 Test(params, are_counted_and_found_without_a_device) {
@@ -25,8 +23,7 @@ Test(params, are_counted_and_found_without_a_device) {
     cr_assert(!w->data && !embed->data && !bias->data);
 }
 
-DEVICE_TEST(params, that_do_not_fit_say_what_they_need) {
-    Context ctx = test_context(device, dtype);
+CONTEXT_TEST(params, that_do_not_fit_say_what_they_need) {
     Params params;
     params_init(&params, &ctx);
     params_new(&params, NULL, "w", SHAPE(1 << 30, 1 << 20));
@@ -73,8 +70,7 @@ static float three_train(Three *t, int steps, float lr) {
     return norm;
 }
 
-DEVICE_TEST(params, all_that_train_alike_are_one_span) {
-    Context ctx = test_context(device, dtype);
+CONTEXT_TEST(params, all_that_train_alike_are_one_span) {
     Three t;
     three_register(&t, &ctx);
     three_allocate(&t, true);
@@ -88,8 +84,7 @@ DEVICE_TEST(params, all_that_train_alike_are_one_span) {
 }
 
 /* Two bytes a weight where nothing trains: what is read back is what the model computes with. */
-DEVICE_TEST(params, that_only_infer_have_a_value_and_no_more) {
-    Context ctx = test_context(device, dtype);
+CONTEXT_TEST(params, that_only_infer_have_a_value_and_no_more) {
     Three t;
     three_register(&t, &ctx);
     three_allocate(&t, false);
@@ -159,8 +154,7 @@ DEVICE_TEST(params, a_group_has_a_rate_and_a_decay) {
 }
 
 /* One weight has another dtype than the model; on the CPU, which computes in F32, it is frozen. */
-DEVICE_TEST(params, a_weight_may_have_a_dtype_of_its_own) {
-    Context ctx = test_context(device, dtype);
+CONTEXT_TEST(params, a_weight_may_have_a_dtype_of_its_own) {
     Three alike, mixed;
     DType another = dtype == F32 ? BF16 : F32;
     three_register(&alike, &ctx);
@@ -194,8 +188,7 @@ DEVICE_TEST(params, a_weight_may_have_a_dtype_of_its_own) {
 }
 
 /* Behind params_finish_gradients() grads may be added to, for instance by other processes. */
-DEVICE_TEST(params, finished_gradients_are_taken_as_they_are) {
-    Context ctx = test_context(device, dtype);
+CONTEXT_TEST(params, finished_gradients_are_taken_as_they_are) {
     Three t;
     three_register(&t, &ctx);
     three_allocate(&t, true);
@@ -219,8 +212,7 @@ DEVICE_TEST(params, finished_gradients_are_taken_as_they_are) {
 /* ---- AdamW ---- */
 
 /* Three steps of AdamW on two weights against the formulas of optimizer.h, in double precision. */
-DEVICE_TEST(adamw, follows_its_formulas) {
-    Context ctx = test_context(device, dtype);
+CONTEXT_TEST(adamw, follows_its_formulas) {
     Params params;
     params_init(&params, &ctx);
     Tensor *matrix = params_new(&params, NULL, "matrix", SHAPE(3, 21)); /* decayed */
@@ -274,8 +266,7 @@ DEVICE_TEST(adamw, follows_its_formulas) {
                  0x1p-9); /* the masters, rounded to dtype */
 }
 
-DEVICE_TEST(adamw, a_gradient_that_is_not_finite_changes_nothing) {
-    Context ctx = test_context(device, dtype);
+CONTEXT_TEST(adamw, a_gradient_that_is_not_finite_changes_nothing) {
     Params params;
     params_init(&params, &ctx);
     Tensor *w = params_new(&params, NULL, "w", SHAPE(2, 2));
@@ -291,8 +282,7 @@ DEVICE_TEST(adamw, a_gradient_that_is_not_finite_changes_nothing) {
 
 /* State that is not learned: zero at first, of its own dtype, found by name, and no step changes
  * it. */
-DEVICE_TEST(params, buffers_are_not_learned) {
-    Context ctx = test_context(device, dtype);
+CONTEXT_TEST(params, buffers_are_not_learned) {
     Params params;
     params_init(&params, &ctx);
     Tensor *w = params_new(&params, NULL, "w", SHAPE(2, 2));

@@ -9,8 +9,6 @@
 #include <signal.h>
 #include <sys/resource.h>
 
-static Error err; /* what the last call that failed had to say */
-
 /* ---- files that are right ---- */
 
 /* Byte k of every tensor in the golden file and below is this, so that no second copy is needed. */
@@ -25,7 +23,6 @@ static void expect_pattern(const Tensor *t) {
 
 static void expect_tensor(const SafeTensors *file, const char *name, DType dtype,
                           const int64_t *shape, int ndim) {
-    Error err = {""};
     const Tensor *t = safetensors_get(file, name, shape, ndim, &err);
     cr_assert(t, "%s", err.text);
     cr_expect(t->dtype == dtype, "%s is %s", name, dtype_name(t->dtype));

@@ -182,7 +182,6 @@ Test(options, bf16_needs_a_gpu, .exit_code = 1) {
 Test(csv, head_and_rows) {
     char path[256], text[4096];
     Csv csv;
-    Error err = {""};
     char *directory = scratch();
     snprintf(path, sizeof path, "%s/new/rows.csv", directory);
     cr_assert_eq(csv_open(&csv, path, "T,milliseconds", "cpu", 7, &err), 0, "%s", err.text);
@@ -206,7 +205,6 @@ Test(csv, head_and_rows) {
 
 Test(csv, full_disk_is_reported) {
     Csv csv;
-    Error err = {""};
     cr_assert_eq(csv_open(&csv, "/dev/full", "a", "cpu", 1, &err), 0);
     csv_row(&csv, "1");
     cr_assert_eq(csv_close(&csv, &err), -1);
@@ -215,7 +213,6 @@ Test(csv, full_disk_is_reported) {
 
 Test(csv, bad_place_is_reported) {
     Csv csv;
-    Error err = {""};
     cr_assert_eq(csv_open(&csv, "/dev/null/x/a.csv", "a", "cpu", 1, &err), -1);
     cr_assert(strstr(err.text, "/dev/null"), "%s", err.text);
     cr_assert_eq(csv_open(&csv, "/tmp", "a", "cpu", 1, &err), -1);
@@ -409,7 +406,6 @@ Test(plot, draws_svg_and_png) {
     snprintf(csv_path, sizeof csv_path, "%s/it's/rows.csv", directory);
     snprintf(out, sizeof out, "%s/it's/figures/out/chart", directory);
     Csv csv;
-    Error err = {""};
     cr_assert_eq(csv_open(&csv, csv_path, "T,ms", "cpu", 1, &err), 0, "%s", err.text);
     csv_row(&csv, "1,2");
     csv_row(&csv, "2,3");
@@ -429,7 +425,6 @@ Test(plot, bad_script_is_reported) {
     char *directory = scratch(), out[300], picture[310];
     char *script = figure_script(directory, "plot nonsense(");
     snprintf(out, sizeof out, "%s/chart", directory);
-    Error err = {""};
     cr_assert_eq(plot_script(script, "rows.csv", out, &err), -1);
     cr_assert(strstr(err.text, "chart.gp") && strstr(err.text, "invalid"), "%s", err.text);
     snprintf(picture, sizeof picture, "%s.svg", out);
@@ -444,7 +439,6 @@ Test(plot, missing_gnuplot_is_no_error) {
     char *script = figure_script(directory, "plot x"), *path = strdup(getenv("PATH"));
     snprintf(out, sizeof out, "%s/chart", directory);
     setenv("PATH", directory, 1);
-    Error err = {""};
     cr_assert_eq(plot_script(script, "rows.csv", out, &err), 1);
     setenv("PATH", path, 1);
     remove_all(directory);
@@ -454,7 +448,6 @@ Test(plot, missing_gnuplot_is_no_error) {
 
 Test(process, status_and_output) {
     char output[8];
-    Error err = {""};
     const char *const fails[] = {"sh", "-c", "echo out; echo err >&2; exit 3", NULL};
     cr_assert_eq(process_run(fails, output, sizeof output, &err), 3);
     cr_assert_str_eq(output, "out\nerr"); /* cut to fit */
@@ -491,7 +484,6 @@ static void count_call(Context *ctx, void *user) {
 
 Test(bench, repeats_and_orders) {
     Context ctx;
-    Error err = {""};
     cr_assert_eq(context_init(&ctx, CPU, F32, 1, &err), 0);
     int calls = 0;
     BenchTime time = bench_time(&ctx, count_call, &calls, 0);
@@ -506,12 +498,11 @@ static int never(Context *ctx, const void *work) {
 }
 
 /* What is for another device, too slow at this size, or says no itself is passed over. */
-Test(bench, rungs_that_run_here) {
+CPU_TEST(bench, rungs_that_run_here) {
     const BenchRung rungs[] = {
         {"other", CUDA, 100, count_call, NULL}, {"slow", CPU, 9, count_call, NULL},
         {"first", CPU, 10, count_call, NULL},   {"no", CPU, 100, count_call, never},
         {"last", CPU, 100, count_call, NULL},   {0}};
-    Context ctx = test_context(CPU, F32);
     Bench bench = {.ctx = &ctx};
     const BenchRung *rung = bench_rung(&bench, rungs, 10, NULL);
     cr_assert_eq(rung, &rungs[2]);
@@ -522,7 +513,6 @@ Test(bench, rungs_that_run_here) {
 
 Test(bench, fill_covers_every_element) {
     Context ctx;
-    Error err = {""};
     cr_assert_eq(context_init(&ctx, CPU, F32, 1, &err), 0);
     int64_t n = ((int64_t)1 << 20) * 2 + 33; /* longer than the period, and ragged */
     Tensor *t = tensor_new(&ctx, "t", F32, SHAPE(n));

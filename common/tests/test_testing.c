@@ -78,16 +78,14 @@ Test(trap, close_exact) {
     check_close("two numbers", a, b, 2, 0);
 }
 
-Test(trap, tensor_element) {
-    Context ctx = test_context(CPU, F32);
+CPU_TEST(trap, tensor_element) {
     Tensor *t = test_normal(&ctx, "t", 1, SHAPE(3, 5));
     float *expected = test_values(&ctx, t);
     ((float *)t->data)[7] += pick(0, 0.1f);
     check_tensor(&ctx, "t", t, expected, 1e-6);
 }
 
-Test(trap, poison_is_found) {
-    Context ctx = test_context(CPU, F32);
+CPU_TEST(trap, poison_is_found) {
     Tensor *t = test_normal(&ctx, "t", 1, SHAPE(33));
     float *expected = test_values(&ctx, t);
     test_poison(&ctx, t);
@@ -95,8 +93,7 @@ Test(trap, poison_is_found) {
     check_tensor(&ctx, "a kernel that writes every element", t, expected, 0);
 }
 
-Test(trap, gradient_nobody_wrote) {
-    Context ctx = test_context(CPU, F32);
+CPU_TEST(trap, gradient_nobody_wrote) {
     Tensor *t = test_normal(&ctx, "t", 1, SHAPE(4));
     int add;
     float *grad = grad_slot(&ctx, t, &add);

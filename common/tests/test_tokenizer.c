@@ -11,8 +11,6 @@
 
 #include <omp.h>
 
-static Error err; /* what the last call that failed had to say */
-
 /* ---- helpers ---- */
 
 /* The tests run in the repository's root or in a chapter's directory. */
@@ -28,7 +26,6 @@ static const char *golden(const char *name) {
 }
 
 static Tokenizer *must_load(const char *path) {
-    Error err = {""};
     Tokenizer *tokenizer = tokenizer_load(path, &err);
     cr_assert(tokenizer, "%s", err.text);
     return tokenizer;
@@ -41,7 +38,6 @@ static MappedFile must_map(const char *path) {
 }
 
 static Tokenizer *must_train(const char *text, size_t size, int vocab_size) {
-    Error err = {""};
     Tokenizer *tokenizer = tokenizer_train(text, size, vocab_size, NULL, NULL, &err);
     cr_assert(tokenizer, "%s", err.text);
     return tokenizer;
@@ -108,7 +104,6 @@ static Words words_of(const Tokenizer *tokenizer, const char *text, size_t size)
 
 static void expect_golden_ids(const char *file, const char *column) {
     Tokenizer *tokenizer = must_load(golden(file));
-    Error err = {""};
     cJSON *cases = json_load(golden("tokenizer_cases.json"), &err), *row;
     cr_assert(cases, "%s", err.text);
     cJSON_ArrayForEach(row, cases) {

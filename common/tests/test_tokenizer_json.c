@@ -3,13 +3,10 @@
  * with a message that names the file and the fault, never with a crash.
  */
 #include "common/core/rng.h"
-#include "common/files/files.h"
 #include "common/files/json.h"
 #include "common/program/testing.h"
 #include "common/tests/test_scratch.h"
 #include "common/text/tokenizer_internal.h"
-
-static Error err; /* what the last call that failed had to say */
 
 /* ---- a good file, and edits to it ---- */
 
@@ -17,7 +14,6 @@ static const char sample[] = "the theory of the theatre <|endoftext|> the other 
 
 /* The tokenizer.json of a small vocabulary; cJSON_Delete() it. */
 static cJSON *good_file(Scratch *scratch) {
-    Error err = {""};
     Tokenizer *tokenizer = tokenizer_train(sample, strlen(sample), 280, NULL, NULL, &err);
     cr_assert(tokenizer, "%s", err.text);
     const char *path = scratch_path(scratch, "good.json");
