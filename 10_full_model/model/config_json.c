@@ -12,6 +12,7 @@
 #include "common/files/files.h"
 #include "common/files/json.h"
 
+#include <stdio.h>
 #include <string.h>
 
 /* A file's object and, within it, the one that holds the positions' keys (NULL: there is none). */
