@@ -31,10 +31,27 @@ static void note_failure(Csv *csv) {
     if (!csv->failed) csv->failed = errno ? errno : EIO;
 }
 
+static const char HEAD[] = "# command: ";
+
+/* A file that is there makes room only if it is one of ours. */
+static int check_old(const char *path, Error *err) {
+    MappedFile file;
+    if (file_map(&file, path, NULL)) return 0; /* none, or /dev/stdout: opening it will tell */
+    bool ours = file.size == 0 ||
+                (file.size >= sizeof HEAD - 1 && !memcmp(file.data, HEAD, sizeof HEAD - 1));
+    file_unmap(&file);
+    if (ours) return 0;
+    return error_set(err,
+                     "%s is there already and is no table of this program, which would begin with "
+                     "'%s': choose another name, or remove it",
+                     path, HEAD);
+}
+
 int csv_open(Csv *csv, const char *path, const char *columns, const char *device, uint64_t seed,
              Error *err) {
     *csv = (Csv){0};
-    if (project_path(csv->path, sizeof csv->path, path, err)) return -1;
+    if (project_path(csv->path, sizeof csv->path, path, err) || check_old(csv->path, err))
+        return -1;
     if (make_directories_above(csv->path, err)) return -1;
     csv->stream = fopen(csv->path, "w");
     if (!csv->stream) return error_set(err, "cannot write %s: %s", csv->path, strerror(errno));
@@ -44,9 +61,9 @@ int csv_open(Csv *csv, const char *path, const char *columns, const char *device
     time_t now = time(NULL);
     strftime(date, sizeof date, "%Y-%m-%d", gmtime(&now));
     fprintf(csv->stream,
-            "# command: %s\n# commit: %s\n# compiler: %s\n# cpu: %s, %d threads in use\n"
+            "%s%s\n# commit: %s\n# compiler: %s\n# cpu: %s, %d threads in use\n"
             "# blas: %s\n# device: %s\n# seed: %llu\n# date: %s\n",
-            command, commit_describe().text, compiler_describe().text, cpu_describe().text,
+            HEAD, command, commit_describe().text, compiler_describe().text, cpu_describe().text,
             blas_threads(), blas_describe().text, device, (unsigned long long)seed, date);
     fprintf(csv->stream, "%s\n", columns);
     if (fflush(csv->stream))
@@ -71,13 +88,18 @@ static int stays(const char *line, double last) {
     return end != line && first <= last;
 }
 
-/* Copies what stays. 1: the columns are others, nothing was written. */
+/* Copies what stays. 1: there is nothing, not even columns; nothing was written. */
 static int keep_rows(const MappedFile *file, const char *path, const char *columns, double last,
                      Error *err) {
     size_t at = 0, length = 0;
     const char *line;
     while ((line = next_line(file, &at, &length)) && *line == '#') {}
-    if (!line || length != strlen(columns) + 1 || memcmp(line, columns, length - 1)) return 1;
+    if (!line) return 1;
+    if (length != strlen(columns) + 1 || memcmp(line, columns, length - 1))
+        return error_set(err,
+                         "%s has other columns than this program writes now, so the rows that are "
+                         "there would be lost: move it away, or choose another name",
+                         path);
     AtomicFile out;
     if (atomic_open(&out, path, err)) return -1;
     fwrite(file->data, 1, at, out.stream); /* the head */

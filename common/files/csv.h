@@ -19,15 +19,16 @@ typedef struct Csv {
 
 /*
  * Creates path (and its directory) and writes the head and the column names ("T,milliseconds").
- * device: gpu_describe's text or "cpu". Returns 0, or -1 and a message.
+ * device: gpu_describe's text or "cpu". A file that is there already is replaced if it is such a
+ * table, and refused otherwise. Returns 0, or -1 and a message.
  */
 int csv_open(Csv *csv, const char *path, const char *columns, const char *device, uint64_t seed,
              Error *err);
 
 /*
  * Goes on with a file of before: rows whose first column is at most `last` stay, later ones (and
- * one that a crash cut off) go, and csv_row appends. Without such a file, or when its columns are
- * others, csv_open. Replaced by renaming: whatever happens, the rows that stay are never lost.
+ * one that a crash cut off) go, and csv_row appends. Without such a file csv_open; one with other
+ * columns is refused. Replaced by renaming: whatever happens, the rows that stay are never lost.
  */
 int csv_continue(Csv *csv, const char *path, const char *columns, double last, const char *device,
                  uint64_t seed, Error *err);

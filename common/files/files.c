@@ -1,17 +1,25 @@
 /*
  * Reading by mmap, replacing by rename.
  *
+ * Who reads a page that a shortened file no longer has gets SIGBUS. All mappings are in a list,
+ * which a handler of that signal can read at any moment: places are added at its head and never
+ * freed, only used again. So it can name the file, where otherwise the program would just be gone.
+ *
  * Invariant of an AtomicFile: while stream is open, `temporary` exists and `path` is as it was
  * before atomic_open(). Every way out (commit, failed commit, abandon) closes the stream and
  * leaves no temporary file.
  */
+#define _GNU_SOURCE /* program_invocation_short_name */
 #include "common/files/files.h"
+
+#include "common/core/memory.h"
 
 #include <ctype.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
-#include <stdbool.h>
+#include <pthread.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -29,6 +37,62 @@ static const char *kind_of(mode_t mode) {
     return "a special file";
 }
 
+typedef struct Mapping {
+    const char *data;
+    size_t size; /* 0: free to be used again */
+    char *path;
+    struct Mapping *next;
+} Mapping;
+
+static Mapping *volatile mappings;
+static pthread_mutex_t mappings_lock = PTHREAD_MUTEX_INITIALIZER;
+
+static void say(const char *text) { (void)!write(2, text, strlen(text)); }
+
+/* Only what a signal handler may call. */
+static void on_lost_page(int signal, siginfo_t *info, void *context) {
+    (void)context;
+    const char *at = info->si_addr;
+    for (const Mapping *m = mappings; m; m = m->next) {
+        if (at < m->data || at >= m->data + m->size) continue;
+        say("\n"), say(program_invocation_short_name), say(": ");
+        say(m->path);
+        say(" has become shorter, or cannot be read any more, while it was being read. Restore it, "
+            "or wait until it is complete, and begin again\n");
+        _exit(1);
+    }
+    struct sigaction usual = {.sa_handler =
+                                  SIG_DFL}; /* not a file's: it comes again, and ends us */
+    sigaction(signal, &usual, NULL);
+}
+
+static void remember_mapping(const MappedFile *file, const char *path) {
+    pthread_mutex_lock(&mappings_lock);
+    if (!mappings) {
+        struct sigaction action = {.sa_sigaction = on_lost_page, .sa_flags = SA_SIGINFO};
+        sigaction(SIGBUS, &action, NULL);
+    }
+    Mapping *m = mappings;
+    while (m && m->size) m = m->next;
+    if (m) free(m->path);
+    Mapping *place = m ? m : must_alloc(1, sizeof *place);
+    place->path = must_strdup(path);
+    place->data = file->data;
+    place->size = file->size;
+    if (!m) {
+        place->next = mappings;
+        mappings = place;
+    }
+    pthread_mutex_unlock(&mappings_lock);
+}
+
+static void forget_mapping(const MappedFile *file) {
+    pthread_mutex_lock(&mappings_lock);
+    for (Mapping *m = mappings; m; m = m->next)
+        if (m->data == file->data) m->size = 0;
+    pthread_mutex_unlock(&mappings_lock);
+}
+
 static int map_descriptor(MappedFile *file, int fd, const char *path, Error *err) {
     struct stat info;
     if (fstat(fd, &info) < 0) return error_set(err, "cannot read %s: %s", path, strerror(errno));
@@ -41,6 +105,7 @@ static int map_descriptor(MappedFile *file, int fd, const char *path, Error *err
     void *data = mmap(NULL, (size_t)info.st_size, PROT_READ, MAP_PRIVATE, fd, 0);
     if (data == MAP_FAILED) return error_set(err, "cannot map %s: %s", path, strerror(errno));
     *file = (MappedFile){.data = data, .size = (size_t)info.st_size};
+    remember_mapping(file, path);
     return 0;
 }
 
@@ -54,7 +119,10 @@ int file_map(MappedFile *file, const char *path, Error *err) {
 }
 
 void file_unmap(MappedFile *file) {
-    if (file->size) munmap((void *)file->data, file->size);
+    if (file->size) {
+        forget_mapping(file);
+        munmap((void *)file->data, file->size);
+    }
     *file = (MappedFile){.data = "", .size = 0};
 }
 
@@ -80,6 +148,18 @@ static int resolve_target(AtomicFile *file, const char *path, mode_t *mode, Erro
                          sizeof file->path - 1);
     strcpy(file->path, path);
     return 0;
+}
+
+/* atomic_open() and replacement_open() make NAME.PID-N.tmp: back over each part, from the end. */
+bool file_is_temporary(const char *name, char *base, size_t size) {
+    const char *at = name + strlen(name);
+    if (at - name < 4 || strcmp(at -= 4, ".tmp")) return false;
+    for (const char *before = "-."; *before; before++) { /* a number, and what stands before it */
+        const char *end = at;
+        while (at > name && isdigit((unsigned char)at[-1])) at--;
+        if (at == end || at == name || *--at != *before) return false;
+    }
+    return at > name && (size_t)snprintf(base, size, "%.*s", (int)(at - name), name) < size;
 }
 
 int atomic_open(AtomicFile *file, const char *path, Error *err) {
@@ -114,8 +194,17 @@ void atomic_abandon(AtomicFile *file) {
     unlink(file->temporary);
 }
 
-/* A rename is in the directory's pages; without this a power cut could bring the old name back. */
-static int sync_directory_of(const char *path) {
+int directory_sync(const char *directory, Error *err) {
+    int fd = open(directory, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    if (fd < 0) return 0; /* a directory we may write but not read: nothing more can be done */
+    int failed = fsync(fd) < 0 && errno != EINVAL && errno != ENOTSUP;
+    int code = errno;
+    close(fd);
+    if (!failed) return 0;
+    return error_set(err, "%s could not be flushed to disk: %s", directory, strerror(code));
+}
+
+static int sync_directory_of(const char *path, Error *err) {
     char directory[512];
     snprintf(directory, sizeof directory, "%s", path);
     char *slash = strrchr(directory, '/');
@@ -125,13 +214,7 @@ static int sync_directory_of(const char *path) {
         directory[1] = 0;
     else
         *slash = 0;
-    int fd = open(directory, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    if (fd < 0) return 0; /* a directory we may write but not read: nothing more can be done */
-    int failed = fsync(fd) < 0 && errno != EINVAL && errno != ENOTSUP;
-    int code = errno;
-    close(fd);
-    errno = code;
-    return failed ? -1 : 0;
+    return directory_sync(directory, err);
 }
 
 int atomic_commit(AtomicFile *file, Error *err) {
@@ -158,10 +241,9 @@ int atomic_commit(AtomicFile *file, Error *err) {
         return error_set(err, "cannot write %s: %s (the file is as it was before)", file->path,
                          code ? strerror(code) : "a write failed");
     }
-    if (sync_directory_of(file->path) < 0)
-        return error_set(err, "wrote %s, but its directory could not be flushed to disk: %s",
-                         file->path, strerror(errno));
-    return 0;
+    return sync_directory_of(file->path, err)
+               ? error_prefix(err, "wrote %s, but its directory ", file->path)
+               : 0;
 }
 
 /* ---- directories ---- */

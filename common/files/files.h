@@ -11,6 +11,7 @@
 
 #include "common/core/error.h"
 
+#include <stdbool.h>
 #include <stddef.h>
 
 typedef struct MappedFile {
@@ -20,8 +21,9 @@ typedef struct MappedFile {
 
 /*
  * Maps a regular file. A missing, unreadable or special file, or a directory, is an error that
- * names it. Size 0 is allowed. The pages are the file's: it must not be shortened while it is
- * mapped (replacing it by rename is fine).
+ * names it. Size 0 is allowed. The pages are the file's: when it is shortened while it is mapped
+ * (replacing it by rename is fine), who reads what is gone ends the program with a message that
+ * names the file.
  */
 int file_map(MappedFile *file, const char *path, Error *err);
 void file_unmap(MappedFile *file);
@@ -41,6 +43,13 @@ int atomic_open(AtomicFile *file, const char *path, Error *err);
 int atomic_commit(AtomicFile *file, Error *err);
 /* Closes and removes the temporary file; harmless after commit. */
 void atomic_abandon(AtomicFile *file);
+
+/* Is it a name that a temporary file has, "config.json.1234-0.tmp"? base: what is to replace,
+ * "config.json". */
+bool file_is_temporary(const char *name, char *base, size_t size);
+
+/* A rename is in the directory's pages; without this a power cut could bring the old name back. */
+int directory_sync(const char *directory, Error *err);
 
 /* "directory/name"; what is too long is cut, and then there is no such file. */
 typedef struct PathText {

@@ -11,6 +11,7 @@
 #include "common/files/files.h"
 #include "common/files/json.h"
 
+#include <ctype.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -34,6 +35,15 @@ struct SafeTensors {
 
 /* ---- pass 1: one entry ---- */
 
+/* All that the format has; those of dtype.h can be read. */
+static bool is_of_the_format(const char *dtype) {
+    static const char *const names[] = {"F64", "I16",     "U16", "U32",     "U64",    "BOOL",
+                                        "C64", "F8_E8M0", "F4",  "F6_E2M3", "F6_E3M2"};
+    for (size_t i = 0; i < sizeof names / sizeof names[0]; i++)
+        if (!strcmp(dtype, names[i])) return true;
+    return false;
+}
+
 static int read_dtype(const SafeTensors *file, const cJSON *item, Entry *entry, Error *err) {
     const char *text = cJSON_GetStringValue(item);
     if (!text)
@@ -44,8 +54,10 @@ static int read_dtype(const SafeTensors *file, const cJSON *item, Entry *entry, 
         entry->tensor.dtype = (DType)d;
         return 0;
     }
-    return error_set(err, "%s: tensor '%s' has dtype %s, which is not one that can be read here",
-                     file->path, name_text(entry->tensor.name).text, name_text(text).text);
+    return error_set(err, "%s: tensor '%s' has dtype %s, which %s", file->path,
+                     name_text(entry->tensor.name).text, name_text(text).text,
+                     is_of_the_format(text) ? "is not one that can be read here"
+                                            : "safetensors does not know");
 }
 
 /* Fills the shape; *bytes = product of the sizes x bytes of one element. */
@@ -119,6 +131,7 @@ static int read_entry(const SafeTensors *file, const cJSON *item, Entry *entry, 
 }
 
 static int check_metadata(const SafeTensors *file, const cJSON *metadata, Error *err) {
+    if (cJSON_IsNull(metadata)) return 0; /* as if there were none */
     if (!cJSON_IsObject(metadata))
         return error_set(err, "%s: __metadata__ is not an object", file->path);
     const cJSON *item;
@@ -178,6 +191,29 @@ static int check_names(SafeTensors *file, Error *err) {
 
 /* ---- the file ---- */
 
+/*
+ * What cJSON lets pass and the library does not: raw control characters in names; and numbers that
+ * are not written as whole ones, 1.0 or 1e0 or -0 or 01. NULL, or what is wrong at *where.
+ */
+static const char *check_spelling(const char *text, size_t size, size_t *where) {
+    bool quoted = false;
+    for (size_t i = 0; i < size; i++) {
+        unsigned char c = (unsigned char)text[i], before = i ? (unsigned char)text[i - 1] : 0;
+        bool number = c >= '0' && c <= '9', inside = before >= '0' && before <= '9';
+        *where = i;
+        if (quoted && c < 0x20) return "a control character in a name";
+        if (quoted && c == '\\')
+            i++;
+        else if (c == '"')
+            quoted = !quoted;
+        else if (!quoted &&
+                 ((inside && (c == '.' || c == 'e' || c == 'E')) || (c == '0' && before == '-') ||
+                  (number && before == '0' && !(i > 1 && isdigit((unsigned char)text[i - 2])))))
+            return "a number that is not written as a whole one";
+    }
+    return NULL;
+}
+
 /* The header's JSON; *data is where it ends and the data begins. */
 static int read_header(SafeTensors *file, size_t *data, Error *err) {
     const unsigned char *bytes = (const unsigned char *)file->file.data;
@@ -194,13 +230,20 @@ static int read_header(SafeTensors *file, size_t *data, Error *err) {
     if (length > file->file.size - LENGTH_BYTES)
         return error_set(err, "%s: the header should have %llu bytes, but the file has only %zu",
                          file->path, (unsigned long long)length, file->file.size - LENGTH_BYTES);
-    if (length == 0 || bytes[LENGTH_BYTES] != '{')
+    const char *header = file->file.data + LENGTH_BYTES;
+    size_t first = 0;
+    while (first < length && header[first] && strchr(" \t\r\n", header[first])) first++;
+    if (first == length || header[first] != '{')
         return error_set(err, "%s: the header does not begin with '{'", file->path);
     char what[600];
     snprintf(what, sizeof what, "%.560s: header", file->path);
-    file->header = json_parse(what, file->file.data + LENGTH_BYTES, (size_t)length, err);
+    file->header = json_parse(what, header, (size_t)length, err);
+    if (!file->header) return -1;
+    size_t where;
+    const char *problem = check_spelling(header, (size_t)length, &where);
+    if (problem) return error_set(err, "%s: %s at byte %zu", what, problem, where + 1);
     *data = LENGTH_BYTES + (size_t)length;
-    return file->header ? 0 : -1;
+    return 0;
 }
 
 static int read_entries(SafeTensors *file, int64_t data_size, Error *err) {

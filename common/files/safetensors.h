@@ -9,6 +9,10 @@
  * Reading maps the file: tensors point into it, nothing is copied (except a tensor that does not
  * begin at a multiple of its element's size, which C could not read in place).
  *
+ * What opens is what Hugging Face's library opens (compared with its version 0.8.0), but for names
+ * that are there twice, of which it silently takes the last; names with a zero character; and what
+ * Tensor cannot describe (see below).
+ *
  * The reader trusts nothing. A header longer than the file or than 100,000,000 bytes, duplicate
  * names, sizes that do not match shape and dtype, holes, overlaps and trailing bytes are refused
  * with a message that names the file and the tensor. What opens is therefore safe to use: every

@@ -12,23 +12,32 @@
 
 enum { PATH_SIZE = 512 };
 
-/* name = 'text'; in gnuplot's language, where a quote inside single quotes is doubled. */
+/* name = 'text'; in gnuplot's language, where a quote inside single quotes is doubled. program has
+ * room for the longest paths, should they be nothing but quotes. */
 static void assign(char *program, size_t size, const char *name, const char *text) {
     size_t used = strlen(program);
-    used += (size_t)snprintf(program + used, size - used, "%s = '", name);
-    for (; *text && used + 6 < size; text++) {
+    CHECK(used + strlen(name) + 2 * strlen(text) + 8 < size, "%s does not fit", name);
+    used += (size_t)sprintf(program + used, "%s = '", name);
+    for (; *text; text++) {
         if (*text == '\'') program[used++] = '\'';
         program[used++] = *text;
     }
-    snprintf(program + used, size - used, "'; ");
+    strcpy(program + used, "'; ");
+}
+
+/* A path as gnuplot must see it: at the beginning of one, "<" and "|" would be a command. */
+static void plain_path(char path[PATH_SIZE + 2], const char *name) {
+    snprintf(path, PATH_SIZE + 2, "%s%s", *name == '/' ? "" : "./", name);
 }
 
 /* One picture. kind: "svg" or "png". */
 static int draw(const char *script, const char *csv_path, const char *out_path, const char *kind,
                 Error *err) {
-    char program[4 * PATH_SIZE] = "", style[PATH_SIZE + 64], output[900];
-    assign(program, sizeof program, "data", csv_path);
-    assign(program, sizeof program, "out", out_path);
+    char program[5 * PATH_SIZE] = "", style[PATH_SIZE + 64], output[900], path[PATH_SIZE + 2];
+    plain_path(path, csv_path);
+    assign(program, sizeof program, "data", path);
+    plain_path(path, out_path);
+    assign(program, sizeof program, "out", path);
     assign(program, sizeof program, "kind", kind);
     /* script is CHAPTER/figures/NAME.gp, so its own place says where common/ is, wherever the
      * program was started. */

@@ -1,6 +1,7 @@
 /*
  * Files: what may be mapped, and that replacing a file never harms the old one.
  */
+#include "common/files/csv.h"
 #include "common/files/files.h"
 #include "common/files/json.h"
 #include "common/program/testing.h"
@@ -209,6 +210,42 @@ Test(project, is_found_from_its_folders) {
     cr_assert_eq(chdir("/"), 0);
     cr_assert(rmdir(scratch_path(&scratch, "02_causal/figures")) == 0);
     cr_assert(rmdir(scratch_path(&scratch, "02_causal")) == 0);
+}
+
+/* ---- tables that are there already ---- */
+
+#define TABLE "# command: deepseek train\n# seed: 1\n"
+
+/* A table of ours makes room; what else has the name stays, and so do rows under other columns. */
+Test(csv, replaces_only_its_own) {
+    static const struct {
+        const char *there, *opened, *continued; /* messages; NULL: it works */
+    } cases[] = {
+        {"", NULL, NULL},
+        {TABLE, NULL, NULL}, /* killed before there were columns */
+        {TABLE "step,loss\n1,2\n2,3\n3,4\n4", NULL, NULL},
+        {TABLE "step,accuracy\n1,2\n", NULL, "has other columns"},
+        {"my notes", "no table of this program", "no table of this program"},
+        {"my notes\n1,2\n", "no table of this program", "has other columns"},
+        {"# command", "no table of this program", "no table of this program"},
+    };
+    Scratch scratch = scratch_open();
+    for (size_t i = 0; i < 2 * (sizeof cases / sizeof cases[0]); i++) {
+        const char *there = cases[i / 2].there;
+        const char *says = i & 1 ? cases[i / 2].continued : cases[i / 2].opened;
+        const char *path = strdup(scratch_write(&scratch, "rows.csv", there, strlen(there)));
+        Csv csv;
+        Error err = {""};
+        int status = i & 1 ? csv_continue(&csv, path, "step,loss", 2, "cpu", 1, &err)
+                           : csv_open(&csv, path, "step,loss", "cpu", 1, &err);
+        size_t bytes;
+        cr_assert(status == (says ? -1 : 0), "case %zu: %s", i, err.text);
+        if (says)
+            cr_assert(strstr(err.text, says) && !strcmp(file_text(path, &bytes), there),
+                      "case %zu: %s", i, err.text);
+        else
+            cr_assert(csv_close(&csv, &err) == 0 && strstr(file_text(path, &bytes), "step,loss\n"));
+    }
 }
 
 /* ---- JSON ---- */
