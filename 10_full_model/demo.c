@@ -2,6 +2,7 @@
  * The guided tour: from a text file to a model that writes, step by step.
  */
 #include "10_full_model/checkpoint/checkpoint.h"
+#include "10_full_model/checkpoint/output_folder.h"
 #include "10_full_model/generate/generate.h"
 #include "10_full_model/train/train.h"
 
@@ -21,6 +22,7 @@ typedef struct DemoOptions {
     CommonOptions common;
     const char *data, *out;
     int steps, vocab;
+    bool overwrite;
 } DemoOptions;
 
 /* ---- the steps of the tour ---- */
@@ -172,7 +174,7 @@ static void show_experts(Tour *t) {
 static int train_model(Tour *t, Error *err) {
     t->train.csv = t->options->common.csv;
     t->train.out = t->options->out;
-    t->train.start = RUN_OVERWRITE; /* it is the tour's own folder */
+    t->train.start = t->options->overwrite ? RUN_OVERWRITE : RUN_NEW;
     t->train.tokenizer = t->tokenizer;
     t->train.peak = bench_peak(&t->ctx, t->ctx.dtype, 0.3);
     const Schedule *s = &t->train.schedule;
@@ -265,9 +267,10 @@ static int tour(Tour *t, Error *err) {
 }
 
 int main(int argc, char **argv) {
+    static const char own[] = "out/demo";
     DemoOptions options = {.common.csv = "10_full_model/figures/out/loss.csv",
                            .data = "build/corpus/bible.txt",
-                           .out = "out/demo",
+                           .out = own,
                            .steps = 1000,
                            .vocab = 2048},
                 *o = &options;
@@ -278,17 +281,21 @@ int main(int argc, char **argv) {
         OPT_STRING("out", 'o', "DIR", &o->out, "Folder for the trained model"),
         OPT_INT("steps", 's', "N", &o->steps, 1, 1000000, "Training steps"),
         OPT_INT("vocab", 'v', "N", &o->vocab, 257, 65536, "Size of the vocabulary"),
+        OPT_FLAG("overwrite", 0, &o->overwrite,
+                 "Begin anew although --out has a model (out/demo, the tour's own, may always go)"),
         OPT_CSV(&o->common),
         OPT_COMMON(&o->common),
         OPT_END};
     options_parse(argc, argv, "Trains a small language model on real text and lets it write.",
                   flags);
+    if (!strcmp(o->out, own)) o->overwrite = true;
     Tour t = {.options = o, .train = train_defaults()};
     t.train.schedule.steps = o->steps;
     if (t.train.schedule.warmup > o->steps) t.train.schedule.warmup = o->steps;
     options_open(&o->common, &t.ctx);
     Error err;
-    int status = config_preset(&t.cfg, "nano", &err);
+    int status = output_folder_check(o->out, OUTPUT_RUN, o->overwrite, &err);
+    if (!status) status = config_preset(&t.cfg, "nano", &err);
     if (!status) status = tour(&t, &err);
     model_free(&t.model);
     corpus_free(&t.corpus);

@@ -8,9 +8,10 @@
  *
  * and training.safetensors, which only `deepseek train --resume` reads.
  *
- * Each file is replaced by renaming, so whatever stops a save (a full disk, a signal) leaves a
- * whole file of before. Weights in several files are all written under new names before the
- * index, by whose renaming the new ones count; then the old ones go.
+ * They belong together, so they are replaced together (common/files/replacement.h): whatever stops
+ * a save, a full disk, a signal or a power cut, who opens the folder next finds the old model,
+ * whole, or the new one. Old files go when the new model has none of their name; other names than
+ * those that this program writes are never touched, whatever an index may say.
  */
 #ifndef CHECKPOINT_H
 #define CHECKPOINT_H
@@ -27,22 +28,27 @@ typedef struct SaveOptions {
     int64_t step;       /* goes into the metadata */
 } SaveOptions;
 
-/* DIRECTORY/model.safetensors, or shards. The folder must be there. */
+/*
+ * A whole model: weights, settings and, if there is one, the tokenizer. The folder is created if
+ * need be; a model that was there is replaced. -1 and a message: it is as it was.
+ */
+int checkpoint_save(Model *model, const Tokenizer *tokenizer, const char *directory,
+                    const SaveOptions *options, Error *err);
+
+/* Does the name belong to a model's folder: would a save write, replace or remove it? */
+bool checkpoint_owns(const char *name);
+
+/* The weights alone, in the same way. */
 int checkpoint_write_weights(Model *model, const char *directory, const SaveOptions *options,
                              Error *err);
 
-/* The usual: F32. */
-int checkpoint_save_weights(Model *model, const char *directory, int64_t step, Error *err);
-
 /*
- * What does not change while training: config.json and, if there is a tokenizer, its files
+ * What is beside them, file by file: config.json and, if there is a tokenizer, its files
  * (common/text/tokenizer_folder.h), generation_config.json among them. Creates the folder.
  * config.json says `dtype` of the weights, which is what transformers loads them as.
  */
 int checkpoint_write_setup(const ModelConfig *cfg, const Tokenizer *tokenizer,
                            const char *directory, DType dtype, Error *err);
-int checkpoint_save_setup(const ModelConfig *cfg, const Tokenizer *tokenizer, const char *directory,
-                          Error *err); /* F32 */
 
 /* ---- loading ---- */
 

@@ -11,6 +11,7 @@
 
 #include "common/files/files.h"
 #include "common/files/json.h"
+#include "common/files/replacement.h"
 #include "common/text/tokenizer_folder.h"
 
 #include <stdio.h>
@@ -194,8 +195,13 @@ static void read_all(Loading *l, Model *model) {
 }
 
 int checkpoint_load_config(ModelConfig *cfg, const char *directory, Error *err) {
+    if (replacement_finish(directory, err)) return -1;
     if (access(file_path(directory, "config.json").text, F_OK) == 0)
         return config_load(cfg, directory, err);
+    if (access(file_path(directory, WEIGHTS_FILE).text, F_OK) == 0 ||
+        access(file_path(directory, WEIGHTS_INDEX).text, F_OK) == 0)
+        return error_set(err, "%s has weights, but no config.json that says of which model",
+                         directory);
     if (access(file_path(directory, "last/config.json").text, F_OK) == 0)
         return error_set(err,
                          "%s has no best model yet, for its training was stopped before the first "
@@ -211,6 +217,7 @@ int checkpoint_load_model(Model *model, Context *ctx, const char *directory,
     *model = (Model){0};
     if (!other && checkpoint_load_config(&cfg, directory, err)) return -1;
     if (other) cfg = *other;
+    if (replacement_finish(directory, err)) return -1;
     if (weight_files_open(&l.files, directory, err)) return -1;
     untie(&cfg, &l.files, directory);
     int status = model_register(model, ctx, &cfg, err);
@@ -230,6 +237,7 @@ int checkpoint_load_model(Model *model, Context *ctx, const char *directory,
 }
 
 Tokenizer *checkpoint_load_tokenizer(const ModelConfig *cfg, const char *directory, Error *err) {
+    if (replacement_finish(directory, err)) return NULL;
     Tokenizer *tokenizer = tokenizer_load_folder(directory, err);
     /* Fewer is usual: embedding tables are rounded up, V3's from 128,815 to 129,280. */
     if (tokenizer && tokenizer_vocab_size(tokenizer) > cfg->vocab_size) {

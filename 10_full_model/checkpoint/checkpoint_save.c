@@ -1,6 +1,6 @@
 /*
- * Writing a model's folder: first a plan, which says in which file each tensor goes, then file by
- * file.
+ * Writing a model's folder: first a plan, which says in which file each tensor goes; then file by
+ * file into a folder of their own, from where all of them take their places at once.
  */
 #include "10_full_model/checkpoint/checkpoint.h"
 #include "10_full_model/checkpoint/weight_files.h"
@@ -8,12 +8,12 @@
 
 #include "common/files/files.h"
 #include "common/files/json.h"
+#include "common/files/replacement.h"
 #include "common/text/tokenizer_folder.h"
 
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 static const int64_t SHARD_SIZE = 5000000000;
 
@@ -108,86 +108,56 @@ static int write_file(Model *model, const Plan *p, int first, int end, const cha
 
 /* ---- the set of files ---- */
 
-typedef struct ShardNames {
-    const char *directory, *stem;
-    int count;
-} ShardNames;
+typedef struct FileName {
+    char text[64];
+} FileName;
 
-static void shard_name(const ShardNames *names, int i, char *name, size_t size) {
-    snprintf(name, size, "%s-%05d-of-%05d.safetensors", names->stem, i + 1, names->count);
+static FileName file_name(const Plan *p, int file) {
+    FileName name = {WEIGHTS_FILE};
+    if (p->files > 1)
+        snprintf(name.text, sizeof name.text, "model-%05d-of-%05d.safetensors", file + 1, p->files);
+    return name;
 }
 
-static int write_index(const Plan *p, const ShardNames *names, Error *err) {
-    char name[64];
+static int write_index(const Plan *p, const char *directory, Error *err) {
     cJSON *json = cJSON_CreateObject();
     cJSON *metadata = cJSON_AddObjectToObject(json, "metadata");
     cJSON_AddNumberToObject(metadata, "total_size", (double)p->bytes);
     cJSON *map = cJSON_AddObjectToObject(json, "weight_map");
     if (!map) fatal("out of memory");
-    for (int i = 0; i < p->count; i++) {
-        shard_name(names, p->pieces[i].file, name, sizeof name);
-        cJSON_AddStringToObject(map, p->pieces[i].part.name, name);
-    }
-    int status = json_save(file_path(names->directory, WEIGHTS_INDEX).text, json, err);
+    for (int i = 0; i < p->count; i++)
+        cJSON_AddStringToObject(map, p->pieces[i].part.name, file_name(p, p->pieces[i].file).text);
+    int status = json_save(file_path(directory, WEIGHTS_INDEX).text, json, err);
     cJSON_Delete(json);
     return status;
 }
 
-/* All files under names that the present index does not use, then the index. */
-static int write_shards(Model *model, const Plan *p, const ShardNames *names, int64_t step,
-                        Error *err) {
-    char name[64];
-    int status = 0, written = 0, first = 0;
-    for (; written < names->count && !status; written++) {
+/* Into a folder that has no weights yet. */
+static int write_weights(Model *model, const char *directory, const SaveOptions *options,
+                         Error *err) {
+    CHECK(options->dtype == F32 || options->dtype == BF16, "weights are saved as F32 or BF16");
+    Plan p = plan(&model->params, options);
+    int status = 0;
+    for (int file = 0, first = 0; file < p.files && !status; file++) {
         int end = first;
-        while (end < p->count && p->pieces[end].file == written) end++;
-        shard_name(names, written, name, sizeof name);
-        status =
-            write_file(model, p, first, end, file_path(names->directory, name).text, step, err);
+        while (end < p.count && p.pieces[end].file == file) end++;
+        PathText path = file_path(directory, file_name(&p, file).text);
+        status = write_file(model, &p, first, end, path.text, options->step, err);
         first = end;
     }
-    if (!status) status = write_index(p, names, err);
-    if (!status) return 0;
-    for (int i = 0; i < written; i++) {
-        shard_name(names, i, name, sizeof name);
-        unlink(file_path(names->directory, name).text);
-    }
-    return -1;
-}
-
-int checkpoint_write_weights(Model *model, const char *directory, const SaveOptions *options,
-                             Error *err) {
-    CHECK(options->dtype == F32 || options->dtype == BF16, "weights are saved as F32 or BF16");
-    char **old = NULL;
-    int old_count = 0, status;
-    PathText index = file_path(directory, WEIGHTS_INDEX),
-             single = file_path(directory, WEIGHTS_FILE);
-    bool sharded = access(index.text, F_OK) == 0;
-    if (sharded)
-        weight_index_files(index.text, &old, &old_count, NULL); /* a broken one names nothing */
-
-    Plan p = plan(&model->params, options);
-    if (p.files == 1) {
-        status = write_file(model, &p, 0, p.count, single.text, options->step, err);
-        if (!status && sharded) unlink(index.text);
-    } else {
-        bool taken = old_count && !strncmp(old[0], "model-", 6);
-        ShardNames names = {directory, taken ? "weights" : "model", p.files};
-        status = write_shards(model, &p, &names, options->step, err);
-        if (!status) unlink(single.text); /* it would count before the index */
-    }
-    for (int i = 0; i < old_count; i++) {
-        if (!status) unlink(file_path(directory, old[i]).text);
-        free(old[i]);
-    }
-    free(old);
+    if (!status && p.files > 1) status = write_index(&p, directory, err);
     free(p.pieces);
     return status;
 }
 
-int checkpoint_save_weights(Model *model, const char *directory, int64_t step, Error *err) {
-    return checkpoint_write_weights(model, directory, &(SaveOptions){.dtype = F32, .step = step},
-                                    err);
+int checkpoint_write_weights(Model *model, const char *directory, const SaveOptions *options,
+                             Error *err) {
+    Replacement r;
+    if (replacement_open(&r, directory, err)) return -1;
+    int status = write_weights(model, r.staging, options, err);
+    if (!status) status = replacement_commit(&r, weight_file_owned, err);
+    replacement_abandon(&r);
+    return status;
 }
 
 /* ---- beside the weights ---- */
@@ -207,7 +177,19 @@ int checkpoint_write_setup(const ModelConfig *cfg, const Tokenizer *tokenizer,
                      : 0;
 }
 
-int checkpoint_save_setup(const ModelConfig *cfg, const Tokenizer *tokenizer, const char *directory,
-                          Error *err) {
-    return checkpoint_write_setup(cfg, tokenizer, directory, F32, err);
+bool checkpoint_owns(const char *name) {
+    for (int i = 0; tokenizer_folder_files[i]; i++)
+        if (!strcmp(name, tokenizer_folder_files[i])) return true;
+    return !strcmp(name, "config.json") || weight_file_owned(name);
+}
+
+int checkpoint_save(Model *model, const Tokenizer *tokenizer, const char *directory,
+                    const SaveOptions *options, Error *err) {
+    Replacement r;
+    if (replacement_open(&r, directory, err)) return -1;
+    int status = checkpoint_write_setup(&model->cfg, tokenizer, r.staging, options->dtype, err);
+    if (!status) status = write_weights(model, r.staging, options, err);
+    if (!status) status = replacement_commit(&r, checkpoint_owns, err);
+    replacement_abandon(&r);
+    return status;
 }

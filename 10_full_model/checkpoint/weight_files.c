@@ -15,7 +15,8 @@
 
 typedef struct Place {
     const char *name; /* of a tensor */
-    int file;
+    const char *file_name;
+    int file; /* its number in the list of files */
 } Place;
 
 typedef struct Index {
@@ -37,13 +38,20 @@ static int compare_places(const void *a, const void *b) {
     return strcmp(((const Place *)a)->name, ((const Place *)b)->name);
 }
 
-/* The number of a file, a new one at the end of the list. Entries of one file follow each other
- * as a rule. */
-static int file_number(Index *index, const char *file) {
-    for (int i = index->file_count - 1; i >= 0; i--)
-        if (!strcmp(index->files[i], file)) return i;
-    index->files[index->file_count] = file;
-    return index->file_count++;
+static int compare_files(const void *a, const void *b) {
+    return strcmp(((const Place *)a)->file_name, ((const Place *)b)->file_name);
+}
+
+/* Sorted by their files the places of one file lie together, and get its number. */
+static void number_files(Index *index) {
+    qsort(index->places, (size_t)index->count, sizeof *index->places, compare_files);
+    for (int i = 0; i < index->count; i++) {
+        Place *place = &index->places[i];
+        if (i == 0 || compare_files(place, place - 1))
+            index->files[index->file_count++] = place->file_name;
+        place->file = index->file_count - 1;
+    }
+    qsort(index->places, (size_t)index->count, sizeof *index->places, compare_places);
 }
 
 static int index_read(Index *index, const char *path, Error *err) {
@@ -62,25 +70,10 @@ static int index_read(Index *index, const char *path, Error *err) {
         if (strchr(file, '/'))
             return error_set(err, "%s: '%s' is in '%s', but files of a model lie beside the index",
                              path, name_text(item->string).text, name_text(file).text);
-        index->places[index->count++] =
-            (Place){.name = item->string, .file = file_number(index, file)};
+        index->places[index->count++] = (Place){.name = item->string, .file_name = file};
     }
-    qsort(index->places, (size_t)index->count, sizeof *index->places, compare_places);
+    number_files(index);
     return 0;
-}
-
-int weight_index_files(const char *path, char ***names, int *count, Error *err) {
-    Index index;
-    int status = index_read(&index, path, err);
-    *names = NULL;
-    *count = 0;
-    if (!status) {
-        *names = must_alloc((size_t)index.file_count, sizeof **names);
-        for (int i = 0; i < index.file_count; i++)
-            (*names)[(*count)++] = must_strdup(index.files[i]);
-    }
-    index_free(&index);
-    return status;
 }
 
 /* ---- opening ---- */
@@ -92,7 +85,7 @@ static int check_index(const WeightFiles *weights, const Index *index, const cha
         const Place *place = &index->places[i];
         if (!safetensors_find(weights->files[place->file], place->name))
             return error_set(err, "%s: '%s' should be in %s, but is not", path,
-                             name_text(place->name).text, index->files[place->file]);
+                             name_text(place->name).text, name_text(place->file_name).text);
     }
     for (int f = 0; f < weights->count; f++)
         for (int i = 0; i < safetensors_count(weights->files[f]); i++) {
@@ -101,9 +94,9 @@ static int check_index(const WeightFiles *weights, const Index *index, const cha
                                          sizeof *index->places, compare_places);
             if (!place || place->file != f)
                 return error_set(err, "%s: '%s' is in %s, but the index says %s%s", path,
-                                 name_text(key.name).text, index->files[f],
+                                 name_text(key.name).text, name_text(index->files[f]).text,
                                  place ? "it is in " : "nothing of it",
-                                 place ? index->files[place->file] : "");
+                                 place ? name_text(place->file_name).text : "");
         }
     return 0;
 }
@@ -131,6 +124,26 @@ static int open_shards(WeightFiles *weights, const char *directory, const char *
     return status;
 }
 
+static int compare_found(const void *a, const void *b) {
+    return strcmp(((const FoundWeight *)a)->tensor->name, ((const FoundWeight *)b)->tensor->name);
+}
+
+/* All tensors of all files, sorted by name. */
+static void list_tensors(WeightFiles *weights) {
+    size_t room = 0;
+    for (int f = 0; f < weights->count; f++) {
+        SafeTensors *file = weights->files[f];
+        for (int i = 0; i < safetensors_count(file); i++) {
+            weights->found = grow(weights->found, &room, (size_t)weights->found_count + 1,
+                                  sizeof *weights->found);
+            weights->found[weights->found_count++] =
+                (FoundWeight){safetensors_at(file, i), safetensors_path(file)};
+        }
+    }
+    if (weights->found_count)
+        qsort(weights->found, (size_t)weights->found_count, sizeof *weights->found, compare_found);
+}
+
 int weight_files_open(WeightFiles *weights, const char *directory, Error *err) {
     PathText path = file_path(directory, WEIGHTS_FILE), index = file_path(directory, WEIGHTS_INDEX);
     *weights = (WeightFiles){0};
@@ -143,6 +156,7 @@ int weight_files_open(WeightFiles *weights, const char *directory, Error *err) {
         status = weights->files[0] ? 0 : -1;
         weights->count = !status;
     }
+    list_tensors(weights);
     if (status) weight_files_close(weights);
     return status;
 }
@@ -150,16 +164,31 @@ int weight_files_open(WeightFiles *weights, const char *directory, Error *err) {
 void weight_files_close(WeightFiles *weights) {
     for (int i = 0; i < weights->count; i++) safetensors_close(weights->files[i]);
     free(weights->files);
+    free(weights->found);
     *weights = (WeightFiles){0};
 }
 
 const Tensor *weight_files_find(const WeightFiles *weights, const char *name, const char **path) {
-    for (int i = 0; i < weights->count; i++) {
-        const Tensor *t = safetensors_find(weights->files[i], name);
-        if (path) *path = safetensors_path(weights->files[i]);
-        if (t) return t;
-    }
-    return NULL;
+    Tensor wanted = {.name = name};
+    FoundWeight key = {.tensor = &wanted};
+    if (!weights->found_count) return NULL;
+    const FoundWeight *found = bsearch(&key, weights->found, (size_t)weights->found_count,
+                                       sizeof *weights->found, compare_found);
+    if (found && path) *path = found->path;
+    return found ? found->tensor : NULL;
+}
+
+bool weight_file_owned(const char *name) {
+    int part, parts, end = 0;
+    if (!strcmp(name, WEIGHTS_FILE) || !strcmp(name, WEIGHTS_INDEX)) return true;
+    if (!strncmp(name, "model-", 6))
+        name += 6;
+    else if (!strncmp(name, "weights-", 8))
+        name += 8;
+    else
+        return false;
+    return strspn(name, "0123456789") == 5 &&
+           sscanf(name, "%5d-of-%5d.safetensors%n", &part, &parts, &end) == 2 && end && !name[end];
 }
 
 /* ---- numbers ---- */

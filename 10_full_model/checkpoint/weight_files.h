@@ -17,9 +17,16 @@
 #define WEIGHTS_FILE  "model.safetensors"
 #define WEIGHTS_INDEX "model.safetensors.index.json"
 
+typedef struct FoundWeight {
+    const Tensor *tensor;
+    const char *path; /* of its file */
+} FoundWeight;
+
 typedef struct WeightFiles {
     SafeTensors **files;
     int count;
+    FoundWeight *found; /* all tensors, sorted by name */
+    int found_count;
 } WeightFiles;
 
 int weight_files_open(WeightFiles *weights, const char *directory, Error *err);
@@ -35,8 +42,10 @@ const Tensor *weight_files_find(const WeightFiles *weights, const char *name, co
 bool weight_readable(const Tensor *t);
 void weight_read(float *out, const Tensor *t, int64_t offset, int64_t count);
 
-/* The FILEs of an index, in the order of their first appearance: a list to free() with each of its
- * strings. -1 and a message when the index is not one. */
-int weight_index_files(const char *path, char ***names, int *count, Error *err);
+/*
+ * Is it a name under which this program writes weights: one of the two above, or
+ * "model-00001-of-00002.safetensors"? (And "weights-...", as some of its versions did.)
+ */
+bool weight_file_owned(const char *name);
 
 #endif

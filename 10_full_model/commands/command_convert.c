@@ -3,10 +3,12 @@
  * with experts one by one.
  */
 #include "10_full_model/checkpoint/checkpoint.h"
+#include "10_full_model/checkpoint/output_folder.h"
 #include "10_full_model/commands/command.h"
 
 #include "common/core/utf8.h"
 #include "common/files/files.h"
+#include "common/files/replacement.h"
 #include "common/text/tokenizer_folder.h"
 
 #include <stdio.h>
@@ -17,8 +19,21 @@
 typedef struct Options {
     CommonOptions common;
     const char *model, *out;
+    bool overwrite;
     SaveOptions save;
 } Options;
+
+/* All files of the result take their places at once. */
+static int write_model(const Options *o, Model *model, const Tokenizer *tokenizer, Error *err) {
+    Replacement r;
+    if (replacement_open(&r, o->out, err)) return -1;
+    int status = checkpoint_write_setup(&model->cfg, tokenizer, r.staging, o->save.dtype, err);
+    if (!status) status = config_keep_others(o->model, r.staging, err);
+    if (!status) status = checkpoint_write_weights(model, r.staging, &o->save, err);
+    if (!status) status = replacement_commit(&r, checkpoint_owns, err);
+    replacement_abandon(&r);
+    return status;
+}
 
 static int convert(const Options *o, Context *ctx, Error *err) {
     Model model = {0};
@@ -33,9 +48,7 @@ static int convert(const Options *o, Context *ctx, Error *err) {
         fprintf(stderr, ". It is copied as it is\n");
     }
     if (!tokenizer && !(tokenizer = tokenizer_keep_folder(o->model, err))) status = -1;
-    if (!status) status = checkpoint_write_setup(&model.cfg, tokenizer, o->out, o->save.dtype, err);
-    if (!status) status = config_keep_others(o->model, o->out, err);
-    if (!status) status = checkpoint_write_weights(&model, o->out, &o->save, err);
+    if (!status) status = write_model(o, &model, tokenizer, err);
     if (!status)
         printf("%s: the model is written, %s\n", o->out,
                text ? "with its tokenizer" : "without a tokenizer");
@@ -54,20 +67,23 @@ static int run(int argc, char **argv, Error *err) {
         OPT_STRING("out", 0, "DIR", &o->out, "Folder for the result",
                    .required = "says where the result goes"),
         OPT_CHOICE("weights", 0, "f32|bf16", &o->save.dtype, dtypes, "Numbers in the new file"),
+        OPT_FLAG("overwrite", 0, &o->overwrite, "Replace the model that is in --out"),
         OPT_FLOAT("shard-mb", 0, "N", &megabytes, 0.001, 1e9, "Largest file, in millions of bytes"),
         OPT_COMMON_OF(&o->common, COMMON_THREADS),
         OPT_END};
     options_parse(argc, argv, command_convert.about, flags);
     o->save.shard_size = (int64_t)(1e6 * megabytes);
     char from[4096], to[4096];
-    if (make_directories(o->out, err)) return -1;
     if (realpath(o->model, from) && realpath(o->out, to) && !strcmp(from, to))
         return error_set(err,
                          "convert: --out is the folder of --model; give the result one of its own");
+    int lock = output_folder_open(o->out, OUTPUT_MODEL, o->overwrite, err);
+    if (lock < 0) return -1;
     Context ctx;
     options_open(&o->common, &ctx);
     int status = convert(o, &ctx, err);
     context_free(&ctx);
+    close(lock);
     return status;
 }
 

@@ -1,6 +1,7 @@
 /*
  * deepseek data: text files in, a folder of shards out.
  */
+#include "10_full_model/checkpoint/output_folder.h"
 #include "10_full_model/commands/command.h"
 #include "10_full_model/data/prepare.h"
 
@@ -64,14 +65,17 @@ static const char *help_text(char *help, size_t size) {
 static int verify(const char *directory, Error *err) {
     Shards shards;
     if (shards_open(&shards, directory, true, err)) return -1;
-    for (int part = 0; part < SHARD_PARTS; part++) {
+    Tokenizer *tokenizer = shards_tokenizer(&shards, err);
+    for (int part = 0; tokenizer && part < SHARD_PARTS; part++) {
         const ShardRow *row = &shards.parts[part];
         printf("%-11s %lld tokens in %lld documents, %d shards: as the index says\n",
                shard_part_names[part], (long long)row->tokens, (long long)row->documents,
                row->count);
     }
+    int status = tokenizer ? 0 : -1;
+    if (tokenizer) tokenizer_free(tokenizer);
     shards_close(&shards);
-    return 0;
+    return status;
 }
 
 static int run(int argc, char **argv, Error *err) {
@@ -123,7 +127,8 @@ static int run(int argc, char **argv, Error *err) {
         OPT_INT("vocab", 0, "N", &p->vocab, 257, 1 << 20, "Tokens to learn"),
         OPT_INT("sample", 0, "MIB", &sample, 1, 1 << 14, "Text to learn them from"),
         OPT_INT("shard-tokens", 0, "N", &p->shard_tokens, 1, 1L << 40, "Tokens in a shard"),
-        OPT_FLAG("overwrite", 0, &p->overwrite, "Replace finished shards; the old ones go first"),
+        OPT_FLAG("overwrite", 0, &p->overwrite,
+                 "Replace what is there; old shards stay until the new ones are whole"),
         OPT_COMMON_OF(&o->common, COMMON_SEED | COMMON_THREADS),
         OPT_END};
     options_parse(argc, argv, help_text(help, sizeof help), flags);
@@ -132,6 +137,9 @@ static int run(int argc, char **argv, Error *err) {
     if (o->verify) return verify(o->verify, err);
     if (!p->out) options_error(argv, "--out DIR says where the shards go");
     if (!o->paths.count) options_error(argv, "which files?");
+    /* Finished shards are looked at more closely below: the message says what is different. */
+    bool shards = *p->out && shards_are_there(p->out);
+    if (output_folder_check(p->out, OUTPUT_SHARDS, p->overwrite || shards, err)) return -1;
     if (p->bands * p->rows > MINHASH_MOST)
         options_error(argv, "%d --bands of %d --rows are %d numbers; at most %d", p->bands, p->rows,
                       p->bands * p->rows, MINHASH_MOST);

@@ -35,11 +35,11 @@ static NumberText with_commas(int64_t number) {
 }
 
 /* Bytes in the unit that reads best. */
-static NumberText bytes_text(int64_t bytes) {
-    static const char *const units[] = {"B", "KiB", "MiB", "GiB", "TiB"};
-    double value = (double)bytes;
+static NumberText bytes_text(double bytes) {
+    static const char *const units[] = {"B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB", "ZiB"};
+    double value = bytes;
     int unit = 0;
-    for (; value >= 1024 && unit < 4; unit++) value /= 1024;
+    for (; value >= 1024 && unit < 7; unit++) value /= 1024;
     NumberText out;
     snprintf(out.text, sizeof out.text, value < 10 && unit ? "%.2f %s" : "%.4g %s", value,
              units[unit]);
@@ -88,7 +88,7 @@ static void print_parameters(const ModelConfig *cfg) {
                short_count(sizes.all_active).text);
 }
 
-static void print_row(const char *name, int64_t f32, int64_t bf16) {
+static void print_row(const char *name, double f32, double bf16) {
     printf("  %-40s %12s %12s\n", name, bytes_text(f32).text, bytes_text(bf16).text);
 }
 

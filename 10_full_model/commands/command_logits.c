@@ -10,6 +10,7 @@
  *                      model.safetensors
  */
 #include "10_full_model/checkpoint/checkpoint.h"
+#include "10_full_model/checkpoint/output_folder.h"
 #include "10_full_model/checkpoint/weights_map.h"
 #include "10_full_model/commands/command.h"
 
@@ -23,7 +24,7 @@
 typedef struct Options {
     CommonOptions common;
     const char *model, *input, *output;
-    bool grads;
+    bool grads, overwrite;
 } Options;
 
 /* ---- input ---- */
@@ -153,9 +154,11 @@ static int run(int argc, char **argv, Error *err) {
         OPT_STRING("output", 0, "OUT.safetensors", &o->output, "Gets logits and loss",
                    .required = "says where the result goes"),
         OPT_FLAG("grads", 0, &o->grads, "Also the gradient of every weight, as grad.NAME"),
+        OPT_FLAG("overwrite", 0, &o->overwrite, "Replace OUT if it is there already"),
         OPT_COMMON_OF(&o->common, COMMON_THREADS | COMMON_DEVICE | COMMON_DTYPE),
         OPT_END};
     options_parse(argc, argv, command_logits.about, flags);
+    if (output_file_check(o->output, o->overwrite, err)) return -1;
     Context ctx;
     options_open(&o->common, &ctx);
     Model model = {0};

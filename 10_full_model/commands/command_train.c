@@ -4,6 +4,7 @@
 #include "10_full_model/checkpoint/checkpoint.h"
 #include "10_full_model/commands/command.h"
 #include "10_full_model/commands/text_input.h"
+#include "10_full_model/model/sizes.h"
 #include "10_full_model/train/train_flags.h"
 
 #include "common/program/bench.h"
@@ -143,6 +144,28 @@ static int look_ahead(const Options *o, const ModelConfig *cfg, Error *err) {
     return 0;
 }
 
+/*
+ * What does not fit is said before any work is done, and before the kernel would end the program.
+ * Activations are an estimate: so much less than it they may be.
+ */
+static int check_memory(const Options *o, const ModelConfig *cfg, Context *ctx, Error *err) {
+    const double gib = 1073741824, sure = 0.8;
+    ModelConfig with_tokens = *cfg;
+    if (!cfg->vocab_size) with_tokens.vocab_size = tokens_wanted(o, cfg);
+    TrainMemory m =
+        size_to_train(&with_tokens, ctx->dtype, o->train.batch_size, o->train.context_length);
+    double model = m.weights + m.gradients + m.moments, room = (double)device_room(ctx->gpu);
+    if (model + sure * m.activations <= room) return 0;
+    return error_set(err,
+                     "training would need about %.1f GiB: %.1f for weights, gradients and moments "
+                     "(--config), %.1f for the activations of %d windows of %d tokens (--batch, "
+                     "--context; --accumulate can take the place of a larger batch). %s has %.1f "
+                     "GiB free",
+                     (model + m.activations) / gib, model / gib, m.activations / gib,
+                     o->train.batch_size, o->train.context_length,
+                     ctx->gpu ? "The GPU" : "This machine", room / gib);
+}
+
 static void report(const Options *o, const TrainResult *r) {
     long long steps = r->steps, all = o->train.schedule.steps;
     const char *stopped = r->interrupted == OUT_OF_TIME ? "The time is up" : "Stopped";
@@ -243,7 +266,7 @@ static int run(int argc, char **argv, Error *err) {
                  "the learning rate has not begun to fall. Begins if there is none"),
         OPT_FLOAT("minutes", 0, "X", &o->train.minutes, 0, 1e6,
                   "Stop after X minutes and save, as after Ctrl-C (default: do all steps)"),
-        OPT_FLAG("overwrite", 0, &o->overwrite, "Begin anew although DIR has a run"),
+        OPT_FLAG("overwrite", 0, &o->overwrite, "Begin anew although DIR has a run, or a model"),
         OPT_TABLE(train.rows),
         OPT_FLOAT("peak", 0, "X", &o->peak, 0, 1e9,
                   "The device's TFLOP/s, for the column share_of_peak; 0 leaves it empty (default: "
@@ -273,8 +296,9 @@ static int run(int argc, char **argv, Error *err) {
                         .validation = o->validation > 0 ? o->validation : 0.05,
                         .tokenizer = o->from ? o->from : last,
                         .vocab = tokens_wanted(o, &cfg)};
-    TextInput input;
-    int status = text_input_open(&input, &text, err);
+    TextInput input = {0};
+    int status = check_memory(o, &cfg, &ctx, err);
+    if (!status) status = text_input_open(&input, &text, err);
     if (!status && !text.tokenizer) {
         cfg.vocab_size = tokenizer_vocab_size(input.tokenizer);
         cfg.bos_token_id = input.sharded ? tokenizer_eot(input.tokenizer)

@@ -54,7 +54,7 @@ static int open_shards(TextInput *input, const TextOptions *o, Error *err) {
                          directory);
     if (shards_open(&input->shards, directory, false, err)) return -1;
     input->sharded = true;
-    input->tokenizer = tokenizer_load(file_path(directory, "tokenizer.json").text, err);
+    input->tokenizer = shards_tokenizer(&input->shards, err);
     if (!input->tokenizer) return -1;
     tokenizer_set_end(input->tokenizer, input->shards.end_of_text);
     if (source_of_shards(&input->source, &input->shards, o->context_length, err)) return -1;

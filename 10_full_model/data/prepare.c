@@ -3,21 +3,19 @@
  *
  * The folder is locked and what it holds is checked; a tokenizer is loaded, or learned from a
  * sample that has gone through the same sieve; then one pass over all files, batch by batch
- * (prepare_batch.c), into two rows of shards. The index is written last: a folder without it is not
- * finished, and is cleared by the next run.
+ * (prepare_batch.c), into two rows of shards. All of it is written into a folder inside, and takes
+ * its place when it is whole (common/files/replacement.h): old shards stay until then.
  */
 #include "10_full_model/data/prepare_internal.h"
 
 #include "common/core/memory.h"
+#include "common/files/replacement.h"
 #include "common/program/progress.h"
 #include "common/text/tokenizer_folder.h"
 
-#include <errno.h>
-#include <fcntl.h>
 #include <omp.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/file.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -162,21 +160,10 @@ static int check_folder(const PrepareOptions *o, Error *err) {
     return -1;
 }
 
-/* Returns a descriptor that holds the folder's lock until it is closed (or the process ends); -1
- * and a message. */
-static int lock_folder(const char *path, Error *err) {
-    if (make_directories(path, err)) return -1;
-    int fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    if (fd < 0) return error_set(err, "cannot open %s: %s", path, strerror(errno));
-    if (flock(fd, LOCK_EX | LOCK_NB) == 0 || errno != EWOULDBLOCK) return fd; /* no locks there */
-    close(fd);
-    return error_set(err, "another run is writing to %s", path);
-}
-
 static int save_index(Preparation *p, cJSON *const parts[SHARD_PARTS], Error *err) {
     const PrepareOptions *o = p->options;
     MappedFile file;
-    if (file_map(&file, file_path(o->out, "tokenizer.json").text, err)) return -1;
+    if (file_map(&file, file_path(p->folder, "tokenizer.json").text, err)) return -1;
     HashText hash = hash128_text(hash128(file.data, file.size, 0));
     file_unmap(&file);
     cJSON *index = cJSON_CreateObject();
@@ -188,7 +175,7 @@ static int save_index(Preparation *p, cJSON *const parts[SHARD_PARTS], Error *er
     cJSON_AddItemToObject(index, "settings", prepare_settings(o));
     for (int part = 0; part < SHARD_PARTS; part++)
         cJSON_AddItemReferenceToObject(index, shard_part_names[part], parts[part]);
-    int status = json_save(file_path(o->out, SHARD_INDEX).text, index, err);
+    int status = json_save(file_path(p->folder, SHARD_INDEX).text, index, err);
     cJSON_Delete(index);
     return status;
 }
@@ -238,27 +225,37 @@ static int finish(Preparation *p, double started, Error *err) {
     r->memory_bytes = duplicates_bytes(&p->duplicates);
     r->seconds = seconds_now() - started;
     cJSON *report = prepare_report_json(p->options, r);
-    if (!status) status = json_save(file_path(p->options->out, "report.json").text, report, err);
+    if (!status) status = json_save(file_path(p->folder, "report.json").text, report, err);
     cJSON_Delete(report);
     if (!status) status = save_index(p, parts, err);
     for (int part = 0; part < SHARD_PARTS; part++) cJSON_Delete(parts[part]);
     return status;
 }
 
-static int prepare_in(Preparation *p, Error *err) {
+static int write_shards(Preparation *p, double started, Error *err) {
     const PrepareOptions *o = p->options;
-    double started = seconds_now();
-    if (check_folder(o, err)) return -1;
-    if ((o->tokenizer ? load_tokenizer(p, err) : learn_tokenizer(p, err))) return -1;
-    if (find_end_of_text(p, err) || shards_clear(o->out, err)) return -1;
-    if (tokenizer_save(p->tokenizer, file_path(o->out, "tokenizer.json").text, err)) return -1;
+    if (tokenizer_save(p->tokenizer, file_path(p->folder, "tokenizer.json").text, err)) return -1;
     p->report->vocab_size = tokenizer_vocab_size(p->tokenizer);
     for (int part = 0; part < SHARD_PARTS; part++)
-        shard_writer_init(&p->writers[part], o->out, (ShardPart)part, p->report->vocab_size,
+        shard_writer_init(&p->writers[part], p->folder, (ShardPart)part, p->report->vocab_size,
                           o->shard_tokens);
     int status = pass(p, err);
     if (!status) status = finish(p, started, err);
     for (int part = 0; part < SHARD_PARTS; part++) shard_writer_free(&p->writers[part], status);
+    return status;
+}
+
+static int prepare_in(Preparation *p, Error *err) {
+    const PrepareOptions *o = p->options;
+    double started = seconds_now();
+    Replacement r;
+    if (check_folder(o, err)) return -1;
+    if ((o->tokenizer ? load_tokenizer(p, err) : learn_tokenizer(p, err))) return -1;
+    if (find_end_of_text(p, err) || replacement_open(&r, o->out, err)) return -1;
+    p->folder = r.staging;
+    int status = write_shards(p, started, err);
+    if (!status) status = replacement_commit(&r, shards_owns, err);
+    replacement_abandon(&r);
     return status;
 }
 
@@ -267,10 +264,12 @@ int prepare_run(const PrepareOptions *options, PrepareReport *report, Error *err
     if (o.end_of_text) o.documents.marker = o.end_of_text;
     Preparation p = {.options = &o, .report = report, .worker_count = omp_get_max_threads()};
     *report = (PrepareReport){0};
-    if (strlen(o.out) > 390) return error_set(err, "the path %.80s... is too long", o.out);
+    if (strlen(o.out) > 350) return error_set(err, "the path %.80s... is too long", o.out);
     if (documents_open(&p.reader, o.paths, o.path_count, &o.documents, err)) return -1;
     report->input_bytes = (int64_t)p.reader.total;
-    int lock = lock_folder(o.out, err), status = lock < 0 ? -1 : 0;
+    int lock = make_directories(o.out, err) ? -1 : folder_lock(o.out, err);
+    int status = lock < 0 ? -1 : 0;
+    if (!status) replacement_clear(o.out, shards_owns);
     p.documents = must_alloc(BATCH_DOCUMENTS, sizeof *p.documents);
     p.workers = must_alloc((size_t)p.worker_count, sizeof *p.workers);
     if (!status) status = prepare_in(&p, err);

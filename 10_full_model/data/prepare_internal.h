@@ -34,6 +34,7 @@ typedef struct Worker { /* what each thread keeps for itself */
 typedef struct Preparation {
     const PrepareOptions *options;
     PrepareReport *report;
+    const char *folder; /* where the files are written */
     DocumentReader reader;
     Tokenizer *tokenizer;
     int32_t end_of_text;

@@ -18,6 +18,8 @@
 /* Streams that no operation of a model takes: those count up from 0. */
 static const uint64_t EPOCH_STREAM = 3ull << 62;
 
+static const char FORMAT[] = "deepseek shards"; /* of the index */
+
 /* ---- one shard ---- */
 
 /* The size that the counts ask for; they are below 2^48, so nothing overflows. */
@@ -156,8 +158,8 @@ static int check_tokenizer(const Shards *s, const cJSON *index, const char *path
 static int open_index(Shards *s, const cJSON *index, const char *path, bool verify, Error *err) {
     int64_t vocab, end, version;
     const cJSON *format = cJSON_GetObjectItemCaseSensitive(index, "format");
-    if (!cJSON_IsString(format) || strcmp(format->valuestring, "deepseek shards"))
-        return error_set(err, "%s: \"format\" is not \"deepseek shards\"", path);
+    if (!cJSON_IsString(format) || strcmp(format->valuestring, FORMAT))
+        return error_set(err, "%s: \"format\" is not \"%s\"", path, FORMAT);
     if (index_number(index, path, "version", 1, 1, &version, err) ||
         index_number(index, path, "vocab_size", 1, INT32_MAX, &vocab, err) ||
         index_number(index, path, "end_of_text", 0, vocab - 1, &end, err))
@@ -187,12 +189,30 @@ int shards_open(Shards *s, const char *directory, bool verify, Error *err) {
     return status;
 }
 
+bool shards_are_there(const char *directory) {
+    cJSON *index = json_load(file_path(directory, SHARD_INDEX).text, NULL);
+    const cJSON *format = cJSON_GetObjectItemCaseSensitive(index, "format");
+    bool are = cJSON_IsString(format) && !strcmp(format->valuestring, FORMAT);
+    cJSON_Delete(index);
+    return are;
+}
+
 void shards_close(Shards *s) {
     for (int part = 0; part < SHARD_PARTS; part++) {
         for (int i = 0; i < s->parts[part].count; i++) file_unmap(&s->parts[part].files[i].file);
         free(s->parts[part].files);
     }
     *s = (Shards){0};
+}
+
+Tokenizer *shards_tokenizer(const Shards *s, Error *err) {
+    PathText path = file_path(s->directory, "tokenizer.json");
+    Tokenizer *tokenizer = tokenizer_load(path.text, err);
+    if (!tokenizer || tokenizer_vocab_size(tokenizer) == s->vocab_size) return tokenizer;
+    error_set(err, "%s/" SHARD_INDEX " speaks of %d tokens, %s has %d: run `deepseek data` again",
+              s->directory, s->vocab_size, path.text, tokenizer_vocab_size(tokenizer));
+    tokenizer_free(tokenizer);
+    return NULL;
 }
 
 /* ---- reading ---- */

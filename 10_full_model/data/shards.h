@@ -25,6 +25,7 @@
 #include "common/core/error.h"
 #include "common/files/files.h"
 #include "common/files/json.h"
+#include "common/text/tokenizer.h"
 
 #include <stdbool.h>
 #include <stdint.h>
@@ -60,9 +61,13 @@ cJSON *shard_writer_finish(ShardWriter *writer, Error *err);
 /* Frees all; with `remove`, takes away the shards it has written, too. */
 void shard_writer_free(ShardWriter *writer, bool remove);
 
-/* Takes the index away, and then every file that is named like a shard (or half of one): for a
- * new start. */
-int shards_clear(const char *directory, Error *err);
+/* Is it a name that `deepseek data` gives: of a shard, "train-00000.shard"; or of any file in its
+ * folder that belongs to the shards? */
+bool shard_file_owned(const char *name);
+bool shards_owns(const char *name);
+
+/* Are there finished shards, by the folder's index.json? */
+bool shards_are_there(const char *directory);
 
 /* ---- reading ---- */
 
@@ -93,6 +98,10 @@ typedef struct Shards {
  */
 int shards_open(Shards *shards, const char *directory, bool verify, Error *err);
 void shards_close(Shards *shards);
+
+/* The folder's tokenizer, which must have as many tokens as the index says: then every id is one
+ * of its own. NULL and a message. */
+Tokenizer *shards_tokenizer(const Shards *shards, Error *err);
 
 /* Tokens first .. first + count - 1 of a part. An id beyond the vocabulary (a file changed since
  * it was verified) is fatal. */

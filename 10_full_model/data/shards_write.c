@@ -120,32 +120,17 @@ void shard_writer_free(ShardWriter *w, bool remove) {
     *w = (ShardWriter){0};
 }
 
-/* "train-00000.shard", or that with what atomic_open() adds: ".1234-0.tmp". */
-static bool is_shard_name(const char *name) {
+bool shard_file_owned(const char *name) {
     for (int part = 0; part < SHARD_PARTS; part++) {
         size_t n = strlen(shard_part_names[part]);
         if (strncmp(name, shard_part_names[part], n) || name[n] != '-') continue;
-        const char *at = name + n + 1 + strspn(name + n + 1, "0123456789");
-        if (at - name < (long)n + 6 || strncmp(at, ".shard", 6)) continue;
-        size_t rest = strlen(at + 6);
-        return rest == 0 || (rest > 4 && at[6] == '.' && !strcmp(at + 6 + rest - 4, ".tmp"));
+        size_t digits = strspn(name + n + 1, "0123456789");
+        return digits >= 5 && !strcmp(name + n + 1 + digits, ".shard");
     }
     return false;
 }
 
-int shards_clear(const char *directory, Error *err) {
-    PathText path = file_path(directory, SHARD_INDEX);
-    if (unlink(path.text) && errno != ENOENT)
-        return error_set(err, "cannot remove %s: %s", path.text, strerror(errno));
-    DIR *folder = opendir(directory);
-    if (!folder) return error_set(err, "cannot list %s: %s", directory, strerror(errno));
-    int status = 0;
-    for (struct dirent *entry; !status && (entry = readdir(folder));) {
-        if (!is_shard_name(entry->d_name)) continue;
-        path = file_path(directory, entry->d_name);
-        if (unlink(path.text))
-            status = error_set(err, "cannot remove %s: %s", path.text, strerror(errno));
-    }
-    closedir(folder);
-    return status;
+bool shards_owns(const char *name) {
+    return !strcmp(name, SHARD_INDEX) || !strcmp(name, "report.json") ||
+           !strcmp(name, "tokenizer.json") || shard_file_owned(name);
 }

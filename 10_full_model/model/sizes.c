@@ -88,14 +88,14 @@ static int64_t layer_activations(const ModelConfig *cfg, bool dense) {
 }
 
 TrainMemory size_to_train(const ModelConfig *cfg, DType dtype, int batch, int context) {
-    int64_t weights = config_parameters(cfg), size = (int64_t)dtype_size(dtype);
+    double weights = (double)config_parameters(cfg), size = (double)dtype_size(dtype);
     TrainMemory m = {.weights = weights * (dtype == F32 ? 4 : 4 + size),
                      .gradients = weights * 4,
                      .moments = weights * 8};
     BlockConfig block = config_block(cfg);
-    int64_t per_token = 2 * (int64_t)cfg->hidden_size; /* embedding, last norm */
+    double per_token = 2.0 * cfg->hidden_size; /* embedding, last norm */
     for (int i = 0; i < cfg->num_hidden_layers; i++)
-        per_token += layer_activations(cfg, block_is_dense(&block, i));
+        per_token += (double)layer_activations(cfg, block_is_dense(&block, i));
     /* Every activation has a gradient of its size; the logits become their own gradient in
      * place. */
     m.activations = (2 * per_token + cfg->vocab_size) * size * batch * context;
@@ -103,6 +103,6 @@ TrainMemory size_to_train(const ModelConfig *cfg, DType dtype, int batch, int co
 }
 
 ServeMemory size_to_serve(const ModelConfig *cfg, DType dtype, int batch, int context) {
-    return (ServeMemory){.weights = config_parameters(cfg) * (int64_t)dtype_size(dtype),
-                         .cache = size_cache_per_token(cfg, dtype) * batch * context};
+    return (ServeMemory){.weights = (double)config_parameters(cfg) * (double)dtype_size(dtype),
+                         .cache = (double)size_cache_per_token(cfg, dtype) * batch * context};
 }

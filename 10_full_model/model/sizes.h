@@ -37,17 +37,20 @@ ConfigSizes config_sizes(const ModelConfig *cfg);
  * for V3.2 the indexer's key. */
 int64_t size_cache_per_token(const ModelConfig *cfg, DType dtype);
 
-/* Bytes. dtype: what is computed in; BF16 weights have F32 masters while they are trained. */
+/*
+ * Bytes, as double: what a config.json may ask for is more than an int64_t holds. dtype: what is
+ * computed in; BF16 weights have F32 masters while they are trained.
+ */
 typedef struct TrainMemory {
-    int64_t weights; /* with masters */
-    int64_t gradients, moments;
-    int64_t activations; /* of one batch, and their gradients: an estimate, within a fifth */
+    double weights; /* with masters */
+    double gradients, moments;
+    double activations; /* of one batch, and their gradients: an estimate, within a fifth */
 } TrainMemory;
 TrainMemory size_to_train(const ModelConfig *cfg, DType dtype, int batch, int context);
 
 typedef struct ServeMemory {
-    int64_t weights; /* as they are in a file */
-    int64_t cache;
+    double weights; /* as they are in a file */
+    double cache;
 } ServeMemory;
 ServeMemory size_to_serve(const ModelConfig *cfg, DType dtype, int batch, int context);
 

@@ -347,7 +347,7 @@ Test(checkpoint, a_tokenizer_with_more_ids_than_the_model_is_refused) {
         cr_assert(strstr(err.text, "tokenizer.json"), "absent: %s", err.text);
         ModelConfig cfg = w.model.cfg;
         cfg.vocab_size = size + 5;
-        check_ok(checkpoint_save_setup(&cfg, tokenizer, w.scratch.directory, &err), &err);
+        check_ok(checkpoint_write_setup(&cfg, tokenizer, w.scratch.directory, F32, &err), &err);
         check_ok(config_save(&w.model.cfg, w.scratch.directory, &err), &err);
         int status = checkpoint_load(&back, &read, &w.ctx, w.scratch.directory, &err);
         cr_assert(status == (more < 0 ? -1 : 0), "%d more: %s", more, err.text);

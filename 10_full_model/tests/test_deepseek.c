@@ -119,8 +119,8 @@ Test(logits, are_those_of_transformers) {
         check_ok(project_path(folder, sizeof folder, golden, &err), &err);
         const char *input = path_in(folder, "expected.safetensors"),
                    *output = path_in(w.directory, "out.safetensors");
-        Output o =
-            DEEPSEEK("logits", "--model", folder, "--input", input, "--output", output, "--grads");
+        Output o = DEEPSEEK("logits", "--model", folder, "--input", input, "--output", output,
+                            "--grads", "--overwrite");
         expect(&o, 0, "tensors in");
         SafeTensors *wanted = safetensors_open(input, &err), *got = safetensors_open(output, &err);
         cr_assert(wanted && got, "%s", err.text);
@@ -150,10 +150,11 @@ Test(logits, wrong_ids_are_named) {
     const char *out = path_in(w.directory, "out.safetensors");
     int32_t ids[70] = {1, 2, 3, 283, 5, 6};
     float numbers[4] = {1, 2, 3, 4};
-#define REFUSED(says)                                                                    \
-    do {                                                                                 \
-        Output o = DEEPSEEK("logits", "--model", model, "--input", in, "--output", out); \
-        expect(&o, 1, says);                                                             \
+#define REFUSED(says)                                                                            \
+    do {                                                                                         \
+        Output o =                                                                               \
+            DEEPSEEK("logits", "--model", model, "--input", in, "--output", out, "--overwrite"); \
+        expect(&o, 1, says);                                                                     \
     } while (0)
     REFUSED("cannot open");
     write_ids(in, "input_ids", I32, ids, SHAPE(2, 3));
@@ -258,7 +259,8 @@ Test(convert, there_and_back) {
     cr_assert(losses[1] == losses[2] && fabs(losses[0] - losses[1]) < 0.02, "%g, %g, %g", losses[0],
               losses[1], losses[2]);
     EXPECT(1, "--out is the folder of --model", "convert", "--model", rounded, "--out", rounded);
-    EXPECT(0, "is written", "convert", "--model", model, "--out", rounded);
+    EXPECT(1, "has a model, which would be lost", "convert", "--model", model, "--out", rounded);
+    EXPECT(0, "is written", "convert", "--model", model, "--out", rounded, "--overwrite");
     /* no old shards stay behind */
     cr_assert_not(exists(rounded, "model.safetensors.index.json"));
     same_bytes(copy, rounded, "model.safetensors");

@@ -249,7 +249,7 @@ Test(prepare, bad_input) {
     fails(&o, &out, "plain.txt:1: the line: not JSON");
     int fd = open(out.directory, O_RDONLY);
     cr_assert(flock(fd, LOCK_EX) == 0);
-    fails(&good, &out, "another run");
+    fails(&good, &out, "another process is writing");
     close(fd);
 }
 

@@ -86,7 +86,7 @@ DEVICE_TEST(train, what_it_saves_has_learned_the_same) {
     Scratch scratch = scratch_open();
     const char *folder = scratch.directory;
     w.options.out = folder;
-    check_ok(checkpoint_save_setup(&w.model.cfg, w.tokenizer, folder, &err), &err);
+    w.options.tokenizer = w.tokenizer;
     TrainResult result;
     check_ok(train_run(&w.model, &w.source, &w.options, &result, &err), &err);
 
@@ -112,8 +112,8 @@ Test(train, a_loss_that_is_not_finite_stops_and_keeps_what_was_saved) {
     const char *folder = scratch.directory;
     char path[1024];
     snprintf(path, sizeof path, "%s/model.safetensors", folder);
-    check_ok(checkpoint_save_setup(&w.model.cfg, w.tokenizer, folder, &err), &err);
-    check_ok(checkpoint_save_weights(&w.model, folder, 0, &err), &err);
+    check_ok(checkpoint_write_setup(&w.model.cfg, w.tokenizer, folder, F32, &err), &err);
+    check_ok(checkpoint_write_weights(&w.model, folder, &(SaveOptions){.dtype = F32}, &err), &err);
     float first = tensor_get(w.model.decoder.embed_tokens, 0);
     w.options.out = folder;
     w.options.start = RUN_OVERWRITE;

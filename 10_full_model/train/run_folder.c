@@ -1,106 +1,104 @@
 /*
- * The lock is flock on the folder itself, which the system gives up when the process ends, however
- * it ends. Only who holds it removes the temporary files that a crash has left. A new run is
- * refused where anything would be lost: a state, or a model without one.
+ * Both folders are locked, so that nobody can take last/ for a folder of its own. A new run is
+ * refused where anything would be lost: a state, or a model without one. What tells a model whose
+ * state is gone from the first one of a run that was killed while it saved is the file
+ * last/unsaved: a run that finds no model there begins with it, and the first state takes it away.
  */
 #include "10_full_model/train/run_folder.h"
 
-#include "common/files/files.h"
+#include "10_full_model/checkpoint/output_folder.h"
 
-#include <dirent.h>
+#include "common/files/files.h"
+#include "common/files/replacement.h"
+
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
 #include <string.h>
-#include <sys/file.h>
 #include <unistd.h>
 
-/* What atomic_open() calls its files until they are whole: "model.safetensors.1234-0.tmp". We
- * hold the lock, so no process is writing them any more. */
-static void remove_unfinished(const char *path) {
-    DIR *directory = opendir(path);
-    if (!directory) return;
-    int fd = dirfd(directory);
-    for (struct dirent *entry; (entry = readdir(directory));) {
-        const char *ours = strstr(entry->d_name, ".safetensors.");
-        if (!ours) ours = strstr(entry->d_name, ".json.");
-        if (!ours) ours = strstr(entry->d_name, ".csv.");
-        size_t length = strlen(entry->d_name);
-        if (ours && length > 4 && !strcmp(entry->d_name + length - 4, ".tmp"))
-            unlinkat(fd, entry->d_name, 0);
-    }
-    closedir(directory);
+static bool has(const char *path, const char *name) {
+    return access(file_path(path, name).text, F_OK) == 0;
 }
 
-static bool has(const char *path, const char *name) {
-    char whole[600];
-    snprintf(whole, sizeof whole, "%s/%s", path, name);
-    return access(whole, F_OK) == 0;
+static bool has_model(const char *path) {
+    return output_folder_content(path, OUTPUT_MODEL) == FOLDER_MODEL;
 }
 
 /* Is there anything that must not be lost? */
 static int check_start(const char *path, RunStart start, Error *err) {
-    if (start == RUN_OVERWRITE) return 0;
-    if (run_folder_has_state(path))
+    if (start != RUN_OVERWRITE && run_folder_has_state(path))
         return start == RUN_RESUME ? 0
                                    : error_set(err,
                                                "%s has a run that can be resumed: --resume goes on "
                                                "with it, --overwrite begins anew in its place",
                                                path);
-    /* A run that was killed between its first two saves has a model without a state, and last/.
-     * Any other model is not ours to replace. */
-    bool model = has(path, "model.safetensors") || has(path, "model.safetensors.index.json");
-    if (!model || (start == RUN_RESUME && has(path, "last"))) return 0;
-    return error_set(err,
-                     "%s has a model, which would be lost: choose another --out, or say "
-                     "--overwrite",
-                     path);
+    if (has(path, "last/unsaved") && (start == RUN_RESUME || !has_model(path))) return 0;
+    if (output_folder_check(path, OUTPUT_RUN, start == RUN_OVERWRITE, err) == 0) return 0;
+    return start == RUN_RESUME && *path
+               ? error_prefix(err, "there is no last/training.safetensors to resume from, and ")
+               : -1;
+}
+
+static int lock_one(const char *path, Error *err) {
+    int lock = folder_lock(path, err);
+    if (lock == FOLDER_BUSY)
+        error_set(err,
+                  "%s: another process is training there; wait for it, stop it, or choose another "
+                  "--out",
+                  path);
+    return lock;
 }
 
 int run_folder_open(RunFolder *folder, const char *path, RunStart start, Error *err) {
-    *folder = (RunFolder){.lock = -1};
+    *folder = (RunFolder){.locks = {-1, -1}};
     if (strlen(path) >= sizeof folder->best)
         return error_set(err, "the path %.80s... is too long", path);
     strcpy(folder->best, path);
     snprintf(folder->last, sizeof folder->last, "%s/last", path);
     if (!has(path, "last") && check_start(path, start, err)) return -1; /* before it gets one */
     if (make_directories(folder->last, err)) return -1;
-    folder->lock = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    if (folder->lock < 0) return error_set(err, "cannot open %s: %s", path, strerror(errno));
-    /* A file system without locks (some networks') must not forbid training: only a lock that
-     * another process has does. */
-    if (flock(folder->lock, LOCK_EX | LOCK_NB) && errno == EWOULDBLOCK) {
-        run_folder_close(folder);
-        return error_set(err,
-                         "%s: another process is training there; wait for it, stop it, or choose "
-                         "another --out",
-                         path);
+    const char *const both[] = {folder->best, folder->last};
+    int status = 0;
+    for (int i = 0; i < 2 && !status; i++) {
+        folder->locks[i] = lock_one(both[i], err);
+        if (folder->locks[i] < 0) status = -1;
+        if (!status && access(both[i], W_OK))
+            status = error_set(err, "cannot write into %s: %s", path, strerror(errno));
     }
-    if (access(path, W_OK) || access(folder->last, W_OK)) {
-        int code = errno;
-        run_folder_close(folder);
-        return error_set(err, "cannot write into %s: %s", path, strerror(code));
-    }
-    if (check_start(path, start, err)) {
+    if (!status) status = check_start(path, start, err);
+    if (status) {
         run_folder_close(folder);
         return -1;
     }
-    remove_unfinished(folder->best);
-    remove_unfinished(folder->last);
+    for (int i = 0; i < 2; i++) output_folder_clear(both[i], OUTPUT_RUN);
     return 0;
 }
 
 void run_folder_close(RunFolder *folder) {
-    if (folder->best[0] && folder->lock >= 0) close(folder->lock); /* the lock goes with it */
-    *folder = (RunFolder){.lock = -1};
+    for (int i = 0; folder->best[0] && i < 2; i++)
+        if (folder->locks[i] >= 0) close(folder->locks[i]); /* the lock goes with it */
+    *folder = (RunFolder){.locks = {-1, -1}};
 }
 
 bool run_folder_has_state(const char *path) { return has(path, "last/training.safetensors"); }
 
-int run_folder_forget(const RunFolder *folder, Error *err) {
-    char name[600];
-    snprintf(name, sizeof name, "%s/training.safetensors", folder->last);
-    if (unlink(name) && errno != ENOENT)
-        return error_set(err, "cannot remove %s: %s", name, strerror(errno));
+static int remove_from_last(const RunFolder *folder, const char *name, Error *err) {
+    PathText path = file_path(folder->last, name);
+    if (unlink(path.text) && errno != ENOENT)
+        return error_set(err, "cannot remove %s: %s", path.text, strerror(errno));
     return 0;
+}
+
+int run_folder_begin(const RunFolder *folder, Error *err) {
+    if (remove_from_last(folder, "training.safetensors", err)) return -1;
+    if (has_model(folder->best)) return 0; /* it stays until there is a better one */
+    int fd = open(file_path(folder->last, "unsaved").text, O_WRONLY | O_CREAT | O_CLOEXEC, 0666);
+    if (fd < 0) return error_set(err, "cannot write into %s: %s", folder->last, strerror(errno));
+    close(fd);
+    return 0;
+}
+
+int run_folder_saved(const RunFolder *folder, Error *err) {
+    return remove_from_last(folder, "unsaved", err);
 }

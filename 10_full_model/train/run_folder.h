@@ -3,11 +3,13 @@
  *
  *     DIR/            the best model so far, as transformers loads it: config.json, ...
  *     DIR/last/       the model after the last step that was saved, in the same form, and with it
- *                     training.safetensors: everything that --resume needs (training_state.h)
+ *                     training.safetensors: everything that --resume needs (training_state.h);
+ *                     or, before the first save of a new run, the empty file "unsaved"
  *     DIR/metrics.csv
  *
- * One process at a time: the folder is locked (flock) for as long as the process lives, however it
- * ends, so there is no lock file that a crash could leave behind.
+ * One process at a time: both folders are locked (folder_lock) for as long as the process lives,
+ * however it ends, so there is no lock file that a crash could leave behind. What else may lie in a
+ * new run's folder is told by output_folder.h.
  */
 #ifndef RUN_FOLDER_H
 #define RUN_FOLDER_H
@@ -18,13 +20,13 @@
 
 typedef struct RunFolder {
     char best[512], last[520]; /* DIR and DIR/last */
-    int lock;                  /* a descriptor; -1: no folder */
+    int locks[2];              /* descriptors; -1: none */
 } RunFolder;
 
 /* What is meant to happen to a run, or a model, that is there already. */
 typedef enum RunStart {
     RUN_NEW,       /* nothing: the folder must have none */
-    RUN_RESUME,    /* go on with it, or begin if there is none */
+    RUN_RESUME,    /* go on with it, or begin if there is none; never in the place of a model */
     RUN_OVERWRITE, /* it makes room */
 } RunStart;
 
@@ -39,7 +41,10 @@ void run_folder_close(RunFolder *folder); /* one that was never opened, all zero
 /* Is there a state to resume from? */
 bool run_folder_has_state(const char *path);
 
-/* Removes it: another run begins here. */
-int run_folder_forget(const RunFolder *folder, Error *err);
+/* A new run begins here: the old one's state goes. Its model stays until the first save. */
+int run_folder_begin(const RunFolder *folder, Error *err);
+
+/* The run's state is saved, not only its models. */
+int run_folder_saved(const RunFolder *folder, Error *err);
 
 #endif

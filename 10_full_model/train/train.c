@@ -28,20 +28,29 @@ TrainOptions train_defaults(void) {
                           .eval_batches = 8};
 }
 
-/* ---- Ctrl-C ---- */
+/* ---- Ctrl-C, and its like ---- */
 
 static volatile sig_atomic_t interrupted; /* a signal handler can reach nothing else */
 
 static void on_interrupt(int signal) { interrupted = signal; }
 
-enum { CAUGHT = 2 };
-static const int caught[CAUGHT] = {SIGINT, SIGTERM};
+/*
+ * What ends a process in the ordinary way: a key, the system going down, a terminal that was
+ * closed, and a reader of our output that has gone (`| head`). The first three end it at once when
+ * they come a second time. A closing that was ignored before (nohup) is still ignored.
+ */
+enum { CAUGHT = 4 };
+static const int caught[CAUGHT] = {SIGINT, SIGTERM, SIGHUP, SIGPIPE};
 
 static void catch_interrupts(struct sigaction *old) {
     interrupted = 0;
-    /* Once: a second Ctrl-C ends the program at once. */
-    struct sigaction action = {.sa_handler = on_interrupt, .sa_flags = (int)SA_RESETHAND};
-    for (int i = 0; i < CAUGHT; i++) sigaction(caught[i], &action, &old[i]);
+    for (int i = 0; i < CAUGHT; i++) {
+        struct sigaction action = {.sa_handler = on_interrupt};
+        if (caught[i] != SIGPIPE) action.sa_flags = (int)SA_RESETHAND;
+        sigaction(caught[i], NULL, &old[i]);
+        if (caught[i] != SIGHUP || old[i].sa_handler != SIG_IGN)
+            sigaction(caught[i], &action, NULL);
+    }
 }
 
 static void release_interrupts(const struct sigaction *old) {
@@ -142,10 +151,10 @@ Settings train_settings(const Model *model, const TokenSource *source, const Tra
 }
 
 static int save_model(const Run *run, const char *directory, Error *err) {
-    int64_t step = run->state.adamw.step;
-    if (checkpoint_save_weights(run->model, directory, step, err)) return -1;
-    if (!run->options->tokenizer) return 0;
-    return checkpoint_save_setup(&run->model->cfg, run->options->tokenizer, directory, err);
+    const SaveOptions options = {.dtype = F32, .step = run->state.adamw.step};
+    const Tokenizer *tokenizer = run->options->tokenizer;
+    return tokenizer ? checkpoint_save(run->model, tokenizer, directory, &options, err)
+                     : checkpoint_write_weights(run->model, directory, &options, err);
 }
 
 /* The state last: when it says that a model is the best so far, that model is there. */
@@ -154,7 +163,8 @@ static int save(Run *run, bool best, Error *err) {
     int64_t step = run->state.adamw.step;
     if ((best && save_model(run, run->folder.best, err)) ||
         save_model(run, run->folder.last, err) ||
-        training_state_save(run->model, &run->state, &run->settings, run->folder.last, err))
+        training_state_save(run->model, &run->state, &run->settings, run->folder.last, err) ||
+        run_folder_saved(&run->folder, err))
         return error_prefix(err, "saving at step %lld: ", (long long)step);
     run->saved = step;
     return 0;
@@ -176,10 +186,8 @@ static int open_run(Run *run, Error *err) {
         .adamw = o->adamw, .schedule = o->schedule, .best_validation_loss = INFINITY};
     if (o->out) {
         if (run_folder_open(&run->folder, o->out, o->start, err)) return -1;
-        bool state = run_folder_has_state(o->out);
-        if (state && o->start == RUN_RESUME && load_state(run, err)) return -1;
-        /* The old run's state must not outlive its model. */
-        if (state && o->start == RUN_OVERWRITE && run_folder_forget(&run->folder, err)) return -1;
+        bool resumed = run_folder_has_state(o->out) && o->start == RUN_RESUME;
+        if (resumed ? load_state(run, err) : run_folder_begin(&run->folder, err)) return -1;
     }
     run->saved = run->state.adamw.step ? run->state.adamw.step : -1;
     return metrics_open(&run->metrics, o->csv, run->model, o->context_length, run->state.adamw.step,

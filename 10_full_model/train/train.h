@@ -6,8 +6,9 @@
  * saved (run_folder.h): as the best if it is, and as the last, with all that a resumed run needs
  * (training_state.h).
  *
- * A run that is interrupted and resumed ends in the same bits as one that is not. Ctrl-C, and
- * SIGTERM, finish the step, save, and stop; after anything worse, the last save counts.
+ * A run that is interrupted and resumed ends in the same bits as one that is not. Ctrl-C, SIGTERM,
+ * SIGHUP (a terminal that is closed) and SIGPIPE finish the step, save, and stop; after anything
+ * worse, the last save counts.
  *
  * When the loss or the gradient is not a finite number training stops and says at which step; what
  * was saved last is untouched.

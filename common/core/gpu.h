@@ -33,6 +33,7 @@ GpuText gpu_describe(Gpu *gpu);
 
 void *gpu_alloc(Gpu *gpu, size_t bytes); /* NULL when there is not enough memory */
 void gpu_free(Gpu *gpu, void *data);
+size_t gpu_memory_free(Gpu *gpu); /* bytes that no program has taken */
 
 /* In stream order. The copies to and from the host return when the host's memory may be used
  * again. */

@@ -18,6 +18,7 @@ static void no_gpu(void) { check_failed(__FILE__, __LINE__, "gpu", "built withou
 void gpu_close(Gpu *gpu) { (void)gpu; }
 GpuText gpu_describe(Gpu *gpu) { return (void)gpu, (GpuText){"no GPU"}; }
 void *gpu_alloc(Gpu *gpu, size_t bytes) { return (void)gpu, (void)bytes, no_gpu(), NULL; }
+size_t gpu_memory_free(Gpu *gpu) { return (void)gpu, no_gpu(), 0; }
 void gpu_free(Gpu *gpu, void *data) { (void)gpu, (void)data, no_gpu(); }
 void gpu_upload(Gpu *gpu, void *device, const void *host, size_t bytes) {
     (void)gpu, (void)device, (void)host, (void)bytes, no_gpu();

@@ -3,6 +3,8 @@
  */
 #include "common/core/memory.h"
 
+#include <stdint.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -36,10 +38,52 @@ void *grow(void *array, size_t *capacity, size_t needed, size_t element_size) {
 
 /* ---- a device's ---- */
 
-enum { ALIGNMENT = 256 }; /* as cudaMalloc() does; aligned_alloc() wants whole multiples */
+enum {
+    ALIGNMENT = 256, /* as cudaMalloc() does; aligned_alloc() wants whole multiples */
+    LARGE = 64 << 20 /* bytes for which it is worth asking whether they are there */
+};
+
+/* The number behind `key` in a file of lines "KEY NUMBER"; with key "" the first one. -1: none. */
+static double number_in(const char *path, const char *key) {
+    char line[256];
+    double number = -1;
+    size_t length = strlen(key);
+    FILE *file = fopen(path, "r");
+    while (file && number < 0 && fgets(line, sizeof line, file))
+        if (!strncmp(line, key, length) && sscanf(line + length, "%lf", &number) != 1) number = -1;
+    if (file) fclose(file);
+    return number;
+}
+
+/* Of a container, which may use less than the machine has. What files were read stays in memory as
+ * long as nobody needs it, and counts as used. */
+static double room_in_container(void) {
+    static const char *const files[][3] = {
+        {"/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current",
+         "/sys/fs/cgroup/memory.stat"},
+        {"/sys/fs/cgroup/memory/memory.limit_in_bytes",
+         "/sys/fs/cgroup/memory/memory.usage_in_bytes", "/sys/fs/cgroup/memory/memory.stat"}};
+    for (int i = 0; i < 2; i++) {
+        double limit = number_in(files[i][0], ""), used = number_in(files[i][1], "");
+        double cached = number_in(files[i][2], "inactive_file ");
+        if (limit >= 0 && used >= 0) return limit - used + (cached > 0 ? cached : 0);
+    }
+    return -1;
+}
+
+size_t device_room(Gpu *gpu) {
+    if (gpu) return gpu_memory_free(gpu);
+    double room = 1024 * number_in("/proc/meminfo", "MemAvailable:");
+    if (room < 0) return SIZE_MAX; /* not known: whoever asks for too much will see */
+    double swap = 1024 * number_in("/proc/meminfo", "SwapFree:"), limit = room_in_container();
+    if (swap > 0) room += swap;
+    if (limit >= 0 && limit < room) room = limit;
+    return (size_t)room;
+}
 
 void *device_alloc(Gpu *gpu, size_t bytes) {
     if (gpu) return gpu_alloc(gpu, bytes);
+    if (bytes >= LARGE && bytes > device_room(NULL)) return NULL;
     return aligned_alloc(ALIGNMENT, (bytes + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT);
 }
 

@@ -7,7 +7,8 @@
  *
  * On a device: `gpu` says which, NULL the host itself, as in Context and Arena. What is asked for
  * here is large (weights, caches, tables), and the caller knows best what its user can do about it,
- * so device_alloc() returns NULL when memory runs out. What one step needs comes from an arena
+ * so device_alloc() returns NULL when memory runs out. (malloc() would not: Linux promises more
+ * than there is, and ends the program when it is used.) What one step needs comes from an arena
  * (arena.h), not from here.
  */
 #ifndef COMMON_MEMORY_H
@@ -28,7 +29,9 @@ void *must_realloc(void *memory, size_t count, size_t size);
 void *grow(void *array, size_t *capacity, size_t needed, size_t element_size);
 
 void *device_alloc(Gpu *gpu, size_t bytes); /* 256-byte aligned, not cleared; NULL: no room */
-void device_free(Gpu *gpu, void *data);     /* NULL is fine */
+/* How much there is now. Of a host: what no process needs, within the limits of a container. */
+size_t device_room(Gpu *gpu);
+void device_free(Gpu *gpu, void *data); /* NULL is fine */
 
 /* In stream order. Those with the host's memory return when it may be used again. */
 void device_put(Gpu *gpu, void *device, const void *host, size_t bytes);

@@ -70,6 +70,13 @@ void *gpu_alloc(Gpu *gpu, size_t bytes) {
     return NULL;
 }
 
+size_t gpu_memory_free(Gpu *gpu) {
+    (void)gpu;
+    size_t free_bytes = 0, total = 0;
+    CUDA_CHECK(cudaMemGetInfo(&free_bytes, &total));
+    return free_bytes;
+}
+
 void gpu_free(Gpu *gpu, void *data) {
     (void)gpu;
     CUDA_CHECK(cudaFree(data));

@@ -72,7 +72,7 @@ def relative(a, b):
 def ours(folder, ids, scratch, grads=False):
     save_file({"input_ids": ids}, scratch / "in.safetensors")
     flags = ["--grads"] if grads else []
-    deepseek("logits", "--model", folder, "--input", scratch / "in.safetensors", "--output", scratch / "out.safetensors", *flags)
+    deepseek("logits", "--model", folder, "--input", scratch / "in.safetensors", "--output", scratch / "out.safetensors", "--overwrite", *flags)
     return load_file(scratch / "out.safetensors")
 
 
@@ -125,7 +125,7 @@ def round_trip(name, model_type, settings, scratch):
     worst = max(check(f"{name}: gradient of {k}", relative(result["grad." + k], g), 1e-4) for k, g in wanted.items())
 
     for weights, shards in itertools.product(("f32", "bf16"), (5000, 0.1)):
-        deepseek("convert", "--model", scratch / "theirs", "--out", scratch / "ours", "--weights", weights, "--shard-mb", shards)
+        deepseek("convert", "--model", scratch / "theirs", "--out", scratch / "ours", "--weights", weights, "--shard-mb", shards, "--overwrite")
         back = load(scratch / "ours", dtype="auto")
         dtype = torch.float32 if weights == "f32" else torch.bfloat16
         for (k, a), (_, b) in zip(back.state_dict().items(), model.state_dict().items()):
