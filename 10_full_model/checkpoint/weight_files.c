@@ -7,6 +7,7 @@
 #include "common/files/files.h"
 #include "common/files/json.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
