@@ -1,5 +1,8 @@
 /*
  * Decoding attention: how it is cut into pieces, and how the pieces become one again.
+ *
+ * A piece is `split` keys of one head. Each leaves its maximum m, its sum l and an unnormalised
+ * output o, as chapter 02's tiles do; decode_join_cpu rescales them to the largest m and adds.
  */
 #include "03_multihead/decode.h"
 

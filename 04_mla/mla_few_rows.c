@@ -1,5 +1,8 @@
 /*
  * Latent attention for a few new tokens: what fits, and the order of the five kernels.
+ *
+ *     1 norm, both down projections    2 absorbed queries, the cache's new rows
+ *     3, 4 attention over the pages, and the way out of the latents    5 o_proj onto x
  */
 #include "04_mla/mla_few_rows.h"
 

@@ -1,5 +1,8 @@
 /*
  * The gate on the CPU, in F32. Its products are those of linear().
+ *
+ * The rest is a few loops over logits, which are their own reference: rows over threads, and what
+ * is summed over tokens is summed in a fixed order.
  */
 #include "05_moe/gate_kernels.h"
 

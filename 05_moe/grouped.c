@@ -1,5 +1,8 @@
 /*
  * The grouped product on the tape: shapes, and which kernels make which gradient.
+ *
+ * dx and dW are one kernel each, for all experts. SwiGLU's backward first makes dg and du of dh,
+ * element by element; both ways back to x are then summed by one kernel.
  */
 #include "05_moe/grouped.h"
 

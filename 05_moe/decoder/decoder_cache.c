@@ -1,5 +1,8 @@
 /*
  * The cache of a stack of blocks: one call for all layers, whichever attention they have.
+ *
+ * Latents: `pages` counts for all layers, before the first of them runs. Keys and values: every
+ * layer counts for itself as it appends, and the first one answers for all.
  */
 #include "05_moe/decoder/decoder_cache.h"
 

@@ -7,7 +7,9 @@
 
 #include "common/program/testing.h"
 
+#include <criterion/redirect.h>
 #include <math.h>
+#include <signal.h>
 #include <string.h>
 
 enum { VOCAB = 11, T = 16, B = 4, LAYERS = 2 };
@@ -103,6 +105,118 @@ Test(decoder, a_wrong_config_is_named) {
     cr_assert(strstr(err.text, "num_experts_per_tok is 5"), "%s", err.text);
 }
 
+/* ---- behind a cache ---- */
+
+/* Latent attention, all layers dense, no positions. */
+static void latent_init(Module *m, Context *ctx) {
+    DecoderConfig cfg = {.vocab_size = VOCAB, .num_hidden_layers = LAYERS};
+    cfg.block = (BlockConfig){.hidden_size = 32,
+                              .intermediate_size = 64,
+                              .rms_norm_eps = 1e-6f,
+                              .attention = ATTENTION_MLA,
+                              .mla = {32, 2, 0, 16, 16, 0, 16, false}};
+    params_init(&m->params, ctx);
+    check_ok(decoder_check(&cfg, &err), &err);
+    decoder_register(&m->model, &m->params, &cfg);
+    check_ok(params_allocate(&m->params, false, &err), &err);
+    decoder_randomize(&m->params, &m->model, (DecoderStart){0.5f, 0.18f, 0.18f, 0.18f});
+}
+
+/* The logits behind `count` ids of every sequence of B, from ids[b][first] on. */
+static float *logits_from(Context *ctx, const Module *m, const int32_t ids[B][T], int first,
+                          int count, const DecoderRun *run) {
+    int32_t some[B * T];
+    for (int b = 0; b < B; b++)
+        memcpy(some + b * count, ids[b] + first, (size_t)count * sizeof **ids);
+    Tensor *t = tensor_copy_in(ctx, "ids", I32, some, SHAPE(B, count));
+    Tensor *x = (count == 1 ? decoder_decode : decoder_states)(ctx, &m->model, t, run);
+    float *logits = test_values(ctx, decoder_logits(ctx, &m->model, x));
+    context_reset(ctx);
+    return logits;
+}
+
+/* Tokens that were taken back leave no trace: what follows sees those that stayed, in each sequence
+ * as many as it kept. */
+CONTEXT_TEST(decoder_cache, what_is_rewound_was_never_there) {
+    enum { TEXT = 8 };
+    static const int32_t back[B] = {3, 0, TEXT, 1};
+    Module m;
+    DecoderCache cache;
+    int32_t ids[B][T], kept[B][T];
+    latent_init(&m, &ctx);
+    check_ok(decoder_cache_init(&cache, &ctx, &m.model.cfg.block, LAYERS, B, T, &err), &err);
+    for (int b = 0; b < B; b++)
+        for (int t = 0; t < T; t++) ids[b][t] = (5 * t + t * t + b) % VOCAB;
+    memcpy(kept, ids, sizeof kept);
+    const DecoderRun run = {.cache = &cache};
+    logits_from(&ctx, &m, ids, 0, TEXT, &run);
+    decoder_cache_rewind(&ctx, &cache, tensor_copy_in(&ctx, "back", I32, back, SHAPE(B)));
+    decoder_cache_follow(&cache, 0, back);
+    for (int b = 0; b < B; b++) {
+        cr_assert_eq(decoder_cache_length(&cache, b), TEXT - back[b]);
+        kept[b][TEXT - back[b]] = ids[b][TEXT];
+    }
+    float *got = logits_from(&ctx, &m, ids, TEXT, 1, &run);
+    float *whole = logits_from(&ctx, &m, kept, 0, T, &(DecoderRun){0});
+    for (int b = 0; b < B; b++) /* two layers; BF16 rounds what it keeps of each token */
+        check_close("the next token", got + b * VOCAB, whole + (b * T + TEXT - back[b]) * VOCAB,
+                    VOCAB, dtype == BF16 ? 16 * 0x1p-9 : 64 * tolerance_of(F32, 32));
+}
+
+/* A query's own token and the WINDOW - 1 before it; `all`: every token there is. */
+enum { WINDOW = 3 };
+typedef struct Window {
+    Selection selection;
+    bool all;
+} Window;
+
+static Tensor *select_window(Context *ctx, const Selection *self, Tensor *x, Tensor *c_q,
+                             Pages *pages) {
+    (void)c_q;
+    int rows = (int)tensor_dim(x, 0), tokens = (int)tensor_dim(x, 1);
+    int count = ((const Window *)self)->all ? T : WINDOW;
+    int32_t chosen[B * T * T];
+    for (int i = 0; i < rows * tokens; i++) {
+        int query = i % tokens + (pages ? pages->length[i / tokens] - tokens : 0);
+        for (int k = 0; k < count; k++) chosen[i * count + k] = query - k;
+    }
+    return tensor_copy_in(ctx, "chosen", I32, chosen, SHAPE(rows, tokens, count));
+}
+
+/* Every layer of the decoder sees what its selection says: all of it is as none was given, and a
+ * part is the same part token by token from the cache as in the whole text. */
+CONTEXT_TEST(decoder, selections_reach_every_layer) {
+    Module m;
+    DecoderCache cache;
+    int32_t ids[B][T];
+    latent_init(&m, &ctx);
+    check_ok(decoder_cache_init(&cache, &ctx, &m.model.cfg.block, LAYERS, B, T, &err), &err);
+    for (int b = 0; b < B; b++)
+        for (int t = 0; t < T; t++) ids[b][t] = (5 * t + t * t + b) % VOCAB;
+    double close = dtype == BF16 ? 16 * 0x1p-9 : 64 * tolerance_of(F32, 32);
+    Window windows[LAYERS] = {{{select_window}, true}, {{select_window}, true}};
+    const Selection *each[LAYERS] = {&windows[0].selection, &windows[1].selection};
+    const DecoderRun selected = {.selections = each};
+    float *before = logits_from(&ctx, &m, ids, 0, T, &(DecoderRun){0});
+    float *part = logits_from(&ctx, &m, ids, 0, T, &selected);
+    check_close("all", part, before, B * T * VOCAB, close);
+    for (int layer = 0; layer < LAYERS; layer++, before = part) {
+        float farthest = 0;
+        windows[layer].all = false;
+        part = logits_from(&ctx, &m, ids, 0, T, &selected);
+        for (int i = 0; i < B * T * VOCAB; i++)
+            farthest = fmaxf(farthest, fabsf(part[i] - before[i]));
+        cr_assert(farthest > 0.1f, "a window in layer %d changes nothing: %g", layer, farthest);
+    }
+    for (int t = 0; t < T; t++) {
+        const DecoderRun run = {.cache = &cache, .selections = each};
+        float *got = logits_from(&ctx, &m, ids, t, 1, &run);
+        for (int b = 0; b < B; b++)
+            check_close("from the cache", got + b * VOCAB, part + (b * T + t) * VOCAB, VOCAB,
+                        close);
+    }
+}
+
 /* ---- drawn ids ---- */
 
 enum { SEQUENCES = 3, NEW = 9 };
@@ -110,17 +224,7 @@ enum { SEQUENCES = 3, NEW = 9 };
 /* Log-probabilities are those of the whole text at once; `end` is kept, and nothing behind it. */
 CONTEXT_TEST(decoder_generate, ids_and_their_logprobs) {
     Module m;
-    DecoderConfig cfg = {.vocab_size = VOCAB, .num_hidden_layers = LAYERS};
-    cfg.block = (BlockConfig){.hidden_size = 32,
-                              .intermediate_size = 64,
-                              .rms_norm_eps = 1e-6f,
-                              .attention = ATTENTION_MLA,
-                              .mla = {32, 2, 0, 16, 16, 0, 16, false}}; /* all dense */
-    params_init(&m.params, &ctx);
-    cr_assert(decoder_check(&cfg, &err) == 0, "%s", err.text);
-    decoder_register(&m.model, &m.params, &cfg);
-    cr_assert(params_allocate(&m.params, false, &err) == 0, "%s", err.text);
-    decoder_randomize(&m.params, &m.model, (DecoderStart){0.5f, 0.18f, 0.18f, 0.18f});
+    latent_init(&m, &ctx);
     DecoderGenerator g;
     if (decoder_generator_init(&g, &ctx, &m.model, NULL, SEQUENCES, T, &err))
         cr_assert_fail("%s", err.text);
@@ -250,4 +354,13 @@ DEVICE_TEST(decoder_decode, a_row_of_a_few_has_the_bits_of_one_alone) {
         decoder_free(&m.model);
         context_free(&ctx);
     }
+}
+
+/* Keys and values have one length for all: their sequences cannot be cut one by one. */
+CPU_TEST(decoder_generate, needs_latents, .signal = SIGABRT) {
+    Module m;
+    DecoderGenerator g;
+    module_init(&m, &ctx);
+    cr_redirect_stderr();
+    decoder_generator_init(&g, &ctx, &m.model, NULL, 1, T, &err);
 }

@@ -1,5 +1,9 @@
 /*
  * Names in files, and names in the model.
+ *
+ * The model has one tensor for all experts of a layer; files have one for each ("experts.7.", a
+ * part j of it), or, fused, gate's rows and up's below each other in one tensor. Where in the
+ * model's numbers a part lies is arithmetic on the shapes: nothing is kept.
  */
 #include "10_full_model/checkpoint/weights_map.h"
 

@@ -1,5 +1,9 @@
 /*
  * One batch of documents, stage by stage.
+ *
+ * One thread reads. All of them clean, judge and hash, a document at a time, in any order; one goes
+ * through the documents in their order and says who is a duplicate, and which part the rest belong
+ * to. Encoding is shared out again, writing is not: no byte depends on the threads.
  */
 #include "10_full_model/data/prepare_internal.h"
 

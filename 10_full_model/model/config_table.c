@@ -1,5 +1,8 @@
 /*
  * The table, and values of any kind as a double: all of them fit without loss.
+ *
+ * A row knows where in a ModelConfig its value is and what type it has there, so one getter and one
+ * setter serve reading, writing, checking and comparing.
  */
 #include "10_full_model/model/config_table.h"
 

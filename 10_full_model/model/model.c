@@ -1,3 +1,9 @@
+/*
+ * The model: what is between a ModelConfig and a Decoder.
+ *
+ * Registering translates the config, lists the weights and counts them without memory; model_init
+ * also allocates them and makes the table of positions.
+ */
 #include "10_full_model/model/model.h"
 
 #include <math.h>

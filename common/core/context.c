@@ -1,5 +1,7 @@
 /*
  * The device, and tensors: made in the arena, copied to and from the host.
+ *
+ * BF16 is rounded on the host before it goes to the device, and widened where it arrives.
  */
 #include "common/core/context.h"
 

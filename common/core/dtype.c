@@ -1,5 +1,7 @@
 /*
  * The formats in one table, and conversions by their bits.
+ *
+ * BF16 is F32's upper half: rounding to nearest, ties to even, is an addition to the lower one.
  */
 #include "common/core/dtype.h"
 

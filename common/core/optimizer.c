@@ -1,5 +1,8 @@
 /*
  * AdamW over the spans of flat buffers, and the schedule's curve.
+ *
+ * A step is a norm over all gradients and then, for each span, one pass that reads a gradient and
+ * writes m, v, master and weight. The norm stays on the device, where that pass clips by it.
  */
 #include "common/core/optimizer.h"
 

@@ -60,8 +60,6 @@ float schedule_rate(const Schedule *schedule, int64_t step);
 
 /* ---- kernels ---- */
 
-enum { NORM_CHUNKS = 1024 };
-
 /* What one AdamW step needs of its settings; the corrections are 1 - beta^t. */
 typedef struct AdamWStep {
     float lr, beta1, beta2, eps, weight_decay, clip, grad_scale;

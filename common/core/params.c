@@ -7,8 +7,6 @@
  */
 #include "common/core/params.h"
 
-#include "common/core/optimizer.h"
-
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>

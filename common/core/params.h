@@ -43,6 +43,8 @@ typedef struct ParamSpan {
     int64_t first, size, decayed; /* in grads, m and v: elements; the first `decayed` of them are */
 } ParamSpan;
 
+enum { NORM_CHUNKS = 1024 }; /* parts that a gradient's norm is summed in (optimizer.h) */
+
 typedef struct Params {
     Context *ctx;     /* NULL: only to count and to compare */
     Tensor **list;    /* weights, in order of registration */
@@ -52,7 +54,7 @@ typedef struct Params {
     void *values, *buffer_values;
     float *master, *grads, *m, *v; /* on ctx's device; NULL for a model that only infers */
     int64_t size;                  /* elements of grads, m and v */
-    float *scratch;                /* partial sums of the gradient norm */
+    float *scratch; /* [NORM_CHUNKS + 64]: partial sums of the gradient norm, and the norm */
     ParamSpan *spans;
     int span_count;
 } Params;

@@ -1,5 +1,9 @@
-/* Charts as files: gnuplot, told where to find its data by variables. plot_text.c draws the ones
- * for the terminal. */
+/*
+ * Charts as files: gnuplot, told where to find its data by variables. plot_text.c draws the ones
+ * for the terminal.
+ *
+ * It runs once for each kind of file; what it leaves half-drawn is removed.
+ */
 #include "common/program/plot.h"
 
 #include "common/files/files.h"
