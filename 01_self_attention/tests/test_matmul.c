@@ -165,12 +165,5 @@ static void check_cuda_rungs(DType dtype) {
         context_free(&ctx);
     }
 }
-Test(matmul, every_rung_cuda) {
-    test_needs_gpu();
-    check_cuda_rungs(F32);
-}
-Test(matmul, every_rung_cuda_bf16) {
-    test_needs_gpu();
-    check_cuda_rungs(BF16);
-}
+CUDA_TEST(matmul, every_rung) { check_cuda_rungs(dtype); }
 #endif

@@ -175,12 +175,5 @@ static void all_rungs(DType dtype) {
     }
     check_rungs(&ctx, tensor_copy_in(&ctx, "masked", dtype, masked, SHAPE(2, COLS)));
 }
-Test(softmax, every_rung_cuda) {
-    test_needs_gpu();
-    all_rungs(F32);
-}
-Test(softmax, every_rung_cuda_bf16) {
-    test_needs_gpu();
-    all_rungs(BF16);
-}
+CUDA_TEST(softmax, every_rung) { all_rungs(dtype); }
 #endif

@@ -157,14 +157,7 @@ static void check_rungs(DType dtype) {
     }
 }
 
-Test(grouped_rungs, every_rung_cuda) {
-    test_needs_gpu();
-    check_rungs(F32);
-}
-Test(grouped_rungs, every_rung_cuda_bf16) {
-    test_needs_gpu();
-    check_rungs(BF16);
-}
+CUDA_TEST(grouped_rungs, every_rung) { check_rungs(dtype); }
 
 /* The rungs that want offsets on the host. cuBLASLt's BF16 products want multiples of 8. */
 static void check_blas(DType dtype) {
@@ -192,12 +185,5 @@ static void check_blas(DType dtype) {
     }
 }
 
-Test(grouped_rungs, gather_and_blas_cuda) {
-    test_needs_gpu();
-    check_blas(F32);
-}
-Test(grouped_rungs, gather_and_blas_cuda_bf16) {
-    test_needs_gpu();
-    check_blas(BF16);
-}
+CUDA_TEST(grouped_rungs, gather_and_blas) { check_blas(dtype); }
 #endif

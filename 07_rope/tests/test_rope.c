@@ -383,13 +383,5 @@ static void check_rungs(DType dtype) {
         cr_assert(runs[rung] >= 10, "%s was tried at %d sizes", rung_names[rung], runs[rung]);
 }
 
-Test(rungs, agree_cuda) {
-    test_needs_gpu();
-    check_rungs(F32);
-}
-
-Test(rungs, agree_cuda_bf16) {
-    test_needs_gpu();
-    check_rungs(BF16);
-}
+CUDA_TEST(rungs, agree) { check_rungs(dtype); }
 #endif

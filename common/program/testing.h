@@ -10,9 +10,9 @@
  *     }
  *
  * It runs as rmsnorm/agrees_with_reference_cpu, _cuda and _cuda_bf16; without a GPU the last two
- * are counted as skipped. CONTEXT_TEST is the same with `ctx` at hand, and CPU_TEST has a `ctx`
- * for the CPU alone. Every comparison says which numbers differ, where and by how much, and
- * fails on NaN; test_testing.c proves that they really fail.
+ * are counted as skipped. CONTEXT_TEST is the same with `ctx` at hand, CPU_TEST has a `ctx` for
+ * the CPU alone, and CUDA_TEST a dtype for CUDA alone. Every comparison says which numbers differ,
+ * where and by how much, and fails on NaN; test_testing.c proves that they really fail.
  *
  * A test is a process of its own, so what it holds at its end is not given back: not the memory
  * that the functions below return, nor a context outside of loops.
@@ -32,15 +32,20 @@
 #define DEVICE_TEST(suite, name)                                   \
     static void suite##_##name##_body(Device device, DType dtype); \
     Test(suite, name##_cpu) { suite##_##name##_body(CPU, F32); }   \
-    Test(suite, name##_cuda) {                                     \
-        test_needs_gpu();                                          \
-        suite##_##name##_body(CUDA, F32);                          \
-    }                                                              \
-    Test(suite, name##_cuda_bf16) {                                \
-        test_needs_gpu();                                          \
-        suite##_##name##_body(CUDA, BF16);                         \
-    }                                                              \
+    CUDA_TEST(suite, name) { suite##_##name##_body(CUDA, dtype); } \
     static void suite##_##name##_body(Device device, DType dtype)
+
+#define CUDA_TEST(suite, name)                      \
+    static void suite##_##name##_cuda(DType dtype); \
+    Test(suite, name##_cuda) {                      \
+        test_needs_gpu();                           \
+        suite##_##name##_cuda(F32);                 \
+    }                                               \
+    Test(suite, name##_cuda_bf16) {                 \
+        test_needs_gpu();                           \
+        suite##_##name##_cuda(BF16);                \
+    }                                               \
+    static void suite##_##name##_cuda(DType dtype)
 
 #define CONTEXT_TEST(suite, name)                                                                 \
     static void suite##_##name##_in(Context ctx, Device device, DType dtype);                     \
