@@ -1,5 +1,5 @@
 # Attention weights of a row of words: a cell for each query (row) and key (column), its share written in it.
-set title "Who attends to whom: words with random vectors" offset 0,-0.2
+set title "Equal words find each other: words with random vectors" offset 0,-0.2
 set xlabel "key: the word that is looked at" offset 0,0.4
 set ylabel "query: the word that looks" offset 1.5,0
 set border 0
