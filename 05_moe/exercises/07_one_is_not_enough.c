@@ -2,7 +2,7 @@
  * Exercise 05.7: one is not enough.
  *
  * A router learns through the weights of the experts that it chose. Its weights are w_j = s_j, or,
- * divided by their sum, w_j = s_j / (s_0 + ... ) over the chosen. Here are the scores of the chosen
+ * divided by their sum, w_j = s_j / (s_0 + ...) over the chosen. Here are the scores of the chosen
  * experts of a token, and the gradient of the loss with respect to their weights. What is its
  * gradient with respect to the scores? With a pencil:
  *
@@ -17,8 +17,6 @@
  * divides, that this one was?
  *
  * POINTS: 2
- * HINT: dw_i / ds_j = [i = j] / S - s_i / S^2 with S the sum of the chosen. Sum over i with the
- * given gradients. What is the sum of s_j ds_j, whatever the gradients are?
  */
 extern const float rivals[2], agreed[2], agreed_alone[2], one, one_alone;
 extern const int learns_that_both_were_bad, learns_that_the_one_was_bad;
