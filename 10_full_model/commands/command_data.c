@@ -104,7 +104,8 @@ static int run(int argc, char **argv, Error *err) {
         OPT_INT("cut", 0, "KIB", &cut, 1, 1 << 20,
                 "Raw documents longer than this are cut, at a blank line if there is one"),
         OPT_CALL("end-of-text", 0, "TOKEN", &p->end_of_text, set_end_of_text,
-                 "The tokenizer's token between documents (default <|endoftext|>)"),
+                 "The token between documents (default: what ends a text for the tokenizer, as a "
+                 "rule <|endoftext|>)"),
         OPT_CHOICE("bad-lines", 0, "A", &p->skip_bad_lines, bad,
                    "A line that is no JSON, or has no text: stop or skip"),
         OPT_CHOICE("invalid-utf8", 0, "A", &p->drop_invalid, invalid,

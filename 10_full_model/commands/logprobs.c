@@ -6,6 +6,7 @@
 #include "10_full_model/commands/logprobs.h"
 
 #include "common/core/ops.h"
+#include "common/core/utf8.h"
 #include "common/files/json.h"
 
 #include <math.h>
@@ -58,7 +59,8 @@ void logprobs_print(FILE *out, Model *model, const Generator *g, int b, int prom
         cJSON_AddRawToObject(json, "logprob", number);
         char *line = cJSON_PrintUnformatted(json);
         if (!line) fatal("out of memory");
-        fprintf(out, "%s\n", line);
+        terminal_print(out, line);
+        fputc('\n', out);
         cJSON_free(line);
         cJSON_Delete(json);
         free(whole);

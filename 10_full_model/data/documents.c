@@ -222,33 +222,36 @@ static int escaped_unit(const char *s, size_t left) {
 
 static bool is_surrogate(int unit, int first) { return unit >= first && unit < first + 0x400; }
 
+/* Stands for what is no character until the text is found; no character itself (Unicode keeps it
+ * for a program's own use). */
+#define NO_CHARACTER "\xEF\xB7\x90"
+
 /*
  * JSON as it is met, made JSON as cJSON reads it: bytes that are no UTF-8, and halves of a pair
- * (as cutting an emoji in two leaves them), become U+FFFD and are counted; \u0000, which a C string
- * cannot hold, becomes \u0001: like every control character, it is dropped by normalise(). free()
- * the result.
+ * (as cutting an emoji in two leaves them), become NO_CHARACTER; \u0000, which a C string cannot
+ * hold, becomes \u0001: like every control character, it is dropped by normalise(). free() the
+ * result.
  */
-static char *mend_line(const char *text, size_t bytes, size_t *length, size_t *replaced) {
-    char *out = must_alloc(3 * bytes + 1, 1), *end = out;
-    *replaced = 0;
+static char *mend_line(const char *text, size_t bytes, size_t *length) {
+    char *out = must_realloc(NULL, 3 * bytes + 1, 1), *end = out;
     for (size_t i = 0; i < bytes;) {
-        const char *s = text + i;
+        const char *s = text + i, *instead = NULL;
         int taken = utf8_character(s, bytes - i), unit = escaped_unit(s, bytes - i);
-        const char *instead = NULL;
         if (taken < 0) {
             taken = -taken;
-            instead = "\xEF\xBF\xBD";
+            instead = NO_CHARACTER;
+        } else if (unit == 0) {
+            taken = 6;
+            instead = "\\u0001";
         } else if (is_surrogate(unit, 0xD800) &&
                    is_surrogate(escaped_unit(s + 6, bytes - i - 6), 0xDC00)) {
             taken = 12;
         } else if (is_surrogate(unit, 0xD800) || is_surrogate(unit, 0xDC00)) {
             taken = 6;
-            instead = "\\ufffd";
+            instead = NO_CHARACTER;
         } else if (*s == '\\' && bytes - i > 1 && (unsigned char)s[1] < 0x80) {
             taken = 2; /* both: what stands behind a backslash escapes nothing */
         }
-        *replaced += instead != NULL;
-        if (unit == 0) taken = 6, instead = "\\u0001";
         size_t copied = instead ? strlen(instead) : (size_t)taken;
         memcpy(end, instead ? instead : s, copied);
         end += copied;
@@ -258,6 +261,13 @@ static char *mend_line(const char *text, size_t bytes, size_t *length, size_t *r
     return out;
 }
 
+/* Puts U+FFFD in its place; returns how often. */
+static size_t show_no_characters(char *text) {
+    size_t count = 0;
+    for (; (text = strstr(text, NO_CHARACTER)); text += 3, count++) memcpy(text, "\xEF\xBF\xBD", 3);
+    return count;
+}
+
 int document_text(const DocumentReader *r, const Piece *piece, DocumentText *text, Error *err) {
     *text = (DocumentText){.text = piece->text, .bytes = piece->bytes};
     if (!piece->line) return 0;
@@ -265,10 +275,14 @@ int document_text(const DocumentReader *r, const Piece *piece, DocumentText *tex
     const char *field = r->options.field;
     size_t bytes = piece->bytes; /* without the line's end: no error is found behind it */
     while (bytes && (piece->text[bytes - 1] == '\n' || piece->text[bytes - 1] == '\r')) bytes--;
-    size_t mark = text_mark(piece->text, bytes), length, replaced; /* of files put together */
-    char *line = mend_line(piece->text + mark, bytes - mark, &length, &replaced);
-    cJSON *json = json_parse("the line", line, length, &why), *found = NULL;
-    free(line);
+    size_t mark = text_mark(piece->text, bytes), length; /* of files put together */
+    cJSON *json = json_parse("the line", piece->text + mark, bytes - mark, &why), *found = NULL;
+    bool mended = !json;
+    if (mended) {
+        char *line = mend_line(piece->text + mark, bytes - mark, &length);
+        json = json_parse("the line", line, length, &why);
+        free(line);
+    }
     if (!json) return bad_line(r, piece, &why, err);
     int fields = 0;
     const cJSON *item;
@@ -286,6 +300,7 @@ int document_text(const DocumentReader *r, const Piece *piece, DocumentText *tex
     else if (!cJSON_IsString(found))
         error_set(&why, "the field \"%s\" is not a string", field);
     else {
+        size_t replaced = mended ? show_no_characters(found->valuestring) : 0;
         *text = (DocumentText){found->valuestring, strlen(found->valuestring), replaced, json};
         return 0;
     }

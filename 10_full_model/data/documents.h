@@ -81,7 +81,7 @@ void documents_release(DocumentReader *reader);
 typedef struct DocumentText {
     const char *text;
     size_t bytes;
-    size_t replaced; /* in the line: bytes that are no UTF-8, and halves of a pair; now U+FFFD */
+    size_t replaced; /* of a JSON line: what is no character, and is U+FFFD now */
     cJSON *owner;    /* holds the text of a JSON line */
 } DocumentText;
 

@@ -123,6 +123,15 @@ static int load_tokenizer(Preparation *p, Error *err) {
     return p->tokenizer ? 0 : -1;
 }
 
+/* What stands between documents: as the user says, or as a given tokenizer's folder does. */
+static void choose_marker(const Preparation *p, PrepareOptions *o) {
+    size_t bytes;
+    int end = p->tokenizer ? tokenizer_eot(p->tokenizer) : -1;
+    const char *text = end >= 0 ? tokenizer_token(p->tokenizer, end, &bytes) : "";
+    if (*text) o->documents.marker = text;
+    if (o->end_of_text) o->documents.marker = o->end_of_text;
+}
+
 /* The end-of-text token is what the marker encodes to, alone. */
 static int find_end_of_text(Preparation *p, Error *err) {
     const char *marker = p->options->documents.marker;
@@ -250,7 +259,7 @@ static int prepare_in(Preparation *p, Error *err) {
     double started = seconds_now();
     Replacement r;
     if (check_folder(o, err)) return -1;
-    if ((o->tokenizer ? load_tokenizer(p, err) : learn_tokenizer(p, err))) return -1;
+    if (!o->tokenizer && learn_tokenizer(p, err)) return -1;
     if (find_end_of_text(p, err) || replacement_open(&r, o->out, err)) return -1;
     p->folder = r.staging;
     int status = write_shards(p, started, err);
@@ -261,11 +270,15 @@ static int prepare_in(Preparation *p, Error *err) {
 
 int prepare_run(const PrepareOptions *options, PrepareReport *report, Error *err) {
     PrepareOptions o = *options;
-    if (o.end_of_text) o.documents.marker = o.end_of_text;
     Preparation p = {.options = &o, .report = report, .worker_count = omp_get_max_threads()};
     *report = (PrepareReport){0};
     if (strlen(o.out) > 350) return error_set(err, "the path %.80s... is too long", o.out);
-    if (documents_open(&p.reader, o.paths, o.path_count, &o.documents, err)) return -1;
+    if (o.tokenizer && load_tokenizer(&p, err)) return -1;
+    choose_marker(&p, &o);
+    if (documents_open(&p.reader, o.paths, o.path_count, &o.documents, err)) {
+        tokenizer_free(p.tokenizer);
+        return -1;
+    }
     report->input_bytes = (int64_t)p.reader.total;
     int lock = make_directories(o.out, err) ? -1 : folder_lock(o.out, err);
     int status = lock < 0 ? -1 : 0;

@@ -10,6 +10,7 @@
 
 #include "common/files/files.h"
 #include "common/files/json.h"
+#include "common/text/text_file.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -112,9 +113,9 @@ static int text_load(Text *t, const char *directory, Error *err) {
     if (file_map(&file, path.text, err)) return -1;
     t->json = json_parse(path.text, file.data, file.size, err);
     if (t->json) {
-        t->text = must_alloc(file.size + 1, 1);
-        memcpy(t->text, file.data, file.size);
-        t->text[file.size] = 0;
+        size_t mark = text_mark(file.data, file.size), size = file.size - mark;
+        t->text = must_alloc(size + 1, 1);
+        memcpy(t->text, file.data + mark, size);
     }
     file_unmap(&file);
     if (!t->json) return -1;
@@ -127,9 +128,24 @@ static void text_free(Text *t) {
     cJSON_Delete(t->json);
 }
 
+/* Of several tokens that end a text the config knows the first: here the list takes its place. */
+static void keep_ends(const cJSON *from, Text *own) {
+    const cJSON *item = cJSON_GetObjectItemCaseSensitive(from, "eos_token_id");
+    const char *key = strstr(own->text, "\"eos_token_id\":");
+    if (!item || *item->valuestring != '[' || !key) return;
+    const char *value = skip_blanks(key + strlen("\"eos_token_id\":"));
+    size_t size = strlen(own->text) + strlen(item->valuestring) + 1;
+    char *text = must_alloc(size, 1);
+    snprintf(text, size, "%.*s%s%s", (int)(value - own->text), own->text, item->valuestring,
+             skip_value(value));
+    free(own->text);
+    own->text = text;
+}
+
 /* Our file up to the end of its rope_parameters, others of those, the rest, others, the end. */
-static void merge(FILE *out, const Text *from, const Text *own) {
+static void merge(FILE *out, const Text *from, Text *own) {
     make_raw(from->json, from->text);
+    keep_ends(from->json, own);
     cJSON *rope = raw_object(from->json, "rope_scaling");
     if (!rope) rope = raw_object(from->json, "rope_parameters");
     const cJSON *own_rope = cJSON_GetObjectItemCaseSensitive(own->json, "rope_parameters");

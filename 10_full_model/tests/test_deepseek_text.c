@@ -7,8 +7,6 @@
 
 #include "common/files/json.h"
 
-static Error err; /* what the last call that failed had to say */
-
 #define GREEDY "--prompt", "the", "--temperature", "0", "--max-new-tokens", "25"
 #define UNSAID "--prompt", "the", "--max-new-tokens", "25", "--seed", "5"
 
@@ -136,10 +134,14 @@ Test(text, what_lies_beside_goes_along) {
     write_file(path_in(model, "tokenizer_config.json"),
                "{\"eos_token\": \"<|endoftext|>\", \"chat_template\": \"{{x}}\"}");
     write_file(path_in(model, "chat_template.jinja"), "{{y}}");
+    edit_file(path_in(model, "config.json"), "\"eos_token_id\":\t282",
+              "\"eos_token_id\":\t[282, 5]");
     static const char *const files[] = {"tokenizer.json", "tokenizer_config.json",
                                         "generation_config.json", "chat_template.jinja"};
     EXPECT(0, "with its tokenizer", "convert", "--model", model, "--out", out);
     for (int i = 0; i < 4; i++) cr_expect(same_file(model, out, files[i]), "%s", files[i]);
+    size_t bytes;
+    cr_expect(strstr(file_text(path_in(out, "config.json"), &bytes), "[282, 5]"));
     EXPECT(0, "Done", "train", "--from", model, "--data", path_in(w.directory, "text.txt"), "--out",
            path_in(w.directory, "from"), "--context", "16", "--peak", "0", "--steps", "1");
     for (int i = 0; i < 4; i++)

@@ -7,6 +7,7 @@
 #include "common/tests/test_scratch.h"
 
 #include "common/core/rng.h"
+#include "common/core/utf8.h"
 
 /* ---- what is a document ---- */
 
@@ -118,7 +119,7 @@ Test(documents, of_the_web) {
         {"a.jsonl", "{\"u\\u0000rl\":\"a\\u0000b\",\"text\":\"fine\"}", "fine", 0},
         {"a.jsonl", "{\"text\":\"\\\\u0000\"}", "\\u0000", 0}, /* a backslash, and letters */
         {"a.jsonl", "{\"text\":\"caf\xE9 x\"}", "caf\xEF\xBF\xBD x", 1},
-        {"a.jsonl", "{\"\xFF\":1,\"text\":\"x\xE4\xB8\"}", "x\xEF\xBF\xBD", 2},
+        {"a.jsonl", "{\"\\ud800\":\"\xFF\",\"text\":\"x\xE4\xB8\"}", "x\xEF\xBF\xBD", 1},
         {"a.jsonl", "{\"text\":\"a \\ud83d b\"}", "a \xEF\xBF\xBD b", 1},
         {"a.jsonl", "{\"text\":\"\\uDE00\\uD83D\"}", "\xEF\xBF\xBD\xEF\xBF\xBD", 2},
         {"a.jsonl", "{\"text\":\"\\ud83d\\ud83d\\ude00\"}", "\xEF\xBF\xBD\xF0\x9F\x98\x80", 1},
@@ -149,6 +150,38 @@ Test(documents, of_the_web) {
         document_text_free(&text);
         documents_close(&reader);
     }
+}
+
+/* Whatever bytes a line has: it is read as valid UTF-8, or what is wrong with it is said. */
+Test(documents, any_line_is_read_or_named) {
+    static const char *const pieces[] = {"{\"text\":\"", "\"}",         "\"",      "\\",    "\\u",
+                                         "\\ud83d",      "\\ude00",     "\\u0000", "\xC3",  "\xA9",
+                                         "\xF0\x9F",     "\xED\xA0",    "a",       "[1,2]", ",",
+                                         "\x01",         "\xEF\xBB\xBF"};
+    int read = 0;
+    for (uint64_t round = 0; round < 4000; round++) {
+        char line[400] = "{\"text\":\"";
+        bool whole = philox(21, round, 0).word[1] % 2; /* half of them are a string at least */
+        for (uint64_t i = 0; i < 1 + philox(21, round, 0).word[0] % 12; i++)
+            strcat(line, pieces[philox(22, round, i).word[0] % (sizeof pieces / sizeof *pieces)]);
+        if (whole) strcat(line, "\"}");
+        DocumentReader reader = {.options = documents_defaults(), .paths = &(const char *){"x"}};
+        Piece piece = {line, strlen(line), 0, 1};
+        DocumentText text = {0};
+        Error err = {""};
+        if (document_text(&reader, &piece, &text, &err)) {
+            cr_expect(strstr(err.text, "x:1: "), "'%s'", err.text);
+            continue;
+        }
+        read++;
+        for (size_t i = 0, length; i < text.bytes; i += length) {
+            int bytes = utf8_character(text.text + i, text.bytes - i);
+            cr_assert(bytes > 0, "'%s' gives invalid UTF-8", line);
+            length = (size_t)bytes;
+        }
+        document_text_free(&text);
+    }
+    cr_expect(read > 400, "only %d lines were read", read);
 }
 
 Test(documents, bad_lines_are_named) {

@@ -159,6 +159,38 @@ Test(stream, waits_for_whole_characters_and_stops) {
     }
 }
 
+/* However a text is cut into tokens, it ends at the same place; and that is before the stop string
+ * that a plain search finds complete first. */
+Test(stream, cutting_changes_nothing) {
+    static const char *const stops[] = {"abab", "ba", "aab", "bbbb", "abba"};
+    for (uint64_t round = 0; round < 3000; round++) {
+        char text[40] = "", wanted[40];
+        int stop_count = 1 + (int)(philox(31, round, 0).word[1] % 5);
+        size_t length = 1 + philox(31, round, 0).word[0] % 30, end = 0, begin = 0;
+        for (uint64_t i = 0; i < length; i++) text[i] = "aab"[philox(32, round, i).word[0] % 3];
+        for (end = 1; end <= length && !begin; end++)
+            for (int i = 0; i < stop_count; i++) {
+                size_t n = strlen(stops[i]);
+                if (n <= end && !memcmp(text + end - n, stops[i], n) && n > begin) begin = n;
+            }
+        snprintf(wanted, sizeof wanted, "%.*s", (int)(begin ? end - 1 - begin : length), text);
+        for (uint64_t cut = 0; cut < 3; cut++) {
+            Heard heard = {0};
+            TextStream stream = text_stream(hear, &heard, stops, stop_count);
+            bool stopped = false;
+            for (size_t at = 0, n; at < length && !stopped; at += n) {
+                n = 1 + philox(33 + cut, round, at).word[0] % 4;
+                if (n > length - at) n = length - at;
+                stopped = text_stream_add(&stream, text + at, n);
+            }
+            text_stream_end(&stream);
+            cr_assert_str_eq(heard.text, wanted, "'%s' with %d stop strings: '%s', not '%s'", text,
+                             stop_count, heard.text, wanted);
+            cr_assert(stopped == (begin > 0));
+        }
+    }
+}
+
 /* ---- a model ---- */
 
 /* A byte-level model of random weights: 257 tokens, nearly all equally likely. */

@@ -11,10 +11,9 @@
 #include <string.h>
 #include <unistd.h>
 
-int utf8_character(const char *text, size_t left) {
+int utf8_beyond_ascii(const char *text, size_t left) {
     const unsigned char *s = (const unsigned char *)text;
     unsigned char c = s[0];
-    if (c < 0x80) return 1;
     if (c < 0xC2 || c > 0xF4) return -1;
     int length = c < 0xE0 ? 2 : c < 0xF0 ? 3 : 4;
     unsigned char low = c == 0xE0 ? 0xA0 : c == 0xF0 ? 0x90 : 0x80;
@@ -24,12 +23,6 @@ int utf8_character(const char *text, size_t left) {
         low = 0x80, high = 0xBF; /* only the second byte has limits of its own */
     }
     return length;
-}
-
-bool utf8_is_control(const char *text, int bytes) {
-    const unsigned char *s = (const unsigned char *)text;
-    if (bytes == 1) return (*s < 0x20 && *s != '\n' && *s != '\t') || *s == 0x7F;
-    return bytes == 2 && s[0] == 0xC2 && s[1] < 0xA0;
 }
 
 char *terminal_text(const char *text, size_t bytes) {

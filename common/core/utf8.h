@@ -23,10 +23,17 @@ extern "C" {
  * begun one (-1 .. -3): no overlong forms, no surrogates, nothing above U+10FFFF (Unicode, table
  * 3-7). left >= 1.
  */
-int utf8_character(const char *text, size_t left);
+int utf8_beyond_ascii(const char *text, size_t left);
+static inline int utf8_character(const char *text, size_t left) {
+    return (unsigned char)*text < 0x80 ? 1 : utf8_beyond_ascii(text, left);
+}
 
 /* Is this character of so many bytes a control character (C0 but tab and newline, DEL, C1)? */
-bool utf8_is_control(const char *text, int bytes);
+static inline bool utf8_is_control(const char *text, int bytes) {
+    const unsigned char *s = (const unsigned char *)text;
+    if (bytes == 1) return (*s < 0x20 && *s != '\n' && *s != '\t') || *s == 0x7F;
+    return bytes == 2 && s[0] == 0xC2 && s[1] < 0xA0;
+}
 
 /* Writes text; to a terminal control characters, and bytes that are no UTF-8, as <1B>. */
 void terminal_write(FILE *out, const char *text, size_t bytes);

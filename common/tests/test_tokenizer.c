@@ -2,34 +2,15 @@
  * The tokenizer against three oracles: the tokenizers library (golden files), slow and plain
  * programs for training and merging, and the text itself, which must come back.
  */
+#include "common/tests/test_tokenizer.h"
 #include "common/core/rng.h"
 #include "common/files/files.h"
 #include "common/files/json.h"
-#include "common/program/testing.h"
 #include "common/tests/test_scratch.h"
-#include "common/text/tokenizer_internal.h"
 
 #include <omp.h>
 
 /* ---- helpers ---- */
-
-/* The tests run in the repository's root or in a chapter's directory. */
-static const char *golden(const char *name) {
-    static char path[2][256];
-    static int turn;
-    char *found = path[turn ^= 1];
-    snprintf(found, sizeof *path, "common/tests/goldens/%s", name);
-    if (access(found, R_OK) != 0) snprintf(found, sizeof *path, "../common/tests/goldens/%s", name);
-    cr_assert(access(found, R_OK) == 0, "no golden file %s; tools/goldens/common_tokenizer.py",
-              name);
-    return found;
-}
-
-static Tokenizer *must_load(const char *path) {
-    Tokenizer *tokenizer = tokenizer_load(path, &err);
-    cr_assert(tokenizer, "%s", err.text);
-    return tokenizer;
-}
 
 static MappedFile must_map(const char *path) {
     MappedFile file;
@@ -78,28 +59,6 @@ static void expect_same_tokenizer(const Tokenizer *a, const Tokenizer *b) {
     cr_expect(a->added_count == b->added_count);
 }
 
-typedef struct Words {
-    const char *start[4096];
-    size_t length[4096];
-    size_t count;
-} Words;
-
-static void keep_word(void *user, const char *word, size_t length) {
-    Words *words = user;
-    cr_assert(words->count < 4096);
-    words->start[words->count] = word;
-    words->length[words->count++] = length;
-}
-
-static Words words_of(const Tokenizer *tokenizer, const char *text, size_t size) {
-    Words words = {.count = 0};
-    Matcher matcher;
-    matcher_init(&matcher);
-    split_words(&tokenizer->splitter, &matcher, text, size, keep_word, &words);
-    matcher_free(&matcher);
-    return words;
-}
-
 /* ---- against the tokenizers library ---- */
 
 static void expect_golden_ids(const char *file, const char *column) {
@@ -126,19 +85,6 @@ Test(tokenizer, deepseek_ids_equal_the_library) {
     expect_golden_ids("tokenizer_deepseek.json", "deepseek");
 }
 
-/* Is this what the library makes of text? `expected` is a list of words. */
-static void expect_words(const char *what, const Words *words, const cJSON *expected) {
-    const cJSON *item;
-    size_t w = 0;
-    cJSON_ArrayForEach(item, expected) {
-        cr_expect(w < words->count && words->length[w] == strlen(item->valuestring) &&
-                      memcmp(words->start[w], item->valuestring, words->length[w]) == 0,
-                  "%s: word %zu should be '%s'", what, w, item->valuestring);
-        w++;
-    }
-    cr_expect(w == words->count, "%s: %zu words, should be %zu", what, words->count, w);
-}
-
 Test(tokenizer, a_space_before_a_text_as_in_the_library) {
     Scratch scratch = scratch_open();
     cJSON *file = json_load(golden("tokenizer_gpt2.json"), &err), *row, *item;
@@ -160,195 +106,6 @@ Test(tokenizer, a_space_before_a_text_as_in_the_library) {
         seen++;
     }
     cr_expect(seen == 8);
-}
-
-/* What patterns other than the three above make of a text: classes, empty matches, lookaround. */
-Test(tokenizer, words_equal_the_library) {
-    cJSON *rows = json_load(golden("tokenizer_splits.json"), &err), *row, *item;
-    cr_assert(rows, "%s", err.text);
-    cJSON_ArrayForEach(row, rows) {
-        const cJSON *patterns = cJSON_GetObjectItem(row, "patterns");
-        const cJSON *expected = cJSON_GetObjectItem(row, "words");
-        Tokenizer *tokenizer = tokenizer_new();
-        cJSON_ArrayForEach(item, patterns) {
-            const char *pattern = item->valuestring;
-            check_ok(splitter_add(&tokenizer->splitter, pattern, SPLIT_ISOLATED, false, "", &err),
-                     &err);
-        }
-        cr_expect(!tokenizer->splitter.cuts_at_spaces, "nothing is known of such patterns");
-        char text[1024] = "";
-        cJSON_ArrayForEach(item, expected) strcat(text, item->valuestring);
-        Words words = words_of(tokenizer, text, strlen(text));
-        expect_words(patterns->child->valuestring, &words, expected);
-    }
-}
-
-/* The five behaviors of a Split, and the steps that are one by another name. */
-Test(tokenizer, steps_equal_the_library) {
-    Scratch scratch = scratch_open();
-    cJSON *rows = json_load(golden("tokenizer_steps.json"), &err);
-    cJSON *file = json_load(golden("tokenizer_gpt2.json"), &err);
-    cr_assert(rows && file, "%s", err.text);
-    const char *text = cJSON_GetObjectItem(rows->child, "text")->valuestring;
-    int count = 0;
-    for (const cJSON *row = rows->child->next; row; row = row->next, count++) {
-        char *step = cJSON_PrintUnformatted(cJSON_GetObjectItem(row, "pre_tokenizer"));
-        char *both = malloc(strlen(step) + 200);
-        sprintf(both,
-                "{\"type\":\"Sequence\",\"pretokenizers\":[%s,{\"type\":\"ByteLevel\","
-                "\"add_prefix_space\":false,\"use_regex\":false}]}",
-                step);
-        cJSON_ReplaceItemInObject(file, "pre_tokenizer", cJSON_Parse(both));
-        const char *path = scratch_path(&scratch, "tokenizer.json");
-        check_ok(json_save(path, file, &err), &err);
-        Words words = words_of(must_load(path), text, strlen(text));
-        expect_words(step, &words, cJSON_GetObjectItem(row, "words"));
-    }
-    cr_expect(count >= 30);
-}
-
-/*
- * What any pattern makes of a text, or that it is refused. The golden file has the lengths of the
- * words. This, and not another engine's opinion, is what a pattern means.
- */
-Test(tokenizer, patterns_equal_the_library) {
-    cJSON *rows = json_load(golden("tokenizer_patterns.json"), &err);
-    cr_assert(rows, "%s", err.text);
-    const char *text = cJSON_GetObjectItem(rows->child, "text")->valuestring;
-    int count = 0;
-    for (const cJSON *row = rows->child->next; row; row = row->next, count++) {
-        const char *pattern = row->child->valuestring;
-        const cJSON *expected = row->child->next, *item;
-        Tokenizer *tokenizer = tokenizer_new();
-        int refused = splitter_add(&tokenizer->splitter, pattern, SPLIT_ISOLATED, false, "", &err);
-        cr_expect(!refused == !cJSON_IsNull(expected), "%s: %s", pattern,
-                  refused ? err.text : "is not refused");
-        if (refused || cJSON_IsNull(expected)) continue;
-        Words words = words_of(tokenizer, text, strlen(text));
-        size_t w = 0;
-        cJSON_ArrayForEach(item, expected) {
-            bool same = w < words.count && words.length[w] == (size_t)item->valueint;
-            cr_expect(same, "%s: word %zu has %zu bytes, should have %d", pattern, w,
-                      words.length[w], item->valueint);
-            if (!same) break;
-            w++;
-        }
-        cr_expect(item || w == words.count, "%s: more words than %zu", pattern, w);
-    }
-    cr_expect(count >= 400);
-}
-
-/*
- * The patterns that are also written as loops against the engine: on texts by chance out of the
- * characters that they tell apart, and on one that has every character between others.
- */
-static void expect_loop_equals_engine(const Pattern *loop, const char *text, size_t length) {
-    Pattern engine = {loop->regex, -1};
-    Matcher matcher;
-    matcher_init(&matcher);
-    matcher_begin(&matcher, length);
-    for (size_t from = 0; from < length;) {
-        size_t start[2] = {0}, end[2] = {0};
-        bool found[2];
-        found[0] = pattern_find(loop, &matcher, text, length, from, &start[0], &end[0]);
-        found[1] = pattern_find(&engine, &matcher, text, length, from, &start[1], &end[1]);
-        cr_assert(found[0] == found[1] && (!found[0] || (start[0] == start[1] && end[0] == end[1])),
-                  "pattern %d, from %zu: %zu .. %zu, should be %zu .. %zu: '%.40s'", loop->known,
-                  from, start[0], end[0], start[1], end[1], text + from);
-        if (!found[0]) break;
-        from = end[0];
-    }
-    matcher_free(&matcher);
-}
-
-Test(tokenizer, loops_equal_the_engine) {
-    static const char *const pieces[] = {"a",
-                                         "Z",
-                                         "x",
-                                         " ",
-                                         " ",
-                                         "  ",
-                                         "\n",
-                                         "\r",
-                                         "\t",
-                                         "\n\n",
-                                         "1",
-                                         "23",
-                                         "'",
-                                         "s",
-                                         "re",
-                                         "ll",
-                                         "ve",
-                                         "'t",
-                                         "\xc3\xa9",
-                                         "\xcc\x81",
-                                         "\xe4\xb8\xad",
-                                         "\xe3\x81\x82",
-                                         "\xe3\x83\xbb",
-                                         "\xe3\x80\x80",
-                                         "\xe2\x82\xac",
-                                         "!",
-                                         "-",
-                                         "_",
-                                         "$",
-                                         "\xe2\x80\x8d",
-                                         "\xe1\xa0\x8e",
-                                         "\xc2\x85",
-                                         "\xc2\xa0",
-                                         "\xe2\x80\xa8",
-                                         "\xd9\xa3",
-                                         "\xc2\xbd",
-                                         "\x01",
-                                         "\x7f",
-                                         "\xf0\x9f\x98\x80",
-                                         "\xe9\xbe\xa6",
-                                         "\xcd\xb8"};
-    enum { PIECES = sizeof pieces / sizeof *pieces, CHARACTERS = 0x110000 };
-    Tokenizer *tokenizers[] = {must_load(golden("tokenizer_gpt2.json")),
-                               must_load(golden("tokenizer_deepseek.json"))};
-    char *every = malloc(CHARACTERS * 24), *end = every;
-    for (uint32_t c = 1; c < CHARACTERS; c++) {
-        if (c >= 0xD800 && c < 0xE000) continue;
-        char one[5] = {0};
-        if (c < 0x80)
-            one[0] = (char)c;
-        else if (c < 0x800)
-            one[0] = (char)(0xC0 | c >> 6), one[1] = (char)(0x80 | (c & 63));
-        else if (c < 0x10000)
-            one[0] = (char)(0xE0 | c >> 12), one[1] = (char)(0x80 | (c >> 6 & 63)),
-            one[2] = (char)(0x80 | (c & 63));
-        else
-            one[0] = (char)(0xF0 | c >> 18), one[1] = (char)(0x80 | (c >> 12 & 63)),
-            one[2] = (char)(0x80 | (c >> 6 & 63)), one[3] = (char)(0x80 | (c & 63));
-        /* Every eighth beyond the first planes' crowded part: it must not take seconds. */
-        if (c < 0x3400 || c % 8 == 0 || (c >= 0xFA00 && c < 0x12000))
-            end += sprintf(end, "a%sb %s%s 1%s\n", one, one, one, one);
-    }
-    for (int t = 0; t < 2; t++) {
-        const Splitter *splitter = &tokenizers[t]->splitter;
-        cr_assert(splitter->count == (t ? 3 : 1));
-        for (int s = 0; s < splitter->count; s++) {
-            const Pattern *pattern = &splitter->steps[s].pattern;
-            cr_assert(pattern->known >= 0, "step %d is not known", s);
-            expect_loop_equals_engine(pattern, every, (size_t)(end - every));
-            for (uint64_t round = 0; round < 4000; round++) {
-                char text[300] = "";
-                Philox random = philox(11, round, 0);
-                for (uint64_t i = 0; i < 1 + random.word[0] % 24; i++)
-                    strcat(text, pieces[philox(12, round, i).word[0] % PIECES]);
-                expect_loop_equals_engine(pattern, text, strlen(text));
-            }
-        }
-    }
-    free(every);
-}
-
-/* A hostile pattern ends the program with a message, and soon. */
-Test(tokenizer, hostile_patterns_give_up, .exit_code = 1, .timeout = 60) {
-    Tokenizer *tokenizer = tokenizer_new();
-    const char *text = "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa!";
-    check_ok(splitter_add(&tokenizer->splitter, "(a+)+$", SPLIT_ISOLATED, false, "", &err), &err);
-    words_of(tokenizer, text, strlen(text));
 }
 
 Test(tokenizer, training_equals_the_library) {
@@ -480,19 +237,6 @@ Test(tokenizer, any_bytes_come_back) {
     round_trip(tokenizers[0], all, sizeof all, &count);
     int32_t *none = tokenizer_encode(tokenizers[0], NULL, 0, &count);
     check_all(none, count == 0);
-}
-
-/* Bytes that are not UTF-8 are words of their own; what is around them does not change. */
-Test(tokenizer, invalid_bytes_are_words) {
-    Tokenizer *tokenizer = must_load(golden("tokenizer_gpt2.json"));
-    const char *text = "one\xff\xfe two\xe4\xb8 three\xc0";
-    const char *const expected[] = {"one", "\xff\xfe", " two", "\xe4\xb8", " three", "\xc0"};
-    Words words = words_of(tokenizer, text, strlen(text));
-    cr_assert(words.count == 6, "%zu words", words.count);
-    for (size_t w = 0; w < 6; w++)
-        cr_expect(words.length[w] == strlen(expected[w]) &&
-                      memcmp(words.start[w], expected[w], words.length[w]) == 0,
-                  "word %zu is '%.*s'", w, (int)words.length[w], words.start[w]);
 }
 
 /* About a megabyte in which all kinds of text, added tokens too, follow on each other. */

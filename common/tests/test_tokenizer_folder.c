@@ -7,8 +7,6 @@
 #include "common/tests/test_scratch.h"
 #include "common/text/tokenizer_folder.h"
 
-static Error err; /* what the last call that failed had to say */
-
 /* 257 tokens of which the last is <|endoftext|>, and <eos>, <bos>, <user>: 300, 301, 302. */
 static void write_tokenizer(Scratch *scratch) {
     Tokenizer *tokenizer = tokenizer_train("text", 4, 257, NULL, NULL, &err);
@@ -63,8 +61,8 @@ Test(tokenizer_folder, the_first_that_names_an_end_has_it_right) {
          301,
          {300, -1}},
         {NULL, NULL, "{\"eos_token\": \"<none>\", \"bos_token\": null}", -1, {256, -1}},
-        {"no JSON", "[]", "\xEF\xBB\xBF{\"eos_token\": \"<eos>\"}", -1, {300, -1}},
-        {"{\"eos_token_id\": \"300\"}", "{\"eos_token_id\": -1}", NULL, -1, {256, -1}},
+        {"[]", "[]", "\xEF\xBB\xBF{\"eos_token\": \"<eos>\"}", -1, {300, -1}},
+        {"{\"eos_token_id\": []}", "{\"eos_token_id\": -1}", NULL, -1, {256, -1}},
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         Scratch scratch = scratch_open();
@@ -84,6 +82,25 @@ Test(tokenizer_folder, the_first_that_names_an_end_has_it_right) {
             cr_expect(tokenizer_is_end(tokenizer, id) == wanted, "case %zu: %d", i, id);
         }
         tokenizer_free(tokenizer);
+    }
+}
+
+Test(tokenizer_folder, what_is_wrong_is_named) {
+    static const char *const files[][3] = {
+        {"generation_config.json", "no JSON", "generation_config.json: not JSON at line 1"},
+        {"tokenizer_config.json", "{\"eos_token\": }", "tokenizer_config.json: not JSON"},
+        {"generation_config.json", "{\"eos_token_id\": \"300\"}", "eos_token_id is neither"},
+        {"generation_config.json", "{\"eos_token_id\": [300, -1]}", "eos_token_id is neither"},
+        {"generation_config.json", "{\"bos_token_id\": 1.5}", "bos_token_id is neither"},
+    };
+    for (size_t i = 0; i < sizeof files / sizeof *files; i++) {
+        Scratch scratch = scratch_open();
+        write_tokenizer(&scratch);
+        write_text(&scratch, files[i][0], files[i][1]);
+        cr_expect_null(tokenizer_load_folder(scratch.directory, &err));
+        cr_expect(strstr(err.text, files[i][2]), "'%s' should say '%s'", err.text, files[i][2]);
+        Tokenizer *kept = tokenizer_keep_folder(scratch.directory, &err);
+        cr_assert(kept, "%s", err.text);
     }
 }
 
@@ -113,6 +130,9 @@ Test(tokenizer_folder, what_lies_beside_goes_along) {
     cr_expect(same_file(&from, &to, "tokenizer.json"));
     for (int i = 0; i < 4; i++) cr_expect(same_file(&from, &to, files[i][0]), "%s", files[i][0]);
 
+    tokenizer_add_end(tokenizer, 300); /* the first already */
+    check_ok(tokenizer_save_folder(tokenizer, to.directory, 256, 4096, &err), &err);
+    for (int i = 0; i < 4; i++) cr_expect(same_file(&from, &to, files[i][0]), "%s", files[i][0]);
     tokenizer_add_end(tokenizer, 256);
     check_ok(tokenizer_save_folder(tokenizer, to.directory, 256, 4096, &err), &err);
     cJSON *generation = json_load(scratch_path(&to, "generation_config.json"), &err);

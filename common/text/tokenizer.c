@@ -227,6 +227,7 @@ bool tokenizer_is_end(const Tokenizer *tokenizer, int32_t id) {
 }
 
 void tokenizer_set_end(Tokenizer *tokenizer, int32_t id) {
+    if (tokenizer->end_count == 1 && tokenizer->ends[0] == id) return;
     tokenizer->end_count = 0;
     tokenizer_add_end(tokenizer, id);
 }
@@ -234,11 +235,12 @@ void tokenizer_set_end(Tokenizer *tokenizer, int32_t id) {
 void tokenizer_add_end(Tokenizer *tokenizer, int32_t id) {
     int *ends = tokenizer->ends, at = 0;
     while (at < tokenizer->end_count && ends[at] != id) at++;
+    if (at == 0 && tokenizer->end_count) return; /* it is the first already */
     if (at == tokenizer->end_count && at < MAX_ENDS) tokenizer->end_count++;
     if (at == MAX_ENDS) at--;
-    if (at || tokenizer->end_count == 1) tokenizer->ends_changed = true;
     for (; at; at--) ends[at] = ends[at - 1];
     ends[0] = id;
+    tokenizer->ends_changed = true;
 }
 
 const char *tokenizer_token(const Tokenizer *tokenizer, int32_t id, size_t *bytes) {

@@ -58,7 +58,7 @@ static const KeptFile *kept_file(const Tokenizer *tokenizer, const char *name) {
     return NULL;
 }
 
-/* NULL: it is not there, or no JSON (then it is none of ours). */
+/* NULL: it is not there. What is there is JSON, as find_ends() has seen. */
 static cJSON *kept_json(const Tokenizer *tokenizer, const char *name) {
     const KeptFile *file = kept_file(tokenizer, name);
     return file ? json_parse(name, file->bytes, file->size, NULL) : NULL;
@@ -70,16 +70,20 @@ static const cJSON *member(const cJSON *object, const char *name) {
     return cJSON_GetObjectItemCaseSensitive(object, name);
 }
 
-static bool is_id(const cJSON *item, int64_t *id) { return json_integer(item, 0, INT32_MAX, id); }
-
-/* The ids in `item`, one or a list. Returns how many. */
-static int ids_of(const cJSON *item, int *ids) {
-    int64_t id;
+/* The ids that `json` has under this key, one or a list: how many; 0 for none; -1 and a message for
+ * what is no id. */
+static int ids_of(const cJSON *json, const char *file, const char *key, int *ids, Error *err) {
+    const cJSON *item = member(json, key), *one = item;
     int count = 0;
-    if (is_id(item, &id)) ids[count++] = (int)id;
-    if (!cJSON_IsArray(item)) return count;
-    const cJSON *one;
-    cJSON_ArrayForEach(one, item) if (count < MAX_ENDS && is_id(one, &id)) ids[count++] = (int)id;
+    if (!item || cJSON_IsNull(item)) return 0;
+    if (cJSON_IsArray(item)) one = item->child;
+    for (; one; one = cJSON_IsArray(item) ? one->next : NULL) {
+        int64_t id;
+        if (!json_integer(one, 0, INT32_MAX, &id) || count == MAX_ENDS)
+            return error_set(err, "%s: %s is neither a token's id nor a list of up to %d", file,
+                             key, MAX_ENDS);
+        ids[count++] = (int)id;
+    }
     return count;
 }
 
@@ -91,37 +95,56 @@ static int id_of_name(const Tokenizer *tokenizer, const cJSON *item) {
     return -1;
 }
 
-static void find_ends(Tokenizer *tokenizer, const char *directory) {
-    cJSON *generation = kept_json(tokenizer, GENERATION_FILE);
-    cJSON *config = json_load(file_path(directory, "config.json").text, NULL);
-    cJSON *names = kept_json(tokenizer, CONFIG_FILE);
+/* What the three files say. */
+typedef struct Sources {
+    cJSON *generation, *config, *names;
+} Sources;
+
+static int read_source(cJSON **json, const Tokenizer *tokenizer, const char *directory,
+                       const char *name, Error *err) {
+    const KeptFile *file = kept_file(tokenizer, name);
+    PathText path = file_path(directory, name);
+    *json = file ? json_parse(path.text, file->bytes, file->size, err) : NULL;
+    return file && !*json ? -1 : 0;
+}
+
+static int choose_ends(Tokenizer *tokenizer, const Sources *s, const char *directory, Error *err) {
     int ends[MAX_ENDS], begin[MAX_ENDS];
-    int end_count = ids_of(member(generation, "eos_token_id"), ends);
-    if (!end_count) end_count = ids_of(member(config, "eos_token_id"), ends);
-    if (!end_count && (ends[0] = id_of_name(tokenizer, member(names, "eos_token"))) >= 0)
-        end_count = 1;
-    if (end_count) tokenizer->end_count = 0;
+    PathText file = file_path(directory, GENERATION_FILE);
+    int end_count = ids_of(s->generation, file.text, "eos_token_id", ends, err);
+    int begin_count = ids_of(s->generation, file.text, "bos_token_id", begin, err);
+    if (end_count < 0 || begin_count < 0) return -1;
+    /* What is wrong with config.json is for who reads all of it to say. */
+    if (!end_count) end_count = ids_of(s->config, "config.json", "eos_token_id", ends, NULL);
+    if (!begin_count) begin_count = ids_of(s->config, "config.json", "bos_token_id", begin, NULL);
+    int end = id_of_name(tokenizer, member(s->names, "eos_token"));
+    if (end_count <= 0 && end >= 0) ends[0] = end, end_count = 1;
+    if (end_count > 0) tokenizer->end_count = 0;
     for (int i = end_count - 1; i >= 0; i--) tokenizer_add_end(tokenizer, ends[i]);
-    if (ids_of(member(generation, "bos_token_id"), begin) ||
-        ids_of(member(config, "bos_token_id"), begin))
-        tokenizer->bos = begin[0];
-    else
-        tokenizer->bos = id_of_name(tokenizer, member(names, "bos_token"));
+    tokenizer->bos =
+        begin_count > 0 ? begin[0] : id_of_name(tokenizer, member(s->names, "bos_token"));
     tokenizer->ends_changed = false;
-    cJSON_Delete(generation);
-    cJSON_Delete(config);
-    cJSON_Delete(names);
+    return 0;
+}
+
+static int find_ends(Tokenizer *tokenizer, const char *directory, Error *err) {
+    Sources s = {.config = json_load(file_path(directory, "config.json").text, NULL)};
+    int status = read_source(&s.generation, tokenizer, directory, GENERATION_FILE, err);
+    if (!status) status = read_source(&s.names, tokenizer, directory, CONFIG_FILE, err);
+    if (!status) status = choose_ends(tokenizer, &s, directory, err);
+    cJSON_Delete(s.generation);
+    cJSON_Delete(s.config);
+    cJSON_Delete(s.names);
+    return status;
 }
 
 Tokenizer *tokenizer_load_folder(const char *directory, Error *err) {
     Tokenizer *tokenizer = tokenizer_load(file_path(directory, TOKENIZER_FILE).text, err);
     if (!tokenizer) return NULL;
-    if (keep_all(tokenizer, directory, err)) {
-        tokenizer_free(tokenizer);
-        return NULL;
-    }
-    find_ends(tokenizer, directory);
-    return tokenizer;
+    if (keep_all(tokenizer, directory, err) == 0 && find_ends(tokenizer, directory, err) == 0)
+        return tokenizer;
+    tokenizer_free(tokenizer);
+    return NULL;
 }
 
 Tokenizer *tokenizer_keep_folder(const char *directory, Error *err) {

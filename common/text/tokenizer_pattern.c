@@ -6,9 +6,10 @@
  * a{2}+ is not). We use the same engine, so that a pattern means the same here. What may differ are
  * characters newer than an engine's Unicode tables (6.9.8 knows Unicode 14).
  *
- * The patterns that most texts go through, GPT-2's and DeepSeek-V3's three, are also written out
- * below as loops over characters: the same words in a quarter of the time. They are known by their
- * text, take the classes of characters out of the engine's own tables, and are tested against it.
+ * The patterns that most texts go through (GPT-2's, DeepSeek-V3's three, Llama 3's, Qwen 2's) are
+ * also written out below as loops over characters: the same words in a quarter of the time. They
+ * are known by their text, take the classes of characters out of the engine's own tables, and are
+ * tested against it.
  *
  * Limits. A backtracking engine can take years for a short text. As in the library, a match gives
  * up after ten million steps back (and some for long texts); all searches in a text together may
@@ -91,12 +92,33 @@ static inline size_t run_of(const Reading *r, size_t i, int wanted) {
 
 static bool is_line_end(unsigned char c) { return c == '\r' || c == '\n'; }
 
+/* [^\s\p{L}\p{N}]+ */
+static inline size_t run_of_others(const Reading *r, size_t i) {
+    for (size_t next; i < r->length && !(class_at(r, i, &next) & (CLASS_L | CLASS_N | CLASS_SPACE));
+         i = next) {}
+    return i;
+}
+
+/* [\r\n]* */
+static size_t run_of_line_ends(const Reading *r, size_t i) {
+    while (i < r->length && is_line_end(r->text[i])) i++;
+    return i;
+}
+
 /* \s+(?!\S)|\s+ at i, where white space stands: all of it up to the end of the text; before other
  * text all but its last character, unless that is the only one. */
 static size_t white_space(const Reading *r, size_t i) {
     size_t last = i, end = i, next;
     while (class_at(r, end, &next) & CLASS_SPACE) last = end, end = next;
     return end < r->length && last > i ? last : end;
+}
+
+/* \s*[\r\n]+|\s+(?!\S)|\s+ */
+static size_t lines_or_space(const Reading *r, size_t i) {
+    size_t lines = i, end = i;
+    for (size_t next; class_at(r, end, &next) & CLASS_SPACE; end = next)
+        if (is_line_end(r->text[end])) lines = next;
+    return lines > i ? lines : end > i ? white_space(r, i) : i;
 }
 
 /* ---- patterns as loops: the end of the match at i, or i where there is none ---- */
@@ -116,10 +138,7 @@ static size_t match_gpt2(const Reading *r, size_t i) {
     if (class & CLASS_L) return run_of(r, next, CLASS_L);
     if (class & CLASS_N) return run_of(r, next, CLASS_N);
     if (class & CLASS_SPACE || word == r->length) return white_space(r, i);
-    size_t end = next;
-    while (end < r->length && !(class_at(r, end, &next) & (CLASS_L | CLASS_N | CLASS_SPACE)))
-        end = next;
-    return end;
+    return run_of_others(r, next);
 }
 
 /* \p{N}{1,3} */
@@ -161,16 +180,51 @@ static size_t match_deepseek(const Reading *r, size_t i) {
     if (class & (CLASS_L | CLASS_M)) return run_of(r, next, CLASS_L | CLASS_M);
     size_t sign = i + (*s == ' ');
     end = run_of(r, sign, CLASS_PS);
-    if (end > sign) {
-        while (end < r->length && is_line_end(r->text[end])) end++;
+    return end > sign ? run_of_line_ends(r, end) : lines_or_space(r, i);
+}
+
+/* (?i:'s|'t|'re|'ve|'m|'ll|'d) at an apostrophe. Small letters are also what others become without
+ * their case: the long s, U+017F, is an s. */
+static size_t contraction(const Reading *r, size_t i) {
+    const unsigned char *s = r->text + i;
+    size_t left = r->length - i;
+    int a = left > 1 ? s[1] | 0x20 : 0, b = left > 2 ? s[2] | 0x20 : 0;
+    if (left > 1 && is_ascii_letter(s[1]) && strchr("stmd", a)) return i + 2;
+    if (left > 2 && s[1] == 0xC5 && s[2] == 0xBF) return i + 3;
+    bool two = ((a == 'r' || a == 'v') && b == 'e') || (a == 'l' && b == 'l');
+    return two && is_ascii_letter(s[1]) && is_ascii_letter(s[2]) ? i + 3 : i;
+}
+
+/*
+ * Llama 3's, and Qwen 2's, which differ in the digits of a word: a contraction; letters, behind
+ * anything but letters, digits and line ends; digits; others with line ends; line ends; white
+ * space.
+ */
+static size_t match_llama(const Reading *r, size_t i, int digits) {
+    const unsigned char *s = r->text + i;
+    size_t next, end = *s == '\'' ? contraction(r, i) : i;
+    if (end > i) return end;
+    int class = class_at(r, i, &next);
+    if (class & CLASS_L) return run_of(r, next, CLASS_L);
+    if (class & CLASS_N) {
+        for (end = i; digits && class_at(r, end, &next) & CLASS_N; digits--) end = next;
         return end;
     }
-    if (!(class & CLASS_SPACE)) return i;
-    size_t lines = i;
-    for (end = i; class_at(r, end, &next) & CLASS_SPACE; end = next)
-        if (is_line_end(r->text[end])) lines = next;
-    return lines > i ? lines : white_space(r, i);
+    if (!is_line_end(*s)) {
+        end = run_of(r, next, CLASS_L);
+        if (end > next) return end;
+    }
+    size_t other = i + (*s == ' ');
+    end = run_of_others(r, other);
+    return end > other ? run_of_line_ends(r, end) : lines_or_space(r, i);
 }
+
+static size_t match_llama3(const Reading *r, size_t i) { return match_llama(r, i, 3); }
+static size_t match_qwen2(const Reading *r, size_t i) { return match_llama(r, i, 1); }
+
+#define LLAMA(digits)                                                          \
+    "(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}" digits \
+    "| ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+"
 
 static const struct {
     const char *pattern;
@@ -184,6 +238,8 @@ static const struct {
      ":;<=>?@\\[\\\\\\]^_`{|}~][A-Za-z]+|[^\\r\\n\\p{L}\\p{P}\\p{S}]?[\\p{L}\\p{M}]"
      "+| ?[\\p{P}\\p{S}]+[\\r\\n]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+",
      match_deepseek},
+    {LLAMA("{1,3}"), match_llama3},
+    {LLAMA(""), match_qwen2},
 };
 
 /* ---- compiling ---- */

@@ -21,16 +21,13 @@ const char *const split_behavior_names[] = {"Isolated",           "Removed",    
                                             "MergedWithPrevious", "MergedWithNext", NULL};
 
 /*
- * Patterns of which we know that, where a space follows on an ASCII letter, a word begins: none of
- * them goes on from a letter to a space, looks ahead from behind a letter, or looks back. So a text
- * may be cut there, and its parts split by different threads, with the same words as a result.
+ * Of the patterns that are also loops we know that, where a space follows on an ASCII letter, a
+ * word begins: none of them goes on from a letter to a space, looks ahead from behind a letter, or
+ * looks back. So a text may be cut there, and its parts split by different threads, with the same
+ * words as a result.
  */
-static bool is_cut_at_spaces(const SplitStep *step, const char *pattern) {
-    static const char llama3[] =
-        "(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}{1,3}| "
-        "?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+";
-    return step->behavior == SPLIT_ISOLATED &&
-           (step->pattern.known >= 0 || strcmp(pattern, llama3) == 0);
+static bool is_cut_at_spaces(const SplitStep *step) {
+    return step->behavior == SPLIT_ISOLATED && step->pattern.known >= 0;
 }
 
 int splitter_add(Splitter *splitter, const char *pattern, SplitBehavior behavior, bool invert,
@@ -40,7 +37,7 @@ int splitter_add(Splitter *splitter, const char *pattern, SplitBehavior behavior
     SplitStep step = {.behavior = behavior, .invert = invert};
     if (pattern_compile(&step.pattern, pattern, what, err)) return -1;
     if (splitter->count == 0) splitter->cuts_at_spaces = true;
-    splitter->cuts_at_spaces &= is_cut_at_spaces(&step, pattern);
+    splitter->cuts_at_spaces &= is_cut_at_spaces(&step);
     splitter->steps[splitter->count++] = step;
     return 0;
 }

@@ -21,7 +21,7 @@ from transformers import AutoTokenizer
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 PROGRAM = r"""
 #include "common/files/files.h"
-#include "common/text/tokenizer.h"
+#include "common/text/tokenizer_folder.h"
 #include <stdio.h>
 #include <string.h>
 /* train TEXT DIRECTORY, or: encode TOKENIZER TEXT IDS */
@@ -29,15 +29,11 @@ int main(int argc, char **argv) {
     Error err;
     MappedFile text;
     Tokenizer *t;
-    char path[1000];
     if (argc == 4 && strcmp(argv[1], "train") == 0) {
         if (file_map(&text, argv[2], &err) < 0) fatal("%s", err.text);
         if (!(t = tokenizer_train(text.data, text.size, 2305, NULL, NULL, &err)))
             fatal("%s", err.text);
-        snprintf(path, sizeof path, "%s/tokenizer.json", argv[3]);
-        if (tokenizer_save(t, path, &err) < 0) fatal("%s", err.text);
-        snprintf(path, sizeof path, "%s/tokenizer_config.json", argv[3]);
-        if (tokenizer_save_config(t, path, 1024, &err) < 0) fatal("%s", err.text);
+        if (tokenizer_save_folder(t, argv[3], -1, 1024, &err) < 0) fatal("%s", err.text);
         return 0;
     }
     size_t count;
