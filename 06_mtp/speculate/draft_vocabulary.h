@@ -11,9 +11,7 @@
 
 #include "05_moe/decoder/decoder.h"
 
-#ifdef __cplusplus
-extern "C" {
-#endif
+__BEGIN_DECLS
 
 typedef struct DraftVocabulary {
     int count;
@@ -38,7 +36,5 @@ void draft_vocabulary_free(DraftVocabulary *v); /* zeros: fine */
 int draft_vocabulary_frequent(int32_t *ids, int count, const int32_t *text, int64_t length,
                               int vocab, int32_t end, Error *err);
 
-#ifdef __cplusplus
-}
-#endif
+__END_DECLS
 #endif

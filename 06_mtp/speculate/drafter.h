@@ -28,9 +28,7 @@
 
 #include "06_mtp/mtp.h"
 
-#ifdef __cplusplus
-extern "C" {
-#endif
+__BEGIN_DECLS
 
 enum { SPECULATE_MOST = 16 }; /* drafts at a time */
 
@@ -101,42 +99,25 @@ void drafter_free(Drafter *drafter); /* NULL is fine */
  *     kept [B, W]           the W rows up to last[b], among W + T of each sequence
  * and before[b] becomes the tokens of these: what it will be in the next round.
  */
-void draft_line_cpu(int32_t *line, int32_t *rows, int32_t *kept, int32_t *before,
-                    const int32_t *next, const int32_t *last, int64_t batch, int64_t W, int64_t T,
-                    int64_t k, int64_t skip);
+KERNEL(draft_line, int32_t *line, int32_t *rows, int32_t *kept, int32_t *before,
+       const int32_t *next, const int32_t *last, int64_t batch, int64_t W, int64_t T, int64_t k,
+       int64_t skip);
 
 /* ids[b, i] = line[b, from + i] for i < count; line is `width` wide. */
-void draft_window_cpu(int32_t *ids, const int32_t *line, int64_t batch, int64_t count, int64_t from,
-                      int64_t width);
+KERNEL(draft_window, int32_t *ids, const int32_t *line, int64_t batch, int64_t count, int64_t from,
+       int64_t width);
 
 /* chosen[b] = map[chosen[b]], unless map is NULL; and drafts[b, j] is the same. */
-void draft_put_cpu(int32_t *chosen, int32_t *drafts, const int32_t *map, int64_t batch, int64_t j);
+KERNEL(draft_put, int32_t *chosen, int32_t *drafts, const int32_t *map, int64_t batch, int64_t j);
 
 /* line[b, W + max(last[b], 0) + j] = chosen[b] */
-void draft_append_cpu(int32_t *line, const int32_t *chosen, const int32_t *last, int64_t batch,
-                      int64_t W, int64_t j, int64_t width);
+KERNEL(draft_append, int32_t *line, const int32_t *chosen, const int32_t *last, int64_t batch,
+       int64_t W, int64_t j, int64_t width);
 
 /* drafts[b, 1 .. k] as drafter_planted() says; drafts[b, 0] stands at place lengths[b]. */
-void draft_plant_cpu(int32_t *drafts, const int32_t *truth, const int32_t *right,
-                     const int32_t *lengths, int64_t batch, int64_t k, int64_t length,
-                     int64_t period, int64_t vocab);
+KERNEL(draft_plant, int32_t *drafts, const int32_t *truth, const int32_t *right,
+       const int32_t *lengths, int64_t batch, int64_t k, int64_t length, int64_t period,
+       int64_t vocab);
 
-#ifdef WITH_CUDA
-void draft_line_cuda(Gpu *gpu, DType dtype, int32_t *line, int32_t *rows, int32_t *kept,
-                     int32_t *before, const int32_t *next, const int32_t *last, int64_t batch,
-                     int64_t W, int64_t T, int64_t k, int64_t skip);
-void draft_window_cuda(Gpu *gpu, DType dtype, int32_t *ids, const int32_t *line, int64_t batch,
-                       int64_t count, int64_t from, int64_t width);
-void draft_put_cuda(Gpu *gpu, DType dtype, int32_t *chosen, int32_t *drafts, const int32_t *map,
-                    int64_t batch, int64_t j);
-void draft_append_cuda(Gpu *gpu, DType dtype, int32_t *line, const int32_t *chosen,
-                       const int32_t *last, int64_t batch, int64_t W, int64_t j, int64_t width);
-void draft_plant_cuda(Gpu *gpu, DType dtype, int32_t *drafts, const int32_t *truth,
-                      const int32_t *right, const int32_t *lengths, int64_t batch, int64_t k,
-                      int64_t length, int64_t period, int64_t vocab);
-#endif
-
-#ifdef __cplusplus
-}
-#endif
+__END_DECLS
 #endif

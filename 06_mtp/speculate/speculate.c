@@ -39,6 +39,20 @@ double speculate_tokens_a_step(const SpeculateCounts *c) {
     return c->steps ? (double)c->tokens / (double)c->steps : 0;
 }
 
+void speculate_add(SpeculateCounts *sum, const SpeculateCounts *more) {
+    sum->steps += more->steps, sum->tokens += more->tokens;
+    for (int j = 0; j < SPECULATE_MOST; j++)
+        sum->seen[j] += more->seen[j], sum->kept[j] += more->kept[j];
+}
+
+void speculate_print(FILE *out, const SpeculateCounts *c) {
+    fprintf(out, "%.2f tokens a step", speculate_tokens_a_step(c));
+    for (int j = 0; j < SPECULATE_MOST && c->seen[j]; j++)
+        fprintf(out, "%s %.0f %%",
+                j ? "," : "; drafts kept:", 100 * (double)c->kept[j] / (double)c->seen[j]);
+    fprintf(out, "\n");
+}
+
 /* ---- memory ---- */
 
 static bool own(Context *ctx, Tensor *t, const char *name, const int64_t *shape, int ndim) {

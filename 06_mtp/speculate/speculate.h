@@ -26,9 +26,9 @@
 #include "06_mtp/speculate/draft_vocabulary.h"
 #include "06_mtp/speculate/drafter.h"
 
-#ifdef __cplusplus
-extern "C" {
-#endif
+#include <stdio.h>
+
+__BEGIN_DECLS
 
 /* What has happened: per draft j = 1 .. k how often it was looked at (all before it were kept), and
  * how often kept itself. */
@@ -38,6 +38,9 @@ typedef struct SpeculateCounts {
 } SpeculateCounts;
 
 double speculate_tokens_a_step(const SpeculateCounts *counts);
+void speculate_add(SpeculateCounts *sum, const SpeculateCounts *more);
+/* "2.41 tokens a step; drafts kept: 81 %, 74 %": of those that were looked at, draft by draft. */
+void speculate_print(FILE *out, const SpeculateCounts *counts);
 
 typedef struct Speculator {
     DecoderGenerator *g;
@@ -91,16 +94,8 @@ void speculate_generate(Speculator *s, const DecoderGenerateOptions *options,
  * back[b] = k + 1 - count, and row *step of found [DECODE_STEPS, batch, 2 + most] is count and the
  * tokens; *step is one more.
  */
-void speculate_accept_cpu(int32_t *ids, int32_t *last, int32_t *back, int32_t *rest, int32_t *found,
-                          int32_t *step, const int32_t *says, int64_t batch, int64_t k,
-                          int64_t most);
-#ifdef WITH_CUDA
-void speculate_accept_cuda(Gpu *gpu, DType dtype, int32_t *ids, int32_t *last, int32_t *back,
-                           int32_t *rest, int32_t *found, int32_t *step, const int32_t *says,
-                           int64_t batch, int64_t k, int64_t most);
-#endif
+KERNEL(speculate_accept, int32_t *ids, int32_t *last, int32_t *back, int32_t *rest, int32_t *found,
+       int32_t *step, const int32_t *says, int64_t batch, int64_t k, int64_t most);
 
-#ifdef __cplusplus
-}
-#endif
+__END_DECLS
 #endif
