@@ -79,6 +79,7 @@ int speculator_init(Speculator *s, DecoderGenerator *g, Drafter *drafter,
         return error_set(err, "%d drafts at a time; with %d texts side by side it can be 1 to %d",
                          drafts, g->batch, most < SPECULATE_MOST ? most : SPECULATE_MOST);
     }
+    s->guessed = must_alloc(B * (size_t)g->capacity, sizeof *s->guessed);
     s->done = must_alloc(B, sizeof *s->done);
     s->left = must_alloc(B, sizeof *s->left);
     s->last = must_alloc(B, sizeof *s->last);
@@ -105,10 +106,11 @@ void speculator_free(Speculator *s) {
     if (!s->g) return;
     Gpu *gpu = s->g->ctx->gpu;
     Tensor *const tensors[] = {&s->ids, &s->rest, &s->back, &s->found, &s->step};
-    void *const host[] = {s->done, s->left, s->last, s->says, s->guesses, s->logits, s->q, s->p};
+    void *const host[] = {s->done,   s->left, s->last, s->says,   s->guesses,
+                          s->logits, s->q,    s->p,    s->guessed};
     gpu_graph_free(s->graph);
     for (int i = 0; i < 5; i++) device_free(gpu, tensors[i]->data);
-    for (int i = 0; i < 8; i++) free(host[i]);
+    for (int i = 0; i < 9; i++) free(host[i]);
     drafter_free(s->drafter);
     if (s->vocabulary) draft_vocabulary_free(s->vocabulary);
     free(s->vocabulary);
@@ -186,6 +188,7 @@ void speculate_append(Speculator *s, int b, const SampledToken *tokens, int coun
     int i = 0;
     while (i < count && !s->done[b]) {
         int32_t id = tokens[i].id;
+        s->guessed[b * s->g->capacity + seq->count] = i < count - 1;
         seq->ids[seq->count] = id;
         seq->logprobs[seq->count++] = tokens[i++].logprob;
         seq->drawn++;

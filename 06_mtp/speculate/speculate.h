@@ -51,6 +51,7 @@ typedef struct Speculator {
     bool
         alone; /* likeliest tokens: the device takes steps without the host; at first: a GPU does */
     SpeculateCounts counts;
+    bool *guessed; /* [batch, capacity]: which tokens of the last run were drafts that stayed */
     /* Of the step. On the host: */
     const DecoderGenerateOptions *options;
     int drafted;             /* drafts that stand behind ids' first column */
