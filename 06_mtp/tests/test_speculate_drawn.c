@@ -96,6 +96,20 @@ Test(verify, edges) {
     cr_assert_float_eq(speculate_speedup(a, 1, 1.16, 0.58), 1.8 / 1.74, 1e-12);
 }
 
+/* [by_hand] */
+/* The lesson's three tokens: a model that says .5 .3 .2, a drafter that says .2 .6 .2. */
+Test(verify, three_tokens_by_hand) {
+    const float p[] = {0.5f, 0.3f, 0.2f}, q[] = {0.2f, 0.6f, 0.2f};
+    float rest[3];
+    cr_assert_float_eq(verify_acceptance(p, q, 3), 0.7, 1e-6);
+    cr_assert(verify_accepts(p, q, 0, 0.99f) && verify_accepts(p, q, 2, 0.99f));
+    cr_assert(verify_accepts(p, q, 1, 0.49f) && !verify_accepts(p, q, 1, 0.51f));
+    cr_assert(verify_replace(rest, p, q, 1, 3, 0.99f) == 0, "b is replaced by a, always");
+    cr_assert_float_eq(rest[0], 0.3, 1e-6);
+    cr_assert(rest[1] == 0 && rest[2] == 0);
+}
+/* [/by_hand] */
+
 /* ---- texts ---- */
 
 enum { SMALL = 8, PLACES = 3, PROMPT = 4 };

@@ -44,9 +44,9 @@ enum { UNPACKED_ROWS = 6 };
 typedef float Vector __attribute__((vector_size(LANES * sizeof(float)), aligned(4), may_alias));
 
 /* ---- dot products: B is read once, as it lies ----
- * Four columns of B (rows of a weight [out, in]) with four rows of A: sixteen sums in registers, of
- * which each lane has every LANES-th term; the lanes are added at the end, in pairs. Whatever tile
- * a sum is in, its terms and its order are the same. */
+ * Four columns of B (rows of a weight [out, in]) with up to six rows of A: their sums are in
+ * registers, each lane has every LANES-th term, and the lanes are added at the end, in pairs.
+ * Whatever tile a sum is in, its terms and their order are the same. */
 
 static void put(const CpuMatmul *p, int64_t i, int64_t j, float sum) {
     int64_t at = i * p->c_row + j;
@@ -67,7 +67,11 @@ static inline Quarter quarter(Vector v) {
     return __builtin_shufflevector(h, h, 0, 1, 2, 3) + __builtin_shufflevector(h, h, 4, 5, 6, 7);
 }
 
-enum { DOT_ROWS = 4, DOT_COLUMNS = 4 };
+#ifdef __AVX512F__
+enum { DOT_ROWS = 6, DOT_COLUMNS = 4 }; /* at most: 24 sums, 4 of B and one of A in 32 registers */
+#else
+enum { DOT_ROWS = 4, DOT_COLUMNS = 2 };
+#endif
 
 /* The lanes of four sums, added: (0 + 2) + (1 + 3) of each. */
 static inline Quarter add_lanes(const Vector *v) {
@@ -93,7 +97,7 @@ static inline Vector first_lanes(const float *from, int64_t count) {
 static inline __attribute__((always_inline)) void dot_tile(const CpuMatmul *p, int64_t i, int64_t j,
                                                            const int rows, const int columns) {
     const float *x = p->a.at + i * p->a.row, *w[DOT_COLUMNS];
-    Vector sum[DOT_ROWS][DOT_COLUMNS] = {0};
+    Vector sum[DOT_ROWS][4] = {0}; /* with fewer columns the rest stays zero */
     int64_t k = 0, depth = p->k, there = p->n - j;
     for (int c = 0; c < columns; c++) w[c] = p->b.at + min(j + c, p->n - 1) * p->b.column;
     for (; k + LANES <= depth; k += LANES) {
@@ -123,7 +127,10 @@ static void dots(const CpuMatmul *p) {
     for (int64_t j = 0; j < p->n && one_stream; j++) dot_tile(p, 0, j, 1, 1);
     for (int64_t j = 0; j < p->n && !one_stream; j += DOT_COLUMNS) {
         int64_t i = 0;
-        for (; i + DOT_ROWS <= p->m; i += DOT_ROWS) dot_tile(p, i, j, DOT_ROWS, DOT_COLUMNS);
+        for (; p->m - i > DOT_ROWS; i += 4) dot_tile(p, i, j, 4, DOT_COLUMNS);
+        if (p->m - i == 6) dot_tile(p, i, j, DOT_ROWS < 6 ? 1 : 6, DOT_COLUMNS);
+        if (p->m - i == 5) dot_tile(p, i, j, DOT_ROWS < 5 ? 1 : 5, DOT_COLUMNS);
+        if (p->m - i == 4) dot_tile(p, i, j, 4, DOT_COLUMNS);
         if (p->m - i == 3) dot_tile(p, i, j, 3, DOT_COLUMNS);
         if (p->m - i == 2) dot_tile(p, i, j, 2, DOT_COLUMNS);
         if (p->m - i == 1) dot_tile(p, i, j, 1, DOT_COLUMNS);
