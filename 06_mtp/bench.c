@@ -1,6 +1,7 @@
 /*
- * Chapter 06's benchmark: where guessing pays (speculate/pays.h), for a small model and at the sizes
- * of 109m, whose head is half of what a token is multiplied with: there the draft vocabulary decides.
+ * Chapter 06's benchmark: where guessing pays (speculate/pays.h), for a small model and at the
+ * sizes of 109m, whose head is half of what a token is multiplied with: there the draft vocabulary
+ * decides.
  *
  * Weights are random. What is said does not matter; that tokens differ does, for then each row of a
  * step chooses experts of its own. Drafts are planted and right as often as the flags say.

@@ -51,6 +51,8 @@ double demo_speculate(const DemoSpeculate *d) {
                          .prompt = d->prompt,
                          .prompt_tokens = d->prompt_tokens,
                          .new_tokens = d->new_tokens,
+                         .vocabulary = d->vocabulary,
+                         .vocabulary_size = d->vocabulary_size,
                          .drafts = drafts,
                          .seconds = 1};
         Pays p = pays_measure(&task, text, guessed);

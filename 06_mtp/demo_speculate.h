@@ -14,15 +14,17 @@ typedef struct DemoSpeculate {
     const Position *position;
     const int32_t *prompt; /* [prompt_tokens] */
     int prompt_tokens, new_tokens;
+    const int32_t *vocabulary; /* [vocabulary_size] ids that are guessed; NULL: all */
+    int vocabulary_size;
     void (*write)(void *user, int32_t id); /* a token's text, to stdout */
     void *user;
     const char *csv; /* where the table goes, and the chart beside it */
 } DemoSpeculate;
 
 /*
- * Measures 1 to DEMO_DRAFTS drafts at a time: acceptance by depth, tokens a step, the speed-up that V
- * and c predict and the one that is measured; draws it, and prints the text of the fastest with the
- * guessed tokens marked. Returns the best speed-up.
+ * Measures 1 to DEMO_DRAFTS drafts at a time: acceptance by depth, tokens a step, the speed-up that
+ * V and c predict and the one that is measured; draws it, and prints the text of the fastest with
+ * the guessed tokens marked. Returns the best speed-up.
  */
 double demo_speculate(const DemoSpeculate *d);
 

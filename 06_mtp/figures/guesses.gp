@@ -9,7 +9,7 @@ set yrange [0:1]
 unset key
 plot data using 'drafts':((column('drafts') == 4) ? column('a1') : NaN) with points pt -1 notitle, \
      for [j=1:4] data using (column('drafts') == 4 ? j : NaN):(column(sprintf('a%d', j))) with impulses lw 24 lc rgb '#4c72b0'
-set title 'Speed-up against plain decoding'
+set title 'Speed-up'
 set xlabel 'drafts at a time'
 set ylabel 'times as fast'
 set yrange [0:*]
