@@ -82,7 +82,6 @@ static inline Process process_start(Start start, const char *const *arguments) {
     if (start.file_size) {
         struct rlimit limit = {(rlim_t)start.file_size, (rlim_t)start.file_size};
         setrlimit(RLIMIT_FSIZE, &limit);
-        signal(SIGXFSZ, SIG_IGN); /* write() then fails, as on a full disk */
     }
     execv(program, (char *const *)argv);
     _exit(127);

@@ -60,13 +60,16 @@ static int for_each_name(const char *directory, int (*visit)(void *user, const c
     return status;
 }
 
-static int remove_file(void *directory, const char *name) {
-    unlink(file_path(directory, name).text);
+static void remove_folder(const char *path);
+
+static int remove_name(void *directory, const char *name) {
+    PathText path = file_path(directory, name);
+    if (unlink(path.text) && is_directory(path.text)) remove_folder(path.text);
     return 0;
 }
 
 static void remove_folder(const char *path) {
-    for_each_name(path, remove_file, (void *)path);
+    for_each_name(path, remove_name, (void *)path);
     rmdir(path);
 }
 
