@@ -4,6 +4,8 @@
  */
 #include "10_full_model/tests/test_deepseek.h"
 
+#include "common/files/process.h"
+
 /* Names and checksums of all files, at any depth. */
 static char *snapshot(const char *directory) {
     char command[700];
@@ -375,6 +377,19 @@ Test(folders, a_training_that_does_not_fit_says_so) {
     cr_assert_null(strstr(o.err, "tokenizer  "), "only after some work: %s", o.err);
     EXPECT(1, "for weights, gradients and moments (--config)", "train", "--config", "v3", "--data",
            path_in(w.directory, "text.txt"), "--out", path_in(w.directory, "run"));
+}
+
+/* OpenBLAS would look for its buffers for ever. */
+Test(folders, too_few_addresses_are_said) {
+#ifdef __SANITIZE_ADDRESS__
+    cr_skip_test("a sanitizer needs more addresses itself");
+#endif
+    char program[500], command[600], output[500];
+    program_path(program, sizeof program);
+    snprintf(command, sizeof command, "ulimit -v 250000; exec '%s' --help", program);
+    const char *const argv[] = {"timeout", "20", "sh", "-c", command, NULL};
+    cr_assert(process_run(argv, output, sizeof output, NULL) == 1);
+    cr_assert(strstr(output, "ulimit -v"), "%s", output);
 }
 
 /* A config.json at its limits: what it would need is more than 2^63 bytes. */

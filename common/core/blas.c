@@ -7,6 +7,7 @@
 #include <omp.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <unistd.h>
 
 const char *blas_corename(void) { return openblas_get_corename(); }
@@ -38,6 +39,23 @@ static int cpu_has_avx512(void) {
     return 0;
 #endif
 }
+
+/*
+ * OpenBLAS takes its buffers when it is loaded, and where there is no room for them (ulimit -v, two
+ * threads: 304 MB) tries for ever. Only what stands in .preinit_array runs before that.
+ */
+enum { LEAST_ADDRESS_SPACE = 304 << 20 };
+
+static void check_address_space(void) {
+    struct rlimit limit;
+    if (getrlimit(RLIMIT_AS, &limit) || limit.rlim_cur >= LEAST_ADDRESS_SPACE) return;
+    static const char message[] = "the limit on memory (ulimit -v) is too low: OpenBLAS needs some "
+                                  "300 MB of addresses to start with\n";
+    (void)!write(2, message, sizeof message - 1);
+    _exit(1);
+}
+__attribute__((section(".preinit_array"),
+               used)) static void (*const before_libraries)(void) = check_address_space;
 
 /*
  * Runs before main(), and after OpenBLAS and OpenMP have read their variables (shared libraries are
