@@ -170,7 +170,9 @@ static void report(const Options *o, const TrainResult *r) {
     long long steps = r->steps, all = o->train.schedule.steps;
     const char *stopped = r->interrupted == OUT_OF_TIME ? "The time is up" : "Stopped";
     if (r->steps == r->resumed_from)
-        printf("All %lld steps of this run were done before\n", steps);
+        printf("All %lld steps of this run were done before; --from %s/last, with another --out, "
+               "begins a new one from its weights\n",
+               steps, o->out);
     else if (r->interrupted)
         printf("%s after %lld of %lld steps; all is saved.\n"
                "The same command with --resume%s goes on.\n",
