@@ -117,7 +117,7 @@ def kill_training(options, folder, kills):
                 wrong(f"{parts / name} is not {whole / name}")
         if steps_in(parts) != list(range(1, options.steps + 1)):
             wrong(f"{parts / 'metrics.csv'} does not have each step once")
-        if left := [p for p in parts.rglob("*") if ".tmp" in p.name or p.name == "incoming"]:
+        if left := [p for p in parts.rglob("*") if ".tmp" in p.name or ".incoming" in p.name]:
             wrong(f"left behind: {left}")
         shutil.rmtree(parts)
         runs += 1
@@ -135,7 +135,7 @@ def kill_replacing(kills, length, old, target, look, *words):
         if not kills.try_one(1.1 * length, *words):
             kills.note(look(target))
     deepseek(*words)
-    if left := [p for p in target.rglob("*") if ".tmp" in p.name or p.name == "incoming"]:
+    if left := [p for p in target.rglob("*") if ".tmp" in p.name or ".incoming" in p.name]:
         wrong(f"left behind: {left}")
     kills.report("each time one of them, whole")
 

@@ -235,8 +235,8 @@ Test(folders, data_is_killed_at_any_moment) {
         kill_after(time * (i + 0.5) / KILLS, argv);
         EXPECT(0, "as the index says", "data", "--verify", p.target);
     }
-    mkdir(path_in(p.target, "incoming.77-0.tmp"), 0777);
-    put(p.target, "incoming.77-0.tmp/tokenizer.json", "half");
+    mkdir(path_in(p.target, "deepseek.incoming.77-0.tmp"), 0777);
+    put(p.target, "deepseek.incoming.77-0.tmp/tokenizer.json", "half");
     put(p.target, "report.json.77-0.tmp", "half");
     put(p.target, "train-00009.shard", "of an older run");
     deepseek_says(0, "Shards", argv);

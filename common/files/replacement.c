@@ -1,7 +1,7 @@
 /*
- * The folder "incoming" is the record of what is still to be done: a file in it moves up, an empty
- * one (no file of a set is empty) says that the name is to go. Doing so is the same whether it is
- * done at once or after a kill, and may be begun again at any point.
+ * The folder "deepseek.incoming" is the record of what is still to be done: a file in it moves up,
+ * an empty one (no file of a set is empty) says that the name is to go. Doing so is the same
+ * whether it is done at once or after a kill, and may be begun again at any point.
  */
 #include "common/files/replacement.h"
 
@@ -19,7 +19,7 @@
 #include <time.h>
 #include <unistd.h>
 
-static const char INCOMING[] = "incoming";
+static const char INCOMING[] = "deepseek.incoming";
 
 int folder_lock(const char *directory, Error *err) {
     int fd = open(directory, O_RDONLY | O_DIRECTORY | O_CLOEXEC);

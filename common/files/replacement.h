@@ -4,12 +4,12 @@
  * A model is a few files that belong together: config.json of one beside the weights of another is
  * worse than none. So a new set is first written, whole, into a folder of its own inside DIR:
  *
- *     DIR/incoming.PID-N.tmp/   being written. Until here a full disk, or a kill, costs nothing
- *     DIR/incoming/             by one rename: complete. From here on the new set counts
- *     DIR/                      its files move up one by one, and incoming/ goes
+ *     DIR/deepseek.incoming.PID-N.tmp/   being written: a full disk, or a kill, costs nothing
+ *     DIR/deepseek.incoming/             by one rename: complete, the new set counts
+ *     DIR/                               its files move up one by one
  *
  * Whoever opens the folder first calls replacement_finish(), which moves up what a kill in the last
- * step has left in incoming/; so a reader meets the old set or the new one. (If a single file
+ * step has left; so a reader meets the old set or the new one. (If a single file
  * differs from the one that is there, it just takes over the name.)
  *
  * What the new set lacks and the old one had is removed: names of which owned() says that they are
@@ -34,14 +34,14 @@ typedef struct Replacement {
 int replacement_open(Replacement *r, const char *directory, Error *err);
 
 /* The new files take their places. -1 and a message: the old set is as it was, unless the message
- * says that the new one waits in incoming/. */
+ * says that the new one waits in deepseek.incoming/. */
 int replacement_commit(Replacement *r, OwnedName owned, Error *err);
 
 /* Removes the staging folder; harmless after commit. */
 void replacement_abandon(Replacement *r);
 
-/* Moves up what a killed process has left in directory/incoming, if there is one. While that
- * process lives, and holds the folder's lock, waits for it a little. */
+/* Moves up what a killed process has left in directory/deepseek.incoming, if there is one. While
+ * that process lives, and holds the folder's lock, waits for it a little. */
 int replacement_finish(const char *directory, Error *err);
 
 /*

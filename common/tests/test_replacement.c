@@ -91,7 +91,7 @@ Test(replacement, goes_on_after_a_kill_between_any_two_moves) {
     for (int moved = 0; moved < 16; moved++) {
         Scratch scratch = old_set();
         const char *directory = scratch.directory;
-        mkdir(path_in(directory, "incoming"), 0777);
+        mkdir(path_in(directory, "deepseek.incoming"), 0777);
         static const char *const names[] = {"set-a", "set-b", "set-c", "set-d"};
         for (int i = 0; i < 4; i++) {
             bool goes = i == 1;
@@ -99,7 +99,10 @@ Test(replacement, goes_on_after_a_kill_between_any_two_moves) {
                 goes ? (void)unlink(path_in(directory, names[i]))
                      : put(directory, names[i], i == 2 ? "same" : "new");
             else
-                put(path_in(directory, "incoming"), names[i], goes ? "" : i == 2 ? "same" : "new");
+                put(path_in(directory, "deepseek.incoming"), names[i],
+                    goes     ? ""
+                    : i == 2 ? "same"
+                             : "new");
         }
         ok(replacement_finish(directory, &err));
         is(directory, FRESH);
@@ -136,8 +139,8 @@ Test(replacement, is_one_or_the_other_after_kill_9) {
 Test(replacement, waits_for_who_is_still_at_it) {
     Scratch scratch = old_set();
     const char *directory = scratch.directory;
-    mkdir(path_in(directory, "incoming"), 0777);
-    put(path_in(directory, "incoming"), "set-a", "new");
+    mkdir(path_in(directory, "deepseek.incoming"), 0777);
+    put(path_in(directory, "deepseek.incoming"), "set-a", "new");
     int ready[2];
     cr_assert(pipe(ready) == 0);
     pid_t child = fork();
@@ -145,8 +148,8 @@ Test(replacement, waits_for_who_is_still_at_it) {
         int lock = folder_lock(directory, &err);
         (void)!write(ready[1], "", 1);
         usleep(100000);
-        rename(path_in(directory, "incoming/set-a"), path_in(directory, "set-a"));
-        rmdir(path_in(directory, "incoming"));
+        rename(path_in(directory, "deepseek.incoming/set-a"), path_in(directory, "set-a"));
+        rmdir(path_in(directory, "deepseek.incoming"));
         _exit(lock < 0);
     }
     char byte;
@@ -168,9 +171,10 @@ Test(replacement, says_where_the_new_files_wait) {
     Replacement r;
     write_new(&r, scratch.directory);
     cr_assert(replacement_commit(&r, owned, &err) == -1);
-    cr_assert(strstr(err.text, "incoming/set-d") && strstr(err.text, "The new files are whole"),
+    cr_assert(strstr(err.text, "deepseek.incoming/set-d") &&
+                  strstr(err.text, "The new files are whole"),
               "%s", err.text);
-    cr_assert(access(path_in(scratch.directory, "incoming/set-d"), F_OK) == 0);
+    cr_assert(access(path_in(scratch.directory, "deepseek.incoming/set-d"), F_OK) == 0);
     unlink(path_in(scratch.directory, "set-d/file"));
     rmdir(path_in(scratch.directory, "set-d"));
     ok(replacement_finish(scratch.directory, &err));
@@ -180,17 +184,18 @@ Test(replacement, says_where_the_new_files_wait) {
 Test(replacement, clears_its_own_leavings_only) {
     Scratch scratch = old_set();
     const char *directory = scratch.directory;
-    mkdir(path_in(directory, "incoming.77-0.tmp"), 0777);
-    put(directory, "incoming.77-0.tmp/set-a", "half");
-    mkdir(path_in(directory, "incoming.77-0.tmp/incoming.77-0.tmp"), 0777); /* one within one */
-    put(directory, "incoming.77-0.tmp/incoming.77-0.tmp/set-a", "half");
-    mkdir(path_in(directory, "incoming.notes.tmp"), 0777);
+    mkdir(path_in(directory, "deepseek.incoming.77-0.tmp"), 0777);
+    put(directory, "deepseek.incoming.77-0.tmp/set-a", "half");
+    mkdir(path_in(directory, "deepseek.incoming.77-0.tmp/incoming.77-0.tmp"),
+          0777); /* one within one */
+    put(directory, "deepseek.incoming.77-0.tmp/incoming.77-0.tmp/set-a", "half");
+    mkdir(path_in(directory, "deepseek.incoming.notes.tmp"), 0777);
     put(directory, "set-a.77-0.tmp", "half");
     static const char *const mine[] = {"set-a.backup.tmp", "set-a.tmp",     "set-a.1-.tmp",
                                        "notes.77-0.tmp",   "set-a.7-0.tmq", ".7-0.tmp"};
     for (int i = 0; i < 6; i++) put(directory, mine[i], "mine");
     replacement_clear(directory, owned);
-    is(directory, "incoming.notes.tmp/ notes.77-0.tmp=mine notes.tmp=mine set-a=old "
+    is(directory, "deepseek.incoming.notes.tmp/ notes.77-0.tmp=mine notes.tmp=mine set-a=old "
                   "set-a.1-.tmp=mine set-a.7-0.tmq=mine set-a.backup.tmp=mine set-a.tmp=mine "
                   "set-b=old set-c=same ");
     cr_assert(access(path_in(directory, ".7-0.tmp"), F_OK) == 0);
