@@ -13,7 +13,7 @@ bad=0
 while read -r program tests; do
     run=${1:-build/cuda-racecheck/tests/$program}
     [ -x "$run" ] || { echo "racecheck: there is no $run: make all CUDA=1 RACECHECK=1" >&2; exit 1; }
-    timeout "${SECONDS_EACH:-600}" compute-sanitizer --tool racecheck --kernel-regex kns=hopper \
+    timeout "${SECONDS_EACH:-600}" compute-sanitizer --tool racecheck --kernel-name kns=hopper \
         --target-processes all "$run" --filter "$tests" -j1 --quiet >"$log" 2>&1
     code=$?
     hazards=$(sed -n 's/.*RACECHECK SUMMARY: \([0-9]*\) hazards.*/\1/p' "$log" | awk '{s += $1} END {print NR ? s : "no summary"}')

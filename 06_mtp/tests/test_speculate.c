@@ -245,6 +245,14 @@ DEVICE_TEST(speculate, a_text_goes_on) {
 
 /* ---- the modules' caches ---- */
 
+/* |a - b| / |b| */
+static double distance(const float *a, const float *b, int64_t n) {
+    double difference = 0, size = 0;
+    for (int64_t i = 0; i < n; i++)
+        difference += (a[i] - b[i]) * (a[i] - b[i]), size += b[i] * b[i];
+    return sqrt(difference / size);
+}
+
 /* After drafts right and wrong, module m's rows are those that it makes of the whole text at once,
  * with true tokens and states: all rows but the last m, whose tokens were guesses. */
 DEVICE_TEST(speculate, the_modules_rows_are_true_ones) {
@@ -289,17 +297,23 @@ DEVICE_TEST(speculate, the_modules_rows_are_true_ones) {
             }
             float *want = cached(&ctx, &m.decoder, &whole.pages, whole.layers + LAYERS, DEPTH);
             int64_t rank = m.decoder.cfg.block.mla.kv_lora_rank, width = rank + 16;
-            for (int k = 1; k <= DEPTH; k++)
-                for (int64_t i = 0; i < n + 1 - k; i++)
-                    for (int64_t c = 0; c < rank; c++) {
-                        double x =
-                            got[(k - 1) * 2 * CAPACITY * width + (b * CAPACITY + i) * rank + c];
-                        double y = want[(k - 1) * CAPACITY * width + i * rank + c];
-                        /* Normed rows of size 1, after up to five blocks; BF16 has 2^-8. */
-                        cr_assert(fabs(x - y) < (dtype == BF16 ? 0.3 : 1e-3),
-                                  "run %d, text %d, module %d, row %lld: %g, not %g", run, b, k,
-                                  (long long)i, x, y);
-                    }
+            for (int k = 1; k <= DEPTH; k++) {
+                double all = 0;
+                int64_t rows = n + 1 - k;
+                for (int64_t i = 0; i < rows; i++) {
+                    const float *x =
+                        got + (k - 1) * 2 * CAPACITY * width + (b * CAPACITY + i) * rank;
+                    double apart = distance(x, want + (k - 1) * CAPACITY * width + i * rank, rank);
+                    /* Rows made of guesses are 0.75 to 1.4 apart. In BF16 rounding may send a row
+                     * to another expert. */
+                    cr_assert(apart < (dtype == BF16 ? 0.6 : 1e-3),
+                              "run %d, text %d, module %d, row %lld: %g apart", run, b, k,
+                              (long long)i, apart);
+                    all += apart;
+                }
+                cr_assert(all < rows * (dtype == BF16 ? 0.1 : 1e-4), "module %d: %g apart", k,
+                          all / (double)rows);
+            }
             free(want);
             decoder_cache_free(&whole);
         }
