@@ -111,12 +111,8 @@ void mtp_shift(Context *ctx, Tensor *ids, Tensor *targets, int k, int32_t end, T
 
 /* ---- kernel ---- */
 
-void mtp_shift_cpu(int32_t *ids_k, int32_t *targets_k, const int32_t *ids, const int32_t *targets,
-                   int64_t batch, int64_t tokens, int k, int32_t end);
-#ifdef WITH_CUDA
-void mtp_shift_cuda(Gpu *gpu, DType dtype, int32_t *ids_k, int32_t *targets_k, const int32_t *ids,
-                    const int32_t *targets, int64_t batch, int64_t tokens, int k, int32_t end);
-#endif
+KERNEL(mtp_shift, int32_t *ids_k, int32_t *targets_k, const int32_t *ids, const int32_t *targets,
+       int64_t batch, int64_t tokens, int k, int32_t end);
 
 #ifdef __cplusplus
 }

@@ -54,19 +54,24 @@ int checkpoint_write_setup(const ModelConfig *cfg, const Tokenizer *tokenizer,
 
 /*
  * Opens a folder: fills model (for inference) and *tokenizer. Every weight must be there with
- * its shape, and no tensor that the model does not have (but layers for multi-token prediction,
- * which are left out, with a line on stderr); the tokenizer's ids must be among the model's. On
- * error nothing is left allocated.
+ * its shape, and no tensor that the model does not have; the tokenizer's ids must be among the
+ * model's. On error nothing is left allocated.
  */
 int checkpoint_load(Model *model, Tokenizer **tokenizer, Context *ctx, const char *directory,
                     Error *err);
 
-/* config_load for a model's folder, with a hint if it is none. */
+/*
+ * config_load for a model's folder, with a hint if it is none. num_nextn_predict_layers becomes
+ * 0 where no file holds any of these modules' weights: transformers counts them and writes none. If
+ * the files hold more of them than config.json counts, that is an error.
+ */
 int checkpoint_load_config(ModelConfig *cfg, const char *directory, Error *err);
 
 /*
  * The model alone; training: with gradients and moments. cfg: NULL, or settings to be used instead
- * of the folder's (another context, say); the shapes of the weights must come out the same.
+ * of the folder's (another context, say); the shapes of the weights must come out the same. Only of
+ * modules for multi-token prediction cfg may have fewer, the last of which are then not read; or
+ * some where the folder has none: they begin with random numbers to train, and else are left out.
  */
 int checkpoint_load_model(Model *model, Context *ctx, const char *directory, const ModelConfig *cfg,
                           bool training, Error *err);

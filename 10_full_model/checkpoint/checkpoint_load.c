@@ -46,7 +46,8 @@ typedef struct Loading {
     int name_count;
     size_t name_capacity;
     NameList missing, unexpected;
-    int predicting; /* tensors of layers behind the last: multi-token prediction */
+    int modules;        /* for multi-token prediction, that the folder has or should have */
+    bool fresh_modules; /* the model is to have some and the folder has none: they are not read */
 } Loading;
 
 static int compare_names(const void *a, const void *b) {
@@ -108,7 +109,7 @@ static bool ends_with(const char *text, const char *end) {
 /* A tensor of a file: wanted, known to be of no use, or a mistake? */
 static int match_tensor(Loading *l, const Tensor *t, const char *path, Error *err) {
     const ModelConfig *cfg = &l->model->cfg;
-    int layer;
+    int layer = weight_layer(t->name) - cfg->num_hidden_layers;
     if (bsearch(&t->name, l->names, (size_t)l->name_count, sizeof *l->names, compare_names))
         return 0;
     if (ends_with(t->name, "_scale_inv"))
@@ -116,19 +117,50 @@ static int match_tensor(Loading *l, const Tensor *t, const char *path, Error *er
                          "%s: '%s' is a scale of FP8 weights. FP8 is not read yet: convert "
                          "the model to BF16 first",
                          path, name_text(t->name).text);
-    if (sscanf(t->name, "model.layers.%d.", &layer) == 1 && layer >= cfg->num_hidden_layers &&
-        layer - cfg->num_hidden_layers < cfg->num_nextn_predict_layers)
-        l->predicting++;
-    else if (!(cfg->tie_word_embeddings && !strcmp(t->name, "lm_head.weight")) &&
-             !ends_with(t->name, ".rotary_emb.inv_freq")) /* old files keep what config.json says */
+    bool left_out = layer >= cfg->num_nextn_predict_layers && layer >= 0 && layer < l->modules;
+    if (!left_out && !(cfg->tie_word_embeddings && !strcmp(t->name, "lm_head.weight")) &&
+        !ends_with(t->name, ".rotary_emb.inv_freq")) /* old files keep what config.json says */
         name_list_add(&l->unexpected, t->name);
     return 0;
 }
 
+/* Is this weight not to be read, for it is a new module's? */
+static bool is_fresh(const Loading *l, const Tensor *weight) {
+    return l->fresh_modules && weight_layer(weight->name) >= l->model->cfg.num_hidden_layers;
+}
+
+static bool same_numbers(const Tensor *a, const Tensor *b) {
+    if (a->dtype == b->dtype) return !memcmp(a->data, b->data, tensor_bytes(a));
+    float x, y;
+    for (int64_t i = 0; i < tensor_count(a); i++) {
+        weight_read(&x, a, i, 1), weight_read(&y, b, i, 1);
+        if (x != y) return false;
+    }
+    return true;
+}
+
+/* A repetition may be left out; if it is there it must have the numbers of what it repeats. */
+static int match_alias(Loading *l, const Tensor *weight, const WeightPart *alias, Error *err) {
+    const char *path;
+    const Tensor *t = weight_files_find(&l->files, alias->name, &path);
+    if (!t) return 0;
+    want(l, alias->name);
+    if (check_part(t, alias, path, err)) return -1;
+    const Tensor *first = weight_files_find(&l->files, weight->name, NULL);
+    if (!first || same_numbers(first, t)) return 0;
+    return error_set(err,
+                     "%s: '%s' differs from '%s'. Modules for multi-token prediction share the "
+                     "model's table and head; one with its own is not known here",
+                     path, alias->name, weight->name);
+}
+
 static int match(Loading *l, Error *err) {
     Tensor *weight;
+    WeightPart alias;
     for (int i = 0; (weight = weights_at(&l->model->params, i)); i++)
-        if (match_weight(l, weight, err)) return -1;
+        if (!is_fresh(l, weight) && match_weight(l, weight, err)) return -1;
+    for (int i = 0; !l->fresh_modules && weight_alias(l->model, i, &weight, &alias); i++)
+        if (match_alias(l, weight, &alias, err)) return -1;
     qsort(l->names, (size_t)l->name_count, sizeof *l->names, compare_names);
     for (int f = 0; f < l->files.count; f++)
         for (int i = 0; i < safetensors_count(l->files.files[f]); i++)
@@ -190,14 +222,42 @@ static void read_all(Loading *l, Model *model) {
         if (tensor_count(weight) > most) most = tensor_count(weight);
     float *values = must_alloc((size_t)most, sizeof *values);
     for (int i = 0; (weight = weights_at(&model->params, i)); i++)
-        read_weight(l, model, weight, values);
+        if (!is_fresh(l, weight)) read_weight(l, model, weight, values);
+    if (l->fresh_modules) model_randomize_modules(model);
     free(values);
+}
+
+/* How many modules for multi-token prediction there are. */
+static int modules_in(const WeightFiles *files, int layers) {
+    int count = 0;
+    for (int f = 0; f < files->count; f++)
+        for (int i = 0; i < safetensors_count(files->files[f]); i++) {
+            const char *name = safetensors_at(files->files[f], i)->name;
+            int layer = weight_layer(name) - layers;
+            if (layer >= count && ends_with(name, ".eh_proj.weight")) count = layer + 1;
+        }
+    return count;
+}
+
+/* What config.json says of modules, beside what there is. transformers counts them and writes
+ * none. */
+static int check_modules(ModelConfig *cfg, const char *directory, Error *err) {
+    WeightFiles files;
+    if (cfg->model_type == DEEPSEEK_V2 || weight_files_open(&files, directory, NULL)) return 0;
+    int count = modules_in(&files, cfg->num_hidden_layers);
+    weight_files_close(&files);
+    if (count == 0) cfg->num_nextn_predict_layers = 0;
+    if (count <= cfg->num_nextn_predict_layers) return 0;
+    return error_set(err,
+                     "%s: config.json says num_nextn_predict_layers %d, but the files hold modules "
+                     "for multi-token prediction up to model.layers.%d",
+                     directory, cfg->num_nextn_predict_layers, cfg->num_hidden_layers + count - 1);
 }
 
 int checkpoint_load_config(ModelConfig *cfg, const char *directory, Error *err) {
     if (replacement_finish(directory, err)) return -1;
     if (access(file_path(directory, "config.json").text, F_OK) == 0)
-        return config_load(cfg, directory, err);
+        return config_load(cfg, directory, err) ? -1 : check_modules(cfg, directory, err);
     if (access(file_path(directory, WEIGHTS_FILE).text, F_OK) == 0 ||
         access(file_path(directory, WEIGHTS_INDEX).text, F_OK) == 0)
         return error_set(err, "%s has weights, but no config.json that says of which model",
@@ -219,16 +279,15 @@ int checkpoint_load_model(Model *model, Context *ctx, const char *directory,
     if (other) cfg = *other;
     if (replacement_finish(directory, err)) return -1;
     if (weight_files_open(&l.files, directory, err)) return -1;
+    int there = modules_in(&l.files, cfg.num_hidden_layers);
+    l.modules = there > cfg.num_nextn_predict_layers ? there : cfg.num_nextn_predict_layers;
+    l.fresh_modules = training && cfg.num_nextn_predict_layers && !there;
+    if (!training && !there) cfg.num_nextn_predict_layers = 0;
     untie(&cfg, &l.files, directory);
     int status = model_register(model, ctx, &cfg, err);
     if (!status) status = match(&l, err);
     if (!status) status = model_allocate(model, training, err);
     if (!status) read_all(&l, model);
-    if (!status && l.predicting)
-        fprintf(stderr,
-                "%s: %d tensors of layers for multi-token prediction (from %d on) are not "
-                "read\n",
-                directory, l.predicting, cfg.num_hidden_layers);
     for (int i = 0; i < l.name_count; i++) free(l.names[i]);
     free(l.names);
     weight_files_close(&l.files);

@@ -29,31 +29,41 @@ typedef struct Piece {
 typedef struct Plan {
     Piece *pieces;
     int count, files;
-    int64_t bytes;
+    int64_t bytes, in_file; /* in all, and in the last file so far */
 } Plan;
 
-/* In the model's order; a new file begins where the next tensor would not fit. */
-static Plan plan(const Params *params, const SaveOptions *options) {
-    int64_t most = options->shard_size > 0 ? options->shard_size : SHARD_SIZE, in_file = 0;
+/* One more piece: a new file begins where it would not fit. */
+static void plan_piece(Plan *p, Tensor *weight, const WeightPart *part, DType dtype, int64_t most) {
+    int64_t bytes = part->count * (int64_t)dtype_size(dtype);
+    if (p->in_file && p->in_file + bytes > most) {
+        p->files++;
+        p->in_file = 0;
+    }
+    p->in_file += bytes;
+    p->bytes += bytes;
+    p->pieces[p->count++] =
+        (Piece){.weight = weight, .part = *part, .dtype = dtype, .file = p->files - 1};
+}
+
+/* In the model's order, and what is repeated last. */
+static Plan plan(const Model *model, const SaveOptions *options) {
+    const Params *params = &model->params;
+    int64_t most = options->shard_size > 0 ? options->shard_size : SHARD_SIZE;
     Plan p = {.files = 1};
     Tensor *weight;
-    for (int i = 0; (weight = weights_at(params, i)); i++) p.count += weight_parts(weight);
-    p.pieces = must_alloc((size_t)p.count, sizeof *p.pieces);
-    Piece *next = p.pieces;
+    WeightPart part;
+    size_t count = 2 * (size_t)model->mtp.depth;
+    for (int i = 0; (weight = weights_at(params, i)); i++) count += (size_t)weight_parts(weight);
+    p.pieces = must_alloc(count, sizeof *p.pieces);
     for (int i = 0; (weight = weights_at(params, i)); i++) {
         DType dtype = i < params->count ? options->dtype : F32;
         for (int j = 0; j < weight_parts(weight); j++) {
-            WeightPart part = weight_part(weight, j);
-            int64_t bytes = part.count * (int64_t)dtype_size(dtype);
-            if (in_file && in_file + bytes > most) {
-                p.files++;
-                in_file = 0;
-            }
-            in_file += bytes;
-            p.bytes += bytes;
-            *next++ = (Piece){.weight = weight, .part = part, .dtype = dtype, .file = p.files - 1};
+            part = weight_part(weight, j);
+            plan_piece(&p, weight, &part, dtype, most);
         }
     }
+    for (int i = 0; weight_alias(model, i, &weight, &part); i++)
+        plan_piece(&p, weight, &part, options->dtype, most);
     return p;
 }
 
@@ -136,7 +146,7 @@ static int write_index(const Plan *p, const char *directory, Error *err) {
 static int write_weights(Model *model, const char *directory, const SaveOptions *options,
                          Error *err) {
     CHECK(options->dtype == F32 || options->dtype == BF16, "weights are saved as F32 or BF16");
-    Plan p = plan(&model->params, options);
+    Plan p = plan(model, options);
     int status = 0;
     for (int file = 0, first = 0; file < p.files && !status; file++) {
         int end = first;
@@ -166,8 +176,6 @@ int checkpoint_write_setup(const ModelConfig *cfg, const Tokenizer *tokenizer,
                            const char *directory, DType dtype, Error *err) {
     ModelConfig written = *cfg;
     written.dtype = dtype;
-    written.num_nextn_predict_layers =
-        0; /* nothing is built from them, so none are in the folder */
     /* Unless the config knows better, a text begins and ends as its tokenizer says. */
     if (tokenizer && cfg->bos_token_id < 0) written.bos_token_id = tokenizer_eot(tokenizer);
     if (tokenizer && cfg->eos_token_id < 0) written.eos_token_id = tokenizer_eot(tokenizer);

@@ -39,6 +39,21 @@ WeightPart weight_part(const Tensor *weight, int j) {
     return part;
 }
 
+int weight_layer(const char *name) {
+    int layer;
+    return sscanf(name, "model.layers.%d.", &layer) == 1 ? layer : -1;
+}
+
+bool weight_alias(const Model *model, int i, Tensor **weight, WeightPart *alias) {
+    static const char *const names[] = {"embed_tokens.weight", "shared_head.head.weight"};
+    if (i >= 2 * model->mtp.depth) return false;
+    *weight = i % 2 ? model->decoder.lm_head : model->decoder.embed_tokens;
+    *alias = weight_part(*weight, 0);
+    snprintf(alias->name, sizeof alias->name, "model.layers.%d.%s",
+             model->cfg.num_hidden_layers + i / 2, names[i % 2]);
+    return true;
+}
+
 bool weight_fused(const Tensor *weight, WeightPart *fused, int64_t *first, int64_t *stride) {
     const char *rest = behind_experts(weight);
     if (!rest) return false;

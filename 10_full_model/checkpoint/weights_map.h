@@ -9,6 +9,10 @@
  * So a weight has as many parts in a file as it has experts, or one; part j is `count` numbers
  * of it, from `offset` on.
  *
+ * Modules for multi-token prediction (chapter 06) share the model's embedding and head; files
+ * repeat both for each module: model.layers.{L+k-1}.embed_tokens.weight and
+ * model.layers.{L+k-1}.shared_head.head.weight. weight_alias() knows these.
+ *
  * (In memory transformers 5 keeps a layer's experts in two tensors, and can write them like this:
  *     model.layers.3.mlp.experts.gate_up_proj          [E, 2 inner, hidden], per expert [gate | up]
  *     model.layers.3.mlp.experts.down_proj             [E, hidden, inner]
@@ -17,7 +21,7 @@
 #ifndef WEIGHTS_MAP_H
 #define WEIGHTS_MAP_H
 
-#include "common/core/params.h"
+#include "10_full_model/model/model.h"
 
 typedef struct WeightPart {
     char name[200]; /* in the file */
@@ -31,6 +35,13 @@ int weight_parts(const Tensor *weight);
 
 /* Part j of them, 0 <= j < weight_parts(). */
 WeightPart weight_part(const Tensor *weight, int j);
+
+/* Of which layer is this the name of a weight? -1: of none. */
+int weight_layer(const char *name);
+
+/* Repetition i of one of the model's weights, *weight, under another name. false: there are no
+ * more. */
+bool weight_alias(const Model *model, int i, Tensor **weight, WeightPart *alias);
 
 /*
  * The fused tensor that holds all experts' gate_proj (or up_proj, or down_proj) and perhaps

@@ -19,7 +19,7 @@
 typedef struct Options {
     CommonOptions common;
     const char *model, *out;
-    bool overwrite;
+    bool overwrite, no_mtp;
     SaveOptions save;
 } Options;
 
@@ -37,7 +37,10 @@ static int write_model(const Options *o, Model *model, const Tokenizer *tokenize
 
 static int convert(const Options *o, Context *ctx, Error *err) {
     Model model = {0};
-    int status = checkpoint_load_model(&model, ctx, o->model, NULL, false, err);
+    ModelConfig cfg;
+    if (checkpoint_load_config(&cfg, o->model, err)) return -1;
+    if (o->no_mtp) cfg.num_nextn_predict_layers = 0;
+    int status = checkpoint_load_model(&model, ctx, o->model, &cfg, false, err);
     if (status) return -1;
     /* Weights alone can be converted too, and those of a tokenizer that only others can read. */
     Error why;
@@ -52,6 +55,9 @@ static int convert(const Options *o, Context *ctx, Error *err) {
     if (!status)
         printf("%s: the model is written, %s\n", o->out,
                text ? "with its tokenizer" : "without a tokenizer");
+    if (!status && cfg.num_nextn_predict_layers)
+        printf("It has modules for multi-token prediction: transformers opens it, reports their\n"
+               "weights as UNEXPECTED and gives the same logits. --no-mtp leaves them out.\n");
     model_free(&model);
     tokenizer_free(tokenizer);
     return status;
@@ -68,6 +74,7 @@ static int run(int argc, char **argv, Error *err) {
                    .required = "says where the result goes"),
         OPT_CHOICE("weights", 0, "f32|bf16", &o->save.dtype, dtypes, "Numbers in the new file"),
         OPT_FLAG("overwrite", 0, &o->overwrite, "Replace the model that is in --out"),
+        OPT_FLAG("no-mtp", 0, &o->no_mtp, "Leave modules for multi-token prediction out"),
         OPT_FLOAT("shard-mb", 0, "N", &megabytes, 0.001, 1e9, "Largest file, in millions of bytes"),
         OPT_COMMON_OF(&o->common, COMMON_THREADS),
         OPT_END};

@@ -105,9 +105,14 @@ static int measure(const Options *o, Model *model, TextInput *input, Error *err)
     Stretch all = {.first = 1, .last = o->context_length}, stretches[MAX_STRETCHES];
     int count = o->by_position ? stretches_of(stretches, o->context_length) : 0;
     if (count) losses_by_position(model, source, o, stretches, count);
-    all.loss = train_validation_loss(model, source, o->windows, 8, o->context_length);
+    float losses[OBJECTIVE_SHOWN];
+    train_validation_losses(model, source, o->windows, 8, o->context_length,
+                            tokenizer_eot(input->tokenizer), losses);
+    all.loss = losses[0];
     printf("loss %.4f   perplexity %.2f   bits per byte %.4f   (%d windows of %d tokens)\n",
            all.loss, exp(all.loss), bits * all.loss, o->windows, o->context_length);
+    for (int k = 1; k <= model->mtp.depth && k < o->context_length; k++)
+        printf("loss %.4f   of module %d: the token %d places behind the next\n", losses[k], k, k);
     if (count) print_stretches(stretches, count, trained);
     if (trained && o->context_length > trained)
         fprintf(stderr,

@@ -88,11 +88,26 @@ static void print_parameters(const ModelConfig *cfg) {
                short_count(sizes.all_active).text);
 }
 
+/* Beside the model's own numbers, since without them it gives the same text. */
+static void print_modules(const ModelConfig *cfg) {
+    int modules = cfg->num_nextn_predict_layers;
+    if (!modules) return;
+    int64_t own = config_module_parameters(cfg),
+            shared = 2 * (int64_t)cfg->vocab_size * cfg->hidden_size * modules;
+    printf("\nbehind it, %d module%s for multi-token prediction (chapter 06)\n", modules,
+           modules > 1 ? "s" : "");
+    printf("  %-16s %20s   %s\n", "of their own", with_commas(own).text, short_count(own).text);
+    printf("  %-16s %20s   %s, embedding and head repeated in the file\n", "in a file",
+           with_commas(own + shared).text, short_count(own + shared).text);
+}
+
 static void print_row(const char *name, double f32, double bf16) {
     printf("  %-40s %12s %12s\n", name, bytes_text(f32).text, bytes_text(bf16).text);
 }
 
-static void print_memory(const ModelConfig *cfg, const Options *o) {
+static void print_memory(const ModelConfig *with, const Options *o) {
+    ModelConfig without = *with, *cfg = &without;
+    without.num_nextn_predict_layers = 0;
     int batch = o->batch, context = o->context;
     printf("\nKV cache of a token: %s bytes in BF16, %s in F32\n",
            with_commas(size_cache_per_token(cfg, BF16)).text,
@@ -112,6 +127,13 @@ static void print_memory(const ModelConfig *cfg, const Options *o) {
     print_row("to serve", c.weights + c.cache, d.weights + d.cache);
     print_row("  weights", c.weights, d.weights);
     print_row("  cache", c.cache, d.cache);
+    if (!with->num_nextn_predict_layers) return;
+    a = size_to_train(with, F32, batch, context), b = size_to_train(with, BF16, batch, context);
+    c = size_to_serve(with, F32, batch, context), d = size_to_serve(with, BF16, batch, context);
+    print_row("to train, with multi-token prediction",
+              a.weights + a.gradients + a.moments + a.activations,
+              b.weights + b.gradients + b.moments + b.activations);
+    print_row("to serve, drafting with it", c.weights + c.cache, d.weights + d.cache);
 }
 
 /* The numbers of both tables, exactly: --csv. */
@@ -205,6 +227,7 @@ static int run(int argc, char **argv, Error *err) {
                cfg.n_shared_experts);
     printf("%d tokens, context %d\n", cfg.vocab_size, cfg.max_position_embeddings);
     print_parameters(&cfg);
+    print_modules(&cfg);
     print_memory(&cfg, o);
     Error no;
     if (config_buildable(&cfg, &no)) printf("\n%s\n", no.text);

@@ -6,6 +6,9 @@
  *     OUT   logits     F32 [B, T, vocab_size]
  *           loss       F32 [1], the mean over all tokens but each row's first of
  *                      -log p(token | those before)
+ *           mtp_logits.k   F32 [B, T, vocab_size] for each module k (--mtp): row i is what it
+ *                      predicts for token i + k + 1; zeros in the last k rows, which know no
+ *                      token i + k
  *           grad.NAME  F32, the gradient of every weight, named and cut as in
  *                      model.safetensors
  */
@@ -24,7 +27,7 @@
 typedef struct Options {
     CommonOptions common;
     const char *model, *input, *output;
-    bool grads, overwrite;
+    bool grads, mtp, overwrite;
 } Options;
 
 /* ---- input ---- */
@@ -83,7 +86,7 @@ static int read_input(Batch *batch, const char *path, const ModelConfig *cfg, Er
 
 typedef struct Output {
     Tensor *tensors;
-    char **names; /* of gradients */
+    char **names; /* of what is not always there */
     float **data; /* all that must be freed */
     int count, names_count, data_count;
 } Output;
@@ -107,6 +110,15 @@ static void output_free(Output *out) {
     free(out->tensors);
 }
 
+/* "PREFIX.REST", kept as long as `out`. */
+static const char *output_name(Output *out, const char *prefix, const char *rest) {
+    size_t length = strlen(prefix) + strlen(rest) + 2;
+    char *name = must_alloc(length, 1);
+    snprintf(name, length, "%s.%s", prefix, rest);
+    out->names = must_realloc(out->names, (size_t)(out->names_count + 1), sizeof *out->names);
+    return out->names[out->names_count++] = name;
+}
+
 static void add_gradients(Output *out, Model *model) {
     for (int i = 0; i < model->params.count; i++) {
         const Tensor *t = model->params.list[i];
@@ -114,22 +126,40 @@ static void add_gradients(Output *out, Model *model) {
         params_get_grad(&model->params, t, grad);
         for (int j = 0; j < weight_parts(t); j++) {
             WeightPart part = weight_part(t, j);
-            size_t length = strlen(part.name) + sizeof "grad.";
-            char *name = must_alloc(length, 1);
-            out->names =
-                must_realloc(out->names, (size_t)(out->names_count + 1), sizeof *out->names);
-            snprintf(name, length, "grad.%s", part.name);
-            out->names[out->names_count++] = name;
-            output_add(out, name, grad + part.offset, part.shape, part.ndim);
+            output_add(out, output_name(out, "grad", part.name), grad + part.offset, part.shape,
+                       part.ndim);
         }
     }
 }
 
-static void compute(Output *out, Model *model, const Batch *batch, bool grads) {
+/* What each module predicts. Targets do not matter here. */
+static void add_modules(Output *out, Model *model, const Batch *batch) {
+    Context *ctx = model->ctx;
+    int64_t B = batch->B, T = batch->T, V = model->cfg.vocab_size;
+    const BlockRun run = {.position = model_position(model)};
+    Tensor *ids = tensor_copy_in(ctx, "ids", I32, batch->ids, SHAPE(B, T)), *ids_k, *none;
+    Tensor *states =
+        decoder_states(ctx, &model->decoder, ids, &(DecoderRun){.position = model_position(model)});
+    Tensor *h = decoder_normed(ctx, &model->decoder, states);
+    for (int k = 1; k <= model->mtp.depth; k++) {
+        char number[12];
+        float *logits = output_data(out, B * T * V);
+        mtp_shift(ctx, ids, ids, k, -1, &ids_k, &none);
+        h = mtp_forward(ctx, &model->mtp, k, ids_k, h, &run);
+        tensor_download(ctx, logits, decoder_head(ctx, &model->decoder, h));
+        int64_t rows = k < T ? k : T;
+        for (int64_t b = 0; b < B; b++)
+            memset(logits + ((b + 1) * T - rows) * V, 0, (size_t)(rows * V) * sizeof *logits);
+        snprintf(number, sizeof number, "%d", k);
+        output_add(out, output_name(out, "mtp_logits", number), logits, SHAPE(B, T, V));
+    }
+}
+
+static void compute(Output *out, Model *model, const Batch *batch, const Options *o) {
     Context *ctx = model->ctx;
     int64_t B = batch->B, T = batch->T, V = model->cfg.vocab_size;
     float *logits = output_data(out, B * T * V), *loss = output_data(out, 2);
-    ctx->recording = grads;
+    ctx->recording = o->grads;
     Tensor *y =
         model_forward(model, tensor_copy_in(ctx, "ids", I32, batch->ids, SHAPE(B, T)), NULL);
     tensor_download(ctx, logits, y); /* before backward turns them into their gradient */
@@ -138,10 +168,12 @@ static void compute(Output *out, Model *model, const Batch *batch, bool grads) {
     tensor_download(ctx, loss, l);
     output_add(out, "logits", logits, SHAPE(B, T, V));
     output_add(out, "loss", loss, SHAPE(1));
-    if (grads) {
+    if (o->grads) {
         tape_backward(ctx, l);
         add_gradients(out, model);
     }
+    context_reset(ctx);
+    if (o->mtp) add_modules(out, model, batch);
 }
 
 static int run(int argc, char **argv, Error *err) {
@@ -153,6 +185,8 @@ static int run(int argc, char **argv, Error *err) {
                    .required = "says for which ids"),
         OPT_STRING("output", 0, "OUT.safetensors", &o->output, "Gets logits and loss",
                    .required = "says where the result goes"),
+        OPT_FLAG("mtp", 0, &o->mtp,
+                 "Also what modules for multi-token prediction say, as mtp_logits.1, ..."),
         OPT_FLAG("grads", 0, &o->grads, "Also the gradient of every weight, as grad.NAME"),
         OPT_FLAG("overwrite", 0, &o->overwrite, "Replace OUT if it is there already"),
         OPT_COMMON_OF(&o->common, COMMON_THREADS | COMMON_DEVICE | COMMON_DTYPE),
@@ -165,9 +199,14 @@ static int run(int argc, char **argv, Error *err) {
     Batch batch = {0};
     Output out = {0};
     int status = checkpoint_load_model(&model, &ctx, o->model, NULL, o->grads, err);
+    if (!status && o->mtp && !model.mtp.depth)
+        status = error_set(err,
+                           "%s has no modules for multi-token prediction; `train --mtp 1` trains "
+                           "one with a model, or behind the model of --from",
+                           o->model);
     if (!status) status = read_input(&batch, o->input, &model.cfg, err);
     if (!status) {
-        compute(&out, &model, &batch, o->grads);
+        compute(&out, &model, &batch, o);
         status = safetensors_write(o->output, out.tensors, out.count, NULL, 0, err);
     }
     if (!status) printf("loss %.6f   %d tensors in %s\n", out.data[1][0], out.count, o->output);

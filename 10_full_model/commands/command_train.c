@@ -25,6 +25,7 @@ typedef struct Options {
     int vocab;                       /* 0: not given */
     double validation;               /* 0: not given */
     double peak;                     /* TFLOP/s; < 0: not given */
+    int mtp;                         /* modules; -1: not given */
     bool resume, overwrite;
     TrainOptions train;
 } Options;
@@ -144,6 +145,13 @@ static int look_ahead(const Options *o, const ModelConfig *cfg, Error *err) {
     return 0;
 }
 
+static int check_mtp(const Options *o, ModelConfig *cfg, Error *err) {
+    const MtpTraining training = {.lambda = o->train.mtp_lambda};
+    if (o->mtp >= 0) cfg->num_nextn_predict_layers = o->mtp;
+    return mtp_training_check(&training, cfg->num_nextn_predict_layers, o->train.context_length,
+                              err);
+}
+
 /*
  * What does not fit is said before any work is done, and before the kernel would end the program.
  * Activations are an estimate: so much less than it they may be.
@@ -215,11 +223,16 @@ static int train_on(const Options *o, const ModelConfig *cfg, TextInput *input, 
                     Error *err) {
     Model model;
     if (make_model(o, cfg, ctx, &model, err)) return -1;
-    char parameters[32], active[32], tokens[32], csv_path[1024];
+    char parameters[32], active[32], tokens[32], modules[32], csv_path[1024];
     printf("%s parameters, %s active; %s tokens of text\n",
            format_count(parameters, sizeof parameters, config_parameters(cfg)),
            format_count(active, sizeof active, config_active_parameters(cfg)),
            format_count(tokens, sizeof tokens, input->tokens));
+    if (cfg->num_nextn_predict_layers)
+        printf("%s more in %d module%s for multi-token prediction. (transformers opens such a "
+               "model,\nreports their weights as UNEXPECTED and gives the same logits.)\n",
+               format_count(modules, sizeof modules, config_module_parameters(cfg)),
+               cfg->num_nextn_predict_layers, cfg->num_nextn_predict_layers > 1 ? "s" : "");
     snprintf(csv_path, sizeof csv_path, "%s/metrics.csv", o->out);
     TrainOptions train_options = o->train;
     train_options.out = o->out;
@@ -236,7 +249,7 @@ static int train_on(const Options *o, const ModelConfig *cfg, TextInput *input, 
 }
 
 static int run(int argc, char **argv, Error *err) {
-    Options options = {.peak = -1, .train = train_defaults()}, *o = &options;
+    Options options = {.peak = -1, .mtp = -1, .train = train_defaults()}, *o = &options;
     Schedule *schedule = &o->train.schedule;
     int64_t usual = schedule->warmup;
     schedule->warmup = -1; /* not given, and so is the floor */
@@ -261,6 +274,9 @@ static int run(int argc, char **argv, Error *err) {
                 "The context it was trained with so far (default: as DIR's config.json says)"),
         OPT_INT("vocab", 0, "N", &o->vocab, 257, 1 << 20,
                 "Tokens to learn from the text first (default: the preset's, or 2048)"),
+        OPT_INT("mtp", 0, "D", &o->mtp, 0, MTP_MAX_DEPTH,
+                "Modules that learn to predict the D tokens behind the next one (chapter 06; "
+                "default: as many as the configuration has, the presets below v3 none)"),
         OPT_FLOAT("validation", 0, "X", &o->validation, 0.001, 0.9,
                   "Share of the text that is kept back (default 0.05)"),
         OPT_FLAG("resume", 0, &o->resume,
@@ -288,7 +304,8 @@ static int run(int argc, char **argv, Error *err) {
     o->train.start = o->resume ? RUN_RESUME : o->overwrite ? RUN_OVERWRITE : RUN_NEW;
     const char *last = o->resume && run_folder_has_state(o->out) ? last_path : NULL;
     ModelConfig cfg;
-    if (read_config(o, last, &cfg, err) || check_context(o, &cfg, err)) return -1;
+    if (read_config(o, last, &cfg, err) || check_context(o, &cfg, err) || check_mtp(o, &cfg, err))
+        return -1;
     if (look_ahead(o, &cfg, err)) return -1;
     if (o->resume && !last) printf("%s has no run to resume: this begins one\n", o->out);
     Context ctx;

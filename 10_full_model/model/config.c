@@ -189,6 +189,9 @@ int config_check(const ModelConfig *cfg, Error *err) {
                          cfg->vocab_size - 1);
     if (cfg->model_type == DEEPSEEK_V32 && !cfg->q_lora_rank)
         return error_set(err, "q_lora_rank is null, but deepseek_v32's indexer reads that latent");
+    if (cfg->model_type == DEEPSEEK_V2 && cfg->num_nextn_predict_layers)
+        return error_set(err, "a deepseek_v2 model has no modules for multi-token prediction "
+                              "(num_nextn_predict_layers); deepseek_v3 has");
     BlockConfig block = config_block(cfg);
     if (block_check(&block, err)) return -1;
     RopeConfig rope = config_rope(cfg);
@@ -224,5 +227,14 @@ int64_t config_active_parameters(const ModelConfig *cfg) {
     int64_t count = (int64_t)cfg->vocab_size * cfg->hidden_size + cfg->hidden_size; /* the head */
     for (int i = 0; i < cfg->num_hidden_layers; i++)
         count += block_active_parameters(&block, i) + indexer_parameters(cfg);
+    return count;
+}
+
+int64_t config_module_parameters(const ModelConfig *cfg) {
+    BlockConfig block = config_block(cfg);
+    int64_t hidden = cfg->hidden_size, count = 0;
+    for (int k = 0; k < cfg->num_nextn_predict_layers; k++) /* eh_proj and three norms */
+        count += block_parameters(&block, cfg->num_hidden_layers + k) + indexer_parameters(cfg) +
+                 2 * hidden * hidden + 3 * hidden;
     return count;
 }

@@ -11,7 +11,7 @@
 #ifndef CONFIG_H
 #define CONFIG_H
 
-#include "05_moe/decoder/block.h"
+#include "06_mtp/mtp.h"
 #include "07_rope/rope.h"
 #include "common/core/error.h"
 
@@ -39,7 +39,7 @@ typedef struct ModelConfig {
     bool norm_topk_prob;    /* V2 never divides, whatever its file says */
     float routed_scaling_factor;
 
-    int num_nextn_predict_layers; /* behind the last, for multi-token prediction: kept, not built */
+    int num_nextn_predict_layers; /* modules for multi-token prediction, behind the last layer */
     int max_position_embeddings;  /* the longest context */
     int trained_context_length;   /* of the texts it was trained on; 0 here, null there: unknown */
     double rope_theta;
@@ -90,8 +90,11 @@ BlockConfig config_block(const ModelConfig *cfg);
 RopeConfig config_rope(const ModelConfig *cfg);
 
 /* How many numbers the model has, and how many of them one token is multiplied with (the embedding
- * table, of which it takes one row, not among them). Allocates nothing. */
+ * table, of which it takes one row, not among them); without the modules for multi-token
+ * prediction. And what those have of their own: embedding and head, which they share, not counted.
+ * Allocates nothing. */
 int64_t config_parameters(const ModelConfig *cfg);
 int64_t config_active_parameters(const ModelConfig *cfg);
+int64_t config_module_parameters(const ModelConfig *cfg);
 
 #endif

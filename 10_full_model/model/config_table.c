@@ -109,8 +109,8 @@ static const ConfigKey keys[] = {
     NO_SETTING(TOKEN, ALL, eos_token_id, 0, 1 << 24, 1, 2, 1, -1, "ends a text; null: none"),
     NO_SETTING(INT_OR_NULL, ALL, trained_context_length, 1, 1 << 20, 0, 0, 0, 0,
                "tokens of a text in training; null: not known"),
-    NO_SETTING(INT, V3 | V32, num_nextn_predict_layers, 0, 1 << 10, 1, NEEDED, 1, 0,
-               "more layers, to predict several tokens: not built"),
+    KEY(INT, ALWAYS, V3 | V32, num_nextn_predict_layers, 0, MTP_MAX_DEPTH, 1, NEEDED, 1, 0,
+        "modules that look further ahead (chapter 06)"),
 };
 /* [/config_table] */
 /* clang-format on */

@@ -19,6 +19,7 @@ int model_register(Model *model, Context *ctx, const ModelConfig *cfg, Error *er
                                    .tie_word_embeddings = cfg->tie_word_embeddings,
                                    .block = config_block(cfg)};
     decoder_register(&model->decoder, params, &decoder);
+    mtp_register(&model->mtp, params, &model->decoder, cfg->num_nextn_predict_layers);
     return 0;
 }
 
@@ -40,14 +41,23 @@ void model_free(Model *model) {
     params_free(&model->params);
     rope_free(&model->rope);
     decoder_free(&model->decoder);
+    mtp_free(&model->mtp);
     *model = (Model){0};
 }
 
-void model_randomize(Model *model) {
+static DecoderStart start(const Model *model) {
     float std = model->cfg.initializer_range;
     float residual_std = std / sqrtf(2.0f * (float)model->cfg.num_hidden_layers);
-    decoder_randomize(&model->params, &model->decoder,
-                      (DecoderStart){std, std, residual_std, residual_std});
+    return (DecoderStart){std, std, residual_std, residual_std};
+}
+
+void model_randomize(Model *model) {
+    decoder_randomize(&model->params, &model->decoder, start(model));
+    model_randomize_modules(model);
+}
+
+void model_randomize_modules(Model *model) {
+    mtp_randomize(&model->params, &model->mtp, start(model));
 }
 
 const Position *model_position(const Model *model) {

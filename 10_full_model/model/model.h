@@ -5,6 +5,7 @@
  *     for each layer:   x = x + mla(rmsnorm(x))        chapters 04 and 07
  *                       x = x + experts(rmsnorm(x))    chapter 05; the first layers: a SwiGLU
  *     logits = lm_head(rmsnorm(x))
+ *     and behind it, if the settings say so, modules for multi-token prediction    chapter 06
  *
  * Weights carry the names that Hugging Face gives them, but for the experts of a layer, which are
  * one tensor here ("model.layers.3.mlp.experts.gate_proj.weight", [E, inner, hidden]); checkpoint.h
@@ -15,7 +16,7 @@
 
 #include "10_full_model/model/config.h"
 
-#include "05_moe/decoder/decoder.h"
+#include "06_mtp/mtp.h"
 #include "common/core/params.h"
 
 typedef struct Model {
@@ -24,6 +25,7 @@ typedef struct Model {
     Params params;
     Rope rope;
     Decoder decoder;
+    Mtp mtp; /* depth num_nextn_predict_layers; knows the decoder, so a Model must not move */
 } Model;
 
 /*
@@ -40,8 +42,10 @@ void model_free(Model *model); /* one that is all zeros is fine */
 /*
  * Normal(0, initializer_range); what writes into the residual stream (o_proj, down_proj) is smaller
  * by sqrt(2 num_hidden_layers), the number of its summands (GPT-2). Norm weights are 1.
+ * The decoder gets the same numbers with modules and without. model_randomize_modules: those alone.
  */
 void model_randomize(Model *model);
+void model_randomize_modules(Model *model);
 
 /* The positions of its tokens; NULL for a model without a rotated part. */
 const Position *model_position(const Model *model);

@@ -88,21 +88,28 @@ static int64_t layer_activations(const ModelConfig *cfg, bool dense) {
 }
 
 TrainMemory size_to_train(const ModelConfig *cfg, DType dtype, int batch, int context) {
-    double weights = (double)config_parameters(cfg), size = (double)dtype_size(dtype);
+    int modules = cfg->num_nextn_predict_layers, layers = cfg->num_hidden_layers;
+    double weights = (double)config_parameters(cfg) + (double)config_module_parameters(cfg);
+    double size = (double)dtype_size(dtype);
     TrainMemory m = {.weights = weights * (dtype == F32 ? 4 : 4 + size),
                      .gradients = weights * 4,
                      .moments = weights * 8};
     BlockConfig block = config_block(cfg);
-    double per_token = 2.0 * cfg->hidden_size; /* embedding, last norm */
-    for (int i = 0; i < cfg->num_hidden_layers; i++)
+    /* embedding, last norm; a module also has two norms side by side, then one matrix's result */
+    double per_token = (2.0 + 7 * modules) * cfg->hidden_size;
+    for (int i = 0; i < layers + modules; i++)
         per_token += (double)layer_activations(cfg, block_is_dense(&block, i));
-    /* Every activation has a gradient of its size; the logits become their own gradient in
-     * place. */
-    m.activations = (2 * per_token + cfg->vocab_size) * size * batch * context;
+    /* Every activation has a gradient of its size; the logits, which each depth has, become their
+     * own gradient in place. */
+    double logits = (1.0 + modules) * cfg->vocab_size;
+    m.activations = (2 * per_token + logits) * size * batch * context;
     return m;
 }
 
 ServeMemory size_to_serve(const ModelConfig *cfg, DType dtype, int batch, int context) {
-    return (ServeMemory){.weights = (double)config_parameters(cfg) * (double)dtype_size(dtype),
-                         .cache = (double)size_cache_per_token(cfg, dtype) * batch * context};
+    double layers = cfg->num_hidden_layers, all = layers + cfg->num_nextn_predict_layers;
+    double weights = (double)config_parameters(cfg) + (double)config_module_parameters(cfg);
+    double cache = (double)size_cache_per_token(cfg, dtype) / layers * all;
+    return (ServeMemory){.weights = weights * (double)dtype_size(dtype),
+                         .cache = cache * batch * context};
 }

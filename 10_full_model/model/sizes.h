@@ -38,8 +38,9 @@ ConfigSizes config_sizes(const ModelConfig *cfg);
 int64_t size_cache_per_token(const ModelConfig *cfg, DType dtype);
 
 /*
- * Bytes, as double: what a config.json may ask for is more than an int64_t holds. dtype: what is
- * computed in; BF16 weights have F32 masters while they are trained.
+ * Bytes, with the modules for multi-token prediction that cfg has; as double: what a config.json
+ * may ask for is more than an int64_t holds. dtype: what is computed in; BF16 weights have F32
+ * masters while they are trained.
  */
 typedef struct TrainMemory {
     double weights; /* with masters */

@@ -162,6 +162,7 @@ static inline Scratch workplace(void) {
         "\"n_shared_experts\": 1, \"num_experts_per_tok\": 2, \"moe_intermediate_size\": 10, "
         "\"n_group\": 1, \"topk_group\": 1, "
         "\"first_k_dense_replace\": 1, \"routed_scaling_factor\": 1.0, "
+        "\"num_nextn_predict_layers\": 0, "
         "\"max_position_embeddings\": 64, \"rms_norm_eps\": 1e-6, \"initializer_range\": 0.05, "
         "\"tie_word_embeddings\": true}";
     char directory[100];

@@ -328,3 +328,51 @@ Test(train, does_not_replace_a_foreign_model) {
            "--resume");
     EXPECT(0, "Done after 2 steps", TRAINING(&w, "other"), "--steps", "2", "--overwrite");
 }
+
+/* ---- multi-token prediction ---- */
+
+/* What `logits` says of one tensor. */
+static const Tensor *logits_of(const Scratch *w, const char *model, const char *name) {
+    static const int32_t ids[] = {5, 9, 200, 3, 3, 77, 1, 140};
+    Error err;
+    const char *in = path_in(w->directory, "in.safetensors"),
+               *out = path_in(w->directory, "out.safetensors");
+    Tensor t = tensor_view((void *)ids, "input_ids", I32, CPU, SHAPE(2, 4));
+    check_ok(safetensors_write(in, &t, 1, NULL, 0, &err), &err);
+    DEEPSEEK("logits", "--model", model, "--input", in, "--output", out,
+             *name == 'm' ? "--mtp" : "--grads");
+    SafeTensors *file = safetensors_open(out, &err);
+    cr_assert(file, "%s", err.text);
+    return safetensors_find(file, name);
+}
+
+Test(train, modules_are_trained_measured_and_left_out) {
+    Scratch w = workplace();
+    const char *run = path_in(w.directory, "run"), *plain = path_in(w.directory, "plain");
+    EXPECT(0, "more in 2 modules for multi-token prediction", TRAINING(&w, "run"), "--steps", "12",
+           "--eval-every", "6", "--mtp", "2", "--mtp-lambda", "0.5");
+    size_t bytes;
+    cr_assert(strstr(file_text(path_in(run, "metrics.csv"), &bytes),
+                     "idle_experts,mtp_loss_1,mtp_loss_2\n1,"));
+    EXPECT(0, "of module 2: the token 2 places behind the next", "eval", "--model", run, "--data",
+           path_in(w.directory, "text.txt"), "--context", "16", "--windows", "4");
+    const Tensor *first = logits_of(&w, run, "mtp_logits.1");
+    cr_assert(first && first->ndim == 3 && first->shape[1] == 4);
+    for (int row = 0; row < 8; row++) {
+        const float *logits = (const float *)first->data + row * first->shape[2];
+        cr_assert((logits[0] == 0 && logits[7] == 0) == (row % 4 == 3), "row %d", row);
+    }
+    first = logits_of(&w, run, "logits");
+    EXPECT(0, "the model is written", "convert", "--model", run, "--out", plain, "--no-mtp");
+    const Tensor *same = logits_of(&w, plain, "logits");
+    cr_assert(!memcmp(first->data, same->data, tensor_bytes(same)));
+    EXPECT(1, "has no modules for multi-token prediction", "logits", "--model", plain, "--mtp",
+           "--input", path_in(w.directory, "in.safetensors"), "--output", "/dev/null");
+    EXPECT(0, "more in 1 module ", "train", "--from", plain, "--out", path_in(w.directory, "more"),
+           "--data", path_in(w.directory, "text.txt"), "--context", "16", "--steps", "2", "--mtp",
+           "1", "--peak", "0");
+    EXPECT(1, "begun with num_nextn_predict_layers 2, but now it is 1", TRAINING(&w, "run"),
+           "--steps", "12", "--eval-every", "6", "--resume", "--mtp", "1", "--mtp-lambda", "0.5");
+    EXPECT(1, "a window of 2 tokens holds no target for module 2", TRAINING(&w, "x"), "--context",
+           "2", "--mtp", "2");
+}

@@ -1,13 +1,14 @@
 /*
  * The model against transformers: folders that it wrote, and what it computes of them.
  *
- * Each folder of goldens/ is loaded as a user would load it; then logits, loss, the gradient of
- * every weight (under its name in the file, experts one by one) and 100 greedy tokens must be
- * those of expected.safetensors. Which settings the folders have: MODELS in
- * tools/goldens/10_full_model.py.
+ * Each folder of goldens/ is loaded as a user would load it; then logits, loss (also those of
+ * modules for multi-token prediction), the gradient of every weight (under its name in the file,
+ * experts one by one) and 100 greedy tokens must be those of expected.safetensors. Which settings
+ * the folders have: MODELS in tools/goldens/10_full_model.py.
  */
 #include "10_full_model/checkpoint/checkpoint.h"
 #include "10_full_model/checkpoint/weights_map.h"
+#include "10_full_model/train/objective.h"
 #include "common/files/files.h"
 #include "common/program/testing.h"
 
@@ -90,20 +91,57 @@ static void gradient_distances(Golden *g, Distances *d) {
     d->gradients = sqrt(difference / size);
 }
 
+static double loss_distance(Golden *g, const char *name, const Tensor *loss) {
+    float value, truth = golden_values(g->expected, name)[0];
+    tensor_download(&g->ctx, &value, loss);
+    return fabs((double)value - truth) / truth;
+}
+
+/* Of what each module for multi-token prediction says, in the rows that have a token i + k, and of
+ * the logits before it: the largest. */
+static void module_distances(Golden *g, Distances *d) {
+    Context *ctx = &g->ctx;
+    Model *m = &g->model;
+    const Position *position = model_position(m);
+    Tensor *ids = golden_tensor(ctx, g->expected, "input_ids"), *ids_k, *none;
+    Tensor *states = decoder_states(ctx, &m->decoder, ids, &(DecoderRun){.position = position});
+    Tensor *h = decoder_normed(ctx, &m->decoder, states);
+    for (int k = 1; k <= m->mtp.depth; k++) {
+        char name[24];
+        snprintf(name, sizeof name, "mtp_logits.%d", k);
+        mtp_shift(ctx, ids, ids, k, -1, &ids_k, &none);
+        h = mtp_forward(ctx, &m->mtp, k, ids_k, h, &(BlockRun){.position = position});
+        float *logits = test_values(ctx, decoder_head(ctx, &m->decoder, h));
+        const float *want = golden_values(g->expected, name);
+        int64_t B = ids->shape[0], T = ids->shape[1], V = m->cfg.vocab_size;
+        double difference = 0, size = 0;
+        for (int64_t b = 0; b < B; b++)
+            add_squares(&difference, &size, logits + b * T * V, want + b * T * V, (T - k) * V);
+        d->logits = fmax(d->logits, sqrt(difference / size));
+    }
+}
+
 static Distances distances(Golden *g) {
     Distances d = {0};
     Context *ctx = &g->ctx;
+    Model *m = &g->model;
     const Tensor *logits = safetensors_find(g->expected, "logits");
-    ctx->recording = true;
-    Tensor *out = model_forward(&g->model, golden_tensor(ctx, g->expected, "input_ids"), NULL);
-    float *values = test_values(ctx, out), loss;
+    Tensor *ids = golden_tensor(ctx, g->expected, "input_ids"), *shown[OBJECTIVE_SHOWN];
+    float *values = test_values(ctx, model_forward(m, ids, NULL));
     double difference = 0, size = 0;
     add_squares(&difference, &size, values, logits->data, tensor_count(logits));
     d.logits = sqrt(difference / size);
-    Tensor *l = cross_entropy(ctx, out, next_tokens(ctx, g->expected));
-    tensor_download(ctx, &loss, l);
-    float truth = golden_values(g->expected, "loss")[0];
-    d.loss = fabs((double)loss - truth) / truth;
+    module_distances(g, &d);
+    ctx->recording = true;
+    const DecoderRun run = {.position = model_position(m)};
+    Tensor *l = mtp_training_loss(ctx, &m->mtp, ids, next_tokens(ctx, g->expected), &run,
+                                  &(MtpTraining){0.3f, -1}, shown);
+    d.loss = loss_distance(g, "loss", l);
+    for (int k = 1; k <= m->mtp.depth; k++) {
+        char name[24];
+        snprintf(name, sizeof name, "mtp_loss.%d", k);
+        d.loss = fmax(d.loss, loss_distance(g, name, shown[k]));
+    }
     tape_backward(ctx, l);
     gradient_distances(g, &d);
     context_reset(ctx);
@@ -155,8 +193,8 @@ static void greedy(Device device, DType dtype, const char *name) {
     }
 }
 
-static const char *const names[] = {"v3",       "v3_halves", "v3_bf16_shards",  "v3_f16_old_yarn",
-                                    "v3_dense", "v2_lite",   "v2_groups_shards"};
+static const char *const names[] = {"v3",       "v3_halves", "v3_bf16_shards", "v3_f16_old_yarn",
+                                    "v3_dense", "v3_mtp",    "v2_lite",        "v2_groups_shards"};
 enum { NAMES = sizeof names / sizeof names[0] };
 
 #define F32_TEST(suite, name, function, folder)             \
@@ -171,6 +209,7 @@ F32_TEST(golden, v3_halves_tied_biases_linear, parity, "v3_halves")
 F32_TEST(golden, v3_bf16_shards, parity, "v3_bf16_shards")
 F32_TEST(golden, v3_f16_old_spelling_of_yarn, parity, "v3_f16_old_yarn")
 F32_TEST(golden, v3_all_dense, parity, "v3_dense")
+F32_TEST(golden, v3_two_modules_for_multi_token_prediction, parity, "v3_mtp")
 F32_TEST(golden, v2_lite, parity, "v2_lite")
 F32_TEST(golden, v2_groups_shards, parity, "v2_groups_shards")
 

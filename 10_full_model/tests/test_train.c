@@ -182,7 +182,7 @@ DEVICE_TEST(train, a_step_takes_any_objective) {
         o->balance_alpha = o->bias_speed = 0;
         Own own = {.model = &w.model};
         Trainer trainer = {.params = &w.model.params,
-                           .objective = {&own, own_loss, own_after_step},
+                           .objective = {&own, 1, own_loss, own_after_step},
                            .source = &w.source,
                            .schedule = o->schedule,
                            .batch_size = o->batch_size,

@@ -11,8 +11,8 @@
 
 #include "common/files/csv.h"
 
-/* Empty cells: a validation that was not due, a peak that was not measured, a model without
- * experts. */
+/* And behind these mtp_loss_1, ... for each module. Empty cells: a validation that was not due, a
+ * peak that was not measured, a model without experts. */
 #define TRAIN_COLUMNS                                        \
     "step,loss,validation_loss,learning_rate,gradient_norm," \
     "tokens_per_second,share_of_peak,max_vio,idle_experts"
@@ -30,14 +30,16 @@ ExpertLoad metrics_expert_load(Model *model);
 typedef struct StepReport {
     int64_t step; /* counts from 1 */
     float loss;
-    float validation_loss; /* NAN: not measured */
+    float mtp_loss[MTP_MAX_DEPTH]; /* of each module for multi-token prediction that there is */
+    float validation_loss;         /* NAN: not measured */
     float learning_rate, gradient_norm;
     double tokens_per_second;
     ExpertLoad load;
 } StepReport;
 
 typedef struct Metrics {
-    Csv csv; /* stream NULL: no file */
+    Csv csv;   /* stream NULL: no file */
+    int depth; /* modules for multi-token prediction: columns of their own */
     double flop_per_token, peak;
 } Metrics;
 

@@ -9,18 +9,20 @@ static Tensor *language_model_loss(void *self, const MicroBatch *micro, Tensor *
     const LanguageModelObjective *o = self;
     Model *model = o->model;
     const DecoderRun run = {.position = model_position(model), .training = &o->training};
-    /* Shown is the loss of the text alone: it is what a reader of the log wants to know. */
-    return decoder_training_loss(model->ctx, &model->decoder, micro->ids, micro->targets, &run,
-                                 shown);
+    /* Shown are the losses of the text alone: they are what a reader of the log wants to know. */
+    return mtp_training_loss(model->ctx, &model->mtp, micro->ids, micro->targets, &run, &o->mtp,
+                             shown);
 }
 
 static void language_model_after_step(void *self, StepReport *report) {
     LanguageModelObjective *o = self;
     report->load = metrics_expert_load(o->model);
     decoder_rebalance(o->model->ctx, &o->model->decoder, o->bias_speed);
+    mtp_rebalance(o->model->ctx, &o->model->mtp, o->bias_speed);
 }
 /* [/language_model_loss] */
 
 Objective objective_language_model(LanguageModelObjective *self) {
-    return (Objective){self, language_model_loss, language_model_after_step};
+    return (Objective){self, 1 + self->model->mtp.depth, language_model_loss,
+                       language_model_after_step};
 }

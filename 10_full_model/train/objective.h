@@ -24,19 +24,26 @@ typedef struct MicroBatch {
     Tensor *ids, *targets;
 } MicroBatch;
 
+enum { OBJECTIVE_SHOWN = 1 + MTP_MAX_DEPTH };
+
 typedef struct Objective {
     void *self;
-    /* Called while ctx records. *shown: the number for the log, which may be less than all that is
-     * made smaller. Both are F32 [1]. */
+    int shown; /* how many numbers loss() has for the log, 1 .. OBJECTIVE_SHOWN */
+    /* Called while ctx records. shown: the numbers for the log, F32 [1] each; the first is the
+     * loss, which may be less than all that is made smaller, the others are parts of that. */
     Tensor *(*loss)(void *self, const MicroBatch *micro, Tensor **shown);
     /* NULL: nothing to do. Fills in the columns of the report that only this objective knows. */
     void (*after_step)(void *self, StepReport *report);
 } Objective;
 
-/* The cross entropy of the next token and the routers' balance losses; then the routers' biases. */
+/*
+ * The cross entropy of the next token, and of later ones if the model has modules for them (shown
+ * one by one: StepReport's mtp_loss), and the routers' balance losses; then the routers' biases.
+ */
 typedef struct LanguageModelObjective {
     Model *model;
     BlockTraining training; /* dropout, and the routers' balance losses */
+    MtpTraining mtp;        /* the modules' weight, and where documents end */
     float bias_speed;       /* how far a router's bias moves after a step */
 } LanguageModelObjective;
 

@@ -23,6 +23,7 @@ TrainOptions train_defaults(void) {
                           .accumulation = 1,
                           .adamw = adamw_defaults(),
                           .balance_alpha = 1e-4f,
+                          .mtp_lambda = 0.3f,
                           .bias_speed = 1e-3f,
                           .eval_interval = 100,
                           .eval_batches = 8};
@@ -70,25 +71,46 @@ static float scalar(Context *ctx, const Tensor *t) {
     return value;
 }
 
-float train_validation_loss(Model *model, const TokenSource *source, int windows, int batch_size,
-                            int context_length) {
+/* Of the next token alone, or of the modules' too. */
+static void validate(Model *model, const TokenSource *source, int windows, int batch_size,
+                     int context_length, const MtpTraining *mtp, float *losses) {
     Context *ctx = model->ctx;
+    const DecoderRun run = {.position = model_position(model)};
     size_t tokens = (size_t)batch_size * (size_t)context_length;
     int32_t *inputs = must_alloc(2 * tokens, sizeof *inputs), *targets = inputs + tokens;
-    double total = 0;
+    double total[OBJECTIVE_SHOWN] = {0};
+    int shown = mtp ? 1 + model->mtp.depth : 1;
     for (int first = 0; first < windows; first += batch_size) {
         int batch = windows - first < batch_size ? windows - first : batch_size;
         for (int b = 0; b < batch; b++)
             source_validation(source, first + b, windows, context_length,
                               inputs + (size_t)b * context_length,
                               targets + (size_t)b * context_length);
-        Tensor *loss = model_loss(model, ids_tensor(ctx, "ids", inputs, batch, context_length),
-                                  ids_tensor(ctx, "targets", targets, batch, context_length));
-        total += (double)scalar(ctx, loss) * batch;
+        Tensor *ids = ids_tensor(ctx, "ids", inputs, batch, context_length);
+        Tensor *next = ids_tensor(ctx, "targets", targets, batch, context_length);
+        Tensor *parts[OBJECTIVE_SHOWN];
+        if (mtp)
+            mtp_training_loss(ctx, &model->mtp, ids, next, &run, mtp, parts);
+        else
+            parts[0] = model_loss(model, ids, next);
+        for (int i = 0; i < shown; i++) total[i] += (double)scalar(ctx, parts[i]) * batch;
         context_reset(ctx);
     }
     free(inputs);
-    return (float)(total / windows);
+    for (int i = 0; i < shown; i++) losses[i] = (float)(total[i] / windows);
+}
+
+float train_validation_loss(Model *model, const TokenSource *source, int windows, int batch_size,
+                            int context_length) {
+    float loss;
+    validate(model, source, windows, batch_size, context_length, NULL, &loss);
+    return loss;
+}
+
+void train_validation_losses(Model *model, const TokenSource *source, int windows, int batch_size,
+                             int context_length, int32_t end, float losses[OBJECTIVE_SHOWN]) {
+    validate(model, source, windows, batch_size, context_length, &(MtpTraining){.end = end},
+             losses);
 }
 
 /* ---- a run ---- */
@@ -279,6 +301,7 @@ int train_run(Model *model, const TokenSource *source, const TrainOptions *o, Tr
         .objective = {.model = model,
                       .training = {.dropout = o->dropout,
                                    .losses = {.aux_loss_alpha = o->balance_alpha, .seq_aux = true}},
+                      .mtp = {o->mtp_lambda, o->tokenizer ? tokenizer_eot(o->tokenizer) : -1},
                       .bias_speed = o->bias_speed},
         .settings = train_settings(model, source, o),
         .step_tokens = (double)o->batch_size * o->context_length * o->accumulation};
@@ -295,6 +318,8 @@ int train_run(Model *model, const TokenSource *source, const TrainOptions *o, Tr
     double started = seconds_now();
 
     int status = block_training_check(&run.objective.training, &model->decoder.cfg.block, err);
+    if (!status)
+        status = mtp_training_check(&run.objective.mtp, model->mtp.depth, o->context_length, err);
     if (!status) status = open_run(&run, err);
     if (!status) {
         result->steps = result->resumed_from = run.state.adamw.step;

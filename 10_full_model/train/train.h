@@ -27,6 +27,7 @@ typedef struct TrainOptions {
     AdamW adamw;
     float dropout;       /* after the embedding and on what each layer adds; 0: none */
     float balance_alpha; /* weight of the sequence-wise balance loss (V3: 1e-4) */
+    float mtp_lambda;    /* weight of the loss of modules for multi-token prediction (V3: 0.3) */
     float bias_speed;    /* gamma: how far a router's bias moves after a step (V3: 1e-3) */
     /* validation: every so many steps, on eval_batches * batch_size windows */
     int eval_interval, eval_batches;
@@ -71,5 +72,10 @@ Settings train_settings(const Model *model, const TokenSource *source, const Tra
  * at a time. */
 float train_validation_loss(Model *model, const TokenSource *source, int windows, int batch_size,
                             int context_length);
+
+/* The same into losses[0], and the modules' (chapter 06) into losses[1 .. depth], each a mean over
+ * the rows of a batch that have its target. end: as MtpTraining's. */
+void train_validation_losses(Model *model, const TokenSource *source, int windows, int batch_size,
+                             int context_length, int32_t end, float losses[OBJECTIVE_SHOWN]);
 
 #endif

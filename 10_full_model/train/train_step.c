@@ -20,23 +20,27 @@ static MicroBatch next_micro_batch(const Trainer *t, int64_t number) {
 void train_step(const Trainer *t, AdamW *adamw, StepReport *report) {
     Context *ctx = t->params->ctx;
     int64_t step = adamw->step;
-    double total = 0;
+    double total[OBJECTIVE_SHOWN] = {0};
     params_zero_grad(t->params);
     for (int micro = 0; micro < t->accumulation; micro++) {
         ctx->recording = true;
         MicroBatch batch = next_micro_batch(t, step * t->accumulation + micro);
-        Tensor *shown;
-        tape_backward(ctx, t->objective.loss(t->objective.self, &batch, &shown));
-        float loss;
-        tensor_download(ctx, &loss, shown);
-        total += loss;
+        Tensor *shown[OBJECTIVE_SHOWN];
+        tape_backward(ctx, t->objective.loss(t->objective.self, &batch, shown));
+        for (int i = 0; i < t->objective.shown; i++) {
+            float loss;
+            tensor_download(ctx, &loss, shown[i]);
+            total[i] += loss;
+        }
         context_reset(ctx);
     }
     /* Were there several processes, they would add up their gradients here. */
     report->learning_rate = schedule_rate(&t->schedule, step);
     report->gradient_norm =
         adamw_step(adamw, t->params, report->learning_rate, 1.0f / t->accumulation);
-    report->loss = (float)(total / t->accumulation);
+    report->loss = (float)(total[0] / t->accumulation);
+    for (int i = 1; i < t->objective.shown; i++)
+        report->mtp_loss[i - 1] = (float)(total[i] / t->accumulation);
     report->step = step + 1;
     if (t->objective.after_step) t->objective.after_step(t->objective.self, report);
 }

@@ -10,6 +10,13 @@ expected.safetensors beside it:
     generated [1, 108]  8 ids and the 100 that greedy decoding adds
     bf16_distance [2]   how far transformers' own BF16 is from the logits and the gradients above
 
+v3_mtp has two modules for multi-token prediction, which transformers can run (MtpModel) but not write:
+their tensors are added to the file here, under DeepSeek's names, and expected.safetensors has
+
+    mtp_logits.k [2, 13, V]   row i: what module k says of token i + k + 1; zeros where it knows no token i + k
+    mtp_loss.k [1]            mean over the rows that have that token
+    loss, grad.NAME           of the model's loss + LAMBDA / 2 (mtp_loss.1 + mtp_loss.2)
+
 The numbers are computed in float64, norms, softmax, router and positions too, where transformers
 says float32 (see Float64), and rounded once when they are written: the truth that both programs
 are measured against. Greedy decoding and the BF16 distance are transformers as it is.
@@ -22,11 +29,13 @@ import sys
 import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForCausalLM, modeling_rope_utils
+from transformers.modeling_layers import MtpModel
 from transformers.models.deepseek_v2 import modeling_deepseek_v2
 from transformers.models.deepseek_v3 import modeling_deepseek_v3
 
 OUT = pathlib.Path(__file__).resolve().parents[2] / "10_full_model/goldens"
 BATCH, TOKENS, PROMPT, NEW = 2, 13, 8, 100
+LAMBDA = 0.3
 
 SIZES = dict(
     vocab_size=37, hidden_size=12, intermediate_size=20, num_hidden_layers=2, num_attention_heads=3,
@@ -47,6 +56,7 @@ MODELS = {
     "v3_bf16_shards": ("deepseek_v3", dict(norm_topk_prob=False, rms_norm_eps=1e-3), "bfloat16", "6KB", 12),
     "v3_f16_old_yarn": ("deepseek_v3", dict(rope_parameters=dict(YARN, mscale=1.0, mscale_all_dim=0.7)), "float16", None, 10),
     "v3_dense": ("deepseek_v3", dict(first_k_dense_replace=2, num_mtp_layers=0, rope_parameters=YARN), "float32", None, 10),
+    "v3_mtp": ("deepseek_v3", dict(num_mtp_layers=2, rope_parameters=YARN), "float32", None, 10),
     "v2_lite": ("deepseek_v2", dict(q_lora_rank=None, n_shared_experts=2,
                 rope_parameters=dict(YARN, mscale=0.707, mscale_all_dim=0.707)), "float32", None, 15),
     "v2_groups_shards": ("deepseek_v2", dict(topk_method="group_limited_greedy", n_group=3, topk_group=2, routed_scaling_factor=4.0,
@@ -75,7 +85,10 @@ FLOAT = torch.Tensor.float
 def make(model_type, settings):
     """A model of random weights; norms around 1, biases not zero, so that every part matters."""
     config = AutoConfig.for_model(model_type, **{**SIZES, **settings})
-    model = AutoModelForCausalLM.from_config(config)
+    return randomize(AutoModelForCausalLM.from_config(config))
+
+
+def randomize(model):
     with torch.no_grad():
         for name, t in [*model.named_parameters(), *model.named_buffers()]:
             if name.endswith(("norm.weight", "layernorm.weight")):
@@ -85,6 +98,70 @@ def make(model_type, settings):
             else:
                 t.normal_(0, 0.1 if name.endswith("bias") else 0.4)
     return model.eval()
+
+
+def file_name(layers, name):
+    """A name in MtpModel -> the file's, DeepSeek's."""
+    _, k, rest = name.split(".", 2)
+    rest = rest.removeprefix("mtp_block.").replace("post_norm.", "shared_head.norm.")
+    return f"model.layers.{layers + int(k)}.{rest}"
+
+
+def one_by_one(tensors):
+    """transformers' fused experts -> the file's."""
+    out = {}
+    for name, t in tensors.items():
+        if ".experts.gate_up_proj" in name:
+            for j, expert in enumerate(t):
+                gate, up = expert.chunk(2)
+                stem = name.replace("gate_up_proj", "")
+                out[f"{stem}{j}.gate_proj.weight"] = gate
+                out[f"{stem}{j}.up_proj.weight"] = up
+        elif ".experts.down_proj" in name and "shared" not in name:
+            for j, expert in enumerate(t):
+                out[name.replace("down_proj", f"{j}.down_proj.weight")] = expert
+        else:
+            out[name] = t
+    return out
+
+
+def add_modules(folder, model):
+    """Random modules behind the model, into its file."""
+    layers = model.config.num_hidden_layers
+    modules = MtpModel(model, model.config.num_mtp_layers)
+    randomize(modules.layers)
+    tensors = {"layers." + n: t for n, t in modules.layers.state_dict().items()}
+    tensors = one_by_one({file_name(layers, n): t for n, t in tensors.items()})
+    for k in range(modules.num_mtp_layers):
+        tensors[f"model.layers.{layers + k}.embed_tokens.weight"] = model.model.embed_tokens.weight
+        tensors[f"model.layers.{layers + k}.shared_head.head.weight"] = model.lm_head.weight
+    tensors = {n: t.detach().clone().contiguous() for n, t in tensors.items()}
+    path = folder / "model.safetensors"
+    save_file({**load_file(path), **tensors}, path, metadata={"format": "pt"})
+
+
+def load_modules(folder, model):
+    """transformers finds modules by the number 61 alone."""
+    layers = model.config.num_hidden_layers
+    known = [rf"model\.layers\.{layers + k}\." for k in range(model.config.num_mtp_layers)]
+    model._keys_to_ignore_on_load_unexpected = known
+    return MtpModel.from_pretrained(model).to(model.dtype).eval()
+
+
+def run_modules(model, modules, ids):
+    """The modules' logits, teacher-forced; positions as the model's."""
+    T = ids.shape[1]
+    h = model.model(ids).last_hidden_state  # after the last norm
+    positions = torch.arange(T)[None]
+    angles = model.model.rotary_emb(h, positions)
+    mask = torch.full((T, T), torch.finfo(h.dtype).min, dtype=h.dtype).triu(1)[None, None]
+    out = []
+    for k, layer in enumerate(modules.layers, 1):
+        shifted = torch.cat([ids[:, k:], ids[:, -1:].expand(-1, k)], 1)
+        h = layer(modules.embed_tokens(shifted), h, position_embeddings=angles, attention_mask=mask,
+                  position_ids=positions, cache=None)  # fmt: skip
+        out.append(model.lm_head(h))
+    return out
 
 
 def old_spelling(folder):
@@ -113,22 +190,21 @@ def run(folder, dtype, ids):
         for name, t in model.named_buffers():
             t.data = t.data.double()
     out = model(ids, labels=ids)
-    out.loss.backward()
-    grads = {}
-    for name, t in model.named_parameters():
-        g = t.grad if t.grad is not None else torch.zeros_like(t)
-        if ".experts.gate_up_proj" in name:
-            for j, expert in enumerate(g):
-                gate, up = expert.chunk(2)
-                stem = name.replace("gate_up_proj", "")
-                grads[f"{stem}{j}.gate_proj.weight"] = gate
-                grads[f"{stem}{j}.up_proj.weight"] = up
-        elif ".experts.down_proj" in name and "shared" not in name:
-            for j, expert in enumerate(g):
-                grads[name.replace("down_proj", f"{j}.down_proj.weight")] = expert
-        else:
-            grads[name] = g
-    return out.logits.detach(), out.loss.detach(), grads
+    loss, more, parameters = out.loss, {}, dict(model.named_parameters())
+    if "mtp" in folder.name:
+        modules = load_modules(folder, model)
+        for _, t in modules.layers.named_buffers() if dtype == torch.float64 else []:
+            t.data = t.data.double()
+        for k, logits in enumerate(run_modules(model, modules, ids), 1):
+            loss_k = torch.nn.functional.cross_entropy(logits[:, : -k - 1].flatten(0, 1), ids[:, k + 1 :].flatten())
+            loss = loss + LAMBDA / len(modules.layers) * loss_k
+            logits = torch.cat([logits[:, :-k], torch.zeros_like(logits[:, -k:])], 1)
+            more.update({f"mtp_logits.{k}": logits.detach(), f"mtp_loss.{k}": loss_k.detach().view(1)})
+        named = modules.layers.named_parameters()
+        parameters.update({file_name(model.config.num_hidden_layers, "layers." + n): t for n, t in named})
+    loss.backward()
+    grads = {n: t.grad if t.grad is not None else torch.zeros_like(t) for n, t in parameters.items()}
+    return out.logits.detach(), loss.detach(), one_by_one(grads), more
 
 
 def distance(a, b):
@@ -156,6 +232,8 @@ def write(name, seed):
     model.save_pretrained(folder, **({"max_shard_size": shard} if shard else {}))
     if "old" in name:
         old_spelling(folder)
+    if "mtp" in name:
+        add_modules(folder, model)
 
     ids = torch.randint(0, SIZES["vocab_size"], (BATCH, TOKENS))
     prompt = ids[:1, :PROMPT]
@@ -165,16 +243,16 @@ def write(name, seed):
     if margin(folder, generated) < 1e-3:
         return False
     in_float64(True)
-    logits, loss, grads = run(folder, torch.float64, ids)
+    logits, loss, grads, more = run(folder, torch.float64, ids)
     in_float64(False)
-    rough_logits, _, rough_grads = run(folder, torch.bfloat16, ids)
-    fine_logits, fine_loss, fine_grads = run(folder, torch.float32, ids)
+    rough_logits, _, rough_grads, _ = run(folder, torch.bfloat16, ids)
+    fine_logits, fine_loss, fine_grads, _ = run(folder, torch.float32, ids)
     bf16 = distance([rough_logits], [logits]), distance(rough_grads.values(), grads.values())
     if bf16[0] > 0.03:  # rounding chose another expert: how far that leads is a matter of luck
         return False
     f32 = distance([fine_logits], [logits]), distance(fine_grads.values(), grads.values())
     expected = {"logits": logits, "loss": loss.view(1), "bf16_distance": torch.stack(bf16),
-                **{"grad." + k: g for k, g in grads.items()}}  # fmt: skip
+                **more, **{"grad." + k: g for k, g in grads.items()}}  # fmt: skip
     expected = {k: t.float().contiguous().clone() for k, t in expected.items()}
     save_file({**expected, "input_ids": ids.int(), "generated": generated.int()}, folder / "expected.safetensors",
               metadata={"made_by": "tools/goldens/10_full_model.py", "torch": torch.__version__.split("+")[0]})  # fmt: skip
