@@ -24,6 +24,7 @@ typedef struct Options {
     bool interactive, logprobs;
     StringList stops;
     GenerateOptions generate; /* max_new_tokens 0: not given */
+    GuessOptions guess;
 } Options;
 
 static int check_written(Error *err) {
@@ -37,9 +38,11 @@ static int check_written(Error *err) {
 typedef struct Totals {
     GenerateResult result;
     int longest; /* text, in tokens: the prompt too */
+    SpeculateCounts guesses;
 } Totals;
 
 static void add_up(Totals *total, const GenerateResult *r, const Generator *g) {
+    if (g->speculator) speculate_add(&total->guesses, &g->speculator->counts);
     total->result.new_tokens += r->new_tokens;
     total->result.seconds += r->seconds;
     total->result.full |= r->full;
@@ -53,6 +56,7 @@ static void report(const Totals *total, const Model *model, const Options *o) {
     int trained = model->cfg.trained_context_length;
     fprintf(stderr, "%d tokens, %.0f tokens/s\n", r->new_tokens,
             r->seconds > 0 ? r->new_tokens / r->seconds : 0);
+    if (o->guess.drafts) speculate_print(stderr, &total->guesses);
     if (r->full)
         fprintf(stderr, "(the model's context of %d tokens is full)\n",
                 model->cfg.max_position_embeddings);
@@ -110,7 +114,7 @@ static int continue_some(Model *model, const Tokenizer *tokenizer, const Options
     int capacity =
         generator_capacity(model, tokenizer, (const char *const *)prompts + first, batch, most);
     if (generator_init(&g, model, tokenizer, batch, capacity, err)) return -1;
-    int status = 0;
+    int status = generator_guess(&g, model, &o->guess, err);
     for (int b = 0; b < batch && !status; b++) {
         g.decoding.sequences[b].stream = (uint64_t)(first + b);
         status = generator_prompt(&g, b, prompts[first + b], err);
@@ -141,7 +145,7 @@ static int continue_some(Model *model, const Tokenizer *tokenizer, const Options
         }
         status = check_written(err);
     }
-    decoder_generator_free(&g.decoding);
+    generator_free(&g);
     return status;
 }
 
@@ -182,8 +186,9 @@ static int continue_file(Model *model, const Tokenizer *tokenizer, const Options
     char **prompts = lines_of(text, &count);
     if (count == 0) status = error_set(err, "%s: there is no prompt in it", o->prompts);
     Totals total = {0};
-    for (int first = 0; first < count && !status; first += o->batch) {
-        int batch = count - first < o->batch ? count - first : o->batch;
+    int most = generator_most(model, &o->guess), at_once = o->batch < most ? o->batch : most;
+    for (int first = 0; first < count && !status; first += at_once) {
+        int batch = count - first < at_once ? count - first : at_once;
         status = continue_some(model, tokenizer, o, prompts, first, batch, &total, err);
     }
     if (!status) report(&total, model, o);
@@ -206,6 +211,12 @@ static int run(int argc, char **argv, Error *err) {
         OPT_STRING("prompts", 0, "FILE", &o->prompts,
                    "Many prompts, one a line, continued side by side; empty lines do not count"),
         OPT_INT("batch", 0, "N", &o->batch, 1, 65536, "With --prompts: how many at a time"),
+        OPT_INT(
+            "speculative", 0, "K", &o->guess.drafts, 0, SPECULATE_MOST,
+            "Let the model's modules guess K tokens ahead: the same text, sooner (fewer prompts "
+            "at a time, if their rows do not fit a step)"),
+        OPT_INT("draft-vocabulary", 0, "N", &o->guess.vocabulary, 0, 1 << 24,
+                "Guess among the N most frequent tokens alone, which costs less; 0: all"),
         OPT_FLAG("interactive", 0, &o->interactive, "Type prompts; /help there lists the settings"),
         OPT_INT("max-new-tokens", 'n', "N", &o->generate.max_new_tokens, 1, 1 << 20,
                 "Tokens to add (default: 200, but no more than the texts of its training had)"),
@@ -233,6 +244,8 @@ static int run(int argc, char **argv, Error *err) {
         options_error(argv, "--prompt, --prompts and --interactive exclude each other");
     if (o->interactive && o->logprobs)
         options_error(argv, "--logprobs is for --prompt and --prompts");
+    if (o->guess.vocabulary && !o->guess.drafts)
+        options_error(argv, "--draft-vocabulary is for --speculative");
     for (int i = 0; i < o->stops.count; i++)
         if (!*o->stops.items[i]) options_error(argv, "--stop: the text is empty");
     o->generate.stops = o->stops.items;
@@ -250,7 +263,7 @@ static int run(int argc, char **argv, Error *err) {
         if (s->seed == drawn && s->temperature > 0)
             fprintf(stderr, "seed %llu\n", (unsigned long long)drawn);
         if (o->interactive)
-            status = interactive_run(&model, tokenizer, o->generate, stdin, stdout, err);
+            status = interactive_run(&model, tokenizer, o->generate, &o->guess, stdin, stdout, err);
         else if (o->prompts)
             status = continue_file(&model, tokenizer, o, err);
         else

@@ -35,6 +35,7 @@ static void run(Talk *talk, GenerateResult *result) {
     answering_cancelled = 0;
     struct sigaction action = {.sa_handler = on_interrupt}, old;
     sigaction(SIGINT, &action, &old);
+    if (talk->g.speculator) talk->g.speculator->counts = (SpeculateCounts){0};
     GenerateOptions options = talk->options;
     if (!options.max_new_tokens)
         options.max_new_tokens = generate_usual(talk->model, talk->g.decoding.sequences[0].count);
@@ -117,10 +118,12 @@ static void command(Talk *talk, char *line) {
 static void remark(const Talk *talk, const GenerateResult *result) {
     const DecoderGenerator *d = &talk->g.decoding;
     int count = d->sequences[0].count;
+    const Speculator *guesses = talk->g.speculator;
     if (result->new_tokens)
         fprintf(talk->out, "[%d tokens, %.0f tokens/s]\n", result->new_tokens,
                 result->new_tokens / result->seconds);
-    else if (count < d->capacity)
+    if (result->new_tokens && guesses) speculate_print(talk->out, &guesses->counts);
+    if (!result->new_tokens && count < d->capacity)
         fprintf(talk->out, "[the model has nothing to add]\n");
     if (count >= d->capacity)
         fprintf(talk->out, "[the context of %d tokens is full; /clear begins a new text]\n", count);
@@ -156,8 +159,8 @@ static void answer(Talk *talk, const char *line) {
     if (talk->terminal) remark(talk, &result);
 }
 
-int interactive_run(Model *model, const Tokenizer *tokenizer, GenerateOptions options, FILE *in,
-                    FILE *out, Error *err) {
+int interactive_run(Model *model, const Tokenizer *tokenizer, GenerateOptions options,
+                    const GuessOptions *guess, FILE *in, FILE *out, Error *err) {
     Talk talk = {.model = model,
                  .options = options,
                  .out = out,
@@ -165,6 +168,10 @@ int interactive_run(Model *model, const Tokenizer *tokenizer, GenerateOptions op
                  .terminal = isatty(fileno(in))};
     if (generator_init(&talk.g, model, tokenizer, 1, model->cfg.max_position_embeddings, err))
         return -1;
+    if (generator_guess(&talk.g, model, guess, err)) {
+        generator_free(&talk.g);
+        return -1;
+    }
     talk.options.emit = print_piece;
     talk.options.user = &talk;
     talk.options.cancelled = &answering_cancelled;
@@ -185,7 +192,7 @@ int interactive_run(Model *model, const Tokenizer *tokenizer, GenerateOptions op
     }
     if (talk.terminal) fprintf(out, "\n");
     free(line);
-    decoder_generator_free(&talk.g.decoding);
+    generator_free(&talk.g);
     if (fflush(out) || ferror(out))
         return error_set(err, "cannot write the text: %s", strerror(errno));
     return 0;

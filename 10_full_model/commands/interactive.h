@@ -12,9 +12,10 @@
 
 /*
  * Reads lines from `in` until its end or /quit. options are what it begins with. Ctrl-C ends an
- * answer; at the prompt, the program. 0, or -1 and a message when the output cannot be written.
+ * answer; at the prompt, the program. 0, or -1 and a message when the output cannot be written,
+ * or the model cannot guess as it is asked to.
  */
-int interactive_run(Model *model, const Tokenizer *tokenizer, GenerateOptions options, FILE *in,
-                    FILE *out, Error *err);
+int interactive_run(Model *model, const Tokenizer *tokenizer, GenerateOptions options,
+                    const GuessOptions *guess, FILE *in, FILE *out, Error *err);
 
 #endif

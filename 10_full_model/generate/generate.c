@@ -29,12 +29,64 @@ int generate_usual(const Model *model, int tokens) {
 int generator_init(Generator *g, Model *model, const Tokenizer *tokenizer, int batch, int capacity,
                    Error *err) {
     CHECK(capacity <= model->cfg.max_position_embeddings, "generator_init: %d tokens", capacity);
-    g->tokenizer = tokenizer;
+    *g = (Generator){.tokenizer = tokenizer};
     g->begin = tokenizer_bos(tokenizer);
     if (g->begin < 0) g->begin = model->cfg.bos_token_id;
     if (g->begin < 0) g->begin = tokenizer_eot(tokenizer);
     return decoder_generator_init(&g->decoding, model->ctx, &model->decoder, model_position(model),
                                   batch, capacity, err);
+}
+
+void generator_free(Generator *g) {
+    if (g->speculator) speculator_free(g->speculator);
+    free(g->speculator);
+    decoder_generator_free(&g->decoding);
+    *g = (Generator){0};
+}
+
+/* The end token and those with the smallest numbers. */
+static DraftVocabulary *frequent_tokens(const Generator *g, Model *model, int count, Error *err) {
+    int vocab = model->cfg.vocab_size, end = tokenizer_eot(g->tokenizer);
+    if (count > vocab) {
+        error_set(err, "a draft vocabulary of %d tokens; the model has %d, take 1 to %d", count,
+                  vocab, vocab);
+        return NULL;
+    }
+    int32_t *ids = must_alloc((size_t)count, sizeof *ids);
+    for (int i = 0; i < count; i++) ids[i] = i;
+    if (end >= count) ids[count - 1] = end;
+    DraftVocabulary *v = must_alloc(1, sizeof *v);
+    int status = draft_vocabulary_init(v, model->ctx, &model->decoder, ids, count, end, err);
+    free(ids);
+    if (!status) return v;
+    free(v);
+    return NULL;
+}
+
+int generator_guess(Generator *g, Model *model, const GuessOptions *o, Error *err) {
+    DraftVocabulary *vocabulary = NULL;
+    if (o->drafts == 0) return 0;
+    if (model->mtp.depth == 0)
+        return error_set(err, "this model has no modules that could guess "
+                              "(num_nextn_predict_layers is 0): train one with --mtp 1, or leave "
+                              "out --speculative");
+    if (o->drafts >= g->decoding.capacity)
+        return error_set(err, "%d drafts at a time, but there is room for %d tokens", o->drafts,
+                         g->decoding.capacity);
+    if (o->vocabulary && !(vocabulary = frequent_tokens(g, model, o->vocabulary, err))) return -1;
+    Drafter *drafter = drafter_of_modules(model->ctx, &model->mtp, &g->decoding.cache, err);
+    Speculator *s = must_alloc(1, sizeof *s);
+    if (drafter && !speculator_init(s, &g->decoding, drafter, vocabulary, o->drafts, err)) {
+        g->speculator = s;
+        return 0;
+    }
+    if (!drafter && vocabulary) draft_vocabulary_free(vocabulary), free(vocabulary);
+    free(s);
+    return -1;
+}
+
+int generator_most(const Model *model, const GuessOptions *o) {
+    return o->drafts ? speculate_rows(model->ctx) / (o->drafts + 1) : INT32_MAX;
 }
 
 int generator_prompt(Generator *g, int b, const char *text, Error *err) {
@@ -90,7 +142,10 @@ void generator_run(Generator *g, const GenerateOptions *o, GenerateResult *resul
                                             .ends = stops,
                                             .user = &answers,
                                             .cancelled = o->cancelled};
-    decoder_generate(d, &options, result);
+    if (g->speculator)
+        speculate_generate(g->speculator, &options, result);
+    else
+        decoder_generate(d, &options, result);
     for (int b = 0; b < d->batch; b++) {
         const DecoderSequence *s = &d->sequences[b];
         text_stream_end(&answers.streams[b]);
@@ -134,6 +189,6 @@ int generate(Model *model, const Tokenizer *tokenizer, const char *prompt,
     if (generator_init(&g, model, tokenizer, 1, capacity, err)) return -1;
     int status = generator_prompt(&g, 0, prompt, err);
     if (!status) generator_run(&g, options, result);
-    decoder_generator_free(&g.decoding);
+    generator_free(&g);
     return status;
 }

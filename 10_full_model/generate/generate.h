@@ -13,12 +13,14 @@
 #include "10_full_model/model/model.h"
 
 #include "05_moe/decoder/decoder_generate.h"
+#include "06_mtp/speculate/speculate.h"
 #include "common/text/tokenizer.h"
 
 typedef struct Generator {
     const Tokenizer *tokenizer;
     int begin;                 /* the token that an empty text begins with; -1: there is none */
     DecoderGenerator decoding; /* its sequences are the texts */
+    Speculator *speculator;    /* NULL: decodes plainly */
 } Generator;
 
 /* What sequences need that begin with these texts [batch] and get up to new_tokens: whole pages, at
@@ -32,9 +34,26 @@ enum { GENERATE_USUAL = 200 };
 int generate_usual(const Model *model, int tokens);
 
 /* Sequences of up to `capacity` tokens (at most the model's context), all empty. -1 and a message
- * when memory runs out. Free g->decoding. */
+ * when memory runs out. Its address must not change. */
 int generator_init(Generator *g, Model *model, const Tokenizer *tokenizer, int batch, int capacity,
                    Error *err);
+void generator_free(Generator *g);
+
+/* Guesses by the model's MTP modules: the same texts, sooner (06_mtp/speculate/speculate.h). */
+typedef struct GuessOptions {
+    int drafts;     /* at a time; 0: none */
+    int vocabulary; /* only the most frequent tokens are guessed, so many; 0: all are */
+} GuessOptions;
+
+/*
+ * From now on g guesses, unless options->drafts is 0. Which tokens are frequent is known from their
+ * numbers: byte pairs are numbered as they are learned, the most frequent first. -1 and a message
+ * when the model has no modules, or what is asked for does not fit.
+ */
+int generator_guess(Generator *g, Model *model, const GuessOptions *options, Error *err);
+
+/* How many texts can stand side by side then. */
+int generator_most(const Model *model, const GuessOptions *options);
 
 /*
  * Text (zero-terminated) behind what sequence b holds. An empty text in an empty sequence becomes

@@ -355,7 +355,8 @@ Test(interactive, follows_its_commands) {
     size_t size = 0;
     FILE *in = fmemopen(script, strlen(script), "r"), *out = open_memstream(&text, &size);
     GenerateOptions options = {.sampling = sampling_defaults(), .max_new_tokens = 50};
-    check_ok(interactive_run(&w.model, w.tokenizer, options, in, out, &err), &err);
+    check_ok(interactive_run(&w.model, w.tokenizer, options, &(GuessOptions){0}, in, out, &err),
+             &err);
     fclose(in), fclose(out);
     const char *const said[] = {"/temp: 'hot' is not a number between 0 and 100",
                                 "/top-k: '1.5' is not a whole number between 0 and",
