@@ -1,6 +1,6 @@
 /*
- * Texts that are made with guesses: those of plain decoding, with stop strings and pauses, alone and
- * side by side; and what cannot be guessed with is said.
+ * Texts that are made with guesses: those of plain decoding, with stop strings and pauses, alone
+ * and side by side; and what cannot be guessed with is said.
  */
 #include "10_full_model/generate/generate.h"
 #include "10_full_model/tests/test_world.h"
