@@ -130,8 +130,7 @@ void mtp_shift_cpu(int32_t *ids_k, int32_t *targets_k, const int32_t *ids, const
 }
 
 /* [mtp_training_loss] */
-/* loss + weight * part, F32 [1] each */
-static Tensor *add_weighted(Context *ctx, Tensor *loss, Tensor *part, float weight) {
+Tensor *mtp_add_weighted(Context *ctx, Tensor *loss, Tensor *part, float weight) {
     const Tensor *c = tensor_copy_in(ctx, "weight", F32, &weight, SHAPE(1));
     return add(ctx, loss, weighted_sum(ctx, part, c));
 }
@@ -152,7 +151,7 @@ Tensor *mtp_training_loss(Context *ctx, const Mtp *mtp, Tensor *ids, Tensor *tar
         mtp_shift(ctx, ids, targets, k, training->end, &ids_k, &targets_k);
         h = mtp_forward(ctx, mtp, k, ids_k, h, &one); /* h^k */
         shown[k] = linear_cross_entropy(ctx, h, d->lm_head, targets_k);
-        loss = add_weighted(ctx, loss, shown[k], training->lambda / (float)mtp->depth);
+        loss = mtp_add_weighted(ctx, loss, shown[k], training->lambda / (float)mtp->depth);
         if (record->loss) loss = add(ctx, loss, record->loss);
     }
     return loss;

@@ -101,6 +101,9 @@ int mtp_training_check(const MtpTraining *training, int depth, int length, Error
 Tensor *mtp_training_loss(Context *ctx, const Mtp *mtp, Tensor *ids, Tensor *targets,
                           const DecoderRun *run, const MtpTraining *training, Tensor **shown);
 
+/* loss + weight * part, F32 [1] each. */
+Tensor *mtp_add_weighted(Context *ctx, Tensor *loss, Tensor *part, float weight);
+
 /* decoder_rebalance() for the modules' routers. */
 void mtp_rebalance(Context *ctx, const Mtp *mtp, float gamma);
 

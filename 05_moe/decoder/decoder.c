@@ -54,12 +54,15 @@ void decoder_randomize(Params *params, const Decoder *d, DecoderStart s) {
     if (d->lm_head != d->embed_tokens) params_normal(params, d->lm_head, s.std);
 }
 
-/* x + place t of every sequence: 0, 1, ... */
+/* x + the place of each token, counted from the first of its sequence. */
 static Tensor *add_places(Context *ctx, const Decoder *d, Tensor *x, const DecoderRun *run) {
     int64_t B = tensor_dim(x, 0), T = tensor_dim(x, 1);
-    CHECK(!run->cache && T <= d->cfg.places, "decoder: %lld tokens, places for %d and no cache",
-          (long long)T, d->cfg.places);
-    return add(ctx, x, embedding(ctx, d->places, positions_from(ctx, B, T, 0)));
+    int64_t last = run->cache ? decoder_cache_length(run->cache, -1) : T;
+    CHECK(last <= d->cfg.places, "decoder: %lld tokens, places for %d", (long long)last,
+          d->cfg.places);
+    Tensor *positions = run->cache ? decoder_cache_positions(ctx, run->cache, (int)T)
+                                   : positions_from(ctx, B, T, 0);
+    return add(ctx, x, embedding(ctx, d->places, positions));
 }
 
 /* [decoder_states] */
@@ -69,9 +72,9 @@ typedef Tensor *BlockFunction(Context *ctx, Tensor *x, const Block *w, const Blo
 static Tensor *through_blocks(Context *ctx, const Decoder *d, Tensor *ids, const DecoderRun *run,
                               BlockFunction *block) {
     Tensor *x = embedding(ctx, d->embed_tokens, ids); /* [B, T, hidden_size] */
+    if (run->cache) decoder_cache_begin(run->cache, (int)tensor_dim(ids, 1));
     if (d->places) x = add_places(ctx, d, x, run);
     if (ctx->recording && run->training) x = dropout(ctx, x, run->training->dropout);
-    if (run->cache) decoder_cache_begin(run->cache, (int)tensor_dim(ids, 1));
     for (int i = 0; i < d->cfg.num_hidden_layers; i++) {
         BlockRun one = {.position = run->position,
                         .selection = run->selections ? run->selections[i] : NULL,

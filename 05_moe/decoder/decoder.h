@@ -21,7 +21,7 @@ __BEGIN_DECLS
 
 typedef struct DecoderConfig {
     int vocab_size, num_hidden_layers;
-    int places;               /* longest text of a model with learned places; 0: has none */
+    int places; /* longest text of a model with learned places, cached or not; 0: has none */
     bool tie_word_embeddings; /* the head is the embedding table again */
     BlockConfig block;
 } DecoderConfig;

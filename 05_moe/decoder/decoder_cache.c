@@ -56,6 +56,12 @@ void decoder_cache_begin(DecoderCache *cache, int tokens) {
     if (has_latents(cache)) pages_begin(&cache->pages, tokens, &err);
 }
 
+/* Keys and values are counted later, by each layer. */
+Tensor *decoder_cache_positions(Context *ctx, DecoderCache *cache, int tokens) {
+    if (has_latents(cache)) return pages_positions(ctx, &cache->pages);
+    return positions_from(ctx, cache->batch, tokens, cache->layers[0].kv.length);
+}
+
 int decoder_cache_length(const DecoderCache *cache, int b) {
     CHECK(b >= -1 && b < cache->batch, "decoder_cache_length: sequence %d of %d", b, cache->batch);
     if (!has_latents(cache)) return cache->layers[0].kv.length;

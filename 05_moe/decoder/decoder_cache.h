@@ -37,6 +37,9 @@ int decoder_cache_reserve(DecoderCache *cache, const Position *position, int tok
 /* A step of `tokens` begins; there must be room. */
 void decoder_cache_begin(DecoderCache *cache, int tokens);
 
+/* I32 [B, T], after decoder_cache_begin: the positions of the step's tokens. */
+Tensor *decoder_cache_positions(Context *ctx, DecoderCache *cache, int tokens);
+
 /* Tokens of sequence b; of the longest (b = -1). */
 int decoder_cache_length(const DecoderCache *cache, int b);
 
