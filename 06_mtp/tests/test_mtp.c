@@ -184,6 +184,52 @@ Test(mtp, no_row_sees_its_target) {
     }
 }
 
+/* A position that turns nothing and looks where its rows stand. */
+typedef struct Watch {
+    Position position;
+    int first, calls;
+} Watch;
+
+static void watch(Context *ctx, const Position *self, Tensor *q, Tensor *k, int dim,
+                  const Tensor *positions) {
+    Watch *w = (Watch *)self;
+    (void)q, (void)k, (void)dim;
+    int32_t *at = test_ints(ctx, positions);
+    int64_t T = positions->shape[1];
+    for (int64_t i = 0; i < tensor_count(positions); i++)
+        cr_assert(at[i] == w->first + i % T, "row %lld stands at %d", (long long)i, at[i]);
+    w->calls++;
+}
+
+/* Row i of every module stands at position i, though its token is i + k; also behind a cache. */
+DEVICE_TEST(mtp, positions_are_not_shifted) {
+    enum { T = 6 };
+    Context ctx = test_context(device, dtype);
+    Module m;
+    DecoderCache cache;
+    Error err = {0};
+    DecoderConfig cfg = small_config();
+    cfg.block.mla.qk_rope_head_dim = 8;
+    module_init(&m, &ctx, cfg, 2);
+    Watch w = {.position = {.rotate = watch, .max_position = 64, .scale = 1}};
+    MtpTraining training = {0.3f, -1};
+    Tensor *shown[3];
+    ctx.recording = true;
+    mtp_training_loss(&ctx, &m.mtp, squares(&ctx, 2, T, 0), squares(&ctx, 2, T, 1),
+                      &(DecoderRun){.position = &w.position}, &training, shown);
+    cr_assert(w.calls == LAYERS + 2);
+    context_reset(&ctx);
+    ctx.recording = false;
+    check_ok(decoder_cache_init(&cache, &ctx, &cfg.block, 1, 2, 64, &err), &err);
+    for (; w.first <= 2 * T; w.first += T) {
+        decoder_cache_begin(&cache, T);
+        mtp_forward(&ctx, &m.mtp, 1, squares(&ctx, 2, T, w.first),
+                    test_normal(&ctx, "h", 7, SHAPE(2, T, HIDDEN)),
+                    &(BlockRun){.position = &w.position, .cache = &cache.layers[0]});
+    }
+    decoder_cache_free(&cache);
+}
+
 /* In one go, and row by row behind a cache. */
 DEVICE_TEST(mtp, cached_is_uncached) {
     enum { B = 2, T = 9, FIRST = 4 };
