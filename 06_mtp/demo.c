@@ -1,9 +1,33 @@
 /*
- * The demo: trains a small model with modules that look further ahead, and without.
+ * The demo: trains a small model with modules that look further ahead, and without; then the
+ * modules guess what the model is about to write.
  */
 #include "06_mtp/demo.h"
+#include "06_mtp/demo_speculate.h"
 
 #include <stdio.h>
+
+static void write_character(void *user, int32_t id) {
+    const Demo *d = user;
+    uint8_t byte = d->text.alphabet.byte[id];
+    putchar(byte < ' ' ? ' ' : byte);
+}
+
+/* From the first characters of the text that was kept back, to the last place there is. */
+static void speculate(Demo *d) {
+    enum { PROMPT = 8 };
+    DemoSpeculate s = {.ctx = &d->ctx,
+                       .mtp = &d->with.mtp,
+                       .prompt = d->text.ids + d->text.train,
+                       .prompt_tokens = PROMPT,
+                       .new_tokens = DEMO_CONTEXT - PROMPT - DEMO_DRAFTS - 1,
+                       .write = write_character,
+                       .user = d,
+                       .csv = DEMO_OUT "guesses.csv"};
+    printf("4. The modules guess, and the model only checks\n");
+    demo_speculate(&s);
+    printf("\n");
+}
 
 int main(int argc, char **argv) {
     static Demo d;
@@ -21,12 +45,14 @@ int main(int argc, char **argv) {
         OPT_COMMON(&o->common),
         OPT_END};
     Error err;
-    options_parse(argc, argv,
-                  "Trains a small model with modules that predict further tokens, and without.",
-                  flags);
+    options_parse(
+        argc, argv,
+        "Trains a small model with modules that predict further tokens, and lets them guess.",
+        flags);
     options_open(&o->common, &d.ctx);
     printf("What can a model say beyond the next token?\n\n");
     if (demo_train(&d, &err)) fatal("%s", err.text);
+    speculate(&d);
     printf("Try: --mtp 4 (how fast does it get hard?), --mtp-lambda 3 (does the next token "
            "suffer?),\n     --mtp-lambda 0 (modules that learn nothing), --steps 2000\n");
     return 0;
