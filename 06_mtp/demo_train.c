@@ -43,7 +43,6 @@ static int make_model(Demo *d, DemoModel *m, int modules, int heads, Error *err)
     decoder_randomize(&m->params, &m->decoder, start);
     mtp_randomize(&m->params, &m->mtp, start);
     mtp_heads_randomize(&m->params, &m->heads, start);
-    d->ctx.rng = (Rng){.seed = d->options.common.seed + 1}; /* the same text for all */
     for (int k = 0; k <= m->depth; k++)
         m->losses[k] = must_alloc((size_t)d->options.steps, sizeof(double));
     return 0;
@@ -123,11 +122,13 @@ static void count_agreement(Demo *d, DemoModel *m, Tensor *ids) {
 
 static int train(Demo *d, DemoModel *m, const char *label, Error *err) {
     Trainee t = {.demo = d, .model = m};
+    /* The same text for all, however many streams their first numbers took. */
+    Rng windows = {.seed = d->options.common.seed, .stream = 1 << 20};
     CharTraining how = {.label = label,
                         .schedule = {d->options.steps, 50, 0, 1e-2f, 1e-3f},
                         .batch = DEMO_BATCH,
                         .length = DEMO_CONTEXT,
-                        .rng = &d->ctx.rng,
+                        .rng = &windows,
                         .loss = training_loss,
                         .after = after_step,
                         .user = &t};
