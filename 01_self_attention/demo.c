@@ -69,7 +69,7 @@ static void print_vectors(Context *ctx, Tensor *const *t, int count) {
     printf("   %-9s", "");
     for (int i = 0; i < count; i++)
         printf(" %-13s", (const char *[]){"x", "q = x W_q^T", "k = x W_k^T", "v = x W_v^T"}[i]);
-    printf("  each %s\n", shape_text(t[0]).text);
+    printf("\n");
     for (int i = 0; i < count; i++) tensor_download(ctx, values[i], t[i]);
     for (int row = 0; row < 4; row++) {
         printf("     %-7s", names[row]);
@@ -84,7 +84,7 @@ static void by_hand(Context *ctx) {
     Four f = four_tokens(ctx);
     printf("1. Four tokens, two numbers each: is it a thing? is it an action?\n"
            "2. Every token asks (q), can be found (k), and has something to say (v).\n"
-           "   W_q swaps the two numbers: a thing looks for an action, an action for a thing.\n\n");
+           "   W_q swaps the two numbers: a thing looks for an action and vice versa.\n\n");
     Tensor *q = linear(ctx, f.x, f.w.q_proj, NULL), *k = linear(ctx, f.x, f.w.k_proj, NULL);
     Tensor *v = linear(ctx, f.x, f.w.v_proj, NULL);
     print_vectors(ctx, (Tensor *[]){f.x, q, k, v}, 4);
@@ -97,9 +97,8 @@ static void by_hand(Context *ctx) {
 
     printf("\n4. The new token is the mean of the values, by these shares.\n");
     show(ctx, "output = weights v", matmul(ctx, weights, v));
-    printf("   By hand: cat's scores are 0, 0, 0.707, 0.707; e^0 = 1 and e^0.707 = 2.028, in all "
-           "6.056;\n"
-           "   so its shares are 1/6.056 = 0.165 and 2.028/6.056 = 0.335.\n\n");
+    printf("   By hand: cat's scores are 0, 0, 0.707, 0.707; e^0 = 1, e^0.707 = 2.028,\n"
+           "   in all 6.056; so its shares are 1/6.056 = 0.165 and 2.028/6.056 = 0.335.\n\n");
 }
 
 /* ---- part 5: words ---- */
@@ -169,11 +168,9 @@ static void on_words(Context *ctx, const DemoOptions *options) {
     for (int i = 0; i < n; i++)
         for (int j = 0; j < n; j++)
             if (words.same_as[i] == words.same_as[j]) own += p[i * n + j] / n;
-    printf("\n   %.0f%% of the attention goes to the same word: random vectors are nearly "
-           "orthogonal, so only\n"
-           "   equal ones have a large product. Nothing was trained; training shapes W_q and W_k "
-           "so that\n"
-           "   other words become each other's answer.\n   ",
+    printf("\n   %.0f%% of the attention goes to the same word: random vectors are nearly\n"
+           "   orthogonal, so only equal ones have a large product. Nothing was trained;\n"
+           "   training shapes W_q and W_k so that other words become each other's answer.\n   ",
            100 * own);
     write_chart(ctx, options, &words, p);
     printf("\n");
@@ -184,8 +181,8 @@ static void on_words(Context *ctx, const DemoOptions *options) {
 
 static void scale(uint64_t seed) {
     static const int dims[] = {4, 64, 1024};
-    printf("6. Why scores are divided by sqrt(D): %d keys; a query and keys of D independent\n"
-           "   random numbers; means over %d queries.\n\n"
+    printf("6. Why scores are divided by sqrt(D): %d keys; a query and keys of D\n"
+           "   independent random numbers; means over %d queries.\n\n"
            "            the largest weight         the softmax's slope\n"
            "        D   as it is  / sqrt(D)        as it is  / sqrt(D)\n",
            SHARPNESS_KEYS, SHARPNESS_QUERIES);
@@ -265,11 +262,10 @@ int main(int argc, char **argv) {
     on_words(&ctx, &o);
     scale(o.common.seed);
     gradient(&ctx);
-    printf(
-        "Try next:  ./01_self_attention/demo --dim 4         vectors too short to be told apart\n"
-        "           ./01_self_attention/demo --text 'a rose is a rose is a rose'\n"
-        "           ./01_self_attention/bench                how fast a matrix product can be\n"
-        "           make learn CH=01_self_attention          the exercises\n");
+    printf("Try next:  ./01_self_attention/demo --dim 4     vectors too short to tell apart\n"
+           "           ./01_self_attention/demo --text 'a rose is a rose is a rose'\n"
+           "           ./01_self_attention/bench            how fast a matrix product can be\n"
+           "           make learn CH=01                     the exercises\n");
     context_free(&ctx);
     return 0;
 }

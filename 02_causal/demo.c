@@ -17,16 +17,15 @@ static const float weights[6] = {1, 2, 4, 1, 2, 8}; /* exp of the scores: kind n
 static const float values[6] = {2, 5, 1, 4, 2, 6};
 
 static void online_by_hand(void) {
-    printf("1. A softmax that never sees all its scores. Six keys arrive two at a time. Scores:\n"
-           "   log 1, log 2 | log 4, log 1 | log 2, log 8; values: 2, 5 | 1, 4 | 2, 6.\n\n"
-           "   tile       m = max s   e^(old m - m)   l = sum e^(s-m)"
-           "   o = sum e^(s-m) v   o / l\n");
+    printf("1. A softmax that never sees all its scores. Six keys arrive two at a time.\n"
+           "   Scores log 1, log 2 | log 4, log 1 | log 2, log 8; values 2, 5 | 1, 4 | 2, 6.\n\n"
+           "   tile      m = max s  e^(old m - m)  l = sum e^(s-m)  o = sum e^(s-m) v  o / l\n");
     OnlineSoftmax state = {-INFINITY, 0};
     float o = 0;
     for (int tile = 0; tile < 3; tile++) {
         float s[2] = {logf(weights[2 * tile]), logf(weights[2 * tile + 1])}, old = state.m;
         online_softmax(&state, &o, s, 2, values + 2 * tile, 1, 1);
-        printf("   %d     %.4f = log %.0f %15.2f %17.2f %19.2f %7.2f\n", tile + 1, state.m,
+        printf("   %d    %.4f = log %.0f %14.2f %16.2f %18.2f %6.2f\n", tile + 1, state.m,
                exp(state.m), expf(old - state.m), state.l, o, o / state.l);
     }
     float all = 0, weighted = 0, lse = state.m + logf(state.l);
@@ -34,23 +33,22 @@ static void online_by_hand(void) {
         all += weights[j];
         weighted += weights[j] * values[j];
     }
-    printf("\n   All at once: (1*2 + 2*5 + 4*1 + 1*4 + 2*2 + 8*6) / (1+2+4+1+2+8)"
-           " = %.0f / %.0f = %.2f.\n"
-           "   Backward needs only lse = m + log l = %.4f = log %.0f. It brings every probability\n"
-           "   back: e^(s - lse) =",
+    printf("\n   All at once: (1*2 + 2*5 + 4*1 + 1*4 + 2*2 + 8*6) / (1+2+4+1+2+8)\n"
+           "   = %.0f / %.0f = %.2f. Backward needs only lse = m + log l = %.4f = log %.0f.\n"
+           "   It brings every probability back: e^(s - lse) =\n  ",
            weighted, all, weighted / all, lse, exp(lse));
     for (int j = 0; j < 6; j++) printf(" %.3f", expf(logf(weights[j]) - lse));
-    printf(", which are 1, 2, 4, 1, 2, 8 of 18.\n\n");
+    printf(",\n   which are 1, 2, 4, 1, 2, 8 of 18.\n\n");
 }
 
 /* ---- 2. the mask ---- */
 
 static void mask_as_skipped_work(void) {
     enum { T = 256, QUERIES = 32, CELL = 8 };
-    printf(
-        "2. The mask is work that is not done. %d queries (down, %d a tile), keys (%d a letter):\n"
-        "   # computed   / computed, then half of it masked   . never visited\n\n",
-        T, QUERIES, CELL);
+    printf("2. The mask is work that is not done. %d queries (down, %d a tile) meet keys\n"
+           "   (across, %d a letter):\n"
+           "   # computed   / computed, then half of it masked   . never visited\n\n",
+           T, QUERIES, CELL);
     long computed = 0;
     for (int first = 0; first < T; first += QUERIES) {
         char row[T / CELL + 1] = {0};
@@ -105,8 +103,9 @@ static void future_changes_nothing(Context *ctx, int T, int H, int D) {
     long earlier = 0, last = 0;
     for (int i = 0; i < T * H * D; i++)
         *(i < (T - 1) * H * D ? &earlier : &last) += before[i] != after[i];
-    printf("3. q, k, v %s -> o %s. Change the last token's key: of the\n"
-           "   outputs of tokens before it %ld numbers change, not one bit; of its own %d, %ld.\n",
+    printf("3. q, k, v %s -> o %s. Change the last token's\n"
+           "   key: of the outputs of tokens before it %ld numbers change, not one bit;\n"
+           "   of its own %d, %ld.\n",
            shape_text(layer.q).text, shape_text(layer.o).text, earlier, H * D, last);
     free(before), free(k), free(after);
     context_reset(ctx);
@@ -128,10 +127,9 @@ static void decode_from_cache(Context *ctx, int T, int H, int D) {
     float *cached = downloaded(ctx, step), largest = 0;
     double cache_us = (seconds_now() - start) / T * 1e6;
     for (int i = 0; i < T * H * D; i++) largest = fmaxf(largest, fabsf(cached[i] - whole[i]));
-    printf(
-        "   Decode token by token from the cache of keys and values (%.0f us each): the same as\n"
-        "   all %d at once; the largest difference is %.1e, %s rounds at %.1e.\n\n",
-        cache_us, T, largest, dtype_name(ctx->dtype), ctx->dtype == F32 ? 0x1p-24 : 0x1p-9);
+    printf("   Decode token by token from the cache of keys and values (%.0f us each): the\n"
+           "   same as all %d at once; the largest difference is %.1e (%s: %.1e).\n\n",
+           cache_us, T, largest, dtype_name(ctx->dtype), ctx->dtype == F32 ? 0x1p-24 : 0x1p-9);
     free(whole), free(cached);
     context_reset(ctx);
 }
@@ -201,10 +199,10 @@ static ScalingRow measure(Context *ctx, int T) {
 
 static void time_and_memory(Context *ctx, int max_tokens, const char *path) {
     Csv csv = figure_open(ctx, path, "T,materialised_ms,tiled_ms,materialised_mib,tiled_mib");
-    printf(
-        "4. Forward and backward of %d heads of %d columns, the T x T matrix in memory and tiles:"
-        "\n\n        T       time, T x T        tiles     memory, T x T        tiles\n",
-        HEADS, DIM);
+    printf("4. Forward and backward of %d heads of %d columns, with the T x T matrix in\n"
+           "   memory, and in tiles:\n\n"
+           "        T       time, T x T        tiles     memory, T x T        tiles\n",
+           HEADS, DIM);
     ScalingRow row = {0};
     for (int T = 128; T <= max_tokens; T *= 2) {
         row = measure(ctx, T);

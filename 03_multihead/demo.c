@@ -213,10 +213,9 @@ static void show_maps(Demo *d, int chosen[SHOWN_HEADS][2], int count) {
         head_probabilities(&d->ctx, p, watched[l], &d->model.layers[l].attention,
                            &d->model.cfg.attention, 0, h);
         if (i < MAPS_IN_TERMINAL) {
-            printf(
-                "   Layer %d, head %d %s.\n   Down: the character that looks. Across: the one it "
-                "looks at.\n\n",
-                l, h, habits_name(habits, name, sizeof name));
+            printf("   Layer %d, head %d\n      %s\n"
+                   "   Down: the character that looks. Across: the one it looks at.\n\n",
+                   l, h, habits_name(habits, name, sizeof name));
             print_map(p, T, label);
         }
         for (int t = 0; t < T; t++)
@@ -260,7 +259,7 @@ static void watch_heads(Demo *d) {
             char name[128];
             habits_average(&d->habits[l][h]);
             habits_name(&d->habits[l][h], name, sizeof name);
-            printf("   layer %d, head %d %s\n", l, h, name);
+            printf("   layer %d, head %d\n      %s\n", l, h, name);
         }
     printf("\n");
     int chosen[SHOWN_HEADS][2];
@@ -317,7 +316,7 @@ static int write_line(Demo *d, Error *err) {
             uint8_t byte = d->text.alphabet.byte[ids[i]];
             putchar(byte < 0x20 || byte == 0x7f ? ' ' : byte); /* nothing that moves the cursor */
         }
-        printf("\"   (before the bar: the prompt)\n");
+        printf("\"\n   (before the bar: the prompt)\n");
         printf("   %d characters: %.1f ms with the cache, %.1f ms without; the same text: %s\n",
                T - prompt, 1e3 * best[0], 1e3 * best[1],
                memcmp(ids, again, sizeof *ids * (size_t)T) == 0 ? "yes" : "no");
@@ -353,13 +352,15 @@ static void cache_bytes(Demo *d) {
     Csv csv = figure_open(&d->ctx, OUT "kv_cache.csv",
                           "model,heads,kv_heads,bytes_per_token,bytes_as_mha");
     printf("6. The KV cache of models that are used, BF16\n");
-    printf("   %-20s %6s %5s %8s %8s %14s %12s %14s\n", "model", "layers", "heads", "kv heads",
-           "head dim", "bytes/token", "1 / MHA's", "128k tokens");
+    printf("   %-16s %6s %5s %6s %6s %10s %11s\n", "", "", "", "kv", "head", "bytes of",
+           "times less");
+    printf("   %-16s %6s %5s %6s %6s %10s %11s %9s\n", "model", "layers", "heads", "heads", "dim",
+           "a token", "than MHA", "of 128k");
     for (int i = 0; i < CACHES; i++) {
         const CacheOf *c = &caches_of[i];
         char number[32];
         int64_t bytes = kv_cache_bytes_per_token(c->layers, c->kv_heads, c->head_dim, BF16);
-        printf("   %-20s %6d %5d %8d %8d %14s %12d %10.1f GiB\n", c->name, c->layers, c->heads,
+        printf("   %-16s %6d %5d %6d %6d %10s %11d %5.1f GiB\n", c->name, c->layers, c->heads,
                c->kv_heads, c->head_dim, format_count(number, sizeof number, bytes),
                c->heads / c->kv_heads, (double)bytes * 131072 / 0x1p30);
         csv_row(&csv, "%s,%d,%d,%" PRId64 ",%" PRId64, c->name, c->heads, c->kv_heads, bytes,

@@ -115,8 +115,7 @@ char *habits_name(const HeadHabits *habits, char *buffer, size_t size) {
     Habit best = habits_best(habits);
     double share = 100 * habits->share[best], chance = 100 * habits->chance[best];
     if (share - chance < LITTLE)
-        snprintf(buffer, size,
-                 "spreads its weight: about %.0f characters at once (at most %s: %.0f %%)",
+        snprintf(buffer, size, "spreads over %.0f characters (most: %s, %.0f %%)",
                  exp(habits->entropy), what[best], share);
     else
         snprintf(buffer, size, "looks at %s: %.0f %% of its weight (chance: %.0f %%)", what[best],

@@ -68,7 +68,7 @@ static char *pairs_text(char text[64], const Pair *pairs, int count) {
 
 static void by_hand(void) {
     char text[64];
-    printf("1. By hand: two heads, three tokens. The cache keeps their latents c: %s\n"
+    printf("1. By hand: two heads, three tokens. The cache keeps their latents c:\n   %s.\n"
            "   A score is q . (W_uk c), or, with the brackets elsewhere, (W_uk^T q) . c\n",
            pairs_text(text, latents, 3));
     for (int h = 0; h < 2; h++) {
@@ -77,17 +77,14 @@ static void by_hand(void) {
         printf("   head %d: W_uk = (%d %d; %d %d); the third token asks with q = (%d, %d)\n", h,
                w_uk[h][0][0], w_uk[h][0][1], w_uk[h][1][0], w_uk[h][1][1], queries[h].x,
                queries[h].y);
-        printf("     naive:    keys  W_uk c    = %-23s   scores  q . key    =",
-               pairs_text(text, keys, 3));
+        printf("     naive:    keys W_uk c    = %-21s  q . key   =", pairs_text(text, keys, 3));
         for (int s = 0; s < 3; s++) printf(" %2d", dot(queries[h], keys[s]));
-        printf("\n     absorbed: query W_uk^T q  = %-23s   scores  query . c  =",
-               pairs_text(text, &query, 1));
+        printf("\n     absorbed: q_c = W_uk^T q = %-21s  q_c . c   =", pairs_text(text, &query, 1));
         for (int s = 0; s < 3; s++) printf(" %2d", dot(query, latents[s]));
         printf("\n");
     }
-    printf("   Turn keys and queries by a quarter for each position, and the absorbed query of "
-           "head 0\n"
-           "   is another one for each distance:");
+    printf("   Turn keys and queries by a quarter for each position, and the absorbed query\n"
+           "   of head 0 is another one for each distance:\n  ");
     Pair turned = queries[0];
     for (int distance = 0; distance < 3; distance++) {
         Pair query = absorbed_query(0, turned);
@@ -113,19 +110,18 @@ static int make_layer(Demo *d, Error *err) {
 
     char number[32];
     int hidden = cfg->hidden_size;
-    printf("2. One layer%s: %s weights, a new token with S in the cache\n",
+    printf("2. One layer%s: %s weights,\n   a new token with S in the cache\n",
            H == 16 && rank == 512 ? " of DeepSeek-V2-Lite's size" : "",
            format_count(number, sizeof number, params_count(&d->params)));
     printf("   x [1, 1, %d] -> q [1, 1, %d, %d], of each head [nope %d | rope %d]\n", hidden, H,
            nope + rope, nope, rope);
-    printf(
-        "                  -> latent [1, 1, %d] = [c %d | k_rope %d] -> norm of c -> the cache\n",
-        width, rank, rope);
-    printf("   naive:    cache [S, %d] -> k [S, %d, %d], v [S, %d, %d] -> %d attentions -> "
-           "[1, 1, %d, %d]\n",
+    printf("               -> latent [1, 1, %d] = [c %d | k_rope %d] -> norm of c -> cache\n",
+           width, rank, rope);
+    printf("   naive:    cache [S, %d] -> k [S, %d, %d], v [S, %d, %d]\n"
+           "             -> %d attentions -> [1, 1, %d, %d]\n",
            width, H, nope + rope, H, v, H, H, v);
-    printf("   absorbed: q -> [1, 1, %d, %d] on the cache itself -> [1, 1, %d, %d] -> "
-           "[1, 1, %d, %d]\n",
+    printf("   absorbed: q -> [1, 1, %d, %d] on the cache itself\n"
+           "             -> [1, 1, %d, %d] -> [1, 1, %d, %d]\n",
            H, width, H, rank, H, v);
     printf("   both:     -> o_proj -> y [1, 1, %d]\n\n", hidden);
     return 0;
@@ -212,14 +208,14 @@ static int time_row(Demo *d, Row *row, float *y, Error *err) {
 static void write_rows(Demo *d, const Row *rows, int count) {
     Csv csv = figure_open(&d->ctx, d->options.common.csv,
                           "tokens,naive_ms,absorbed_ms,naive_gflop,absorbed_gflop,difference");
-    printf("3. The step, timed; attention's operations by mla_naive_flop and mla_absorbed_flop\n");
-    printf("   %8s %11s %11s %8s %15s %15s %12s\n", "S", "naive", "absorbed", "ratio",
-           "naive GFLOP", "absorbed GFLOP", "difference");
+    printf("3. The step, timed, and attention's operations\n");
+    printf("   %6s %11s %11s %7s %12s %11s %11s\n", "S", "naive", "absorbed", "ratio",
+           "naive GFLOP", "absorbed", "difference");
     for (int i = 0; i < count; i++) {
         const Row *r = &rows[i];
         double naive = mla_naive_flop(&d->cfg, 1, r->length) / 1e9;
         double absorbed = mla_absorbed_flop(&d->cfg, 1, r->length) / 1e9;
-        printf("   %8d %8.2f ms %8.2f ms %7.1fx %15.3f %15.3f %12.1e\n", r->length, 1e3 * r->naive,
+        printf("   %6d %8.2f ms %8.2f ms %6.1fx %12.3f %11.3f %11.1e\n", r->length, 1e3 * r->naive,
                1e3 * r->absorbed, r->naive / r->absorbed, naive, absorbed, r->difference);
         csv_row(&csv, "%d,%.4f,%.4f,%.6f,%.6f,%.3g", r->length, 1e3 * r->naive, 1e3 * r->absorbed,
                 naive, absorbed, r->difference);
@@ -274,24 +270,23 @@ static void which_is_cheaper(Demo *d) {
                 mla_absorbed_flop(cfg, T, S) / T / 1e6);
     double flop = 2.0 * (2 * cfg->kv_lora_rank + cfg->qk_rope_head_dim);
     double bytes = 2.0 * (cfg->kv_lora_rank + cfg->qk_rope_head_dim);
-    printf("4. Which of the two? T new tokens at once, %d in the cache with them. ", S);
+    printf("4. Which of the two? T new tokens at once, %d in the cache with them.\n", S);
     /* at T = S both expand the same, and at rank 128 pairs cost the same, too */
     if (cross >= S - 1)
-        printf("Absorbed does fewer\n   operations for every T: the latent is so small.\n");
+        printf("   Absorbed does fewer operations for every T: the latent is so small.\n");
     else
-        printf("Absorbed does fewer\n   operations up to T = %d; from %d on naive does, for it "
-               "makes keys only once. MLA_AUTO counts.\n",
+        printf("   Absorbed does fewer operations up to T = %d; from %d on naive does, for\n"
+               "   it makes keys only once. MLA_AUTO counts.\n",
                cross, cross + 1);
     double made = (double)cfg->qk_nope_head_dim + cfg->v_head_dim; /* numbers of a head */
     double kept = made + cfg->qk_rope_head_dim;
     char number[2][32];
-    printf(
-        "   Naive, a cached token is %s bytes of keys and values in BF16, made with %s operations\n"
-        "   for each head, written, and read again.\n",
-        format_count(number[0], sizeof *number, (int64_t)(2 * cfg->num_attention_heads * kept)),
-        format_count(number[1], sizeof *number, (int64_t)(2 * cfg->kv_lora_rank * made)));
-    printf("   Absorbed, a cached token is %.0f bytes in BF16 and %.0f operations for each head:\n"
-           "   %.0f for each byte with 16 heads, %.0f with 128. An H200 has time for 186.\n",
+    printf("   Naive, a cached token is %s bytes of keys and values in BF16, made with\n"
+           "   %s operations for each head, written, and read again.\n",
+           format_count(number[0], sizeof *number, (int64_t)(2 * cfg->num_attention_heads * kept)),
+           format_count(number[1], sizeof *number, (int64_t)(2 * cfg->kv_lora_rank * made)));
+    printf("   Absorbed, a cached token is %.0f bytes in BF16 and %.0f operations for each\n"
+           "   head: %.0f for each byte with 16 heads, %.0f with 128. An H200 has time for 186.\n",
            bytes, flop, 16 * flop / bytes, 128 * flop / bytes);
     figure_close(&csv, "04_mla/figures/operations");
     printf("\n");
@@ -306,16 +301,15 @@ static double thousands(ModelId id, CacheKind kind) {
 static void what_the_papers_compare(void) {
     const ModelSizes *v2 = &model_sizes[MODEL_V2], *dense = &model_sizes[MODEL_DEEPSEEK_67B];
     double before = cache_bytes_per_token(dense, CACHE_GQA, 16);
-    printf(
-        "   V2's paper trained pairs that differ in the attention alone: MLA kept %.1fK numbers a "
-        "token where\n   MHA kept %.1fK, and %.1fK where MHA kept %.1fK; and it did better on most "
-        "benchmarks.\n",
-        thousands(MODEL_V2_ABLATION_SMALL, CACHE_MLA),
-        thousands(MODEL_V2_ABLATION_SMALL, CACHE_MHA),
-        thousands(MODEL_V2_ABLATION_LARGE, CACHE_MLA),
-        thousands(MODEL_V2_ABLATION_LARGE, CACHE_MHA));
-    printf("   Its \"%.1f %%\" less compares %s, GQA in 16 bits, with V2 in 6 bits a number;\n"
-           "   with 16 bits in both it is %.1f %%.\n",
+    printf("   V2's paper trained pairs that differ in the attention alone: MLA kept %.1fK\n"
+           "   numbers a token where MHA kept %.1fK, and %.1fK where MHA kept\n"
+           "   %.1fK; and it did better on most benchmarks.\n",
+           thousands(MODEL_V2_ABLATION_SMALL, CACHE_MLA),
+           thousands(MODEL_V2_ABLATION_SMALL, CACHE_MHA),
+           thousands(MODEL_V2_ABLATION_LARGE, CACHE_MLA),
+           thousands(MODEL_V2_ABLATION_LARGE, CACHE_MHA));
+    printf("   Its \"%.1f %%\" less compares %s, GQA in 16 bits, with V2 in 6 bits a\n"
+           "   number; with 16 bits in both it is %.1f %%.\n",
            100 * (1 - cache_bytes_per_token(v2, CACHE_MLA, 6) / before), dense->name,
            100 * (1 - cache_bytes_per_token(v2, CACHE_MLA, 16) / before));
 }
@@ -326,17 +320,19 @@ static void cache_bytes(Demo *d) {
     double kib[CACHE_KINDS];
     char number[32];
     Csv csv = figure_open(&d->ctx, OUT "cache_bytes.csv", "tokens,mha_gib,gqa_gib,mqa_gib,mla_gib");
-    printf(
-        "5. Bytes a token leaves in all layers, BF16 (* as the model is; the rest: were it so)\n");
-    printf("   %-17s %6s %5s %13s %13s %13s %13s\n", "model", "layers", "heads", "MHA",
-           "GQA, 8 groups", "MQA", "MLA, 512 + 64");
+    printf("5. Bytes a token leaves in all layers, BF16 (* as the model is)\n");
+    printf("   %-17s%6s%6s%11s%13s%10s%13s\n", "model", "layers", "heads", "MHA", "GQA, 8 groups",
+           "MQA", "MLA, 512+64");
     for (int id = MODEL_V2_LITE; id <= MODEL_LLAMA_7B; id++) {
         const ModelSizes *m = &model_sizes[id];
-        printf("   %-17s %6d %5d", m->name, m->layers, m->heads);
+        static const int width[CACHE_KINDS] = {10, 12, 9, 12}; /* and the star */
+        printf("   %-17s%6d%6d", m->name, m->layers, m->heads);
         for (int kind = 0; kind < CACHE_KINDS; kind++) {
             double bytes = cache_bytes_per_token(m, kind, 16);
-            printf(" %12s%s", format_count(number, sizeof number, (int64_t)bytes),
-                   m->own == (CacheKind)kind ? "*" : " ");
+            printf("%*s%s", width[kind], format_count(number, sizeof number, (int64_t)bytes),
+                   m->own == (CacheKind)kind ? "*"
+                   : kind < CACHE_KINDS - 1  ? " "
+                                             : "");
         }
         printf("\n");
     }

@@ -68,11 +68,9 @@ static void count_parameters(const Demo *d) {
     int inner = mine->moe_intermediate_size, k = mine->router.num_experts_per_tok;
     printf("1. What is stored, and what a token is multiplied with\n");
     parameter_table(mine);
-    printf("   Here: x [%d, %d, %d] -> %d tokens, %d choices -> rows sorted by expert [%d, %d]\n",
-           BATCH, CONTEXT, HIDDEN, BATCH * CONTEXT, BATCH * CONTEXT * k, BATCH * CONTEXT * k,
-           HIDDEN);
-    printf("   -> each expert's own SwiGLU [%d -> %d -> %d] -> weighted, back in order -> [%d, %d, "
-           "%d]\n\n",
+    printf("   Here: x [%d, %d, %d] -> %d tokens, %d choices -> by expert [%d, %d]\n", BATCH,
+           CONTEXT, HIDDEN, BATCH * CONTEXT, BATCH * CONTEXT * k, BATCH * CONTEXT * k, HIDDEN);
+    printf("   -> each expert's SwiGLU [%d -> %d -> %d] -> weighted, in order [%d, %d, %d]\n\n",
            HIDDEN, inner, HIDDEN, BATCH, CONTEXT, HIDDEN);
 }
 
@@ -251,12 +249,12 @@ static void print_load(const Demo *d) {
         }
     printf("   Each expert's share of the choices, from the first step to the last:\n\n");
     text_heat_map(map, 2 * experts + 1, COLUMNS, labels, NULL);
-    printf("\n   %-20s %13s %7s %7s %8s %6s %15s\n", "at the end", "largest share", "(even)",
-           "MaxVio", "entropy", "unused", "validation loss");
+    printf("\n   %-17s%14s %7s%7s%8s%7s%16s\n", "at the end", "largest share", "(even)", "MaxVio",
+           "entropy", "unused", "validation loss");
     for (int r = 0; r < 2; r++) {
         const Run *run = &d->runs[r];
         const BalanceMeasures *m = &run->measures;
-        printf("   %-20s %11.1f %% %5.1f %% %7.2f %8.2f %6d %15.3f\n", run->name,
+        printf("   %-17s%12.1f %% %5.1f %%%7.2f%8.2f%7d%16.3f\n", run->name,
                100 * m->max / m->tokens, 100.0 / experts, m->max_vio, m->entropy, m->unused,
                run->validation_loss);
     }
@@ -317,9 +315,9 @@ static void show_experts(Demo *d) {
     char names[MAX_EXPERTS][16];
     const char *labels[MAX_EXPERTS];
     specialty_kinds(&run->specialty, share);
-    printf("4. What each expert of the last layer sees (%s), on validation text\n"
-           "   Its share of all choices, and the characters that choose it most, if more than half "
-           "as often again as by chance:\n\n",
+    printf("4. What each expert of the last layer sees (%s), in validation\n"
+           "   text: its share of all choices, and the characters that choose it most, if\n"
+           "   more than half as often again as by chance:\n\n",
            run->name);
     for (int e = 0; e < experts; e++) {
         print_favourites(&run->specialty, e);
@@ -329,10 +327,9 @@ static void show_experts(Demo *d) {
     }
     printf("\n   By kind of character: where a kind's choices go\n\n");
     text_heat_map(map, experts, KIND_COUNT, labels, specialty_kind_names);
-    printf(
-        "\n   How much a token's kind says about its expert (0 nothing, 1 everything): %.2f; left "
-        "alone: %.2f\n",
-        specialty_information(&run->specialty), specialty_information(&d->runs[0].specialty));
+    printf("\n   How much a token's kind says about its expert (0 nothing, 1 all): %.2f;\n"
+           "   left alone: %.2f\n",
+           specialty_information(&run->specialty), specialty_information(&d->runs[0].specialty));
     Csv csv = figure_open(&d->ctx, OUT "kinds.csv", "expert,kind,name,characters,share");
     for (int e = 0; e < experts; e++)
         for (int k = 0; k < KIND_COUNT; k++)

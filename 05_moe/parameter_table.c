@@ -48,6 +48,6 @@ void parameter_table(const MoeConfig *own) {
     snprintf(name, sizeof name, "here, one layer: %d experts + %d shared, top %d",
              own->router.n_routed_experts, own->n_shared_experts, own->router.num_experts_per_tok);
     print_row(name, (double)moe_parameters(own), (double)moe_active_parameters(own));
-    printf("   By hand, the first line: an expert is 3 x 512 x 1365 = 2.10 M; 9 of them are "
-           "stored, 3 are used.\n\n");
+    printf("   By hand, the first line: an expert is 3 x 512 x 1365 = 2.10 M; 9 of them are\n"
+           "   stored, 3 are used.\n\n");
 }

@@ -88,9 +88,9 @@ static void one_pair(Demo *d) {
             printf("%6.0f", q[2 * p] * k[2 * s] + q[2 * p + 1] * k[2 * s + 1]);
         printf("\n");
     }
-    printf(
-        "   Along each diagonal it is one number: only the distance p - s is left. But four back\n"
-        "   looks like the token itself. So there are several pairs, each slower than the last.\n");
+    printf("   Along each diagonal it is one number: only the distance p - s is left. But\n"
+           "   four back looks like the token itself. So there are several pairs, each\n"
+           "   slower than the last.\n");
     Csv csv = figure_open(&d->ctx, OUT "rotation.csv", "what,p,x,y");
     for (int p = 0; p < 4; p++) {
         csv_row(&csv, "q,%d,%g,%g", p, q[2 * p], q[2 * p + 1]);
@@ -136,8 +136,9 @@ static void decay(Demo *d) {
         cfg.rope_theta = thetas[i];
         rope_frequencies(&cfg, f[i]);
     }
-    printf("2. Farther is fainter: the product of a q with the same k some places away\n"
-           "   (%d numbers, theta 10000, 1 where they meet; mean over all directions)\n",
+    printf("2. Farther is fainter, on the whole: the product of a q with the same k so many\n"
+           "   places away (%d numbers, theta 10000, 1 where they meet; mean over all\n"
+           "   directions). Not from each place to the next: the slow pairs swing, too\n",
            DECAY_DIM);
     for (int i = 0; i < BARS; i++) {
         int distance = i == 0 ? 0 : 1 << (i - 1);
@@ -217,10 +218,10 @@ static int longer_contexts(Demo *d, Error *err) {
         if (rope_check(&cfg, err)) return -1;
         rope_frequencies(&cfg, f[way]);
     }
-    printf(
-        "3. Trained on texts of %d, used up to %d: each pair may be slowed down, up to %g times\n"
-        "   pair   once round in   turns in %-4d  slowed down by PI    NTK   YaRN\n",
-        o->train_length, longest(o), o->factor, o->train_length);
+    printf("3. Trained on texts of %d, used up to %d: each pair may be slowed down, up to\n"
+           "   %g times\n"
+           "   pair   once round in   turns in %-4d  slowed down by PI    NTK   YaRN\n",
+           o->train_length, longest(o), o->factor, o->train_length);
     for (int i = 0; i < dim / 2; i++)
         printf("   %4d %10.0f tokens %11.2f %18.2f %6.2f %6.2f\n", i, 2 * M_PI / f[1][i],
                o->train_length * f[1][i] / (2 * M_PI), f[1][i] / f[2][i], f[1][i] / f[3][i],
@@ -252,7 +253,7 @@ static int read_text(Demo *d, Error *err) {
     int64_t count = d->text.count, kept = count / 10;
     if (kept < 2 * most) kept = 2 * most;
     d->text.train = count - kept;
-    printf("4. The trial. %s: %s characters, %d different; the last %.0f %% are kept back\n",
+    printf("4. The trial. %s: %s characters, %d\n   different; the last %.0f %% are kept back\n",
            d->text.source, format_count(number, sizeof number, count), d->text.alphabet.size,
            100.0 * (double)kept / (double)count);
     fflush(stdout); /* the progress bar is on stderr */
