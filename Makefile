@@ -171,6 +171,9 @@ tests_of = $(B)/tests/$(part_of)/test_$(notdir $(1))
 run_by   = $(filter $(tests_of) $(tests_of)_%,$(TESTS))
 $(foreach p,$(PROGRAMS),$(if $(call run_by,$p),$(eval $(call run_by,$p): | $(B)/$p)))
 
+# What the demo recommends is run as it is printed.
+$(B)/tests/10_full_model/test_demo: | $(B)/10_full_model/deepseek
+
 # The link is renewed each time, for the build asked for may be another one than last time's.
 .PHONY: FORCE
 up = $(if $(word 3,$(subst /, ,$(1))),../../,../)

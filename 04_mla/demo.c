@@ -77,9 +77,9 @@ static void by_hand(void) {
         printf("   head %d: W_uk = (%d %d; %d %d); the third token asks with q = (%d, %d)\n", h,
                w_uk[h][0][0], w_uk[h][0][1], w_uk[h][1][0], w_uk[h][1][1], queries[h].x,
                queries[h].y);
-        printf("     naive:    keys W_uk c    = %-21s  q . key   =", pairs_text(text, keys, 3));
+        printf("     naive:    keys W_uk c     = %-23s  q . key   =", pairs_text(text, keys, 3));
         for (int s = 0; s < 3; s++) printf(" %2d", dot(queries[h], keys[s]));
-        printf("\n     absorbed: q_c = W_uk^T q = %-21s  q_c . c   =", pairs_text(text, &query, 1));
+        printf("\n     absorbed: q_c = W_uk^T q = %-23s  q_c . c   =", pairs_text(text, &query, 1));
         for (int s = 0; s < 3; s++) printf(" %2d", dot(query, latents[s]));
         printf("\n");
     }

@@ -253,7 +253,7 @@ static int read_text(Demo *d, Error *err) {
     int64_t count = d->text.count, kept = count / 10;
     if (kept < 2 * most) kept = 2 * most;
     d->text.train = count - kept;
-    printf("4. The trial. %s: %s characters, %d\n   different; the last %.0f %% are kept back\n",
+    printf("4. The trial\n   %s:\n   %s characters, %d different; the last %.0f %% are kept back\n",
            d->text.source, format_count(number, sizeof number, count), d->text.alphabet.size,
            100.0 * (double)kept / (double)count);
     fflush(stdout); /* the progress bar is on stderr */

@@ -16,7 +16,9 @@
 #include <stdlib.h>
 #include <string.h>
 
-static const char *const PROMPT = "And God said unto";
+#define LETTERS "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
+
+static const char *const BIBLE = "build/corpus/bible.txt";
 
 typedef struct DemoOptions {
     CommonOptions common;
@@ -37,10 +39,45 @@ typedef struct Tour {
     Model model;
     TrainOptions train;
     TrainResult result;
+    char prompt[64]; /* words of the text */
 } Tour;
+
+/* Three words of the text that can be typed in a shell: letters only, with a line of their own
+ * before them. */
+static void find_prompt(Tour *t, const char *text) {
+    strcpy(t->prompt, "The");
+    if (!strcmp(t->options->data, BIBLE)) {
+        strcpy(t->prompt, "And God said unto");
+        return;
+    }
+    for (const char *line = text; line; line = strchr(line, '\n')) {
+        line += *line == '\n';
+        size_t length = 0;
+        for (int words = 0; words < 3 && length < sizeof t->prompt - 1; words++) {
+            size_t word = strspn(line + length + (words > 0), LETTERS);
+            if (!word || (words && line[length] != ' ')) length = sizeof t->prompt;
+            length += word + (words > 0);
+        }
+        if (length >= sizeof t->prompt) continue;
+        snprintf(t->prompt, sizeof t->prompt, "%.*s", (int)length, line);
+        return;
+    }
+}
 
 static void print_escaped(const char *text, size_t bytes) {
     for (size_t i = 0; i < bytes; i++) putchar(text[i] == '\n' ? ' ' : text[i]);
+}
+
+/* The first tokens of the text, as many as a line holds. */
+static void print_tokens(const Tour *t) {
+    size_t column = 0, length;
+    for (size_t i = 0; i < t->corpus.count; i++) {
+        const char *token = tokenizer_token(t->tokenizer, t->corpus.ids[i], &length);
+        if ((column += length + (i > 0)) > 70) break;
+        if (i) putchar('|');
+        print_escaped(token, length);
+    }
+    printf(" ...\n");
 }
 
 /* 1. Bytes become tokens. */
@@ -64,19 +101,15 @@ static int read_and_tokenize(Tour *t, Error *err) {
                          err)) {
             t->cfg.bos_token_id = corpus_begin(&t->corpus, t->tokenizer);
             t->source = source_of_corpus(&t->corpus);
-            printf("   Byte-pair encoding learned %d tokens in %.1f s and cut the text into %s of "
-                   "them, %.2f bytes each:\n   ",
+            printf("   Byte-pair encoding learned %d tokens in %.1f s and cut the text into\n"
+                   "   %s of them, %.2f bytes each:\n   ",
                    t->cfg.vocab_size, trained - started,
                    format_count(tokens, sizeof tokens, (int64_t)t->corpus.count),
                    (double)bytes / t->corpus.count);
-            for (size_t i = 0; i < 24 && i < t->corpus.count; i++) {
-                size_t length;
-                const char *token = tokenizer_token(t->tokenizer, t->corpus.ids[i], &length);
-                printf("%s", i ? "|" : "");
-                print_escaped(token, length);
-            }
-            printf(" ...\n   5 %% of it, spread over the text, are kept for validation: the model "
-                   "never trains on them.\n\n");
+            print_tokens(t);
+            printf("   5 %% of it, spread over the text, are kept for validation: the model never\n"
+                   "   trains on them.\n\n");
+            find_prompt(t, text);
         }
     }
     free(text);
@@ -90,17 +123,17 @@ static int make_model(Tour *t, Error *err) {
     if (model_init(&t->model, &t->ctx, c, true, err)) return -1;
     model_randomize(&t->model);
     char active[32];
-    printf(
-        "2. Model\n   %d layers, hidden size %d, %d heads on a latent of %d + %d numbers, context "
-        "%d\n   %d experts of width %d, of which a token sees %d, and %d for all: %s parameters, "
-        "%s active\n",
-        c->num_hidden_layers, c->hidden_size, c->num_attention_heads, c->kv_lora_rank,
-        c->qk_rope_head_dim, t->train.context_length, c->n_routed_experts, c->moe_intermediate_size,
-        c->num_experts_per_tok, c->n_shared_experts,
-        format_count(number, sizeof number, config_parameters(c)),
-        format_count(active, sizeof active, config_active_parameters(c)));
-    printf("   A model that knows nothing has a loss of ln(%d) = %.2f; one that knows how often "
-           "each token occurs, %.2f.\n\n",
+    printf("2. Model\n"
+           "   %d layers, hidden size %d, %d heads on a latent of %d + %d numbers, context %d\n"
+           "   %d experts of width %d, of which a token sees %d, and %d for all:\n"
+           "   %s parameters, %s active\n",
+           c->num_hidden_layers, c->hidden_size, c->num_attention_heads, c->kv_lora_rank,
+           c->qk_rope_head_dim, t->train.context_length, c->n_routed_experts,
+           c->moe_intermediate_size, c->num_experts_per_tok, c->n_shared_experts,
+           format_count(number, sizeof number, config_parameters(c)),
+           format_count(active, sizeof active, config_active_parameters(c)));
+    printf("   A model that knows nothing has a loss of ln(%d) = %.2f; one that knows how\n"
+           "   often each token occurs, %.2f.\n\n",
            c->vocab_size, log(c->vocab_size), corpus_unigram_loss(&t->corpus, c->vocab_size));
     return 0;
 }
@@ -109,7 +142,7 @@ static void print_wrapped(void *user, const char *text, size_t bytes) {
     int *column = user;
     for (size_t i = 0; i < bytes; i++) {
         bool space = text[i] == ' ' || text[i] == '\n';
-        if (space && *column > 88) {
+        if (space && *column > 66) { /* room for a long word */
             printf("\n   ");
             *column = 0;
         } else {
@@ -120,19 +153,23 @@ static void print_wrapped(void *user, const char *text, size_t bytes) {
     fflush(stdout);
 }
 
+/* tokens: at most, and no more than the texts of the training had. */
 static int write_text(Tour *t, const char *when, int tokens, Error *err) {
     GenerateResult result;
-    int column = (int)strlen(PROMPT);
+    int column = (int)strlen(t->prompt);
+    size_t count;
+    free(tokenizer_encode(t->tokenizer, t->prompt, strlen(t->prompt), &count));
+    int room = t->train.context_length - (int)count;
     GenerateOptions options = {.sampling = sampling_defaults(),
-                               .max_new_tokens = tokens,
+                               .max_new_tokens = tokens < room || room < 1 ? tokens : room,
                                .emit = print_wrapped,
                                .user = &column};
     options.sampling.temperature = 0.7f;
     options.sampling.top_p = 0.95f;
     options.sampling.seed = t->options->common.seed;
-    printf("   %s:\n   %s", when, PROMPT);
+    printf("   %s:\n   %s", when, t->prompt);
     fflush(stdout);
-    if (generate(&t->model, t->tokenizer, PROMPT, &options, &result, err)) return -1;
+    if (generate(&t->model, t->tokenizer, t->prompt, &options, &result, err)) return -1;
     printf("\n   (%d tokens, %.0f a second)\n\n", result.new_tokens,
            result.new_tokens / result.seconds);
     return 0;
@@ -152,16 +189,15 @@ static void show_experts(Tour *t) {
     const DecoderRun run = {.position = model_position(&t->model), .record = true};
     decoder_states(&t->ctx, &t->model.decoder,
                    tensor_copy_in(&t->ctx, "ids", I32, ids, SHAPE(WINDOWS, length)), &run);
-    printf(
-        "   Who works? Each layer's experts, their share of the validation text's tokens (an even "
-        "one is 100 %%):\n");
+    printf("   Who works? Each layer's experts, their share of the validation text's tokens\n"
+           "   (an even one is 100 %%), and how much too much the busiest has:\n");
     for (int i = 0; i < c->num_hidden_layers; i++) {
         if (t->model.decoder.layers[i].dense) continue;
         tensor_download_ints(&t->ctx, counts, t->model.decoder.records[i].dispatch.counts);
         BalanceMeasures m = balance_measure(counts, experts, -1);
         printf("   layer %d:", i);
         for (int e = 0; e < experts; e++) printf(" %4.0f", 100 * counts[e] / m.mean);
-        printf("    the busiest has %.0f %% too much\n", 100 * m.max_vio);
+        printf("    %.0f %%\n", 100 * m.max_vio);
         rows++;
     }
     if (!rows) printf("   (this model has none)\n");
@@ -178,21 +214,23 @@ static int train_model(Tour *t, Error *err) {
     t->train.tokenizer = t->tokenizer;
     t->train.peak = bench_peak(&t->ctx, t->ctx.dtype, 0.3);
     const Schedule *s = &t->train.schedule;
-    printf(
-        "3. Training: %lld steps of %d windows of %d tokens. The learning rate rises to %g in %lld "
-        "steps%s and falls to %g\n",
-        (long long)s->steps, t->train.batch_size, t->train.context_length, s->peak,
-        (long long)s->warmup, s->constant ? ", stays there" : "", s->floor);
+    printf("3. Training: %lld steps of %d windows of %d tokens. The learning rate rises to\n"
+           "   %g in %lld steps%s and falls to %g\n",
+           (long long)s->steps, t->train.batch_size, t->train.context_length, s->peak,
+           (long long)s->warmup, s->constant ? ", stays there" : "", s->floor);
     fflush(stdout);
     return train_run(&t->model, &t->source, &t->train, &t->result, err);
 }
 
-/* One column of the CSV against the step, thinned out to what a terminal shows. */
+/*
+ * One column of the CSV against the step, thinned out to what a terminal shows: the first step as
+ * it is, then means over equal stretches, each at its last step.
+ */
 static void chart(const Tour *t, const char *title, int column) {
     enum { POINTS = 60 };
     FILE *file = fopen(t->train.csv, "r");
-    double x[POINTS], y[POINTS], sum = 0;
-    int count = 0, lines = 0, per_point = (int)((t->result.steps + POINTS - 1) / POINTS);
+    double x[POINTS + 1], y[POINTS + 1], sum = 0;
+    int count = 0, lines = 0;
     char line[512];
     while (file && fgets(line, sizeof line, file)) {
         char *at = line, *end;
@@ -201,12 +239,12 @@ static void chart(const Tour *t, const char *title, int column) {
         for (int i = 0; i < column && at; i++)
             if ((at = strchr(at, ','))) at++;
         if (!at || (value = strtod(at, &end), end == at)) continue;
-        sum += value;
-        if (++lines % per_point == 0 && count < POINTS) {
-            x[count] = step;
-            y[count++] = sum / per_point;
-            sum = 0;
-        }
+        sum += value, lines++;
+        if (count && step * POINTS < count * (double)t->result.steps) continue;
+        if (count > POINTS) break;
+        x[count] = step;
+        y[count++] = sum / lines;
+        sum = 0, lines = 0;
     }
     if (file) fclose(file);
     if (count > 1) text_line_chart(title, x, y, count, 10, 0);
@@ -217,7 +255,7 @@ enum { LOSS_COLUMN = 1, MAX_VIO_COLUMN = 7 }; /* of TRAIN_COLUMNS */
 static void draw(const Tour *t) {
     chart(t, "training loss against step", LOSS_COLUMN);
     plot_or_explain("10_full_model/figures/loss", t->train.csv, NULL);
-    chart(t, "how much too much the busiest expert has (MaxVio: 1 is twice its share)",
+    chart(t, "how much too much the busiest expert has (MaxVio; 1: twice its share)",
           MAX_VIO_COLUMN);
     plot_or_explain("10_full_model/figures/load", t->train.csv, NULL);
 }
@@ -229,13 +267,49 @@ static void report(const Tour *t) {
     double flops =
         3 * metrics_flop_per_token(&t->model, t->train.context_length) * r->tokens_per_second;
     double peak = fmax(t->train.peak, flops); /* it may have been measured on a busy machine */
-    printf("   %s tokens/s, %.0f s in all: %.0f %% of this device's fastest matrix product (%.0f "
-           "GFLOP/s); activations and gradients of a step take %.0f MiB\n",
+    printf("   %s tokens/s, %.0f s in all: %.0f %% of this device's fastest matrix product\n"
+           "   (%.0f GFLOP/s); activations and gradients of a step take %.0f MiB\n",
            format_count(rate, sizeof rate, (int64_t)r->tokens_per_second), r->seconds,
            100 * flops / peak, 1e-9 * peak, r->peak_bytes / 1048576.0);
-    printf("   validation loss %.3f: of %d tokens the model hesitates between about %.0f. That is "
-           "%.2f bits per byte.\n\n",
-           r->validation_loss, t->cfg.vocab_size, exp(r->validation_loss), bits);
+    if (isfinite(r->validation_loss))
+        printf("   validation loss %.3f: of %d tokens the model hesitates between about %.0f.\n"
+               "   That is %.2f bits per byte.\n\n",
+               r->validation_loss, t->cfg.vocab_size, exp(r->validation_loss), bits);
+}
+
+/* A word of a shell's command line. */
+static const char *quoted(const char *word, char buffer[4200]) {
+    bool plain = !word[strspn(word, LETTERS "0123456789_./-+,:@%")];
+    snprintf(buffer, 4200, plain || strchr(word, '\'') ? "%s" : "'%s'", word);
+    return buffer;
+}
+
+/* What to do with it. Each line can be copied as it is. */
+static void advise(const Tour *t) {
+    char out[4200], data[4200];
+    bool bible = !strcmp(t->options->data, BIBLE);
+    quoted(t->options->out, out), quoted(t->options->data, data);
+    printf("The model is in %s. It was trained on texts of %d tokens, so it writes no\n"
+           "longer ones unless it is told to (-n 200), and then they fall apart. Try:\n\n",
+           t->options->out, t->train.context_length);
+    printf("   10_full_model/deepseek generate -m %s -p \"%s\"\n", out,
+           bible ? "In the beginning" : t->prompt);
+    printf("   10_full_model/deepseek generate -m %s -p \"%s\" --temperature 0\n"
+           "      (always the likeliest token: such a text soon goes round in circles)\n",
+           out, bible ? "The king" : t->prompt);
+    printf("   10_full_model/deepseek generate -m %s -p \"%s\" --temperature 0 \\\n"
+           "      --repetition-penalty 1.2\n"
+           "      (what the text has already becomes less likely: no circles)\n",
+           out, bible ? "The king" : t->prompt);
+    printf("   10_full_model/deepseek eval -m %s --data %s \\\n"
+           "      --context %d --by-position\n",
+           out, data, t->cfg.max_position_embeddings);
+    printf("   python3 -c \"from transformers import AutoModelForCausalLM as A; \\\n"
+           "      print(A.from_pretrained('%s'))\"\n"
+           "      (the same model elsewhere)\n"
+           "   10_full_model/demo --data YOUR.txt --out out/yours\n"
+           "      (any UTF-8 text; a megabyte is a good size)\n",
+           t->options->out);
 }
 
 static int tour(Tour *t, Error *err) {
@@ -251,25 +325,15 @@ static int tour(Tour *t, Error *err) {
         return 0;
     }
     printf("4. Writing\n");
-    if (write_text(t, "What it writes now", 150, err)) return -1;
-    printf("The model is in %s. Try:\n"
-           "   10_full_model/deepseek generate --model %s --prompt \"In the beginning\" "
-           "--temperature 0.5\n"
-           "   10_full_model/deepseek generate --model %s --prompt \"The king\" --temperature 0    "
-           " (always the likeliest)\n"
-           "   10_full_model/deepseek eval --model %s --data build/corpus/bible.txt\n"
-           "   python -c \"from transformers import AutoModelForCausalLM as A; "
-           "A.from_pretrained('%s')\"     (the same model elsewhere)\n"
-           "   10_full_model/demo --data YOUR.txt --out out/yours        (any UTF-8 text; a "
-           "megabyte is a good size)\n",
-           t->options->out, t->options->out, t->options->out, t->options->out, t->options->out);
+    if (write_text(t, "What it writes now", 60, err)) return -1;
+    advise(t);
     return 0;
 }
 
 int main(int argc, char **argv) {
     static const char own[] = "out/demo";
     DemoOptions options = {.common.csv = "10_full_model/figures/out/loss.csv",
-                           .data = "build/corpus/bible.txt",
+                           .data = BIBLE,
                            .out = own,
                            .steps = 1000,
                            .vocab = 2048},

@@ -116,9 +116,8 @@ static int measure(const Options *o, Model *model, TextInput *input, Error *err)
     if (count) print_stretches(stretches, count, trained);
     if (trained && o->context_length > trained)
         fprintf(stderr,
-                "(the model was trained on texts of %d tokens: what lies behind them is foreign "
-                "to it;\n --by-position shows how much)\n",
-                trained);
+                "(the model was trained on texts of %d tokens; longer ones are foreign to it%s)\n",
+                trained, count ? "" : ":\n --by-position shows how much");
     if (!o->common.csv) return 0;
     return count ? write_csv(o, model, stretches, count, bits, err)
                  : write_csv(o, model, &all, 1, bits, err);

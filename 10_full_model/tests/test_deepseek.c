@@ -6,6 +6,7 @@
 #include "10_full_model/tests/test_deepseek.h"
 
 #include "common/files/files.h"
+#include "common/tests/test_demo.h"
 
 #include <math.h>
 
@@ -24,6 +25,7 @@ Test(deepseek, says_what_it_can_do) {
         expect(&help, 0, commands[i]);
         Output o = DEEPSEEK(commands[i], "--help");
         cr_assert(strncmp(o.out, "Usage: deepseek ", 16) == 0);
+        cr_assert_null(too_wide(o.out), "%s --help is wider than a terminal", commands[i]);
         EXPECT(2, "unrecognized option '--no-such-flag'", commands[i], "--no-such-flag");
         if (strcmp(commands[i], "info") == 0) continue; /* the only one that needs no flag */
         o = DEEPSEEK(commands[i]);
@@ -69,6 +71,7 @@ Test(info, has_the_published_sizes) {
     static const char *const presets[] = {"nano", "small",   "default", "large",
                                           "109m", "v2-lite", "v3",      "v3.2"};
     for (int i = 0; i < 8; i++) expect(&o, 0, presets[i]);
+    cr_assert_null(too_wide(o.out));
     o = EXPECT(0, "671,026,404,352       36,625,603,584", "info", "--config", "v3");
     expect(&o, 0, "KV cache of a token: 70,272 bytes in BF16");
     EXPECT(0, "15.71B                2.45B", "info", "--config", "v2-lite");

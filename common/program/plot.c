@@ -89,8 +89,8 @@ void plot_or_explain(const char *figure, const char *csv_path, const char *out_p
     if (status == 0)
         printf("chart: %s.svg (and .png)\n", out_path);
     else if (status == 1)
-        printf("chart: none, for gnuplot is missing (sudo apt install gnuplot-nox); the numbers "
-               "are in %s\n",
+        printf("chart: none, for gnuplot is missing (sudo apt install gnuplot-nox)\n"
+               "   the numbers are in %s\n",
                csv_path);
     else
         printf("chart: none: %s\n", err.text);

@@ -170,8 +170,8 @@ void chartext_free(CharText *text) {
 
 void chartext_print(const CharText *text) {
     char number[32];
-    printf("   %s: %s characters, %d different ones.\n"
-           "   The last 5 %% are kept for validation.\n\n",
+    printf("   %s:\n"
+           "   %s characters, %d different ones. The last 5 %% are kept for validation.\n\n",
            text->source, format_count(number, sizeof number, text->count), text->alphabet.size);
 }
 

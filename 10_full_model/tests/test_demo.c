@@ -1,0 +1,49 @@
+/*
+ * The demo, quickly and on a text of one's own: it fits a terminal, and what it recommends is about
+ * that text and can be run as it is printed.
+ */
+#include "common/tests/test_demo.h"
+#include "10_full_model/tests/test_world.h"
+
+/* The lines between `from` and the first that ends without a backslash, as one command. */
+static void command_in(const char *text, const char *from, char *command, size_t size) {
+    const char *at = strstr(text, from);
+    cr_assert_not_null(at, "'%s' is not in\n%s", from, text);
+    size_t length = 0;
+    for (bool more = true; more && length < size - 1; at++) {
+        more = *at != '\n' || at[-1] == '\\';
+        command[length++] = *at;
+    }
+    command[length] = 0;
+}
+
+Test(demo, fits_a_terminal_and_recommends_what_works) {
+    Scratch w = scratch_open();
+    size_t bytes;
+    char *text = world_text(&bytes), arguments[500], data[200], out[200], line[700];
+    FILE *file = fopen(scratch_path(&w, "my text.txt"), "w");
+    for (int i = 0; i < 8; i++) fwrite(text, 1, bytes, file); /* it needs more than a page */
+    fclose(file);
+    snprintf(data, sizeof data, "%s", w.path);
+    snprintf(out, sizeof out, "%s/out", w.directory);
+    snprintf(arguments, sizeof arguments, "--steps 3 --vocab 300 --data '%s' --out %s", data, out);
+    char *said = demo_output(arguments);
+    cr_assert(!strstr(said, "bible") && !strstr(said, "The king"), "%s", said);
+    static const char *const commands[] = {"10_full_model/deepseek generate",
+                                           "10_full_model/deepseek eval"};
+    char program[500], command[3000];
+    demo_path(program, sizeof program);
+    strcpy(strrchr(program, '/'), "/deepseek");
+    for (int i = 0; i < 2; i++) {
+        command_in(said, commands[i], line, sizeof line);
+        snprintf(command, sizeof command, "%s%s >%s/output 2>&1", program,
+                 line + strlen("10_full_model/deepseek"), w.directory);
+        char *newline = strstr(command, "\n >");
+        cr_assert_not_null(newline);
+        *newline = ' ';
+        cr_assert_eq(system(command), 0, "%s", command);
+    }
+    char *wide = too_wide(said);
+    cr_assert(!wide || strstr(wide, w.directory), "wider than %d columns: %s",
+              (int)TERMINAL_COLUMNS, wide);
+}
