@@ -13,10 +13,14 @@ set cbrange [0:*]
 set cblabel 'weight'
 set cbtics scale 0.4
 set bmargin 5.6
+stats data using (column('key')) nooutput
+words = STATS_max + 1
+if (words > 12) set tics font ',10' # and no numbers: they would run into each other
+if (words > 12) set ylabel offset 0.5,0
 stats data using (column('weight')) nooutput
 plot data using (column('key')):(column('query')):(column('weight')):xtic(stringcolumn('key_word')):ytic(stringcolumn('query_word')) \
          with image pixels, \
-     data using (column('key')):(column('query')):(column('weight') < 0.6 * STATS_max ? sprintf('%.2f', column('weight')) : '') \
+     data using (column('key')):(column('query')):(words <= 12 && column('weight') < 0.6 * STATS_max ? sprintf('%.2f', column('weight')) : '') \
          with labels font ',10' textcolor rgb '#333333', \
-     data using (column('key')):(column('query')):(column('weight') < 0.6 * STATS_max ? '' : sprintf('%.2f', column('weight'))) \
+     data using (column('key')):(column('query')):(words > 12 || column('weight') < 0.6 * STATS_max ? '' : sprintf('%.2f', column('weight'))) \
          with labels font ',10' textcolor rgb 'white'

@@ -6,18 +6,19 @@ heads = STATS_max
 stats data using 'B' nooutput
 batch = STATS_max > 1 ? sprintf('%d sequences, ', STATS_max) : ''
 if (!exists('where')) where = '' # decode_cuda.gp names its machine
-set title sprintf('One decoding step: %s%d query heads (%s%s)', batch, heads, dtype, where)
+set title sprintf('One decoding step: %s%d query heads (%s%s)', batch, heads, dtype, where) font ',15'
 set logscale x 2
 set logscale y
 set xlabel 'tokens in the cache'
 set ylabel 'microseconds'
 set format y '%.0f'
 set yrange [dtype eq 'BF16' ? 4 : 1:*]
-set key bottom right
+set key bottom right samplen 4
+set rmargin 4
 set datafile missing NaN # rows of other lines are no gaps in this one
 us(variant, rung) = (strcol('dtype') eq dtype && strcol('variant') eq variant && strcol('rung') eq rung \
                      ? column('min_us') : NaN)
 plot for [i=1:3] data using 'tokens':(us(word('MHA GQA MQA', i), 'grouped')) with linespoints lt i \
          title word('MHA GQA MQA', i), \
      for [i=2:3] data using 'tokens':(us(word('MHA GQA MQA', i), 'chapter 02')) with linespoints lt i dt 2 \
-         title word('MHA GQA MQA', i).', every query head reading for itself'
+         title word('MHA GQA MQA', i).", chapter 02's kernel"

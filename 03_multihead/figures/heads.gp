@@ -16,7 +16,8 @@ unset grid
 unset border
 unset tics
 set size ratio 1
-set multiplot layout 2,2 margins 0.04,0.98,0.03,0.94 spacing 0.05,0.07
+set multiplot layout 2,2 title 'Down: the character that looks. Across: the one it looks at.' font ',13' \
+    margins 0.04,0.98,0.02,0.90 spacing 0.05,0.07
 do for [i=1:panels] {
     set xrange [*:*]; set yrange [*:*] # stats counts only what the ranges show
     stats data using ($1 == i ? $2 : NaN) nooutput

@@ -26,7 +26,7 @@ set key top right font ',12' spacing 1.05
 unset label 1
 set arrow 1 from trained, 3 to trained, 12 nohead lt 8 # below the key
 unset ylabel
-set title 'The same, after training at the longest' font ',14'
+set title sprintf('After some more training at %d', last) font ',14'
 plot data using 'length':'no_positions' with linespoints lt 8 dt 1 title 'no positions (not tuned)', \
      data using 'length':'tuned_as_trained' with linespoints lt 7 title 'as trained', \
      data using 'length':'tuned_pi' with linespoints lt 2 title 'PI', \

@@ -16,18 +16,20 @@ plot data using (is('q') ? 0 : NaN):(0):'x':'y' with vectors head filled size 0.
      data using (is('q') ? 1.14*column('x') : NaN):(1.14*column('y')):(sprintf('q_%d', column('p'))) with labels tc lt 1 font ',13', \
      data using (is('k') ? 1.22*column('x') : NaN):(1.22*column('y')):(sprintf('k_%d', column('p'))) with labels tc lt 2 font ',13'
 
-set title '(1, 0) turned: the first number' font ',14'
+set title 'cos(p f): the first number of (1, 0), turned' font ',14'
 set size noratio
 unset xzeroaxis; unset yzeroaxis
 set border 3
 set tics scale 0.6
-set xrange [0:64]; set yrange [-1:10.4]
+set xrange [0:64]; set yrange [-1.3:11.7]
 set xtics 16 format '%g'
 set format x '%g'
 set xlabel 'place p'
-set ytics ('pair 0' 8.8, 'pair 1' 6.6, 'pair 2' 4.4, 'pair 3' 2.2, 'pair 4' 0)
+set ytics ('pair 0' 10.4, 'pair 1' 7.8, 'pair 2' 5.2, 'pair 3' 2.6, 'pair 4' 0)
+set y2range [-1.3:11.7]
+set y2tics ('1' 11.4, '-1' 9.4, '1' 8.8, '-1' 6.8, '1' 6.2, '-1' 4.2, '1' 3.6, '-1' 1.6, '1' 1, '-1' -1) font ',9'
 unset grid
 set grid ytics lc rgb '#DDDDDD' lw 1 dt 1
 # One lane for each pair, the fastest on top; a lane is 2 high, from -1 to 1.
-plot for [i=0:4] data using (is(sprintf('pair %d', i)) ? column('p') : NaN):(column('x') + 2.2*(4-i)) with lines lt i+1 lw 2
+plot for [i=0:4] data using (is(sprintf('pair %d', i)) ? column('p') : NaN):(column('x') + 2.6*(4-i)) with linespoints lt i+1 lw 1 pt 7 ps 0.3
 unset multiplot
