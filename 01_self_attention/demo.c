@@ -108,10 +108,11 @@ typedef struct Words {
     const char *label[MAX_WORDS];
     int same_as[MAX_WORDS]; /* the first place where this word stands */
     int count;
+    bool more; /* words than there is room for */
 } Words;
 
 static void split(Words *w, const char *text) {
-    w->count = 0;
+    *w = (Words){0};
     while (w->count < MAX_WORDS) {
         while (isspace((unsigned char)*text)) text++;
         if (!*text) break;
@@ -126,6 +127,7 @@ static void split(Words *w, const char *text) {
         w->same_as[i] = 0;
         while (strcmp(w->word[w->same_as[i]], w->word[i])) w->same_as[i]++;
     }
+    w->more = text[strspn(text, " \t\r\n")];
 }
 
 static void write_chart(const Context *ctx, const DemoOptions *options, const Words *words,
@@ -162,6 +164,7 @@ static void on_words(Context *ctx, const DemoOptions *options) {
     Tensor *vectors = tensor_copy_in(ctx, "x", ctx->dtype, x, SHAPE(1, n, d)), *weights;
     attention(ctx, vectors, vectors, vectors, &weights);
     tensor_download(ctx, p, weights);
+    if (words.more) printf("   (of this text, the first %d words)\n", n);
     printf("   weights %s, fuller is more:\n\n", shape_text(weights).text);
     text_heat_map(p, n, n, words.label, words.label);
     double own = 0;
