@@ -69,10 +69,12 @@ struct Drafter {
 };
 
 /*
- * Guesses by mtp's modules, which have a depth of at least 1, for the sequences of `cache`, which
- * has latents. All must outlive it. NULL and a message when memory runs out.
+ * Guesses by mtp's modules, which have a depth of at least 1, up to `drafts` at a time, for the
+ * sequences of `cache`, which has latents. No more modules are at work than there are drafts. All
+ * must outlive it. NULL and a message when memory runs out.
  */
-Drafter *drafter_of_modules(Context *ctx, const Mtp *mtp, DecoderCache *cache, Error *err);
+Drafter *drafter_of_modules(Context *ctx, const Mtp *mtp, DecoderCache *cache, int drafts,
+                            Error *err);
 
 /* Its caches, one a module. */
 const BlockCache *drafter_module_caches(const Drafter *drafter);

@@ -31,7 +31,7 @@ typedef struct Modules {
 
 static void modules_free(Drafter *drafter) {
     Modules *m = (Modules *)drafter;
-    for (int i = 0; i < m->mtp->depth; i++) latent_cache_free(&m->caches[i].latent);
+    for (int i = 0; i < m->drafter.depth; i++) latent_cache_free(&m->caches[i].latent);
     device_free(m->ctx->gpu, m->kept.data);
     device_free(m->ctx->gpu, m->before.data);
     free(m->caches);
@@ -56,7 +56,7 @@ static void told(Drafter *drafter, DraftRound *r) {
     Modules *m = (Modules *)drafter;
     Context *ctx = r->ctx;
     int64_t B = tensor_dim(r->states, 0), T = tensor_dim(r->states, 1), W = m->W;
-    int64_t hidden = tensor_dim(r->states, 2), depth = m->mtp->depth;
+    int64_t hidden = tensor_dim(r->states, 2), depth = drafter->depth;
     int64_t guesses = r->count > depth ? r->count : depth, width = W + T + guesses;
     int64_t skip = m->known; /* rows before the step's that are made again */
     Tensor *G = r->states;
@@ -98,7 +98,7 @@ static void told(Drafter *drafter, DraftRound *r) {
 /* More drafts than modules: the last one goes on from its own states. */
 static void draft(Drafter *drafter, DraftRound *r) {
     Modules *m = (Modules *)drafter;
-    int depth = m->mtp->depth;
+    int depth = drafter->depth;
     for (int j = depth + 1; j <= r->count; j++) {
         decoder_cache_begin(r->cache, 1);
         m->state = run_module(m, r, depth, m->guess, m->state);
@@ -106,14 +106,15 @@ static void draft(Drafter *drafter, DraftRound *r) {
     }
 }
 
-Drafter *drafter_of_modules(Context *ctx, const Mtp *mtp, DecoderCache *cache, Error *err) {
+Drafter *drafter_of_modules(Context *ctx, const Mtp *mtp, DecoderCache *cache, int drafts,
+                            Error *err) {
     const BlockConfig *cfg = &mtp->decoder->cfg.block;
-    CHECK(mtp->depth > 0 && cache->kind == ATTENTION_MLA, "a drafter needs modules and latents");
+    int depth = mtp->depth < drafts ? mtp->depth : drafts;
+    CHECK(depth > 0 && cache->kind == ATTENTION_MLA, "a drafter needs modules and latents");
     Modules *m = must_alloc(1, sizeof *m);
-    int64_t B = cache->batch, W = mtp->depth - 1, hidden = cfg->hidden_size;
-    *m = (Modules){
-        {begin, told, draft, mtp->depth, true, W == 0, modules_free}, ctx, mtp, .W = (int)W};
-    m->caches = must_alloc((size_t)mtp->depth, sizeof *m->caches);
+    int64_t B = cache->batch, W = depth - 1, hidden = cfg->hidden_size;
+    *m = (Modules){{begin, told, draft, depth, true, W == 0, modules_free}, ctx, mtp, .W = (int)W};
+    m->caches = must_alloc((size_t)depth, sizeof *m->caches);
     m->kept = tensor_view(NULL, "kept states", ctx->dtype, ctx->device, SHAPE(B, W, hidden));
     m->before = tensor_view(NULL, "kept tokens", I32, ctx->device, SHAPE(B, W));
     bool room = !W || ((m->kept.data = device_alloc(ctx->gpu, tensor_bytes(&m->kept))) &&
@@ -123,7 +124,7 @@ Drafter *drafter_of_modules(Context *ctx, const Mtp *mtp, DecoderCache *cache, E
         device_set(ctx->gpu, m->kept.data, 0, tensor_bytes(&m->kept));
         device_set(ctx->gpu, m->before.data, 0, tensor_bytes(&m->before));
     }
-    for (int i = 0; i < mtp->depth && room; i++) {
+    for (int i = 0; i < depth && room; i++) {
         m->caches[i].kind = ATTENTION_MLA;
         room = latent_cache_init(&m->caches[i].latent, ctx, &cache->pages,
                                  cfg->mla.kv_lora_rank + cfg->mla.qk_rope_head_dim, err) == 0;

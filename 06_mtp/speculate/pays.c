@@ -42,8 +42,8 @@ static void open_speculator(Way *way, const PaysTask *t, bool modules, const int
     Error err;
     Drafter *drafter = NULL;
     DraftVocabulary *v = NULL;
-    if (modules && !(drafter = drafter_of_modules(t->ctx, t->mtp, &way->g.cache, &err)))
-        fatal("%s", err.text);
+    if (modules) drafter = drafter_of_modules(t->ctx, t->mtp, &way->g.cache, t->drafts, &err);
+    if (modules && !drafter) fatal("%s", err.text);
     if (t->vocabulary) {
         v = must_alloc(1, sizeof *v);
         if (draft_vocabulary_init(v, t->ctx, d, t->vocabulary, t->vocabulary_size, -1, &err))

@@ -80,13 +80,13 @@ static const int32_t *patterns(void) {
     return right;
 }
 
-static Drafter *drafter_of(Guesser guesser, SpeculateModel *m, DecoderGenerator *g,
+static Drafter *drafter_of(Guesser guesser, SpeculateModel *m, DecoderGenerator *g, int drafts,
                            const Plain *plain) {
     Error err = {0};
     Context *ctx = g->ctx;
     Drafter *modules = NULL;
     if (guesser != PLANTED) {
-        modules = drafter_of_modules(ctx, &m->mtp, &g->cache, &err);
+        modules = drafter_of_modules(ctx, &m->mtp, &g->cache, drafts, &err);
         cr_assert(modules, "%s", err.text);
         if (guesser == MODULES) return modules;
     }
@@ -115,7 +115,8 @@ static SpeculateCounts check_run(SpeculateModel *m, int batch, int drafts, Guess
                  &err);
         check_ok(draft_vocabulary_init(v, ctx, &m->decoder, ids, vocabulary, o->end, &err), &err);
     }
-    Drafter *drafter = drafter_of(guesser, m, &g, plain);
+    Drafter *drafter =
+        drafter_of(guesser, m, &g, guesser == MODULES ? drafts : SPECULATE_MOST, plain);
     check_ok(speculator_init(&s, &g, drafter, v, drafts, &err), &err);
     s.alone = alone;
     put_prompts(&g);
@@ -220,7 +221,8 @@ DEVICE_TEST(speculate, a_text_goes_on) {
         speculate_model_init(&m, &ctx, speculate_config(), 3);
         Plain plain = plain_decoding(&m, 2, &likeliest);
         check_ok(decoder_generator_init(&g, &ctx, &m.decoder, NULL, 2, CAPACITY, &err), &err);
-        check_ok(speculator_init(&s, &g, drafter_of(PRICED, &m, &g, &plain), NULL, 3, &err), &err);
+        check_ok(speculator_init(&s, &g, drafter_of(PRICED, &m, &g, 3, &plain), NULL, 3, &err),
+                 &err);
         s.alone = alone;
         for (int time = 0; time < 2; time++) {
             decoder_generator_truncate(&g, -1, 0);
@@ -269,7 +271,7 @@ DEVICE_TEST(speculate, the_modules_rows_are_true_ones) {
     Plain plain = plain_decoding(&m, 2, &likeliest);
     for (int run = 0; run < 4; run++) {
         check_ok(decoder_generator_init(&g, &ctx, &m.decoder, NULL, 2, CAPACITY, &err), &err);
-        Drafter *modules = drafter_of_modules(&ctx, &m.mtp, &g.cache, &err);
+        Drafter *modules = drafter_of_modules(&ctx, &m.mtp, &g.cache, DEPTH, &err);
         Drafter *planted = drafter_planted(&ctx, &g.cache, plain.ids[0], CAPACITY, patterns(), 17,
                                            SPECULATE_VOCAB, modules, &err);
         check_ok(speculator_init(&s, &g, planted, NULL, run < 2 ? 4 : 2, &err), &err);
@@ -335,9 +337,9 @@ Test(speculate, what_cannot_be_is_said) {
     speculate_model_init(&m, &ctx, speculate_config(), 1);
     check_ok(decoder_generator_init(&g, &ctx, &m.decoder, NULL, 4, CAPACITY, &err), &err);
     Plain none = {0};
-    cr_assert(speculator_init(&s, &g, drafter_of(PLANTED, &m, &g, &none), NULL, 4, &err) == -1);
+    cr_assert(speculator_init(&s, &g, drafter_of(PLANTED, &m, &g, 0, &none), NULL, 4, &err) == -1);
     cr_assert(strstr(err.text, "4 texts side by side it can be 1 to 3"), "%s", err.text);
-    cr_assert(speculator_init(&s, &g, drafter_of(PLANTED, &m, &g, &none), NULL, 0, &err) == -1);
+    cr_assert(speculator_init(&s, &g, drafter_of(PLANTED, &m, &g, 0, &none), NULL, 0, &err) == -1);
     int32_t ids[] = {5, 2, 9}, twice[] = {5, 2, 5}, wide[] = {1, SPECULATE_VOCAB};
     cr_assert(draft_vocabulary_init(&v, &ctx, &m.decoder, ids, 3, 7, &err) == -1);
     cr_assert(strstr(err.text, "without the end token (7)"), "%s", err.text);

@@ -168,7 +168,7 @@ static void check_texts(SpeculateModel *m, const Sampling *sampling, Drafts draf
              &err);
     Drafter *drafter = drafts == FIXED ? drafter_planted(ctx, &g.cache, truth, PROMPT + PLACES,
                                                          right, 1, SMALL, NULL, &err)
-                                       : drafter_of_modules(ctx, &m->mtp, &g.cache, &err);
+                                       : drafter_of_modules(ctx, &m->mtp, &g.cache, K, &err);
     check_ok(speculator_init(&s, &g, drafter, NULL, K, &err), &err);
     s.argmax = drafts == LIKELIEST;
     for (int n = 0; n < draws; n += SIDE) {

@@ -74,7 +74,8 @@ int generator_guess(Generator *g, Model *model, const GuessOptions *o, Error *er
         return error_set(err, "%d drafts at a time, but there is room for %d tokens", o->drafts,
                          g->decoding.capacity);
     if (o->vocabulary && !(vocabulary = frequent_tokens(g, model, o->vocabulary, err))) return -1;
-    Drafter *drafter = drafter_of_modules(model->ctx, &model->mtp, &g->decoding.cache, err);
+    Drafter *drafter =
+        drafter_of_modules(model->ctx, &model->mtp, &g->decoding.cache, o->drafts, err);
     Speculator *s = must_alloc(1, sizeof *s);
     if (drafter && !speculator_init(s, &g->decoding, drafter, vocabulary, o->drafts, err)) {
         g->speculator = s;
