@@ -33,7 +33,7 @@ int main(int argc, char **argv) {
     static Demo d;
     DemoOptions *o = &d.options;
     *o = (DemoOptions){
-        .common.csv = DEMO_OUT "loss.csv", .steps = 240, .layers = 5, .depth = 2, .lambda = 0.3};
+        .common.csv = DEMO_OUT "loss.csv", .steps = 240, .layers = 8, .depth = 2, .lambda = 0.3};
     const Option flags[] = {
         OPT_STRING("text", 't', "FILE", &o->text,
                    "Text to learn from (default: Genesis, from the program `bible`)"),
