@@ -4,6 +4,8 @@
 #include "05_moe/decoder/decode_graph.h"
 #include "common/cuda/few_rows_launch.cuh"
 
+#include <cfloat>
+
 static const int THREADS = 1024;
 enum { AT_ONCE = 8 }; /* loads of a thread that are under way together */
 
@@ -32,7 +34,9 @@ __global__ void __launch_bounds__(THREADS)
     int best = 0, lane = threadIdx.x % 32, warp = threadIdx.x / 32;
     auto look = [&](T logit, int j) {
         float x = to_float(logit);
-        if (x > most) most = x, best = j; /* a NaN is not larger than anything */
+        if (x > most) most = x, best = j;
+        /* No number is larger than this one, and no index smaller: it wins in every comparison. */
+        if (!(fabsf(x) <= FLT_MAX)) most = INFINITY, best = -1;
     };
     int head = min((int)(-(uintptr_t)row % 16 / sizeof(T)), (int)vocab);
     int packs = ((int)vocab - head) / W, tail = head + packs * W;
@@ -61,7 +65,7 @@ __global__ void __launch_bounds__(THREADS)
         keep_larger(most, best, __shfl_xor_sync(~0u, most, offset),
                     __shfl_xor_sync(~0u, best, offset));
     if (lane) return;
-    ids[blockIdx.x] = best;
+    ids[blockIdx.x] = max(best, 0);
     if (tokens) tokens[*step * (int64_t)gridDim.x + blockIdx.x] = best;
 }
 

@@ -5,6 +5,7 @@
  */
 #include "05_moe/decoder/decode_graph.h"
 
+#include <float.h>
 #include <math.h>
 
 /* ---- memory that outlives a step ---- */
@@ -42,6 +43,12 @@ void decode_graph_free(DecodeGraph *d) {
 
 /* ---- one step ---- */
 
+bool decode_finite(const float *x, int64_t n) {
+    int bad = 0;
+    for (int64_t i = 0; i < n; i++) bad |= !(fabsf(x[i]) <= FLT_MAX);
+    return !bad;
+}
+
 void decode_likeliest_cpu(int32_t *ids, int32_t *tokens, int32_t *step, const float *logits,
                           int64_t batch, int64_t vocab) {
     for (int64_t b = 0; b < batch; b++) {
@@ -50,8 +57,9 @@ void decode_likeliest_cpu(int32_t *ids, int32_t *tokens, int32_t *step, const fl
         int32_t best = 0;
         for (int64_t j = 0; j < vocab; j++)
             if (row[j] > most) most = row[j], best = (int32_t)j;
-        ids[b] = best;
-        if (tokens) tokens[*step * batch + b] = best;
+        bool finite = decode_finite(row, vocab);
+        ids[b] = finite ? best : 0;
+        if (tokens) tokens[*step * batch + b] = finite ? best : -1;
     }
     if (step) ++*step;
 }

@@ -44,7 +44,8 @@ void decode_graph_free(DecodeGraph *d); /* zeros: fine */
 
 /*
  * `steps` greedy steps (1 .. DECODE_STEPS) from ids [batch], which follow what the cache holds.
- * tokens [steps, batch]: the likeliest token after each; of equal logits the smaller id. The cache
+ * tokens [steps, batch]: the likeliest token after each; of equal logits the smaller id; -1 where
+ * one of the logits is not finite, and then what follows in the sequence says nothing. The cache
  * then holds ids and all tokens but the last of each sequence; there must be room
  * (decoder_cache_reserve).
  */
@@ -53,12 +54,16 @@ void decode_greedy(DecodeGraph *d, const int32_t *ids, int steps, int32_t *token
 /* One step; its logits [batch, vocab] come to the host, for a sampler there. */
 void decode_logits(DecodeGraph *d, const int32_t *ids, float *logits);
 
+/* Are all n numbers finite? */
+bool decode_finite(const float *x, int64_t n);
+
 /* ---- kernel ---- */
 
 /*
- * The likeliest token of each row of logits [batch, vocab] (a NaN never is; all NaN: 0) goes to ids
- * [batch] and to row *step of tokens [DECODE_STEPS, batch]; then *step is one more. tokens and step
- * may both be NULL.
+ * The likeliest token of each row of logits [batch, vocab] goes to ids [batch] and to row *step of
+ * tokens [DECODE_STEPS, batch]; of a row in which a number is not finite 0 and -1, so that the
+ * steps behind it have an id to go on with. Then *step is one more. tokens and step may both be
+ * NULL.
  */
 KERNEL(decode_likeliest, int32_t *ids, int32_t *tokens, int32_t *step, const Real *logits,
        int64_t batch, int64_t vocab);

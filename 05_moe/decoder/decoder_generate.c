@@ -102,26 +102,30 @@ typedef struct Run {
     DecoderGenerator *g;
     const DecoderGenerateOptions *options;
     bool *done;    /* [batch] */
+    int broken;    /* 1 + the sequence with logits that are not finite; 0: none */
     int32_t *next; /* [1 + DECODE_STEPS, batch]: the last token of each sequence, then new ones */
 } Run;
 
-/* This token is the next of sequence b. */
+/* This token is the next of sequence b; -1: there is none, and no going on. */
 static void append(Run *run, int b, SampledToken token) {
     const DecoderGenerateOptions *o = run->options;
     DecoderSequence *s = &run->g->sequences[b];
+    if (token.id < 0) run->broken = b + 1;
+    if (run->broken) return;
     s->ids[s->count] = token.id;
     s->logprobs[s->count++] = token.logprob;
     s->drawn++;
     run->done[b] = token.id == o->end || (o->ends && o->ends(o->user, b, token.id));
 }
 
-/* The sampler's choice of a next token for sequence b. */
+/* The sampler's choice of a next token for sequence b; -1: there is none. */
 static SampledToken choose(Run *run, int b) {
     DecoderGenerator *g = run->g;
     const DecoderSequence *s = &g->sequences[b];
     int vocab = g->decoder->cfg.vocab_size;
     float *logits = g->logits + (size_t)b * (size_t)vocab;
     const Sampling *sampling = &run->options->sampling;
+    if (!decode_finite(logits, vocab)) return (SampledToken){-1, 0};
     penalize_repetitions(logits, vocab, s->ids, s->count, sampling->repetition_penalty);
     float random = rng_uniform(sampling->seed, s->stream, (uint64_t)s->count);
     return sample_token(logits, vocab, sampling, random);
@@ -133,7 +137,7 @@ static bool is_greedy(const Sampling *s) {
 }
 
 static bool all_done(const Run *run) {
-    if (run->options->cancelled && *run->options->cancelled) return true;
+    if (run->broken || (run->options->cancelled && *run->options->cancelled)) return true;
     for (int b = 0; b < run->g->batch; b++)
         if (!run->done[b]) return false;
     return true;
@@ -184,6 +188,7 @@ void decoder_generate(DecoderGenerator *g, const DecoderGenerateOptions *o,
     started = seconds_now();
     for (int steps; room > 0 && !all_done(&run); room -= steps) steps = advance(&run, room);
     result->seconds = seconds_now() - started;
+    result->broken = run.broken;
     result->full = room == 0 && left < o->max_new_tokens && !all_done(&run);
     for (int b = 0; b < g->batch; b++) {
         result->new_tokens += g->sequences[b].drawn;

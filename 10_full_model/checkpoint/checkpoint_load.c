@@ -14,6 +14,7 @@
 #include "common/files/replacement.h"
 #include "common/text/tokenizer_folder.h"
 
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -215,16 +216,32 @@ static void read_weight(Loading *l, Model *model, Tensor *weight, float *values)
     params_set(&model->params, weight, values);
 }
 
-static void read_all(Loading *l, Model *model) {
+/* Of all weights that are no numbers only these would not show in the logits: the router would
+ * choose other experts, and nothing else. */
+static int check_bias(const Loading *l, const Tensor *weight, const float *values, Error *err) {
+    if (!ends_with(weight->name, ".e_score_correction_bias")) return 0;
+    for (int64_t i = 0; i < tensor_count(weight); i++)
+        if (!isfinite(values[i]))
+            return error_set(err, "%s: number %lld of '%s' is %g", l->directory, (long long)i,
+                             weight->name, fabsf(values[i]));
+    return 0;
+}
+
+static int read_all(Loading *l, Model *model, Error *err) {
     Tensor *weight;
+    int status = 0;
     int64_t most = 0;
     for (int i = 0; (weight = weights_at(&model->params, i)); i++)
         if (tensor_count(weight) > most) most = tensor_count(weight);
     float *values = must_alloc((size_t)most, sizeof *values);
-    for (int i = 0; (weight = weights_at(&model->params, i)); i++)
-        if (!is_fresh(l, weight)) read_weight(l, model, weight, values);
+    for (int i = 0; (weight = weights_at(&model->params, i)) && !status; i++) {
+        if (is_fresh(l, weight)) continue;
+        read_weight(l, model, weight, values);
+        status = check_bias(l, weight, values, err);
+    }
     if (l->fresh_modules) model_randomize_modules(model);
     free(values);
+    return status;
 }
 
 /* How many modules for multi-token prediction there are. */
@@ -287,7 +304,7 @@ int checkpoint_load_model(Model *model, Context *ctx, const char *directory,
     int status = model_register(model, ctx, &cfg, err);
     if (!status) status = match(&l, err);
     if (!status) status = model_allocate(model, training, err);
-    if (!status) read_all(&l, model);
+    if (!status) status = read_all(&l, model, err);
     for (int i = 0; i < l.name_count; i++) free(l.names[i]);
     free(l.names);
     weight_files_close(&l.files);

@@ -89,6 +89,20 @@ static void print_stretches(const Stretch *s, int count, int trained) {
                trained && s->first > trained ? "   longer than in training" : "");
 }
 
+/* A loss that is no number: the first window with one says why. */
+static int explain(Model *model, const TokenSource *source, const Options *o, Error *err) {
+    size_t T = (size_t)o->context_length;
+    int32_t *ids = must_alloc(2 * T, sizeof *ids);
+    int status = 0;
+    for (int i = 0; i < o->windows && !status; i++) {
+        source_validation(source, i, o->windows, (int)T, ids, ids + T);
+        status = model_not_finite(model, ids, (int)T, err);
+    }
+    free(ids);
+    if (!status) error_set(err, "though all logits are");
+    return error_prefix(err, "the loss is not finite: ");
+}
+
 static int measure(const Options *o, Model *model, TextInput *input, Error *err) {
     int trained = model->cfg.trained_context_length;
     if (o->context_length > model->cfg.max_position_embeddings)
@@ -109,6 +123,7 @@ static int measure(const Options *o, Model *model, TextInput *input, Error *err)
     train_validation_losses(model, source, o->windows, 8, o->context_length,
                             tokenizer_eot(input->tokenizer), losses);
     all.loss = losses[0];
+    if (!isfinite(all.loss)) return explain(model, source, o, err);
     printf("loss %.4f   perplexity %.2f   bits per byte %.4f   (%d windows of %d tokens)\n",
            all.loss, exp(all.loss), bits * all.loss, o->windows, o->context_length);
     for (int k = 1; k <= model->mtp.depth && k < o->context_length; k++)

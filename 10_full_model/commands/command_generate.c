@@ -143,7 +143,7 @@ static int continue_some(Model *model, const Tokenizer *tokenizer, const Options
                 free(answer);
             }
         }
-        status = check_written(err);
+        status = check_written(err) ? -1 : generator_check(&g, model, &result, err);
     }
     generator_free(&g);
     return status;

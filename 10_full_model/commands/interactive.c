@@ -16,7 +16,7 @@
 #include <unistd.h>
 
 typedef struct Talk {
-    const Model *model;
+    Model *model;
     Generator g;
     GenerateOptions options;
     FILE *out;
@@ -137,26 +137,26 @@ static void remark(const Talk *talk, const GenerateResult *result) {
                 "[as long as its training's texts; /clear begins anew, an empty line goes on]\n");
 }
 
-/* A line begins a text, or goes behind what is there. */
-static void answer(Talk *talk, const char *line) {
-    Error err;
+/* A line begins a text, or goes behind what is there. -1: the model cannot answer any more. */
+static int answer(Talk *talk, const char *line, Error *err) {
     Generator *g = &talk->g;
     bool first = g->decoding.sequences[0].count == 0;
     if (*line || first) {
         char *text = must_alloc(strlen(line) + 2, 1);
         snprintf(text, strlen(line) + 2, "%s%s", first ? "" : "\n", line);
-        int status = generator_prompt(g, 0, text, &err);
+        int status = generator_prompt(g, 0, text, err);
         free(text);
         if (status) {
-            fprintf(talk->out, "%s; /clear begins a new text\n", err.text);
-            return;
+            fprintf(talk->out, "%s; /clear begins a new text\n", err->text);
+            return 0;
         }
         terminal_print(talk->out, line);
     }
     GenerateResult result;
     run(talk, &result);
     fprintf(talk->out, "\n");
-    if (talk->terminal) remark(talk, &result);
+    if (talk->terminal && !result.broken) remark(talk, &result);
+    return generator_check(g, talk->model, &result, err);
 }
 
 int interactive_run(Model *model, const Tokenizer *tokenizer, GenerateOptions options,
@@ -178,7 +178,8 @@ int interactive_run(Model *model, const Tokenizer *tokenizer, GenerateOptions op
     if (talk.terminal) help(&talk);
     char *line = NULL;
     size_t size = 0;
-    while (!talk.quit) {
+    int status = 0;
+    while (!talk.quit && !status) {
         if (talk.terminal) fprintf(out, "> ");
         fflush(out);
         ssize_t length = getline(&line, &size, in);
@@ -188,12 +189,12 @@ int interactive_run(Model *model, const Tokenizer *tokenizer, GenerateOptions op
         if (line[0] == '/')
             command(&talk, line + 1);
         else
-            answer(&talk, line);
+            status = answer(&talk, line, err);
     }
     if (talk.terminal) fprintf(out, "\n");
     free(line);
     generator_free(&talk.g);
     if (fflush(out) || ferror(out))
         return error_set(err, "cannot write the text: %s", strerror(errno));
-    return 0;
+    return status;
 }

@@ -157,6 +157,14 @@ void generator_run(Generator *g, const GenerateOptions *o, GenerateResult *resul
     free(answers.streams);
 }
 
+int generator_check(const Generator *g, Model *model, const GenerateResult *result, Error *err) {
+    if (!result->broken) return 0;
+    const DecoderSequence *s = &g->decoding.sequences[result->broken - 1];
+    if (model_not_finite(model, s->ids, s->count, err) == 0)
+        error_set(err, "the numbers in the cache of an earlier token are not finite");
+    return error_prefix(err, "there is no next token, for the model's logits are not finite: ");
+}
+
 typedef struct Collected {
     char *text;
     size_t bytes;
@@ -189,7 +197,10 @@ int generate(Model *model, const Tokenizer *tokenizer, const char *prompt,
     int capacity = generator_capacity(model, tokenizer, &prompt, 1, options->max_new_tokens);
     if (generator_init(&g, model, tokenizer, 1, capacity, err)) return -1;
     int status = generator_prompt(&g, 0, prompt, err);
-    if (!status) generator_run(&g, options, result);
+    if (!status) {
+        generator_run(&g, options, result);
+        status = generator_check(&g, model, result, err);
+    }
     generator_free(&g);
     return status;
 }

@@ -83,6 +83,10 @@ typedef DecoderGenerateResult GenerateResult;
  */
 void generator_run(Generator *g, const GenerateOptions *options, GenerateResult *result);
 
+/* 0; or -1 and a message, when logits that were not finite ended a run: what in the model makes
+ * them. */
+int generator_check(const Generator *g, Model *model, const GenerateResult *result, Error *err);
+
 /* What sequence b answered in the last run, for the caller to free(); without the stop string. */
 char *generator_answer(const Generator *g, int b, const GenerateOptions *options);
 

@@ -7,6 +7,7 @@
 #include "10_full_model/model/model.h"
 
 #include <math.h>
+#include <stdlib.h>
 
 int model_register(Model *model, Context *ctx, const ModelConfig *cfg, Error *err) {
     *model = (Model){0};
@@ -34,6 +35,62 @@ int model_init(Model *model, Context *ctx, const ModelConfig *cfg, bool training
         return 0;
     model_free(model);
     return -1;
+}
+
+/* The first number that is not finite of n on the host; -1: none. */
+static int64_t first_not_finite(const float *x, int64_t n) {
+    for (int64_t i = 0; i < n; i++)
+        if (!isfinite(x[i])) return i;
+    return -1;
+}
+
+static int check_weights(Model *model, Error *err) {
+    Params *params = &model->params;
+    for (int i = 0; i < params->count + params->buffer_count; i++) {
+        const Tensor *t = i < params->count ? params->list[i] : params->buffers[i - params->count];
+        if (t->dtype == I32) continue; /* a router's status */
+        float *values = must_alloc((size_t)tensor_count(t), sizeof *values);
+        params_get(params, t, values);
+        int64_t at = first_not_finite(values, tensor_count(t));
+        float value = at < 0 ? 0 : values[at];
+        free(values);
+        if (at >= 0)
+            return error_set(err, "number %lld of '%s' is %g: this model's file is broken",
+                             (long long)at, t->name, fabsf(value));
+    }
+    return 0;
+}
+
+/* Decoders of the first 0, 1, ... layers, until one of them goes wrong. */
+static int check_layers(Model *model, const int32_t *ids, int count, Error *err) {
+    Context *ctx = model->ctx;
+    const DecoderRun run = {.position = model_position(model)};
+    Decoder first = model->decoder;
+    int layers = model->cfg.num_hidden_layers, wrong = -1;
+    for (int i = 0; i <= layers + 1 && wrong < 0; i++) {
+        first.cfg.num_hidden_layers = i < layers ? i : layers;
+        Tensor *input = tensor_copy_in(ctx, "ids", I32, ids, SHAPE(1, count));
+        Tensor *x = decoder_states(ctx, &first, input, &run);
+        if (i > layers) x = decoder_logits(ctx, &first, x);
+        float *values = must_alloc((size_t)tensor_count(x), sizeof *values);
+        tensor_download(ctx, values, x);
+        if (first_not_finite(values, tensor_count(x)) >= 0) wrong = i;
+        free(values);
+        context_reset(ctx);
+    }
+    if (wrong < 0) return 0;
+    const char *dtype = dtype_name(ctx->dtype);
+    if (wrong == 0 || wrong > layers)
+        return error_set(err, "%s gives numbers that are not finite in %s, though all weights are",
+                         wrong ? "lm_head" : "model.embed_tokens", dtype);
+    return error_set(err,
+                     "behind model.layers.%d there are numbers that are not finite in %s, though "
+                     "all weights are",
+                     wrong - 1, dtype);
+}
+
+int model_not_finite(Model *model, const int32_t *ids, int count, Error *err) {
+    return check_weights(model, err) ? -1 : check_layers(model, ids, count, err);
 }
 
 void model_free(Model *model) {

@@ -39,6 +39,10 @@ int model_allocate(Model *model, bool training, Error *err);
 int model_init(Model *model, Context *ctx, const ModelConfig *cfg, bool training, Error *err);
 void model_free(Model *model); /* one that is all zeros is fine */
 
+/* Why are logits or a loss of ids [count] not finite? -1, and a message that names the first weight
+ * which holds such a number, or else the first layer behind which there is one. 0: they are. */
+int model_not_finite(Model *model, const int32_t *ids, int count, Error *err);
+
 /*
  * Normal(0, initializer_range); what writes into the residual stream (o_proj, down_proj) is smaller
  * by sqrt(2 num_hidden_layers), the number of its summands (GPT-2). Norm weights are 1.

@@ -145,16 +145,20 @@ DEVICE_TEST(decode_graph, logits_are_those_of_the_step) {
     }
 }
 
-/* Equal logits: the smaller id; a NaN is never the likeliest. */
+/* Equal logits: the smaller id; one that is not finite: no token, and 0 to go on with. */
 CONTEXT_TEST(decode_graph, likeliest) {
-    enum { ROWS = 4, WIDTH = 2500 };
+    enum { ROWS = 7, WIDTH = 2500 };
     static float z[ROWS][WIDTH];
     int32_t tokens[2 * ROWS] = {0}, ids[ROWS] = {0}, step = 1;
-    const int32_t want[ROWS] = {7, 2499, 0, 3};
-    for (int i = 0; i < WIDTH; i++) z[0][i] = -1, z[1][i] = (float)-i, z[2][i] = NAN, z[3][i] = 1;
+    const int32_t want[ROWS] = {7, 2499, -1, -1, -1, -1, -1};
+    for (int i = 0; i < WIDTH; i++) {
+        z[0][i] = -1, z[1][i] = (float)-i, z[2][i] = NAN;
+        for (int b = 3; b < ROWS; b++) z[b][i] = 1;
+    }
     z[0][7] = z[0][8] = z[0][1031] = z[0][2499] = 2;
     z[1][2499] = 1;
     z[3][3] = 5, z[3][2] = NAN;
+    z[4][2499] = INFINITY, z[5][0] = -INFINITY, z[6][1200] = -NAN;
     Tensor *logits = tensor_copy_in(&ctx, "logits", dtype, z, SHAPE(ROWS, WIDTH));
     Tensor *t = tensor_copy_in(&ctx, "tokens", I32, tokens, SHAPE(2, ROWS));
     Tensor *n = tensor_copy_in(&ctx, "ids", I32, ids, SHAPE(ROWS));
@@ -165,5 +169,6 @@ CONTEXT_TEST(decode_graph, likeliest) {
     tensor_download_ints(&ctx, &step, s);
     cr_assert(step == 2);
     for (int b = 0; b < ROWS; b++)
-        cr_assert(ids[b] == want[b] && tokens[ROWS + b] == want[b], "row %d: %d", b, ids[b]);
+        cr_assert(tokens[ROWS + b] == want[b] && ids[b] == (want[b] < 0 ? 0 : want[b]),
+                  "row %d: %d", b, ids[b]);
 }

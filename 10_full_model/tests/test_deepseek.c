@@ -212,6 +212,35 @@ Test(eval, three_numbers_that_say_the_same) {
     }
 }
 
+/* A weight that is no number is named, and nothing is said of the text. The router's bias alone
+ * would not be seen in the loss: the model is not read. */
+Test(eval, stops_where_numbers_end) {
+    static const struct {
+        const char *weight, *says;
+    } cases[] = {
+        {"model.norm.weight", "the loss is not finite: number 0 of 'model.norm.weight'"},
+        {"model.layers.1.mlp.gate.e_score_correction_bias", "number 0 of 'model.layers.1"}};
+    Scratch w = workplace();
+    const char *model = trained_model(&w), *path = path_in(model, "model.safetensors");
+    for (int i = 0; i < 2; i++) {
+        Error err;
+        size_t size;
+        SafeTensors *file = safetensors_open(path, &err);
+        char *bytes = file_text(path, &size);
+        const Tensor *t = safetensors_find(file, cases[i].weight), *last = NULL;
+        for (int j = 0; j < safetensors_count(file); j++)
+            if (!last || (char *)safetensors_at(file, j)->data > (char *)last->data)
+                last = safetensors_at(file, j);
+        size_t behind = (size_t)((char *)last->data - (char *)t->data + tensor_bytes(last));
+        memcpy(bytes + size - behind, &(float){NAN}, 4);
+        FILE *changed = fopen(path, "wb");
+        cr_assert(changed && fwrite(bytes, 1, size, changed) == size && fclose(changed) == 0);
+        Output o = EXPECT(1, cases[i].says, "eval", "-m", model, "--data",
+                          path_in(w.directory, "text.txt"));
+        cr_assert(*o.out == 0, "%s", o.out);
+    }
+}
+
 /* The stretches' losses, weighted by their lengths, are the loss of all. */
 Test(eval, by_position) {
     Scratch w = workplace();

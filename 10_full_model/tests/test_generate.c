@@ -291,6 +291,49 @@ Test(generate, neighbours_change_nothing_cuda) {
     neighbours_change_nothing(CUDA, 1);
 }
 
+/*
+ * A weight that is no number, or so large that a product is none, ends the text before a token is
+ * chosen from it, drawn or not, and is named; 32 steps of the captured graph later too. 3e38 is
+ * below the largest F32 and the largest BF16.
+ */
+DEVICE_TEST(generate, stops_where_numbers_end) {
+    static const struct {
+        const char *weight, *says;
+        float value;
+    } cases[] = {
+        {"model.layers.1.self_attn.o_proj.weight", "number 3 of 'model.layers.1.self_attn.o", NAN},
+        {"model.layers.0.input_layernorm.weight", "number 3 of 'model.layers.0.input_l", INFINITY},
+        {"model.norm.weight", "number 3 of 'model.norm.weight' is inf", -INFINITY},
+        {"model.layers.0.mlp.down_proj.weight", "behind model.layers.0 there are numbers", 3e38f},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++)
+        for (int hot = 0; hot < 2; hot++) {
+            World w;
+            world_model(&w, device, dtype, tiny_config(260), false);
+            size_t size;
+            char *text = world_text(&size);
+            w.tokenizer = tokenizer_train(text, size, 260, NULL, NULL, &err);
+            Params *params = &w.model.params;
+            Tensor *t = NULL;
+            for (int j = 0; j < params->count; j++)
+                if (!strcmp(params->list[j]->name, cases[i].weight)) t = params->list[j];
+            cr_assert(t, "%s", cases[i].weight);
+            float *values = test_floats(tensor_count(t));
+            params_get(params, t, values);
+            values[3] = cases[i].value;
+            for (int64_t j = 0; fabsf(cases[i].value) < INFINITY && j < tensor_count(t); j++)
+                values[j] = cases[i].value;
+            params_set(params, t, values);
+            GenerateOptions options = {.sampling = {.temperature = (float)hot, .top_p = 1},
+                                       .max_new_tokens = 40};
+            GenerateResult result;
+            int status = generate(&w.model, w.tokenizer, "the cat", &options, &result, &err);
+            cr_assert(status == -1 && strstr(err.text, cases[i].says), "%s: %s", cases[i].weight,
+                      status ? err.text : "accepted");
+            check_all(result.broken == 1, result.new_tokens == 0);
+        }
+}
+
 /* A cache has room for the longest text and its answer, in whole pages, within the context. */
 Test(generate, capacity) {
     World w;
