@@ -256,6 +256,10 @@ void shards_document(const Shards *s, ShardPart part, int64_t i, int64_t *first,
     i -= shard->first_document;
     uint64_t start = shard->starts[i];
     uint64_t end = i + 1 < shard->documents ? shard->starts[i + 1] : (uint64_t)shard->tokens;
+    if (start >= end || end > (uint64_t)shard->tokens)
+        fatal("%s: document %lld of a shard begins at %llu and ends at %llu: the file was changed; "
+              "run `deepseek data` again",
+              s->directory, (long long)i, (unsigned long long)start, (unsigned long long)end);
     *first = shard->first + (int64_t)start;
     *count = (int64_t)(end - start);
 }

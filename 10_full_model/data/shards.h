@@ -107,7 +107,8 @@ Tokenizer *shards_tokenizer(const Shards *shards, Error *err);
  * it was verified) is fatal. */
 void shards_read(const Shards *shards, ShardPart part, int64_t first, int64_t count, int32_t *ids);
 
-/* Where document i of a part begins, and how many tokens it has. */
+/* Where document i of a part begins, and how many tokens it has. None within the shard (a file
+ * changed since it was verified) is fatal. */
 void shards_document(const Shards *shards, ShardPart part, int64_t i, int64_t *first,
                      int64_t *count);
 

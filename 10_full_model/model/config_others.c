@@ -39,7 +39,7 @@ static const char *skip_value(const char *s) {
 
 /* Every member of an object becomes a raw one: its text. */
 static void make_raw(cJSON *object, const char *text) {
-    const char *s = skip_blanks(text) + 1;
+    const char *s = strchr(text, '{') + 1; /* behind a byte order mark, maybe */
     cJSON *item;
     cJSON_ArrayForEach(item, object) {
         s = skip_blanks(skip_string(skip_blanks(s))) + 1; /* the name, and the colon */
