@@ -144,6 +144,7 @@ static int read_key(ModelConfig *cfg, const ConfigKey *key, Source *from, Error 
                          item ? "null, which says nothing here" : "missing");
     if (item && value == 0 && !strcmp(key->key, "attention_factor") && !cJSON_IsNull(item))
         return error_set(err, "attention_factor is 0, which would make all rotated numbers 0");
+    if (value == 0 && key->part == CONFIG_YARN) value = key->absent[cfg->model_type]; /* betas */
     config_key_set(key, cfg, value);
     return 0;
 }

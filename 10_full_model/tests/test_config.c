@@ -265,7 +265,8 @@ Test(config, modules_are_v3s) {
 /* Their values as they stand in the text, the last of two; what has a new spelling goes. */
 Test(config, keys_that_are_not_known_travel_on) {
     static const char theirs[] =
-        "\xEF\xBB\xBF{ \"aux_loss_alpha\":1.0, \"big\": 12345678901234567890,\n\"model_type\" : \"x\", "
+        "\xEF\xBB\xBF"
+        "{ \"aux_loss_alpha\":1.0, \"big\": 12345678901234567890,\n\"model_type\" : \"x\", "
         "\"rope_scaling\": {\"type\": \"yarn\", \"of_tomorrow\": 2.50, \"factor\": 9}, "
         "\"rope_theta\": 7, \"rope_parameters\": {\"not_this\": 1}, \"torch_dtype\": \"float16\", "
         "\"twice\": [1, {\"a\": \"}\"}], \"q\\u0075ote\\\"d\": null, \"twice\": [2.0 , \"\\\"]\"],"
