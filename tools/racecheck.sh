@@ -4,7 +4,7 @@
 # arrive in a way that racecheck can follow: common/cuda/hopper.cuh says why). PROGRAM holds all
 # tests where they are linked into one; else each is taken from build/cuda-racecheck.
 #
-# Only kernels with "hopper" in their name are watched, so cuBLAS's own stay out of it. Prints a line
+# Only kernels named ..hopper_kernel are watched, so cuBLAS's own stay out of it. Prints a line
 # for each group of tests, and ends with 1 if racecheck found a hazard or could not look.
 cd "$(dirname "$0")/.." || exit 1
 command -v compute-sanitizer >/dev/null || { echo "racecheck: compute-sanitizer is not in PATH; it comes with the CUDA toolkit" >&2; exit 1; }
@@ -13,7 +13,7 @@ bad=0
 while read -r program tests; do
     run=${1:-build/cuda-racecheck/tests/$program}
     [ -x "$run" ] || { echo "racecheck: there is no $run: make all CUDA=1 RACECHECK=1" >&2; exit 1; }
-    timeout "${SECONDS_EACH:-600}" compute-sanitizer --tool racecheck --kernel-name kns=hopper \
+    timeout "${SECONDS_EACH:-600}" compute-sanitizer --tool racecheck --kernel-name kns=hopper_kernel \
         --target-processes all "$run" --filter "$tests" -j1 --quiet >"$log" 2>&1
     code=$?
     hazards=$(sed -n 's/.*RACECHECK SUMMARY: \([0-9]*\) hazards.*/\1/p' "$log" | awk '{s += $1} END {print NR ? s : "no summary"}')
