@@ -13,6 +13,7 @@
 
 #include "10_full_model/tests/test_world.h"
 
+#include <signal.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
@@ -56,6 +57,13 @@ static inline FILE *text_file(const char *text) {
     fputs(text ? text : "", file);
     rewind(file);
     return file;
+}
+
+/* The tests may run below nohup or in the background, where some of these are ignored; a program
+ * that is started inherits that. */
+__attribute__((constructor)) static void signals_as_in_a_terminal(void) {
+    static const int signals[] = {SIGHUP, SIGINT, SIGTERM, SIGPIPE};
+    for (int i = 0; i < 4; i++) signal(signals[i], SIG_DFL);
 }
 
 /* argv without the program's name, ended by NULL. */
