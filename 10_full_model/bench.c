@@ -12,7 +12,7 @@
 
 typedef struct ModelBenchOptions {
     const char *config;
-    int batch, context, vocab, profile;
+    int batch, context, vocab, mtp, profile;
 } ModelBenchOptions;
 
 /* What --profile may name. */
@@ -37,15 +37,17 @@ typedef struct Decoding {
 
 static void step(Context *ctx, void *user) {
     Work *w = user;
-    Tensor *loss;
+    Tensor *loss[1 + MTP_MAX_DEPTH];
     params_zero_grad(&w->model.params);
     ctx->recording = true;
     Tensor *ids = tensor_copy_in(ctx, "ids", I32, w->ids, SHAPE(w->batch, w->context));
     Tensor *targets = tensor_copy_in(ctx, "targets", I32, w->ids + 1, SHAPE(w->batch, w->context));
     const DecoderRun run = {.position = model_position(&w->model)};
-    tape_backward(ctx, decoder_training_loss(ctx, &w->model.decoder, ids, targets, &run, &loss));
+    const MtpTraining training = {.lambda = 0.3f, .end = -1};
+    tape_backward(ctx, mtp_training_loss(ctx, &w->model.mtp, ids, targets, &run, &training, loss));
     adamw_step(&w->adamw, &w->model.params, 1e-4f, 1);
     decoder_rebalance(ctx, &w->model.decoder, 1e-3f);
+    mtp_rebalance(ctx, &w->model.mtp, 1e-3f);
     context_reset(ctx);
 }
 
@@ -95,7 +97,10 @@ static void prepare(Work *w, Context *ctx, const ModelBenchOptions *o) {
     if (o->context > cfg.max_position_embeddings)
         fatal("--context %d is longer than the %d positions of configuration %s", o->context,
               cfg.max_position_embeddings, o->config);
+    const MtpTraining training = {.end = -1};
+    if (mtp_training_check(&training, o->mtp, o->context, &err)) fatal("--mtp: %s", err.text);
     cfg.vocab_size = o->vocab;
+    cfg.num_nextn_predict_layers = o->mtp;
     *w = (Work){.adamw = adamw_defaults(), .batch = o->batch, .context = o->context};
     size_t tokens = (size_t)o->batch * (size_t)o->context;
     w->ids = must_alloc(tokens + 1, sizeof *w->ids);
@@ -103,6 +108,18 @@ static void prepare(Work *w, Context *ctx, const ModelBenchOptions *o) {
         w->ids[i] = (int32_t)(philox(ctx->rng.seed, 1, i).word[0] % (uint32_t)o->vocab);
     if (model_init(&w->model, ctx, &cfg, true, &err)) fatal("%s", err.text);
     model_randomize(&w->model);
+}
+
+/* Operations per token of the decoder alone: the modules have a part in training only. */
+static double decoder_flop(const Work *w) {
+    Model decoder = w->model;
+    if (w->model.mtp.depth) { /* their weights are the last */
+        decoder.params.count = 0;
+        while (decoder.params.list[decoder.params.count] != w->model.mtp.modules[0].enorm)
+            decoder.params.count++;
+    }
+    decoder.mtp.depth = 0;
+    return metrics_flop_per_token(&decoder, w->context);
 }
 
 /* The third run of it is the profiler's: by then all plans are made and all memory is there. */
@@ -154,7 +171,7 @@ static double decode_row(Bench *bench, Work *w, int batch) {
     snprintf(name, sizeof name, "decode, %d steps of %d sequence%s", d.steps, batch,
              batch == 1 ? "" : "s");
     /* How many experts a batch reads is its own affair: bytes only for one sequence. */
-    BenchTime t = row(bench, name, metrics_flop_per_token(&w->model, w->context) * batch * d.steps,
+    BenchTime t = row(bench, name, decoder_flop(w) * batch * d.steps,
                       batch == 1 ? bytes * d.steps : 0, decode, &d);
     double tokens = (double)batch * d.steps;
     decoding_free(&d);
@@ -169,6 +186,8 @@ int main(int argc, char **argv) {
         OPT_INT("batch", 'b', "N", &o.batch, 1, 65536, "Windows in a step"),
         OPT_INT("context", 't', "N", &o.context, 2, 1 << 20, "Tokens in a window"),
         OPT_INT("vocab", 'v', "N", &o.vocab, 2, 1 << 20, "Size of the vocabulary"),
+        OPT_INT("mtp", 0, "D", &o.mtp, 0, MTP_MAX_DEPTH,
+                "Modules for multi-token prediction, trained too (whatever the configuration has)"),
         OPT_CHOICE("profile", 'p', "WORK", &o.profile, works,
                    "Only this, for a profiler: forward, train, decode or batch (default: all), "
                    "once between cudaProfilerStart and cudaProfilerStop (see tools/kernels.py)"),
@@ -180,12 +199,16 @@ int main(int argc, char **argv) {
         profile_work(bench.ctx, &w, &o);
     } else {
         bench_ceilings(&bench);
-        printf("model %s: %lld parameters, batch %d, context %d, vocabulary %d\n", o.config,
+        printf("model %s: %lld parameters, batch %d, context %d, vocabulary %d", o.config,
                (long long)config_parameters(&w.model.cfg), o.batch, o.context, o.vocab);
+        if (o.mtp)
+            printf("\nand %d module%s: %lld parameters more, in the training step alone", o.mtp,
+                   o.mtp == 1 ? "" : "s", (long long)config_module_parameters(&w.model.cfg));
+        printf("\n");
         bench_head("the whole model");
         double tokens = (double)o.batch * o.context;
         double flop = metrics_flop_per_token(&w.model, o.context) * tokens;
-        row(&bench, "forward", flop, 0, forward, &w);
+        row(&bench, "forward", decoder_flop(&w) * tokens, 0, forward, &w);
         BenchTime t = row(&bench, "training step", 3 * flop, 0, step, &w);
         double one = decode_row(&bench, &w, 1), many = decode_row(&bench, &w, o.batch);
         printf("\ntraining %.0f tokens/s (median %.0f), %.0f MiB of activations and gradients\n"

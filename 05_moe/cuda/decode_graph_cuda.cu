@@ -66,7 +66,7 @@ __global__ void __launch_bounds__(THREADS)
                     __shfl_xor_sync(~0u, best, offset));
     if (lane) return;
     ids[blockIdx.x] = max(best, 0);
-    if (tokens) tokens[*step * (int64_t)gridDim.x + blockIdx.x] = best;
+    if (tokens) tokens[(step ? *step : 0) * (int64_t)gridDim.x + blockIdx.x] = best;
 }
 
 static __global__ void count_kernel(int32_t *step) {

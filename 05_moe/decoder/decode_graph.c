@@ -59,7 +59,7 @@ void decode_likeliest_cpu(int32_t *ids, int32_t *tokens, int32_t *step, const fl
             if (row[j] > most) most = row[j], best = (int32_t)j;
         bool finite = decode_finite(row, vocab);
         ids[b] = finite ? best : 0;
-        if (tokens) tokens[*step * batch + b] = finite ? best : -1;
+        if (tokens) tokens[(step ? *step : 0) * batch + b] = finite ? best : -1;
     }
     if (step) ++*step;
 }

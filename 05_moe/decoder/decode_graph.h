@@ -62,8 +62,8 @@ bool decode_finite(const float *x, int64_t n);
 /*
  * The likeliest token of each row of logits [batch, vocab] goes to ids [batch] and to row *step of
  * tokens [DECODE_STEPS, batch]; of a row in which a number is not finite 0 and -1, so that the
- * steps behind it have an id to go on with. Then *step is one more. tokens and step may both be
- * NULL.
+ * steps behind it have an id to go on with. Then *step is one more. step may be NULL (row 0), and
+ * tokens too.
  */
 KERNEL(decode_likeliest, int32_t *ids, int32_t *tokens, int32_t *step, const Real *logits,
        int64_t batch, int64_t vocab);

@@ -27,7 +27,7 @@ static __global__ void accept_kernel(int32_t *ids, int32_t *last, int32_t *back,
         back[b] = k + 1 - count;
         row[0] = count;
         for (int j = 0; j <= k; j++) row[1 + j] = said[j];
-        if (count) mine[0] = said[count - 1];
+        if (count) mine[0] = max(said[count - 1], 0);
     }
     __syncthreads();
     if (threadIdx.x == 0) ++*step;

@@ -130,9 +130,10 @@ Rows speculate_look(Speculator *s) {
     Tensor *x = decoder_decode(ctx, g->decoder, ids, &run);
     Rows rows = {.logits = decoder_logits(ctx, g->decoder, x),
                  .states = decoder_normed(ctx, g->decoder, x),
-                 .says = tensor_new(ctx, "says", I32, SHAPE(g->batch, T))};
-    ON(ctx, decode_likeliest, rows.says->data, NULL, NULL, rows.logits->data, g->batch * T,
-       g->decoder->cfg.vocab_size);
+                 .says = tensor_new(ctx, "says", I32, SHAPE(g->batch, T)),
+                 .judged = tensor_new(ctx, "judged", I32, SHAPE(g->batch, T))};
+    ON(ctx, decode_likeliest, rows.says->data, rows.judged->data, NULL, rows.logits->data,
+       g->batch * T, g->decoder->cfg.vocab_size);
     return rows;
 }
 /* [/look] */
@@ -153,6 +154,10 @@ static int judge_drawn(Speculator *s, int b, SampledToken *tokens) {
     for (int j = 0;; j++) {
         float *row = s->logits + (size_t)(b * (k + 1) + j) * (size_t)vocab;
         float draw = uniform(s, b, n + j, DRAW), *p = s->p, *rest = s->p + vocab;
+        if (!decode_finite(row, vocab)) {
+            tokens[j] = (SampledToken){-1, 0};
+            return j + 1;
+        }
         penalize_repetitions(row, vocab, seq->ids, n + j, sampling->repetition_penalty);
         if (j == k) { /* the bonus */
             tokens[j] = sample_token(row, vocab, sampling, draw);
@@ -180,14 +185,17 @@ static int judge_likeliest(const Speculator *s, int b, SampledToken *tokens) {
     }
 }
 
-/* count tokens come behind sequence b, or fewer, if it ends among them. */
 void speculate_append(Speculator *s, int b, const SampledToken *tokens, int count) {
     const DecoderGenerateOptions *o = s->options;
     DecoderSequence *seq = &s->g->sequences[b];
     SpeculateCounts *c = &s->counts;
     int i = 0;
-    while (i < count && !s->done[b]) {
+    while (i < count && !s->done[b] && !s->broken) {
         int32_t id = tokens[i].id;
+        if (id < 0) { /* there is no next token, and no going on */
+            s->broken = b + 1;
+            break;
+        }
         s->guessed[b * s->g->capacity + seq->count] = i < count - 1;
         seq->ids[seq->count] = id;
         seq->logprobs[seq->count++] = tokens[i++].logprob;
@@ -207,16 +215,17 @@ static void judge(Speculator *s, const Rows *rows) {
     Context *ctx = g->ctx;
     SampledToken tokens[1 + SPECULATE_MOST];
     device_get(ctx->gpu, s->guesses, s->ids.data, tensor_bytes(&s->ids));
-    device_get(ctx->gpu, s->says, rows->says->data, tensor_bytes(rows->says));
+    device_get(ctx->gpu, s->says, rows->judged->data, tensor_bytes(rows->judged));
     if (!speculate_is_greedy(s)) tensor_download(ctx, s->logits, rows->logits);
     for (int b = 0; b < g->batch; b++) {
         int32_t *says = s->says + b * (s->drafted + 1);
         s->last[b] = -1;
-        if (s->done[b]) continue;
+        if (s->done[b] || s->broken) continue;
         int count =
             speculate_is_greedy(s) ? judge_likeliest(s, b, tokens) : judge_drawn(s, b, tokens);
         for (int j = 0; j < count; j++) says[j] = tokens[j].id;
         speculate_append(s, b, tokens, count);
+        if (s->broken) continue;
         s->guesses[b * (1 + SPECULATE_MOST)] = tokens[s->last[b]].id; /* the newest */
     }
     device_put(ctx->gpu, rows->says->data, s->says, tensor_bytes(rows->says));
@@ -239,9 +248,10 @@ static void draw_drafts(Speculator *s, int j, Tensor *logits, Tensor *chosen) {
         int32_t *drafts = s->guesses + b * (1 + SPECULATE_MOST) + 1;
         int place = seq->count + j - 1;
         if (s->done[b]) continue;
+        bool finite = decode_finite(some + b * N, N);       /* or any guess is as good as another */
         for (int i = 0; i < vocab; i++) all[i] = -INFINITY; /* never guessed */
         for (int i = 0; i < N; i++)
-            all[s->vocabulary ? s->vocabulary->ids[i] : i] = some[b * N + i];
+            all[s->vocabulary ? s->vocabulary->ids[i] : i] = finite ? some[b * N + i] : 0;
         memcpy(seq->ids + seq->count, drafts, (size_t)(j - 1) * sizeof *drafts);
         penalize_repetitions(all, vocab, seq->ids, place, sampling->repetition_penalty);
         sample_probabilities(q, all, vocab, sampling);
@@ -323,7 +333,10 @@ static void step(Speculator *s) {
           "speculative decoding: %s", err.text);
     Rows rows = speculate_look(s);
     judge(s, &rows);
-    guess(s, rows.states, rows.says);
+    if (s->broken)
+        cut(s);
+    else
+        guess(s, rows.states, rows.says);
     context_reset(g->ctx);
 }
 /* [/step] */
@@ -365,7 +378,7 @@ static int begin(Speculator *s) {
 }
 
 static bool all_done(const Speculator *s) {
-    if (s->options->cancelled && *s->options->cancelled) return true;
+    if (s->broken || (s->options->cancelled && *s->options->cancelled)) return true;
     for (int b = 0; b < s->g->batch; b++)
         if (!s->done[b]) return false;
     return true;
@@ -377,6 +390,7 @@ void speculate_generate(Speculator *s, const DecoderGenerateOptions *o,
     int longest = 0, ended = 0;
     *result = (DecoderGenerateResult){0};
     s->options = o;
+    s->broken = 0;
     for (int b = 0; b < g->batch; b++) {
         CHECK(g->sequences[b].count > 0, "speculate_generate: sequence %d is empty", b);
         g->sequences[b].drawn = 0;
@@ -398,5 +412,6 @@ void speculate_generate(Speculator *s, const DecoderGenerateOptions *o,
         result->new_tokens += seq->drawn;
         ended += seq->drawn < most;
     }
-    result->full = room < o->max_new_tokens && ended < g->batch;
+    result->broken = s->broken;
+    result->full = room < o->max_new_tokens && ended < g->batch && !s->broken;
 }

@@ -56,6 +56,7 @@ typedef struct Speculator {
     const DecoderGenerateOptions *options;
     int drafted;             /* drafts that stand behind ids' first column */
     bool *done;              /* [batch] */
+    int broken;              /* 1 + the sequence with logits that are not finite; 0: none */
     int *left;               /* [batch]: tokens that may still come */
     int32_t *says, *guesses; /* [batch, 1 + most]: the token behind each row; [batch, 1 + MOST] */
     int32_t *last;           /* [batch] */
@@ -90,10 +91,10 @@ void speculate_generate(Speculator *s, const DecoderGenerateOptions *options,
 
 /*
  * Greedy acceptance. says [batch, 1 + k] is the likeliest token behind each row of ids [batch, 1 +
- * k, of a row's width 1 + SPECULATE_MOST]; count = drafts that agree, and one, but no more than
- * rest[b], which becomes less by it. Then ids[b, 0] is the newest token, last[b] = count - 1,
- * back[b] = k + 1 - count, and row *step of found [DECODE_STEPS, batch, 2 + most] is count and the
- * tokens; *step is one more.
+ * k, of a row's width 1 + SPECULATE_MOST], or -1; count = drafts that agree, and one, but no more
+ * than rest[b], which becomes less by it. Then ids[b, 0] is the newest token (0, where that is -1),
+ * last[b] = count - 1, back[b] = k + 1 - count, and row *step of found [DECODE_STEPS, batch, 2 +
+ * most] is count and the tokens; *step is one more.
  */
 KERNEL(speculate_accept, int32_t *ids, int32_t *last, int32_t *back, int32_t *rest, int32_t *found,
        int32_t *step, const int32_t *says, int64_t batch, int64_t k, int64_t most);

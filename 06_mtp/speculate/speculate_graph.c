@@ -33,7 +33,7 @@ void speculate_accept_cpu(int32_t *ids, int32_t *last, int32_t *back, int32_t *r
         back[b] = (int32_t)k + 1 - count;
         row[0] = count;
         for (int64_t j = 0; j <= k; j++) row[1 + j] = says[j];
-        if (count) ids[0] = says[count - 1];
+        if (count) ids[0] = says[count - 1] < 0 ? 0 : says[count - 1];
     }
     ++*step;
 }
@@ -48,7 +48,7 @@ static void step(Speculator *s) {
     Rows rows = speculate_look(s);
     Tensor *last = tensor_new(ctx, "last", I32, SHAPE(B));
     ON(ctx, speculate_accept, s->ids.data, last->data, wrong.data, s->rest.data, s->found.data,
-       s->step.data, rows.says->data, B, k, s->most);
+       s->step.data, rows.judged->data, B, k, s->most);
     DraftRound round = speculate_round(s, rows.states, rows.says, last);
     round.count = s->most;
     round.found = 1;

@@ -5,6 +5,8 @@
 #include "10_full_model/generate/generate.h"
 #include "10_full_model/tests/test_world.h"
 
+#include <math.h>
+
 static Error err; /* what the last call that failed had to say */
 
 enum { CONTEXT = 96 };
@@ -113,6 +115,34 @@ Test(guess, drawn_texts_do_not_depend_on_the_neighbours) {
     texts(&w, 4, &guess, o, (const int[]){15, 5, 0}, together);
     texts(&w, 1, &guess, o, (const int[]){20, 0}, alone);
     cr_assert(!strncmp(together[0], alone[0], 60), "'%s', not '%s'", together[0], alone[0]);
+}
+
+/* As generate/stops_where_numbers_end. A module with such numbers guesses badly, no more. */
+Test(guess, stops_where_numbers_end) {
+    for (int run = 0; run < 4; run++) {
+        bool hot = run % 2, module = run / 2;
+        World w;
+        world_with_modules(&w, CPU, 1);
+        Tensor *t = module ? w.model.mtp.modules[0].norm : w.model.decoder.norm;
+        float *values = test_floats(tensor_count(t));
+        params_get(&w.model.params, t, values);
+        values[3] = NAN;
+        params_set(&w.model.params, t, values);
+        Generator g;
+        GenerateResult result;
+        GenerateOptions o = {.sampling = {.temperature = hot, .top_p = 0.9f, .top_k = 50},
+                             .max_new_tokens = 20};
+        check_ok(generator_init(&g, &w.model, w.tokenizer, 1, CONTEXT, &err), &err);
+        check_ok(generator_guess(&g, &w.model, &(GuessOptions){2, 0}, &err), &err);
+        check_ok(generator_prompt(&g, 0, "a text", &err), &err);
+        generator_run(&g, &o, &result);
+        cr_assert(result.broken == !module && (result.new_tokens > 0) == module, "run %d: %d, %d",
+                  run, result.broken, result.new_tokens);
+        if (module) continue;
+        cr_assert(generator_check(&g, &w.model, &result, &err) == -1 &&
+                      strstr(err.text, "number 3 of 'model.norm.weight' is nan"),
+                  "%s", err.text);
+    }
 }
 
 Test(guess, says_what_is_wrong) {

@@ -5,10 +5,12 @@ Random models of both model types, of many settings, are written by transformers
 10_full_model/deepseek, which writes them again (F32, BF16, in one file and in several), and these
 are read by transformers: logits, loss and gradients must be the same on every way. Then deepseek trains
 a model on TEXT; AutoTokenizer must make the same ids of the text, AutoModelForCausalLM the same
-logits, and greedy decoding the same tokens.
+logits, and greedy decoding the same tokens. And one with modules for multi-token prediction, which
+transformers does not have: it must name their weights, no others, and give the same logits.
 
-    tools/interop/full_model_python.py TEXT [--trained]      needs torch, safetensors, transformers; make 10_full_model
-                                                             first. --trained: the last part only
+    tools/interop/full_model_python.py TEXT [--trained | --mtp]   needs torch, safetensors, transformers; make
+                                                                  10_full_model first. --trained: the last two
+                                                                  parts only; --mtp: the last
 """
 import itertools
 import pathlib
@@ -54,14 +56,15 @@ def deepseek(*arguments):
     return done.stdout
 
 
-def load(folder, **settings):
-    """And nothing missing, nothing left over."""
+def load(folder, left_over=None, **settings):
+    """And nothing missing, nothing left over but a layer of this name."""
     model, info = AutoModelForCausalLM.from_pretrained(
         folder, output_loading_info=True, attn_implementation="eager", experts_implementation="eager", **settings
     )
-    wrong = {k: v for k, v in info.items() if v}
-    if wrong:
-        sys.exit(f"{folder}: {wrong}")
+    wrong = {k: v for k, v in info.items() if v and k != "unexpected_keys"}
+    extra = info["unexpected_keys"]
+    if wrong or bool(extra) != bool(left_over) or not all(k.startswith(left_over) for k in extra):
+        sys.exit(f"{folder}: {info}")
     return model
 
 
@@ -166,14 +169,28 @@ def trained(text, scratch):
     print(f"trained by deepseek      logits {logits:.1e}   {len(ids)} ids there and back, {tokens} greedy tokens the same")
 
 
+def with_modules(text, scratch):
+    """A module is a layer that transformers' model does not have."""
+    folder, plain = scratch / "modules", scratch / "plain"
+    deepseek("train", "--data", text, "--out", folder, "--steps", 20, "--warmup", 5, "--batch", 4, "--vocab", 700, "--mtp", 1)
+    deepseek("convert", "--model", folder, "--out", plain, "--no-mtp")
+    layers = AutoConfig.from_pretrained(folder).num_hidden_layers
+    ids = torch.tensor(AutoTokenizer.from_pretrained(folder)(text.read_text(errors="replace")[:4000])["input_ids"][:800]).view(4, 200)
+    wanted = ours(folder, ids, scratch)["logits"]
+    here = check("with modules: logits", relative(load(folder, f"model.layers.{layers}.", dtype=torch.float32)(ids).logits, wanted), 1e-5)
+    there = check("--no-mtp: logits", relative(load(plain, dtype=torch.float32)(ids).logits, wanted), 1e-5)
+    print(f"with a module            logits {here:.1e}, layer {layers} left over; --no-mtp: logits {there:.1e}, none left over")
+
+
 def main():
     if len(sys.argv) not in (2, 3):
         sys.exit(__doc__)
-    for name, (model_type, settings) in MODELS.items() if "--trained" not in sys.argv else ():
+    for name, (model_type, settings) in MODELS.items() if len(sys.argv) == 2 else ():
         with tempfile.TemporaryDirectory() as scratch:
             round_trip(name, model_type, settings, pathlib.Path(scratch))
-    with tempfile.TemporaryDirectory() as scratch:
-        trained(pathlib.Path(sys.argv[1]), pathlib.Path(scratch))
+    for part in (with_modules,) if "--mtp" in sys.argv else (trained, with_modules):
+        with tempfile.TemporaryDirectory() as scratch:
+            part(pathlib.Path(sys.argv[1]), pathlib.Path(scratch))
     print("all the same")
 
 
