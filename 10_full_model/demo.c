@@ -24,7 +24,7 @@ typedef struct DemoOptions {
     CommonOptions common;
     const char *data, *out;
     int steps, vocab;
-    bool overwrite;
+    bool mtp, overwrite;
 } DemoOptions;
 
 /* ---- the steps of the tour ---- */
@@ -175,6 +175,50 @@ static int write_text(Tour *t, const char *when, int tokens, Error *err) {
     return 0;
 }
 
+/*
+ * The same passage, likeliest tokens, without guesses and with two at a time by the module; the
+ * time is the best of a few runs, for one takes a moment only.
+ */
+static int guess_ahead(Tour *t, Error *err) {
+    enum { RUNS = 5, DRAFTS = 2 };
+    char *answers[2] = {NULL, NULL};
+    double seconds[2] = {INFINITY, INFINITY};
+    GenerateOptions options = {.sampling = {.top_p = 1}, .max_new_tokens = 60};
+    GenerateResult result;
+    int capacity = generator_capacity(&t->model, t->tokenizer, &(const char *){t->prompt}, 1,
+                                      options.max_new_tokens);
+    printf("5. Guessing: the module guesses %d tokens, and one step looks at all of them\n   %s",
+           DRAFTS, t->prompt);
+    for (int guess = 0; guess < 2; guess++) {
+        Generator g;
+        if (generator_init(&g, &t->model, t->tokenizer, 1, capacity, err)) return -1;
+        int status = generator_guess(&g, &t->model, &(GuessOptions){guess * DRAFTS, 0}, err);
+        for (int i = 0; i < RUNS && !status; i++) {
+            decoder_generator_truncate(&g.decoding, 0, 0);
+            status = generator_prompt(&g, 0, t->prompt, err);
+            if (!status) generator_run(&g, &options, &result);
+            if (!status) status = generator_check(&g, &t->model, &result, err);
+            if (!status) seconds[guess] = fmin(seconds[guess], result.seconds);
+        }
+        if (!status) answers[guess] = generator_answer(&g, 0, &options);
+        if (!status && guess) {
+            int column = (int)strlen(t->prompt);
+            print_wrapped(&column, answers[1], strlen(answers[1]));
+            printf("\n   ");
+            speculate_print(stdout, &g.speculator->counts);
+        }
+        generator_free(&g);
+        if (status) return -1;
+    }
+    printf("   %d tokens in %.1f ms, without guesses in %.1f ms: %.2f times as fast,\n"
+           "   and %s\n\n",
+           result.new_tokens, 1e3 * seconds[1], 1e3 * seconds[0], seconds[0] / seconds[1],
+           strcmp(answers[0], answers[1]) ? "ANOTHER text: that should not be"
+                                          : "the same text, token for token");
+    free(answers[0]), free(answers[1]);
+    return 0;
+}
+
 /* How the routers share the validation text out: a row for each layer with experts, in percent
  * of an even share. */
 static void show_experts(Tour *t) {
@@ -310,6 +354,9 @@ static void advise(const Tour *t) {
            "   10_full_model/demo --data YOUR.txt --out out/yours\n"
            "      (any UTF-8 text; a megabyte is a good size)\n",
            t->options->out);
+    if (!t->options->mtp)
+        printf("   10_full_model/demo --mtp --out out/mtp\n"
+               "      (learns to look one token further, and then decodes with guesses)\n");
 }
 
 static int tour(Tour *t, Error *err) {
@@ -326,6 +373,7 @@ static int tour(Tour *t, Error *err) {
     }
     printf("4. Writing\n");
     if (write_text(t, "What it writes now", 60, err)) return -1;
+    if (t->options->mtp && guess_ahead(t, err)) return -1;
     advise(t);
     return 0;
 }
@@ -345,6 +393,8 @@ int main(int argc, char **argv) {
         OPT_STRING("out", 'o', "DIR", &o->out, "Folder for the trained model"),
         OPT_INT("steps", 's', "N", &o->steps, 1, 1000000, "Training steps"),
         OPT_INT("vocab", 'v', "N", &o->vocab, 257, 65536, "Size of the vocabulary"),
+        OPT_FLAG("mtp", 0, &o->mtp,
+                 "Train a module for multi-token prediction too, and decode with its guesses"),
         OPT_FLAG("overwrite", 0, &o->overwrite,
                  "Begin anew although --out has a model (out/demo, the tour's own, may always go)"),
         OPT_CSV(&o->common),
@@ -360,6 +410,7 @@ int main(int argc, char **argv) {
     Error err;
     int status = output_folder_check(o->out, OUTPUT_RUN, o->overwrite, &err);
     if (!status) status = config_preset(&t.cfg, "nano", &err);
+    if (o->mtp) t.cfg.num_nextn_predict_layers = 1;
     if (!status) status = tour(&t, &err);
     model_free(&t.model);
     corpus_free(&t.corpus);

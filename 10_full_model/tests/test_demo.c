@@ -43,7 +43,15 @@ Test(demo, fits_a_terminal_and_recommends_what_works) {
         *newline = ' ';
         cr_assert_eq(system(command), 0, "%s", command);
     }
-    char *wide = too_wide(said);
+    char *guessed, *wide;
+    snprintf(arguments, sizeof arguments, "--mtp --steps 3 --vocab 300 --data '%s' --out %s/mtp",
+             data, w.directory);
+    guessed = demo_output(arguments);
+    cr_assert(strstr(guessed, "tokens a step") && strstr(guessed, "the same text, token for token"),
+              "%s", guessed);
+    wide = too_wide(guessed);
+    cr_assert(!wide || strstr(wide, w.directory), "%s", wide);
+    wide = too_wide(said);
     cr_assert(!wide || strstr(wide, w.directory), "wider than %d columns: %s",
               (int)TERMINAL_COLUMNS, wide);
 }
