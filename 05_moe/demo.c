@@ -190,12 +190,7 @@ static void validate(Demo *d, const Decoder *model, Run *run) {
 /* If a router saw a NaN, says which was the first, instead of what err says. */
 static void name_the_nan(Demo *d, const Decoder *model, int step, Error *err) {
     Error where;
-    for (int i = 0; i < d->options.layers; i++)
-        if (!model->layers[i].dense &&
-            router_healthy(&d->ctx, &model->layers[i].moe.router, &where)) {
-            error_set(err, "step %d: %s", step, where.text);
-            return;
-        }
+    if (decoder_healthy(&d->ctx, model, &where)) error_set(err, "step %d: %s", step, where.text);
 }
 
 /* Trains from the same weights on the same text; only the balance differs. */

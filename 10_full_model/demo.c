@@ -6,6 +6,7 @@
 #include "10_full_model/generate/generate.h"
 #include "10_full_model/train/train.h"
 
+#include "common/core/utf8.h"
 #include "common/program/bench.h"
 #include "common/program/options.h"
 #include "common/program/plot.h"
@@ -64,8 +65,14 @@ static void find_prompt(Tour *t, const char *text) {
     }
 }
 
+/* Line ends as blanks; what would command a terminal is shown instead. */
 static void print_escaped(const char *text, size_t bytes) {
-    for (size_t i = 0; i < bytes; i++) putchar(text[i] == '\n' ? ' ' : text[i]);
+    for (size_t i = 0, length; i < bytes; i += length + 1) {
+        const char *end = memchr(text + i, '\n', bytes - i);
+        length = end ? (size_t)(end - text) - i : bytes - i;
+        terminal_write(stdout, text + i, length);
+        if (end) printf(" ");
+    }
 }
 
 /* The first tokens of the text, as many as a line holds. */
@@ -74,7 +81,7 @@ static void print_tokens(const Tour *t) {
     for (size_t i = 0; i < t->corpus.count; i++) {
         const char *token = tokenizer_token(t->tokenizer, t->corpus.ids[i], &length);
         if ((column += length + (i > 0)) > 70) break;
-        if (i) putchar('|');
+        if (i) printf("|");
         print_escaped(token, length);
     }
     printf(" ...\n");
@@ -140,14 +147,16 @@ static int make_model(Tour *t, Error *err) {
 
 static void print_wrapped(void *user, const char *text, size_t bytes) {
     int *column = user;
-    for (size_t i = 0; i < bytes; i++) {
+    for (size_t i = 0, length; i < bytes; i += length) {
         bool space = text[i] == ' ' || text[i] == '\n';
+        length = 1; /* of a blank; or of what lies between two */
+        while (!space && i + length < bytes && !memchr(" \n", text[i + length], 2)) length++;
         if (space && *column > 66) { /* room for a long word */
             printf("\n   ");
             *column = 0;
         } else {
-            putchar(text[i] == '\n' ? ' ' : text[i]);
-            ++*column;
+            print_escaped(text + i, length);
+            *column += (int)length;
         }
     }
     fflush(stdout);

@@ -4,7 +4,11 @@
  */
 #include "05_moe/decoder/block.h"
 
+#include "05_moe/balance.h"
 #include "common/core/ops.h"
+
+#include <math.h>
+#include <stdlib.h>
 
 bool block_is_dense(const BlockConfig *cfg, int layer) {
     return layer < cfg->first_k_dense_replace || cfg->moe.router.n_routed_experts == 0;
@@ -124,4 +128,19 @@ Tensor *block_forward(Context *ctx, Tensor *x, const Block *w, const BlockConfig
 
 void block_rebalance(Context *ctx, const Block *w, float gamma) {
     if (!w->dense) moe_rebalance(ctx, &w->moe, gamma);
+}
+
+void block_add_load(Context *ctx, const Block *w, ExpertLoad *sum) {
+    if (w->dense) return;
+    int experts = (int)tensor_count(w->moe.load);
+    int32_t *counts = must_alloc((size_t)experts, sizeof *counts);
+    tensor_download_ints(ctx, counts, w->moe.load);
+    BalanceMeasures measures = balance_measure(counts, experts, -1);
+    sum->max_vio = fmax(sum->max_vio, measures.max_vio); /* fmax(NAN, x) is x */
+    sum->idle += measures.unused;
+    free(counts);
+}
+
+int block_healthy(Context *ctx, const Block *w, Error *err) {
+    return w->dense ? 0 : router_healthy(ctx, &w->moe.router, err);
 }

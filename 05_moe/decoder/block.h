@@ -111,5 +111,18 @@ Tensor *block_feed_forward(Context *ctx, Tensor *h, const Block *w, const BlockC
 /* After the optimizer's step: the router's bias moves by gamma towards an even load (V3, 2.1.2). */
 void block_rebalance(Context *ctx, const Block *w, float gamma);
 
+/* How even the load of the experts is, over several layers: that of the worst, and how many experts
+ * got nothing in all. */
+typedef struct ExpertLoad {
+    double max_vio; /* (largest - mean) / mean: balance.h. NAN without experts */
+    int idle;
+} ExpertLoad;
+
+/* Adds what this layer's router has counted since the last block_rebalance. */
+void block_add_load(Context *ctx, const Block *w, ExpertLoad *sum);
+
+/* -1 and a message if the router saw a NaN since it was last asked (router_healthy). */
+int block_healthy(Context *ctx, const Block *w, Error *err);
+
 __END_DECLS
 #endif

@@ -6,6 +6,7 @@
 
 #include "05_moe/decoder/block_decode.h"
 
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 
@@ -144,4 +145,17 @@ Tensor *decoder_add_losses(Context *ctx, const Decoder *d, Tensor *loss) {
 
 void decoder_rebalance(Context *ctx, const Decoder *d, float gamma) {
     for (int i = 0; i < d->cfg.num_hidden_layers; i++) block_rebalance(ctx, &d->layers[i], gamma);
+}
+
+ExpertLoad decoder_expert_load(Context *ctx, const Decoder *d) {
+    ExpertLoad load = {.max_vio = NAN};
+    for (int i = 0; i < d->cfg.num_hidden_layers; i++) block_add_load(ctx, &d->layers[i], &load);
+    return load;
+}
+
+int decoder_healthy(Context *ctx, const Decoder *d, Error *err) {
+    int status = 0;
+    for (int i = 0; i < d->cfg.num_hidden_layers && !status; i++)
+        status = block_healthy(ctx, &d->layers[i], err);
+    return status;
 }

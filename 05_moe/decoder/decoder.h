@@ -96,5 +96,11 @@ Tensor *decoder_add_losses(Context *ctx, const Decoder *decoder, Tensor *loss);
  * 2.1.2). */
 void decoder_rebalance(Context *ctx, const Decoder *decoder, float gamma);
 
+/* What all routers have counted since then. */
+ExpertLoad decoder_expert_load(Context *ctx, const Decoder *decoder);
+
+/* -1 and a message that names the first layer whose router saw a NaN since it was last asked. */
+int decoder_healthy(Context *ctx, const Decoder *decoder, Error *err);
+
 __END_DECLS
 #endif

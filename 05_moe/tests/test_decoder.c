@@ -73,6 +73,31 @@ CONTEXT_TEST(decoder, learns) {
     cr_assert(first > 2 && last < 0.7f, "from %g to %g", first, last);
 }
 
+/* Loads that can be worked out by hand, of two layers behind a dense one; and the first NaN. */
+CPU_TEST(decoder, load_and_health_of_all_layers) {
+    Params params;
+    Decoder model;
+    DecoderConfig cfg = config();
+    cfg.num_hidden_layers = 3;
+    params_init(&params, &ctx);
+    decoder_register(&model, &params, &cfg);
+    check_ok(params_allocate(&params, true, &err), &err);
+    decoder_randomize(&params, &model, (DecoderStart){0.5f, 0.18f, 0.18f, 0.18f});
+    memcpy(model.layers[1].moe.load->data, (int32_t[4]){4, 2, 2, 0}, 4 * sizeof(int32_t));
+    memcpy(model.layers[2].moe.load->data, (int32_t[4]){8, 0, 0, 0}, 4 * sizeof(int32_t));
+    ExpertLoad load = decoder_expert_load(&ctx, &model);
+    cr_assert(load.max_vio == 3 && load.idle == 4, "%g, %d", load.max_vio, load.idle);
+    memset(model.layers[2].moe.load->data, 0, 4 * sizeof(int32_t)); /* the worst is not the last */
+    load = decoder_expert_load(&ctx, &model);
+    cr_assert(load.max_vio == 1 && load.idle == 5, "%g, %d", load.max_vio, load.idle);
+    check_ok(decoder_healthy(&ctx, &model, &err), &err);
+    ((float *)model.embed_tokens->data)[0] = NAN;
+    decoder_states(&ctx, &model, squares(&ctx, 0), &(DecoderRun){0});
+    cr_assert(decoder_healthy(&ctx, &model, &err) == -1);
+    cr_assert(strstr(err.text, "layers.1."), "%s", err.text);
+    decoder_free(&model);
+}
+
 static Tensor *logits_of(Context *ctx, const Decoder *d, Tensor *ids) {
     return decoder_logits(ctx, d, decoder_states(ctx, d, ids, &(DecoderRun){0}));
 }

@@ -219,6 +219,9 @@ static int run(int argc, char **argv, Error *err) {
     if (o->keys || !o->config) return 0;
     if (!o->context)
         o->context = cfg.max_position_embeddings < 4096 ? cfg.max_position_embeddings : 4096;
+    if (o->context > cfg.max_position_embeddings)
+        return error_set(err, "--context %d is longer than the %d positions of %s", o->context,
+                         cfg.max_position_embeddings, o->config);
     printf("%s: %d layers of width %d, %d heads, latent %d + %d,\n", o->config,
            cfg.num_hidden_layers, cfg.hidden_size, cfg.num_attention_heads, cfg.kv_lora_rank,
            cfg.qk_rope_head_dim);

@@ -7,6 +7,7 @@
 #include "10_full_model/model/sizes.h"
 #include "10_full_model/train/train_flags.h"
 
+#include "common/files/csv.h"
 #include "common/program/bench.h"
 #include "common/program/plot.h"
 #include "common/program/progress.h"
@@ -69,6 +70,12 @@ static void check_flags(const Options *o, char **argv) {
                       "the shards in %s have their tokens and their validation part "
                       "already; --vocab and --validation are for text files",
                       o->data.items[0]);
+    if (!(s->peak > 0))
+        options_error(argv, "--learning-rate 0 would leave every weight as it is; `deepseek eval` "
+                            "measures a model without training it");
+    if (s->floor > s->peak)
+        options_error(argv, "--lowest-rate %g is above --learning-rate %g, which is the highest",
+                      s->floor, s->peak);
     if (s->warmup + s->constant > s->steps)
         options_error(argv, "--warmup %lld and --constant %lld are more than all %lld steps",
                       (long long)s->warmup, (long long)s->constant, (long long)s->steps);
@@ -142,7 +149,7 @@ static int look_ahead(const Options *o, const ModelConfig *cfg, Error *err) {
     RunFolder folder;
     if (run_folder_open(&folder, o->out, o->train.start, err)) return -1;
     run_folder_close(&folder);
-    return 0;
+    return o->common.csv ? csv_check(o->common.csv, err) : 0;
 }
 
 static int check_mtp(const Options *o, ModelConfig *cfg, Error *err) {

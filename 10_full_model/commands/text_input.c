@@ -6,6 +6,7 @@
 #include "10_full_model/commands/text_input.h"
 
 #include "10_full_model/checkpoint/checkpoint.h"
+#include "10_full_model/data/documents.h"
 
 #include "common/files/files.h"
 #include "common/program/progress.h"
@@ -81,6 +82,12 @@ static int open_shards(TextInput *input, const TextOptions *o, Error *err) {
 
 static int open_text(TextInput *input, const TextOptions *o, Error *err) {
     size_t bytes;
+    for (int i = 0; i < o->data->count; i++)
+        if (documents_named_json(o->data->items[i]))
+            return error_set(err,
+                             "%s has JSON lines, by its name, and not plain text: `deepseek data` "
+                             "makes a folder of shards of them, for --data",
+                             o->data->items[i]);
     char *text = corpus_read_text(o->data->items, o->data->count, &bytes, err);
     if (!text) return -1;
     input->tokenizer =

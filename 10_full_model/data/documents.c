@@ -79,11 +79,15 @@ void documents_release(DocumentReader *r) {
 
 /* ---- cutting ---- */
 
-static bool is_json(const DocumentReader *r) {
-    if (r->options.format != FORMAT_BY_NAME) return r->options.format == FORMAT_JSONL;
-    const char *dot = strrchr(r->paths[r->file], '.');
+bool documents_named_json(const char *path) {
+    const char *dot = strrchr(path, '.');
     return dot &&
            (!strcasecmp(dot, ".jsonl") || !strcasecmp(dot, ".ndjson") || !strcasecmp(dot, ".json"));
+}
+
+static bool is_json(const DocumentReader *r) {
+    if (r->options.format != FORMAT_BY_NAME) return r->options.format == FORMAT_JSONL;
+    return documents_named_json(r->paths[r->file]);
 }
 
 /* Behind the last place before text + limit where a reader would pause; limit < the text's

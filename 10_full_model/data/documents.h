@@ -58,6 +58,9 @@ typedef struct Piece {
     int64_t line; /* 0: raw text */
 } Piece;
 
+/* Are JSON lines to be expected, by the file's name? */
+bool documents_named_json(const char *path);
+
 /* Opens all files at once: a missing one is known before the work, not after hours. Compressed
  * files and UTF-16 are refused by name (common/text/text_file.h). */
 int documents_open(DocumentReader *reader, const char *const *paths, int count,

@@ -89,6 +89,11 @@ Test(info, has_the_published_sizes) {
               strstr(rows, "\nactive all,36625603584\n"),
               strstr(rows, "\ncache bytes of a token bf16,70272\n"));
     EXPECT(2, "--csv needs --config", "info", "--csv", csv);
+    const char *missing = path_in(w.directory, "new/v3.csv");
+    EXPECT(1, "/new: No such", "info", "--config", "v3", "--csv", missing);
+    cr_assert(access(path_in(w.directory, "new"), F_OK), "a folder was made");
+    EXPECT(1, "--context 163841 is longer than the 163840 positions of v3", "info", "--config",
+           "v3", "--context", "163841");
     char folder[400];
     check_ok(project_path(folder, sizeof folder, "10_full_model/goldens/v3", &err), &err);
     o = EXPECT(0, "6,098                4,646", "info", "--config", folder, "--batch", "3",

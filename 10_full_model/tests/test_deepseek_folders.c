@@ -407,3 +407,28 @@ Test(folders, info_counts_without_overflow) {
                       "1048576", "--context", "16777216");
     cr_assert(strstr(o.out, "EiB") && !strstr(o.out, " -"), "%s", o.out);
 }
+
+/* Weights without a config.json are not a run that was stopped too early. */
+Test(folders, a_model_without_its_settings) {
+    Place p = place_open();
+    cr_assert(unlink(path_in(p.run, "config.json")) == 0 && exists(p.run, "last/config.json"));
+    Output o = deepseek_with((Start){.input = "the\n"}, ARGUMENTS("generate", "--model", p.run));
+    expect(&o, 1, "has weights, but no config.json");
+    EXPECT(1, "has weights, but no config.json", "generate", "--model", p.run, "--prompt", "the");
+}
+
+/* What `deepseek data` is for is not learned from, or measured, as if it were prose. */
+Test(folders, json_lines_are_no_plain_text) {
+    Place p = place_open();
+    static const char *const names[] = {"x.jsonl", "x.JSONL", "x.ndjson", "x.json"};
+    for (int i = 0; i < 4; i++) {
+        put(p.w.directory, names[i], "{\"text\": \"the cat sat on the mat\"}\n");
+        const char *data = path_in(p.w.directory, names[i]);
+        EXPECT(1, "has JSON lines", TRAINING(&p.w, "new"), "--data", data);
+        Output o = EXPECT(1, "`deepseek data`", "eval", "--model", p.model, "--data", data);
+        cr_assert(strstr(o.err, names[i]), "%s", o.err);
+    }
+    put(p.w.directory, "x.jsonl.gz", "\x1F\x8B\x08");
+    EXPECT(1, "is a gzip file; unpack it first", "eval", "--model", p.model, "--data",
+           path_in(p.w.directory, "x.jsonl.gz"));
+}

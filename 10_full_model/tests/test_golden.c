@@ -8,9 +8,10 @@
  */
 #include "10_full_model/checkpoint/checkpoint.h"
 #include "10_full_model/checkpoint/weights_map.h"
-#include "10_full_model/train/objective.h"
+#include "10_full_model/train/train.h"
 #include "common/files/files.h"
 #include "common/program/testing.h"
+#include "common/tests/test_scratch.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -244,3 +245,66 @@ Test(golden, bf16_is_as_good_as_transformers_cuda_bf16) {
     cr_assert(logits <= 1.25 && gradients <= 1.25,
               "distance over transformers': logits %g, gradients %g", logits, gradients);
 }
+
+/* The rows of input_ids, as the batches of a run and as its validation text. */
+static void rows_of(void *self, uint64_t seed, uint64_t first, int batch, int length,
+                    int32_t *inputs, int32_t *targets) {
+    (void)seed;
+    const Tensor *ids = self;
+    for (int b = 0; b < batch; b++) {
+        int64_t row = (int64_t)(first + (uint64_t)b) % ids->shape[0];
+        const int32_t *from = (const int32_t *)ids->data + row * ids->shape[1];
+        memcpy(inputs + b * length, from, (size_t)length * sizeof *inputs);
+        memcpy(targets + b * length, from + 1, (size_t)length * sizeof *targets);
+    }
+}
+
+static void row_of(void *self, int i, int count, int length, int32_t *inputs, int32_t *targets) {
+    (void)count;
+    rows_of(self, 0, (uint64_t)i, 1, length, inputs, targets);
+}
+
+/*
+ * A run begins with the weights that transformers wrote: the loss of its first step is
+ * transformers' own, and the steps make it smaller. What is saved is such a folder again, whose
+ * loss is the run's last. (1e-4: metrics have five decimals.)
+ */
+static void trains_on(Device device, DType dtype, const char *name) {
+    Golden g;
+    golden_load(&g, name, device, dtype);
+    const Tensor *ids = safetensors_find(g.expected, "input_ids");
+    int B = (int)ids->shape[0], T = (int)ids->shape[1];
+    Scratch scratch = scratch_open();
+    TokenSource source = {.batch = rows_of,
+                          .validation = row_of,
+                          .self = (void *)(uintptr_t)ids,
+                          .train_tokens = B * T,
+                          .validation_tokens = B * T,
+                          .bytes = B * T};
+    TrainOptions o = train_defaults();
+    o.schedule = (Schedule){.steps = 3, .constant = 3, .peak = 1e-3f};
+    o.batch_size = B, o.context_length = T - 1, o.accumulation = 1;
+    o.eval_batches = 1, o.quiet = true;
+    o.dropout = o.balance_alpha = 0;
+    o.csv = strdup(scratch_path(&scratch, "metrics.csv"));
+    TrainResult result;
+    check_ok(train_run(&g.model, &source, &o, &result, &err), &err);
+    char row[300];
+    float first = NAN, want = golden_values(g.expected, "loss")[0];
+    FILE *file = fopen(o.csv, "r");
+    while (file && fgets(row, sizeof row, file)) sscanf(row, "1,%f", &first);
+    fclose(file);
+    cr_assert_float_eq(first, want, 1e-4, "%s: begins at %g, transformers at %g", name, first,
+                       want);
+    cr_assert(result.validation_loss < want - 1e-3, "%s: from %g to %g", name, want,
+              result.validation_loss);
+    const char *out = scratch_path(&scratch, "model");
+    check_ok(checkpoint_save(&g.model, NULL, out, &(SaveOptions){.dtype = F32}, &err), &err);
+    Model again;
+    check_ok(checkpoint_load_model(&again, &g.ctx, out, NULL, false, &err), &err);
+    cr_assert_float_eq(train_validation_loss(&again, &source, B, B, T - 1), result.validation_loss,
+                       1e-6);
+}
+
+F32_TEST(golden, training_begins_where_transformers_ended, trains_on, "v3")
+F32_TEST(golden, training_begins_where_transformers_ended_v2, trains_on, "v2_groups_shards")

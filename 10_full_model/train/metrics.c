@@ -30,20 +30,9 @@ double metrics_flop_per_token(const Model *model, int context_length) {
 }
 
 ExpertLoad metrics_expert_load(Model *model) {
-    ExpertLoad load = {.max_vio = NAN};
-    int experts = model->cfg.n_routed_experts;
-    int32_t *counts = must_alloc((size_t)experts, sizeof *counts);
-    int layers = model->cfg.num_hidden_layers;
-    for (int i = 0; i < layers + model->mtp.depth; i++) {
-        const Block *block =
-            i < layers ? &model->decoder.layers[i] : &model->mtp.modules[i - layers].block;
-        if (block->dense) continue;
-        tensor_download_ints(model->ctx, counts, block->moe.load);
-        BalanceMeasures measures = balance_measure(counts, experts, -1);
-        load.max_vio = fmax(load.max_vio, measures.max_vio); /* fmax(NAN, x) is x */
-        load.idle += measures.unused;
-    }
-    free(counts);
+    ExpertLoad load = decoder_expert_load(model->ctx, &model->decoder);
+    for (int k = 0; k < model->mtp.depth; k++)
+        block_add_load(model->ctx, &model->mtp.modules[k].block, &load);
     return load;
 }
 

@@ -17,14 +17,7 @@
     "step,loss,validation_loss,learning_rate,gradient_norm," \
     "tokens_per_second,share_of_peak,max_vio,idle_experts"
 
-/* The load of the experts in a step: of the layer with the worst, and how many got nothing in
- * all. */
-typedef struct ExpertLoad {
-    double max_vio; /* (largest - mean) / mean: balance.h. NAN without experts */
-    int idle;
-} ExpertLoad;
-
-/* What the routers have counted since model_rebalance. */
+/* What the routers have counted since model_rebalance, those of modules too. */
 ExpertLoad metrics_expert_load(Model *model);
 
 typedef struct StepReport {

@@ -14,6 +14,7 @@
 #include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <time.h>
 
 /* The words of the command line, as one would type them; no more than fit. */
@@ -47,12 +48,32 @@ static int check_old(const char *path, Error *err) {
                      path, HEAD);
 }
 
+/* The project's own tables get their folder; of another name that has none, it may be mistyped. */
+static int check_folder(const char *given, const char *path, Error *err) {
+    if (project_owns(given)) return make_directories_above(path, err);
+    const char *slash = strrchr(path, '/');
+    int length = slash == path ? 1 : slash ? (int)(slash - path) : 0;
+    char *folder = must_alloc((size_t)length + 2, 1);
+    snprintf(folder, (size_t)length + 2, "%.*s", length ? length : 1, slash ? path : ".");
+    struct stat info;
+    int status = 0;
+    if (stat(folder, &info))
+        status =
+            error_set(err, "cannot write %s: the folder %s: %s", path, folder, strerror(errno));
+    free(folder);
+    return status;
+}
+
+int csv_check(const char *path, Error *err) {
+    char place[sizeof((Csv *)0)->path];
+    if (project_path(place, sizeof place, path, err)) return -1;
+    return check_old(place, err) || check_folder(path, place, err) ? -1 : 0;
+}
+
 int csv_open(Csv *csv, const char *path, const char *columns, const char *device, uint64_t seed,
              Error *err) {
     *csv = (Csv){0};
-    if (project_path(csv->path, sizeof csv->path, path, err) || check_old(csv->path, err))
-        return -1;
-    if (make_directories_above(csv->path, err)) return -1;
+    if (csv_check(path, err) || project_path(csv->path, sizeof csv->path, path, err)) return -1;
     csv->stream = fopen(csv->path, "w");
     if (!csv->stream) return error_set(err, "cannot write %s: %s", csv->path, strerror(errno));
 

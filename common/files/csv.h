@@ -18,12 +18,16 @@ typedef struct Csv {
 } Csv;
 
 /*
- * Creates path (and its directory) and writes the head and the column names ("T,milliseconds").
- * device: gpu_describe's text or "cpu". A file that is there already is replaced if it is such a
- * table, and refused otherwise. Returns 0, or -1 and a message.
+ * Creates path and writes the head and the column names ("T,milliseconds"). Its folder must be
+ * there; only that of the project's own tables (project_owns) is made. device: gpu_describe's text
+ * or "cpu". A file that is there already is replaced if it is such a table, and refused otherwise.
+ * Returns 0, or -1 and a message.
  */
 int csv_open(Csv *csv, const char *path, const char *columns, const char *device, uint64_t seed,
              Error *err);
+
+/* Before long work: what csv_open would refuse of this path. */
+int csv_check(const char *path, Error *err);
 
 /*
  * Goes on with a file of before: rows whose first column is at most `last` stay, later ones (and

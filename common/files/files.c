@@ -284,13 +284,22 @@ int make_directories(const char *path, Error *err) {
     return make_directories_above(path, err) ? -1 : make_directory(path, err);
 }
 
+static int first_folder(const char *path) {
+    const char *slash = strchr(path, '/');
+    return slash ? (int)(slash - path) : 0;
+}
+
+bool project_owns(const char *path) {
+    return strncmp(path, "common/", 7) == 0 ||
+           (first_folder(path) > 2 && isdigit((unsigned char)path[0]) &&
+            isdigit((unsigned char)path[1]));
+}
+
 int project_path(char *buffer, size_t size, const char *path, Error *err) {
-    const char *slash = strchr(path, '/'), *prefix = "";
-    int first = slash ? (int)(slash - path) : 0;
-    bool ours = strncmp(path, "common/", 7) == 0 ||
-                (first > 2 && isdigit((unsigned char)path[0]) && isdigit((unsigned char)path[1]));
+    const char *prefix = "";
+    int first = first_folder(path);
     const char *const above[] = {"", "../", "../../"};
-    for (size_t i = 0; ours && i < sizeof above / sizeof *above; i++) {
+    for (size_t i = 0; project_owns(path) && i < sizeof above / sizeof *above; i++) {
         char folder[PATH_MAX];
         struct stat info;
         snprintf(folder, sizeof folder, "%s%.*s", above[i], first, path);

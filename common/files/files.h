@@ -70,5 +70,6 @@ int make_directories_above(const char *path, Error *err);
  * they are. -1 and a message when the buffer is too small.
  */
 int project_path(char *buffer, size_t size, const char *path, Error *err);
+bool project_owns(const char *path);
 
 #endif

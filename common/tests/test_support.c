@@ -184,6 +184,11 @@ Test(csv, head_and_rows) {
     Csv csv;
     char *directory = scratch();
     snprintf(path, sizeof path, "%s/new/rows.csv", directory);
+    cr_assert_eq(csv_open(&csv, path, "T,milliseconds", "cpu", 7, &err), -1);
+    path[strlen(path) - strlen("/rows.csv")] = 0;
+    cr_assert(strstr(err.text, path) && access(path, F_OK), "%s", err.text);
+    cr_assert_eq(mkdir(path, 0777), 0);
+    strcat(path, "/rows.csv");
     cr_assert_eq(csv_open(&csv, path, "T,milliseconds", "cpu", 7, &err), 0, "%s", err.text);
     csv_row(&csv, "%d,%g", 128, 0.5);
     read_text(path, text, sizeof text); /* before it is closed: whole rows are there already */

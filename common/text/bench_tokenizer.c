@@ -2,12 +2,13 @@
  * How fast the tokenizer trains and encodes.
  *
  *     make common/text/bench_tokenizer
- *     common/text/bench_tokenizer TEXT [VOCAB_SIZE]
+ *     common/text/bench_tokenizer --data TEXT [--vocab N] [--threads N]
  *
- * trains VOCAB_SIZE - 257 merges (2,048 unless told otherwise) on TEXT, then encodes TEXT with one
- * thread and with all of them, and decodes it again. Each row is the best of five.
+ * trains N - 257 merges (2,048 unless told otherwise) on TEXT, then encodes TEXT with one thread
+ * and with all of them, and decodes it again. Each row is the best of five.
  */
-#include "common/files/files.h"
+#include "common/program/options.h"
+#include "common/text/text_file.h"
 #include "common/text/tokenizer.h"
 
 #include <omp.h>
@@ -58,19 +59,22 @@ static void time_decode(const Tokenizer *tokenizer, const MappedFile *text, cons
 }
 
 int main(int argc, char **argv) {
-    int vocab_size = argc == 3 ? atoi(argv[2]) : 2048 + 257;
-    if (argc < 2 || argc > 3 || vocab_size < 257) {
-        fprintf(stderr, "usage: %s TEXT [VOCAB_SIZE, at least 257]\n", argv[0]);
-        return 2;
-    }
+    CommonOptions common = {0};
+    const char *data = "build/corpus/bible.txt";
+    int vocab_size = 2048 + 257;
+    const Option flags[] = {
+        OPT_STRING("data", 'd', "FILE", &data, "Text to learn from and to encode"),
+        OPT_INT("vocab", 'v', "N", &vocab_size, 257, 1 << 20, "Tokens to learn"),
+        OPT_COMMON_OF(&common, COMMON_THREADS), OPT_END};
+    options_parse(argc, argv, "Measures the tokenizer: training, encoding, decoding.", flags);
     Error err;
     MappedFile text;
-    if (file_map(&text, argv[1], &err) < 0) fatal("%s", err.text);
+    if (text_file_map(&text, data, &err) < 0) fatal("%s", err.text);
     double start = omp_get_wtime();
     Tokenizer *tokenizer = tokenizer_train(text.data, text.size, vocab_size, NULL, NULL, &err);
-    if (!tokenizer) fatal("%s: %s", argv[1], err.text);
+    if (!tokenizer) fatal("%s: %s", data, err.text);
     double seconds = omp_get_wtime() - start;
-    printf("%s: %zu bytes, vocabulary %d\n", argv[1], text.size, tokenizer_vocab_size(tokenizer));
+    printf("%s: %zu bytes, vocabulary %d\n", data, text.size, tokenizer_vocab_size(tokenizer));
     row("train", seconds, text.size);
 
     size_t count;
