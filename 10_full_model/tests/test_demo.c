@@ -5,6 +5,9 @@
 #include "common/tests/test_demo.h"
 #include "10_full_model/tests/test_world.h"
 
+#include <pty.h>
+#include <sys/wait.h>
+
 /* The lines between `from` and the first that ends without a backslash, as one command. */
 static void command_in(const char *text, const char *from, char *command, size_t size) {
     const char *at = strstr(text, from);
@@ -54,4 +57,37 @@ Test(demo, fits_a_terminal_and_recommends_what_works) {
     wide = too_wide(said);
     cr_assert(!wide || strstr(wide, w.directory), "wider than %d columns: %s",
               (int)TERMINAL_COLUMNS, wide);
+}
+
+/* A text that would command a terminal is shown at one; a pipe gets its bytes as they are. */
+Test(demo, commands_nobodys_terminal) {
+    Scratch w = scratch_open();
+    size_t bytes, used = 0;
+    char *text = world_text(&bytes), program[500], data[200], csv[200], out[200];
+    static char said[1 << 20];
+    FILE *file = fopen(scratch_path(&w, "text.txt"), "w");
+    for (int i = 0; i < 8; i++) fprintf(file, "\33]0;mine\7 %.*s", (int)bytes, text);
+    fclose(file);
+    snprintf(data, sizeof data, "%s", w.path);
+    snprintf(csv, sizeof csv, "%s/demo.csv", w.directory);
+    snprintf(out, sizeof out, "%s/out", w.directory);
+    demo_path(program, sizeof program);
+    int terminal;
+    pid_t id = forkpty(&terminal, NULL, NULL, NULL);
+    cr_assert(id >= 0);
+    if (!id) {
+        setenv("PATH", "/nowhere", 1);
+        execl(program, "demo", "--steps", "1", "--vocab", "300", "--data", data, "--csv", csv,
+              "--out", out, NULL);
+        _exit(127);
+    }
+    for (ssize_t got; (got = read(terminal, said + used, sizeof said - 1 - used)) > 0;)
+        used += (size_t)got;
+    int status;
+    cr_assert(waitpid(id, &status, 0) == id && status == 0, "%d: %s", status, said);
+    cr_assert(strstr(said, "<1B>") && !strstr(said, "\33]"), "%s", said);
+    char arguments[700];
+    snprintf(arguments, sizeof arguments, "--steps 1 --vocab 300 --data '%s' --out %s/again", data,
+             w.directory);
+    cr_assert(strchr(demo_output(arguments), 27));
 }
