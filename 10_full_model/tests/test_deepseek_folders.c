@@ -400,11 +400,12 @@ Test(folders, info_counts_without_overflow) {
     } edits[] = {{"\"hidden_size\": 32", "\"hidden_size\": 131072"},
                  {"\"num_hidden_layers\": 2", "\"num_hidden_layers\": 1024"},
                  {"\"n_routed_experts\": 6", "\"n_routed_experts\": 512"},
+                 {"\"max_position_embeddings\": 64", "\"max_position_embeddings\": 1048576"},
                  {"\"moe_intermediate_size\": 10", "\"moe_intermediate_size\": 1048576"}};
     const char *path = path_in(w.directory, "tiny/config.json");
-    for (int i = 0; i < 4; i++) edit_file(path, edits[i].from, edits[i].to);
+    for (int i = 0; i < 5; i++) edit_file(path, edits[i].from, edits[i].to);
     Output o = EXPECT(0, "to train", "info", "--config", path_in(w.directory, "tiny"), "--batch",
-                      "1048576", "--context", "16777216");
+                      "1048576", "--context", "1048576");
     cr_assert(strstr(o.out, "EiB") && !strstr(o.out, " -"), "%s", o.out);
 }
 

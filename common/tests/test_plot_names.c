@@ -2,6 +2,7 @@
  * Charts of files with any name: to gnuplot "<" and "|" at the beginning of one are a shell
  * command, and a quote ends a text; here they are letters.
  */
+#include "common/files/files.h"
 #include "common/files/process.h"
 #include "common/program/plot.h"
 #include "common/tests/test_scratch.h"
@@ -43,6 +44,7 @@ Test(plot, a_name_is_no_command) {
         Csv csv;
         Error err = {""};
         char picture[500];
+        cr_assert(make_directories_above(names[i][0], &err) == 0, "%s", err.text);
         cr_assert(csv_open(&csv, names[i][0], "T,ms", "cpu", 1, &err) == 0, "%s", err.text);
         csv_row(&csv, "1,2");
         csv_row(&csv, "2,3");
