@@ -255,6 +255,32 @@ static int train_on(const Options *o, const ModelConfig *cfg, TextInput *input, 
     return result.interrupted > 0 ? 128 + result.interrupted : 0; /* as a shell would say */
 }
 
+/* Opens the text, with a tokenizer learned from it unless there is one (--from's, or that of
+ * `last`, the run that goes on), and trains on it. */
+static int open_and_train(Options *o, ModelConfig *cfg, const char *last, Error *err) {
+    Context ctx;
+    options_open(&o->common, &ctx);
+    TextOptions text = {.data = &o->data,
+                        .context_length = o->train.context_length,
+                        .validation = o->validation > 0 ? o->validation : 0.05,
+                        .tokenizer = o->from ? o->from : last,
+                        .vocab = tokens_wanted(o, cfg)};
+    TextInput input = {0};
+    int status = check_memory(o, cfg, &ctx, err);
+    if (!status) status = text_input_open(&input, &text, err);
+    if (!status && !text.tokenizer) {
+        cfg->vocab_size = tokenizer_vocab_size(input.tokenizer);
+        cfg->bos_token_id = input.sharded ? tokenizer_eot(input.tokenizer)
+                                          : corpus_begin(&input.corpus, input.tokenizer);
+    }
+    if (!status && (!text.tokenizer || input.sharded))
+        cfg->eos_token_id = tokenizer_eot(input.tokenizer);
+    if (!status) status = train_on(o, cfg, &input, &ctx, err);
+    text_input_close(&input);
+    context_free(&ctx);
+    return status;
+}
+
 static int run(int argc, char **argv, Error *err) {
     Options options = {.peak = -1, .mtp = -1, .train = train_defaults()}, *o = &options;
     Schedule *schedule = &o->train.schedule;
@@ -315,26 +341,7 @@ static int run(int argc, char **argv, Error *err) {
         return -1;
     if (look_ahead(o, &cfg, err)) return -1;
     if (o->resume && !last) printf("%s has no run to resume: this begins one\n", o->out);
-    Context ctx;
-    options_open(&o->common, &ctx);
-    TextOptions text = {.data = &o->data,
-                        .context_length = o->train.context_length,
-                        .validation = o->validation > 0 ? o->validation : 0.05,
-                        .tokenizer = o->from ? o->from : last,
-                        .vocab = tokens_wanted(o, &cfg)};
-    TextInput input = {0};
-    int status = check_memory(o, &cfg, &ctx, err);
-    if (!status) status = text_input_open(&input, &text, err);
-    if (!status && !text.tokenizer) {
-        cfg.vocab_size = tokenizer_vocab_size(input.tokenizer);
-        cfg.bos_token_id = input.sharded ? tokenizer_eot(input.tokenizer)
-                                         : corpus_begin(&input.corpus, input.tokenizer);
-    }
-    if (!status && (!text.tokenizer || input.sharded))
-        cfg.eos_token_id = tokenizer_eot(input.tokenizer);
-    if (!status) status = train_on(o, &cfg, &input, &ctx, err);
-    text_input_close(&input);
-    context_free(&ctx);
+    int status = open_and_train(o, &cfg, last, err);
     free(o->data.items);
     return status;
 }

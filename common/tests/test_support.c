@@ -1,12 +1,11 @@
 /*
- * Options, CSV files, progress, charts, other programs, timing: what demos and benches stand on.
+ * Options, CSV files, progress, charts, other programs: what demos and benches stand on.
  *
  * Nothing here looks at a clock's value: only at counts, texts and exit codes.
  */
 #include "common/files/csv.h"
 #include "common/files/machine.h"
 #include "common/files/process.h"
-#include "common/program/bench.h"
 #include "common/program/options.h"
 #include "common/program/plot.h"
 #include "common/program/progress.h"
@@ -478,59 +477,4 @@ Test(machine, says_something) {
     cr_assert(strstr(blas_describe().text, "OpenBLAS"));
     cr_assert(strlen(compiler_describe().text) > 4);
     cr_assert(strlen(commit_describe().text) >= 7); /* a hash, or "unknown" */
-}
-
-/* ---- benchmarks ---- */
-
-static void count_call(Context *ctx, void *user) {
-    (void)ctx;
-    ++*(int *)user;
-}
-
-Test(bench, repeats_and_orders) {
-    Context ctx;
-    cr_assert_eq(context_init(&ctx, CPU, F32, 1, &err), 0);
-    int calls = 0;
-    BenchTime time = bench_time(&ctx, count_call, &calls, 0);
-    cr_assert(time.repeats >= 5);
-    cr_assert(calls >= time.repeats + 2, "%d calls for %d repeats", calls, time.repeats);
-    check_all(time.min >= 0, time.min <= time.median);
-}
-
-static int never(Context *ctx, const void *work) {
-    (void)ctx, (void)work;
-    return 0;
-}
-
-/* What is for another device, too slow at this size, or says no itself is passed over. */
-CPU_TEST(bench, rungs_that_run_here) {
-    const BenchRung rungs[] = {
-        {"other", CUDA, 100, count_call, NULL}, {"slow", CPU, 9, count_call, NULL},
-        {"first", CPU, 10, count_call, NULL},   {"no", CPU, 100, count_call, never},
-        {"last", CPU, 100, count_call, NULL},   {0}};
-    Bench bench = {.ctx = &ctx};
-    const BenchRung *rung = bench_rung(&bench, rungs, 10, NULL);
-    cr_assert_eq(rung, &rungs[2]);
-    rung = bench_rung(&bench, rung + 1, 10, NULL);
-    cr_assert_eq(rung, &rungs[4]);
-    cr_assert_null(bench_rung(&bench, rung + 1, 10, NULL));
-}
-
-Test(bench, fill_covers_every_element) {
-    Context ctx;
-    cr_assert_eq(context_init(&ctx, CPU, F32, 1, &err), 0);
-    int64_t n = ((int64_t)1 << 20) * 2 + 33; /* longer than the period, and ragged */
-    Tensor *t = tensor_new(&ctx, "t", F32, SHAPE(n));
-    memset(t->data, 0xFF, tensor_bytes(t)); /* NaN */
-    bench_fill(&ctx, t, 3);
-    int64_t bad = 0;
-    for (int64_t i = 0; i < n; i++) bad += !(tensor_get(t, i) != 0);
-    cr_assert_eq(bad, 0, "%lld elements", (long long)bad);
-}
-
-Test(bench, durations) {
-    char text[32];
-    cr_assert_str_eq(format_duration(text, sizeof text, 8.1234e-4), "812.3 us");
-    cr_assert_str_eq(format_duration(text, sizeof text, 0.01234), "12.34 ms");
-    cr_assert_str_eq(format_duration(text, sizeof text, 1.25), "1.25 s");
 }
