@@ -248,8 +248,6 @@ static int run(int argc, char **argv, Error *err) {
         options_error(argv, "--draft-vocabulary is for --speculative");
     for (int i = 0; i < o->stops.count; i++)
         if (!*o->stops.items[i]) options_error(argv, "--stop: the text is empty");
-    o->generate.stops = o->stops.items;
-    o->generate.stop_count = o->stops.count;
     Context ctx;
     options_open(&o->common, &ctx);
     Model model;
@@ -260,6 +258,8 @@ static int run(int argc, char **argv, Error *err) {
         tokenizer_sampling(tokenizer, s);
         o->stops.count = 0;
         options_parse(argc, argv, command_generate.about, flags);
+        o->generate.stops = o->stops.items;
+        o->generate.stop_count = o->stops.count;
         if (s->seed == drawn && s->temperature > 0)
             fprintf(stderr, "seed %llu\n", (unsigned long long)drawn);
         if (o->interactive)

@@ -224,7 +224,8 @@ static void interactive(Bytes input) {
     }
     FILE *in = fmemopen((void *)input.data, input.size ? input.size : 1, "r");
     GenerateOptions options = {.sampling = sampling_defaults(), .max_new_tokens = 2};
-    if (input.size) interactive_run(&model, tokenizer, options, in, nowhere, &err);
+    const GuessOptions guess = {0};
+    if (input.size) interactive_run(&model, tokenizer, options, &guess, in, nowhere, &err);
     fclose(in);
 }
 
