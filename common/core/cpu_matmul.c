@@ -44,7 +44,7 @@ enum { UNPACKED_ROWS = 6 };
 typedef float Vector __attribute__((vector_size(LANES * sizeof(float)), aligned(4), may_alias));
 
 /* ---- dot products: B is read once, as it lies ----
- * Four columns of B (rows of a weight [out, in]) with up to six rows of A: their sums are in
+ * Four columns of B (rows of a weight [out, in]) with up to DOT_ROWS of A: their sums are in
  * registers, each lane has every LANES-th term, and the lanes are added at the end, in pairs.
  * Whatever tile a sum is in, its terms and their order are the same. */
 
@@ -68,10 +68,11 @@ static inline Quarter quarter(Vector v) {
 }
 
 #ifdef __AVX512F__
-enum { DOT_ROWS = 6, DOT_COLUMNS = 4 }; /* at most: 24 sums, 4 of B and one of A in 32 registers */
+enum { DOT_ROWS = 6 }; /* at most: 24 sums, 6 of A and one of B in 32 registers */
 #else
-enum { DOT_ROWS = 4, DOT_COLUMNS = 2 };
+enum { DOT_ROWS = 3 }; /* 12, 3 and 1 in 16 */
 #endif
+enum { DOT_COLUMNS = 4, DOT_STEP = DOT_ROWS < 4 ? DOT_ROWS : 4 };
 
 /* The lanes of four sums, added: (0 + 2) + (1 + 3) of each. */
 static inline Quarter add_lanes(const Vector *v) {
@@ -101,14 +102,12 @@ static inline __attribute__((always_inline)) void dot_tile(const CpuMatmul *p, i
     int64_t k = 0, depth = p->k, there = p->n - j;
     for (int c = 0; c < columns; c++) w[c] = p->b.at + min(j + c, p->n - 1) * p->b.column;
     for (; k + LANES <= depth; k += LANES) {
-        Vector w_k[DOT_COLUMNS];
+        Vector x_k[DOT_ROWS];
+        for (int r = 0; r < rows; r++) x_k[r] = *(const Vector *)(x + r * p->a.row + k);
         for (int c = 0; c < columns; c++) {
-            w_k[c] = *(const Vector *)(w[c] + k);
+            Vector w_k = *(const Vector *)(w[c] + k);
             if (rows > 1 && i == 0) __builtin_prefetch(w[c] + k + 2 * DOT_COLUMNS * p->b.column);
-        }
-        for (int r = 0; r < rows; r++) {
-            Vector x_k = *(const Vector *)(x + r * p->a.row + k);
-            for (int c = 0; c < columns; c++) sum[r][c] += w_k[c] * x_k;
+            for (int r = 0; r < rows; r++) sum[r][c] += w_k * x_k[r];
         }
     }
     for (int r = 0; r < rows && k < depth; r++)
@@ -127,10 +126,10 @@ static void dots(const CpuMatmul *p) {
     for (int64_t j = 0; j < p->n && one_stream; j++) dot_tile(p, 0, j, 1, 1);
     for (int64_t j = 0; j < p->n && !one_stream; j += DOT_COLUMNS) {
         int64_t i = 0;
-        for (; p->m - i > DOT_ROWS; i += 4) dot_tile(p, i, j, 4, DOT_COLUMNS);
+        for (; p->m - i > DOT_ROWS; i += DOT_STEP) dot_tile(p, i, j, DOT_STEP, DOT_COLUMNS);
         if (p->m - i == 6) dot_tile(p, i, j, DOT_ROWS < 6 ? 1 : 6, DOT_COLUMNS);
         if (p->m - i == 5) dot_tile(p, i, j, DOT_ROWS < 5 ? 1 : 5, DOT_COLUMNS);
-        if (p->m - i == 4) dot_tile(p, i, j, 4, DOT_COLUMNS);
+        if (p->m - i == 4) dot_tile(p, i, j, DOT_ROWS < 4 ? 1 : 4, DOT_COLUMNS);
         if (p->m - i == 3) dot_tile(p, i, j, 3, DOT_COLUMNS);
         if (p->m - i == 2) dot_tile(p, i, j, 2, DOT_COLUMNS);
         if (p->m - i == 1) dot_tile(p, i, j, 1, DOT_COLUMNS);
