@@ -16,7 +16,7 @@ int64_t tensor_count(const Tensor *t) {
     return count;
 }
 
-size_t tensor_bytes(const Tensor *t) { return (size_t)tensor_count(t) * dtype_size(t->dtype); }
+size_t tensor_bytes(const Tensor *t) { return dtype_bytes(t->dtype, tensor_count(t)); }
 
 int64_t tensor_dim(const Tensor *t, int i) {
     if (i < 0) i += t->ndim;

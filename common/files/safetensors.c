@@ -37,8 +37,8 @@ struct SafeTensors {
 
 /* All that the format has; those of dtype.h can be read. */
 static bool is_of_the_format(const char *dtype) {
-    static const char *const names[] = {"F64", "I16",     "U16", "U32",     "U64",    "BOOL",
-                                        "C64", "F8_E8M0", "F4",  "F6_E2M3", "F6_E3M2"};
+    static const char *const names[] = {"F64",  "I16", "U16", "U32",     "U64",
+                                        "BOOL", "C64", "F4",  "F6_E2M3", "F6_E3M2"};
     for (size_t i = 0; i < sizeof names / sizeof names[0]; i++)
         if (!strcmp(dtype, names[i])) return true;
     return false;
@@ -50,7 +50,7 @@ static int read_dtype(const SafeTensors *file, const cJSON *item, Entry *entry, 
         return error_set(err, "%s: tensor '%s' has no dtype", file->path,
                          name_text(entry->tensor.name).text);
     for (int d = 0; d < DTYPE_COUNT; d++) {
-        if (strcmp(text, dtype_name((DType)d)) != 0) continue;
+        if (d == I4 || strcmp(text, dtype_name((DType)d)) != 0) continue; /* I4: no file's */
         entry->tensor.dtype = (DType)d;
         return 0;
     }

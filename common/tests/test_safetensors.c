@@ -36,13 +36,14 @@ static void expect_all_dtypes(const SafeTensors *file) {
     expect_tensor(file, "f16", F16, SHAPE(7));
     expect_tensor(file, "f8_e4m3", F8_E4M3, SHAPE(3, 3));
     expect_tensor(file, "f8_e5m2", F8_E5M2, SHAPE(5));
+    expect_tensor(file, "f8_e8m0", F8_E8M0, SHAPE(7));
     expect_tensor(file, "i8", I8, SHAPE(1, 2, 3, 1));
     expect_tensor(file, "u8", U8, SHAPE(3));
     expect_tensor(file, "i32", I32, SHAPE(2, 2));
     expect_tensor(file, "i64", I64, SHAPE(3));
     expect_tensor(file, "scalar", F32, NULL, 0);
     expect_tensor(file, "empty", F32, SHAPE(0, 3));
-    cr_expect(safetensors_count(file) == 11);
+    cr_expect(safetensors_count(file) == 12);
     cr_expect_str_eq(safetensors_metadata(file, "format"), "pt");
     cr_expect_str_eq(safetensors_metadata(file, "note"), "caf\xc3\xa9 \"quoted\"\n");
     cr_expect_null(safetensors_metadata(file, "absent"));
@@ -61,6 +62,7 @@ static int sample_tensors(Tensor *tensors) {
     tensors[n++] = tensor_view(content, "u8", U8, CPU, SHAPE(3)); /* odd sizes first: a trap */
     tensors[n++] = tensor_view(content, "f8_e5m2", F8_E5M2, CPU, SHAPE(5));
     tensors[n++] = tensor_view(content, "f8_e4m3", F8_E4M3, CPU, SHAPE(3, 3));
+    tensors[n++] = tensor_view(content, "f8_e8m0", F8_E8M0, CPU, SHAPE(7));
     tensors[n++] = tensor_view(content, "i8", I8, CPU, SHAPE(1, 2, 3, 1));
     tensors[n++] = tensor_view(content, "f16", F16, CPU, SHAPE(7));
     tensors[n++] = tensor_view(content, "bf16", BF16, CPU, SHAPE(3, 5));
@@ -212,7 +214,7 @@ static const Broken broken_files[] = {
     {ENTRY("\"F32\"", "[-2]", "[0,8]"), 8, "size 0 of tensor 'a'", HONEST},
     {ENTRY("\"F32\"", "[-1,-2]", "[0,8]"), 8, "size 0 of tensor 'a'", HONEST},
     {ENTRY("\"BOOL\"", "[8]", "[0,8]"), 8, "dtype BOOL, which is not one that can be read", HONEST},
-    {ENTRY("\"F8_E8M0\"", "[8]", "[0,8]"), 8, "dtype F8_E8M0, which is not one", HONEST},
+    {ENTRY("\"U16\"", "[4]", "[0,8]"), 8, "dtype U16, which is not one", HONEST},
     {ENTRY("\"F32\"", "[2.5]", "[0,10]"), 10, "not written as a whole one", HONEST},
     {ENTRY("\"F32\"", "[9007199254740993]", "[0,8]"), 8, "size 0 of tensor 'a'", HONEST},
     {ENTRY("\"F32\"", "[1e30]", "[0,8]"), 8, "not written as a whole one", HONEST},

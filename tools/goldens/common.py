@@ -15,6 +15,7 @@ TENSORS = {
     "f16": (torch.float16, [7]),
     "f8_e4m3": (torch.float8_e4m3fn, [3, 3]),
     "f8_e5m2": (torch.float8_e5m2, [5]),
+    "f8_e8m0": (torch.float8_e8m0fnu, [7]),
     "i8": (torch.int8, [1, 2, 3, 1]),
     "u8": (torch.uint8, [3]),
     "i32": (torch.int32, [2, 2]),

@@ -13,24 +13,25 @@ import torch
 from safetensors import safe_open
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
-SOURCES = ["files/safetensors_write", "files/files", "files/json", "core/tensor", "core/error"]
-NAMES = ["F32", "BF16", "F16", "F8_E4M3", "F8_E5M2", "I8", "U8", "I32", "I64"]
+SOURCES = ["files/safetensors_write", "files/files", "files/json", "core/tensor", "core/dtype",
+           "core/memory", "core/utf8", "core/gpu_none", "core/error"]
+NAMES = ["F32", "BF16", "F16", "F8_E4M3", "F8_E5M2", "F8_E8M0", "I8", "U8", "I32", "I64"]
 DTYPES = [torch.float32, torch.bfloat16, torch.float16, torch.float8_e4m3fn, torch.float8_e5m2,
-          torch.int8, torch.uint8, torch.int32, torch.int64]
+          torch.float8_e8m0fnu, torch.int8, torch.uint8, torch.int32, torch.int64]
 PROGRAM = r"""
 #include "common/files/safetensors.h"
 #include <stdio.h>
 int main(int argc, char **argv) {
     static unsigned char bytes[1 << 16];
     for (int k = 0; k < 1 << 16; k++) bytes[k] = (unsigned char)(37 * k + 11);
-    Tensor t[DTYPE_COUNT + 2];
-    for (int d = 0; d < DTYPE_COUNT; d++)
+    Tensor t[I4 + 2];
+    for (int d = 0; d < I4; d++) /* I4 is in no file */
         t[d] = tensor_view(bytes, dtype_name((DType)d), (DType)d, CPU, SHAPE(d % 3 + 1, 5, 31));
-    t[DTYPE_COUNT] = tensor_view(bytes, "scalar", I64, CPU, NULL, 0);
-    t[DTYPE_COUNT + 1] = tensor_view(bytes, "empty \"\xe4\xb8\xad\"", F32, CPU, SHAPE(3, 0));
+    t[I4] = tensor_view(bytes, "scalar", I64, CPU, NULL, 0);
+    t[I4 + 1] = tensor_view(bytes, "empty \"\xe4\xb8\xad\"", F32, CPU, SHAPE(3, 0));
     KeyValue note = {"note", "two\nlines"};
     Error err;
-    if (argc == 2 && safetensors_write(argv[1], t, DTYPE_COUNT + 2, &note, 1, &err) == 0) return 0;
+    if (argc == 2 && safetensors_write(argv[1], t, I4 + 2, &note, 1, &err) == 0) return 0;
     fprintf(stderr, "%s\n", err.text);
     return 1;
 }
