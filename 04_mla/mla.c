@@ -9,6 +9,7 @@
 
 #include "02_causal/causal.h"
 #include "common/core/ops_kernels.h"
+#include "common/core/quantised.h"
 
 #include <math.h>
 
@@ -275,7 +276,10 @@ static void check_cached(const char *where, Context *ctx, const Tensor *q, const
               where, (long long)T, b, pages->length[b]);
     check_shape(where, q, ctx->dtype, SHAPE(B, T, H, mla.nope + mla.rope));
     check_shape(where, &cache->latent, ctx->dtype, SHAPE(pages->count, PAGE_TOKENS, cache->width));
-    check_shape(where, w->kv_b_proj, ctx->dtype, SHAPE(H * (mla.nope + mla.v), mla.kv_lora_rank));
+    const Tensor *kv_b = w->kv_b_proj;
+    if (kv_b->quantised) quantised_check(ctx, where, kv_b);
+    check_shape(where, kv_b, kv_b->quantised ? kv_b->dtype : ctx->dtype,
+                SHAPE(H * (mla.nope + mla.v), mla.kv_lora_rank));
 }
 
 /*
@@ -308,8 +312,12 @@ static Tensor *naive_from_cache(Context *ctx, Tensor *q, const Tensor *selected,
         ON(ctx, latent_gather, c_kv->data, k_rope->data, cache->latent.data,
            (int32_t *)pages->block_table.data + b * pages->max_pages,
            (int32_t *)pages->lengths.data + b, count, S, rank, mla.rope, pages->max_pages);
-        ON(ctx, linear_forward, kv->data, c_kv->data, w->kv_b_proj->data, NULL, count * S, rank,
-           H * (mla.nope + mla.v));
+        if (w->kv_b_proj->quantised)
+            w->kv_b_proj->quantised->products->linear(ctx, kv->data, NULL, c_kv->data, w->kv_b_proj,
+                                                      NULL, count * S);
+        else
+            ON(ctx, linear_forward, kv->data, c_kv->data, w->kv_b_proj->data, NULL, count * S, rank,
+               H * (mla.nope + mla.v));
         ON(ctx, mla_keys, k->data, kv->data, k_rope->data, count * S, mla);
         ArenaMark group = arena_mark(&ctx->data);
         naive_kernel(ctx, at(o, b * T * H * mla.v), lse, at(q, b * T * H * qk), k->data,
@@ -365,6 +373,23 @@ static void absorbed_selected(Context *ctx, Tensor *o_latent, Tensor *q_absorbed
        cache->latent.data, mask, shape);
 }
 
+/* The two products with kv_b_proj: the kernels of mla.h, or its own where it is quantised. */
+static void absorb_query(Context *ctx, Tensor *q_absorbed, const Tensor *q, const Tensor *kv_b,
+                         int64_t rows, MlaShape mla) {
+    if (kv_b->quantised)
+        kv_b->quantised->products->absorb_query(ctx, q_absorbed->data, q->data, kv_b, rows, mla);
+    else
+        ON(ctx, mla_absorb_query, q_absorbed->data, q->data, kv_b->data, rows, mla);
+}
+
+static void absorb_output(Context *ctx, Tensor *o, const Tensor *o_latent, const Tensor *kv_b,
+                          int64_t rows, MlaShape mla) {
+    if (kv_b->quantised)
+        kv_b->quantised->products->absorb_output(ctx, o->data, o_latent->data, kv_b, rows, mla);
+    else
+        ON(ctx, mla_absorb_output, o->data, o_latent->data, kv_b->data, rows, mla);
+}
+
 /* [absorbed] */
 Tensor *mla_absorbed_attention(Context *ctx, Tensor *q, const Tensor *selected, const Mla *w,
                                const MlaConfig *cfg, const LatentCache *cache, float scale) {
@@ -380,13 +405,13 @@ Tensor *mla_absorbed_attention(Context *ctx, Tensor *q, const Tensor *selected, 
     /* W_uk moves to the query and W_uv behind the sum: q_absorbed = [q_nope W_uk | q_rope] */
     Tensor *q_absorbed = tensor_new(ctx, "q_absorbed", ctx->dtype, SHAPE(B, T, H, rank + mla.rope));
     Tensor *o_latent = tensor_new(ctx, "o_latent", ctx->dtype, SHAPE(B, T, H, rank));
-    ON(ctx, mla_absorb_query, q_absorbed->data, q->data, w->kv_b_proj->data, B * T, mla);
+    absorb_query(ctx, q_absorbed, q, w->kv_b_proj, B * T, mla);
     if (selected)
         absorbed_selected(ctx, o_latent, q_absorbed, selected, cache, shape);
     else
         ON(ctx, mla_decode, o_latent->data, decode_scratch(ctx, shape), q_absorbed->data,
            cache->latent.data, pages->block_table.data, pages->lengths.data, shape);
-    ON(ctx, mla_absorb_output, o->data, o_latent->data, w->kv_b_proj->data, B * T, mla);
+    absorb_output(ctx, o, o_latent, w->kv_b_proj, B * T, mla);
     arena_release(&ctx->data, mark);
     return o;
 }

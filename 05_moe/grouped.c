@@ -7,11 +7,13 @@
 #include "05_moe/grouped.h"
 
 #include "common/core/ops_kernels.h"
+#include "common/core/quantised.h"
 
 static void check_group(const char *where, Context *ctx, const Tensor *x, const Tensor *w,
                         const Tensor *offsets) {
+    if (w->quantised) quantised_check(ctx, where, w);
     check_shape(where, x, ctx->dtype, SHAPE(-1, -1));
-    check_shape(where, w, ctx->dtype, SHAPE(-1, -1, x->shape[1]));
+    check_shape(where, w, w->quantised ? w->dtype : ctx->dtype, SHAPE(-1, -1, x->shape[1]));
     check_shape(where, offsets, I32, SHAPE(w->shape[0] + 1));
 }
 
@@ -43,6 +45,10 @@ Tensor *grouped_linear(Context *ctx, Tensor *x, Tensor *w, const Tensor *offsets
     check_group("grouped_linear", ctx, x, w, offsets);
     GroupedShape shape = shape_of(x, w);
     Tensor *y = tensor_new(ctx, "grouped_linear", ctx->dtype, SHAPE(shape.rows, shape.out));
+    if (w->quantised) {
+        w->quantised->products->grouped(ctx, y->data, x->data, w, offsets->data, shape.rows);
+        return y;
+    }
     ON(ctx, grouped_forward, y->data, x->data, w->data, offsets->data, shape);
     RECORD(ctx, y, grouped_linear_backward, GroupedLinearSaved, .y = y, .x = x, .w = w,
            .offsets = offsets);
@@ -77,7 +83,21 @@ static void grouped_swiglu_backward(Context *ctx, void *saved) {
     if (dup) ON(ctx, grouped_backward_weight, dup, add_up, du->data, x, offsets, shape);
 }
 
+/* Off the tape, by way of the weights' own products. */
+static Tensor *quantised_swiglu(Context *ctx, Tensor *x, Tensor *gate, Tensor *up,
+                                const Tensor *offsets) {
+    int64_t rows = x->shape[0], out = tensor_dim(gate, 1);
+    Tensor *h = tensor_new(ctx, "grouped_swiglu", ctx->dtype, SHAPE(rows, out));
+    ArenaMark before = arena_mark(&ctx->data);
+    Tensor *g = grouped_linear(ctx, x, gate, offsets), *u = grouped_linear(ctx, x, up, offsets);
+    check_shape("grouped_swiglu", u, ctx->dtype, SHAPE(rows, out));
+    ON(ctx, swiglu_forward, h->data, g->data, u->data, rows * out);
+    arena_release(&ctx->data, before);
+    return h;
+}
+
 Tensor *grouped_swiglu(Context *ctx, Tensor *x, Tensor *gate, Tensor *up, const Tensor *offsets) {
+    if (gate->quantised || up->quantised) return quantised_swiglu(ctx, x, gate, up, offsets);
     check_group("grouped_swiglu", ctx, x, gate, offsets);
     check_shape("grouped_swiglu", up, gate->dtype, gate->shape, gate->ndim);
     CHECK(gate != up, "grouped_swiglu: gate and up must be two tensors");

@@ -4,6 +4,7 @@
 #include "06_mtp/speculate/draft_vocabulary.h"
 
 #include "common/core/ops.h"
+#include "common/core/quantised.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -54,8 +55,13 @@ int draft_vocabulary_init(DraftVocabulary *v, Context *ctx, const Decoder *decod
         return error_set(err, "no memory for the head's rows of %d tokens", count);
     }
     device_put(ctx->gpu, v->map.data, v->ids, tensor_bytes(&v->map));
-    device_copy(ctx->gpu, v->head.data, embedding(ctx, decoder->lm_head, &v->map)->data,
-                tensor_bytes(&v->head));
+    const Tensor *head = decoder->lm_head;
+    for (int i = 0; i < count && head->quantised; i++) /* the guesses' rows become numbers */
+        head->quantised->products->dequantise(
+            ctx, (char *)v->head.data + dtype_bytes(ctx->dtype, i * hidden), head, v->ids[i], 1);
+    if (!head->quantised)
+        device_copy(ctx->gpu, v->head.data, embedding(ctx, decoder->lm_head, &v->map)->data,
+                    tensor_bytes(&v->head));
     context_reset(ctx);
     return 0;
 }

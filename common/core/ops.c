@@ -5,6 +5,7 @@
 #include "common/core/ops.h"
 
 #include "common/core/ops_kernels.h"
+#include "common/core/quantised.h"
 #include "common/cuda/few_rows.h"
 
 #include <string.h>
@@ -61,6 +62,7 @@ static void linear_backward(Context *ctx, void *saved) {
 }
 
 Tensor *linear(Context *ctx, Tensor *x, Tensor *weight, Tensor *bias) {
+    if (weight->quantised) return quantised_linear(ctx, "linear", x, weight, bias, NULL);
     check_linear(ctx, "linear", x, weight, bias);
     int64_t in = tensor_dim(weight, 1), out = tensor_dim(weight, 0);
     Tensor *y = like(ctx, "linear", x, out);
@@ -92,6 +94,7 @@ static void linear_residual_backward(Context *ctx, void *saved) {
 
 Tensor *linear_residual(Context *ctx, Tensor *x, Tensor *weight, Tensor *bias, Residual to) {
     if (!to.x || to.dropout > 0) return residual(ctx, linear(ctx, x, weight, bias), to);
+    if (weight->quantised) return quantised_linear(ctx, "linear_residual", x, weight, bias, to.x);
     check_linear(ctx, "linear_residual", x, weight, bias);
     int64_t in = tensor_dim(weight, 1), out = tensor_dim(weight, 0);
     Tensor *y = like(ctx, "linear", x, out);
@@ -170,7 +173,8 @@ static Tensor *fused_rmsnorm_linear(Context *ctx, const Tensor *x, const Tensor 
                        .rows = tensor_rows(x),
                        .in = in,
                        .part = {{.w = weight->data, .out = out}}};
-    if (ctx->device != CUDA || ctx->recording || !few_rows_supports(ctx->gpu, ctx->dtype, &s))
+    if (ctx->device != CUDA || ctx->recording || weight->quantised ||
+        !few_rows_supports(ctx->gpu, ctx->dtype, &s))
         return NULL;
     check_linear(ctx, "rmsnorm_linear", x, weight, NULL);
     check_shape("rmsnorm_linear", norm, ctx->dtype, SHAPE(in));
@@ -405,7 +409,7 @@ static Tensor *padded_head_loss(Context *ctx, Tensor *x, Tensor *weight, Tensor 
 
 Tensor *linear_cross_entropy(Context *ctx, Tensor *x, Tensor *weight, Tensor *targets) {
 #ifdef WITH_CUDA
-    if (ctx->device == CUDA) return padded_head_loss(ctx, x, weight, targets);
+    if (ctx->device == CUDA && !weight->quantised) return padded_head_loss(ctx, x, weight, targets);
 #endif
     return cross_entropy(ctx, linear(ctx, x, weight, NULL), targets);
 }

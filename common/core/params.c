@@ -16,9 +16,11 @@ enum { PADDING = 64 }; /* elements: every weight begins at a multiple of 128 byt
 /* A weight or a buffer. What others hold is the address of the tensor, its first member. */
 typedef struct Param {
     Tensor tensor, grad;
+    Quantised quantised; /* what tensor.quantised points to, if it does */
     ParamGroup group;
     int index;      /* in the list */
     size_t place;   /* in values: bytes */
+    size_t scales;  /* the same, of a quantised weight's */
     int64_t offset; /* in grads, m and v; -1: frozen, or a buffer */
     float *master;  /* NULL: the tensor's data is all there is */
 } Param;
@@ -69,6 +71,20 @@ Tensor *params_buffer(Params *params, const char *prefix, const char *name, DTyp
 void params_set_dtype(Params *params, Tensor *t, DType dtype) {
     CHECK(!params->values, "%s: choose the dtype before params_allocate", t->name);
     t->dtype = dtype;
+}
+
+void params_set_quantised(Params *params, Tensor *t, DType dtype, int block_out, int block_in,
+                          const QuantisedProducts *products) {
+    Error err = {0};
+    int64_t shape[MAX_DIMS];
+    Param *p = param_of(t);
+    params_set_dtype(params, t, dtype);
+    CHECK(quantised_format_check(t, dtype, block_out, block_in, &err) == 0, "%s", err.text);
+    int ndim = quantised_scale_shape(shape, t, block_out, block_in);
+    Tensor scale = tensor_view(NULL, t->name, F32, t->device, shape, ndim);
+    p->quantised = (Quantised){block_out, block_in, scale, products};
+    p->group.frozen = true;
+    t->quantised = &p->quantised;
 }
 
 ParamGroup *params_group(Params *params, Tensor *t) {
@@ -129,7 +145,9 @@ static Tensor **lay_out(Params *params, bool training, size_t *bytes, int64_t *n
         Param *p = param_of(order[i]);
         DType dtype = p->tensor.dtype;
         p->place = *bytes;
-        *bytes += ((size_t)padded(order[i]) * dtype_size(dtype) + 127) / 128 * 128;
+        *bytes += (dtype_bytes(dtype, padded(order[i])) + 127) / 128 * 128;
+        p->scales = *bytes;
+        if (p->tensor.quantised) *bytes += (size_t)padded(&p->quantised.scale) * sizeof(float);
         if (p->group.frozen) continue;
         CHECK(dtype == F32 || (dtype == BF16 && params->ctx->device == CUDA),
               "%s: no training in %s on %s", p->tensor.name, dtype_name(dtype),
@@ -179,6 +197,7 @@ int params_allocate(Params *params, bool training, Error *err) {
     for (int i = 0; i < params->count && complete; i++) {
         Param *p = param_of(order[i]);
         p->tensor.data = (char *)params->values + p->place;
+        p->quantised.scale.data = (char *)params->values + p->scales;
         if (!p->group.frozen) join_span(params, p);
     }
     for (int i = 0; i < params->buffer_count && complete; i++)
@@ -230,13 +249,38 @@ float *params_master(const Params *params, const Tensor *t) {
 }
 
 void params_set(Params *params, Tensor *t, const float *host) {
+    CHECK(!t->quantised, "%s is quantised: it is set by params_set_codes()", t->name);
     float *master = params_master(params, t);
     if (master && t->dtype != F32)
         device_put(params->ctx->gpu, master, host, (size_t)tensor_count(t) * sizeof *host);
     tensor_upload(params->ctx, t, host);
 }
 
+void params_set_codes(Params *params, Tensor *t, const void *codes, const float *scales) {
+    CHECK(params->values && t->quantised, "%s: not quantised, or not allocated", t->name);
+    const Tensor *scale = &t->quantised->scale;
+    device_put(params->ctx->gpu, t->data, codes, tensor_bytes(t));
+    device_put(params->ctx->gpu, scale->data, scales, tensor_bytes(scale));
+}
+
+/* A few rows at a time, for they are made on the device. */
+static void get_dequantised(Params *params, const Tensor *t, float *host) {
+    Context *ctx = params->ctx;
+    int64_t rows = tensor_rows(t), in = tensor_dim(t, -1);
+    int64_t step = in < 1 << 20 ? (1 << 22) / in : 1;
+    void *data = device_alloc(ctx->gpu, dtype_bytes(ctx->dtype, step * in));
+    CHECK(data, "%s: no memory for %lld of its rows", t->name, (long long)step);
+    for (int64_t first = 0, count; first < rows; first += count) {
+        count = rows - first < step ? rows - first : step;
+        Tensor some = tensor_view(data, t->name, ctx->dtype, t->device, SHAPE(count, in));
+        t->quantised->products->dequantise(ctx, data, t, first, count);
+        tensor_download(ctx, host + first * in, &some);
+    }
+    device_free(ctx->gpu, data);
+}
+
 void params_get(Params *params, const Tensor *t, float *host) {
+    if (t->quantised) return get_dequantised(params, t, host);
     float *master = params_master(params, t);
     if (master)
         device_get(params->ctx->gpu, host, master, (size_t)tensor_count(t) * sizeof *host);

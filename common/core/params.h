@@ -16,6 +16,9 @@
  * are decayed first; every weight begins at a multiple of 64 elements, and the padding is zero in
  * every buffer.
  *
+ * A quantised weight (quantised.h) is frozen; its codes lie among the values, its scales behind
+ * them.
+ *
  * State that belongs to the model but is not learned by gradients (a router's bias, say) is
  * registered by params_buffer(): it keeps its dtype, has no gradient, and the optimizer does not
  * know it.
@@ -23,7 +26,7 @@
 #ifndef COMMON_PARAMS_H
 #define COMMON_PARAMS_H
 
-#include "common/core/context.h"
+#include "common/core/quantised.h"
 
 __BEGIN_DECLS
 
@@ -82,6 +85,11 @@ Tensor *params_buffer(Params *params, const char *prefix, const char *name, DTyp
 void params_set_dtype(Params *params, Tensor *t, DType dtype);
 ParamGroup *params_group(Params *params, Tensor *t);
 
+/* Before params_allocate(): the weight will be codes, multiplied by `products`. Its shape must
+ * allow it (quantised_format_check). */
+void params_set_quantised(Params *params, Tensor *t, DType dtype, int block_out, int block_in,
+                          const QuantisedProducts *products);
+
 /* Lays out and clears the buffers. training: gradients and moments too; else all weights are
  * frozen. -1 and a message when memory runs out. */
 int params_allocate(Params *params, bool training, Error *err);
@@ -100,7 +108,10 @@ float *params_master(const Params *params, const Tensor *t);
 void params_normal(Params *params, Tensor *t, float std);
 void params_fill(Params *params, Tensor *t, float value);
 void params_set(Params *params, Tensor *t, const float *host); /* F32 from host memory */
-/* To host memory as F32: the master, or the value if there is none. */
+/* A quantised weight's codes and scales from host memory, laid out as quantised.h says. */
+void params_set_codes(Params *params, Tensor *t, const void *codes, const float *scales);
+/* To host memory as F32: the master, or the value if there is none; of codes, their numbers in
+ * ctx's dtype. */
 void params_get(Params *params, const Tensor *t, float *host);
 /* Zeros where nothing was written. */
 void params_get_grad(Params *params, const Tensor *t, float *host);

@@ -28,12 +28,12 @@ typedef struct Tensor {
     DType dtype;
     Device device;
     int ndim;
-    int64_t shape[MAX_DIMS]; /* entries past ndim are 1 */
-    const char *name;        /* for messages; never NULL */
-    bool requires_grad;      /* is its gradient wanted? */
-    bool has_grad;           /* has a contribution to grad been written in this step? */
-    struct Tensor *grad;     /* same shape; NULL until it is first written */
-    struct Tensor *scale; /* of a quantised weight: what its numbers are multiplied by; or NULL */
+    int64_t shape[MAX_DIMS];           /* entries past ndim are 1 */
+    const char *name;                  /* for messages; never NULL */
+    bool requires_grad;                /* is its gradient wanted? */
+    bool has_grad;                     /* has a contribution to grad been written in this step? */
+    struct Tensor *grad;               /* same shape; NULL until it is first written */
+    const struct Quantised *quantised; /* NULL, or: the data are codes (quantised.h) */
 } Tensor;
 
 /* SHAPE(B, T, D) stands for two arguments: the sizes and how many there are. */
@@ -53,11 +53,11 @@ typedef struct ShapeText {
 } ShapeText;
 ShapeText shape_text(const Tensor *t);
 
-/* Aborts unless t has this dtype and shape (-1 matches any size); names the tensor, the shape it
- * has and the one wanted. */
 /* Have all of them this dtype? A NULL among them does not count. */
 bool tensors_have_dtype(const Tensor *const *list, size_t count, DType dtype);
 
+/* Aborts unless t has this dtype and shape (-1 matches any size); names the tensor, the shape it
+ * has and the one wanted. */
 void check_shape(const char *where, const Tensor *t, DType dtype, const int64_t *shape, int ndim);
 
 /* Describes data that lives elsewhere. requires_grad is false. */

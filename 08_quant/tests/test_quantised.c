@@ -1,0 +1,163 @@
+/*
+ * The door for quantised weights, and what stands behind it: codes against the definition, every
+ * operation that takes such a weight against the same one with its numbers, and what is refused.
+ */
+#include "08_quant/tests/test_quantised.h"
+
+#include "05_moe/decoder/decoder.h"
+#include "05_moe/grouped.h"
+
+#include <signal.h>
+
+/* ---- codes ---- */
+
+/* By hand: two rows of I4 with groups of 32, whose byte b has numbers b and b + 16; U8; E4M3. */
+Test(quantised, numbers_by_hand) {
+    uint8_t nibbles[32] = {0x8f, 0x80};
+    float scales[2] = {0.5f, 2};
+    nibbles[16] = 0x98, nibbles[31] = 0x1f;
+    QuantisedMatrix i4 = {I4, 1, 32, 2, 32, 1, nibbles, scales};
+    check_all(quantised_number(&i4, 0, 0) == 3.5f, quantised_number(&i4, 0, 16) == 0,
+              quantised_number(&i4, 0, 1) == -4, quantised_number(&i4, 0, 17) == 0,
+              quantised_number(&i4, 1, 0) == 0, quantised_number(&i4, 1, 16) == 2,
+              quantised_number(&i4, 1, 15) == 14, quantised_number(&i4, 1, 31) == -14);
+    const uint8_t bytes[4] = {1, 128, 255, 0};
+    QuantisedMatrix u8 = {U8, 1, 2, 1, 4, 2, bytes, scales};
+    check_all(quantised_number(&u8, 0, 0) == -63.5f, quantised_number(&u8, 0, 1) == 0,
+              quantised_number(&u8, 0, 2) == 254, quantised_number(&u8, 0, 3) == -256);
+    const uint8_t floats[6] = {0x38, 0xb8, 0x7e,
+                               0x01, 0x08, 0x7f}; /* 1, -1, 448, least ones, NaN */
+    const float one = 1;
+    QuantisedMatrix f8 = {F8_E4M3, 128, 128, 2, 3, 1, floats, &one};
+    check_all(quantised_number(&f8, 0, 0) == 1, quantised_number(&f8, 0, 1) == -1,
+              quantised_number(&f8, 0, 2) == 448, quantised_number(&f8, 1, 0) == 0x1p-9f,
+              quantised_number(&f8, 1, 1) == 0x1p-6f, isnan(quantised_number(&f8, 1, 2)));
+}
+
+CPU_TEST(quantised, what_params_give_is_what_the_codes_mean) {
+    for (int i = 0; i < HELD_CASES; i++) {
+        Pair p;
+        const HeldCase *c = held_cases + i;
+        pair_init(&p, &ctx, c, &quantised_weight_only);
+        QuantisedMatrix w = quantised_matrix(p.held, 0);
+        const float *numbers = p.plain->data;
+        for (int64_t j = 0; j < c->out * c->in; j++)
+            cr_assert(numbers[j] == quantised_number(&w, j / c->in, j % c->in), "case %d, %lld", i,
+                      (long long)j);
+        cr_assert(params_count(&p.params) == 2 * c->out * c->in);
+        cr_assert(tensor_bytes(p.held) == (size_t)(c->out * c->in) / (c->dtype == I4 ? 2 : 1));
+        params_free(&p.params);
+    }
+}
+
+/* ---- operations ---- */
+
+static const QuantisedProducts *const tables[] = {&quantised_weight_only};
+enum { TABLES = sizeof tables / sizeof *tables };
+
+/* A sum of `in` products, in another order: a few times tolerance_of, for terms do not all have one
+ * size. */
+static double close_to(int64_t in) { return 4 * tolerance_of(F32, in); }
+
+CPU_TEST(quantised, linear_is_that_of_the_numbers) {
+    static const int64_t rows[] = {1, 2, 5, 16, 17, 33};
+    for (int i = 0; i < HELD_CASES * TABLES; i++) {
+        Pair p;
+        const HeldCase *c = held_cases + i / TABLES;
+        pair_init(&p, &ctx, c, tables[i % TABLES]);
+        Tensor *bias = test_normal(&ctx, "bias", 3, SHAPE(c->out));
+        Tensor *norm = test_normal(&ctx, "norm", 4, SHAPE(c->in));
+        for (int r = 0; r < 6; r++) {
+            Tensor *x = test_normal(&ctx, "x", 5, SHAPE(rows[r], c->in));
+            Tensor *base = test_normal(&ctx, "base", 6, SHAPE(rows[r], c->out));
+            const struct {
+                const char *name;
+                Tensor *is, *should;
+            } same[] = {
+                {"linear", linear(&ctx, x, p.held, NULL), linear(&ctx, x, p.plain, NULL)},
+                {"with bias", linear(&ctx, x, p.held, bias), linear(&ctx, x, p.plain, bias)},
+                {"residual", linear_residual(&ctx, x, p.held, bias, (Residual){base, 0}),
+                 linear_residual(&ctx, x, p.plain, bias, (Residual){base, 0})},
+                {"normed", rmsnorm_linear(&ctx, x, norm, 1e-6f, p.held),
+                 rmsnorm_linear(&ctx, x, norm, 1e-6f, p.plain)},
+            };
+            for (size_t k = 0; k < sizeof same / sizeof *same; k++)
+                check_tensor(&ctx, same[k].name, same[k].is, same[k].should->data, close_to(c->in));
+        }
+        params_free(&p.params);
+        context_reset(&ctx);
+    }
+}
+
+CPU_TEST(quantised, experts_are_those_of_the_numbers) {
+    static const HeldCase cases[] = {{U8, 1, 64, 4, 70, 64},
+                                     {I4, 1, 32, 4, 33, 96},
+                                     {F8_E4M3, 128, 128, 4, 160, 48}}; /* 2 rows of blocks each */
+    static const int32_t begins[][5] = {{0, 1, 1, 3, 4}, {0, 20, 20, 21, 70}, {0, 0, 0, 0, 0}};
+    for (int i = 0; i < 9 * TABLES; i++) {
+        Pair p, up;
+        const HeldCase *c = cases + i % 3;
+        pair_init(&p, &ctx, c, tables[i / 9]), pair_init(&up, &ctx, c, tables[i / 9]);
+        held_fill(&up.params, up.held, 2);
+        params_get(&up.params, up.held, up.plain->data);
+        const int32_t *begin = begins[i / 3 % 3];
+        int64_t used = begin[4];
+        Tensor *offsets = tensor_copy_in(&ctx, "offsets", I32, begin, SHAPE(5));
+        Tensor *x = test_normal(&ctx, "x", 1, SHAPE(used + 2, c->in)); /* two belong to nobody */
+        Tensor *is = grouped_linear(&ctx, x, p.held, offsets);
+        Tensor *should = grouped_linear(&ctx, x, p.plain, offsets);
+        check_close("grouped", is->data, should->data, used * c->out, close_to(c->in));
+        is = grouped_swiglu(&ctx, x, p.held, up.held, offsets);
+        should = grouped_swiglu(&ctx, x, p.plain, up.plain, offsets);
+        check_close("swiglu", is->data, should->data, used * c->out, 4 * close_to(c->in));
+        is = grouped_swiglu(&ctx, x, p.held, up.plain, offsets); /* one of the two */
+        check_close("half", is->data, should->data, used * c->out, 4 * close_to(c->in));
+        params_free(&p.params), params_free(&up.params);
+        context_reset(&ctx);
+    }
+}
+
+/* ---- refused ---- */
+
+CPU_TEST(quantised, no_gradient_through_codes, .signal = SIGABRT) {
+    Pair p;
+    pair_init(&p, &ctx, held_cases + 1, &quantised_weight_only);
+    ctx.recording = true;
+    linear(&ctx, test_normal(&ctx, "x", 1, SHAPE(2, 31)), p.held, NULL);
+}
+
+CPU_TEST(quantised, is_not_set_as_numbers, .signal = SIGABRT) {
+    Pair p;
+    pair_init(&p, &ctx, held_cases + 1, &quantised_weight_only);
+    params_fill(&p.params, p.held, 0);
+}
+
+CPU_TEST(quantised, is_no_table_of_embeddings, .signal = SIGABRT) {
+    Pair p;
+    pair_init(&p, &ctx, held_cases + 1, &quantised_weight_only);
+    const int32_t id = 0;
+    embedding(&ctx, p.held, tensor_copy_in(&ctx, "ids", I32, &id, SHAPE(1)));
+}
+
+Test(quantised, formats_that_cannot_be) {
+    static const struct {
+        DType dtype;
+        int block_out, block_in;
+        int64_t in;
+        const char *says;
+    } wrong[] = {
+        {U8, 1, 48, 64, "groups of 48 do not divide its 64 columns"},
+        {U8, 2, 32, 64, "blocks of 2 x 32; those of U8 have one row"},
+        {I4, 1, 16, 64, "32, 64 or 128"},
+        {I4, 1, 64, 96, "groups of 64 do not divide its 96 columns"},
+        {I8, 1, 64, 64, "no weights in I8"},
+        {F8_E4M3, 0, 128, 64, "blocks of 0 x 128"},
+    };
+    for (size_t i = 0; i < sizeof wrong / sizeof *wrong; i++) {
+        Tensor t = tensor_view(NULL, "w", F32, CPU, SHAPE(8, wrong[i].in));
+        Error err = {0};
+        cr_assert(quantised_format_check(&t, wrong[i].dtype, wrong[i].block_out, wrong[i].block_in,
+                                         &err) == -1);
+        cr_assert(strstr(err.text, wrong[i].says), "%s", err.text);
+    }
+}
