@@ -12,9 +12,9 @@
  *                                      the last ones may be ragged
  *     U8        q + 128                1 x group, which divides      one a byte
  *                                      in; in: a scale a row
- *     I4        q + 8                  1 x 32, 64 or 128, which      two a byte: of each group, byte
- *                                      divides in                    b holds number b (low four
- *                                                                    bits) and b + group / 2
+ *     I4        q + 8                  1 x 32, 64 or 128, which      two a byte: byte b of a group
+ *                                      divides in                    has number b (low four bits)
+ *                                                                    and b + group / 2
  *
  * linear(), linear_residual(), rmsnorm_linear(), grouped_linear(), grouped_swiglu() and latent
  * attention's absorbed products look at `quantised` and hand such a weight to its products; nothing
