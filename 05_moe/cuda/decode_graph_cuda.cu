@@ -1,84 +1,109 @@
 /*
- * The likeliest token, chosen where the logits are.
+ * The likeliest token, chosen where the logits are: each part of a row by a block of its own, for
+ * one block would take microseconds, most of them arithmetic.
  */
 #include "05_moe/decoder/decode_graph.h"
 #include "common/cuda/few_rows_launch.cuh"
 
 #include <cfloat>
 
-static const int THREADS = 1024;
-enum { AT_ONCE = 8 }; /* loads of a thread that are under way together */
+enum { THREADS = 256, AT_ONCE = 4 }; /* loads of a thread that are under way together */
 
 /* The larger value; of equal ones the smaller index. */
 static __device__ void keep_larger(float &most, int &best, float other, int its) {
     if (other > most || (other == most && its < best)) most = other, best = its;
 }
 
+/* The largest of some logits, and where it is. */
+struct Most {
+    float most;
+    int best;
+};
+
+/* What a warp has found together. */
+static __device__ void warp_largest(float &most, int &best) {
+    for (int offset = 16; offset; offset /= 2)
+        keep_larger(most, best, __shfl_xor_sync(~0u, most, offset),
+                    __shfl_xor_sync(~0u, best, offset));
+}
+
 /*
- * A block for each sequence: its threads, then its warps, agree on the largest logit. A thread has
- * a few loads of 16 bytes, all under way together; a row of an odd vocabulary begins somewhere, so
- * what is in front of the first whole 16 bytes, and behind the last, comes alone.
- * The counter moves in a kernel of its own, behind all that read it.
+ * Blocks (sequence, part): a part of a row each, whose threads, then warps, agree on its largest
+ * logit. A thread has a few loads of 16 bytes, all under way together; a row of an odd vocabulary
+ * begins somewhere, so what is in front of the first whole 16 bytes, and behind the last, comes
+ * alone.
  */
 template <typename T>
 __global__ void __launch_bounds__(THREADS)
-    likeliest_kernel(int32_t *ids, int32_t *tokens, const int32_t *step, const T *logits,
-                     int64_t vocab) {
+    part_kernel(Most *found, const T *logits, int64_t vocab) {
     const int W = Pack<T>::SIZE;
-    __shared__ float warp_most[THREADS / 32];
-    __shared__ int warp_best[THREADS / 32];
+    __shared__ Most of_warp[THREADS / 32];
     few_rows_wait();
     few_rows_go();
     const T *row = logits + blockIdx.x * vocab;
-    float most = -INFINITY;
+    float most = -INFINITY, bad = 0; /* bad: 0, or NaN once a number was not finite */
     int best = 0, lane = threadIdx.x % 32, warp = threadIdx.x / 32;
     auto look = [&](T logit, int j) {
         float x = to_float(logit);
+        bad = fmaf(x, 0.0f, bad);
         if (x > most) most = x, best = j;
-        /* No number is larger than this one, and no index smaller: it wins in every comparison. */
-        if (!(fabsf(x) <= FLT_MAX)) most = INFINITY, best = -1;
     };
     int head = min((int)(-(uintptr_t)row % 16 / sizeof(T)), (int)vocab);
     int packs = ((int)vocab - head) / W, tail = head + packs * W;
-    if (threadIdx.x < head) look(row[threadIdx.x], threadIdx.x);
+    int thread = blockIdx.y * THREADS + threadIdx.x, threads = gridDim.y * THREADS;
+    if (thread < head) look(row[thread], thread);
 #pragma unroll 1
-    for (int from = threadIdx.x; from < packs; from += AT_ONCE * THREADS) {
+    for (int from = thread; from < packs; from += AT_ONCE * threads) {
         Pack<T> p[AT_ONCE];
 #pragma unroll
         for (int u = 0; u < AT_ONCE; u++) /* past the end the last pack comes again */
-            p[u] = *(const Pack<T> *)(row + head + min(from + u * THREADS, packs - 1) * W);
+            p[u] = *(const Pack<T> *)(row + head + min(from + u * threads, packs - 1) * W);
 #pragma unroll
         for (int u = 0; u < AT_ONCE; u++)
 #pragma unroll
             for (int k = 0; k < W; k++)
-                look(p[u].v[k], head + min(from + u * THREADS, packs - 1) * W + k);
+                look(p[u].v[k], head + min(from + u * threads, packs - 1) * W + k);
     }
-    if (tail + threadIdx.x < vocab) look(row[tail + threadIdx.x], tail + threadIdx.x);
-    for (int offset = 16; offset; offset /= 2)
-        keep_larger(most, best, __shfl_xor_sync(~0u, most, offset),
-                    __shfl_xor_sync(~0u, best, offset));
-    if (lane == 0) warp_most[warp] = most, warp_best[warp] = best;
+    if (tail + thread < vocab) look(row[tail + thread], tail + thread);
+    /* No number is larger than this one, and no index smaller: it wins in every comparison. */
+    if (bad != 0) most = INFINITY, best = -1;
+    warp_largest(most, best);
+    if (lane == 0) of_warp[warp] = {most, best};
     __syncthreads();
     if (warp) return;
-    most = warp_most[lane], best = warp_best[lane];
-    for (int offset = 16; offset; offset /= 2)
-        keep_larger(most, best, __shfl_xor_sync(~0u, most, offset),
-                    __shfl_xor_sync(~0u, best, offset));
-    if (lane) return;
-    ids[blockIdx.x] = max(best, 0);
-    if (tokens) tokens[(step ? *step : 0) * (int64_t)gridDim.x + blockIdx.x] = best;
+    most = of_warp[lane % (THREADS / 32)].most, best = of_warp[lane % (THREADS / 32)].best;
+    warp_largest(most, best);
+    if (lane == 0) found[blockIdx.x * gridDim.y + blockIdx.y] = {most, best};
 }
 
-static __global__ void count_kernel(int32_t *step) {
+/* One block: a warp's lanes have the parts of a sequence. The counter moves when all have read
+ * it. */
+static __global__ void __launch_bounds__(1024)
+    choose_kernel(int32_t *ids, int32_t *tokens, int32_t *step, const Most *found, int batch) {
     few_rows_wait();
     few_rows_go();
-    ++*step;
+    int lane = threadIdx.x % 32, at = step ? *step : 0;
+    for (int b = threadIdx.x / 32; b < batch; b += blockDim.x / 32) {
+        const Most m = found[b * DECODE_PARTS + lane % DECODE_PARTS];
+        float most = m.most;
+        int best = m.best;
+        warp_largest(most, best);
+        if (lane) continue;
+        ids[b] = max(best, 0);
+        if (tokens) tokens[(int64_t)at * batch + b] = best;
+    }
+    __syncthreads();
+    if (step && threadIdx.x == 0) *step = at + 1;
 }
 
 void decode_likeliest_cuda(Gpu *gpu, DType dtype, int32_t *ids, int32_t *tokens, int32_t *step,
-                           const void *logits, int64_t batch, int64_t vocab) {
+                           void *scratch, const void *logits, int64_t batch, int64_t vocab) {
+    Most *found = (Most *)scratch;
+    static_assert(sizeof(Most) == DECODE_LIKELIEST_SCRATCH / DECODE_PARTS, "see decode_graph.h");
     DTYPE_SWITCH(dtype, T,
-                 few_rows_launch(gpu, likeliest_kernel<T>, dim3((unsigned)batch), THREADS, 0, ids,
-                                 tokens, step, (const T *)logits, vocab));
-    if (step) few_rows_launch(gpu, count_kernel, dim3(1), 1, 0, step);
+                 few_rows_launch(gpu, part_kernel<T>, dim3((unsigned)batch, DECODE_PARTS), THREADS,
+                                 0, found, (const T *)logits, vocab));
+    int warps = batch < 32 ? (int)batch : 32;
+    few_rows_launch(gpu, choose_kernel, dim3(1), 32 * warps, 0, ids, tokens, step,
+                    (const Most *)found, (int)batch);
 }

@@ -191,18 +191,21 @@ static __device__ __forceinline__ void list_choices(DownShared<NT> &shared, cons
     int all = jobs(f), K = f.route.top_k;
 #pragma unroll 1
     for (int a = threadIdx.x / 8; a < all; a += 4 * DOWN_WARPS) {
-        int expert = f.indices[a];
+        const int lane = threadIdx.x % 8, row = a / K;
+        int expert = f.indices[a], before = 0; /* before: the row's experts with lower numbers */
         float weight = f.weights[a];
+#pragma unroll 1
+        for (int k = lane; k < K; k += 8) before += f.indices[row * K + k] < expert;
+        const unsigned together = 0xffu << (threadIdx.x & 24);
 #pragma unroll
-        for (int lane = threadIdx.x % 8; lane < 8 * NT; lane += 8) {
-            bool mine = first + lane == a / K;
-            shared.slot[a][lane] = mine ? (short)a : (short)-1;
-            shared.weight[a][lane] = mine ? weight : 0;
+        for (int i = 4; i; i /= 2) before += __shfl_xor_sync(together, before, i);
+#pragma unroll
+        for (int n = lane; n < 8 * NT; n += 8) {
+            bool mine = first + n == row;
+            shared.slot[a][n] = mine ? (short)a : (short)-1;
+            shared.weight[a][n] = mine ? weight : 0;
         }
-        if (threadIdx.x % 8) continue;
-        int before = 0; /* the row's experts with lower numbers */
-        for (int k = 0; k < K; k++) before += f.indices[a / K * K + k] < expert;
-        shared.expert[a] = (short)expert, shared.list[a / K * K + before] = (short)a;
+        if (lane == 0) shared.expert[a] = (short)expert, shared.list[row * K + before] = (short)a;
     }
     if (threadIdx.x == 0) shared.count = all;
 }

@@ -49,8 +49,19 @@ bool decode_finite(const float *x, int64_t n) {
     return !bad;
 }
 
-void decode_likeliest_cpu(int32_t *ids, int32_t *tokens, int32_t *step, const float *logits,
-                          int64_t batch, int64_t vocab) {
+void decode_likeliest(Context *ctx, int32_t *ids, int32_t *tokens, int32_t *step,
+                      const Tensor *logits) {
+    int64_t batch = tensor_rows(logits);
+    ArenaMark mark = arena_mark(&ctx->data);
+    void *scratch = arena_alloc(&ctx->data, (size_t)batch * DECODE_LIKELIEST_SCRATCH);
+    ON(ctx, decode_likeliest, ids, tokens, step, scratch, logits->data, batch,
+       tensor_dim(logits, -1));
+    arena_release(&ctx->data, mark);
+}
+
+void decode_likeliest_cpu(int32_t *ids, int32_t *tokens, int32_t *step, void *scratch,
+                          const float *logits, int64_t batch, int64_t vocab) {
+    (void)scratch;
     for (int64_t b = 0; b < batch; b++) {
         const float *row = logits + b * vocab;
         float most = -INFINITY;
@@ -70,8 +81,7 @@ static Tensor *step(DecodeGraph *d) {
     const DecoderRun run = {.position = d->position, .cache = d->cache};
     Tensor *x = decoder_decode(ctx, d->decoder, &d->ids, &run);
     Tensor *logits = decoder_logits(ctx, d->decoder, x);
-    ON(ctx, decode_likeliest, d->ids.data, d->tokens.data, d->step.data, logits->data, d->batch,
-       d->decoder->cfg.vocab_size);
+    decode_likeliest(ctx, d->ids.data, d->tokens.data, d->step.data, logits);
     return logits;
 }
 

@@ -63,10 +63,15 @@ bool decode_finite(const float *x, int64_t n);
  * The likeliest token of each row of logits [batch, vocab] goes to ids [batch] and to row *step of
  * tokens [DECODE_STEPS, batch]; of a row in which a number is not finite 0 and -1, so that the
  * steps behind it have an id to go on with. Then *step is one more. step may be NULL (row 0), and
- * tokens too.
+ * tokens too. scratch: batch * DECODE_LIKELIEST_SCRATCH bytes, on the GPU.
  */
-KERNEL(decode_likeliest, int32_t *ids, int32_t *tokens, int32_t *step, const Real *logits,
-       int64_t batch, int64_t vocab);
+enum { DECODE_PARTS = 16, DECODE_LIKELIEST_SCRATCH = 8 * DECODE_PARTS };
+KERNEL(decode_likeliest, int32_t *ids, int32_t *tokens, int32_t *step, void *scratch,
+       const Real *logits, int64_t batch, int64_t vocab);
+
+/* The same for logits [..., vocab]; its scratch is in the arena. */
+void decode_likeliest(Context *ctx, int32_t *ids, int32_t *tokens, int32_t *step,
+                      const Tensor *logits);
 
 __END_DECLS
 #endif

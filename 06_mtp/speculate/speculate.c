@@ -132,8 +132,7 @@ Rows speculate_look(Speculator *s) {
                  .states = decoder_normed(ctx, g->decoder, x),
                  .says = tensor_new(ctx, "says", I32, SHAPE(g->batch, T)),
                  .judged = tensor_new(ctx, "judged", I32, SHAPE(g->batch, T))};
-    ON(ctx, decode_likeliest, rows.says->data, rows.judged->data, NULL, rows.logits->data,
-       g->batch * T, g->decoder->cfg.vocab_size);
+    decode_likeliest(ctx, rows.says->data, rows.judged->data, NULL, rows.logits);
     return rows;
 }
 /* [/look] */
@@ -268,8 +267,7 @@ static Tensor *choose(DraftRound *r, int j, Tensor *logits) {
     bool likeliest = speculate_is_greedy(s) || s->argmax;
     Tensor *chosen = tensor_new(r->ctx, "draft", I32, SHAPE(B, 1));
     if (likeliest)
-        ON(r->ctx, decode_likeliest, chosen->data, NULL, NULL, logits->data, B,
-           tensor_dim(logits, -1));
+        decode_likeliest(r->ctx, chosen->data, NULL, NULL, logits);
     else
         draw_drafts(s, j, logits, chosen);
     ON(r->ctx, draft_put, chosen->data, s->ids.data,
