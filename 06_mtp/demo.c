@@ -53,7 +53,7 @@ int main(int argc, char **argv) {
     printf("What can a model say beyond the next token?\n\n");
     if (demo_train(&d, &err)) fatal("%s", err.text);
     speculate(&d);
-    printf("Try: --mtp 4 (how fast does it get hard?), --mtp-lambda 3 (does the next token "
-           "suffer?),\n     --mtp-lambda 0 (modules that learn nothing), --steps 2000\n");
+    printf("Try: --mtp 4 (how fast does it get hard?), --mtp-lambda 0 (modules that learn\n"
+           "     nothing), --mtp-lambda 3 (does the next token suffer?), --steps 2000\n");
     return 0;
 }

@@ -39,8 +39,8 @@ double demo_speculate(const DemoSpeculate *d) {
     Pays best = {0};
     int best_drafts = 0;
     Csv csv = figure_open(d->ctx, d->csv, "drafts,a1,a2,a3,a4,tokens,V,c,predicted,measured");
-    printf("   %d tokens, the likeliest ones, made plainly and with guesses: the same text each "
-           "time.\n\n"
+    printf("   %d tokens, the likeliest ones, made plainly and with guesses: the same text\n"
+           "   each time.\n\n"
            "   drafts   kept, draft by draft    tokens   a look  draft      speed-up\n"
            "   a step   1st   2nd   3rd   4th   a step     V       c   predicted measured\n",
            d->new_tokens);
@@ -63,11 +63,10 @@ double demo_speculate(const DemoSpeculate *d) {
         best = p, best_drafts = drafts;
         for (size_t i = 0; i < count; i++) best_guessed[i] = guessed[i];
     }
-    printf(
-        "\n   A plain step takes %.0f us and makes one token. With %d draft%s a step makes %.2f, "
-        "for\n   %.2f + %d x %.2f plain steps.\n",
-        1e6 * best.plain, best_drafts, best_drafts == 1 ? "" : "s", best.tokens, best.V,
-        best_drafts, best.c);
+    printf("\n   A plain step takes %.0f us and makes one token. With %d draft%s a step makes\n"
+           "   %.2f, for %.2f + %d x %.2f plain steps.\n",
+           1e6 * best.plain, best_drafts, best_drafts == 1 ? "" : "s", best.tokens, best.V,
+           best_drafts, best.c);
     printf("   What the modules guessed right, and nobody had to wait for, is %s:\n",
            isatty(STDOUT_FILENO) ? "underlined" : "in brackets");
     print_passage(d, text, best_guessed);

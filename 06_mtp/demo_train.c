@@ -177,12 +177,12 @@ static void print_losses(const Demo *d) {
     }
     printf("   %-20s %7.1f s %10.1f s %7.1f s\n\n", "time of training", d->plain.seconds,
            d->with.seconds, d->heads.seconds);
-    printf("   A module is told each character up to the one it predicts, as the model is when it\n"
-           "   gets there; so it can be as good as the model, and here, where the model is small,\n"
-           "   its block and its two inputs make it better. A head is told nothing: what comes\n"
-           "   further is harder for it.\n"
-           "   * how often a module's likeliest character is the model's own at that place: what\n"
-           "   counts when the module writes and the model only checks.\n");
+    printf("   A module is told each character up to the one it predicts, as the model is\n"
+           "   when it gets there; so it can be as good as the model, and here, where the\n"
+           "   model is small, its block and its two inputs make it better. A head is told\n"
+           "   nothing: what comes further is harder for it.\n"
+           "   * how often a module's likeliest character is the model's own at that place:\n"
+           "   what counts when the module writes and the model only checks.\n");
 }
 
 /* A stretch of validation text, and under each character what it was taken for, by depth: the
@@ -234,10 +234,10 @@ int demo_train(Demo *d, Error *err) {
     if (make_model(d, &d->plain, 0, 0, err) || train(d, &d->plain, "plain", err)) return -1;
     if (make_model(d, &d->with, o->depth, 0, err)) return -1;
     long long base = params_count(&d->plain.params), all = params_count(&d->with.params);
-    printf("   %d layers of width %d, %lld numbers; %d modules have %lld more, of them %d in each\n"
-           "   eh_proj. Embedding and head are the model's own.\n\n",
+    printf("   %d layers of width %d, %lld numbers; %d modules have %lld more,\n"
+           "   of them %d in each eh_proj. Embedding and head are the model's own.\n\n",
            o->layers, HIDDEN, base, o->depth, all - base, 2 * HIDDEN * HIDDEN);
-    printf("2. Learned alone, with modules, with independent heads: the same %d characters\n",
+    printf("2. Learned alone, with modules, with heads: the same %d characters\n",
            o->steps * DEMO_BATCH * DEMO_CONTEXT);
     if (train(d, &d->with, "modules", err) || make_model(d, &d->heads, 0, o->depth, err) ||
         train(d, &d->heads, "heads", err))

@@ -48,8 +48,7 @@ typedef struct Speculator {
     DraftVocabulary *vocabulary;
     int most;    /* drafts at a time */
     bool argmax; /* drawn text: the drafter's likeliest tokens instead of drawn ones */
-    bool
-        alone; /* likeliest tokens: the device takes steps without the host; at first: a GPU does */
+    bool alone;  /* likeliest tokens: the device steps without the host; at first: a GPU does */
     SpeculateCounts counts;
     bool *guessed; /* [batch, capacity]: which tokens of the last run were drafts that stayed */
     /* Of the step. On the host: */

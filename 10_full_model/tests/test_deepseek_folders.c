@@ -388,7 +388,7 @@ Test(folders, too_few_addresses_are_said) {
     cr_skip_test("NVIDIA's libraries need more, and the loader says so");
 #endif
     char program[500], command[600], output[500];
-    program_path(program, sizeof program);
+    program_path(program, sizeof program, "deepseek");
     snprintf(command, sizeof command, "ulimit -v 250000; exec '%s' --help", program);
     const char *const argv[] = {"timeout", "20", "sh", "-c", command, NULL};
     cr_assert(process_run(argv, output, sizeof output, NULL) == 1);

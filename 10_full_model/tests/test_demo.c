@@ -35,8 +35,7 @@ Test(demo, fits_a_terminal_and_recommends_what_works) {
     static const char *const commands[] = {"10_full_model/deepseek generate",
                                            "10_full_model/deepseek eval"};
     char program[500], command[3000];
-    demo_path(program, sizeof program);
-    strcpy(strrchr(program, '/'), "/deepseek");
+    program_path(program, sizeof program, "deepseek");
     for (int i = 0; i < 2; i++) {
         command_in(said, commands[i], line, sizeof line);
         snprintf(command, sizeof command, "%s%s >%s/output 2>&1", program,
@@ -71,7 +70,7 @@ Test(demo, commands_nobodys_terminal) {
     snprintf(data, sizeof data, "%s", w.path);
     snprintf(csv, sizeof csv, "%s/demo.csv", w.directory);
     snprintf(out, sizeof out, "%s/out", w.directory);
-    demo_path(program, sizeof program);
+    program_path(program, sizeof program, "demo");
     int terminal;
     pid_t id = forkpty(&terminal, NULL, NULL, NULL);
     cr_assert(id >= 0);

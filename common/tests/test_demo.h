@@ -2,7 +2,7 @@
  * A chapter's demo as its readers meet it: it ends well, and no line that it prints is wider than
  * a terminal.
  *
- *     DEMO_FITS("--steps 3")
+ *     demo_fits("--steps 3")
  *
  * The Makefile builds a part's demo before its test_demo. gnuplot is hidden from it (its charts
  * take longer than all the rest).
@@ -30,24 +30,12 @@ static inline char *too_wide(char *text) {
     return NULL;
 }
 
-/* build/KIND/tests/NN_name/test_demo -> build/KIND/NN_name/demo */
-static inline void demo_path(char *path, size_t size) {
-    ssize_t length = readlink("/proc/self/exe", path, size - 1);
-    cr_assert(length > 0);
-    path[length] = 0;
-    char *tests = NULL;
-    for (char *at = path; (at = strstr(at, "/tests/")); at++) tests = at;
-    cr_assert_not_null(tests, "%s is not where make puts tests", path);
-    memmove(tests, tests + strlen("/tests"), strlen(tests + strlen("/tests")) + 1);
-    strcpy(strrchr(path, '/'), "/demo");
-}
-
 /* Runs the demo in a folder of its own, with a CSV file there. */
 static inline char *demo_output(const char *arguments) {
     enum { MOST = 1 << 20 };
     Scratch scratch = scratch_open();
     char program[500], command[2000], *text = must_alloc(MOST, 1);
-    demo_path(program, sizeof program);
+    program_path(program, sizeof program, "demo");
     snprintf(command, sizeof command, "PATH=/nowhere %s --csv %s/demo.csv %s </dev/null 2>&1",
              program, scratch.directory, arguments);
     FILE *pipe = popen(command, "r");

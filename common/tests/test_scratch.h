@@ -1,6 +1,7 @@
 /*
  * A directory for a test's own files, and what tests do there: put bytes into a file, read it back,
  * compare and count what is left. It goes when the test's process ends, whether it passed or not.
+ * And where the programs lie that a test runs.
  */
 #ifndef COMMON_TEST_SCRATCH_H
 #define COMMON_TEST_SCRATCH_H
@@ -11,6 +12,20 @@
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
+
+/* build/KIND/tests/NN_name/test_x -> build/KIND/NN_name/NAME, which must have been built. */
+static inline void program_path(char *path, size_t size, const char *name) {
+    ssize_t length = readlink("/proc/self/exe", path, size - 1);
+    cr_assert(length > 0);
+    path[length] = 0;
+    char *tests = NULL;
+    for (char *at = path; (at = strstr(at, "/tests/")); at++) tests = at;
+    cr_assert_not_null(tests, "%s is not where make puts tests", path);
+    memmove(tests, tests + strlen("/tests"), strlen(tests + strlen("/tests")) + 1);
+    char *file = strrchr(path, '/') + 1;
+    snprintf(file, size - (size_t)(file - path), "%s", name);
+    cr_assert(access(path, X_OK) == 0, "%s is missing: make builds it", path);
+}
 
 typedef struct Scratch {
     char directory[64];
