@@ -5,6 +5,9 @@
     formats   every code of the eight-bit floats; floats of all sizes, with every tie between two
               neighbouring codes and what lies beside it; a matrix as INT8, INT4, E4M3, with zero
               points and in NF4
+    methods   GPTQ by eliminating columns one by one from H^-1 (no Cholesky, no batches), AWQ by trying
+              all exponents, SmoothQuant's scales, LLM.int8()'s product; all in float64. Wherever a
+              rounding or a choice would be close, the script stops: another seed, please
 """
 import os
 
@@ -163,5 +166,109 @@ def formats():
     save("formats", t)
 
 
+# ---- methods, in float64 ----
+
+
+def round_int(x, most, margin=2e-5):
+    """Half to even; not too close to a tie, for the C side is in float32."""
+    assert ((x - x.floor() - 0.5).abs() > margin).all(), "a tie: choose another seed"
+    return x.round().clamp(-most, most)
+
+
+def by_group(w, group, most):
+    """w rounded to nearest, [out, in]."""
+    g = w.view(w.shape[0], -1, group)
+    s = g.abs().amax(2, keepdim=True) / most
+    return (round_int(g / torch.where(s == 0, 1.0, s), most) * s).view(w.shape)
+
+
+def toeplitz(n, dead):
+    """X^T X of inputs that are alike where they are near each other; test_methods.c has the same."""
+    size = 1 + (torch.arange(n) * 7 % 5).double()
+    size[dead] = 0
+    near = 0.9 ** (torch.arange(n)[:, None] - torch.arange(n)).abs().double()
+    return near * size[:, None] * size
+
+
+def gptq(w, h, group, most, damp=0.01, act_order=False):
+    """(w', scales): Optimal Brain Surgeon column by column, with the whole of H^-1 kept up to date."""
+    w, h, n = w.clone(), h.clone(), w.shape[1]
+    add = damp * h.diag().mean()
+    h += torch.diag(torch.where(h.diag() == 0, 1.0, 0.0) + add)
+    inverse, quantised = torch.linalg.inv(h), torch.zeros_like(w)
+    scales = w.view(w.shape[0], -1, group).abs().amax(2) / most
+    order = torch.sort(h.diag(), descending=True, stable=True).indices if act_order else torch.arange(n)
+    for step, i in enumerate(order.tolist()):
+        if not act_order and step % group == 0:
+            scales[:, i // group] = w[:, i : i + group].abs().amax(1) / most
+        s = scales[:, i // group]
+        quantised[:, i] = round_int(w[:, i] / s, most) * s
+        error = (w[:, i] - quantised[:, i]) / inverse[i, i]
+        w -= error[:, None] * inverse[i]
+        inverse = inverse - inverse[:, i : i + 1] * inverse[i] / inverse[i, i]
+    return quantised, scales
+
+
+def awq(x, weights, group, most):
+    """(r, s) of the least sum of squared output errors."""
+    losses = []
+    for step in range(20):
+        s = (x.abs().mean(0) ** (step / 20)).clamp(min=1e-4)
+        s = s / (s.max() * s.min()).sqrt()
+        losses.append(sum(((by_group(w * s, group, most) / s - w) @ x.T).square().sum() for w in weights))
+        if losses[-1] == min(losses):
+            best = s
+    first, second = sorted(losses)[:2]
+    assert second > first * 1.001, "two exponents are as good: choose another seed"
+    return losses.index(first) / 20, best
+
+
+def awq_clip(x, w, group, most):
+    clipped = w.clone()
+    for r in range(w.shape[0]):
+        for g in range(0, w.shape[1], group):
+            v, xs, losses = w[r, g : g + group], x[:, g : g + group], []
+            for step in range(10):
+                s = v.abs().max() * (1 - step / 20) / most
+                losses.append((((v / s).round().clamp(-most, most) * s - v) @ xs.T).square().sum())
+            first, second = sorted(losses)[:2]
+            assert second > first * 1.0005, "two limits are as good: choose another seed"
+            limit = v.abs().max() * (1 - losses.index(first) / 20)
+            clipped[r, g : g + group] = v.clamp(-limit, limit)
+    return clipped
+
+
+def llmint8(x, w, threshold):
+    """bitsandbytes' way: outlier columns apart, a token's scale without its outliers."""
+    outlier = (x.abs() >= threshold).any(0)
+    assert outlier.sum() == 2
+    inside = torch.where(outlier, 0.0, x)
+    sx, sw = inside.abs().amax(1, keepdim=True) / 127, w.abs().amax(1, keepdim=True) / 127
+    qx, qw = round_int(inside / sx, 127), round_int(w / sw, 127)
+    return (qx @ qw.T) * sx * sw.T + x[:, outlier] @ (qw * sw)[:, outlier].T
+
+
+def methods():
+    torch.manual_seed(15)
+    f64 = lambda *shape: torch.randn(*shape).double()
+    t = {}
+    w = f64(5, 160)
+    h = toeplitz(160, dead=5)
+    t["gptq.w"] = w
+    for name, group, act_order in (("row", 160, False), ("group", 32, False), ("order", 32, True)):
+        t[f"gptq.{name}"], t[f"gptq.{name}.scales"] = gptq(w, h, group, 7, act_order=act_order)
+    x = f64(60, 32) * torch.exp2(2 * f64(32))
+    a, b = f64(12, 32), f64(7, 32)
+    r, s = awq(x, [a, b], 16, 7)
+    t |= {"x": x, "a": a, "b": b, "awq.s": s, "awq.r": torch.tensor([r]), "awq.clip": awq_clip(x, a, 16, 7)}
+    max_w = torch.maximum(a.abs().amax(0), b.abs().amax(0))
+    t["smooth.s"] = x.abs().amax(0) ** 0.5 / max_w**0.5
+    few = f64(9, 32)
+    few[3, 7], few[5, 20] = 6.5, -40
+    t |= {"few": few, "llmint8": llmint8(few, a, 6.0)}
+    save("methods", {k: v.float() for k, v in t.items()})
+
+
 if __name__ == "__main__":
     formats()
+    methods()
