@@ -1,10 +1,16 @@
 /*
- * The tables of products: what each of them is made of, piece by piece.
+ * The tables of products: which kernel takes which product, and its pieces for the threads.
  *
- * A product is cut into pieces of some columns (rows of W), one core each; which ones depends on
- * the sizes alone, and no element's sum depends on its piece.
+ * Here is the one place that chooses on the CPU:
+ *
+ *     int8       quantised_products, U8 and I4           quantised_int8.h
+ *     few rows   up to CPU_FEW_ROWS of them              codes become numbers in registers
+ *     panels     more                                    codes become numbers in a cache
+ *
+ * A product is cut into pieces of columns of y, which are rows of W. Neither the way nor an
+ * element's sum depends on the pieces.
  */
-#include "08_quant/quantised.h"
+#include "08_quant/quantised_int8.h"
 
 #include "04_mla/mla.h"
 #include "common/core/cpu_matmul.h"
@@ -12,72 +18,105 @@
 #include <omp.h>
 #include <stdlib.h>
 
-enum { PIECE = 64 }; /* columns of one piece */
-
 static void on_the_cpu(Context *ctx, const Tensor *w) {
     CHECK(ctx->device == CPU, "%s: no products with %s on %s", w->name, dtype_name(w->dtype),
           device_name(ctx->device));
 }
 
-/* The pieces of one product. */
-static void multiply(const QuantisedProduct *whole) {
-    int64_t pieces = (whole->w.out + PIECE - 1) / PIECE;
-#pragma omp parallel for schedule(static) if (!omp_in_parallel())
-    for (int64_t i = 0; i < pieces; i++) {
+static int64_t min(int64_t a, int64_t b) { return a < b ? a : b; }
+
+/* One core. codes: of x, or NULL. */
+static void multiply_here(const QuantisedProduct *p, const QuantisedRows *codes) {
+    if (codes)
+        quantised_int8_cpu(p, *codes);
+    else if (p->rows <= CPU_FEW_ROWS)
+        quantised_few_rows_cpu(p);
+    else
+        quantised_panels_cpu(p);
+}
+
+/* All columns, on all threads. */
+static void multiply(const QuantisedProduct *whole, const QuantisedRows *codes) {
+    enum { THREADS_FROM = 1 << 18 }; /* as in cpu_matmul.c: less is done before they are awake */
+    int64_t out = whole->w.out, parts = omp_get_max_threads();
+    if (whole->rows * out * whole->w.in <= THREADS_FROM) parts = 1;
+#pragma omp parallel for schedule(static, 1) if (parts > 1)
+    for (int64_t i = 0; i < parts; i++) {
         QuantisedProduct p = *whole;
-        p.first = i * PIECE;
-        p.count = p.w.out - p.first < PIECE ? p.w.out - p.first : PIECE;
-        quantised_weight_only_cpu(&p);
+        p.first = out * i / parts, p.count = out * (i + 1) / parts - p.first;
+        multiply_here(&p, codes);
     }
 }
 
-static void linear_weight_only(Context *ctx, void *y, const void *base, const void *x,
-                               const Tensor *w, const void *bias, int64_t rows) {
+static void linear_by(bool int8, Context *ctx, void *y, const void *base, const void *x,
+                      const Tensor *w, const float *bias, int64_t rows) {
     on_the_cpu(ctx, w);
     QuantisedMatrix matrix = quantised_matrix(w, 0);
-    int64_t out = matrix.out;
-    multiply(&(QuantisedProduct){
-        .y = y, .base = base, .x = x, .y_row = out, .x_row = matrix.in, .rows = rows, .w = matrix});
-    for (int64_t i = 0; i < rows * out && bias; i++)
-        ((float *)y)[i] += ((const float *)bias)[i % out];
+    QuantisedProduct p = {.y = y,
+                          .base = base,
+                          .x = x,
+                          .y_row = matrix.out,
+                          .x_row = matrix.in,
+                          .rows = rows,
+                          .w = matrix};
+    ArenaMark mark = arena_mark(&ctx->data);
+    QuantisedRows codes;
+    int8 = int8 && quantised_int8_takes(&matrix);
+    if (int8) codes = quantised_rows(ctx, x, p.x_row, rows, &matrix);
+    multiply(&p, int8 ? &codes : NULL);
+    arena_release(&ctx->data, mark);
+    for (int64_t r = 0; r < rows && bias; r++)
+        for (int64_t i = 0; i < p.y_row; i++) p.y[r * p.y_row + i] += bias[i];
 }
 
-static void grouped_weight_only(Context *ctx, void *y, const void *x, const Tensor *w,
-                                const int32_t *offsets, int64_t rows) {
+/* Experts one after the other would leave threads waiting: pieces of all of them are one list. */
+static void grouped_by(bool int8, Context *ctx, void *y, const void *x, const Tensor *w,
+                       const int32_t *offsets, int64_t rows) {
+    enum { PIECE = 128 };
     on_the_cpu(ctx, w);
-    (void)rows;
-    for (int64_t e = 0; e < tensor_dim(w, 0); e++) {
-        QuantisedMatrix matrix = quantised_matrix(w, e);
-        QuantisedProduct p = {.y = (float *)y + offsets[e] * matrix.out,
-                              .x = (const float *)x + offsets[e] * matrix.in,
-                              .y_row = matrix.out,
-                              .x_row = matrix.in,
-                              .rows = offsets[e + 1] - offsets[e],
-                              .w = matrix};
-        if (p.rows) multiply(&p);
+    int64_t experts = tensor_dim(w, 0), pieces = (tensor_dim(w, 1) + PIECE - 1) / PIECE;
+    QuantisedMatrix first = quantised_matrix(w, 0);
+    ArenaMark mark = arena_mark(&ctx->data);
+    QuantisedRows codes;
+    CHECK(offsets[experts] <= rows, "%s: experts with more rows than there are", w->name);
+    int8 = int8 && quantised_int8_takes(&first);
+    if (int8) codes = quantised_rows(ctx, x, first.in, offsets[experts], &first);
+#pragma omp parallel for schedule(dynamic)
+    for (int64_t i = 0; i < experts * pieces; i++) {
+        int64_t e = i / pieces, begin = offsets[e], column = i % pieces * PIECE;
+        QuantisedProduct p = {.y = (float *)y + begin * first.out,
+                              .x = (const float *)x + begin * first.in,
+                              .y_row = first.out,
+                              .x_row = first.in,
+                              .rows = offsets[e + 1] - begin,
+                              .w = quantised_matrix(w, e),
+                              .first = column,
+                              .count = min(PIECE, first.out - column)};
+        QuantisedRows its;
+        if (int8) its = quantised_rows_from(codes, begin, 1);
+        if (p.rows) multiply_here(&p, int8 ? &its : NULL);
     }
+    arena_release(&ctx->data, mark);
 }
 
-/* The rows of kv_b that belong to head h: [nope + v, kv_lora_rank], as numbers. */
-static float *head_numbers(const QuantisedMatrix *kv_b, int64_t h, int64_t first, int64_t count,
-                           MlaShape s) {
-    float *numbers = must_alloc((size_t)(count * kv_b->in), sizeof *numbers);
-    quantised_numbers_cpu(numbers, kv_b, h * (s.nope + s.v) + first, count);
-    return numbers;
-}
+/* ---- latent attention ---- */
 
-/* q_absorbed[:, h] = [q_nope[:, h] W_uk[h] | q_rope[:, h]] */
+/*
+ * q_absorbed[:, h] = [q_nope[:, h] W_uk[h] | q_rope[:, h]]. Here the sum runs over rows of W, which
+ * have scales of their own, so whole numbers could not be summed: W_uk becomes numbers.
+ */
 static void absorb_query(Context *ctx, void *q_absorbed, const void *q, const Tensor *kv_b,
                          int64_t rows, MlaShape s) {
     on_the_cpu(ctx, kv_b);
-    QuantisedMatrix matrix = quantised_matrix(kv_b, 0);
+    QuantisedMatrix w = quantised_matrix(kv_b, 0);
     int64_t rank = s.kv_lora_rank, from_row = s.heads * (s.nope + s.rope);
     int64_t to_row = s.heads * (rank + s.rope);
-#pragma omp parallel for
+#pragma omp parallel for schedule(static)
     for (int64_t h = 0; h < s.heads; h++) {
         const float *from = (const float *)q + h * (s.nope + s.rope);
         float *to = (float *)q_absorbed + h * (rank + s.rope);
-        float *w_uk = head_numbers(&matrix, h, 0, s.nope, s); /* [nope, rank] */
+        float *w_uk = must_alloc((size_t)(s.nope * rank), sizeof *w_uk); /* [nope, rank] */
+        quantised_numbers_cpu(w_uk, &w, h * (s.nope + s.v), s.nope);
         cpu_matmul(&(CpuMatmul){
             to, NULL, to_row, {from, from_row, 1}, {w_uk, rank, 1}, rows, rank, s.nope});
         for (int64_t r = 0; r < rows; r++)
@@ -88,23 +127,30 @@ static void absorb_query(Context *ctx, void *q_absorbed, const void *q, const Te
 }
 
 /* o[:, h] = o_latent[:, h] W_uv[h]^T */
-static void absorb_output(Context *ctx, void *o, const void *o_latent, const Tensor *kv_b,
-                          int64_t rows, MlaShape s) {
+static void absorb_output_by(bool int8, Context *ctx, void *o, const void *o_latent,
+                             const Tensor *kv_b, int64_t rows, MlaShape s) {
     on_the_cpu(ctx, kv_b);
-    QuantisedMatrix matrix = quantised_matrix(kv_b, 0);
-    int64_t rank = s.kv_lora_rank;
-#pragma omp parallel for
-    for (int64_t h = 0; h < s.heads; h++) {
-        float *w_uv = head_numbers(&matrix, h, s.nope, s.v, s); /* [v, rank] */
-        cpu_matmul(&(CpuMatmul){.c = (float *)o + h * s.v,
-                                .c_row = (int64_t)s.heads * s.v,
-                                .a = {(const float *)o_latent + h * rank, s.heads * rank, 1},
-                                .b = {w_uv, 1, rank},
-                                .m = rows,
-                                .n = s.v,
-                                .k = rank});
-        free(w_uv);
+    QuantisedMatrix w = quantised_matrix(kv_b, 0);
+    int64_t rank = s.kv_lora_rank, H = s.heads;
+    ArenaMark mark = arena_mark(&ctx->data);
+    QuantisedRows codes;
+    int8 = int8 && quantised_int8_takes(&w);
+    if (int8) codes = quantised_rows(ctx, o_latent, rank, rows * H, &w);
+#pragma omp parallel for schedule(static)
+    for (int64_t h = 0; h < H; h++) {
+        QuantisedProduct p = {.x = (const float *)o_latent + h * rank,
+                              .y_row = H * s.v,
+                              .x_row = H * rank,
+                              .rows = rows,
+                              .w = w,
+                              .first = h * (s.nope + s.v) + s.nope,
+                              .count = s.v};
+        p.y = (float *)o + h * s.v - p.first; /* row `first` of W makes the head's first number */
+        QuantisedRows its;
+        if (int8) its = quantised_rows_from(codes, h, H);
+        multiply_here(&p, int8 ? &its : NULL);
     }
+    arena_release(&ctx->data, mark);
 }
 
 static void dequantise(Context *ctx, void *to, const Tensor *w, int64_t first, int64_t count) {
@@ -112,12 +158,28 @@ static void dequantise(Context *ctx, void *to, const Tensor *w, int64_t first, i
     int64_t out = tensor_dim(w, -2), in = tensor_dim(w, -1);
     for (int64_t i = first, n; i < first + count; i += n) { /* expert by expert */
         QuantisedMatrix matrix = quantised_matrix(w, i / out);
-        n = out - i % out < first + count - i ? out - i % out : first + count - i;
+        n = min(out - i % out, first + count - i);
         quantised_numbers_cpu((float *)to + (i - first) * in, &matrix, i % out, n);
     }
 }
 
-const QuantisedProducts quantised_weight_only = {linear_weight_only, grouped_weight_only,
-                                                 absorb_query, absorb_output, dequantise};
-const QuantisedProducts quantised_products = {linear_weight_only, grouped_weight_only, absorb_query,
-                                              absorb_output, dequantise};
+/* ---- the tables ---- */
+
+#define TABLE(name, int8)                                                             \
+    static void name##_linear(Context *ctx, void *y, const void *base, const void *x, \
+                              const Tensor *w, const void *bias, int64_t rows) {      \
+        linear_by(int8, ctx, y, base, x, w, bias, rows);                              \
+    }                                                                                 \
+    static void name##_grouped(Context *ctx, void *y, const void *x, const Tensor *w, \
+                               const int32_t *offsets, int64_t rows) {                \
+        grouped_by(int8, ctx, y, x, w, offsets, rows);                                \
+    }                                                                                 \
+    static void name##_absorb_output(Context *ctx, void *o, const void *o_latent,     \
+                                     const Tensor *kv_b, int64_t rows, MlaShape s) {  \
+        absorb_output_by(int8, ctx, o, o_latent, kv_b, rows, s);                      \
+    }                                                                                 \
+    const QuantisedProducts name = {name##_linear, name##_grouped, absorb_query,      \
+                                    name##_absorb_output, dequantise};
+
+TABLE(quantised_weight_only, false)
+TABLE(quantised_products, true)

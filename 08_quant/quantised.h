@@ -54,8 +54,10 @@ void quantised_reference_cpu(const QuantisedProduct *p);
 /* Rows first .. first + count - 1 of W as numbers: to [count, in]. */
 void quantised_numbers_cpu(float *to, const QuantisedMatrix *w, int64_t first, int64_t count);
 
-/* y = base + x W^T on one core, x as it is. */
-void quantised_weight_only_cpu(const QuantisedProduct *p);
+/* y = base + x W^T on one core, x as it is: by panels of numbers, which takes any number of rows,
+ * or with numbers in registers, for a few. */
+void quantised_panels_cpu(const QuantisedProduct *p);
+void quantised_few_rows_cpu(const QuantisedProduct *p);
 
 __END_DECLS
 #endif

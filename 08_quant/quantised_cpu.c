@@ -83,7 +83,7 @@ void quantised_numbers_cpu(float *to, const QuantisedMatrix *w, int64_t first, i
     }
 }
 
-void quantised_weight_only_cpu(const QuantisedProduct *p) {
+void quantised_panels_cpu(const QuantisedProduct *p) {
     enum { PANEL = 1 << 15 }; /* numbers: 128 KB, a part of a second-level cache */
     int64_t in = p->w.in, height = min(p->count, PANEL / in > 16 ? PANEL / in : 16);
     float *panel = must_alloc((size_t)(height * in), sizeof *panel);
