@@ -23,7 +23,9 @@
 /* ---- saving ---- */
 
 typedef struct SaveOptions {
-    DType dtype; /* of the weights in the file: F32, or BF16. Routers' biases are always F32 */
+    /* of the plain weights in the file: F32, or BF16. Routers' biases are always F32; quantised
+     * weights are written as what they are */
+    DType dtype;
     int64_t shard_size; /* bytes of tensors in one file; 0: 5 GB, transformers' default */
     int64_t step;       /* goes into the metadata */
 } SaveOptions;
@@ -50,7 +52,19 @@ int checkpoint_write_weights(Model *model, const char *directory, const SaveOpti
 int checkpoint_write_setup(const ModelConfig *cfg, const Tokenizer *tokenizer,
                            const char *directory, DType dtype, Error *err);
 
+/* The same for a model that is there; only then quantization_config can list what is plain in it. */
+int checkpoint_write_setup_of(const Model *model, const Tokenizer *tokenizer, const char *directory,
+                              DType dtype, Error *err);
+
 /* ---- loading ---- */
+
+/* What a folder's weights become. Where they are plain, all but the second are one. */
+typedef enum LoadKind {
+    LOAD_TO_RUN,      /* quantised ones stay so, and are multiplied as fast as can be */
+    LOAD_TO_TRAIN,    /* plain numbers, with gradients and moments */
+    LOAD_WEIGHT_ONLY, /* quantised ones stay so, what they are multiplied with is not rounded */
+    LOAD_PLAIN,       /* plain numbers */
+} LoadKind;
 
 /*
  * Opens a folder: fills model (for inference) and *tokenizer. Every weight must be there with
@@ -68,13 +82,13 @@ int checkpoint_load(Model *model, Tokenizer **tokenizer, Context *ctx, const cha
 int checkpoint_load_config(ModelConfig *cfg, const char *directory, Error *err);
 
 /*
- * The model alone; training: with gradients and moments. cfg: NULL, or settings to be used instead
+ * The model alone. cfg: NULL, or settings to be used instead
  * of the folder's (another context, say); the shapes of the weights must come out the same. Only of
  * modules for multi-token prediction cfg may have fewer, the last of which are then not read; or
  * some where the folder has none: they begin with random numbers to train, and else are left out.
  */
 int checkpoint_load_model(Model *model, Context *ctx, const char *directory, const ModelConfig *cfg,
-                          bool training, Error *err);
+                          LoadKind kind, Error *err);
 
 /* The tokenizer alone, for a model of these settings. NULL and a message. */
 Tokenizer *checkpoint_load_tokenizer(const ModelConfig *cfg, const char *directory, Error *err);

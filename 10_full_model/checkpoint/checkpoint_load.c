@@ -6,9 +6,9 @@
  * dtype, and every tensor that no weight wants, is found and named.
  */
 #include "10_full_model/checkpoint/checkpoint.h"
-#include "10_full_model/checkpoint/weight_files.h"
-#include "10_full_model/checkpoint/weights_map.h"
+#include "10_full_model/checkpoint/stored.h"
 
+#include "08_quant/quantised.h"
 #include "common/files/files.h"
 #include "common/files/json.h"
 #include "common/files/replacement.h"
@@ -40,14 +40,16 @@ static void name_list_add(NameList *list, const char *name) {
 /* ---- model and files, side by side ---- */
 
 typedef struct Loading {
-    const Model *model;
+    Model *model;
     const char *directory;
+    LoadKind kind;
     WeightFiles files;
     char **names; /* of all tensors that the model wants, sorted */
     int name_count;
     size_t name_capacity;
     NameList missing, unexpected;
     int modules;        /* for multi-token prediction, that the folder has or should have */
+    bool quantised;     /* is a weight of the model? */
     bool fresh_modules; /* the model is to have some and the folder has none: they are not read */
 } Loading;
 
@@ -60,45 +62,45 @@ static void want(Loading *l, const char *name) {
     l->names[l->name_count++] = must_strdup(name);
 }
 
-/* Is a tensor of the file what the model needs? */
-static int check_part(const Tensor *t, const WeightPart *part, const char *path, Error *err) {
-    Tensor needed = {.ndim = part->ndim};
-    memcpy(needed.shape, part->shape, sizeof needed.shape);
-    bool fits = t->ndim == part->ndim;
-    for (int i = 0; fits && i < part->ndim; i++) fits = t->shape[i] == part->shape[i];
-    if (!fits)
-        return error_set(err, "%s: '%s' has shape %s, but the model of config.json needs %s", path,
-                         part->name, shape_text(t).text, shape_text(&needed).text);
-    if (!weight_readable(t))
-        return error_set(err, "%s: '%s' is %s; weights are read as F32, BF16 or F16%s", path,
-                         part->name, dtype_name(t->dtype),
-                         t->dtype == F8_E4M3 || t->dtype == F8_E5M2
-                             ? ". FP8 is not read yet: convert the model to BF16 first"
-                             : "");
-    return 0;
+/* All tensors of a stored weight are wanted. */
+static void want_stored(Loading *l, const StoredWeight *s) {
+    const Tensor *const all[] = {s->codes, s->scale, s->shape};
+    for (int i = 0; i < 3; i++)
+        if (all[i]) want(l, all[i]->name);
+}
+
+/* A weight whose parts are all quantised stays so, if it is one that can. */
+static void keep_quantised(Loading *l, Tensor *weight) {
+    QuantFormat f = stored_format(&l->model->cfg, tensor_dim(weight, -1));
+    Error no;
+    if (l->kind != LOAD_TO_RUN && l->kind != LOAD_WEIGHT_ONLY) return;
+    if (!stored_quantisable(weight) ||
+        quantised_format_check(weight, f.dtype, f.block_out, f.block_in, &no))
+        return;
+    params_set_quantised(&l->model->params, weight, f.dtype, f.block_out, f.block_in,
+                         l->kind == LOAD_TO_RUN ? &quantised_products : &quantised_weight_only);
+    l->quantised = true;
 }
 
 /* All parts of one weight: are they there, each by itself or fused? */
-static int match_weight(Loading *l, const Tensor *weight, Error *err) {
+static int match_weight(Loading *l, Tensor *weight, Error *err) {
     WeightPart part, fused;
-    const char *path;
+    StoredWeight stored;
     int64_t first, stride;
+    int quantised = 0;
     if (weight_fused(weight, &fused, &first, &stride)) {
-        const Tensor *t = weight_files_find(&l->files, fused.name, &path);
-        if (t) {
-            want(l, fused.name);
-            return check_part(t, &fused, path, err);
-        }
+        if (stored_find(&stored, &l->files, &l->model->cfg, &fused, err)) return -1;
+        want_stored(l, &stored);
+        if (stored.codes) return 0;
     }
     for (int j = 0; j < weight_parts(weight); j++) {
         part = weight_part(weight, j);
-        want(l, part.name);
-        const Tensor *t = weight_files_find(&l->files, part.name, &path);
-        if (!t)
-            name_list_add(&l->missing, part.name);
-        else if (check_part(t, &part, path, err))
-            return -1;
+        if (stored_find(&stored, &l->files, &l->model->cfg, &part, err)) return -1;
+        want_stored(l, &stored);
+        if (!stored.codes) name_list_add(&l->missing, part.name);
+        quantised += stored.scale != NULL;
     }
+    if (quantised == weight_parts(weight)) keep_quantised(l, weight);
     return 0;
 }
 
@@ -113,12 +115,10 @@ static int match_tensor(Loading *l, const Tensor *t, const char *path, Error *er
     int layer = weight_layer(t->name) - cfg->num_hidden_layers;
     if (bsearch(&t->name, l->names, (size_t)l->name_count, sizeof *l->names, compare_names))
         return 0;
-    if (ends_with(t->name, "_scale_inv"))
-        return error_set(err,
-                         "%s: '%s' is a scale of FP8 weights. FP8 is not read yet: convert "
-                         "the model to BF16 first",
-                         path, name_text(t->name).text);
     bool left_out = layer >= cfg->num_nextn_predict_layers && layer >= 0 && layer < l->modules;
+    if (ends_with(t->name, ".weight_scale_inv") && !left_out)
+        return error_set(err, "%s: '%s' is a scale of FP8 weights, but those are not there as such",
+                         path, name_text(t->name).text);
     if (!left_out && !(cfg->tie_word_embeddings && !strcmp(t->name, "lm_head.weight")) &&
         !ends_with(t->name, ".rotary_emb.inv_freq")) /* old files keep what config.json says */
         name_list_add(&l->unexpected, t->name);
@@ -142,17 +142,15 @@ static bool same_numbers(const Tensor *a, const Tensor *b) {
 
 /* A repetition may be left out; if it is there it must have the numbers of what it repeats. */
 static int match_alias(Loading *l, const Tensor *weight, const WeightPart *alias, Error *err) {
-    const char *path;
-    const Tensor *t = weight_files_find(&l->files, alias->name, &path);
-    if (!t) return 0;
-    want(l, alias->name);
-    if (check_part(t, alias, path, err)) return -1;
-    const Tensor *first = weight_files_find(&l->files, weight->name, NULL);
-    if (!first || same_numbers(first, t)) return 0;
+    StoredWeight stored;
+    if (stored_find(&stored, &l->files, &l->model->cfg, alias, err)) return -1;
+    want_stored(l, &stored);
+    const Tensor *first = weight_files_find(&l->files, weight->name, NULL), *t = stored.codes;
+    if (!t || !first || (!stored.scale && same_numbers(first, t))) return 0;
     return error_set(err,
                      "%s: '%s' differs from '%s'. Modules for multi-token prediction share the "
                      "model's table and head; one with its own is not known here",
-                     path, alias->name, weight->name);
+                     stored.path, alias->name, weight->name);
 }
 
 static int match(Loading *l, Error *err) {
@@ -199,7 +197,29 @@ static void untie(ModelConfig *cfg, WeightFiles *files, const char *directory) {
 
 /* ---- reading ---- */
 
-static void read_weight(Loading *l, Model *model, Tensor *weight, float *values) {
+/* Codes and scales, part behind part. */
+static int read_codes(Loading *l, Tensor *weight, Error *err) {
+    const Tensor *scale = &weight->quantised->scale;
+    int parts = weight_parts(weight), status = 0;
+    size_t bytes = tensor_bytes(weight) / (size_t)parts;
+    int64_t scales = tensor_count(scale) / parts;
+    char *codes = must_alloc((size_t)parts, bytes);
+    float *values = must_alloc((size_t)tensor_count(scale), sizeof *values);
+    for (int j = 0; j < parts && !status; j++) {
+        StoredWeight stored;
+        WeightPart part = weight_part(weight, j);
+        status = stored_find(&stored, &l->files, &l->model->cfg, &part, err);
+        if (!status)
+            status = stored_codes(codes + (size_t)j * bytes, values + j * scales, &stored,
+                                  &l->model->cfg, err);
+    }
+    if (!status) params_set_codes(&l->model->params, weight, codes, values);
+    free(values);
+    free(codes);
+    return status;
+}
+
+static int read_numbers(Loading *l, Tensor *weight, float *values, Error *err) {
     WeightPart fused;
     int64_t first, stride;
     const Tensor *all = weight_fused(weight, &fused, &first, &stride)
@@ -207,13 +227,15 @@ static void read_weight(Loading *l, Model *model, Tensor *weight, float *values)
                             : NULL;
     for (int j = 0; j < weight_parts(weight); j++) {
         WeightPart part = weight_part(weight, j);
+        StoredWeight stored;
         if (all)
             weight_read(values + part.offset, all, first + j * stride, part.count);
-        else
-            weight_read(values + part.offset, weight_files_find(&l->files, part.name, NULL), 0,
-                        part.count);
+        else if (stored_find(&stored, &l->files, &l->model->cfg, &part, err) ||
+                 stored_numbers(values + part.offset, &stored, &l->model->cfg, err))
+            return -1;
     }
-    params_set(&model->params, weight, values);
+    params_set(&l->model->params, weight, values);
+    return 0;
 }
 
 /* Of all weights that are no numbers only these would not show in the logits: the router would
@@ -227,17 +249,19 @@ static int check_bias(const Loading *l, const Tensor *weight, const float *value
     return 0;
 }
 
-static int read_all(Loading *l, Model *model, Error *err) {
+static int read_all(Loading *l, Error *err) {
     Tensor *weight;
+    Model *model = l->model;
     int status = 0;
     int64_t most = 0;
     for (int i = 0; (weight = weights_at(&model->params, i)); i++)
-        if (tensor_count(weight) > most) most = tensor_count(weight);
+        if (!weight->quantised && tensor_count(weight) > most) most = tensor_count(weight);
     float *values = must_alloc((size_t)most, sizeof *values);
     for (int i = 0; (weight = weights_at(&model->params, i)) && !status; i++) {
         if (is_fresh(l, weight)) continue;
-        read_weight(l, model, weight, values);
-        status = check_bias(l, weight, values, err);
+        status = weight->quantised ? read_codes(l, weight, err)
+                                   : read_numbers(l, weight, values, err);
+        if (!status && !weight->quantised) status = check_bias(l, weight, values, err);
     }
     if (l->fresh_modules) model_randomize_modules(model);
     free(values);
@@ -288,9 +312,10 @@ int checkpoint_load_config(ModelConfig *cfg, const char *directory, Error *err) 
 }
 
 int checkpoint_load_model(Model *model, Context *ctx, const char *directory,
-                          const ModelConfig *other, bool training, Error *err) {
+                          const ModelConfig *other, LoadKind kind, Error *err) {
     ModelConfig cfg;
-    Loading l = {.model = model, .directory = directory};
+    Loading l = {.model = model, .directory = directory, .kind = kind};
+    bool training = kind == LOAD_TO_TRAIN;
     *model = (Model){0};
     if (!other && checkpoint_load_config(&cfg, directory, err)) return -1;
     if (other) cfg = *other;
@@ -304,7 +329,8 @@ int checkpoint_load_model(Model *model, Context *ctx, const char *directory,
     int status = model_register(model, ctx, &cfg, err);
     if (!status) status = match(&l, err);
     if (!status) status = model_allocate(model, training, err);
-    if (!status) status = read_all(&l, model, err);
+    if (!status) status = read_all(&l, err);
+    if (!l.quantised) model->cfg.quant_method = STORED_PLAIN; /* from now on */
     for (int i = 0; i < l.name_count; i++) free(l.names[i]);
     free(l.names);
     weight_files_close(&l.files);
@@ -333,7 +359,7 @@ int checkpoint_load(Model *model, Tokenizer **tokenizer, Context *ctx, const cha
     *tokenizer = NULL;
     if (checkpoint_load_config(&cfg, directory, err)) return -1;
     if (!(*tokenizer = checkpoint_load_tokenizer(&cfg, directory, err))) return -1;
-    if (checkpoint_load_model(model, ctx, directory, &cfg, false, err) == 0) return 0;
+    if (checkpoint_load_model(model, ctx, directory, &cfg, LOAD_TO_RUN, err) == 0) return 0;
     tokenizer_free(*tokenizer);
     *tokenizer = NULL;
     return -1;

@@ -1,6 +1,6 @@
 /*
  * deepseek convert: a model's folder written anew: rounded to BF16, in larger or smaller files,
- * with experts one by one.
+ * with experts one by one, quantised weights as plain numbers.
  */
 #include "10_full_model/checkpoint/checkpoint.h"
 #include "10_full_model/checkpoint/output_folder.h"
@@ -19,7 +19,7 @@
 typedef struct Options {
     CommonOptions common;
     const char *model, *out;
-    bool overwrite, no_mtp;
+    bool overwrite, no_mtp, dequantize;
     SaveOptions save;
 } Options;
 
@@ -27,7 +27,7 @@ typedef struct Options {
 static int write_model(const Options *o, Model *model, const Tokenizer *tokenizer, Error *err) {
     Replacement r;
     if (replacement_open(&r, o->out, err)) return -1;
-    int status = checkpoint_write_setup(&model->cfg, tokenizer, r.staging, o->save.dtype, err);
+    int status = checkpoint_write_setup_of(model, tokenizer, r.staging, o->save.dtype, err);
     if (!status) status = config_keep_others(o->model, r.staging, err);
     if (!status) status = checkpoint_write_weights(model, r.staging, &o->save, err);
     if (!status) status = replacement_commit(&r, checkpoint_owns, err);
@@ -40,7 +40,8 @@ static int convert(const Options *o, Context *ctx, Error *err) {
     ModelConfig cfg;
     if (checkpoint_load_config(&cfg, o->model, err)) return -1;
     if (o->no_mtp) cfg.num_nextn_predict_layers = 0;
-    int status = checkpoint_load_model(&model, ctx, o->model, &cfg, false, err);
+    LoadKind kind = o->dequantize ? LOAD_PLAIN : LOAD_WEIGHT_ONLY;
+    int status = checkpoint_load_model(&model, ctx, o->model, &cfg, kind, err);
     if (status) return -1;
     /* Weights alone can be converted too, and those of a tokenizer that only others can read. */
     Error why;
@@ -74,6 +75,8 @@ static int run(int argc, char **argv, Error *err) {
                    .required = "says where the result goes"),
         OPT_CHOICE("weights", 0, "f32|bf16", &o->save.dtype, dtypes, "Numbers in the new file"),
         OPT_FLAG("overwrite", 0, &o->overwrite, "Replace the model that is in --out"),
+        OPT_FLAG("dequantize", 0, &o->dequantize,
+                 "Write plain numbers where the weights are quantised (else they stay so)"),
         OPT_FLAG("no-mtp", 0, &o->no_mtp, "Leave modules for multi-token prediction out"),
         OPT_FLOAT("shard-mb", 0, "N", &megabytes, 0.001, 1e9, "Largest file, in millions of bytes"),
         OPT_COMMON_OF(&o->common, COMMON_THREADS),

@@ -18,7 +18,7 @@ typedef struct Options {
     StringList data;
     const char *model;
     int context_length, windows; /* context_length 0: not given */
-    bool by_position;
+    bool by_position, quantised_activations;
 } Options;
 
 /* Tokens first .. last of each window (from 1 on), and the mean loss of predicting them. */
@@ -152,6 +152,9 @@ static int run(int argc, char **argv, Error *err) {
         OPT_INT("windows", 0, "N", &o->windows, 1, 1 << 20, "Windows, spread evenly over the text"),
         OPT_FLAG("by-position", 0, &o->by_position,
                  "Also the loss of the first tokens of a window, of the next, and so on"),
+        OPT_FLAG("quantised-activations", 0, &o->quantised_activations,
+                 "With quantised weights: multiply as generate does, which on a CPU rounds what "
+                 "they are multiplied with"),
         OPT_CSV(&o->common),
         OPT_COMMON_OF(&o->common, COMMON_THREADS | COMMON_DEVICE | COMMON_DTYPE),
         OPT_END};
@@ -160,7 +163,9 @@ static int run(int argc, char **argv, Error *err) {
     options_open(&o->common, &ctx);
     Model model = {0};
     TextInput input = {0};
-    int status = checkpoint_load_model(&model, &ctx, o->model, NULL, false, err);
+    int status = checkpoint_load_model(&model, &ctx, o->model, NULL,
+                                       o->quantised_activations ? LOAD_TO_RUN : LOAD_WEIGHT_ONLY,
+                                       err);
     if (!o->context_length) o->context_length = model.cfg.trained_context_length;
     if (!o->context_length) o->context_length = train_defaults().context_length;
     if (!status) status = measure(o, &model, &input, err);

@@ -27,7 +27,7 @@
 typedef struct Options {
     CommonOptions common;
     const char *model, *input, *output;
-    bool grads, mtp, overwrite;
+    bool grads, mtp, overwrite, quantised_activations;
 } Options;
 
 /* ---- input ---- */
@@ -188,17 +188,26 @@ static int run(int argc, char **argv, Error *err) {
         OPT_FLAG("mtp", 0, &o->mtp,
                  "Also what modules for multi-token prediction say, as mtp_logits.1, ..."),
         OPT_FLAG("grads", 0, &o->grads, "Also the gradient of every weight, as grad.NAME"),
+        OPT_FLAG("quantised-activations", 0, &o->quantised_activations,
+                 "With quantised weights: multiply as generate does, which on a CPU rounds what "
+                 "they are multiplied with"),
         OPT_FLAG("overwrite", 0, &o->overwrite, "Replace OUT if it is there already"),
         OPT_COMMON_OF(&o->common, COMMON_THREADS | COMMON_DEVICE | COMMON_DTYPE),
         OPT_END};
     options_parse(argc, argv, command_logits.about, flags);
+    if (o->grads && o->quantised_activations)
+        options_error(argv, "--grads are those of plain numbers; --quantised-activations makes no "
+                            "sense with it");
     if (output_file_check(o->output, o->overwrite, err)) return -1;
     Context ctx;
     options_open(&o->common, &ctx);
     Model model = {0};
     Batch batch = {0};
     Output out = {0};
-    int status = checkpoint_load_model(&model, &ctx, o->model, NULL, o->grads, err);
+    LoadKind kind = o->grads                   ? LOAD_TO_TRAIN
+                    : o->quantised_activations ? LOAD_TO_RUN
+                                               : LOAD_WEIGHT_ONLY;
+    int status = checkpoint_load_model(&model, &ctx, o->model, NULL, kind, err);
     if (!status && o->mtp && !model.mtp.depth)
         status = error_set(err,
                            "%s has no modules for multi-token prediction; `train --mtp 1` trains "

@@ -84,6 +84,9 @@ static void check_flags(const Options *o, char **argv) {
 /* The settings of --from, stretched as chapter 07 does it: by YaRN, as DeepSeek-V3 was. */
 static int read_from(const Options *o, ModelConfig *cfg, Error *err) {
     if (checkpoint_load_config(cfg, o->from, err)) return -1;
+    if (cfg->quant_method != STORED_PLAIN)
+        fprintf(stderr, "%s is quantised: training begins with the numbers its weights stand for\n",
+                o->from);
     if (!cfg->trained_context_length) cfg->trained_context_length = cfg->max_position_embeddings;
     if (o->rope_factor == 0) return 0;
     if (o->rope_original)
@@ -106,6 +109,11 @@ static int read_config(const Options *o, const char *last, ModelConfig *cfg, Err
     if (o->from) return read_from(o, cfg, err);
     ModelConfig own;
     if (last && config_load(&own, last, err)) return -1;
+    if (last && own.quant_method != STORED_PLAIN)
+        return error_set(err,
+                         "%s is quantised, so it is not what a run has left; --from begins a new "
+                         "run with the numbers its weights stand for",
+                         last);
     if (last && !o->config) {
         *cfg = own;
         return 0;
@@ -116,6 +124,7 @@ static int read_config(const Options *o, const char *last, ModelConfig *cfg, Err
                      ? config_load(cfg, o->config, err)
                      : config_preset(cfg, o->config ? o->config : "nano", err);
     cfg->trained_context_length = 0; /* of other weights than these */
+    cfg->quant_method = STORED_PLAIN;
     if (last) {                      /* what the text has decided */
         cfg->vocab_size = own.vocab_size;
         cfg->bos_token_id = own.bos_token_id;
@@ -220,7 +229,7 @@ static void draw(const char *csv, const char *out, bool experts) {
 static int make_model(const Options *o, const ModelConfig *cfg, Context *ctx, Model *model,
                       Error *err) {
     if (config_check(cfg, err)) return -1;
-    if (o->from) return checkpoint_load_model(model, ctx, o->from, cfg, true, err);
+    if (o->from) return checkpoint_load_model(model, ctx, o->from, cfg, LOAD_TO_TRAIN, err);
     if (model_init(model, ctx, cfg, true, err)) return -1;
     model_randomize(model);
     return 0;

@@ -18,6 +18,15 @@
 typedef enum ModelType { DEEPSEEK_V3, DEEPSEEK_V2, DEEPSEEK_V32 } ModelType;
 extern const char *const config_type_names[]; /* in ModelType's order; NULL behind the last */
 
+/* How a folder's linear weights are stored; the names of quantization_config's quant_method. */
+typedef enum StoredAs {
+    STORED_PLAIN,
+    STORED_FP8,    /* DeepSeek's: E4M3, a scale for each tile of 128 x 128 */
+    STORED_PACKED, /* compressed-tensors' pack-quantized: INT4 or INT8 in I32 words */
+} StoredAs;
+typedef enum ScaleFormat { SCALE_FLOAT, SCALE_UE8M0 } ScaleFormat;
+enum { FP8_BLOCK = 128 };
+
 typedef struct ModelConfig {
     ModelType model_type;
     int vocab_size;
@@ -55,6 +64,12 @@ typedef struct ModelConfig {
     int bos_token_id, eos_token_id; /* -1: none */
     DType dtype; /* of the weights in the file: F32 or BF16. Only config_save looks at
                                        it; a file's tensors say themselves what they are */
+
+    /* quantization_config. Which weights are quantised, a file's tensors say themselves. */
+    StoredAs quant_method;
+    ScaleFormat scale_fmt; /* of FP8: any number, or a power of two */
+    int num_bits;          /* packed: 4 or 8 */
+    int group_size;        /* packed: numbers of a row with one scale; 0: the whole row */
 } ModelConfig;
 
 /* A size by name; its first line in `deepseek info` says what it is for. -1 and a message that
@@ -79,7 +94,10 @@ int config_buildable(const ModelConfig *cfg, Error *err);
  * compute is refused by name; a model_type that it does not know, with those that it knows.
  */
 int config_load(ModelConfig *cfg, const char *directory, Error *err);
-int config_save(const ModelConfig *cfg, const char *directory, Error *err);
+
+/* high: the modules with linear weights that are not quantised, for other programs, NULL behind the
+ * last; NULL: none. */
+int config_save(const ModelConfig *cfg, const char *const *high, const char *directory, Error *err);
 
 /* Puts into DIRECTORY/config.json, which config_save() wrote, the keys of FROM_DIRECTORY's that
  * this program does not know, as they are there. */

@@ -15,9 +15,10 @@
 #include <stdio.h>
 #include <string.h>
 
-/* A file's object and, within it, the one that holds the positions' keys (NULL: there is none). */
+/* A file's object and those within it (NULL: there is none): of the positions' keys, of quantised
+ * weights, and of what compressed-tensors says of one weight. */
 typedef struct Source {
-    const cJSON *json, *rope;
+    const cJSON *json, *rope, *quantisation, *weights;
     const char *path;  /* for notes */
     char missing[300]; /* sizes that the file does not have */
 } Source;
@@ -61,7 +62,18 @@ static const cJSON *find_rope_key(const Source *from, const char *key) {
     return inside ? inside : outside;
 }
 
+/* Without groups compressed-tensors says so by its strategy, or by a size of -1. */
+static const cJSON *find_quantised_key(const Source *from, const ConfigKey *key) {
+    const cJSON *item = find(key->part == CONFIG_PACKED ? from->weights : from->quantisation,
+                             key->key);
+    const char *strategy = cJSON_GetStringValue(find(from->weights, "strategy"));
+    bool row = (strategy && !strcmp(strategy, "channel")) ||
+               (cJSON_IsNumber(item) && item->valuedouble == -1);
+    return row && !strcmp(key->key, "group_size") ? NULL : item;
+}
+
 static const cJSON *find_key(const Source *from, const ConfigKey *key, ModelType type) {
+    if (key->part >= CONFIG_QUANTISED) return find_quantised_key(from, key);
     if (key->part >= CONFIG_ROPE) return find_rope_key(from, key->key);
     const cJSON *item = find(from->json, key->key);
     for (int i = 0; i < SPELLINGS; i++) {
@@ -234,6 +246,70 @@ static int find_rope(Source *from, Error *err) {
     return 0;
 }
 
+/* quantization_config, and of which method, for that decides about its keys. */
+static int find_quantisation(ModelConfig *cfg, Source *from, Error *err) {
+    const ConfigKey *key;
+    from->quantisation = find_value(from->json, "quantization_config");
+    if (!from->quantisation) return 0;
+    if (!cJSON_IsObject(from->quantisation))
+        return error_set(err, "quantization_config is not an object");
+    for (int i = 0; (key = config_key(i)); i++)
+        if (key->part == CONFIG_QUANTISED && read_key(cfg, key, from, err)) return -1;
+    const cJSON *groups = find(from->quantisation, "config_groups"), *group;
+    if (cfg->quant_method != STORED_PACKED) return 0;
+    cJSON_ArrayForEach(group, groups) {
+        const cJSON *weights = find(group, "weights");
+        if (!cJSON_IsObject(weights))
+            return error_set(err, "config_groups: %s does not say how weights are quantised",
+                             name_text(group->string ? group->string : "a group").text);
+        if (from->weights && !cJSON_Compare(from->weights, weights, true))
+            return error_set(err, "config_groups: weights are not all quantised in the same way, "
+                                  "which is not known here");
+        from->weights = weights;
+    }
+    return from->weights ? 0 : error_set(err, "config_groups is missing, or empty");
+}
+
+/* What has one meaning only here. An empty object says nothing. */
+static int check_fp8(const cJSON *quantisation, Error *err) {
+    return only(quantisation, "fmt", "e4m3", "float8_e4m3fn", err) ||
+                   only(quantisation, "activation_scheme", "dynamic", "dynamic", err) ||
+                   only_or_absent(quantisation, "weight_block_size", "[128,128]", err)
+               ? -1
+               : 0;
+}
+
+static int check_packed(const ModelConfig *cfg, const Source *from, Error *err) {
+    const cJSON *weights = from->weights, *group;
+    static const char *const nothing[] = {"kv_cache_scheme", "sparsity_config", "transform_config"};
+    for (int i = 0; i < 3; i++)
+        if (only(from->quantisation, nothing[i], "{}", "null", err)) return -1;
+    cJSON_ArrayForEach(group, find(from->quantisation, "config_groups")) {
+        if (only(group, "input_activations", "null", "null", err) ||
+            only(group, "output_activations", "null", "null", err) ||
+            only(group, "format", "pack-quantized", "pack-quantized", err))
+            return -1;
+    }
+    if (only_or_absent(from->quantisation, "format", "pack-quantized", err) ||
+        only(from->quantisation, "quantization_status", "compressed", "compressed", err) ||
+        only(weights, "type", "int", "int", err) ||
+        only(weights, "symmetric", "true", "true", err) ||
+        only(weights, "dynamic", "false", "false", err) ||
+        only(weights, "actorder", "static", "weight", err) ||
+        only(weights, "strategy", cfg->group_size ? "group" : "channel", "", err))
+        return -1;
+    if (cfg->num_bits != 4 && cfg->num_bits != 8)
+        return error_set(err, "num_bits is %d; only 4 and 8 are known", cfg->num_bits);
+    return 0;
+}
+
+static int check_quantisation(const ModelConfig *cfg, const Source *from, Error *err) {
+    int status = cfg->quant_method == STORED_FP8      ? check_fp8(from->quantisation, err)
+                 : cfg->quant_method == STORED_PACKED ? check_packed(cfg, from, err)
+                                                      : 0;
+    return status ? error_prefix(err, "quantization_config: ") : 0;
+}
+
 /* YaRN's factor as null: how much longer the context is than it was. */
 static int derive_factor(ModelConfig *cfg, const Source *from, Error *err) {
     if (cfg->rope_type == ROPE_DEFAULT || !cJSON_IsNull(find(from->rope, "factor"))) return 0;
@@ -248,11 +324,13 @@ static int read_config(ModelConfig *cfg, Source *from, Error *err) {
     const ConfigKey *key;
     /* What a model without the key has. */
     *cfg = (ModelConfig){.n_group = 1, .topk_group = 1, .rope_factor = 1, .rope_interleave = true};
-    if (find_rope(from, err) || read_key(cfg, config_key(0), from, err)) return -1; /* the type */
+    if (find_rope(from, err) || read_key(cfg, config_key(0), from, err) || /* the type */
+        find_quantisation(cfg, from, err))
+        return -1;
     for (int i = 1; (key = config_key(i)); i++)
         if (config_key_applies(key, cfg) && read_key(cfg, key, from, err)) return -1;
     if (derive_factor(cfg, from, err) || check_known(cfg, from, err) ||
-        check_heads(cfg, from->json, err))
+        check_heads(cfg, from->json, err) || check_quantisation(cfg, from, err))
         return -1;
     return config_check(cfg, err);
 }
@@ -308,7 +386,48 @@ static ModelConfig with_experts(ModelConfig cfg) {
     return cfg;
 }
 
-int config_save(const ModelConfig *config, const char *directory, Error *err) {
+/* An object within `json`, until the program ends for want of memory. */
+static cJSON *add_object(cJSON *json, const char *key) {
+    cJSON *object = cJSON_AddObjectToObject(json, key);
+    if (!object) fatal("out of memory");
+    return object;
+}
+
+/*
+ * What transformers wants to know beside the keys of the table. `dequantize` makes it read packed
+ * weights as plain ones, without which it has no way to run experts on a CPU.
+ */
+static void write_quantisation(cJSON *json, const ModelConfig *cfg, const char *const *high) {
+    bool fp8 = cfg->quant_method == STORED_FP8;
+    cJSON *object = add_object(json, "quantization_config"), *weights = NULL;
+    if (fp8) {
+        cJSON_AddStringToObject(object, "activation_scheme", "dynamic");
+        cJSON_AddStringToObject(object, "fmt", "e4m3");
+        cJSON_AddRawToObject(object, "weight_block_size", "[128, 128]");
+    } else {
+        cJSON *group = add_object(add_object(object, "config_groups"), "group_0");
+        cJSON_AddRawToObject(group, "targets", "[\"Linear\"]");
+        weights = add_object(group, "weights");
+        cJSON_AddStringToObject(weights, "type", "int");
+        cJSON_AddBoolToObject(weights, "symmetric", true);
+        cJSON_AddStringToObject(weights, "strategy", cfg->group_size ? "group" : "channel");
+        cJSON_AddStringToObject(object, "format", "pack-quantized");
+        cJSON_AddStringToObject(object, "quantization_status", "compressed");
+        cJSON_AddBoolToObject(object, "dequantize", true);
+    }
+    const ConfigKey *key;
+    for (int i = 0; (key = config_key(i)); i++) {
+        if (key->part < CONFIG_QUANTISED || !config_key_applies(key, cfg)) continue;
+        if (key->part == CONFIG_FP8 && config_key_get(key, cfg) == SCALE_FLOAT) continue;
+        write_key(key->part == CONFIG_PACKED ? weights : object, key, cfg);
+    }
+    if (!high || !*high) return;
+    cJSON *names = cJSON_AddArrayToObject(object, fp8 ? "modules_to_not_convert" : "ignore");
+    for (; *high; high++) cJSON_AddItemToArray(names, cJSON_CreateString(*high));
+}
+
+int config_save(const ModelConfig *config, const char *const *high, const char *directory,
+                Error *err) {
     ModelConfig cfg = with_experts(*config);
     cJSON *json = cJSON_CreateObject(), *rope = cJSON_CreateObject();
     if (!json || !rope) fatal("out of memory");
@@ -316,7 +435,7 @@ int config_save(const ModelConfig *config, const char *directory, Error *err) {
                          cJSON_CreateString(config_types[cfg.model_type].architecture));
     const ConfigKey *key;
     for (int i = 0; (key = config_key(i)); i++) {
-        if (!config_key_applies(key, &cfg)) continue;
+        if (!config_key_applies(key, &cfg) || key->part >= CONFIG_QUANTISED) continue;
         /* 0 says "not given" of YaRN's numbers */
         bool unsaid = config_key_get(key, &cfg) == 0 && key->low == 0;
         if (unsaid && key->part >= CONFIG_SCALED) continue;
@@ -330,6 +449,7 @@ int config_save(const ModelConfig *config, const char *directory, Error *err) {
     cJSON_AddStringToObject(json, "hidden_act", "silu");
     cJSON_AddRawToObject(json, "attention_dropout", "0.0");
     cJSON_AddStringToObject(json, "dtype", cfg.dtype == BF16 ? "bfloat16" : "float32");
+    if (cfg.quant_method != STORED_PLAIN) write_quantisation(json, &cfg, high);
     int status = json_save(file_path(directory, "config.json").text, json, err);
     cJSON_Delete(json);
     return status;

@@ -171,9 +171,6 @@ int config_keep_others(const char *from_directory, const char *directory, Error 
         merge(file.stream, &from, &own);
         status = atomic_commit(&file, err);
     }
-    if (!status && cJSON_GetObjectItemCaseSensitive(from.json, "quantization_config"))
-        fprintf(stderr, "%s: quantization_config is left out: the weights written are whole\n",
-                path.text);
     text_free(&from);
     text_free(&own);
     return status;

@@ -15,6 +15,8 @@
 enum { V3 = 1 << DEEPSEEK_V3, V2 = 1 << DEEPSEEK_V2, V32 = 1 << DEEPSEEK_V32, ALL = V3 | V2 | V32 };
 
 static const char *const rope_names[] = {"default", "linear", "", "yarn", NULL}; /* no NTK */
+static const char *const stored_names[] = {"", "fp8", "compressed-tensors", NULL};
+static const char *const scale_names[] = {"float", "ue8m0", NULL};
 
 #define NEEDED CONFIG_REQUIRED
 #define NO     CONFIG_REQUIRED
@@ -36,6 +38,8 @@ static const char *const rope_names[] = {"default", "linear", "", "yarn", NULL};
         about)
 #define NO_SETTING(kind, models, field, low, high, v3, v2, v32, null, about) \
     ROW(kind, ALWAYS, models, #field, field, low, high, v3, v2, v32, null, NULL, false, about)
+#define QUANT_KEY(kind, part, field, low, high, absent, names, about)                             \
+    ROW(kind, part, ALL, #field, field, low, high, absent, absent, absent, 0, names, false, about)
 
 /* clang-format off */
 /* [config_table] */
@@ -111,6 +115,14 @@ static const ConfigKey keys[] = {
                "tokens of a text in training; null: not known"),
     KEY(INT, ALWAYS, V3 | V32, num_nextn_predict_layers, 0, MTP_MAX_DEPTH, 1, NEEDED, 1, 0,
         "modules that look further ahead (chapter 06)"),
+
+    QUANT_KEY(NAME, QUANTISED, quant_method, STORED_FP8, STORED_PACKED, NEEDED, stored_names,
+        "how linear weights are stored"),
+    QUANT_KEY(NAME, FP8, scale_fmt, SCALE_FLOAT, SCALE_UE8M0, SCALE_FLOAT, scale_names,
+        "of FP8; ue8m0: powers of two"),
+    QUANT_KEY(INT, PACKED, num_bits, 4, 8, NEEDED, NULL, "of a weight: 4 or 8"),
+    QUANT_KEY(INT_OR_NULL, PACKED, group_size, 1, 1 << 17, 0, NULL,
+        "numbers with one scale; null: a row"),
 };
 /* [/config_table] */
 /* clang-format on */
@@ -129,6 +141,12 @@ bool config_key_applies(const ConfigKey *key, const ModelConfig *cfg) {
         return cfg->rope_type != ROPE_DEFAULT;
     case CONFIG_YARN:
         return cfg->rope_type == ROPE_YARN;
+    case CONFIG_QUANTISED:
+        return cfg->quant_method != STORED_PLAIN;
+    case CONFIG_FP8:
+        return cfg->quant_method == STORED_FP8;
+    case CONFIG_PACKED:
+        return cfg->quant_method == STORED_PACKED;
     default:
         return true;
     }

@@ -32,7 +32,8 @@ typedef enum ConfigKind {
     CONFIG_TOKEN, /* a token id; -1: none */
 } ConfigKind;
 
-/* Which models have the key, beyond their type. Those of ROPE and below lie in rope_parameters. */
+/* Which models have the key, beyond their type. Those of ROPE to YARN lie in rope_parameters, those
+ * below in quantization_config. */
 typedef enum ConfigPart {
     CONFIG_ALWAYS,
     CONFIG_EXPERTS, /* n_routed_experts > 0 */
@@ -40,6 +41,9 @@ typedef enum ConfigPart {
     CONFIG_ROPE,
     CONFIG_SCALED, /* rope_type is not default */
     CONFIG_YARN,
+    CONFIG_QUANTISED,
+    CONFIG_FP8,
+    CONFIG_PACKED, /* in its config_groups.group_0.weights */
 } ConfigPart;
 
 #define CONFIG_REQUIRED INFINITY /* `absent`: the file must have it; `null`: must not be null */

@@ -27,7 +27,7 @@ static void save(World *w, DType dtype, int64_t shard_size) {
 /* Every number of the folder is the model's, rounded if dtype says so. */
 static void loads_as(World *w, DType dtype) {
     Model back;
-    check_ok(checkpoint_load_model(&back, &w->ctx, w->scratch.directory, NULL, false, &err), &err);
+    check_ok(checkpoint_load_model(&back, &w->ctx, w->scratch.directory, NULL, LOAD_TO_RUN, &err), &err);
     Tensor *a, *b;
     for (int i = 0; (a = weights_at(&w->model.params, i)); i++) {
         b = weights_at(&back.params, i);
@@ -43,7 +43,7 @@ static void loads_as(World *w, DType dtype) {
 /* Loading fails, says `message`, and leaves nothing. */
 static void refused(World *w, const char *what, const char *message) {
     Model back;
-    cr_assert(checkpoint_load_model(&back, &w->ctx, w->scratch.directory, NULL, false, &err) == -1,
+    cr_assert(checkpoint_load_model(&back, &w->ctx, w->scratch.directory, NULL, LOAD_TO_RUN, &err) == -1,
               "%s: accepted", what);
     cr_assert(strstr(err.text, message), "%s: \"%s\" does not say \"%s\"", what, err.text, message);
     cr_assert(strstr(err.text, w->scratch.directory), "%s: no file is named: %s", what, err.text);
@@ -344,7 +344,7 @@ Test(checkpoint, a_tokenizer_with_more_ids_than_the_model_is_refused) {
         ModelConfig cfg = w.model.cfg;
         cfg.vocab_size = size + 5;
         check_ok(checkpoint_write_setup(&cfg, tokenizer, w.scratch.directory, F32, &err), &err);
-        check_ok(config_save(&w.model.cfg, w.scratch.directory, &err), &err);
+        check_ok(config_save(&w.model.cfg, NULL, w.scratch.directory, &err), &err);
         int status = checkpoint_load(&back, &read, &w.ctx, w.scratch.directory, &err);
         cr_assert(status == (more < 0 ? -1 : 0), "%d more: %s", more, err.text);
         if (status) {

@@ -13,12 +13,12 @@ CPU_TEST(checkpoint, of_671_billion_with_a_wrong_shape_says_so) {
     ModelConfig cfg;
     Model model;
     cr_assert(config_preset(&cfg, "v3", &err) == 0 && config_parameters(&cfg) > 600e9);
-    check_ok(config_save(&cfg, scratch.directory, &err), &err);
+    check_ok(config_save(&cfg, NULL, scratch.directory, &err), &err);
     float numbers[16] = {0};
     Tensor t = tensor_view(numbers, "model.embed_tokens.weight", F32, CPU, SHAPE(4, 4));
     const char *path = scratch_path(&scratch, "model.safetensors");
     check_ok(safetensors_write(path, &t, 1, NULL, 0, &err), &err);
-    cr_assert(checkpoint_load_model(&model, &ctx, scratch.directory, NULL, false, &err) == -1);
+    cr_assert(checkpoint_load_model(&model, &ctx, scratch.directory, NULL, LOAD_TO_RUN, &err) == -1);
     cr_assert(strstr(err.text, "'model.embed_tokens.weight' has shape [4, 4]") &&
                   strstr(err.text, "needs [129280, 7168]"),
               "%s", err.text);

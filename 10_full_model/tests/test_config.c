@@ -15,7 +15,7 @@ Test(config, what_is_written_is_read) {
     cfg.vocab_size = 1234;
     Scratch scratch = scratch_open();
     const char *folder = scratch.directory;
-    check_ok(make_directories(folder, &err) || config_save(&cfg, folder, &err), &err);
+    check_ok(make_directories(folder, &err) || config_save(&cfg, NULL, folder, &err), &err);
     check_ok(config_load(&back, folder, &err), &err);
     check_all(back.vocab_size == 1234, back.v_head_dim == cfg.v_head_dim,
               back.rms_norm_eps == cfg.rms_norm_eps,
@@ -80,7 +80,7 @@ Test(config, broken_files_are_named) {
                   strstr(err.text, "/proc/none/config.json"),
               "%s", err.text);
     const char *path = path_in(folder, "config.json");
-    check_ok(make_directories(folder, &err) || config_save(&cfg, folder, &err), &err);
+    check_ok(make_directories(folder, &err) || config_save(&cfg, NULL, folder, &err), &err);
     size_t size;
     const char *good = file_text(path, &size);
     for (size_t i = 0; i < sizeof broken / sizeof broken[0]; i++) {
@@ -187,7 +187,7 @@ Test(config_table, every_key_is_written_and_read) {
     const ConfigKey *key;
     for (int type = 0; type < TYPES; type++) {
         ModelConfig cfg = all_keys((ModelType)type), back;
-        check_ok(config_save(&cfg, scratch.directory, &err) ||
+        check_ok(config_save(&cfg, NULL, scratch.directory, &err) ||
                      config_load(&back, scratch.directory, &err),
                  &err);
         for (int i = 0; (key = config_key(i)); i++) {
@@ -217,7 +217,7 @@ Test(config_table, every_key_has_its_range) {
                 cr_expect(config_check(&cfg, &err) == -1 && strstr(err.text, key->key), "%s: %s",
                           key->key, err.text);
                 if (key->kind == CONFIG_NAME) continue; /* it would have no name */
-                check_ok(config_save(&cfg, scratch.directory, &err), &err);
+                check_ok(config_save(&cfg, NULL, scratch.directory, &err), &err);
                 cr_expect(config_load(&back, scratch.directory, &err) == -1 &&
                               strstr(err.text, key->key),
                           "%s: %s", key->key, err.text);
@@ -274,7 +274,7 @@ Test(config, keys_that_are_not_known_travel_on) {
     Scratch from = scratch_open(), to = scratch_open();
     ModelConfig cfg = all_keys(DEEPSEEK_V3), back;
     scratch_write(&from, "config.json", theirs, sizeof theirs - 1);
-    check_ok(config_save(&cfg, to.directory, &err) ||
+    check_ok(config_save(&cfg, NULL, to.directory, &err) ||
                  config_keep_others(from.directory, to.directory, &err) ||
                  config_load(&back, to.directory, &err),
              &err);

@@ -147,10 +147,10 @@ static int compare(Case *c, char *why) {
     make_folder(c);
     int status = config_load(&cfg, c->scratch.directory, &err), wrong = 0;
     if (!status && runs && !(get(c->json, "values") && refused))
-        status = checkpoint_load_model(&model, &ctx, c->scratch.directory, &cfg, false, &err);
+        status = checkpoint_load_model(&model, &ctx, c->scratch.directory, &cfg, LOAD_TO_RUN, &err);
     else if (!status && runs)
         status = same_values(c, &cfg, why) ||
-                 checkpoint_load_model(&model, &ctx, c->scratch.directory, &cfg, false, &err);
+                 checkpoint_load_model(&model, &ctx, c->scratch.directory, &cfg, LOAD_TO_RUN, &err);
     if (ours && !reads)
         wrong = !status || !strstr(err.text, ours->valuestring);
     else if (refused && !reads)

@@ -29,7 +29,7 @@ static void golden_load(Golden *g, const char *name, Device device, DType dtype)
     snprintf(path, sizeof path, "10_full_model/goldens/%s", name);
     check_ok(project_path(found, sizeof found, path, &err), &err);
     g->ctx = test_context(device, dtype);
-    check_ok(checkpoint_load_model(&g->model, &g->ctx, found, NULL, true, &err), &err);
+    check_ok(checkpoint_load_model(&g->model, &g->ctx, found, NULL, LOAD_TO_TRAIN, &err), &err);
 }
 
 /* Each row's successor; behind the last there is none. What transformers makes of labels =
@@ -301,7 +301,7 @@ static void trains_on(Device device, DType dtype, const char *name) {
     const char *out = scratch_path(&scratch, "model");
     check_ok(checkpoint_save(&g.model, NULL, out, &(SaveOptions){.dtype = F32}, &err), &err);
     Model again;
-    check_ok(checkpoint_load_model(&again, &g.ctx, out, NULL, false, &err), &err);
+    check_ok(checkpoint_load_model(&again, &g.ctx, out, NULL, LOAD_TO_RUN, &err), &err);
     cr_assert_float_eq(train_validation_loss(&again, &source, B, B, T - 1), result.validation_loss,
                        1e-6);
 }

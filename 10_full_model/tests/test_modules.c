@@ -110,7 +110,7 @@ Test(modules, what_is_missing_or_too_much_is_named) {
         world_open(&w, cfg);
         rewrite(&w, cases[i].cut, cases[i].change);
         if (cases[i].counted) cfg.num_nextn_predict_layers = cases[i].counted;
-        check_ok(config_save(&cfg, w.scratch.directory, &err), &err);
+        check_ok(config_save(&cfg, NULL, w.scratch.directory, &err), &err);
         cr_assert(load(&w, &back, NULL, false) == -1, "case %zu", i);
         cr_assert(strstr(err.text, cases[i].says), "case %zu: %s", i, err.text);
     }

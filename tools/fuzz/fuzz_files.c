@@ -55,7 +55,7 @@ static void config(Bytes input) {
     REQUIRE(config_parameters(&cfg) > 0, "%lld parameters", (long long)config_parameters(&cfg));
     char directory[200];
     snprintf(directory, sizeof directory, "%s", fuzz_scratch("."));
-    REQUIRE(config_save(&cfg, directory, &err) == 0, "not saved: %s", err.text);
+    REQUIRE(config_save(&cfg, NULL, directory, &err) == 0, "not saved: %s", err.text);
     for (int others = 0; others < 2; others++) {
         if (others)
             REQUIRE(config_keep_others(FUZZ_FOLDER, directory, &err) == 0, "others: %s", err.text);
@@ -91,7 +91,7 @@ static void model_folder(Bytes input) {
     for (int i = 0; i < (index.size ? 3 : 1); i++)
         fuzz_file(index.size ? shards[i] : "model.safetensors", fuzz_part(&input));
     if (config_load(&cfg, FUZZ_FOLDER, &err) || cfg.max_position_embeddings > 4096) return;
-    if (checkpoint_load_model(&model, &ctx, FUZZ_FOLDER, &cfg, false, &err)) return;
+    if (checkpoint_load_model(&model, &ctx, FUZZ_FOLDER, &cfg, LOAD_TO_RUN, &err)) return;
     int32_t ids[3];
     for (int i = 0; i < 3; i++) ids[i] = (int32_t)((int64_t)i * cfg.vocab_size / 3);
     int count = cfg.max_position_embeddings < 3 ? cfg.max_position_embeddings : 3;
