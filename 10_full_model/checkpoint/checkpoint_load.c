@@ -259,8 +259,8 @@ static int read_all(Loading *l, Error *err) {
     float *values = must_alloc((size_t)most, sizeof *values);
     for (int i = 0; (weight = weights_at(&model->params, i)) && !status; i++) {
         if (is_fresh(l, weight)) continue;
-        status = weight->quantised ? read_codes(l, weight, err)
-                                   : read_numbers(l, weight, values, err);
+        status =
+            weight->quantised ? read_codes(l, weight, err) : read_numbers(l, weight, values, err);
         if (!status && !weight->quantised) status = check_bias(l, weight, values, err);
     }
     if (l->fresh_modules) model_randomize_modules(model);

@@ -79,10 +79,10 @@ static int check_fp8(StoredWeight *s, const WeightFiles *files, const WeightPart
     if (!weight_readable(s->scale) && !is_exponent(s->scale))
         return error_set(err, "%s: '%s' is %s; scales are read as F32, BF16, F16, F8_E8M0 or U8",
                          s->path, name_text(s->scale->name).text, dtype_name(s->scale->dtype));
-    return check_shape_of(s->scale, s->path,
-                          SHAPE((shape[0] + FP8_BLOCK - 1) / FP8_BLOCK,
-                                (shape[1] + FP8_BLOCK - 1) / FP8_BLOCK),
-                          "a scale for each tile of 128 x 128", err);
+    return check_shape_of(
+        s->scale, s->path,
+        SHAPE((shape[0] + FP8_BLOCK - 1) / FP8_BLOCK, (shape[1] + FP8_BLOCK - 1) / FP8_BLOCK),
+        "a scale for each tile of 128 x 128", err);
 }
 
 /* Of two tensors, which hold what they should. */
@@ -117,10 +117,10 @@ static int check_packed(StoredWeight *s, const WeightFiles *files, const WeightP
     char why[80];
     snprintf(why, sizeof why, "a matrix [%lld, %lld] of INT%d", (long long)out, (long long)in,
              s->bits);
-    if (check_shape_of(s->codes, s->path, SHAPE(out, (in * s->bits + 31) / 32), 2, why, err))
+    if (check_shape_of(s->codes, s->path, SHAPE(out, (in * s->bits + 31) / 32), why, err))
         return -1;
     snprintf(why, sizeof why, "group_size %d", s->group);
-    return check_shape_of(s->scale, s->path, SHAPE(out, in / s->group), 2, why, err);
+    return check_shape_of(s->scale, s->path, SHAPE(out, in / s->group), why, err);
 }
 
 int stored_find(StoredWeight *s, const WeightFiles *files, const ModelConfig *cfg,
@@ -156,8 +156,7 @@ QuantFormat stored_format(const ModelConfig *cfg, int64_t in) {
         return (QuantFormat){.dtype = F8_E4M3, .block_out = FP8_BLOCK, .block_in = FP8_BLOCK};
     int group = cfg->group_size ? cfg->group_size : (int)in;
     for (int held = 128; cfg->num_bits == 4 && held >= 32; held /= 2)
-        if (group % held == 0)
-            return (QuantFormat){.dtype = I4, .block_out = 1, .block_in = held};
+        if (group % held == 0) return (QuantFormat){.dtype = I4, .block_out = 1, .block_in = held};
     return (QuantFormat){.dtype = U8, .block_out = 1, .block_in = group};
 }
 

@@ -17,6 +17,6 @@ typedef struct Command {
 } Command;
 
 extern const Command command_data, command_train, command_generate, command_eval, command_logits,
-    command_info, command_convert, command_tokenize;
+    command_info, command_convert, command_quantize, command_tokenize;
 
 #endif

@@ -163,9 +163,9 @@ static int run(int argc, char **argv, Error *err) {
     options_open(&o->common, &ctx);
     Model model = {0};
     TextInput input = {0};
-    int status = checkpoint_load_model(&model, &ctx, o->model, NULL,
-                                       o->quantised_activations ? LOAD_TO_RUN : LOAD_WEIGHT_ONLY,
-                                       err);
+    int status =
+        checkpoint_load_model(&model, &ctx, o->model, NULL,
+                              o->quantised_activations ? LOAD_TO_RUN : LOAD_WEIGHT_ONLY, err);
     if (!o->context_length) o->context_length = model.cfg.trained_context_length;
     if (!o->context_length) o->context_length = train_defaults().context_length;
     if (!status) status = measure(o, &model, &input, err);

@@ -125,7 +125,7 @@ static int read_config(const Options *o, const char *last, ModelConfig *cfg, Err
                      : config_preset(cfg, o->config ? o->config : "nano", err);
     cfg->trained_context_length = 0; /* of other weights than these */
     cfg->quant_method = STORED_PLAIN;
-    if (last) {                      /* what the text has decided */
+    if (last) { /* what the text has decided */
         cfg->vocab_size = own.vocab_size;
         cfg->bos_token_id = own.bos_token_id;
     }

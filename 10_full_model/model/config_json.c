@@ -64,8 +64,8 @@ static const cJSON *find_rope_key(const Source *from, const char *key) {
 
 /* Without groups compressed-tensors says so by its strategy, or by a size of -1. */
 static const cJSON *find_quantised_key(const Source *from, const ConfigKey *key) {
-    const cJSON *item = find(key->part == CONFIG_PACKED ? from->weights : from->quantisation,
-                             key->key);
+    const cJSON *item =
+        find(key->part == CONFIG_PACKED ? from->weights : from->quantisation, key->key);
     const char *strategy = cJSON_GetStringValue(find(from->weights, "strategy"));
     bool row = (strategy && !strcmp(strategy, "channel")) ||
                (cJSON_IsNumber(item) && item->valuedouble == -1);

@@ -38,7 +38,7 @@ static const char *const scale_names[] = {"float", "ue8m0", NULL};
         about)
 #define NO_SETTING(kind, models, field, low, high, v3, v2, v32, null, about) \
     ROW(kind, ALWAYS, models, #field, field, low, high, v3, v2, v32, null, NULL, false, about)
-#define QUANT_KEY(kind, part, field, low, high, absent, names, about)                             \
+#define QUANT_KEY(kind, part, field, low, high, absent, names, about) \
     ROW(kind, part, ALL, #field, field, low, high, absent, absent, absent, 0, names, false, about)
 
 /* clang-format off */

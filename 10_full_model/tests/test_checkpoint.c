@@ -27,7 +27,8 @@ static void save(World *w, DType dtype, int64_t shard_size) {
 /* Every number of the folder is the model's, rounded if dtype says so. */
 static void loads_as(World *w, DType dtype) {
     Model back;
-    check_ok(checkpoint_load_model(&back, &w->ctx, w->scratch.directory, NULL, LOAD_TO_RUN, &err), &err);
+    check_ok(checkpoint_load_model(&back, &w->ctx, w->scratch.directory, NULL, LOAD_TO_RUN, &err),
+             &err);
     Tensor *a, *b;
     for (int i = 0; (a = weights_at(&w->model.params, i)); i++) {
         b = weights_at(&back.params, i);
@@ -43,8 +44,9 @@ static void loads_as(World *w, DType dtype) {
 /* Loading fails, says `message`, and leaves nothing. */
 static void refused(World *w, const char *what, const char *message) {
     Model back;
-    cr_assert(checkpoint_load_model(&back, &w->ctx, w->scratch.directory, NULL, LOAD_TO_RUN, &err) == -1,
-              "%s: accepted", what);
+    cr_assert(
+        checkpoint_load_model(&back, &w->ctx, w->scratch.directory, NULL, LOAD_TO_RUN, &err) == -1,
+        "%s: accepted", what);
     cr_assert(strstr(err.text, message), "%s: \"%s\" does not say \"%s\"", what, err.text, message);
     cr_assert(strstr(err.text, w->scratch.directory), "%s: no file is named: %s", what, err.text);
     cr_assert(!back.ctx && !back.decoder.layers, "%s: a model was left", what);

@@ -18,7 +18,8 @@ CPU_TEST(checkpoint, of_671_billion_with_a_wrong_shape_says_so) {
     Tensor t = tensor_view(numbers, "model.embed_tokens.weight", F32, CPU, SHAPE(4, 4));
     const char *path = scratch_path(&scratch, "model.safetensors");
     check_ok(safetensors_write(path, &t, 1, NULL, 0, &err), &err);
-    cr_assert(checkpoint_load_model(&model, &ctx, scratch.directory, NULL, LOAD_TO_RUN, &err) == -1);
+    cr_assert(checkpoint_load_model(&model, &ctx, scratch.directory, NULL, LOAD_TO_RUN, &err) ==
+              -1);
     cr_assert(strstr(err.text, "'model.embed_tokens.weight' has shape [4, 4]") &&
                   strstr(err.text, "needs [129280, 7168]"),
               "%s", err.text);

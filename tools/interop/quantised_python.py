@@ -1,0 +1,77 @@
+#!/usr/bin/env python3
+"""Does transformers open what `deepseek quantize` writes, and with the same numbers?
+
+Random models are written by transformers and quantised by 10_full_model/deepseek: FP8 in DeepSeek's
+layout, INT8 and INT4 as compressed-tensors packs them. Each folder is opened by transformers on a CPU,
+in BF16 and in F32, beside the plain folder that `deepseek convert --dequantize` makes of it: all weights
+and all logits must be equal, bit by bit. `deepseek logits` on the quantised folder must be equal up to
+the order of sums.
+
+    tools/interop/quantised_python.py [DIR]    needs torch, safetensors, transformers, accelerate and
+                                               compressed-tensors; make 10_full_model first. DIR: a
+                                               plain model to begin with, instead of random ones
+"""
+import pathlib
+import sys
+import tempfile
+
+import torch
+from full_model_python import SIZES, YARN, deepseek, load, ours, random_model, relative
+
+EVEN = dict(
+    SIZES, vocab_size=300, hidden_size=128, intermediate_size=256, kv_lora_rank=128, q_lora_rank=128, qk_nope_head_dim=32,
+    qk_rope_head_dim=32, v_head_dim=32, moe_intermediate_size=128, num_attention_heads=4, num_key_value_heads=4,
+)  # fmt: skip
+MODELS = {
+    "V3": ("deepseek_v3", dict(EVEN, n_group=4, topk_group=2, rope_parameters=YARN)),
+    "V3 ragged": ("deepseek_v3", dict(EVEN, q_lora_rank=96, kv_lora_rank=48, v_head_dim=24, moe_intermediate_size=64, attention_bias=True)),
+    "V2, tied": ("deepseek_v2", dict(EVEN, q_lora_rank=None, n_shared_experts=2, tie_word_embeddings=True)),
+}  # fmt: skip
+WAYS = {
+    "FP8": ["--to", "fp8"],
+    "INT8, rows": ["--to", "int8", "--group", 0],
+    "INT8, groups of 64": ["--to", "int8", "--group", 64],
+    "INT4, groups of 64": ["--to", "int4", "--group", 64],
+    "INT4, groups of 32": ["--to", "int4", "--group", 32, "--weights", "f32"],
+}
+
+
+def compare(name, plain, way, scratch):
+    few, many = scratch / "few", scratch / "many"
+    deepseek("quantize", "--model", plain, "--out", few, *WAYS[way], "--shard-mb", 0.5, "--overwrite")
+    deepseek("convert", "--model", few, "--out", many, "--dequantize", "--overwrite")
+    torch.manual_seed(3)
+    for dtype in (torch.bfloat16, torch.float32):
+        theirs, wanted = load(few, dtype=dtype).eval(), load(many, dtype=dtype).eval()
+        ids = torch.randint(0, theirs.config.vocab_size, (2, 40))
+        for (k, a), (_, b) in zip(theirs.state_dict().items(), wanted.state_dict().items()):
+            if a.dtype != b.dtype or not torch.equal(a, b):
+                sys.exit(f"{name}, {way}: {k} is not the dequantised weight ({a.dtype}, {b.dtype})")
+        with torch.no_grad():
+            a, b = theirs(ids).logits, wanted(ids).logits
+        if not torch.equal(a, b):
+            sys.exit(f"{name}, {way}: logits differ by {relative(a, b):.1e} in {dtype}")
+    distance = relative(ours(few, ids, scratch)["logits"], a)
+    if not distance <= 2e-5:
+        sys.exit(f"{name}, {way}: our logits are {distance:.1e} away")
+    with torch.no_grad():
+        far = relative(a, load(plain, dtype=torch.float32).eval()(ids).logits)
+    print(f"{name:10} {way:19} BF16 and F32: 0 difference   ours in F32 {distance:.0e}   from the plain model {far:.0e}")
+
+
+def main():
+    given = sys.argv[1:2]
+    for name, (model_type, settings) in {given[0]: (None, {})}.items() if given else MODELS.items():
+        with tempfile.TemporaryDirectory() as scratch:
+            scratch = pathlib.Path(scratch)
+            plain = pathlib.Path(name) if given else scratch / "plain"
+            torch.manual_seed(7)
+            if not given:
+                random_model(model_type, settings).save_pretrained(plain)
+            for way in WAYS:
+                compare(name, plain, way, scratch)
+    print("all the same")
+
+
+if __name__ == "__main__":
+    main()
