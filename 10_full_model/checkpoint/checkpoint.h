@@ -52,7 +52,7 @@ int checkpoint_write_weights(Model *model, const char *directory, const SaveOpti
 int checkpoint_write_setup(const ModelConfig *cfg, const Tokenizer *tokenizer,
                            const char *directory, DType dtype, Error *err);
 
-/* The same for a model that is there; only then quantization_config can list what is plain in it. */
+/* The same for a model that is there: quantization_config, if there is one, lists what is plain. */
 int checkpoint_write_setup_of(const Model *model, const Tokenizer *tokenizer, const char *directory,
                               DType dtype, Error *err);
 

@@ -62,8 +62,21 @@ static void plan_quantised_piece(Plan *p, Piece piece, PieceRole role, const cha
     plan_piece(p, piece);
 }
 
+/* Packed weights' scales are written as the plain weights are, if they lose nothing: transformers
+ * makes numbers of the scales' dtype. */
+static DType scale_dtype(const Model *model, const Tensor *weight, DType plain) {
+    const Tensor *scale = &weight->quantised->scale;
+    int64_t count = tensor_count(scale), i = 0;
+    float *values = must_alloc((size_t)count, sizeof *values);
+    device_get(model->ctx->gpu, values, scale->data, tensor_bytes(scale));
+    while (i < count && bf16_to_float(bf16_from_float(values[i])) == values[i]) i++;
+    free(values);
+    return i == count ? plain : F32;
+}
+
 /* The two or three tensors of stored.h. */
-static void plan_quantised(Plan *p, const ModelConfig *cfg, Piece piece) {
+static void plan_quantised(Plan *p, const Model *model, Piece piece, DType scales) {
+    const ModelConfig *cfg = &model->cfg;
     int64_t out = piece.part.shape[0], in = piece.part.shape[1];
     if (cfg->quant_method == STORED_FP8) {
         int64_t down = (out + FP8_BLOCK - 1) / FP8_BLOCK, across = (in + FP8_BLOCK - 1) / FP8_BLOCK;
@@ -74,7 +87,7 @@ static void plan_quantised(Plan *p, const ModelConfig *cfg, Piece piece) {
     int64_t groups = cfg->group_size ? in / cfg->group_size : 1;
     plan_quantised_piece(p, piece, PIECE_CODES, ".weight_packed", I32,
                          SHAPE(out, (in * cfg->num_bits + 31) / 32));
-    plan_quantised_piece(p, piece, PIECE_SCALE, ".weight_scale", F32, SHAPE(out, groups));
+    plan_quantised_piece(p, piece, PIECE_SCALE, ".weight_scale", scales, SHAPE(out, groups));
     plan_quantised_piece(p, piece, PIECE_SHAPE, ".weight_shape", I64, SHAPE(2));
 }
 
@@ -89,11 +102,12 @@ static Plan plan(const Model *model, const SaveOptions *options) {
     p.pieces = must_alloc(count, sizeof *p.pieces);
     for (int i = 0; (piece.weight = weights_at(params, i)); i++) {
         piece.dtype = i < params->count ? options->dtype : F32;
+        if (piece.weight->quantised) piece.dtype = scale_dtype(model, piece.weight, options->dtype);
         for (int j = 0; j < weight_parts(piece.weight); j++) {
             piece.part = weight_part(piece.weight, j);
             piece.expert = j;
             if (piece.weight->quantised)
-                plan_quantised(&p, &model->cfg, piece);
+                plan_quantised(&p, model, piece, piece.dtype);
             else
                 plan_piece(&p, piece);
         }
@@ -165,7 +179,10 @@ static void *packed_data(const Model *model, const Piece *piece, const Host *h) 
     float *scales = must_alloc((size_t)there, sizeof *scales);
     for (int64_t i = 0; i < there; i++)
         scales[i] = h->scales[piece->expert * here + i * (here / there)];
-    return scales;
+    if (piece->dtype == F32) return scales;
+    void *rounded = to_bf16(scales, there);
+    free(scales);
+    return rounded;
 }
 
 /* The tensor's bytes; what is made for it goes into *made, too, to be freed. */

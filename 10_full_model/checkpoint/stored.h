@@ -11,9 +11,10 @@
  *              X.weight_scale      [out, in / group], or [out, 1]: F32, BF16 or F16
  *              X.weight_shape      [2]: I64, out and in
  *
- * (fp8 is DeepSeek-V3's layout, packed the `pack-quantized` of compressed-tensors.) config.json says
- * which of the two a folder has; which weights have it each says itself. In memory they are codes
- * and scales as in common/core/quantised.h: FP8 and INT8 take over the bytes, INT4 is rearranged.
+ * (fp8 is DeepSeek-V3's layout, packed the `pack-quantized` of compressed-tensors.) config.json
+ * says which of the two a folder has; which weights have it each says itself. In memory they are
+ * codes and scales as in common/core/quantised.h: FP8 and INT8 take over the bytes, INT4 is
+ * rearranged.
  */
 #ifndef STORED_H
 #define STORED_H

@@ -66,8 +66,16 @@ static int decide(QuantRow *l, const ModelConfig *cfg, const Options *o, Error *
                      fits);
 }
 
+/* Scales that a file in BF16 can hold. The codes are made for them. */
+static void round_scales(float *scales, int64_t count, const Options *o) {
+    bool narrow = o->to != TO_FP8 && o->save.dtype == BF16; /* FP8's are F32 in DeepSeek's files */
+    for (int64_t i = 0; i < count && narrow; i++)
+        scales[i] = bf16_to_float(bf16_from_float(scales[i]));
+}
+
 /* Codes and scales by rounding, expert by expert. */
-static int round_weight(QuantRow *l, const float *values, const ModelConfig *cfg, Error *err) {
+static int round_weight(QuantRow *l, const float *values, const ModelConfig *cfg, const Options *o,
+                        Error *err) {
     const Tensor *w = l->weight;
     int64_t out = w->shape[w->ndim - 2], in = tensor_dim(w, -1), parts = tensor_rows(w) / out;
     l->format = stored_format(cfg, in);
@@ -80,9 +88,11 @@ static int round_weight(QuantRow *l, const float *values, const ModelConfig *cfg
     for (int64_t e = 0; e < parts && !status; e++) {
         void *codes = (char *)l->codes + (size_t)e * bytes;
         const float *from = values + e * out * in;
-        status = quantise(codes, l->scales + e * scales, from, out, in, &l->format, err);
-        if (status) break;
-        dequantise(back, codes, l->scales + e * scales, out, in, &l->format);
+        float *own = l->scales + e * scales;
+        if ((status = quantise(codes, own, from, out, in, &l->format, err))) break;
+        round_scales(own, scales, o);
+        if ((status = quantise_with(codes, own, from, out, in, &l->format, err))) break;
+        dequantise(back, codes, own, out, in, &l->format);
         quant_row_add(l, from, back, out * in);
     }
     free(back);
@@ -99,7 +109,7 @@ static int quantise_all(QuantRows *rows, Model *model, const ModelConfig *cfg, c
         if (decide(l, cfg, o, err)) return -1;
         float *values = must_alloc((size_t)count, sizeof *values);
         params_get(&model->params, l->weight, values);
-        int status = *l->why ? 0 : round_weight(l, values, cfg, err);
+        int status = *l->why ? 0 : round_weight(l, values, cfg, o, err);
         free(values);
         if (status) return -1;
         progress_update(&progress, done += count, "%s", l->weight->name);
