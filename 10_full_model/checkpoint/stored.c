@@ -24,14 +24,6 @@ ModuleName stored_module(const char *weight) {
     return name;
 }
 
-bool stored_quantisable(const Tensor *weight) {
-    ModuleName name = stored_module(weight->name);
-    size_t length = strlen(name.text);
-    bool inside = strstr(name.text, ".self_attn.") || strstr(name.text, ".mlp.");
-    return inside && weight->ndim >= 2 &&
-           (!strcmp(name.text + length - 5, "_proj") || strstr(name.text, "kv_a_proj_with_mqa"));
-}
-
 static const Tensor *find(const WeightFiles *files, const char *module, const char *end,
                           const char **path) {
     char name[240];

@@ -21,6 +21,7 @@
 
 #include "10_full_model/checkpoint/weight_files.h"
 #include "10_full_model/checkpoint/weights_map.h"
+#include "10_full_model/model/sizes.h"
 
 #include "08_quant/formats.h"
 
@@ -60,9 +61,5 @@ typedef struct ModuleName {
     char text[200];
 } ModuleName;
 ModuleName stored_module(const char *weight);
-
-/* Is it a weight that can be held quantised: one of attention's or of an FFN's projections? Not the
- * routers, norms, tables and heads, nor what joins a module for multi-token prediction. */
-bool stored_quantisable(const Tensor *weight);
 
 #endif

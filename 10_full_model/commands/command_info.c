@@ -2,6 +2,7 @@
  * deepseek info: how large a model is, and what it takes to train and to serve it.
  */
 #include "10_full_model/commands/command.h"
+#include "10_full_model/commands/stored_info.h"
 #include "10_full_model/model/config_table.h"
 #include "10_full_model/model/sizes.h"
 
@@ -136,6 +137,30 @@ static void print_memory(const ModelConfig *with, const Options *o) {
     print_row("to serve, drafting with it", c.weights + c.cache, d.weights + d.cache);
 }
 
+/* Ways to quantise that this program knows. */
+static const struct {
+    const char *name, *column;
+    StoredAs method;
+    int bits;
+} quantised_ways[] = {{"FP8, tiles of 128 x 128", "fp8", STORED_FP8, 8},
+                      {"INT8, groups of 128", "int8", STORED_PACKED, 8},
+                      {"INT4, groups of 128", "int4", STORED_PACKED, 4}};
+enum { QUANTISED_WAYS = sizeof quantised_ways / sizeof *quantised_ways };
+
+static double quantised_bytes(const ModelConfig *cfg, int way) {
+    ModelConfig other = *cfg;
+    other.quant_method = quantised_ways[way].method;
+    other.num_bits = quantised_ways[way].bits;
+    other.group_size = 128;
+    return size_quantised(&other);
+}
+
+static void print_quantised(const ModelConfig *cfg) {
+    printf("\nweights when the projections are quantised (chapter 08), the rest in BF16:\n");
+    for (int i = 0; i < QUANTISED_WAYS; i++)
+        printf("  %-40s %12s\n", quantised_ways[i].name, bytes_text(quantised_bytes(cfg, i)).text);
+}
+
 /* The numbers of both tables, exactly: --csv. */
 static int write_csv(const ModelConfig *cfg, const Options *o, Error *err) {
     static const char *const numbers[] = {"f32", "bf16"};
@@ -160,6 +185,9 @@ static int write_csv(const ModelConfig *cfg, const Options *o, Error *err) {
         csv_row(&csv, "serve weights bytes %s,%lld\nserve cache bytes %s,%lld", name,
                 (long long)s.weights, name, (long long)s.cache);
     }
+    for (int i = 0; i < QUANTISED_WAYS; i++)
+        csv_row(&csv, "serve weights bytes %s,%.0f", quantised_ways[i].column,
+                quantised_bytes(cfg, i));
     return csv_close(&csv, err);
 }
 
@@ -208,7 +236,7 @@ static int run(int argc, char **argv, Error *err) {
         OPT_STRING("csv", 0, "FILE", &o->csv, "With --config: write the numbers to FILE, too"),
         OPT_END};
     options_parse(argc, argv, command_info.about, flags);
-    ModelConfig cfg;
+    ModelConfig cfg, no_preset;
     if (o->config && read_settings(&cfg, o, err)) return -1;
     if (o->csv && (o->keys || !o->config))
         options_error(argv, "--csv needs --config, and no --keys");
@@ -232,6 +260,9 @@ static int run(int argc, char **argv, Error *err) {
     print_parameters(&cfg);
     print_modules(&cfg);
     print_memory(&cfg, o);
+    print_quantised(&cfg);
+    if (config_preset(&no_preset, o->config, NULL) && stored_info_print(&cfg, o->config, err))
+        return -1;
     Error no;
     if (config_buildable(&cfg, &no)) printf("\n%s\n", no.text);
     return o->csv ? write_csv(&cfg, o, err) : 0;

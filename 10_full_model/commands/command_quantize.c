@@ -20,7 +20,7 @@
 #include <string.h>
 #include <unistd.h>
 
-typedef enum Target { TO_INT8, TO_INT4, TO_FP8 } Target;
+typedef enum Target { TO_NOTHING = -1, TO_INT8, TO_INT4, TO_FP8 } Target;
 
 typedef struct Options {
     CommonOptions common;
@@ -42,7 +42,7 @@ static void set_format(ModelConfig *cfg, const Options *o) {
 static int decide(QuantRow *l, const ModelConfig *cfg, const Options *o, Error *err) {
     const Tensor *w = l->weight;
     int64_t out = w->shape[w->ndim - 2], in = tensor_dim(w, -1);
-    if (!stored_quantisable(w)) {
+    if (!size_quantisable(w)) {
         snprintf(l->why, sizeof l->why, "always");
         return 0;
     }
@@ -115,7 +115,12 @@ static int quantise_all(QuantRows *rows, Model *model, const ModelConfig *cfg, c
         progress_update(&progress, done += count, "%s", l->weight->name);
     }
     progress_finish(&progress, NULL);
-    return 0;
+    for (int i = 0; i < rows->count; i++)
+        if (!*rows->list[i].why) return 0;
+    return error_set(err, "not one matrix of this model is fit for that%s",
+                     o->to == TO_FP8 ? ", for tiles of 128 x 128 cut all of them; --ragged takes "
+                                       "them all the same"
+                                     : ": choose another --group");
 }
 
 /* The model with these codes, and all other numbers as `from` has them. */
@@ -182,7 +187,7 @@ static int quantize(const Options *o, Context *ctx, Error *err) {
 static int run(int argc, char **argv, Error *err) {
     static const char *const dtypes[] = {"f32", "bf16", NULL}; /* in DType's order */
     static const char *const targets[] = {"int8", "int4", "fp8", NULL};
-    Options options = {.save = {.dtype = BF16}, .group = 128}, *o = &options;
+    Options options = {.to = TO_NOTHING, .save = {.dtype = BF16}, .group = 128}, *o = &options;
     double megabytes = 5000;
     const Option flags[] = {
         OPT_STRING("model", 'm', "DIR", &o->model, "Folder with the model",
@@ -190,7 +195,7 @@ static int run(int argc, char **argv, Error *err) {
         OPT_STRING("out", 0, "DIR", &o->out, "Folder for the result",
                    .required = "says where the result goes"),
         OPT_CHOICE("to", 0, "int8|int4|fp8", &o->to, targets,
-                   "Bits of a weight. fp8 is DeepSeek's own layout"),
+                   "Bits of a weight. fp8 is DeepSeek's own layout", .required = "says into what"),
         OPT_INT("group", 0, "N", &o->group, 0, 128,
                 "Numbers of a row with one scale: 32, 64, 128, or (int8) 0 for the whole row"),
         OPT_FLAG("ragged", 0, &o->ragged,

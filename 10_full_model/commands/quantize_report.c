@@ -74,16 +74,11 @@ static void print_layer(const QuantRows *rows, int layer) {
         if (!*row->why || !strcmp(row->why, "always")) continue;
         size_t used = strlen(high);
         ModuleName module = stored_module(row->weight->name);
-        snprintf(high + used, sizeof high - used, "%s%s: %s", used ? ";\n%*s" : "",
-                 short_name(&module), row->why);
+        snprintf(high + used, sizeof high - used, "%s%*s%s: %s", used ? "\n" : "", used ? 27 : 2,
+                 "", short_name(&module), row->why);
     }
-    printf("%5d %9.5f %9.5f  ", layer, relative(sum.before, sum.size),
-           relative(sum.after, sum.size));
-    for (char *line = high, *end; line; line = end) {
-        end = strstr(line, ";\n%*s");
-        if (end) *end = 0, end += strlen(";\n%*s");
-        printf("%s\n%s", line, end ? "                           " : "");
-    }
+    printf("%5d %9.5f %9.5f%s\n", layer, relative(sum.before, sum.size),
+           relative(sum.after, sum.size), high);
 }
 
 static void print_table(const QuantRows *rows, DType plain) {
@@ -97,8 +92,11 @@ static void print_table(const QuantRows *rows, DType plain) {
         were += count * 32;
         if (*row->why) high += size;
     }
-    printf("\nmatrices: %.2f MB, of which %.2f MB are plain (%s); in F32 they are %.2f MB\n",
-           bits / 8e6, high / 8e6, dtype_name(plain), were / 8e6);
+    char now[32], left[32], before[32];
+    printf("\nall matrices: %s bytes (%s of them plain, %s), as F32 %s\n",
+           format_count(now, sizeof now, (int64_t)(bits / 8)),
+           format_count(left, sizeof left, (int64_t)(high / 8)), dtype_name(plain),
+           format_count(before, sizeof before, (int64_t)(were / 8)));
 }
 
 static int write_csv(const QuantRows *rows, const char *path, DType plain, Error *err) {

@@ -250,7 +250,8 @@ static int find_rope(Source *from, Error *err) {
 static int find_quantisation(ModelConfig *cfg, Source *from, Error *err) {
     const ConfigKey *key;
     from->quantisation = find_value(from->json, "quantization_config");
-    if (!from->quantisation) return 0;
+    if (!from->quantisation || (cJSON_IsObject(from->quantisation) && !from->quantisation->child))
+        return 0; /* as an empty rope_scaling */
     if (!cJSON_IsObject(from->quantisation))
         return error_set(err, "quantization_config is not an object");
     for (int i = 0; (key = config_key(i)); i++)

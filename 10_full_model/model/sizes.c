@@ -4,6 +4,7 @@
  */
 #include "10_full_model/model/sizes.h"
 
+#include <math.h>
 #include <string.h>
 
 const char *const size_names[SIZE_KINDS] = {[SIZE_EMBEDDING] = "embedding table",
@@ -104,6 +105,47 @@ TrainMemory size_to_train(const ModelConfig *cfg, DType dtype, int batch, int co
     double logits = (1.0 + modules) * cfg->vocab_size;
     m.activations = (2 * per_token + logits) * size * batch * context;
     return m;
+}
+
+/* ---- quantised ---- */
+
+bool size_quantisable(const Tensor *weight) {
+    const char *name = weight->name, *proj = strstr(name, "_proj");
+    bool inside = strstr(name, ".self_attn.") || strstr(name, ".mlp.");
+    bool whole = proj && (!strcmp(proj, "_proj.weight") || !strcmp(proj, "_proj_with_mqa.weight"));
+    return inside && whole && weight->ndim >= 2;
+}
+
+/* Of one layer, `times` times: numbers that are codes, and the bytes of their scales. */
+static void add_quantised(double *codes, double *scales, const ModelConfig *cfg, int layer,
+                          double times) {
+    BlockConfig block = config_block(cfg);
+    Params params = {0};
+    block_init(&params, "layer", &block, layer);
+    for (int i = 0; i < params.count; i++) {
+        const Tensor *w = params.list[i];
+        double count = times * (double)tensor_count(w), in = (double)tensor_dim(w, -1);
+        bool fp8 = cfg->quant_method == STORED_FP8;
+        bool divides = fp8 || !cfg->group_size || tensor_dim(w, -1) % cfg->group_size == 0;
+        if (!size_quantisable(w) || !divides) continue;
+        double out = (double)w->shape[w->ndim - 2], matrices = count / out / in;
+        *codes += count;
+        *scales += fp8 ? 4 * matrices * ceil(out / FP8_BLOCK) * ceil(in / FP8_BLOCK)
+                       : 2 * count / (cfg->group_size ? cfg->group_size : in);
+    }
+    params_free(&params);
+}
+
+double size_quantised(const ModelConfig *cfg) {
+    BlockConfig block = config_block(cfg);
+    int layers = cfg->num_hidden_layers + cfg->num_nextn_predict_layers, dense = 0;
+    double codes = 0, scales = 0;
+    while (dense < layers && block_is_dense(&block, dense)) dense++;
+    if (dense) add_quantised(&codes, &scales, cfg, 0, dense);
+    if (dense < layers) add_quantised(&codes, &scales, cfg, dense, layers - dense);
+    double all = (double)config_parameters(cfg) + (double)config_module_parameters(cfg);
+    double bits = cfg->quant_method == STORED_FP8 ? 8 : cfg->num_bits;
+    return codes * bits / 8 + scales + 2 * (all - codes);
 }
 
 ServeMemory size_to_serve(const ModelConfig *cfg, DType dtype, int batch, int context) {

@@ -55,4 +55,12 @@ typedef struct ServeMemory {
 } ServeMemory;
 ServeMemory size_to_serve(const ModelConfig *cfg, DType dtype, int batch, int context);
 
+/* Can this weight be held quantised: is it, by its name, one of attention's or of an FFN's
+ * projections? Not the routers, norms, tables, heads, nor eh_proj of multi-token prediction. */
+bool size_quantisable(const Tensor *weight);
+
+/* Bytes of all weights in a file when those are quantised as cfg says and the rest is BF16. Rows
+ * that groups do not divide are plain; FP8 takes ragged tiles too, as in DeepSeek's files. */
+double size_quantised(const ModelConfig *cfg);
+
 #endif

@@ -70,32 +70,38 @@ static Place place_open(void) {
 
 Test(folders, nothing_is_replaced_unasked) {
     Place p = place_open();
-    enum { MODEL, RUN, SHARDS, FILES, CONVERT = 0, TRAIN, RESUME, DATA_ };
+    enum { MODEL, RUN, SHARDS, FILES, CONVERT = 0, TRAIN, RESUME, DATA_, QUANTIZE };
     const char *const there[] = {p.model, p.run, p.shards, p.files};
     static const struct {
         int there, command;
         const char *says, *overwritten; /* without and with --overwrite; NULL: it works */
     } cases[] = {
         {MODEL, CONVERT, "has a model, which would be lost", NULL},
+        {MODEL, QUANTIZE, "has a model, which would be lost", NULL},
         {MODEL, TRAIN, "has a model, which would be lost", NULL},
         {MODEL, RESUME, "no last/training.safetensors to resume from", "give one"},
         {MODEL, DATA_, "has a model, and shards need", "has a model, and shards need"},
         {RUN, CONVERT, "has a training run, and a model", "has a training run, and a model"},
+        {RUN, QUANTIZE, "has a training run, and a model", "has a training run, and a model"},
         {RUN, TRAIN, "--resume goes on with it, --overwrite", NULL},
         {RUN, DATA_, "has a training run, and shards", "has a training run, and shards"},
         {SHARDS, CONVERT, "has shards, and a model needs", "has shards, and a model needs"},
+        {SHARDS, QUANTIZE, "has shards, and a model needs", "has shards, and a model needs"},
         {SHARDS, TRAIN, "has shards, and a training run", "has shards, and a training run"},
         {SHARDS, RESUME, "has shards, and a training run", "give one"},
         {SHARDS, DATA_, "holds finished shards already", NULL},
         {FILES, CONVERT, "json, which would be lost", NULL},
+        {FILES, QUANTIZE, "json, which would be lost", NULL},
         {FILES, TRAIN, "json, which would be lost", NULL},
         {FILES, RESUME, "json, which would be lost", "give one"},
         {FILES, DATA_, "has a file tokenizer.json, which would be lost", NULL},
     };
-    const char *const commands[][40] = {{"convert", "--model", p.run, "--out", p.target},
-                                        {TRAINING(&p.w, "target"), "--steps", "2"},
-                                        {TRAINING(&p.w, "target"), "--steps", "2", "--resume"},
-                                        {DATA(&p.w, "target")}};
+    const char *const commands[][40] = {
+        {"convert", "--model", p.run, "--out", p.target},
+        {TRAINING(&p.w, "target"), "--steps", "2"},
+        {TRAINING(&p.w, "target"), "--steps", "2", "--resume"},
+        {DATA(&p.w, "target")},
+        {"quantize", "--model", p.run, "--out", p.target, "--to", "int8", "--group", "0"}};
     for (size_t i = 0; i < 2 * (sizeof cases / sizeof cases[0]); i++) {
         int command = cases[i / 2].command, count = 0;
         bool overwrite = i & 1;

@@ -231,8 +231,9 @@ static const char *help_of(Table *table, const Option *row) {
 static void check_required(const Table *table, char **argv) {
     for (const Option *row = table->rows; row < table->rows + table->count; row++) {
         if (!row->required) continue;
-        bool given = row->kind == OPTION_LIST ? ((StringList *)row->value)->count > 0
-                                              : *(const char **)row->value != NULL;
+        bool given = row->kind == OPTION_LIST     ? ((StringList *)row->value)->count > 0
+                     : row->kind == OPTION_CHOICE ? whole_of(row) >= 0
+                                                  : *(const char **)row->value != NULL;
         if (!given) options_error(argv, "--%s %s %s", row->name, row->metavar, row->required);
     }
 }

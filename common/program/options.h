@@ -47,8 +47,10 @@ typedef struct Option {
     const char *const *names; /* of a choice, behind the last NULL */
     int (*call)(void *value, const char *text, Error *err);
     /* What a row may add behind its help, by name: */
-    const char *required; /* `.required = "says which model"`: without the flag, an error says so */
-    bool setting;         /* `.setting = true`: a resumed run must have the same value */
+    /* `.required = "says which model"`: without the flag, an error says so. (A choice is then -1 at
+     * first.) */
+    const char *required;
+    bool setting; /* `.setting = true`: a resumed run must have the same value */
 } Option;
 
 /* The words of a flag that may be given several times; free(items) in the end. */

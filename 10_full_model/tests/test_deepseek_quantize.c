@@ -1,0 +1,130 @@
+/*
+ * `deepseek quantize` and its folders in all other commands: one trained model in each format,
+ * which must know its text nearly as well, and say so in every way it can be asked.
+ */
+#include "10_full_model/tests/test_deepseek.h"
+
+/* The tiny model of test_deepseek.h with experts that groups of 32 divide; in it, o_proj (12
+ * columns) and kv_b_proj (8) are not. */
+static Scratch even_workplace(void) {
+    Scratch w = workplace();
+    const char *config = path_in(path_in(w.directory, "tiny"), "config.json");
+    edit_file(config, "\"moe_intermediate_size\": 10", "\"moe_intermediate_size\": 32");
+    edit_file(config, "\"intermediate_size\": 48", "\"intermediate_size\": 64");
+    return w;
+}
+
+static const struct {
+    const char *name, *flags[4], *high;
+    double worse; /* loss, at most: eight bits change little, and this model is sure of its text */
+} ways[] = {
+    {"int8", {"--to", "int8", "--group", "32"}, "kv_b_proj: 32 does not divide 8", 0.02},
+    {"row", {"--to", "int8", "--group", "0"}, "", 0.02},
+    {"int4", {"--to", "int4", "--group", "32"}, "o_proj: 32 does not divide 12", 0.3},
+    {"fp8", {"--to", "fp8", "--ragged"}, "", 0.1},
+};
+enum { WAYS = sizeof ways / sizeof *ways };
+
+static Output quantise(const char *model, int way, const char *out) {
+    const char *argv[16] = {"quantize", "--model", model, "--out", out};
+    for (int i = 0; i < 4 && ways[way].flags[i]; i++) argv[5 + i] = ways[way].flags[i];
+    return deepseek_with((Start){0}, argv);
+}
+
+static double loss_of(const Scratch *w, const char *model, const char *flag) {
+    Output o = DEEPSEEK("eval", "--model", model, "--data", path_in(w->directory, "text.txt"),
+                        "--context", "16", "--windows", "8", flag);
+    expect(&o, 0, "loss ");
+    return atof(o.out + strlen("loss "));
+}
+
+Test(quantize, there_and_back) {
+    Scratch w = even_workplace();
+    const char *plain = trained_model(&w), *back = path_in(w.directory, "back");
+    double loss = loss_of(&w, plain, NULL);
+    for (int i = 0; i < WAYS; i++) {
+        const char *few = path_in(w.directory, ways[i].name);
+        Output o = quantise(plain, i, few);
+        expect(&o, 0, "with its tokenizer");
+        cr_assert(strstr(o.out, ways[i].high), "%s should be in %s", ways[i].high, o.out);
+        cr_assert(exists(few, "quantize.csv") && exists(few, "tokenizer.json"));
+        double here = loss_of(&w, few, NULL), fast = loss_of(&w, few, "--quantised-activations");
+        cr_assert(here < loss + ways[i].worse && fast < loss + ways[i].worse + 0.02,
+                  "%s: %g and %g, plain %g", ways[i].name, here, fast, loss);
+        EXPECT(0, "the cat sat", "generate", "--model", few, "--prompt", "the cat", "--temperature",
+               "0", "-n", "8");
+        EXPECT(0, "scales and shapes", "info", "--config", few);
+        /* without --dequantize it stays as it is, with it the same numbers are plain ones */
+        EXPECT(0, "is written", "convert", "--model", few, "--out", back, "--weights", "bf16",
+               "--shard-mb", "0.02", "--overwrite");
+        cr_assert(exists(back, "model.safetensors.index.json"));
+        cr_assert(loss_of(&w, back, NULL) == here, "%s: other numbers", ways[i].name);
+        EXPECT(1, "is quantised already", "quantize", "--model", back, "--to", "int8", "--out",
+               path_in(w.directory, "again"));
+        EXPECT(0, "is written", "convert", "--model", few, "--out", back, "--dequantize",
+               "--overwrite");
+        cr_assert(loss_of(&w, back, NULL) == here, "%s: other numbers", ways[i].name);
+        Output info = EXPECT(0, "in the files", "info", "--config", back);
+        cr_assert(!strstr(info.out, "scales and shapes"), "%s", info.out);
+    }
+}
+
+Test(quantize, what_training_does_with_it) {
+    Scratch w = even_workplace();
+    const char *plain = trained_model(&w), *few = path_in(w.directory, "few");
+    Output o = quantise(plain, 0, few);
+    expect(&o, 0, "is written");
+    o = DEEPSEEK("train", "--from", few, "--data", path_in(w.directory, "text.txt"), "--out",
+                 path_in(w.directory, "next"), "--steps", "2", "--batch", "4", "--context", "16",
+                 "--eval-batches", "1", "--peak", "0");
+    expect(&o, 0, "Done after 2 steps");
+    cr_assert(strstr(o.err, "few is quantised: training begins with the numbers"), "%s", o.err);
+    Output info = EXPECT(0, "in the files", "info", "--config", path_in(w.directory, "next"));
+    cr_assert(!strstr(info.out, "scales"), "%s", info.out);
+    char command[900];
+    snprintf(command, sizeof command, "cp '%s/config.json' '%s/last/'", few, plain);
+    cr_assert(system(command) == 0);
+    EXPECT(1, "last is quantised, so it is not what a run has left", TRAINING(&w, "model"),
+           "--resume", "--steps", "90");
+    EXPECT(0, "Done after 2 steps", "train", "--config", few, "--data",
+           path_in(w.directory, "text.txt"), "--out", path_in(w.directory, "new"), "--steps", "2",
+           "--batch", "4", "--context", "16", "--eval-batches", "1", "--peak", "0");
+    info = EXPECT(0, "in the files", "info", "--config", path_in(w.directory, "new"));
+    cr_assert(!strstr(info.out, "scales"), "%s", info.out);
+}
+
+Test(quantize, what_is_refused_leaves_nothing) {
+    Scratch w = even_workplace();
+    const char *plain = trained_model(&w), *out = path_in(w.directory, "out");
+    const struct {
+        int status;
+        const char *says, *argv[12];
+    } cases[] = {
+        {2, "--to int8|int4|fp8 says into what", {"quantize", "-m", plain, "--out", out}},
+        {2,
+         "--group must be 32, 64 or 128",
+         {"quantize", "-m", plain, "--out", out, "--to", "int4", "--group", "48"}},
+        {2,
+         "with --to int8 also 0",
+         {"quantize", "-m", plain, "--out", out, "--to", "int4", "--group", "0"}},
+        {1,
+         "rows of 32 numbers, which --group 128 does not divide; --group 32 does",
+         {"quantize", "-m", plain, "--out", out, "--to", "int4"}},
+        {1, "--ragged takes them all", {"quantize", "-m", plain, "--out", out, "--to", "fp8"}},
+        {1,
+         "is the folder of --model",
+         {"quantize", "-m", plain, "--out", plain, "--to", "int8", "--overwrite"}},
+        {1,
+         "is no model's folder",
+         {"quantize", "-m", w.directory, "--out", out, "--to", "int8", "--group", "32"}},
+        {2,
+         "makes no sense with it",
+         {"logits", "-m", plain, "--input", out, "--output", out, "--grads",
+          "--quantised-activations"}},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        Output o = deepseek_with((Start){0}, cases[i].argv);
+        expect(&o, cases[i].status, cases[i].says);
+        cr_assert(!exists(out, "config.json") && !exists(out, "model.safetensors"), "case %zu", i);
+    }
+}
