@@ -206,7 +206,7 @@ static const struct {
      "has shape [108], but the model of config.json needs [9, 12]"},
     {"integers", integers, "'model.norm.weight' is I32"},
     {"FP8", fp8,
-     "'model.layers.0.self_attn.o_proj.weight' is F8_E4M3; weights are read as F32, BF16 or F16. "
+     "'model.layers.0.self_attn.o_proj.weight' is F8_E4M3; weights are read as F32, BF16 or F16, "
      "and as F8_E4M3 where"},
     {"FP8's scale", fp8_scale,
      "'model.layers.2.self_attn.o_proj.weight_scale_inv' is a scale of FP8 weights"},
