@@ -24,8 +24,8 @@ static const char *const BIBLE = "build/corpus/bible.txt";
 typedef struct DemoOptions {
     CommonOptions common;
     const char *data, *out;
-    int steps, vocab;
-    bool mtp, overwrite;
+    int steps, vocab, mtp;
+    bool overwrite;
 } DemoOptions;
 
 /* ---- the steps of the tour ---- */
@@ -354,18 +354,19 @@ static void advise(const Tour *t) {
            "      --repetition-penalty 1.2\n"
            "      (what the text has already becomes less likely: no circles)\n",
            out, bible ? "The king" : t->prompt);
+    if (t->options->mtp)
+        printf("   10_full_model/deepseek generate -m %s -p \"%s\" --speculative 2\n"
+               "      (with guesses, as in 5: drawn text takes them, too)\n",
+               out, bible ? "The king" : t->prompt);
     printf("   10_full_model/deepseek eval -m %s --data %s \\\n"
            "      --context %d --by-position\n",
            out, data, t->cfg.max_position_embeddings);
     printf("   python3 -c \"from transformers import AutoModelForCausalLM as A; \\\n"
            "      print(A.from_pretrained('%s'))\"\n"
-           "      (the same model elsewhere)\n"
+           "      (the same model elsewhere%s)\n"
            "   10_full_model/demo --data YOUR.txt --out out/yours\n"
            "      (any UTF-8 text; a megabyte is a good size)\n",
-           t->options->out);
-    if (!t->options->mtp)
-        printf("   10_full_model/demo --mtp --out out/mtp\n"
-               "      (learns to look one token further, and then decodes with guesses)\n");
+           t->options->out, t->options->mtp ? "; it reports what only guesses as UNEXPECTED" : "");
 }
 
 static int tour(Tour *t, Error *err) {
@@ -393,7 +394,8 @@ int main(int argc, char **argv) {
                            .data = BIBLE,
                            .out = own,
                            .steps = 1000,
-                           .vocab = 2048},
+                           .vocab = 2048,
+                           .mtp = 1},
                 *o = &options;
     const Option flags[] = {
         OPT_STRING("data", 'd', "FILE", &o->data,
@@ -402,8 +404,8 @@ int main(int argc, char **argv) {
         OPT_STRING("out", 'o', "DIR", &o->out, "Folder for the trained model"),
         OPT_INT("steps", 's', "N", &o->steps, 1, 1000000, "Training steps"),
         OPT_INT("vocab", 'v', "N", &o->vocab, 257, 65536, "Size of the vocabulary"),
-        OPT_FLAG("mtp", 0, &o->mtp,
-                 "Train a module for multi-token prediction too, and decode with its guesses"),
+        OPT_INT("mtp", 0, "D", &o->mtp, 0, 4,
+                "Modules for multi-token prediction, trained too, to decode with their guesses"),
         OPT_FLAG("overwrite", 0, &o->overwrite,
                  "Begin anew although --out has a model (out/demo, the tour's own, may always go)"),
         OPT_CSV(&o->common),
@@ -419,7 +421,7 @@ int main(int argc, char **argv) {
     Error err;
     int status = output_folder_check(o->out, OUTPUT_RUN, o->overwrite, &err);
     if (!status) status = config_preset(&t.cfg, "nano", &err);
-    if (o->mtp) t.cfg.num_nextn_predict_layers = 1;
+    t.cfg.num_nextn_predict_layers = o->mtp;
     if (!status) status = tour(&t, &err);
     model_free(&t.model);
     corpus_free(&t.corpus);

@@ -127,7 +127,8 @@ static int measure(const Options *o, Model *model, TextInput *input, Error *err)
     printf("loss %.4f   perplexity %.2f   bits per byte %.4f   (%d windows of %d tokens)\n",
            all.loss, exp(all.loss), bits * all.loss, o->windows, o->context_length);
     for (int k = 1; k <= model->mtp.depth && k < o->context_length; k++)
-        printf("loss %.4f   of module %d: the token %d places behind the next\n", losses[k], k, k);
+        printf("loss %.4f   of module %d: the token %d place%s behind the next\n", losses[k], k, k,
+               k == 1 ? "" : "s");
     if (count) print_stretches(stretches, count, trained);
     if (trained && o->context_length > trained)
         fprintf(stderr,
