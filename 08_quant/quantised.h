@@ -7,8 +7,8 @@
  *
  *     quantised_weight_only   x as it is. Codes become numbers and are multiplied as such: the
  *                             results are those of the dequantised weight but for the order of sums
- *     quantised_products      for decoding. On the CPU x is quantised too (quantised_rows.h), for
- *                             weights in U8 and I4 and up to CPU_FEW_ROWS rows; else as above
+ *     quantised_products      fast. On the CPU x is quantised too where W is in U8 or I4
+ *                             (quantised_int8.h)
  *
  * Invariant: up to CPU_FEW_ROWS rows, a row's bits do not depend on the others, nor on how many
  * there are, nor on the threads. (Chapter 06 looks at several rows where plain decoding looks at
@@ -54,10 +54,17 @@ void quantised_reference_cpu(const QuantisedProduct *p);
 /* Rows first .. first + count - 1 of W as numbers: to [count, in]. */
 void quantised_numbers_cpu(float *to, const QuantisedMatrix *w, int64_t first, int64_t count);
 
-/* y = base + x W^T on one core, x as it is: by panels of numbers, which takes any number of rows,
- * or with numbers in registers, for a few. */
+/* y = base + x W^T on one core, x as it is: by panels of numbers, which takes any number of rows;
+ * or with numbers in registers, for a few, if groups are made of whole vectors. Up to CPU_FEW_ROWS
+ * rows both are, to the bit, cpu_matmul() of the numbers. */
 void quantised_panels_cpu(const QuantisedProduct *p);
 void quantised_few_rows_cpu(const QuantisedProduct *p);
+bool quantised_few_rows_takes(const QuantisedMatrix *w);
+
+/* The other way round, y [rows, in] = x [rows, count] times rows first .. first + count - 1 of W,
+ * for a few rows of x; base and out have no part in it. */
+void quantised_turned_cpu(const QuantisedProduct *p);
+bool quantised_turned_takes(const QuantisedMatrix *w);
 
 __END_DECLS
 #endif

@@ -5,6 +5,7 @@
  * multiplied like any other matrix (cpu_matmul.h).
  */
 #include "08_quant/quantised.h"
+#include "08_quant/quantised_lanes.h"
 
 #include "common/core/cpu_matmul.h"
 
@@ -30,21 +31,10 @@ QuantisedMatrix quantised_matrix(const Tensor *w, int64_t e) {
 
 /* ---- the definition ---- */
 
-/*
- * E4M3: sign, 4 bits of exponent, 3 of fraction. Moved to where F32 has them they are the number
- * times 2^-120, subnormal ones too, for the smallest exponent means the same in both formats.
- */
-static inline float e4m3(uint8_t code) {
-    uint32_t bits = (uint32_t)(code & 0x7f) << 20 | (uint32_t)(code & 0x80) << 24;
-    float x;
-    memcpy(&x, &bits, sizeof x);
-    return (code & 0x7f) == 0x7f ? NAN : x * 0x1p120f;
-}
-
 float quantised_number(const QuantisedMatrix *w, int64_t i, int64_t j) {
     int64_t at = i * w->in + j, k = j % w->block_in, half = w->block_in / 2;
     float scale = w->scale[i / w->block_out * w->scale_row + j / w->block_in];
-    if (w->dtype == F8_E4M3) return scale * e4m3(w->codes[at]);
+    if (w->dtype == F8_E4M3) return scale * e4m3_to_float(w->codes[at]);
     if (w->dtype == U8) return scale * (float)(w->codes[at] - 128);
     int byte = w->codes[(at - k) / 2 + k % half]; /* I4: numbers k and k + half of a group */
     return scale * (float)((k < half ? byte & 15 : byte >> 4) - 8);
@@ -62,31 +52,42 @@ void quantised_reference_cpu(const QuantisedProduct *p) {
 
 /* ---- codes to numbers ---- */
 
+/* count numbers from codes that are as many bytes. */
+INLINE void numbers(float *to, const uint8_t *codes, float scale, int64_t count,
+                    const CodeKind kind) {
+    Vector all = scale * code_unit(kind) - (Vector){0};
+    int64_t k = 0;
+    for (; k + LANES <= count; k += LANES) *(Vector *)(to + k) = all * code_lanes(codes + k, kind);
+    if (k == count) return;
+    uint8_t some[LANES] = {0};
+    memcpy(some, codes + k, (size_t)(count - k));
+    Vector last = all * code_lanes(some, kind);
+    memcpy(to + k, &last, (size_t)(count - k) * sizeof *to);
+}
+
 void quantised_numbers_cpu(float *to, const QuantisedMatrix *w, int64_t first, int64_t count) {
     int64_t in = w->in, group = w->block_in, half = group / 2;
     for (int64_t i = first; i < first + count; i++, to += in) {
         const float *scale = w->scale + i / w->block_out * w->scale_row;
         const uint8_t *codes = w->codes + (w->dtype == I4 ? i * in / 2 : i * in);
         for (int64_t j = 0; j < in; j += group, scale++) {
-            int64_t here = min(group, in - j);
-            if (w->dtype == U8)
-                for (int64_t k = j; k < j + here; k++) to[k] = *scale * (float)(codes[k] - 128);
-            else if (w->dtype == F8_E4M3)
-                for (int64_t k = j; k < j + here; k++) to[k] = *scale * e4m3(codes[k]);
-            else
-                for (int64_t k = 0; k < half; k++) {
-                    int byte = codes[j / 2 + k];
-                    to[j + k] = *scale * (float)((byte & 15) - 8);
-                    to[j + k + half] = *scale * (float)((byte >> 4) - 8);
-                }
+            if (w->dtype == U8) numbers(to + j, codes + j, *scale, group, CODE_U8);
+            if (w->dtype == F8_E4M3)
+                numbers(to + j, codes + j, *scale, min(group, in - j), CODE_E4M3);
+            if (w->dtype != I4) continue;
+            numbers(to + j, codes + j / 2, *scale, half, CODE_LOW);
+            numbers(to + j + half, codes + j / 2, *scale, half, CODE_HIGH);
         }
+        if (w->dtype == F8_E4M3 && has_nan(codes, in))
+            for (int64_t j = 0; j < in; j++)
+                if ((codes[j] & 127) == 127) to[j] = NAN;
     }
 }
 
 void quantised_panels_cpu(const QuantisedProduct *p) {
-    enum { PANEL = 1 << 15 }; /* numbers: 128 KB, a part of a second-level cache */
-    int64_t in = p->w.in, height = min(p->count, PANEL / in > 16 ? PANEL / in : 16);
-    float *panel = must_alloc((size_t)(height * in), sizeof *panel);
+    enum { FEW_HEIGHT = 16, HEIGHT = 128 };
+    int64_t in = p->w.in, height = min(p->count, p->rows <= CPU_FEW_ROWS ? FEW_HEIGHT : HEIGHT);
+    float *panel = must_realloc(NULL, (size_t)(height * in), sizeof *panel);
     for (int64_t i = p->first, n; i < p->first + p->count; i += n) {
         n = min(height, p->first + p->count - i);
         quantised_numbers_cpu(panel, &p->w, i, n);

@@ -2,184 +2,204 @@
  * A few rows of x with codes that become numbers in registers, on the CPU.
  *
  * For a few rows a panel of numbers (quantised_cpu.c) would be written and read for little work. So
- * the codes of one row of W are widened vector by vector, scaled, and multiplied with all rows of x
- * at once: what memory sees is one stream of codes. The numbers are those of the panel to the bit;
- * their sum is taken in 4 vectors in turn, for a processor that waits for one sum before it begins
- * the next would read no faster than it does F32.
+ * this is cpu_matmul.c's tile of dot products, four rows of W with some of x, that reads codes:
+ * they are widened and scaled vector by vector, and memory sees four streams of codes.
+ *
+ * Invariant: the numbers, and the order in which each lane adds its products, are those of that
+ * tile; so the results are, bit for bit, what cpu_matmul() makes of the panel.
  */
 #include "08_quant/quantised.h"
+#include "08_quant/quantised_lanes.h"
+
+#include "common/core/cpu_matmul.h"
 
 #include <math.h>
-#include <string.h>
-#ifdef __AVX2__
-#include <immintrin.h>
-#endif
 
 static int64_t min(int64_t a, int64_t b) { return a < b ? a : b; }
 
 #ifdef __AVX512F__
-enum { LANES = 16, ROWS = 4 };
-#elif defined __AVX__
-enum { LANES = 8, ROWS = 2 };
+enum { ROWS = 4 }; /* 16 sums, 4 of x */
 #else
-enum { LANES = 4, ROWS = 2 };
+enum { ROWS = 2 };
 #endif
-enum { TURNS = 4, MOST = 4, BLOCK = TURNS * LANES, AHEAD = 1024 };
-typedef uint8_t Codes __attribute__((vector_size(LANES), aligned(1), may_alias));
-typedef int32_t Ints __attribute__((vector_size(4 * LANES)));
-typedef float Floats __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
+enum { MOST = 4, COLUMNS = 4, LINE = 64 };
 
-#define INLINE static inline __attribute__((always_inline))
-
-/* What a code is: U8, F8_E4M3, and of I4 the low and the high four bits. */
-enum { WHOLE, FLOAT, LOW, HIGH };
-
-INLINE Ints widened(const uint8_t *codes) { /* GCC 12 does not find these by itself */
-#if defined __AVX512F__
-    return (Ints)_mm512_cvtepu8_epi32(_mm_loadu_si128((const void *)codes));
-#elif defined __AVX2__
-    return (Ints)_mm256_cvtepu8_epi32(_mm_loadl_epi64((const void *)codes));
-#else
-    return __builtin_convertvector(*(const Codes *)codes, Ints);
-#endif
-}
-
-/*
- * E4M3 has an exponent that is one bit shorter than F16's, and counts it from 7 instead of 15:
- * moved to where F16 has them, the bits are those of the number times 2^-8, subnormal ones too.
- */
-INLINE Floats e4m3_256th(const uint8_t *codes) {
-#if defined __AVX512F__ && defined __AVX512VL__
-    __m256i c = _mm256_cvtepi8_epi16(_mm_loadu_si128((const void *)codes));
-    __m256i half = _mm256_and_si256(_mm256_slli_epi16(c, 7), _mm256_set1_epi16((short)0xbf80));
-    return (Floats)_mm512_cvtph_ps(half);
-#elif defined __F16C__
-    __m128i c = _mm_cvtepi8_epi16(_mm_loadl_epi64((const void *)codes));
-    __m128i half = _mm_and_si128(_mm_slli_epi16(c, 7), _mm_set1_epi16((short)0xbf80));
-    return (Floats)_mm256_cvtph_ps(half);
-#else
-    Ints c = widened(codes);
-    return (Floats)((c & 127) << 20 | (c & 128) << 24) * 0x1p112f;
-#endif
-}
-
-INLINE Floats number_of(const uint8_t *codes, const int kind) {
-    Ints c = widened(codes);
-    if (kind == WHOLE) return __builtin_convertvector(c - 128, Floats);
-    if (kind == FLOAT) { /* the last code is NaN */
-        Ints no_number = (c & 127) == 127;
-        return (Floats)((Ints)(e4m3_256th(codes) * 256.0f) | (no_number & 0x7fc00000));
-    }
-#ifdef __AVX512F__
-    static const float table[16] = {-8, -7, -6, -5, -4, -3, -2, -1, 0, 1, 2, 3, 4, 5, 6, 7};
-    __m512i index = (__m512i)(kind == HIGH ? c >> 4 : c); /* of which the low four bits count */
-    return (Floats)_mm512_permutexvar_ps(index, _mm512_loadu_ps(table));
-#else
-    return __builtin_convertvector((kind == HIGH ? c >> 4 : c & 15) - 8, Floats);
-#endif
-}
-
-/* The rows of x that a row of W is multiplied with. */
-typedef struct Rows {
+/* Four rows of W, from the first of those that are asked for; with some rows of x. */
+typedef struct Tile {
+    const QuantisedMatrix *w;
+    const uint8_t *codes[COLUMNS];
+    const float *scale[COLUMNS];
     const float *x;
-    int64_t row;
-} Rows;
+    int64_t x_row, ahead; /* bytes from here to the codes that come after the next */
+} Tile;
 
-INLINE void add(Floats (*sum)[TURNS], int turn, Floats w, Rows x, int64_t k, const int rows) {
-    for (int r = 0; r < rows; r++) sum[r][turn] += w * *(const Floats *)(x.x + r * x.row + k);
+/* sum += LANES codes of each, from byte `at` on, times as many numbers of x, from k on. */
+INLINE void add(Vector (*sum)[COLUMNS], const Tile *t, const Vector *scale, int64_t at, int64_t k,
+                const int rows, const CodeKind kind) {
+    Vector x[MOST];
+    for (int r = 0; r < rows; r++) x[r] = *(const Vector *)(t->x + r * t->x_row + k);
+    for (int c = 0; c < COLUMNS; c++) {
+        Vector w = scale[c] * code_lanes(t->codes[c] + at, kind);
+        for (int r = 0; r < rows; r++) sum[r][c] += w * x[r];
+    }
 }
 
-/* U8 and E4M3: block by block of the row's scales. */
-INLINE void bytes_row(Floats (*sum)[TURNS], const QuantisedMatrix *w, Rows x, int64_t i,
-                      const int rows, const int kind) {
-    const uint8_t *codes = w->codes + i * w->in;
-    const float *scale = w->scale + i / w->block_out * w->scale_row;
-    for (int64_t k = 0; k < w->in; scale++) {
-        int64_t end = min(k + w->block_in, w->in);
-        for (; k + BLOCK <= end; k += BLOCK) {
-            __builtin_prefetch(codes + k + AHEAD);
-            for (int t = 0; t < TURNS; t++)
-                add(sum, t, *scale * number_of(codes + k + t * LANES, kind), x, k + t * LANES,
-                    rows);
+INLINE void fetch(const Tile *t, int64_t at) {
+    for (int c = 0; c < COLUMNS; c++) __builtin_prefetch(t->codes[c] + at + t->ahead);
+}
+
+INLINE void scales(Vector *scale, const Tile *t, int64_t g, const CodeKind kind) {
+    for (int c = 0; c < COLUMNS; c++) scale[c] = t->scale[c][g] * code_unit(kind) - (Vector){0};
+}
+
+/* U8 and E4M3, block by block of the scales. */
+INLINE void bytes_tile(Vector (*sum)[COLUMNS], const Tile *t, const int rows, const CodeKind kind) {
+    Vector scale[COLUMNS];
+    int64_t in = t->w->in;
+    for (int64_t k = 0, g = 0; k < in; g++) {
+        int64_t end = min(k + t->w->block_in, in);
+        scales(scale, t, g, kind);
+        for (; k + LINE <= end; k += LINE) {
+            fetch(t, k);
+            for (int l = 0; l < LINE; l += LANES) add(sum, t, scale, k + l, k + l, rows, kind);
         }
-        for (; k + LANES <= end; k += LANES)
-            add(sum, 0, *scale * number_of(codes + k, kind), x, k, rows);
+        for (; k + LANES <= end; k += LANES) add(sum, t, scale, k, k, rows, kind);
         if (k == end) continue;
-        uint8_t last[LANES] = {0}; /* fewer than a vector: zeros of x behind them */
-        float some[MOST][LANES] = {0};
-        memcpy(last, codes + k, (size_t)(end - k));
-        for (int r = 0; r < rows; r++)
-            memcpy(some[r], x.x + r * x.row + k, (size_t)(end - k) * sizeof(float));
-        add(sum, 0, *scale * number_of(last, kind), (Rows){some[0], LANES}, 0, rows);
+        uint8_t codes[COLUMNS][LANES] = {0}; /* the row's last, fewer than a vector */
+        Vector x[MOST];
+        Tile last = {.x = (const float *)x, .x_row = LANES};
+        for (int r = 0; r < rows; r++) x[r] = first_lanes(t->x + r * t->x_row + k, end - k);
+        for (int c = 0; c < COLUMNS; c++)
+            last.codes[c] = memcpy(codes[c], t->codes[c] + k, (size_t)(end - k));
+        add(sum, &last, scale, 0, 0, rows, kind);
         k = end;
     }
 }
 
-/* I4: a block of bytes may be of several groups, or a group of several blocks. */
-INLINE void nibbles_row(Floats (*sum)[TURNS], const QuantisedMatrix *w, Rows x, int64_t i,
-                        const int rows, const int group) {
-    const int half = group / 2; /* bytes of a group, too */
-    const uint8_t *codes = w->codes + i * w->in / 2;
-    const float *scale = w->scale + i * w->scale_row;
-    for (int64_t at = 0; at < w->in / 2; at += BLOCK) {
-        __builtin_prefetch(codes + at + AHEAD);
-        for (int t = 0; t < TURNS; t++) {
-            int64_t byte = at + t * LANES, g = byte / half, k = byte + g * half;
-            if (at + BLOCK > w->in / 2 && byte >= w->in / 2) break;
-            add(sum, t, scale[g] * number_of(codes + byte, LOW), x, k, rows);
-            add(sum, t, scale[g] * number_of(codes + byte, HIGH), x, k + half, rows);
+/* I4: of each group first the low four bits, then the high ones, for that is the numbers' order. */
+INLINE void nibbles_tile(Vector (*sum)[COLUMNS], const Tile *t, const int rows, const int group) {
+    const int half = group / 2; /* bytes of a group */
+    Vector scale[COLUMNS];
+    for (int64_t at = 0, g = 0; at < t->w->in / 2; at += half, g++) {
+        scales(scale, t, g, CODE_LOW);
+        if (at % LINE == 0) fetch(t, at);
+        for (int l = 0; l < half; l += LANES)
+            add(sum, t, scale, at + l, g * group + l, rows, CODE_LOW);
+        for (int l = 0; l < half; l += LANES)
+            add(sum, t, scale, at + l, g * group + half + l, rows, CODE_HIGH);
+    }
+}
+
+/* Rows r .. r + rows - 1 of y, columns i .. i + 3. As in cpu_matmul.c, past the last row of W that
+ * comes again, and its sum is thrown away. */
+INLINE void tile(const QuantisedProduct *p, int64_t r, int64_t i, const int rows,
+                 const CodeKind kind, const int group) {
+    const QuantisedMatrix *w = &p->w;
+    int64_t bytes = kind == CODE_LOW ? w->in / 2 : w->in, there = p->first + p->count - i;
+    Vector sum[MOST][COLUMNS] = {0};
+    Tile t = {w, .x = p->x + r * p->x_row, .x_row = p->x_row, .ahead = COLUMNS * bytes};
+    for (int c = 0; c < COLUMNS; c++) {
+        int64_t j = i + min(c, there - 1);
+        t.codes[c] = w->codes + j * bytes;
+        t.scale[c] = w->scale + j / w->block_out * w->scale_row;
+    }
+    if (kind == CODE_LOW)
+        nibbles_tile(sum, &t, rows, group);
+    else
+        bytes_tile(sum, &t, rows, kind);
+    for (int n = 0; n < rows; n++) {
+        Quarter total = add_lanes(sum[n]);
+        for (int c = 0; c < COLUMNS && c < there; c++) {
+            int64_t at = (r + n) * p->y_row + i + c;
+            p->y[at] = p->base ? p->base[at] + total[c] : total[c];
         }
     }
 }
 
-/* to[r] = the row of W with row r of x */
-INLINE void one_row(float *to, const QuantisedMatrix *w, Rows x, int64_t i, const int rows,
-                    const int kind, const int group) {
-    Floats sum[MOST][TURNS] = {0};
-    if (kind == LOW)
-        nibbles_row(sum, w, x, i, rows, group);
-    else
-        bytes_row(sum, w, x, i, rows, kind);
-    for (int r = 0; r < rows; r++) {
-        Floats all = (sum[r][0] + sum[r][1]) + (sum[r][2] + sum[r][3]);
-        for (int half = LANES / 2; half > 0; half /= 2)
-            for (int l = 0; l < half; l++) all[l] += all[l + half];
-        to[r] = all[0];
-    }
-}
+typedef void Kernel(const QuantisedProduct *p, int64_t r, int64_t i);
 
-typedef void RowKernel(float *to, const QuantisedMatrix *w, Rows x, int64_t i);
-
-#define OF_ROWS(name, rows, kind, group)                                                \
-    static void name##_##rows(float *to, const QuantisedMatrix *w, Rows x, int64_t i) { \
-        one_row(to, w, x, i, rows, kind, group);                                        \
+#define OF_ROWS(name, rows, kind, group)                                         \
+    static void name##_##rows(const QuantisedProduct *p, int64_t r, int64_t i) { \
+        tile(p, r, i, rows, kind, group);                                        \
     }
 #define KERNELS(name, kind, group) /* of 1, 2 and 4 rows of x */ \
     OF_ROWS(name, 1, kind, group)                                \
     OF_ROWS(name, 2, kind, group)                                \
     OF_ROWS(name, 4, kind, group)                                \
-    static RowKernel *const name[] = {name##_1, name##_2, name##_4};
-KERNELS(u8, WHOLE, 0)
-KERNELS(e4m3, FLOAT, 0)
-KERNELS(i4_32, LOW, 32)
-KERNELS(i4_64, LOW, 64)
-KERNELS(i4_128, LOW, 128)
+    static Kernel *const name[] = {name##_1, name##_2, name##_4};
+KERNELS(u8, CODE_U8, 0)
+KERNELS(e4m3, CODE_E4M3, 0)
+KERNELS(i4_32, CODE_LOW, 32)
+KERNELS(i4_64, CODE_LOW, 64)
+KERNELS(i4_128, CODE_LOW, 128)
+
+bool quantised_few_rows_takes(const QuantisedMatrix *w) {
+    return w->block_in % LANES == 0 || w->scale_row == 1;
+}
 
 void quantised_few_rows_cpu(const QuantisedProduct *p) {
-    RowKernel *const *kernels = p->w.dtype == U8        ? u8
-                                : p->w.dtype == F8_E4M3 ? e4m3
-                                : p->w.block_in == 32   ? i4_32
-                                : p->w.block_in == 64   ? i4_64
-                                                        : i4_128;
-    for (int64_t i = p->first; i < p->first + p->count; i++)
+    const QuantisedMatrix *w = &p->w;
+    Kernel *const *kernels = w->dtype == U8        ? u8
+                             : w->dtype == F8_E4M3 ? e4m3
+                             : w->block_in == 32   ? i4_32
+                             : w->block_in == 64   ? i4_64
+                                                   : i4_128;
+    int64_t last = p->first + p->count;
+    for (int64_t i = p->first; i < last; i += COLUMNS)
         for (int64_t r = 0, rows; r < p->rows; r += rows) {
-            float sum[MOST];
             int k = ROWS == 4 && p->rows - r >= 4 ? 2 : p->rows - r >= 2;
             rows = 1 << k;
-            kernels[k](sum, &p->w, (Rows){p->x + r * p->x_row, p->x_row}, i);
-            for (int64_t n = 0; n < rows; n++) {
-                int64_t at = (r + n) * p->y_row + i;
-                p->y[at] = p->base ? p->base[at] + sum[n] : sum[n];
+            kernels[k](p, r, i);
+        }
+    for (int64_t i = p->first; i < last && w->dtype == F8_E4M3; i++) /* NaN, whatever x is */
+        if (has_nan(w->codes + i * w->in, w->in))
+            for (int64_t r = 0; r < p->rows; r++) p->y[r * p->y_row + i] = NAN;
+}
+
+/* ---- y = x W ---- */
+
+/* Four vectors of y's columns from one place of a row of W on: of I4 two of low and two of high
+ * bits. Each is summed over W's rows from the first to the last, as cpu_matmul() does. */
+INLINE void turned_tile(const QuantisedProduct *p, int64_t r, int64_t at, const int rows,
+                        const CodeKind kind) {
+    const QuantisedMatrix *w = &p->w;
+    const int nibbles = kind == CODE_LOW, vectors = nibbles ? 2 : 4;
+    int64_t row = nibbles ? w->in / 2 : w->in, bytes = nibbles ? w->block_in / 2 : w->block_in;
+    const uint8_t *codes = w->codes + p->first * row + at;
+    const float *scale = w->scale + p->first * w->scale_row, *x = p->x + r * p->x_row;
+    Vector sum[MOST][4] = {0};
+    for (int64_t i = 0; i < p->count; i++, codes += row, scale += w->scale_row)
+        for (int v = 0; v < vectors; v++) {
+            float s = scale[(at + v * LANES) / bytes];
+            Vector low = s * code_lanes(codes + v * LANES, kind), high;
+            if (nibbles) high = s * code_lanes(codes + v * LANES, CODE_HIGH);
+            for (int n = 0; n < rows; n++) {
+                sum[n][v] += x[n * p->x_row + i] * low;
+                if (nibbles) sum[n][2 + v] += x[n * p->x_row + i] * high;
             }
         }
+    for (int n = 0; n < rows; n++)
+        for (int v = 0; v < vectors; v++) {
+            int64_t byte = at + v * LANES, k = nibbles ? byte + byte / bytes * bytes : byte;
+            float *y = p->y + (r + n) * p->y_row + k;
+            *(Vector *)y = sum[n][v];
+            if (nibbles) *(Vector *)(y + bytes) = sum[n][2 + v];
+        }
+}
+
+bool quantised_turned_takes(const QuantisedMatrix *w) {
+    return (w->dtype == U8 && w->in % (4 * LANES) == 0 && w->block_in % LANES == 0) ||
+           (w->dtype == I4 && w->in % (4 * LANES) == 0);
+}
+
+void quantised_turned_cpu(const QuantisedProduct *p) {
+    for (int64_t r = 0, rows; r < p->rows; r += rows) {
+        rows = p->rows - r >= 2 ? 2 : 1;
+        if (p->w.dtype == U8)
+            for (int64_t at = 0; at < p->w.in; at += 4 * LANES)
+                rows == 2 ? turned_tile(p, r, at, 2, CODE_U8) : turned_tile(p, r, at, 1, CODE_U8);
+        else
+            for (int64_t at = 0; at < p->w.in / 2; at += 2 * LANES)
+                rows == 2 ? turned_tile(p, r, at, 2, CODE_LOW) : turned_tile(p, r, at, 1, CODE_LOW);
+    }
 }

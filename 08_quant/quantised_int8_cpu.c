@@ -6,12 +6,9 @@
  * so do those of the scales. Sums stay in lanes up to the end of the row.
  */
 #include "08_quant/quantised_int8.h"
+#include "08_quant/quantised_lanes.h"
 
 #include <math.h>
-#include <string.h>
-#ifdef __AVX2__
-#include <immintrin.h>
-#endif
 
 enum { LONGEST = 1 << 17 }; /* 127 * 127 * LONGEST < 2^31 */
 
@@ -71,19 +68,15 @@ void quantised_int8_reference_cpu(const QuantisedProduct *p) {
 /* ---- vectors ---- */
 
 #ifdef __AVX512F__
-enum { LANES = 16, ROWS = 8 };
-#elif defined __AVX__
-enum { LANES = 8, ROWS = 4 };
+enum { ROWS = 8 };
 #else
-enum { LANES = 4, ROWS = 4 };
+enum { ROWS = 4 };
 #endif
-enum { BYTES = 4 * LANES, MOST = 8, AHEAD = 1024 };
+enum { BYTES = 4 * LANES, MOST = 8, COLUMNS = 4, AHEAD = 1024 };
 typedef uint8_t Codes __attribute__((vector_size(BYTES), aligned(1), may_alias));
 typedef int8_t Signed __attribute__((vector_size(BYTES), aligned(1), may_alias));
 typedef int32_t Ints __attribute__((vector_size(BYTES)));
-typedef float Floats __attribute__((vector_size(BYTES)));
 typedef int32_t Ints4 __attribute__((vector_size(16), aligned(4), may_alias));
-typedef float Floats4 __attribute__((vector_size(16), aligned(4), may_alias));
 
 /* sum + w a: lane l gets products 4 l .. 4 l + 3. nibbles: w is below 16. */
 static inline Ints dot(Ints sum, Codes w, Signed a, const int nibbles) {
@@ -120,31 +113,27 @@ static inline Longs2 two_of(const void *from) { /* of four bytes each */
 
 /* One number for each of a vector's groups (1, 2 or 4): in the first lane of each, or in all. */
 static inline Ints begin(const int32_t *shift, const int groups) {
-    if (groups == 1 || LANES == 4) return (Ints){*shift};
+    if (groups == 1) return (Ints){*shift};
     Ints4 four = groups == 4 ? *(const Ints4 *)shift : (Ints4)two_of(shift);
 #ifdef __AVX512F__
     Ints lane = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
     return (Ints)_mm512_maskz_permutexvar_epi32(groups == 4 ? 0x1111 : 0x0101,
                                                 (__m512i)(lane * groups / LANES),
                                                 _mm512_castsi128_si512((__m128i)four));
-#elif defined __AVX__
-    return __builtin_shufflevector(four, (Ints4){0}, 0, 4, 4, 4, 1, 4, 4, 4);
 #else
-    return four; /* no vector is wider than a group */
+    return __builtin_shufflevector(four, (Ints4){0}, 0, 4, 4, 4, 1, 4, 4, 4);
 #endif
 }
 
-static inline Floats spread(const float *scale, const int groups) {
-    if (groups == 1 || LANES == 4) return *scale - (Floats){0};
-    Floats4 four = groups == 4 ? *(const Floats4 *)scale : (Floats4)two_of(scale);
+static inline Vector spread(const float *scale, const int groups) {
+    if (groups == 1) return *scale - (Vector){0};
+    Quarter four = groups == 4 ? *(const Quarter *)scale : (Quarter)two_of(scale);
 #ifdef __AVX512F__
     Ints lane = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
-    return (Floats)_mm512_permutexvar_ps((__m512i)(lane * groups / LANES),
+    return (Vector)_mm512_permutexvar_ps((__m512i)(lane * groups / LANES),
                                          _mm512_castps128_ps512((__m128)four));
-#elif defined __AVX__
-    return __builtin_shufflevector(four, four, 0, 0, 0, 0, 1, 1, 1, 1);
 #else
-    return four;
+    return __builtin_shufflevector(four, four, 0, 0, 0, 0, 1, 1, 1, 1);
 #endif
 }
 
@@ -158,16 +147,20 @@ static inline Signed signed_at(const int8_t *from) { return *(const Signed *)fro
 
 /* ---- one row of W with some rows of x ---- */
 
-#define INLINE static inline __attribute__((always_inline))
+QuantisedRows quantised_rows_from(QuantisedRows x, int64_t first, int64_t step) {
+    x.codes += first * x.code_row, x.scale += first * x.scale_row, x.shift += first * x.scale_row;
+    x.code_row *= step, x.scale_row *= step;
+    return x;
+}
 
 /*
  * Some bytes of a row of W: one group of several vectors, or a vector of several groups. w and
  * scale are of these, `at` and g say where they stand in x.
  */
-INLINE void step(Floats *sum, const Codes *w, const float *scale, QuantisedRows x, int64_t at,
+INLINE void step(Vector *sum, const Codes *w, const float *scale, QuantisedRows x, int64_t at,
                  int64_t g, const int rows, const int nibbles, const int vectors,
                  const int groups) {
-    Floats scale_w = spread(scale, groups);
+    Vector scale_w = spread(scale, groups);
     for (int r = 0; r < rows; r++) {
         const int8_t *a = x.codes + r * x.code_row + at;
         Ints products = begin(x.shift + r * x.scale_row + g, groups);
@@ -177,20 +170,20 @@ INLINE void step(Floats *sum, const Codes *w, const float *scale, QuantisedRows 
             if (nibbles)
                 products = dot(products, w[v] >> 4, signed_at(a + x.part + v * BYTES), nibbles);
         }
-        sum[r] += __builtin_convertvector(products, Floats) *
+        sum[r] += __builtin_convertvector(products, Vector) *
                   (scale_w * spread(x.scale + r * x.scale_row + g, groups));
     }
 }
 
 /* Groups of 32, 64 or 128. */
-INLINE void short_groups(Floats *to, const QuantisedMatrix *w, QuantisedRows x, int64_t i,
+INLINE void short_groups(Vector *to, const QuantisedMatrix *w, QuantisedRows x, int64_t i,
                          const int rows, const int nibbles, const int group) {
     const int bytes = nibbles ? group / 2 : group, vectors = bytes > BYTES ? bytes / BYTES : 1;
     const int groups = bytes < BYTES ? BYTES / bytes : 1;
     const float *scale = w->scale + i * w->scale_row;
     int64_t row = nibbles ? w->in / 2 : w->in, at = 0, g = 0;
     const uint8_t *codes = w->codes + i * row;
-    Floats sum[MOST] = {0};
+    Vector sum[MOST] = {0};
     Codes some[128 / BYTES];
     for (; at + vectors * BYTES <= row; at += vectors * BYTES, g += groups) {
         for (int v = 0; v < vectors; v++) {
@@ -206,15 +199,15 @@ INLINE void short_groups(Floats *to, const QuantisedMatrix *w, QuantisedRows x, 
         some[0] = first_codes(codes + at, row - at);
         step(sum, some, last, x, at, g, rows, nibbles, vectors, groups);
     }
-    for (int r = 0; r < rows; r++) to[r] = sum[r];
+    for (int r = 0; r < rows; r++) to[r * COLUMNS] = sum[r];
 }
 
 /* U8 in groups of any size. That of a whole row is summed as a whole number to the end. */
-INLINE void long_groups(Floats *to, const QuantisedMatrix *w, QuantisedRows x, int64_t i,
+INLINE void long_groups(Vector *to, const QuantisedMatrix *w, QuantisedRows x, int64_t i,
                         const int rows) {
     int64_t group = w->block_in;
     const uint8_t *codes = w->codes + i * w->in;
-    Floats sum[MOST] = {0};
+    Vector sum[MOST] = {0};
     for (int64_t g = 0; g < w->scale_row; g++) {
         float scale = w->scale[i * w->scale_row + g];
         int64_t at = g * group, end = at + group;
@@ -232,37 +225,56 @@ INLINE void long_groups(Floats *to, const QuantisedMatrix *w, QuantisedRows x, i
             if (w->scale_row == 1) {
                 int32_t whole = 0;
                 for (int l = 0; l < LANES; l++) whole += products[r][l];
-                sum[r][0] = (float)whole * both;
+                sum[r] = (Vector){(float)whole * both};
             } else {
-                sum[r] += __builtin_convertvector(products[r], Floats) * both;
+                sum[r] += __builtin_convertvector(products[r], Vector) * both;
             }
         }
     }
-    for (int r = 0; r < rows; r++) to[r] = sum[r];
+    for (int r = 0; r < rows; r++) to[r * COLUMNS] = sum[r];
 }
 
-typedef void RowKernel(Floats *sum, const QuantisedMatrix *w, QuantisedRows x, int64_t i);
-
-/* NAME_1, NAME_2, ...: of so many rows of x */
-#define OF_ROWS(name, rows, call, ...)                                                             \
-    static void name##_##rows(Floats *sum, const QuantisedMatrix *w, QuantisedRows x, int64_t i) { \
-        call(sum, w, x, i, rows, ##__VA_ARGS__);                                                   \
+/* Rows of y from r on, columns i .. i + 3, as far as they are asked for. group 0: of any size */
+INLINE void tile(const QuantisedProduct *p, QuantisedRows x, int64_t r, int64_t i, const int rows,
+                 const int nibbles, const int group) {
+    int64_t there = min(COLUMNS, p->first + p->count - i);
+    Vector sum[MOST][COLUMNS] = {0};
+    x = quantised_rows_from(x, r, 1);
+    for (int64_t c = 0; c < there; c++)
+        if (group)
+            short_groups(&sum[0][c], &p->w, x, i + c, rows, nibbles, group);
+        else
+            long_groups(&sum[0][c], &p->w, x, i + c, rows);
+    for (int n = 0; n < rows; n++) {
+        Quarter total = add_lanes(sum[n]);
+        for (int c = 0; c < there; c++) {
+            int64_t at = (r + n) * p->y_row + i + c;
+            p->y[at] = p->base ? p->base[at] + total[c] : total[c];
+        }
     }
-#define KERNELS(name, call, ...)          \
-    OF_ROWS(name, 1, call, ##__VA_ARGS__) \
-    OF_ROWS(name, 2, call, ##__VA_ARGS__) \
-    OF_ROWS(name, 4, call, ##__VA_ARGS__) \
-    OF_ROWS(name, 8, call, ##__VA_ARGS__) \
-    static RowKernel *const name[] = {name##_1, name##_2, name##_4, name##_8};
-KERNELS(i4_32, short_groups, 1, 32)
-KERNELS(i4_64, short_groups, 1, 64)
-KERNELS(i4_128, short_groups, 1, 128)
-KERNELS(u8_32, short_groups, 0, 32)
-KERNELS(u8_64, short_groups, 0, 64)
-KERNELS(u8_128, short_groups, 0, 128)
-KERNELS(u8_any, long_groups)
+}
 
-static RowKernel *const *kernels_for(const QuantisedMatrix *w) {
+typedef void Kernel(const QuantisedProduct *p, QuantisedRows x, int64_t r, int64_t i);
+
+#define OF_ROWS(name, rows, nibbles, group)                                                       \
+    static void name##_##rows(const QuantisedProduct *p, QuantisedRows x, int64_t r, int64_t i) { \
+        tile(p, x, r, i, rows, nibbles, group);                                                   \
+    }
+#define KERNELS(name, nibbles, group) /* of 1, 2, 4 and 8 rows of x */ \
+    OF_ROWS(name, 1, nibbles, group)                                   \
+    OF_ROWS(name, 2, nibbles, group)                                   \
+    OF_ROWS(name, 4, nibbles, group)                                   \
+    OF_ROWS(name, 8, nibbles, group)                                   \
+    static Kernel *const name[] = {name##_1, name##_2, name##_4, name##_8};
+KERNELS(i4_32, 1, 32)
+KERNELS(i4_64, 1, 64)
+KERNELS(i4_128, 1, 128)
+KERNELS(u8_32, 0, 32)
+KERNELS(u8_64, 0, 64)
+KERNELS(u8_128, 0, 128)
+KERNELS(u8_any, 0, 0)
+
+static Kernel *const *kernels_for(const QuantisedMatrix *w) {
     int i4 = w->dtype == I4;
     if (w->scale_row == 1 && !i4) return u8_any; /* the exact one */
     switch (w->block_in) {
@@ -311,33 +323,15 @@ QuantisedRows quantised_rows(Context *ctx, const float *x, int64_t x_row, int64_
     return q;
 }
 
-QuantisedRows quantised_rows_from(QuantisedRows x, int64_t first, int64_t step) {
-    x.codes += first * x.code_row, x.scale += first * x.scale_row, x.shift += first * x.scale_row;
-    x.code_row *= step, x.scale_row *= step;
-    return x;
-}
-
 /* ---- the product ---- */
 
-static float add_lanes(Floats v) {
-    for (int half = LANES / 2; half > 0; half /= 2)
-        for (int l = 0; l < half; l++) v[l] += v[l + half];
-    return v[0];
-}
-
 void quantised_int8_cpu(const QuantisedProduct *p, QuantisedRows x) {
-    RowKernel *const *kernels = kernels_for(&p->w);
-    for (int64_t i = p->first; i < p->first + p->count; i++)
-        for (int64_t r = 0, rows; r < p->rows; r += rows) {
-            Floats sum[MOST];
+    Kernel *const *kernels = kernels_for(&p->w);
+    for (int64_t i = p->first; i < p->first + p->count; i += COLUMNS)
+        for (int64_t r = 0, rows; r < p->rows; r += rows) { /* W's rows are in a cache by then */
             int k = 3;
             while (p->rows - r < 1 << k || ROWS < 1 << k) k--;
             rows = 1 << k;
-            kernels[k](sum, &p->w, quantised_rows_from(x, r, 1), i);
-            for (int64_t n = 0; n < rows; n++) {
-                int64_t at = (r + n) * p->y_row + i;
-                float y = add_lanes(sum[n]);
-                p->y[at] = p->base ? p->base[at] + y : y;
-            }
+            kernels[k](p, x, r, i);
         }
 }

@@ -124,7 +124,6 @@ CPU_TEST(quantised, a_row_does_not_depend_on_its_neighbours) {
         Pair pair;
         const HeldCase *c = held_cases + i / KERNELS;
         int k = i % KERNELS;
-        if (k == PANELS) continue; /* of more rows */
         pair_init(&pair, &ctx, c, &quantised_weight_only);
         QuantisedProduct all = product_of(&ctx, &pair, CPU_FEW_ROWS, false);
         if (!takes(k, &all.w)) continue;
@@ -147,6 +146,68 @@ CPU_TEST(quantised, a_row_does_not_depend_on_its_neighbours) {
         params_free(&pair.params);
         context_reset(&ctx);
     }
+}
+
+/* What becomes numbers is multiplied like numbers: the bits are those of the dequantised weight's
+ * product, in registers as in panels, for as many rows as have bits of their own. */
+CPU_TEST(quantised, weight_only_is_the_product_of_the_numbers) {
+    for (int i = 0; i < HELD_CASES; i++) {
+        Pair pair;
+        const HeldCase *c = held_cases + i;
+        pair_init(&pair, &ctx, c, &quantised_weight_only);
+        for (int rows = 1; rows <= CPU_FEW_ROWS; rows += rows < 6 ? 1 : 5) {
+            QuantisedProduct p = product_of(&ctx, &pair, rows, rows % 2);
+            size_t bytes = (size_t)(rows * c->out) * sizeof(float);
+            float *y = test_floats(rows * c->out);
+            cpu_matmul(&(CpuMatmul){y,
+                                    p.base,
+                                    c->out,
+                                    {p.x, c->in, 1},
+                                    {pair.plain->data, 1, c->in},
+                                    rows,
+                                    c->out,
+                                    c->in});
+            panels(&ctx, &p);
+            cr_assert(!memcmp(p.y, y, bytes), "panels, case %d, %d rows", i, rows);
+            if (quantised_few_rows_takes(&p.w)) few(&ctx, &p);
+            cr_assert(!memcmp(p.y, y, bytes), "few rows, case %d, %d rows", i, rows);
+            free(y), free(p.y);
+        }
+        params_free(&pair.params);
+        context_reset(&ctx);
+    }
+}
+
+/* y = x W by some rows of W, as one head of latent attention has it: again the numbers' bits. */
+CPU_TEST(quantised, turned_is_the_product_of_the_numbers) {
+    int taken = 0;
+    for (int i = 0; i < HELD_CASES; i++) {
+        Pair pair;
+        const HeldCase *c = held_cases + i;
+        pair_init(&pair, &ctx, c, &quantised_weight_only);
+        int64_t first = c->out / 3, count = c->out - first;
+        QuantisedMatrix w = quantised_matrix(pair.held, 0);
+        for (int rows = 1; rows < 6 && quantised_turned_takes(&w); rows++, taken++) {
+            const float *x = test_normal(&ctx, "x", 5, SHAPE(rows, count))->data;
+            float *y = test_floats(rows * c->in), *should = test_floats(rows * c->in);
+            const float *numbers = (float *)pair.plain->data + first * c->in;
+            quantised_turned_cpu(&(QuantisedProduct){.y = y,
+                                                     .x = x,
+                                                     .y_row = c->in,
+                                                     .x_row = count,
+                                                     .rows = rows,
+                                                     .w = w,
+                                                     .first = first,
+                                                     .count = count});
+            cpu_matmul(&(CpuMatmul){
+                should, NULL, c->in, {x, count, 1}, {numbers, c->in, 1}, rows, c->in, count});
+            cr_assert(!memcmp(y, should, (size_t)(rows * c->in) * sizeof *y), "case %d", i);
+            free(y), free(should);
+        }
+        params_free(&pair.params);
+        context_reset(&ctx);
+    }
+    cr_assert(taken > 20, "%d", taken);
 }
 
 /* x = 1, -1, 1, ... in a group is its own code times a scale, so nothing is rounded; zeros have no

@@ -8,6 +8,7 @@
  */
 #include "common/core/cpu_matmul.h"
 
+#include "common/core/lanes.h"
 #include "common/core/transpose8.h"
 
 #include <omp.h>
@@ -31,17 +32,15 @@ void cpu_matmul_reference(const CpuMatmul *p) {
 
 /* ---- vectors ---- */
 
-/* GCC's vectors: the operators work on all lanes, and the compiler maps them to whatever the
- * processor has. 12 x 2 of them hold C, with two of B and one of A: 27 of 32 registers, or half of
- * the rows and 15 of 16. Unpacked it is 6 x 4, so each visit to a row of B reads more of it. */
+/* 12 x 2 of them hold C, with two of B and one of A: 27 of 32 registers, or half of the rows and 15
+ * of 16. Unpacked it is 6 x 4, so each visit to a row of B reads more of it. */
 #ifdef __AVX512F__
-enum { LANES = 16, ROWS = 12, VECTORS = 4 };
+enum { ROWS = 12, VECTORS = 4 };
 #else
-enum { LANES = 8, ROWS = 6, VECTORS = 2 };
+enum { ROWS = 6, VECTORS = 2 };
 #endif
 enum { PANEL = 2 * LANES }; /* columns of a packed B that lie together, row by row */
 enum { UNPACKED_ROWS = 6 };
-typedef float Vector __attribute__((vector_size(LANES * sizeof(float)), aligned(4), may_alias));
 
 /* ---- dot products: B is read once, as it lies ----
  * Four columns of B (rows of a weight [out, in]) with up to DOT_ROWS of A: their sums are in
@@ -53,42 +52,12 @@ static void put(const CpuMatmul *p, int64_t i, int64_t j, float sum) {
     p->c[at] = p->base ? p->base[at] + sum : sum;
 }
 
-typedef float Half __attribute__((vector_size(32)));
-typedef float Quarter __attribute__((vector_size(16), aligned(4), may_alias));
-
-/* Lane i with lane i + half of them, until four are left. */
-static inline Quarter quarter(Vector v) {
-#ifdef __AVX512F__
-    Half h = __builtin_shufflevector(v, v, 0, 1, 2, 3, 4, 5, 6, 7) +
-             __builtin_shufflevector(v, v, 8, 9, 10, 11, 12, 13, 14, 15);
-#else
-    Half h = v;
-#endif
-    return __builtin_shufflevector(h, h, 0, 1, 2, 3) + __builtin_shufflevector(h, h, 4, 5, 6, 7);
-}
-
 #ifdef __AVX512F__
 enum { DOT_ROWS = 6 }; /* at most: 24 sums, 6 of A and one of B in 32 registers */
 #else
 enum { DOT_ROWS = 3 }; /* 12, 3 and 1 in 16 */
 #endif
 enum { DOT_COLUMNS = 4, DOT_STEP = DOT_ROWS < 4 ? DOT_ROWS : 4 };
-
-/* The lanes of four sums, added: (0 + 2) + (1 + 3) of each. */
-static inline Quarter add_lanes(const Vector *v) {
-    Quarter q0 = quarter(v[0]), q1 = quarter(v[1]), q2 = quarter(v[2]), q3 = quarter(v[3]);
-    Quarter a =
-        __builtin_shufflevector(q0, q1, 0, 1, 4, 5) + __builtin_shufflevector(q0, q1, 2, 3, 6, 7);
-    Quarter b =
-        __builtin_shufflevector(q2, q3, 0, 1, 4, 5) + __builtin_shufflevector(q2, q3, 2, 3, 6, 7);
-    return __builtin_shufflevector(a, b, 0, 2, 4, 6) + __builtin_shufflevector(a, b, 1, 3, 5, 7);
-}
-
-static inline Vector first_lanes(const float *from, int64_t count) {
-    float lanes[LANES] = {0};
-    memcpy(lanes, from, (size_t)count * sizeof *from);
-    return *(const Vector *)lanes;
-}
 
 /*
  * Rows i .. i + rows - 1 with `columns` columns from j on. Past B's last column that comes again,
