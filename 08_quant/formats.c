@@ -44,7 +44,8 @@ float quant_round(float x, DType dtype) {
 float quant_scale(float amax, const QuantFormat *format) {
     if (amax == 0) return 1;
     float scale = fmaxf(amax / quant_largest(format->dtype), FLT_MIN);
-    return format->scale_power_of_two ? e8m0_to_float(e8m0_from_float(scale)) : scale;
+    if (format->scale == SCALE_BF16) return bf16_to_float(bf16_from_float(scale));
+    return format->scale == SCALE_POWER_OF_TWO ? e8m0_to_float(e8m0_from_float(scale)) : scale;
 }
 /* [/quant_round] */
 
@@ -110,7 +111,8 @@ int64_t quant_scale_count(const QuantFormat *f, int64_t out, int64_t in) {
 }
 
 double quant_bits(const QuantFormat *f, int64_t out, int64_t in) {
-    double scale_bits = f->scale_power_of_two ? 8 : 32;
+    static const double kinds[] = {[SCALE_ANY] = 32, [SCALE_POWER_OF_TWO] = 8, [SCALE_BF16] = 16};
+    double scale_bits = kinds[f->scale];
     double bits = 8 * (double)quant_code_bytes(f, out, in);
     return (bits + scale_bits * (double)quant_scale_count(f, out, in)) / (double)(out * in);
 }

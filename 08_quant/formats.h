@@ -32,10 +32,14 @@
 
 __BEGIN_DECLS
 
+/* What a scale may be: any number; the next power of two upwards (ue8m0); the nearest of BF16's, as
+ * files of packed weights have them. */
+typedef enum QuantScale { SCALE_ANY, SCALE_POWER_OF_TWO, SCALE_BF16 } QuantScale;
+
 typedef struct QuantFormat {
     DType dtype;             /* U8, I4, F8_E4M3 or F8_E5M2 */
     int block_out, block_in; /* numbers that share a scale; 0: all there are in that direction */
-    bool scale_power_of_two; /* the next power of two from the scale upwards (ue8m0) */
+    QuantScale scale;
 } QuantFormat;
 
 /* 0, or -1 and a message: can a matrix [out, in] be written so? Blocks of integers must divide a

@@ -196,19 +196,19 @@ void stored_pack(int32_t *packed, const void *codes, int64_t out, int64_t in, in
                  bits, format);
 }
 
-/* The scales as F32, `repeat` times each. */
+/* The scales as F32, `repeat` times each: read to the end of the array, spread from there. */
 static int read_scales(float *scales, const StoredWeight *s, int64_t repeat, Error *err) {
     const Tensor *t = s->scale;
-    for (int64_t i = 0; i < tensor_count(t); i++) {
-        float scale;
-        if (is_exponent(t))
-            scale = e8m0_to_float(((const uint8_t *)t->data)[i]);
-        else
-            weight_read(&scale, t, i, 1);
+    int64_t count = tensor_count(t);
+    float *read = scales + (repeat - 1) * count;
+    if (!is_exponent(t)) weight_read(read, t, 0, count);
+    for (int64_t i = 0; i < count; i++) {
+        if (is_exponent(t)) read[i] = e8m0_to_float(((const uint8_t *)t->data)[i]);
+        float scale = read[i];
         if (!(scale > 0) || isinf(scale))
             return error_set(err, "%s: number %lld of '%s' is %g, but a scale is above 0", s->path,
                              (long long)i, name_text(t->name).text, scale);
-        for (int64_t k = 0; k < repeat; k++) *scales++ = scale;
+        for (int64_t k = 0; k < repeat; k++) scales[i * repeat + k] = scale;
     }
     return 0;
 }

@@ -1,8 +1,10 @@
 /*
- * Errors are relative norms, ||difference|| / ||wanted||, so those of several matrices are put
- * together as squares.
+ * Errors are relative norms, and a layer's is the root of the mean of their squares over its
+ * matrices.
  */
 #include "10_full_model/commands/quantize_report.h"
+
+#include "10_full_model/checkpoint/stored.h"
 
 #include "common/files/csv.h"
 #include "common/files/files.h"
@@ -11,118 +13,149 @@
 
 #include <math.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 
-QuantRows quant_rows(const Model *model) {
-    const Params *params = &model->params;
-    QuantRows rows = {.list = must_alloc((size_t)params->count, sizeof *rows.list)};
-    for (int i = 0; i < params->count; i++) {
-        Tensor *weight = params->list[i];
-        int layer = weight_layer(weight->name);
-        if (weight->ndim < 2) continue;
-        rows.list[rows.count++].weight = weight;
-        rows.numbers += tensor_count(weight);
-        if (layer >= rows.layers) rows.layers = layer + 1;
+/* Bits that a number of this matrix takes, its share of the scales included. q: NULL if plain. */
+static double bits_of(const QuantOutcome *o, const Tensor *w, const QuantisedWeight *q) {
+    return q && q->codes ? quant_bits(&q->format, tensor_dim(w, -2), tensor_dim(w, -1))
+                         : 8 * (double)dtype_size(o->plain);
+}
+
+/* ---- the table ---- */
+
+typedef struct Mean {
+    double sum;
+    int count;
+} Mean;
+
+static void mean_add(Mean *mean, double error) {
+    if (isnan(error)) return;
+    mean->sum += error * error;
+    mean->count++;
+}
+
+/* "   0.00638", or as many blanks. */
+static void mean_print(const Mean *mean) {
+    if (mean->count)
+        printf(" %9.5f", sqrt(mean->sum / mean->count));
+    else
+        printf(" %9s", "-");
+}
+
+/* "kv_b_proj" of "model.layers.0.self_attn.kv_b_proj.weight", with its sizes. */
+static int print_plain(const Tensor *w, int column, const char *before) {
+    char text[120];
+    ModuleName module = stored_module(w->name);
+    const char *dot = strrchr(module.text, '.');
+    int length = snprintf(text, sizeof text, "%s %lld x %lld", dot ? dot + 1 : module.text,
+                          (long long)tensor_dim(w, -2), (long long)tensor_dim(w, -1));
+    if (*before && column + length + 2 > 79)
+        column = printf(",\n%38s", "") - 2;
+    else
+        column += printf("%s", before);
+    return column + printf("%s", text);
+}
+
+static void print_layer(const QuantReport *r, int layer) {
+    Mean weights = {0}, before = {0}, after = {0};
+    bool any = false;
+    for (int i = 0; i < r->count; i++) {
+        const QuantisedWeight *q = &r->list[i];
+        if (weight_layer(q->weight->name) != layer) continue;
+        mean_add(&weights, q->weight_error);
+        mean_add(&before, q->before);
+        mean_add(&after, q->after);
     }
-    return rows;
-}
-
-void quant_rows_free(QuantRows *rows) {
-    for (int i = 0; i < rows->count; i++) {
-        free(rows->list[i].codes);
-        free(rows->list[i].scales);
+    printf("%5d", layer);
+    mean_print(&weights), mean_print(&before), mean_print(&after);
+    for (int i = 0, column = 38; i < r->count; i++) {
+        const QuantisedWeight *q = &r->list[i];
+        if (weight_layer(q->weight->name) != layer || q->codes) continue;
+        if (!any) printf("   ");
+        column = print_plain(q->weight, column, any ? ", " : "");
+        any = true;
     }
-    free(rows->list);
-    *rows = (QuantRows){0};
+    printf("\n");
 }
 
-void quant_row_add(QuantRow *row, const float *was, const float *is, int64_t count) {
-    double size = 0, error = 0;
-    for (int64_t i = 0; i < count; i++) {
-        double difference = (double)is[i] - was[i];
-        error += difference * difference;
-        size += (double)was[i] * was[i];
+static void print_table(const QuantOutcome *o) {
+    const QuantReport *r = o->report;
+    int layers = 0, noted = 0;
+    const QuantFormat *plain = NULL;
+    for (int i = 0; i < r->count; i++)
+        if (weight_layer(r->list[i].weight->name) >= layers)
+            layers = weight_layer(r->list[i].weight->name) + 1;
+    printf("\n%5s %9s %19s\n%5s %9s %9s %9s   %s\n", "", "weights", "their outputs", "layer",
+           "rounded", "rounded", "now", "plain");
+    for (int layer = 0; layer < layers; layer++) print_layer(r, layer);
+    for (int i = 0; i < r->count; i++) {
+        if (!r->list[i].codes) plain = &r->list[i].format;
+        noted += r->list[i].codes && *r->list[i].note;
     }
-    row->size += size;
-    row->before += error;
-    row->after += error;
+    if (plain && plain->dtype == F8_E4M3)
+        printf("plain: what tiles of %d x %d cut (--ragged quantises it)\n", plain->block_out,
+               plain->block_in);
+    else if (plain)
+        printf("plain: rows that groups of %d do not divide\n", plain->block_in);
+    if (noted) printf("%d of the matrices have a note in the CSV\n", noted);
 }
 
-static double relative(double error, double size) { return size > 0 ? sqrt(error / size) : 0; }
-
-/* Bits that a number of this matrix takes, its share of the scales included. */
-static double bits_of(const QuantRow *row, DType plain) {
-    const Tensor *w = row->weight;
-    return *row->why ? 8 * (double)dtype_size(plain)
-                     : quant_bits(&row->format, w->shape[w->ndim - 2], tensor_dim(w, -1));
-}
-
-/* "kv_b_proj" of "model.layers.0.self_attn.kv_b_proj.weight". */
-static const char *short_name(const ModuleName *module) {
-    const char *dot = strrchr(module->text, '.');
-    return dot ? dot + 1 : module->text;
-}
-
-static void print_layer(const QuantRows *rows, int layer) {
-    QuantRow sum = {0};
-    char high[400] = "";
-    for (int i = 0; i < rows->count; i++) {
-        const QuantRow *row = &rows->list[i];
-        if (weight_layer(row->weight->name) != layer) continue;
-        sum.size += row->size, sum.before += row->before, sum.after += row->after;
-        if (!*row->why || !strcmp(row->why, "always")) continue;
-        size_t used = strlen(high);
-        ModuleName module = stored_module(row->weight->name);
-        snprintf(high + used, sizeof high - used, "%s%*s%s: %s", used ? "\n" : "", used ? 27 : 2,
-                 "", short_name(&module), row->why);
-    }
-    printf("%5d %9.5f %9.5f%s\n", layer, relative(sum.before, sum.size),
-           relative(sum.after, sum.size), high);
-}
-
-static void print_table(const QuantRows *rows, DType plain) {
-    double bits = 0, high = 0, were = 0;
-    printf("\n%5s %9s %9s  %s\n", "layer", "rounding", "error", "stays plain, and why");
-    for (int layer = 0; layer < rows->layers; layer++) print_layer(rows, layer);
-    for (int i = 0; i < rows->count; i++) {
-        const QuantRow *row = &rows->list[i];
-        double count = (double)tensor_count(row->weight), size = count * bits_of(row, plain);
-        bits += size;
-        were += count * 32;
-        if (*row->why) high += size;
-    }
+static void print_sizes(const QuantOutcome *o) {
     char now[32], left[32], before[32];
-    printf("\nall matrices: %s bytes (%s of them plain, %s), as F32 %s\n",
-           format_count(now, sizeof now, (int64_t)(bits / 8)),
-           format_count(left, sizeof left, (int64_t)(high / 8)), dtype_name(plain),
-           format_count(before, sizeof before, (int64_t)(were / 8)));
+    double all = 0, plain = 0, were = 0;
+    for (int i = 0; i < o->params->count; i++) {
+        const Tensor *w = o->params->list[i];
+        const QuantisedWeight *q = quant_report_find(o->report, w);
+        if (w->ndim < 2) continue;
+        double bytes = (double)tensor_count(w) * bits_of(o, w, q) / 8;
+        all += bytes;
+        were += 4 * (double)tensor_count(w);
+        if (!q || !q->codes) plain += bytes;
+    }
+    printf("all matrices: %s bytes, of which %s are plain (%s); as F32 %s\n",
+           format_count(now, sizeof now, (int64_t)all),
+           format_count(left, sizeof left, (int64_t)plain), dtype_name(o->plain),
+           format_count(before, sizeof before, (int64_t)were));
 }
 
-static int write_csv(const QuantRows *rows, const char *path, DType plain, Error *err) {
+/* ---- the CSV ---- */
+
+static char *error_text(char *buffer, size_t size, double error) {
+    snprintf(buffer, size, isnan(error) ? "" : "%.6f", error);
+    return buffer;
+}
+
+static int write_csv(const QuantOutcome *o, const char *path, Error *err) {
     Csv csv;
-    if (csv_open(&csv, path, "weight,layer,numbers,bits,rounding,error,plain_because", "cpu", 0,
-                 err))
+    if (csv_open(&csv, path,
+                 "weight,layer,numbers,bits,weight_rounded,output_rounded,output_now,"
+                 "outlier_columns,short_experts,note",
+                 "cpu", 0, err))
         return -1;
-    for (int i = 0; i < rows->count; i++) {
-        const QuantRow *row = &rows->list[i];
-        char layer[16] = "", errors[64] = ",";
-        if (weight_layer(row->weight->name) >= 0)
-            snprintf(layer, sizeof layer, "%d", weight_layer(row->weight->name));
-        if (!*row->why)
-            snprintf(errors, sizeof errors, "%.6f,%.6f", relative(row->before, row->size),
-                     relative(row->after, row->size));
-        csv_row(&csv, "%s,%s,%lld,%.4f,%s,%s", stored_module(row->weight->name).text, layer,
-                (long long)tensor_count(row->weight), bits_of(row, plain), errors, row->why);
+    for (int i = 0; i < o->params->count; i++) {
+        const Tensor *w = o->params->list[i];
+        const QuantisedWeight *q = quant_report_find(o->report, w);
+        char layer[16] = "", weight[24] = "", before[24] = "", after[24] = "";
+        if (w->ndim < 2) continue;
+        if (weight_layer(w->name) >= 0) snprintf(layer, sizeof layer, "%d", weight_layer(w->name));
+        if (q) {
+            error_text(weight, sizeof weight, q->weight_error);
+            error_text(before, sizeof before, q->before);
+            error_text(after, sizeof after, q->after);
+        }
+        csv_row(&csv, "%s,%s,%lld,%.4f,%s,%s,%s,%lld,%lld,\"%s\"", stored_module(w->name).text,
+                layer, (long long)tensor_count(w), bits_of(o, w, q), weight, before, after,
+                q ? (long long)q->outlier_columns : 0, q ? (long long)q->short_experts : 0,
+                q ? q->note : "never quantised");
     }
     return csv_close(&csv, err);
 }
 
-int quant_report(const QuantRows *rows, const char *out, const char *csv, DType plain, Error *err) {
+int quantize_report(const QuantOutcome *o, const char *out, const char *csv, Error *err) {
     PathText own = file_path(out, "quantize.csv"), chart = file_path(out, "quantize");
-    print_table(rows, plain);
-    if (write_csv(rows, own.text, plain, err)) return -1;
-    if (csv && write_csv(rows, csv, plain, err)) return -1;
+    print_table(o);
+    print_sizes(o);
+    if (write_csv(o, own.text, err) || (csv && write_csv(o, csv, err))) return -1;
     plot_or_explain("10_full_model/figures/quantize", own.text, chart.text);
     return 0;
 }

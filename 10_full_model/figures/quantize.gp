@@ -1,10 +1,13 @@
-# What quantising has done to each matrix of a model, by layers. Data: the quantize.csv that `deepseek quantize` writes.
-set title 'Error of quantised weights'
+# What quantising has done to each matrix of a model, by layers. Data: the quantize.csv that `deepseek quantize` writes;
+# errors of outputs are there only if it was given a text.
+stats data using 'layer' nooutput
+set title 'Errors of quantised weights: a point is a matrix'
 set xlabel 'layer'
 set ylabel 'relative error'
-set xtics 1
-set offsets 0.3, 0.3, 0, 0
+if (STATS_max < 16) set xtics 1
+set xrange [STATS_min - 0.5:STATS_max + 0.5]
 set yrange [0:*]
-set key top right Right noreverse
-plot data using 'layer':'rounding' with points lt 8 pt 6 ps 1.4 title 'plain rounding', \
-     data using 'layer':'error' with points lt 1 title 'this method'
+set key outside bottom center horizontal Right noreverse
+plot data using (column('layer') - 0.15):'weight_rounded' with points lt 8 pt 6 ps 1.2 title 'weights, rounded', \
+     data using (column('layer')):'output_rounded' with points lt 2 pt 5 ps 0.8 title 'outputs, rounded', \
+     data using (column('layer') + 0.15):'output_now' with points lt 1 title 'outputs by this method'

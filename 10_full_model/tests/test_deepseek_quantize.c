@@ -14,20 +14,36 @@ static Scratch even_workplace(void) {
     return w;
 }
 
+#define TEXT "--windows", "40", "--context", "16", "--calibrate"
+
+/* Behind a way's last flag comes the text, if that is --calibrate. */
 static const struct {
-    const char *name, *flags[4], *high;
+    const char *name, *says;
     double worse; /* loss, at most: eight bits change little, and this model is sure of its text */
+    const char *flags[12];
 } ways[] = {
-    {"int8", {"--to", "int8", "--group", "32"}, "kv_b_proj: 32 does not divide 8", 0.02},
-    {"row", {"--to", "int8", "--group", "0"}, "", 0.02},
-    {"int4", {"--to", "int4", "--group", "32"}, "o_proj: 32 does not divide 12", 0.3},
-    {"fp8", {"--to", "fp8", "--ragged"}, "", 0.1},
+    {"int8", "kv_b_proj 24 x 8", 0.02, {"--to", "int8", "--group", "32"}},
+    {"row", "with its tokenizer", 0.02, {"--to", "int8", "--group", "0"}},
+    {"int4", "o_proj 32 x 12", 0.3, {"--to", "int4", "--group", "32"}},
+    {"fp8", "with its tokenizer", 0.1, {"--to", "fp8", "--ragged"}},
+    {"gptq",
+     "rows that groups of 32",
+     0.3,
+     {"--to", "int4", "--group", "32", "--method", "gptq", TEXT}},
+    {"awq",
+     "rows that groups of 32",
+     0.3,
+     {"--to", "int4", "--group", "32", "--method", "awq", TEXT}},
+    {"smooth", "with its tokenizer", 0.02, {"--to", "int8", "--method", "smoothquant", TEXT}},
+    {"llm", "with its tokenizer", 0.02, {"--to", "int8", "--method", "llmint8", TEXT}},
 };
 enum { WAYS = sizeof ways / sizeof *ways };
 
-static Output quantise(const char *model, int way, const char *out) {
-    const char *argv[16] = {"quantize", "--model", model, "--out", out};
-    for (int i = 0; i < 4 && ways[way].flags[i]; i++) argv[5 + i] = ways[way].flags[i];
+static Output quantise(const Scratch *w, const char *model, int way, const char *out) {
+    const char *argv[20] = {"quantize", "--model", model, "--out", out};
+    int count = 5;
+    for (int i = 0; ways[way].flags[i]; i++) argv[count++] = ways[way].flags[i];
+    if (!strcmp(argv[count - 1], "--calibrate")) argv[count] = path_in(w->directory, "text.txt");
     return deepseek_with((Start){0}, argv);
 }
 
@@ -44,9 +60,13 @@ Test(quantize, there_and_back) {
     double loss = loss_of(&w, plain, NULL);
     for (int i = 0; i < WAYS; i++) {
         const char *few = path_in(w.directory, ways[i].name);
-        Output o = quantise(plain, i, few);
-        expect(&o, 0, "with its tokenizer");
-        cr_assert(strstr(o.out, ways[i].high), "%s should be in %s", ways[i].high, o.out);
+        size_t bytes;
+        Output o = quantise(&w, plain, i, few);
+        expect(&o, 0, ways[i].says);
+        const char *csv = file_text(path_in(few, "quantize.csv"), &bytes);
+        cr_assert(strstr(csv, "model.layers.0.mlp.down_proj,0,2048,") &&
+                      strstr(csv, "model.embed_tokens,,9056,16.0000,,,,0,0,\"never quantised\""),
+                  "%s", csv);
         cr_assert(exists(few, "quantize.csv") && exists(few, "tokenizer.json"));
         double here = loss_of(&w, few, NULL), fast = loss_of(&w, few, "--quantised-activations");
         cr_assert(here < loss + ways[i].worse && fast < loss + ways[i].worse + 0.02,
@@ -72,7 +92,7 @@ Test(quantize, there_and_back) {
 Test(quantize, what_training_does_with_it) {
     Scratch w = even_workplace();
     const char *plain = trained_model(&w), *few = path_in(w.directory, "few");
-    Output o = quantise(plain, 0, few);
+    Output o = quantise(&w, plain, 0, few);
     expect(&o, 0, "is written");
     o = DEEPSEEK("train", "--from", few, "--data", path_in(w.directory, "text.txt"), "--out",
                  path_in(w.directory, "next"), "--steps", "2", "--batch", "4", "--context", "16",
@@ -96,9 +116,10 @@ Test(quantize, what_training_does_with_it) {
 Test(quantize, what_is_refused_leaves_nothing) {
     Scratch w = even_workplace();
     const char *plain = trained_model(&w), *out = path_in(w.directory, "out");
+    const char *text = path_in(w.directory, "text.txt");
     const struct {
         int status;
-        const char *says, *argv[12];
+        const char *says, *argv[18];
     } cases[] = {
         {2, "--to int8|int4|fp8 says into what", {"quantize", "-m", plain, "--out", out}},
         {2,
@@ -117,6 +138,33 @@ Test(quantize, what_is_refused_leaves_nothing) {
         {1,
          "is no model's folder",
          {"quantize", "-m", w.directory, "--out", out, "--to", "int8", "--group", "32"}},
+        {2,
+         "--method gptq looks at what the weights are multiplied with",
+         {"quantize", "-m", plain, "--out", out, "--to", "int4", "--group", "32", "--method",
+          "gptq"}},
+        {2,
+         "--ragged is for --to fp8",
+         {"quantize", "-m", plain, "--out", out, "--to", "int8", "--ragged"}},
+        {1,
+         "gptq is for INT8 and INT4",
+         {"quantize", "-m", plain, "--out", out, "--to", "fp8", "--method", "gptq", "--calibrate",
+          text}},
+        {1,
+         "choose INT8 without groups",
+         {"quantize", "-m", plain, "--out", out, "--to", "int8", "--method", "smoothquant",
+          "--calibrate", text, "--group", "32"}},
+        {1,
+         "tokens, but 128 windows of 64 need 8192",
+         {"quantize", "-m", plain, "--out", out, "--to", "int8", "--group", "32", "--calibrate",
+          text, "--context", "64"}},
+        {1,
+         "GPTQ needs at least as many as the widest layer has inputs, 64",
+         {"quantize", "-m", plain, "--out", out, "--to", "int8", "--group", "32", "--method",
+          "gptq", "--windows", "2", "--calibrate", text}},
+        {1,
+         "nowhere.txt: No such file",
+         {"quantize", "-m", plain, "--out", out, "--to", "int8", "--group", "0", "--calibrate",
+          "nowhere.txt"}},
         {2,
          "makes no sense with it",
          {"logits", "-m", plain, "--input", out, "--output", out, "--grads",
