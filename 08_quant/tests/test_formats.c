@@ -321,7 +321,23 @@ Test(formats, errors_are_as_known) {
 Test(formats, bits_count_the_scales) {
     check_all(quant_bits(&(QuantFormat){U8, 1, 0, false}, 8, 32) == 9,
               quant_bits(&(QuantFormat){I4, 1, 32, false}, 8, 64) == 5,
+              quant_bits(&(QuantFormat){I4, 1, 32, SCALE_BF16}, 8, 64) == 4.5,
               quant_bits(&(QuantFormat){F8_E4M3, 128, 128, true}, 128, 128) == 8 + 8 / 16384.0);
+}
+
+/* A scale of BF16 may be smaller than the largest number asks for, which is then cut off, by less
+ * than a rounding. */
+Test(formats, scales_of_bf16) {
+    const QuantFormat f = {U8, 1, 8, SCALE_BF16};
+    uint8_t q[8];
+    for (int i = 0; i < 1000; i++) {
+        float largest = 1 + (float)i / 1000, s, back[8];
+        const float w[8] = {largest, -largest, 0.1f, 0.2f, -0.3f, 0.4f, 0.5f, 0};
+        check_ok(quantise(q, &s, w, 1, 8, &f, &err), &err);
+        cr_assert(s == bf16_to_float(bf16_from_float(largest / 127)), "%.9g of %g", s, largest);
+        dequantise(back, q, &s, 1, 8, &f);
+        for (int j = 0; j < 8; j++) cr_assert(fabsf(back[j] - w[j]) <= 0.5f * s, "%g", w[j]);
+    }
 }
 
 /* ---- bad input ---- */

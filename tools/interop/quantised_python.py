@@ -7,9 +7,10 @@ its own dtype, BF16 or F32, beside the plain folder that `deepseek convert --deq
 weights and all logits must be equal, bit by bit. `deepseek logits` on the quantised folder must be those
 of transformers in F32, on the dequantised weights, but for the order of sums.
 
-    tools/interop/quantised_python.py [DIR]    needs torch, safetensors, transformers, accelerate and
-                                               compressed-tensors; make 10_full_model first. DIR: a
-                                               plain model to begin with, instead of random ones
+    tools/interop/quantised_python.py [DIR TEXT]    needs torch, safetensors, transformers, accelerate and
+                                                    compressed-tensors; make 10_full_model first. DIR: a
+                                                    plain model to begin with, instead of random ones, and
+                                                    TEXT for the methods that look at one
 """
 import pathlib
 import sys
@@ -37,6 +38,9 @@ WAYS = {
 }
 
 
+METHODS = {"gptq": "int4", "awq": "int4", "smoothquant": "int8", "llmint8": "int8"}
+
+
 def compare(name, plain, way, scratch):
     few, many = scratch / "few", scratch / "many"
     torch.manual_seed(3)
@@ -59,7 +63,11 @@ def compare(name, plain, way, scratch):
 
 
 def main():
+    if len(sys.argv) not in (1, 3):
+        sys.exit(__doc__)
     given = sys.argv[1:2]
+    for method, to in METHODS.items() if given else ():
+        WAYS[method] = ["--method", method, "--to", to, "--calibrate", sys.argv[2]]
     for name, (model_type, settings) in {given[0]: (None, {})}.items() if given else MODELS.items():
         with tempfile.TemporaryDirectory() as scratch:
             scratch = pathlib.Path(scratch)
