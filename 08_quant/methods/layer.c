@@ -108,6 +108,40 @@ QuantLayer quant_layer(const Block *w, const BlockConfig *cfg, bool selected) {
     return layer;
 }
 
+/* ---- folding ---- */
+
+static void multiply_columns(Tensor *w, int expert, const float *s) {
+    int64_t in = tensor_dim(w, -1), size = tensor_dim(w, -2) * in;
+    float *numbers = (float *)w->data + (expert > 0 ? expert * size : 0);
+    int64_t count = expert < 0 ? tensor_count(w) : size;
+    for (int64_t i = 0; i < count; i++) numbers[i] *= s[i % in];
+}
+
+/* [layer_fold] */
+void layer_fold(const QuantLayer *layer, const LayerFold *fold, int expert, const float *s) {
+    const Tensor *first = layer->inputs[fold->first].linears[0];
+    for (int i = fold->first; i < fold->first + fold->count; i++)
+        for (int l = 0; l < layer->inputs[i].count; l++)
+            multiply_columns(layer->inputs[i].linears[l], expert, s);
+    for (int i = 0; i < 2; i++)
+        if (fold->others[i]) multiply_columns(fold->others[i], -1, s);
+    float *norm = fold->norm ? fold->norm->data : NULL, *rows = NULL;
+    int64_t width = 0;
+    if (fold->rows) {
+        width = tensor_dim(fold->rows, -1);
+        rows = (float *)fold->rows->data;
+        if (expert > 0) rows += expert * tensor_dim(fold->rows, -2) * width;
+    }
+    for (int64_t j = 0; j < tensor_dim(first, -1); j++) {
+        if (norm) norm[j] /= s[j];
+        if (!rows) continue;
+        int64_t row = j / fold->width * fold->stride + fold->offset + j % fold->width;
+        for (int64_t n = 0; n < width; n++) rows[row * width + n] /= s[j];
+        if (fold->bias) ((float *)fold->bias->data)[row] /= s[j];
+    }
+}
+/* [/layer_fold] */
+
 int block_linears(Block *w, Tensor **places[BLOCK_LINEARS]) {
     Tensor **all[] = {&w->mla.q_proj,          &w->mla.q_a_proj,         &w->mla.q_b_proj,
                       &w->mla.kv_a_proj,       &w->mla.kv_b_proj,        &w->mla.o_proj,

@@ -54,6 +54,10 @@ typedef struct QuantLayer {
  * nothing to fold into. */
 QuantLayer quant_layer(const Block *w, const BlockConfig *cfg, bool selected);
 
+/* X becomes X / s, s [in], and all that reads it is multiplied by s: the block computes what it
+ * did. expert: whose X it is, where `rows` are experts'; else -1. Plain F32 weights on the CPU. */
+void layer_fold(const QuantLayer *layer, const LayerFold *fold, int expert, const float *s);
+
 /* The places in a block that point to its linear layers; returns how many. */
 enum { BLOCK_LINEARS = 19 };
 int block_linears(Block *w, Tensor **places[BLOCK_LINEARS]);

@@ -173,33 +173,6 @@ static void channel_sizes(const InputReader *readers, int count, int64_t in, flo
     for (int64_t j = 0; j < in && rows > 0; j++) mean[j] = (float)(mean[j] / rows);
 }
 
-static void multiply_columns(Tensor *w, const float *s) {
-    float *numbers = w->data;
-    for (int64_t i = 0, in = tensor_dim(w, -1); i < tensor_count(w); i++) numbers[i] *= s[i % in];
-}
-
-/* X becomes X / s, and all that reads it is multiplied by s. */
-static void apply_fold(LayerWork *k, const LayerFold *fold, int expert, InputReader *readers,
-                       int count, int64_t in, const float *s) {
-    for (int i = 0; i < count; i++)
-        for (int64_t n = 0; n < readers[i].out * in; n++) readers[i].w[n] *= s[n % in];
-    for (int i = fold->first; i < fold->first + fold->count; i++)
-        for (int e = 0; e < k->layer.inputs[i].experts; e++)
-            if (expert < 0 || expert == e) input_stats_divide(&k->stats[i][e], s);
-    for (int i = 0; i < 2; i++)
-        if (fold->others[i]) multiply_columns(fold->others[i], s);
-    if (fold->norm)
-        for (int64_t j = 0; j < in; j++) ((float *)fold->norm->data)[j] /= s[j];
-    if (!fold->rows) return;
-    int64_t width = tensor_dim(fold->rows, -1), all = tensor_dim(fold->rows, -2);
-    float *rows = (float *)fold->rows->data + (expert > 0 ? expert * all * width : 0);
-    for (int64_t j = 0; j < in; j++) {
-        int64_t row = j / fold->width * fold->stride + fold->offset + j % fold->width;
-        for (int64_t n = 0; n < width; n++) rows[row * width + n] /= s[j];
-        if (fold->bias) ((float *)fold->bias->data)[row] /= s[j];
-    }
-}
-
 static void fold_one(LayerWork *k, const LayerFold *fold, int expert) {
     const LayerInput *x = &k->layer.inputs[fold->first];
     const QuantRecipe *r = k->recipe;
@@ -216,7 +189,10 @@ static void fold_one(LayerWork *k, const LayerFold *fold, int expert) {
         awq_scales(s, readers, count, mean, in, &format);
     else
         smoothquant_scales(s, max_x, max_w, in, r->alpha);
-    apply_fold(k, fold, expert, readers, count, in, s);
+    layer_fold(&k->layer, fold, expert, s);
+    for (int i = fold->first; i < fold->first + fold->count; i++)
+        for (int e = 0; e < k->layer.inputs[i].experts; e++)
+            if (expert < 0 || expert == e) input_stats_divide(&k->stats[i][e], s);
     free(readers);
     free(sizes);
 }

@@ -42,43 +42,48 @@ static double output_error(const InputStats *stats, const float *a, const float 
 
 /* ---- GPTQ ---- */
 
-enum { OUT = 5, IN = 160, DEAD = 5 };
+enum { DEAD = 5 };
 
-/* As in the script: X^T X of inputs that are alike where they are near each other. */
-static void toeplitz(float *gram) {
-    for (int i = 0; i < IN; i++)
-        for (int j = 0; j < IN; j++) {
+/* As in the script: X^T X of inputs that are all alike, more so where they are near. */
+static float *toeplitz(int in) {
+    float *gram = test_floats(in * in);
+    for (int i = 0; i < in; i++)
+        for (int j = 0; j < in; j++) {
             double a = i == DEAD ? 0 : 1 + i * 7 % 5, b = j == DEAD ? 0 : 1 + j * 7 % 5;
-            gram[i * IN + j] = (float)(pow(0.9, abs(i - j)) * a * b);
+            gram[i * in + j] = (float)((0.5 + 0.5 * pow(0.9, abs(i - j))) * a * b);
         }
+    return gram;
 }
 
 Test(gptq, eliminates_as_by_hand) {
     const struct {
-        const char *name;
-        int group;
+        const char *name, *w;
+        int out, in, group;
         bool act_order;
-    } cases[] = {{"row", 0, false}, {"group", 32, false}, {"order", 32, true}};
+    } cases[] = {{"row", "gptq.w", 5, 160, 0, false},
+                 {"group", "gptq.w", 5, 160, 32, false},
+                 {"order", "gptq.w", 5, 160, 32, true},
+                 {"wide", "gptq.wide.w", 6, 384, 192, false}};
     SafeTensors *golden = golden_open(GOLDEN);
-    static float gram[IN * IN];
-    toeplitz(gram);
-    for (int c = 0; c < 3; c++) {
+    for (int c = 0; c < 4; c++) {
         char name[32];
+        int out = cases[c].out, in = cases[c].in;
         QuantFormat f = {I4, 1, cases[c].group, false};
-        int64_t n = quant_scale_count(&f, OUT, IN);
-        float *w = copy(golden_values(golden, "gptq.w"), OUT * IN), *s = test_floats(n);
-        check_ok(gptq(w, s, gram, OUT, IN, &f, (GptqSettings){0.01f, cases[c].act_order}, &err),
-                 &err);
+        int64_t n = quant_scale_count(&f, out, in);
+        float *w = copy(golden_values(golden, cases[c].w), out * in), *s = test_floats(n);
+        check_ok(
+            gptq(w, s, toeplitz(in), out, in, &f, (GptqSettings){0.01f, cases[c].act_order}, &err),
+            &err);
         snprintf(name, sizeof name, "gptq.%s.scales", cases[c].name);
         check_close(name, s, golden_values(golden, name), n, CLOSE);
         snprintf(name, sizeof name, "gptq.%s", cases[c].name);
-        check_close(name, w, golden_values(golden, name), OUT * IN, CLOSE);
+        check_close(name, w, golden_values(golden, name), out * in, CLOSE);
         /* Codes for these scales are worth exactly what it left. */
-        uint8_t q[OUT * IN / 2];
-        float back[OUT * IN];
-        check_ok(quantise_with(q, s, w, OUT, IN, &f, &err), &err);
-        dequantise(back, q, s, OUT, IN, &f);
-        check_close("codes", back, w, OUT * IN, 0);
+        uint8_t q[6 * 384];
+        float *back = test_floats(out * in);
+        check_ok(quantise_with(q, s, w, out, in, &f, &err), &err);
+        dequantise(back, q, s, out, in, &f);
+        check_close("codes", back, w, out * in, 0);
     }
 }
 

@@ -6,6 +6,7 @@
 #include "08_quant/methods/quantise_decoder.h"
 
 #include "07_rope/rope.h"
+#include "08_quant/methods/gptq.h"
 #include "08_quant/methods/inputs.h"
 #include "08_quant/methods/layer.h"
 #include "common/program/testing.h"
@@ -23,6 +24,7 @@ typedef enum Kind {
     MULTIHEAD_DENSE,
     GROUPED_QUERIES,
     CENTROIDS,
+    EXPERTS_FIRST,
     KINDS
 } Kind;
 
@@ -42,7 +44,7 @@ static DecoderConfig config(Kind kind) {
                               .attention = ATTENTION_MLA,
                               .mla = {HIDDEN, 2, kind == LATENT_NO_Q ? 0 : 32, 32, 16, 8, 32, true},
                               .multihead = {HIDDEN, 2, kind == GROUPED_QUERIES ? 1 : 2, 32, true},
-                              .first_k_dense_replace = 1};
+                              .first_k_dense_replace = kind == EXPERTS_FIRST ? 0 : 1};
     if (kind == MULTIHEAD_DENSE || kind == GROUPED_QUERIES) {
         cfg.block.attention = ATTENTION_MULTIHEAD;
         cfg.places = T;
@@ -57,7 +59,18 @@ static DecoderConfig config(Kind kind) {
     return cfg;
 }
 
-/* A text with some order in it; channels 3 and 40 of what both norms make are large. */
+/* Some rows of a linear layer 8 times as large: so are those channels of what reads its output. */
+static void enlarge_rows(Tensor *w, Tensor *bias) {
+    if (!w) return;
+    float *numbers = w->data;
+    for (int64_t i = 0; i < tensor_count(w); i++)
+        if (i / tensor_dim(w, -1) % 13 == 5) numbers[i] *= 8;
+    for (int64_t i = 0; bias && i < tensor_count(bias); i++)
+        if (i % 13 == 5) ((float *)bias->data)[i] *= 8;
+}
+
+/* A text with some order in it; channels 3 and 40 of what both norms make are large, and so are
+ * some of the values and of the inner ones. */
 static void module_init(Module *m, Context *ctx, Kind kind) {
     DecoderConfig cfg = config(kind);
     *m = (Module){0};
@@ -70,6 +83,11 @@ static void module_init(Module *m, Context *ctx, Kind kind) {
                            m->model.layers[i].post_attention_layernorm};
         for (int n = 0; n < 2; n++)
             ((float *)norms[n]->data)[3] = 12, ((float *)norms[n]->data)[40] = -20;
+        Block *b = &m->model.layers[i];
+        enlarge_rows(b->mla.kv_b_proj, NULL),
+            enlarge_rows(b->multihead.v_proj, b->multihead.v_bias);
+        enlarge_rows(b->mlp.up_proj, NULL), enlarge_rows(b->moe.up_proj, NULL);
+        enlarge_rows(b->moe.shared.up_proj, NULL);
     }
     if (cfg.block.attention == ATTENTION_MLA) {
         RopeConfig rope = {.dim = 8, .max_position_embeddings = T, .rope_theta = 10000};
@@ -92,7 +110,8 @@ static double difference(const float *a, const float *b) {
     return quant_error(a, b, B * T * VOCAB);
 }
 
-static const QuantFormat int4 = {I4, 1, 32, false}, int8 = {U8, 1, 0, false};
+static const QuantFormat int4 = {I4, 1, 32, false}, int8 = {U8, 1, 0, false},
+                         fine = {U8, 1, 8, false};
 
 static QuantReport quantise_module(Context *ctx, Module *m, QuantMethod method, QuantFormat f,
                                    bool with_text) {
@@ -133,6 +152,11 @@ CPU_TEST(taps, watch_and_change_nothing) {
     }
     cr_assert(count == 5 + 3 + 5 + 6, "%d linear layers", count);
     check_close("logits", logits_of(&ctx, &m), before, B * T * VOCAB, 1e-5); /* other products */
+    /* gate_proj of the experts, each with its own rows, and of the shared ones: the same tokens. */
+    cr_assert(taps[13].weight == m.model.layers[1].moe.gate_proj &&
+              taps[16].weight == m.model.layers[1].moe.shared.gate_proj);
+    cr_expect(fabs(seen[13].sum - 2 * seen[16].sum) < 1e-4 * fabs(seen[16].sum), "%g, %g",
+              seen[13].sum, seen[16].sum);
     for (int n = 0; n < count; n++) {
         bool experts = taps[n].weight->ndim == 3; /* two of four for each token */
         cr_expect(seen[n].rows == B * T * (experts ? 2 : 1) && isfinite(seen[n].sum),
@@ -140,6 +164,34 @@ CPU_TEST(taps, watch_and_change_nothing) {
         tap_close(&taps[n]);
     }
     check_close("logits", logits_of(&ctx, &m), before, B * T * VOCAB, 0);
+}
+
+/* ---- folds ---- */
+
+/* Any scales at all: the logits stay what they were. Rounding: two more of each weight, and where
+ * channels of 1/20 and of 20 are added up. */
+CPU_TEST(folds, change_nothing) {
+    for (Kind kind = 0; kind < KINDS; kind++) {
+        Module m;
+        module_init(&m, &ctx, kind);
+        float *before = logits_of(&ctx, &m);
+        int folds = 0;
+        for (int i = 0; i < 2; i++) {
+            QuantLayer layer = quant_layer(&m.model.layers[i], &m.model.cfg.block, false);
+            for (int f = 0; f < layer.fold_count; f++, folds++) {
+                const LayerFold *fold = &layer.folds[f];
+                int experts = fold->norm ? 1 : layer.inputs[fold->first].experts;
+                for (int e = 0; e < experts; e++) {
+                    float s[256];
+                    for (int j = 0; j < 256; j++) s[j] = exp2f((float)((j * 7 + e) % 9 - 4));
+                    layer_fold(&layer, fold, experts > 1 ? e : -1, s);
+                }
+            }
+        }
+        static const int expected[KINDS] = {13, 10, 8, 6, 12, 14};
+        cr_expect(folds == expected[kind], "kind %d: %d folds", kind, folds);
+        check_close("logits", logits_of(&ctx, &m), before, B * T * VOCAB, 1e-5);
+    }
 }
 
 /* ---- all methods ---- */
@@ -178,7 +230,8 @@ CPU_TEST(quantise_decoder, all_methods_keep_what_the_model_computes) {
             Module m;
             module_init(&m, &ctx, kind);
             float *before = logits_of(&ctx, &m);
-            QuantReport report = quantise_module(&ctx, &m, method, int8, true);
+            bool rows = method == QUANT_LLMINT8 || method == QUANT_SMOOTHQUANT;
+            QuantReport report = quantise_module(&ctx, &m, method, rows ? int8 : fine, true);
             check_report(&m, &report);
             double change = difference(logits_of(&ctx, &m), before);
             cr_expect(change > 0 && change < 0.12, "kind %d, %s: %g", kind,
@@ -298,6 +351,156 @@ CPU_TEST(quantise_decoder, experts_with_few_tokens_are_reported) {
     QuantReport nearest = quantise_module(&ctx, &plain, QUANT_RTN, int4, false);
     const QuantisedWeight *other = quant_report_find(&nearest, plain.model.layers[1].moe.gate_proj);
     cr_expect(memcmp(gate->codes, other->codes, quant_code_bytes(&int4, 32, HIDDEN)) != 0);
+}
+
+/* AWQ cuts off the largest weights where that helps, but not of what makes queries and keys. */
+CPU_TEST(quantise_decoder, awq_clips_what_makes_no_keys) {
+    Module m, plain;
+    module_init(&m, &ctx, GROUPED_QUERIES); /* here nothing is folded into o_proj */
+    module_init(&plain, &ctx, GROUPED_QUERIES);
+    QuantReport report = quantise_module(&ctx, &m, QUANT_AWQ, int4, true);
+    QuantReport nearest = quantise_module(&ctx, &plain, QUANT_RTN, int4, false);
+    const QuantisedWeight *ours = quant_report_find(&report, m.model.layers[1].multihead.o_proj);
+    const QuantisedWeight *full =
+        quant_report_find(&nearest, plain.model.layers[1].multihead.o_proj);
+    int clipped = 0, groups = HIDDEN * 2;
+    for (int i = 0; i < groups; i++) {
+        cr_expect(ours->scales[i] <= full->scales[i] && ours->scales[i] > 0.5f * full->scales[i]);
+        clipped += ours->scales[i] < full->scales[i];
+    }
+    cr_expect(clipped > groups / 4, "%d of %d", clipped, groups);
+}
+
+/* Something else that reads the normed input, and selects all tokens. */
+static Tensor *select_all(Context *ctx, const Selection *self, Tensor *x, Tensor *c_q,
+                          Pages *pages) {
+    (void)ctx, (void)self, (void)x, (void)c_q, (void)pages;
+    return NULL;
+}
+
+/* Then its norms are not folded into; and what makes queries is not clipped. */
+CPU_TEST(quantise_decoder, awq_leaves_a_selections_inputs_as_they_are) {
+    Module m, plain;
+    Selection selection = {.select = select_all};
+    const Selection *selections[] = {&selection, &selection};
+    module_init(&m, &ctx, LATENT_MOE);
+    module_init(&plain, &ctx, LATENT_MOE);
+    m.text.selections = selections;
+    QuantReport report = quantise_module(&ctx, &m, QUANT_AWQ, int4, true);
+    QuantReport nearest = quantise_module(&ctx, &plain, QUANT_RTN, int4, false);
+    for (int i = 0; i < 2; i++) {
+        const Block *ours = &m.model.layers[i], *other = &plain.model.layers[i];
+        check_close("norm", ours->input_layernorm->data, other->input_layernorm->data, HIDDEN, 0);
+        check_close("norm", ours->mla.q_a_layernorm->data, other->mla.q_a_layernorm->data, 32, 0);
+        check_close("q_a", quant_report_find(&report, ours->mla.q_a_proj)->scales,
+                    quant_report_find(&nearest, other->mla.q_a_proj)->scales, 32 * HIDDEN / 32, 0);
+    }
+}
+
+typedef struct Rows {
+    float *x;
+    int64_t count;
+} Rows;
+
+static void keep(void *user, float *x, int64_t rows, int64_t in, int expert) {
+    Rows *kept = user;
+    (void)expert;
+    memcpy(kept->x + kept->count * in, x, sizeof *x * (size_t)(rows * in));
+    kept->count += rows;
+}
+
+/* What the weight's input is now, in a model of which one layer has been quantised. */
+static float *input_of(Context *ctx, const Module *m, Tensor *w) {
+    Rows kept = {.x = test_floats(B * T * tensor_dim(w, -1))};
+    Tap tap;
+    tap_open(&tap, w, keep, &kept);
+    logits_of(ctx, m);
+    tap_close(&tap);
+    return kept.x;
+}
+
+/* y [B T, out] = x W^T in plain loops */
+static float *output_of(const float *x, const Tensor *w) {
+    int64_t out = tensor_dim(w, -2), in = tensor_dim(w, -1);
+    const float *numbers = w->data;
+    float *y = test_floats(B * T * out);
+    for (int64_t i = 0; i < B * T * out; i++) {
+        double sum = 0;
+        for (int64_t j = 0; j < in; j++)
+            sum += (double)x[i / out * in + j] * numbers[i % out * in + j];
+        y[i] = (float)sum;
+    }
+    return y;
+}
+
+/*
+ * The report's errors, of the first layer's first weight, whose input no other rounding has
+ * changed: the output now, against what it was. Folded scales are in both. 1e-3: the report's sums
+ * of squares are of differences of F32 numbers.
+ */
+CPU_TEST(quantise_decoder, errors_are_those_of_outputs) {
+    for (QuantMethod method = 0; method < QUANT_METHODS; method++) {
+        if (method == QUANT_LLMINT8 || method == QUANT_SMOOTHQUANT) continue; /* of a sample */
+        Module m, plain;
+        module_init(&m, &ctx, LATENT_MOE);
+        module_init(&plain, &ctx, LATENT_MOE);
+        QuantReport report = quantise_module(&ctx, &m, method, int4, true);
+        Tensor *w = m.model.layers[0].mla.q_a_proj, *original = plain.model.layers[0].mla.q_a_proj;
+        float *y = output_of(input_of(&ctx, &m, w), w);
+        float *right = output_of(input_of(&ctx, &plain, original), original);
+        double error = quant_error(y, right, B * T * w->shape[0]);
+        double said = quant_report_find(&report, w)->after;
+        cr_expect(fabs(said / error - 1) < 1e-3, "%s: %g, but it is %g", quant_method_names[method],
+                  said, error);
+    }
+}
+
+/* What a layer is given comes from the layers before it as they are by then. */
+CPU_TEST(quantise_decoder, later_layers_see_earlier_errors) {
+    Module m;
+    module_init(&m, &ctx, MULTIHEAD_DENSE);
+    QuantReport report = quantise_module(&ctx, &m, QUANT_RTN, int4, true);
+    Tensor *w = m.model.layers[1].multihead.q_proj;
+    float *y = output_of(input_of(&ctx, &m, w), w); /* x of the quantised first layer */
+    Module plain;
+    module_init(&plain, &ctx, MULTIHEAD_DENSE);
+    float *right = output_of(input_of(&ctx, &m, w), plain.model.layers[1].multihead.q_proj);
+    double error = quant_error(y, right, B * T * w->shape[0]);
+    double said = quant_report_find(&report, w)->after;
+    cr_expect(fabs(said / error - 1) < 1e-3, "%g, but it is %g", said, error);
+}
+
+static void note_stats(void *user, float *x, int64_t rows, int64_t in, int expert) {
+    InputStats *stats = user;
+    (void)in;
+    input_stats_add(&stats[expert], x, rows);
+}
+
+/* An expert that has seen fewer tokens than it has inputs is rounded with a damping of 1. */
+CPU_TEST(quantise_decoder, few_tokens_move_an_experts_weights_little) {
+    enum { SHORT = 1 };
+    Module m, plain;
+    Tap tap;
+    InputStats stats[4];
+    module_init(&m, &ctx, EXPERTS_FIRST);
+    module_init(&plain, &ctx, EXPERTS_FIRST);
+    ((float *)m.model.layers[0].moe.router.bias->data)[SHORT] = -0.6f; /* a few, but some */
+    ((float *)plain.model.layers[0].moe.router.bias->data)[SHORT] = -0.6f;
+    Tensor *w = plain.model.layers[0].moe.down_proj;
+    for (int e = 0; e < 4; e++) input_stats_init(&stats[e], 32, B * T);
+    tap_open(&tap, w, note_stats, stats);
+    logits_of(&ctx, &plain);
+    tap_close(&tap);
+    cr_assert(stats[SHORT].rows > 0 && stats[SHORT].rows < 32, "%lld rows",
+              (long long)stats[SHORT].rows);
+    float *right = (float *)w->data + SHORT * HIDDEN * 32, *s = test_floats(HIDDEN);
+    check_ok(gptq(right, s, stats[SHORT].gram, HIDDEN, 32, &int4, (GptqSettings){1, true}, &err),
+             &err);
+    QuantReport report = quantise_module(&ctx, &m, QUANT_GPTQ, int4, true);
+    const QuantisedWeight *q = quant_report_find(&report, m.model.layers[0].moe.down_proj);
+    check_all(q->short_experts == 1);
+    check_close("scales", q->scales + SHORT * HIDDEN, s, HIDDEN, 0);
+    check_close("weights", (float *)q->weight->data + SHORT * HIDDEN * 32, right, HIDDEN * 32, 0);
 }
 
 /* ---- activations ---- */

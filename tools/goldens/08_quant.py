@@ -8,6 +8,7 @@
     methods   GPTQ by eliminating columns one by one from H^-1 (no Cholesky, no batches), AWQ by trying
               all exponents, SmoothQuant's scales, LLM.int8()'s product; all in float64. Wherever a
               rounding or a choice would be close, the script stops: another seed, please
+    qat       torch.fake_quantize_per_channel_affine and its gradient, with and without clipping
 """
 import os
 
@@ -183,10 +184,10 @@ def by_group(w, group, most):
 
 
 def toeplitz(n, dead):
-    """X^T X of inputs that are alike where they are near each other; test_methods.c has the same."""
+    """X^T X of inputs that are all alike, more so where they are near; test_methods.c has the same."""
     size = 1 + (torch.arange(n) * 7 % 5).double()
     size[dead] = 0
-    near = 0.9 ** (torch.arange(n)[:, None] - torch.arange(n)).abs().double()
+    near = 0.5 + 0.5 * 0.9 ** (torch.arange(n)[:, None] - torch.arange(n)).abs().double()
     return near * size[:, None] * size
 
 
@@ -249,7 +250,7 @@ def llmint8(x, w, threshold):
 
 
 def methods():
-    torch.manual_seed(15)
+    torch.manual_seed(17)
     f64 = lambda *shape: torch.randn(*shape).double()
     t = {}
     w = f64(5, 160)
@@ -257,6 +258,7 @@ def methods():
     t["gptq.w"] = w
     for name, group, act_order in (("row", 160, False), ("group", 32, False), ("order", 32, True)):
         t[f"gptq.{name}"], t[f"gptq.{name}.scales"] = gptq(w, h, group, 7, act_order=act_order)
+    torch.manual_seed(15)
     x = f64(60, 32) * torch.exp2(2 * f64(32))
     a, b = f64(12, 32), f64(7, 32)
     r, s = awq(x, [a, b], 16, 7)
@@ -266,9 +268,31 @@ def methods():
     few = f64(9, 32)
     few[3, 7], few[5, 20] = 6.5, -40
     t |= {"few": few, "llmint8": llmint8(few, a, 6.0)}
+    torch.manual_seed(18)
+    wide = f64(6, 384)  # groups wider than a batch of columns
+    t["gptq.wide.w"] = wide
+    t["gptq.wide"], t["gptq.wide.scales"] = gptq(wide, toeplitz(384, dead=5), 192, 7)
     save("methods", {k: v.float() for k, v in t.items()})
+
+
+def qat():
+    """Rows of 24 as three channels of 8 each, so that a channel is a group."""
+    torch.manual_seed(16)
+    w, c = torch.randn(5, 24), torch.randn(5, 24)
+    w[1, 8:16] = 0
+    t = {"w": w, "c": c}
+    for name, most in (("i4", 7), ("u8", 127)):
+        for clip in (1.0, 0.5):
+            groups = w.view(15, 8).clone().requires_grad_()
+            amax = groups.detach().abs().amax(1)
+            s = torch.where(amax == 0, 1.0, clip * amax / most)
+            y = torch.fake_quantize_per_channel_affine(groups, s, torch.zeros(15, dtype=torch.int32), 0, -most, most)
+            (y * c.view(15, 8)).sum().backward()
+            t[f"{name}.{clip}.y"], t[f"{name}.{clip}.grad"] = y.detach().view(5, 24), groups.grad.view(5, 24)
+    save("qat", t)
 
 
 if __name__ == "__main__":
     formats()
     methods()
+    qat()
