@@ -53,6 +53,11 @@ LISTED = {
         "leaves": "07_rope/figures/out/length.csv",
         "settings": ["", "--beta-fast 1.01 --tune 0", "--mscale 0"],
     },
+    "08_quant/figures/seeds.csv": {
+        "command": "08_quant/demo",
+        "leaves": "08_quant/figures/out/methods.csv",
+        "settings": ["", "--steps 960"],
+    },
 }
 
 
