@@ -275,7 +275,8 @@ static int modules_in(const WeightFiles *files, int layers) {
         for (int i = 0; i < safetensors_count(files->files[f]); i++) {
             const char *name = safetensors_at(files->files[f], i)->name;
             int layer = weight_layer(name) - layers;
-            if (layer >= count && ends_with(name, ".eh_proj.weight")) count = layer + 1;
+            if (layer >= count && strstr(name, ".eh_proj.weight"))
+                count = layer + 1; /* or _packed */
         }
     return count;
 }

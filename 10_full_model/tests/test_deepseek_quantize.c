@@ -175,4 +175,8 @@ Test(quantize, what_is_refused_leaves_nothing) {
         expect(&o, cases[i].status, cases[i].says);
         cr_assert(!exists(out, "config.json") && !exists(out, "model.safetensors"), "case %zu", i);
     }
+    put_nan(path_in(plain, "model.safetensors"), "model.layers.1.mlp.experts.2.up_proj.weight");
+    EXPECT(1, "model.layers.1.mlp.experts.up_proj.weight: ", "quantize", "-m", plain, "--out", out,
+           "--to", "int8", "--group", "32");
+    cr_assert(!exists(out, "config.json"));
 }
