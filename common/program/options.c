@@ -64,7 +64,7 @@ OptionText option_text(const Option *row) {
         text = *(const char **)row->value;
         break;
     case OPTION_CHOICE:
-        text = row->names[whole_of(row)];
+        text = whole_of(row) < 0 ? NULL : row->names[whole_of(row)]; /* below 0: not given */
         break;
     default:
         break;
