@@ -113,6 +113,8 @@ bool size_quantisable(const Tensor *weight) {
     const char *name = weight->name, *proj = strstr(name, "_proj");
     bool inside = strstr(name, ".self_attn.") || strstr(name, ".mlp.");
     bool whole = proj && (!strcmp(proj, "_proj.weight") || !strcmp(proj, "_proj_with_mqa.weight"));
+    const char *indexer = strstr(name, ".indexer."); /* V3.2's has three matrices, one is plain */
+    if (indexer) whole = strstr(indexer, ".wq_b.weight") || strstr(indexer, ".wk.weight");
     return inside && whole && weight->ndim >= 2;
 }
 
