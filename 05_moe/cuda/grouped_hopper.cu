@@ -85,7 +85,7 @@ static __device__ void produce(const RowsMaps &maps, const RowsWork &work, char 
                                Barriers *barriers, int rank) {
     int count = 0;
     for (int turn = 0;; turn++) {
-        Turn tile = take_turn(barriers, turn);
+        Turn tile = take_turn(&barriers->turns, turn);
         if (!tile.rows) break;
         int out = first_output<P>(tile, rank);
         int boxes = (pad(tile.rows) + BOX_ROWS - 1) / BOX_ROWS;
@@ -261,7 +261,7 @@ static __device__ __forceinline__ void consume(const RowsMaps &maps, const RowsW
                                                char *ring, Barriers *barriers, int consumer,
                                                int rank) {
     for (int turn = 0;; turn++) {
-        Turn tile = take_turn(barriers, turn);
+        Turn tile = take_turn(&barriers->turns, turn);
 #define TOKENS(n)                                                                   \
     case n:                                                                         \
         consume_tile<P, n>(maps, work, tile, ring, barriers, turn, consumer, rank); \
@@ -315,11 +315,12 @@ __global__ void __cluster_dims__(CLUSTER, 1, 1) __launch_bounds__(THREADS, 1)
         if (threadIdx.x < 32) produce<P>(maps, work, ring, &barriers, rank);
         if (threadIdx.x / 32 == 1 && rank == 0) {
             int expert = 0;
-            schedule(&barriers, work.next, first[work.experts] * work.pairs, [&](int i) {
-                Turn tile = row_tile(first, work, i, expert);
-                expert = tile.expert;
-                return tile;
-            });
+            schedule<CLUSTER>(&barriers.turns, work.next, first[work.experts] * work.pairs,
+                              [&](int i) {
+                                  Turn tile = row_tile(first, work, i, expert);
+                                  expert = tile.expert;
+                                  return tile;
+                              });
         }
     } else {
         registers_take<232>();

@@ -9,15 +9,6 @@
  *     cluster    two blocks need the same tile of the second operand: each fetches half of it for
  *                both (multicast)
  *
- *     turns      a cluster takes the next tile when it is free. Tiles that need the same weights
- *                have neighbouring numbers: so they start one right after the other and find the
- *                weights in the L2 cache, however different tiles are in size. Dealt out in
- *                advance, tiles drift apart: of 64 experts, 7168 -> 4096, 18 GB were read from
- *                memory, now 9, and the power that took goes to the tensor cores (7 % faster on an
- *                H200). Where a tile's rows are takes divisions and reads of offsets to find out:
- *                the warp that hands out the turns does that too, ahead of time, and sends the
- *                answer to both blocks.
- *
  * Two barriers guard a stage. full: its bytes have come. empty: the consumers of both blocks are
  * done with it, for both producers write into both blocks. Stage and parity follow from a counter
  * that every role runs by itself.
@@ -25,11 +16,10 @@
 #ifndef GROUPED_HOPPER_CUH
 #define GROUPED_HOPPER_CUH
 
+#include "05_moe/cuda/turns.cuh"
 #include "05_moe/grouped_rungs.h"
-#include "common/cuda/gpu.cuh"
-#include "common/cuda/hopper.cuh"
 
-enum { STAGES = 4, TURNS = 4, THREADS = 384, CLUSTER = 2, STEP_K = 64 };
+enum { STAGES = 4, THREADS = 384, CLUSTER = 2, STEP_K = 64 };
 enum { HALF_TILE = 128, WIDE_TILE = 256 }; /* of the operand a consumer halves, of the shared one */
 enum {
     BLOCK_BYTES = 64 * 128, /* 64 rows of 128 bytes: a swizzled block */
@@ -39,17 +29,9 @@ enum {
     RING_BYTES = STAGES * STAGE_BYTES
 };
 
-/* A tile, as the warp that hands them out describes it to all others of the cluster. */
-struct alignas(16) Turn {
-    int expert, place; /* which of the expert's tiles; the kernels number them as they like */
-    int row, rows;     /* the first of x, and how many */
-};
-
 struct Barriers {
     uint64_t full[STAGES], empty[STAGES];
-    /* the latter of the cluster's first block alone */
-    uint64_t turn_full[TURNS], turn_empty[TURNS];
-    Turn turn[TURNS];
+    Turns turns;
 };
 enum { TURN_READERS = CLUSTER * 9 }; /* warps: the producer and eight of consumers in each block */
 
@@ -61,53 +43,8 @@ static __device__ __forceinline__ void barriers_init(Barriers *barriers) {
         mbarrier_init(&barriers->full[i], 1);            /* the producer, and the bytes */
         mbarrier_init(&barriers->empty[i], 2 * CLUSTER); /* two consumers in each block */
     }
-    for (int i = 0; i < TURNS; i++) {
-        mbarrier_init(&barriers->turn_full[i], 1); /* the first block's scheduler, and 4 bytes */
-        mbarrier_init(&barriers->turn_empty[i], TURN_READERS * WARP_ARRIVALS);
-    }
+    turns_init(&barriers->turns, TURN_READERS);
     mbarrier_init_fence();
-}
-
-/* A turn to the barriers' `turn[slot]` of block `rank`, announced and reported to turn_full. */
-static __device__ __forceinline__ void send_turn(Barriers *barriers, int slot, Turn turn,
-                                                 int rank) {
-    asm volatile("{\n"
-                 ".reg .b32 there, barrier;\n"
-                 "mapa.shared::cluster.u32 there, %0, %2;\n"
-                 "mapa.shared::cluster.u32 barrier, %1, %2;\n"
-                 "mbarrier.arrive.expect_tx.release.cluster.shared::cluster.b64 _, [barrier], 16;\n"
-                 "st.async.weak.shared::cluster.mbarrier::complete_tx::bytes.v4.b32 [there], "
-                 "{%3, %4, %5, %6}, [barrier];\n"
-                 "}\n" ::"r"(shared_address(&barriers->turn[slot])),
-                 "r"(shared_address(&barriers->turn_full[slot])), "r"(rank), "r"(turn.expert),
-                 "r"(turn.place), "r"(turn.row), "r"(turn.rows)
-                 : "memory");
-}
-
-/* One warp of the cluster hands out tiles 0 .. tiles - 1 as describe() describes them, and then,
- * once, number `tiles`: the end. It is at most TURNS ahead of the last to read them. *next is 0
- * when the kernel starts. Which cluster does a tile changes nothing about its result. */
-template <typename Describe>
-static __device__ void schedule(Barriers *barriers, int *next, int tiles, Describe describe) {
-    int tile = min(blockIdx.x / CLUSTER, tiles), leader = threadIdx.x % 32 == 0;
-    for (int turn = 0;; turn++) {
-        Turn what = describe(tile);
-        mbarrier_wait(&barriers->turn_empty[turn % TURNS], turn / TURNS % 2 ^ 1);
-        for (int rank = 0; leader && rank < CLUSTER; rank++)
-            send_turn(barriers, turn % TURNS, what, rank);
-        if (tile >= tiles) break;
-        if (leader) tile = gridDim.x / CLUSTER + atomicAdd(next, 1);
-        tile = min(__shfl_sync(~0u, tile, 0), tiles);
-    }
-}
-
-/* Turn 0, 1, 2, ...; by whole warps, TURN_READERS of them in the cluster. */
-static __device__ __forceinline__ Turn take_turn(Barriers *barriers, int turn) {
-    int slot = turn % TURNS;
-    mbarrier_wait(&barriers->turn_full[slot], turn / TURNS % 2);
-    Turn what = barriers->turn[slot];
-    if (lane_arrives()) mbarrier_arrive_cluster(&barriers->turn_empty[slot], 0);
-    return what;
 }
 
 /* The stage that step `count` uses, once both blocks' consumers have left it. */

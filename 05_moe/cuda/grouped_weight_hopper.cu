@@ -66,7 +66,7 @@ static __device__ __forceinline__ Turn weight_turn(const WeightWork &work, int i
 
 static __device__ __forceinline__ WeightTile weight_tile(const WeightWork &work, Barriers *barriers,
                                                          int turn, int rank) {
-    Turn what = take_turn(barriers, turn);
+    Turn what = take_turn(&barriers->turns, turn);
     int inside = what.place / work.parts, row = inside % work.pairs, column = inside / work.pairs;
     WeightTile tile;
     tile.expert = what.expert;
@@ -186,8 +186,9 @@ __global__ void __cluster_dims__(CLUSTER, 1, 1) __launch_bounds__(THREADS, 1)
         registers_release<40>();
         if (threadIdx.x < 32) produce(maps, work, ring, &barriers, rank);
         if (threadIdx.x / 32 == 1 && rank == 0)
-            schedule(&barriers, work.next, work.experts * work.pairs * work.columns * work.parts,
-                     [&](int i) { return weight_turn(work, i); });
+            schedule<CLUSTER>(&barriers.turns, work.next,
+                              work.experts * work.pairs * work.columns * work.parts,
+                              [&](int i) { return weight_turn(work, i); });
     } else {
         registers_take<232>();
         consume(maps, work, ring, &barriers, group - 1, rank);

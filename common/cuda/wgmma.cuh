@@ -21,6 +21,9 @@
  *   MN-major  a row is a k, and runs along m (or n). The 16 k's of one instruction are 2 groups of
  *             8 rows, 1024 bytes apart; the next K step starts 2048 bytes on: desc + 128. N > 64
  *             takes several blocks, `block_bytes` apart.
+ *
+ * FP8 (E4M3): a number is one byte, so a block is 128 numbers wide, one instruction multiplies 32
+ * k's, and they are 32 bytes again. Both operands are K-major: there is no other way for bytes.
  */
 #ifndef COMMON_WGMMA_CUH
 #define COMMON_WGMMA_CUH
@@ -105,6 +108,10 @@ __device__ __forceinline__ void wgmma_wait(Registers &...d) {
  *
  * Wgmma<N>::registers<B_MN>(d, a, b, accumulate): A from registers.
  *
+ * Wgmma<N>::fp8(d, a, b, accumulate): 64 x 32 by 32 x N numbers in E4M3, from shared memory. The
+ * sums inside one instruction, and d while it accumulates, keep fewer bits than F32 has
+ * (08_quant/fp8_rungs.h measures it).
+ *
  * A_MN / B_MN: 1 when that operand is MN-major. accumulate 0 overwrites d.
  */
 template <int N> struct Wgmma;
@@ -168,6 +175,15 @@ template <int N> struct Wgmma;
                 "}, {%" #i0 ",%" #i1 ",%" #i2 ",%" #i3 "}, %" #i4 ", p, 1, 1, %" #i6 ";\n}\n"      \
                 : WGMMA_D##groups                                                                  \
                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(accumulate), "n"(B_MN)); \
+        }                                                                                          \
+        static __device__ __forceinline__ void fp8(float (&d)[N / 2], uint64_t a, uint64_t b,      \
+                                                   int accumulate) {                               \
+            asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, %" #i2 ", 0;\n"                         \
+                         "wgmma.mma_async.sync.aligned.m64n" #N                                    \
+                         "k32.f32.e4m3.e4m3 {" WGMMA_R##groups "}, %" #i0 ", %" #i1                \
+                                                               ", p, 1, 1;\n}\n"                   \
+                         : WGMMA_D##groups                                                         \
+                         : "l"(a), "l"(b), "r"(accumulate));                                       \
         }                                                                                          \
     };
 WGMMA_DEFINE(32, 2, 16, 17, 18, 19, 20, 21, 22)
