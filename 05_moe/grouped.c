@@ -7,6 +7,7 @@
 #include "05_moe/grouped.h"
 
 #include "common/core/ops_kernels.h"
+#include "common/core/products.h"
 #include "common/core/quantised.h"
 
 static void check_group(const char *where, Context *ctx, const Tensor *x, const Tensor *w,
@@ -20,6 +21,10 @@ static void check_group(const char *where, Context *ctx, const Tensor *x, const 
 static GroupedShape shape_of(const Tensor *x, const Tensor *w) {
     return (GroupedShape){
         .rows = x->shape[0], .in = w->shape[2], .out = w->shape[1], .experts = (int)w->shape[0]};
+}
+
+static ProductRows rows_of(const Tensor *x, const Tensor *offsets) {
+    return (ProductRows){.x = x->data, .rows = x->shape[0], .offsets = offsets->data};
 }
 
 /* ---- y = x W^T ---- */
@@ -37,6 +42,11 @@ static void grouped_linear_backward(Context *ctx, void *saved) {
     void *dx = grad_slot(ctx, s->x, &add_x);
     float *dw = grad_slot(ctx, s->w, &add_w);
     const void *dy = s->y->grad->data;
+    if (products_take(ctx, s->w, NULL)) {
+        ProductTerm term = {.w = s->w, .dy = dy, .dw = dw, .add = add_w};
+        ctx->products->backward(ctx, dx, add_x, &term, 1, rows_of(s->x, s->offsets));
+        return;
+    }
     if (dx) ON(ctx, grouped_backward_input, dx, add_x, dy, s->w->data, s->offsets->data, shape);
     if (dw) ON(ctx, grouped_backward_weight, dw, add_w, dy, s->x->data, s->offsets->data, shape);
 }
@@ -49,7 +59,10 @@ Tensor *grouped_linear(Context *ctx, Tensor *x, Tensor *w, const Tensor *offsets
         w->quantised->products->grouped(ctx, y->data, x->data, w, offsets->data, shape.rows);
         return y;
     }
-    ON(ctx, grouped_forward, y->data, x->data, w->data, offsets->data, shape);
+    if (products_take(ctx, w, NULL))
+        ctx->products->forward(ctx, &(ProductTerm){.w = w, .y = y->data}, 1, rows_of(x, offsets));
+    else
+        ON(ctx, grouped_forward, y->data, x->data, w->data, offsets->data, shape);
     RECORD(ctx, y, grouped_linear_backward, GroupedLinearSaved, .y = y, .x = x, .w = w,
            .offsets = offsets);
     return y;
@@ -76,6 +89,12 @@ static void grouped_swiglu_backward(Context *ctx, void *saved) {
     void *dx = grad_slot(ctx, s->x, &add_x);
     float *dgate = grad_slot(ctx, s->gate, &add_gate), *dup = grad_slot(ctx, s->up, &add_up);
     const void *x = s->x->data;
+    if (products_take(ctx, s->gate, NULL)) {
+        ProductTerm terms[] = {{.w = s->gate, .dy = dg->data, .dw = dgate, .add = add_gate},
+                               {.w = s->up, .dy = du->data, .dw = dup, .add = add_up}};
+        ctx->products->backward(ctx, dx, add_x, terms, 2, rows_of(s->x, s->offsets));
+        return;
+    }
     if (dx)
         ON(ctx, grouped_swiglu_backward_input, dx, add_x, dg->data, s->gate->data, du->data,
            s->up->data, offsets, shape);
@@ -105,12 +124,18 @@ Tensor *grouped_swiglu(Context *ctx, Tensor *x, Tensor *gate, Tensor *up, const 
     Tensor *h = tensor_new(ctx, "grouped_swiglu", ctx->dtype, SHAPE(shape.rows, shape.out));
     ArenaMark before = arena_mark(&ctx->data); /* g and u go back at once without a tape */
     Tensor *g = NULL, *u = NULL;
-    if (ctx->recording)
+    bool another = products_take(ctx, gate, NULL);
+    if (ctx->recording || another)
         g = tensor_new(ctx, "grouped_swiglu.g", ctx->dtype, SHAPE(shape.rows, shape.out));
-    if (ctx->recording || ctx->device == CPU)
+    if (ctx->recording || another || ctx->device == CPU)
         u = tensor_new(ctx, "grouped_swiglu.u", ctx->dtype, SHAPE(shape.rows, shape.out));
-    ON(ctx, grouped_swiglu_forward, h->data, g ? g->data : NULL, u ? u->data : NULL, x->data,
-       gate->data, up->data, offsets->data, shape);
+    if (another) {
+        ProductTerm terms[] = {{.w = gate, .y = g->data}, {.w = up, .y = u->data}};
+        ctx->products->forward(ctx, terms, 2, rows_of(x, offsets));
+        ON(ctx, swiglu_forward, h->data, g->data, u->data, tensor_count(h));
+    } else
+        ON(ctx, grouped_swiglu_forward, h->data, g ? g->data : NULL, u ? u->data : NULL, x->data,
+           gate->data, up->data, offsets->data, shape);
     if (!ctx->recording) arena_release(&ctx->data, before);
     RECORD(ctx, h, grouped_swiglu_backward, GroupedSwigluSaved, .h = h, .g = g, .u = u, .x = x,
            .gate = gate, .up = up, .offsets = offsets);

@@ -5,6 +5,7 @@
 #include "05_moe/decoder/decode_graph.h"
 #include "10_full_model/train/train.h"
 
+#include "08_quant/fp8.h"
 #include "common/program/bench.h"
 
 #include <stdio.h>
@@ -24,6 +25,7 @@ typedef struct Work {
     AdamW adamw;
     int32_t *ids;
     int batch, context;
+    bool fp8; /* the training step's products */
 } Work;
 
 /* Sequences that are continued greedily, `steps` tokens at a time. */
@@ -40,6 +42,7 @@ static void step(Context *ctx, void *user) {
     Tensor *loss[1 + MTP_MAX_DEPTH];
     params_zero_grad(&w->model.params);
     ctx->recording = true;
+    ctx->products = w->fp8 ? &fp8_products : NULL;
     Tensor *ids = tensor_copy_in(ctx, "ids", I32, w->ids, SHAPE(w->batch, w->context));
     Tensor *targets = tensor_copy_in(ctx, "targets", I32, w->ids + 1, SHAPE(w->batch, w->context));
     const DecoderRun run = {.position = model_position(&w->model)};
@@ -48,6 +51,7 @@ static void step(Context *ctx, void *user) {
     adamw_step(&w->adamw, &w->model.params, 1e-4f, 1);
     decoder_rebalance(ctx, &w->model.decoder, 1e-3f);
     mtp_rebalance(ctx, &w->model.mtp, 1e-3f);
+    ctx->products = NULL;
     context_reset(ctx);
 }
 
@@ -180,6 +184,7 @@ static double decode_row(Bench *bench, Work *w, int batch) {
 
 int main(int argc, char **argv) {
     Bench bench = {.seconds = 3};
+    bool fp8 = false;
     ModelBenchOptions o = {.config = "nano", .batch = 16, .context = 64, .vocab = 2048};
     const Option flags[] = {
         OPT_STRING("config", 'c', "NAME", &o.config, "Size of the model"),
@@ -188,13 +193,18 @@ int main(int argc, char **argv) {
         OPT_INT("vocab", 'v', "N", &o.vocab, 2, 1 << 20, "Size of the vocabulary"),
         OPT_INT("mtp", 0, "D", &o.mtp, 0, MTP_MAX_DEPTH,
                 "Modules for multi-token prediction, trained too (whatever the configuration has)"),
+        OPT_FLAG("fp8", 0, &fp8,
+                 "Train in FP8 (08_quant/fp8.h); forward alone and decoding do not"),
         OPT_CHOICE("profile", 'p', "WORK", &o.profile, works,
                    "Only this, for a profiler: forward, train, decode or batch (default: all), "
                    "once between cudaProfilerStart and cudaProfilerStop (see tools/kernels.py)"),
         OPT_END};
     bench_open(&bench, argc, argv, "Times training and decoding.", flags, NULL, "work");
+    Error err;
+    if (fp8 && fp8_check(bench.ctx, &err)) fatal("%s", err.text);
     Work w;
     prepare(&w, bench.ctx, &o);
+    w.fp8 = fp8;
     if (o.profile) {
         profile_work(bench.ctx, &w, &o);
     } else {
@@ -209,7 +219,8 @@ int main(int argc, char **argv) {
         double tokens = (double)o.batch * o.context;
         double flop = metrics_flop_per_token(&w.model, o.context) * tokens;
         row(&bench, "forward", decoder_flop(&w) * tokens, 0, forward, &w);
-        BenchTime t = row(&bench, "training step", 3 * flop, 0, step, &w);
+        BenchTime t =
+            row(&bench, fp8 ? "training step, FP8" : "training step", 3 * flop, 0, step, &w);
         double one = decode_row(&bench, &w, 1), many = decode_row(&bench, &w, o.batch);
         printf("\ntraining %.0f tokens/s (median %.0f), %.0f MiB of activations and gradients\n"
                "greedy decoding %.0f tokens/s one at a time, %.0f in %d sequences (medians)\n",

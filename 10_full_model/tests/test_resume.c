@@ -328,6 +328,8 @@ Test(resume, every_flag_of_training_is_compared) {
         changed = w.options;
         if (row->kind == OPTION_FLOAT)
             *(float *)row->value += 0.001f;
+        else if (row->kind == OPTION_FLAG)
+            *(bool *)row->value = !*(bool *)row->value;
         else if (row->size == 8)
             *(int64_t *)row->value += 1;
         else

@@ -9,6 +9,7 @@
 #include "10_full_model/checkpoint/checkpoint.h"
 #include "10_full_model/train/train_flags.h"
 
+#include "08_quant/fp8.h"
 #include "common/program/progress.h"
 
 #include <math.h>
@@ -317,16 +318,20 @@ int train_run(Model *model, const TokenSource *source, const TrainOptions *o, Tr
     *result = (TrainResult){.validation_loss = NAN, .loss = NAN};
     double started = seconds_now();
 
-    int status = block_training_check(&run.objective.training, &model->decoder.cfg.block, err);
+    int status = o->fp8 ? fp8_check(model->ctx, err) : 0;
+    if (!status)
+        status = block_training_check(&run.objective.training, &model->decoder.cfg.block, err);
     if (!status)
         status = mtp_training_check(&run.objective.mtp, model->mtp.depth, o->context_length, err);
     if (!status) status = open_run(&run, err);
     if (!status) {
         result->steps = result->resumed_from = run.state.adamw.step;
+        model->ctx->products = o->fp8 ? &fp8_products : NULL;
         struct sigaction old[CAUGHT];
         catch_interrupts(old);
         status = run_steps(&run, result, err);
         release_interrupts(old);
+        model->ctx->products = NULL;
         Error csv_error;
         if (metrics_close(&run.metrics, &csv_error) && !status)
             status = error_set(err, "%s", csv_error.text);

@@ -29,6 +29,7 @@ typedef struct TrainOptions {
     float balance_alpha; /* weight of the sequence-wise balance loss (V3: 1e-4) */
     float mtp_lambda;    /* weight of the loss of modules for multi-token prediction (V3: 0.3) */
     float bias_speed;    /* gamma: how far a router's bias moves after a step (V3: 1e-3) */
+    bool fp8;            /* linear layers and experts multiply in FP8 (08_quant/fp8.h) */
     /* validation: every so many steps, on eval_batches * batch_size windows */
     int eval_interval, eval_batches;
 

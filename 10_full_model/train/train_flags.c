@@ -40,6 +40,10 @@ TrainFlags train_flags(TrainOptions *t) {
         OPT_FLOAT("bias-speed", 0, "X", &t->bias_speed, 0, 1,
                   "How far a router's bias moves after a step towards an even load",
                   .setting = true),
+        OPT_FLAG("fp8", 0, &t->fp8,
+                 "Linear layers and experts multiply in FP8, with scales for blocks as DeepSeek-V3 "
+                 "(on CUDA: Hopper and --dtype bf16; the CPU imitates it)",
+                 .setting = true),
         OPT_END,
     }};
 }

@@ -178,6 +178,7 @@ static int check_settings(const SafeTensors *file, const Settings *settings, Err
         char key[64];
         metadata_key(key, sizeof key, now);
         const char *then = safetensors_metadata(file, key);
+        if (!then && !strcmp(now->value, "no")) continue; /* a flag younger than the run */
         if (!then || strcmp(then, now->value))
             return error_set(
                 err,

@@ -5,6 +5,7 @@
 #include "common/core/ops.h"
 
 #include "common/core/ops_kernels.h"
+#include "common/core/products.h"
 #include "common/core/quantised.h"
 #include "common/cuda/few_rows.h"
 
@@ -64,6 +65,7 @@ static void linear_backward(Context *ctx, void *saved) {
 Tensor *linear(Context *ctx, Tensor *x, Tensor *weight, Tensor *bias) {
     if (weight->quantised) return quantised_linear(ctx, "linear", x, weight, bias, NULL);
     check_linear(ctx, "linear", x, weight, bias);
+    if (products_take(ctx, weight, bias)) return products_linear(ctx, x, weight, NULL);
     int64_t in = tensor_dim(weight, 1), out = tensor_dim(weight, 0);
     Tensor *y = like(ctx, "linear", x, out);
     ON(ctx, linear_forward, y->data, x->data, weight->data, bias ? bias->data : NULL,
@@ -96,6 +98,7 @@ Tensor *linear_residual(Context *ctx, Tensor *x, Tensor *weight, Tensor *bias, R
     if (!to.x || to.dropout > 0) return residual(ctx, linear(ctx, x, weight, bias), to);
     if (weight->quantised) return quantised_linear(ctx, "linear_residual", x, weight, bias, to.x);
     check_linear(ctx, "linear_residual", x, weight, bias);
+    if (products_take(ctx, weight, bias)) return products_linear(ctx, x, weight, to.x);
     int64_t in = tensor_dim(weight, 1), out = tensor_dim(weight, 0);
     Tensor *y = like(ctx, "linear", x, out);
     check_same_shape("linear_residual", y, to.x);
