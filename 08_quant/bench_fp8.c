@@ -39,7 +39,7 @@ static Matrix activations(Context *ctx, uint64_t stream, int64_t rows, int64_t c
     if (!offsets) return m;
     int64_t padded = fp8_padded_rows(rows, experts);
     m.codes_t = bytes(ctx, padded * cols);
-    m.scales_t = floats(ctx, padded / FP8_BLOCK * fp8_scale_stride(cols));
+    m.scales_t = floats(ctx, padded / FP8_STEP * fp8_scale_stride(cols));
     fp8_quantise_columns_cuda(ctx->gpu, BF16, m.codes_t->data, m.scales_t->data, m.x->data,
                               offsets->data, experts, rows, cols, 0);
     return m;
@@ -309,7 +309,7 @@ static void bench_quantising(Bench *bench) {
     bench_head("quantising %lld x %lld", (long long)q.rows, (long long)q.cols);
     q.x = bench_tensor(ctx, "x", BF16, 1, SHAPE(q.rows, q.cols));
     q.codes = bytes(ctx, n), q.codes_t = bytes(ctx, n);
-    q.scales = floats(ctx, n / FP8_BLOCK), q.scales_t = floats(ctx, n / FP8_BLOCK);
+    q.scales = floats(ctx, n / FP8_STEP), q.scales_t = floats(ctx, n / FP8_STEP);
     for (q.way = 0; q.way < 3; q.way++) {
         bench_row(bench, 0, (double)n * (q.way == 2 ? 4 : 3), run_quantising, &q, "%s",
                   names[q.way]);

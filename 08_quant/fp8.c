@@ -49,7 +49,7 @@ static Codes codes_of_rows(Context *ctx, const void *x, int64_t rows, int64_t co
 static Codes codes_of_columns(Context *ctx, const void *x, int64_t cols, ProductRows rows,
                               int experts) {
     int64_t padded = fp8_padded_rows(rows.rows, rows.offsets ? experts : 1);
-    Codes c = new_codes(ctx, padded * cols, padded / FP8_BLOCK * fp8_scale_stride(cols));
+    Codes c = new_codes(ctx, padded * cols, padded / FP8_STEP * fp8_scale_stride(cols));
     ON(ctx, fp8_quantise_columns, c.codes, c.scales, x, rows.offsets, experts, rows.rows, cols,
        POWER_OF_TWO);
     return c;

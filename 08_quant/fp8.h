@@ -30,7 +30,7 @@
 
 __BEGIN_DECLS
 
-enum { FP8_BLOCK = 128 };
+enum { FP8_STEP = 128 }; /* numbers that share a scale, and one step of a product along k */
 
 #ifdef __CUDACC__
 #define FP8_INLINE static inline __host__ __device__
@@ -38,7 +38,7 @@ enum { FP8_BLOCK = 128 };
 #define FP8_INLINE static inline
 #endif
 
-FP8_INLINE int64_t fp8_blocks(int64_t n) { return (n + FP8_BLOCK - 1) / FP8_BLOCK; }
+FP8_INLINE int64_t fp8_blocks(int64_t n) { return (n + FP8_STEP - 1) / FP8_STEP; }
 FP8_INLINE int64_t fp8_scale_stride(int64_t rows) { return (rows + 3) / 4 * 4; }
 
 /* Numbers of the scales of [rows, cols]. */
@@ -51,7 +51,7 @@ FP8_INLINE int64_t fp8_row_scales(int64_t rows, int64_t cols) {
  * scales has tokens of two. Room for all of them:
  */
 FP8_INLINE int64_t fp8_padded_rows(int64_t rows, int experts) {
-    return (fp8_blocks(rows) + (experts > 1 ? experts : 0)) * FP8_BLOCK;
+    return (fp8_blocks(rows) + (experts > 1 ? experts : 0)) * FP8_STEP;
 }
 
 /*

@@ -43,9 +43,9 @@ void fp8_quantise_rows_cpu(uint8_t *codes, float *scales, const float *x, int64_
 #pragma omp parallel for
     for (int64_t row = 0; row < rows; row++)
         for (int64_t b = 0; b < blocks; b++) {
-            int64_t at = row * cols + b * FP8_BLOCK;
+            int64_t at = row * cols + b * FP8_STEP;
             scales[b * stride + row] = quantise_strided(
-                codes + at, x + at, 1, least(FP8_BLOCK, cols - b * FP8_BLOCK), power_of_two);
+                codes + at, x + at, 1, least(FP8_STEP, cols - b * FP8_STEP), power_of_two);
         }
 }
 
@@ -54,14 +54,14 @@ void fp8_quantise_columns_cpu(uint8_t *codes, float *scales, const float *x, con
     int64_t padded = fp8_padded_rows(rows, offsets ? experts : 1), block = 0;
     for (int e = 0; e < (offsets ? experts : 1); e++) {
         int64_t begin = offsets ? offsets[e] : 0, end = offsets ? offsets[e + 1] : rows;
-        for (int64_t row = begin; row < end; row += FP8_BLOCK, block++) {
-            int64_t count = least(FP8_BLOCK, end - row);
+        for (int64_t row = begin; row < end; row += FP8_STEP, block++) {
+            int64_t count = least(FP8_STEP, end - row);
 #pragma omp parallel for
             for (int64_t c = 0; c < cols; c++) {
-                uint8_t *to = codes + c * padded + block * FP8_BLOCK;
+                uint8_t *to = codes + c * padded + block * FP8_STEP;
                 scales[block * fp8_scale_stride(cols) + c] =
                     quantise_strided(to, x + row * cols + c, cols, count, power_of_two);
-                memset(to + count, 0, (size_t)(FP8_BLOCK - count));
+                memset(to + count, 0, (size_t)(FP8_STEP - count));
             }
         }
     }
@@ -75,8 +75,8 @@ void fp8_quantise_blocks_cpu(uint8_t *codes, float *scales, uint8_t *codes_t, fl
     for (int64_t e = 0; e < experts; e++)
         for (int64_t i = 0; i < down; i++)
             for (int64_t j = 0; j < across; j++) {
-                const int64_t first = i * FP8_BLOCK, from = j * FP8_BLOCK;
-                int64_t r1 = least(first + FP8_BLOCK, out), c1 = least(from + FP8_BLOCK, in);
+                const int64_t first = i * FP8_STEP, from = j * FP8_STEP;
+                int64_t r1 = least(first + FP8_STEP, out), c1 = least(from + FP8_STEP, in);
                 const float *x = w + e * out * in;
                 float amax = 0;
                 for (int64_t r = first; r < r1; r++)
@@ -111,9 +111,9 @@ void fp8_product_reference_cpu(float *d, const float *base, const uint8_t *a, co
         for (int64_t j = 0; j < n; j++) {
             double sum = base ? base[i * n + j] : 0;
             for (int64_t s = 0; s < steps; s++) {
-                int64_t at = s * FP8_BLOCK;
-                sum += (double)a_scale[s * stride + i] * b_scale[j / FP8_BLOCK * steps + s] *
-                       dot(a + i * k + at, b + j * k + at, least(FP8_BLOCK, k - at));
+                int64_t at = s * FP8_STEP;
+                sum += (double)a_scale[s * stride + i] * b_scale[j / FP8_STEP * steps + s] *
+                       dot(a + i * k + at, b + j * k + at, least(FP8_STEP, k - at));
             }
             d[i * n + j] = (float)sum;
         }
@@ -129,11 +129,11 @@ void fp8_grouped_reference_cpu(float *y, const float *base, const uint8_t *x, co
             for (int64_t j = 0; j < s.out; j++) {
                 double sum = base ? base[i * s.out + j] : 0;
                 for (int64_t b = 0; b < steps; b++) {
-                    int64_t at = b * FP8_BLOCK;
+                    int64_t at = b * FP8_STEP;
                     sum += (double)x_scale[b * stride + i] *
-                           w_scale[(e * down + j / FP8_BLOCK) * steps + b] *
+                           w_scale[(e * down + j / FP8_STEP) * steps + b] *
                            dot(x + i * s.in + at, w + (e * s.out + j) * s.in + at,
-                               least(FP8_BLOCK, s.in - at));
+                               least(FP8_STEP, s.in - at));
                 }
                 y[i * s.out + j] = (float)sum;
             }
@@ -153,8 +153,8 @@ void fp8_weight_reference_cpu(float *dw, int add, const uint8_t *dy_t, const flo
                 for (int64_t b = first; b < first + count; b++)
                     sum += (double)dy_scale[b * fp8_scale_stride(s.out) + i] *
                            x_scale[b * fp8_scale_stride(s.in) + j] *
-                           dot(dy_t + i * padded + b * FP8_BLOCK, x_t + j * padded + b * FP8_BLOCK,
-                               FP8_BLOCK);
+                           dot(dy_t + i * padded + b * FP8_STEP, x_t + j * padded + b * FP8_STEP,
+                               FP8_STEP);
                 *to = (float)sum;
             }
         first += count;
@@ -176,7 +176,7 @@ static float *rows_of_codes(const uint8_t *codes, const float *scales, int64_t r
     for (int64_t r = 0; r < rows; r++)
         for (int64_t c = 0; c < k; c++)
             x[r * k + c] =
-                e4m3_to_float(codes[r * k + c]) * scales[c / FP8_BLOCK * stride + row + r];
+                e4m3_to_float(codes[r * k + c]) * scales[c / FP8_STEP * stride + row + r];
     return x;
 }
 
@@ -186,7 +186,7 @@ static float *blocks_of_codes(const uint8_t *codes, const float *scales, int64_t
     for (int64_t r = 0; r < rows; r++)
         for (int64_t c = 0; c < k; c++)
             x[r * k + c] = e4m3_to_float(codes[r * k + c]) *
-                           scales[r / FP8_BLOCK * fp8_blocks(k) + c / FP8_BLOCK];
+                           scales[r / FP8_STEP * fp8_blocks(k) + c / FP8_STEP];
     return x;
 }
 
@@ -234,7 +234,7 @@ void fp8_weight_cpu(float *dw, int add, const uint8_t *dy_t, const float *dy_sca
                                 s.out,
                                 s.in,
                                 rows});
-        first += fp8_blocks(rows) * FP8_BLOCK;
+        first += fp8_blocks(rows) * FP8_STEP;
     }
     free(dy), free(x);
 }

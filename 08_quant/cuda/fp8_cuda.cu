@@ -22,11 +22,11 @@ template <typename T> __global__ void fp8_plain_kernel(T *d, const T *base, Plai
     int e = 0;
     while (p.offsets && row >= p.offsets[e + 1]) e++;
     const uint8_t *a = p.a + row * p.k, *b = p.b + (e * p.n + col) * p.k;
-    const float *b_scale = p.b_scale + (e * fp8_blocks(p.n) + col / FP8_BLOCK) * steps;
+    const float *b_scale = p.b_scale + (e * fp8_blocks(p.n) + col / FP8_STEP) * steps;
     float sum = 0;
     for (int64_t step = 0; step < steps; step++) {
         float product = 0;
-        for (int64_t k = step * FP8_BLOCK; k < min((step + 1) * FP8_BLOCK, p.k); k++)
+        for (int64_t k = step * FP8_STEP; k < min((step + 1) * FP8_STEP, p.k); k++)
             product += of_code(a[k]) * of_code(b[k]);
         sum += p.a_scale[step * p.a_stride + row] * b_scale[step] * product;
     }
@@ -43,7 +43,7 @@ __global__ void fp8_weight_plain_kernel(float *dw, int add, Plain p, int64_t pad
         float sum = 0;
         for (int64_t step = first; step < first + count; step++) {
             float product = 0;
-            for (int64_t k = step * FP8_BLOCK; k < (step + 1) * FP8_BLOCK; k++)
+            for (int64_t k = step * FP8_STEP; k < (step + 1) * FP8_STEP; k++)
                 product += of_code(p.a[row * padded + k]) * of_code(p.b[col * padded + k]);
             sum += p.a_scale[step * p.a_stride + row] * p.b_scale[step * b_stride + col] * product;
         }

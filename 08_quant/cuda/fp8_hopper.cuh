@@ -43,7 +43,7 @@ struct Shape {
     static constexpr int PER_SM = PER_SM_, SHARES = SHARE == ALONE ? 1 : 2;
     static constexpr int CLUSTER = SHARES * SPLIT;
     static constexpr int M = 64 * GROUPS * WAVES, THREADS = 128 * (GROUPS + 1);
-    static constexpr int A_BYTES = M * FP8_BLOCK, B_BYTES = N * FP8_BLOCK;
+    static constexpr int A_BYTES = M * FP8_STEP, B_BYTES = N * FP8_STEP;
     static constexpr int STAGE_BYTES = A_BYTES + B_BYTES;
     static constexpr int OUT_BYTES = GROUPS * SLICE_BYTES; /* to store sums from */
     /* Of a stage. Copies begin at multiples of four numbers, an expert's rows anywhere. */
@@ -60,12 +60,12 @@ struct Shape {
     static constexpr int COLUMNS = N * (SHARE == SHARE_A ? SHARES : 1);
     /* Columns that are sure to have one scale of B, wherever the tile begins; of a tile there are
      * at most two scales. */
-    static constexpr int PIECE = gcd(N, FP8_BLOCK), PIECES = N / PIECE;
+    static constexpr int PIECE = gcd(N, FP8_STEP), PIECES = N / PIECE;
     /* registers of a thread: all of the SM's 65536 together */
     static constexpr int PRODUCER = PER_SM == 2 ? 24 : GROUPS == 3 ? 32 : 40;
     static constexpr int CONSUMER = GROUPS == 3 ? 160 : 232;
     static_assert(STAGES >= 3, "the ring is too short");
-    static_assert(USE == WEIGHT_USE || N <= FP8_BLOCK + PIECE, "a tile may meet three scales of B");
+    static_assert(USE == WEIGHT_USE || N <= FP8_STEP + PIECE, "a tile may meet three scales of B");
 };
 
 template <typename S> struct Barriers {
@@ -154,7 +154,7 @@ static __device__ void produce(const Fp8Maps &maps, const Fp8Work &work, char *r
                 char *a = ring + at.stage * S::STAGE_BYTES, *b = a + S::A_BYTES;
                 float *scales = (float *)(ring + S::SCALES_AT) + at.stage * S::SCALES;
                 uint64_t *full = &barriers->full[at.stage];
-                int k = step * FP8_BLOCK;
+                int k = step * FP8_STEP;
                 mbarrier_expect(full, S::STAGE_BYTES + (a_count + b_count) * 4);
                 if (S::SHARE == SHARE_A)
                     tma_load_2d_multicast(a + share * (S::A_BYTES / 2), &maps.a, full, both, k,
@@ -231,7 +231,7 @@ static __device__ __forceinline__ void multiply(float (&sum)[S::WAVES][S::N / 2]
                                                 int group, int rank) {
     constexpr int APART = S::GROUPS * 64; /* rows from one slice of the group to the next */
     int row = group * 64 + threadIdx.x % 128 / 32 * 16 + threadIdx.x % 32 / 4;
-    int block = p.column / FP8_BLOCK, more = block + 1 < work.b_blocks ? work.steps : 0;
+    int block = p.column / FP8_STEP, more = block + 1 < work.b_blocks ? work.steps : 0;
     const float *b_scale = work.b_scale + (p.expert * work.b_blocks + block) * work.steps;
 #pragma unroll
     for (int w = 0; w < ACTIVE; w++)
@@ -243,7 +243,7 @@ static __device__ __forceinline__ void multiply(float (&sum)[S::WAVES][S::N / 2]
             float b0 = __ldg(b_scale + step), b1 = __ldg(b_scale + step + more);
 #pragma unroll
             for (int i = 0; i < S::PIECES; i++)
-                b[i] = (p.column + i * S::PIECE) / FP8_BLOCK == block ? b0 : b1;
+                b[i] = (p.column + i * S::PIECE) / FP8_STEP == block ? b0 : b1;
         }
         mbarrier_wait(&barriers->full[at.stage], at.parity);
         const float *scales = (const float *)(ring + S::SCALES_AT) + at.stage * S::SCALES;
@@ -259,7 +259,7 @@ static __device__ __forceinline__ void multiply(float (&sum)[S::WAVES][S::N / 2]
         for (int w = 0; w < ACTIVE; w++) {
             wgmma_fence(product);
 #pragma unroll
-            for (int k = 0; k < FP8_BLOCK / 32; k++)
+            for (int k = 0; k < FP8_STEP / 32; k++)
                 Wgmma<S::N>::fp8(product,
                                  desc_a + (w * S::GROUPS * SLICE_BYTES >> 4) + k * WGMMA_K_STEP,
                                  desc_b + k * WGMMA_K_STEP, k > 0);
@@ -283,7 +283,7 @@ static __device__ __forceinline__ void multiply(float (&sum)[S::WAVES][S::N / 2]
 static inline int map_codes(CUtensorMap *map, const void *codes, int64_t rows, int64_t k,
                             int box_rows) {
     uint64_t sizes[2] = {(uint64_t)k, (uint64_t)rows}, strides[1] = {(uint64_t)k};
-    uint32_t box[2] = {FP8_BLOCK, (uint32_t)box_rows};
+    uint32_t box[2] = {FP8_STEP, (uint32_t)box_rows};
     return tensor_map_make(map, CU_TENSOR_MAP_DATA_TYPE_UINT8, codes, 2, sizes, strides, box,
                            CU_TENSOR_MAP_SWIZZLE_128B);
 }

@@ -19,7 +19,7 @@
 #include "08_quant/fp8_rungs.h"
 #include "common/cuda/mma.cuh"
 
-enum { TILE = 128, THREADS = 256, STAGES = 3, TILE_BYTES = TILE * FP8_BLOCK };
+enum { TILE = 128, THREADS = 256, STAGES = 3, TILE_BYTES = TILE * FP8_STEP };
 enum { SHARED_BYTES = STAGES * 2 * TILE_BYTES };
 
 struct Product {
@@ -71,8 +71,8 @@ __global__ void __launch_bounds__(THREADS) fp8_mma_kernel(Product p) {
     auto load = [&](int step) {
         char *to = shared + step % STAGES * 2 * TILE_BYTES;
         if (step < p.steps) {
-            load_tile(to, p.a, m0, p.m, step * FP8_BLOCK, p.k);
-            load_tile(to + TILE_BYTES, p.b, n0, p.n, step * FP8_BLOCK, p.k);
+            load_tile(to, p.a, m0, p.m, step * FP8_STEP, p.k);
+            load_tile(to + TILE_BYTES, p.b, n0, p.n, step * FP8_STEP, p.k);
         }
         cp_async_commit();
     };
@@ -83,7 +83,7 @@ __global__ void __launch_bounds__(THREADS) fp8_mma_kernel(Product p) {
         __syncthreads(); /* this step has come, and everybody is done with the one before */
         load(step + STAGES - 1);
         const char *a = shared + step % STAGES * 2 * TILE_BYTES, *b = a + TILE_BYTES;
-        float sb = __ldg(p.b_scale + n0 / FP8_BLOCK * p.steps + step);
+        float sb = __ldg(p.b_scale + n0 / FP8_STEP * p.steps + step);
 #pragma unroll
         for (int half = 0; half < 4; half += 2) { /* of the warp's rows, for registers' sake */
             float product[2][4][4] = {};

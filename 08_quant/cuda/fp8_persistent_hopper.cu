@@ -211,7 +211,7 @@ __global__ void __cluster_dims__(S::CLUSTER, 1, 1) __launch_bounds__(S::THREADS,
     few_rows_wait();
     few_rows_go(); /* every block runs already: the next kernel's take no SM from them */
     if (work.offsets)
-        tile_table<S::USE == WEIGHT_USE ? FP8_BLOCK : S::ROWS>(first, work.offsets, work.experts);
+        tile_table<S::USE == WEIGHT_USE ? FP8_STEP : S::ROWS>(first, work.offsets, work.experts);
     else if (threadIdx.x == 0) {
         first[0] = 0;
         first[1] = S::USE == WEIGHT_USE ? work.steps : (work.rows + S::ROWS - 1) / S::ROWS;
@@ -382,7 +382,7 @@ static double clocks_of(Gpu *gpu, const ShapeEntry &s, int64_t m, int64_t n, int
     double slices = (double)ceil_div(m < tile_rows ? m : tile_rows, 64);
     double tensor = slices * 2 * s.n * s.per_sm;
     double chain = (double)ceil_div((int64_t)slices, s.groups) * (2 * s.n + 150);
-    double cache = (double)(tile_rows / s.shares + s.n) * FP8_BLOCK * s.per_sm / 40;
+    double cache = (double)(tile_rows / s.shares + s.n) * FP8_STEP * s.per_sm / 40;
     double step = tensor > chain ? tensor : chain;
     step = step > cache ? step : cache;
     double all = rounds * (steps * step + 4000 + (s.split > 1 ? 3000 : 0) + slices * s.n * 8);

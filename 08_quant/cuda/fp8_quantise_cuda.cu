@@ -65,7 +65,7 @@ __global__ void fp8_rows_kernel(uint8_t *codes, float *scales, const T *x, int r
 #pragma unroll
     for (int i = 0; i < TURNS; i++) { /* all loads before the first is waited for */
         unsigned item = first + i * BLOCKS_AT_ONCE, row = item / blocks;
-        int64_t at = item % blocks * FP8_BLOCK + threadIdx.x % 16 * EIGHT;
+        int64_t at = item % blocks * FP8_STEP + threadIdx.x % 16 * EIGHT;
         bool inside = row < (unsigned)rows;
         load_eight(v[i], x + (inside ? row : 0) * cols, at, inside ? cols : 0, vectors);
     }
@@ -77,7 +77,7 @@ __global__ void fp8_rows_kernel(uint8_t *codes, float *scales, const T *x, int r
             amax = fmaxf(amax, __shfl_xor_sync(~0u, amax, offset));
         if (row >= (unsigned)rows) continue;
         float s = scale_of(amax, power_of_two);
-        store_eight(codes + row * cols, block * FP8_BLOCK + threadIdx.x % 16 * EIGHT, cols,
+        store_eight(codes + row * cols, block * FP8_STEP + threadIdx.x % 16 * EIGHT, cols,
                     codes_of_eight(v[i], s, power_of_two), vectors);
         if (threadIdx.x % 16 == 0) scales[(int64_t)block * stride + row] = s;
     }
@@ -96,30 +96,30 @@ void fp8_quantise_rows_cuda(Gpu *gpu, DType dtype, uint8_t *codes, float *scales
 
 /* ---- the transpose: a block takes 128 tokens of 64 columns ---- */
 
-enum { COLUMNS = 64, PARTS = THREADS / COLUMNS, PART = FP8_BLOCK / PARTS, MOST_EXPERTS = 640 };
+enum { COLUMNS = 64, PARTS = THREADS / COLUMNS, PART = FP8_STEP / PARTS, MOST_EXPERTS = 640 };
 
 template <typename T>
 __global__ void fp8_columns_kernel(uint8_t *codes, float *scales, const T *x,
                                    const int32_t *offsets, int experts, int64_t rows, int64_t cols,
                                    int64_t padded, int power_of_two) {
-    __shared__ float tile[FP8_BLOCK][COLUMNS + 1], maxima[PARTS][COLUMNS];
+    __shared__ float tile[FP8_STEP][COLUMNS + 1], maxima[PARTS][COLUMNS];
     __shared__ int first[MOST_EXPERTS + 1], mine;
     int t = threadIdx.x, block = blockIdx.y;
-    int64_t begin = block * FP8_BLOCK, count = rows - begin;
+    int64_t begin = block * FP8_STEP, count = rows - begin;
     if (offsets) { /* whose block is it? */
         prefix_table(first, experts, [&](int e) {
-            return (offsets[e + 1] - offsets[e] + FP8_BLOCK - 1) / FP8_BLOCK;
+            return (offsets[e + 1] - offsets[e] + FP8_STEP - 1) / FP8_STEP;
         });
         if (block >= first[experts]) return;
         for (int e = t; e < experts; e += THREADS)
             if (first[e] <= block && block < first[e + 1]) mine = e;
         __syncthreads();
-        begin = offsets[mine] + (block - first[mine]) * FP8_BLOCK;
+        begin = offsets[mine] + (block - first[mine]) * FP8_STEP;
         count = offsets[mine + 1] - begin;
     }
     int64_t c0 = blockIdx.x * COLUMNS;
     bool vectors = cols % EIGHT == 0;
-    for (int i = t; i < FP8_BLOCK * COLUMNS / EIGHT; i += THREADS) {
+    for (int i = t; i < FP8_STEP * COLUMNS / EIGHT; i += THREADS) {
         int r = i / (COLUMNS / EIGHT), c = i % (COLUMNS / EIGHT) * EIGHT;
         bool inside = r < count;
         load_eight(&tile[r][c], x + (inside ? begin + r : 0) * cols, c0 + c, inside ? cols : 0,
@@ -135,7 +135,7 @@ __global__ void fp8_columns_kernel(uint8_t *codes, float *scales, const T *x,
     for (int i = 0; i < PARTS; i++) amax = fmaxf(amax, maxima[i][c]);
     float s = scale_of(amax, power_of_two);
     if (part == 0) scales[block * fp8_scale_stride(cols) + c0 + c] = s;
-    uint8_t *to = codes + (c0 + c) * padded + (int64_t)block * FP8_BLOCK + part * PART;
+    uint8_t *to = codes + (c0 + c) * padded + (int64_t)block * FP8_STEP + part * PART;
     for (int r = 0; r < PART; r += 16) {
         float v[16];
         for (int j = 0; j < 16; j++) v[j] = tile[part * PART + r + j][c];
@@ -152,7 +152,7 @@ void fp8_quantise_columns_cuda(Gpu *gpu, DType dtype, uint8_t *codes, float *sca
           MOST_EXPERTS);
     int64_t padded = fp8_padded_rows(rows, offsets ? experts : 1);
     if (!padded || !cols) return;
-    dim3 grid((unsigned)ceil_div(cols, COLUMNS), (unsigned)(padded / FP8_BLOCK));
+    dim3 grid((unsigned)ceil_div(cols, COLUMNS), (unsigned)(padded / FP8_STEP));
     DTYPE_SWITCH(dtype, T,
                  gpu_launch(gpu, fp8_columns_kernel<T>, grid, THREADS, 0, codes, scales,
                             (const T *)x, offsets, experts, rows, cols, padded, power_of_two));
@@ -177,9 +177,9 @@ template <typename T>
 __global__ void fp8_blocks_kernel(uint8_t *codes, float *scales, uint8_t *codes_t, float *scales_t,
                                   const T *w, int64_t out, int64_t in, int power_of_two) {
     __shared__ float maxima[THREADS / 32];
-    __shared__ __align__(16) uint8_t tile[FP8_BLOCK][FP8_BLOCK + 8];
+    __shared__ __align__(16) uint8_t tile[FP8_STEP][FP8_STEP + 8];
     int t = threadIdx.x, piece = t % 16 * EIGHT;
-    int64_t r0 = blockIdx.y * (int64_t)FP8_BLOCK, c0 = blockIdx.x * (int64_t)FP8_BLOCK;
+    int64_t r0 = blockIdx.y * (int64_t)FP8_STEP, c0 = blockIdx.x * (int64_t)FP8_STEP;
     int64_t expert = blockIdx.z;
     w += expert * out * in;
     bool vectors = in % EIGHT == 0;

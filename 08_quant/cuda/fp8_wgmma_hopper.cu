@@ -22,7 +22,7 @@
 #include "08_quant/cuda/fp8_hopper.cuh"
 #include "08_quant/fp8_rungs.h"
 
-enum { TILE = 128, STAGES = 4, THREADS = 256, STAGE = 2 * TILE * FP8_BLOCK };
+enum { TILE = 128, STAGES = 4, THREADS = 256, STAGE = 2 * TILE * FP8_STEP };
 
 struct Product {
     const float *a_scale, *b_scale; /* NULL: no scales, d in F32 */
@@ -45,8 +45,8 @@ __global__ void __launch_bounds__(THREADS, 1)
         char *a = ring + step % STAGES * STAGE;
         uint64_t *barrier = &full[step % STAGES];
         mbarrier_expect(barrier, STAGE);
-        tma_load_2d(a, &map_a, barrier, step * FP8_BLOCK, m0);
-        tma_load_2d(a + STAGE / 2, &map_b, barrier, step * FP8_BLOCK, n0);
+        tma_load_2d(a, &map_a, barrier, step * FP8_STEP, m0);
+        tma_load_2d(a + STAGE / 2, &map_b, barrier, step * FP8_STEP, n0);
     };
     if (t == 0) {
         for (int i = 0; i < STAGES; i++) mbarrier_init(&full[i], 1);
@@ -59,7 +59,7 @@ __global__ void __launch_bounds__(THREADS, 1)
         float s0 = 1, s1 = 1;
         if (SCALED) {
             const float *a = p.a_scale + (int64_t)step * p.a_stride;
-            float b = __ldg(p.b_scale + n0 / FP8_BLOCK * p.steps + step);
+            float b = __ldg(p.b_scale + n0 / FP8_STEP * p.steps + step);
             s0 = row < p.m ? __ldg(a + row) * b : 0;
             s1 = row + 8 < p.m ? __ldg(a + row + 8) * b : 0;
         }
@@ -70,7 +70,7 @@ __global__ void __launch_bounds__(THREADS, 1)
         int more = !SCALED && step % p.promote > 0;
         wgmma_fence(product);
 #pragma unroll
-        for (int k = 0; k < FP8_BLOCK / 32; k++)
+        for (int k = 0; k < FP8_STEP / 32; k++)
             Wgmma<TILE>::fp8(product, a + k * WGMMA_K_STEP, b + k * WGMMA_K_STEP, more || k > 0);
         wgmma_commit();
         wgmma_wait<0>(product);
@@ -120,6 +120,6 @@ void fp8_product_wgmma_cuda(Gpu *gpu, DType dtype, void *d, const void *base, co
 
 void fp8_accumulate_cuda(Gpu *gpu, float *d, const uint8_t *a, const uint8_t *b, int64_t m,
                          int64_t n, int64_t k, int64_t promote) {
-    int steps = promote ? (int)(promote / FP8_BLOCK) : (int)fp8_blocks(k);
+    int steps = promote ? (int)(promote / FP8_STEP) : (int)fp8_blocks(k);
     launch<false>(gpu, a, b, k, {NULL, NULL, d, NULL, (int)m, (int)n, 0, 0, steps});
 }

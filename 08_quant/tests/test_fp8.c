@@ -98,7 +98,7 @@ static Coded coded_columns(Context *ctx, const Tensor *x, const int32_t *offsets
                            const int32_t *offsets_host, int experts, int power_of_two) {
     int64_t rows = x->shape[0], cols = x->shape[1];
     int64_t padded = fp8_padded_rows(rows, offsets ? experts : 1);
-    Coded c = new_coded(ctx, padded * cols, padded / FP8_BLOCK * fp8_scale_stride(cols));
+    Coded c = new_coded(ctx, padded * cols, padded / FP8_STEP * fp8_scale_stride(cols));
     float *v = test_values(ctx, x);
     ON_AS(ctx, x->dtype, fp8_quantise_columns, c.codes, c.scales, x->data, offsets, experts, rows,
           cols, power_of_two);
@@ -313,7 +313,7 @@ CUDA_TEST(fp8, promotion_mends_the_short_accumulator) {
     float *d = device_memory(&ctx, NULL, (size_t)(s.m * s.n) * 4);
     double error[2] = {0, 0};
     for (int i = 0; i < 2; i++) {
-        fp8_accumulate_cuda(ctx.gpu, d, da, db, s.m, s.n, s.k, i ? FP8_BLOCK : 0);
+        fp8_accumulate_cuda(ctx.gpu, d, da, db, s.m, s.n, s.k, i ? FP8_STEP : 0);
         float *got = host_memory(&ctx, d, (size_t)(s.m * s.n) * 4);
         for (int64_t j = 0; j < s.m * s.n; j++)
             error[i] = fmax(error[i], fabs((double)got[j] / want[j] - 1));
