@@ -52,6 +52,27 @@ CPU_TEST(quantised, what_params_give_is_what_the_codes_mean) {
     }
 }
 
+/* Experts one after the other, in codes and scales; with 160 rows E4M3 has two rows of blocks each,
+ * of which the second is not whole. */
+CPU_TEST(quantised, experts_have_codes_and_scales_of_their_own) {
+    static const HeldCase cases[] = {{U8, 1, 32, 3, 5, 64}, {F8_E4M3, 128, 128, 3, 160, 140}};
+    for (int i = 0; i < 2; i++) {
+        Pair p;
+        const HeldCase *c = cases + i;
+        pair_init(&p, &ctx, c, &quantised_weight_only);
+        const uint8_t *codes = p.held->data;
+        const float *scale = p.held->quantised->scale.data, *numbers = p.plain->data;
+        int64_t across = 2, down = i ? 2 : 5; /* blocks of an expert */
+        for (int64_t at = 0; at < 3 * c->out * c->in; at++) {
+            int64_t e = at / (c->out * c->in), row = at / c->in % c->out, column = at % c->in;
+            int64_t block = (e * down + row / c->block_out) * across + column / c->block_in;
+            float q = i ? e4m3_to_float(codes[at]) : (float)codes[at] - 128;
+            cr_assert(numbers[at] == scale[block] * q, "case %d: %lld", i, (long long)at);
+        }
+        params_free(&p.params);
+    }
+}
+
 /* ---- kernels ---- */
 
 /* A kernel's product of the case's weight: y [rows, out], of x or with a base. */
@@ -308,6 +329,8 @@ CPU_TEST(quantised, experts_are_those_of_the_numbers) {
         should = grouped_swiglu(&ctx, x, p.plain, up.plain, offsets);
         check_close("swiglu", is->data, should->data, used * c->out, 4 * close_to(i / 9, c->in));
         is = grouped_swiglu(&ctx, x, p.held, up.plain, offsets); /* one of the two */
+        check_close("half", is->data, should->data, used * c->out, 4 * close_to(i / 9, c->in));
+        is = grouped_swiglu(&ctx, x, p.plain, up.held, offsets); /* and the other */
         check_close("half", is->data, should->data, used * c->out, 4 * close_to(i / 9, c->in));
         params_free(&p.params), params_free(&up.params);
         context_reset(&ctx);

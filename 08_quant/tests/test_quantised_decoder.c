@@ -169,6 +169,21 @@ static void generate(SpeculateModel *m, DecoderGenerator *g, int batch, int draf
     speculator_free(&s);
 }
 
+/* A draft vocabulary's rows of a quantised head are that head's numbers. */
+CPU_TEST(quantised_decoder, draft_vocabulary_has_the_heads_numbers) {
+    Two t;
+    DraftVocabulary v;
+    static const int32_t ids[] = {40, 3, 7};
+    two_init(&t, &ctx, holdings + 1, 1, 2);
+    int64_t hidden = t.plain.decoder.cfg.block.hidden_size;
+    check_ok(draft_vocabulary_init(&v, &ctx, &t.held.decoder, ids, 3, -1, &err), &err);
+    const float *head = t.plain.decoder.lm_head->data, *has = v.head.data;
+    for (int i = 0; i < 3; i++)
+        cr_assert(
+            !memcmp(has + i * hidden, head + v.ids[i] * hidden, (size_t)hidden * sizeof *head),
+            "row %d", i);
+}
+
 /* Up to 16 rows at a time have the bits that they have alone, so the text is the same. */
 CPU_TEST(quantised_decoder, guesses_change_nothing) {
     static const int drafts[] = {1, 3, 7};
