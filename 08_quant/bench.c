@@ -10,7 +10,8 @@
 #include "common/program/bench.h"
 #include "05_moe/decoder/decoder.h"
 #include "08_quant/methods/layer.h"
-#include "08_quant/quantised.h"
+#include "08_quant/quantised_int8.h"
+#include "common/core/cpu_matmul.h"
 
 #include <math.h>
 #include <omp.h>
@@ -110,6 +111,80 @@ static void bench_product(Bench *bench, int64_t rows, int64_t out, int64_t in, i
         params_free(&p.params);
     }
     device_free(ctx->gpu, x.data);
+}
+
+/* ---- the ways of one product, on one core, from a cache ---- */
+
+typedef enum Way { FLOATS, FEW, PANELS, WHOLE_NUMBERS, WAYS } Way;
+
+typedef struct WayWork {
+    Way way;
+    QuantisedProduct p;
+    const float *numbers;
+} WayWork;
+
+static void one_way(Context *ctx, void *user) {
+    const WayWork *k = user;
+    const QuantisedProduct *p = &k->p;
+    int64_t in = p->w.in, out = p->w.out;
+    ArenaMark mark = arena_mark(&ctx->data);
+    if (k->way == FLOATS)
+        cpu_matmul(
+            &(CpuMatmul){p->y, NULL, out, {p->x, in, 1}, {k->numbers, 1, in}, p->rows, out, in});
+    if (k->way == FEW) quantised_few_rows_cpu(p);
+    if (k->way == PANELS) quantised_panels_cpu(p);
+    if (k->way == WHOLE_NUMBERS)
+        quantised_int8_cpu(p, quantised_rows(ctx, p->x, in, p->rows, &p->w));
+    arena_release(&ctx->data, mark);
+}
+
+/* Where quantised.c's choice comes from. */
+static void bench_ways(Bench *bench) {
+    enum { OUT = 128, IN = 4096, MOST_ROWS = 256 };
+    static const Holding *const held[] = {&int8, &int4, &fp8_only};
+    Context *ctx = bench->ctx;
+    Tensor *x = bench_tensor(ctx, "x", F32, 1, SHAPE(MOST_ROWS, IN));
+    Tensor *y = bench_tensor(ctx, "y", F32, 2, SHAPE(MOST_ROWS, OUT));
+    Tensor *numbers = bench_tensor(ctx, "w", F32, 3, SHAPE(OUT, IN));
+    omp_set_num_threads(1);
+    printf("\nmicroseconds of W %d x %d, one core: numbers in registers, in panels, and x in INT8\n"
+           "  rows     F32 |  INT8 g128: few panels    int8 |  INT4 g128: few panels    int8 |"
+           "  FP8: few panels\n",
+           OUT, IN);
+    for (int rows = 1; rows <= MOST_ROWS; rows *= rows == 16 ? 16 : 2) {
+        for (int i = 0; i < 3; i++) {
+            Params params;
+            Error err;
+            params_init(&params, ctx);
+            Tensor *w = params_new(&params, NULL, "w", SHAPE(OUT, IN));
+            hold(&params, w, held[i]);
+            if (params_allocate(&params, false, &err)) fatal("%s", err.text);
+            fill(&params, w, 0.02f, 1);
+            WayWork work = {.numbers = numbers->data,
+                            .p = {.y = y->data,
+                                  .x = x->data,
+                                  .y_row = OUT,
+                                  .x_row = IN,
+                                  .rows = rows,
+                                  .w = quantised_matrix(w, 0),
+                                  .count = OUT}};
+            for (Way way = i ? FEW : FLOATS; way < WAYS; way++) {
+                static const char *const columns[] = {"  %4d %7.1f |", "  %14.1f", " %6.1f",
+                                                      " %7.1f |"};
+                if (way == WHOLE_NUMBERS && held[i]->dtype == F8_E4M3) continue;
+                work.way = way;
+                double us = 1e6 * bench_time(ctx, one_way, &work, bench->seconds / 4).min;
+                if (way == FLOATS)
+                    printf(columns[way], rows, us);
+                else
+                    printf(columns[way], us);
+                fflush(stdout);
+            }
+            params_free(&params);
+        }
+        printf("\n");
+    }
+    context_reset(ctx);
 }
 
 /* ---- a whole decoder ---- */
@@ -217,12 +292,12 @@ static void bench_decoder(Bench *bench, int threads) {
 }
 
 int main(int argc, char **argv) {
-    enum { PRODUCT, DECODER, BOTH };
-    static const char *const parts[] = {"products", "decoder", "both", NULL};
+    enum { PRODUCTS_PART, DECODER_PART, WAYS_PART, ALL_PARTS };
+    static const char *const parts[] = {"products", "decoder", "ways", "all", NULL};
     Bench bench = {0};
-    int rows = 0, out = 32768, in = 4096, part = BOTH, all = omp_get_max_threads();
+    int rows = 0, out = 32768, in = 4096, part = ALL_PARTS, all = omp_get_max_threads();
     const Option flags[] = {
-        OPT_CHOICE("what", 0, "PART", &part, parts, "products, decoder or both (default)"),
+        OPT_CHOICE("what", 0, "PART", &part, parts, "products, decoder, ways or all (default)"),
         OPT_INT("rows", 0, "N", &rows, 1, 4096, "Rows of x (default: 1, 4 and 16)"),
         OPT_INT("out", 0, "N", &out, 1, 1 << 20, "Rows of W"),
         OPT_INT("in", 0, "N", &in, 128, 1 << 16, "Columns of W: a multiple of 128"), OPT_END};
@@ -230,14 +305,18 @@ int main(int argc, char **argv) {
                flags, "08_quant/figures/out/products.csv", "what,held,head,rows,threads,times_f32");
     if (bench.ctx->device != CPU) fatal("these are the CPU's kernels: --device cpu");
     if (in % 128) fatal("--in %d: groups of 128 do not divide it", in);
-    for (int threads = 1; threads <= all; threads += all > 1 ? all - 1 : 1) {
+    bool products = part == PRODUCTS_PART || part == ALL_PARTS;
+    bool decoder = part == DECODER_PART || part == ALL_PARTS;
+    for (int threads = 1; threads <= all && (products || decoder);
+         threads += all > 1 ? all - 1 : 1) {
         static const int few[] = {1, 4, 16};
         omp_set_num_threads(threads);
         bench_ceilings(&bench);
-        for (int i = 0; i < (rows ? 1 : 3) && part != DECODER; i++)
+        for (int i = 0; i < (rows ? 1 : 3) && products; i++)
             bench_product(&bench, rows ? rows : few[i], out, in, threads);
-        if (part != PRODUCT) bench_decoder(&bench, threads);
+        if (decoder) bench_decoder(&bench, threads);
     }
+    if (part == WAYS_PART || part == ALL_PARTS) bench_ways(&bench);
     bench_close(&bench);
     return 0;
 }

@@ -4,18 +4,20 @@
  * Here is the one place that chooses on the CPU:
  *
  *     int8       quantised_products, U8 and I4     small whole numbers (quantised_int8.h)
- *     few rows   else, 1 to 4 rows of x            codes become numbers in registers
+ *     few rows   else, 1 to 8 rows of x            codes become numbers in registers
  *     panels     else                              codes become numbers in a cache
  *
  * Microseconds on one core of an AMD EPYC with AVX-512 VNNI (Zen 5), a weight 128 x 4096 that lies
- * in the second-level cache; beside them cpu_matmul() of F32. Both ways with x as it is give the
- * same bits up to CPU_FEW_ROWS rows.
+ * in the second-level cache; beside them cpu_matmul() of F32 (08_quant/bench --what ways). Both
+ * ways with x as it is give the same bits up to CPU_FEW_ROWS rows. With AVX2 alone panels are the
+ * faster ones from 8 rows on, and for 256 rows faster than whole numbers of INT8, by a fourth.
  *
- *     rows   F32    INT8 g128: few panels int8    INT4 g128: few panels int8    FP8: few panels
- *        1    23                17     31    6                12     32    6          24     38
- *        4    46                46     50   14                41     52   14          50     57
- *        8    80                92     86   26                80     84   27          97     91
- *       16   142               190    148   60               162    148   59         196    155
+ *     rows    F32    INT8 g128: few panels  int8    INT4 g128: few panels  int8    FP8: few panels
+ *        1     22                15     28     5                11     33     5          22     36
+ *        4     38                29     51    13                24     53    13          35     58
+ *        8     60                60     83    26                48     87    26          67     89
+ *       16     96               122    136    58                95    133    59         134    138
+ *      256   1109              2289   1162  1016              2037   1142  1061        2253   1153
  *
  * A product is cut into pieces of columns of y, which are rows of W. Neither the way nor an
  * element's sum depends on the pieces.
@@ -36,7 +38,7 @@ static void on_the_cpu(Context *ctx, const Tensor *w) {
 
 static int64_t min(int64_t a, int64_t b) { return a < b ? a : b; }
 
-enum { REGISTER_ROWS = 4 };
+enum { REGISTER_ROWS = 8 };
 
 /* One core. codes: of x, or NULL. */
 static void multiply_here(const QuantisedProduct *p, const QuantisedRows *codes) {

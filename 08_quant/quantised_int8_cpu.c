@@ -72,7 +72,7 @@ enum { ROWS = 8 };
 #else
 enum { ROWS = 4 };
 #endif
-enum { BYTES = 4 * LANES, MOST = 8, COLUMNS = 4, AHEAD = 1024 };
+enum { BYTES = 4 * LANES, MOST = 8, COLUMNS = 4, AHEAD = 8192 };
 typedef uint8_t Codes __attribute__((vector_size(BYTES), aligned(1), may_alias));
 typedef int8_t Signed __attribute__((vector_size(BYTES), aligned(1), may_alias));
 typedef int32_t Ints __attribute__((vector_size(BYTES)));
@@ -134,6 +134,15 @@ static inline Vector spread(const float *scale, const int groups) {
                                          _mm512_castps128_ps512((__m128)four));
 #else
     return __builtin_shufflevector(four, four, 0, 0, 0, 0, 1, 1, 1, 1);
+#endif
+}
+
+static inline int32_t whole(Ints sum) {
+#ifdef __AVX512F__
+    return _mm512_reduce_add_epi32((__m512i)sum);
+#else
+    for (int l = 1; l < LANES; l++) sum[0] += sum[l];
+    return sum[0];
 #endif
 }
 
@@ -223,9 +232,7 @@ INLINE void long_groups(Vector *to, const QuantisedMatrix *w, QuantisedRows x, i
         for (int r = 0; r < rows; r++) {
             float both = scale * x.scale[r * x.scale_row + g];
             if (w->scale_row == 1) {
-                int32_t whole = 0;
-                for (int l = 0; l < LANES; l++) whole += products[r][l];
-                sum[r] = (Vector){(float)whole * both};
+                sum[r] = (Vector){(float)whole(products[r]) * both};
             } else {
                 sum[r] += __builtin_convertvector(products[r], Vector) * both;
             }

@@ -7,6 +7,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 
 static void *there(void *memory, size_t count, size_t size) {
     if (!memory)
@@ -39,8 +40,9 @@ void *grow(void *array, size_t *capacity, size_t needed, size_t element_size) {
 /* ---- a device's ---- */
 
 enum {
-    ALIGNMENT = 256, /* as cudaMalloc() does; aligned_alloc() wants whole multiples */
-    LARGE = 64 << 20 /* bytes for which it is worth asking whether they are there */
+    ALIGNMENT = 256,  /* as cudaMalloc() does; aligned_alloc() wants whole multiples */
+    LARGE = 64 << 20, /* bytes for which it is worth asking whether they are there */
+    HUGE_PAGE = 2 << 20
 };
 
 /* The number behind `key` in a file of lines "KEY NUMBER"; with key "" the first one. -1: none. */
@@ -81,10 +83,16 @@ size_t device_room(Gpu *gpu) {
     return (size_t)room;
 }
 
+/* Large pieces ask for pages of 2 MB: weights are read once a token, and with pages of 4 KB a fifth
+ * of that time goes into finding the pages. */
 void *device_alloc(Gpu *gpu, size_t bytes) {
     if (gpu) return gpu_alloc(gpu, bytes);
     if (bytes >= LARGE && bytes > device_room(NULL)) return NULL;
-    return aligned_alloc(ALIGNMENT, (bytes + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT);
+    size_t unit = bytes >= 4 * HUGE_PAGE ? HUGE_PAGE : ALIGNMENT;
+    size_t whole = (bytes + unit - 1) / unit * unit;
+    void *data = aligned_alloc(unit, whole);
+    if (data && unit == HUGE_PAGE) madvise(data, whole, MADV_HUGEPAGE); /* a wish, no more */
+    return data;
 }
 
 void device_free(Gpu *gpu, void *data) {

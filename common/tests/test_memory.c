@@ -56,6 +56,10 @@ CONTEXT_TEST(memory, comes_back_from_the_device) {
     device_free(ctx.gpu, there);
     device_free(ctx.gpu, copy);
     device_free(ctx.gpu, NULL);
+    char *large = device_alloc(ctx.gpu, (8 << 20) + 1); /* whole large pages */
+    cr_assert(large && (device == CUDA || (uintptr_t)large % (2 << 20) == 0));
+    device_set(ctx.gpu, large, 1, (8 << 20) + 1);
+    device_free(ctx.gpu, large);
 
     Tensor *t = tensor_copy_in(&ctx, "t", I32, host, SHAPE(2, 2));
     tensor_download_ints(&ctx, got, t);
