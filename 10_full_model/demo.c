@@ -3,6 +3,7 @@
  */
 #include "10_full_model/checkpoint/checkpoint.h"
 #include "10_full_model/checkpoint/output_folder.h"
+#include "10_full_model/demo_quantise.h"
 #include "10_full_model/generate/generate.h"
 #include "10_full_model/train/train.h"
 
@@ -361,6 +362,10 @@ static void advise(const Tour *t) {
     printf("   10_full_model/deepseek eval -m %s --data %s \\\n"
            "      --context %d --by-position\n",
            out, data, t->cfg.max_position_embeddings);
+    printf("   10_full_model/deepseek quantize -m %s --to int4 --group 32 \\\n"
+           "      --method gptq --calibrate %s --out %s-int4 --overwrite\n"
+           "      (as in %d; then generate -m %s-int4, which decodes on the codes)\n",
+           out, data, out, t->options->mtp ? 6 : 5, out);
     printf("   python3 -c \"from transformers import AutoModelForCausalLM as A; \\\n"
            "      print(A.from_pretrained('%s'))\"\n"
            "      (the same model elsewhere%s)\n"
@@ -384,6 +389,7 @@ static int tour(Tour *t, Error *err) {
     printf("4. Writing\n");
     if (write_text(t, "What it writes now", 60, err)) return -1;
     if (t->options->mtp && guess_ahead(t, err)) return -1;
+    if (demo_quantise(t->options->mtp ? 6 : 5, &t->model, &t->source, &t->train, err)) return -1;
     advise(t);
     return 0;
 }

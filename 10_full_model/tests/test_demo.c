@@ -35,10 +35,11 @@ Test(demo, fits_a_terminal_and_recommends_what_works) {
     cr_assert(strstr(said, "tokens a step") && strstr(said, "the same text, token for token"), "%s",
               said);
     static const char *const commands[] = {"10_full_model/deepseek generate",
-                                           "10_full_model/deepseek eval"};
+                                           "10_full_model/deepseek eval",
+                                           "10_full_model/deepseek quantize"};
     char program[500], command[3000];
     program_path(program, sizeof program, "deepseek");
-    for (int i = 0; i < 2; i++) {
+    for (int i = 0; i < 3; i++) {
         command_in(said, commands[i], line, sizeof line);
         snprintf(command, sizeof command, "%s%s >%s/output 2>&1", program,
                  line + strlen("10_full_model/deepseek"), w.directory);
