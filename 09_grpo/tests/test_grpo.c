@@ -142,6 +142,8 @@ CPU_TEST(grpo, later_updates_are_off_policy) {
     params_get(&r.frozen.params, r.frozen.decoder.norm, after);
     cr_assert(a.ratio != 1 && a.kl > 0 && a.clip_low + a.clip_high > 0);
     cr_assert_arr_eq(before, after, sizeof before);
+    a = step(&r, 0); /* on-policy again, but away from the reference */
+    cr_assert(a.ratio == 1 && a.kl > 0, "ratio %g, kl %g", a.ratio, a.kl);
 }
 
 CPU_TEST(grpo, all_alike_is_no_step) {
