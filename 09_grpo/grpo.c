@@ -154,7 +154,8 @@ static void learn_from(Grpo *g, Update *u, const SequenceRows *rows, int pieces)
         .reference = g->cfg.loss.beta != 0 ? sequences_numbers(ctx, rows, b->reference) : NULL,
         .sampler = sequences_numbers(ctx, rows, b->sampler),
         .micro_batches = pieces,
-        .tokens = sequences_actions(&u->rows)};
+        .completions = u->rows.count,
+        .actions = sequences_actions(&u->rows)};
     Tensor *loss = policy_loss(ctx, y.logprobs, &batch, &g->cfg.loss, &stats);
     Tensor *entropy = sum(ctx, y.entropy);
     tape_backward(ctx, loss);

@@ -80,13 +80,15 @@ Tensor *policy_loss(Context *ctx, Tensor *logprobs, const PolicyBatch *b,
     check_shape("policy_loss", b->targets, I32, SHAPE(B, T));
     check_shape("policy_loss", b->advantages, F32, SHAPE(B));
     CHECK(b->reference || cfg->beta == 0, "policy_loss: beta %g needs a reference", cfg->beta);
-    CHECK(b->micro_batches >= 1, "policy_loss: %d micro-batches", b->micro_batches);
+    CHECK(b->micro_batches >= 1 && b->completions >= B,
+          "policy_loss: %d micro-batches of %d completions, this one has %lld", b->micro_batches,
+          b->completions, (long long)B);
     Tensor *loss = tensor_new(ctx, "policy loss", F32, SHAPE(1));
     *stats = tensor_new(ctx, "policy stats", F32, SHAPE(POLICY_STATS));
     float *dlogp = arena_alloc(&ctx->data, (size_t)(B * T) * sizeof *dlogp);
     float *scratch =
         arena_alloc(&ctx->data, (size_t)(1 + B * (1 + POLICY_STATS)) * sizeof *scratch);
-    PolicyShape shape = {*cfg, B, T, b->micro_batches, b->tokens};
+    PolicyShape shape = {*cfg, B, T, b->micro_batches, b->completions, b->actions};
     ON_AS(ctx, F32, policy_loss, loss->data, (*stats)->data, dlogp, scratch, logprobs->data,
           optional(b->old, logprobs), optional(b->reference, logprobs),
           optional(b->sampler, logprobs), b->advantages->data, b->targets->data, shape);

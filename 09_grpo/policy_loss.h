@@ -15,9 +15,9 @@
  *     ppo         1 / tokens           as bnpo, but with one epsilon for both sides
  *     reinforce   1 / tokens           as bnpo, without ratio or clip
  *
- * B completions, len_i actions each: the tokens that were drawn, the end among them. A token is an
- * action where targets says so (IGNORE_TARGET: prompt, padding, or masked). So mask and target are
- * one tensor: row t of a completion holds what is said of the token behind token t.
+ * B completions of the step, len_i actions each: the tokens that were drawn, the end among them. A
+ * token is an action where targets says so (IGNORE_TARGET: prompt, padding, or masked). So mask
+ * and target are one tensor: row t of a completion holds what is said of the token behind token t.
  *
  * The loss is of no use as a measure: as long as r = 1 it is minus a mean of advantages, about 0.
  */
@@ -72,7 +72,7 @@ typedef struct PolicyBatch {
     const Tensor *reference;  /* needed where beta is not 0 */
     const Tensor *sampler; /* as the sampler said; or NULL: then `old` is the off-policy mask's */
     int micro_batches;     /* of this step, that this is one of */
-    int tokens;            /* actions of all of them together (dapo, cispo) */
+    int completions, actions; /* of all of them together */
 } PolicyBatch;
 
 /* Sums over the actions of a micro-batch, for logs (F32). Those of micro-batches are added. */
@@ -101,8 +101,8 @@ Tensor *policy_loss(Context *ctx, Tensor *logprobs, const PolicyBatch *batch,
 /* What the kernels need beside the config. */
 typedef struct PolicyShape {
     PolicyLossConfig cfg;
-    int64_t batch, tokens; /* B, T */
-    int micro_batches, step_actions;
+    int64_t batch, tokens;                   /* B, T */
+    int micro_batches, completions, actions; /* of the step */
 } PolicyShape;
 
 /*

@@ -11,22 +11,22 @@
 /* [policy_weight] */
 /* What each action of a completion of `length` counts, in a micro-batch of `actions`. */
 POLICY_FUNCTION float policy_weight(const PolicyShape *s, float length, float actions) {
-    float some = actions > 1 ? actions : 1, micro = (float)s->micro_batches;
+    float some = actions > 1 ? actions : 1, completions = (float)s->completions;
     switch (s->cfg.loss_type) {
     case LOSS_GRPO:
     case LOSS_SAPO:
-        return 1 / ((length > 1 ? length : 1) * (float)s->batch * micro);
+        return 1 / ((length > 1 ? length : 1) * completions);
     case LOSS_DR_GRPO:
-        return 1 / ((float)s->batch * (float)s->cfg.max_completion_length * micro);
+        return 1 / (completions * (float)s->cfg.max_completion_length);
     case LOSS_DAPO:
     case LOSS_CISPO:
-        return 1 / (float)(s->step_actions > 1 ? s->step_actions : 1);
+        return 1 / (float)(s->actions > 1 ? s->actions : 1);
     case LOSS_BNPO:
     case LOSS_PPO:
     case LOSS_REINFORCE:
         break;
     }
-    return 1 / (some * micro);
+    return 1 / (some * (float)s->micro_batches);
 }
 /* [/policy_weight] */
 

@@ -67,7 +67,8 @@ static PolicyBatch batch_of(Context *ctx, SafeTensors *file, const Case *c) {
                          .reference = c->cfg.beta ? golden_tensor(ctx, file, "reference") : NULL,
                          .sampler = c->sampler ? golden_tensor(ctx, file, "sampler") : NULL,
                          .micro_batches = 2,
-                         .tokens = 57};
+                         .completions = 12,
+                         .actions = 57};
 }
 
 /* All is F32, whatever the activations are: a context of F32 on each device. */
@@ -189,7 +190,8 @@ static float run(Context *ctx, const Small *s, PolicyLossConfig cfg, int first, 
         .advantages = tensor_copy_in(ctx, "advantages", F32, s->advantages + first, SHAPE(rows)),
         .old = with_old ? tensor_copy_in(ctx, "old", F32, s->old[first], SHAPE(rows, T)) : NULL,
         .micro_batches = pieces,
-        .tokens = 12};
+        .completions = B,
+        .actions = 12};
     Tensor *logp = tensor_copy_in(ctx, "logp", F32, s->logp[first], SHAPE(rows, T)), *stats;
     logp->requires_grad = true;
     ctx->recording = true;
@@ -233,15 +235,15 @@ Test(policy_loss, on_policy_gradients_cuda) {
     on_policy_gradients(CUDA);
 }
 
-/* dapo, cispo, dr_grpo and grpo: two micro-batches of two completions are one of four. bnpo: they
- * are not, for the tokens of a micro-batch count by how many it has. */
+/* dapo, cispo, dr_grpo and grpo: micro-batches of one and three completions are one of four. bnpo:
+ * they are not, for the tokens of a micro-batch count by how many it has. */
 CPU_TEST(policy_loss, micro_batches) {
     Small s = small();
     for (LossType type = 0; policy_loss_names[type]; type++) {
         float whole[B][T], parts[B][T];
         float one = run(&ctx, &s, config(type), 0, B, 1, true, whole[0]);
-        float two = run(&ctx, &s, config(type), 0, 2, 2, true, parts[0]) +
-                    run(&ctx, &s, config(type), 2, 2, 2, true, parts[2]);
+        float two = run(&ctx, &s, config(type), 0, 1, 2, true, parts[0]) +
+                    run(&ctx, &s, config(type), 1, 3, 2, true, parts[1]);
         bool alike = fabsf(one - two) < 1e-6f && fabsf(whole[2][0] - parts[2][0]) < 1e-6f;
         bool depends = type == LOSS_BNPO || type == LOSS_PPO || type == LOSS_REINFORCE;
         cr_assert(alike != depends, "%s: %g, and %g in parts", policy_loss_names[type], one, two);
