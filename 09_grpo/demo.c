@@ -123,7 +123,7 @@ int main(int argc, char **argv) {
                        .stop_at = 0.3,
                        .teaching_lr = 3e-3,
                        .lr = 1e-3,
-                       .steps = 300};
+                       .steps = 600};
     const Option flags[] = {
         OPT_STRING("task", 't', "NAME", &o->task,
                    "addition, subtraction, multiplication, sort or countdown"),
