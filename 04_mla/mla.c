@@ -275,7 +275,13 @@ static void check_cached(const char *where, Context *ctx, const Tensor *q, const
               "%s: queries of the last %lld tokens, but sequence %d holds %d; append them first",
               where, (long long)T, b, pages->length[b]);
     check_shape(where, q, ctx->dtype, SHAPE(B, T, H, mla.nope + mla.rope));
-    check_shape(where, &cache->latent, ctx->dtype, SHAPE(pages->count, PAGE_TOKENS, cache->width));
+    bool e4m3 = latent_cache_is_e4m3(cache);
+    CHECK(!e4m3 || cache->c_width == mla.kv_lora_rank,
+          "%s: a cache of %d + %d numbers; kv_lora_rank is %d", where, cache->c_width,
+          cache->width - cache->c_width, mla.kv_lora_rank);
+    int64_t row = e4m3 ? latent_row_bytes(mla.kv_lora_rank, mla.rope) : cache->width;
+    check_shape(where, &cache->latent, e4m3 ? F8_E4M3 : ctx->dtype,
+                SHAPE(pages->count, PAGE_TOKENS, row));
     const Tensor *kv_b = w->kv_b_proj;
     if (kv_b->quantised) quantised_check(ctx, where, kv_b);
     check_shape(where, kv_b, kv_b->quantised ? kv_b->dtype : ctx->dtype,
@@ -309,9 +315,7 @@ static Tensor *naive_from_cache(Context *ctx, Tensor *q, const Tensor *selected,
     for (int64_t b = 0, count; b < B; b += count) {
         count = equal_lengths(pages, b);
         int64_t S = pages->length[b];
-        ON(ctx, latent_gather, c_kv->data, k_rope->data, cache->latent.data,
-           (int32_t *)pages->block_table.data + b * pages->max_pages,
-           (int32_t *)pages->lengths.data + b, count, S, rank, mla.rope, pages->max_pages);
+        latent_cache_gather(ctx, cache, c_kv->data, k_rope->data, b, count, S, rank);
         if (w->kv_b_proj->quantised)
             w->kv_b_proj->quantised->products->linear(ctx, kv->data, NULL, c_kv->data, w->kv_b_proj,
                                                       NULL, count * S);
@@ -339,7 +343,9 @@ static float *decode_scratch(Context *ctx, MlaDecodeShape shape) {
     return arena_alloc(&ctx->data, bytes);
 }
 
-MlaDecodeShape mla_decode_shape(const MlaConfig *cfg, const Pages *pages, int64_t T, float scale) {
+MlaDecodeShape mla_decode_shape(const MlaConfig *cfg, const LatentCache *cache, int64_t T,
+                                float scale) {
+    const Pages *pages = cache->pages;
     int longest = pages_longest(pages);
     return (MlaDecodeShape){.batch = pages->batch,
                             .q_len = (int)T,
@@ -349,6 +355,7 @@ MlaDecodeShape mla_decode_shape(const MlaConfig *cfg, const Pages *pages, int64_
                             .pages = pages->count,
                             .max_pages = pages->max_pages,
                             .max_length = longest > pages->horizon ? longest : pages->horizon,
+                            .e4m3 = latent_cache_is_e4m3(cache),
                             .scale = scale};
 }
 
@@ -363,6 +370,7 @@ static void absorbed_selected(Context *ctx, Tensor *o_latent, Tensor *q_absorbed
                            .block_table = pages->block_table.data,
                            .lengths = pages->lengths.data,
                            .max_pages = s.max_pages};
+    CHECK(!s.e4m3, "mla_forward: a selection reads numbers; this cache has rows in FP8");
     shape.attention.scale = s.scale;
     shape.attention.k.token = shape.attention.v.token = cache->width;
     check_shape("mla_forward: selection", selected, I32, SHAPE(s.batch, s.q_len, -1));
@@ -398,7 +406,7 @@ Tensor *mla_absorbed_attention(Context *ctx, Tensor *q, const Tensor *selected, 
     int64_t H = mla.heads, rank = mla.kv_lora_rank;
     const Pages *pages = cache->pages;
     check_cached("mla_absorbed_attention", ctx, q, w, cfg, cache);
-    MlaDecodeShape shape = mla_decode_shape(cfg, pages, T, scale);
+    MlaDecodeShape shape = mla_decode_shape(cfg, cache, T, scale);
     Tensor *o = tensor_new(ctx, "attention", ctx->dtype, SHAPE(B, T, H, mla.v));
     ArenaMark mark = arena_mark(&ctx->data); /* from here on: needed by this function alone */
 

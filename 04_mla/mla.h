@@ -126,7 +126,8 @@ Tensor *mla_absorbed_attention(Context *ctx, Tensor *q, const Tensor *selected, 
                                const MlaConfig *cfg, const LatentCache *cache, float scale);
 
 /* What the absorbed kernels are told of a cache, for the last T tokens of each sequence. */
-MlaDecodeShape mla_decode_shape(const MlaConfig *cfg, const Pages *pages, int64_t T, float scale);
+MlaDecodeShape mla_decode_shape(const MlaConfig *cfg, const LatentCache *cache, int64_t T,
+                                float scale);
 
 /* ---- kernels (KERNEL and Real: gpu.h) ---- */
 

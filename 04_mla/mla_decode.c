@@ -12,6 +12,9 @@ void mla_decode_check(const char *where, const MlaDecodeShape *s) {
               s->kv_lora_rank <= MLA_DECODE_MAX_WIDTH - s->rope_dim,
           "%s: kv_lora_rank %d, rope_dim %d: the kernels hold rows of 1 to %d numbers", where,
           s->kv_lora_rank, s->rope_dim, MLA_DECODE_MAX_WIDTH);
+    CHECK(!s->e4m3 || (s->kv_lora_rank % 4 == 0 && s->rope_dim % 2 == 0),
+          "%s: kv_lora_rank %d, rope_dim %d: rows of eight bits have multiples of 4 and 2", where,
+          s->kv_lora_rank, s->rope_dim);
     CHECK(s->max_length >= s->q_len,
           "%s: %d queries, but sequences of at most %d tokens: the first queries would see nothing",
           where, s->q_len, s->max_length);
@@ -31,6 +34,7 @@ double mla_decode_flop(MlaDecodeShape s, int length) {
 
 double mla_decode_bytes(MlaDecodeShape s, int length, DType dtype) {
     double width = s.kv_lora_rank + s.rope_dim, rows = (double)s.q_len * s.heads;
-    double numbers = rows * width + length * width + rows * s.kv_lora_rank;
-    return s.batch * numbers * (double)dtype_size(dtype);
+    double size = (double)dtype_size(dtype), row = width * size;
+    if (s.e4m3) row = (double)latent_row_bytes(s.kv_lora_rank, s.rope_dim);
+    return s.batch * (size * (rows * width + rows * s.kv_lora_rank) + length * row);
 }

@@ -34,6 +34,7 @@ typedef struct MlaDecodeShape {
     int max_pages;    /* entries in one sequence's line of the block table */
     int max_length;   /* no sequence is longer; sizes grids and scratch */
     float scale;      /* usually 1 / sqrt(qk_nope_head_dim + qk_rope_head_dim) */
+    bool e4m3;        /* rows of latent_row.h */
     bool as_single; /* the tiles of q_len 1: a query's sums do not see how many others there are */
 } MlaDecodeShape;
 
@@ -54,7 +55,8 @@ double mla_decode_bytes(MlaDecodeShape shape, int length, DType dtype);
  * ---- kernels (KERNEL and Real: gpu.h) ----
  *
  * q [B, q_len, H, kv_lora_rank + rope_dim], o [B, q_len, H, kv_lora_rank],
- * latent [pages, PAGE_TOKENS, kv_lora_rank + rope_dim], block_table I32 [B, max_pages],
+ * latent [pages, PAGE_TOKENS, kv_lora_rank + rope_dim], or rows of latent_row.h with shape.e4m3;
+ * block_table I32 [B, max_pages],
  * lengths I32 [B], each from q_len to max_length. scratch: mla_decode_scratch_*() bytes.
  */
 
@@ -80,9 +82,12 @@ KERNEL(mla_decode, Real *o, float *scratch, const Real *q, const Real *latent,
  *   mma      tensor cores of sm_80 and later: a block holds many heads, a page is loaded once for
  *            all of them. BF16
  *   hopper   TMA and wgmma, BF16, kv_lora_rank 512 and rope_dim 64
+ * Rows of latent_row.h (shape.e4m3) are taken by split, everywhere, and by
+ *   e4m3     mma for such rows, in BF16: codes become numbers between shared memory and registers
  */
 __typeof__(mla_decode_cuda) mla_decode_naive_cuda, mla_decode_online_cuda, mla_decode_split_cuda,
-    mla_decode_mma_cuda, mla_decode_hopper_cuda;
+    mla_decode_mma_cuda, mla_decode_e4m3_cuda, mla_decode_hopper_cuda;
+int mla_decode_e4m3_supports(const Gpu *gpu, DType dtype, MlaDecodeShape shape);
 int mla_decode_mma_supports(const Gpu *gpu, DType dtype, MlaDecodeShape shape);
 int mla_decode_hopper_supports(const Gpu *gpu, DType dtype, MlaDecodeShape shape);
 

@@ -12,7 +12,8 @@
  *     O' = O exp(m - m') + C^T P    [kv_lora_rank][VECTOR]   C: the first columns of the same Z
  *
  * Both products broadcast numbers of Z against a vector of rows, so Z is used where and as it
- * lies. It is read from memory once for S; O finds it in the cache.
+ * lies. It is read from memory once for S; O finds it in the cache. A page in eight bits becomes
+ * numbers first, in memory of its own that stays in the cache.
  *
  * Sequences are cut into pieces, a task is a group's share of a piece, and the tasks of one piece
  * follow each other, so that the later groups find its pages in the cache. A piece leaves m, l and
@@ -38,6 +39,21 @@ static const float *row_of_token(const float *latent, const int32_t *block_table
     return latent + page_row(pages, t) * (s->kv_lora_rank + s->rope_dim);
 }
 
+/* The numbers of `tokens` rows from token t on, all of one page: where they lie, or, of rows in
+ * eight bits, in `room`. */
+static const float *rows_of_tokens(float *room, const float *latent, const int32_t *block_table,
+                                   int b, int t, int tokens, const MlaDecodeShape *s) {
+    if (!s->e4m3) return row_of_token(latent, block_table, b, t, s);
+    const int32_t *pages = block_table + (int64_t)b * s->max_pages;
+    int64_t bytes = latent_row_bytes(s->kv_lora_rank, s->rope_dim);
+    const char *row = (const char *)latent + page_row(pages, t) * bytes;
+    for (int i = 0; i < tokens; i++) {
+        float *z = room + i * (s->kv_lora_rank + s->rope_dim);
+        latent_row_read_cpu(z, z + s->kv_lora_rank, row + i * bytes, s->kv_lora_rank, s->rope_dim);
+    }
+    return room;
+}
+
 void mla_decode_reference_cpu(float *o, float *scratch, const float *q, const float *latent,
                               const int32_t *block_table, const int32_t *lengths,
                               MlaDecodeShape s) {
@@ -45,12 +61,13 @@ void mla_decode_reference_cpu(float *o, float *scratch, const float *q, const fl
     (void)scratch;
     int width = s.kv_lora_rank + s.rope_dim;
     double *p = must_alloc((size_t)s.max_length, sizeof(double));
+    float room[MLA_DECODE_MAX_WIDTH];
     for (int64_t row = 0; row < (int64_t)s.batch * s.q_len * s.heads; row++) {
         int b = (int)(row / s.heads / s.q_len), i = (int)(row / s.heads % s.q_len);
         int seen = lengths[b] - s.q_len + i + 1;
         double max = -INFINITY, sum = 0;
         for (int j = 0; j < seen; j++) {
-            const float *z = row_of_token(latent, block_table, b, j, &s);
+            const float *z = rows_of_tokens(room, latent, block_table, b, j, 1, &s);
             double dot = 0;
             for (int c = 0; c < width; c++) dot += (double)q[row * width + c] * z[c];
             p[j] = dot * s.scale;
@@ -60,7 +77,7 @@ void mla_decode_reference_cpu(float *o, float *scratch, const float *q, const fl
         for (int c = 0; c < s.kv_lora_rank; c++) {
             double out = 0;
             for (int j = 0; j < seen; j++)
-                out += p[j] * row_of_token(latent, block_table, b, j, &s)[c];
+                out += p[j] * rows_of_tokens(room, latent, block_table, b, j, 1, &s)[c];
             o[row * s.kv_lora_rank + c] = (float)(out / sum);
         }
     }
@@ -190,6 +207,7 @@ static void group_task(float *state, const float *q, const float *latent,
                        const int32_t *block_table, int length, const MlaDecodeShape *s, int b,
                        int first, int rows, int begin, int end) {
     float packed[MLA_DECODE_MAX_WIDTH * VECTOR], scores[PAGE_TOKENS * VECTOR];
+    float room[PAGE_TOKENS * MLA_DECODE_MAX_WIDTH];
     float *m = state, *l = state + VECTOR, *o = state + 2 * VECTOR;
     int width = s->kv_lora_rank + s->rope_dim, seen[VECTOR];
     const float *q_rows = q + ((int64_t)b * s->q_len * s->heads + first) * width;
@@ -201,8 +219,8 @@ static void group_task(float *state, const float *q, const float *latent,
 
     for (int token = begin; token < end; token += PAGE_TOKENS) {
         int keys = end - token < PAGE_TOKENS ? end - token : PAGE_TOKENS;
-        const float *z = row_of_token(latent, block_table, b, token, s);
-        if (token + PAGE_TOKENS < end)
+        const float *z = rows_of_tokens(room, latent, block_table, b, token, keys, s);
+        if (token + PAGE_TOKENS < end && !s->e4m3)
             prefetch_page(row_of_token(latent, block_table, b, token + PAGE_TOKENS, s),
                           (int64_t)width * PAGE_TOKENS);
         memset(scores, 0, sizeof(float) * (size_t)(keys * VECTOR));
@@ -219,14 +237,14 @@ static void group_task(float *state, const float *q, const float *latent,
 static void row_task(float *state, const float *q, const float *latent, const int32_t *block_table,
                      int length, const MlaDecodeShape *s, int b, int row, int begin, int end) {
     OnlineSoftmax online = {-INFINITY, 0};
-    float scores[PAGE_TOKENS], *o = state + 2;
+    float scores[PAGE_TOKENS], room[PAGE_TOKENS * MLA_DECODE_MAX_WIDTH], *o = state + 2;
     int width = s->kv_lora_rank + s->rope_dim, seen = mla_keys_seen(s, length, row);
     const float *q_row = q + ((int64_t)b * s->q_len * s->heads + row) * width;
     memset(o, 0, sizeof(float) * (size_t)s->kv_lora_rank);
     for (int token = begin; token < end && token < seen; token += PAGE_TOKENS) {
         int stop = end < seen ? end : seen;
         int keys = stop - token < PAGE_TOKENS ? stop - token : PAGE_TOKENS;
-        const float *z = row_of_token(latent, block_table, b, token, s);
+        const float *z = rows_of_tokens(room, latent, block_table, b, token, keys, s);
         for (int j = 0; j < keys; j++) {
             float dot = 0;
 #pragma omp simd reduction(+ : dot)

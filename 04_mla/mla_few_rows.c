@@ -19,10 +19,11 @@ static MlaFewRows kernel_arguments(const Mla *w, const MlaConfig *cfg, const Pos
                         .tokens = tokens,
                         .q_lora_rank = cfg->q_lora_rank,
                         .q_norm = w->q_a_layernorm ? w->q_a_layernorm->data : NULL,
-                        .q_b_proj = w->q_b_proj ? w->q_b_proj->data : NULL,
-                        .kv_b_proj = w->kv_b_proj->data,
+                        .q_b_proj = few_rows_weight(w->q_b_proj),
+                        .kv_b_proj = few_rows_weight(w->kv_b_proj),
                         .kv_norm = w->kv_a_layernorm->data,
                         .cache = cache->latent.data,
+                        .e4m3 = latent_cache_is_e4m3(cache),
                         .block_table = cache->pages->block_table.data,
                         .lengths = cache->pages->lengths.data,
                         .max_pages = cache->pages->max_pages,
@@ -39,38 +40,26 @@ static FewRowsLinear down(const Tensor *x, const Tensor *norm, float eps, const 
         .eps = eps,
         .rows = tensor_rows(x),
         .in = tensor_dim(x, -1),
-        .part = {
-            {.w = q->data, .bias = w->q_a_bias ? w->q_a_bias->data : NULL, .out = tensor_dim(q, 0)},
-            {.w = w->kv_a_proj->data,
-             .bias = w->kv_a_bias ? w->kv_a_bias->data : NULL,
-             .out = tensor_dim(w->kv_a_proj, 0)}}};
+        .part = {{.w = few_rows_weight(q), .bias = w->q_a_bias ? w->q_a_bias->data : NULL},
+                 {.w = few_rows_weight(w->kv_a_proj),
+                  .bias = w->kv_a_bias ? w->kv_a_bias->data : NULL}}};
 }
 
 bool mla_few_rows_supports(Context *ctx, const Tensor *x, const Tensor *norm, const Mla *w,
                            const MlaConfig *cfg, const Position *position,
                            const LatentCache *cache) {
-    const Tensor *const used[] = {x,
-                                  norm,
-                                  w->q_proj,
-                                  w->q_a_proj,
-                                  w->q_b_proj,
-                                  w->q_a_layernorm,
-                                  w->kv_a_proj,
-                                  w->kv_a_layernorm,
-                                  w->kv_b_proj,
-                                  w->o_proj,
-                                  w->q_a_bias,
-                                  w->kv_a_bias,
-                                  w->o_bias,
-                                  cache ? &cache->latent : NULL};
+    const Tensor *pool = cache && !latent_cache_is_e4m3(cache) ? &cache->latent : NULL;
+    const Tensor *const used[] = {x,           norm,         w->q_a_layernorm, w->kv_a_layernorm,
+                                  w->q_a_bias, w->kv_a_bias, w->o_bias,        pool};
     if (ctx->device != CUDA || ctx->recording || !cache || x->ndim != 3 ||
         !tensors_have_dtype(used, sizeof used / sizeof *used, ctx->dtype))
         return false;
     int T = (int)tensor_dim(x, 1);
     FewRowsLinear first = down(x, norm, 0, w);
     MlaFewRows m = kernel_arguments(w, cfg, position, cache, T);
+    FewRowsWeight o_proj = few_rows_weight(w->o_proj);
     return few_rows_supports(ctx->gpu, ctx->dtype, &first) &&
-           cfg->num_attention_heads * cfg->v_head_dim % 32 == 0 && /* o_proj is one of these too */
+           few_rows_weight_supports(&o_proj, ctx->dtype) &&
            (!position || position->angles.dim == cfg->qk_rope_head_dim) &&
            mla_few_rows_query_supports(ctx->gpu, ctx->dtype, &m);
 }
@@ -93,11 +82,11 @@ Tensor *mla_few_rows_forward(Context *ctx, Tensor *x, const Tensor *norm, float 
     first.advance = pages->lengths.data, first.advance_count = pages->batch;
     first.advance_by = pages_take_ahead(pages); /* in the first layer; then there is nothing left */
     MlaFewRows m = kernel_arguments(w, cfg, position, cache, (int)T);
-    MlaDecodeShape shape = mla_decode_shape(cfg, pages, T, mla_scale(cfg, position));
+    MlaDecodeShape shape = mla_decode_shape(cfg, cache, T, mla_scale(cfg, position));
     shape.as_single = true;
     Tensor *heads = tensor_new(ctx, "attention", ctx->dtype, SHAPE(B, T, H * v));
     ArenaMark mark = arena_mark(&ctx->data);
-    Tensor *c_q = tensor_new(ctx, "c_q", ctx->dtype, SHAPE(B, T, first.part[0].out));
+    Tensor *c_q = tensor_new(ctx, "c_q", ctx->dtype, SHAPE(B, T, first.part[0].w.out));
     Tensor *latent = tensor_new(ctx, "latent", ctx->dtype, SHAPE(B, T, rank + rope));
     Tensor *q_absorbed = tensor_new(ctx, "q_absorbed", ctx->dtype, SHAPE(B, T, H, rank + rope));
     Tensor *o_latent = tensor_new(ctx, "o_latent", ctx->dtype, SHAPE(B, T, H, rank));

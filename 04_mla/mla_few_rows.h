@@ -19,13 +19,15 @@
 #define MLA_FEW_ROWS_H
 
 #include "04_mla/mla.h"
+#include "common/cuda/few_rows.h"
 
 __BEGIN_DECLS
 
 /*
  * Can these kernels take it? On the GPU, recording off, a cache, few rows, sizes that are multiples
  * of what a tensor core takes (16 and 32), a position that has angles, or none,
- * and weights of ctx's dtype. What may change from call to call is only x's number of rows.
+ * and weights of ctx's dtype or, but for norms and biases, codes that few_rows_weight_supports().
+ * What may change from call to call is only x's number of rows.
  */
 bool mla_few_rows_supports(Context *ctx, const Tensor *x, const Tensor *norm, const Mla *w,
                            const MlaConfig *cfg, const Position *position,
@@ -43,12 +45,14 @@ typedef struct MlaFewRows {
     int batch, tokens, q_lora_rank; /* rows = batch * tokens */
     /* [rows, q_lora_rank] before its norm, or, when q_lora_rank is 0, q [rows, H (nope + rope)] */
     const void *c_q;
-    const void *q_norm, *q_b_proj, *kv_b_proj, *kv_norm; /* weights */
-    const void *latent;                                  /* [rows, kv_lora_rank + rope], raw */
-    void *q_absorbed;                                    /* [rows, H, kv_lora_rank + rope] */
-    void *o;                                             /* [rows, H, v] */
-    /* The cache */
+    const void *q_norm, *kv_norm;
+    FewRowsWeight q_b_proj, kv_b_proj;
+    const void *latent; /* [rows, kv_lora_rank + rope], raw */
+    void *q_absorbed;   /* [rows, H, kv_lora_rank + rope] */
+    void *o;            /* [rows, H, v] */
+    /* The cache; e4m3: its rows are latent_row.h's */
     void *cache;
+    bool e4m3;
     const int32_t *block_table, *lengths;
     int max_pages;
     PositionAngles angles;

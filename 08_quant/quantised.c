@@ -22,6 +22,7 @@
  * A product is cut into pieces of columns of y, which are rows of W. Neither the way nor an
  * element's sum depends on the pieces.
  */
+#include "08_quant/quantised_gpu.h"
 #include "08_quant/quantised_int8.h"
 
 #include "04_mla/mla.h"
@@ -30,11 +31,6 @@
 #include <omp.h>
 #include <stdlib.h>
 #include <string.h>
-
-static void on_the_cpu(Context *ctx, const Tensor *w) {
-    CHECK(ctx->device == CPU, "%s: no products with %s on %s", w->name, dtype_name(w->dtype),
-          device_name(ctx->device));
-}
 
 static int64_t min(int64_t a, int64_t b) { return a < b ? a : b; }
 
@@ -65,7 +61,10 @@ static void multiply(const QuantisedProduct *whole, const QuantisedRows *codes) 
 
 static void linear_by(bool int8, Context *ctx, void *y, const void *base, const void *x,
                       const Tensor *w, const float *bias, int64_t rows) {
-    on_the_cpu(ctx, w);
+    if (ctx->device == CUDA) {
+        quantised_on_gpu.linear(ctx, y, base, x, w, bias, rows);
+        return;
+    }
     QuantisedMatrix matrix = quantised_matrix(w, 0);
     QuantisedProduct p = {.y = y,
                           .base = base,
@@ -88,7 +87,10 @@ static void linear_by(bool int8, Context *ctx, void *y, const void *base, const 
 static void grouped_by(bool int8, Context *ctx, void *y, const void *x, const Tensor *w,
                        const int32_t *offsets, int64_t rows) {
     enum { PIECE = 128 };
-    on_the_cpu(ctx, w);
+    if (ctx->device == CUDA) {
+        quantised_on_gpu.grouped(ctx, y, x, w, offsets, rows);
+        return;
+    }
     int64_t experts = tensor_dim(w, 0), pieces = (tensor_dim(w, 1) + PIECE - 1) / PIECE;
     QuantisedMatrix first = quantised_matrix(w, 0);
     ArenaMark mark = arena_mark(&ctx->data);
@@ -140,7 +142,10 @@ static void multiply_turned(const QuantisedProduct *p) {
  */
 static void absorb_query(Context *ctx, void *q_absorbed, const void *q, const Tensor *kv_b,
                          int64_t rows, MlaShape s) {
-    on_the_cpu(ctx, kv_b);
+    if (ctx->device == CUDA) {
+        quantised_on_gpu.absorb_query(ctx, q_absorbed, q, kv_b, rows, s);
+        return;
+    }
     int64_t rank = s.kv_lora_rank, x_row = s.heads * (s.nope + s.rope);
     int64_t y_row = s.heads * (rank + s.rope);
 #pragma omp parallel for schedule(static)
@@ -163,7 +168,10 @@ static void absorb_query(Context *ctx, void *q_absorbed, const void *q, const Te
 /* o[:, h] = o_latent[:, h] W_uv[h]^T */
 static void absorb_output_by(bool int8, Context *ctx, void *o, const void *o_latent,
                              const Tensor *kv_b, int64_t rows, MlaShape s) {
-    on_the_cpu(ctx, kv_b);
+    if (ctx->device == CUDA) {
+        quantised_on_gpu.absorb_output(ctx, o, o_latent, kv_b, rows, s);
+        return;
+    }
     QuantisedMatrix w = quantised_matrix(kv_b, 0);
     int64_t rank = s.kv_lora_rank, H = s.heads;
     ArenaMark mark = arena_mark(&ctx->data);
@@ -188,7 +196,10 @@ static void absorb_output_by(bool int8, Context *ctx, void *o, const void *o_lat
 }
 
 static void dequantise(Context *ctx, void *to, const Tensor *w, int64_t first, int64_t count) {
-    on_the_cpu(ctx, w);
+    if (ctx->device == CUDA) {
+        quantised_on_gpu.dequantise(ctx, to, w, first, count);
+        return;
+    }
     int64_t out = tensor_dim(w, -2), in = tensor_dim(w, -1);
     for (int64_t i = first, n; i < first + count; i += n) { /* expert by expert */
         QuantisedMatrix matrix = quantised_matrix(w, i / out);

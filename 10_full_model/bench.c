@@ -1,11 +1,13 @@
 /*
  * The model timed as a whole: a training step, and decoding from the cache, as shares of what the
- * machine can do.
+ * machine can do. With --weights decoding alone, on quantised weights of random codes.
  */
 #include "05_moe/decoder/decode_graph.h"
+#include "08_quant/fp8.h"
+#include "08_quant/quantised.h"
+#include "10_full_model/model/sizes.h"
 #include "10_full_model/train/train.h"
 
-#include "08_quant/fp8.h"
 #include "common/program/bench.h"
 
 #include <stdio.h>
@@ -13,12 +15,17 @@
 
 typedef struct ModelBenchOptions {
     const char *config;
-    int batch, context, vocab, mtp, profile;
+    int batch, context, vocab, mtp, profile, weights, group;
+    bool head;
 } ModelBenchOptions;
 
 /* What --profile may name. */
 enum { ALL, FORWARD, TRAIN, DECODE, BATCH };
 static const char *const works[] = {"all", "forward", "train", "decode", "batch", NULL};
+
+/* What --weights may name. */
+enum { PLAIN, INT8, INT4, FP8 };
+static const char *const weight_kinds[] = {"plain", "int8", "int4", "fp8", NULL};
 
 typedef struct Work {
     Model model;
@@ -93,6 +100,50 @@ static void decoding_free(Decoding *d) {
     free(d->tokens);
 }
 
+/* The linears of attention and FFN that the format allows, as a quantised folder has them. */
+static void hold_codes(Model *model, const ModelBenchOptions *o) {
+    const DType dtypes[] = {[INT8] = U8, [INT4] = I4, [FP8] = F8_E4M3};
+    for (int i = 0; i < model->params.count; i++) {
+        Tensor *t = model->params.list[i];
+        bool head = o->head && t == model->decoder.lm_head && t != model->decoder.embed_tokens;
+        if (!size_quantisable(t) && !head) continue;
+        int in = (int)tensor_dim(t, -1), rows = o->weights == FP8 ? 128 : 1, columns = in;
+        if (o->weights == FP8) columns = 128;
+        if (o->weights == INT4) columns = o->group;
+        if (in % columns == 0 || o->weights == FP8)
+            params_set_quantised(&model->params, t, dtypes[o->weights], rows, columns,
+                                 &quantised_products);
+    }
+}
+
+/* Random codes, with scales that make numbers of the size of model_randomize()'s. */
+static void fill_codes(Params *params, Tensor *t) {
+    size_t bytes = tensor_bytes(t), scales = (size_t)tensor_count(&t->quantised->scale);
+    uint8_t *codes = must_alloc(bytes, 1);
+    float *scale = must_alloc(scales, sizeof *scale);
+    for (size_t i = 0; i < bytes; i++) {
+        codes[i] = (uint8_t)philox(7, 2, i).word[0];
+        if (t->dtype == F8_E4M3) codes[i] &= 0xbf; /* below 2, and no NaN */
+    }
+    float largest = t->dtype == U8 ? 127 : t->dtype == I4 ? 7 : 2;
+    for (size_t i = 0; i < scales; i++) scale[i] = 0.04f / largest;
+    params_set_codes(params, t, codes, scale);
+    free(codes), free(scale);
+}
+
+static void fill(Model *model) {
+    Params *params = &model->params;
+    for (int i = 0; i < params->count; i++) {
+        Tensor *t = params->list[i];
+        if (t->quantised)
+            fill_codes(params, t);
+        else if (t->ndim == 1)
+            params_fill(params, t, 1);
+        else
+            params_normal(params, t, model->cfg.initializer_range);
+    }
+}
+
 /* A model with random weights, and random text for it. */
 static void prepare(Work *w, Context *ctx, const ModelBenchOptions *o) {
     Error err;
@@ -110,8 +161,15 @@ static void prepare(Work *w, Context *ctx, const ModelBenchOptions *o) {
     w->ids = must_alloc(tokens + 1, sizeof *w->ids);
     for (size_t i = 0; i <= tokens; i++)
         w->ids[i] = (int32_t)(philox(ctx->rng.seed, 1, i).word[0] % (uint32_t)o->vocab);
-    if (model_init(&w->model, ctx, &cfg, true, &err)) fatal("%s", err.text);
-    model_randomize(&w->model);
+    if (o->weights == PLAIN) {
+        if (model_init(&w->model, ctx, &cfg, true, &err)) fatal("%s", err.text);
+        model_randomize(&w->model);
+        return;
+    }
+    if (model_register(&w->model, ctx, &cfg, &err)) fatal("%s", err.text);
+    hold_codes(&w->model, o);
+    if (model_allocate(&w->model, false, &err)) fatal("%s", err.text);
+    fill(&w->model);
 }
 
 /* Operations per token of the decoder alone: the modules have a part in training only. */
@@ -137,6 +195,9 @@ static void profile(Context *ctx, BenchFunction function, void *user) {
 
 static void profile_work(Context *ctx, Work *w, const ModelBenchOptions *o) {
     if (!ctx->gpu) fatal("--profile is for the GPU: add --device cuda");
+    if (o->weights != PLAIN && (o->profile == FORWARD || o->profile == TRAIN))
+        fatal("--profile %s is for plain weights; with --weights %s: decode or batch",
+              works[o->profile], weight_kinds[o->weights]);
     if (o->profile == FORWARD) {
         profile(ctx, forward, w);
     } else if (o->profile == TRAIN) {
@@ -175,8 +236,9 @@ static double decode_row(Bench *bench, Work *w, int batch) {
     snprintf(name, sizeof name, "decode, %d steps of %d sequence%s", d.steps, batch,
              batch == 1 ? "" : "s");
     /* How many experts a batch reads is its own affair: bytes only for one sequence. */
+    bool bytes_known = batch == 1 && w->model.params.grads; /* not of codes */
     BenchTime t = row(bench, name, decoder_flop(w) * batch * d.steps,
-                      batch == 1 ? bytes * d.steps : 0, decode, &d);
+                      bytes_known ? bytes * d.steps : 0, decode, &d);
     double tokens = (double)batch * d.steps;
     decoding_free(&d);
     return tokens / t.median;
@@ -185,7 +247,8 @@ static double decode_row(Bench *bench, Work *w, int batch) {
 int main(int argc, char **argv) {
     Bench bench = {.seconds = 3};
     bool fp8 = false;
-    ModelBenchOptions o = {.config = "nano", .batch = 16, .context = 64, .vocab = 2048};
+    ModelBenchOptions o = {
+        .config = "nano", .batch = 16, .context = 64, .vocab = 2048, .group = 128};
     const Option flags[] = {
         OPT_STRING("config", 'c', "NAME", &o.config, "Size of the model"),
         OPT_INT("batch", 'b', "N", &o.batch, 1, 65536, "Windows in a step"),
@@ -195,6 +258,10 @@ int main(int argc, char **argv) {
                 "Modules for multi-token prediction, trained too (whatever the configuration has)"),
         OPT_FLAG("fp8", 0, &fp8,
                  "Train in FP8 (08_quant/fp8.h); forward alone and decoding do not"),
+        OPT_CHOICE("weights", 'w', "KIND", &o.weights, weight_kinds,
+                   "Decode on quantised weights: int8, int4 or fp8 (default: plain)"),
+        OPT_INT("group", 0, "N", &o.group, 32, 128, "Numbers of int4 that share a scale"),
+        OPT_FLAG("head", 0, &o.head, "Quantise the head, too"),
         OPT_CHOICE("profile", 'p', "WORK", &o.profile, works,
                    "Only this, for a profiler: forward, train, decode or batch (default: all), "
                    "once between cudaProfilerStart and cudaProfilerStop (see tools/kernels.py)"),
@@ -218,13 +285,17 @@ int main(int argc, char **argv) {
         bench_head("the whole model");
         double tokens = (double)o.batch * o.context;
         double flop = metrics_flop_per_token(&w.model, o.context) * tokens;
-        row(&bench, "forward", decoder_flop(&w) * tokens, 0, forward, &w);
-        BenchTime t =
-            row(&bench, fp8 ? "training step, FP8" : "training step", 3 * flop, 0, step, &w);
+        BenchTime t = {0};
+        if (o.weights == PLAIN) {
+            row(&bench, "forward", decoder_flop(&w) * tokens, 0, forward, &w);
+            t = row(&bench, fp8 ? "training step, FP8" : "training step", 3 * flop, 0, step, &w);
+        }
         double one = decode_row(&bench, &w, 1), many = decode_row(&bench, &w, o.batch);
-        printf("\ntraining %.0f tokens/s (median %.0f), %.0f MiB of activations and gradients\n"
-               "greedy decoding %.0f tokens/s one at a time, %.0f in %d sequences (medians)\n",
-               tokens / t.min, tokens / t.median, context_peak_bytes(bench.ctx) / 1048576.0, one,
+        printf("\n");
+        if (o.weights == PLAIN)
+            printf("training %.0f tokens/s (median %.0f), %.0f MiB of activations and gradients\n",
+                   tokens / t.min, tokens / t.median, context_peak_bytes(bench.ctx) / 1048576.0);
+        printf("greedy decoding %.0f tokens/s one at a time, %.0f in %d sequences (medians)\n", one,
                many, o.batch);
     }
     work_free(&w);

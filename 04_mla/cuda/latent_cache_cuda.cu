@@ -12,7 +12,8 @@
  * length from it, so all can be captured in a CUDA graph.
  */
 #include "04_mla/latent_cache.h"
-#include "common/cuda/gpu.cuh"
+
+#include "04_mla/cuda/latent_row.cuh"
 
 static const int WARPS = 8;
 
@@ -95,6 +96,69 @@ void latent_gather_cuda(Gpu *gpu, DType dtype, void *c_kv, void *k_rope, const v
                         int64_t length, int64_t c_width, int64_t rope_width, int64_t max_pages) {
     copy_rows(gpu, dtype, true, (void *)latent, block_table, lengths, c_kv, k_rope, batch, length,
               c_width, rope_width, max_pages);
+}
+
+/* ---- eight bits: a warp a row, too ---- */
+
+template <typename T> struct EightBits {
+    unsigned char *latent;
+    T *c_kv, *k_rope;
+    const int32_t *block_table, *lengths;
+    int64_t rows, tokens, max_pages; /* rows = batch * tokens */
+    int c_width, rope_width;
+    __device__ __forceinline__ unsigned char *row(int64_t b, int64_t t) const {
+        return latent +
+               page_row(block_table + b * max_pages, t) * latent_row_bytes(c_width, rope_width);
+    }
+};
+
+template <typename T> __global__ void append_e4m3_kernel(const EightBits<T> z) {
+    int64_t row = (int64_t)blockIdx.x * WARPS + threadIdx.x / 32;
+    if (row >= z.rows) return;
+    int64_t b = row / z.tokens;
+    const T *c = z.c_kv + row * z.c_width, *k = z.k_rope + row * z.rope_width;
+    latent_row_write(
+        z.row(b, z.lengths[b] - z.tokens + row % z.tokens), z.c_width, z.rope_width,
+        [&](int i) { return to_float(c[i]); }, [&](int i) { return to_float(k[i]); });
+}
+
+template <typename T> __global__ void gather_e4m3_kernel(const EightBits<T> z) {
+    int64_t row = (int64_t)blockIdx.x * WARPS + threadIdx.x / 32;
+    if (row >= z.rows) return;
+    int64_t b = row / z.tokens, t = row % z.tokens;
+    bool there = t < z.lengths[b];
+    const unsigned char *from = there ? z.row(b, t) : z.latent;
+    T *c = z.c_kv + row * z.c_width, *k = z.k_rope + row * z.rope_width;
+    for (int i = threadIdx.x % 32; i < z.c_width; i += 32)
+        c[i] = from_float<T>(there ? latent_row_c(from, i, z.c_width) : 0.0f);
+    for (int i = threadIdx.x % 32; i < z.rope_width; i += 32)
+        k[i] = from_float<T>(there ? latent_row_k(from, i, z.c_width) : 0.0f);
+}
+
+void latent_append_e4m3_cuda(Gpu *gpu, DType dtype, void *latent, const int32_t *block_table,
+                             const int32_t *lengths, const void *c_kv, const void *k_rope,
+                             int64_t batch, int64_t tokens, int64_t c_width, int64_t rope_width,
+                             int64_t max_pages) {
+    if (batch * tokens == 0) return;
+    DTYPE_SWITCH(dtype, T, {
+        EightBits<T> z = {
+            (unsigned char *)latent, (T *)c_kv, (T *)k_rope, block_table,  lengths,
+            batch * tokens,          tokens,    max_pages,   (int)c_width, (int)rope_width};
+        gpu_launch(gpu, append_e4m3_kernel<T>, ceil_div(z.rows, WARPS), 32 * WARPS, 0, z);
+    });
+}
+
+void latent_gather_e4m3_cuda(Gpu *gpu, DType dtype, void *c_kv, void *k_rope, const void *latent,
+                             const int32_t *block_table, const int32_t *lengths, int64_t batch,
+                             int64_t length, int64_t c_width, int64_t rope_width,
+                             int64_t max_pages) {
+    if (batch * length == 0) return;
+    DTYPE_SWITCH(dtype, T, {
+        EightBits<T> z = {
+            (unsigned char *)latent, (T *)c_kv, (T *)k_rope, block_table,  lengths,
+            batch * length,          length,    max_pages,   (int)c_width, (int)rope_width};
+        gpu_launch(gpu, gather_e4m3_kernel<T>, ceil_div(z.rows, WARPS), 32 * WARPS, 0, z);
+    });
 }
 
 static __global__ void move_kernel(int32_t *lengths, int32_t tokens, const int32_t *back,

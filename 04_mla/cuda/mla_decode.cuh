@@ -111,8 +111,9 @@ static inline size_t mla_states_bytes(int blocks, int group_rows, const MlaDecod
 void mla_decode_join(Gpu *gpu, DType dtype, void *o, const float *scratch, const int32_t *lengths,
                      const MlaDecodeShape &s, int group_rows, int blocks);
 
-/* What the rung with tensor cores needs. */
+/* What the rungs with mma.sync need. */
 size_t mla_decode_mma_scratch(Gpu *gpu, MlaDecodeShape shape);
+size_t mla_decode_e4m3_scratch(Gpu *gpu, MlaDecodeShape shape);
 
 /* A rung's pieces, for a kernel that joins them itself: how many rows make a group, and how many
  * blocks shared the line. Groups that one block had whole are in o. */
@@ -122,6 +123,9 @@ struct MlaPieces {
 MlaPieces mla_decode_mma_pieces(Gpu *gpu, void *o, float *scratch, const void *q,
                                 const void *latent, const int32_t *block_table,
                                 const int32_t *lengths, const MlaDecodeShape &s);
+MlaPieces mla_decode_e4m3_pieces(Gpu *gpu, void *o, float *scratch, const void *q,
+                                 const void *latent, const int32_t *block_table,
+                                 const int32_t *lengths, const MlaDecodeShape &s);
 MlaPieces mla_decode_split_pieces(Gpu *gpu, DType dtype, void *o, float *scratch, const void *q,
                                   const void *latent, const int32_t *block_table,
                                   const int32_t *lengths, const MlaDecodeShape &s);

@@ -6,6 +6,7 @@
  * latents, once. Exponentials are to base 2, the hardware's own: log2(e) is multiplied into the
  * scale.
  */
+#include "04_mla/cuda/latent_row.cuh"
 #include "04_mla/cuda/mla_decode.cuh"
 
 #include <math.h>
@@ -25,6 +26,13 @@ __device__ __forceinline__ const T *row_of_token(const T *latent, const int32_t 
                                                  int t, const MlaDecodeShape &s) {
     const int32_t *pages = block_table + (int64_t)b * s.max_pages;
     return latent + page_row(pages, t) * (s.kv_lora_rank + s.rope_dim);
+}
+
+__device__ __forceinline__ const unsigned char *row_of_token(const unsigned char *latent,
+                                                             const int32_t *block_table, int b,
+                                                             int t, const MlaDecodeShape &s) {
+    const int32_t *pages = block_table + (int64_t)b * s.max_pages;
+    return latent + page_row(pages, t) * latent_row_bytes(s.kv_lora_rank, s.rope_dim);
 }
 
 /* ---- naive ---- */
@@ -101,6 +109,7 @@ void mla_decode_naive_cuda(Gpu *gpu, DType dtype, void *o, float *scratch, const
                            const void *latent, const int32_t *block_table, const int32_t *lengths,
                            MlaDecodeShape s) {
     mla_decode_check("mla_decode_naive_cuda", &s);
+    CHECK(!s.e4m3, "mla_decode_naive_cuda: for rows of numbers");
     CHECK(mla_rows(s) <= 65535, "mla_decode_naive_cuda: %d rows of queries; its grids hold 65535",
           mla_rows(s));
     unsigned rows = mla_rows(s), batch = s.batch;
@@ -174,15 +183,36 @@ template <typename T, int N, int V> struct RowState {
         }
     }
 
+    /* Row j of those from `row` on: numbers, or latent_row.h's. */
+    static __device__ __forceinline__ void load_token(float *x, const T *row, int64_t j,
+                                                      const MlaDecodeShape &s) {
+        int width = s.kv_lora_rank + s.rope_dim;
+        load_row(x, row + j * width, width);
+    }
+    static __device__ __forceinline__ void load_token(float *x, const unsigned char *row, int64_t j,
+                                                      const MlaDecodeShape &s) {
+        row += j * latent_row_bytes(s.kv_lora_rank, s.rope_dim);
+#pragma unroll
+        for (int i = 0; i < N; i++) {
+            int c = column(i), k = c - s.kv_lora_rank;
+            x[i] = 0.0f;
+            if (k < 0)
+                x[i] = latent_row_c(row, c, s.kv_lora_rank);
+            else if (k < s.rope_dim)
+                x[i] = latent_row_k(row, k, s.kv_lora_rank);
+        }
+    }
+
     /* [attend] */
     /* `tokens` rows from `row` on join the state. The columns of k_rope are summed into o too, and
      * never written: that costs less than to ask. */
-    __device__ __forceinline__ void attend(const T *row, int tokens, int width) {
+    template <typename Row>
+    __device__ __forceinline__ void attend(const Row *row, int tokens, const MlaDecodeShape &s) {
         for (int j = 0; j < tokens; j += AT_ONCE) {
             float z[AT_ONCE][N], score[AT_ONCE], top = m;
 #pragma unroll
             for (int u = 0; u < AT_ONCE; u++) /* past the end the last row comes again ... */
-                load_row(z[u], row + (int64_t)min(j + u, tokens - 1) * width, width);
+                load_token(z[u], row, min(j + u, tokens - 1), s);
 #pragma unroll
             for (int u = 0; u < AT_ONCE; u++) {
                 score[u] = 0.0f;
@@ -209,11 +239,13 @@ template <typename T, int N, int V> struct RowState {
     /* [/attend] */
 
     /* Tokens first .. end - 1 of sequence b, page by page; first begins a page. */
-    __device__ __forceinline__ void attend_pages(const T *latent, const int32_t *block_table, int b,
-                                                 int first, int end, const MlaDecodeShape &s) {
+    template <typename Row>
+    __device__ __forceinline__ void attend_pages(const Row *latent, const int32_t *block_table,
+                                                 int b, int first, int end,
+                                                 const MlaDecodeShape &s) {
         for (int token = first; token < end; token += PAGE_TOKENS)
             attend(row_of_token(latent, block_table, b, token, s), min(end - token, PAGE_TOKENS),
-                   s.kv_lora_rank + s.rope_dim);
+                   s);
     }
 
     /* to[c] = o[c] * factor for the columns of c_kv */
@@ -264,6 +296,7 @@ void mla_decode_online_cuda(Gpu *gpu, DType dtype, void *o, float *scratch, cons
                             const void *latent, const int32_t *block_table, const int32_t *lengths,
                             MlaDecodeShape s) {
     mla_decode_check("mla_decode_online_cuda", &s);
+    CHECK(!s.e4m3, "mla_decode_online_cuda: for rows of numbers");
     (void)scratch;
     dim3 grid((unsigned)ceil_div(mla_rows(s), WARPS), (unsigned)s.batch);
     COLUMNS_SWITCH(s.kv_lora_rank + s.rope_dim, N, V,
@@ -287,9 +320,9 @@ void mla_decode_online_cuda(Gpu *gpu, DType dtype, void *o, float *scratch, cons
  */
 enum { SPLIT_BLOCKS = 2 }; /* for each processor: as many as fit with 18 columns a lane */
 
-template <typename T, int N, int V>
+template <typename T, int N, int V, typename Row>
 __global__ void __launch_bounds__(THREADS)
-    split_kernel(T *o, float *scratch, const T *q, const T *latent, const int32_t *block_table,
+    split_kernel(T *o, float *scratch, const T *q, const Row *latent, const int32_t *block_table,
                  const int32_t *lengths, MlaDecodeShape s) {
     int rows = mla_rows(s), groups = (rows + WARPS - 1) / WARPS;
     MlaWalk walk;
@@ -373,10 +406,14 @@ MlaPieces mla_decode_split_pieces(Gpu *gpu, DType dtype, void *o, float *scratch
                                   const void *latent, const int32_t *block_table,
                                   const int32_t *lengths, const MlaDecodeShape &s) {
     int blocks = SPLIT_BLOCKS * gpu->sm_count;
-    COLUMNS_SWITCH(s.kv_lora_rank + s.rope_dim, N, V,
-                   DTYPE_SWITCH(dtype, T,
-                                gpu_launch(gpu, split_kernel<T, N, V>, blocks, THREADS, 0, o,
-                                           scratch, q, latent, block_table, lengths, s)));
+    COLUMNS_SWITCH(s.kv_lora_rank + s.rope_dim, N, V, DTYPE_SWITCH(dtype, T, {
+                       if (s.e4m3)
+                           gpu_launch(gpu, split_kernel<T, N, V, unsigned char>, blocks, THREADS, 0,
+                                      o, scratch, q, latent, block_table, lengths, s);
+                       else
+                           gpu_launch(gpu, split_kernel<T, N, V, T>, blocks, THREADS, 0, o, scratch,
+                                      q, latent, block_table, lengths, s);
+                   }));
     return {WARPS, blocks};
 }
 
@@ -398,6 +435,10 @@ size_t mla_decode_scratch_cuda(Gpu *gpu, DType dtype, MlaDecodeShape s) {
         size_t mma = mla_decode_mma_scratch(gpu, s);
         bytes = mma > bytes ? mma : bytes;
     }
+    if (mla_decode_e4m3_supports(gpu, dtype, s)) {
+        size_t e4m3 = mla_decode_e4m3_scratch(gpu, s);
+        bytes = e4m3 > bytes ? e4m3 : bytes;
+    }
     if (mla_decode_hopper_supports(gpu, dtype, s)) {
         size_t hopper = mla_decode_hopper_scratch(gpu, s);
         bytes = hopper > bytes ? hopper : bytes;
@@ -412,6 +453,8 @@ void mla_decode_cuda(Gpu *gpu, DType dtype, void *o, float *scratch, const void 
         mla_decode_hopper_cuda(gpu, dtype, o, scratch, q, latent, block_table, lengths, s);
     else if (mla_decode_mma_supports(gpu, dtype, s))
         mla_decode_mma_cuda(gpu, dtype, o, scratch, q, latent, block_table, lengths, s);
+    else if (mla_decode_e4m3_supports(gpu, dtype, s))
+        mla_decode_e4m3_cuda(gpu, dtype, o, scratch, q, latent, block_table, lengths, s);
     else
         mla_decode_split_cuda(gpu, dtype, o, scratch, q, latent, block_table, lengths, s);
 }

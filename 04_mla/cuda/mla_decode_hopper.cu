@@ -407,8 +407,8 @@ size_t mla_decode_hopper_scratch(Gpu *gpu, MlaDecodeShape shape) {
 }
 
 int mla_decode_hopper_supports(const Gpu *gpu, DType dtype, MlaDecodeShape shape) {
-    return gpu->compute_capability == 90 && dtype == BF16 && shape.kv_lora_rank == RANK &&
-           shape.rope_dim == WIDTH - RANK;
+    return gpu->compute_capability == 90 && dtype == BF16 && !shape.e4m3 &&
+           shape.kv_lora_rank == RANK && shape.rope_dim == WIDTH - RANK;
 }
 
 /* A map of [count, rows, 576] that moves 64 rows, as nine boxes of 64 columns. */

@@ -6,9 +6,10 @@
  * heads of a small model that is 52 KB for a block, less than a microsecond's worth; what limits is
  * the chain: launch, norm, product, absorption.
  */
+#include "04_mla/cuda/latent_row.cuh"
 #include "04_mla/cuda/mla_decode.cuh"
 #include "04_mla/mla_few_rows.h"
-#include "common/cuda/few_rows.cuh"
+#include "common/cuda/few_rows_codes.cuh"
 
 /* ---- kernel 2: queries, and the new rows of the cache ---- */
 
@@ -32,8 +33,9 @@ static __device__ __forceinline__ void turn(T *to, const T *from, const MlaFewRo
     to[b] = from_float<T>(x * angle.y + y * angle.x);
 }
 
-/* The cache's rows of sequence b, a warp a token. */
-template <typename T> static __device__ void append(const MlaFewRows &m, int b) {
+/* The cache's rows of sequence b, a warp a token. Of rows in eight bits the numbers are made in
+ * `room` first, [QUERY_WARPS, width] in shared memory. */
+template <typename T> static __device__ void append(const MlaFewRows &m, int b, T *room) {
     int rank = m.shape.kv_lora_rank, rope = m.shape.rope, width = rank + rope;
     few_rows_prefetch((const T *)m.kv_norm, rank);
     few_rows_wait();
@@ -42,13 +44,19 @@ template <typename T> static __device__ void append(const MlaFewRows &m, int b) 
 #pragma unroll 1
     for (int t = threadIdx.x / 32; t < m.tokens; t += QUERY_WARPS) {
         int position = m.lengths[b] - m.tokens + t;
-        const int32_t *pages = m.block_table + (int64_t)b * m.max_pages;
-        T *to = (T *)m.cache + page_row(pages, position) * width;
+        int64_t row = page_row(m.block_table + (int64_t)b * m.max_pages, position);
+        T *to = m.e4m3 ? room + threadIdx.x / 32 * width : (T *)m.cache + row * width;
         const T *from = (const T *)m.latent + ((int64_t)b * m.tokens + t) * width;
         few_rows_norm_row(to, from, (const T *)m.kv_norm, rank, MLA_NORM_EPS);
 #pragma unroll 1
         for (int i = threadIdx.x % 32; i < rope / 2; i += 32)
             turn(to + rank, from + rank, m, i, angle_of(m, position, i));
+        if (!m.e4m3) continue;
+        __syncwarp();
+        latent_row_write((unsigned char *)m.cache + row * latent_row_bytes(rank, rope), rank, rope,
+                         [&](int i) { return to_float(to[i]); },
+                         [&](int i) { return to_float(to[rank + i]); });
+        __syncwarp();
     }
 }
 
@@ -60,6 +68,28 @@ static __device__ __forceinline__ void copy_16(void *shared, const void *global)
     *(uint4 *)shared = *(const uint4 *)global;
 #endif
 }
+
+/* Rows first .. first + rows - 1 of w to shared memory, as numbers. */
+template <typename W> struct CopyRows {
+    static __device__ __forceinline__ void run(W *to, int stride, const FewRowsWeight &w,
+                                               int64_t first, int rows) {
+        const int V = 16 / sizeof(W);
+        const W *from = (const W *)w.data + first * w.in;
+#pragma unroll 1
+        for (int i = threadIdx.x * V; i < rows * w.in; i += 32 * QUERY_WARPS * V)
+            copy_16(to + i / w.in * stride + i % w.in, from + i);
+    }
+};
+template <DType F> struct CopyRows<FewRowsCodes<F>> {
+    static __device__ __forceinline__ void run(bf16 *to, int stride, const FewRowsWeight &w,
+                                               int64_t first, int rows) {
+#pragma unroll 4
+        for (int i = threadIdx.x * 8; i < rows * w.in; i += 32 * QUERY_WARPS * 8) {
+            int row = i / w.in, column = i - row * w.in;
+            *(uint4 *)(to + row * stride + column) = few_rows_eight<F>(w, 0, first + row, column);
+        }
+    }
+};
 
 /* sum = W_uk^T q for columns first .. first + 15 of the latent: W_uk [nope, rank] lies the wrong
  * way round for mma, and is transposed on its way out of shared memory. */
@@ -132,14 +162,12 @@ static __device__ __forceinline__ void make_queries(T *q, T *c_q, Sum &sum, cons
     FewRowsMatrix<T> x = {c_q, few_rows_stride<T>(rank), rows.count};
 #pragma unroll 1
     for (int first = threadIdx.x / 32 * FEW_ROWS_TILE; first < qk;) {
-        sum.run(x);
-        few_rows_each(sum.sum[0], [&](int j, int n, float value) {
+        sum.run(m.q_b_proj, x);
+        few_rows_each<NT>(sum.sum[0], [&](int j, int n, float value) {
             q[n * q_stride + first + j] = from_float<T>(value);
         });
         first += QUERY_WARPS * FEW_ROWS_TILE;
-        if (first < qk)
-            sum.begin((const T *)m.q_b_proj + ((int64_t)h * qk + first) * rank, rank, qk - first, 0,
-                      1);
+        if (first < qk) sum.begin(m.q_b_proj, 0, (int64_t)h * qk + first, 0, 1);
     }
 }
 
@@ -163,9 +191,11 @@ static __device__ __forceinline__ void prepare_rows(T *c_q, float2 *angles, cons
 
 /* Blocks (h, group): q_absorbed of a head, for 8 NT rows. Behind them in the first group one for
  * each sequence: its cache. */
-template <typename T, int NT>
+/* WQ, WK: the kinds of W_uq and W_uk. */
+template <typename WQ, typename WK, int NT>
 __global__ void __launch_bounds__(32 * QUERY_WARPS)
     query_kernel(const __grid_constant__ MlaFewRows m) {
+    typedef typename FewRowsChunk<WK>::Number T;
     extern __shared__ __align__(16) unsigned char memory[];
     const MlaShape &s = m.shape;
     int h = blockIdx.x, warp = threadIdx.x / 32, qk = s.nope + s.rope, rank = s.kv_lora_rank;
@@ -175,19 +205,14 @@ __global__ void __launch_bounds__(32 * QUERY_WARPS)
     QueryRows rows = {8 * NT * (int)blockIdx.y, m.batch * m.tokens - 8 * NT * (int)blockIdx.y};
     rows.count = min(rows.count, 8 * NT);
     if (h >= s.heads) {
-        append<T>(m, h - s.heads);
+        append(m, h - s.heads, (T *)memory);
         return;
     }
-    const int V = 16 / sizeof(T);
-    const T *w = (const T *)m.kv_b_proj + (int64_t)h * (s.nope + s.v) * rank;
-#pragma unroll 1
-    for (int i = threadIdx.x * V; i < s.nope * rank; i += 32 * QUERY_WARPS * V)
-        copy_16(w_uk + i / rank * place.w_stride + i % rank, w + i);
-    cp_async_commit();
-    FewRowsSum<T, NT, QUERY_AHEAD> sum;
+    FewRowsSum<WQ, NT, QUERY_AHEAD> sum;
     if (m.q_lora_rank && warp * FEW_ROWS_TILE < qk)
-        sum.begin((const T *)m.q_b_proj + ((int64_t)h * qk + warp * FEW_ROWS_TILE) * m.q_lora_rank,
-                  m.q_lora_rank, qk - warp * FEW_ROWS_TILE, 0, 1);
+        sum.begin(m.q_b_proj, 0, (int64_t)h * qk + warp * FEW_ROWS_TILE, 0, 1);
+    CopyRows<WK>::run(w_uk, place.w_stride, m.kv_b_proj, (int64_t)h * (s.nope + s.v), s.nope);
+    cp_async_commit();
     if (m.q_lora_rank) few_rows_prefetch((const T *)m.q_norm, m.q_lora_rank);
     few_rows_wait();
     few_rows_go();
@@ -209,7 +234,7 @@ __global__ void __launch_bounds__(32 * QUERY_WARPS)
     for (int first = warp * 16; first < rank; first += QUERY_WARPS * 16) {
         float total[NT][4] = {};
         absorb(total, w_uk, q, first, s.nope, place.w_stride, place.q_stride);
-        few_rows_each(total, [&](int j, int n, float value) {
+        few_rows_each<NT>(total, [&](int j, int n, float value) {
             if (n < rows.count) out[n * out_row + first + j] = from_float<T>(value);
         });
     }
@@ -221,21 +246,35 @@ static size_t query_shared(DType dtype, const MlaFewRows *m, int NT) {
 }
 
 int mla_few_rows_query_supports(const Gpu *gpu, DType dtype, const MlaFewRows *m) {
-    uintptr_t all = (uintptr_t)m->q_norm | (uintptr_t)m->q_b_proj | (uintptr_t)m->kv_b_proj |
-                    (uintptr_t)m->kv_norm | (uintptr_t)m->cache;
+    uintptr_t all = (uintptr_t)m->q_norm | (uintptr_t)m->kv_norm | (uintptr_t)m->cache;
     MlaShape s = m->shape;
-    return m->batch * m->tokens <= FEW_ROWS && s.nope % 16 == 0 && s.rope % 16 == 0 &&
+    size_t room = (size_t)(QUERY_WARPS * (s.kv_lora_rank + s.rope)) * dtype_size(dtype);
+    if (m->e4m3 && room > query_shared(dtype, m, 1)) return 0;
+    return few_rows_weight_supports(&m->q_b_proj, dtype) &&
+           few_rows_weight_supports(&m->kv_b_proj, dtype) &&
+           (few_rows_same_kind(&m->q_b_proj, &m->kv_b_proj) || !m->q_b_proj.scale) &&
+           m->batch * m->tokens <= FEW_ROWS && s.nope % 16 == 0 && s.rope % 16 == 0 &&
            s.v % 16 == 0 && s.kv_lora_rank % 32 == 0 && m->q_lora_rank % 32 == 0 && all % 16 == 0 &&
            query_shared(dtype, m, 4) <= (size_t)gpu->shared_memory_max;
 }
 
-void mla_few_rows_query_cuda(Gpu *gpu, DType dtype, const MlaFewRows *m) {
+template <typename WQ, typename WK>
+static void launch_query(Gpu *gpu, DType dtype, const MlaFewRows *m) {
     int blocks = m->shape.heads + m->batch;
-    DTYPE_SWITCH(
-        dtype, T,
-        FEW_ROWS_SWITCH(m->batch * m->tokens, m->shape.heads, gpu, NT, groups,
-                        few_rows_launch(gpu, query_kernel<T, NT>, dim3((unsigned)blocks, groups),
-                                        32 * QUERY_WARPS, query_shared(dtype, m, NT), *m)));
+    FEW_ROWS_SWITCH(m->batch * m->tokens, m->shape.heads, gpu, NT, groups,
+                    few_rows_launch(gpu, query_kernel<WQ, WK, NT>, dim3((unsigned)blocks, groups),
+                                    32 * QUERY_WARPS, query_shared(dtype, m, NT), *m));
+}
+
+/* Both of one kind, or W_uq, whose rows groups may not divide, of numbers. */
+void mla_few_rows_query_cuda(Gpu *gpu, DType dtype, const MlaFewRows *m) {
+    FEW_ROWS_KIND(dtype, m->kv_b_proj, W, {
+        typedef FewRowsChunk<W>::Number T;
+        if (m->q_b_proj.scale || !m->kv_b_proj.scale)
+            launch_query<W, W>(gpu, dtype, m);
+        else
+            launch_query<T, W>(gpu, dtype, m);
+    });
 }
 
 /* ---- kernel 4: the pieces joined, times W_uv ---- */
@@ -275,21 +314,20 @@ static __device__ __forceinline__ float join_column(const MlaJoin &piece, int c)
 }
 
 /* grid (H, groups): o of a head, for `each` rows, at most HEAD_ROWS. */
-template <typename T>
+template <typename W>
 __global__ void __launch_bounds__(32 * HEAD_WARPS)
-    heads_kernel(const __grid_constant__ MlaFewRows m, const T *o_latent, const float *scratch,
+    heads_kernel(const __grid_constant__ MlaFewRows m, const void *o_latent, const float *scratch,
                  const __grid_constant__ MlaDecodeShape shape, MlaPieces pieces, int each) {
+    typedef typename FewRowsChunk<W>::Number T;
     extern __shared__ __align__(16) unsigned char memory[];
     T *latent = (T *)memory; /* [each, stride] */
     const MlaShape &s = m.shape;
     int h = blockIdx.x, first_row = blockIdx.y * each, warp = threadIdx.x / 32;
     int rank = s.kv_lora_rank, rows = min(m.batch * m.tokens - first_row, each);
     int stride = few_rows_stride<T>(rank), b = first_row / m.tokens;
-    const T *w_uv = (const T *)m.kv_b_proj + ((int64_t)h * (s.nope + s.v) + s.nope) * rank;
-    FewRowsSum<T, 1, 4> sum;
-    if (warp * FEW_ROWS_TILE < s.v)
-        sum.begin(w_uv + (int64_t)warp * FEW_ROWS_TILE * rank, rank, s.v - warp * FEW_ROWS_TILE, 0,
-                  1);
+    const int64_t w_uv = (int64_t)h * (s.nope + s.v) + s.nope; /* where it begins in kv_b_proj */
+    FewRowsSum<W, 1, 4> sum;
+    if (warp * FEW_ROWS_TILE < s.v) sum.begin(m.kv_b_proj, 0, w_uv + warp * FEW_ROWS_TILE, 0, 1);
     /* lengths: of kernel 1, see few_rows_launch.cuh */
     MlaJoin piece(scratch, m.lengths, shape, pieces, b);
     int t = first_row - b * m.tokens;
@@ -298,7 +336,7 @@ __global__ void __launch_bounds__(32 * HEAD_WARPS)
     few_rows_go();
 #pragma unroll 1
     for (int n = 0; n < rows; n++) {
-        const T *whole = o_latent + ((int64_t)(first_row + n) * s.heads + h) * rank;
+        const T *whole = (const T *)o_latent + ((int64_t)(first_row + n) * s.heads + h) * rank;
 #pragma unroll 1
         for (int c = threadIdx.x; c < rank; c += 32 * HEAD_WARPS)
             latent[n * stride + c] =
@@ -311,14 +349,14 @@ __global__ void __launch_bounds__(32 * HEAD_WARPS)
     FewRowsMatrix<T> x = {latent, stride, rows};
 #pragma unroll 1
     for (int first = warp * FEW_ROWS_TILE; first < s.v;) {
-        sum.run(x);
-        few_rows_each(sum.sum[0], [&](int j, int n, float value) {
+        sum.run(m.kv_b_proj, x);
+        few_rows_each<1>(sum.sum[0], [&](int j, int n, float value) {
             if (n < rows)
                 ((T *)m.o)[((int64_t)(first_row + n) * s.heads + h) * s.v + first + j] =
                     from_float<T>(value);
         });
         first += HEAD_WARPS * FEW_ROWS_TILE;
-        if (first < s.v) sum.begin(w_uv + (int64_t)first * rank, rank, s.v - first, 0, 1);
+        if (first < s.v) sum.begin(m.kv_b_proj, 0, w_uv + first, 0, 1);
     }
 }
 
@@ -328,6 +366,9 @@ void mla_few_rows_attention_cuda(Gpu *gpu, DType dtype, const MlaFewRows *m, voi
     if (mla_decode_hopper_supports(gpu, dtype, shape))
         mla_decode_hopper_cuda(gpu, dtype, o_latent, scratch, m->q_absorbed, m->cache,
                                m->block_table, m->lengths, shape);
+    else if (mla_decode_e4m3_supports(gpu, dtype, shape))
+        pieces = mla_decode_e4m3_pieces(gpu, o_latent, scratch, m->q_absorbed, m->cache,
+                                        m->block_table, m->lengths, shape);
     else if (mla_decode_mma_supports(gpu, dtype, shape))
         pieces = mla_decode_mma_pieces(gpu, o_latent, scratch, m->q_absorbed, m->cache,
                                        m->block_table, m->lengths, shape);
@@ -337,9 +378,10 @@ void mla_few_rows_attention_cuda(Gpu *gpu, DType dtype, const MlaFewRows *m, voi
     int rows = m->batch * m->tokens, each = rows * m->shape.heads / gpu->sm_count;
     each = each < 1 ? 1 : each < HEAD_ROWS ? each : HEAD_ROWS;
     dim3 grid((unsigned)m->shape.heads, (unsigned)ceil_div(rows, each));
-    DTYPE_SWITCH(
-        dtype, T,
-        few_rows_launch(gpu, heads_kernel<T>, grid, 32 * HEAD_WARPS,
-                        (size_t)each * few_rows_stride<T>(m->shape.kv_lora_rank) * sizeof(T), *m,
-                        (const T *)o_latent, scratch, shape, pieces, each));
+    FEW_ROWS_KIND(dtype, m->kv_b_proj, W, {
+        typedef FewRowsChunk<W>::Number T;
+        size_t shared = (size_t)each * few_rows_stride<T>(m->shape.kv_lora_rank) * sizeof(T);
+        few_rows_launch(gpu, heads_kernel<W>, grid, 32 * HEAD_WARPS, shared, *m, o_latent, scratch,
+                        shape, pieces, each);
+    });
 }

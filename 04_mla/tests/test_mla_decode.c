@@ -20,6 +20,8 @@ typedef struct Case {
     int batch, q_len, heads, kv_lora_rank, rope_dim, length[4];
 } Case;
 
+static bool eight_bits; /* rows of latent_row.h */
+
 static int length_of(const Case *c, int b) { return c->length[b % 4]; }
 
 /* A case on a device, and the same numbers on the host. */
@@ -37,6 +39,7 @@ static MlaDecodeShape shape_of(const Case *c) {
                         .heads = c->heads,
                         .kv_lora_rank = c->kv_lora_rank,
                         .rope_dim = c->rope_dim,
+                        .e4m3 = eight_bits,
                         .pages = 3, /* that belong to nobody */
                         .scale = 1.0f / sqrtf((float)(c->kv_lora_rank + c->rope_dim))};
     for (int b = 0; b < c->batch; b++) {
@@ -61,6 +64,38 @@ static void shuffle_pages(int32_t *table, const Case *c, const MlaDecodeShape *s
         }
 }
 
+/* p->latent has the tokens' rows [batch, longest, width], each where the table says, and NaN
+ * everywhere else. Returns the same on the host. */
+static void *make_pool(Problem *p, Context *ctx, const Case *c, const int32_t *table,
+                       const float *rows) {
+    const MlaDecodeShape *s = &p->shape;
+    int width = s->kv_lora_rank + s->rope_dim, longest = s->max_pages * PAGE_TOKENS;
+    int64_t row = eight_bits ? latent_row_bytes(s->kv_lora_rank, s->rope_dim) : width;
+    p->latent = tensor_new(ctx, "latent", eight_bits ? F8_E4M3 : ctx->dtype,
+                           SHAPE(s->pages, PAGE_TOKENS, row));
+    int64_t count = tensor_count(p->latent);
+    float *numbers = test_floats(eight_bits ? 1 : count);
+    uint8_t *bytes = malloc((size_t)count);
+    for (int64_t i = 0; i < count && !eight_bits; i++) numbers[i] = NAN;
+    memset(bytes, 0xff, (size_t)count);
+    for (int b = 0; b < c->batch; b++)
+        for (int t = 0; t < length_of(c, b); t++) {
+            int64_t at = page_row(table + b * s->max_pages, t) * row;
+            const float *from = rows + ((int64_t)b * longest + t) * width;
+            if (eight_bits)
+                latent_row_write_cpu(bytes + at, from, from + s->kv_lora_rank, s->kv_lora_rank,
+                                     s->rope_dim);
+            else
+                memcpy(numbers + at, from, sizeof(float) * (size_t)width);
+        }
+    if (!eight_bits) {
+        tensor_upload(ctx, p->latent, numbers);
+        return numbers;
+    }
+    device_put(ctx->gpu, p->latent->data, bytes, (size_t)count);
+    return bytes;
+}
+
 /* step 0: pages in order. sharp multiplies the scores. */
 static Problem problem_new(Context *ctx, const Case *c, int step, float sharp) {
     MlaDecodeShape s = shape_of(c);
@@ -75,16 +110,7 @@ static Problem problem_new(Context *ctx, const Case *c, int step, float sharp) {
     s.scale *= sharp;
     Problem p = {.shape = s};
     p.q = test_normal(ctx, "q", 1, SHAPE(s.batch, s.q_len, s.heads, width));
-    p.latent = tensor_new(ctx, "latent", ctx->dtype, SHAPE(s.pages, PAGE_TOKENS, width));
-    float *latent = test_floats(tensor_count(p.latent));
-    for (int64_t i = 0; i < tensor_count(p.latent); i++) latent[i] = NAN;
-    for (int b = 0; b < c->batch; b++)
-        for (int t = 0; t < length_of(c, b); t++) {
-            int64_t page = table[b * s.max_pages + t / PAGE_TOKENS];
-            memcpy(latent + (page * PAGE_TOKENS + t % PAGE_TOKENS) * width,
-                   rows + ((int64_t)b * longest + t) * width, sizeof(float) * (size_t)width);
-        }
-    tensor_upload(ctx, p.latent, latent);
+    void *pool = make_pool(&p, ctx, c, table, rows);
     p.block_table = tensor_copy_in(ctx, "block_table", I32, table, SHAPE(s.batch, s.max_pages));
     p.lengths = tensor_copy_in(ctx, "lengths", I32, lengths, SHAPE(s.batch));
 
@@ -102,14 +128,15 @@ static Problem problem_new(Context *ctx, const Case *c, int step, float sharp) {
 
     float *q = test_values(ctx, p.q);
     p.expected = malloc(sizeof(float) * (size_t)tensor_count(p.o));
-    mla_decode_reference_cpu(p.expected, NULL, q, latent, table, lengths, s);
+    mla_decode_reference_cpu(p.expected, NULL, q, pool, table, lengths, s);
     return p;
 }
 
 /* ---- the rungs ---- */
 
-enum { IN_USE, NAIVE, ONLINE, SPLIT, MMA, HOPPER, RUNGS };
-static const char *const rung_names[] = {"in use", "naive", "online", "split", "mma", "hopper"};
+enum { IN_USE, NAIVE, ONLINE, SPLIT, MMA, E4M3, HOPPER, RUNGS };
+static const char *const rung_names[] = {"in use", "naive", "online", "split",
+                                         "mma",    "e4m3",  "hopper"};
 
 /* Runs the rung, unless this device, dtype or size is not for it. */
 static bool run(Context *ctx, int rung, Problem *p) {
@@ -125,8 +152,11 @@ static bool run(Context *ctx, int rung, Problem *p) {
                                                               mla_decode_online_cuda,
                                                               mla_decode_split_cuda,
                                                               mla_decode_mma_cuda,
+                                                              mla_decode_e4m3_cuda,
                                                               mla_decode_hopper_cuda};
     if (ctx->device != CUDA) return false;
+    if (rung <= ONLINE && p->shape.e4m3) return false;
+    if (rung == E4M3 && !mla_decode_e4m3_supports(ctx->gpu, ctx->dtype, p->shape)) return false;
     if (rung == NAIVE && p->shape.q_len * p->shape.heads > 65535) return false;
     if (rung == MMA && !mla_decode_mma_supports(ctx->gpu, ctx->dtype, p->shape)) return false;
     if (rung == HOPPER && !mla_decode_hopper_supports(ctx->gpu, ctx->dtype, p->shape)) return false;
@@ -193,6 +223,15 @@ enum { CASES = sizeof cases / sizeof *cases };
 
 DEVICE_TEST(mla_decode, agrees_with_the_reference) {
     for (int i = 0; i < CASES; i++) check_case(device, dtype, cases[i], 1);
+}
+
+/* The same rows in eight bits, against the reference on these rows. */
+DEVICE_TEST(mla_decode, eight_bits_agree_with_the_reference) {
+    eight_bits = true;
+    for (int i = 0; i < CASES; i++)
+        if (cases[i].kv_lora_rank % 4 == 0 && cases[i].rope_dim % 2 == 0)
+            check_case(device, dtype, cases[i], 1);
+    check_case(device, dtype, (Case){2, 2, 16, 512, 64, {65, 300}}, 64);
 }
 
 /* Scores of some hundreds: exp() of them overflows unless the maximum is taken off first. */

@@ -9,7 +9,7 @@
  */
 #include "05_moe/cuda/router.cuh"
 #include "05_moe/decoder/ffn_few_rows.h"
-#include "common/cuda/few_rows.cuh"
+#include "common/cuda/few_rows_codes.cuh"
 
 enum { NORM_WARPS = 8, UP_CHAINS = 8, UP_AHEAD = 2, DOWN_WARPS = 16, DOWN_AHEAD = 3 };
 enum { MOST = FFN_FEW_ROWS_EXPERTS };
@@ -103,33 +103,40 @@ struct UpJob {
 };
 
 /* Asks for the block's share of the expert's W_down, which the next kernel needs. */
-template <typename T>
+template <typename W>
 static __device__ __forceinline__ void prefetch_down(const FfnFewRows &f, int expert, int first) {
-    const int LINE = 128 / sizeof(T);
-    int share = FEW_ROWS_TILE * f.hidden; /* of hidden * inner numbers, for 16 of inner columns */
-    const T *w = (const T *)f.down_proj + (int64_t)expert * f.hidden * f.inner +
-                 (int64_t)(first / FEW_ROWS_TILE) * share;
+    /* of hidden * inner numbers, for 16 of inner columns; in bytes */
+    int share = FewRowsBytes<W>::of(FEW_ROWS_TILE * f.hidden);
+    const char *w = (const char *)f.down_proj.data +
+                    ((int64_t)expert * (f.inner / FEW_ROWS_TILE) + first / FEW_ROWS_TILE) * share;
 #pragma unroll 1
-    for (int i = threadIdx.x * LINE; i < share; i += blockDim.x * LINE)
+    for (int i = threadIdx.x * 128; i < share; i += blockDim.x * 128)
         asm volatile("prefetch.global.L2 [%0];" ::"l"(w + i));
+    if (!f.down_proj.scale) return;
+    const int all = f.down_proj.scale_rows * f.down_proj.scales;
+    const float *scale = f.down_proj.scale + (int64_t)expert * all;
+    const int threads = f.inner / FEW_ROWS_TILE * blockDim.x; /* of the expert's blocks */
+#pragma unroll 1
+    for (int i = first / FEW_ROWS_TILE * blockDim.x + threadIdx.x; i * 32 < all; i += threads)
+        asm volatile("prefetch.global.L2 [%0];" ::"l"(scale + i * 32));
 }
 
 /* Blocks: 16 columns of each job's expert; behind them 16 columns each of the shared one. A sum is
  * UP_CHAINS partial ones however many warps there are: a row's bits do not depend on the others. */
-template <typename T, int NT, int WARPS>
+template <typename W, int NT, int WARPS>
 __global__ void __launch_bounds__(32 * WARPS) up_kernel(const __grid_constant__ FfnFewRows f) {
+    typedef typename FewRowsChunk<W>::Number T;
     const int EACH = UP_CHAINS / WARPS;
     __shared__ FewRowsParts<NT, UP_CHAINS> parts[2]; /* gate and up */
     const UpJob at(f, blockIdx.x);
     const int warp = threadIdx.x / 32, K = f.route.top_k;
     const bool choice = !at.shared && by_choice(f);
-    FewRowsSum<T, NT, UP_AHEAD, EACH> gate, up;
+    FewRowsSum<W, NT, UP_AHEAD, EACH> gate, up;
+    const FewRowsWeight g = at.shared ? f.shared_gate : f.gate_proj;
+    const FewRowsWeight u = at.shared ? f.shared_up : f.up_proj;
     auto begin = [&](int expert) {
-        int64_t row = at.shared ? at.first : (int64_t)expert * f.inner + at.first;
-        const T *g = (const T *)(at.shared ? f.shared_gate : f.gate_proj) + row * f.hidden;
-        const T *u = (const T *)(at.shared ? f.shared_up : f.up_proj) + row * f.hidden;
-        gate.begin(g, f.hidden, FEW_ROWS_TILE, warp, WARPS);
-        up.begin(u, f.hidden, FEW_ROWS_TILE, warp, WARPS);
+        gate.begin(g, at.shared ? 0 : expert, at.first, warp, WARPS);
+        up.begin(u, at.shared ? 0 : expert, at.first, warp, WARPS);
     };
     int expert = at.job;
     if (choice) { /* its weights must wait */
@@ -143,11 +150,11 @@ __global__ void __launch_bounds__(32 * WARPS) up_kernel(const __grid_constant__ 
         int n = threadIdx.x;
         bool wanted = choice || (n < f.rows && slot_of(f.indices, n, expert, K) >= 0);
         if (!__syncthreads_or(wanted)) return;
-        prefetch_down<T>(f, expert, at.first);
+        prefetch_down<W>(f, expert, at.first);
     }
     FewRowsMatrix<T> x = {(const T *)f.normed, f.hidden, f.rows};
-    gate.run(x);
-    up.run(x);
+    gate.run(g, x);
+    up.run(u, x);
 #pragma unroll
     for (int c = 0; c < EACH; c++) {
         parts[0].put(gate.sum[c], warp + c * WARPS);
@@ -164,8 +171,8 @@ __global__ void __launch_bounds__(32 * WARPS) up_kernel(const __grid_constant__ 
         else
             row = at.shared ? n : slot_of(f.indices, n, expert, K);
         if (row < 0) continue;
-        float g = parts[0].total(j, n), u = parts[1].total(j, n);
-        h[(int64_t)row * width + j] = from_float<T>(g / (1.0f + __expf(-g)) * u);
+        float z = parts[0].total(j, n);
+        h[(int64_t)row * width + j] = from_float<T>(z / (1.0f + __expf(-z)) * parts[1].total(j, n));
     }
 }
 
@@ -272,23 +279,23 @@ static __device__ __forceinline__ void write_y(const FfnFewRows &f, const DownSh
 /* grid (hidden / 16, groups): 16 columns of y, for 8 NT rows. The sum over all experts is one long
  * sum of units, a chunk of an expert each. Those of the shared expert need not wait for the
  * list. */
-template <typename T, int NT>
+template <typename W, int NT>
 __global__ void __launch_bounds__(32 * DOWN_WARPS)
     down_kernel(const __grid_constant__ FfnFewRows f) {
+    typedef typename FewRowsChunk<W>::Number T;
     extern __shared__ __align__(16) unsigned char memory[];
     DownShared<NT> &shared = *(DownShared<NT> *)memory;
     const int lane = threadIdx.x % 32, first = blockIdx.x * FEW_ROWS_TILE;
     const int first_row = 8 * NT * blockIdx.y, rows = min(f.rows - first_row, 8 * NT);
     const int own = f.shared_inner / FEW_ROWS_CHUNK, each = f.inner / FEW_ROWS_CHUNK;
-    FewRowsChunk<T> ahead[DOWN_AHEAD];
+    FewRowsChunk<W> ahead[DOWN_AHEAD];
     DownUnit unit[DOWN_AHEAD] = {}, later = {-1, (int)threadIdx.x / 32};
     auto fetch = [&](int i) {
         bool routed = unit[i].at >= 0;
-        int width = routed ? f.inner : f.shared_inner;
-        int64_t matrix = routed ? shared.expert[shared.list[unit[i].at]] : 0;
-        const T *low = (const T *)(routed ? f.down_proj : f.shared_down) +
-                       (matrix * f.hidden + first + lane / 4) * width;
-        ahead[i].load(low, low + 8 * (int64_t)width, unit[i].chunk * FEW_ROWS_CHUNK);
+        const FewRowsWeight w = routed ? f.down_proj : f.shared_down;
+        FewRowsTile<W> tile;
+        tile.begin(w, routed ? shared.expert[shared.list[unit[i].at]] : 0, first);
+        ahead[i].load(tile, w, unit[i].chunk);
     };
     later.settle(own, each);
 #pragma unroll
@@ -316,7 +323,7 @@ __global__ void __launch_bounds__(32 * DOWN_WARPS)
     float total[NT][4] = {};
 #pragma unroll 1
     while (unit[0].at < count) {
-        FewRowsInput<T, NT> input[DOWN_AHEAD];
+        FewRowsInput<W, NT> input[DOWN_AHEAD];
         const float *weight[DOWN_AHEAD];
 #pragma unroll
         for (int i = 0; i < DOWN_AHEAD; i++) {
@@ -330,13 +337,13 @@ __global__ void __launch_bounds__(32 * DOWN_WARPS)
                 int slot = shared.slot[a][n];
                 return slot < 0 ? nullptr : h + (int64_t)slot * width;
             };
-            input[i].load(x, unit[i].chunk * FEW_ROWS_CHUNK);
+            input[i].load(x, routed ? f.down_proj : f.shared_down, unit[i].chunk);
         }
 #pragma unroll
         for (int i = 0; i < DOWN_AHEAD; i++) {
             if (unit[i].at >= count) continue;
             float part[NT][4] = {};
-            ahead[i].multiply(part, input[i]);
+            ahead[i].multiply(part, input[i], unit[i].at >= 0 ? f.down_proj : f.shared_down);
 #pragma unroll
             for (int t = 0; t < NT; t++)
 #pragma unroll
@@ -354,10 +361,17 @@ __global__ void __launch_bounds__(32 * DOWN_WARPS)
 
 /* ---- launches ---- */
 
+/* All matrices are of one kind; this one is there. */
+static const FewRowsWeight *any_weight(const FfnFewRows *f) {
+    return f->down_proj.data ? &f->down_proj : &f->shared_down;
+}
+
 int ffn_few_rows_kernels_support(const Gpu *gpu, DType dtype, const FfnFewRows *f) {
-    uintptr_t all = (uintptr_t)f->x | (uintptr_t)f->norm | (uintptr_t)f->router |
-                    (uintptr_t)f->gate_proj | (uintptr_t)f->up_proj | (uintptr_t)f->down_proj |
-                    (uintptr_t)f->shared_gate | (uintptr_t)f->shared_up | (uintptr_t)f->shared_down;
+    uintptr_t all = (uintptr_t)f->x | (uintptr_t)f->norm | (uintptr_t)f->router;
+    const FewRowsWeight *const weights[] = {&f->gate_proj,   &f->up_proj,   &f->down_proj,
+                                            &f->shared_gate, &f->shared_up, &f->shared_down};
+    for (const FewRowsWeight *w : weights)
+        if (!few_rows_weight_supports(w, dtype) || !few_rows_same_kind(w, any_weight(f))) return 0;
     return (dtype == F32 || (dtype == BF16 && gpu->compute_capability >= 80)) && f->rows > 0 &&
            f->rows <= FEW_ROWS && f->route.experts <= FFN_FEW_ROWS_EXPERTS &&
            (f->hidden | f->inner | f->shared_inner) % FEW_ROWS_CHUNK == 0 && all % 16 == 0 &&
@@ -375,18 +389,18 @@ void ffn_few_rows_choose_cuda(Gpu *gpu, DType dtype, const FfnFewRows *f) {
 void ffn_few_rows_up_cuda(Gpu *gpu, DType dtype, const FfnFewRows *f) {
     unsigned blocks =
         (unsigned)(jobs(*f) * (f->inner / FEW_ROWS_TILE) + f->shared_inner / FEW_ROWS_TILE);
-    DTYPE_SWITCH(dtype, T, {
+    FEW_ROWS_KIND(dtype, *any_weight(f), W, {
         if (f->rows <= 8) /* with more, so few warps that all blocks fit the GPU together */
-            few_rows_launch(gpu, up_kernel<T, 1, 8>, dim3(blocks), 32 * 8, 0, *f);
+            few_rows_launch(gpu, up_kernel<W, 1, 8>, dim3(blocks), 32 * 8, 0, *f);
         else
-            few_rows_launch(gpu, up_kernel<T, 4, 4>, dim3(blocks), 32 * 4, 0, *f);
+            few_rows_launch(gpu, up_kernel<W, 4, 4>, dim3(blocks), 32 * 4, 0, *f);
     });
 }
 
 void ffn_few_rows_down_cuda(Gpu *gpu, DType dtype, const FfnFewRows *f) {
     unsigned blocks = (unsigned)(f->hidden / FEW_ROWS_TILE);
-    DTYPE_SWITCH(dtype, T,
-                 FEW_ROWS_SWITCH(f->rows, blocks, gpu, NT, groups,
-                                 few_rows_launch(gpu, down_kernel<T, NT>, dim3(blocks, groups),
-                                                 32 * DOWN_WARPS, sizeof(DownShared<NT>), *f)));
+    FEW_ROWS_KIND(dtype, *any_weight(f), W,
+                  FEW_ROWS_SWITCH(f->rows, blocks, gpu, NT, groups,
+                                  few_rows_launch(gpu, down_kernel<W, NT>, dim3(blocks, groups),
+                                                  32 * DOWN_WARPS, sizeof(DownShared<NT>), *f)));
 }

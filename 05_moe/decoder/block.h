@@ -30,6 +30,7 @@ typedef struct BlockConfig {
     AttentionKind attention;   /* which of the two that follow counts */
     MultiheadConfig multihead; /* hidden_size as above */
     MlaConfig mla;
+    bool e4m3_cache;           /* caches of latents have rows of 04_mla/latent_row.h */
     int first_k_dense_replace; /* layers 0 .. k - 1 are dense */
     MoeConfig moe;             /* of the others; n_routed_experts 0: all layers are dense */
 } BlockConfig;

@@ -1,7 +1,7 @@
 /*
  * The feed-forward half for a few tokens: which weights the three kernels can take, and their
  * calls. A dense layer is a shared expert without others, so both kinds fill in the same arguments;
- * weights of another dtype than ctx's are declined, because the kernels would read them as ctx's.
+ * norm and router are numbers of ctx's dtype, because the kernels would read them as that.
  */
 #include "05_moe/decoder/ffn_few_rows.h"
 
@@ -21,29 +21,20 @@ static FfnFewRows kernel_arguments(const Tensor *x, const Block *w, const BlockC
         f.router = moe->router.weight->data;
         f.bias = moe->router.bias ? moe->router.bias->data : NULL;
         f.status = moe->router.status->data;
-        f.gate_proj = moe->gate_proj->data, f.up_proj = moe->up_proj->data;
-        f.down_proj = moe->down_proj->data, f.inner = cfg->moe.moe_intermediate_size;
+        f.gate_proj = few_rows_weight(moe->gate_proj), f.up_proj = few_rows_weight(moe->up_proj);
+        f.down_proj = few_rows_weight(moe->down_proj), f.inner = cfg->moe.moe_intermediate_size;
     }
     if (shared->gate_proj) {
-        f.shared_gate = shared->gate_proj->data, f.shared_up = shared->up_proj->data;
-        f.shared_down = shared->down_proj->data;
+        f.shared_gate = few_rows_weight(shared->gate_proj);
+        f.shared_up = few_rows_weight(shared->up_proj);
+        f.shared_down = few_rows_weight(shared->down_proj);
         f.shared_inner = (int)tensor_dim(shared->gate_proj, 0);
     }
     return f;
 }
 
 bool ffn_few_rows_supports(Context *ctx, const Tensor *x, const Block *w, const BlockConfig *cfg) {
-    const Moe *moe = &w->moe;
-    const Mlp *shared = w->dense ? &w->mlp : &moe->shared;
-    const Tensor *const used[] = {x,
-                                  w->post_attention_layernorm,
-                                  shared->gate_proj,
-                                  shared->up_proj,
-                                  shared->down_proj,
-                                  moe->router.weight,
-                                  moe->gate_proj,
-                                  moe->up_proj,
-                                  moe->down_proj};
+    const Tensor *const used[] = {x, w->post_attention_layernorm, w->moe.router.weight};
     if (ctx->device != CUDA || ctx->recording ||
         !tensors_have_dtype(used, sizeof used / sizeof *used, ctx->dtype))
         return false;

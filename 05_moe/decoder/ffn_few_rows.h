@@ -18,6 +18,7 @@
 #define FFN_FEW_ROWS_H
 
 #include "05_moe/decoder/block.h"
+#include "common/cuda/few_rows.h"
 
 __BEGIN_DECLS
 
@@ -26,7 +27,8 @@ enum { FFN_FEW_ROWS_EXPERTS = 64 };
 /*
  * Can these kernels take it? On the GPU, recording off, few rows, sizes that are multiples of 32,
  * at most FFN_FEW_ROWS_EXPERTS experts, a linear gate (or the noisy one, which is linear off the
- * tape), no capacity, and weights of ctx's dtype.
+ * tape), no capacity, weights of ctx's dtype or, but for norm and router, codes that
+ * few_rows_weight_supports().
  */
 bool ffn_few_rows_supports(Context *ctx, const Tensor *x, const Block *w, const BlockConfig *cfg);
 
@@ -45,10 +47,10 @@ typedef struct FfnFewRows {
     const void *router;                          /* [E, hidden] */
     const float *bias;                           /* [E] or NULL */
     int32_t *status;                             /* as in route_forward */
-    const void *gate_proj, *up_proj, *down_proj; /* [E, inner, hidden], [E, hidden, inner] */
+    FewRowsWeight gate_proj, up_proj, down_proj; /* [E, inner, hidden], [E, hidden, inner] */
     int inner;
     /* The shared experts, or the dense layer; shared_inner 0: none. */
-    const void *shared_gate, *shared_up, *shared_down;
+    FewRowsWeight shared_gate, shared_up, shared_down;
     int shared_inner;
     /* From one kernel to the next. */
     void *normed;       /* [rows, hidden] */

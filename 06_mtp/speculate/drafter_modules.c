@@ -126,8 +126,8 @@ Drafter *drafter_of_modules(Context *ctx, const Mtp *mtp, DecoderCache *cache, i
     }
     for (int i = 0; i < depth && room; i++) {
         m->caches[i].kind = ATTENTION_MLA;
-        room = latent_cache_init(&m->caches[i].latent, ctx, &cache->pages,
-                                 cfg->mla.kv_lora_rank + cfg->mla.qk_rope_head_dim, err) == 0;
+        room = latent_cache_init_as(&m->caches[i].latent, ctx, &cache->pages, cfg->mla.kv_lora_rank,
+                                    cfg->mla.qk_rope_head_dim, cfg->e4m3_cache, err) == 0;
     }
     if (room) return &m->drafter;
     modules_free(&m->drafter);

@@ -22,10 +22,14 @@ typedef struct Options {
     const char *model, *prompt, *prompts;
     int batch;
     bool interactive, logprobs;
+    int cache; /* of caches */
     StringList stops;
     GenerateOptions generate; /* max_new_tokens 0: not given */
     GuessOptions guess;
 } Options;
+
+/* What --cache may name: numbers as everywhere, or rows in eight bits (04_mla/latent_row.h). */
+static const char *const caches[] = {"plain", "fp8", NULL};
 
 static int check_written(Error *err) {
     if (fflush(stdout) || ferror(stdout))
@@ -235,6 +239,8 @@ static int run(int argc, char **argv, Error *err) {
                   "Above 1: tokens that are in the text already are less likely"),
         OPT_SEED("seed", &s->seed, "Of the draw (default: another one each time, which is said)"),
         OPT_HEAD("What else there is:"),
+        OPT_CHOICE("cache", 0, "KIND", &o->cache, caches,
+                   "How tokens are kept: plain, or fp8, in about half the bytes and less exactly"),
         OPT_FLAG("logprobs", 0, &o->logprobs,
                  "Print the answer's tokens, each with its log-probability, as lines of JSON"),
         OPT_COMMON_OF(&o->common, COMMON_THREADS | COMMON_DEVICE | COMMON_DTYPE),
@@ -262,6 +268,7 @@ static int run(int argc, char **argv, Error *err) {
         o->generate.stop_count = o->stops.count;
         if (s->seed == drawn && s->temperature > 0)
             fprintf(stderr, "seed %llu\n", (unsigned long long)drawn);
+        model.decoder.cfg.block.e4m3_cache = o->cache;
         if (o->interactive)
             status = interactive_run(&model, tokenizer, o->generate, &o->guess, stdin, stdout, err);
         else if (o->prompts)

@@ -35,6 +35,18 @@ Test(generate, likeliest_text_is_always_the_same) {
     cr_assert(strcmp(p.out, o.out), "a penalty of 50 changes nothing");
 }
 
+/* A cache in eight bits: another rounding of what each token leaves, the same greedy text of a
+ * model that knows it by heart. */
+Test(generate, keeps_tokens_in_eight_bits) {
+    Scratch w = workplace();
+    const char *model = trained_model(&w);
+#define BY_HEART "--prompt", "the cat", "--temperature", "0", "--max-new-tokens", "12"
+    Output plain = GENERATE(model, BY_HEART), fp8 = GENERATE(model, BY_HEART, "--cache", "fp8");
+    expect(&fp8, 0, "the cat sat on the");
+    cr_assert_str_eq(plain.out, fp8.out);
+    EXPECT(2, "--cache", "generate", "-m", model, "--cache", "fp4");
+}
+
 /* The answer ends before a stop string, wherever it lies in the tokens. */
 Test(generate, stops_at_a_text_across_tokens) {
     Scratch w = workplace();

@@ -175,11 +175,13 @@ static Tensor *fused_rmsnorm_linear(Context *ctx, const Tensor *x, const Tensor 
                        .eps = eps,
                        .rows = tensor_rows(x),
                        .in = in,
-                       .part = {{.w = weight->data, .out = out}}};
-    if (ctx->device != CUDA || ctx->recording || weight->quantised ||
-        !few_rows_supports(ctx->gpu, ctx->dtype, &s))
+                       .part = {{.w = few_rows_weight(weight)}}};
+    if (ctx->device != CUDA || ctx->recording || !few_rows_supports(ctx->gpu, ctx->dtype, &s))
         return NULL;
-    check_linear(ctx, "rmsnorm_linear", x, weight, NULL);
+    if (weight->quantised)
+        quantised_check(ctx, "rmsnorm_linear", weight);
+    else
+        check_linear(ctx, "rmsnorm_linear", x, weight, NULL);
     check_shape("rmsnorm_linear", norm, ctx->dtype, SHAPE(in));
     Tensor *y = like(ctx, "linear", x, out);
     s.part[0].y = y->data;

@@ -16,7 +16,8 @@
  * memory, in order: with so little to do, the time is that of the longest chain of loads, and eight
  * warps have eight chains. A warp keeps AHEAD chunks under way.
  *
- * F32 has the same layout of results, and adds up its products one by one, for tests.
+ * F32 has the same layout of results, and adds up its products one by one, for tests. Weights may
+ * also be codes (few_rows_codes.cuh).
  */
 #ifndef COMMON_SKINNY_CUH
 #define COMMON_SKINNY_CUH
@@ -48,65 +49,101 @@ enum { FEW_ROWS_TILE = 16, FEW_ROWS_CHUNK = 32 }; /* rows of W and columns at a 
 
 /* ---- chunks ---- */
 
-/* A lane's part of a chunk of the rows of x: x(n) is row n, or NULL for zeros. */
-template <typename T, int NT> struct FewRowsInput;
+/*
+ * What depends on the kind of weight: numbers (float, bf16) are here, codes in few_rows_codes.cuh.
+ *
+ *     FewRowsTile<W>        where the lane's two rows of a tile begin
+ *     FewRowsChunk<W>       its part of a chunk of them: COLUMNS of W, a quarter of them a lane's,
+ *                           in TILES tiles at once
+ *     FewRowsInput<W, NT>   its part of a chunk of the rows of x: x(n) is row n, or NULL for zeros
+ *
+ * Number is what x and y are made of.
+ */
+template <typename W> struct FewRowsTile {
+    const W *low, *high;
+    /* Rows first .. first + 15 of matrix `matrix`; the last one comes again where there are fewer
+     * than 16. */
+    __device__ __forceinline__ void begin(const FewRowsWeight &w, int64_t matrix, int64_t first) {
+        int row = threadIdx.x % 32 / 4;
+        int last = (int)(w.out - first < FEW_ROWS_TILE ? w.out - first : FEW_ROWS_TILE) - 1;
+        const W *rows = (const W *)w.data + (matrix * w.out + first) * w.in;
+        low = rows + (int64_t)min(row, last) * w.in;
+        high = rows + (int64_t)min(row + 8, last) * w.in;
+    }
+};
 
-/* A lane's part of a chunk of W: 8 columns of two rows. */
-template <typename T> struct FewRowsChunk;
+template <typename W, int NT> struct FewRowsInput;
+template <typename W> struct FewRowsChunk;
+
+/* sum += chunk * x, where a lane has 8 columns of both rows, as numbers, and of x. */
+template <int NT>
+__device__ __forceinline__ void few_rows_multiply(float (&sum)[NT][4], uint4 low, uint4 high,
+                                                  const uint4 (&x)[NT]) {
+    const uint32_t first[4] = {low.x, high.x, low.y, high.y};
+    const uint32_t second[4] = {low.z, high.z, low.w, high.w};
+#pragma unroll
+    for (int t = 0; t < NT; t++) {
+        const uint32_t b[4] = {x[t].x, x[t].y, x[t].z, x[t].w};
+        mma_bf16(sum[t], first, b);
+        mma_bf16(sum[t], second, b + 2);
+    }
+}
 
 template <int NT> struct FewRowsInput<bf16, NT> {
     uint4 v[NT];
-    template <typename Rows> __device__ __forceinline__ void load(const Rows &x, int column) {
+    template <typename Rows>
+    __device__ __forceinline__ void load(const Rows &x, const FewRowsWeight &, int chunk) {
+        int column = chunk * FEW_ROWS_CHUNK + threadIdx.x % 4 * 8;
 #pragma unroll
         for (int t = 0; t < NT; t++) {
             const bf16 *row = x(8 * t + threadIdx.x % 32 / 4);
-            v[t] = row ? *(const uint4 *)(row + column + threadIdx.x % 4 * 8) : uint4{0, 0, 0, 0};
+            v[t] = row ? *(const uint4 *)(row + column) : uint4{0, 0, 0, 0};
         }
     }
 };
 
 template <> struct FewRowsChunk<bf16> {
+    typedef bf16 Number;
+    static const int COLUMNS = FEW_ROWS_CHUNK, TILES = 1;
     uint4 low, high;
-    __device__ __forceinline__ void load(const bf16 *low_row, const bf16 *high_row, int column) {
-        column += threadIdx.x % 4 * 8;
-        low = __ldg((const uint4 *)(low_row + column));
-        high = __ldg((const uint4 *)(high_row + column));
+    __device__ __forceinline__ void load(const FewRowsTile<bf16> &tile, const FewRowsWeight &,
+                                         int chunk) {
+        int column = chunk * COLUMNS + threadIdx.x % 4 * 8;
+        low = __ldg((const uint4 *)(tile.low + column));
+        high = __ldg((const uint4 *)(tile.high + column));
     }
     /* sum += chunk * x */
     template <int NT>
-    __device__ __forceinline__ void multiply(float (&sum)[NT][4],
-                                             const FewRowsInput<bf16, NT> &x) const {
-        const uint32_t first[4] = {low.x, high.x, low.y, high.y};
-        const uint32_t second[4] = {low.z, high.z, low.w, high.w};
-#pragma unroll
-        for (int t = 0; t < NT; t++) {
-            const uint32_t b[4] = {x.v[t].x, x.v[t].y, x.v[t].z, x.v[t].w};
-            mma_bf16(sum[t], first, b);
-            mma_bf16(sum[t], second, b + 2);
-        }
+    __device__ __forceinline__ void multiply(float (&sum)[NT][4], const FewRowsInput<bf16, NT> &x,
+                                             const FewRowsWeight &) const {
+        few_rows_multiply(sum, low, high, x.v);
     }
 };
 
 template <int NT> struct FewRowsInput<float, NT> {
     const float *row[NT][2];
-    template <typename Rows> __device__ __forceinline__ void load(const Rows &x, int column) {
+    template <typename Rows>
+    __device__ __forceinline__ void load(const Rows &x, const FewRowsWeight &, int chunk) {
         for (int t = 0; t < NT; t++)
             for (int side = 0; side < 2; side++) {
                 const float *from = x(8 * t + threadIdx.x % 4 * 2 + side);
-                row[t][side] = from ? from + column : nullptr;
+                row[t][side] = from ? from + chunk * FEW_ROWS_CHUNK : nullptr;
             }
     }
 };
 
 template <> struct FewRowsChunk<float> {
+    typedef float Number;
+    static const int COLUMNS = FEW_ROWS_CHUNK, TILES = 1;
     const float *low, *high;
-    __device__ __forceinline__ void load(const float *low_row, const float *high_row, int column) {
-        low = low_row + column;
-        high = high_row + column;
+    __device__ __forceinline__ void load(const FewRowsTile<float> &tile, const FewRowsWeight &,
+                                         int chunk) {
+        low = tile.low + chunk * COLUMNS;
+        high = tile.high + chunk * COLUMNS;
     }
     template <int NT>
-    __device__ __forceinline__ void multiply(float (&sum)[NT][4],
-                                             const FewRowsInput<float, NT> &x) const {
+    __device__ __forceinline__ void multiply(float (&sum)[NT][4], const FewRowsInput<float, NT> &x,
+                                             const FewRowsWeight &) const {
         for (int t = 0; t < NT; t++)
             for (int side = 0; side < 2; side++)
 #pragma unroll 1
@@ -133,42 +170,41 @@ template <typename T> struct FewRowsMatrix {
  * x. With two CHAINS the warp's first, third, ... chunk go into one sum and the others into
  * another: what two warps would have, so that the bits are those of a block with twice the warps.
  */
-template <typename T, int NT, int AHEAD, int CHAINS = 1> struct FewRowsSum {
+template <typename W, int NT, int AHEAD, int CHAINS = 1> struct FewRowsSum {
     static_assert(AHEAD % CHAINS == 0, "which chain a chunk is of must be known to the compiler");
-    float sum[CHAINS][NT][4];
-    FewRowsChunk<T> ahead[AHEAD];
-    const T *low, *high;
+    float sum[CHAINS][FewRowsChunk<W>::TILES * NT][4];
+    FewRowsChunk<W> ahead[AHEAD];
+    FewRowsTile<W> tile;
     int chunk, step, chunks;
 
-    /* The tile that begins at w, of rows that are `width` wide; the last of `rows` comes again
-     * where there are fewer than 16. The warp takes the chunks first, first + step, ... */
-    __device__ __forceinline__ void begin(const T *w, int width, int64_t rows, int first,
-                                          int step_) {
-        int row = threadIdx.x % 32 / 4,
-            last = (int)(rows < FEW_ROWS_TILE ? rows : FEW_ROWS_TILE) - 1;
-        low = w + (int64_t)min(row, last) * width;
-        high = w + (int64_t)min(row + 8, last) * width;
-        chunk = first, step = step_, chunks = width / FEW_ROWS_CHUNK;
+    /* Rows first_row .. of w's matrix `matrix`. The warp takes the chunks first, first + step,
+     * ... */
+    __device__ __forceinline__ void begin(const FewRowsWeight &w, int64_t matrix, int64_t first_row,
+                                          int first, int step_) {
+        tile.begin(w, matrix, first_row);
+        chunk = first, step = step_, chunks = w.in / FewRowsChunk<W>::COLUMNS;
         memset(sum, 0, sizeof sum);
 #pragma unroll
-        for (int i = 0; i < AHEAD; i++) fetch(i, first + i * step);
+        for (int i = 0; i < AHEAD; i++) fetch(w, i, first + i * step);
     }
-    __device__ __forceinline__ void fetch(int i, int which) {
-        if (which < chunks) ahead[i].load(low, high, which * FEW_ROWS_CHUNK);
+    __device__ __forceinline__ void fetch(const FewRowsWeight &w, int i, int which) {
+        if (which < chunks) ahead[i].load(tile, w, which);
     }
-    template <typename Rows> __device__ __forceinline__ void run(const Rows &x) {
+    template <typename Rows>
+    __device__ __forceinline__ void run(const FewRowsWeight &w, const Rows &x) {
+        const int INPUTS = FewRowsChunk<W>::COLUMNS == FEW_ROWS_CHUNK ? AHEAD : 1; /* at once */
 #pragma unroll 1
         for (; chunk < chunks; chunk += AHEAD * step) {
-            FewRowsInput<T, NT> input[AHEAD];
+            FewRowsInput<W, NT> input[INPUTS];
 #pragma unroll
-            for (int i = 0; i < AHEAD; i++)
-                if (chunk + i * step < chunks)
-                    input[i].load(x, (chunk + i * step) * FEW_ROWS_CHUNK);
+            for (int i = 0; i < INPUTS; i++)
+                if (chunk + i * step < chunks) input[i].load(x, w, chunk + i * step);
 #pragma unroll
             for (int i = 0; i < AHEAD; i++)
                 if (chunk + i * step < chunks) {
-                    ahead[i].multiply(sum[i % CHAINS], input[i]);
-                    fetch(i, chunk + (i + AHEAD) * step);
+                    if (i >= INPUTS) input[0].load(x, w, chunk + i * step);
+                    ahead[i].multiply(sum[i % CHAINS], input[i % INPUTS], w);
+                    fetch(w, i, chunk + (i + AHEAD) * step);
                 }
         }
     }
@@ -176,7 +212,7 @@ template <typename T, int NT, int AHEAD, int CHAINS = 1> struct FewRowsSum {
 
 /* f(j, n, value) for each number that the lane holds of tile row j and row n of x. */
 template <int NT, typename F>
-__device__ __forceinline__ void few_rows_each(const float (&sum)[NT][4], F f) {
+__device__ __forceinline__ void few_rows_each(const float (*sum)[4], F f) {
     int lane = threadIdx.x % 32;
 #pragma unroll
     for (int t = 0; t < NT; t++)
@@ -191,9 +227,9 @@ __device__ __forceinline__ void few_rows_each(const float (&sum)[NT][4], F f) {
 template <int NT, int WARPS> struct FewRowsParts {
     float part[WARPS][FEW_ROWS_TILE][8 * NT + 1];
 
-    __device__ __forceinline__ void put(const float (&sum)[NT][4], int warp) {
+    __device__ __forceinline__ void put(const float (*sum)[4], int warp) {
         auto mine = part[warp];
-        few_rows_each(sum, [&](int j, int n, float value) { mine[j][n] = value; });
+        few_rows_each<NT>(sum, [&](int j, int n, float value) { mine[j][n] = value; });
     }
     __device__ __forceinline__ float total(int j, int n) const {
         float sum = 0;

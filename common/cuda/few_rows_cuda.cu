@@ -5,31 +5,35 @@
  * for each 16 columns; of large ones (a vocabulary) each block takes many, and asks for the next
  * tile's first weights before it adds up this one's sums.
  */
-#include "common/cuda/few_rows.cuh"
+#include "common/cuda/few_rows_codes.cuh"
 
-enum { WARPS = 8, AHEAD = 2, BLOCKS_EACH = 4 /* on a processor, of large layers */ };
+enum { WARPS = 8, AHEAD = 2 };
 
 template <typename T>
 static __device__ __forceinline__ T plus(float sum, const FewRowsPart &p, int64_t n, int64_t o) {
     if (p.bias) sum += to_float(((const T *)p.bias)[o]);
-    if (p.residual) sum = to_float(((const T *)p.residual)[n * p.out + o]) + sum;
+    if (p.residual) sum = to_float(((const T *)p.residual)[n * p.w.out + o]) + sum;
     return from_float<T>(sum);
 }
 
-/* One tile of one of the two products. */
-struct Place {
+/* One tile of one of the two products, of HEIGHT rows. */
+template <int HEIGHT> struct Place {
     int part;
     int64_t first; /* row of W */
     __device__ Place(const FewRowsLinear &s, int64_t tile) {
-        int64_t tiles = (s.part[0].out + FEW_ROWS_TILE - 1) / FEW_ROWS_TILE;
+        int64_t tiles = (s.part[0].w.out + HEIGHT - 1) / HEIGHT;
         part = tile >= tiles;
-        first = (part ? tile - tiles : tile) * FEW_ROWS_TILE;
+        first = (part ? tile - tiles : tile) * HEIGHT;
     }
 };
 
-template <typename T, int NT>
+/* W: numbers, or codes of one kind or any. */
+template <typename W, int NT>
 __global__ void __launch_bounds__(32 * WARPS)
     few_rows_kernel(const __grid_constant__ FewRowsLinear s, int64_t tiles) {
+    typedef typename FewRowsChunk<W>::Number T;
+    const int TILES = FewRowsChunk<W>::TILES;
+    typedef Place<TILES * FEW_ROWS_TILE> Place;
     extern __shared__ __align__(16) unsigned char memory[];
     typedef FewRowsParts<NT, WARPS> Parts;
     Parts &parts = *(Parts *)memory;
@@ -37,11 +41,11 @@ __global__ void __launch_bounds__(32 * WARPS)
     static_assert(sizeof(Parts) % 16 == 0, "rows are read 16 bytes at a time");
 
     const int in = (int)s.in;
-    FewRowsSum<T, NT, AHEAD> sum;
+    FewRowsSum<W, NT, AHEAD> sum;
     auto begin = [&](int64_t tile) {
         Place at(s, tile);
         const FewRowsPart &p = at.part ? s.part[1] : s.part[0];
-        sum.begin((const T *)p.w + at.first * in, in, p.out - at.first, threadIdx.x / 32, WARPS);
+        sum.begin(p.w, 0, at.first, threadIdx.x / 32, WARPS);
     };
     int64_t tile = blockIdx.x;
     begin(tile);
@@ -58,28 +62,176 @@ __global__ void __launch_bounds__(32 * WARPS)
     }
 #pragma unroll 1
     for (int64_t next; tile < tiles; tile = next) {
-        sum.run(x);
-        parts.put(sum.sum[0], threadIdx.x / 32);
-        __syncthreads();
-        next = tile + gridDim.x;
-        if (next < tiles) begin(next);
         Place at(s, tile);
         const FewRowsPart &p = at.part ? s.part[1] : s.part[0];
+        sum.run(p.w, x);
+        next = tile + gridDim.x;
+#pragma unroll
+        for (int t = 0; t < TILES; t++) {
+            parts.put(sum.sum[0] + t * NT, threadIdx.x / 32);
+            __syncthreads();
+            if (t == TILES - 1 && next < tiles) begin(next);
 #pragma unroll 1
-        for (int i = threadIdx.x; i < FEW_ROWS_TILE * x.count; i += 32 * WARPS) {
-            int j = i % FEW_ROWS_TILE, n = i / FEW_ROWS_TILE;
-            int64_t o = at.first + j, row = first_row + n;
-            if (o < p.out) ((T *)p.y)[row * p.out + o] = plus<T>(parts.total(j, n), p, row, o);
+            for (int i = threadIdx.x; i < FEW_ROWS_TILE * x.count; i += 32 * WARPS) {
+                int j = i % FEW_ROWS_TILE, n = i / FEW_ROWS_TILE;
+                int64_t o = at.first + t * FEW_ROWS_TILE + j, row = first_row + n;
+                if (o < p.w.out)
+                    ((T *)p.y)[row * p.w.out + o] = plus<T>(parts.total(j, n), p, row, o);
+            }
+            __syncthreads();
         }
-        __syncthreads();
     }
 #pragma unroll 1
     for (int i = threadIdx.x; blockIdx.x + blockIdx.y == 0 && i < s.advance_count; i += 32 * WARPS)
         s.advance[i] += s.advance_by;
 }
 
+/*
+ * A vocabulary: far more tiles than warps, and each short. There a warp takes whole tiles, one
+ * after the other, and nobody waits for anybody: the loads of the next tile are under way while
+ * this one ends. All tiles are of part 0.
+ */
+template <typename W, int NT>
+__global__ void __launch_bounds__(32 * WARPS)
+    few_rows_long_kernel(const __grid_constant__ FewRowsLinear s, int64_t tiles) {
+    extern __shared__ __align__(16) unsigned char memory[];
+    typedef typename FewRowsChunk<W>::Number T;
+    const int AHEAD = NT == 1 ? 6 : 3;
+    T *rows = (T *)memory;
+    const FewRowsPart &p = s.part[0];
+    const int in = (int)s.in, chunks = in / FewRowsChunk<W>::COLUMNS;
+    const int64_t step = (int64_t)gridDim.x * WARPS;
+    int64_t tile = (int64_t)blockIdx.x * WARPS + threadIdx.x / 32;
+
+    FewRowsChunk<W> ahead[AHEAD];
+    FewRowsTile<W> from;
+    int64_t asked_tile = tile; /* whose chunk is asked for next */
+    int asked = 0;
+    auto fetch = [&](int i) {
+        if (asked_tile >= tiles) return;
+        if (asked == 0) from.begin(p.w, 0, asked_tile * FEW_ROWS_TILE);
+        ahead[i].load(from, p.w, asked);
+        if (++asked == chunks) asked = 0, asked_tile += step;
+    };
+#pragma unroll
+    for (int i = 0; i < AHEAD; i++) fetch(i);
+    if (s.norm) few_rows_prefetch((const T *)s.norm, in);
+    few_rows_wait();
+    few_rows_go();
+    FewRowsMatrix<T> x = {(const T *)s.x, in, (int)s.rows};
+    if (s.norm) {
+        few_rows_rmsnorm(rows, x.x, in, x.count, (const T *)s.norm, in, s.eps);
+        x.x = rows, x.stride = few_rows_stride<T>(in);
+        __syncthreads();
+    }
+    float sum[NT][4] = {};
+    int chunk = 0;
+#pragma unroll 1
+    while (tile < tiles) {
+#pragma unroll
+        for (int i = 0; i < AHEAD; i++) {
+            if (tile >= tiles) break;
+            FewRowsInput<W, NT> input;
+            input.load(x, p.w, chunk);
+            ahead[i].multiply(sum, input, p.w);
+            fetch(i);
+            if (++chunk < chunks) continue;
+            few_rows_each<NT>(sum, [&](int j, int n, float value) {
+                int64_t o = tile * FEW_ROWS_TILE + j;
+                if (o < p.w.out && n < x.count)
+                    ((T *)p.y)[n * p.w.out + o] = plus<T>(value, p, n, o);
+            });
+            memset(sum, 0, sizeof sum);
+            chunk = 0, tile += step;
+        }
+    }
+#pragma unroll 1
+    for (int i = threadIdx.x; blockIdx.x == 0 && i < s.advance_count; i += 32 * WARPS)
+        s.advance[i] += s.advance_by;
+}
+
+/*
+ * Large matrices: memory is the limit, if enough of it is on its way. Registers hold two chunks of
+ * a lane, and a warp may wait for its oldest load as if it were the youngest; so chunks go through
+ * shared memory (cp.async), RING of them for each warp, also across tiles. Sums are those of
+ * few_rows_kernel, bit for bit. All tiles are of part 0.
+ */
+template <typename W, int NT, int RING>
+__global__ void __launch_bounds__(32 * WARPS)
+    few_rows_ring_kernel(const __grid_constant__ FewRowsLinear s, int64_t tiles) {
+    extern __shared__ __align__(16) unsigned char memory[];
+    typedef typename FewRowsChunk<W>::Number T;
+    typedef FewRowsParts<NT, WARPS> Parts;
+    typedef FewRowsSlot<W> Slot;
+    const int TILES = FewRowsChunk<W>::TILES, HEIGHT = TILES * FEW_ROWS_TILE;
+    Parts &parts = *(Parts *)memory;
+    const int in = (int)s.in, chunks = in / FewRowsChunk<W>::COLUMNS, warp = threadIdx.x / 32;
+    char *ring = (char *)memory + sizeof(Parts) + warp * RING * Slot::BYTES;
+    T *rows = (T *)(memory + sizeof(Parts) + WARPS * RING * Slot::BYTES); /* normalised */
+    const FewRowsPart &p = s.part[0];
+
+    FewRowsTile<W> from;
+    int64_t asked_tile = blockIdx.x; /* whose chunk is asked for next */
+    int asked = warp;
+    auto ask = [&](int slot) {
+        if (asked_tile < tiles) {
+            if (asked == warp) from.begin(p.w, 0, asked_tile * HEIGHT);
+            Slot::ask(ring + slot * Slot::BYTES, from, p.w, asked);
+            asked += WARPS;
+            if (asked >= chunks) asked = warp, asked_tile += gridDim.x;
+        }
+        cp_async_commit(); /* empty at the end: the groups must be counted */
+    };
+    for (int i = 0; i < RING - 1; i++) ask(i);
+    if (s.norm) few_rows_prefetch((const T *)s.norm, in);
+    few_rows_wait();
+    few_rows_go();
+    FewRowsMatrix<T> x = {(const T *)s.x, in, (int)s.rows};
+    if (s.norm) {
+        few_rows_rmsnorm(rows, x.x, in, x.count, (const T *)s.norm, in, s.eps);
+        x.x = rows, x.stride = few_rows_stride<T>(in);
+        __syncthreads();
+    }
+    int slot = 0, before = RING - 1;
+#pragma unroll 1
+    for (int64_t tile = blockIdx.x; tile < tiles; tile += gridDim.x) {
+        float sum[TILES * NT][4] = {};
+#pragma unroll 1
+        for (int chunk = warp; chunk < chunks; chunk += WARPS) {
+            FewRowsChunk<W> c;
+            FewRowsInput<W, NT> input;
+            input.load(x, p.w, chunk);
+            cp_async_wait<RING - 2>();
+            Slot::take(c, ring + slot * Slot::BYTES);
+            ask(before);
+            c.multiply(sum, input, p.w);
+            before = slot;
+            slot = slot + 1 == RING ? 0 : slot + 1;
+        }
+#pragma unroll 1
+        for (int t = 0; t < TILES; t++) {
+#pragma unroll
+            for (int i = 0; i < TILES; i++) /* which registers must be known to the compiler */
+                if (i == t) parts.put(sum + i * NT, warp);
+            __syncthreads();
+#pragma unroll 1
+            for (int i = threadIdx.x; i < FEW_ROWS_TILE * x.count; i += 32 * WARPS) {
+                int j = i % FEW_ROWS_TILE, n = i / FEW_ROWS_TILE;
+                int64_t o = tile * HEIGHT + t * FEW_ROWS_TILE + j;
+                if (o < p.w.out) ((T *)p.y)[n * p.w.out + o] = plus<T>(parts.total(j, n), p, n, o);
+            }
+            __syncthreads();
+        }
+    }
+#pragma unroll 1
+    for (int i = threadIdx.x; blockIdx.x == 0 && i < s.advance_count; i += 32 * WARPS)
+        s.advance[i] += s.advance_by;
+}
+
 static size_t shared_bytes(DType dtype, const FewRowsLinear *s, int NT) {
-    size_t parts = NT == 1 ? sizeof(FewRowsParts<1, WARPS>) : sizeof(FewRowsParts<4, WARPS>);
+    size_t parts = NT == 1   ? sizeof(FewRowsParts<1, WARPS>)
+                   : NT == 2 ? sizeof(FewRowsParts<2, WARPS>)
+                             : sizeof(FewRowsParts<4, WARPS>);
     int stride =
         dtype == BF16 ? few_rows_stride<bf16>((int)s->in) : few_rows_stride<float>((int)s->in);
     size_t rows = (size_t)(s->rows < 8 * NT ? s->rows : 8 * NT);
@@ -87,25 +239,149 @@ static size_t shared_bytes(DType dtype, const FewRowsLinear *s, int NT) {
 }
 
 int few_rows_supports(const Gpu *gpu, DType dtype, const FewRowsLinear *s) {
-    uintptr_t all =
-        (uintptr_t)s->x | (uintptr_t)s->norm | (uintptr_t)s->part[0].w | (uintptr_t)s->part[1].w;
+    uintptr_t all = (uintptr_t)s->x | (uintptr_t)s->norm;
+    for (int i = 0; i < 2; i++) {
+        const FewRowsWeight *w = &s->part[i].w;
+        if (!few_rows_weight_supports(w, dtype) || (w->data && w->in != s->in)) return 0;
+    }
+    if (!few_rows_same_kind(&s->part[0].w, &s->part[1].w)) return 0;
     return (dtype == F32 || (dtype == BF16 && gpu->compute_capability >= 80)) && s->rows > 0 &&
-           s->rows <= FEW_ROWS && s->in > 0 && s->in <= INT32_MAX / 64 &&
-           s->in % FEW_ROWS_CHUNK == 0 && all % 16 == 0 &&
+           s->rows <= FEW_ROWS && s->in > 0 && s->in % FEW_ROWS_CHUNK == 0 && all % 16 == 0 &&
            shared_bytes(dtype, s, 4) <= (size_t)gpu->shared_memory_max;
+}
+
+/*
+ * Blocks on a processor, of at most `most` that fit: the time is that of the one with the most
+ * tiles. Two blocks keep its memory busy, more share it.
+ */
+static int blocks_each(int64_t tiles, int most, int processors) {
+    int best = most;
+    int64_t least = INT64_MAX;
+    for (int each = most; each >= 1; each--) {
+        int64_t time = ceil_div(tiles, (int64_t)each * processors) * (each < 2 ? 2 : each);
+        if (time < least) least = time, best = each;
+    }
+    return best;
+}
+
+template <typename Kernel> static int blocks_that_fit(Kernel kernel, size_t shared) {
+    int fit = 1;
+    if (shared > 48 << 10)
+        CUDA_CHECK(cudaFuncSetAttribute((const void *)kernel,
+                                        cudaFuncAttributeMaxDynamicSharedMemorySize, (int)shared));
+    CUDA_CHECK(cudaOccupancyMaxActiveBlocksPerMultiprocessor(&fit, kernel, 32 * WARPS, shared));
+    return fit < 1 ? 1 : fit;
+}
+
+/* Is it one product of more tiles than there are warps, several times over? Then, by its sizes
+ * alone, for every number of rows. */
+static bool is_long(const Gpu *gpu, const FewRowsLinear *s) {
+    return !s->part[1].w.data && s->part[0].w.out / FEW_ROWS_TILE >= 16 * gpu->sm_count;
+}
+template <typename W, int NT>
+static void launch_long(Gpu *gpu, DType dtype, const FewRowsLinear *s) {
+    int64_t tiles = ceil_div(s->part[0].w.out, FEW_ROWS_TILE);
+    size_t shared = shared_bytes(dtype, s, NT);
+    int fit = blocks_that_fit(few_rows_long_kernel<W, NT>, shared);
+    few_rows_launch(gpu, few_rows_long_kernel<W, NT>, dim3((unsigned)(fit * gpu->sm_count)),
+                    32 * WARPS, shared, *s, tiles);
+}
+
+/* Is it one product of a matrix that memory is the limit for, with chunks for all warps? Then by
+ * its sizes alone, too. */
+template <typename W> static bool is_large(const Gpu *gpu, const FewRowsLinear *s) {
+    const FewRowsWeight &w = s->part[0].w;
+    return gpu->compute_capability >= 80 && !s->part[1].w.data && !is_long(gpu, s) &&
+           w.out * w.in >= 6 << 20 && w.in / FewRowsChunk<W>::COLUMNS >= 2 * WARPS &&
+           w.out / FEW_ROWS_TILE >= gpu->sm_count;
+}
+template <typename W, int NT, int RING>
+static bool launch_ring(Gpu *gpu, DType dtype, const FewRowsLinear *s) {
+    int64_t tiles = ceil_div(s->part[0].w.out, FewRowsChunk<W>::TILES * FEW_ROWS_TILE);
+    size_t shared = shared_bytes(dtype, s, NT) + WARPS * RING * FewRowsSlot<W>::BYTES;
+    if (shared > (size_t)gpu->shared_memory_max) return false;
+    int fit = blocks_that_fit(few_rows_ring_kernel<W, NT, RING>, shared);
+    int64_t blocks = (int64_t)blocks_each(tiles, fit, gpu->sm_count) * gpu->sm_count;
+    few_rows_launch(gpu, few_rows_ring_kernel<W, NT, RING>,
+                    dim3((unsigned)(blocks < tiles ? blocks : tiles)), 32 * WARPS, shared, *s,
+                    tiles);
+    return true;
+}
+
+/* The kernel for weights of kind W, NT tiles of 8 rows a block, and so many groups of blocks. */
+template <typename W, int NT>
+static void launch(Gpu *gpu, DType dtype, const FewRowsLinear *s, unsigned groups) {
+    const int HEIGHT = FewRowsChunk<W>::TILES * FEW_ROWS_TILE;
+    int64_t tiles = ceil_div(s->part[0].w.out, HEIGHT) + ceil_div(s->part[1].w.out, HEIGHT);
+    size_t shared = shared_bytes(dtype, s, NT);
+    if (tiles == 0) return;
+    int64_t blocks = tiles;
+    if (tiles > gpu->sm_count) { /* large: a block takes several */
+        int fit = blocks_that_fit(few_rows_kernel<W, NT>, shared);
+        int64_t most = (int64_t)blocks_each(tiles, fit, gpu->sm_count) * gpu->sm_count;
+        if (blocks > most) blocks = most;
+    }
+    few_rows_launch(gpu, few_rows_kernel<W, NT>, dim3((unsigned)blocks, groups), 32 * WARPS, shared,
+                    *s, tiles);
+}
+
+/* Codes all of kind F, and blocks that chunks fit into. */
+template <DType F> static bool all_are(const FewRowsLinear *s) {
+    for (int i = 0; i < 2; i++) {
+        const FewRowsWeight &w = s->part[i].w;
+        const int C = few_rows_columns<F>();
+        if (w.data && (w.dtype != F || w.in % C || 1ll << w.in_shift < C)) return false;
+        if (w.data && F == I4 && w.in_shift != 7) return false; /* a chunk is a group */
+        /* With fewer chunks than warps half of them would wait; a vocabulary has none that do. */
+        if (w.data && w.in / C < 2 * WARPS && w.out < 1 << 14) return false;
+    }
+    return true;
+}
+
+/* With several rows of x a block reads them once for 64 or 32 rows of W. Which of these it is does
+ * not change a bit. */
+template <DType F> static bool launch_large(Gpu *gpu, DType dtype, const FewRowsLinear *s) {
+    if (!is_large<FewRowsCoded<F, 1>>(gpu, s)) return false;
+    if (s->rows <= 2 || s->part[0].w.out / FEW_ROWS_TILE < 3 * gpu->sm_count)
+        return s->rows <= 8 ? launch_ring<FewRowsCoded<F, 1>, 1, 6>(gpu, dtype, s)
+                            : launch_ring<FewRowsCoded<F, 1>, 4, 6>(gpu, dtype, s);
+    return s->rows <= 8    ? launch_ring<FewRowsCoded<F, 4>, 1, 4>(gpu, dtype, s)
+           : s->rows <= 16 ? launch_ring<FewRowsCoded<F, 4>, 2, 4>(gpu, dtype, s)
+                           : launch_ring<FewRowsCoded<F, 2>, 4, 6>(gpu, dtype, s);
+}
+static bool launch_large_numbers(Gpu *gpu, DType dtype, const FewRowsLinear *s) {
+    if (dtype != BF16 || s->part[0].w.scale || !is_large<bf16>(gpu, s)) return false;
+    return s->rows <= 8    ? launch_ring<bf16, 1, 6>(gpu, dtype, s)
+           : s->rows <= 16 ? launch_ring<bf16, 2, 6>(gpu, dtype, s)
+                           : launch_ring<bf16, 4, 6>(gpu, dtype, s);
+}
+
+/* Chunks of 16 bytes a lane pay where a warp has two of them, or a vocabulary. */
+template <DType F>
+static void launch_coded(Gpu *gpu, DType dtype, const FewRowsLinear *s, int64_t tiles) {
+    typedef FewRowsCoded<F, 1> Wide;
+    if (launch_large<F>(gpu, dtype, s)) return;
+    if (is_long(gpu, s))
+        s->rows <= 8 ? launch_long<Wide, 1>(gpu, dtype, s) : launch_long<Wide, 4>(gpu, dtype, s);
+    else
+        FEW_ROWS_SWITCH(s->rows, tiles, gpu, NT, groups, launch<Wide, NT>(gpu, dtype, s, groups));
 }
 
 void few_rows_linear_cuda(Gpu *gpu, DType dtype, const FewRowsLinear *s) {
     CHECK(few_rows_supports(gpu, dtype, s), "few_rows_linear: %lld rows of %lld",
           (long long)s->rows, (long long)s->in);
-    int64_t tiles =
-        ceil_div(s->part[0].out, FEW_ROWS_TILE) + ceil_div(s->part[1].out, FEW_ROWS_TILE);
-    int64_t most = (int64_t)BLOCKS_EACH * gpu->sm_count;
-    unsigned blocks = (unsigned)(tiles < most ? tiles : most);
-    if (tiles == 0) return;
-    DTYPE_SWITCH(
-        dtype, T,
-        FEW_ROWS_SWITCH(s->rows, tiles, gpu, NT, groups,
-                        few_rows_launch(gpu, few_rows_kernel<T, NT>, dim3(blocks, groups),
-                                        32 * WARPS, shared_bytes(dtype, s, NT), *s, tiles)));
+    const FewRowsPart *p = s->part;
+    const FewRowsWeight &w = p[0].w.data ? p[0].w : p[1].w;
+    int64_t tiles = ceil_div(p[0].w.out, FEW_ROWS_TILE) + ceil_div(p[1].w.out, FEW_ROWS_TILE);
+    if (launch_large_numbers(gpu, dtype, s)) return;
+    if (all_are<I4>(s))
+        launch_coded<I4>(gpu, dtype, s, tiles);
+    else if (all_are<U8>(s))
+        launch_coded<U8>(gpu, dtype, s, tiles);
+    else if (all_are<F8_E4M3>(s))
+        launch_coded<F8_E4M3>(gpu, dtype, s, tiles);
+    else
+        FEW_ROWS_KIND(
+            dtype, w, W,
+            FEW_ROWS_SWITCH(s->rows, tiles, gpu, NT, groups, launch<W, NT>(gpu, dtype, s, groups)));
 }

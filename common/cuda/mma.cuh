@@ -68,6 +68,16 @@ __device__ __forceinline__ void cp_async_16(void *shared, const void *global, bo
     __trap();
 #endif
 }
+/* The same with 4 bytes. */
+__device__ __forceinline__ void cp_async_4(void *shared, const void *global, bool valid) {
+#if MMA_CODE
+    asm volatile("cp.async.ca.shared.global [%0], [%1], 4, %2;" ::"r"(shared_address(shared)),
+                 "l"(global), "r"(valid ? 4 : 0)
+                 : "memory");
+#else
+    __trap();
+#endif
+}
 __device__ __forceinline__ void cp_async_commit() {
 #if MMA_CODE
     asm volatile("cp.async.commit_group;" ::: "memory");
@@ -106,6 +116,18 @@ __device__ __forceinline__ void ldmatrix_x4_transposed(uint32_t *r, const void *
 __device__ __forceinline__ void mma_bf16(float *d, const uint32_t *a, const uint32_t *b) {
 #if MMA_CODE
     asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 "
+        "{%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
+        : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+#else
+    __trap();
+#endif
+}
+
+/* The same with A and B in half precision. */
+__device__ __forceinline__ void mma_f16(float *d, const uint32_t *a, const uint32_t *b) {
+#if MMA_CODE
+    asm("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 "
         "{%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
         : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
         : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));

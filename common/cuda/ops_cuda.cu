@@ -19,7 +19,7 @@ static void linear_product(Gpu *gpu, DType dtype, void *y, const void *base, con
                            const void *w, const void *bias, int64_t rows, int64_t in, int64_t out) {
     FewRowsLinear few = {};
     few.x = x, few.rows = rows, few.in = in;
-    few.part[0] = {y, w, bias, base, out};
+    few.part[0] = {y, few_rows_numbers(w, dtype, out, in), bias, base};
     if (few_rows_supports(gpu, dtype, &few)) return few_rows_linear_cuda(gpu, dtype, &few);
     GpuMatmul product = gpu_product(dtype, dtype, false, true, rows, out, in);
     product.beta = base ? 1 : 0, product.bias = bias != NULL;

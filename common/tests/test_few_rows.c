@@ -116,8 +116,8 @@ DEVICE_TEST(few_rows, two_products_and_a_counter) {
             .eps = 1e-5f,
             .rows = a.n,
             .in = a.in,
-            .part = {{.y = ya->data, .w = a.w->data, .bias = a.bias->data, .out = a.out},
-                     {.y = yb->data, .w = b.w->data, .out = b.out}},
+            .part = {{.y = ya->data, .w = few_rows_weight(a.w), .bias = a.bias->data},
+                     {.y = yb->data, .w = few_rows_weight(b.w)}},
             .advance = counters->data,
             .advance_count = 3,
             .advance_by = 4};

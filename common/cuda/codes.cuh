@@ -1,0 +1,72 @@
+/*
+ * Codes of few bits as BF16, in registers, exactly, without a table or a conversion of the
+ * floating-point unit.
+ *
+ *     q + 8, q + 128    a BF16 between 128 and 256 counts in ones: put four or seven bits of the
+ *                       code at its end, and subtract what is too much. The code's eighth bit says
+ *                       whether that is 128 or 256
+ *     E4M3              sign, four bits of exponent and three of mantissa have the same places in
+ *                       BF16, which only counts exponents from another end: times 2^120. Numbers
+ *                       below 2^-6 come out right, too. (There is no NaN: its code is 480.)
+ *
+ * Everything works on two numbers in the halves of a register.
+ */
+#ifndef COMMON_CODES_CUH
+#define COMMON_CODES_CUH
+
+#include "common/cuda/gpu.cuh"
+
+#include <cuda_fp16.h>
+
+/* Four bytes of q, each chosen by four bits: which byte, and 8: its sign, eight times. */
+template <uint32_t CHOICE> __device__ __forceinline__ uint32_t choose_bytes(uint32_t q) {
+    uint32_t r;
+    asm("prmt.b32 %0, %1, %2, %3;" : "=r"(r) : "r"(q), "r"(0), "n"(CHOICE));
+    return r;
+}
+
+__device__ __forceinline__ uint32_t bf16_pair_minus(uint32_t a, uint32_t b) {
+    __nv_bfloat162 d = __hsub2(*(__nv_bfloat162 *)&a, *(__nv_bfloat162 *)&b);
+    return *(uint32_t *)&d;
+}
+__device__ __forceinline__ uint32_t bf16_pair_times(uint32_t a, uint32_t b) {
+    __nv_bfloat162 d = __hmul2(*(__nv_bfloat162 *)&a, *(__nv_bfloat162 *)&b);
+    return *(uint32_t *)&d;
+}
+
+/* Two bytes of q, which are at the lower end of the halves. */
+__device__ __forceinline__ uint32_t int8_pair(uint32_t pair) {
+    uint32_t number = (pair & 0x007f007fu) | 0x43004300u;
+    uint32_t too_much = (~pair & 0x00800080u) | 0x43004300u;
+    return bf16_pair_minus(number, too_much);
+}
+
+/* The same of four bits. */
+__device__ __forceinline__ uint32_t int4_pair(uint32_t pair) {
+    return bf16_pair_minus((pair & 0x000f000fu) | 0x43004300u, 0x43084308u);
+}
+
+/* Bytes A and B of q. */
+template <int A, int B> __device__ __forceinline__ uint32_t e4m3_pair(uint32_t q) {
+    /* as 16 bits with a sign, four places up: the sign at the top, then what is cleared */
+    uint32_t pair = choose_bytes<A | (8 | A) << 4 | B << 8 | (8 | B) << 12>(q);
+    return bf16_pair_times((pair << 4) & 0x87f087f0u, 0x7b807b80u);
+}
+
+/* Bytes 0 and 1, or 2 and 3, as half precision, which has all of E4M3's numbers, too: one
+ * instruction since Ada. */
+template <int UPPER> __device__ __forceinline__ uint32_t e4m3_half_pair(uint32_t q) {
+#if __CUDA_ARCH__ >= 890
+    uint32_t r;
+    uint16_t two = (uint16_t)(UPPER ? q >> 16 : q);
+    asm("cvt.rn.f16x2.e4m3x2 %0, %1;" : "=r"(r) : "h"(two));
+#else
+    uint32_t pair = choose_bytes < UPPER ? 0xb3a2 : 0x9180 > (q);
+    pair = (pair << 7) & 0xbf80bf80u; /* exponents count from another end: times 2^8 */
+    __half2 d = __hmul2(*(__half2 *)&pair, __half2half2(__ushort_as_half(0x5c00)));
+    uint32_t r = *(uint32_t *)&d;
+#endif
+    return r;
+}
+
+#endif
