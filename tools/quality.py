@@ -2,12 +2,13 @@
 """What fewer bits cost a model, by every way that `deepseek quantize` has: bytes, and perplexity on a text that
 neither the model nor the methods have seen.
 
-    tools/quality.py MODEL TEXT FILE.csv     make 10_full_model first
+    tools/quality.py TEXT FILE.csv MODEL...     make 10_full_model first
 
-The methods look at the text's first nine tenths; perplexity is measured on the rest, by WINDOWS windows of as many
+The methods look at the text's first nine tenths; perplexity is measured on the rest, by windows of as many
 tokens as in training. (A model that was trained here on the same text knows the first 19 twentieths: --tail 0.05.)
 A row for each way:
 
+    model                      its folder's name
     way, to, method, group     as flags of deepseek quantize; `plain` is the model as it is
     bytes                      of the folder's weights
     perplexity, more           by `deepseek eval`, and percent above the plain model's
@@ -30,7 +31,7 @@ DEEPSEEK = ROOT / "10_full_model/deepseek"
 WAYS = [("int8", "rtn", 128), ("int8", "gptq", 128), ("int8", "llmint8", 0), ("int8", "smoothquant", 0),
         ("int4", "rtn", 128), ("int4", "awq", 128), ("int4", "gptq", 128), ("int4", "rtn", 64), ("int4", "gptq", 64),
         ("int4", "rtn", 32), ("int4", "gptq", 32), ("fp8", "rtn", 128)]  # fmt: skip
-COLUMNS = "way,to,method,group,bytes,perplexity,more,fast,fast_more".split(",")
+COLUMNS = "model,way,to,method,group,bytes,perplexity,more,fast,fast_more".split(",")
 
 
 def deepseek(*arguments):
@@ -49,13 +50,30 @@ def weights(folder):
     return sum(f.stat().st_size for f in folder.glob("model*.safetensors"))
 
 
+def measure(model, head, tail, windows, scratch):
+    """A row for each way."""
+    plain = perplexity(model, tail, windows)
+    yield dict(model=model.name, way="plain", to="f32", bytes=weights(model), perplexity=f"{plain:.4f}", more="0")
+    for to, method, group in WAYS:
+        flags = ["--to", to, "--method", method, "--group", group] if to != "fp8" else ["--to", to]
+        deepseek("quantize", "--model", model, "--out", scratch / "few", *flags, "--calibrate", head, "--overwrite")
+        few = perplexity(scratch / "few", tail, windows)
+        fast = perplexity(scratch / "few", tail, windows, "--quantised-activations")
+        row = dict(model=model.name, way=f"{to} {method} {group}" if to != "fp8" else "fp8", to=to, method=method, group=group,
+                   bytes=weights(scratch / "few"), perplexity=f"{few:.4f}", more=f"{100 * (few / plain - 1):.2f}",
+                   fast=f"{fast:.4f}", fast_more=f"{100 * (fast / plain - 1):.2f}")  # fmt: skip
+        print(f"{model.name:10} {row['way']:20} {row['bytes']:12,} bytes   perplexity {few:8.3f} ({row['more']:>6} %)   "
+              f"with activations in 8 bits {fast:8.3f} ({row['fast_more']:>6} %)", flush=True)  # fmt: skip
+        yield row
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("model", type=pathlib.Path)
     parser.add_argument("text", type=pathlib.Path)
     parser.add_argument("csv", type=pathlib.Path)
+    parser.add_argument("models", type=pathlib.Path, nargs="+")
     parser.add_argument("--tail", type=float, default=0.1, help="share of the text to measure on (default 0.1)")
-    parser.add_argument("--windows", type=int, default=512)
+    parser.add_argument("--windows", type=int, default=512, help="of it (default 512)")
     c = parser.parse_args()
     rows = []
     with tempfile.TemporaryDirectory() as scratch:
@@ -65,26 +83,16 @@ def main():
         head, tail = scratch / "head.txt", scratch / "tail.txt"
         head.write_bytes(text[:cut])
         tail.write_bytes(text[cut:])
-        plain = perplexity(c.model, tail, c.windows)
-        rows.append(dict(way="plain", to="f32", bytes=weights(c.model), perplexity=f"{plain:.4f}", more="0"))
-        for to, method, group in WAYS:
-            flags = ["--to", to, "--method", method, "--group", group] if to != "fp8" else ["--to", to]
-            deepseek("quantize", "--model", c.model, "--out", scratch / "few", *flags, "--calibrate", head, "--overwrite")
-            few = perplexity(scratch / "few", tail, c.windows)
-            fast = perplexity(scratch / "few", tail, c.windows, "--quantised-activations")
-            rows.append(dict(way=f"{to} {method} {group}" if to != "fp8" else "fp8", to=to, method=method, group=group,
-                             bytes=weights(scratch / "few"), perplexity=f"{few:.4f}", more=f"{100 * (few / plain - 1):.2f}",
-                             fast=f"{fast:.4f}", fast_more=f"{100 * (fast / plain - 1):.2f}"))  # fmt: skip
-            print(f"{rows[-1]['way']:20} {rows[-1]['bytes']:12,} bytes   perplexity {few:8.3f} ({rows[-1]['more']:>6} %)   "
-                  f"with activations in 8 bits {fast:8.3f} ({rows[-1]['fast_more']:>6} %)", flush=True)  # fmt: skip
+        for model in c.models:
+            rows += measure(model.resolve(), head, tail, c.windows, scratch)
     with open(c.csv, "w", newline="") as file:
-        for line in [f"# made by: tools/quality.py, of {c.model.name} on the last {c.tail:g} of {c.text.name}",
-                     f"# commit: {commit()}", f"# date: {datetime.date.today()}"]:  # fmt: skip
+        for line in [f"# made by: tools/quality.py, on the last {c.tail:g} of {c.text.name}", f"# commit: {commit()}",
+                     f"# date: {datetime.date.today()}"]:  # fmt: skip
             file.write(line + "\n")
         writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
-    print(f"quality.py: {c.csv}: plain {plain:.3f}, {len(rows)} rows")
+    print(f"quality.py: {c.csv}: {len(rows)} rows")
 
 
 if __name__ == "__main__":
