@@ -159,10 +159,13 @@ static float loss_of(Context *ctx, const Decoder *d, bool record, float *value) 
 
 static const QuantFormat four_bits = {I4, 1, 32, false};
 
-/* After a plain start, both go on: one plainly, one with what it will be. Then both are rounded.
- * (Seen: 0.0246 to 0.0499, and 0.0247 to 0.0246.) */
+/*
+ * After a plain start, both go on: one plainly, one with what it will be. Then both are rounded.
+ * What that costs varies with the order of sums: seen from 0.0018 to 0.05 after plain training, less
+ * than 0.0003 after the other.
+ */
 CPU_TEST(qat, learns_to_live_with_four_bits) {
-    float rounded[2], value;
+    float cost[2], trained, rounded;
     for (int qat = 0; qat < 2; qat++) {
         Module m;
         module_init(&m, &ctx);
@@ -172,20 +175,19 @@ CPU_TEST(qat, learns_to_live_with_four_bits) {
             ctx.recording = true;
             const Decoder *d = &m.model;
             if (qat && step >= STEPS / 2) d = qat_decoder(&ctx, d, &four_bits, 1);
-            loss_of(&ctx, d, true, &value);
+            loss_of(&ctx, d, true, &trained);
             adamw_step(&adamw, &m.params, step < STEPS / 2 ? 0.01f : 0.003f, 1);
             context_reset(&ctx);
         }
         QuantReport report = {0};
         QuantRecipe recipe = quant_recipe(QUANT_RTN, four_bits);
         check_ok(quantise_decoder(&ctx, &m.model, &recipe, NULL, &report, &err), &err);
-        loss_of(&ctx, &m.model, false, &rounded[qat]);
-        if (qat)
-            cr_expect(rounded[1] < 1.05f * value, "rounded %g, in training %g", (double)rounded[1],
-                      (double)value);
+        loss_of(&ctx, &m.model, false, &rounded);
+        cost[qat] = rounded - trained;
+        cr_expect(trained < 0.03f, "%g", (double)trained);
     }
-    cr_expect(rounded[1] < 0.7f * rounded[0], "rounded after plain training %g, after QAT %g",
-              (double)rounded[0], (double)rounded[1]);
+    cr_expect(cost[0] > 0 && cost[1] < 0.25f * cost[0], "after plain training %g, after QAT %g",
+              (double)cost[0], (double)cost[1]);
 }
 
 /* A decoder made of fake-quantised weights computes what the quantised decoder does. */
