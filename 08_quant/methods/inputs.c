@@ -14,7 +14,7 @@
 
 /* ---- taps ---- */
 
-/* A copy of x in the arena, [rows, in]; of nothing at all it is no error. */
+/* A copy of x [rows, in] in the arena, for the function to change. */
 static float *copy_of(Context *ctx, const float *x, int64_t rows, int64_t in) {
     float *copy = arena_alloc(&ctx->data, sizeof *copy * (size_t)(rows * in));
     memcpy(copy, x, sizeof *copy * (size_t)(rows * in));

@@ -40,8 +40,8 @@ enum { INPUT_SAMPLES = 128 };
 
 typedef struct InputStats {
     int64_t in, rows;         /* how many rows were seen */
-    float *gram;              /* [in, in]: X^T X, which is all that a sum of squares needs: */
-    float *sum_abs, *max_abs; /* [in]: of each column                      (input_square) */
+    float *gram;              /* [in, in]: X^T X, all that input_square() needs */
+    float *sum_abs, *max_abs; /* [in]: of each column */
     float *sample;            /* [samples, in]: every stride-th row */
     int64_t samples, stride;
 } InputStats;

@@ -161,8 +161,8 @@ static const QuantFormat four_bits = {I4, 1, 32, false};
 
 /*
  * After a plain start, both go on: one plainly, one with what it will be. Then both are rounded.
- * What that costs varies with the order of sums: seen from 0.0018 to 0.05 after plain training, less
- * than 0.0003 after the other.
+ * What that costs varies with the order of sums: seen from 0.0018 to 0.05 after plain training,
+ * less than 0.0003 after the other.
  */
 CPU_TEST(qat, learns_to_live_with_four_bits) {
     float cost[2], trained, rounded;
