@@ -45,7 +45,9 @@ struct Shape {
     static constexpr int M = 64 * GROUPS * WAVES, THREADS = 128 * (GROUPS + 1);
     static constexpr int A_BYTES = M * FP8_STEP, B_BYTES = N * FP8_STEP;
     static constexpr int STAGE_BYTES = A_BYTES + B_BYTES;
-    static constexpr int OUT_BYTES = GROUPS * SLICE_BYTES; /* to store sums from */
+    /* To store sums from: of dW two buffers in turn, 64 x 32 numbers in F32 each. */
+    static constexpr int GROUP_OUT = (USE == WEIGHT_USE ? 2 : 1) * SLICE_BYTES;
+    static constexpr int OUT_BYTES = GROUPS * GROUP_OUT;
     /* Of a stage. Copies begin at multiples of four numbers, an expert's rows anywhere. */
     static constexpr int A_SCALES = M + 4, SCALES = A_SCALES + (USE == WEIGHT_USE ? N : 0);
     static constexpr int SUMS_BYTES = (SPLIT - 1) * M * N * 4;
@@ -75,7 +77,7 @@ template <typename S> struct Barriers {
 };
 
 struct Fp8Maps {
-    CUtensorMap a, b;
+    CUtensorMap a, b, d; /* d: WEIGHT_USE */
 };
 
 struct Fp8Work {

@@ -17,7 +17,7 @@
  *                   next one may set itself up while this one ends (griddepcontrol).
  */
 #include "05_moe/cuda/grouped_tiles.cuh"
-#include "08_quant/cuda/fp8_hopper.cuh"
+#include "08_quant/cuda/fp8_store.cuh"
 #include "08_quant/fp8_rungs.h"
 #include "common/cuda/few_rows_launch.cuh"
 
@@ -44,113 +44,14 @@ static __device__ __forceinline__ Turn weight_tile(const int *first, const Fp8Wo
     return {expert, i % each, first[expert], first[expert + 1] - first[expert]};
 }
 
-/* ---- SPLIT: the other parts' sums to the first ---- */
-
 template <typename S, int ACTIVE>
-static __device__ __forceinline__ void send_sums(const float (&sum)[S::WAVES][S::N / 2], char *ring,
-                                                 Barriers<S> *barriers, int group, int rank) {
-    uint32_t to = shared_address(ring + S::SUMS_AT) +
-                  ((rank / S::SHARES - 1) * S::GROUPS + group) * S::WAVES * 64 * S::N * 4 +
-                  threadIdx.x % 128 * 16;
-    uint32_t barrier = shared_address(&barriers->sums_full[group]);
-    asm volatile("mapa.shared::cluster.u32 %0, %0, %2;\nmapa.shared::cluster.u32 %1, %1, %2;\n"
-                 : "+r"(to), "+r"(barrier)
-                 : "r"(rank % S::SHARES));
-#pragma unroll
-    for (int w = 0; w < ACTIVE; w++)
-#pragma unroll
-        for (int j = 0; j < S::N / 2; j += 4)
-            asm volatile("st.async.weak.shared::cluster.mbarrier::complete_tx::bytes.v4.f32 [%0], "
-                         "{%2, %3, %4, %5}, [%1];" ::"r"(to + (w * S::N / 8 + j / 4) * 2048),
-                         "r"(barrier), "f"(sum[w][j]), "f"(sum[w][j + 1]), "f"(sum[w][j + 2]),
-                         "f"(sum[w][j + 3])
-                         : "memory");
-}
-
-template <typename S, int ACTIVE>
-static __device__ __forceinline__ void add_sums(float (&sum)[S::WAVES][S::N / 2], char *ring,
-                                                Barriers<S> *barriers, int group, int rank,
-                                                uint32_t parity) {
-    if (threadIdx.x % 128 == 0)
-        mbarrier_expect(&barriers->sums_full[group], (S::SPLIT - 1) * ACTIVE * 64 * S::N * 4);
-    mbarrier_wait(&barriers->sums_full[group], parity);
-    const char *from =
-        ring + S::SUMS_AT + group * S::WAVES * 64 * S::N * 4 + threadIdx.x % 128 * 16;
-#pragma unroll
-    for (int other = 0; other < S::SPLIT - 1; other++, from += S::M * S::N * 4)
-#pragma unroll
-        for (int w = 0; w < ACTIVE; w++)
-#pragma unroll
-            for (int j = 0; j < S::N / 2; j += 4) {
-                float4 f = *(const float4 *)(from + (w * S::N / 8 + j / 4) * 2048);
-                sum[w][j] += f.x, sum[w][j + 1] += f.y;
-                sum[w][j + 2] += f.z, sum[w][j + 3] += f.w;
-            }
-    __syncwarp();
-    for (int part = 1; part < S::SPLIT; part++)
-        if (lane_arrives())
-            mbarrier_arrive_cluster(&barriers->sums_empty[group], part * S::SHARES + rank);
-}
-
-/* ---- storing ---- */
-
-/* A warp's 16 rows of a slice, 64 columns at a time: through 2 KiB of its own, from where rows are
- * read in pieces of 16 bytes. `rows`: how many of the 16 there are. */
-template <int N>
-static __device__ __forceinline__ void store_rows(bf16 *d, const bf16 *base, int rows, int n,
-                                                  int column, const float (&sum)[N / 2],
-                                                  char *out) {
-    int lane = threadIdx.x % 32, row = lane / 8 % 2 * 8 + lane % 8;
-#pragma unroll
-    for (int c = 0; c < N; c += 64) {
-        __syncwarp();
-#pragma unroll
-        for (int j = 0; j < 64 && c + j < N; j += 16) {
-            const float *s = sum + (c + j) / 2;
-            uint32_t r[4] = {pack_bf16(s[0], s[1]), pack_bf16(s[2], s[3]), pack_bf16(s[4], s[5]),
-                             pack_bf16(s[6], s[7])};
-            stmatrix_x4(out + row * 128 + ((j / 8 + lane / 16) ^ row % 8) * 16, r);
-        }
-        __syncwarp();
-#pragma unroll
-        for (int i = 0; i < 4; i++) {
-            int r = i * 4 + lane / 8, p = lane % 8, at = column + c + 8 * p;
-            if (r >= rows || c + 8 * p >= N || at >= n) continue;
-            uint4 piece = *(const uint4 *)(out + r * 128 + (p ^ r % 8) * 16);
-            if (base) {
-                uint4 old = *(const uint4 *)(base + (int64_t)r * n + at);
-                __nv_bfloat162 *x = (__nv_bfloat162 *)&piece, *y = (__nv_bfloat162 *)&old;
-#pragma unroll
-                for (int j = 0; j < 4; j++) x[j] = __hadd2_rn(x[j], y[j]);
-            }
-            *(uint4 *)(d + (int64_t)r * n + at) = piece;
-        }
-    }
-}
-
-/* A slice of dW: a thread's pairs of numbers are whole sectors of 32 bytes with its neighbours'. */
-template <int N>
-static __device__ __forceinline__ void store_weights(float *d, int rows, int n, int column, int add,
-                                                     const float (&sum)[N / 2]) {
-    int r = threadIdx.x % 32 / 4;
-    column += threadIdx.x % 4 * 2;
-#pragma unroll
-    for (int j = 0; j < N / 2; j += 2) {
-        int row = r + j % 4 * 4, at = column + j / 4 * 8;
-        if (row >= rows || at >= n) continue;
-        float2 *to = (float2 *)(d + (int64_t)row * n + at);
-        float2 old = add ? *to : make_float2(0, 0);
-        *to = make_float2(old.x + sum[j], old.y + sum[j + 1]);
-    }
-}
-
-template <typename S, int ACTIVE>
-static __device__ __forceinline__ void consume_tile(const Fp8Work &work, const Part &p, char *ring,
+static __device__ __forceinline__ void consume_tile(const Fp8Maps &maps, const Fp8Work &work,
+                                                    const Part &p, char *ring,
                                                     Barriers<S> *barriers, Ring<S::STAGES> &at,
                                                     uint32_t &sums_parity, int group, int rank) {
     float sum[S::WAVES][S::N / 2];
     multiply<S, ACTIVE>(sum, work, p, ring, barriers, at, group, rank);
-    if (!ACTIVE) return;
+    if (!ACTIVE || (work.add && p.first == p.last && S::SPLIT == 1)) return; /* nothing to add */
     if (S::SPLIT > 1) {
         uint32_t parity = sums_parity;
         sums_parity ^= 1;
@@ -167,9 +68,8 @@ static __device__ __forceinline__ void consume_tile(const Fp8Work &work, const P
     for (int w = 0; w < ACTIVE; w++) {
         int row = (w * S::GROUPS + group) * 64 + warp * 16;
         if (S::USE == WEIGHT_USE)
-            store_weights<S::N>((float *)work.d +
-                                    ((int64_t)p.expert * work.rows + p.row + row) * work.n,
-                                p.rows - row, work.n, p.column, work.add, sum[w]);
+            store_weights<S::N>(&maps.d, p.expert, p.row + row - warp * 16, p.column, work.add,
+                                sum[w], ring + S::OUT_AT + group * S::GROUP_OUT, group);
         else
             store_rows<S::N>((bf16 *)work.d + (int64_t)(p.row + row) * work.n,
                              work.base ? work.base + (int64_t)(p.row + row) * work.n : NULL,
@@ -178,7 +78,7 @@ static __device__ __forceinline__ void consume_tile(const Fp8Work &work, const P
 }
 
 template <typename S>
-static __device__ __forceinline__ void consume(const Fp8Work &work, char *ring,
+static __device__ __forceinline__ void consume(const Fp8Maps &maps, const Fp8Work &work, char *ring,
                                                Barriers<S> *barriers, int group, int rank) {
     Ring<S::STAGES> at;
     uint32_t sums_parity = 0;
@@ -189,12 +89,13 @@ static __device__ __forceinline__ void consume(const Fp8Work &work, char *ring,
         int slices = (p.rows + 63) / 64; /* of all groups; this one has every GROUPS-th */
         int active = p.rows <= 0 ? 0 : (slices - group + S::GROUPS - 1) / S::GROUPS;
         if (active >= S::WAVES)
-            consume_tile<S, S::WAVES>(work, p, ring, barriers, at, sums_parity, group, rank);
+            consume_tile<S, S::WAVES>(maps, work, p, ring, barriers, at, sums_parity, group, rank);
         else if (active > 0)
-            consume_tile<S, 1>(work, p, ring, barriers, at, sums_parity, group, rank);
+            consume_tile<S, 1>(maps, work, p, ring, barriers, at, sums_parity, group, rank);
         else
-            consume_tile<S, 0>(work, p, ring, barriers, at, sums_parity, group, rank);
+            consume_tile<S, 0>(maps, work, p, ring, barriers, at, sums_parity, group, rank);
     }
+    if (S::USE == WEIGHT_USE && threadIdx.x % 128 == 0) tma_store_wait<0>();
 }
 #endif
 
@@ -233,7 +134,7 @@ __global__ void __cluster_dims__(S::CLUSTER, 1, 1) __launch_bounds__(S::THREADS,
         }
     } else {
         registers_take<S::CONSUMER>();
-        consume(work, ring, &barriers, group - 1, rank);
+        consume(maps, work, ring, &barriers, group - 1, rank);
     }
     cluster_sync(); /* nor leaves while another may still write to it */
 #endif
@@ -306,6 +207,14 @@ template <typename S> static void launch(Gpu *gpu, const Operands &o) {
     CHECK(map_codes(&maps.a, o.a, a_rows, k, S::M / (S::SHARE == SHARE_A ? 2 : 1)) &&
               map_codes(&maps.b, o.b, b_rows, k, S::N / (S::SHARE == SHARE_B ? 2 : 1)),
           "a tensor cannot be mapped for TMA: does it begin at a multiple of 16 bytes?");
+    if (WEIGHT) {
+        uint64_t sizes[3] = {(uint64_t)s.in, (uint64_t)s.out, (uint64_t)s.experts};
+        uint64_t strides[2] = {(uint64_t)s.in * 4, (uint64_t)(s.out * s.in) * 4};
+        uint32_t box[3] = {32, 64, 1};
+        CHECK(tensor_map_make(&maps.d, CU_TENSOR_MAP_DATA_TYPE_FLOAT32, o.d, 3, sizes, strides, box,
+                              CU_TENSOR_MAP_SWIZZLE_128B),
+              "dW cannot be mapped for TMA: does it begin at a multiple of 16 bytes?");
+    }
     Fp8Work work = {};
     work.offsets = o.offsets;
     work.d = o.d;
@@ -446,7 +355,7 @@ void fp8_grouped_persistent_cuda(Gpu *gpu, DType dtype, void *y, const void *bas
 /* ---- dW ---- */
 
 int fp8_weight_hopper_available(Gpu *gpu, GroupedShape s) {
-    return gpu->compute_capability == 90 && s.in % 2 == 0 && s.in > 0 && s.out > 0 &&
+    return gpu->compute_capability == 90 && s.in % 4 == 0 && s.in > 0 && s.out > 0 &&
            s.experts <= TABLE_EXPERTS;
 }
 
@@ -466,7 +375,7 @@ void fp8_weight_shape_cuda(Gpu *gpu, int shape, float *dw, int add, const uint8_
                            const float *dy_scale, const uint8_t *x_t, const float *x_scale,
                            const int32_t *offsets, GroupedShape s) {
     CHECK(fp8_weight_hopper_available(gpu, s),
-          "FP8 by wgmma needs sm_90, an even number of inputs and at most %d experts: this is "
+          "FP8 by wgmma needs sm_90, a multiple of 4 inputs and at most %d experts: this is "
           "sm_%d, in %lld, %d experts",
           TABLE_EXPERTS, gpu->compute_capability, (long long)s.in, s.experts);
     if (!offsets) s.experts = 1;
