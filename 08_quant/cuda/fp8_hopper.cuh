@@ -51,11 +51,15 @@ struct Shape {
     /* Of a stage. Copies begin at multiples of four numbers, an expert's rows anywhere. */
     static constexpr int A_SCALES = M + 4, SCALES = A_SCALES + (USE == WEIGHT_USE ? N : 0);
     static constexpr int SUMS_BYTES = (SPLIT - 1) * M * N * 4;
+    /* The copy engine stores dW from there: a swizzled block begins at a multiple of 1024. */
+    static constexpr int OUT_ALIGN = USE == WEIGHT_USE ? 1024 : 16;
     static constexpr int FIT =
-        (SHARED_LIMIT / PER_SM - OUT_BYTES - SUMS_BYTES) / (STAGE_BYTES + SCALES * 4);
+        (SHARED_LIMIT / PER_SM - OUT_ALIGN - OUT_BYTES - SUMS_BYTES) / (STAGE_BYTES + SCALES * 4);
     static constexpr int STAGES = FIT < 10 ? FIT : 10;
     static constexpr int SCALES_AT = STAGES * STAGE_BYTES;
-    static constexpr int OUT_AT = SCALES_AT + STAGES * SCALES * 4, SUMS_AT = OUT_AT + OUT_BYTES;
+    static constexpr int OUT_AT =
+        (SCALES_AT + STAGES * SCALES * 4 + OUT_ALIGN - 1) / OUT_ALIGN * OUT_ALIGN;
+    static constexpr int SUMS_AT = OUT_AT + OUT_BYTES;
     static constexpr int SHARED_BYTES = SUMS_AT + SUMS_BYTES;
     /* rows and columns of a cluster's tile */
     static constexpr int ROWS = M * (SHARE == SHARE_B ? SHARES : 1);
