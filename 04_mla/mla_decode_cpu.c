@@ -74,12 +74,13 @@ void mla_decode_reference_cpu(float *o, float *scratch, const float *q, const fl
             max = fmax(max, p[j]);
         }
         for (int j = 0; j < seen; j++) sum += p[j] = exp(p[j] - max);
-        for (int c = 0; c < s.kv_lora_rank; c++) {
-            double out = 0;
-            for (int j = 0; j < seen; j++)
-                out += p[j] * rows_of_tokens(room, latent, block_table, b, j, 1, &s)[c];
-            o[row * s.kv_lora_rank + c] = (float)(out / sum);
+        double out[MLA_DECODE_MAX_WIDTH] = {0};
+        for (int j = 0; j < seen; j++) {
+            const float *z = rows_of_tokens(room, latent, block_table, b, j, 1, &s);
+            for (int c = 0; c < s.kv_lora_rank; c++) out[c] += p[j] * z[c];
         }
+        for (int c = 0; c < s.kv_lora_rank; c++)
+            o[row * s.kv_lora_rank + c] = (float)(out[c] / sum);
     }
     free(p);
 }

@@ -160,7 +160,7 @@ static int match(Loading *l, Error *err) {
         if (!is_fresh(l, weight) && match_weight(l, weight, err)) return -1;
     for (int i = 0; !l->fresh_modules && weight_alias(l->model, i, &weight, &alias); i++)
         if (match_alias(l, weight, &alias, err)) return -1;
-    qsort(l->names, (size_t)l->name_count, sizeof *l->names, compare_names);
+    if (l->name_count) qsort(l->names, (size_t)l->name_count, sizeof *l->names, compare_names);
     for (int f = 0; f < l->files.count; f++)
         for (int i = 0; i < safetensors_count(l->files.files[f]); i++)
             if (match_tensor(l, safetensors_at(l->files.files[f], i),
