@@ -190,7 +190,7 @@ static int write_text(Tour *t, const char *when, int tokens, Error *err) {
  * time is the best of a few runs, for one takes a moment only.
  */
 static int guess_ahead(Tour *t, Error *err) {
-    enum { RUNS = 5, DRAFTS = 2 };
+    enum { RUNS = 3, DRAFTS = 2 };
     char *answers[2] = {NULL, NULL};
     double seconds[2] = {INFINITY, INFINITY};
     GenerateOptions options = {.sampling = {.top_p = 1}, .max_new_tokens = 60};
@@ -423,6 +423,7 @@ int main(int argc, char **argv) {
     Tour t = {.options = o, .train = train_defaults()};
     t.train.schedule.steps = o->steps;
     if (t.train.schedule.warmup > o->steps) t.train.schedule.warmup = o->steps;
+    if (t.train.eval_batches > o->steps) t.train.eval_batches = o->steps; /* little was learned */
     options_open(&o->common, &t.ctx);
     Error err;
     int status = output_folder_check(o->out, OUTPUT_RUN, o->overwrite, &err);

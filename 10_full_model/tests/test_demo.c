@@ -29,7 +29,7 @@ Test(demo, fits_a_terminal_and_recommends_what_works) {
     fclose(file);
     snprintf(data, sizeof data, "%s", w.path);
     snprintf(out, sizeof out, "%s/out", w.directory);
-    snprintf(arguments, sizeof arguments, "--steps 3 --vocab 300 --data '%s' --out %s", data, out);
+    snprintf(arguments, sizeof arguments, "--steps 2 --vocab 300 --data '%s' --out %s", data, out);
     char *said = demo_output(arguments);
     cr_assert(!strstr(said, "bible") && !strstr(said, "The king"), "%s", said);
     cr_assert(strstr(said, "tokens a step") && strstr(said, "the same text, token for token"), "%s",
