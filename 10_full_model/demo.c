@@ -389,7 +389,7 @@ static int tour(Tour *t, Error *err) {
     printf("4. Writing\n");
     if (write_text(t, "What it writes now", 60, err)) return -1;
     if (t->options->mtp && guess_ahead(t, err)) return -1;
-    if (demo_quantise(t->options->mtp ? 6 : 5, &t->model, &t->source, &t->train, err)) return -1;
+    if (demo_fewer_bits(t->options->mtp ? 6 : 5, &t->model, &t->source, &t->train, err)) return -1;
     advise(t);
     return 0;
 }

@@ -44,8 +44,8 @@ static float **copy_of(Params *params) {
     return copy;
 }
 
-int demo_quantise(int section, Model *model, const TokenSource *source, const TrainOptions *train,
-                  Error *err) {
+int demo_fewer_bits(int section, Model *model, const TokenSource *source, const TrainOptions *train,
+                    Error *err) {
     static const struct {
         const char *name;
         QuantMethod method;

@@ -9,7 +9,7 @@
 /* Section `section` of the tour. Prints a table: bytes and validation loss in F32, INT8 and INT4.
  * The model is as before afterwards. For the CPU and F32; elsewhere it does nothing. -1 and a
  * message. */
-int demo_quantise(int section, Model *model, const TokenSource *source, const TrainOptions *train,
-                  Error *err);
+int demo_fewer_bits(int section, Model *model, const TokenSource *source, const TrainOptions *train,
+                    Error *err);
 
 #endif
