@@ -23,13 +23,13 @@ mode=${1:-60}
 shift || true
 targets=${*:-$targets}
 
-# ---- build: every source of common/ and the chapters that is no program, test or exercise ----
+# ---- build: every source of common/ and the chapters that is no program, test, demo or exercise ----
 
 B=build/fuzz
 mkdir -p $B/obj
 cat >$B/Makefile <<'END'
 SOURCES := $(shell find common [0-9][0-9]_* -name '*.c' -not -path '*/tests/*' -not -path '*/exercises/*' \
-    -not -name testing.c | xargs grep -L '^int main') $(wildcard tools/fuzz/*.c)
+    -not -name testing.c -not -name 'demo*.c' | xargs grep -L '^int main') $(wildcard tools/fuzz/*.c)
 OBJECTS := $(SOURCES:%.c=build/fuzz/obj/%.o)
 FLAGS := -std=gnu11 -O1 -g -march=native -I. -isystem tools/fuzz -include tools/fuzz/gcc.h -w -fno-omit-frame-pointer \
     -fsanitize=fuzzer-no-link,address,undefined,float-cast-overflow -fno-sanitize-recover=all
