@@ -363,7 +363,8 @@ static void advise(const Tour *t) {
            "      --context %d --by-position\n",
            out, data, t->cfg.max_position_embeddings);
     printf("   10_full_model/deepseek quantize -m %s --to int4 --group 32 \\\n"
-           "      --method gptq --calibrate %s --out %s-int4 --overwrite\n"
+           "      --method gptq --calibrate %s \\\n"
+           "      --out %s-int4 --overwrite\n"
            "      (as in %d; then generate -m %s-int4, which decodes on the codes)\n",
            out, data, out, t->options->mtp ? 6 : 5, out);
     printf("   python3 -c \"from transformers import AutoModelForCausalLM as A; \\\n"
