@@ -95,7 +95,7 @@ static int run(Demo *d, Error *err) {
     if (grpo_init(&g, &d->ctx, &d->decoder, NULL, NULL, &d->params, &d->adamw, c,
                   demo_source(&d->train), err))
         return -1;
-    g.prompts_drawn = (uint64_t)d->taught; /* questions that the teacher has not answered */
+    g.state.prompts_drawn = (uint64_t)d->taught; /* questions that the teacher has not answered */
     if (learn(d, &g, &curve, &csv, err)) return -1;
     printf("\n");
     text_line_chart("   held-out accuracy", curve.step, curve.accuracy, curve.count, 8, 0);

@@ -252,6 +252,7 @@ int grpo_step(Grpo *g, float lr, GrpoReport *report, Error *err) {
                       err))
         return -1;
     report_rollout(g, report, &judged);
+    g->state.steps++, g->state.num_tokens += report->num_tokens + report->prompt_tokens;
     if (judged.without_difference == b->groups && c->loss.beta == 0) return 0;
 
     double started = seconds_now();

@@ -9,8 +9,8 @@
  * policy that drew are computed before the first, by the trainer's own kernels.
  *
  * Names of settings and of what is reported are TRL's. Invariant: the state of a run is the
- * weights, the optimizer, and the counters `prompts_drawn` and `rollouts_drawn`; a step is a
- * function of these.
+ * weights, the reference's too, the optimizer, the count of random streams in the Context, and a
+ * GrpoState; a step is a function of these.
  */
 #ifndef GRPO_H
 #define GRPO_H
@@ -64,10 +64,12 @@ typedef struct GrpoReport {
     double logp_difference, logp_difference_max; /* sampler against trainer */
     double rewards[REWARDS_MAX], off_policy_dropped;
     double rollout_seconds, update_seconds;
-    int64_t num_tokens;  /* actions drawn, also in rollouts that were thrown away */
-    int rollouts;        /* that were drawn: more than 1 by dynamic sampling */
-    int replaced_groups; /* without a difference, which others took the place of */
-    int updates;         /* steps of the optimizer; 0: no answer was better than another */
+    int64_t num_tokens;    /* actions drawn, also in rollouts that were thrown away */
+    int64_t prompt_tokens; /* before these: a prompt counts with each of its answers */
+    int abstained;         /* answers that no reward could judge */
+    int rollouts;          /* that were drawn: more than 1 by dynamic sampling */
+    int replaced_groups;   /* without a difference, which others took the place of */
+    int updates;           /* steps of the optimizer; 0: no answer was better than another */
 } GrpoReport;
 
 /* Names and numbers of a report, as TRL logs them; rows end with a NULL name. */
@@ -76,6 +78,13 @@ typedef struct GrpoColumn {
     size_t offset; /* of a double in GrpoReport */
 } GrpoColumn;
 extern const GrpoColumn grpo_columns[];
+
+/* What a run that goes on must know, beside the weights and the optimizer. */
+typedef struct GrpoState {
+    int64_t steps;                          /* done; some of them may have had nothing to learn */
+    uint64_t prompts_drawn, rollouts_drawn; /* which say what is drawn next */
+    int64_t num_tokens;                     /* so far, prompts and answers */
+} GrpoState;
 
 typedef struct GrpoBatch GrpoBatch; /* a step's sequences, and what is known of them */
 
@@ -89,7 +98,7 @@ typedef struct Grpo {
     GrpoSource source;
     Rollouts rollouts;
     GrpoBatch *batch;
-    uint64_t prompts_drawn, rollouts_drawn;
+    GrpoState state; /* zeros at first; a run that goes on puts its own here */
 } Grpo;
 
 /* cfg must have passed grpo_check. All that is given must outlive it. -1 and a message. */

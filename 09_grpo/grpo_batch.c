@@ -144,17 +144,19 @@ static void keep_group(Grpo *g, int p, GrpoPrompt *prompt, char **texts, const f
 static int collect_once(Grpo *g, bool last, GrpoReport *report, Error *err) {
     const GrpoConfig *c = &g->cfg;
     int P = c->rollout.prompts, G = c->rollout.group, n = P * G;
-    GrpoPrompt *prompts = draw_prompts(&g->source, g->prompts_drawn, P, err);
+    GrpoPrompt *prompts = draw_prompts(&g->source, g->state.prompts_drawn, P, err);
     if (!prompts) return -1;
-    int status = answer(&g->rollouts, prompts, &c->sampling, g->rollouts_drawn * (uint64_t)n, err);
-    g->prompts_drawn += (uint64_t)P, g->rollouts_drawn++, report->rollouts++;
+    int status =
+        answer(&g->rollouts, prompts, &c->sampling, g->state.rollouts_drawn * (uint64_t)n, err);
+    g->state.prompts_drawn += (uint64_t)P, g->state.rollouts_drawn++, report->rollouts++;
     char **texts = must_alloc((size_t)n, sizeof *texts);
     float *each = must_alloc((size_t)n * REWARDS_MAX, sizeof *each);
     float *totals = must_alloc((size_t)n, sizeof *totals);
     for (int i = 0; i < n && !status; i++) {
         texts[i] = judge(&g->rollouts, i, &g->source, &prompts[i / G], c->rewards, c->reward_count,
                          each + i * REWARDS_MAX, &totals[i]);
-        report->num_tokens += rollouts_completion(&g->rollouts, i).sequence.tokens;
+        const Sequence drawn = rollouts_completion(&g->rollouts, i).sequence;
+        report->num_tokens += drawn.tokens, report->prompt_tokens += drawn.prompt_tokens;
     }
     for (int flat = 0; flat <= 1 && !status; flat++)
         for (int p = 0; p < P; p++) {

@@ -9,9 +9,10 @@
 #include <stdio.h>
 #include <string.h>
 
-static const Command *const commands[] = {&command_data,    &command_train,    &command_generate,
-                                          &command_eval,    &command_logits,   &command_info,
-                                          &command_convert, &command_quantize, &command_tokenize};
+static const Command *const commands[] = {&command_data,     &command_train,    &command_sft,
+                                          &command_grpo,     &command_generate, &command_eval,
+                                          &command_logits,   &command_info,     &command_convert,
+                                          &command_quantize, &command_tokenize};
 enum { COMMANDS = sizeof commands / sizeof commands[0] };
 
 static int usage(FILE *out, int status) {

@@ -21,7 +21,8 @@ ROOMS = {
     "checkpoint": ["model", "sparse", "data"],
     "generate": ["checkpoint", "model", "sparse", "data"],
     "train": ["checkpoint", "model", "sparse", "data"],
-    "commands": ["train", "generate", "checkpoint", "model", "sparse", "data"],
+    "reinforce": ["train", "checkpoint", "model", "sparse", "data"],
+    "commands": ["reinforce", "train", "generate", "checkpoint", "model", "sparse", "data"],
 }
 
 

@@ -171,7 +171,7 @@ CPU_TEST(grpo, dynamic_sampling) {
     cr_assert(a.rollouts == 1 && a.replaced_groups == 0 && a.frac_reward_zero_std > 0.2);
     cr_assert(b.rollouts > 1 && b.rollouts < 20 && b.replaced_groups > 0);
     cr_assert(b.frac_reward_zero_std == 0 && b.num_tokens > a.num_tokens);
-    cr_assert_eq(dynamic.g.prompts_drawn, (uint64_t)b.rollouts * 8);
+    cr_assert_eq(dynamic.g.state.prompts_drawn, (uint64_t)b.rollouts * 8);
     GrpoSample s;
     for (int i = 0; i < 8 * G; i++) {
         check_ok(grpo_sample(&dynamic.g, i, &s), &err);
@@ -211,7 +211,7 @@ CPU_TEST(grpo, repeats) {
         GrpoReport x = step(&a, 1e-3f), y = step(&b, 1e-3f);
         cr_assert(x.loss == y.loss && x.grad_norm == y.grad_norm && x.reward == y.reward);
     }
-    cr_assert(a.g.rollouts_drawn == 2 && a.g.prompts_drawn == 2 * P);
+    cr_assert(a.g.state.rollouts_drawn == 2 && a.g.state.prompts_drawn == 2 * P);
 }
 
 CPU_TEST(grpo, score) {

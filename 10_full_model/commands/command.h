@@ -16,7 +16,7 @@ typedef struct Command {
     int (*run)(int argc, char **argv, Error *err);
 } Command;
 
-extern const Command command_data, command_train, command_generate, command_eval, command_logits,
-    command_info, command_convert, command_quantize, command_tokenize;
+extern const Command command_data, command_train, command_sft, command_grpo, command_generate,
+    command_eval, command_logits, command_info, command_convert, command_quantize, command_tokenize;
 
 #endif

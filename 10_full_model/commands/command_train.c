@@ -4,7 +4,7 @@
 #include "10_full_model/checkpoint/checkpoint.h"
 #include "10_full_model/commands/command.h"
 #include "10_full_model/commands/text_input.h"
-#include "10_full_model/model/sizes.h"
+#include "10_full_model/commands/training.h"
 #include "10_full_model/train/train_flags.h"
 
 #include "common/files/csv.h"
@@ -14,7 +14,6 @@
 
 #include <stdio.h>
 #include <stdlib.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 typedef struct Options {
@@ -31,13 +30,8 @@ typedef struct Options {
     TrainOptions train;
 } Options;
 
-static bool same_folder(const char *a, const char *b) {
-    struct stat x, y;
-    return stat(a, &x) == 0 && stat(b, &y) == 0 && x.st_dev == y.st_dev && x.st_ino == y.st_ino;
-}
-
 /* --from: what it has of its own, and where it must not be written to. */
-static void check_from(const Options *o, const char *last, char **argv) {
+static void check_from(const Options *o, char **argv) {
     const char *extra = o->config ? "config" : o->vocab ? "vocab" : NULL;
     if (!o->from && (o->rope_factor > 0 || o->rope_original))
         options_error(argv, "--rope-factor and --rope-original stretch the model of "
@@ -53,16 +47,11 @@ static void check_from(const Options *o, const char *last, char **argv) {
                       "the model in %s has its sizes and its tokens already; leave "
                       "--%s out",
                       o->from, extra);
-    if (same_folder(o->from, o->out) || same_folder(o->from, last))
-        options_error(argv,
-                      "--out %s would write over %s, which --from only reads; "
-                      "choose another --out",
-                      o->out, o->from);
+    training_check_source(o->from, o->out, argv);
 }
 
 /* What the flags say together, before any work is done. */
 static void check_flags(const Options *o, char **argv) {
-    const Schedule *s = &o->train.schedule;
     if (o->resume && o->overwrite)
         options_error(argv, "--resume goes on and --overwrite begins anew; give one");
     if (text_input_is_sharded(&o->data) && (o->vocab || o->validation > 0))
@@ -70,15 +59,7 @@ static void check_flags(const Options *o, char **argv) {
                       "the shards in %s have their tokens and their validation part "
                       "already; --vocab and --validation are for text files",
                       o->data.items[0]);
-    if (!(s->peak > 0))
-        options_error(argv, "--learning-rate 0 would leave every weight as it is; `deepseek eval` "
-                            "measures a model without training it");
-    if (s->floor > s->peak)
-        options_error(argv, "--lowest-rate %g is above --learning-rate %g, which is the highest",
-                      s->floor, s->peak);
-    if (s->warmup + s->constant > s->steps)
-        options_error(argv, "--warmup %lld and --constant %lld are more than all %lld steps",
-                      (long long)s->warmup, (long long)s->constant, (long long)s->steps);
+    training_check_schedule(&o->train.schedule, argv);
 }
 
 /* The settings of --from, stretched as chapter 07 does it: by YaRN, as DeepSeek-V3 was. */
@@ -168,63 +149,6 @@ static int check_mtp(const Options *o, ModelConfig *cfg, Error *err) {
                               err);
 }
 
-/*
- * What does not fit is said before any work is done, and before the kernel would end the program.
- * Activations are an estimate: so much less than it they may be.
- */
-static int check_memory(const Options *o, const ModelConfig *cfg, Context *ctx, Error *err) {
-    const double gib = 1073741824, sure = 0.8;
-    ModelConfig with_tokens = *cfg;
-    if (!cfg->vocab_size) with_tokens.vocab_size = tokens_wanted(o, cfg);
-    TrainMemory m =
-        size_to_train(&with_tokens, ctx->dtype, o->train.batch_size, o->train.context_length);
-    double model = m.weights + m.gradients + m.moments, room = (double)device_room(ctx->gpu);
-    if (model + sure * m.activations <= room) return 0;
-    return error_set(err,
-                     "training would need about %.1f GiB: %.1f for weights, gradients and moments "
-                     "(--config), %.1f for the activations of %d windows of %d tokens (--batch, "
-                     "--context; --accumulate can take the place of a larger batch). %s has %.1f "
-                     "GiB free",
-                     (model + m.activations) / gib, model / gib, m.activations / gib,
-                     o->train.batch_size, o->train.context_length,
-                     ctx->gpu ? "The GPU" : "This machine", room / gib);
-}
-
-static void report(const Options *o, const TrainResult *r) {
-    long long steps = r->steps, all = o->train.schedule.steps;
-    const char *stopped = r->interrupted == OUT_OF_TIME ? "The time is up" : "Stopped";
-    if (r->steps == r->resumed_from)
-        printf("All %lld steps of this run were done before; --from %s/last, with another --out, "
-               "begins a new one from its weights\n",
-               steps, o->out);
-    else if (r->interrupted)
-        printf("%s after %lld of %lld steps; all is saved.\n"
-               "The same command with --resume%s goes on.\n",
-               stopped, steps, all,
-               o->rope_factor > 0 ? " in the place of --from and --rope-..."
-               : o->from          ? " in the place of --from"
-                                  : "");
-    else
-        printf("Done after %lld step%s\n", steps, steps == 1 ? "" : "s");
-    if (r->best_step)
-        printf("Best validation loss %.4f, at step %lld: that model is in %s\n",
-               r->best_validation_loss, (long long)r->best_step, o->out);
-    else
-        printf("There was no validation yet (--eval-every %d), so no model is the best one\n",
-               o->train.eval_interval);
-    printf("The model of the last step is in %s/last\n", o->out);
-}
-
-/* The charts of a run, beside its metrics. */
-static void draw(const char *csv, const char *out, bool experts) {
-    char path[1100];
-    snprintf(path, sizeof path, "%s/loss", out);
-    plot_or_explain("10_full_model/figures/loss", csv, path);
-    if (!experts) return; /* there is no load to draw */
-    snprintf(path, sizeof path, "%s/load", out);
-    plot_or_explain("10_full_model/figures/load", csv, path);
-}
-
 /* The model with its first weights. */
 static int make_model(const Options *o, const ModelConfig *cfg, Context *ctx, Model *model,
                       Error *err) {
@@ -259,8 +183,11 @@ static int train_on(const Options *o, const ModelConfig *cfg, TextInput *input, 
     int status = train_run(&model, &input->source, &train_options, &result, err);
     model_free(&model);
     if (status) return -1;
-    report(o, &result);
-    draw(train_options.csv, o->out, cfg->n_routed_experts > 0);
+    training_report(&train_options, &result,
+                    o->rope_factor > 0 ? " in the place of --from and --rope-..."
+                    : o->from          ? " in the place of --from"
+                                       : "");
+    training_draw(train_options.csv, o->out, cfg->n_routed_experts > 0);
     return result.interrupted > 0 ? 128 + result.interrupted : 0; /* as a shell would say */
 }
 
@@ -275,7 +202,10 @@ static int open_and_train(Options *o, ModelConfig *cfg, const char *last, Error 
                         .tokenizer = o->from ? o->from : last,
                         .vocab = tokens_wanted(o, cfg)};
     TextInput input = {0};
-    int status = check_memory(o, cfg, &ctx, err);
+    ModelConfig with_tokens = *cfg;
+    if (!cfg->vocab_size) with_tokens.vocab_size = tokens_wanted(o, cfg);
+    int status = training_check_memory(&with_tokens, &ctx, o->train.batch_size,
+                                       o->train.context_length, err);
     if (!status) status = text_input_open(&input, &text, err);
     if (!status && !text.tokenizer) {
         cfg->vocab_size = tokenizer_vocab_size(input.tokenizer);
@@ -293,9 +223,7 @@ static int open_and_train(Options *o, ModelConfig *cfg, const char *last, Error 
 static int run(int argc, char **argv, Error *err) {
     Options options = {.peak = -1, .mtp = -1, .train = train_defaults()}, *o = &options;
     Schedule *schedule = &o->train.schedule;
-    int64_t usual = schedule->warmup;
-    schedule->warmup = -1; /* not given, and so is the floor */
-    schedule->floor = -1;
+    int64_t usual = training_schedule_not_given(schedule);
     TrainFlags train = train_flags(&o->train);
     const Option flags[] = {
         OPT_STRING("out", 0, "DIR", &o->out,
@@ -336,13 +264,11 @@ static int run(int argc, char **argv, Error *err) {
         OPT_COMMON(&o->common),
         OPT_END};
     options_parse(argc, argv, command_train.about, flags);
-    if (schedule->floor < 0) schedule->floor = schedule->peak / 10;
-    if (schedule->warmup < 0)
-        schedule->warmup = usual < schedule->steps / 4 ? usual : schedule->steps / 4;
+    training_schedule_usual(schedule, usual);
     char last_path[1024];
     snprintf(last_path, sizeof last_path, "%s/last", o->out);
     check_flags(o, argv);
-    check_from(o, last_path, argv);
+    check_from(o, argv);
     o->train.start = o->resume ? RUN_RESUME : o->overwrite ? RUN_OVERWRITE : RUN_NEW;
     const char *last = o->resume && run_folder_has_state(o->out) ? last_path : NULL;
     ModelConfig cfg;

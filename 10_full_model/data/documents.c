@@ -272,44 +272,83 @@ static size_t show_no_characters(char *text) {
     return count;
 }
 
-int document_text(const DocumentReader *r, const Piece *piece, DocumentText *text, Error *err) {
-    *text = (DocumentText){.text = piece->text, .bytes = piece->bytes};
-    if (!piece->line) return 0;
+/* The object in a line; *mended: not as it stood there. NULL and a message. */
+static cJSON *parse_line(const DocumentReader *r, const Piece *piece, bool *mended, Error *err) {
     Error why;
-    const char *field = r->options.field;
     size_t bytes = piece->bytes; /* without the line's end: no error is found behind it */
     while (bytes && (piece->text[bytes - 1] == '\n' || piece->text[bytes - 1] == '\r')) bytes--;
     size_t mark = text_mark(piece->text, bytes), length; /* of files put together */
-    cJSON *json = json_parse("the line", piece->text + mark, bytes - mark, &why), *found = NULL;
-    bool mended = !json;
-    if (mended) {
+    cJSON *json = json_parse("the line", piece->text + mark, bytes - mark, &why);
+    *mended = !json;
+    if (*mended) {
         char *line = mend_line(piece->text + mark, bytes - mark, &length);
         json = json_parse("the line", line, length, &why);
         free(line);
     }
-    if (!json) return bad_line(r, piece, &why, err);
+    if (!json) bad_line(r, piece, &why, err);
+    return json;
+}
+
+/* The text of a line's field, in json; NULL and a message, or without one where it may be missing
+ * and is, or is null. `hint` stands behind what says that it is missing. */
+static char *text_of_field(const cJSON *json, const char *field, bool may_miss, const char *hint,
+                           Error *why) {
     int fields = 0;
-    const cJSON *item;
+    cJSON *item, *found = NULL;
     cJSON_ArrayForEach(item, json) {
         if (!item->string || strcmp(item->string, field)) continue;
-        found = (cJSON *)item;
+        found = item;
         fields++;
     }
+    why->text[0] = 0;
     if (!cJSON_IsObject(json))
-        error_set(&why, "the line is JSON, but not an object with a field \"%s\"", field);
+        error_set(why, "the line is JSON, but not an object with a field \"%s\"", field);
+    else if (may_miss && (!found || cJSON_IsNull(found)))
+        return NULL;
     else if (!found)
-        error_set(&why, "there is no field \"%s\" (--field names another)", field);
+        error_set(why, "there is no field \"%s\"%s", field, hint);
     else if (fields > 1)
-        error_set(&why, "the field \"%s\" is there %d times", field, fields);
+        error_set(why, "the field \"%s\" is there %d times", field, fields);
     else if (!cJSON_IsString(found))
-        error_set(&why, "the field \"%s\" is not a string", field);
-    else {
-        size_t replaced = mended ? show_no_characters(found->valuestring) : 0;
-        *text = (DocumentText){found->valuestring, strlen(found->valuestring), replaced, json};
-        return 0;
+        error_set(why, "the field \"%s\" is not a string", field);
+    else
+        return found->valuestring;
+    return NULL;
+}
+
+int document_text(const DocumentReader *r, const Piece *piece, DocumentText *text, Error *err) {
+    *text = (DocumentText){.text = piece->text, .bytes = piece->bytes};
+    if (!piece->line) return 0;
+    Error why;
+    bool mended;
+    cJSON *json = parse_line(r, piece, &mended, err);
+    if (!json) return -1;
+    char *found = text_of_field(json, r->options.field, false, " (--field names another)", &why);
+    if (!found) {
+        cJSON_Delete(json);
+        return bad_line(r, piece, &why, err);
     }
-    cJSON_Delete(json);
-    return bad_line(r, piece, &why, err);
+    size_t replaced = mended ? show_no_characters(found) : 0;
+    *text = (DocumentText){found, strlen(found), replaced, json};
+    return 0;
+}
+
+int document_fields(const DocumentReader *r, const Piece *piece, DocumentField *fields, int count,
+                    cJSON **owner, Error *err) {
+    Error why;
+    bool mended;
+    *owner = parse_line(r, piece, &mended, err);
+    if (!*owner) return -1;
+    for (int i = 0; i < count; i++) {
+        DocumentField *f = &fields[i];
+        f->text = text_of_field(*owner, f->name, f->may_miss, "", &why);
+        f->replaced = f->text && mended ? show_no_characters(f->text) : 0;
+        if (f->text || !why.text[0]) continue;
+        cJSON_Delete(*owner);
+        *owner = NULL;
+        return bad_line(r, piece, &why, err);
+    }
+    return 0;
 }
 
 void document_text_free(DocumentText *text) {

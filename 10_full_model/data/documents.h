@@ -93,4 +93,16 @@ typedef struct DocumentText {
 int document_text(const DocumentReader *reader, const Piece *piece, DocumentText *text, Error *err);
 void document_text_free(DocumentText *text);
 
+/* One of several fields of a JSON line. */
+typedef struct DocumentField {
+    const char *name;
+    bool may_miss;   /* or be null: then text is NULL */
+    char *text;      /* in *owner, zero-terminated */
+    size_t replaced; /* as in DocumentText */
+} DocumentField;
+
+/* The same for several fields of a JSON line; cJSON_Delete(*owner) in the end. */
+int document_fields(const DocumentReader *reader, const Piece *piece, DocumentField *fields,
+                    int count, cJSON **owner, Error *err);
+
 #endif

@@ -9,8 +9,8 @@
  * what it likes in `self`; and, after the optimizer's step, move what no gradient moves. It does
  * not draw batches, clip, or step: all objectives share that.
  *
- * Invariant: the loss is a mean over the micro-batch, so that micro-batches of one size count
- * alike.
+ * Invariant: the loss is a mean over the micro-batch's targets; the step gives it the weight that
+ * they have among all of its targets, so it does not matter how a step is cut.
  */
 #ifndef OBJECTIVE_H
 #define OBJECTIVE_H
@@ -22,6 +22,7 @@
  * tokens is written there. */
 typedef struct MicroBatch {
     Tensor *ids, *targets;
+    float weight; /* of its loss in the step: 1 where all micro-batches have as many targets */
 } MicroBatch;
 
 enum { OBJECTIVE_SHOWN = 1 + MTP_MAX_DEPTH };

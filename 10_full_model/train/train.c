@@ -7,13 +7,13 @@
 #include "10_full_model/train/train.h"
 
 #include "10_full_model/checkpoint/checkpoint.h"
+#include "10_full_model/train/interrupt.h"
 #include "10_full_model/train/train_flags.h"
 
 #include "08_quant/fp8.h"
 #include "common/program/progress.h"
 
 #include <math.h>
-#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 
@@ -28,35 +28,6 @@ TrainOptions train_defaults(void) {
                           .bias_speed = 1e-3f,
                           .eval_interval = 100,
                           .eval_batches = 8};
-}
-
-/* ---- Ctrl-C, and its like ---- */
-
-static volatile sig_atomic_t interrupted; /* a signal handler can reach nothing else */
-
-static void on_interrupt(int signal) { interrupted = signal; }
-
-/*
- * What ends a process in the ordinary way: a key, the system going down, a terminal that was
- * closed, and a reader of our output that has gone (`| head`). The first three end it at once when
- * they come a second time. A closing that was ignored before (nohup) is still ignored.
- */
-enum { CAUGHT = 4 };
-static const int caught[CAUGHT] = {SIGINT, SIGTERM, SIGHUP, SIGPIPE};
-
-static void catch_interrupts(struct sigaction *old) {
-    interrupted = 0;
-    for (int i = 0; i < CAUGHT; i++) {
-        struct sigaction action = {.sa_handler = on_interrupt};
-        if (caught[i] != SIGPIPE) action.sa_flags = (int)SA_RESETHAND;
-        sigaction(caught[i], NULL, &old[i]);
-        if (caught[i] != SIGHUP || old[i].sa_handler != SIG_IGN)
-            sigaction(caught[i], &action, NULL);
-    }
-}
-
-static void release_interrupts(const struct sigaction *old) {
-    for (int i = 0; i < CAUGHT; i++) sigaction(caught[i], &old[i], NULL);
 }
 
 /* ---- loss ---- */
@@ -276,7 +247,8 @@ static int run_steps(Run *run, TrainResult *result, Error *err) {
         if (report.step > steps - (steps + 9) / 10) tail_loss += report.loss, tail_count++;
 
         bool late = o->minutes > 0 && seconds_now() - progress.started >= 60 * o->minutes;
-        if (report.step < steps) stop = interrupted ? interrupted : late ? OUT_OF_TIME : 0;
+        if (report.step < steps)
+            stop = interrupt_signal() ? interrupt_signal() : late ? OUT_OF_TIME : 0;
         status = judge(run, &report, stop, &result->validation_loss, err);
         if (status) break;
         result->interrupted = stop;
@@ -327,10 +299,9 @@ int train_run(Model *model, const TokenSource *source, const TrainOptions *o, Tr
     if (!status) {
         result->steps = result->resumed_from = run.state.adamw.step;
         model->ctx->products = o->fp8 ? &fp8_products : NULL;
-        struct sigaction old[CAUGHT];
-        catch_interrupts(old);
+        interrupt_catch();
         status = run_steps(&run, result, err);
-        release_interrupts(old);
+        interrupt_release();
         model->ctx->products = NULL;
         Error csv_error;
         if (metrics_close(&run.metrics, &csv_error) && !status)

@@ -1,19 +1,70 @@
 /*
  * Micro-batch m of step s has the windows from (s accumulation + m) batch_size on, so batches of
- * one size and four of a quarter see the same text. All that a micro-batch needs, its ids on the
- * host too, is in the arenas and goes with it.
+ * one size and four of a quarter see the same text. The step's windows are all drawn at once, for a
+ * micro-batch counts as much as it has targets of the step's; what it needs on the device is in the
+ * arenas and goes with it.
  */
 #include "10_full_model/train/train_step.h"
 
-static MicroBatch next_micro_batch(const Trainer *t, int64_t number) {
+#include <stdlib.h>
+#include <string.h>
+
+/* The windows of a step [accumulation, batch_size, context_length]. */
+typedef struct Windows {
+    int32_t *inputs, *targets;
+    int64_t counted; /* targets that are no IGNORE_TARGET */
+} Windows;
+
+static int64_t count_targets(const int32_t *targets, size_t tokens) {
+    int64_t count = 0;
+    for (size_t i = 0; i < tokens; i++) count += targets[i] != IGNORE_TARGET;
+    return count;
+}
+
+static Windows draw_windows(const Trainer *t, int64_t step) {
+    int windows = t->accumulation * t->batch_size;
+    size_t tokens = (size_t)windows * (size_t)t->context_length;
+    Windows w = {.inputs = must_alloc(2 * tokens, sizeof *w.inputs)};
+    w.targets = w.inputs + tokens;
+    source_batch(t->source, t->params->ctx->rng.seed, (uint64_t)step * (uint64_t)windows, windows,
+                 t->context_length, w.inputs, w.targets);
+    w.counted = count_targets(w.targets, tokens);
+    return w;
+}
+
+/* Columns up to the last with a target: what comes behind is padding, and the mask is causal. */
+static int width_of(const int32_t *targets, int rows, int length) {
+    int width = 1;
+    for (int b = 0; b < rows; b++)
+        for (int i = length; i > width; i--)
+            if (targets[b * length + i - 1] != IGNORE_TARGET) width = i;
+    return width;
+}
+
+static Tensor *columns(Context *ctx, const char *name, const int32_t *ids, int rows, int length,
+                       int width) {
+    int32_t *some = arena_alloc(&ctx->host, (size_t)rows * (size_t)width * sizeof *some);
+    for (int b = 0; b < rows; b++)
+        memcpy(some + b * width, ids + b * length, (size_t)width * sizeof *some);
+    return tensor_copy_in(ctx, name, I32, some, SHAPE(rows, width));
+}
+
+static MicroBatch micro_batch(const Trainer *t, const Windows *w, int m) {
     Context *ctx = t->params->ctx;
-    size_t tokens = (size_t)t->batch_size * (size_t)t->context_length;
-    int32_t *inputs = arena_alloc(&ctx->host, 2 * tokens * sizeof *inputs);
-    source_batch(t->source, ctx->rng.seed, (uint64_t)number * t->batch_size, t->batch_size,
-                 t->context_length, inputs, inputs + tokens);
-    const int64_t shape[] = {t->batch_size, t->context_length};
-    return (MicroBatch){tensor_copy_in(ctx, "ids", I32, inputs, shape, 2),
-                        tensor_copy_in(ctx, "targets", I32, inputs + tokens, shape, 2)};
+    int rows = t->batch_size, length = t->context_length;
+    size_t tokens = (size_t)rows * (size_t)length, at = (size_t)m * tokens;
+    int width = width_of(w->targets + at, rows, length);
+    return (MicroBatch){columns(ctx, "ids", w->inputs + at, rows, length, width),
+                        columns(ctx, "targets", w->targets + at, rows, length, width),
+                        w->counted ? (float)((double)count_targets(w->targets + at, tokens) *
+                                             t->accumulation / (double)w->counted)
+                                   : 1};
+}
+
+/* A loss that is a mean over a micro-batch's targets, as the part of the step's mean that it is. */
+static Tensor *weighed(Context *ctx, Tensor *loss, float weight) {
+    if (weight == 1) return loss;
+    return weighted_sum(ctx, loss, tensor_copy_in(ctx, "weight", F32, &weight, SHAPE(1)));
 }
 
 /* [train_step] */
@@ -21,19 +72,22 @@ void train_step(const Trainer *t, AdamW *adamw, StepReport *report) {
     Context *ctx = t->params->ctx;
     int64_t step = adamw->step;
     double total[OBJECTIVE_SHOWN] = {0};
+    Windows windows = draw_windows(t, step);
     params_zero_grad(t->params);
     for (int micro = 0; micro < t->accumulation; micro++) {
         ctx->recording = true;
-        MicroBatch batch = next_micro_batch(t, step * t->accumulation + micro);
+        MicroBatch batch = micro_batch(t, &windows, micro);
         Tensor *shown[OBJECTIVE_SHOWN];
-        tape_backward(ctx, t->objective.loss(t->objective.self, &batch, shown));
+        Tensor *loss = t->objective.loss(t->objective.self, &batch, shown);
+        tape_backward(ctx, weighed(ctx, loss, batch.weight));
         for (int i = 0; i < t->objective.shown; i++) {
-            float loss;
-            tensor_download(ctx, &loss, shown[i]);
-            total[i] += loss;
+            float part;
+            tensor_download(ctx, &part, shown[i]);
+            total[i] += batch.weight * part;
         }
         context_reset(ctx);
     }
+    free(windows.inputs);
     /* Were there several processes, they would add up their gradients here. */
     report->learning_rate = schedule_rate(&t->schedule, step);
     report->gradient_norm =

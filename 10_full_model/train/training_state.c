@@ -55,7 +55,7 @@ static void metadata_key(char *key, size_t size, const Setting *s) {
 
 /* ---- the schedule, as the flags that give it ---- */
 
-enum { SCHEDULE_TEXT = 200 };
+enum { SCHEDULE_TEXT = 200, REWARDS_TEXT = 200 };
 
 static void schedule_write(char text[SCHEDULE_TEXT], const Schedule *s) {
     char peak[32], floor[32];
@@ -112,9 +112,9 @@ static void list_add(Listing *list, Context *ctx, const char *kind, const Tensor
     device_get(ctx->gpu, list->copies[i], data, bytes);
 }
 
-static Listing list_all(Model *model) {
+static Listing list_all(Model *model, const Model *reference) {
     Params *params = &model->params;
-    size_t most = (size_t)(PARTS * params->count + params->buffer_count);
+    size_t most = (size_t)((PARTS + 1) * params->count + 2 * params->buffer_count);
     Listing list = {.tensors = must_alloc(most, sizeof(Tensor)),
                     .names = must_alloc(most, sizeof *list.names),
                     .copies = must_alloc(most, sizeof(void *))};
@@ -129,6 +129,13 @@ static Listing list_all(Model *model) {
     for (int i = 0; i < params->buffer_count; i++)
         list_add(&list, model->ctx, "buffer", params->buffers[i], params->buffers[i]->data,
                  params->buffers[i]->dtype);
+    const Params *frozen = reference ? &reference->params : NULL;
+    for (int i = 0; frozen && i < frozen->count; i++)
+        list_add(&list, model->ctx, "reference", frozen->list[i], frozen->list[i]->data,
+                 frozen->list[i]->dtype);
+    for (int i = 0; frozen && i < frozen->buffer_count; i++)
+        list_add(&list, model->ctx, "reference.buffer", frozen->buffers[i],
+                 frozen->buffers[i]->data, frozen->buffers[i]->dtype);
     return list;
 }
 
@@ -139,12 +146,37 @@ static void list_free(Listing *list) {
     free(list->tensors);
 }
 
+int64_t training_state_steps(const TrainingState *state) {
+    return state->rewards ? state->rewards->grpo.steps : state->adamw.step;
+}
+
+/* The counters of a run with rewards, in one line; exact. */
+static void rewards_write(char text[REWARDS_TEXT], const RewardState *r) {
+    snprintf(text, REWARDS_TEXT,
+             "steps %lld prompts %llu rollouts %llu tokens %lld accuracy_first %a",
+             (long long)r->grpo.steps, (unsigned long long)r->grpo.prompts_drawn,
+             (unsigned long long)r->grpo.rollouts_drawn, (long long)r->grpo.num_tokens,
+             r->accuracy_first);
+}
+
+static bool rewards_read(const char *text, RewardState *r) {
+    long long steps, tokens;
+    unsigned long long prompts, rollouts;
+    if (!text ||
+        sscanf(text, "steps %lld prompts %llu rollouts %llu tokens %lld accuracy_first %la", &steps,
+               &prompts, &rollouts, &tokens, &r->accuracy_first) != 5)
+        return false;
+    r->grpo = (GrpoState){steps, prompts, rollouts, tokens};
+    return steps >= 0 && tokens >= 0;
+}
+
 /* [training_state_save] */
 int training_state_save(Model *model, const TrainingState *state, const Settings *settings,
                         const char *directory, Error *err) {
-    enum { FIXED = 6, MOST = FIXED + sizeof settings->list / sizeof settings->list[0] };
+    enum { FIXED = 6, MOST = FIXED + 1 + sizeof settings->list / sizeof settings->list[0] };
     char path[1024], step[32], best_step[32], stream[32], best[64], keys[MOST][64];
-    char schedule[SCHEDULE_TEXT];
+    char schedule[SCHEDULE_TEXT], rewards[REWARDS_TEXT];
+    int count = FIXED;
     snprintf(path, sizeof path, "%s/training.safetensors", directory);
     snprintf(step, sizeof step, "%lld", (long long)state->adamw.step);
     snprintf(best_step, sizeof best_step, "%lld", (long long)state->best_step);
@@ -154,13 +186,16 @@ int training_state_save(Model *model, const TrainingState *state, const Settings
     KeyValue metadata[MOST] = {
         {"training_format", FORMAT}, {"schedule", schedule},         {"step", step},
         {"rng_stream", stream},      {"best_validation_loss", best}, {"best_step", best_step}};
+    if (state->rewards) {
+        rewards_write(rewards, state->rewards);
+        metadata[count++] = (KeyValue){"rewards", rewards};
+    }
     for (int i = 0; i < settings->count; i++) {
         metadata_key(keys[i], sizeof keys[i], &settings->list[i]);
-        metadata[FIXED + i] = (KeyValue){keys[i], settings->list[i].value};
+        metadata[count++] = (KeyValue){keys[i], settings->list[i].value};
     }
-    Listing list = list_all(model);
-    int status =
-        safetensors_write(path, list.tensors, list.count, metadata, FIXED + settings->count, err);
+    Listing list = list_all(model, state->rewards ? state->rewards->reference : NULL);
+    int status = safetensors_write(path, list.tensors, list.count, metadata, count, err);
     list_free(&list);
     return status;
 }
@@ -199,7 +234,8 @@ static int check_schedule(const SafeTensors *file, const TrainingState *state,
     if (!schedule_read(then, &old))
         return error_set(err, "%s: schedule is '%s', which is none", safetensors_path(file),
                          then ? then : "missing");
-    for (int64_t step = 0; step < state->adamw.step; step++) {
+    int64_t done = training_state_steps(state);
+    for (int64_t step = 0; step < done; step++) {
         float before = schedule_rate(&old, step);
         float after = schedule_rate(&state->schedule, step);
         if (before == after) continue;
@@ -209,8 +245,8 @@ static int check_schedule(const SafeTensors *file, const TrainingState *state,
                          "goes on with another schedule while it is on the part that both share, "
                          "the warm-up and --constant; later, --from %s begins a new run from its "
                          "weights",
-                         safetensors_path(file), then, now, (long long)step + 1,
-                         (long long)state->adamw.step, before, after, directory);
+                         safetensors_path(file), then, now, (long long)step + 1, (long long)done,
+                         before, after, directory);
     }
     return 0;
 }
@@ -236,6 +272,10 @@ static int read_metadata(const SafeTensors *file, TrainingState *state, int64_t 
     if (!best || end == best || *end || isnan(state->best_validation_loss))
         return error_set(err, "%s: best_validation_loss is '%s', which is no number",
                          safetensors_path(file), best ? best : "missing");
+    const char *rewards = safetensors_metadata(file, "rewards");
+    if (state->rewards && !rewards_read(rewards, state->rewards))
+        return error_set(err, "%s: rewards is '%s', which are no counters of a run",
+                         safetensors_path(file), rewards ? rewards : "missing");
     return 0;
 }
 
@@ -251,6 +291,18 @@ static int read_tensor(const SafeTensors *file, Context *ctx, const char *kind, 
                          dtype_name(from->dtype), dtype_name(dtype));
     if (!into) return 0;
     device_put(ctx->gpu, into, from->data, tensor_bytes(from));
+    return 0;
+}
+
+static int read_reference(const SafeTensors *file, Model *reference, bool fill, Error *err) {
+    const Params *p = &reference->params;
+    for (int i = 0; i < p->count + p->buffer_count; i++) {
+        bool weight = i < p->count;
+        Tensor *t = weight ? p->list[i] : p->buffers[i - p->count];
+        if (read_tensor(file, reference->ctx, weight ? "reference" : "reference.buffer", t,
+                        t->dtype, fill ? t->data : NULL, err))
+            return -1;
+    }
     return 0;
 }
 
@@ -285,13 +337,19 @@ int training_state_load(Model *model, TrainingState *state, const Settings *sett
     SafeTensors *file = safetensors_open(path, err);
     if (!file) return -1;
     TrainingState loaded = *state;
+    RewardState rewards;
+    if (state->rewards) rewards = *state->rewards, loaded.rewards = &rewards;
+    Model *reference = state->rewards ? state->rewards->reference : NULL;
     int64_t stream;
     int status = check_settings(file, settings, err);
     if (!status) status = read_metadata(file, &loaded, &stream, err);
     if (!status) status = check_schedule(file, &loaded, directory, err);
     if (!status) status = read_tensors(file, model, false, err);
+    if (!status && reference) status = read_reference(file, reference, false, err);
     if (!status) { /* all of it is there: from here on nothing can fail */
         read_tensors(file, model, true, err);
+        if (reference) read_reference(file, reference, true, err);
+        if (state->rewards) *state->rewards = rewards, loaded.rewards = state->rewards;
         model->ctx->rng.stream = (uint64_t)stream;
         *state = loaded;
     }

@@ -11,6 +11,12 @@
  *     metadata         steps done, streams that the random numbers have used up, the best
  *                      validation loss so far, the schedule and the settings of the run
  *
+ * A run that learns from rewards (09_grpo/grpo.h) has its counters in the metadata, too, and the
+ * weights of its reference, if it has one:
+ *
+ *     reference.NAME           as the reference computes with them
+ *     reference.buffer.NAME
+ *
  * Which text a step sees is no state: it is a function of the seed and the step (token_source.h).
  * The weights are here although DIR/last/model.safetensors has them too: one file is replaced by
  * one rename, so there can be no mixture of the weights of one step and the moments of another,
@@ -26,14 +32,26 @@
 
 #include "10_full_model/model/model.h"
 
+#include "09_grpo/grpo.h"
 #include "common/core/optimizer.h"
+
+/* What else a run that learns from rewards remembers. */
+typedef struct RewardState {
+    GrpoState grpo;        /* its count of steps is the run's: AdamW's may be another */
+    double accuracy_first; /* before the first step */
+    Model *reference;      /* NULL: there is none */
+} RewardState;
 
 typedef struct TrainingState {
     AdamW adamw; /* its settings are the run's; adamw.step counts the finished steps */
     Schedule schedule;
-    float best_validation_loss; /* INFINITY: none yet */
+    float best_validation_loss; /* INFINITY: none yet. With rewards: minus the best reward */
     int64_t best_step;
+    RewardState *rewards; /* NULL: a run without; only what it points to is written and filled */
 } TrainingState;
+
+/* Finished steps. */
+int64_t training_state_steps(const TrainingState *state);
 
 /* A setting as text, "learning rate" and "0.003". What is compared is the text. */
 typedef struct Setting {

@@ -137,6 +137,13 @@ void progress_update(Progress *progress, int64_t done, const char *format, ...) 
     fflush(stderr);
 }
 
+void progress_clear(Progress *progress) {
+    if (!progress->terminal) return;
+    fputs("\r\033[K", stderr);
+    fflush(stderr);
+    progress->drawn = -1e9;
+}
+
 /* The line that stays: label, `how` it ended, after what time, and the text. */
 static void last_line(const Progress *progress, const char *how, const char *format, va_list args) {
     char text[512] = "", spent[32];

@@ -32,6 +32,9 @@ void progress_skip(Progress *progress, int64_t done);
 void progress_update(Progress *progress, int64_t done, const char *format, ...)
     __attribute__((format(printf, 3, 4)));
 
+/* Takes the bar away for something else that is to be printed; the next update draws it again. */
+void progress_clear(Progress *progress);
+
 /* Takes the bar away and leaves one line: label, time it took, and the text (NULL: none). */
 void progress_finish(Progress *progress, const char *format, ...)
     __attribute__((format(printf, 2, 3)));

@@ -1,0 +1,98 @@
+/*
+ * Defaults that depend on other flags are -1 until all flags are read.
+ */
+#include "10_full_model/commands/training.h"
+
+#include "10_full_model/model/sizes.h"
+#include "common/files/files.h"
+#include "common/program/plot.h"
+
+#include <stdio.h>
+#include <sys/stat.h>
+
+int64_t training_schedule_not_given(Schedule *s) {
+    int64_t usual = s->warmup;
+    s->warmup = -1, s->floor = -1;
+    return usual;
+}
+
+void training_schedule_usual(Schedule *s, int64_t warmup) {
+    if (s->floor < 0) s->floor = s->peak / 10;
+    if (s->warmup < 0) s->warmup = warmup < s->steps / 4 ? warmup : s->steps / 4;
+}
+
+void training_check_schedule(const Schedule *s, char **argv) {
+    if (!(s->peak > 0))
+        options_error(argv, "--learning-rate 0 would leave every weight as it is; `deepseek eval` "
+                            "measures a model without training it");
+    if (s->floor > s->peak)
+        options_error(argv, "--lowest-rate %g is above --learning-rate %g, which is the highest",
+                      s->floor, s->peak);
+    if (s->warmup + s->constant > s->steps)
+        options_error(argv, "--warmup %lld and --constant %lld are more than all %lld steps",
+                      (long long)s->warmup, (long long)s->constant, (long long)s->steps);
+}
+
+static bool same_folder(const char *a, const char *b) {
+    struct stat x, y;
+    return stat(a, &x) == 0 && stat(b, &y) == 0 && x.st_dev == y.st_dev && x.st_ino == y.st_ino;
+}
+
+void training_check_source(const char *from, const char *out, char **argv) {
+    if (same_folder(from, out) || same_folder(from, file_path(out, "last").text))
+        options_error(argv,
+                      "--out %s would write over %s, which is only read; choose another --out", out,
+                      from);
+}
+
+int32_t training_begin(const Tokenizer *tokenizer, const ModelConfig *cfg) {
+    int32_t begin = tokenizer_bos(tokenizer);
+    if (begin < 0) begin = cfg->bos_token_id;
+    return begin < 0 ? tokenizer_eot(tokenizer) : begin;
+}
+
+int training_check_memory(const ModelConfig *cfg, Context *ctx, int batch, int context_length,
+                          Error *err) {
+    const double gib = 1073741824, sure = 0.8;
+    TrainMemory m = size_to_train(cfg, ctx->dtype, batch, context_length);
+    double model = m.weights + m.gradients + m.moments, room = (double)device_room(ctx->gpu);
+    if (model + sure * m.activations <= room) return 0;
+    return error_set(err,
+                     "training would need about %.1f GiB: %.1f for weights, gradients and moments "
+                     "(--config), %.1f for the activations of %d windows of %d tokens (--batch, "
+                     "--context; --accumulate can take the place of a larger batch). %s has %.1f "
+                     "GiB free",
+                     (model + m.activations) / gib, model / gib, m.activations / gib, batch,
+                     context_length, ctx->gpu ? "The GPU" : "This machine", room / gib);
+}
+
+void training_report(const TrainOptions *o, const TrainResult *r, const char *resume) {
+    long long steps = r->steps, all = o->schedule.steps;
+    const char *stopped = r->interrupted == OUT_OF_TIME ? "The time is up" : "Stopped";
+    if (r->steps == r->resumed_from)
+        printf("All %lld steps of this run were done before; --from %s/last, with another --out, "
+               "begins a new one from its weights\n",
+               steps, o->out);
+    else if (r->interrupted)
+        printf("%s after %lld of %lld steps; all is saved.\n"
+               "The same command with --resume%s goes on.\n",
+               stopped, steps, all, resume);
+    else
+        printf("Done after %lld step%s\n", steps, steps == 1 ? "" : "s");
+    if (r->best_step)
+        printf("Best validation loss %.4f, at step %lld: that model is in %s\n",
+               r->best_validation_loss, (long long)r->best_step, o->out);
+    else
+        printf("There was no validation yet (--eval-every %d), so no model is the best one\n",
+               o->eval_interval);
+    printf("The model of the last step is in %s/last\n", o->out);
+}
+
+void training_draw(const char *csv, const char *out, bool experts) {
+    char path[1100];
+    snprintf(path, sizeof path, "%s/loss", out);
+    plot_or_explain("10_full_model/figures/loss", csv, path);
+    if (!experts) return; /* there is no load to draw */
+    snprintf(path, sizeof path, "%s/load", out);
+    plot_or_explain("10_full_model/figures/load", csv, path);
+}

@@ -1,0 +1,42 @@
+/*
+ * What the commands that train share: flags that are not given, memory that is not there, and what
+ * is said in the end.
+ */
+#ifndef TRAINING_H
+#define TRAINING_H
+
+#include "10_full_model/commands/command.h"
+#include "10_full_model/train/train.h"
+
+/* Before the flags are parsed: warm-up and floor are "not given"; returns the usual warm-up. And
+ * behind it: a floor of a tenth, and the usual warm-up, of a short run a quarter. */
+int64_t training_schedule_not_given(Schedule *schedule);
+void training_schedule_usual(Schedule *schedule, int64_t warmup);
+
+/* What the schedule's flags say together; a wrong command line. */
+void training_check_schedule(const Schedule *schedule, char **argv);
+
+/* Both folders of the run that --out names are others than `from`, which is only read; else a wrong
+ * command line. */
+void training_check_source(const char *from, const char *out, char **argv);
+
+/* A model without a text to learn tokens from: each byte is one, and there is an end. */
+enum { TRAINING_BYTES = 257 };
+
+/* The token that an empty prompt becomes; -1: there is none. */
+int32_t training_begin(const Tokenizer *tokenizer, const ModelConfig *cfg);
+
+/*
+ * What does not fit is said before any work is done, and before the kernel would end the program.
+ * Activations are an estimate: so much less than it they may be. -1 and a message.
+ */
+int training_check_memory(const ModelConfig *cfg, Context *ctx, int batch, int context_length,
+                          Error *err);
+
+/* How far it has come, and where what is. resume: what else changes in the command that goes on. */
+void training_report(const TrainOptions *options, const TrainResult *result, const char *resume);
+
+/* The charts of a run, beside its metrics. */
+void training_draw(const char *csv, const char *out, bool experts);
+
+#endif
