@@ -210,7 +210,7 @@ static void shuffle(Grpo *g, int32_t *order, int count) {
 
 static void report_rollout(const Grpo *g, GrpoReport *r, const AdvantageReport *a) {
     const GrpoBatch *b = g->batch;
-    r->reward = a->mean, r->reward_std = a->std;
+    r->reward = a->mean, r->reward_std = a->std, r->abstained = a->abstained;
     r->frac_reward_zero_std = (double)a->without_difference / b->groups;
     r->min_length = g->cfg.rollout.max_completion_length;
     for (int i = 0; i < b->count; i++) {

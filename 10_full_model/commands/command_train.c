@@ -183,7 +183,7 @@ static int train_on(const Options *o, const ModelConfig *cfg, TextInput *input, 
     int status = train_run(&model, &input->source, &train_options, &result, err);
     model_free(&model);
     if (status) return -1;
-    training_report(&train_options, &result,
+    training_report(&train_options, &result, "--from",
                     o->rope_factor > 0 ? " in the place of --from and --rope-..."
                     : o->from          ? " in the place of --from"
                                        : "");

@@ -66,13 +66,14 @@ int training_check_memory(const ModelConfig *cfg, Context *ctx, int batch, int c
                      context_length, ctx->gpu ? "The GPU" : "This machine", room / gib);
 }
 
-void training_report(const TrainOptions *o, const TrainResult *r, const char *resume) {
+void training_report(const TrainOptions *o, const TrainResult *r, const char *from,
+                     const char *resume) {
     long long steps = r->steps, all = o->schedule.steps;
     const char *stopped = r->interrupted == OUT_OF_TIME ? "The time is up" : "Stopped";
     if (r->steps == r->resumed_from)
-        printf("All %lld steps of this run were done before; --from %s/last, with another --out, "
+        printf("All %lld steps of this run were done before; %s %s/last, with another --out, "
                "begins a new one from its weights\n",
-               steps, o->out);
+               steps, from, o->out);
     else if (r->interrupted)
         printf("%s after %lld of %lld steps; all is saved.\n"
                "The same command with --resume%s goes on.\n",

@@ -33,8 +33,10 @@ int32_t training_begin(const Tokenizer *tokenizer, const ModelConfig *cfg);
 int training_check_memory(const ModelConfig *cfg, Context *ctx, int batch, int context_length,
                           Error *err);
 
-/* How far it has come, and where what is. resume: what else changes in the command that goes on. */
-void training_report(const TrainOptions *options, const TrainResult *result, const char *resume);
+/* How far it has come, and where what is. from: the flag that begins with a model's weights;
+ * resume: what else changes in the command that goes on. */
+void training_report(const TrainOptions *options, const TrainResult *result, const char *from,
+                     const char *resume);
 
 /* The charts of a run, beside its metrics. */
 void training_draw(const char *csv, const char *out, bool experts);
