@@ -199,7 +199,8 @@ void speculate_append(Speculator *s, int b, const SampledToken *tokens, int coun
         seq->ids[seq->count] = id;
         seq->logprobs[seq->count++] = tokens[i++].logprob;
         seq->drawn++;
-        s->done[b] = --s->left[b] == 0 || id == o->end || (o->ends && o->ends(o->user, b, id));
+        bool ends = id == o->end || (o->ends && o->ends(o->user, b, id)); /* the last, too */
+        s->done[b] = --s->left[b] == 0 || ends;
     }
     for (int j = 0; j < i && j < s->drafted; j++) {
         bool refused = j == count - 1;

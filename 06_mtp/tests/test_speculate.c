@@ -184,9 +184,15 @@ DEVICE_TEST(speculate, the_text_is_that_of_plain_decoding) {
 
 /* ---- ends ---- */
 
+typedef struct Ends {
+    int32_t ids[2];
+    int seen; /* tokens: all but end tokens, the last that a text may have among them */
+} Ends;
+
 static bool ends_text(void *user, int b, int32_t id) {
-    const int32_t *ends = user;
-    return id == ends[b];
+    Ends *ends = user;
+    ends->seen++;
+    return id == ends->ids[b];
 }
 
 /* An end token, and an end that the caller sees (a stop string), wherever they fall in a step: what
@@ -197,16 +203,21 @@ DEVICE_TEST(speculate, ends_within_a_step) {
     SpeculateModel m;
     speculate_model_init(&m, &ctx, speculate_config(), 2);
     Plain whole = plain_decoding(&m, 2, &likeliest);
-    for (int at = 3; at < 11; at++) {
-        int32_t ends[2] = {whole.ids[0][prompts[0] + at], whole.ids[1][prompts[1] + 12 - at]};
+    for (int at = 2; at < 11; at++) {
+        Ends ends = {{whole.ids[0][prompts[0] + at], whole.ids[1][prompts[1] + 12 - at]}, 0};
+        if (at == 2) ends.ids[0] = ends.ids[1] = -1; /* nothing ends them */
         DecoderGenerateOptions o = likeliest;
-        o.end = ends[0];
-        o.ends = ends_text, o.user = ends;
+        o.end = ends.ids[0];
+        o.ends = ends_text, o.user = &ends;
         Plain plain = plain_decoding(&m, 2, &o);
-        cr_assert(plain.count[0] <= prompts[0] + at + 1);
+        int seen = ends.seen;
+        cr_assert(at == 2 || plain.count[0] <= prompts[0] + at + 1);
         memcpy(plain.ids, whole.ids, sizeof plain.ids); /* what is planted goes on */
-        for (int run = 0; run < 2 * GUESSERS; run++)
+        for (int run = 0; run < 2 * GUESSERS; run++) {
+            ends.seen = 0;
             check_run(&m, 2, 4, run / 2, run % 2, 0, &o, &plain);
+            cr_assert(ends.seen == seen, "%d of %d tokens seen", ends.seen, seen);
+        }
         free(plain.caches);
     }
 }
