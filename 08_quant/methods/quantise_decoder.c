@@ -194,6 +194,7 @@ static void forget(LayerWork *work) {
 
 /* ---- the driver ---- */
 
+/* What the decoder's layers, or its head (`layer` = their number), are given. */
 static int check_states(const States *s, int layer, Error *err) {
     int64_t numbers = s->text->sequences * s->text->length * s->hidden;
     for (int64_t i = 0; i < numbers; i++)
@@ -233,6 +234,37 @@ static int check_text(const Decoder *d, const QuantRecipe *r, const Calibration 
     return 0;
 }
 
+typedef struct HeadStep {
+    const Decoder *decoder;
+    InputStats *stats;
+} HeadStep;
+
+static Tensor *watch_head(Context *ctx, Tensor *x, void *user) {
+    HeadStep *step = user;
+    Tensor *normed = decoder_normed(ctx, step->decoder, x);
+    input_stats_add(step->stats, normed->data, tensor_rows(normed));
+    return NULL;
+}
+
+/* A layer of one matrix. What it is given: the states behind the last block, normed. */
+static int quantise_head(Context *ctx, const Decoder *d, const QuantRecipe *recipe, States *s,
+                         QuantReport *report, Error *err) {
+    LayerInput input = {.linears = {d->lm_head}, .count = 1, .experts = 1, .name = "head's input"};
+    LayerWork work = {
+        .recipe = recipe, .report = report, .layer = {.inputs = {input}, .input_count = 1}};
+    if (s->text) {
+        int64_t tokens = s->text->sequences * s->text->length;
+        if (check_states(s, d->cfg.num_hidden_layers, err)) return -1;
+        work.stats[0] = must_alloc(1, sizeof *work.stats[0]);
+        input_stats_init(work.stats[0], s->hidden, tokens);
+        for_sequences(ctx, s, watch_head, &(HeadStep){d, work.stats[0]});
+        work.watched = true;
+    }
+    int status = quantise_layer(&work, err);
+    forget(&work);
+    return status;
+}
+
 /* [quantise_decoder] */
 static int through_layers(Context *ctx, const Decoder *d, const QuantRecipe *recipe,
                           const Calibration *text, QuantReport *report, Error *err) {
@@ -258,6 +290,7 @@ static int through_layers(Context *ctx, const Decoder *d, const QuantRecipe *rec
         if (text && !status) for_sequences(ctx, &states, through_block, &step);
         if (report->progress) report->progress(report->user, i + 1, layers);
     }
+    if (recipe->head && !status) status = quantise_head(ctx, d, recipe, &states, report, err);
     free(states.x);
     return status;
 }
@@ -267,6 +300,8 @@ int quantise_decoder(Context *ctx, const Decoder *decoder, const QuantRecipe *re
                      const Calibration *calibration, QuantReport *report, Error *err) {
     CHECK(ctx->device == CPU && ctx->dtype == F32 && !ctx->recording, "quantise_decoder: %s on %s",
           dtype_name(ctx->dtype), device_name(ctx->device));
+    CHECK(!recipe->head || decoder->lm_head != decoder->embed_tokens,
+          "quantise_decoder: the head is the embedding table");
     if (quant_recipe_check(recipe, err) || check_text(decoder, recipe, calibration, err)) return -1;
     return through_layers(ctx, decoder, recipe, calibration, report, err);
 }

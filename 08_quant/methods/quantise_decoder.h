@@ -7,8 +7,8 @@
  *     awq           INT4 or INT8 weights, channels with large inputs rounded more finely
  *     gptq          INT4 or INT8 weights, each rounding made up for by the weights that follow
  *
- * All linear layers of attention and feed-forward are quantised; tables, head, norms, routers and
- * what lies outside of the blocks stay. Layer by layer: the calibration text runs through the
+ * All linear layers of attention and feed-forward are quantised, and the head if that is asked for;
+ * tables, norms, routers and what else lies outside of the blocks stay. Layer by layer: the calibration text runs through the
  * block, its inputs are watched (inputs.h), the weights are quantised, and the text runs through
  * the block again, as it is now, to make what the next one reads.
  *
@@ -39,6 +39,7 @@ extern const char *const quant_method_names[QUANT_METHODS + 1];
 typedef struct QuantRecipe {
     QuantMethod method;
     QuantFormat format;
+    bool head;       /* the head, too (not the table: a model that ties them has only that) */
     bool ragged;     /* F8: also matrices that its blocks do not divide; else these stay */
     float damp;      /* GPTQ: 0.01 */
     bool act_order;  /* GPTQ: true */
@@ -83,7 +84,7 @@ typedef struct QuantisedWeight {
 } QuantisedWeight;
 
 typedef struct QuantReport {
-    QuantisedWeight *list; /* one for each linear layer, in the order of the blocks */
+    QuantisedWeight *list; /* one for each linear layer, in the order of the blocks; the head last */
     int count;
     size_t capacity;
     void (*progress)(void *user, int done, int all); /* layers; may be NULL */

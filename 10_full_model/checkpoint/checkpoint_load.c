@@ -69,12 +69,15 @@ static void want_stored(Loading *l, const StoredWeight *s) {
         if (all[i]) want(l, all[i]->name);
 }
 
-/* A weight whose parts are all quantised stays so, if it is one that can. */
+/* A weight whose parts are all quantised stays so, if it is one that can: a linear layer, or a head
+ * that is not the embedding table, too. */
 static void keep_quantised(Loading *l, Tensor *weight) {
+    const Decoder *d = &l->model->decoder;
+    bool can = size_quantisable(weight) || (weight == d->lm_head && weight != d->embed_tokens);
     QuantFormat f = stored_format(&l->model->cfg, tensor_dim(weight, -1));
     Error no;
     if (l->kind != LOAD_TO_RUN && l->kind != LOAD_WEIGHT_ONLY) return;
-    if (!size_quantisable(weight) ||
+    if (!can ||
         quantised_format_check(weight, f.dtype, f.block_out, f.block_in, &no))
         return;
     params_set_quantised(&l->model->params, weight, f.dtype, f.block_out, f.block_in,
@@ -132,6 +135,7 @@ static bool is_fresh(const Loading *l, const Tensor *weight) {
 
 static bool same_numbers(const Tensor *a, const Tensor *b) {
     if (a->dtype == b->dtype) return !memcmp(a->data, b->data, tensor_bytes(a));
+    if (!weight_readable(a) || !weight_readable(b)) return false;
     float x, y;
     for (int64_t i = 0; i < tensor_count(a); i++) {
         weight_read(&x, a, i, 1), weight_read(&y, b, i, 1);
@@ -142,11 +146,17 @@ static bool same_numbers(const Tensor *a, const Tensor *b) {
 
 /* A repetition may be left out; if it is there it must have the numbers of what it repeats. */
 static int match_alias(Loading *l, const Tensor *weight, const WeightPart *alias, Error *err) {
-    StoredWeight stored;
-    if (stored_find(&stored, &l->files, &l->model->cfg, alias, err)) return -1;
+    StoredWeight stored, first;
+    WeightPart part = weight_part(weight, 0);
+    if (stored_find(&stored, &l->files, &l->model->cfg, alias, err) ||
+        stored_find(&first, &l->files, &l->model->cfg, &part, err))
+        return -1;
     want_stored(l, &stored);
-    const Tensor *first = weight_files_find(&l->files, weight->name, NULL), *t = stored.codes;
-    if (!t || !first || (!stored.scale && same_numbers(first, t))) return 0;
+    bool alike = !stored.scale == !first.scale;
+    if (!stored.codes || !first.codes) return 0;
+    if (alike && same_numbers(first.codes, stored.codes) &&
+        (!stored.scale || same_numbers(first.scale, stored.scale)))
+        return 0;
     return error_set(err,
                      "%s: '%s' differs from '%s'. Modules for multi-token prediction share the "
                      "model's table and head; one with its own is not known here",

@@ -91,29 +91,33 @@ static void plan_quantised(Plan *p, const Model *model, Piece piece, DType scale
     plan_quantised_piece(p, piece, PIECE_SHAPE, ".weight_shape", I64, SHAPE(2));
 }
 
+static void plan_part(Plan *p, const Model *model, Piece piece, DType plain) {
+    piece.dtype = plain;
+    if (piece.weight->quantised)
+        plan_quantised(p, model, piece, scale_dtype(model, piece.weight, plain));
+    else
+        plan_piece(p, piece);
+}
+
 /* In the model's order, and what is repeated last. */
 static Plan plan(const Model *model, const SaveOptions *options) {
     const Params *params = &model->params;
     Plan p = {.files = 1, .most = options->shard_size > 0 ? options->shard_size : SHARD_SIZE};
     Piece piece = {0};
-    size_t count = 2 * (size_t)model->mtp.depth;
+    size_t count = 4 * (size_t)model->mtp.depth; /* the table's numbers, and three for the head */
     for (int i = 0; (piece.weight = weights_at(params, i)); i++)
         count += (piece.weight->quantised ? 3 : 1) * (size_t)weight_parts(piece.weight);
     p.pieces = must_alloc(count, sizeof *p.pieces);
     for (int i = 0; (piece.weight = weights_at(params, i)); i++) {
-        piece.dtype = i < params->count ? options->dtype : F32;
-        if (piece.weight->quantised) piece.dtype = scale_dtype(model, piece.weight, options->dtype);
         for (int j = 0; j < weight_parts(piece.weight); j++) {
             piece.part = weight_part(piece.weight, j);
             piece.expert = j;
-            if (piece.weight->quantised)
-                plan_quantised(&p, model, piece, piece.dtype);
-            else
-                plan_piece(&p, piece);
+            plan_part(&p, model, piece, i < params->count ? options->dtype : F32);
         }
     }
-    piece = (Piece){.dtype = options->dtype};
-    for (int i = 0; weight_alias(model, i, &piece.weight, &piece.part); i++) plan_piece(&p, piece);
+    piece = (Piece){0};
+    for (int i = 0; weight_alias(model, i, &piece.weight, &piece.part); i++)
+        plan_part(&p, model, piece, options->dtype);
     return p;
 }
 

@@ -3,8 +3,9 @@
  * program decodes with and that transformers opens.
  *
  * Which weights: the projections of attention and of the FFNs, experts too, those in modules for
- * multi-token prediction rounded to nearest. Routers, norms, the table, the head and what joins a
- * module stay plain, as in DeepSeek's own files; and so do projections that the blocks do not fit.
+ * multi-token prediction rounded to nearest; with --head the head, too. Routers, norms, the table
+ * and what joins a module stay plain, as in DeepSeek's own files; so do projections that the blocks
+ * do not fit.
  * The model that was read is changed by the method; a second one gets its codes, its scales and
  * its plain weights, and is written.
  */
@@ -34,7 +35,7 @@ typedef struct Options {
     int group; /* -1: not given */
     StringList calibrate;
     int windows, context; /* context 0: not given */
-    bool ragged, overwrite;
+    bool head, ragged, overwrite;
     SaveOptions save;
 } Options;
 
@@ -50,6 +51,7 @@ static QuantRecipe set_format(ModelConfig *cfg, const Options *o) {
     if (o->to == TO_FP8) format = (QuantFormat){F8_E4M3, FP8_BLOCK, FP8_BLOCK, SCALE_ANY};
     QuantRecipe recipe = quant_recipe(o->method, format);
     recipe.ragged = o->ragged;
+    recipe.head = o->head;
     return recipe;
 }
 
@@ -69,6 +71,14 @@ static int check_experts(const Model *model, const ModelConfig *cfg, Error *err)
                          fits);
     }
     return 0;
+}
+
+/* Nobody should have to find out from the report that the head he asked for has stayed plain. */
+static int check_head(const ModelConfig *cfg, const Options *o, Error *err) {
+    int64_t in = cfg->hidden_size;
+    if (!o->head || !o->group || in % o->group == 0) return 0;
+    return error_set(err, "the head has rows of %lld numbers, which --group %d does not divide",
+                     (long long)in, o->group);
 }
 
 /* ---- the calibration text ---- */
@@ -137,6 +147,41 @@ static int quantise_all(QuantReport *report, Model *model, const QuantRecipe *re
                                      : ": choose another --group");
 }
 
+static void copy_numbers(Model *to, Tensor *same, Model *from, const Tensor *weight) {
+    float *values = must_alloc((size_t)tensor_count(weight), sizeof *values);
+    params_get(&from->params, weight, values);
+    params_set(&to->params, same, values);
+    free(values);
+}
+
+/* The same model with the head apart from the table: one is to have codes, the other is not. */
+static int separate_head(Model *to, Model *from, Error *err) {
+    ModelConfig cfg = from->cfg;
+    cfg.tie_word_embeddings = false;
+    if (model_register(to, from->ctx, &cfg, err)) return -1;
+    if (model_allocate(to, false, err)) {
+        model_free(to);
+        return -1;
+    }
+    Tensor *weight;
+    for (int i = 0; (weight = weights_at(&from->params, i)); i++)
+        copy_numbers(to, params_find(&to->params, weight->name), from, weight);
+    copy_numbers(to, to->decoder.lm_head, from, from->decoder.lm_head);
+    return 0;
+}
+
+static int load(Model *plain, Context *ctx, const ModelConfig *cfg, const Options *o, Error *err) {
+    Model tied = {0};
+    ModelConfig as_it_is = *cfg;
+    as_it_is.quant_method = STORED_PLAIN;
+    if (!o->head || !cfg->tie_word_embeddings)
+        return checkpoint_load_model(plain, ctx, o->model, &as_it_is, LOAD_PLAIN, err);
+    if (checkpoint_load_model(&tied, ctx, o->model, &as_it_is, LOAD_PLAIN, err)) return -1;
+    int status = separate_head(plain, &tied, err);
+    model_free(&tied);
+    return status;
+}
+
 /* The model with the report's codes, and all other numbers as `from` has them. */
 static int build(Model *to, Model *from, const ModelConfig *cfg, const QuantReport *report,
                  Error *err) {
@@ -162,10 +207,7 @@ static int build(Model *to, Model *from, const ModelConfig *cfg, const QuantRepo
             params_set_codes(&to->params, same, q->codes, q->scales);
             continue;
         }
-        float *values = must_alloc((size_t)tensor_count(weight), sizeof *values);
-        params_get(&from->params, weight, values);
-        params_set(&to->params, same, values);
-        free(values);
+        copy_numbers(to, same, from, weight);
     }
     return 0;
 }
@@ -182,13 +224,12 @@ static int quantize(const Options *o, Context *ctx, Error *err) {
                          o->model);
     QuantRecipe recipe = set_format(&cfg, o);
     if (quant_recipe_check(&recipe, err)) return -1;
-    ModelConfig as_it_is = cfg;
-    as_it_is.quant_method = STORED_PLAIN;
-    if (checkpoint_load_model(&plain, ctx, o->model, &as_it_is, LOAD_PLAIN, err)) return -1;
+    if (load(&plain, ctx, &cfg, o, err)) return -1;
     cfg = plain.cfg;
     set_format(&cfg, o);
     Tokenizer *tokenizer = rewrite_tokenizer(&cfg, o->model, err);
     int status = tokenizer ? check_experts(&plain, &cfg, err) : -1;
+    if (!status) status = check_head(&cfg, o, err);
     if (!status) status = quantise_all(&report, &plain, &recipe, o, err);
     if (!status) status = build(&result, &plain, &cfg, &report, err);
     if (!status) status = rewrite_model(&result, tokenizer, o->model, o->out, &o->save, err);
@@ -213,6 +254,9 @@ static void check_flags(Options *o, char **argv) {
                       "--method %s looks at what the weights are multiplied with: "
                       "--calibrate FILE says on which text",
                       quant_method_names[o->method]);
+    if (o->head && o->to == TO_FP8)
+        options_error(argv, "--head is for --to int8 and int4: in DeepSeek's layout of FP8, as "
+                            "transformers opens it, the head is plain");
     if (o->ragged && o->to != TO_FP8) options_error(argv, "--ragged is for --to fp8");
 }
 
@@ -242,6 +286,9 @@ static int run(int argc, char **argv, Error *err) {
         OPT_INT("windows", 0, "N", &o->windows, 1, 1 << 20, "Windows of it, spread evenly"),
         OPT_INT("context", 0, "N", &o->context, 1, 1 << 20,
                 "Tokens in a window (default: as many as in training, or 64)"),
+        OPT_FLAG("head", 0, &o->head,
+                 "int8, int4: the head, too, in the same format. One that is the embedding table "
+                 "is written beside it"),
         OPT_FLAG("ragged", 0, &o->ragged,
                  "fp8: also matrices that tiles of 128 x 128 cut, as in DeepSeek-V3's own files, "
                  "which transformers does not open"),

@@ -56,6 +56,7 @@ static int print_plain(const Tensor *w, int column, const char *before) {
     return column + printf("%s", text);
 }
 
+/* layer -1: what is in none, the head. */
 static void print_layer(const QuantReport *r, int layer) {
     Mean weights = {0}, before = {0}, after = {0};
     bool any = false;
@@ -66,7 +67,10 @@ static void print_layer(const QuantReport *r, int layer) {
         mean_add(&before, q->before);
         mean_add(&after, q->after);
     }
-    printf("%5d", layer);
+    if (layer < 0)
+        printf("%5s", "head");
+    else
+        printf("%5d", layer);
     mean_print(&weights), mean_print(&before), mean_print(&after);
     for (int i = 0, column = 38; i < r->count; i++) {
         const QuantisedWeight *q = &r->list[i];
@@ -81,6 +85,7 @@ static void print_layer(const QuantReport *r, int layer) {
 static void print_table(const QuantOutcome *o) {
     const QuantReport *r = o->report;
     int layers = 0, noted = 0;
+    bool head = false;
     const QuantFormat *plain = NULL;
     for (int i = 0; i < r->count; i++)
         if (weight_layer(r->list[i].weight->name) >= layers)
@@ -88,6 +93,8 @@ static void print_table(const QuantOutcome *o) {
     printf("\n%5s %9s %19s\n%5s %9s %9s %9s   %s\n", "", "weights", "their outputs", "layer",
            "rounded", "rounded", "now", "plain");
     for (int layer = 0; layer < layers; layer++) print_layer(r, layer);
+    for (int i = 0; i < r->count; i++) head |= weight_layer(r->list[i].weight->name) < 0;
+    if (head) print_layer(r, -1);
     for (int i = 0; i < r->count; i++) {
         if (!r->list[i].codes) plain = &r->list[i].format;
         noted += r->list[i].codes && *r->list[i].note;

@@ -89,6 +89,54 @@ Test(quantize, there_and_back) {
     }
 }
 
+static bool has(const char *folder, const char *file, const char *text) {
+    size_t bytes;
+    const char *all = file_text(path_in(folder, file), &bytes);
+    return memmem(all, bytes, text, strlen(text)) != NULL;
+}
+
+/* With a module, which repeats the head: it has codes in the file, in what is written of that again,
+ * and in what decodes, by itself and guessing. */
+static void head_too(bool tied) {
+    Scratch w = even_workplace();
+    const char *config = path_in(path_in(w.directory, "tiny"), "config.json");
+    if (!tied) edit_file(config, "\"tie_word_embeddings\": true", "\"tie_word_embeddings\": false");
+    edit_file(config, "\"num_nextn_predict_layers\": 0", "\"num_nextn_predict_layers\": 1");
+    const char *plain = trained_model(&w), *back = path_in(w.directory, "back");
+    const char *few = path_in(w.directory, "few"), *text = path_in(w.directory, "text.txt");
+    double loss = loss_of(&w, plain, NULL);
+    for (int bits = 8; bits; bits -= 4) {
+        EXPECT(0, "\n head   0.", "quantize", "-m", plain, "--out", few, "--to",
+               bits == 8 ? "int8" : "int4", "--group", "32", "--head", "--overwrite",
+               bits == 8 ? NULL : "--method", "gptq", TEXT, text);
+        cr_assert(has(few, "quantize.csv",
+                      bits == 8 ? "\nlm_head,,9056,8.5000,0.0" : "\nlm_head,,9056,4.5000,0."));
+        cr_assert(
+            has(few, "model.safetensors", "\"lm_head.weight_packed\"") &&
+            has(few, "model.safetensors", "\"model.layers.2.shared_head.head.weight_scale\"") &&
+            !has(few, "model.safetensors", "head.weight\"") && !has(few, "config.json", "lm_head"));
+        double here = loss_of(&w, few, NULL), fast = loss_of(&w, few, "--quantised-activations");
+        double worse = bits == 8 ? 0.02 : 0.3;
+        cr_assert(here < loss + worse && fast < loss + worse + 0.02, "%d: %g, %g, plain %g", bits,
+                  here, fast, loss);
+        Output one = EXPECT(0, "the cat sat", "generate", "-m", few, "--prompt", "the cat",
+                            "--temperature", "0", "-n", "8");
+        Output more = EXPECT(0, "the cat sat", "generate", "-m", few, "--prompt", "the cat",
+                             "--temperature", "0", "-n", "8", "--speculative", "1");
+        cr_assert_str_eq(one.out, more.out);
+        EXPECT(0, "is written", "convert", "-m", few, "--out", back, "--weights", "bf16",
+               "--overwrite");
+        cr_assert(has(back, "model.safetensors", "\"lm_head.weight_packed\"") &&
+                  loss_of(&w, back, NULL) == here);
+        EXPECT(0, "is written", "convert", "-m", few, "--out", back, "--dequantize", "--overwrite");
+        cr_assert(has(back, "model.safetensors", "\"lm_head.weight\"") &&
+                  loss_of(&w, back, NULL) == here);
+    }
+}
+
+Test(quantize, the_head_too) { head_too(false); }
+Test(quantize, a_head_that_was_the_table) { head_too(true); }
+
 Test(quantize, what_training_does_with_it) {
     Scratch w = even_workplace();
     const char *plain = trained_model(&w), *few = path_in(w.directory, "few");
@@ -142,6 +190,9 @@ Test(quantize, what_is_refused_leaves_nothing) {
          "--method gptq looks at what the weights are multiplied with",
          {"quantize", "-m", plain, "--out", out, "--to", "int4", "--group", "32", "--method",
           "gptq"}},
+        {2,
+         "of FP8, as transformers opens it, the head is plain",
+         {"quantize", "-m", plain, "--out", out, "--to", "fp8", "--head"}},
         {2,
          "--ragged is for --to fp8",
          {"quantize", "-m", plain, "--out", out, "--to", "int8", "--ragged"}},

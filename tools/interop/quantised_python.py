@@ -35,6 +35,8 @@ WAYS = {
     "INT8, groups of 64": ["--to", "int8", "--group", 64],
     "INT4, groups of 64": ["--to", "int4", "--group", 64],
     "INT4, groups of 32": ["--to", "int4", "--group", 32],
+    "INT8, head too": ["--to", "int8", "--group", 0, "--head"],
+    "INT4, head too": ["--to", "int4", "--group", 64, "--head"],
 }
 
 
