@@ -213,9 +213,22 @@ static int read_scales(float *scales, const StoredWeight *s, int64_t repeat, Err
     return 0;
 }
 
+/* Code 127 of E4M3, and with a sign 255, is no number; not every kernel looks for it. */
+static int check_e4m3(const StoredWeight *s, Error *err) {
+    const uint8_t *codes = s->codes->data;
+    int64_t in = s->codes->shape[1], count = tensor_count(s->codes), at = count;
+#pragma omp parallel for reduction(min : at)
+    for (int64_t i = 0; i < count; i++)
+        if ((codes[i] & 127) == 127 && i < at) at = i;
+    if (at == count) return 0;
+    return error_set(err, "%s: number [%lld, %lld] of '%s' is NaN", s->path, (long long)(at / in),
+                     (long long)(at % in), name_text(s->codes->name).text);
+}
+
 int stored_codes(void *codes, float *scales, const StoredWeight *s, const ModelConfig *cfg,
                  Error *err) {
     if (!s->shape) { /* FP8 lies in memory as it does in the file */
+        if (check_e4m3(s, err)) return -1;
         memcpy(codes, s->codes->data, tensor_bytes(s->codes));
         return read_scales(scales, s, 1, err);
     }

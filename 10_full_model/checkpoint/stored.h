@@ -43,7 +43,8 @@ int stored_find(StoredWeight *stored, const WeightFiles *files, const ModelConfi
 /* How a quantised weight with rows of `in` numbers is held in memory. */
 QuantFormat stored_format(const ModelConfig *cfg, int64_t in);
 
-/* Its codes and scales, in that format. -1 and a message where a scale is not a positive number. */
+/* Its codes and scales, in that format. -1 and a message where a scale is not a positive number, or
+ * a code of FP8 is NaN. */
 int stored_codes(void *codes, float *scales, const StoredWeight *stored, const ModelConfig *cfg,
                  Error *err);
 

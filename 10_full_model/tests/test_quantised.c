@@ -218,6 +218,8 @@ static const BadFolder bad[] = {
      .says = {"weight_scale_inv' is -1"}},
     {"fp8", NUMBER, "model.layers.0.self_attn.o_proj.scale", .number = 255,
      .says = {"model.layers.0.self_attn.o_proj.scale' is nan"}},
+    {"fp8", NUMBER, MLP1 "shared_experts.down_proj.weight", .number = 255,
+     .says = {"number [0, 0] of '" MLP1 "shared_experts.down_proj.weight' is NaN"}},
     {"fp8", .from = "\"quant_method\": \"fp8\"", .to = "\"quant_method\": \"gptq\"",
      .says = {"quant_method is gptq; this program knows: fp8, compressed-tensors"}},
     {"fp8", .from = "\"quantization_config\"", .to = "\"forgotten\"",
