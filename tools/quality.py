@@ -3,6 +3,7 @@
 neither the model nor the methods have seen.
 
     tools/quality.py TEXT FILE.csv MODEL...     make 10_full_model first
+    tools/quality.py --head TEXT FILE.csv ...   the same with the head in fewer bits, too
 
 The methods look at the text's first nine tenths; perplexity is measured on the rest, by windows of as many
 tokens as in training. (A model that was trained here on the same text knows the first 19 twentieths: --tail 0.05.)
@@ -31,6 +32,7 @@ DEEPSEEK = ROOT / "10_full_model/deepseek"
 WAYS = [("int8", "rtn", 128), ("int8", "gptq", 128), ("int8", "llmint8", 0), ("int8", "smoothquant", 0),
         ("int4", "rtn", 128), ("int4", "awq", 128), ("int4", "gptq", 128), ("int4", "rtn", 64), ("int4", "gptq", 64),
         ("int4", "rtn", 32), ("int4", "gptq", 32), ("fp8", "rtn", 128)]  # fmt: skip
+HEAD_WAYS = [("int8", "rtn", 128), ("int4", "rtn", 128), ("int4", "gptq", 128), ("int4", "rtn", 32), ("int4", "gptq", 32)]
 COLUMNS = "model,way,to,method,group,bytes,perplexity,more,fast,fast_more".split(",")
 
 
@@ -50,12 +52,14 @@ def weights(folder):
     return sum(f.stat().st_size for f in folder.glob("model*.safetensors"))
 
 
-def measure(model, head, tail, windows, scratch):
+def measure(model, head, tail, c, scratch):
     """A row for each way."""
+    windows = c.windows
     plain = perplexity(model, tail, windows)
     yield dict(model=model.name, way="plain", to="f32", bytes=weights(model), perplexity=f"{plain:.4f}", more="0")
-    for to, method, group in WAYS:
+    for to, method, group in HEAD_WAYS if c.head else WAYS:
         flags = ["--to", to, "--method", method, "--group", group] if to != "fp8" else ["--to", to]
+        flags += ["--head"] if c.head else []
         deepseek("quantize", "--model", model, "--out", scratch / "few", *flags, "--calibrate", head, "--overwrite")
         few = perplexity(scratch / "few", tail, windows)
         fast = perplexity(scratch / "few", tail, windows, "--quantised-activations")
@@ -73,6 +77,7 @@ def main():
     parser.add_argument("csv", type=pathlib.Path)
     parser.add_argument("models", type=pathlib.Path, nargs="+")
     parser.add_argument("--tail", type=float, default=0.1, help="share of the text to measure on (default 0.1)")
+    parser.add_argument("--head", action="store_true", help="with `deepseek quantize --head`")
     parser.add_argument("--windows", type=int, default=512, help="of it (default 512)")
     c = parser.parse_args()
     rows = []
@@ -84,9 +89,9 @@ def main():
         head.write_bytes(text[:cut])
         tail.write_bytes(text[cut:])
         for model in c.models:
-            rows += measure(model.resolve(), head, tail, c.windows, scratch)
+            rows += measure(model.resolve(), head, tail, c, scratch)
     with open(c.csv, "w", newline="") as file:
-        for line in [f"# made by: tools/quality.py, on the last {c.tail:g} of {c.text.name}", f"# commit: {commit()}",
+        for line in [f"# made by: tools/quality.py{' --head' if c.head else ''}, on the last {c.tail:g} of {c.text.name}", f"# commit: {commit()}",
                      f"# date: {datetime.date.today()}"]:  # fmt: skip
             file.write(line + "\n")
         writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")

@@ -8,9 +8,10 @@
  *     gptq          INT4 or INT8 weights, each rounding made up for by the weights that follow
  *
  * All linear layers of attention and feed-forward are quantised, and the head if that is asked for;
- * tables, norms, routers and what else lies outside of the blocks stay. Layer by layer: the calibration text runs through the
- * block, its inputs are watched (inputs.h), the weights are quantised, and the text runs through
- * the block again, as it is now, to make what the next one reads.
+ * tables, norms, routers and what else lies outside of the blocks stay. Layer by layer: the
+ * calibration text runs through the block, its inputs are watched (inputs.h), the weights are
+ * quantised, and the text runs through the block again, as it is now, to make what the next one
+ * reads.
  *
  * Afterwards the decoder's weights hold what the codes are worth: the model computes, in F32, what
  * the quantised one would. SmoothQuant and AWQ have also changed norms and other weights, which
@@ -84,7 +85,8 @@ typedef struct QuantisedWeight {
 } QuantisedWeight;
 
 typedef struct QuantReport {
-    QuantisedWeight *list; /* one for each linear layer, in the order of the blocks; the head last */
+    QuantisedWeight
+        *list; /* one for each linear layer, in the order of the blocks; last the head */
     int count;
     size_t capacity;
     void (*progress)(void *user, int done, int all); /* layers; may be NULL */

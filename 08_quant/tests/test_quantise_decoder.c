@@ -1,198 +1,16 @@
 /*
- * The driver over whole decoders: what is watched is what the layers are given, folds change
- * nothing by themselves, the weights are worth what the codes say, and each method loses less than
- * rounding to nearest.
+ * The driver over whole decoders: the weights are worth what the codes say, each method loses less
+ * than rounding to nearest, and the report's errors are those of outputs.
  */
-#include "08_quant/methods/quantise_decoder.h"
+#include "08_quant/tests/test_quantise_decoder.h"
 
-#include "07_rope/rope.h"
 #include "08_quant/methods/gptq.h"
 #include "08_quant/methods/inputs.h"
 #include "08_quant/methods/layer.h"
-#include "common/program/testing.h"
 
 #include <math.h>
 #include <stdio.h>
 #include <string.h>
-
-enum { VOCAB = 29, HIDDEN = 64, B = 6, T = 40 };
-
-/* Decoders of each kind of block. The hidden size, inner sizes and ranks are multiples of 32. */
-typedef enum Kind {
-    LATENT_MOE,
-    LATENT_NO_Q,
-    MULTIHEAD_DENSE,
-    GROUPED_QUERIES,
-    CENTROIDS,
-    EXPERTS_FIRST,
-    KINDS
-} Kind;
-
-typedef struct Module {
-    Params params;
-    Decoder model;
-    Rope rope;
-    const Position *position;
-    Calibration text;
-} Module;
-
-static DecoderConfig config(Kind kind) {
-    DecoderConfig cfg = {.vocab_size = VOCAB, .num_hidden_layers = 2};
-    cfg.block = (BlockConfig){.hidden_size = HIDDEN,
-                              .intermediate_size = 96,
-                              .rms_norm_eps = 1e-6f,
-                              .attention = ATTENTION_MLA,
-                              .mla = {HIDDEN, 2, kind == LATENT_NO_Q ? 0 : 32, 32, 16, 8, 32, true},
-                              .multihead = {HIDDEN, 2, kind == GROUPED_QUERIES ? 1 : 2, 32, true},
-                              .first_k_dense_replace = kind == EXPERTS_FIRST ? 0 : 1};
-    if (kind == MULTIHEAD_DENSE || kind == GROUPED_QUERIES) {
-        cfg.block.attention = ATTENTION_MULTIHEAD;
-        cfg.places = T;
-        return cfg;
-    }
-    cfg.block.moe = moe_config(HIDDEN, 32, 4, 2);
-    cfg.block.moe.n_shared_experts = kind == LATENT_NO_Q ? 0 : 1;
-    if (kind == CENTROIDS) {
-        cfg.block.moe.router.gate_kind = GATE_CENTROID;
-        cfg.block.moe.router.temperature = 0.3f;
-    }
-    return cfg;
-}
-
-/* Some rows of a linear layer 8 times as large: so are those channels of what reads its output. */
-static void enlarge_rows(Tensor *w, Tensor *bias) {
-    if (!w) return;
-    float *numbers = w->data;
-    for (int64_t i = 0; i < tensor_count(w); i++)
-        if (i / tensor_dim(w, -1) % 13 == 5) numbers[i] *= 8;
-    for (int64_t i = 0; bias && i < tensor_count(bias); i++)
-        if (i % 13 == 5) ((float *)bias->data)[i] *= 8;
-}
-
-/* A text with some order in it; channels 3 and 40 of what both norms make are large, and so are
- * some of the values and of the inner ones. */
-static void module_init(Module *m, Context *ctx, Kind kind) {
-    DecoderConfig cfg = config(kind);
-    *m = (Module){0};
-    params_init(&m->params, ctx);
-    check_ok(decoder_check(&cfg, &err), &err);
-    decoder_register(&m->model, &m->params, &cfg);
-    test_params(&m->params, 0);
-    for (int i = 0; i < cfg.num_hidden_layers; i++) {
-        Tensor *norms[] = {m->model.layers[i].input_layernorm,
-                           m->model.layers[i].post_attention_layernorm};
-        for (int n = 0; n < 2; n++)
-            ((float *)norms[n]->data)[3] = 12, ((float *)norms[n]->data)[40] = -20;
-        Block *b = &m->model.layers[i];
-        enlarge_rows(b->mla.kv_b_proj, NULL),
-            enlarge_rows(b->multihead.v_proj, b->multihead.v_bias);
-        enlarge_rows(b->mlp.up_proj, NULL), enlarge_rows(b->moe.up_proj, NULL);
-        enlarge_rows(b->moe.shared.up_proj, NULL);
-    }
-    if (cfg.block.attention == ATTENTION_MLA) {
-        RopeConfig rope = {.dim = 8, .max_position_embeddings = T, .rope_theta = 10000};
-        check_ok(rope_init(&m->rope, ctx, &rope, &err), &err);
-        m->position = &m->rope.position;
-    }
-    int32_t ids[2000];
-    for (int i = 0; i < 2000; i++) ids[i] = (i * i + i / 7) % VOCAB;
-    check_ok(calibration_init(&m->text, ids, 2000, B, T, &err), &err);
-    m->text.position = m->position;
-}
-
-static float *logits_of(Context *ctx, const Module *m) {
-    Tensor *ids = tensor_copy_in(ctx, "ids", I32, m->text.ids, SHAPE(B, T));
-    Tensor *x = decoder_states(ctx, &m->model, ids, &(DecoderRun){.position = m->position});
-    return test_values(ctx, decoder_logits(ctx, &m->model, x));
-}
-
-static double difference(const float *a, const float *b) {
-    return quant_error(a, b, B * T * VOCAB);
-}
-
-static const QuantFormat int4 = {I4, 1, 32, false}, int8 = {U8, 1, 0, false},
-                         fine = {U8, 1, 8, false};
-
-static QuantReport quantise_module(Context *ctx, Module *m, QuantMethod method, QuantFormat f,
-                                   bool with_text) {
-    QuantReport report = {0};
-    QuantRecipe recipe = quant_recipe(method, f);
-    check_ok(quantise_decoder(ctx, &m->model, &recipe, with_text ? &m->text : NULL, &report, &err),
-             &err);
-    return report;
-}
-
-/* ---- taps ---- */
-
-typedef struct Seen {
-    int64_t rows, calls;
-    double sum;
-} Seen;
-
-static void see(void *user, float *x, int64_t rows, int64_t in, int expert) {
-    Seen *seen = user;
-    (void)expert;
-    seen->rows += rows;
-    seen->calls++;
-    for (int64_t i = 0; i < rows * in; i++) seen->sum += x[i];
-}
-
-CPU_TEST(taps, watch_and_change_nothing) {
-    Module m;
-    module_init(&m, &ctx, LATENT_MOE);
-    float *before = logits_of(&ctx, &m);
-    Tap taps[64];
-    Seen seen[64] = {0};
-    int count = 0;
-    for (int i = 0; i < 2; i++) {
-        Tensor **places[BLOCK_LINEARS];
-        Block block = m.model.layers[i];
-        for (int n = 0, all = block_linears(&block, places); n < all; n++, count++)
-            tap_open(&taps[count], *places[n], see, &seen[count]);
-    }
-    cr_assert(count == 5 + 3 + 5 + 6, "%d linear layers", count);
-    check_close("logits", logits_of(&ctx, &m), before, B * T * VOCAB, 1e-5); /* other products */
-    /* gate_proj of the experts, each with its own rows, and of the shared ones: the same tokens. */
-    cr_assert(taps[13].weight == m.model.layers[1].moe.gate_proj &&
-              taps[16].weight == m.model.layers[1].moe.shared.gate_proj);
-    cr_expect(fabs(seen[13].sum - 2 * seen[16].sum) < 1e-4 * fabs(seen[16].sum), "%g, %g",
-              seen[13].sum, seen[16].sum);
-    for (int n = 0; n < count; n++) {
-        bool experts = taps[n].weight->ndim == 3; /* two of four for each token */
-        cr_expect(seen[n].rows == B * T * (experts ? 2 : 1) && isfinite(seen[n].sum),
-                  "%s: %lld rows", taps[n].weight->name, (long long)seen[n].rows);
-        tap_close(&taps[n]);
-    }
-    check_close("logits", logits_of(&ctx, &m), before, B * T * VOCAB, 0);
-}
-
-/* ---- folds ---- */
-
-/* Any scales at all: the logits stay what they were. Rounding: two more of each weight, and where
- * channels of 1/20 and of 20 are added up. */
-CPU_TEST(folds, change_nothing) {
-    for (Kind kind = 0; kind < KINDS; kind++) {
-        Module m;
-        module_init(&m, &ctx, kind);
-        float *before = logits_of(&ctx, &m);
-        int folds = 0;
-        for (int i = 0; i < 2; i++) {
-            QuantLayer layer = quant_layer(&m.model.layers[i], &m.model.cfg.block, false);
-            for (int f = 0; f < layer.fold_count; f++, folds++) {
-                const LayerFold *fold = &layer.folds[f];
-                int experts = fold->norm ? 1 : layer.inputs[fold->first].experts;
-                for (int e = 0; e < experts; e++) {
-                    float s[256];
-                    for (int j = 0; j < 256; j++) s[j] = exp2f((float)((j * 7 + e) % 9 - 4));
-                    layer_fold(&layer, fold, experts > 1 ? e : -1, s);
-                }
-            }
-        }
-        static const int expected[KINDS] = {13, 10, 8, 6, 12, 14};
-        cr_expect(folds == expected[kind], "kind %d: %d folds", kind, folds);
-        check_close("logits", logits_of(&ctx, &m), before, B * T * VOCAB, 1e-5);
-    }
-}
 
 /* ---- all methods ---- */
 
@@ -503,6 +321,35 @@ CPU_TEST(quantise_decoder, few_tokens_move_an_experts_weights_little) {
     check_close("weights", (float *)q->weight->data + SHORT * HIDDEN * 32, right, HIDDEN * 32, 0);
 }
 
+/* The head is a layer behind the last, whose input is normed; and it stays unless it is asked for
+ * (rounding_to_nearest_is_that_of_formats). */
+CPU_TEST(quantise_decoder, the_head_if_it_is_asked_for) {
+    const QuantMethod methods[] = {QUANT_RTN, QUANT_GPTQ};
+    double after[2];
+    for (int i = 0; i < 2; i++) {
+        Module m;
+        module_init(&m, &ctx, LATENT_MOE);
+        Tensor *w = m.model.lm_head;
+        float *original = test_floats(VOCAB * HIDDEN);
+        memcpy(original, w->data, sizeof *original * VOCAB * HIDDEN);
+        QuantReport report = {0};
+        QuantRecipe recipe = quant_recipe(methods[i], int4);
+        recipe.head = true;
+        check_ok(quantise_decoder(&ctx, &m.model, &recipe, &m.text, &report, &err), &err);
+        const QuantisedWeight *q = &report.list[report.count - 1];
+        check_all(q->weight == w, q->codes, q == quant_report_find(&report, w));
+        float *back = test_floats(VOCAB * HIDDEN);
+        dequantise(back, q->codes, q->scales, VOCAB, HIDDEN, &q->format);
+        check_close("head", w->data, back, VOCAB * HIDDEN, 0);
+        float *y = logits_of(&ctx, &m);
+        memcpy(w->data, original, sizeof *original * VOCAB * HIDDEN);
+        double error = difference(y, logits_of(&ctx, &m));
+        cr_expect(fabs(q->after / error - 1) < 1e-3, "%g, but it is %g", q->after, error);
+        after[i] = q->after;
+    }
+    cr_expect(after[1] < 0.85 * after[0], "GPTQ %g, to nearest %g", after[1], after[0]);
+}
+
 /* ---- activations ---- */
 
 CPU_TEST(quantise_decoder, activations_of_int8_are_rounded_until_told_otherwise) {
@@ -523,93 +370,4 @@ CPU_TEST(quantise_decoder, activations_of_int8_are_rounded_until_told_otherwise)
     cr_expect(change[QUANT_LLMINT8] < change[QUANT_RTN] &&
                   change[QUANT_SMOOTHQUANT] < change[QUANT_RTN],
               "rtn %g, llmint8 %g, smoothquant %g", change[0], change[1], change[2]);
-}
-
-/* ---- bad input ---- */
-
-CPU_TEST(quantise_decoder, texts_that_are_too_short_are_refused) {
-    Module m;
-    module_init(&m, &ctx, LATENT_MOE);
-    int32_t ids[100] = {0};
-    Calibration c;
-    cr_expect(calibration_init(&c, ids, 100, 4, 26, &err) == -1);
-    cr_expect(strstr(err.text, "has 100 tokens, but 4 windows of 26 need 104"), "%s", err.text);
-    check_ok(calibration_init(&c, ids, 100, 4, 20, &err), &err);
-    c.position = m.position;
-    QuantReport report = {0};
-    QuantRecipe recipe = quant_recipe(QUANT_GPTQ, int4);
-    cr_expect(quantise_decoder(&ctx, &m.model, &recipe, &c, &report, &err) == -1);
-    cr_expect(strstr(err.text, "has 80 tokens") && strstr(err.text, "inputs, 96"), "%s", err.text);
-    for (QuantMethod method = QUANT_SMOOTHQUANT; method <= QUANT_GPTQ; method++) {
-        recipe = quant_recipe(method, int8);
-        cr_expect(quantise_decoder(&ctx, &m.model, &recipe, NULL, &report, &err) == -1);
-        cr_expect(strstr(err.text, "needs a text"), "%s", err.text);
-    }
-    c.ids[33] = VOCAB;
-    recipe = quant_recipe(QUANT_AWQ, int4);
-    cr_expect(quantise_decoder(&ctx, &m.model, &recipe, &c, &report, &err) == -1);
-    cr_expect(strstr(err.text, "id 29") && strstr(err.text, "vocabulary of 29"), "%s", err.text);
-    cr_expect(report.count == 0);
-}
-
-Test(quantise_decoder, windows_are_spread_over_the_text) {
-    int32_t ids[1000];
-    for (int i = 0; i < 1000; i++) ids[i] = i;
-    Calibration c;
-    check_ok(calibration_init(&c, ids, 1000, 4, 10, &err), &err);
-    check_all(c.ids[0] == 0, c.ids[10] == 330, c.ids[19] == 339, c.ids[39] == 999);
-    check_ok(calibration_init(&c, ids, 1000, 1, 10, &err), &err);
-    check_all(c.ids[0] == 0, c.ids[9] == 9);
-}
-
-CPU_TEST(quantise_decoder, numbers_that_are_none_are_named) {
-    const struct {
-        int where; /* the experts, or a norm, which makes what comes behind it NaN */
-        QuantMethod method;
-        const char *message;
-    } cases[] = {
-        {0, QUANT_RTN, "model.layers.1.mlp.experts.up_proj.weight: expert 2: number [1, 5]"},
-        {0, QUANT_GPTQ, "model.layers.1.mlp.experts.up_proj.weight: expert 2: number [1, 5]"},
-        {1, QUANT_AWQ, "what layer 1 is given is not finite (token 0 of window 0)"}};
-    for (size_t c = 0; c < sizeof cases / sizeof cases[0]; c++) {
-        Module m;
-        module_init(&m, &ctx, LATENT_MOE);
-        float *experts = m.model.layers[1].moe.up_proj->data;
-        if (cases[c].where == 0)
-            experts[2 * 32 * HIDDEN + HIDDEN + 5] = NAN;
-        else
-            ((float *)m.model.layers[0].mla.o_bias->data)[7] = INFINITY;
-        QuantReport report = {0};
-        QuantRecipe recipe = quant_recipe(cases[c].method, int4);
-        cr_expect(quantise_decoder(&ctx, &m.model, &recipe, cases[c].method ? &m.text : NULL,
-                                   &report, &err) == -1);
-        cr_expect(strstr(err.text, cases[c].message), "%s", err.text);
-    }
-}
-
-Test(quantise_decoder, methods_and_formats_go_together_or_are_refused) {
-    const struct {
-        QuantMethod method;
-        QuantFormat format;
-        const char *message; /* NULL: it is fine */
-    } cases[] = {
-        {QUANT_RTN, {F8_E4M3, 128, 128, true}, NULL},
-        {QUANT_GPTQ, {I4, 1, 128, false}, NULL},
-        {QUANT_AWQ, {U8, 1, 0, false}, NULL},
-        {QUANT_GPTQ, {F8_E4M3, 128, 128, false}, "gptq is for INT8 and INT4"},
-        {QUANT_AWQ, {U8, 4, 32, false}, "awq is for INT8 and INT4 in groups of a row"},
-        {QUANT_SMOOTHQUANT, {I4, 1, 32, false}, "choose INT8 without groups"},
-        {QUANT_LLMINT8, {U8, 1, 32, false}, "choose INT8 without groups"},
-        {QUANT_METHODS, {U8, 1, 0, false}, "no method 5"},
-    };
-    for (size_t c = 0; c < sizeof cases / sizeof cases[0]; c++) {
-        QuantRecipe recipe = quant_recipe(cases[c].method, cases[c].format);
-        int status = quant_recipe_check(&recipe, &err);
-        cr_expect(cases[c].message ? status == -1 && strstr(err.text, cases[c].message)
-                                   : status == 0,
-                  "case %zu: %s", c, err.text);
-    }
-    QuantRecipe recipe = quant_recipe(QUANT_GPTQ, int4);
-    recipe.damp = 0;
-    cr_expect(quant_recipe_check(&recipe, &err) == -1 && strstr(err.text, "damp"));
 }

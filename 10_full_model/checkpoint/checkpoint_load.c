@@ -77,9 +77,7 @@ static void keep_quantised(Loading *l, Tensor *weight) {
     QuantFormat f = stored_format(&l->model->cfg, tensor_dim(weight, -1));
     Error no;
     if (l->kind != LOAD_TO_RUN && l->kind != LOAD_WEIGHT_ONLY) return;
-    if (!can ||
-        quantised_format_check(weight, f.dtype, f.block_out, f.block_in, &no))
-        return;
+    if (!can || quantised_format_check(weight, f.dtype, f.block_out, f.block_in, &no)) return;
     params_set_quantised(&l->model->params, weight, f.dtype, f.block_out, f.block_in,
                          l->kind == LOAD_TO_RUN ? &quantised_products : &quantised_weight_only);
     l->quantised = true;

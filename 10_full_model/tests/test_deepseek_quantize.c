@@ -95,8 +95,8 @@ static bool has(const char *folder, const char *file, const char *text) {
     return memmem(all, bytes, text, strlen(text)) != NULL;
 }
 
-/* With a module, which repeats the head: it has codes in the file, in what is written of that again,
- * and in what decodes, by itself and guessing. */
+/* With a module, which repeats the head: codes in the file, in what is written of that again, and
+ * in what decodes, by itself and guessing. */
 static void head_too(bool tied) {
     Scratch w = even_workplace();
     const char *config = path_in(path_in(w.directory, "tiny"), "config.json");
