@@ -4,6 +4,7 @@
 #include "10_full_model/checkpoint/checkpoint.h"
 #include "10_full_model/checkpoint/output_folder.h"
 #include "10_full_model/demo_quantise.h"
+#include "10_full_model/demo_rewards.h"
 #include "10_full_model/generate/generate.h"
 #include "10_full_model/train/train.h"
 
@@ -390,7 +391,9 @@ static int tour(Tour *t, Error *err) {
     printf("4. Writing\n");
     if (write_text(t, "What it writes now", 60, err)) return -1;
     if (t->options->mtp && guess_ahead(t, err)) return -1;
-    if (demo_fewer_bits(t->options->mtp ? 6 : 5, &t->model, &t->source, &t->train, err)) return -1;
+    int section = t->options->mtp ? 6 : 5;
+    if (demo_fewer_bits(section, &t->model, &t->source, &t->train, err)) return -1;
+    if (demo_rewards(section + 1, &t->model, &t->corpus, t->tokenizer, &t->train, err)) return -1;
     advise(t);
     return 0;
 }

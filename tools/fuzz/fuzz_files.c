@@ -176,6 +176,12 @@ static void training_state(Bytes input) {
     uint64_t before = fingerprint(&model, &state);
     if (training_state_load(&model, &state, &settings, FUZZ_FOLDER, &err))
         REQUIRE(fingerprint(&model, &state) == before, "refused, but changed");
+    before = fingerprint(&model, &state);
+    RewardState rewards = {.accuracy_first = 0.5}, old = rewards;
+    state.rewards = &rewards;
+    if (training_state_load(&model, &state, &settings, FUZZ_FOLDER, &err))
+        REQUIRE(fingerprint(&model, &state) == before && !memcmp(&rewards, &old, sizeof old),
+                "refused, but changed");
 }
 
 /* ---- metrics.csv ---- */

@@ -4,11 +4,13 @@
 #define _GNU_SOURCE /* memmem, fmemopen */
 #include "tools/fuzz/fuzz.h"
 
+#include "09_grpo/rewards.h"
 #include "10_full_model/commands/interactive.h"
 #include "10_full_model/data/documents.h"
 #include "10_full_model/data/minhash.h"
 #include "10_full_model/data/normalise.h"
 #include "10_full_model/data/quality.h"
+#include "10_full_model/data/questions.h"
 #include "common/core/memory.h"
 #include "common/core/utf8.h"
 #include "common/program/options.h"
@@ -158,6 +160,57 @@ static void documents(Bytes input) {
     documents_close(&reader);
 }
 
+/* ---- questions ---- */
+
+/* Prompts and answers, as sft and grpo read them: ids are the text's, no prompt is in both parts,
+ * and each question to learn from comes once. The first byte chooses what may be missing. */
+static void questions(Bytes input) {
+    static Tokenizer *tokenizer;
+    Error err;
+    if (!tokenizer) tokenizer = tokenizer_train("0", 1, 257, NULL, NULL, &err);
+    if (!input.size) return;
+    unsigned how = (unsigned char)input.data[0];
+    fuzz_file("a.jsonl", (Bytes){input.data + 1, input.size - 1});
+    Questions q;
+    const QuestionOptions options = {.from = FUZZ_FOLDER "/a.jsonl",
+                                     .file = true,
+                                     .field = how % 2 ? "answer" : "completion",
+                                     .may_miss = how % 2,
+                                     .held_out = 0.3,
+                                     .most_prompt = how / 2 % 2 ? 5 : 100,
+                                     .most = 100};
+    if (questions_open(&q, tokenizer, how / 4 % 2 ? 256 : -1, &options, &err)) return;
+    REQUIRE(q.train > 0 && q.train < q.count, "%d of %d", q.train, q.count);
+    for (int i = 0; i < q.count && i < 200; i++) {
+        const Question *one = &q.list[i];
+        REQUIRE(one->prompt_tokens > 0 && one->prompt_tokens <= q.longest_prompt &&
+                    one->prompt_tokens + one->tokens <= q.longest,
+                "question %d: %d and %d tokens", i, one->prompt_tokens, one->tokens);
+        REQUIRE(!one->tokens == !one->answer, "an answer without an end");
+        for (int j = i < q.train ? q.train : q.count; j < q.count; j++)
+            REQUIRE(strcmp(one->prompt, q.list[j].prompt), "a prompt in both parts");
+        Question copy = question_at(&q, false, 1, (uint64_t)i);
+        question_free(&copy);
+    }
+    questions_close(&q);
+}
+
+/* What a model wrote, judged; and a list of rewards. */
+static void judged(Bytes input) {
+    Error err;
+    WeightedReward list[REWARDS_MAX];
+    char *prompt = string_of(fuzz_part(&input)), *text = string_of(fuzz_part(&input));
+    char *expected = string_of(fuzz_part(&input)), *names = string_of(input);
+    const Answer answer = {prompt, text, expected, 3, 4, true};
+    for (const Reward *r = rewards; r->name; r++) {
+        float value = r->function(&answer);
+        REQUIRE(isnan(value) || (value >= -1 && value <= 1), "%s gives %g", r->name, value);
+    }
+    int count = rewards_parse(list, names, &err);
+    REQUIRE(count <= REWARDS_MAX, "%d rewards", count);
+    free(prompt), free(text), free(expected), free(names);
+}
+
 /* ---- answers ---- */
 
 typedef struct Heard {
@@ -273,4 +326,5 @@ static void options(Bytes input) {
 const FuzzTarget fuzz_text_targets[] = {{"tokenizer", tokenizer_json}, {"text", tokenizer_text},
                                         {"documents", documents},      {"stream", stream},
                                         {"interactive", interactive},  {"limits", limits},
-                                        {"options", options},          {NULL, NULL}};
+                                        {"options", options},          {"questions", questions},
+                                        {"rewards", judged},           {NULL, NULL}};
