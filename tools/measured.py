@@ -29,7 +29,7 @@ differences of pairs, the first rows less the second, in their order.
 import csv
 import re
 
-CELL = re.compile(r"\{([^{}]+?)\s*:\s*(\w+(?:/\d+)?)(:[\d.]+)?([~!]*)\}")
+CELL = re.compile(r"\{([^{}]+?)\s*:\s*([\w@]+(?:/\d+)?)(:[\d.]+)?([~!]*)\}")
 
 
 class TableMistake(Exception):
