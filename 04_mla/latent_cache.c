@@ -5,6 +5,8 @@
  */
 #include "04_mla/latent_cache.h"
 
+#include <stdlib.h>
+
 static int pool(LatentCache *cache, DType dtype, int64_t row, Error *err) {
     const Pages *pages = cache->pages;
     cache->latent = tensor_view(NULL, "latent_cache", dtype, cache->gpu ? CUDA : CPU,
@@ -46,7 +48,14 @@ int latent_cache_init_as(LatentCache *cache, Context *ctx, Pages *pages, int kv_
 
 bool latent_cache_is_e4m3(const LatentCache *cache) { return cache->latent.dtype == F8_E4M3; }
 
+int latent_cache_add_keys(LatentCache *cache, Context *ctx, int width, bool e4m3, Error *err) {
+    cache->keys = must_alloc(1, sizeof *cache->keys);
+    return latent_cache_init_as(cache->keys, ctx, cache->pages, width, 0, e4m3, err);
+}
+
 void latent_cache_free(LatentCache *cache) {
+    if (cache->keys) latent_cache_free(cache->keys);
+    free(cache->keys);
     device_free(cache->gpu, cache->latent.data);
     *cache = (LatentCache){0};
 }

@@ -22,6 +22,7 @@ typedef struct LatentCache {
     int c_width;   /* of E4M3: how many of them are c_kv's */
     int written;   /* the step whose rows it has, as pages->steps counts */
     Gpu *gpu;      /* who gives the memory back; NULL on the CPU */
+    struct LatentCache *keys; /* of a selection (selection.h), under the same pages; or NULL */
 } LatentCache;
 
 /*
@@ -35,6 +36,8 @@ int latent_cache_init_e4m3(LatentCache *cache, Context *ctx, Pages *pages, int k
                            int rope_dim, Error *err);
 int latent_cache_init_as(LatentCache *cache, Context *ctx, Pages *pages, int kv_lora_rank,
                          int rope_dim, bool e4m3, Error *err);
+/* A second pool, for a selection's keys of `width` numbers: freed with the first. */
+int latent_cache_add_keys(LatentCache *cache, Context *ctx, int width, bool e4m3, Error *err);
 void latent_cache_free(LatentCache *cache); /* zeros, or freed before: fine */
 
 /*

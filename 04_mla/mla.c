@@ -159,27 +159,30 @@ typedef struct NaiveSaved {
     const float *lse; /* [B, H, T] */
     AttentionShape shape;
     MlaShape mla;
-    const uint8_t *mask; /* [B, T, S] of what was selected; NULL: all */
+    const void *work; /* of what was selected, as the forward left it; NULL: all */
+    int count;        /* entries of a list */
 } NaiveSaved;
 
 /*
  * o and lse of q's T tokens, which are the last of S. Here it is chosen between chapter 02's
- * kernels and those for a selection I32 [B, T, count], whose mask is returned; NULL: all, and no
- * mask.
+ * kernels and those for a selection I32 [B, T, count], whose work is returned; NULL: all, and
+ * there is none.
  */
-static const uint8_t *naive_kernel(Context *ctx, void *o, float *lse, const void *q, const void *k,
-                                   const void *v, AttentionShape shape, const int32_t *selected,
-                                   int64_t count) {
+static void *naive_kernel(Context *ctx, void *o, float *lse, const void *q, const void *k,
+                          const void *v, AttentionShape shape, const int32_t *selected,
+                          int64_t count) {
     if (!selected) {
         ON(ctx, causal_forward, o, lse, q, k, v, shape);
         return NULL;
     }
     SelectedShape sparse = {.attention = shape, .count = (int)count};
-    uint8_t *mask =
-        arena_alloc(&ctx->data, (size_t)shape.batch * (size_t)shape.q_len * (size_t)shape.kv_len);
-    ON(ctx, selected_mask, mask, selected, sparse);
-    ON(ctx, selected_forward, o, lse, q, k, v, mask, sparse);
-    return mask;
+    size_t bytes = selected_work_cpu(sparse);
+#ifdef WITH_CUDA
+    if (ctx->device == CUDA) bytes = selected_work_cuda(sparse);
+#endif
+    void *work = arena_alloc(&ctx->data, bytes);
+    ON(ctx, selected_forward, o, lse, q, k, v, selected, work, sparse);
+    return work;
 }
 
 static float *naive_scratch(Context *ctx, AttentionShape shape) {
@@ -205,9 +208,9 @@ static void naive_backward(Context *ctx, void *saved) {
     void *dk = dkv || dk_rope ? arena_alloc(&ctx->data, tensor_bytes(s->k)) : NULL;
     const void *d_o = s->o->grad->data, *q = s->q->data, *k = s->k->data;
     const void *v = at(s->kv, s->mla.nope);
-    if (s->mask)
+    if (s->work)
         ON(ctx, selected_backward, dq, add_q, dk, 0, dv, add_kv, d_o, q, k, v, s->o->data, s->lse,
-           s->mask, (SelectedShape){.attention = s->shape});
+           s->work, (SelectedShape){.attention = s->shape, .count = s->count});
     else
         ON(ctx, causal_backward, dq, add_q, dk, 0, dv, add_kv, naive_scratch(ctx, s->shape), d_o, q,
            k, v, s->o->data, s->lse, s->shape);
@@ -223,8 +226,10 @@ static const int32_t *selected_from(const Tensor *selected, int64_t b) {
     return (int32_t *)selected->data + b * tensor_dim(selected, 1) * tensor_dim(selected, 2);
 }
 
-Tensor *mla_naive_attention(Context *ctx, Tensor *q, Tensor *kv, Tensor *k_rope,
-                            const Tensor *selected, const MlaConfig *cfg, float scale) {
+/* mla_naive_attention; *attended (NULL: nobody asks) is for who learns from it. */
+static Tensor *naive_attention(Context *ctx, Tensor *q, Tensor *kv, Tensor *k_rope,
+                               const Tensor *selected, const MlaConfig *cfg, float scale,
+                               Attended *attended) {
     int64_t B = tensor_dim(q, 0), T = tensor_dim(q, 1), S = tensor_dim(kv, 1);
     MlaShape mla = kernel_shape(cfg);
     int64_t H = mla.heads, qk = mla.nope + mla.rope;
@@ -241,13 +246,19 @@ Tensor *mla_naive_attention(Context *ctx, Tensor *q, Tensor *kv, Tensor *k_rope,
     Tensor *k = tensor_new(ctx, "keys", ctx->dtype, SHAPE(B, S, H, qk));
     ON(ctx, mla_keys, k->data, kv->data, k_rope ? k_rope->data : NULL, B * S, mla);
     float *lse = arena_alloc(&ctx->data, sizeof(float) * (size_t)(B * H * T));
-    const uint8_t *mask =
-        naive_kernel(ctx, o->data, lse, q->data, k->data, at(kv, mla.nope), shape,
-                     selected_from(selected, 0), selected ? tensor_dim(selected, 2) : 0);
+    int64_t count = selected ? tensor_dim(selected, 2) : 0;
+    void *work = naive_kernel(ctx, o->data, lse, q->data, k->data, at(kv, mla.nope), shape,
+                              selected_from(selected, 0), count);
+    if (attended) *attended = (Attended){q, k, lse, selected, scale};
     RECORD(ctx, o, naive_backward, NaiveSaved, .o = o, .q = q, .kv = kv, .k_rope = k_rope, .k = k,
-           .lse = lse, .shape = shape, .mla = mla, .mask = mask);
+           .lse = lse, .shape = shape, .mla = mla, .work = work, .count = (int)count);
     if (!ctx->recording) arena_release(&ctx->data, mark); /* else backward needs them */
     return o;
+}
+
+Tensor *mla_naive_attention(Context *ctx, Tensor *q, Tensor *kv, Tensor *k_rope,
+                            const Tensor *selected, const MlaConfig *cfg, float scale) {
+    return naive_attention(ctx, q, kv, k_rope, selected, cfg, scale, NULL);
 }
 
 /* How many sequences from b on have the same length: one batch of the naive attention. */
@@ -359,26 +370,18 @@ MlaDecodeShape mla_decode_shape(const MlaConfig *cfg, const LatentCache *cache, 
                             .scale = scale};
 }
 
-/* As mla_decode, of what is selected: I32 [B, T, k]. A row of the pool is key and value of all
- * heads. */
+/* As mla_decode, of what is selected: I32 [B, T, k]. */
 static void absorbed_selected(Context *ctx, Tensor *o_latent, Tensor *q_absorbed,
                               const Tensor *selected, const LatentCache *cache, MlaDecodeShape s) {
     const Pages *pages = cache->pages;
-    SelectedShape shape = {.attention = attention_shape(s.batch, s.heads, 1, s.q_len, s.max_length,
-                                                        cache->width, s.kv_lora_rank, 1),
-                           .count = (int)tensor_dim(selected, 2),
-                           .block_table = pages->block_table.data,
-                           .lengths = pages->lengths.data,
-                           .max_pages = s.max_pages};
-    CHECK(!s.e4m3, "mla_forward: a selection reads numbers; this cache has rows in FP8");
-    shape.attention.scale = s.scale;
-    shape.attention.k.token = shape.attention.v.token = cache->width;
     check_shape("mla_forward: selection", selected, I32, SHAPE(s.batch, s.q_len, -1));
-    uint8_t *mask =
-        arena_alloc(&ctx->data, (size_t)s.batch * (size_t)s.q_len * (size_t)s.max_length);
-    ON(ctx, selected_mask, mask, selected->data, shape);
-    ON(ctx, selected_forward, o_latent->data, NULL, q_absorbed->data, cache->latent.data,
-       cache->latent.data, mask, shape);
+    int count = (int)tensor_dim(selected, 2);
+    size_t bytes = selected_decode_work_cpu(count, s);
+#ifdef WITH_CUDA
+    if (ctx->device == CUDA) bytes = selected_decode_work_cuda(count, s);
+#endif
+    ON(ctx, selected_decode, o_latent->data, arena_alloc(&ctx->data, bytes), q_absorbed->data,
+       cache->latent.data, pages->block_table.data, pages->lengths.data, selected->data, count, s);
 }
 
 /* The two products with kv_b_proj: the kernels of mla.h, or its own where it is quantised. */
@@ -483,7 +486,7 @@ Tensor *mla_forward(Context *ctx, Tensor *x, const Mla *w, const MlaConfig *cfg,
 
     if (cache) latent_cache_append(ctx, cache, c_kv, k_rope);
     Tensor *selected = /* I32 [B, T, k], the tokens that each query sees; NULL: all (V3.2, 2.1) */
-        selection ? selection->select(ctx, selection, x, c_q, cache ? cache->pages : NULL) : NULL;
+        selection ? selection->select(ctx, selection, x, c_q, cache) : NULL;
 
     Tensor *heads; /* [B, T, H, v] */
     if (cache) {
@@ -491,7 +494,10 @@ Tensor *mla_forward(Context *ctx, Tensor *x, const Mla *w, const MlaConfig *cfg,
     } else { /* k_nope and v of every head from the latent (eq. 10-11, 42, 45) */
         Tensor *kv = linear(ctx, c_kv, w->kv_b_proj, NULL);
         kv = reshape(ctx, kv, SHAPE(B, T, H, nope + v));
-        heads = mla_naive_attention(ctx, q, kv, k_rope, selected, cfg, scale);
+        Attended attended;
+        heads = naive_attention(ctx, q, kv, k_rope, selected, cfg, scale, &attended);
+        if (ctx->recording && selection && selection->learn)
+            selection->learn(ctx, selection, &attended);
     }
     heads = reshape(ctx, heads, SHAPE(B, T, H * v));
     return linear_residual(ctx, heads, w->o_proj, w->o_bias, to); /* eq. 47 */

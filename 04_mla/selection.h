@@ -8,19 +8,23 @@
  *     u_t = attention(h_t, { c_s | s in selected_t }),   s <= t
  *
  * Chapter 04 does not know how they are chosen. What chooses, an indexer, needs x, the normed query
- * latent c_q, and perhaps keys of its own for all tokens before, in a pool under the same pages.
- * Its struct begins with the Selection, so that select() finds the rest behind `self`:
+ * latent c_q, and perhaps keys of its own for all tokens before: the cache has a second pool for
+ * them, under the same pages (LatentCache's `keys`). Its struct begins with the Selection, so that
+ * select() finds the rest behind `self`:
  *
- *     struct Indexer { Selection selection; LatentCache keys; ...weights... };
+ *     struct Indexer { Selection selection; ...weights... };
  *
  * It is asked in every layer, after the step's latents went into the cache and before attention. It
  * returns a list of positions in the sequence, in any order. An entry that is negative, or behind
  * the query, or a repetition counts for nothing: so a list of fewer than k is filled up with -1,
  * and no list can break causality. A query without a valid entry gets zeros.
  *
- * The kernels are plain ones: a mask of bytes [B, T, S] says what was selected, so they need that
- * much memory, read a byte for each pair, and compute only for the selected ones. Without a
- * selection none of this runs.
+ * An indexer may learn from the attention that it chose for: while ctx records, learn() is shown
+ * its queries and keys, and the sums of its softmax, from which every probability comes back.
+ *
+ * The CPU's kernels gather what a list says and do no work for the rest. The GPU's are plain ones:
+ * a mask of bytes [B, T, S] says what was selected, so they need that much memory and read a byte
+ * for each pair. Without a selection none of this runs.
  */
 #ifndef SELECTION_H
 #define SELECTION_H
@@ -32,13 +36,26 @@ __BEGIN_DECLS
 
 typedef struct Selection Selection;
 
+/* Attention without a cache as it was computed, of [B, T, H] queries: on the tape, not to be
+ * changed. Probability of key j for query t of head h: exp(scale q . k - lse[b, h, t]). */
+typedef struct Attended {
+    const Tensor *q, *k;    /* [B, T, H, qk_dim]: nope and rope parts, rotated */
+    const float *lse;       /* [B, H, T], natural log */
+    const Tensor *selected; /* what select() returned */
+    float scale;
+} Attended;
+
 struct Selection {
     /*
      * x [B, T, hidden_size], c_q [B, T, q_lora_rank] (x itself where queries are not compressed) ->
-     * I32 [B, T, k] on ctx's device, or NULL: all. pages NULL: the T tokens are the whole sequence;
-     * otherwise they are those that the step began with.
+     * I32 [B, T, k] on ctx's device, or NULL: all. cache NULL: the T tokens are the whole sequence;
+     * otherwise they are those that the step began with, and cache->keys is the selection's to
+     * fill.
      */
-    Tensor *(*select)(Context *ctx, const Selection *self, Tensor *x, Tensor *c_q, Pages *pages);
+    Tensor *(*select)(Context *ctx, const Selection *self, Tensor *x, Tensor *c_q,
+                      LatentCache *cache);
+    /* NULL, or called behind attention while ctx records. */
+    void (*learn)(Context *ctx, const Selection *self, const Attended *attended);
 };
 
 /* ---- kernels (KERNEL and Real: gpu.h) ---- */
@@ -67,16 +84,32 @@ PAGES_INLINE int64_t selected_at(const SelectedShape *s, HeadStrides strides, in
                : b * strides.batch + j * strides.token + head;
 }
 
-/* mask [B, q_len, kv_len]: 1 where a query selected a key that it may see, else 0.
- * selected I32 [B, q_len, count]. */
-KERNEL(selected_mask, uint8_t *mask, const int32_t *selected, SelectedShape shape);
-/* lse [B, H, q_len], natural log; may be NULL. */
+/*
+ * o and lse ([B, H, q_len], natural log; may be NULL) of what the lists selected, I32 [B, q_len,
+ * count], allow. work: selected_work_*() bytes in which the kernel keeps the lists as it likes to
+ * read them. Backward gets them as the forward left them; it is not for pages. NULL gradients are
+ * not computed; they have the strides of their tensors.
+ */
 KERNEL(selected_forward, Real *o, float *lse, const Real *q, const Real *k, const Real *v,
-       const uint8_t *mask, SelectedShape shape);
-/* Not for pages. NULL gradients are not computed; they have the strides of their tensors. */
+       const int32_t *selected, void *work, SelectedShape shape);
 KERNEL(selected_backward, Real *dq, int add_q, Real *dk, int add_k, Real *dv, int add_v,
        const Real *d_o, const Real *q, const Real *k, const Real *v, const Real *o,
-       const float *lse, const uint8_t *mask, SelectedShape shape);
+       const float *lse, const void *work, SelectedShape shape);
+size_t selected_work_cpu(SelectedShape shape);
+size_t selected_work_cuda(SelectedShape shape);
+
+/* The lists put in order: each ascending, without what counts for nothing, then -1. */
+void selected_tidy_cpu(int32_t *tidy, const int32_t *selected, SelectedShape shape);
+
+/*
+ * mla_decode of what is selected, I32 [B, q_len, count]; shapes as there. A query's numbers do not
+ * depend on how many others come with it. work: selected_decode_work_*() bytes.
+ */
+KERNEL(selected_decode, Real *o, void *work, const Real *q, const void *latent,
+       const int32_t *block_table, const int32_t *lengths, const int32_t *selected, int count,
+       MlaDecodeShape shape);
+size_t selected_decode_work_cpu(int count, MlaDecodeShape shape);
+size_t selected_decode_work_cuda(int count, MlaDecodeShape shape);
 
 __END_DECLS
 #endif

@@ -7,6 +7,18 @@
 #include <string.h>
 
 /* [cache_fork] */
+/* One layer's rows: its latents, or a selection's keys. */
+static void fork_pool(Context *ctx, LatentCache *to, LatentCache *from, int group, int longest) {
+    const Pages *in = from->pages, *out = to->pages;
+    CHECK(from->width == to->width && from->latent.dtype == to->latent.dtype,
+          "cache_fork: rows of %d and %d numbers", from->width, to->width);
+    size_t row = tensor_bytes(&from->latent) / (size_t)(in->count * PAGE_TOKENS);
+    latent_cache_writes(to, "cache_fork", longest);
+    ON(ctx, cache_fork, to->latent.data, from->latent.data, out->block_table.data,
+       in->block_table.data, in->lengths.data, out->batch, group, longest, out->max_pages,
+       in->max_pages, (int64_t)row);
+}
+
 int cache_fork(Context *ctx, DecoderCache *to, DecoderCache *from, int group, Error *err) {
     Pages *in = &from->pages, *out = &to->pages;
     CHECK(to->kind == ATTENTION_MLA && from->kind == ATTENTION_MLA && to->count == from->count &&
@@ -22,13 +34,8 @@ int cache_fork(Context *ctx, DecoderCache *to, DecoderCache *from, int group, Er
     pages_settle(ctx, out);
     for (int i = 0; i < to->count; i++) {
         LatentCache *a = &from->layers[i].latent, *b = &to->layers[i].latent;
-        CHECK(a->width == b->width && a->latent.dtype == b->latent.dtype,
-              "cache_fork: rows of %d and %d numbers", a->width, b->width);
-        size_t row = tensor_bytes(&a->latent) / (size_t)(in->count * PAGE_TOKENS);
-        latent_cache_writes(b, "cache_fork", longest);
-        ON(ctx, cache_fork, b->latent.data, a->latent.data, out->block_table.data,
-           in->block_table.data, in->lengths.data, to->batch, group, longest, out->max_pages,
-           in->max_pages, (int64_t)row);
+        fork_pool(ctx, b, a, group, longest);
+        if (a->keys) fork_pool(ctx, b->keys, a->keys, group, longest);
     }
     for (int b = 0; b < to->batch; b++)
         decoder_cache_truncate(to, b, decoder_cache_length(from, b / group));

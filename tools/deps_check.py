@@ -15,9 +15,9 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 # What a room of chapter 10 may use, itself apart. Programs, tests, exercises and the chapter's own
 # files use all of them; a room that is not listed here is used by nobody but them.
 ROOMS = {
-    "model": [],
+    "sparse": [],
+    "model": ["sparse"],
     "data": [],
-    "sparse": ["model"],
     "checkpoint": ["model", "sparse", "data"],
     "generate": ["checkpoint", "model", "sparse", "data"],
     "train": ["checkpoint", "model", "sparse", "data"],

@@ -25,9 +25,11 @@ static __global__ void mask_kernel(uint8_t *mask, const int32_t *selected, Selec
     }
 }
 
-void selected_mask_cuda(Gpu *gpu, DType dtype, uint8_t *mask, const int32_t *selected,
-                        SelectedShape s) {
-    (void)dtype; /* a mask has bytes, whatever the activations are */
+size_t selected_work_cuda(SelectedShape s) {
+    return (size_t)s.attention.batch * (size_t)s.attention.q_len * (size_t)s.attention.kv_len;
+}
+
+static void make_mask(Gpu *gpu, uint8_t *mask, const int32_t *selected, SelectedShape s) {
     unsigned rows = (unsigned)s.attention.batch * (unsigned)s.attention.q_len;
     gpu_launch(gpu, mask_kernel, rows, 256, 0, mask, selected, s);
 }
@@ -115,7 +117,9 @@ __global__ void __launch_bounds__(32 * WARPS)
 }
 
 void selected_forward_cuda(Gpu *gpu, DType dtype, void *o, float *lse, const void *q, const void *k,
-                           const void *v, const uint8_t *mask, SelectedShape s) {
+                           const void *v, const int32_t *selected, void *work, SelectedShape s) {
+    uint8_t *mask = (uint8_t *)work;
+    make_mask(gpu, mask, selected, s);
     const AttentionShape *a = &s.attention;
     CHECK(a->qk_dim <= MLA_DECODE_MAX_WIDTH && a->v_dim <= MLA_DECODE_MAX_WIDTH,
           "selected_forward: heads of %d and %d; at most %d", a->qk_dim, a->v_dim,
@@ -199,12 +203,38 @@ static void backward(Gpu *gpu, T *dq, int add_q, T *dk, int add_k, T *dv, int ad
 
 void selected_backward_cuda(Gpu *gpu, DType dtype, void *dq, int add_q, void *dk, int add_k,
                             void *dv, int add_v, const void *d_o, const void *q, const void *k,
-                            const void *v, const void *o, const float *lse, const uint8_t *mask,
+                            const void *v, const void *o, const float *lse, const void *work,
                             SelectedShape s) {
     CHECK(!s.block_table && s.attention.kv_heads == s.attention.heads,
           "selected_backward: keys of their own heads");
     DTYPE_SWITCH(dtype, T,
                  backward<T>(gpu, (T *)dq, add_q, (T *)dk, add_k, (T *)dv, add_v,
                              Backward<T>{(const T *)d_o, (const T *)q, (const T *)k, (const T *)v,
-                                         (const T *)o, lse, mask, s}));
+                                         (const T *)o, lse, (const uint8_t *)work, s}));
+}
+
+/* A row of the pool is key and value of all heads. */
+static SelectedShape decode_shape(const int32_t *block_table, const int32_t *lengths, int count,
+                                  const MlaDecodeShape &s) {
+    SelectedShape shape = {};
+    shape.attention = attention_shape(s.batch, s.heads, 1, s.q_len, s.max_length,
+                                      s.kv_lora_rank + s.rope_dim, s.kv_lora_rank, 1);
+    shape.attention.scale = s.scale;
+    shape.attention.k.token = shape.attention.v.token = s.kv_lora_rank + s.rope_dim;
+    shape.count = count;
+    shape.block_table = block_table, shape.lengths = lengths;
+    shape.max_pages = s.max_pages;
+    return shape;
+}
+
+size_t selected_decode_work_cuda(int count, MlaDecodeShape s) {
+    return selected_work_cuda(decode_shape(NULL, NULL, count, s));
+}
+
+void selected_decode_cuda(Gpu *gpu, DType dtype, void *o, void *work, const void *q,
+                          const void *latent, const int32_t *block_table, const int32_t *lengths,
+                          const int32_t *selected, int count, MlaDecodeShape s) {
+    CHECK(!s.e4m3, "selected_decode: on a GPU it reads numbers; this cache has rows in FP8");
+    selected_forward_cuda(gpu, dtype, o, NULL, q, latent, latent, selected, work,
+                          decode_shape(block_table, lengths, count, s));
 }

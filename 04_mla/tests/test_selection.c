@@ -12,13 +12,13 @@ typedef struct Fixed {
 } Fixed;
 
 static Tensor *fixed_select(Context *ctx, const Selection *self, Tensor *x, Tensor *c_q,
-                            Pages *pages) {
+                            LatentCache *cache) {
     const Fixed *f = (const Fixed *)self;
     int B = (int)tensor_dim(x, 0), T = (int)tensor_dim(x, 1);
     check_shape("fixed_select", c_q, ctx->dtype, SHAPE(B, T, f->width));
     int32_t *lists = malloc(sizeof *lists * (size_t)(B * T * f->k));
     for (int b = 0; b < B; b++) {
-        int first = pages ? pages->length[b] - T : 0;
+        int first = cache ? cache->pages->length[b] - T : 0;
         memcpy(lists + b * T * f->k, f->lists + (b * f->all + first) * f->k,
                sizeof *lists * (size_t)(T * f->k));
     }
@@ -29,7 +29,7 @@ static Tensor *fixed_select(Context *ctx, const Selection *self, Tensor *x, Tens
 
 static Fixed fixed(const int32_t *lists, int all, int k, const MlaConfig *cfg) {
     int width = cfg->q_lora_rank ? cfg->q_lora_rank : cfg->hidden_size;
-    return (Fixed){{fixed_select}, lists, all, k, width};
+    return (Fixed){{.select = fixed_select}, lists, all, k, width};
 }
 
 /* k positions for each of B * T queries: at random, up to a little beyond the query, some of them
@@ -132,12 +132,13 @@ static void check_kernels(Device device, DType dtype, int B, int T, int S, int H
     Tensor *dv = tensor_new(&ctx, "dv", dtype, SHAPE(B, S, H, Dv));
     Tensor *const out[] = {o, dq, dk, dv};
     for (int i = 0; i < 4; i++) test_poison(&ctx, out[i]);
-    uint8_t *mask = arena_alloc(&ctx.data, (size_t)(B * T * S));
+    size_t bytes = selected_work_cpu(shape), mask = (size_t)(B * T * S);
+    void *work = arena_alloc(&ctx.data, bytes > mask ? bytes : mask);
     float *lse = arena_alloc(&ctx.data, sizeof(float) * (size_t)(B * H * T));
-    ON(&ctx, selected_mask, mask, selected->data, shape);
-    ON(&ctx, selected_forward, o->data, lse, q->data, k->data, v->data, mask, shape);
+    ON(&ctx, selected_forward, o->data, lse, q->data, k->data, v->data, selected->data, work,
+       shape);
     ON(&ctx, selected_backward, dq->data, 0, dk->data, 0, dv->data, 0, d_o->data, q->data, k->data,
-       v->data, o->data, lse, mask, shape);
+       v->data, o->data, lse, work, shape);
     /* F32: sums of `count` and D terms in another order. BF16: o is rounded, and enters delta. */
     double t = dtype == BF16 ? 0x1p-6 : 40 * tolerance_of(F32, D);
     check_tensor(&ctx, "o", o, want.o, t);

@@ -96,12 +96,27 @@ int block_training_check(const BlockTraining *training, const BlockConfig *cfg, 
     return moe_losses_check(&training->losses, &cfg->moe, err);
 }
 
+int block_cache_init_latents(BlockCache *cache, Context *ctx, Pages *pages, const BlockConfig *cfg,
+                             Error *err) {
+    cache->kind = ATTENTION_MLA;
+    if (latent_cache_init_as(&cache->latent, ctx, pages, cfg->mla.kv_lora_rank,
+                             cfg->mla.qk_rope_head_dim, cfg->e4m3_cache, err))
+        return -1;
+    return cfg->index_head_dim ? latent_cache_add_keys(&cache->latent, ctx, cfg->index_head_dim,
+                                                       cfg->e4m3_cache, err)
+                               : 0;
+}
+
+const Selection *block_selection(const Block *w, const BlockRun *run) {
+    return run->selection ? run->selection : w->selection;
+}
+
 Tensor *block_attention(Context *ctx, Tensor *h, const Block *w, const BlockConfig *cfg,
                         const BlockRun *run, Residual to) {
     BlockCache *cache = run->cache;
     CHECK(!cache || cache->kind == cfg->attention, "block: a cache of another attention");
     if (cfg->attention == ATTENTION_MLA)
-        return mla_forward(ctx, h, &w->mla, &cfg->mla, run->position, run->selection,
+        return mla_forward(ctx, h, &w->mla, &cfg->mla, run->position, block_selection(w, run),
                            cache ? &cache->latent : NULL, cache ? run->mode : MLA_AUTO, to);
     CHECK(!run->position, "block: multi-head attention takes no position");
     return multihead_forward(ctx, h, &w->multihead, &cfg->multihead, cache ? &cache->kv : NULL, to);

@@ -31,6 +31,7 @@ typedef struct BlockConfig {
     MultiheadConfig multihead; /* hidden_size as above */
     MlaConfig mla;
     bool e4m3_cache;           /* caches of latents have rows of 04_mla/latent_row.h */
+    int index_head_dim; /* numbers that a selection keeps of a token (04_mla/selection.h); or 0 */
     int first_k_dense_replace; /* layers 0 .. k - 1 are dense */
     MoeConfig moe;             /* of the others; n_routed_experts 0: all layers are dense */
 } BlockConfig;
@@ -45,6 +46,7 @@ typedef struct Block {
     Tensor *input_layernorm; /* [hidden_size] */
     Multihead multihead;     /* one of the two */
     Mla mla;
+    const Selection *selection; /* that is part of the layer; NULL: it has none */
     Tensor *post_attention_layernorm; /* [hidden_size] */
     bool dense;
     Mlp mlp; /* one of the two */
@@ -73,6 +75,11 @@ typedef struct BlockCache {
     LatentCache latent;
 } BlockCache;
 
+/* One layer's pools under `pages`, of latents and of a selection's keys. -1 and a message when
+ * memory runs out. */
+int block_cache_init_latents(BlockCache *cache, Context *ctx, Pages *pages, const BlockConfig *cfg,
+                             Error *err);
+
 /* ---- forward ---- */
 
 /* What a step of training asks of a block, while recording. */
@@ -89,7 +96,9 @@ int block_training_check(const BlockTraining *training, const BlockConfig *cfg, 
 typedef struct BlockRun {
     /* latent attention's rotation; multi-head attention here has none */
     const Position *position;
-    const Selection *selection; /* latent attention's: which tokens are seen (04_mla/selection.h) */
+    /* latent attention's: which tokens are seen (04_mla/selection.h); NULL: what the layer's own
+     * selection says, if it has one */
+    const Selection *selection;
     /* NULL: the T tokens are the whole sequence, and this can be differentiated; else they are
      * those that the step began with (decoder_cache_begin; recording must be off) */
     BlockCache *cache;
@@ -98,6 +107,9 @@ typedef struct BlockRun {
     MoeRecord *record;
     const BlockTraining *training; /* NULL: no dropout, no losses */
 } BlockRun;
+
+/* Who chooses what this layer's attention sees; NULL: nobody, it sees all. */
+const Selection *block_selection(const Block *w, const BlockRun *run);
 
 /* x [B, T, hidden_size] -> the same shape. */
 Tensor *block_forward(Context *ctx, Tensor *x, const Block *w, const BlockConfig *cfg,

@@ -14,7 +14,7 @@
  * token, which the fused experts do not keep. */
 BlockFused block_fused(Context *ctx, const Tensor *x, const Block *w, const BlockConfig *cfg,
                        const BlockRun *run) {
-    bool latent = run->cache && cfg->attention == ATTENTION_MLA && !run->selection;
+    bool latent = run->cache && cfg->attention == ATTENTION_MLA && !block_selection(w, run);
     return (BlockFused){
         .attention = latent && mla_few_rows_supports(ctx, x, w->input_layernorm, &w->mla, &cfg->mla,
                                                      run->position, &run->cache->latent),

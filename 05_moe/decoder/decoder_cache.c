@@ -14,9 +14,7 @@ static int layer_init(DecoderCache *cache, Context *ctx, const BlockConfig *cfg,
                       int capacity, Error *err) {
     BlockCache *c = &cache->layers[layer];
     c->kind = cfg->attention;
-    if (has_latents(cache))
-        return latent_cache_init_as(&c->latent, ctx, &cache->pages, cfg->mla.kv_lora_rank,
-                                    cfg->mla.qk_rope_head_dim, cfg->e4m3_cache, err);
+    if (has_latents(cache)) return block_cache_init_latents(c, ctx, &cache->pages, cfg, err);
     return kv_cache_init(&c->kv, ctx, cache->batch, capacity, cfg->multihead.num_key_value_heads,
                          cfg->multihead.head_dim, err);
 }

@@ -239,13 +239,13 @@ typedef struct Window {
 } Window;
 
 static Tensor *select_window(Context *ctx, const Selection *self, Tensor *x, Tensor *c_q,
-                             Pages *pages) {
+                             LatentCache *cache) {
     (void)c_q;
     int rows = (int)tensor_dim(x, 0), tokens = (int)tensor_dim(x, 1);
     int count = ((const Window *)self)->all ? T : WINDOW;
     int32_t chosen[B * T * T];
     for (int i = 0; i < rows * tokens; i++) {
-        int query = i % tokens + (pages ? pages->length[i / tokens] - tokens : 0);
+        int query = i % tokens + (cache ? cache->pages->length[i / tokens] - tokens : 0);
         for (int k = 0; k < count; k++) chosen[i * count + k] = query - k;
     }
     return tensor_copy_in(ctx, "chosen", I32, chosen, SHAPE(rows, tokens, count));
@@ -262,7 +262,7 @@ CONTEXT_TEST(decoder, selections_reach_every_layer) {
     for (int b = 0; b < B; b++)
         for (int t = 0; t < T; t++) ids[b][t] = (5 * t + t * t + b) % VOCAB;
     double close = dtype == BF16 ? 16 * 0x1p-9 : 64 * tolerance_of(F32, 32);
-    Window windows[LAYERS] = {{{select_window}, true}, {{select_window}, true}};
+    Window windows[LAYERS] = {{{.select = select_window}, true}, {{.select = select_window}, true}};
     const Selection *each[LAYERS] = {&windows[0].selection, &windows[1].selection};
     const DecoderRun selected = {.selections = each};
     float *before = logits_from(&ctx, &m, ids, 0, T, &(DecoderRun){0});

@@ -124,11 +124,8 @@ Drafter *drafter_of_modules(Context *ctx, const Mtp *mtp, DecoderCache *cache, i
         device_set(ctx->gpu, m->kept.data, 0, tensor_bytes(&m->kept));
         device_set(ctx->gpu, m->before.data, 0, tensor_bytes(&m->before));
     }
-    for (int i = 0; i < depth && room; i++) {
-        m->caches[i].kind = ATTENTION_MLA;
-        room = latent_cache_init_as(&m->caches[i].latent, ctx, &cache->pages, cfg->mla.kv_lora_rank,
-                                    cfg->mla.qk_rope_head_dim, cfg->e4m3_cache, err) == 0;
-    }
+    for (int i = 0; i < depth && room; i++)
+        room = block_cache_init_latents(&m->caches[i], ctx, &cache->pages, cfg, err) == 0;
     if (room) return &m->drafter;
     modules_free(&m->drafter);
     return NULL;

@@ -191,8 +191,8 @@ CPU_TEST(quantise_decoder, awq_clips_what_makes_no_keys) {
 
 /* Something else that reads the normed input, and selects all tokens. */
 static Tensor *select_all(Context *ctx, const Selection *self, Tensor *x, Tensor *c_q,
-                          Pages *pages) {
-    (void)ctx, (void)self, (void)x, (void)c_q, (void)pages;
+                          LatentCache *cache) {
+    (void)ctx, (void)self, (void)x, (void)c_q, (void)cache;
     return NULL;
 }
 

@@ -86,6 +86,8 @@ int checkpoint_load_config(ModelConfig *cfg, const char *directory, Error *err);
  * of the folder's (another context, say); the shapes of the weights must come out the same. Only of
  * modules for multi-token prediction cfg may have fewer, the last of which are then not read; or
  * some where the folder has none: they begin with random numbers to train, and else are left out.
+ * And cfg may be deepseek_v32 where the folder is deepseek_v3: then the indexers' numbers are
+ * random.
  */
 int checkpoint_load_model(Model *model, Context *ctx, const char *directory, const ModelConfig *cfg,
                           LoadKind kind, Error *err);

@@ -51,6 +51,7 @@ typedef struct Loading {
     int modules;        /* for multi-token prediction, that the folder has or should have */
     bool quantised;     /* is a weight of the model? */
     bool fresh_modules; /* the model is to have some and the folder has none: they are not read */
+    bool fresh_indexers; /* the same */
 } Loading;
 
 static int compare_names(const void *a, const void *b) {
@@ -126,9 +127,10 @@ static int match_tensor(Loading *l, const Tensor *t, const char *path, Error *er
     return 0;
 }
 
-/* Is this weight not to be read, for it is a new module's? */
+/* Is this weight not to be read, for it is a new module's or indexer's? */
 static bool is_fresh(const Loading *l, const Tensor *weight) {
-    return l->fresh_modules && weight_layer(weight->name) >= l->model->cfg.num_hidden_layers;
+    return (l->fresh_indexers && strstr(weight->name, ".indexer.")) ||
+           (l->fresh_modules && weight_layer(weight->name) >= l->model->cfg.num_hidden_layers);
 }
 
 static bool same_numbers(const Tensor *a, const Tensor *b) {
@@ -272,6 +274,7 @@ static int read_all(Loading *l, Error *err) {
         if (!status && !weight->quantised) status = check_bias(l, weight, values, err);
     }
     if (l->fresh_modules) model_randomize_modules(model);
+    if (l->fresh_indexers) model_randomize_indexers(model);
     free(values);
     return status;
 }
@@ -326,7 +329,9 @@ int checkpoint_load_model(Model *model, Context *ctx, const char *directory,
     Loading l = {.model = model, .directory = directory, .kind = kind};
     bool training = kind == LOAD_TO_TRAIN;
     *model = (Model){0};
-    if (!other && checkpoint_load_config(&cfg, directory, err)) return -1;
+    if ((!other || config_is_sparse(other)) && checkpoint_load_config(&cfg, directory, err))
+        return -1;
+    l.fresh_indexers = other && config_is_sparse(other) && !config_is_sparse(&cfg);
     if (other) cfg = *other;
     if (replacement_finish(directory, err)) return -1;
     if (weight_files_open(&l.files, directory, err)) return -1;

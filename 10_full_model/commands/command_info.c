@@ -263,8 +263,6 @@ static int run(int argc, char **argv, Error *err) {
     print_quantised(&cfg);
     if (config_preset(&no_preset, o->config, NULL) && stored_info_print(&cfg, o->config, err))
         return -1;
-    Error no;
-    if (config_buildable(&cfg, &no)) printf("\n%s\n", no.text);
     return o->csv ? write_csv(&cfg, o, err) : 0;
 }
 

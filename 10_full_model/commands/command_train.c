@@ -135,7 +135,7 @@ static int check_context(const Options *o, const ModelConfig *cfg, Error *err) {
 static int look_ahead(const Options *o, const ModelConfig *cfg, Error *err) {
     ModelConfig with_tokens = *cfg;
     if (!cfg->vocab_size) with_tokens.vocab_size = tokens_wanted(o, cfg);
-    if (config_buildable(cfg, err) || config_check(&with_tokens, err)) return -1;
+    if (config_check(&with_tokens, err)) return -1;
     RunFolder folder;
     if (run_folder_open(&folder, o->out, o->train.start, err)) return -1;
     run_folder_close(&folder);

@@ -32,10 +32,7 @@ const char *const config_type_names[] = {"deepseek_v3", "deepseek_v2", "deepseek
 const ConfigType config_types[] = {
     [DEEPSEEK_V3] = {"DeepseekV3ForCausalLM", SCORING_SIGMOID, .divides = true, .halves = true},
     [DEEPSEEK_V2] = {"DeepseekV2ForCausalLM", SCORING_SOFTMAX},
-    [DEEPSEEK_V32] = {"DeepseekV32ForCausalLM", SCORING_SIGMOID, .divides = true,
-                      .lacks = "deepseek_v32 models choose what they attend to by an indexer "
-                               "(sparse attention), which is not built yet: `deepseek info` can "
-                               "count them, nothing here can train or run them"},
+    [DEEPSEEK_V32] = {"DeepseekV32ForCausalLM", SCORING_SIGMOID, .divides = true},
 };
 
 static const struct {
@@ -107,7 +104,7 @@ static const struct {
       .eos_token_id = 100001}},
     {"v3", "DeepSeek-V3 and R1, 671B", {.model_type = DEEPSEEK_V3, V3_SIZES}},
     {"v3.2",
-     "V3.2, sparse: can be counted only",
+     "DeepSeek-V3.2: V3 with sparse attention",
      {.model_type = DEEPSEEK_V32,
       V3_SIZES,
       .index_n_heads = 64,
@@ -157,8 +154,20 @@ BlockConfig config_block(const ModelConfig *cfg) {
                                  .qk_rope_head_dim = cfg->qk_rope_head_dim,
                                  .v_head_dim = cfg->v_head_dim,
                                  .attention_bias = cfg->attention_bias},
+                         .index_head_dim = cfg->index_head_dim,
                          .first_k_dense_replace = cfg->first_k_dense_replace,
                          .moe = moe};
+}
+
+bool config_is_sparse(const ModelConfig *cfg) { return cfg->model_type == DEEPSEEK_V32; }
+
+IndexerConfig config_indexer(const ModelConfig *cfg) {
+    return (IndexerConfig){.index_n_heads = cfg->index_n_heads,
+                           .index_head_dim = cfg->index_head_dim,
+                           .index_topk = cfg->index_topk,
+                           .hidden_size = cfg->hidden_size,
+                           .q_lora_rank = cfg->q_lora_rank,
+                           .qk_rope_head_dim = cfg->qk_rope_head_dim};
 }
 
 RopeConfig config_rope(const ModelConfig *cfg) {
@@ -187,8 +196,8 @@ int config_check(const ModelConfig *cfg, Error *err) {
                          cfg->bos_token_id >= cfg->vocab_size ? cfg->bos_token_id
                                                               : cfg->eos_token_id,
                          cfg->vocab_size - 1);
-    if (cfg->model_type == DEEPSEEK_V32 && !cfg->q_lora_rank)
-        return error_set(err, "q_lora_rank is null, but deepseek_v32's indexer reads that latent");
+    IndexerConfig indexer = config_indexer(cfg);
+    if (config_is_sparse(cfg) && indexer_check(&indexer, err)) return -1;
     if (cfg->model_type == DEEPSEEK_V2 && cfg->num_nextn_predict_layers)
         return error_set(err, "a deepseek_v2 model has no modules for multi-token prediction "
                               "(num_nextn_predict_layers); deepseek_v3 has");
@@ -198,19 +207,12 @@ int config_check(const ModelConfig *cfg, Error *err) {
     return cfg->qk_rope_head_dim ? rope_check(&rope, err) : 0;
 }
 
-int config_buildable(const ModelConfig *cfg, Error *err) {
-    const char *lacks = config_types[cfg->model_type].lacks;
-    return lacks ? error_set(err, "%s", lacks) : 0;
-}
-
 /* ---- how large it is ---- */
 
-/* V3.2, one layer: wq_b [heads * dim, q_lora_rank], wk [dim, hidden], k_norm's weight and bias
- * [dim], weights_proj [heads, hidden]. */
-static int64_t indexer_parameters(const ModelConfig *cfg) {
-    int64_t heads = cfg->index_n_heads, dim = cfg->index_head_dim;
-    return heads * dim * cfg->q_lora_rank + dim * cfg->hidden_size + 2 * dim +
-           heads * cfg->hidden_size;
+/* Of one layer; 0 for a model that has none. */
+static int64_t indexer_of_layer(const ModelConfig *cfg) {
+    IndexerConfig indexer = config_indexer(cfg);
+    return config_is_sparse(cfg) ? indexer_parameters(&indexer) : 0;
 }
 
 int64_t config_parameters(const ModelConfig *cfg) {
@@ -218,7 +220,7 @@ int64_t config_parameters(const ModelConfig *cfg) {
     int64_t table = (int64_t)cfg->vocab_size * cfg->hidden_size;
     int64_t count = table * (cfg->tie_word_embeddings ? 1 : 2) + cfg->hidden_size;
     for (int i = 0; i < cfg->num_hidden_layers; i++)
-        count += block_parameters(&block, i) + indexer_parameters(cfg);
+        count += block_parameters(&block, i) + indexer_of_layer(cfg);
     return count;
 }
 
@@ -226,7 +228,7 @@ int64_t config_active_parameters(const ModelConfig *cfg) {
     BlockConfig block = config_block(cfg);
     int64_t count = (int64_t)cfg->vocab_size * cfg->hidden_size + cfg->hidden_size; /* the head */
     for (int i = 0; i < cfg->num_hidden_layers; i++)
-        count += block_active_parameters(&block, i) + indexer_parameters(cfg);
+        count += block_active_parameters(&block, i) + indexer_of_layer(cfg);
     return count;
 }
 
@@ -234,7 +236,7 @@ int64_t config_module_parameters(const ModelConfig *cfg) {
     BlockConfig block = config_block(cfg);
     int64_t hidden = cfg->hidden_size, count = 0;
     for (int k = 0; k < cfg->num_nextn_predict_layers; k++) /* eh_proj and three norms */
-        count += block_parameters(&block, cfg->num_hidden_layers + k) + indexer_parameters(cfg) +
+        count += block_parameters(&block, cfg->num_hidden_layers + k) + indexer_of_layer(cfg) +
                  2 * hidden * hidden + 3 * hidden;
     return count;
 }

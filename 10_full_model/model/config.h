@@ -1,11 +1,10 @@
 /*
  * What a model is: the numbers of its config.json, under Hugging Face's names.
  *
- * Two model types can be built, deepseek_v3 (and with it R1) and deepseek_v2. They differ in the
- * router: V3 scores with a sigmoid and chooses with a bias, V2 with a softmax and without one;
- * the rest is settings. A third, deepseek_v32, is V3 with an indexer in each layer that picks
- * the tokens attention looks at; it can be counted, but not built yet. What this file knows of
- * files, it knows of both spellings that are in use for the positions: rope_theta with
+ * There are three model types. deepseek_v3 (and with it R1) and deepseek_v2 differ in the router:
+ * V3 scores with a sigmoid and chooses with a bias, V2 with a softmax and without one; the rest is
+ * settings. deepseek_v32 is V3 with an indexer in each layer that picks the tokens attention looks
+ * at (sparse/indexer.h). What this file knows of files, it knows of both spellings that are in use for the positions: rope_theta with
  * rope_scaling, and rope_parameters.
  */
 #ifndef CONFIG_H
@@ -13,6 +12,7 @@
 
 #include "06_mtp/mtp.h"
 #include "07_rope/rope.h"
+#include "10_full_model/sparse/indexer.h"
 #include "common/core/error.h"
 
 typedef enum ModelType { DEEPSEEK_V3, DEEPSEEK_V2, DEEPSEEK_V32 } ModelType;
@@ -84,9 +84,6 @@ const char *config_preset_about(int i);
 /* 0, or -1 and which setting is wrong, what it is, and what it may be. */
 int config_check(const ModelConfig *cfg, Error *err);
 
-/* Can this program build it? -1 and a message for deepseek_v32. */
-int config_buildable(const ModelConfig *cfg, Error *err);
-
 /*
  * DIR/config.json, which means what it means to transformers 5: keys that are missing have its
  * defaults for the model type (with a line on stderr where sizes are missing), the last of two
@@ -106,6 +103,8 @@ int config_keep_others(const char *from_directory, const char *directory, Error 
 /* The settings of the parts. */
 BlockConfig config_block(const ModelConfig *cfg);
 RopeConfig config_rope(const ModelConfig *cfg);
+IndexerConfig config_indexer(const ModelConfig *cfg); /* of a deepseek_v32 model */
+bool config_is_sparse(const ModelConfig *cfg);        /* is it one? */
 
 /* How many numbers the model has, and how many of them one token is multiplied with (the embedding
  * table, of which it takes one row, not among them); without the modules for multi-token

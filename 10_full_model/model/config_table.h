@@ -19,7 +19,6 @@ typedef struct ConfigType {
     ScoringFunc scoring_func;
     bool divides;      /* norm_topk_prob counts */
     bool halves;       /* rope_interleave counts */
-    const char *lacks; /* why it cannot be built here; NULL: it can */
 } ConfigType;
 extern const ConfigType config_types[]; /* in ModelType's order */
 

@@ -9,9 +9,20 @@
 #include <math.h>
 #include <stdlib.h>
 
+/* One for each block, which is told of it. */
+static void register_indexers(Model *model) {
+    const IndexerConfig cfg = config_indexer(&model->cfg);
+    int layers = model->cfg.num_hidden_layers, count = layers + model->mtp.depth;
+    indexers_register(&model->indexers, &model->params, &cfg, count);
+    for (int i = 0; i < count; i++) {
+        Block *block = i < layers ? &model->decoder.layers[i] : &model->mtp.modules[i - layers].block;
+        block->selection = &model->indexers.list[i].selection;
+    }
+}
+
 int model_register(Model *model, Context *ctx, const ModelConfig *cfg, Error *err) {
     *model = (Model){0};
-    if (config_buildable(cfg, err)) return -1;
+    if (config_is_sparse(cfg) && ctx && indexer_check_device(ctx, err)) return -1;
     *model = (Model){.ctx = ctx, .cfg = *cfg};
     Params *params = &model->params;
     params_init(params, ctx);
@@ -21,12 +32,18 @@ int model_register(Model *model, Context *ctx, const ModelConfig *cfg, Error *er
                                    .block = config_block(cfg)};
     decoder_register(&model->decoder, params, &decoder);
     mtp_register(&model->mtp, params, &model->decoder, cfg->num_nextn_predict_layers);
+    if (config_is_sparse(cfg)) register_indexers(model);
     return 0;
 }
 
 int model_allocate(Model *model, bool training, Error *err) {
     RopeConfig rope = config_rope(&model->cfg);
     if (rope.dim && rope_init(&model->rope, model->ctx, &rope, err)) return -1;
+    rope.layout = ROPE_HALVES; /* whatever attention has */
+    if (rope.dim && config_is_sparse(&model->cfg)) {
+        if (rope_init(&model->index_rope, model->ctx, &rope, err)) return -1;
+        indexers_set_rope(&model->indexers, &model->index_rope);
+    }
     return params_allocate(&model->params, training, err);
 }
 
@@ -97,8 +114,10 @@ void model_free(Model *model) {
     if (!model->ctx) return;
     params_free(&model->params);
     rope_free(&model->rope);
+    rope_free(&model->index_rope);
     decoder_free(&model->decoder);
     mtp_free(&model->mtp);
+    indexers_free(&model->indexers);
     *model = (Model){0};
 }
 
@@ -110,12 +129,21 @@ static DecoderStart start(const Model *model) {
 
 void model_randomize(Model *model) {
     decoder_randomize(&model->params, &model->decoder, start(model));
-    model_randomize_modules(model);
+    mtp_randomize(&model->params, &model->mtp, start(model));
+    model_randomize_indexers(model);
+}
+
+static void randomize_indexers(Model *model, int first) {
+    for (int i = first; i < model->indexers.count; i++)
+        indexer_randomize(&model->params, &model->indexers.list[i], start(model).std);
 }
 
 void model_randomize_modules(Model *model) {
     mtp_randomize(&model->params, &model->mtp, start(model));
+    randomize_indexers(model, model->cfg.num_hidden_layers);
 }
+
+void model_randomize_indexers(Model *model) { randomize_indexers(model, 0); }
 
 const Position *model_position(const Model *model) {
     return model->cfg.qk_rope_head_dim ? &model->rope.position : NULL;

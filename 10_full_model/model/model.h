@@ -7,6 +7,9 @@
  *     logits = lm_head(rmsnorm(x))
  *     and behind it, if the settings say so, modules for multi-token prediction    chapter 06
  *
+ * In a sparse model (V3.2) each layer, those of modules too, has an indexer that chooses what its
+ * attention sees (sparse/indexer.h). It belongs to the layer: whoever runs the layer runs it.
+ *
  * Weights carry the names that Hugging Face gives them, but for the experts of a layer, which are
  * one tensor here ("model.layers.3.mlp.experts.gate_proj.weight", [E, inner, hidden]); checkpoint.h
  * takes them apart.
@@ -23,9 +26,10 @@ typedef struct Model {
     Context *ctx;
     ModelConfig cfg;
     Params params;
-    Rope rope;
+    Rope rope, index_rope; /* the same rotation, for attention and for indexers */
     Decoder decoder;
     Mtp mtp; /* depth num_nextn_predict_layers; knows the decoder, so a Model must not move */
+    Indexers indexers; /* of the layers, then of the modules; none in a dense model */
 } Model;
 
 /*
@@ -46,10 +50,12 @@ int model_not_finite(Model *model, const int32_t *ids, int count, Error *err);
 /*
  * Normal(0, initializer_range); what writes into the residual stream (o_proj, down_proj) is smaller
  * by sqrt(2 num_hidden_layers), the number of its summands (GPT-2). Norm weights are 1.
- * The decoder gets the same numbers with modules and without. model_randomize_modules: those alone.
+ * The decoder gets the same numbers with modules and indexers, and without. model_randomize_modules,
+ * model_randomize_indexers: those alone; of modules with their indexers.
  */
 void model_randomize(Model *model);
 void model_randomize_modules(Model *model);
+void model_randomize_indexers(Model *model);
 
 /* The positions of its tokens; NULL for a model without a rotated part. */
 const Position *model_position(const Model *model);

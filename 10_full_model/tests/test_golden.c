@@ -211,6 +211,8 @@ F32_TEST(golden, v3_bf16_shards, parity, "v3_bf16_shards")
 F32_TEST(golden, v3_f16_old_spelling_of_yarn, parity, "v3_f16_old_yarn")
 F32_TEST(golden, v3_all_dense, parity, "v3_dense")
 F32_TEST(golden, v3_two_modules_for_multi_token_prediction, parity, "v3_mtp")
+Test(golden, v32_cpu) { parity(CPU, F32, "v32"); }
+Test(golden, v32_up_to_k_and_beyond_cpu) { parity(CPU, F32, "v32_long"); }
 F32_TEST(golden, v2_lite, parity, "v2_lite")
 F32_TEST(golden, v2_groups_shards, parity, "v2_groups_shards")
 
@@ -219,6 +221,12 @@ static void greedy_all(Device device, DType dtype, const char *unused) {
     for (int i = 0; i < NAMES; i++) greedy(device, dtype, names[i]);
 }
 F32_TEST(golden, greedy_tokens_are_transformers_own, greedy_all, NULL)
+
+/* Sparse models: the prompt sees fewer than k tokens and then more; or always more. */
+Test(golden, greedy_tokens_of_sparse_models_cpu) {
+    greedy(CPU, F32, "v32");
+    greedy(CPU, F32, "v32_long");
+}
 
 /*
  * BF16 is about as far from the truth as transformers' BF16 is. Both round the same quantities at

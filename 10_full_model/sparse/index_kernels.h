@@ -1,0 +1,88 @@
+/*
+ * What the lightning indexer computes with (indexer.h), kernel by kernel.
+ *
+ *     I[t, s] = scale * sum over heads h of  w[t, h] * ReLU(q[t, h] . k[s])        s <= t
+ *
+ * and the k keys of each query with the largest I. Scores are made for as many queries at a time as
+ * fit into INDEX_SCORES numbers, chosen from, and forgotten: a text of T tokens costs T^2 / 2 scores,
+ * but never the memory for them.
+ *
+ * KERNEL() declares each for both devices (common/core/gpu.h). There are no kernels for CUDA behind
+ * these names yet, so they are called by INDEX_ON, which takes the CPU alone; indexer_check_device()
+ * is where a user hears of it.
+ */
+#ifndef INDEX_KERNELS_H
+#define INDEX_KERNELS_H
+
+#include "04_mla/latent_cache.h"
+#include "common/core/context.h"
+
+__BEGIN_DECLS
+
+#define INDEX_ON(ctx, kernel, ...)                                                      \
+    do {                                                                                \
+        CHECK((ctx)->device == CPU, #kernel ": there is no kernel of it for this device"); \
+        kernel##_cpu(__VA_ARGS__);                                                      \
+    } while (0)
+
+enum { INDEX_SCORES = 1 << 21 };
+
+typedef struct IndexShape {
+    int batch, q_len;  /* T queries of each sequence, the last of its tokens */
+    int first, count;  /* of these, the ones that this pass is about */
+    int heads, dim;    /* of the indexer */
+    float scale;
+    int kv_len;        /* keys of a sequence, at most: the length of a row of scores */
+    /* Keys in pages, of a pool with rows of `dim` numbers, or of 04_mla/latent_row.h when e4m3.
+     * NULL: keys are [B, kv_len, dim], and every sequence has them all. */
+    const int32_t *block_table, *lengths;
+    int max_pages;
+    bool e4m3;
+} IndexShape;
+
+/* Keys up to query t of sequence b, itself included. */
+PAGES_INLINE int index_keys_seen(const IndexShape *s, int b, int t) {
+    return (s->lengths ? s->lengths[b] : s->kv_len) - s->q_len + t + 1;
+}
+
+/*
+ * scores [B, count, kv_len] of queries first .. first + count - 1; q [B, T, H, D], weights F32
+ * [B, T, H]. What a query does not see is not written. A score's bits do not depend on the number
+ * of queries or of threads, nor on whether keys lie in pages. The reference is two loops in double
+ * precision.
+ */
+KERNEL(index_scores, float *scores, const Real *q, const float *weights, const void *keys,
+       IndexShape shape);
+void index_scores_reference_cpu(float *scores, const float *q, const float *weights,
+                                const void *keys, IndexShape shape);
+
+/*
+ * selected I32 [B, T, k], its rows first .. first + count - 1: the positions of the k largest scores
+ * that each query sees, ascending; -1 behind them where it sees fewer. Of equal scores the lower
+ * position is chosen, 0 and -0 are equal, and NaN is below all numbers.
+ */
+KERNEL(top_k, int32_t *selected, const float *scores, int k, IndexShape shape);
+/* The same of one row of n scores; and by its definition, k times the largest. */
+void top_k_row_cpu(int32_t *selected, const float *scores, int n, int k);
+void top_k_reference_cpu(int32_t *selected, const float *scores, int n, int k);
+
+/* y = (x - mean) / sqrt(variance + eps) * w + b      x [rows, d], moments [rows, 2]: mean and
+ * 1 / sqrt(...)      (Ba et al. 2016) */
+KERNEL(layer_norm_forward, Real *y, float *moments, const Real *x, const Real *w, const Real *b,
+       int64_t rows, int64_t d, float eps);
+/* dw and db are F32. NULL gradients are not computed. */
+KERNEL(layer_norm_backward, Real *dx, int add_x, float *dw, int add_w, float *db, int add_b,
+       const Real *dy, const Real *x, const Real *w, const float *moments, int64_t rows, int64_t d);
+
+/*
+ * x <- x H / sqrt(d) for rows of d numbers, a power of two; H is Hadamard's matrix of +1 and -1. A
+ * rotation: products of rows that were both turned stay the same, while what stood out in one
+ * number is spread over all, so that eight bits hold a row better.
+ */
+KERNEL(hadamard, Real *x, int64_t rows, int64_t d);
+
+/* x <- what its rows are when written in eight bits and read again (04_mla/latent_row.h). */
+KERNEL(index_round, Real *x, int64_t rows, int64_t d);
+
+__END_DECLS
+#endif
