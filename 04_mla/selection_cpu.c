@@ -233,9 +233,10 @@ void selected_decode_cpu(float *o, void *work, const float *q, const void *laten
                          const int32_t *selected, int count, MlaDecodeShape s) {
     DecodeWork w = decode_work(work, count, s);
     MlaDecodeShape g = gathered_shape(count, s);
-    SelectedShape lists = {.attention = {.batch = s.batch, .q_len = s.q_len, .kv_len = s.max_length},
-                           .count = count,
-                           .lengths = lengths};
+    SelectedShape lists = {
+        .attention = {.batch = s.batch, .q_len = s.q_len, .kv_len = s.max_length},
+        .count = count,
+        .lengths = lengths};
     int64_t q_row = (int64_t)s.heads * (s.kv_lora_rank + s.rope_dim);
     int64_t o_row = (int64_t)s.heads * s.kv_lora_rank;
     size_t bytes = row_bytes(&s);
@@ -245,10 +246,9 @@ void selected_decode_cpu(float *o, void *work, const float *q, const void *laten
 #pragma omp parallel for if ((size_t)s.batch * (size_t)count * bytes > 1 << 18)
         for (int b = 0; b < s.batch; b++) {
             int64_t row = (int64_t)b * s.q_len + t;
-            w.lengths[b] =
-                gather_rows(w.rows + (size_t)b * (size_t)g.max_pages * PAGE_TOKENS * bytes, latent,
-                            block_table + (int64_t)b * s.max_pages, w.tidy + row * count, count,
-                            bytes);
+            w.lengths[b] = gather_rows(
+                w.rows + (size_t)b * (size_t)g.max_pages * PAGE_TOKENS * bytes, latent,
+                block_table + (int64_t)b * s.max_pages, w.tidy + row * count, count, bytes);
             memcpy(w.q + b * q_row, q + row * q_row, sizeof(float) * (size_t)q_row);
         }
         mla_decode_cpu(w.o, w.scratch, w.q, (const float *)w.rows, w.table, w.lengths, g);

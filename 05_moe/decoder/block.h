@@ -30,7 +30,7 @@ typedef struct BlockConfig {
     AttentionKind attention;   /* which of the two that follow counts */
     MultiheadConfig multihead; /* hidden_size as above */
     MlaConfig mla;
-    bool e4m3_cache;           /* caches of latents have rows of 04_mla/latent_row.h */
+    bool e4m3_cache;    /* caches of latents have rows of 04_mla/latent_row.h */
     int index_head_dim; /* numbers that a selection keeps of a token (04_mla/selection.h); or 0 */
     int first_k_dense_replace; /* layers 0 .. k - 1 are dense */
     MoeConfig moe;             /* of the others; n_routed_experts 0: all layers are dense */
@@ -46,7 +46,7 @@ typedef struct Block {
     Tensor *input_layernorm; /* [hidden_size] */
     Multihead multihead;     /* one of the two */
     Mla mla;
-    const Selection *selection; /* that is part of the layer; NULL: it has none */
+    const Selection *selection;       /* that is part of the layer; NULL: it has none */
     Tensor *post_attention_layernorm; /* [hidden_size] */
     bool dense;
     Mlp mlp; /* one of the two */

@@ -280,7 +280,8 @@ static int through_layers(Context *ctx, const Decoder *d, const QuantRecipe *rec
         const Selection *selection = text && text->selections ? text->selections[i] : NULL;
         LayerWork work = {.recipe = recipe,
                           .report = report,
-                          .layer = quant_layer(&d->layers[i], cfg, selection || d->layers[i].selection)};
+                          .layer =
+                              quant_layer(&d->layers[i], cfg, selection || d->layers[i].selection)};
         BlockStep step = {
             &d->layers[i], cfg, {.position = text ? text->position : NULL, .selection = selection}};
         if (text) status = check_states(&states, i, err);

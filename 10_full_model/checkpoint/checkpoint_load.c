@@ -48,9 +48,9 @@ typedef struct Loading {
     int name_count;
     size_t name_capacity;
     NameList missing, unexpected;
-    int modules;        /* for multi-token prediction, that the folder has or should have */
-    bool quantised;     /* is a weight of the model? */
-    bool fresh_modules; /* the model is to have some and the folder has none: they are not read */
+    int modules;         /* for multi-token prediction, that the folder has or should have */
+    bool quantised;      /* is a weight of the model? */
+    bool fresh_modules;  /* the model is to have some and the folder has none: they are not read */
     bool fresh_indexers; /* the same */
 } Loading;
 

@@ -269,7 +269,10 @@ static int run(int argc, char **argv, Error *err) {
         if (s->seed == drawn && s->temperature > 0)
             fprintf(stderr, "seed %llu\n", (unsigned long long)drawn);
         model.decoder.cfg.block.e4m3_cache = o->cache;
-        if (o->interactive)
+        IndexerConfig indexer = config_indexer(&model.cfg);
+        if (o->cache && config_is_sparse(&model.cfg) && indexer_check_e4m3(&indexer, err))
+            status = -1;
+        else if (o->interactive)
             status = interactive_run(&model, tokenizer, o->generate, &o->guess, stdin, stdout, err);
         else if (o->prompts)
             status = continue_file(&model, tokenizer, o, err);

@@ -4,8 +4,8 @@
  * There are three model types. deepseek_v3 (and with it R1) and deepseek_v2 differ in the router:
  * V3 scores with a sigmoid and chooses with a bias, V2 with a softmax and without one; the rest is
  * settings. deepseek_v32 is V3 with an indexer in each layer that picks the tokens attention looks
- * at (sparse/indexer.h). What this file knows of files, it knows of both spellings that are in use for the positions: rope_theta with
- * rope_scaling, and rope_parameters.
+ * at (sparse/indexer.h). What this file knows of files, it knows of both spellings that are in use
+ * for the positions: rope_theta with rope_scaling, and rope_parameters.
  */
 #ifndef CONFIG_H
 #define CONFIG_H

@@ -17,8 +17,8 @@
 typedef struct ConfigType {
     const char *architecture; /* transformers' class */
     ScoringFunc scoring_func;
-    bool divides;      /* norm_topk_prob counts */
-    bool halves;       /* rope_interleave counts */
+    bool divides; /* norm_topk_prob counts */
+    bool halves;  /* rope_interleave counts */
 } ConfigType;
 extern const ConfigType config_types[]; /* in ModelType's order */
 

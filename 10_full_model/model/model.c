@@ -15,7 +15,8 @@ static void register_indexers(Model *model) {
     int layers = model->cfg.num_hidden_layers, count = layers + model->mtp.depth;
     indexers_register(&model->indexers, &model->params, &cfg, count);
     for (int i = 0; i < count; i++) {
-        Block *block = i < layers ? &model->decoder.layers[i] : &model->mtp.modules[i - layers].block;
+        Block *block =
+            i < layers ? &model->decoder.layers[i] : &model->mtp.modules[i - layers].block;
         block->selection = &model->indexers.list[i].selection;
     }
 }

@@ -50,8 +50,8 @@ int model_not_finite(Model *model, const int32_t *ids, int count, Error *err);
 /*
  * Normal(0, initializer_range); what writes into the residual stream (o_proj, down_proj) is smaller
  * by sqrt(2 num_hidden_layers), the number of its summands (GPT-2). Norm weights are 1.
- * The decoder gets the same numbers with modules and indexers, and without. model_randomize_modules,
- * model_randomize_indexers: those alone; of modules with their indexers.
+ * The decoder gets the same numbers with modules and indexers, and without.
+ * model_randomize_modules, model_randomize_indexers: those alone; of modules with their indexers.
  */
 void model_randomize(Model *model);
 void model_randomize_modules(Model *model);

@@ -4,12 +4,11 @@
  *     I[t, s] = scale * sum over heads h of  w[t, h] * ReLU(q[t, h] . k[s])        s <= t
  *
  * and the k keys of each query with the largest I. Scores are made for as many queries at a time as
- * fit into INDEX_SCORES numbers, chosen from, and forgotten: a text of T tokens costs T^2 / 2 scores,
- * but never the memory for them.
+ * fit into INDEX_SCORES numbers, chosen from, and forgotten: a text of T tokens costs T^2 / 2
+ * scores, but never the memory for them.
  *
- * KERNEL() declares each for both devices (common/core/gpu.h). There are no kernels for CUDA behind
- * these names yet, so they are called by INDEX_ON, which takes the CPU alone; indexer_check_device()
- * is where a user hears of it.
+ * KERNEL() declares each for both devices (common/core/gpu.h), but only the CPU has them: so they
+ * are called by INDEX_ON, and indexer_check_device() is where a user hears of it.
  */
 #ifndef INDEX_KERNELS_H
 #define INDEX_KERNELS_H
@@ -19,20 +18,20 @@
 
 __BEGIN_DECLS
 
-#define INDEX_ON(ctx, kernel, ...)                                                      \
-    do {                                                                                \
+#define INDEX_ON(ctx, kernel, ...)                                                         \
+    do {                                                                                   \
         CHECK((ctx)->device == CPU, #kernel ": there is no kernel of it for this device"); \
-        kernel##_cpu(__VA_ARGS__);                                                      \
+        kernel##_cpu(__VA_ARGS__);                                                         \
     } while (0)
 
 enum { INDEX_SCORES = 1 << 21 };
 
 typedef struct IndexShape {
-    int batch, q_len;  /* T queries of each sequence, the last of its tokens */
-    int first, count;  /* of these, the ones that this pass is about */
-    int heads, dim;    /* of the indexer */
+    int batch, q_len; /* T queries of each sequence, the last of its tokens */
+    int first, count; /* of these, the ones that this pass is about */
+    int heads, dim;   /* of the indexer */
     float scale;
-    int kv_len;        /* keys of a sequence, at most: the length of a row of scores */
+    int kv_len; /* keys of a sequence, at most: the length of a row of scores */
     /* Keys in pages, of a pool with rows of `dim` numbers, or of 04_mla/latent_row.h when e4m3.
      * NULL: keys are [B, kv_len, dim], and every sequence has them all. */
     const int32_t *block_table, *lengths;
@@ -57,9 +56,9 @@ void index_scores_reference_cpu(float *scores, const float *q, const float *weig
                                 const void *keys, IndexShape shape);
 
 /*
- * selected I32 [B, T, k], its rows first .. first + count - 1: the positions of the k largest scores
- * that each query sees, ascending; -1 behind them where it sees fewer. Of equal scores the lower
- * position is chosen, 0 and -0 are equal, and NaN is below all numbers.
+ * selected I32 [B, T, k], its rows first .. first + count - 1: the positions of the k largest
+ * scores that each query sees, ascending; -1 behind them where it sees fewer. Of equal scores the
+ * lower position is chosen, 0 and -0 are equal, and NaN is below all numbers.
  */
 KERNEL(top_k, int32_t *selected, const float *scores, int k, IndexShape shape);
 /* The same of one row of n scores; and by its definition, k times the largest. */

@@ -41,9 +41,15 @@ Tensor *index_loss(Context *ctx, const Attended *a, Tensor *q, Tensor *k, Tensor
     check_shape("index_loss", a->q, ctx->dtype, SHAPE(B, T, H, qk));
     check_shape("index_loss", k, ctx->dtype, SHAPE(B, T, dim));
     check_shape("index_loss", w, F32, SHAPE(B, T, heads));
-    IndexLossShape shape = {.batch = (int)B, .tokens = (int)T, .heads = (int)H, .qk_dim = (int)qk,
-                            .attention_scale = a->scale, .index_heads = (int)heads,
-                            .index_dim = (int)dim, .index_scale = scale, .topk = topk};
+    IndexLossShape shape = {.batch = (int)B,
+                            .tokens = (int)T,
+                            .heads = (int)H,
+                            .qk_dim = (int)qk,
+                            .attention_scale = a->scale,
+                            .index_heads = (int)heads,
+                            .index_dim = (int)dim,
+                            .index_scale = scale,
+                            .topk = topk};
     IndexLossInput in = {a->q->data, a->k->data, a->lse, q->data, k->data, w->data, NULL};
     if (a->selected) {
         shape.count = (int)tensor_dim(a->selected, 2);
@@ -56,8 +62,7 @@ Tensor *index_loss(Context *ctx, const Attended *a, Tensor *q, Tensor *k, Tensor
     float *losses = arena_alloc(&ctx->data, sizeof(float) * (size_t)(B * T));
     IndexLossSaved s = {.loss = tensor_new(ctx, "index_loss", F32, SHAPE(1)), .inputs = {q, k, w}};
     for (int i = 0; i < 3 && ctx->recording; i++)
-        s.gradients[i] =
-            arena_alloc(&ctx->data, sizeof(float) * (size_t)tensor_count(s.inputs[i]));
+        s.gradients[i] = arena_alloc(&ctx->data, sizeof(float) * (size_t)tensor_count(s.inputs[i]));
     INDEX_ON(ctx, index_loss, losses, s.gradients[0], s.gradients[1], s.gradients[2], in, shape);
     double sum = 0;
     for (int64_t i = 0; i < B * T; i++) sum += losses[i];

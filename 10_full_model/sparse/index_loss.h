@@ -58,8 +58,8 @@ typedef struct IndexLossInput {
     const int32_t *lists; /* I32 [B, T, count], tidy (selection.h); NULL: all that a query sees */
 } IndexLossInput;
 
-/* losses [B, T], and L's gradients, of q [B, T, Hi, D], k [B, T, D] and w: all written, or all NULL.
- * Sums are in one order, whatever the number of threads. */
+/* losses [B, T], and L's gradients, of q [B, T, Hi, D], k [B, T, D] and w: all written, or all
+ * NULL. Sums are in one order, whatever the number of threads. */
 KERNEL(index_loss, float *losses, Real *dq, Real *dk, float *dw, IndexLossInput in,
        IndexLossShape shape);
 /* By the formulas, with p and I of a row in double precision, and L alone. */

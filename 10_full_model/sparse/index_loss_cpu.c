@@ -3,8 +3,8 @@
  *
  * First the rows by themselves: p and I over the row's keys, the loss, dI, and from it dq and dw,
  * which are sums over the row's keys. dI is kept for the block, [QUERIES, T], zero where a row has
- * no key. Then the keys by themselves: dk is a sum over the block's rows, in order. Nothing is added
- * up by two threads.
+ * no key. Then the keys by themselves: dk is a sum over the block's rows, in order. Nothing is
+ * added up by two threads.
  */
 #include "10_full_model/sparse/index_loss.h"
 
@@ -123,8 +123,7 @@ static float one_row(float *line, float *dq, float *dw, const Row *r, Room *room
     const float *lse = in->lse + (int64_t)r->b * s->heads * s->tokens + r->t;
     index_row(room->scores, room->products, r, in, s);
     attention_row(room->p, room->one, r, in, s, lse);
-    float loss =
-        divergence(room->scores, room->p, r->keys, (float)((int64_t)s->batch * s->tokens));
+    float loss = divergence(room->scores, room->p, r->keys, (float)((int64_t)s->batch * s->tokens));
     if (!dq) return loss;
     memset(line, 0, sizeof *line * (size_t)s->tokens);
     memset(dq, 0, sizeof *dq * (size_t)(heads * dim)), memset(dw, 0, sizeof *dw * (size_t)heads);
@@ -173,14 +172,14 @@ void index_loss_cpu(float *losses, float *dq, float *dk, float *dw, IndexLossInp
                 for (int i = 0; i < count; i++) {
                     Row r = row_of(&in, &s, b, t + i);
                     int64_t row = (int64_t)b * T + t + i;
-                    losses[row] =
-                        one_row(lines + (int64_t)i * T, dq ? dq + row * query : NULL,
-                                dw ? dw + row * s.index_heads : NULL, &r, &room, &in, &s);
+                    losses[row] = one_row(lines + (int64_t)i * T, dq ? dq + row * query : NULL,
+                                          dw ? dw + row * s.index_heads : NULL, &r, &room, &in, &s);
                 }
                 if (!dk) continue;
 #pragma omp for schedule(static)
                 for (int j = 0; j < t + count; j++)
-                    one_key(dk + ((int64_t)b * T + j) * s.index_dim, lines, b, t, count, j, &in, &s);
+                    one_key(dk + ((int64_t)b * T + j) * s.index_dim, lines, b, t, count, j, &in,
+                            &s);
             }
         free(room.p);
     }
@@ -210,8 +209,7 @@ double index_loss_reference_cpu(IndexLossInput in, IndexLossShape s) {
             const float *k = index_key(&in, &s, r.b, key_at(&r, e));
             for (int h = 0; h < s.index_heads; h++) {
                 double d = 0;
-                for (int c = 0; c < s.index_dim; c++)
-                    d += (double)r.iq[h * s.index_dim + c] * k[c];
+                for (int c = 0; c < s.index_dim; c++) d += (double)r.iq[h * s.index_dim + c] * k[c];
                 score[e] += s.index_scale * (double)r.iw[h] * fmax(d, 0);
             }
             sum += exp(score[e]);
@@ -239,7 +237,8 @@ static void compare(float *recall, float *mass, const int32_t *best, const int32
 }
 
 void index_measure_cpu(float *out, IndexLossInput in, IndexLossShape s) {
-    int64_t rows = (int64_t)s.batch * s.tokens, sampled = (rows + INDEX_MEASURED - 1) / INDEX_MEASURED;
+    int64_t rows = (int64_t)s.batch * s.tokens,
+            sampled = (rows + INDEX_MEASURED - 1) / INDEX_MEASURED;
     float *found = must_alloc((size_t)sampled * 2, sizeof *found);
     bool *alive = must_alloc((size_t)s.index_heads, sizeof *alive);
     in.lists = NULL;
@@ -250,7 +249,8 @@ void index_measure_cpu(float *out, IndexLossInput in, IndexLossShape s) {
 #pragma omp for schedule(dynamic)
         for (int64_t i = 0; i < sampled; i++) {
             /* the last of every few, for the first see next to nothing */
-            int64_t row = (i + 1) * INDEX_MEASURED - 1 < rows ? (i + 1) * INDEX_MEASURED - 1 : rows - 1;
+            int64_t row =
+                (i + 1) * INDEX_MEASURED - 1 < rows ? (i + 1) * INDEX_MEASURED - 1 : rows - 1;
             Row r = row_of(&in, &s, (int)(row / s.tokens), (int)(row % s.tokens));
             index_row(room.scores, room.products, &r, &in, &s);
             for (int j = 0; j < r.keys * s.index_heads; j++)

@@ -8,8 +8,8 @@
  *     dots[h][key] = sum over c of q[h][c] K^T[c][key]         two heads at a time, in registers
  *     I[key]      += w[h] max(dots[h][key], 0)                 for each head, in order
  *
- * Every score is summed over c, then over h, whatever the sizes of a pass: this is why a query finds
- * the same bits alone and among others.
+ * Every score is summed over c, then over h, whatever the sizes of a pass: this is why a query
+ * finds the same bits alone and among others.
  */
 #include "10_full_model/sparse/index_kernels.h"
 #include "common/core/lanes.h"
@@ -84,8 +84,7 @@ static void score_tile(float *scores, const float *q, const float *w, const floa
     Vector sum[WIDE] = {0};
     float all[KEYS];
     int h = 0;
-    for (; h + 2 <= s->heads; h += 2)
-        score_heads(sum, q + h * s->dim, w + h, turned, s->dim, 2);
+    for (; h + 2 <= s->heads; h += 2) score_heads(sum, q + h * s->dim, w + h, turned, s->dim, 2);
     if (h < s->heads) score_heads(sum, q + h * s->dim, w + h, turned, s->dim, 1);
     for (int v = 0; v < WIDE; v++) sum[v] *= s->scale;
     memcpy(all, sum, sizeof all);

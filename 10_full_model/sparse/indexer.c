@@ -22,6 +22,15 @@ int indexer_check(const IndexerConfig *cfg, Error *err) {
     return 0;
 }
 
+int indexer_check_e4m3(const IndexerConfig *cfg, Error *err) {
+    int dim = cfg->index_head_dim;
+    if (dim >= 4 && (dim & (dim - 1)) == 0) return 0;
+    return error_set(err,
+                     "a cache in FP8 turns the indexer's keys by Hadamard's matrix, so "
+                     "index_head_dim must be a power of two, at least 4; it is %d",
+                     dim);
+}
+
 int indexer_check_device(const Context *ctx, Error *err) {
     if (ctx->device == CPU) return 0;
     return error_set(err, "sparse attention (deepseek_v32) runs on the CPU only: choose --device "
@@ -105,8 +114,8 @@ static IndexerRecord queries(Context *ctx, const Indexer *w, Tensor *x, Tensor *
     int64_t heads = w->cfg.index_n_heads, dim = w->cfg.index_head_dim;
     x = detached(ctx, x), c_q = detached(ctx, c_q);
     Tensor *q = reshape(ctx, linear(ctx, c_q, w->wq_b, NULL), SHAPE(B, T, heads, dim));
-    Tensor *k = layer_norm(ctx, linear(ctx, x, w->wk, NULL), w->k_norm, w->k_norm_bias,
-                           INDEXER_NORM_EPS);
+    Tensor *k =
+        layer_norm(ctx, linear(ctx, x, w->wk, NULL), w->k_norm, w->k_norm_bias, INDEXER_NORM_EPS);
     k = reshape(ctx, k, SHAPE(B, T, 1, dim));
     if (w->rope) {
         Tensor *positions =
@@ -141,8 +150,11 @@ static Tensor *choose(Context *ctx, const Indexer *w, const IndexerRecord *r,
     const Pages *pages = cache ? cache->pages : NULL;
     int64_t S = !pages ? T : pages->horizon ? pages->horizon : pages_longest(pages);
     if (S <= topk && !(pages && pages->horizon)) return NULL; /* all: dense attention */
-    IndexShape shape = {.batch = (int)B, .q_len = (int)T, .heads = w->cfg.index_n_heads,
-                        .dim = w->cfg.index_head_dim, .scale = score_scale(&w->cfg),
+    IndexShape shape = {.batch = (int)B,
+                        .q_len = (int)T,
+                        .heads = w->cfg.index_n_heads,
+                        .dim = w->cfg.index_head_dim,
+                        .scale = score_scale(&w->cfg),
                         .kv_len = (int)S};
     if (pages) {
         shape.block_table = pages->block_table.data, shape.lengths = pages->lengths.data;

@@ -9,8 +9,8 @@
  *     selected[t] = the index_topk tokens s <= t with the largest I[t, s]; of equals the lower
  *
  * q and k are rotated by their positions, but not as attention's are: here the rotated part stands
- * first in a head, [rope | nope], and its pairs are halves, (i, i + rope / 2). The rotation itself is
- * the same: the model's frequencies, stretched by YaRN if they are.
+ * first in a head, [rope | nope], and its pairs are halves, (i, i + rope / 2). The rotation itself
+ * is the same: the model's frequencies, stretched by YaRN if they are.
  *
  * It is a Selection (04_mla/selection.h) that belongs to a block. Its keys go into the second pool
  * of the block's cache; where the latents have eight bits, so have they: q and k are then turned
@@ -41,6 +41,9 @@ typedef struct IndexerConfig {
 /* 0, or -1 and a message that names the setting that is wrong. */
 int indexer_check(const IndexerConfig *cfg, Error *err);
 
+/* The same of a cache in eight bits, which only some sizes can have. */
+int indexer_check_e4m3(const IndexerConfig *cfg, Error *err);
+
 /* What an indexer does while the tape records; off it, it always selects. */
 typedef enum IndexerStage {
     INDEXER_SELECTS,  /* it chooses and does not learn */
@@ -51,18 +54,18 @@ typedef enum IndexerStage {
 /* What the last recorded run left behind. */
 typedef struct IndexerRecord {
     Tensor *q, *k, *w; /* of the step, until it has learned */
-    Tensor *loss;              /* F32 [1]; NULL: none */
+    Tensor *loss;      /* F32 [1]; NULL: none */
     IndexMeasures measures;
 } IndexerRecord;
 
 typedef struct Indexer {
     Selection selection; /* first: an Indexer * is a Selection * */
     IndexerConfig cfg;
-    Tensor *wq_b;                      /* [heads * dim, q_lora_rank] */
-    Tensor *wk;                        /* [dim, hidden_size] */
-    Tensor *k_norm, *k_norm_bias;      /* [dim] */
-    Tensor *weights_proj;              /* [heads, hidden_size], F32 whatever the others are */
-    const Rope *rope;                  /* halves; NULL: nothing is rotated */
+    Tensor *wq_b;                 /* [heads * dim, q_lora_rank] */
+    Tensor *wk;                   /* [dim, hidden_size] */
+    Tensor *k_norm, *k_norm_bias; /* [dim] */
+    Tensor *weights_proj;         /* [heads, hidden_size], F32 whatever the others are */
+    const Rope *rope;             /* halves; NULL: nothing is rotated */
     IndexerStage stage;
     IndexerRecord *record;
 } Indexer;

@@ -295,7 +295,7 @@ Test(train, refuses_before_it_works) {
          "Step 1 of the 4 that are done had the learning rate 0.003, and would have had 0.01",
          {"--out", run, "--resume", "--learning-rate", "0.01"}},
         {1, "--fp8 no, but now it is yes", {"--out", run, "--resume", "--fp8"}},
-        {1, "indexer", {"--out", new, "--config", "v3.2"}},
+        {1, "training would need", {"--out", new, "--config", "v3.2"}},
         {1, "there are: nano, small", {"--out", new, "--config", "huge"}},
         {1, "cannot open", {"--out", new, "--data", "/nowhere/text"}},
         {1, "longer than the 64 positions", {"--out", new, "--context", "65"}},

@@ -11,8 +11,9 @@ static Error err; /* what the last call that failed had to say */
 
 enum { CONTEXT = 96 };
 
-static void world_with_modules(World *w, Device device, int modules) {
+static void world_of(World *w, Device device, int modules, bool sparse) {
     ModelConfig cfg = tiny_even_config(257);
+    if (sparse) cfg = tiny_sparse_config(cfg);
     cfg.num_hidden_layers = 2;
     cfg.max_position_embeddings = CONTEXT;
     cfg.num_nextn_predict_layers = modules;
@@ -21,6 +22,10 @@ static void world_with_modules(World *w, Device device, int modules) {
     memset(text, 'x', sizeof text);
     w->tokenizer = tokenizer_train(text, sizeof text, 257, NULL, NULL, &err);
     cr_assert(w->tokenizer, "%s", err.text);
+}
+
+static void world_with_modules(World *w, Device device, int modules) {
+    world_of(w, device, modules, false);
 }
 
 static const char *const prompts[] = {"a longer prompt than the others", "b", "", "four"};
@@ -76,6 +81,18 @@ Test(guess, likeliest_texts_are_the_same_cpu) { likeliest_texts(CPU); }
 Test(guess, likeliest_texts_are_the_same_cuda) {
     test_needs_gpu();
     likeliest_texts(CUDA);
+}
+
+/* With indexers, whose keys of wrong guesses go as the latents do: as numbers, in eight bits. */
+Test(guess, sparse_texts_are_the_same_cpu) {
+    World w;
+    GenerateOptions o = {.sampling = {.top_p = 1}};
+    for (int e4m3 = 0; e4m3 < 2; e4m3++) {
+        world_of(&w, CPU, 2, true);
+        w.model.decoder.cfg.block.e4m3_cache = e4m3;
+        same_texts(&w, 4, o, (const int[]){40, 0});
+        same_texts(&w, 1, o, (const int[]){1, 7, 2, 200, 0});
+    }
 }
 
 /* A stop string of two bytes, wherever in the answer it lies. */

@@ -2,8 +2,8 @@
  * The lightning indexer by itself: its kernels against their definitions, and the choice on rows
  * that are all ties.
  */
-#include "10_full_model/sparse/indexer.h"
 #include "10_full_model/sparse/index_kernels.h"
+#include "10_full_model/sparse/indexer.h"
 #include "10_full_model/sparse/layer_norm.h"
 
 #include "common/program/testing.h"
@@ -14,8 +14,21 @@
 /* ---- the k largest ---- */
 
 /* Rows that real scores look like, and worse: number i of n in a row of this kind. */
-enum { RANDOM, EQUAL, ZEROS, MOSTLY_ZERO, CLUSTERED, DOUBLES, RISING, FALLING, NEGATIVE, SIGNED_ZEROS,
-       WITH_NAN, WITH_INFINITY, KINDS };
+enum {
+    RANDOM,
+    EQUAL,
+    ZEROS,
+    MOSTLY_ZERO,
+    CLUSTERED,
+    DOUBLES,
+    RISING,
+    FALLING,
+    NEGATIVE,
+    SIGNED_ZEROS,
+    WITH_NAN,
+    WITH_INFINITY,
+    KINDS
+};
 
 static float row_value(int kind, int i) {
     uint32_t random = philox(5, (uint64_t)kind, (uint64_t)i).word[0];
@@ -60,8 +73,9 @@ Test(top_k, is_what_k_times_the_largest_is) {
                 top_k_row_cpu(got, row, lengths[l], ks[c]);
                 top_k_reference_cpu(want, row, lengths[l], ks[c]);
                 for (int i = 0; i < ks[c]; i++)
-                    cr_assert(got[i] == want[i], "rows of kind %d, %d of %d: entry %d is %d, not %d",
-                              kind, ks[c], lengths[l], i, got[i], want[i]);
+                    cr_assert(got[i] == want[i],
+                              "rows of kind %d, %d of %d: entry %d is %d, not %d", kind, ks[c],
+                              lengths[l], i, got[i], want[i]);
             }
 }
 
@@ -94,10 +108,16 @@ static float *numbers(int64_t n, uint64_t stream) {
 }
 
 static Scored scored(int B, int T, int S, int heads, int dim) {
-    return (Scored){numbers((int64_t)B * T * heads * dim, 1), numbers((int64_t)B * T * heads, 2),
+    return (Scored){numbers((int64_t)B * T * heads * dim, 1),
+                    numbers((int64_t)B * T * heads, 2),
                     numbers((int64_t)B * S * dim, 3),
-                    {.batch = B, .q_len = T, .count = T, .heads = heads, .dim = dim,
-                     .scale = 0.37f, .kv_len = S}};
+                    {.batch = B,
+                     .q_len = T,
+                     .count = T,
+                     .heads = heads,
+                     .dim = dim,
+                     .scale = 0.37f,
+                     .kv_len = S}};
 }
 
 Test(index_scores, are_the_formula) {
@@ -107,7 +127,8 @@ Test(index_scores, are_the_formula) {
         const int *n = sizes[i];
         Scored s = scored(n[0], n[1], n[2], n[3], n[4]);
         int64_t count = (int64_t)n[0] * n[1] * n[2];
-        float *got = malloc(sizeof *got * (size_t)count), *want = malloc(sizeof *want * (size_t)count);
+        float *got = malloc(sizeof *got * (size_t)count),
+              *want = malloc(sizeof *want * (size_t)count);
         for (int64_t j = 0; j < count; j++) got[j] = want[j] = NAN;
         index_scores_cpu(got, s.q, s.w, s.k, s.shape);
         index_scores_reference_cpu(want, s.q, s.w, s.k, s.shape);
@@ -126,7 +147,9 @@ Test(index_scores, bits_do_not_depend_on_the_pass) {
     float all[2 * T * S] = {0}, part[2 * T * S] = {0};
     index_scores_cpu(all, s.q, s.w, s.k, s.shape);
     for (int first = 0, count; first < T; first += count) {
-        s.shape.first = first, s.shape.count = count = first == 0 ? 1 : T - first < 7 ? T - first : 7;
+        s.shape.first = first, s.shape.count = count = first == 0      ? 1
+                                                       : T - first < 7 ? T - first
+                                                                       : 7;
         index_scores_cpu(part, s.q, s.w, s.k, s.shape);
         for (int b = 0; b < 2; b++)
             for (int i = 0; i < count; i++)

@@ -55,6 +55,14 @@ static inline ModelConfig tiny_even_config(int vocab_size) {
     return cfg;
 }
 
+/* V3.2: the same with indexers that pick 6 tokens. */
+static inline ModelConfig tiny_sparse_config(ModelConfig cfg) {
+    cfg.model_type = DEEPSEEK_V32;
+    cfg.rope_interleave = true;
+    cfg.index_n_heads = 3, cfg.index_head_dim = 16, cfg.index_topk = 6;
+    return cfg;
+}
+
 typedef struct World {
     Context ctx;
     Model model;
