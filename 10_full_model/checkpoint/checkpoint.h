@@ -92,6 +92,11 @@ int checkpoint_load_config(ModelConfig *cfg, const char *directory, Error *err);
 int checkpoint_load_model(Model *model, Context *ctx, const char *directory, const ModelConfig *cfg,
                           LoadKind kind, Error *err);
 
+/* The same to train, after indexers_train() of a sparse model. */
+int checkpoint_load_to_train(Model *model, Context *ctx, const char *directory,
+                             const ModelConfig *cfg, IndexerStage stage, float index_rate,
+                             Error *err);
+
 /* The tokenizer alone, for a model of these settings. NULL and a message. */
 Tokenizer *checkpoint_load_tokenizer(const ModelConfig *cfg, const char *directory, Error *err);
 

@@ -48,6 +48,8 @@ typedef struct Loading {
     int name_count;
     size_t name_capacity;
     NameList missing, unexpected;
+    IndexerStage stage; /* of a sparse model that is to train */
+    float index_rate;
     int modules;         /* for multi-token prediction, that the folder has or should have */
     bool quantised;      /* is a weight of the model? */
     bool fresh_modules;  /* the model is to have some and the folder has none: they are not read */
@@ -323,11 +325,11 @@ int checkpoint_load_config(ModelConfig *cfg, const char *directory, Error *err) 
     return error_set(err, "%s is no model's folder: there is no config.json in it", directory);
 }
 
-int checkpoint_load_model(Model *model, Context *ctx, const char *directory,
-                          const ModelConfig *other, LoadKind kind, Error *err) {
+static int load_model(Loading l, Context *ctx, const ModelConfig *other, Error *err) {
     ModelConfig cfg;
-    Loading l = {.model = model, .directory = directory, .kind = kind};
-    bool training = kind == LOAD_TO_TRAIN;
+    Model *model = l.model;
+    const char *directory = l.directory;
+    bool training = l.kind == LOAD_TO_TRAIN;
     *model = (Model){0};
     if ((!other || config_is_sparse(other)) && checkpoint_load_config(&cfg, directory, err))
         return -1;
@@ -342,6 +344,7 @@ int checkpoint_load_model(Model *model, Context *ctx, const char *directory,
     untie(&cfg, &l.files, directory);
     int status = model_register(model, ctx, &cfg, err);
     if (!status) status = match(&l, err);
+    if (!status) indexers_train(&model->indexers, &model->params, l.stage, l.index_rate);
     if (!status) status = model_allocate(model, training, err);
     if (!status) status = read_all(&l, err);
     if (!l.quantised) model->cfg.quant_method = STORED_PLAIN; /* from now on */
@@ -350,6 +353,23 @@ int checkpoint_load_model(Model *model, Context *ctx, const char *directory,
     weight_files_close(&l.files);
     if (status) model_free(model);
     return status;
+}
+
+int checkpoint_load_model(Model *model, Context *ctx, const char *directory, const ModelConfig *cfg,
+                          LoadKind kind, Error *err) {
+    return load_model((Loading){.model = model, .directory = directory, .kind = kind}, ctx, cfg,
+                      err);
+}
+
+int checkpoint_load_to_train(Model *model, Context *ctx, const char *directory,
+                             const ModelConfig *cfg, IndexerStage stage, float index_rate,
+                             Error *err) {
+    return load_model((Loading){.model = model,
+                                .directory = directory,
+                                .kind = LOAD_TO_TRAIN,
+                                .stage = stage,
+                                .index_rate = index_rate},
+                      ctx, cfg, err);
 }
 
 Tokenizer *checkpoint_load_tokenizer(const ModelConfig *cfg, const char *directory, Error *err) {

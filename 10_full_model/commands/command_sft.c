@@ -44,7 +44,7 @@ static int read_config(const Options *o, const char *from, ModelConfig *cfg, Err
     if (config_preset(cfg, o->config, err)) return -1;
     cfg->vocab_size = TRAINING_BYTES;
     cfg->bos_token_id = cfg->eos_token_id = TRAINING_BYTES - 1;
-    return config_buildable(cfg, err) || config_check(cfg, err) ? -1 : 0;
+    return config_check(cfg, err) ? -1 : 0;
 }
 
 static int open_questions(const Options *o, const ModelConfig *cfg, const Tokenizer *tokenizer,
@@ -84,11 +84,11 @@ static int train_on(Options *o, const ModelConfig *cfg, const char *from, Contex
     char csv[1024];
     if (!t->context_length) t->context_length = q->longest - 1 > 1 ? q->longest - 1 : 1;
     if (training_check_memory(cfg, ctx, t->batch_size, t->context_length, err)) return -1;
-    if (from ? checkpoint_load_model(&model, ctx, from, cfg, LOAD_TO_TRAIN, err)
-             : model_init(&model, ctx, cfg, true, err))
+    if (training_check_dsa(t, cfg, from, "--model", err) ||
+        training_model(&model, ctx, from, cfg, t, err))
         return -1;
-    if (!from) model_randomize(&model);
     introduce(o, cfg, q);
+    training_say_sparse(&model, t);
     snprintf(csv, sizeof csv, "%s/metrics.csv", o->out);
     t->out = o->out, t->tokenizer = tokenizer;
     t->csv = o->common.csv ? o->common.csv : csv;

@@ -136,6 +136,7 @@ static int look_ahead(const Options *o, const ModelConfig *cfg, Error *err) {
     ModelConfig with_tokens = *cfg;
     if (!cfg->vocab_size) with_tokens.vocab_size = tokens_wanted(o, cfg);
     if (config_check(&with_tokens, err)) return -1;
+    if (training_check_dsa(&o->train, cfg, o->from || o->resume, "--from", err)) return -1;
     RunFolder folder;
     if (run_folder_open(&folder, o->out, o->train.start, err)) return -1;
     run_folder_close(&folder);
@@ -149,20 +150,12 @@ static int check_mtp(const Options *o, ModelConfig *cfg, Error *err) {
                               err);
 }
 
-/* The model with its first weights. */
-static int make_model(const Options *o, const ModelConfig *cfg, Context *ctx, Model *model,
-                      Error *err) {
-    if (config_check(cfg, err)) return -1;
-    if (o->from) return checkpoint_load_model(model, ctx, o->from, cfg, LOAD_TO_TRAIN, err);
-    if (model_init(model, ctx, cfg, true, err)) return -1;
-    model_randomize(model);
-    return 0;
-}
-
 static int train_on(const Options *o, const ModelConfig *cfg, TextInput *input, Context *ctx,
                     Error *err) {
     Model model;
-    if (make_model(o, cfg, ctx, &model, err)) return -1;
+    if (config_check(cfg, err) || training_model(&model, ctx, o->from, cfg, &o->train, err))
+        return -1;
+    training_say_sparse(&model, &o->train);
     char parameters[32], active[32], tokens[32], modules[32], csv_path[1024];
     printf("%s parameters, %s active; %s tokens of text\n",
            format_count(parameters, sizeof parameters, config_parameters(cfg)),

@@ -3,6 +3,7 @@
  */
 #include "10_full_model/commands/training.h"
 
+#include "10_full_model/checkpoint/checkpoint.h"
 #include "10_full_model/model/sizes.h"
 #include "common/files/files.h"
 #include "common/program/plot.h"
@@ -64,6 +65,47 @@ int training_check_memory(const ModelConfig *cfg, Context *ctx, int batch, int c
                      "GiB free",
                      (model + m.activations) / gib, model / gib, m.activations / gib, batch,
                      context_length, ctx->gpu ? "The GPU" : "This machine", room / gib);
+}
+
+/* ---- sparse models ---- */
+
+int training_check_dsa(const TrainOptions *o, const ModelConfig *cfg, bool from, const char *flag,
+                       Error *err) {
+    IndexerStage stage;
+    if (train_stage(&stage, o, cfg, err)) return -1;
+    if (stage != INDEXER_WARMS_UP || from) return 0;
+    return error_set(err,
+                     "--dsa warmup teaches indexers what a trained model looks at; %s says "
+                     "which",
+                     flag);
+}
+
+int training_model(Model *model, Context *ctx, const char *from, const ModelConfig *cfg,
+                   const TrainOptions *o, Error *err) {
+    IndexerStage stage;
+    if (train_stage(&stage, o, cfg, err)) return -1;
+    if (from) return checkpoint_load_to_train(model, ctx, from, cfg, stage, o->index_rate, err);
+    if (model_register(model, ctx, cfg, err)) return -1;
+    indexers_train(&model->indexers, &model->params, stage, o->index_rate);
+    if (model_allocate(model, true, err)) {
+        model_free(model);
+        return -1;
+    }
+    model_randomize(model);
+    return 0;
+}
+
+void training_say_sparse(const Model *model, const TrainOptions *o) {
+    static const char *const doing[] = {
+        [INDEXER_SELECTS] = "choose, and stay as they are",
+        [INDEXER_WARMS_UP] = "learn what attention looks at, which sees all; nothing else moves",
+        [INDEXER_LEARNS] = "choose what attention sees, and learn with the model"};
+    if (!model->indexers.count) return;
+    printf("The indexers %s.\n", doing[model->indexers.list[0].stage]);
+    if (o->context_length <= model->cfg.index_topk)
+        printf("They would pick %d tokens, and a window has %d: attention sees all, as in a dense "
+               "model.\n",
+               model->cfg.index_topk, o->context_length);
 }
 
 void training_report(const TrainOptions *o, const TrainResult *r, const char *from,

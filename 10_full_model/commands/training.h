@@ -33,6 +33,18 @@ int32_t training_begin(const Tokenizer *tokenizer, const ModelConfig *cfg);
 int training_check_memory(const ModelConfig *cfg, Context *ctx, int batch, int context_length,
                           Error *err);
 
+/* --dsa fits the model: -1 and a message if not. from: it begins with a model's weights, which the
+ * flag `flag` names. */
+int training_check_dsa(const TrainOptions *options, const ModelConfig *cfg, bool from,
+                       const char *flag, Error *err);
+
+/* The model with its first weights: those of the folder `from`, or (NULL) random ones. */
+int training_model(Model *model, Context *ctx, const char *from, const ModelConfig *cfg,
+                   const TrainOptions *options, Error *err);
+
+/* What its indexers, if it has any, are about to do. */
+void training_say_sparse(const Model *model, const TrainOptions *options);
+
 /* How far it has come, and where what is. from: the flag that begins with a model's weights;
  * resume: what else changes in the command that goes on. */
 void training_report(const TrainOptions *options, const TrainResult *result, const char *from,

@@ -10,6 +10,7 @@
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 int indexer_check(const IndexerConfig *cfg, Error *err) {
     if (!cfg->q_lora_rank)
@@ -52,6 +53,10 @@ static Indexer indexer_register(Params *params, const char *prefix, const Indexe
     w.k_norm_bias = params_new(params, prefix, "k_norm.bias", SHAPE(dim));
     w.weights_proj = params_new(params, prefix, "weights_proj.weight", SHAPE(heads, hidden));
     params_set_dtype(params, w.weights_proj, F32);
+    Tensor *const all[INDEXER_WEIGHTS] = {w.wq_b, w.wk, w.k_norm, w.k_norm_bias, w.weights_proj};
+    memcpy(w.all, all, sizeof all);
+    /* Who does not learn must not shrink. */
+    for (int i = 0; i < INDEXER_WEIGHTS; i++) params_group(params, w.all[i])->decayed = false;
     return w;
 }
 
@@ -77,8 +82,16 @@ void indexers_set_rope(Indexers *indexers, const Rope *rope) {
     for (int i = 0; i < indexers->count; i++) indexers->list[i].rope = rope;
 }
 
-void indexers_set_stage(Indexers *indexers, IndexerStage stage) {
-    for (int i = 0; i < indexers->count; i++) indexers->list[i].stage = stage;
+void indexers_train(Indexers *indexers, Params *params, IndexerStage stage, float rate) {
+    for (int i = 0; i < params->count && stage == INDEXER_WARMS_UP; i++)
+        params_group(params, params->list[i])->frozen = true;
+    for (int i = 0; i < indexers->count; i++) {
+        indexers->list[i].stage = stage;
+        for (int j = 0; j < INDEXER_WEIGHTS && stage != INDEXER_SELECTS; j++) {
+            Tensor *w = indexers->list[i].all[j];
+            *params_group(params, w) = (ParamGroup){.decayed = w->ndim > 1, .rate = rate};
+        }
+    }
 }
 
 void indexer_randomize(Params *params, const Indexer *w, float std) {

@@ -58,6 +58,8 @@ typedef struct IndexerRecord {
     IndexMeasures measures;
 } IndexerRecord;
 
+enum { INDEXER_WEIGHTS = 5 };
+
 typedef struct Indexer {
     Selection selection; /* first: an Indexer * is a Selection * */
     IndexerConfig cfg;
@@ -65,6 +67,7 @@ typedef struct Indexer {
     Tensor *wk;                   /* [dim, hidden_size] */
     Tensor *k_norm, *k_norm_bias; /* [dim] */
     Tensor *weights_proj;         /* [heads, hidden_size], F32 whatever the others are */
+    Tensor *all[INDEXER_WEIGHTS]; /* these, as a list */
     const Rope *rope;             /* halves; NULL: nothing is rotated */
     IndexerStage stage;
     IndexerRecord *record;
@@ -84,7 +87,13 @@ typedef struct Indexers {
 void indexers_register(Indexers *indexers, Params *params, const IndexerConfig *cfg, int layers);
 void indexers_free(Indexers *indexers); /* not the weights; zeros: fine */
 void indexers_set_rope(Indexers *indexers, const Rope *rope);
-void indexers_set_stage(Indexers *indexers, IndexerStage stage);
+
+/*
+ * Before params_allocate(): what they do while the tape records, and their group of weights. While
+ * they warm up all others are frozen; rate: what their learning rate is multiplied by. Until this
+ * is called they select, have gradients of zero and no decay: nothing moves them.
+ */
+void indexers_train(Indexers *indexers, Params *params, IndexerStage stage, float rate);
 
 /* Normal(0, std), the norm one and its bias zero. */
 void indexer_randomize(Params *params, const Indexer *w, float std);

@@ -77,7 +77,7 @@ Test(info, has_the_published_sizes) {
     EXPECT(0, "15.71B                2.45B", "info", "--config", "v2-lite");
     o = DEEPSEEK("info", "--config", "nano"); /* counted by hand in the lesson */
     expect(&o, 0, "1,964,352            1,079,616");
-    EXPECT(0, "indexer                       851,524,864", "info", "--config", "v3.2");
+    EXPECT(0, "indexer                   851,524,864", "info", "--config", "v3.2");
     EXPECT(0, "greedy, group_limited_greedy", "info", "--keys");
     EXPECT(0, "num_hidden_layers                 61\n", "info", "--keys", "--config", "v3");
     EXPECT(1, "there are: nano, small", "info", "--config", "nope");

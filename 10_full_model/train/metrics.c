@@ -5,6 +5,7 @@
 #include "10_full_model/train/metrics.h"
 
 #include <math.h>
+#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -36,6 +37,18 @@ ExpertLoad metrics_expert_load(Model *model) {
     return load;
 }
 
+/* More columns than a config.json may have layers are never needed. */
+enum { LAYER_COLUMNS = 56, MAX_LAYERS = 1024 + MTP_MAX_DEPTH };
+
+__attribute__((format(printf, 3, 4))) static void append(char *text, size_t size,
+                                                         const char *format, ...) {
+    va_list arguments;
+    size_t used = strlen(text);
+    va_start(arguments, format);
+    vsnprintf(text + used, size - used, format, arguments);
+    va_end(arguments);
+}
+
 int metrics_open(Metrics *metrics, const char *path, const Model *model, int context_length,
                  int64_t after, double peak, Error *err) {
     *metrics = (Metrics){.depth = model->mtp.depth,
@@ -45,9 +58,14 @@ int metrics_open(Metrics *metrics, const char *path, const Model *model, int con
     Context *ctx = model->ctx;
     GpuText gpu = {"cpu"};
     if (ctx->gpu) gpu = gpu_describe(ctx->gpu);
-    char columns[512] = TRAIN_COLUMNS;
-    for (int k = 1; k <= metrics->depth; k++)
-        snprintf(columns + strlen(columns), sizeof columns - strlen(columns), ",mtp_loss_%d", k);
+    const Indexers *indexers = &model->indexers;
+    if (indexers->count && indexers->list[0].stage != INDEXER_SELECTS) metrics->indexers = indexers;
+    char columns[512 + LAYER_COLUMNS * MAX_LAYERS] = TRAIN_COLUMNS;
+    for (int k = 1; k <= metrics->depth; k++) append(columns, sizeof columns, ",mtp_loss_%d", k);
+    if (metrics->indexers)
+        append(columns, sizeof columns, ",index_loss,index_recall,index_mass,dead_heads");
+    for (int i = 0; metrics->indexers && i < indexers->count; i++)
+        append(columns, sizeof columns, ",index_loss_%d,index_recall_%d,index_mass_%d", i, i, i);
     if (after == 0) return csv_open(&metrics->csv, path, columns, gpu.text, ctx->rng.seed, err);
     return csv_continue(&metrics->csv, path, columns, (double)after, gpu.text, ctx->rng.seed, err);
 }
@@ -68,15 +86,19 @@ void metrics_row(Metrics *metrics, const StepReport *r) {
     double rate = 3 * metrics->flop_per_token * r->tokens_per_second;
     /* A step that is faster than the peak says that the peak was measured on a busy machine. */
     if (metrics->peak > 0 && rate > metrics->peak) metrics->peak = rate;
-    char modules[16 * MTP_MAX_DEPTH] = "";
-    for (int k = 0; k < metrics->depth; k++)
-        snprintf(modules + strlen(modules), sizeof modules - strlen(modules), ",%.5f",
-                 r->mtp_loss[k]);
+    char more[512 + LAYER_COLUMNS * MAX_LAYERS] = "";
+    for (int k = 0; k < metrics->depth; k++) append(more, sizeof more, ",%.5f", r->mtp_loss[k]);
+    for (int i = -1; metrics->indexers && i < metrics->indexers->count; i++) {
+        IndexMeasures m = indexers_measures(metrics->indexers, i); /* -1: of all */
+        append(more, sizeof more, ",%.5f,%s,%s", m.loss, cell("%.4f", m.recall).text,
+               cell("%.4f", m.mass).text);
+        if (i < 0) append(more, sizeof more, ",%.4f", m.dead_heads);
+    }
     csv_row(&metrics->csv, "%lld,%.5f,%s,%.6g,%.4f,%.0f,%s,%s,%s%s", (long long)r->step, r->loss,
             cell("%.5f", r->validation_loss).text, r->learning_rate, r->gradient_norm,
             r->tokens_per_second, cell("%.4f", metrics->peak > 0 ? rate / metrics->peak : NAN).text,
             cell("%.3f", r->load.max_vio).text,
-            cell("%.0f", isnan(r->load.max_vio) ? NAN : r->load.idle).text, modules);
+            cell("%.0f", isnan(r->load.max_vio) ? NAN : r->load.idle).text, more);
 }
 
 int metrics_close(Metrics *metrics, Error *err) {

@@ -11,7 +11,9 @@
 
 #include "common/files/csv.h"
 
-/* And behind these mtp_loss_1, ... for each module. Empty cells: a validation that was not due, a
+/* And behind these mtp_loss_1, ... for each module; where indexers learn, the means of what they
+ * measured in the last micro-batch (sparse/index_loss.h), and then loss, recall and mass of each.
+ * Empty cells: a validation that was not due, a
  * peak that was not measured, a model without experts. */
 #define TRAIN_COLUMNS                                        \
     "step,loss,validation_loss,learning_rate,gradient_norm," \
@@ -31,8 +33,9 @@ typedef struct StepReport {
 } StepReport;
 
 typedef struct Metrics {
-    Csv csv;   /* stream NULL: no file */
-    int depth; /* modules for multi-token prediction: columns of their own */
+    Csv csv;                  /* stream NULL: no file */
+    int depth;                /* modules for multi-token prediction: columns of their own */
+    const Indexers *indexers; /* the same; NULL: none learns */
     double flop_per_token, peak;
 } Metrics;
 

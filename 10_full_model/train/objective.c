@@ -10,15 +10,19 @@ static Tensor *language_model_loss(void *self, const MicroBatch *micro, Tensor *
     Model *model = o->model;
     const DecoderRun run = {.position = model_position(model), .training = &o->training};
     /* Shown are the losses of the text alone: they are what a reader of the log wants to know. */
-    return mtp_training_loss(model->ctx, &model->mtp, micro->ids, micro->targets, &run, &o->mtp,
-                             shown);
+    Tensor *loss = mtp_training_loss(model->ctx, &model->mtp, micro->ids, micro->targets, &run,
+                                     &o->mtp, shown);
+    if (o->stage == INDEXER_SELECTS) return loss;
+    return indexers_add_losses(model->ctx, &model->indexers,
+                               o->stage == INDEXER_LEARNS ? loss : NULL, o->index_loss);
 }
 
 static void language_model_after_step(void *self, StepReport *report) {
     LanguageModelObjective *o = self;
     report->load = metrics_expert_load(o->model);
-    decoder_rebalance(o->model->ctx, &o->model->decoder, o->bias_speed);
-    mtp_rebalance(o->model->ctx, &o->model->mtp, o->bias_speed);
+    float speed = o->stage == INDEXER_WARMS_UP ? 0 : o->bias_speed; /* the count begins anew */
+    decoder_rebalance(o->model->ctx, &o->model->decoder, speed);
+    mtp_rebalance(o->model->ctx, &o->model->mtp, speed);
 }
 /* [/language_model_loss] */
 

@@ -39,13 +39,16 @@ typedef struct Objective {
 
 /*
  * The cross entropy of the next token, and of later ones if the model has modules for them (shown
- * one by one: StepReport's mtp_loss), and the routers' balance losses; then the routers' biases.
+ * one by one: StepReport's mtp_loss), and the routers' balance losses; then the routers' biases. Of
+ * a sparse model also what its indexers have to learn; or that alone.
  */
 typedef struct LanguageModelObjective {
     Model *model;
     BlockTraining training; /* dropout, and the routers' balance losses */
     MtpTraining mtp;        /* the modules' weight, and where documents end */
     float bias_speed;       /* how far a router's bias moves after a step */
+    IndexerStage stage;     /* of a sparse model; while indexers warm up, they alone move */
+    float index_loss;       /* weight of their loss (sparse/index_loss.h) */
 } LanguageModelObjective;
 
 /* self must live as long as the objective. */

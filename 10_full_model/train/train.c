@@ -26,8 +26,23 @@ TrainOptions train_defaults(void) {
                           .balance_alpha = 1e-4f,
                           .mtp_lambda = 0.3f,
                           .bias_speed = 1e-3f,
+                          .index_loss = 1,
+                          .index_rate = 1,
                           .eval_interval = 100,
                           .eval_batches = 8};
+}
+
+int train_stage(IndexerStage *stage, const TrainOptions *o, const ModelConfig *cfg, Error *err) {
+    static const IndexerStage stages[] = {INDEXER_LEARNS, INDEXER_SELECTS, INDEXER_WARMS_UP,
+                                          INDEXER_LEARNS};
+    *stage = INDEXER_SELECTS;
+    if (config_is_sparse(cfg)) *stage = stages[o->dsa];
+    if (config_is_sparse(cfg) || o->dsa == DSA_AUTO) return 0;
+    return error_set(err, "--dsa is about indexers, and a %s model has none%s",
+                     config_type_names[cfg->model_type],
+                     cfg->model_type != DEEPSEEK_V3 || !cfg->q_lora_rank
+                         ? ", nor can it get any: they need a deepseek_v3 model with q_lora_rank"
+                         : ": `deepseek convert --add-indexer` gives it some");
 }
 
 /* ---- loss ---- */
@@ -275,7 +290,10 @@ int train_run(Model *model, const TokenSource *source, const TrainOptions *o, Tr
                       .training = {.dropout = o->dropout,
                                    .losses = {.aux_loss_alpha = o->balance_alpha, .seq_aux = true}},
                       .mtp = {o->mtp_lambda, o->tokenizer ? tokenizer_eot(o->tokenizer) : -1},
-                      .bias_speed = o->bias_speed},
+                      .bias_speed = o->bias_speed,
+                      .stage =
+                          model->indexers.count ? model->indexers.list[0].stage : INDEXER_SELECTS,
+                      .index_loss = o->index_loss},
         .settings = train_settings(model, source, o),
         .step_tokens = (double)o->batch_size * o->context_length * o->accumulation};
     run.trainer = (Trainer){.params = &model->params,

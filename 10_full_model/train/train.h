@@ -29,6 +29,9 @@ typedef struct TrainOptions {
     float balance_alpha; /* weight of the sequence-wise balance loss (V3: 1e-4) */
     float mtp_lambda;    /* weight of the loss of modules for multi-token prediction (V3: 0.3) */
     float bias_speed;    /* gamma: how far a router's bias moves after a step (V3: 1e-3) */
+    int dsa;             /* of a sparse model: see train_stage() */
+    float index_loss;    /* weight of the indexers' loss */
+    float index_rate;    /* what their learning rate is multiplied by */
     bool fp8;            /* linear layers and experts multiply in FP8 (08_quant/fp8.h) */
     /* validation: every so many steps, on eval_batches * batch_size windows */
     int eval_interval, eval_batches;
@@ -41,6 +44,14 @@ typedef struct TrainOptions {
     double minutes;             /* after so many it stops, as after Ctrl-C; 0: never */
     bool quiet;                 /* no progress line */
 } TrainOptions;
+
+/* --dsa: nothing said; indexers stay as they are; or learn alone, or with the model. */
+enum { DSA_AUTO, DSA_OFF, DSA_WARMUP, DSA_SPARSE };
+
+/* What becomes of a model's indexers: with nothing said they learn with it. -1 and a message for a
+ * model that has none, if something is said. */
+int train_stage(IndexerStage *stage, const TrainOptions *options, const ModelConfig *cfg,
+                Error *err);
 
 /* The defaults of both programs for a model that learns on a CPU. */
 TrainOptions train_defaults(void);

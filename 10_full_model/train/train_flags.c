@@ -3,6 +3,8 @@
  */
 #include "10_full_model/train/train_flags.h"
 
+static const char *const stages[] = {"auto", "off", "warmup", "sparse", NULL}; /* DSA_AUTO, ... */
+
 TrainFlags train_flags(TrainOptions *t) {
     const int64_t most = (int64_t)1 << 40; /* steps */
     Schedule *s = &t->schedule;
@@ -40,6 +42,15 @@ TrainFlags train_flags(TrainOptions *t) {
         OPT_FLOAT("bias-speed", 0, "X", &t->bias_speed, 0, 1,
                   "How far a router's bias moves after a step towards an even load",
                   .setting = true),
+        OPT_CHOICE("dsa", 0, "STAGE", &t->dsa, stages,
+                   "Of a deepseek_v32 model, whose indexers choose what attention sees: off, they "
+                   "stay as they are; warmup, attention sees all, and they alone learn what it "
+                   "looks at; sparse (what auto means), they choose and go on learning",
+                   .setting = true),
+        OPT_FLOAT("index-loss", 0, "X", &t->index_loss, 0, 1e6, "Weight of the indexers' loss",
+                  .setting = true),
+        OPT_FLOAT("index-rate", 0, "X", &t->index_rate, 0, 1e6,
+                  "What the learning rate is multiplied by for indexers", .setting = true),
         OPT_FLAG("fp8", 0, &t->fp8,
                  "Linear layers and experts multiply in FP8, with scales for blocks as DeepSeek-V3 "
                  "(on CUDA: Hopper and --dtype bf16; the CPU imitates it)",

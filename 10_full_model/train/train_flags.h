@@ -13,7 +13,7 @@
 #include "common/program/options.h"
 
 typedef struct TrainFlags {
-    Option rows[20];
+    Option rows[24];
 } TrainFlags;
 
 /* The rows set *options, which must outlive them. Of its schedule, warmup and floor may be -1 for

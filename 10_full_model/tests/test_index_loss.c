@@ -1,0 +1,147 @@
+/*
+ * What an indexer learns from: the loss and its gradients are PyTorch's, the definition's, and
+ * those of finite differences; and what it measures, by hand.
+ */
+#include "10_full_model/sparse/indexer.h"
+
+#include "common/program/testing.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+static Error err; /* what the last call that failed had to say */
+
+/* ---- PyTorch's ---- */
+
+static void check_golden(Context *ctx, SafeTensors *g, const char *stage, bool sparse) {
+    char name[40];
+    Tensor *q = golden_tensor(ctx, g, "q"), *k = golden_tensor(ctx, g, "k");
+    Tensor *in[] = {golden_tensor(ctx, g, "iq"), golden_tensor(ctx, g, "ik"),
+                    golden_tensor(ctx, g, "iw")};
+    static const char *const names[] = {"iq", "ik", "iw"};
+    snprintf(name, sizeof name, "%s.lse", stage);
+    Attended a = {q, k, golden_values(g, name), sparse ? golden_tensor(ctx, g, "selected") : NULL,
+                  1 / sqrtf((float)tensor_dim(q, 3))};
+    for (int i = 0; i < 3; i++) in[i]->requires_grad = true;
+    IndexMeasures measures;
+    float scale = 1 / sqrtf((float)(tensor_dim(in[0], 2) * tensor_dim(in[0], 3)));
+    ctx->recording = true;
+    Tensor *loss = index_loss(ctx, &a, in[0], in[1], in[2], scale, 6, &measures);
+    tape_backward(ctx, loss);
+    snprintf(name, sizeof name, "%s.loss", stage);
+    /* Sums of T terms in F32, each of an exponential: 1e-5; their 1e-10 is far below. */
+    check_close("loss", loss->data, golden_values(g, name), 1, 1e-5);
+    for (int i = 0; i < 3; i++) {
+        snprintf(name, sizeof name, "%s.grad.%s", stage, names[i]);
+        check_close(name, in[i]->grad->data, golden_values(g, name), tensor_count(in[i]), 1e-5);
+    }
+    cr_assert(measures.recall > 0 && measures.recall < 1 && measures.mass < 1, "recall %g, mass %g",
+              measures.recall, measures.mass);
+    context_reset(ctx);
+}
+
+CPU_TEST(index_loss, is_pytorchs_in_both_stages) {
+    SafeTensors *g = golden_open("10_full_model/goldens/index_loss.safetensors");
+    check_golden(&ctx, g, "warmup", false);
+    check_golden(&ctx, g, "sparse", true);
+}
+
+/* ---- the definition ---- */
+
+enum { B = 2, T = 13, H = 3, D = 5, HI = 2, DI = 4, K = 5 };
+
+typedef struct Case {
+    Tensor *q, *k, *in[3], *lists;
+    float lse[B * H * T];
+    Attended attended;
+} Case;
+
+/* Attention's sums over the keys of the lists, or over all. */
+static void fill_lse(Case *c) {
+    const float *q = c->q->data, *k = c->k->data;
+    for (int row = 0; row < B * T; row++)
+        for (int h = 0; h < H; h++) {
+            double sum = 0;
+            for (int e = 0; e < (c->lists ? K : row % T + 1); e++) {
+                int j = c->lists ? ((int32_t *)c->lists->data)[row * K + e] : e;
+                double dot = 0;
+                for (int i = 0; i < D && j >= 0; i++)
+                    dot += q[(row * H + h) * D + i] * k[((row / T * T + j) * H + h) * D + i];
+                if (j >= 0) sum += exp(0.3 * dot);
+            }
+            c->lse[(row / T * H + h) * T + row % T] = (float)log(sum);
+        }
+}
+
+/* Lists of the query and every third token before it. */
+static Case *case_of(Context *ctx, bool sparse) {
+    Case *c = must_alloc(1, sizeof *c);
+    c->q = test_normal(ctx, "q", 1, SHAPE(B, T, H, D));
+    c->k = test_normal(ctx, "k", 2, SHAPE(B, T, H, D));
+    c->in[0] = test_normal(ctx, "iq", 3, SHAPE(B, T, HI, DI));
+    c->in[1] = test_normal(ctx, "ik", 4, SHAPE(B, T, DI));
+    c->in[2] = test_normal(ctx, "iw", 5, SHAPE(B, T, HI));
+    int32_t lists[B * T * K];
+    for (int i = 0; i < B * T * K; i++) {
+        int j = i / K % T - 3 * (K - 1 - i % K);
+        lists[i] = j < 0 ? -1 : j;
+    }
+    if (sparse) c->lists = tensor_copy_in(ctx, "lists", I32, lists, SHAPE(B, T, K));
+    fill_lse(c);
+    c->attended = (Attended){c->q, c->k, c->lse, c->lists, 0.3f};
+    return c;
+}
+
+static Tensor *case_loss(Context *ctx, void *user) {
+    Case *c = user;
+    IndexMeasures measures;
+    return index_loss(ctx, &c->attended, c->in[0], c->in[1], c->in[2], 0.5f, K, &measures);
+}
+
+CPU_TEST(index_loss, is_the_definition_and_its_gradients_are_slopes) {
+    for (int sparse = 0; sparse < 2; sparse++) {
+        Case *c = case_of(&ctx, sparse);
+        IndexLossShape shape = {B, T, H, D, 0.3f, HI, DI, 0.5f, K, K};
+        int32_t tidy[B * T * K]; /* -1 behind */
+        for (int row = 0; row < B * T && sparse; row++)
+            for (int i = 0, at = row * K; i <= K; i++)
+                if (i == K)
+                    for (; at < row * K + K; at++) tidy[at] = -1;
+                else if (((int32_t *)c->lists->data)[row * K + i] >= 0)
+                    tidy[at++] = ((int32_t *)c->lists->data)[row * K + i];
+        IndexLossInput in = {c->q->data,          c->k->data,     c->lse,
+                             c->in[0]->data,      c->in[1]->data, c->in[2]->data,
+                             sparse ? tidy : NULL};
+        float want = (float)index_loss_reference_cpu(in, shape), got;
+        tensor_download(&ctx, &got, case_loss(&ctx, c));
+        check_close("loss", &got, &want, 1, 1e-5);
+        check_gradients(&ctx, "index_loss", case_loss, c, c->in, 3, 24, 3e-3, 2e-2);
+    }
+}
+
+/* Measured by hand: two keys of which attention looks at the second, and k = 1. */
+CPU_TEST(index_loss, measures_by_hand) {
+    enum { N = 8 }; /* the eighth query is looked at */
+    float q[N] = {0}, k[N] = {0}, lse[N], iq[N] = {0}, ik[N] = {0}, iw[N] = {0};
+    for (int t = 0; t < N; t++) lse[t] = logf((float)t + 1);
+    q[N - 1] = 1, k[3] = 20; /* e^20 against seven e^0 */
+    iq[N - 1] = 1, iw[N - 1] = 1, ik[2] = 1;
+    lse[N - 1] = 20;
+    Attended a = {tensor_copy_in(&ctx, "q", F32, q, SHAPE(1, N, 1, 1)),
+                  tensor_copy_in(&ctx, "k", F32, k, SHAPE(1, N, 1, 1)), lse, NULL, 1};
+    IndexMeasures m;
+    for (int right = 0; right < 2; right++) {
+        if (right) ik[3] = 2;
+        index_loss(&ctx, &a, tensor_copy_in(&ctx, "iq", F32, iq, SHAPE(1, N, 1, 1)),
+                   tensor_copy_in(&ctx, "ik", F32, ik, SHAPE(1, N, 1)),
+                   tensor_copy_in(&ctx, "iw", F32, iw, SHAPE(1, N, 1)), 1, 1, &m);
+        cr_assert(m.recall == right && m.dead_heads == 0);
+        cr_assert_float_eq(m.mass, right, 1e-6);
+    }
+    index_loss(&ctx, &a, tensor_copy_in(&ctx, "iq", F32, iq, SHAPE(1, N, 1, 1)),
+               tensor_copy_in(&ctx, "ik", F32, lse, SHAPE(1, N, 1)),
+               tensor_copy_in(&ctx, "iw", F32, iw, SHAPE(1, N, 1)), 1, N, &m);
+    cr_assert(isnan(m.recall) && isnan(m.mass), "no query sees more than k tokens");
+}
