@@ -27,11 +27,11 @@ static void index_loss_backward(Context *ctx, void *saved) {
 }
 
 static IndexMeasures measure(Context *ctx, IndexLossInput in, IndexLossShape shape, double loss) {
-    float out[4];
+    float out[5];
     INDEX_ON(ctx, index_measure, out, in, shape);
     bool any = out[0] > 0;
     return (IndexMeasures){loss, any ? out[1] / out[0] : NAN, any ? out[2] / out[0] : NAN,
-                           1 - out[3] / shape.index_heads};
+                           any ? out[3] / out[0] : NAN, 1 - out[4] / shape.index_heads};
 }
 
 Tensor *index_loss(Context *ctx, const Attended *a, Tensor *q, Tensor *k, Tensor *w, float scale,

@@ -26,6 +26,7 @@ typedef struct IndexMeasures {
     double loss;
     double recall;     /* share of the k keys with the largest p that are among its k */
     double mass;       /* sum of p over its k keys: the share of attention that they keep */
+    double best;       /* the same of the k keys with the largest p: no choice keeps more */
     double dead_heads; /* share of its heads that gave no key a positive product */
 } IndexMeasures;
 
@@ -65,7 +66,7 @@ KERNEL(index_loss, float *losses, Real *dq, Real *dk, float *dw, IndexLossInput 
 /* By the formulas, with p and I of a row in double precision, and L alone. */
 double index_loss_reference_cpu(IndexLossInput in, IndexLossShape shape);
 
-/* out F32 [4]: queries measured, sums of their recalls and masses, heads that lived. */
+/* out F32 [5]: queries measured, sums of their recalls, masses and best masses, living heads. */
 KERNEL(index_measure, float *out, IndexLossInput in, IndexLossShape shape);
 
 __END_DECLS

@@ -223,23 +223,26 @@ double index_loss_reference_cpu(IndexLossInput in, IndexLossShape s) {
 
 /* ---- measures ---- */
 
-/* Of the two lists, both ascending: how many are in both, and the mass of the second's. */
-static void compare(float *recall, float *mass, const int32_t *best, const int32_t *own, int k,
-                    const float *p) {
-    int both = 0;
-    *mass = 0;
+/* Of one query; keys: 0 if it sees no more than k. */
+typedef struct Found {
+    float keys, recall, mass, best;
+} Found;
+
+/* Of the two lists, both ascending: how many are in both, and what they hold of p. */
+static Found compare(const int32_t *best, const int32_t *own, int k, const float *p) {
+    Found found = {.keys = 1};
     for (int i = 0, j = 0; i < k; i++) {
-        *mass += p[own[i]];
+        found.mass += p[own[i]], found.best += p[best[i]];
         while (j < k && best[j] < own[i]) j++;
-        both += j < k && best[j] == own[i];
+        found.recall += (j < k && best[j] == own[i]) / (float)k;
     }
-    *recall = (float)both / (float)k;
+    return found;
 }
 
 void index_measure_cpu(float *out, IndexLossInput in, IndexLossShape s) {
     int64_t rows = (int64_t)s.batch * s.tokens,
             sampled = (rows + INDEX_MEASURED - 1) / INDEX_MEASURED;
-    float *found = must_alloc((size_t)sampled * 2, sizeof *found);
+    Found *found = must_alloc((size_t)sampled, sizeof *found);
     bool *alive = must_alloc((size_t)s.index_heads, sizeof *alive);
     in.lists = NULL;
 #pragma omp parallel
@@ -257,19 +260,19 @@ void index_measure_cpu(float *out, IndexLossInput in, IndexLossShape s) {
                 if (room.products[j] > 0)
 #pragma omp atomic write
                     alive[j % s.index_heads] = true;
-            found[2 * i] = -1; /* sees no more than k */
             if (r.keys <= s.topk) continue;
             attention_row(room.p, room.one, &r, &in, &s, NULL);
             top_k_row_cpu(lists, room.p, r.keys, s.topk);
             top_k_row_cpu(lists + s.topk, room.scores, r.keys, s.topk);
-            compare(&found[2 * i], &found[2 * i + 1], lists, lists + s.topk, s.topk, room.p);
+            found[i] = compare(lists, lists + s.topk, s.topk, room.p);
         }
         free(lists);
         free(room.p);
     }
-    memset(out, 0, 4 * sizeof *out);
+    memset(out, 0, 5 * sizeof *out);
     for (int64_t i = 0; i < sampled; i++)
-        if (found[2 * i] >= 0) out[0]++, out[1] += found[2 * i], out[2] += found[2 * i + 1];
-    for (int h = 0; h < s.index_heads; h++) out[3] += alive[h];
+        out[0] += found[i].keys, out[1] += found[i].recall, out[2] += found[i].mass,
+            out[3] += found[i].best;
+    for (int h = 0; h < s.index_heads; h++) out[4] += alive[h];
     free(found), free(alive);
 }

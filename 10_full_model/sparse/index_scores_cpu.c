@@ -8,16 +8,22 @@
  *     dots[h][key] = sum over c of q[h][c] K^T[c][key]         two heads at a time, in registers
  *     I[key]      += w[h] max(dots[h][key], 0)                 for each head, in order
  *
- * Every score is summed over c, then over h, whatever the sizes of a pass: this is why a query
- * finds the same bits alone and among others.
+ * For a few queries turning would cost more than it saves: they take four keys at a time, with
+ * vectors along a key, and add up the lanes of four sums together (common/core/lanes.h).
+ *
+ * Which of the two it is follows from the number of queries of a step alone, and a score is summed
+ * in one order in each: so a query finds the same bits alone and among a few guesses behind it, and
+ * whatever the passes.
  */
 #include "10_full_model/sparse/index_kernels.h"
+#include "common/core/cpu_matmul.h"
 #include "common/core/lanes.h"
 
 #include <math.h>
 #include <stdlib.h>
 
 enum { KEYS = 64, WIDE = KEYS / LANES };
+typedef int32_t QuarterMask __attribute__((vector_size(16), aligned(4)));
 typedef int32_t Mask __attribute__((vector_size(LANES * sizeof(int32_t)), aligned(4)));
 
 /* Key j of sequence b, as numbers: where it lies, or in `room`. */
@@ -91,6 +97,49 @@ static void score_tile(float *scores, const float *q, const float *w, const floa
     memcpy(scores, all, sizeof(float) * (size_t)count);
 }
 
+/* ---- few queries ---- */
+
+/* [score_four] */
+/* A query's scores of four keys; q [heads][dim]. */
+static Quarter score_four(const float *q, const float *w, const float *const keys[4],
+                          const IndexShape *s) {
+    Quarter sum = {0}, zero = {0};
+    for (int h = 0; h < s->heads; h++) {
+        const float *q_h = q + h * s->dim;
+        Vector dots[4] = {0};
+        int c = 0;
+        for (; c + LANES <= s->dim; c += LANES)
+            for (int i = 0; i < 4; i++)
+                dots[i] += *(const Vector *)(q_h + c) * *(const Vector *)(keys[i] + c);
+        for (int i = 0; i < 4 && c < s->dim; i++)
+            dots[i] += first_lanes(q_h + c, s->dim - c) * first_lanes(keys[i] + c, s->dim - c);
+        Quarter four = add_lanes(dots);
+        QuarterMask positive = four > zero;
+        sum += w[h] * (Quarter)((QuarterMask)four & positive);
+    }
+    return s->scale * sum;
+}
+/* [/score_four] */
+
+/* `count` keys of sequence b from j on, for all queries of the pass; room [4][dim]. */
+static void score_few(float *scores, const float *q, const float *weights, const void *keys,
+                      float *room, const IndexShape *s, int b, int j, int count) {
+    for (int from = j; from < j + count; from += 4) {
+        const float *four[4];
+        for (int i = 0; i < 4; i++) /* behind the last: that one again */
+            four[i] = key_of(room + i * s->dim, keys, s, b, from + i < j + count ? from + i : j);
+        for (int i = 0; i < s->count; i++) {
+            int seen = index_keys_seen(s, b, s->first + i) - from;
+            int64_t query = (int64_t)b * s->q_len + s->first + i;
+            if (seen <= 0) continue;
+            Quarter sum =
+                score_four(q + query * s->heads * s->dim, weights + query * s->heads, four, s);
+            memcpy(scores + ((int64_t)b * s->count + i) * s->kv_len + from, &sum,
+                   sizeof(float) * (size_t)(seen < 4 ? seen : 4));
+        }
+    }
+}
+
 void index_scores_cpu(float *scores, const float *q, const float *weights, const void *keys,
                       IndexShape s) {
     int64_t tiles = (s.kv_len + KEYS - 1) / KEYS;
@@ -105,6 +154,10 @@ void index_scores_cpu(float *scores, const float *q, const float *weights, const
             int length = index_keys_seen(&s, b, s.first + s.count - 1);
             int keys_here = length - from < KEYS ? length - from : KEYS;
             if (keys_here <= 0) continue;
+            if (s.q_len <= CPU_FEW_ROWS) {
+                score_few(scores, q, weights, keys, turned, &s, b, from, keys_here);
+                continue;
+            }
             turn_keys(turned, room, keys, &s, b, from, keys_here);
             for (int i = 0; i < s.count; i++) {
                 int seen = index_keys_seen(&s, b, s.first + i) - from;

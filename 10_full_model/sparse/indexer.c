@@ -234,6 +234,7 @@ IndexMeasures indexers_measures(const Indexers *indexers, int layer) {
         mean.loss += m->loss / (end - first);
         mean.recall += m->recall / (end - first);
         mean.mass += m->mass / (end - first);
+        mean.best += m->best / (end - first);
         mean.dead_heads += m->dead_heads / (end - first);
     }
     return mean;

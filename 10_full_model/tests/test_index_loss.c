@@ -139,6 +139,7 @@ CPU_TEST(index_loss, measures_by_hand) {
                    tensor_copy_in(&ctx, "iw", F32, iw, SHAPE(1, N, 1)), 1, 1, &m);
         cr_assert(m.recall == right && m.dead_heads == 0);
         cr_assert_float_eq(m.mass, right, 1e-6);
+        cr_assert_float_eq(m.best, 1, 1e-6);
     }
     index_loss(&ctx, &a, tensor_copy_in(&ctx, "iq", F32, iq, SHAPE(1, N, 1, 1)),
                tensor_copy_in(&ctx, "ik", F32, lse, SHAPE(1, N, 1)),

@@ -6,6 +6,7 @@
 #include "10_full_model/sparse/indexer.h"
 #include "10_full_model/sparse/layer_norm.h"
 
+#include "common/core/cpu_matmul.h"
 #include "common/program/testing.h"
 
 #include <math.h>
@@ -140,23 +141,43 @@ Test(index_scores, are_the_formula) {
     }
 }
 
-/* Alone, in passes, and all together: the same bits, so the same choice. */
+/* Alone, in passes, and all together: the same bits, so the same choice. Of few queries also as the
+ * queries of another step, of which they are the last. */
 Test(index_scores, bits_do_not_depend_on_the_pass) {
-    enum { T = 40, S = 150 };
-    Scored s = scored(2, T, S, 5, 24);
-    float all[2 * T * S] = {0}, part[2 * T * S] = {0};
-    index_scores_cpu(all, s.q, s.w, s.k, s.shape);
-    for (int first = 0, count; first < T; first += count) {
-        s.shape.first = first, s.shape.count = count = first == 0      ? 1
-                                                       : T - first < 7 ? T - first
-                                                                       : 7;
-        index_scores_cpu(part, s.q, s.w, s.k, s.shape);
-        for (int b = 0; b < 2; b++)
-            for (int i = 0; i < count; i++)
-                cr_assert(!memcmp(part + (b * count + i) * S, all + (b * T + first + i) * S,
-                                  sizeof(float) * (size_t)(S - T + first + i + 1)),
-                          "query %d", first + i);
+    enum { MOST = 40, S = 150 };
+    for (int T = 5; T <= MOST; T += MOST - 5) {
+        Scored s = scored(2, T, S, 5, 24);
+        float all[2 * MOST * S] = {0}, part[2 * MOST * S] = {0};
+        index_scores_cpu(all, s.q, s.w, s.k, s.shape);
+        for (int first = 0, count; first < T; first += count) {
+            count = first == 0 ? 1 : T - first < 7 ? T - first : 7;
+            s.shape.first = first, s.shape.count = count;
+            index_scores_cpu(part, s.q, s.w, s.k, s.shape);
+            for (int b = 0; b < 2; b++)
+                for (int i = 0; i < count; i++)
+                    cr_assert(!memcmp(part + (b * count + i) * S, all + (b * T + first + i) * S,
+                                      sizeof(float) * (size_t)(S - T + first + i + 1)),
+                              "query %d", first + i);
+        }
+        if (T > CPU_FEW_ROWS) continue;
+        s.shape.first = 0, s.shape.count = s.shape.q_len = s.shape.batch = 1;
+        index_scores_cpu(part, s.q + (T - 1) * 5 * 24, s.w + (T - 1) * 5, s.k, s.shape);
+        cr_assert(!memcmp(part, all + (T - 1) * S, sizeof(float) * S));
     }
+}
+
+/* One query by hand (the lesson's): ties go to the lower position. */
+Test(index_scores, by_hand) {
+    const float q[] = {2, -1, 0, 1}, w[] = {1, 0.5f}, k[] = {1, 0, 0, 1, 1, 1, -1, 1};
+    const float want[] = {1, 0.25f, 0.75f, 0.25f};
+    float scores[4];
+    int32_t selected[3];
+    IndexShape shape = {
+        .batch = 1, .q_len = 1, .count = 1, .heads = 2, .dim = 2, .scale = 0.5f, .kv_len = 4};
+    index_scores_cpu(scores, q, w, k, shape);
+    for (int i = 0; i < 4; i++) cr_assert_eq(scores[i], want[i], "score %d is %g", i, scores[i]);
+    top_k_cpu(selected, scores, 3, shape);
+    cr_assert(selected[0] == 0 && selected[1] == 1 && selected[2] == 2);
 }
 
 /* ---- turning and rounding ---- */

@@ -63,7 +63,7 @@ int metrics_open(Metrics *metrics, const char *path, const Model *model, int con
     char columns[512 + LAYER_COLUMNS * MAX_LAYERS] = TRAIN_COLUMNS;
     for (int k = 1; k <= metrics->depth; k++) append(columns, sizeof columns, ",mtp_loss_%d", k);
     if (metrics->indexers)
-        append(columns, sizeof columns, ",index_loss,index_recall,index_mass,dead_heads");
+        append(columns, sizeof columns, ",index_loss,index_recall,index_mass,best_mass,dead_heads");
     for (int i = 0; metrics->indexers && i < indexers->count; i++)
         append(columns, sizeof columns, ",index_loss_%d,index_recall_%d,index_mass_%d", i, i, i);
     if (after == 0) return csv_open(&metrics->csv, path, columns, gpu.text, ctx->rng.seed, err);
@@ -92,7 +92,7 @@ void metrics_row(Metrics *metrics, const StepReport *r) {
         IndexMeasures m = indexers_measures(metrics->indexers, i); /* -1: of all */
         append(more, sizeof more, ",%.5f,%s,%s", m.loss, cell("%.4f", m.recall).text,
                cell("%.4f", m.mass).text);
-        if (i < 0) append(more, sizeof more, ",%.4f", m.dead_heads);
+        if (i < 0) append(more, sizeof more, ",%s,%.4f", cell("%.4f", m.best).text, m.dead_heads);
     }
     csv_row(&metrics->csv, "%lld,%.5f,%s,%.6g,%.4f,%.0f,%s,%s,%s%s", (long long)r->step, r->loss,
             cell("%.5f", r->validation_loss).text, r->learning_rate, r->gradient_norm,
