@@ -1,5 +1,5 @@
 /*
- * Chapter 08's benchmark of decoding on CUDA: products of 1 to 32 rows with weights of 16, 8 and 4
+ * Chapter 08's benchmark of decoding on CUDA: products of 1 to 64 rows with weights of 16, 8 and 4
  * bits. Of a step's products most time goes into reading the weights, so 4 bits may be four times
  * as fast as 16; how much of that is reached depends on the rows, which are computed with.
  *
@@ -33,7 +33,7 @@ static const Kind kinds[] = {{"bf16", BF16, 0, 0},
                              {"int8", U8, 1, 0},
                              {"int4 g128", I4, 1, 128},
                              {"fp8", F8_E4M3, 128, 128}};
-enum { KINDS = sizeof kinds / sizeof *kinds, MOST_COPIES = 64 };
+enum { KINDS = sizeof kinds / sizeof *kinds, MOST_COPIES = 64, MOST_ROWS = 64 };
 
 /* As many copies as are larger than any L2 cache. */
 typedef struct Product {
@@ -55,8 +55,8 @@ static void product_init(Product *p, Context *ctx, const Kind *kind, int64_t out
     *p = (Product){.out = out, .in = in, .kind = kind};
     size_t bytes = weight_bytes(p);
     p->copies = bytes * MOST_COPIES <= enough ? MOST_COPIES : (int)(enough / bytes) + 1;
-    p->x = bench_tensor(ctx, "x", BF16, 1, SHAPE(FEW_ROWS + 1, in));
-    p->y = tensor_new(ctx, "y", BF16, SHAPE(FEW_ROWS + 1, out));
+    p->x = bench_tensor(ctx, "x", BF16, 1, SHAPE(MOST_ROWS, in));
+    p->y = tensor_new(ctx, "y", BF16, SHAPE(MOST_ROWS, out));
     if (kind->dtype != BF16) {
         int64_t shape[MAX_DIMS];
         Tensor like = tensor_view(NULL, "w", kind->dtype, CUDA, SHAPE(out, in));
@@ -103,7 +103,7 @@ static void save(Bench *bench, const Product *p, BenchTime t) {
 /* A line for each number of rows: microseconds, the share of the copy's bandwidth, and how many
  * times as fast as BF16. */
 static void shape(Bench *bench, int64_t out, int64_t in) {
-    static const int64_t rows[] = {1, 2, 4, 8, 16, 32, 33};
+    static const int64_t rows[] = {1, 2, 4, 8, 16, 32, 33, MOST_ROWS};
     enum { ROWS = sizeof rows / sizeof *rows };
     BenchTime times[KINDS][ROWS], plain[KINDS];
     Context *ctx = bench->ctx;

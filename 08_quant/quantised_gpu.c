@@ -39,6 +39,24 @@ static void *numbers_of(Context *ctx, const Tensor *w) {
     return to;
 }
 
+/* As many times FEW_ROWS rows: to read the codes again costs less than to write the numbers and to
+ * read those. */
+enum { TIMES = 2 };
+
+/* few, of any number of rows, FEW_ROWS of them at a time. */
+static void linear_in_turns(Gpu *gpu, FewRowsLinear few) {
+    FewRowsPart *part = &few.part[0];
+    const size_t in = (size_t)few.in * dtype_size(BF16);
+    const size_t out = (size_t)part->w.out * dtype_size(BF16);
+    for (int64_t left = few.rows; left > 0; left -= FEW_ROWS) {
+        few.rows = left < FEW_ROWS ? left : FEW_ROWS;
+        few_rows_linear_cuda(gpu, BF16, &few);
+        few.x = (const char *)few.x + FEW_ROWS * in;
+        part->y = (char *)part->y + FEW_ROWS * out;
+        if (part->residual) part->residual = (const char *)part->residual + FEW_ROWS * out;
+    }
+}
+
 static void linear_gpu(Context *ctx, void *y, const void *base, const void *x, const Tensor *w,
                        const void *bias, int64_t rows) {
     int64_t out = tensor_dim(w, 0), in = tensor_dim(w, 1);
@@ -47,8 +65,10 @@ static void linear_gpu(Context *ctx, void *y, const void *base, const void *x, c
         .rows = rows,
         .in = in,
         .part = {{.y = y, .w = few_rows_weight(w), .bias = bias, .residual = base}}};
-    if (few_rows_supports(ctx->gpu, ctx->dtype, &few)) {
-        few_rows_linear_cuda(ctx->gpu, ctx->dtype, &few);
+    if (rows > FEW_ROWS && rows <= TIMES * FEW_ROWS) few.rows = FEW_ROWS;
+    if (ctx->dtype == BF16 && few_rows_supports(ctx->gpu, BF16, &few)) {
+        few.rows = rows;
+        linear_in_turns(ctx->gpu, few);
     } else if (rows <= FEW_ROWS) {
         QuantisedPlain p = {
             .y = y, .base = base, .x = x, .bias = bias, .rows = rows, .w = quantised_codes(w)};

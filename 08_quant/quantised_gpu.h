@@ -6,7 +6,8 @@
  *     plain        a warp takes a number of y, makes numbers of its row's codes and sums up in F32:
  *                  every dtype, kind, block and size
  *     few rows     common/cuda/few_rows_codes.cuh: codes go straight to the tensor cores. Up to
- *                  FEW_ROWS rows in BF16, where few_rows_supports() says so
+ *                  FEW_ROWS rows in BF16, where few_rows_supports() says so; twice as many in two
+ *                  turns
  *     many rows    the weight as numbers in the arena, for the length of one product, and the
  *                  product of ordinary weights: a prompt is a matter of operations, not of bytes
  *

@@ -35,6 +35,17 @@ static const HeldCase gpu_cases[] = {
     {U8, 1, 1024, 0, 6429, 1024},
     {F8_E4M3, 128, 128, 0, 6429, 1024},
     {I4, 1, 128, 0, 33797, 128},
+    /* Large, of spans. The last tile is none: rows of the one before it come again. */
+    {I4, 1, 128, 0, 3085, 2048}, /* half of the slots are empty */
+    {I4, 1, 128, 0, 1293, 5120}, /* some have one span more */
+    {I4, 1, 128, 0, 6365, 2048},
+    {U8, 1, 2048, 0, 3085, 2048},
+    {U8, 1, 256, 0, 2761, 2304},
+    {U8, 1, 1280, 0, 6371, 1280},
+    {F8_E4M3, 128, 128, 0, 3085, 2048},
+    {F8_E4M3, 128, 128, 0, 6357, 1280},
+    {I4, 1, 128, 0, 33803, 512}, /* vocabularies */
+    {U8, 1, 256, 0, 33801, 256},
 };
 enum { GPU_CASES = sizeof gpu_cases / sizeof *gpu_cases };
 
@@ -62,7 +73,7 @@ static double close_enough(DType dtype, int64_t in, int64_t rows) {
 }
 
 CUDA_TEST(quantised_gpu, linear_is_that_of_the_numbers) {
-    static const int64_t rows[] = {1, 3, 8, 9, 17, 33};
+    static const int64_t rows[] = {1, 3, 8, 9, 17, 2 * FEW_ROWS + 1, FEW_ROWS + 1};
     for (int i = 0; i < GPU_CASES + HELD_CASES; i++) {
         Pair p;
         const HeldCase *c = case_of(i);
@@ -71,7 +82,7 @@ CUDA_TEST(quantised_gpu, linear_is_that_of_the_numbers) {
         pair_init(&p, &ctx, c, i % 2 ? &quantised_products : &quantised_weight_only);
         Tensor *bias = test_normal(&ctx, "bias", 3, SHAPE(c->out));
         Tensor *norm = test_normal(&ctx, "norm", 4, SHAPE(c->in));
-        for (int r = 0; r < 6; r += 1 + (c->out > 2000)) {
+        for (int r = 0; r < 7; r += 1 + (c->out > 2000)) {
             Tensor *x = test_normal(&ctx, "x", 5, SHAPE(rows[r], c->in));
             Tensor *base = test_normal(&ctx, "base", 6, SHAPE(rows[r], c->out));
             Tensor *normed = rmsnorm(&ctx, x, norm, 1e-6f);

@@ -34,16 +34,28 @@ __device__ __forceinline__ uint32_t bf16_pair_times(uint32_t a, uint32_t b) {
     return *(uint32_t *)&d;
 }
 
-/* Two bytes of q, which are at the lower end of the halves. */
-__device__ __forceinline__ uint32_t int8_pair(uint32_t pair) {
-    uint32_t number = (pair & 0x007f007fu) | 0x43004300u;
-    uint32_t too_much = (~pair & 0x00800080u) | 0x43004300u;
+/* (a & mask) | ones, with INVERT (~a & mask) | ones: one instruction, of which the compiler would
+ * make two where both are constants. */
+template <int INVERT = 0>
+__device__ __forceinline__ uint32_t mask_and_set(uint32_t a, uint32_t mask, uint32_t ones) {
+    uint32_t r;
+    asm("lop3.b32 %0, %1, %2, %3, %4;"
+        : "=r"(r)
+        : "r"(a), "r"(mask), "r"(ones), "n"(INVERT ? 0xae : 0xea));
+    return r;
+}
+
+/* Bytes A and B of q. */
+template <int A, int B> __device__ __forceinline__ uint32_t int8_pair(uint32_t q) {
+    uint32_t pair = choose_bytes<0x4040 | A | B << 8>(q);
+    uint32_t number = mask_and_set(pair, 0x007f007fu, 0x43004300u);
+    uint32_t too_much = mask_and_set<1>(pair, 0x00800080u, 0x43004300u);
     return bf16_pair_minus(number, too_much);
 }
 
-/* The same of four bits. */
+/* Four bits at the lower end of each half. */
 __device__ __forceinline__ uint32_t int4_pair(uint32_t pair) {
-    return bf16_pair_minus((pair & 0x000f000fu) | 0x43004300u, 0x43084308u);
+    return bf16_pair_minus(mask_and_set(pair, 0x000f000fu, 0x43004300u), 0x43084308u);
 }
 
 /* Bytes A and B of q. */

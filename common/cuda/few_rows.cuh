@@ -53,8 +53,7 @@ enum { FEW_ROWS_TILE = 16, FEW_ROWS_CHUNK = 32 }; /* rows of W and columns at a 
  * What depends on the kind of weight: numbers (float, bf16) are here, codes in few_rows_codes.cuh.
  *
  *     FewRowsTile<W>        where the lane's two rows of a tile begin
- *     FewRowsChunk<W>       its part of a chunk of them: COLUMNS of W, a quarter of them a lane's,
- *                           in TILES tiles at once
+ *     FewRowsChunk<W>       its part of a chunk of them: COLUMNS of W, a quarter of them a lane's
  *     FewRowsInput<W, NT>   its part of a chunk of the rows of x: x(n) is row n, or NULL for zeros
  *
  * Number is what x and y are made of.
@@ -104,7 +103,7 @@ template <int NT> struct FewRowsInput<bf16, NT> {
 
 template <> struct FewRowsChunk<bf16> {
     typedef bf16 Number;
-    static const int COLUMNS = FEW_ROWS_CHUNK, TILES = 1;
+    static const int COLUMNS = FEW_ROWS_CHUNK;
     uint4 low, high;
     __device__ __forceinline__ void load(const FewRowsTile<bf16> &tile, const FewRowsWeight &,
                                          int chunk) {
@@ -134,7 +133,7 @@ template <int NT> struct FewRowsInput<float, NT> {
 
 template <> struct FewRowsChunk<float> {
     typedef float Number;
-    static const int COLUMNS = FEW_ROWS_CHUNK, TILES = 1;
+    static const int COLUMNS = FEW_ROWS_CHUNK;
     const float *low, *high;
     __device__ __forceinline__ void load(const FewRowsTile<float> &tile, const FewRowsWeight &,
                                          int chunk) {
@@ -172,7 +171,7 @@ template <typename T> struct FewRowsMatrix {
  */
 template <typename W, int NT, int AHEAD, int CHAINS = 1> struct FewRowsSum {
     static_assert(AHEAD % CHAINS == 0, "which chain a chunk is of must be known to the compiler");
-    float sum[CHAINS][FewRowsChunk<W>::TILES * NT][4];
+    float sum[CHAINS][NT][4];
     FewRowsChunk<W> ahead[AHEAD];
     FewRowsTile<W> tile;
     int chunk, step, chunks;
@@ -238,6 +237,23 @@ template <int NT, int WARPS> struct FewRowsParts {
         return sum;
     }
 };
+
+/* ---- the end ---- */
+
+/* Number (n, o) of y. */
+template <typename T>
+__device__ __forceinline__ T few_rows_plus(float sum, const FewRowsPart &p, int64_t n, int64_t o) {
+    if (p.bias) sum += to_float(((const T *)p.bias)[o]);
+    if (p.residual) sum = to_float(((const T *)p.residual)[n * p.w.out + o]) + sum;
+    return from_float<T>(sum);
+}
+
+/* The counters move on; by one block. */
+__device__ __forceinline__ void few_rows_advance(const FewRowsLinear &s) {
+#pragma unroll 1
+    for (int i = threadIdx.x; blockIdx.x + blockIdx.y == 0 && i < s.advance_count; i += blockDim.x)
+        s.advance[i] += s.advance_by;
+}
 
 /* ---- rows in shared memory ---- */
 

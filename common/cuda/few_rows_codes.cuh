@@ -11,8 +11,8 @@
  *
  *     FewRowsCodes<F>          32 columns at a time, 4 or 8 bytes a row and lane: for the fused
  *                              kernels, whose weights are small
- *     FewRowsCoded<F, TILES>   16 bytes a row and lane, and TILES tiles of 16 rows that share what
- *                              is loaded of x: for large matrices
+ *     FewRowsCoded<F>          16 bytes a row and lane: for larger ones. The largest have a kernel
+ *                              of their own, few_rows_large_cuda.cu
  */
 #ifndef COMMON_FEW_ROWS_CODES_CUH
 #define COMMON_FEW_ROWS_CODES_CUH
@@ -21,7 +21,7 @@
 #include "common/cuda/few_rows.cuh"
 
 template <DType F> struct FewRowsCodes;
-template <DType F, int TILES> struct FewRowsCoded;
+template <DType F> struct FewRowsCoded;
 
 /* ---- from codes to numbers ---- */
 
@@ -35,8 +35,7 @@ __device__ __forceinline__ uint32_t byte_pair(uint32_t q, int second) {
 template <DType F> __device__ __forceinline__ uint4 few_rows_decode(uint2 q);
 
 template <> __device__ __forceinline__ uint4 few_rows_decode<U8>(uint2 q) {
-    return {int8_pair(byte_pair(q.x, 0)), int8_pair(byte_pair(q.x, 1)),
-            int8_pair(byte_pair(q.y, 0)), int8_pair(byte_pair(q.y, 1))};
+    return {int8_pair<0, 1>(q.x), int8_pair<2, 3>(q.x), int8_pair<0, 1>(q.y), int8_pair<2, 3>(q.y)};
 }
 
 template <> __device__ __forceinline__ uint4 few_rows_decode<I4>(uint2 q) {
@@ -121,7 +120,7 @@ template <DType F, int NT> struct FewRowsInput<FewRowsCodes<F>, NT> {
 
 template <DType F> struct FewRowsChunk<FewRowsCodes<F>> {
     typedef bf16 Number;
-    static const int COLUMNS = FEW_ROWS_CHUNK, TILES = 1;
+    static const int COLUMNS = FEW_ROWS_CHUNK;
     uint2 low, high;
     float low_scale, high_scale;
     __device__ __forceinline__ void load(const FewRowsTile<FewRowsCodes<F>> &tile,
@@ -152,11 +151,15 @@ template <DType F> struct FewRowsChunk<FewRowsCodes<F>> {
 
 /* 16 bytes that nobody will read again: they leave the L1 cache to x. */
 __device__ __forceinline__ uint4 load_once(const void *from) {
+#if MMA_CODE
     uint4 v;
-    asm volatile("ld.global.nc.L1::no_allocate.L2::128B.v4.u32 {%0, %1, %2, %3}, [%4];"
+    asm volatile("ld.global.nc.L1::no_allocate.L2::256B.v4.u32 {%0, %1, %2, %3}, [%4];"
                  : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
                  : "l"(from));
     return v;
+#else
+    return __ldg((const uint4 *)from);
+#endif
 }
 
 /* Columns of a chunk: a lane's quarter is 16 bytes. */
@@ -164,24 +167,11 @@ template <DType F> __host__ __device__ constexpr int few_rows_columns() {
     return F == I4 ? 128 : 64;
 }
 
-template <DType F, int TILES> struct FewRowsTile<FewRowsCoded<F, TILES>> {
-    const unsigned char *low[TILES], *high[TILES];
-    const float *low_scale[TILES], *high_scale[TILES];
-    __device__ __forceinline__ void begin(const FewRowsWeight &w, int64_t matrix, int64_t first) {
-        int64_t row = first + threadIdx.x % 32 / 4, last = w.out - 1;
-#pragma unroll
-        for (int t = 0; t < TILES; t++) {
-            int64_t a = min(row + FEW_ROWS_TILE * t, last),
-                    b = min(row + FEW_ROWS_TILE * t + 8, last);
-            low[t] = few_rows_row<F>(w, matrix, a), high[t] = few_rows_row<F>(w, matrix, b);
-            low_scale[t] = few_rows_scales(w, matrix, a);
-            high_scale[t] = few_rows_scales(w, matrix, b);
-        }
-    }
-};
+template <DType F>
+struct FewRowsTile<FewRowsCoded<F>> : FewRowsTile<FewRowsCodes<F>> {}; /* rows as there */
 
 /* v[u]: the columns of the lane's u-th eight numbers. */
-template <DType F, int TILES, int NT> struct FewRowsInput<FewRowsCoded<F, TILES>, NT> {
+template <DType F, int NT> struct FewRowsInput<FewRowsCoded<F>, NT> {
     static const int UNITS = few_rows_columns<F>() / 32;
     uint4 v[UNITS][NT];
     template <typename Rows>
@@ -206,88 +196,30 @@ template <DType F, int TILES, int NT> struct FewRowsInput<FewRowsCoded<F, TILES>
     }
 };
 
-template <DType F, int TILES_> struct FewRowsChunk<FewRowsCoded<F, TILES_>> {
+template <DType F> struct FewRowsChunk<FewRowsCoded<F>> {
     typedef bf16 Number;
-    static const int COLUMNS = few_rows_columns<F>(), TILES = TILES_;
-    uint4 low[TILES], high[TILES];
-    float low_scale[TILES], high_scale[TILES];
-    __device__ __forceinline__ void load(const FewRowsTile<FewRowsCoded<F, TILES>> &tile,
+    static const int COLUMNS = few_rows_columns<F>();
+    uint4 low, high;
+    float low_scale, high_scale;
+    __device__ __forceinline__ void load(const FewRowsTile<FewRowsCoded<F>> &tile,
                                          const FewRowsWeight &w, int chunk) {
         const int at = chunk * 64 + threadIdx.x % 4 * 16, block = chunk * COLUMNS >> w.in_shift;
-#pragma unroll
-        for (int t = 0; t < TILES; t++) {
-            low[t] = load_once(tile.low[t] + at);
-            high[t] = load_once(tile.high[t] + at);
-            low_scale[t] = __ldg(tile.low_scale[t] + block);
-            high_scale[t] = __ldg(tile.high_scale[t] + block);
-        }
+        low = load_once(tile.low + at), high = load_once(tile.high + at);
+        low_scale = __ldg(tile.low_scale + block), high_scale = __ldg(tile.high_scale + block);
     }
     template <int NT>
-    __device__ __forceinline__ void multiply(float (&sum)[TILES * NT][4],
-                                             const FewRowsInput<FewRowsCoded<F, TILES>, NT> &x,
+    __device__ __forceinline__ void multiply(float (&sum)[NT][4],
+                                             const FewRowsInput<FewRowsCoded<F>, NT> &x,
                                              const FewRowsWeight &) const {
+        const uint32_t a[4] = {low.x, low.y, low.z, low.w};
+        const uint32_t b[4] = {high.x, high.y, high.z, high.w};
+        const int EACH = F == I4 ? 1 : 2, UNITS = COLUMNS / 32; /* EACH: words for 8 numbers */
+        float part[NT][4] = {};
 #pragma unroll
-        for (int t = 0; t < TILES; t++) {
-            const uint32_t a[4] = {low[t].x, low[t].y, low[t].z, low[t].w};
-            const uint32_t b[4] = {high[t].x, high[t].y, high[t].z, high[t].w};
-            const int EACH = F == I4 ? 1 : 2, UNITS = COLUMNS / 32; /* EACH: words for 8 numbers */
-            float part[NT][4] = {};
-#pragma unroll
-            for (int u = 0; u < UNITS; u++)
-                few_rows_multiply(part, few_rows_decode<F>({a[EACH * u], a[EACH * u + EACH - 1]}),
-                                  few_rows_decode<F>({b[EACH * u], b[EACH * u + EACH - 1]}),
-                                  x.v[u]);
-            few_rows_scaled(sum + t * NT, part, low_scale[t], high_scale[t]);
-        }
-    }
-};
-
-/* ---- chunks on their way through shared memory ---- */
-
-/* A lane's chunk in shared memory: VECTORS of 16 bytes, then SCALES floats, each 32 lanes wide. It
- * asks for its own and takes its own, so nobody waits for another lane. */
-template <typename W> struct FewRowsSlot;
-
-template <> struct FewRowsSlot<bf16> {
-    static const int BYTES = 2 * 512;
-    static __device__ __forceinline__ void ask(char *slot, const FewRowsTile<bf16> &tile,
-                                               const FewRowsWeight &, int chunk) {
-        int column = chunk * FEW_ROWS_CHUNK + threadIdx.x % 4 * 8, lane = threadIdx.x % 32;
-        cp_async_16(slot + lane * 16, tile.low + column, true);
-        cp_async_16(slot + 512 + lane * 16, tile.high + column, true);
-    }
-    static __device__ __forceinline__ void take(FewRowsChunk<bf16> &c, const char *slot) {
-        const uint4 *mine = (const uint4 *)slot + threadIdx.x % 32;
-        c.low = mine[0], c.high = mine[32];
-    }
-};
-
-template <DType F, int TILES> struct FewRowsSlot<FewRowsCoded<F, TILES>> {
-    static const int BYTES = TILES * (2 * 512 + 2 * 128);
-    static __device__ __forceinline__ void ask(char *slot,
-                                               const FewRowsTile<FewRowsCoded<F, TILES>> &tile,
-                                               const FewRowsWeight &w, int chunk) {
-        const int at = chunk * 64 + threadIdx.x % 4 * 16, lane = threadIdx.x % 32;
-        const int block = chunk * few_rows_columns<F>() >> w.in_shift;
-#pragma unroll
-        for (int t = 0; t < TILES; t++) {
-            char *codes = slot + t * 1024 + lane * 16, *scales = slot + TILES * 1024 + t * 256;
-            cp_async_16(codes, tile.low[t] + at, true);
-            cp_async_16(codes + 512, tile.high[t] + at, true);
-            cp_async_4(scales + lane * 4, tile.low_scale[t] + block, true);
-            cp_async_4(scales + 128 + lane * 4, tile.high_scale[t] + block, true);
-        }
-    }
-    static __device__ __forceinline__ void take(FewRowsChunk<FewRowsCoded<F, TILES>> &c,
-                                                const char *slot) {
-        const int lane = threadIdx.x % 32;
-#pragma unroll
-        for (int t = 0; t < TILES; t++) {
-            const uint4 *codes = (const uint4 *)(slot + t * 1024) + lane;
-            const float *scales = (const float *)(slot + TILES * 1024 + t * 256) + lane;
-            c.low[t] = codes[0], c.high[t] = codes[32];
-            c.low_scale[t] = scales[0], c.high_scale[t] = scales[32];
-        }
+        for (int u = 0; u < UNITS; u++)
+            few_rows_multiply(part, few_rows_decode<F>({a[EACH * u], a[EACH * u + EACH - 1]}),
+                              few_rows_decode<F>({b[EACH * u], b[EACH * u + EACH - 1]}), x.v[u]);
+        few_rows_scaled(sum, part, low_scale, high_scale);
     }
 };
 
@@ -316,6 +248,10 @@ __device__ __forceinline__ uint4 few_rows_eight(const FewRowsWeight &w, int64_t 
                              __uint_as_float(words[i] & 0xffff0000u) * s);
     return v;
 }
+
+/* The product with a large matrix of codes, or false: it is none that the kernel takes. Whether it
+ * is does not depend on the number of rows. */
+bool few_rows_large_cuda(Gpu *gpu, const FewRowsLinear *s);
 
 /*
  * FEW_ROWS_KIND(dtype, w, W, statement): the statement with W = the kernel's dtype for a weight of

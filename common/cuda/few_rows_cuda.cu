@@ -9,21 +9,14 @@
 
 enum { WARPS = 8, AHEAD = 2 };
 
-template <typename T>
-static __device__ __forceinline__ T plus(float sum, const FewRowsPart &p, int64_t n, int64_t o) {
-    if (p.bias) sum += to_float(((const T *)p.bias)[o]);
-    if (p.residual) sum = to_float(((const T *)p.residual)[n * p.w.out + o]) + sum;
-    return from_float<T>(sum);
-}
-
-/* One tile of one of the two products, of HEIGHT rows. */
-template <int HEIGHT> struct Place {
+/* One tile of one of the two products. */
+struct Place {
     int part;
     int64_t first; /* row of W */
     __device__ Place(const FewRowsLinear &s, int64_t tile) {
-        int64_t tiles = (s.part[0].w.out + HEIGHT - 1) / HEIGHT;
+        int64_t tiles = (s.part[0].w.out + FEW_ROWS_TILE - 1) / FEW_ROWS_TILE;
         part = tile >= tiles;
-        first = (part ? tile - tiles : tile) * HEIGHT;
+        first = (part ? tile - tiles : tile) * FEW_ROWS_TILE;
     }
 };
 
@@ -32,8 +25,6 @@ template <typename W, int NT>
 __global__ void __launch_bounds__(32 * WARPS)
     few_rows_kernel(const __grid_constant__ FewRowsLinear s, int64_t tiles) {
     typedef typename FewRowsChunk<W>::Number T;
-    const int TILES = FewRowsChunk<W>::TILES;
-    typedef Place<TILES * FEW_ROWS_TILE> Place;
     extern __shared__ __align__(16) unsigned char memory[];
     typedef FewRowsParts<NT, WARPS> Parts;
     Parts &parts = *(Parts *)memory;
@@ -66,24 +57,19 @@ __global__ void __launch_bounds__(32 * WARPS)
         const FewRowsPart &p = at.part ? s.part[1] : s.part[0];
         sum.run(p.w, x);
         next = tile + gridDim.x;
-#pragma unroll
-        for (int t = 0; t < TILES; t++) {
-            parts.put(sum.sum[0] + t * NT, threadIdx.x / 32);
-            __syncthreads();
-            if (t == TILES - 1 && next < tiles) begin(next);
+        parts.put(sum.sum[0], threadIdx.x / 32);
+        __syncthreads();
+        if (next < tiles) begin(next);
 #pragma unroll 1
-            for (int i = threadIdx.x; i < FEW_ROWS_TILE * x.count; i += 32 * WARPS) {
-                int j = i % FEW_ROWS_TILE, n = i / FEW_ROWS_TILE;
-                int64_t o = at.first + t * FEW_ROWS_TILE + j, row = first_row + n;
-                if (o < p.w.out)
-                    ((T *)p.y)[row * p.w.out + o] = plus<T>(parts.total(j, n), p, row, o);
-            }
-            __syncthreads();
+        for (int i = threadIdx.x; i < FEW_ROWS_TILE * x.count; i += 32 * WARPS) {
+            int j = i % FEW_ROWS_TILE, n = i / FEW_ROWS_TILE;
+            int64_t o = at.first + j, row = first_row + n;
+            if (o < p.w.out)
+                ((T *)p.y)[row * p.w.out + o] = few_rows_plus<T>(parts.total(j, n), p, row, o);
         }
+        __syncthreads();
     }
-#pragma unroll 1
-    for (int i = threadIdx.x; blockIdx.x + blockIdx.y == 0 && i < s.advance_count; i += 32 * WARPS)
-        s.advance[i] += s.advance_by;
+    few_rows_advance(s);
 }
 
 /*
@@ -139,93 +125,90 @@ __global__ void __launch_bounds__(32 * WARPS)
             few_rows_each<NT>(sum, [&](int j, int n, float value) {
                 int64_t o = tile * FEW_ROWS_TILE + j;
                 if (o < p.w.out && n < x.count)
-                    ((T *)p.y)[n * p.w.out + o] = plus<T>(value, p, n, o);
+                    ((T *)p.y)[n * p.w.out + o] = few_rows_plus<T>(value, p, n, o);
             });
             memset(sum, 0, sizeof sum);
             chunk = 0, tile += step;
         }
     }
-#pragma unroll 1
-    for (int i = threadIdx.x; blockIdx.x == 0 && i < s.advance_count; i += 32 * WARPS)
-        s.advance[i] += s.advance_by;
+    few_rows_advance(s);
 }
 
 /*
- * Large matrices: memory is the limit, if enough of it is on its way. Registers hold two chunks of
- * a lane, and a warp may wait for its oldest load as if it were the youngest; so chunks go through
- * shared memory (cp.async), RING of them for each warp, also across tiles. Sums are those of
+ * Large matrices of BF16: memory is the limit, if enough of it is on its way. Registers hold two
+ * chunks of a lane, and a warp may wait for its oldest load as if it were the youngest; so chunks
+ * go through shared memory (cp.async), RING of them for each warp, also across tiles. A lane asks
+ * for its own 16 bytes and takes its own, so nobody waits for another lane. Sums are those of
  * few_rows_kernel, bit for bit. All tiles are of part 0.
  */
-template <typename W, int NT, int RING>
+enum { SLOT = 2 * 512 }; /* bytes of a chunk */
+
+template <int NT, int RING>
 __global__ void __launch_bounds__(32 * WARPS)
     few_rows_ring_kernel(const __grid_constant__ FewRowsLinear s, int64_t tiles) {
     extern __shared__ __align__(16) unsigned char memory[];
-    typedef typename FewRowsChunk<W>::Number T;
     typedef FewRowsParts<NT, WARPS> Parts;
-    typedef FewRowsSlot<W> Slot;
-    const int TILES = FewRowsChunk<W>::TILES, HEIGHT = TILES * FEW_ROWS_TILE;
     Parts &parts = *(Parts *)memory;
-    const int in = (int)s.in, chunks = in / FewRowsChunk<W>::COLUMNS, warp = threadIdx.x / 32;
-    char *ring = (char *)memory + sizeof(Parts) + warp * RING * Slot::BYTES;
-    T *rows = (T *)(memory + sizeof(Parts) + WARPS * RING * Slot::BYTES); /* normalised */
+    const int in = (int)s.in, chunks = in / FEW_ROWS_CHUNK, warp = threadIdx.x / 32;
+    const int lane = threadIdx.x % 32;
+    char *ring = (char *)memory + sizeof(Parts) + warp * RING * SLOT;
+    bf16 *rows = (bf16 *)(memory + sizeof(Parts) + WARPS * RING * SLOT); /* normalised */
     const FewRowsPart &p = s.part[0];
 
-    FewRowsTile<W> from;
+    FewRowsTile<bf16> from;
     int64_t asked_tile = blockIdx.x; /* whose chunk is asked for next */
     int asked = warp;
     auto ask = [&](int slot) {
         if (asked_tile < tiles) {
-            if (asked == warp) from.begin(p.w, 0, asked_tile * HEIGHT);
-            Slot::ask(ring + slot * Slot::BYTES, from, p.w, asked);
+            if (asked == warp) from.begin(p.w, 0, asked_tile * FEW_ROWS_TILE);
+            const int column = asked * FEW_ROWS_CHUNK + lane % 4 * 8;
+            char *to = ring + slot * SLOT + lane * 16;
+            cp_async_16(to, from.low + column, true);
+            cp_async_16(to + 512, from.high + column, true);
             asked += WARPS;
             if (asked >= chunks) asked = warp, asked_tile += gridDim.x;
         }
         cp_async_commit(); /* empty at the end: the groups must be counted */
     };
     for (int i = 0; i < RING - 1; i++) ask(i);
-    if (s.norm) few_rows_prefetch((const T *)s.norm, in);
+    if (s.norm) few_rows_prefetch((const bf16 *)s.norm, in);
     few_rows_wait();
     few_rows_go();
-    FewRowsMatrix<T> x = {(const T *)s.x, in, (int)s.rows};
+    FewRowsMatrix<bf16> x = {(const bf16 *)s.x, in, (int)s.rows};
     if (s.norm) {
-        few_rows_rmsnorm(rows, x.x, in, x.count, (const T *)s.norm, in, s.eps);
-        x.x = rows, x.stride = few_rows_stride<T>(in);
+        few_rows_rmsnorm(rows, x.x, in, x.count, (const bf16 *)s.norm, in, s.eps);
+        x.x = rows, x.stride = few_rows_stride<bf16>(in);
         __syncthreads();
     }
     int slot = 0, before = RING - 1;
 #pragma unroll 1
     for (int64_t tile = blockIdx.x; tile < tiles; tile += gridDim.x) {
-        float sum[TILES * NT][4] = {};
+        float sum[NT][4] = {};
 #pragma unroll 1
         for (int chunk = warp; chunk < chunks; chunk += WARPS) {
-            FewRowsChunk<W> c;
-            FewRowsInput<W, NT> input;
+            FewRowsChunk<bf16> c;
+            FewRowsInput<bf16, NT> input;
             input.load(x, p.w, chunk);
             cp_async_wait<RING - 2>();
-            Slot::take(c, ring + slot * Slot::BYTES);
+            const uint4 *mine = (const uint4 *)(ring + slot * SLOT) + lane;
+            c.low = mine[0], c.high = mine[32];
             ask(before);
             c.multiply(sum, input, p.w);
             before = slot;
             slot = slot + 1 == RING ? 0 : slot + 1;
         }
+        parts.put(sum, warp);
+        __syncthreads();
 #pragma unroll 1
-        for (int t = 0; t < TILES; t++) {
-#pragma unroll
-            for (int i = 0; i < TILES; i++) /* which registers must be known to the compiler */
-                if (i == t) parts.put(sum + i * NT, warp);
-            __syncthreads();
-#pragma unroll 1
-            for (int i = threadIdx.x; i < FEW_ROWS_TILE * x.count; i += 32 * WARPS) {
-                int j = i % FEW_ROWS_TILE, n = i / FEW_ROWS_TILE;
-                int64_t o = tile * HEIGHT + t * FEW_ROWS_TILE + j;
-                if (o < p.w.out) ((T *)p.y)[n * p.w.out + o] = plus<T>(parts.total(j, n), p, n, o);
-            }
-            __syncthreads();
+        for (int i = threadIdx.x; i < FEW_ROWS_TILE * x.count; i += 32 * WARPS) {
+            int j = i % FEW_ROWS_TILE, n = i / FEW_ROWS_TILE;
+            int64_t o = tile * FEW_ROWS_TILE + j;
+            if (o < p.w.out)
+                ((bf16 *)p.y)[n * p.w.out + o] = few_rows_plus<bf16>(parts.total(j, n), p, n, o);
         }
+        __syncthreads();
     }
-#pragma unroll 1
-    for (int i = threadIdx.x; blockIdx.x == 0 && i < s.advance_count; i += 32 * WARPS)
-        s.advance[i] += s.advance_by;
+    few_rows_advance(s);
 }
 
 static size_t shared_bytes(DType dtype, const FewRowsLinear *s, int NT) {
@@ -287,32 +270,35 @@ static void launch_long(Gpu *gpu, DType dtype, const FewRowsLinear *s) {
                     32 * WARPS, shared, *s, tiles);
 }
 
-/* Is it one product of a matrix that memory is the limit for, with chunks for all warps? Then by
- * its sizes alone, too. */
-template <typename W> static bool is_large(const Gpu *gpu, const FewRowsLinear *s) {
-    const FewRowsWeight &w = s->part[0].w;
-    return gpu->compute_capability >= 80 && !s->part[1].w.data && !is_long(gpu, s) &&
-           w.out * w.in >= 6 << 20 && w.in / FewRowsChunk<W>::COLUMNS >= 2 * WARPS &&
-           w.out / FEW_ROWS_TILE >= gpu->sm_count;
-}
-template <typename W, int NT, int RING>
-static bool launch_ring(Gpu *gpu, DType dtype, const FewRowsLinear *s) {
-    int64_t tiles = ceil_div(s->part[0].w.out, FewRowsChunk<W>::TILES * FEW_ROWS_TILE);
-    size_t shared = shared_bytes(dtype, s, NT) + WARPS * RING * FewRowsSlot<W>::BYTES;
+/* The product with a large matrix of BF16, or false: it is none; by its sizes alone, too. */
+template <int NT> static bool launch_ring(Gpu *gpu, const FewRowsLinear *s) {
+    const int RING = 6;
+    int64_t tiles = ceil_div(s->part[0].w.out, FEW_ROWS_TILE);
+    size_t shared = shared_bytes(BF16, s, NT) + WARPS * RING * SLOT;
     if (shared > (size_t)gpu->shared_memory_max) return false;
-    int fit = blocks_that_fit(few_rows_ring_kernel<W, NT, RING>, shared);
+    int fit = blocks_that_fit(few_rows_ring_kernel<NT, RING>, shared);
     int64_t blocks = (int64_t)blocks_each(tiles, fit, gpu->sm_count) * gpu->sm_count;
-    few_rows_launch(gpu, few_rows_ring_kernel<W, NT, RING>,
+    few_rows_launch(gpu, few_rows_ring_kernel<NT, RING>,
                     dim3((unsigned)(blocks < tiles ? blocks : tiles)), 32 * WARPS, shared, *s,
                     tiles);
     return true;
+}
+static bool launch_large_numbers(Gpu *gpu, DType dtype, const FewRowsLinear *s) {
+    const FewRowsWeight &w = s->part[0].w;
+    if (dtype != BF16 || w.scale || s->part[1].w.data || is_long(gpu, s)) return false;
+    if (w.out * w.in < 6 << 20 || w.in / FEW_ROWS_CHUNK < 2 * WARPS ||
+        w.out / FEW_ROWS_TILE < gpu->sm_count)
+        return false;
+    return s->rows <= 8    ? launch_ring<1>(gpu, s)
+           : s->rows <= 16 ? launch_ring<2>(gpu, s)
+                           : launch_ring<4>(gpu, s);
 }
 
 /* The kernel for weights of kind W, NT tiles of 8 rows a block, and so many groups of blocks. */
 template <typename W, int NT>
 static void launch(Gpu *gpu, DType dtype, const FewRowsLinear *s, unsigned groups) {
-    const int HEIGHT = FewRowsChunk<W>::TILES * FEW_ROWS_TILE;
-    int64_t tiles = ceil_div(s->part[0].w.out, HEIGHT) + ceil_div(s->part[1].w.out, HEIGHT);
+    int64_t tiles =
+        ceil_div(s->part[0].w.out, FEW_ROWS_TILE) + ceil_div(s->part[1].w.out, FEW_ROWS_TILE);
     size_t shared = shared_bytes(dtype, s, NT);
     if (tiles == 0) return;
     int64_t blocks = tiles;
@@ -338,29 +324,10 @@ template <DType F> static bool all_are(const FewRowsLinear *s) {
     return true;
 }
 
-/* With several rows of x a block reads them once for 64 or 32 rows of W. Which of these it is does
- * not change a bit. */
-template <DType F> static bool launch_large(Gpu *gpu, DType dtype, const FewRowsLinear *s) {
-    if (!is_large<FewRowsCoded<F, 1>>(gpu, s)) return false;
-    if (s->rows <= 2 || s->part[0].w.out / FEW_ROWS_TILE < 3 * gpu->sm_count)
-        return s->rows <= 8 ? launch_ring<FewRowsCoded<F, 1>, 1, 6>(gpu, dtype, s)
-                            : launch_ring<FewRowsCoded<F, 1>, 4, 6>(gpu, dtype, s);
-    return s->rows <= 8    ? launch_ring<FewRowsCoded<F, 4>, 1, 4>(gpu, dtype, s)
-           : s->rows <= 16 ? launch_ring<FewRowsCoded<F, 4>, 2, 4>(gpu, dtype, s)
-                           : launch_ring<FewRowsCoded<F, 2>, 4, 6>(gpu, dtype, s);
-}
-static bool launch_large_numbers(Gpu *gpu, DType dtype, const FewRowsLinear *s) {
-    if (dtype != BF16 || s->part[0].w.scale || !is_large<bf16>(gpu, s)) return false;
-    return s->rows <= 8    ? launch_ring<bf16, 1, 6>(gpu, dtype, s)
-           : s->rows <= 16 ? launch_ring<bf16, 2, 6>(gpu, dtype, s)
-                           : launch_ring<bf16, 4, 6>(gpu, dtype, s);
-}
-
 /* Chunks of 16 bytes a lane pay where a warp has two of them, or a vocabulary. */
 template <DType F>
 static void launch_coded(Gpu *gpu, DType dtype, const FewRowsLinear *s, int64_t tiles) {
-    typedef FewRowsCoded<F, 1> Wide;
-    if (launch_large<F>(gpu, dtype, s)) return;
+    typedef FewRowsCoded<F> Wide;
     if (is_long(gpu, s))
         s->rows <= 8 ? launch_long<Wide, 1>(gpu, dtype, s) : launch_long<Wide, 4>(gpu, dtype, s);
     else
@@ -373,7 +340,7 @@ void few_rows_linear_cuda(Gpu *gpu, DType dtype, const FewRowsLinear *s) {
     const FewRowsPart *p = s->part;
     const FewRowsWeight &w = p[0].w.data ? p[0].w : p[1].w;
     int64_t tiles = ceil_div(p[0].w.out, FEW_ROWS_TILE) + ceil_div(p[1].w.out, FEW_ROWS_TILE);
-    if (launch_large_numbers(gpu, dtype, s)) return;
+    if (launch_large_numbers(gpu, dtype, s) || few_rows_large_cuda(gpu, s)) return;
     if (all_are<I4>(s))
         launch_coded<I4>(gpu, dtype, s, tiles);
     else if (all_are<U8>(s))
