@@ -155,7 +155,8 @@ static int learn(Options *o, const ModelConfig *cfg, const char *from, Context *
     char csv[1024];
     int all = r->prompts * r->group / run->grpo.mini_batches, piece = run->grpo.micro_batch;
     if (training_check_memory(cfg, ctx, piece > 0 && piece < all ? piece : all,
-                              r->max_prompt + r->max_completion_length, err) ||
+                              r->max_prompt + r->max_completion_length,
+                              "--micro-batch, --max-completion-length", err) ||
         checkpoint_load_model(&policy, ctx, from, cfg, LOAD_TO_TRAIN, err))
         return -1;
     bool has_reference = run->grpo.loss.beta != 0;

@@ -83,7 +83,8 @@ static int train_on(Options *o, const ModelConfig *cfg, const char *from, Contex
     TrainOptions *t = &o->train;
     char csv[1024];
     if (!t->context_length) t->context_length = q->longest - 1 > 1 ? q->longest - 1 : 1;
-    if (training_check_memory(cfg, ctx, t->batch_size, t->context_length, err)) return -1;
+    if (training_check_memory(cfg, ctx, t->batch_size, t->context_length, TRAINING_SMALLER, err))
+        return -1;
     if (training_check_dsa(t, cfg, from, "--model", err) ||
         training_model(&model, ctx, from, cfg, t, err))
         return -1;
@@ -107,10 +108,12 @@ static int open_and_train(Options *o, const char *from, Error *err) {
     Context ctx;
     RunFolder folder;
     if (read_config(o, from, &cfg, err)) return -1;
+    if (from) training_note_quantised(&cfg, from);
     if (run_folder_open(&folder, o->out, o->train.start, err)) return -1;
     run_folder_close(&folder);
     if (o->common.csv && csv_check(o->common.csv, err)) return -1;
     options_open(&o->common, &ctx);
+    if (o->train.bf16_moments) ctx.moments = BF16;
     Questions q = {0};
     Tokenizer *tokenizer = from ? checkpoint_load_tokenizer(&cfg, from, err)
                                 : tokenizer_train("0", 1, TRAINING_BYTES, NULL, NULL, err);

@@ -198,7 +198,7 @@ static int open_and_train(Options *o, ModelConfig *cfg, const char *last, Error 
     ModelConfig with_tokens = *cfg;
     if (!cfg->vocab_size) with_tokens.vocab_size = tokens_wanted(o, cfg);
     int status = training_check_memory(&with_tokens, &ctx, o->train.batch_size,
-                                       o->train.context_length, err);
+                                       o->train.context_length, TRAINING_SMALLER, err);
     if (!status) status = text_input_open(&input, &text, err);
     if (!status && !text.tokenizer) {
         cfg->vocab_size = tokenizer_vocab_size(input.tokenizer);

@@ -53,18 +53,18 @@ int32_t training_begin(const Tokenizer *tokenizer, const ModelConfig *cfg) {
 }
 
 int training_check_memory(const ModelConfig *cfg, Context *ctx, int batch, int context_length,
-                          Error *err) {
+                          const char *smaller, Error *err) {
     const double gib = 1073741824, sure = 0.8;
     TrainMemory m = size_to_train(cfg, ctx->dtype, batch, context_length);
     double model = m.weights + m.gradients + m.moments, room = (double)device_room(ctx->gpu);
     if (model + sure * m.activations <= room) return 0;
-    return error_set(err,
-                     "training would need about %.1f GiB: %.1f for weights, gradients and moments "
-                     "(--config), %.1f for the activations of %d windows of %d tokens (--batch, "
-                     "--context; --accumulate can take the place of a larger batch). %s has %.1f "
-                     "GiB free",
-                     (model + m.activations) / gib, model / gib, m.activations / gib, batch,
-                     context_length, ctx->gpu ? "The GPU" : "This machine", room / gib);
+    return error_set(
+        err,
+        "training would need about %.1f GiB: %.1f for weights, gradients and moments "
+        "(the model's size), %.1f for the activations of %d windows of %d tokens (%s). "
+        "%s has %.1f GiB free",
+        (model + m.activations) / gib, model / gib, m.activations / gib, batch, context_length,
+        smaller, ctx->gpu ? "The GPU" : "This machine", room / gib);
 }
 
 /* ---- sparse models ---- */

@@ -28,10 +28,13 @@ int32_t training_begin(const Tokenizer *tokenizer, const ModelConfig *cfg);
 
 /*
  * What does not fit is said before any work is done, and before the kernel would end the program.
- * Activations are an estimate: so much less than it they may be. -1 and a message.
+ * Activations are an estimate: so much less than it they may be. smaller: which flags make them
+ * so. -1 and a message.
  */
 int training_check_memory(const ModelConfig *cfg, Context *ctx, int batch, int context_length,
-                          Error *err);
+                          const char *smaller, Error *err);
+
+#define TRAINING_SMALLER "--batch, --context; --accumulate can take the place of a larger batch"
 
 /* --dsa fits the model: -1 and a message if not. from: it begins with a model's weights, which the
  * flag `flag` names. */

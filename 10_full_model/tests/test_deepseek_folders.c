@@ -381,7 +381,7 @@ Test(folders, a_training_that_does_not_fit_says_so) {
                       TRAINING(&w, "run"), "--batch", "65536", "--context", "1048576");
     expect(&o, 1, "--accumulate can take the place");
     cr_assert_null(strstr(o.err, "tokenizer  "), "only after some work: %s", o.err);
-    EXPECT(1, "for weights, gradients and moments (--config)", "train", "--config", "v3", "--data",
+    EXPECT(1, "for weights, gradients and moments (the model", "train", "--config", "v3", "--data",
            path_in(w.directory, "text.txt"), "--out", path_in(w.directory, "run"));
 }
 

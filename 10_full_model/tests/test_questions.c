@@ -144,7 +144,7 @@ Test(questions, of_a_task) {
     cr_assert(strstr(err.text, "no token that ends a text"), "%s", err.text);
 }
 
-/* By hand: "12+3" is no target but for what stands behind it, and neither is padding. */
+/* By hand: the prompt is no target but for what stands behind it, and neither is padding. */
 Test(questions, windows) {
     Questions q;
     check_ok(open_text(&q,
@@ -156,22 +156,19 @@ Test(questions, windows) {
     int32_t a, inputs[2][6], targets[2][6];
     TokenSource source = source_of_questions(&q);
     source_batch(&source, 1, 0, 2, 6, inputs[0], targets[0]);
+    source_validation(&source, 0, 1, 6, inputs[1], targets[1]);
     size_t count;
     a = *tokenizer_encode(q.tokenizer, "a", 1, &count);
     const int32_t none = IGNORE_TARGET;
-    if (q.train == 2) { /* both lines of "ab" */
-        const int32_t in[] = {a, a + 1, a + 2, a + 3, 256, 256},
-                      out[] = {none, a + 2, a + 3, 256, none, none};
-        cr_assert_arr_eq(inputs[0], in, sizeof in);
-        cr_assert_arr_eq(targets[1], out, sizeof out);
-    } else {
-        const int32_t in[] = {a + 1, a + 2, a + 3, 256, 256, 256},
-                      out[] = {a + 2, a + 3, 256, none, none, none};
-        cr_assert_arr_eq(inputs[0], in, sizeof in);
-        cr_assert_arr_eq(targets[1], out, sizeof out);
+    const int32_t in[2][6] = {{a, a + 1, a + 2, a + 3, 256, 256},
+                              {a + 1, a + 2, a + 3, 256, 256, 256}},
+                  out[2][6] = {{none, a + 2, a + 3, 256, none, none},
+                               {a + 2, a + 3, 256, none, none, none}};
+    int learned = q.train == 2 ? 0 : 1; /* "ab", which is there twice, or "b" */
+    for (int i = 0; i < 2; i++) {
+        cr_assert_arr_eq(inputs[i], in[i ? 1 - learned : learned], sizeof in[0]);
+        cr_assert_arr_eq(targets[i], out[i ? 1 - learned : learned], sizeof out[0]);
     }
-    source_validation(&source, 0, 1, 6, inputs[0], targets[0]);
-    cr_assert(targets[0][q.train == 2 ? 0 : 1] == a + 2);
 }
 
 /* ---- a step on them ---- */

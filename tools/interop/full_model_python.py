@@ -6,11 +6,13 @@ Random models of both model types, of many settings, are written by transformers
 are read by transformers: logits, loss and gradients must be the same on every way. Then deepseek trains
 a model on TEXT; AutoTokenizer must make the same ids of the text, AutoModelForCausalLM the same
 logits, and greedy decoding the same tokens. And one with modules for multi-token prediction, which
-transformers does not have: it must name their weights, no others, and give the same logits.
+transformers does not have: it must name their weights, no others, and give the same logits. And one
+that was taught by pairs and by rewards: it must answer there as here.
 
-    tools/interop/full_model_python.py TEXT [--trained | --mtp]   needs torch, safetensors, transformers; make
-                                                                  10_full_model first. --trained: the last two
-                                                                  parts only; --mtp: the last
+    tools/interop/full_model_python.py TEXT [--trained | --mtp | --rewarded]
+                                needs torch, safetensors, transformers; make 10_full_model first.
+                                --trained: the last three parts only; --mtp: the last but one;
+                                --rewarded: the last
 """
 import itertools
 import pathlib
@@ -182,13 +184,31 @@ def with_modules(text, scratch):
     print(f"with a module            logits {here:.1e}, layer {layers} left over; --no-mtp: logits {there:.1e}, none left over")
 
 
+def rewarded(text, scratch):
+    """sft, then grpo, from nothing; TEXT has no part in it."""
+    pairs, folder = scratch / "sft", scratch / "grpo"
+    task = ("--task", "addition", "--digits", 1)
+    deepseek("sft", "--config", "nano", *task, "--out", pairs, "--steps", 60, "--batch", 16, "--peak", 0)
+    deepseek("grpo", "--model", pairs, *task, "--out", folder, "--steps", 4, "--eval-prompts", 8, "--beta", 0.01)
+    model, tokenizer = load(folder, dtype=torch.float32), AutoTokenizer.from_pretrained(folder)
+    prompts = [f"{a}+{b}=" for a in range(10) for b in (3, 8)]
+    ids = torch.tensor([tokenizer(p, add_special_tokens=False)["input_ids"] for p in prompts])
+    logits = check("rewarded: logits", relative(ours(folder, ids, scratch)["logits"], model(ids).logits), 2e-5)
+    for prompt, wanted in zip(prompts, model.generate(ids, max_new_tokens=5, do_sample=False), strict=True):
+        said = deepseek("generate", "--model", folder, "--prompt", prompt, "--temperature", 0, "--max-new-tokens", 5)
+        if said.splitlines()[0] != tokenizer.decode(wanted, skip_special_tokens=True):
+            sys.exit(f"{prompt}: {wanted}\n---\n{said}")
+    print(f"taught by rewards        logits {logits:.1e}, {len(prompts)} answers the same")
+
+
 def main():
     if len(sys.argv) not in (2, 3):
         sys.exit(__doc__)
     for name, (model_type, settings) in MODELS.items() if len(sys.argv) == 2 else ():
         with tempfile.TemporaryDirectory() as scratch:
             round_trip(name, model_type, settings, pathlib.Path(scratch))
-    for part in (with_modules,) if "--mtp" in sys.argv else (trained, with_modules):
+    parts = {"--mtp": (with_modules,), "--rewarded": (rewarded,)}
+    for part in parts.get(sys.argv[-1], (trained, with_modules, rewarded)):
         with tempfile.TemporaryDirectory() as scratch:
             part(pathlib.Path(sys.argv[1]), pathlib.Path(scratch))
     print("all the same")
