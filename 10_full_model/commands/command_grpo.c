@@ -181,6 +181,7 @@ static int open_and_learn(Options *o, const char *from, Error *err) {
     Context ctx;
     RunFolder folder;
     if (checkpoint_load_config(&cfg, from, err)) return -1;
+    training_note_quantised(&cfg, from);
     if (cfg.num_nextn_predict_layers && o->run.adamw.weight_decay > 0)
         return error_set(err, "--weight-decay would shrink this model's modules for multi-token "
                               "prediction, which rewards do not teach; leave it 0, or take them "

@@ -65,9 +65,7 @@ static void check_flags(const Options *o, char **argv) {
 /* The settings of --from, stretched as chapter 07 does it: by YaRN, as DeepSeek-V3 was. */
 static int read_from(const Options *o, ModelConfig *cfg, Error *err) {
     if (checkpoint_load_config(cfg, o->from, err)) return -1;
-    if (cfg->quant_method != STORED_PLAIN)
-        fprintf(stderr, "%s is quantised: training begins with the numbers its weights stand for\n",
-                o->from);
+    training_note_quantised(cfg, o->from);
     if (!cfg->trained_context_length) cfg->trained_context_length = cfg->max_position_embeddings;
     if (o->rope_factor == 0) return 0;
     if (o->rope_original)

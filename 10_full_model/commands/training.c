@@ -46,6 +46,12 @@ void training_check_source(const char *from, const char *out, char **argv) {
                       from);
 }
 
+void training_note_quantised(const ModelConfig *cfg, const char *from) {
+    if (cfg->quant_method != STORED_PLAIN)
+        fprintf(stderr, "%s is quantised: training begins with the numbers its weights stand for\n",
+                from);
+}
+
 int32_t training_begin(const Tokenizer *tokenizer, const ModelConfig *cfg) {
     int32_t begin = tokenizer_bos(tokenizer);
     if (begin < 0) begin = cfg->bos_token_id;

@@ -20,6 +20,9 @@ void training_check_schedule(const Schedule *schedule, char **argv);
  * command line. */
 void training_check_source(const char *from, const char *out, char **argv);
 
+/* Says so where a model's weights are quantised: what is trained is plain. */
+void training_note_quantised(const ModelConfig *cfg, const char *from);
+
 /* A model without a text to learn tokens from: each byte is one, and there is an end. */
 enum { TRAINING_BYTES = 257 };
 

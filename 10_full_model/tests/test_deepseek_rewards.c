@@ -184,6 +184,21 @@ Test(grpo, ends_in_the_same_bits) {
            "--resume", "--peak", "0", "--context", "16");
 }
 
+/* What is quantised is trained, and written, as plain numbers. */
+Test(grpo, from_a_quantised_model) {
+    Scratch w = sums();
+    const char *model = tuned_model(&w), *small = path_in(w.directory, "small");
+    EXPECT(0, "is written", "quantize", "--model", model, "--to", "int8", "--group", "0", "--out",
+           small);
+    Output o = EXPECT(0, "Done after 2 steps", GRPO(&w, small, "better"), "--steps", "2", "--beta",
+                      "0.1", "--rewards", "digits");
+    cr_assert(strstr(o.err, "small is quantised: training begins with the numbers"), "%s", o.err);
+    char *config = file_text(path_in(w.directory, "better/config.json"), &(size_t){0});
+    cr_assert_null(strstr(config, "quantization_config"));
+    o = EXPECT(0, "Done after 2 steps", SFT(&w, small, "taught"), "--steps", "2");
+    cr_assert(strstr(o.err, "small is quantised"), "%s", o.err);
+}
+
 /* ---- what is wrong ---- */
 
 typedef struct Wrong {

@@ -296,6 +296,19 @@ Test(progress, fits_the_terminal) {
     }
 }
 
+/* Off a terminal there is no bar that could be in the way. */
+Test(progress, makes_room) {
+    cr_redirect_stderr();
+    Progress progress = progress_start("work", 7);
+    progress_clear(&progress);
+    fprintf(stderr, "a table\n");
+    progress.terminal = true;
+    progress_clear(&progress);
+    cr_assert(progress.drawn < 0, "the next update draws it again");
+    fflush(stderr);
+    cr_assert_stderr_eq_str("a table\n\r\033[K");
+}
+
 Test(progress, stopped_work_is_not_done) {
     cr_redirect_stderr();
     Progress progress = progress_start("work", 7);
