@@ -31,6 +31,7 @@ typedef struct AttentionShape {
     int q_len, kv_len;          /* q_len <= kv_len when causal */
     int qk_dim, v_dim;
     int causal;
+    int tiles;   /* CPU: also for a few queries, so that one is the same alone and among many */
     float scale; /* usually 1 / sqrt(qk_dim) */
     HeadStrides q, k, v, o;
 } AttentionShape;

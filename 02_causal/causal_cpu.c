@@ -130,7 +130,7 @@ static void forward_row(float *o, float *lse, const float *q, const float *k, co
 void causal_forward_cpu(float *o, float *lse, const float *q, const float *k, const float *v,
                         AttentionShape shape) {
     attention_shape_check("causal_forward_cpu", &shape);
-    const int step = shape.q_len < FEW_QUERIES ? 1 : LANES;
+    const int step = shape.q_len < FEW_QUERIES && !shape.tiles ? 1 : LANES;
     const int group = shape.heads / shape.kv_heads;
     const int tiles = (shape.q_len + step - 1) / step;
     const int64_t tasks = (int64_t)shape.batch * shape.heads * tiles;

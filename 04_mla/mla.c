@@ -240,6 +240,7 @@ static Tensor *naive_attention(Context *ctx, Tensor *q, Tensor *kv, Tensor *k_ro
     if (selected) check_shape("mla_naive_attention", selected, I32, SHAPE(B, T, -1));
     AttentionShape shape = naive_shape(mla, B, T, S, scale);
     attention_shape_check("mla_naive_attention", &shape);
+    shape.tiles = 1; /* short texts, too: a token's numbers do not depend on those behind it */
 
     Tensor *o = tensor_new(ctx, "attention", ctx->dtype, SHAPE(B, T, H, mla.v));
     ArenaMark mark = arena_mark(&ctx->data);
@@ -306,7 +307,8 @@ static void check_cached(const char *where, Context *ctx, const Tensor *q, const
  * tokens of V3 they are 1 GB, and all layers would keep theirs to the end of the step.
  */
 static Tensor *naive_from_cache(Context *ctx, Tensor *q, const Tensor *selected, const Mla *w,
-                                const MlaConfig *cfg, const LatentCache *cache, float scale) {
+                                const MlaConfig *cfg, const LatentCache *cache, bool tiles,
+                                float scale) {
     int64_t B = tensor_dim(q, 0), T = tensor_dim(q, 1), most = 0; /* tokens of a batch */
     MlaShape mla = kernel_shape(cfg);
     const Pages *pages = cache->pages;
@@ -335,8 +337,10 @@ static Tensor *naive_from_cache(Context *ctx, Tensor *q, const Tensor *selected,
                H * (mla.nope + mla.v));
         ON(ctx, mla_keys, k->data, kv->data, k_rope->data, count * S, mla);
         ArenaMark group = arena_mark(&ctx->data);
+        AttentionShape shape = naive_shape(mla, count, T, S, scale);
+        shape.tiles = tiles;
         naive_kernel(ctx, at(o, b * T * H * mla.v), lse, at(q, b * T * H * qk), k->data,
-                     at(kv, mla.nope), naive_shape(mla, count, T, S, scale),
+                     at(kv, mla.nope), shape,
                      selected_from(selected, b), selected ? tensor_dim(selected, 2) : 0);
         arena_release(&ctx->data, group);
     }
@@ -456,7 +460,8 @@ static Tensor *cached_attention(Context *ctx, Tensor *q, const Tensor *selected,
         mode = pages->horizon ? MLA_ABSORBED
                               : mla_cheaper(cfg, tensor_dim(q, 1), pages_longest(pages));
     return mode == MLA_ABSORBED ? mla_absorbed_attention(ctx, q, selected, w, cfg, cache, scale)
-                                : naive_from_cache(ctx, q, selected, w, cfg, cache, scale);
+                                : naive_from_cache(ctx, q, selected, w, cfg, cache,
+                                                   mode == MLA_AS_TRAINED, scale);
 }
 
 /* [mla_forward] */

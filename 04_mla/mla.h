@@ -79,7 +79,9 @@ void mla_randomize(Params *params, const Mla *w, float std, float out_std);
 typedef enum MlaMode {
     MLA_AUTO, /* whichever of the two does fewer operations here: see mla_cheaper */
     MLA_NAIVE,
-    MLA_ABSORBED /* needs a cache */
+    MLA_ABSORBED,  /* needs a cache */
+    MLA_AS_TRAINED /* naive; on the CPU a token's numbers are, bit for bit, what they are without a
+                    * cache (with cpu_matmul_rows_alike()) */
 } MlaMode;
 
 /*

@@ -26,7 +26,7 @@ typedef struct World {
     RolloutConfig cfg;
     int32_t **prompts;
     int *lengths;
-    Rollouts rollouts;
+    Rollouts rollouts, fast; /* fast: by the kernels that plain generating has */
     DecoderGenerator generator;
 } World;
 
@@ -56,7 +56,10 @@ static void world_init(World *w, Context *ctx, RolloutConfig c) {
         for (int t = 0; t < c.max_prompt; t++)
             w->prompts[p][t] = (int32_t)(philox(4, (uint64_t)p, (uint64_t)t).word[0] % END);
     }
+    RolloutConfig fast = c;
+    fast.fast = true;
     if (rollouts_init(&w->rollouts, ctx, &w->decoder, NULL, &c, &err) ||
+        rollouts_init(&w->fast, ctx, &w->decoder, NULL, &fast, &err) ||
         decoder_generator_init(&w->generator, ctx, &w->decoder, NULL, c.prompts * c.group,
                                cfg.places, &err))
         fatal("%s", err.text);
@@ -64,12 +67,21 @@ static void world_init(World *w, Context *ctx, RolloutConfig c) {
 
 /* ---- the two ways ---- */
 
+static void draw(World *w, Rollouts *r) {
+    Error err;
+    if (rollouts_draw(r, w->prompts, w->lengths, &sampling, 0, &err)) fatal("%s", err.text);
+}
+
 static void shared(Context *ctx, void *user) {
     World *w = user;
-    Error err;
     (void)ctx;
-    if (rollouts_draw(&w->rollouts, w->prompts, w->lengths, &sampling, 0, &err))
-        fatal("%s", err.text);
+    draw(w, &w->rollouts);
+}
+
+static void shared_fast(Context *ctx, void *user) {
+    World *w = user;
+    (void)ctx;
+    draw(w, &w->fast);
 }
 
 static void apart(Context *ctx, void *user) {
@@ -95,11 +107,11 @@ static void compare(Bench *bench, const RolloutConfig *c) {
     static const struct {
         const char *name;
         BenchFunction run;
-    } ways[] = {{"plain generate", apart}, {"rollout", shared}};
+    } ways[] = {{"plain generate", apart}, {"rollout", shared}, {"rollout, fast", shared_fast}};
     World w = {0};
     double tokens = (double)c->prompts * c->group * c->max_completion_length, plain = 0;
     world_init(&w, bench->ctx, *c);
-    for (int i = 0; i < 2; i++) {
+    for (int i = 0; i < 3; i++) {
         BenchTime time = bench_row(bench, 0, 0, ways[i].run, &w, "%s, prompts of %d", ways[i].name,
                                    c->max_prompt);
         if (i == 0) plain = time.min;
@@ -107,7 +119,7 @@ static void compare(Bench *bench, const RolloutConfig *c) {
         bench_save(bench, "%s,%d,%d,%d,%d,%.0f", ways[i].name, c->prompts, c->group, c->max_prompt,
                    c->max_completion_length, tokens / time.min);
     }
-    rollouts_free(&w.rollouts);
+    rollouts_free(&w.rollouts), rollouts_free(&w.fast);
     decoder_generator_free(&w.generator);
     decoder_free(&w.decoder);
     params_free(&w.params);
@@ -171,7 +183,7 @@ int main(int argc, char **argv) {
     bench_head("%d prompts x %d answers of %d tokens", prompts, group, tokens);
     static const int lengths[] = {8, 32, 128};
     for (int i = 0; i < 3; i++)
-        compare(&bench, &(RolloutConfig){prompts, group, lengths[i], tokens, END, false});
+        compare(&bench, &(RolloutConfig){prompts, group, lengths[i], tokens, END, false, false});
     bench_head("log-probabilities of drawn tokens");
     measure_loss(&bench, 1024, 512);
     measure_loss(&bench, 1024, 32768);

@@ -4,6 +4,7 @@
 #include "09_grpo/grpo.h"
 
 #include "09_grpo/grpo_batch.h"
+#include "common/core/cpu_matmul.h"
 #include "common/program/progress.h"
 
 #include <math.h>
@@ -101,8 +102,11 @@ int grpo_sample(const Grpo *g, int i, GrpoSample *s) {
 TokenLogprobs decoder_logprobs(Context *ctx, const Decoder *decoder, const Position *position,
                                Tensor *ids, Tensor *targets, float temperature,
                                const TokenSupport *support) {
+    int was = cpu_matmul_rows_alike(1); /* few of them: as in a rollout */
     Tensor *states = decoder_states(ctx, decoder, ids, &(DecoderRun){.position = position});
-    return token_logprobs(ctx, decoder_logits(ctx, decoder, states), targets, temperature, support);
+    Tensor *logits = decoder_logits(ctx, decoder, states);
+    cpu_matmul_rows_alike(was);
+    return token_logprobs(ctx, logits, targets, temperature, support);
 }
 /* [/decoder_logprobs] */
 

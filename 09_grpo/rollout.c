@@ -5,6 +5,8 @@
 #include "09_grpo/rollout.h"
 
 #include "09_grpo/fork.h"
+#include "09_grpo/token_logprobs.h"
+#include "common/core/cpu_matmul.h"
 #include "common/program/progress.h"
 
 #include <stdlib.h>
@@ -46,6 +48,7 @@ int rollouts_init(Rollouts *r, Context *ctx, const Decoder *decoder, const Posit
         rollouts_free(r);
         return -1;
     }
+    r->generator.decode.as_trained = ctx->device == CPU && !cfg->fast;
     if (cfg->keep_support) {
         r->supports = must_alloc((size_t)batch, sizeof *r->supports);
         for (int i = 0; i < batch; i++)
@@ -79,7 +82,9 @@ static void read_prompts(Rollouts *r, int32_t *const *prompts) {
     int32_t *ids = must_alloc((size_t)P * (size_t)longest, sizeof *ids);
     for (int p = 0; p < P; p++)
         memcpy(ids + p * longest, prompts[p], (size_t)(r->prompt_tokens[p] - 1) * sizeof *ids);
-    const DecoderRun run = {.position = r->position, .cache = &r->prompts};
+    const DecoderRun run = {.position = r->position,
+                            .mode = r->generator.decode.as_trained ? MLA_AS_TRAINED : MLA_AUTO,
+                            .cache = &r->prompts};
     decoder_states(ctx, r->decoder, tensor_copy_in(ctx, "prompts", I32, ids, SHAPE(P, longest)),
                    &run);
     context_reset(ctx);
@@ -122,10 +127,23 @@ static void keep_support(Rollouts *r, int b, int k) {
     s->starts[k + 1] = count;
 }
 
+/* As the trainer will say it of the same logits. */
+static void say_as_trained(Rollouts *r, int b, int32_t id) {
+    int vocab = r->decoder->cfg.vocab_size;
+    DecoderSequence *q = &r->generator.sequences[b];
+    const float *logits = r->generator.logits + (size_t)b * (size_t)vocab;
+    const ActionSupport *s = r->supports ? &r->supports[b] : NULL;
+    float entropy, lse;
+    token_logprobs_forward_cpu(&q->logprobs[q->count - 1], &entropy, &lse, logits, &id,
+                               s ? &s->starts[q->drawn - 1] : NULL, s ? s->ids : NULL, 1, vocab,
+                               r->sampling->temperature);
+}
+
 /* Hears of every token: the logits that it was drawn from are still there. */
 static bool drawn(void *user, int b, int32_t id) {
     Rollouts *r = user;
     if (r->supports) keep_support(r, b, r->generator.sequences[b].drawn - 1);
+    if (r->generator.decode.as_trained && r->sampling->temperature > 0) say_as_trained(r, b, id);
     return id == r->cfg.end;
 }
 
@@ -142,23 +160,33 @@ static int check_prompts(Rollouts *r, const int *lengths, const Sampling *s, Err
     return 0;
 }
 
-int rollouts_draw(Rollouts *r, int32_t *const *prompts, const int *lengths,
-                  const Sampling *sampling, uint64_t stream, Error *err) {
-    DecoderGenerateResult result;
+/* Prompts, then tokens; -1 and a message when there is no room. */
+static int draw(Rollouts *r, int32_t *const *prompts, uint64_t stream,
+                DecoderGenerateResult *result, Error *err) {
     double started = seconds_now();
-    if (check_prompts(r, lengths, sampling, err)) return -1;
-    r->sampling = sampling;
     read_prompts(r, prompts);
     if (begin_groups(r, prompts, stream, err)) return -1;
     r->prompt_seconds = seconds_now() - started;
     decoder_generate(&r->generator,
-                     &(DecoderGenerateOptions){.sampling = *sampling,
+                     &(DecoderGenerateOptions){.sampling = *r->sampling,
                                                .max_new_tokens = r->cfg.max_completion_length,
                                                .end = -1, /* `drawn` hears of it, too */
                                                .ends = drawn,
                                                .user = r},
-                     &result);
-    r->seconds = result.seconds;
+                     result);
+    r->seconds = result->seconds;
+    return 0;
+}
+
+int rollouts_draw(Rollouts *r, int32_t *const *prompts, const int *lengths,
+                  const Sampling *sampling, uint64_t stream, Error *err) {
+    DecoderGenerateResult result;
+    if (check_prompts(r, lengths, sampling, err)) return -1;
+    r->sampling = sampling;
+    int was = cpu_matmul_rows_alike(r->generator.decode.as_trained);
+    int status = draw(r, prompts, stream, &result, err);
+    cpu_matmul_rows_alike(was);
+    if (status) return -1;
     if (!result.broken) return 0;
     int broken = result.broken - 1;
     decoder_generator_truncate(&r->generator, -1, 0);

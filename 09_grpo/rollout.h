@@ -7,6 +7,11 @@
  * answer is drawn like any other, so it is an action and has a log-probability; a completion
  * without it is truncated.
  *
+ * On the CPU a rollout computes as the trainer does, to the last bit: the same kernels, keys and
+ * values made again from the latents, sums in the same order, and the log-probability by the same
+ * function. So the policy that is asked about a token is the one that drew it. With `fast`, and on
+ * a GPU, decoding's own kernels draw, which round elsewhere.
+ *
  * With `keep_support` it is kept which tokens top-k, top-p and min-p had left to draw from: the
  * policy that learns has to be asked about the same ones (token_logprobs.h).
  */
@@ -21,6 +26,7 @@ typedef struct RolloutConfig {
     int max_prompt, max_completion_length; /* tokens */
     int32_t end;
     bool keep_support;
+    bool fast; /* on the CPU draw by the kernels for decoding, whose sums have another order */
 } RolloutConfig;
 
 /* The tokens that each action of a completion was drawn from: action k's are ids[starts[k]] ..

@@ -78,8 +78,10 @@ void decode_likeliest_cpu(int32_t *ids, int32_t *tokens, int32_t *step, void *sc
 /* ids -> the logits behind them, and the likeliest token as the next ids. */
 static Tensor *step(DecodeGraph *d) {
     Context *ctx = d->ctx;
-    const DecoderRun run = {.position = d->position, .cache = d->cache};
-    Tensor *x = decoder_decode(ctx, d->decoder, &d->ids, &run);
+    const DecoderRun run = {
+        .position = d->position, .mode = MLA_AS_TRAINED, .cache = d->cache};
+    Tensor *x = d->as_trained ? decoder_states(ctx, d->decoder, &d->ids, &run)
+                              : decoder_decode(ctx, d->decoder, &d->ids, &run);
     Tensor *logits = decoder_logits(ctx, d->decoder, x);
     decode_likeliest(ctx, d->ids.data, d->tokens.data, d->step.data, logits);
     return logits;

@@ -29,6 +29,7 @@ typedef struct DecodeGraph {
     const Position *position;
     DecoderCache *cache;
     int batch;
+    bool as_trained; /* the caller's choice, on the CPU: steps by decoder_states(), MLA_AS_TRAINED */
     Tensor ids;      /* I32 [batch, 1]: what the next step begins with */
     Tensor tokens;   /* I32 [DECODE_STEPS, batch]: the likeliest token after each step */
     Tensor step;     /* I32 [1]: how many rows of tokens are filled */

@@ -78,6 +78,7 @@ static Tensor *through_blocks(Context *ctx, const Decoder *d, Tensor *ids, const
     if (ctx->recording && run->training) x = dropout(ctx, x, run->training->dropout);
     for (int i = 0; i < d->cfg.num_hidden_layers; i++) {
         BlockRun one = {.position = run->position,
+                        .mode = run->mode,
                         .selection = run->selections ? run->selections[i] : NULL,
                         .cache = run->cache ? &run->cache->layers[i] : NULL,
                         .record = run->record ? &d->records[i] : NULL,

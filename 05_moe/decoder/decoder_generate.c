@@ -102,7 +102,7 @@ typedef struct Run {
     DecoderGenerator *g;
     const DecoderGenerateOptions *options;
     bool *done;    /* [batch] */
-    int broken;    /* 1 + the sequence with logits that are not finite; 0: none */
+    int broken;    /* 1 + the first sequence with logits that are not finite; 0: none */
     int32_t *next; /* [1 + DECODE_STEPS, batch]: the last token of each sequence, then new ones */
 } Run;
 
@@ -110,7 +110,7 @@ typedef struct Run {
 static void append(Run *run, int b, SampledToken token) {
     const DecoderGenerateOptions *o = run->options;
     DecoderSequence *s = &run->g->sequences[b];
-    if (token.id < 0) run->broken = b + 1;
+    if (token.id < 0 && !run->broken) run->broken = b + 1;
     if (run->broken) return;
     s->ids[s->count] = token.id;
     s->logprobs[s->count++] = token.logprob;

@@ -57,7 +57,7 @@ typedef struct DecoderGenerateResult {
     int prompt_tokens, new_tokens;  /* of all sequences: into the caches first, and drawn */
     double prompt_seconds, seconds; /* for each of the two */
     bool full;                      /* the end of the capacity ended it */
-    int broken; /* 1 + the sequence whose logits were not finite, which ended all; 0: none */
+    int broken; /* 1 + the first sequence whose logits were not finite, which ended all; 0: none */
 } DecoderGenerateResult;
 
 /*

@@ -36,7 +36,7 @@ typedef struct Run {
 
 static GrpoConfig config(const Reward *reward) {
     GrpoConfig cfg = grpo_defaults();
-    cfg.rollout = (RolloutConfig){P, G, 6, MAX_NEW, TASK_END, false};
+    cfg.rollout = (RolloutConfig){P, G, 6, MAX_NEW, TASK_END, false, false};
     cfg.rewards[0] = (WeightedReward){reward, 1};
     cfg.reward_count = 1;
     return cfg;

@@ -317,9 +317,18 @@ int cpu_matmul_takes(const CpuMatmul *p, CpuMatmulWay way) {
                                   : way == MATMUL_PACKED || (a_along && b_along);
 }
 
+static int rows_alike;
+
+int cpu_matmul_rows_alike(int on) {
+    int was = rows_alike;
+    rows_alike = on;
+    return was;
+}
+
 /* cpu_matmul.h has the measurements. */
 static CpuMatmulWay choose(const CpuMatmul *p) {
     int64_t m = p->m, n = p->n, k = p->k;
+    if (rows_alike && p->b.row == 1) return MATMUL_PACKED;
     int few = m <= 24 || (n <= 512 && m <= 128), narrow = n <= 256 && m * k <= 1 << 18;
     if (cpu_matmul_takes(p, MATMUL_UNPACKED) && (few || narrow)) return MATMUL_UNPACKED;
     if (cpu_matmul_takes(p, MATMUL_DOTS) && m <= CPU_FEW_ROWS) return MATMUL_DOTS;

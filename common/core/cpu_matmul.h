@@ -75,6 +75,13 @@ typedef enum CpuMatmulWay {
     MATMUL_WAYS
 } CpuMatmulWay;
 
+/*
+ * On: products with a B by rows of k take the way of many rows for few, too, so that a row of C is,
+ * bit for bit, what it is among any others. It is the program's, like the number of threads; returns
+ * what it was. Chapter 09 draws texts token by token and then asks how likely they are all at once.
+ */
+int cpu_matmul_rows_alike(int on);
+
 /* A way of one's own choice, for tests and benchmarks; not every way takes every layout. */
 void cpu_matmul_by(CpuMatmulWay way, const CpuMatmul *p);
 int cpu_matmul_takes(const CpuMatmul *p, CpuMatmulWay way);
