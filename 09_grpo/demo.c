@@ -32,20 +32,15 @@ static void show_group(const Grpo *g) {
     }
 }
 
-typedef struct Curve {
-    double *step, *accuracy;
-    int count;
-    double last;
-} Curve;
-
-static void look(Demo *d, Curve *c, Csv *csv, int step, const GrpoReport *r) {
+static void look(Demo *d, DemoCurve *c, Csv *csv, int step, const GrpoReport *r) {
     c->last = demo_accuracy(d);
     c->step[c->count] = step, c->accuracy[c->count++] = c->last;
-    csv_row(csv, "%d,%.4f,%.4f,%.4f,%.4f,%.5f,%.2e", step, c->last, r->reward,
-            r->frac_reward_zero_std, r->entropy, r->loss, r->logp_difference_max);
+    csv_row(csv, "%d,%.4f,%.4f,%.4f,%.4f,%.5f,%.4f,%.5f,%.4f,%.2e", step, c->last, r->reward,
+            r->frac_reward_zero_std, r->entropy, r->loss, r->grad_norm, r->kl,
+            r->clip_low + r->clip_high, r->logp_difference_max);
 }
 
-static int learn(Demo *d, Grpo *g, Curve *curve, Csv *csv, Error *err) {
+static int learn(Demo *d, Grpo *g, DemoCurve *curve, Csv *csv, Error *err) {
     const DemoOptions *o = &d->options;
     const Schedule schedule = {o->steps, 5, o->steps / 3, (float)o->lr, (float)o->lr / 20};
     Progress bar = progress_start("learning", o->steps);
@@ -56,15 +51,16 @@ static int learn(Demo *d, Grpo *g, Curve *curve, Csv *csv, Error *err) {
         tokens += (double)r.num_tokens;
         if (step % LOOK == 0 || step == o->steps) look(d, curve, csv, step, &r);
         progress_update(&bar, step, "reward %.2f  held-out %.2f", r.reward, curve->last);
-        if (step > 1) continue;
-        printf("   Answers of the first step, to one question:\n");
+        if (step > 1 && step != o->steps / 2 && step != o->steps) continue;
+        printf("   Some answers of step %d, to one question:\n", step);
         show_group(g);
     }
     progress_finish(&bar, "%.0f tokens/s drawn and learned from",
                     tokens / (seconds_now() - started));
     printf("   The last step: loss %.4f, reward %.2f, groups without a difference %.2f,\n"
-           "   entropy %.3f nats, sampler and trainer apart by %.0e at most\n",
+           "   entropy %.3f nats, sampler and trainer apart by %.3g at most\n",
            r.loss, r.reward, r.frac_reward_zero_std, r.entropy, r.logp_difference_max);
+    if (d->cfg.loss.beta != 0) printf("   KL to the reference %.4f nats a token\n", r.kl);
     return 0;
 }
 
@@ -87,18 +83,22 @@ static int run(Demo *d, Error *err) {
     printf("3. Learning from rewards: %d steps of %d questions x %d answers, loss %s\n", o->steps,
            c->rollout.prompts, c->rollout.group, policy_loss_names[c->loss.loss_type]);
     Grpo g;
-    Curve curve = {must_alloc((size_t)o->steps + 2, sizeof(double)),
-                   must_alloc((size_t)o->steps + 2, sizeof(double)), 1, before};
+    DemoCurve curve = {must_alloc((size_t)o->steps + 2, sizeof(double)),
+                       must_alloc((size_t)o->steps + 2, sizeof(double)), 1, before};
     curve.accuracy[0] = before;
     Csv csv = figure_open(&d->ctx, o->common.csv,
-                          "step,held_out,reward,frac_reward_zero_std,entropy,loss,logp_difference");
-    if (grpo_init(&g, &d->ctx, &d->decoder, NULL, NULL, &d->params, &d->adamw, c,
-                  demo_source(&d->train), err))
+                          "step,held_out,reward,frac_reward_zero_std,entropy,loss,grad_norm,kl,"
+                          "clipped,logp_difference");
+    csv_row(&csv, "0,%.4f,,,,,,,,", before);
+    if (c->loss.beta != 0 && demo_freeze(d, err)) return -1;
+    if (grpo_init(&g, &d->ctx, &d->decoder, c->loss.beta != 0 ? &d->reference : NULL, NULL,
+                  &d->params, &d->adamw, c, demo_source(&d->train), err))
         return -1;
     g.state.prompts_drawn = (uint64_t)d->taught; /* questions that the teacher has not answered */
     if (learn(d, &g, &curve, &csv, err)) return -1;
     printf("\n");
     text_line_chart("   held-out accuracy", curve.step, curve.accuracy, curve.count, 8, 0);
+    demo_beside(&curve);
     figure_close(&csv, "09_grpo/figures/reward");
     printf("\nTry: --lr 1e-2 (does it still learn?), --generations 2 (a baseline of two),\n"
            "     --task sort --digits 5, --rewards format (you get what you pay for),\n"
@@ -144,6 +144,7 @@ int main(int argc, char **argv) {
         OPT_INT("dynamic", 'D', "N", &c->dynamic_sampling, 0, 64,
                 "Rollouts a step may take to find groups with a difference"),
         OPT_CHOICE("loss", 'L', "NAME", &c->loss.loss_type, policy_loss_names, "Its loss"),
+        OPT_FLOAT("beta", 'b', "X", &c->loss.beta, 0, 100, "Weight of the KL to what was taught"),
         OPT_CHOICE("scale", 'c', "NAME", &c->scale_rewards, scale_rewards_names,
                    "Whose deviation divides the rewards"),
         OPT_CSV(&o->common),

@@ -29,8 +29,8 @@ typedef struct DemoSource {
 typedef struct Demo {
     DemoOptions options;
     Context ctx;
-    Params params;
-    Decoder decoder;
+    Params params, frozen;
+    Decoder decoder, reference; /* the reference: as the teacher left it; where beta is not 0 */
     AdamW adamw;
     GrpoConfig cfg;
     DemoSource train, held_out;
@@ -51,5 +51,21 @@ double demo_accuracy(Demo *d);
 /* Supervised training on examples, until demo_accuracy() is options.stop_at or `most` steps are
  * over; returns that accuracy. -1 and a message in err when the loss is no number any more. */
 double demo_teach(Demo *d, int most, Error *err);
+
+/* The model as it is now becomes the reference. -1 and a message. */
+int demo_freeze(Demo *d, Error *err);
+
+/* ---- beside its own run ---- */
+
+typedef struct DemoCurve {
+    double *step, *accuracy;
+    int count;
+    double last;
+} DemoCurve;
+
+/* A few points of the curve, and beside them the lowest and highest of the seeds that
+ * DEMO_SEEDS holds of the same step, with the plain settings. Without that file: nothing. */
+#define DEMO_SEEDS "09_grpo/figures/seeds.csv"
+void demo_beside(const DemoCurve *curve);
 
 #endif

@@ -35,7 +35,7 @@ GrpoSource demo_source(DemoSource *source) { return (GrpoSource){source, make_pr
 
 /* ---- the model ---- */
 
-static int make_model(Demo *d, Error *err) {
+static int make_model(Demo *d, Params *params, Decoder *decoder, Error *err) {
     const DemoOptions *o = &d->options;
     const RolloutConfig *r = &d->cfg.rollout;
     DecoderConfig cfg = {.vocab_size = task_vocab_size(),
@@ -51,11 +51,23 @@ static int make_model(Demo *d, Error *err) {
                                       .qk_nope_head_dim = o->hidden / 4,
                                       .v_head_dim = o->hidden / 4}};
     float std = 1 / sqrtf((float)o->hidden); /* keeps a row's length */
-    params_init(&d->params, &d->ctx);
+    params_init(params, &d->ctx);
     if (decoder_check(&cfg, err)) return -1;
-    decoder_register(&d->decoder, &d->params, &cfg);
-    if (params_allocate(&d->params, true, err)) return -1;
-    decoder_randomize(&d->params, &d->decoder, (DecoderStart){0.5f, std, std, std});
+    decoder_register(decoder, params, &cfg);
+    if (params_allocate(params, true, err)) return -1;
+    decoder_randomize(params, decoder, (DecoderStart){0.5f, std, std, std});
+    return 0;
+}
+
+int demo_freeze(Demo *d, Error *err) {
+    if (make_model(d, &d->frozen, &d->reference, err)) return -1;
+    for (int i = 0; i < d->params.count; i++) {
+        const Tensor *w = d->params.list[i];
+        float *numbers = must_alloc((size_t)tensor_count(w), sizeof *numbers);
+        params_get(&d->params, w, numbers);
+        params_set(&d->frozen, d->frozen.list[i], numbers);
+        free(numbers);
+    }
     return 0;
 }
 
@@ -86,7 +98,7 @@ int demo_open(Demo *d, Error *err) {
     c->sampling.seed = o->common.seed;
     d->adamw = adamw_defaults();
     d->adamw.weight_decay = 0;
-    if (grpo_check(c, err) || make_model(d, err)) return -1;
+    if (grpo_check(c, err) || make_model(d, &d->params, &d->decoder, err)) return -1;
     RolloutConfig judge = c->rollout;
     judge.prompts = DEMO_HELD_OUT, judge.group = 1;
     return rollouts_init(&d->judge, &d->ctx, &d->decoder, NULL, &judge, err);

@@ -6,7 +6,7 @@ lessons that compare, one run is an anecdote.
     tools/seeds.py --list
 
 Each run is the demo with the setting's flags and --seed 1, 2, ...; the CSV that it leaves is copied row
-by row, behind two columns:
+by row (or its last row alone), behind two columns:
 
     flags    the setting, - for none
     seed
@@ -28,7 +28,7 @@ from measure import commit
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 BIBLE = "build/corpus/bible.txt"  # make corpus
 
-# The file; the demo, what it leaves, the columns that count; the flags of each setting.
+# The file; the demo, what it leaves, whether of a run only the last row counts; the flags of each setting.
 LISTED = {
     "05_moe/figures/seeds.csv": {
         "command": f"05_moe/demo --text {BIBLE}",
@@ -57,6 +57,38 @@ LISTED = {
         "command": "08_quant/demo",
         "leaves": "08_quant/figures/out/methods.csv",
         "settings": ["", "--steps 960"],
+    },
+    "09_grpo/figures/seeds.csv": {
+        "command": "09_grpo/demo",
+        "leaves": "09_grpo/figures/out/reward.csv",
+        "settings": [""],
+    },
+    "09_grpo/figures/settings.csv": {
+        "command": "09_grpo/demo --steps 200",
+        "leaves": "09_grpo/figures/out/reward.csv",
+        "last": True,
+        "settings": [
+            "",
+            "--beta 0.1",
+            "--beta 1",
+            "--scale none",
+            "--scale batch",
+            "--generations 2 --prompts 256",
+            "--generations 32 --prompts 16",
+            "--rewards format",
+            "--rewards format --beta 1",
+            "--lr 1e-4",
+            "--lr 1e-2",
+            "--lr 3e-2",
+            "--steps 50 --iterations 4",
+            "--steps 50 --iterations 16",
+            "--steps 50 --iterations 16 --loss reinforce",
+            "--loss grpo",
+            "--loss dr_grpo",
+            "--loss bnpo",
+            "--loss cispo",
+            "--loss sapo",
+        ],
     },
 }
 
@@ -90,7 +122,8 @@ def main():
     for setting in experiment["settings"]:
         for seed in range(1, c.seeds + 1):
             new, head = run(experiment["command"], setting, seed, experiment["leaves"])
-            rows += [{"flags": setting or "-", "seed": seed, **row} for row in new]
+            kept = new[-1:] if experiment.get("last") else new
+            rows += [{"flags": setting or "-", "seed": seed, **row} for row in kept]
     with open(ROOT / c.file, "w", newline="") as file:
         for line in [f"# made by: tools/seeds.py {c.file}", f"# commit: {commit()}",
                      f"# command: {experiment['command']} FLAGS --seed SEED --threads 1", *head,
