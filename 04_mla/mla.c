@@ -340,8 +340,8 @@ static Tensor *naive_from_cache(Context *ctx, Tensor *q, const Tensor *selected,
         AttentionShape shape = naive_shape(mla, count, T, S, scale);
         shape.tiles = tiles;
         naive_kernel(ctx, at(o, b * T * H * mla.v), lse, at(q, b * T * H * qk), k->data,
-                     at(kv, mla.nope), shape,
-                     selected_from(selected, b), selected ? tensor_dim(selected, 2) : 0);
+                     at(kv, mla.nope), shape, selected_from(selected, b),
+                     selected ? tensor_dim(selected, 2) : 0);
         arena_release(&ctx->data, group);
     }
     arena_release(&ctx->data, mark);
@@ -459,9 +459,9 @@ static Tensor *cached_attention(Context *ctx, Tensor *q, const Tensor *selected,
     if (mode == MLA_AUTO) /* a captured step must fit every length: only the absorbed one does */
         mode = pages->horizon ? MLA_ABSORBED
                               : mla_cheaper(cfg, tensor_dim(q, 1), pages_longest(pages));
-    return mode == MLA_ABSORBED ? mla_absorbed_attention(ctx, q, selected, w, cfg, cache, scale)
-                                : naive_from_cache(ctx, q, selected, w, cfg, cache,
-                                                   mode == MLA_AS_TRAINED, scale);
+    return mode == MLA_ABSORBED
+               ? mla_absorbed_attention(ctx, q, selected, w, cfg, cache, scale)
+               : naive_from_cache(ctx, q, selected, w, cfg, cache, mode == MLA_AS_TRAINED, scale);
 }
 
 /* [mla_forward] */

@@ -37,7 +37,8 @@ typedef struct Dispatch {
     Tensor *slot_of_row; /* I32 [N K]; undefined from offsets[E] on */
 } Dispatch;
 
-/* indices I32 [N, K], each in 0 .. experts - 1 and no expert twice in a row. */
+/* indices I32 [N, K], each in 0 .. experts - 1 and no expert twice in a row; or -1: to nobody,
+ * which is as if dropped, but counted nowhere. */
 Dispatch dispatch_plan(Context *ctx, const Tensor *indices, int experts, int64_t capacity);
 
 /* capacity_factor * N * K / E rounded up: 1.0 is room for a perfectly even load. 0 stays 0. N at
@@ -60,7 +61,8 @@ enum { DISPATCH_PIECE = 1024 };
 /* I32 numbers of scratch: a count for each piece and expert. */
 int64_t dispatch_scratch_ints(int64_t slots, int experts);
 
-/* The plan of indices [slots]. An index out of range stops the program (on the CPU). */
+/* The plan of indices [slots]. An index that is neither an expert nor -1 stops the program (on the
+ * CPU). */
 KERNEL(dispatch_plan, int32_t *counts, int32_t *offsets, int32_t *row_of_slot, int32_t *slot_of_row,
        int32_t *scratch, const int32_t *indices, int64_t slots, int experts, int64_t capacity);
 /* xp [N K, d] = x [N, d]; one pass over x: each token is read once and written top_k times */

@@ -23,10 +23,10 @@ void dispatch_plan_cpu(int32_t *counts, int32_t *offsets, int32_t *row_of_slot,
 #pragma omp parallel for if (pieces > 16)
     for (int64_t p = 0; p < pieces; p++)
         for (int64_t s = p * DISPATCH_PIECE; s < slots && s < (p + 1) * DISPATCH_PIECE; s++) {
-            CHECK(indices[s] >= 0 && indices[s] < experts,
+            CHECK(indices[s] >= -1 && indices[s] < experts,
                   "dispatch_plan: expert %d of token's choice %lld is outside [0, %d)", indices[s],
                   (long long)s, experts);
-            scratch[p * experts + indices[s]]++;
+            if (indices[s] >= 0) scratch[p * experts + indices[s]]++;
         }
 
     offsets[0] = 0;
@@ -46,10 +46,12 @@ void dispatch_plan_cpu(int32_t *counts, int32_t *offsets, int32_t *row_of_slot,
     for (int64_t p = 0; p < pieces; p++)
         for (int64_t s = p * DISPATCH_PIECE; s < slots && s < (p + 1) * DISPATCH_PIECE; s++) {
             int e = indices[s];
+            row_of_slot[s] = -1;
+            if (e < 0) continue; /* nobody */
             int32_t row = offsets[e] + scratch[p * experts + e]++;
-            bool kept = row < offsets[e + 1];
-            row_of_slot[s] = kept ? row : -1;
-            if (kept) slot_of_row[row] = (int32_t)s;
+            if (row >= offsets[e + 1]) continue; /* past the capacity */
+            row_of_slot[s] = row;
+            slot_of_row[row] = (int32_t)s;
         }
 }
 /* [/plan] */

@@ -119,10 +119,12 @@ static Tensor *auxiliary_losses(Context *ctx, const Routing *r, const MoeLosses 
 }
 
 /* [moe_forward] */
-Tensor *moe_forward(Context *ctx, Tensor *x, const Moe *w, const MoeConfig *cfg,
-                    const MoeLosses *losses, MoeRecord *record, Residual to) {
+Tensor *moe_forward_replayed(Context *ctx, Tensor *x, const Moe *w, const MoeConfig *cfg,
+                             const Tensor *replay, const MoeLosses *losses, MoeRecord *record,
+                             Residual to) {
     if (to.dropout > 0) /* of the whole sum, which must be there first */
-        return residual(ctx, moe_forward(ctx, x, w, cfg, losses, record, (Residual){0}), to);
+        return residual(
+            ctx, moe_forward_replayed(ctx, x, w, cfg, replay, losses, record, (Residual){0}), to);
     Error err = {0};
     int64_t B = tensor_dim(x, 0), T = tensor_dim(x, 1), hidden = cfg->router.hidden_size;
     check_shape("moe_forward", x, ctx->dtype, SHAPE(B, T, hidden));
@@ -133,6 +135,7 @@ Tensor *moe_forward(Context *ctx, Tensor *x, const Moe *w, const MoeConfig *cfg,
     x = reshape(ctx, x, SHAPE(B * T, hidden)); /* N = B T tokens */
     if (to.x) to.x = reshape(ctx, to.x, SHAPE(B * T, hidden));
     Routing routing = router_forward(ctx, x, &w->router, &cfg->router);
+    if (replay) router_replay(ctx, &routing, replay, &cfg->router);
     Dispatch plan = dispatch_plan(ctx, routing.indices, experts, capacity);
 
     Tensor *rows = dispatch_permute(ctx, x, &plan); /* [N K, hidden]: expert 0's tokens, 1's, ... */
@@ -143,11 +146,16 @@ Tensor *moe_forward(Context *ctx, Tensor *x, const Moe *w, const MoeConfig *cfg,
 
     if (ctx->recording) balance_count(ctx, w->load, plan.counts);
     if (record) *record = (MoeRecord){.routing = routing, .dispatch = plan};
-    if (record && losses && ctx->recording)
+    if (record && losses && ctx->recording && !replay)
         record->loss = auxiliary_losses(ctx, &routing, losses, experts, B);
     return reshape(ctx, y, SHAPE(B, T, hidden));
 }
 /* [/moe_forward] */
+
+Tensor *moe_forward(Context *ctx, Tensor *x, const Moe *w, const MoeConfig *cfg,
+                    const MoeLosses *losses, MoeRecord *record, Residual to) {
+    return moe_forward_replayed(ctx, x, w, cfg, NULL, losses, record, to);
+}
 
 void moe_rebalance(Context *ctx, const Moe *w, float gamma) {
     balance_update_bias(ctx, w->router.bias, w->load, gamma);

@@ -93,6 +93,12 @@ typedef struct MoeRecord {
 Tensor *moe_forward(Context *ctx, Tensor *x, const Moe *w, const MoeConfig *cfg,
                     const MoeLosses *losses, MoeRecord *record, Residual to);
 
+/* The same with another choice in the place of the router's (router_replay); NULL: its own. With
+ * one there are no losses, for those are about what the router chose. */
+Tensor *moe_forward_replayed(Context *ctx, Tensor *x, const Moe *w, const MoeConfig *cfg,
+                             const Tensor *replay, const MoeLosses *losses, MoeRecord *record,
+                             Residual to);
+
 /*
  * After the optimizer's step: bias += gamma * sign(mean load - load), and counting begins anew. A
  * router without bias only begins anew.

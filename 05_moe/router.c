@@ -159,6 +159,13 @@ Routing router_choose(Context *ctx, Tensor *logits, const Tensor *bias, const Te
     return r;
 }
 
+void router_replay(Context *ctx, const Routing *r, const Tensor *replay, const RouterConfig *cfg) {
+    int64_t tokens = r->logits->shape[0];
+    check_shape("router_replay", replay, I32, SHAPE(tokens, cfg->num_experts_per_tok));
+    ON(ctx, route_replay, r->indices->data, r->weights->data, replay->data, r->scores->data,
+       route_shape(cfg, tokens));
+}
+
 Routing router_forward(Context *ctx, Tensor *x, const Router *w, const RouterConfig *cfg) {
     check_shape("router_forward", x, ctx->dtype, SHAPE(-1, cfg->hidden_size));
     CHECK(x->shape[0] > 0, "router_forward: there are no tokens");

@@ -105,6 +105,16 @@ Routing router_forward(Context *ctx, Tensor *x, const Router *w, const RouterCon
 Routing router_choose(Context *ctx, Tensor *logits, const Tensor *bias, const Tensor *status,
                       const RouterConfig *cfg);
 
+/*
+ * Another choice in the place of the router's: replay I32 [N, K]. A token's experts become those of
+ * its row, with the weights that its scores give them; with ROUTE_FREE there they stay as they are,
+ * and with ROUTE_NOBODY it goes to no expert, weighs 0 and is counted nowhere (padding). Gradients
+ * flow as before, to the scores of the experts that have come in.
+ */
+enum { ROUTE_NOBODY = -1, ROUTE_FREE = -2 }; /* in all K places */
+void router_replay(Context *ctx, const Routing *routing, const Tensor *replay,
+                   const RouterConfig *cfg);
+
 /* 0, or -1 and which token of which layer had a NaN among its scores since the last call. Waits for
  * the device: ask when the loss is not finite, not in every step. */
 int router_healthy(Context *ctx, const Router *w, Error *err);
@@ -131,9 +141,12 @@ RouteShape route_shape(const RouterConfig *cfg, int64_t tokens);
  */
 KERNEL(route_forward, float *scores, int32_t *indices, float *weights, int32_t *status,
        const float *logits, const float *bias, RouteShape shape);
+/* indices, weights [N, K] by replay [N, K]; a choice that is the same already stays to the bit. */
+KERNEL(route_replay, int32_t *indices, float *weights, const int32_t *replay, const float *scores,
+       RouteShape shape);
 /*
  * The weights' derivative. dscores [N, E] = or += dweights [N, K] through gather, division and
- * scaling; overwriting also clears those not chosen.
+ * scaling; overwriting also clears those not chosen. A token that goes to nobody has none.
  *     norm:  w_j = c s_j / S,  S = sum_i s_i:   ds_j = (c dw_j - sum_i dw_i w_i) / S
  *     else:  ds_j = c dw_j
  */

@@ -7,6 +7,7 @@
 #include "common/core/fastmath.h"
 
 #include <math.h>
+#include <string.h>
 
 /* Below this many scores a loop is over before the other threads have woken up. */
 enum { PARALLEL_MIN = 1 << 12 };
@@ -100,6 +101,27 @@ void route_forward_cpu(float *scores, int32_t *indices, float *weights, int32_t 
     if (status && worst > *status) *status = (int32_t)worst;
 }
 
+/* [route_replay] */
+void route_replay_cpu(int32_t *indices, float *weights, const int32_t *replay, const float *scores,
+                      RouteShape shape) {
+    int64_t E = shape.experts, K = shape.top_k;
+    for (int64_t n = 0; n < shape.tokens; n++) {
+        int32_t *chosen = indices + n * K;
+        const int32_t *instead = replay + n * K;
+        float *w = weights + n * K, sum = 0;
+        bool bad = isnan(w[0]);
+        if (instead[0] == ROUTE_FREE || !memcmp(chosen, instead, (size_t)K * sizeof *chosen))
+            continue;
+        for (int64_t j = 0; j < K; j++) {
+            chosen[j] = instead[j];
+            sum += w[j] = chosen[j] < 0 ? 0 : scores[n * E + chosen[j]];
+        }
+        float factor = shape.norm ? shape.scale / (sum + 1e-20f) : shape.scale;
+        for (int64_t j = 0; j < K; j++) w[j] = bad ? NAN : w[j] * factor;
+    }
+}
+/* [/route_replay] */
+
 void route_weights_backward_cpu(float *dscores, int add, const float *dweights,
                                 const float *weights, const float *scores, const int32_t *indices,
                                 RouteShape shape) {
@@ -111,6 +133,7 @@ void route_weights_backward_cpu(float *dscores, int add, const float *dweights,
         const int32_t *chosen = indices + n * K;
         if (!add)
             for (int64_t e = 0; e < E; e++) ds[e] = 0;
+        if (chosen[0] < 0) continue; /* nobody */
         float sum = 0, dot = 0;
         for (int64_t j = 0; j < K; j++) sum += s[chosen[j]], dot += dw[j] * w[j];
         for (int64_t j = 0; j < K; j++)

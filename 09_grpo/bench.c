@@ -183,7 +183,8 @@ int main(int argc, char **argv) {
     bench_head("%d prompts x %d answers of %d tokens", prompts, group, tokens);
     static const int lengths[] = {8, 32, 128};
     for (int i = 0; i < 3; i++)
-        compare(&bench, &(RolloutConfig){prompts, group, lengths[i], tokens, END, false, false});
+        compare(&bench,
+                &(RolloutConfig){prompts, group, lengths[i], tokens, END, false, false, false});
     bench_head("log-probabilities of drawn tokens");
     measure_loss(&bench, 1024, 512);
     measure_loss(&bench, 1024, 32768);

@@ -79,7 +79,7 @@ int grpo_init(Grpo *g, Context *ctx, const Decoder *policy, const Decoder *refer
     CHECK(reference || cfg->loss.beta == 0, "grpo_init: beta %g needs a reference", cfg->loss.beta);
     g->cfg.loss.max_completion_length = cfg->rollout.max_completion_length;
     if (rollouts_init(&g->rollouts, ctx, policy, position, &cfg->rollout, err)) return -1;
-    g->batch = grpo_batch_new(&cfg->rollout);
+    g->batch = grpo_batch_new(&cfg->rollout, policy);
     return 0;
 }
 
@@ -101,9 +101,10 @@ int grpo_sample(const Grpo *g, int i, GrpoSample *s) {
 /* [decoder_logprobs] */
 TokenLogprobs decoder_logprobs(Context *ctx, const Decoder *decoder, const Position *position,
                                Tensor *ids, Tensor *targets, float temperature,
-                               const TokenSupport *support) {
+                               const TokenSupport *support, const Tensor *const *replay) {
+    const DecoderRun run = {.position = position, .replay = replay};
     int was = cpu_matmul_rows_alike(1); /* few of them: as in a rollout */
-    Tensor *states = decoder_states(ctx, decoder, ids, &(DecoderRun){.position = position});
+    Tensor *states = decoder_states(ctx, decoder, ids, &run);
     Tensor *logits = decoder_logits(ctx, decoder, states);
     cpu_matmul_rows_alike(was);
     return token_logprobs(ctx, logits, targets, temperature, support);
@@ -116,8 +117,10 @@ static TokenLogprobs logprobs_of(Grpo *g, const Decoder *decoder, const Sequence
     Tensor *ids;
     sequences_batch(g->ctx, rows, &ids, targets);
     if (g->cfg.rollout.keep_support) kept = grpo_batch_support(g->ctx, g->batch, rows, &support);
+    bool routed = g->batch->experts && decoder == g->policy; /* the reference chooses by itself */
     return decoder_logprobs(g->ctx, decoder, g->position, ids, *targets,
-                            g->cfg.sampling.temperature, kept);
+                            g->cfg.sampling.temperature, kept,
+                            grpo_batch_replay(g->ctx, g->batch, rows, decoder, routed));
 }
 
 /* Those of a fixed policy, off the tape: what the updates compare with. */

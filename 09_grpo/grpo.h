@@ -135,9 +135,9 @@ int grpo_score(Rollouts *r, const GrpoSource *source, const WeightedReward *rewa
 
 /* ---- the policy's log-probabilities, as both the loss and tests want them ---- */
 
-/* ids, targets I32 [B, T] -> [B, T]. */
+/* ids, targets I32 [B, T] -> [B, T]. replay: as DecoderRun's; may be NULL. */
 TokenLogprobs decoder_logprobs(Context *ctx, const Decoder *decoder, const Position *position,
                                Tensor *ids, Tensor *targets, float temperature,
-                               const TokenSupport *support);
+                               const TokenSupport *support, const Tensor *const *replay);
 
 #endif

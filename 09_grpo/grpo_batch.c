@@ -24,7 +24,8 @@ static void free_lines(void *list, int count) {
     free(list);
 }
 
-GrpoBatch *grpo_batch_new(const RolloutConfig *c) {
+GrpoBatch *grpo_batch_new(const RolloutConfig *c, const Decoder *policy) {
+    int choices = rollouts_choices(policy), places = c->max_prompt + c->max_completion_length;
     int n = c->prompts * c->group;
     GrpoBatch *b = must_alloc(1, sizeof *b);
     b->group = c->group;
@@ -35,6 +36,9 @@ GrpoBatch *grpo_batch_new(const RolloutConfig *c) {
             must_alloc((size_t)(c->max_prompt + c->max_completion_length), sizeof(int32_t));
         b->supports[i].starts = must_alloc((size_t)c->max_completion_length + 1, sizeof(int32_t));
     }
+    if (c->keep_routing && choices) b->experts = must_alloc((size_t)n, sizeof *b->experts);
+    for (int i = 0; b->experts && i < n; i++)
+        b->experts[i] = must_alloc((size_t)places * (size_t)choices, sizeof **b->experts);
     b->sampler = lines(n, c->max_completion_length);
     b->old = lines(n, c->max_completion_length);
     b->reference = lines(n, c->max_completion_length);
@@ -53,6 +57,7 @@ void grpo_batch_free(GrpoBatch *b, const RolloutConfig *c) {
     int n = c->prompts * c->group;
     for (int i = 0; i < n; i++)
         free(b->sequences[i].ids), free(b->supports[i].starts), free(b->supports[i].ids);
+    free_lines(b->experts, n);
     free_lines(b->sampler, n), free_lines(b->old, n), free_lines(b->reference, n);
     free_lines(b->prompts, c->prompts), free_lines(b->texts, n);
     free(b->sequences), free(b->supports), free(b->ended), free(b->rewards), free(b->each);
@@ -114,6 +119,10 @@ static void keep(Grpo *g, int at, int i) {
     s->masked = g->cfg.mask_truncated_completions && !c.ended;
     b->ended[at] = c.ended;
     memcpy(b->sampler[at], c.logprobs, (size_t)s->tokens * sizeof(float));
+    if (c.experts)
+        memcpy(b->experts[at], c.experts,
+               (size_t)(s->prompt_tokens + s->tokens - 1) * (size_t)rollouts_choices(g->policy) *
+                   sizeof **b->experts);
     if (!c.support) return;
     ActionSupport *to = &b->supports[at];
     int32_t count = c.support->starts[s->tokens];
@@ -208,6 +217,41 @@ TokenSupport *grpo_batch_support(Context *ctx, const GrpoBatch *b, const Sequenc
     free(starts);
     free(ids);
     return support;
+}
+
+/* One layer's list, [B T, K]. */
+static const Tensor *replay_of(Context *ctx, const GrpoBatch *b, const SequenceRows *rows,
+                               const Decoder *d, int layer, bool kept) {
+    int T = sequences_width(rows), choices = rollouts_choices(d);
+    int K = choices / d->cfg.num_hidden_layers;
+    int64_t places = (int64_t)rows->count * T;
+    int32_t *list = must_alloc((size_t)places * (size_t)K, sizeof *list);
+    for (int64_t at = 0; at < places; at++) {
+        int i = rows->order[at / T], t = (int)(at % T);
+        const Sequence *s = &b->sequences[i];
+        bool padding = t >= s->prompt_tokens + s->tokens - 1;
+        for (int j = 0; j < K; j++)
+            list[at * K + j] = padding ? ROUTE_NOBODY
+                               : kept  ? b->experts[i][t * choices + layer * K + j]
+                                       : ROUTE_FREE;
+    }
+    Tensor *replay = tensor_copy_in(ctx, "replay", I32, list, SHAPE(places, K));
+    free(list);
+    return replay;
+}
+
+const Tensor *const *grpo_batch_replay(Context *ctx, const GrpoBatch *b, const SequenceRows *rows,
+                                       const Decoder *d, bool kept) {
+    int layers = d->cfg.num_hidden_layers;
+    if (!rollouts_choices(d)) return NULL;
+    const Tensor **list = arena_alloc(&ctx->host, (size_t)layers * sizeof *list), *same = NULL;
+    for (int i = 0; i < layers; i++) {
+        list[i] = d->layers[i].dense ? NULL
+                  : same && !kept    ? same
+                                     : replay_of(ctx, b, rows, d, i, kept);
+        same = list[i];
+    }
+    return list;
 }
 
 /* ---- judging ---- */

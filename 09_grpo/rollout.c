@@ -36,6 +36,29 @@ static int check_config(const Decoder *d, const RolloutConfig *c, Error *err) {
     return 0;
 }
 
+int rollouts_choices(const Decoder *d) {
+    int each =
+        d->cfg.block.moe.router.n_routed_experts ? d->cfg.block.moe.router.num_experts_per_tok : 0;
+    return d->cfg.num_hidden_layers * each;
+}
+
+/* Memory for what is kept of each completion beside its ids. */
+static void make_kept(Rollouts *r, int batch, int places) {
+    int choices = rollouts_choices(r->decoder);
+    if (r->cfg.keep_support) {
+        r->supports = must_alloc((size_t)batch, sizeof *r->supports);
+        for (int i = 0; i < batch; i++)
+            r->supports[i].starts =
+                must_alloc((size_t)r->cfg.max_completion_length + 1, sizeof(int32_t));
+    }
+    if (!r->cfg.keep_routing || !choices) return;
+    r->experts = must_alloc((size_t)batch, sizeof *r->experts);
+    for (int i = 0; i < batch; i++)
+        r->experts[i] = must_alloc((size_t)places * (size_t)choices, sizeof **r->experts);
+    r->generator.decode.routing =
+        must_alloc((size_t)batch * (size_t)choices, sizeof *r->generator.decode.routing);
+}
+
 int rollouts_init(Rollouts *r, Context *ctx, const Decoder *decoder, const Position *position,
                   const RolloutConfig *cfg, Error *err) {
     *r = (Rollouts){.ctx = ctx, .decoder = decoder, .position = position, .cfg = *cfg};
@@ -49,18 +72,16 @@ int rollouts_init(Rollouts *r, Context *ctx, const Decoder *decoder, const Posit
         return -1;
     }
     r->generator.decode.as_trained = ctx->device == CPU && !cfg->fast;
-    if (cfg->keep_support) {
-        r->supports = must_alloc((size_t)batch, sizeof *r->supports);
-        for (int i = 0; i < batch; i++)
-            r->supports[i].starts =
-                must_alloc((size_t)cfg->max_completion_length + 1, sizeof(int32_t));
-    }
+    make_kept(r, batch, most);
     return 0;
 }
 
 void rollouts_free(Rollouts *r) {
     for (int i = 0; r->supports && i < r->cfg.prompts * r->cfg.group; i++)
         free(r->supports[i].starts), free(r->supports[i].ids);
+    for (int i = 0; r->experts && i < r->cfg.prompts * r->cfg.group; i++) free(r->experts[i]);
+    free(r->experts);
+    free(r->generator.decode.routing);
     free(r->supports);
     free(r->prompt_tokens);
     decoder_cache_free(&r->prompts);
@@ -69,6 +90,28 @@ void rollouts_free(Rollouts *r) {
 }
 
 /* ---- a rollout ---- */
+
+/* A layer's choices I32 [K] for the token at `place` of completion i. */
+static void keep_experts(Rollouts *r, int i, int place, int layer, const int32_t *chosen) {
+    int choices = rollouts_choices(r->decoder), K = choices / r->decoder->cfg.num_hidden_layers;
+    int16_t *to = r->experts[i] + (place * choices + layer * K);
+    for (int j = 0; j < K; j++) to[j] = (int16_t)chosen[j];
+}
+
+/* The prompts' choices, as the recorded run left them, to all of their completions. */
+static void keep_prompts_routing(Rollouts *r, int longest) {
+    const Decoder *d = r->decoder;
+    int K = d->cfg.block.moe.router.num_experts_per_tok, P = r->cfg.prompts, G = r->cfg.group;
+    int32_t *chosen = must_alloc((size_t)P * (size_t)longest * (size_t)K, sizeof *chosen);
+    for (int layer = 0; layer < d->cfg.num_hidden_layers; layer++) {
+        if (d->layers[layer].dense) continue;
+        tensor_download_ints(r->ctx, chosen, d->records[layer].routing.indices);
+        for (int i = 0; i < P * G; i++)
+            for (int t = 0; t < r->prompt_tokens[i / G] - 1; t++)
+                keep_experts(r, i, t, layer, chosen + (i / G * longest + t) * K);
+    }
+    free(chosen);
+}
 
 /* [answer_prompts] */
 /* The prompts, but for their last tokens, padded on the right and cut to size afterwards. */
@@ -84,9 +127,11 @@ static void read_prompts(Rollouts *r, int32_t *const *prompts) {
         memcpy(ids + p * longest, prompts[p], (size_t)(r->prompt_tokens[p] - 1) * sizeof *ids);
     const DecoderRun run = {.position = r->position,
                             .mode = r->generator.decode.as_trained ? MLA_AS_TRAINED : MLA_AUTO,
-                            .cache = &r->prompts};
+                            .cache = &r->prompts,
+                            .record = r->experts != NULL};
     decoder_states(ctx, r->decoder, tensor_copy_in(ctx, "prompts", I32, ids, SHAPE(P, longest)),
                    &run);
+    if (r->experts) keep_prompts_routing(r, longest);
     context_reset(ctx);
     for (int p = 0; p < P; p++) decoder_cache_truncate(&r->prompts, p, r->prompt_tokens[p] - 1);
     free(ids);
@@ -139,10 +184,20 @@ static void say_as_trained(Rollouts *r, int b, int32_t id) {
                                r->sampling->temperature);
 }
 
+/* What the step before the newest token of sequence b, which went through it, was sent to. */
+static void keep_routing(Rollouts *r, int b) {
+    const Decoder *d = r->decoder;
+    int K = d->cfg.block.moe.router.num_experts_per_tok, batch = r->generator.batch;
+    for (int layer = 0; layer < d->cfg.num_hidden_layers; layer++)
+        keep_experts(r, b, r->generator.sequences[b].count - 2, layer,
+                     r->generator.decode.routing + (layer * batch + b) * K);
+}
+
 /* Hears of every token: the logits that it was drawn from are still there. */
 static bool drawn(void *user, int b, int32_t id) {
     Rollouts *r = user;
     if (r->supports) keep_support(r, b, r->generator.sequences[b].drawn - 1);
+    if (r->experts) keep_routing(r, b);
     if (r->generator.decode.as_trained && r->sampling->temperature > 0) say_as_trained(r, b, id);
     return id == r->cfg.end;
 }
@@ -202,5 +257,6 @@ Completion rollouts_completion(const Rollouts *r, int i) {
     return (Completion){.sequence = {s->ids, prompt_tokens, tokens, false},
                         .logprobs = s->logprobs + prompt_tokens,
                         .support = r->supports ? &r->supports[i] : NULL,
+                        .experts = r->experts ? r->experts[i] : NULL,
                         .ended = tokens > 0 && s->ids[s->count - 1] == r->cfg.end};
 }

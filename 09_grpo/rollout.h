@@ -13,7 +13,10 @@
  * a GPU, decoding's own kernels draw, which round elsewhere.
  *
  * With `keep_support` it is kept which tokens top-k, top-p and min-p had left to draw from: the
- * policy that learns has to be asked about the same ones (token_logprobs.h).
+ * policy that learns has to be asked about the same ones (token_logprobs.h). With `keep_routing` it
+ * is kept which experts each token went to: the policy that learns is to use the same ones
+ * (DeepSeek-V3.2, 3.1), for a token that an expert more or less decides otherwise has another
+ * probability without having learned anything.
  */
 #ifndef ROLLOUT_H
 #define ROLLOUT_H
@@ -26,6 +29,7 @@ typedef struct RolloutConfig {
     int max_prompt, max_completion_length; /* tokens */
     int32_t end;
     bool keep_support;
+    bool keep_routing;
     bool fast; /* on the CPU draw by the kernels for decoding, whose sums have another order */
 } RolloutConfig;
 
@@ -41,7 +45,8 @@ typedef struct Completion {
     Sequence sequence;
     const float *logprobs; /* [tokens]: as the sampler saw them */
     const ActionSupport *support;
-    bool ended; /* else it was truncated */
+    const int16_t *experts; /* [prompt_tokens + tokens - 1, layers, K], or NULL */
+    bool ended;             /* else it was truncated */
 } Completion;
 
 typedef struct Rollouts {
@@ -52,10 +57,14 @@ typedef struct Rollouts {
     DecoderCache prompts; /* of P sequences */
     DecoderGenerator generator;
     ActionSupport *supports;        /* [P G], or NULL */
+    int16_t **experts;              /* [P G][places, layers, K], or NULL */
     const Sampling *sampling;       /* of the rollout in progress */
     int *prompt_tokens;             /* [P] */
     double prompt_seconds, seconds; /* of the last rollout */
 } Rollouts;
+
+/* Experts that one token goes to, in all layers together; 0: the model has none. */
+int rollouts_choices(const Decoder *decoder);
 
 /* -1 and a message when a number makes no sense, the model has too few places, or memory runs out.
  * Its address must not change. */

@@ -23,6 +23,26 @@ __global__ void __launch_bounds__(32 * WARPS)
     if (bad) report_bad(status, n);
 }
 
+/* A thread for each token: K is small, and most tokens keep what they have. */
+__global__ void route_replay_kernel(int32_t *indices, float *weights, const int32_t *replay,
+                                    const float *scores, const RouteShape shape) {
+    int64_t n = blockIdx.x * (int64_t)blockDim.x + threadIdx.x;
+    if (n >= shape.tokens) return;
+    int k = shape.top_k;
+    int32_t *chosen = indices + n * k;
+    const int32_t *instead = replay + n * k;
+    float *w = weights + n * k, sum = 0;
+    bool bad = isnan(w[0]), same = true;
+    for (int j = 0; j < k; j++) same &= chosen[j] == instead[j];
+    if (same || instead[0] == ROUTE_FREE) return;
+    for (int j = 0; j < k; j++) {
+        chosen[j] = instead[j];
+        sum += w[j] = chosen[j] < 0 ? 0 : scores[n * shape.experts + chosen[j]];
+    }
+    float factor = shape.norm ? shape.scale / (sum + 1e-20f) : shape.scale;
+    for (int j = 0; j < k; j++) w[j] = bad ? NAN : w[j] * factor;
+}
+
 /* ---- backward ---- */
 
 __global__ void __launch_bounds__(32 * WARPS)
@@ -37,6 +57,7 @@ __global__ void __launch_bounds__(32 * WARPS)
     const int32_t *chosen = indices + n * k;
     if (!add)
         for (int e = lane; e < shape.experts; e += 32) ds[e] = 0;
+    if (chosen[0] < 0) return; /* nobody */
     if (shape.norm) {
         for (int j = lane; j < k; j += 32) sum += s[chosen[j]], dot += dw[j] * w[j];
         sum = warp_sum(sum), dot = warp_sum(dot);
@@ -82,6 +103,14 @@ void route_forward_cuda(Gpu *gpu, DType dtype, float *scores, int32_t *indices, 
                                          : route_kernel<ROUTER_MAX_EXPERTS / 32>;
     gpu_launch(gpu, kernel, blocks_for(shape), 32 * WARPS, 0, scores, indices, weights, status,
                logits, bias, shape);
+}
+
+void route_replay_cuda(Gpu *gpu, DType dtype, int32_t *indices, float *weights,
+                       const int32_t *replay, const float *scores, RouteShape shape) {
+    (void)dtype;
+    if (!shape.tokens) return;
+    gpu_launch(gpu, route_replay_kernel, (unsigned)ceil_div(shape.tokens, 128), 128, 0, indices,
+               weights, replay, scores, shape);
 }
 
 void route_weights_backward_cuda(Gpu *gpu, DType dtype, float *dscores, int add,

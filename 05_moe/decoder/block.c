@@ -127,7 +127,7 @@ Tensor *block_feed_forward(Context *ctx, Tensor *h, const Block *w, const BlockC
     if (run->record) *run->record = (MoeRecord){0};
     if (w->dense) return mlp_forward(ctx, h, &w->mlp, to);
     const MoeLosses *losses = run->training ? &run->training->losses : NULL;
-    return moe_forward(ctx, h, &w->moe, &cfg->moe, losses, run->record, to);
+    return moe_forward_replayed(ctx, h, &w->moe, &cfg->moe, run->replay, losses, run->record, to);
 }
 
 /* [block_forward] */

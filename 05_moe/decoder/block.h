@@ -105,6 +105,7 @@ typedef struct BlockRun {
     MlaMode mode; /* of latent attention behind a cache; zero is MLA_AUTO */
     /* gets what the experts' router decided, and its losses; a dense layer leaves it all zero */
     MoeRecord *record;
+    const Tensor *replay;          /* I32 [B T, K]: experts in the router's place (router_replay) */
     const BlockTraining *training; /* NULL: no dropout, no losses */
 } BlockRun;
 

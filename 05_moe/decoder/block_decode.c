@@ -18,7 +18,7 @@ BlockFused block_fused(Context *ctx, const Tensor *x, const Block *w, const Bloc
     return (BlockFused){
         .attention = latent && mla_few_rows_supports(ctx, x, w->input_layernorm, &w->mla, &cfg->mla,
                                                      run->position, &run->cache->latent),
-        .feed_forward = !run->record && ffn_few_rows_supports(ctx, x, w, cfg)};
+        .feed_forward = !run->record && !run->replay && ffn_few_rows_supports(ctx, x, w, cfg)};
 }
 
 /* [block_decode] */

@@ -7,6 +7,7 @@
 
 #include <float.h>
 #include <math.h>
+#include <stdlib.h>
 
 /* ---- memory that outlives a step ---- */
 
@@ -24,6 +25,7 @@ int decode_graph_init(DecodeGraph *d, Context *ctx, const Decoder *decoder,
                       const Position *position, DecoderCache *cache, Error *err) {
     int batch = cache->batch;
     *d = (DecodeGraph){ctx, decoder, position, cache, .batch = batch};
+    d->experts = must_alloc((size_t)decoder->cfg.num_hidden_layers, sizeof *d->experts);
     if (!own(ctx, &d->ids, "ids", SHAPE(batch, 1)) ||
         !own(ctx, &d->tokens, "tokens", SHAPE(DECODE_STEPS, batch)) ||
         !own(ctx, &d->step, "step", SHAPE(1))) {
@@ -37,6 +39,7 @@ void decode_graph_free(DecodeGraph *d) {
     if (!d->ctx) return;
     Tensor *const tensors[] = {&d->ids, &d->tokens, &d->step};
     gpu_graph_free(d->graph);
+    free(d->experts);
     for (int i = 0; i < 3; i++) device_free(d->ctx->gpu, tensors[i]->data);
     *d = (DecodeGraph){0};
 }
@@ -78,12 +81,16 @@ void decode_likeliest_cpu(int32_t *ids, int32_t *tokens, int32_t *step, void *sc
 /* ids -> the logits behind them, and the likeliest token as the next ids. */
 static Tensor *step(DecodeGraph *d) {
     Context *ctx = d->ctx;
-    const DecoderRun run = {
-        .position = d->position, .mode = MLA_AS_TRAINED, .cache = d->cache};
+    const DecoderRun run = {.position = d->position,
+                            .mode = MLA_AS_TRAINED,
+                            .cache = d->cache,
+                            .record = d->routing != NULL};
     Tensor *x = d->as_trained ? decoder_states(ctx, d->decoder, &d->ids, &run)
                               : decoder_decode(ctx, d->decoder, &d->ids, &run);
     Tensor *logits = decoder_logits(ctx, d->decoder, x);
     decode_likeliest(ctx, d->ids.data, d->tokens.data, d->step.data, logits);
+    for (int i = 0; d->routing && i < d->decoder->cfg.num_hidden_layers; i++)
+        if (!d->decoder->layers[i].dense) d->experts[i] = *d->decoder->records[i].routing.indices;
     return logits;
 }
 
@@ -150,5 +157,9 @@ void decode_greedy(DecodeGraph *d, const int32_t *ids, int steps, int32_t *token
 void decode_logits(DecodeGraph *d, const int32_t *ids, float *logits) {
     run(d, ids, 1);
     tensor_download(d->ctx, logits, &d->logits);
+    int each = d->batch * d->decoder->cfg.block.moe.router.num_experts_per_tok;
+    for (int i = 0; d->routing && i < d->decoder->cfg.num_hidden_layers; i++)
+        if (!d->decoder->layers[i].dense)
+            tensor_download_ints(d->ctx, d->routing + i * each, &d->experts[i]);
     context_reset(d->ctx);
 }

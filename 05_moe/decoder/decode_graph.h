@@ -29,12 +29,15 @@ typedef struct DecodeGraph {
     const Position *position;
     DecoderCache *cache;
     int batch;
-    bool as_trained; /* the caller's choice, on the CPU: steps by decoder_states(), MLA_AS_TRAINED */
-    Tensor ids;      /* I32 [batch, 1]: what the next step begins with */
-    Tensor tokens;   /* I32 [DECODE_STEPS, batch]: the likeliest token after each step */
-    Tensor step;     /* I32 [1]: how many rows of tokens are filled */
-    Tensor logits;   /* [batch, 1, vocab], in the arena: valid until the next use of that */
-    GpuGraph *graph; /* NULL until the first step, and on the CPU */
+    bool as_trained; /* set by the caller, on the CPU: steps are decoder_states(), MLA_AS_TRAINED */
+    int32_t *routing; /* the caller's [layers, batch, K], or NULL: what decode_logits()'s routers
+                       * chose; a dense layer's part is left alone. Set before the first step */
+    Tensor *experts;  /* [layers]: where they are on the device, like logits */
+    Tensor ids;       /* I32 [batch, 1]: what the next step begins with */
+    Tensor tokens;    /* I32 [DECODE_STEPS, batch]: the likeliest token after each step */
+    Tensor step;      /* I32 [1]: how many rows of tokens are filled */
+    Tensor logits;    /* [batch, 1, vocab], in the arena: valid until the next use of that */
+    GpuGraph *graph;  /* NULL until the first step, and on the CPU */
 } DecodeGraph;
 
 /* For the sequences of `cache`, which on a GPU has latents; all that is given must outlive this.

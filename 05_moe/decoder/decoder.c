@@ -81,6 +81,7 @@ static Tensor *through_blocks(Context *ctx, const Decoder *d, Tensor *ids, const
                         .mode = run->mode,
                         .selection = run->selections ? run->selections[i] : NULL,
                         .cache = run->cache ? &run->cache->layers[i] : NULL,
+                        .replay = run->replay ? run->replay[i] : NULL,
                         .record = run->record ? &d->records[i] : NULL,
                         .training = run->training};
         x = block(ctx, x, &d->layers[i], &d->cfg.block, &one);

@@ -57,6 +57,7 @@ typedef struct DecoderRun {
     MlaMode mode;                       /* with a cache, except in decoder_decode() */
     const Selection *const *selections; /* one for each layer, as the blocks want it */
     DecoderCache *cache;           /* ids follow what it holds; there must be room, recording off */
+    const Tensor *const *replay;   /* one for each layer: experts in the router's place */
     bool record;                   /* fill decoder->records (without losses off the tape) */
     const BlockTraining *training; /* used while recording only */
 } DecoderRun;

@@ -5,11 +5,11 @@
  *
  *     A = (R - mean of its group) / (std + 1e-4)
  *
- * where std, with n - 1 beneath, is the group's (SCALE_GROUP), or that of all rewards (SCALE_BATCH),
- * or the division is left out (SCALE_NONE). NaN: nobody could judge the answer; it is in no mean and
- * no std, and its A is 0. A group in which all are alike has A = 0 exactly, whatever rounding makes
- * of its mean (advantage_group_is_flat). report, if it is there: mean and std of all rewards, how
- * many groups are flat, how many rewards are NaN.
+ * where std, with n - 1 beneath, is the group's (SCALE_GROUP), or that of all rewards
+ * (SCALE_BATCH), or the division is left out (SCALE_NONE). NaN: nobody could judge the answer; it
+ * is in no mean and no std, and its A is 0. A group in which all are alike has A = 0 exactly,
+ * whatever rounding makes of its mean (advantage_group_is_flat). report, if it is there: mean and
+ * std of all rewards, how many groups are flat, how many rewards are NaN.
  *
  * Messages: no group, or none in it ("there must be one at least"); and a group of one, unless
  * SCALE_NONE ("num_generations is 1").

@@ -21,6 +21,4 @@
 
 float reward_near(const Answer *a);
 
-float reward_near(const Answer *a) {
-    return atoi(a->text) == atoi(a->expected);
-}
+float reward_near(const Answer *a) { return atoi(a->text) == atoi(a->expected); }

@@ -1,8 +1,9 @@
 /*
  * Exercise 09.6: a distance from one token.
  *
- * KL(pi | ref) = sum over tokens of pi log(pi / ref). Of a drawn token only two numbers are at hand,
- * logp = log pi(token) and logp_ref = log ref(token). distance() shall estimate KL from them so that
+ * KL(pi | ref) = sum over tokens of pi log(pi / ref). Of a drawn token only two numbers are at
+ * hand, logp = log pi(token) and logp_ref = log ref(token). distance() shall estimate KL from them
+ * so that
  *
  *   - its mean over tokens drawn from pi is KL(pi | ref), and
  *   - it is never below 0, and 0 where the two are equal.

@@ -40,7 +40,7 @@ CPU_TEST(add_a_reward, teaches) {
     GrpoConfig cfg = grpo_defaults();
     GrpoReport r;
     double first = 0, last = 0;
-    cfg.rollout = (RolloutConfig){16, 8, 4, 3, TASK_END, false, false};
+    cfg.rollout = (RolloutConfig){16, 8, 4, 3, TASK_END, false, false, false};
     cfg.rewards[0] = (WeightedReward){&near, 1}, cfg.reward_count = 1;
     module_init(&m, &ctx);
     check_ok(grpo_init(&g, &ctx, &m.decoder, NULL, NULL, &m.params, &adamw, &cfg,

@@ -22,8 +22,7 @@ Test(clipped_gradient, is_the_difference) {
             double got = clipped_gradient(logp, old, a, low, high);
             cr_assert(fabs(got - want) < 1e-5, "A = %g, r = %.3f: %g, but the difference is %g", a,
                       exp(off), got, want);
-            PolicyTerm term =
-                policy_clipped((float)exp(off), (float)a, (float)low, (float)high, 0);
+            PolicyTerm term = policy_clipped((float)exp(off), (float)a, (float)low, (float)high, 0);
             cr_assert(fabs(got - (double)(term.direct + term.through)) < 1e-5);
         }
 }

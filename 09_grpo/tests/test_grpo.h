@@ -19,7 +19,10 @@ typedef struct Module {
     Decoder decoder;
 } Module;
 
-static inline void module_init(Module *m, Context *ctx) {
+enum { EXPERTS = 8, CHOSEN = 2 };
+
+/* experts: all layers but the first have EXPERTS of them, of which a token goes to CHOSEN. */
+static inline void module_with(Module *m, Context *ctx, bool experts) {
     DecoderConfig cfg = {
         .vocab_size = task_vocab_size(), .num_hidden_layers = LAYERS, .places = PLACES};
     cfg.block = (BlockConfig){.hidden_size = HIDDEN,
@@ -27,12 +30,18 @@ static inline void module_init(Module *m, Context *ctx) {
                               .rms_norm_eps = 1e-6f,
                               .attention = ATTENTION_MLA,
                               .mla = {HIDDEN, 2, 0, 16, 16, 0, 16, false}};
+    if (experts) {
+        cfg.block.moe = moe_config(HIDDEN, 24, EXPERTS, CHOSEN);
+        cfg.block.first_k_dense_replace = 1;
+    }
     params_init(&m->params, ctx);
     check_ok(decoder_check(&cfg, &err), &err);
     decoder_register(&m->decoder, &m->params, &cfg);
     check_ok(params_allocate(&m->params, true, &err), &err);
     decoder_randomize(&m->params, &m->decoder, (DecoderStart){0.5f, 0.18f, 0.18f, 0.18f});
 }
+
+static inline void module_init(Module *m, Context *ctx) { module_with(m, ctx, false); }
 
 /* self: a TaskConfig */
 static inline int task_prompt(void *self, uint64_t index, GrpoPrompt *prompt, Error *error) {

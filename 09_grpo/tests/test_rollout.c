@@ -16,7 +16,7 @@ static int32_t prompt_0[] = {3, 1, 4, 1, 5, 9, 2, 6, 5}, prompt_1[] = {12},
 static int32_t *const prompts[P] = {prompt_0, prompt_1, prompt_2};
 static const int lengths[P] = {9, 1, 4};
 
-static const RolloutConfig config = {P, G, MAX_PROMPT, MAX_NEW, END, false, false};
+static const RolloutConfig config = {P, G, MAX_PROMPT, MAX_NEW, END, false, false, false};
 static const Sampling sampling = {.temperature = 1.2f, .top_p = 1, .seed = 3};
 
 static void start(Rollouts *r, Context *ctx, Module *m, RolloutConfig cfg) {
@@ -101,8 +101,9 @@ CONTEXT_TEST(rollout, fork_copies) {
 }
 
 /*
- * What the sampler saw and what the trainer computes, by other kernels: the order of sums differs.
- * In BF16 each of some twenty roundings, of 2^-9, has its part in a logit of about 2.
+ * What the sampler saw is what the trainer computes: to the last bit on the CPU. On a GPU other
+ * kernels decode, whose sums have another order; in BF16 each of some twenty roundings, of 2^-9,
+ * has its part in a logit of about 2.
  */
 CONTEXT_TEST(rollout, the_trainer_agrees) {
     Module m;
@@ -119,15 +120,16 @@ CONTEXT_TEST(rollout, the_trainer_agrees) {
     SequenceRows rows = {list, order, P * G};
     Tensor *ids, *targets;
     sequences_batch(&ctx, &rows, &ids, &targets);
-    TokenLogprobs y = decoder_logprobs(&ctx, &m.decoder, NULL, ids, targets, 1.2f, NULL);
+    TokenLogprobs y = decoder_logprobs(&ctx, &m.decoder, NULL, ids, targets, 1.2f, NULL, NULL);
     sequences_gather(&ctx, &rows, y.logprobs, trainer);
     for (int i = 0; i < P * G; i++)
         for (int k = 0; k < list[i].tokens; k++)
             cr_assert_float_eq(numbers[i][k], rollouts_completion(&r, i).logprobs[k],
-                               dtype == BF16     ? 6e-2
+                               dtype == BF16    ? 6e-2
                                : device == CUDA ? 1e-5
-                                                : 0, "%d, %d: %g and %g", i, k,
-                               numbers[i][k], rollouts_completion(&r, i).logprobs[k]);
+                                                : 0,
+                               "%d, %d: %g and %g", i, k, numbers[i][k],
+                               rollouts_completion(&r, i).logprobs[k]);
     rollouts_free(&r);
 }
 
@@ -165,7 +167,7 @@ CPU_TEST(rollout, keeps_the_support) {
             tensor_copy_in(&ctx, "ids", I32, s->ids, SHAPE(s->starts[c.sequence.tokens]))};
         for (int kept = 0; kept < 2; kept++) {
             float *logp = test_values(&ctx, decoder_logprobs(&ctx, &m.decoder, NULL, ids, targets,
-                                                             1.2f, kept ? &support : NULL)
+                                                             1.2f, kept ? &support : NULL, NULL)
                                                 .logprobs);
             for (int k = 0; k < c.sequence.tokens; k++) {
                 double off = fabs(logp[first + k] - c.logprobs[k]);
@@ -186,10 +188,10 @@ CPU_TEST(rollout, refusals) {
         RolloutConfig cfg;
         const char *part;
     } rows[] = {
-        {{0, G, 4, 4, END, false, false}, "prompts is 0"},
-        {{P, G, 4, 0, END, false, false}, "max_completion_length is 0"},
-        {{P, G, 20, 8, END, false, false}, "the model has places for 24"},
-        {{P, G, 4, 4, -1, false, false}, "no token that ends an answer"},
+        {{0, G, 4, 4, END, false, false, false}, "prompts is 0"},
+        {{P, G, 4, 0, END, false, false, false}, "max_completion_length is 0"},
+        {{P, G, 20, 8, END, false, false, false}, "the model has places for 24"},
+        {{P, G, 4, 4, -1, false, false, false}, "no token that ends an answer"},
     };
     for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
         Rollouts none;
@@ -202,7 +204,13 @@ CPU_TEST(rollout, refusals) {
     Sampling penalised = sampling;
     penalised.repetition_penalty = 1.3f;
     cr_assert_eq(rollouts_draw(&r, prompts, lengths, &penalised, 0, &err), -1);
+    /* the first that is broken is named, not the last */
+    float *table = test_weight(&m.params, m.decoder.embed_tokens);
+    table[12 * HIDDEN] = table[8 * HIDDEN] = NAN;
+    params_set(&m.params, m.decoder.embed_tokens, table);
+    cr_assert_eq(rollouts_draw(&r, prompts, lengths, &sampling, 0, &err), -1);
+    cr_assert(strstr(err.text, "not finite behind prompt 1:"), "%s", err.text);
     params_fill(&m.params, m.decoder.norm, NAN);
     cr_assert_eq(rollouts_draw(&r, prompts, lengths, &sampling, 0, &err), -1);
-    cr_assert(strstr(err.text, "logits are not finite"), "%s", err.text);
+    cr_assert(strstr(err.text, "logits are not finite behind prompt 0:"), "%s", err.text);
 }

@@ -77,8 +77,9 @@ typedef enum CpuMatmulWay {
 
 /*
  * On: products with a B by rows of k take the way of many rows for few, too, so that a row of C is,
- * bit for bit, what it is among any others. It is the program's, like the number of threads; returns
- * what it was. Chapter 09 draws texts token by token and then asks how likely they are all at once.
+ * bit for bit, what it is among any others. It is the program's, like the number of threads;
+ * returns what it was. Chapter 09 draws texts token by token and then asks how likely they are all
+ * at once.
  */
 int cpu_matmul_rows_alike(int on);
 

@@ -10,9 +10,7 @@
 
 float reward_near(const Answer *a);
 
-static bool is_number(const char *text) {
-    return *text && text[strspn(text, "0123456789")] == 0;
-}
+static bool is_number(const char *text) { return *text && text[strspn(text, "0123456789")] == 0; }
 
 float reward_near(const Answer *a) {
     if (!a->expected || !is_number(a->expected)) return NAN;

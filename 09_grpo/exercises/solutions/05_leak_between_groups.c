@@ -1,9 +1,9 @@
 /*
  * Solution 09.5: neighbours were taken for siblings. After sorting they are answers to different
  * questions, so the baseline of a hard question is that of some easy one: right answers to hard
- * questions are praised too little, and wrong ones to easy questions too much. Averages hide it: any
- * partition has advantages that sum to 0. The test that finds such a leak changes one reward and
- * looks who else moves.
+ * questions are praised too little, and wrong ones to easy questions too much. Averages hide it:
+ * any partition has advantages that sum to 0. The test that finds such a leak changes one reward
+ * and looks who else moves.
  */
 #include <stdlib.h>
 
