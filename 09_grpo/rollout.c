@@ -227,7 +227,8 @@ static int draw(Rollouts *r, int32_t *const *prompts, uint64_t stream,
                                                .max_new_tokens = r->cfg.max_completion_length,
                                                .end = -1, /* `drawn` hears of it, too */
                                                .ends = drawn,
-                                               .user = r},
+                                               .user = r,
+                                               .device_draws = !r->supports},
                      result);
     r->seconds = result->seconds;
     return 0;

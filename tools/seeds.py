@@ -69,7 +69,6 @@ LISTED = {
         "last": True,
         "settings": [
             "",
-            "--beta 0.1",
             "--beta 1",
             "--scale none",
             "--scale batch",
@@ -85,7 +84,6 @@ LISTED = {
             "--steps 50 --iterations 16 --loss reinforce",
             "--loss grpo",
             "--loss dr_grpo",
-            "--loss bnpo",
             "--loss cispo",
             "--loss sapo",
         ],

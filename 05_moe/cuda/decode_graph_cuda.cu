@@ -107,3 +107,72 @@ void decode_likeliest_cuda(Gpu *gpu, DType dtype, int32_t *ids, int32_t *tokens,
     few_rows_launch(gpu, choose_kernel, dim3(1), 32 * warps, 0, ids, tokens, step,
                     (const Most *)found, (int)batch);
 }
+
+/* ---- drawing ---- */
+
+/* Warp w has a segment of the row, its lanes take turns. First the row's maximum, then the sum of
+ * each segment, then the one segment in which the random number falls, 32 tokens at a time. */
+template <typename T>
+__global__ void __launch_bounds__(1024)
+    draw_kernel(int32_t *tokens, float *logprobs, const float *randoms, const T *logits, int vocab,
+                float scale) {
+    const int WARPS = 32;
+    __shared__ float most_of[WARPS], sum_of[WARPS], bad_of[WARPS];
+    const T *row = logits + blockIdx.x * (int64_t)vocab;
+    int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+    int segment = (vocab + 32 * WARPS - 1) / (32 * WARPS) * 32;
+    int first = min(warp * segment, vocab), end = min(first + segment, vocab);
+    float most = -INFINITY, bad = 0, sum = 0, total = 0, before = 0;
+    for (int j = first + lane; j < end; j += 32) {
+        float x = to_float(row[j]);
+        most = fmaxf(most, x), bad = fmaf(x, 0.0f, bad);
+    }
+    for (int offset = 16; offset; offset /= 2)
+        most = fmaxf(most, __shfl_xor_sync(~0u, most, offset));
+    bad = warp_sum(bad);
+    if (lane == 0) most_of[warp] = most, bad_of[warp] = bad;
+    __syncthreads();
+    for (int w = 0; w < WARPS; w++) most = fmaxf(most, most_of[w]), total += bad_of[w];
+    if (total != 0) { /* NaN: a logit is not finite */
+        if (threadIdx.x == 0) tokens[blockIdx.x] = -1, logprobs[blockIdx.x] = 0;
+        return;
+    }
+    for (int j = first + lane; j < end; j += 32) sum += expf((to_float(row[j]) - most) * scale);
+    sum = warp_sum(sum);
+    if (lane == 0) sum_of[warp] = sum;
+    __syncthreads();
+    if (warp) return;
+    for (int w = 0; w < WARPS; w++) total += sum_of[w];
+    float target = randoms[blockIdx.x] * total;
+    int w = 0, last = 0; /* rounding: the last segment that has anything is the last resort */
+    for (int i = 0; i < WARPS; i++) last = sum_of[i] > 0 ? i : last;
+    while (w < last && before + sum_of[w] <= target) before += sum_of[w++];
+    first = w * segment, end = min(first + segment, vocab);
+    int id = first;
+    for (int at = first; at < end; at += 32) {
+        float e = at + lane < end ? expf((to_float(row[at + lane]) - most) * scale) : 0, scan = e;
+        for (int offset = 1; offset < 32; offset *= 2) {
+            float left = __shfl_up_sync(~0u, scan, offset);
+            scan += lane >= offset ? left : 0;
+        }
+        unsigned some = __ballot_sync(~0u, e > 0);
+        unsigned past = __ballot_sync(~0u, e > 0 && before + scan > target);
+        if (past) {
+            id = at + __ffs(past) - 1;
+            break;
+        }
+        if (some) id = at + 31 - __clz(some);
+        before += __shfl_sync(~0u, scan, 31);
+    }
+    if (lane == 0) {
+        tokens[blockIdx.x] = id;
+        logprobs[blockIdx.x] = (to_float(row[id]) - most) * scale - logf(total);
+    }
+}
+
+void decode_draw_cuda(Gpu *gpu, DType dtype, int32_t *tokens, float *logprobs, const float *randoms,
+                      const void *logits, int64_t batch, int64_t vocab, float temperature) {
+    DTYPE_SWITCH(dtype, T,
+                 gpu_launch(gpu, draw_kernel<T>, (unsigned)batch, 1024, 0, tokens, logprobs,
+                            randoms, (const T *)logits, (int)vocab, 1 / temperature));
+}

@@ -11,8 +11,9 @@
 
 /* ---- memory that outlives a step ---- */
 
-static bool own(Context *ctx, Tensor *t, const char *name, const int64_t *shape, int ndim) {
-    *t = tensor_view(NULL, name, I32, ctx->device, shape, ndim);
+static bool own(Context *ctx, Tensor *t, const char *name, DType dtype, const int64_t *shape,
+                int ndim) {
+    *t = tensor_view(NULL, name, dtype, ctx->device, shape, ndim);
     t->data = device_alloc(ctx->gpu, tensor_bytes(t));
     return t->data != NULL;
 }
@@ -26,9 +27,12 @@ int decode_graph_init(DecodeGraph *d, Context *ctx, const Decoder *decoder,
     int batch = cache->batch;
     *d = (DecodeGraph){ctx, decoder, position, cache, .batch = batch};
     d->experts = must_alloc((size_t)decoder->cfg.num_hidden_layers, sizeof *d->experts);
-    if (!own(ctx, &d->ids, "ids", SHAPE(batch, 1)) ||
-        !own(ctx, &d->tokens, "tokens", SHAPE(DECODE_STEPS, batch)) ||
-        !own(ctx, &d->step, "step", SHAPE(1))) {
+    if (!own(ctx, &d->ids, "ids", I32, SHAPE(batch, 1)) ||
+        !own(ctx, &d->tokens, "tokens", I32, SHAPE(DECODE_STEPS, batch)) ||
+        !own(ctx, &d->step, "step", I32, SHAPE(1)) ||
+        !own(ctx, &d->randoms, "randoms", F32, SHAPE(batch)) ||
+        !own(ctx, &d->drawn, "drawn", I32, SHAPE(batch)) ||
+        !own(ctx, &d->logprobs, "logprobs", F32, SHAPE(batch))) {
         decode_graph_free(d);
         return error_set(err, "no memory for the tokens of %d sequences", batch);
     }
@@ -37,10 +41,10 @@ int decode_graph_init(DecodeGraph *d, Context *ctx, const Decoder *decoder,
 
 void decode_graph_free(DecodeGraph *d) {
     if (!d->ctx) return;
-    Tensor *const tensors[] = {&d->ids, &d->tokens, &d->step};
+    Tensor *const tensors[] = {&d->ids, &d->tokens, &d->step, &d->randoms, &d->drawn, &d->logprobs};
     gpu_graph_free(d->graph);
     free(d->experts);
-    for (int i = 0; i < 3; i++) device_free(d->ctx->gpu, tensors[i]->data);
+    for (int i = 0; i < 6; i++) device_free(d->ctx->gpu, tensors[i]->data);
     *d = (DecodeGraph){0};
 }
 
@@ -154,12 +158,50 @@ void decode_greedy(DecodeGraph *d, const int32_t *ids, int steps, int32_t *token
     context_reset(ctx);
 }
 
-void decode_logits(DecodeGraph *d, const int32_t *ids, float *logits) {
-    run(d, ids, 1);
-    tensor_download(d->ctx, logits, &d->logits);
+/* What the step's routers chose, if the caller wants to know. */
+static void get_routing(DecodeGraph *d) {
     int each = d->batch * d->decoder->cfg.block.moe.router.num_experts_per_tok;
     for (int i = 0; d->routing && i < d->decoder->cfg.num_hidden_layers; i++)
         if (!d->decoder->layers[i].dense)
             tensor_download_ints(d->ctx, d->routing + i * each, &d->experts[i]);
+}
+
+void decode_logits(DecodeGraph *d, const int32_t *ids, float *logits) {
+    run(d, ids, 1);
+    tensor_download(d->ctx, logits, &d->logits);
+    get_routing(d);
     context_reset(d->ctx);
+}
+
+void decode_draw(DecodeGraph *d, const int32_t *ids, const float *randoms, float temperature,
+                 int32_t *tokens, float *logprobs) {
+    Context *ctx = d->ctx;
+    run(d, ids, 1);
+    put(ctx, &d->randoms, randoms);
+    ON(ctx, decode_draw, d->drawn.data, d->logprobs.data, d->randoms.data, d->logits.data, d->batch,
+       tensor_dim(&d->logits, -1), temperature);
+    tensor_download_ints(ctx, tokens, &d->drawn);
+    tensor_download(ctx, logprobs, &d->logprobs);
+    get_routing(d);
+    context_reset(ctx);
+}
+
+void decode_draw_cpu(int32_t *tokens, float *logprobs, const float *randoms, const float *logits,
+                     int64_t batch, int64_t vocab, float temperature) {
+    for (int64_t b = 0; b < batch; b++) {
+        const float *z = logits + b * vocab;
+        double largest = -INFINITY, sum = 0, so_far = 0;
+        int64_t id;
+        tokens[b] = -1, logprobs[b] = 0;
+        if (!decode_finite(z, vocab)) continue;
+        for (int64_t j = 0; j < vocab; j++) largest = fmax(largest, (double)z[j]);
+        for (int64_t j = 0; j < vocab; j++)
+            sum += exp(((double)z[j] - largest) / (double)temperature);
+        for (id = 0; id < vocab - 1; id++) {
+            so_far += exp(((double)z[id] - largest) / (double)temperature);
+            if (so_far > (double)randoms[b] * sum) break;
+        }
+        tokens[b] = (int32_t)id;
+        logprobs[b] = (float)(((double)z[id] - largest) / (double)temperature - log(sum));
+    }
 }

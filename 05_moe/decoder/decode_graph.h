@@ -36,8 +36,9 @@ typedef struct DecodeGraph {
     Tensor ids;       /* I32 [batch, 1]: what the next step begins with */
     Tensor tokens;    /* I32 [DECODE_STEPS, batch]: the likeliest token after each step */
     Tensor step;      /* I32 [1]: how many rows of tokens are filled */
-    Tensor logits;    /* [batch, 1, vocab], in the arena: valid until the next use of that */
-    GpuGraph *graph;  /* NULL until the first step, and on the CPU */
+    Tensor randoms, drawn, logprobs; /* F32, I32, F32 [batch]: of decode_draw() */
+    Tensor logits;   /* [batch, 1, vocab], in the arena: valid until the next use of that */
+    GpuGraph *graph; /* NULL until the first step, and on the CPU */
 } DecodeGraph;
 
 /* For the sequences of `cache`, which on a GPU has latents; all that is given must outlive this.
@@ -58,6 +59,14 @@ void decode_greedy(DecodeGraph *d, const int32_t *ids, int steps, int32_t *token
 /* One step; its logits [batch, vocab] come to the host, for a sampler there. */
 void decode_logits(DecodeGraph *d, const int32_t *ids, float *logits);
 
+/*
+ * One step, and the device draws: of all tokens at this temperature (> 0), by randoms [batch] in
+ * [0, 1). tokens, logprobs [batch]: what was drawn and how likely it was; -1 where a logit is not
+ * finite. Only these come to the host, instead of a vocabulary of logits for each sequence.
+ */
+void decode_draw(DecodeGraph *d, const int32_t *ids, const float *randoms, float temperature,
+                 int32_t *tokens, float *logprobs);
+
 /* Are all n numbers finite? */
 bool decode_finite(const float *x, int64_t n);
 
@@ -76,6 +85,13 @@ KERNEL(decode_likeliest, int32_t *ids, int32_t *tokens, int32_t *step, void *scr
 /* The same for logits [..., vocab]; its scratch is in the arena. */
 void decode_likeliest(Context *ctx, int32_t *ids, int32_t *tokens, int32_t *step,
                       const Tensor *logits);
+
+/*
+ * tokens[b] = the first j for which the sum of exp(z_i / T) over i <= j is above randoms[b] times
+ * the sum over all; logprobs[b] = log softmax(z / T) of it. -1 and 0 where a logit is not finite.
+ */
+KERNEL(decode_draw, int32_t *tokens, float *logprobs, const float *randoms, const Real *logits,
+       int64_t batch, int64_t vocab, float temperature);
 
 __END_DECLS
 #endif

@@ -104,6 +104,7 @@ typedef struct Run {
     bool *done;    /* [batch] */
     int broken;    /* 1 + the first sequence with logits that are not finite; 0: none */
     int32_t *next; /* [1 + DECODE_STEPS, batch]: the last token of each sequence, then new ones */
+    float *randoms, *logprobs; /* [batch], for draw_on_device() */
 } Run;
 
 /* This token is the next of sequence b; -1: there is none, and no going on. */
@@ -136,6 +137,27 @@ static bool is_greedy(const Sampling *s) {
     return s->temperature == 0 && (s->repetition_penalty == 1 || s->repetition_penalty == 0);
 }
 
+/* Is the probability of a token its share of all? Then the device can draw. */
+static bool is_plain(const Sampling *s, int vocab) {
+    return s->temperature > 0 && (s->top_k <= 0 || s->top_k >= vocab) && s->top_p >= 1 &&
+           s->min_p <= 0 && (s->repetition_penalty == 1 || s->repetition_penalty == 0);
+}
+
+/* A token for each sequence, drawn where the logits are. */
+static void draw_on_device(Run *run) {
+    DecoderGenerator *g = run->g;
+    const Sampling *sampling = &run->options->sampling;
+    for (int b = 0; b < g->batch; b++) {
+        const DecoderSequence *s = &g->sequences[b];
+        run->randoms[b] = rng_uniform(sampling->seed, s->stream, (uint64_t)s->count);
+    }
+    decode_draw(&g->decode, run->next, run->randoms, sampling->temperature, run->next + g->batch,
+                run->logprobs);
+    for (int b = 0; b < g->batch; b++)
+        if (!run->done[b])
+            append(run, b, (SampledToken){run->next[g->batch + b], run->logprobs[b]});
+}
+
 static bool all_done(const Run *run) {
     if (run->broken || (run->options->cancelled && *run->options->cancelled)) return true;
     for (int b = 0; b < run->g->batch; b++)
@@ -153,6 +175,11 @@ static int advance(Run *run, int room) {
     for (int b = 0; b < g->batch; b++) {
         const DecoderSequence *s = &g->sequences[b];
         run->next[b] = s->ids[s->count - 1];
+    }
+    if (run->options->device_draws && g->ctx->gpu &&
+        is_plain(&run->options->sampling, g->decoder->cfg.vocab_size)) {
+        draw_on_device(run);
+        return 1;
     }
     if (!is_greedy(&run->options->sampling)) {
         decode_logits(&g->decode, run->next, g->logits);
@@ -181,6 +208,8 @@ void decoder_generate(DecoderGenerator *g, const DecoderGenerateOptions *o,
     Run run = {.g = g, .options = o};
     run.done = must_alloc((size_t)g->batch, sizeof *run.done);
     run.next = must_alloc((1 + DECODE_STEPS) * (size_t)g->batch, sizeof *run.next);
+    run.randoms = must_alloc((size_t)g->batch, sizeof *run.randoms);
+    run.logprobs = must_alloc((size_t)g->batch, sizeof *run.logprobs);
 
     double started = seconds_now();
     result->prompt_tokens = fill_caches(g);
@@ -194,6 +223,6 @@ void decoder_generate(DecoderGenerator *g, const DecoderGenerateOptions *o,
         result->new_tokens += g->sequences[b].drawn;
         decoder_cache_truncate(&g->cache, b, g->sequences[b].count - 1);
     }
-    free(run.next);
+    free(run.next), free(run.randoms), free(run.logprobs);
     free(run.done);
 }

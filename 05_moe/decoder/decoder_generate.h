@@ -50,6 +50,10 @@ typedef struct DecoderGenerateOptions {
     /* Hears of each id but `end`; true: the sequence ends behind it. May be NULL. */
     bool (*ends)(void *user, int b, int32_t id);
     void *user;
+    /* On a GPU, at a temperature and with nothing cut off, the device draws, in another order than
+     * the sampler: the same random numbers are other tokens. Nobody finds logits in the generator
+     * then. */
+    bool device_draws;
     const volatile int *cancelled; /* looked at before each token; may be NULL */
 } DecoderGenerateOptions;
 

@@ -432,3 +432,42 @@ CPU_TEST(decoder_generate, needs_latents, .signal = SIGABRT) {
     cr_redirect_stderr();
     decoder_generator_init(&g, &ctx, &m.model, NULL, 1, T, &err);
 }
+
+/* The token is the one in whose share of the sum the random number falls, up to the rounding of
+ * sums in F32; and no token where a logit is no number. */
+CONTEXT_TEST(decode_draw, by_the_random_number) {
+    enum { ROWS = 6 };
+    static const int sizes[] = {2, 31, 33, 1024, 5003};
+    static const float randoms[ROWS] = {0, 0.25f, 0.5f, 0.75f, 0.9999999f, 0.5f};
+    for (int k = 0; k < 5; k++) {
+        int vocab = sizes[k];
+        Tensor *logits = test_normal(&ctx, "logits", 95, SHAPE(ROWS, vocab));
+        float *z = test_values(&ctx, logits), logprobs[ROWS];
+        int32_t tokens[ROWS];
+        z[(ROWS - 1) * vocab + vocab / 2] = NAN;
+        tensor_upload(&ctx, logits, z);
+        Tensor *t = tensor_new(&ctx, "tokens", I32, SHAPE(ROWS)),
+               *l = tensor_new(&ctx, "logprobs", F32, SHAPE(ROWS));
+        ON(&ctx, decode_draw, t->data, l->data,
+           tensor_copy_in(&ctx, "randoms", F32, randoms, SHAPE(ROWS))->data, logits->data, ROWS,
+           vocab, 0.7f);
+        tensor_download_ints(&ctx, tokens, t);
+        tensor_download(&ctx, logprobs, l);
+        for (int b = 0; b < ROWS - 1; b++) {
+            double sum = 0, before = 0;
+            cr_assert(tokens[b] >= 0 && tokens[b] < vocab, "%d: %d", b, tokens[b]);
+            for (int j = 0; j < vocab; j++) {
+                before += j < tokens[b] ? exp(z[b * vocab + j] / 0.7) : 0;
+                sum += exp(z[b * vocab + j] / 0.7);
+            }
+            double p = exp(z[b * vocab + tokens[b]] / 0.7) / sum;
+            before /= sum;
+            cr_assert(before <= randoms[b] + 1e-5 && randoms[b] <= before + p + 1e-5,
+                      "%d tokens, %g: %d, from %g to %g", vocab, randoms[b], tokens[b], before,
+                      before + p);
+            cr_assert(fabs(logprobs[b] - log(p)) < 1e-4, "%g, not %g", logprobs[b], log(p));
+        }
+        cr_assert(tokens[ROWS - 1] == -1 && logprobs[ROWS - 1] == 0);
+        context_reset(&ctx);
+    }
+}
