@@ -107,7 +107,7 @@ static void compare(Bench *bench, const RolloutConfig *c) {
     static const struct {
         const char *name;
         BenchFunction run;
-    } ways[] = {{"plain generate", apart}, {"rollout", shared}, {"rollout, fast", shared_fast}};
+    } ways[] = {{"plain generate", apart}, {"rollout", shared}, {"rollout fast", shared_fast}};
     World w = {0};
     double tokens = (double)c->prompts * c->group * c->max_completion_length, plain = 0;
     world_init(&w, bench->ctx, *c);
@@ -116,8 +116,8 @@ static void compare(Bench *bench, const RolloutConfig *c) {
                                    c->max_prompt);
         if (i == 0) plain = time.min;
         printf("  %34s %10.0f tokens/s, %.2f of plain\n", "", tokens / time.min, plain / time.min);
-        bench_save(bench, "%s,%d,%d,%d,%d,%.0f", ways[i].name, c->prompts, c->group, c->max_prompt,
-                   c->max_completion_length, tokens / time.min);
+        bench_save(bench, "%s,%d,%d,%d,%d,%.0f,%.3f", ways[i].name, c->prompts, c->group,
+                   c->max_prompt, c->max_completion_length, tokens / time.min, plain / time.min);
     }
     rollouts_free(&w.rollouts), rollouts_free(&w.fast);
     decoder_generator_free(&w.generator);
@@ -164,7 +164,7 @@ static void measure_loss(Bench *bench, int rows, int vocab) {
     for (int i = 0; i < 2; i++) {
         bench_row(bench, 0, (double)tensor_bytes(h.logits) * passes[i].moved, passes[i].run, &h,
                   "%s, %d x %d", passes[i].name, rows, vocab);
-        bench_save(bench, "%s,%d,,,,", passes[i].name, rows);
+        bench_save(bench, "%s,%d,,,,,", passes[i].name, rows);
     }
     free(targets);
     context_reset(ctx);
@@ -178,7 +178,7 @@ int main(int argc, char **argv) {
                             OPT_INT("tokens", 0, "N", &tokens, 1, 4096, "Of each answer"), OPT_END};
     bench_open(&bench, argc, argv, "Rollouts against plain generating, and what the loss costs.",
                flags, "09_grpo/figures/out/rollout.csv",
-               "what,prompts,generations,prompt_tokens,new_tokens,tokens_per_second");
+               "what,prompts,generations,prompt_tokens,new_tokens,tokens_per_second,of_plain");
     bench_ceilings(&bench);
     bench_head("%d prompts x %d answers of %d tokens", prompts, group, tokens);
     static const int lengths[] = {8, 32, 128};
