@@ -50,7 +50,7 @@ DEVICE_TEST(reference, computes_as_the_policy_did) {
         TokenLogprobs one =
             decoder_logprobs(&ctx, i ? &frozen.decoder : &policy.decoder, NULL,
                              tensor_copy_in(&ctx, "ids", I32, ids, SHAPE(1, 8)),
-                             tensor_copy_in(&ctx, "next", I32, next, SHAPE(1, 8)), 1, NULL);
+                             tensor_copy_in(&ctx, "next", I32, next, SHAPE(1, 8)), 1, NULL, NULL);
         tensor_download(&ctx, logprobs[i], one.logprobs);
     }
     cr_assert(!memcmp(logprobs[0], logprobs[1], sizeof logprobs[0]));

@@ -42,7 +42,7 @@ CONTEXT_TEST(token_logprobs, agrees_with_goldens) {
         const Tensor *c =
             tensor_copy_in(&ctx, "c", F32, golden_values(file, "c"), targets->shape, targets->ndim);
         ctx.recording = true;
-        TokenLogprobs y = token_logprobs(&ctx, logits, targets, 0.7f, kept ? &support : NULL, NULL);
+        TokenLogprobs y = token_logprobs(&ctx, logits, targets, 0.7f, kept ? &support : NULL);
         check_tensor(&ctx, "logp", y.logprobs, golden_values(file, kept ? "logp.kept" : "logp.all"),
                      1e-6);
         check_tensor(&ctx, "entropy", y.entropy,
