@@ -187,6 +187,7 @@ static int train_on(const Options *o, const ModelConfig *cfg, TextInput *input, 
 static int open_and_train(Options *o, ModelConfig *cfg, const char *last, Error *err) {
     Context ctx;
     options_open(&o->common, &ctx);
+    if (o->train.bf16_moments) ctx.moments = BF16;
     TextOptions text = {.data = &o->data,
                         .context_length = o->train.context_length,
                         .validation = o->validation > 0 ? o->validation : 0.05,

@@ -62,6 +62,7 @@ int training_check_memory(const ModelConfig *cfg, Context *ctx, int batch, int c
                           const char *smaller, Error *err) {
     const double gib = 1073741824, sure = 0.8;
     TrainMemory m = size_to_train(cfg, ctx->dtype, batch, context_length);
+    if (ctx->moments == BF16) m.moments /= 2;
     double model = m.weights + m.gradients + m.moments, room = (double)device_room(ctx->gpu);
     if (model + sure * m.activations <= room) return 0;
     return error_set(

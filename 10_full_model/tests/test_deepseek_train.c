@@ -382,3 +382,34 @@ Test(train, modules_are_trained_measured_and_left_out) {
     EXPECT(1, "a window of 2 tokens holds no target for module 2", TRAINING(&w, "x"), "--context",
            "2", "--mtp", "2");
 }
+
+/* A run in two parts has the weights of one piece, every byte; it has learned what moments in F32 learn;
+ * and its state is smaller by 4 bytes a weight. */
+Test(train, with_moments_in_bf16) {
+    Scratch w = workplace();
+    const char *whole = path_in(w.directory, "whole"), *parts = path_in(w.directory, "parts");
+    const char *wide = path_in(w.directory, "wide"), *state = "last/training.safetensors";
+    double loss[2];
+    for (int narrow = 0; narrow < 2; narrow++) {
+        Output o = EXPECT(0, "Done after 40 steps", TRAINING(&w, narrow ? "whole" : "wide"),
+                          "--steps", "40", "--learning-rate", "0.01", "--warmup", "4", "--constant",
+                          "36", narrow ? "--bf16-moments" : NULL);
+        loss[narrow] = atof(strstr(o.out, "Best validation loss") + strlen("Best validation loss"));
+    }
+    cr_expect(fabs(loss[1] - loss[0]) < 0.01 * loss[0], "%g, in F32 %g", loss[1], loss[0]);
+    EXPECT(0, "Done after 15 steps", TRAINING(&w, "parts"), "--steps", "15", "--learning-rate",
+           "0.01", "--warmup", "4", "--constant", "11", "--bf16-moments");
+    EXPECT(1, "begun with --bf16-moments yes, but now it is no", TRAINING(&w, "parts"), "--steps",
+           "40", "--learning-rate", "0.01", "--warmup", "4", "--constant", "36", "--resume");
+    EXPECT(0, "Done after 40 steps", TRAINING(&w, "parts"), "--steps", "40", "--learning-rate",
+           "0.01", "--warmup", "4", "--constant", "36", "--bf16-moments", "--resume");
+    same_bytes(whole, parts, "last/model.safetensors");
+    size_t bytes[2];
+    file_text(path_in(wide, state), &bytes[0]);
+    file_text(path_in(whole, state), &bytes[1]);
+    SafeTensors *file = safetensors_open(path_in(whole, state), &(Error){0});
+    const Tensor *m = file ? safetensors_find(file, "adamw.m.model.embed_tokens.weight") : NULL;
+    cr_assert(m && m->dtype == BF16);
+    double saved = (double)(bytes[0] - bytes[1]) / (double)bytes[0]; /* 4 of 12 bytes, and heads */
+    cr_expect(saved > 0.25 && saved < 0.34, "%zu and %zu bytes", bytes[0], bytes[1]);
+}

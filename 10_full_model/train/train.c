@@ -308,6 +308,8 @@ int train_run(Model *model, const TokenSource *source, const TrainOptions *o, Tr
     *result = (TrainResult){.validation_loss = NAN, .loss = NAN};
     double started = seconds_now();
 
+    CHECK(o->bf16_moments == (model->params.moments == BF16), "train: moments in %s",
+          dtype_name(model->params.moments));
     int status = o->fp8 ? fp8_check(model->ctx, err) : 0;
     if (!status)
         status = block_training_check(&run.objective.training, &model->decoder.cfg.block, err);

@@ -33,6 +33,7 @@ typedef struct TrainOptions {
     float index_loss;    /* weight of the indexers' loss */
     float index_rate;    /* what their learning rate is multiplied by */
     bool fp8;            /* linear layers and experts multiply in FP8 (08_quant/fp8.h) */
+    bool bf16_moments;   /* set ctx->moments before the model is made */
     /* validation: every so many steps, on eval_batches * batch_size windows */
     int eval_interval, eval_batches;
 

@@ -55,6 +55,10 @@ TrainFlags train_flags(TrainOptions *t) {
                  "Linear layers and experts multiply in FP8, with scales for blocks as DeepSeek-V3 "
                  "(on CUDA: Hopper and --dtype bf16; the CPU imitates it)",
                  .setting = true),
+        OPT_FLAG("bf16-moments", 0, &t->bf16_moments,
+                 "AdamW's two moments in BF16, as DeepSeek-V3 has them: 4 bytes a weight instead "
+                 "of 8",
+                 .setting = true),
         OPT_END,
     }};
 }

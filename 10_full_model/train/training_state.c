@@ -84,12 +84,14 @@ static const char *const part_names[PARTS] = {"weight", "adamw.m", "adamw.v"};
 /* A frozen weight has no moments. */
 static int parts_of(const Tensor *t) { return t->grad ? PARTS : 1; }
 
-/* Where a part of a weight lies, on the model's device, and what it is: F32, but for a frozen
- * weight that has no master. */
+/* Where a part of a weight lies, on the model's device, and what it is: F32, but for moments in BF16
+ * and for a frozen weight that has no master. */
 static void *part_of(const Params *params, const Tensor *t, int part, DType *dtype) {
     float *master = params_master(params, t);
-    *dtype = part || master ? F32 : t->dtype;
-    if (part) return (part == 1 ? params->m : params->v) + params_offset(params, t);
+    *dtype = part ? params->moments : master ? F32 : t->dtype;
+    if (part)
+        return (char *)(part == 1 ? params->m : params->v) +
+               dtype_bytes(*dtype, params_offset(params, t));
     return master ? master : t->data;
 }
 

@@ -33,6 +33,7 @@ struct Context {
     int tape_length;
     size_t tape_capacity;
     Rng rng;
+    DType moments; /* what AdamW's are kept in for weights that train: F32, or BF16 (optimizer.h) */
     const struct Products *products; /* NULL, or how weights are multiplied (products.h) */
     int rank, size;    /* this process among those that compute together: 0 of 1 when it is alone */
     struct Comm *comm; /* NULL when it is alone */

@@ -30,8 +30,13 @@ float adamw_step(AdamW *adamw, Params *params, float lr, float grad_scale) {
     for (int i = 0; i < params->span_count; i++) {
         const ParamSpan *s = &params->spans[i];
         step.lr = lr * s->rate;
-        ON_AS(ctx, s->dtype, adamw, s->values, s->master, params->m + s->first,
-              params->v + s->first, params->grads + s->first, norm, s->size, s->decayed, step);
+        const float *grads = params->grads + s->first;
+        if (params->moments == BF16)
+            ON_AS(ctx, s->dtype, adamw_bf16, s->values, s->master, (uint16_t *)params->m + s->first,
+                  (uint16_t *)params->v + s->first, grads, norm, s->size, s->decayed, step);
+        else
+            ON_AS(ctx, s->dtype, adamw, s->values, s->master, (float *)params->m + s->first,
+                  (float *)params->v + s->first, grads, norm, s->size, s->decayed, step);
     }
     float result;
     device_get(ctx->gpu, &result, norm, sizeof result);

@@ -5,6 +5,7 @@
 #include "common/core/optimizer.h"
 
 #include <math.h>
+#include <string.h>
 
 void grad_norm_cpu(float *scratch, const float *grads, int64_t n, float grad_scale) {
 #pragma omp parallel for
@@ -41,3 +42,33 @@ void adamw_cpu(void *values, float *master, float *m, float *v, const float *gra
     }
 }
 /* [/adamw] */
+
+/* m and v are finite where the norm is: no NaN to look after. */
+static inline uint16_t rounded(float x) {
+    uint32_t bits;
+    memcpy(&bits, &x, sizeof bits);
+    return (uint16_t)((bits + 0x7fffu + (bits >> 16 & 1)) >> 16);
+}
+
+static inline float widened(uint16_t x) {
+    uint32_t bits = (uint32_t)x << 16;
+    float f;
+    memcpy(&f, &bits, sizeof f);
+    return f;
+}
+
+void adamw_bf16_cpu(void *values, float *master, uint16_t *m, uint16_t *v, const float *grads,
+                    const float *norm, int64_t n, int64_t decayed, AdamWStep s) {
+    enum { BLOCK = 1024 }; /* becomes F32 in a cache, and BF16 again */
+    if (!isfinite(*norm)) return;
+#pragma omp parallel for
+    for (int64_t from = 0; from < n; from += BLOCK) {
+        int64_t count = n - from < BLOCK ? n - from : BLOCK;
+        float mf[BLOCK], vf[BLOCK];
+        for (int64_t i = 0; i < count; i++)
+            mf[i] = widened(m[from + i]), vf[i] = widened(v[from + i]);
+        adamw_cpu(values, master + from, mf, vf, grads + from, norm, count, decayed - from, s);
+        for (int64_t i = 0; i < count; i++)
+            m[from + i] = rounded(mf[i]), v[from + i] = rounded(vf[i]);
+    }
+}

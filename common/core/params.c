@@ -27,7 +27,9 @@ typedef struct Param {
 
 static Param *param_of(const Tensor *t) { return (Param *)t; }
 
-void params_init(Params *params, Context *ctx) { *params = (Params){.ctx = ctx}; }
+void params_init(Params *params, Context *ctx) {
+    *params = (Params){.ctx = ctx, .moments = ctx ? ctx->moments : F32};
+}
 
 /* ---- registering ---- */
 
@@ -186,12 +188,13 @@ int params_allocate(Params *params, bool training, Error *err) {
         buffer_bytes += (size_t)padded(params->buffers[i]) * sizeof(float);
     }
     size_t wide = (size_t)params->size * sizeof(float), masters = (size_t)narrow * sizeof(float);
+    size_t moments = dtype_bytes(params->moments, params->size);
     bool complete = (params->values = cleared(ctx, bytes)) &&
                     (params->buffer_values = cleared(ctx, buffer_bytes)) &&
                     (!narrow || (params->master = cleared(ctx, masters)));
     if (complete && training)
-        complete = (params->grads = cleared(ctx, wide)) && (params->m = cleared(ctx, wide)) &&
-                   (params->v = cleared(ctx, wide)) &&
+        complete = (params->grads = cleared(ctx, wide)) && (params->m = cleared(ctx, moments)) &&
+                   (params->v = cleared(ctx, moments)) &&
                    (params->scratch = cleared(ctx, (NORM_CHUNKS + 64) * sizeof(float)));
     params->spans = must_alloc((size_t)params->count, sizeof *params->spans);
     for (int i = 0; i < params->count && complete; i++) {
@@ -211,7 +214,7 @@ int params_allocate(Params *params, bool training, Error *err) {
                      "choose a smaller model",
                      device_name(ctx->device), weights / (weights < 1e9 ? 1e6 : 1e9),
                      weights < 1e9 ? "million" : "billion",
-                     (double)(bytes + masters + (training ? 3 * wide : 0)) / 1073741824.0,
+                     (double)(bytes + masters + (training ? wide + 2 * moments : 0)) / 1073741824.0,
                      training ? "to train" : "to run");
 }
 

@@ -7,7 +7,8 @@
  * buffers, which makes the gradient norm and the AdamW step one kernel each for the whole model:
  *
  *     values                        | weights that train                | frozen weights |
- *     gradients, AdamW's moments    | F32, at the same places           |
+ *     gradients                     | F32, at the same places           |
+ *     AdamW's moments               | F32 or BF16 (ctx->moments), too   |
  *     master                        | F32, where the value is narrower  |
  *
  * Only what trains has more than its value: a BF16 model that infers takes two bytes a weight.
@@ -55,8 +56,10 @@ typedef struct Params {
     int count, buffer_count;
     size_t capacity, buffer_capacity;
     void *values, *buffer_values;
-    float *master, *grads, *m, *v; /* on ctx's device; NULL for a model that only infers */
-    int64_t size;                  /* elements of grads, m and v */
+    float *master, *grads; /* on ctx's device; NULL for a model that only infers */
+    DType moments;
+    void *m, *v;    /* of dtype `moments`, else the same */
+    int64_t size;   /* elements of grads, m and v */
     float *scratch; /* [NORM_CHUNKS + 64]: partial sums of the gradient norm, and the norm */
     ParamSpan *spans;
     int span_count;

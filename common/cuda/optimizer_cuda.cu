@@ -40,9 +40,24 @@ void grad_norm_cuda(Gpu *gpu, DType dtype, float *scratch, const float *grads, i
     gpu_launch(gpu, norm_of_chunks, 1, THREADS, 0, scratch, grad_scale);
 }
 
-/* Four weights a thread: 16-byte reads of master, m, v and the gradient. n is a multiple of 64. */
-template <typename T>
-__global__ void adamw_kernel(T *values, float4 *master, float4 *m, float4 *v, const float4 *grads,
+/* Four moments, F32 or BF16. */
+__device__ static float4 load_moments(const float *x) { return *(const float4 *)x; }
+__device__ static void store_moments(float *to, float4 x) { *(float4 *)to = x; }
+
+__device__ static float4 load_moments(const __nv_bfloat16 *x) {
+    uint2 bits = *(const uint2 *)x;
+    return make_float4(__uint_as_float(bits.x << 16), __uint_as_float(bits.x & 0xffff0000u),
+                       __uint_as_float(bits.y << 16), __uint_as_float(bits.y & 0xffff0000u));
+}
+__device__ static void store_moments(__nv_bfloat16 *to, float4 x) {
+    __nv_bfloat162 pairs[2] = {__floats2bfloat162_rn(x.x, x.y), __floats2bfloat162_rn(x.z, x.w)};
+    *(uint2 *)to = *(const uint2 *)pairs;
+}
+
+/* Four weights a thread: 16-byte reads of master, m, v (BF16: 8 bytes) and the gradient. n is a
+ * multiple of 64. */
+template <typename T, typename M>
+__global__ void adamw_kernel(T *values, float4 *master, M *m, M *v, const float4 *grads,
                              const float *norm, int64_t quads, int64_t decayed_quads, AdamWStep s) {
     float length = *norm;
     if (!isfinite(length)) return;
@@ -51,7 +66,8 @@ __global__ void adamw_kernel(T *values, float4 *master, float4 *m, float4 *v, co
     float rate = s.lr / s.correction1, root = rsqrtf(s.correction2);
     int64_t stride = (int64_t)gridDim.x * THREADS;
     for (int64_t q = blockIdx.x * (int64_t)THREADS + threadIdx.x; q < quads; q += stride) {
-        float4 w4 = master[q], m4 = m[q], v4 = v[q], g4 = grads[q];
+        float4 w4 = master[q], g4 = grads[q];
+        float4 m4 = load_moments(m + 4 * q), v4 = load_moments(v + 4 * q);
         float *wk = &w4.x, *mk = &m4.x, *vk = &v4.x, *gk = &g4.x;
 #pragma unroll
         for (int k = 0; k < 4; k++) {
@@ -62,19 +78,33 @@ __global__ void adamw_kernel(T *values, float4 *master, float4 *m, float4 *v, co
             wk[k] -= rate * mk[k] / (sqrtf(vk[k]) * root + s.eps) + decay;
         }
         master[q] = w4;
-        m[q] = m4;
-        v[q] = v4;
+        store_moments(m + 4 * q, m4);
+        store_moments(v + 4 * q, v4);
         /* BF16: the rounded copy that the model computes with */
         if ((void *)values != (void *)master)
             for (int k = 0; k < 4; k++) values[4 * q + k] = from_float<T>(wk[k]);
     }
 }
 
-void adamw_cuda(Gpu *gpu, DType dtype, void *values, float *master, float *m, float *v,
-                const float *grads, const float *norm, int64_t n, int64_t decayed, AdamWStep step) {
+template <typename M>
+static void launch_adamw(Gpu *gpu, DType dtype, void *values, float *master, M *m, M *v,
+                         const float *grads, const float *norm, int64_t n, int64_t decayed,
+                         AdamWStep step) {
     int64_t quads = n / 4;
     DTYPE_SWITCH(dtype, T,
-                 gpu_launch(gpu, adamw_kernel<T>, gpu_blocks(gpu, THREADS, quads), THREADS, 0,
-                            values, (float4 *)master, (float4 *)m, (float4 *)v,
-                            (const float4 *)grads, norm, quads, decayed / 4, step));
+                 gpu_launch(gpu, adamw_kernel<T, M>, gpu_blocks(gpu, THREADS, quads), THREADS, 0,
+                            values, (float4 *)master, m, v, (const float4 *)grads, norm, quads,
+                            decayed / 4, step));
+}
+
+void adamw_cuda(Gpu *gpu, DType dtype, void *values, float *master, float *m, float *v,
+                const float *grads, const float *norm, int64_t n, int64_t decayed, AdamWStep step) {
+    launch_adamw(gpu, dtype, values, master, m, v, grads, norm, n, decayed, step);
+}
+
+void adamw_bf16_cuda(Gpu *gpu, DType dtype, void *values, float *master, uint16_t *m, uint16_t *v,
+                     const float *grads, const float *norm, int64_t n, int64_t decayed,
+                     AdamWStep step) {
+    launch_adamw(gpu, dtype, values, master, (__nv_bfloat16 *)m, (__nv_bfloat16 *)v, grads, norm, n,
+                 decayed, step);
 }
