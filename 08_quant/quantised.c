@@ -19,6 +19,10 @@
  *       16     96               122    136    58                95    133    59         134    138
  *      256   1109              2289   1162  1016              2037   1142  1061        2253   1153
  *
+ * Outliers. One number of x of 6 or more (LLM.int8()'s threshold) takes the steps of INT8 away from
+ * all that share its scale. With groups of up to 128 that stays among neighbours; where a whole row
+ * has one scale, a row of x with such a number is multiplied as it is: it steps aside, by itself.
+ *
  * A product is cut into pieces of columns of y, which are rows of W. Neither the way nor an
  * element's sum depends on the pieces.
  */
@@ -28,6 +32,7 @@
 #include "04_mla/mla.h"
 #include "common/core/cpu_matmul.h"
 
+#include <math.h>
 #include <omp.h>
 #include <stdlib.h>
 #include <string.h>
@@ -36,18 +41,68 @@ static int64_t min(int64_t a, int64_t b) { return a < b ? a : b; }
 
 enum { REGISTER_ROWS = 8 };
 
-/* One core. codes: of x, or NULL. */
-static void multiply_here(const QuantisedProduct *p, const QuantisedRows *codes) {
-    if (codes)
-        quantised_int8_cpu(p, *codes);
-    else if (p->rows <= REGISTER_ROWS && quantised_few_rows_takes(&p->w))
+/* ---- x in INT8, or not ---- */
+
+/* Rows of x in codes, but for those that step aside; `step` from one of them to the next. */
+typedef struct Rounded {
+    QuantisedRows codes;
+    const bool *aside; /* NULL: none does */
+    int64_t step;
+} Rounded;
+
+static bool has_outlier(const float *x, int64_t n) {
+    bool found = false;
+    for (int64_t j = 0; j < n; j++) found |= !(fabsf(x[j]) < 6);
+    return found;
+}
+
+static Rounded rounded(Context *ctx, const float *x, int64_t x_row, int64_t rows,
+                       const QuantisedMatrix *w) {
+    enum { NEIGHBOURS = 128 };
+    Rounded all = {.codes = quantised_rows(ctx, x, x_row, rows, w), .step = 1};
+    if (w->block_in <= NEIGHBOURS) return all;
+    bool *aside = arena_alloc(&ctx->data, (size_t)rows * sizeof *aside);
+    for (int64_t r = 0; r < rows; r++)
+        if ((aside[r] = has_outlier(x + r * x_row, w->in))) all.aside = aside;
+    return all;
+}
+
+static Rounded rounded_from(const Rounded *x, int64_t first, int64_t step) {
+    return (Rounded){quantised_rows_from(x->codes, first, step),
+                     x->aside ? x->aside + first * x->step : NULL, x->step * step};
+}
+
+/* ---- one core ---- */
+
+static void multiply_numbers(const QuantisedProduct *p) {
+    if (p->rows <= REGISTER_ROWS && quantised_few_rows_takes(&p->w))
         quantised_few_rows_cpu(p);
     else
         quantised_panels_cpu(p);
 }
 
+/* x: p's rows rounded, or NULL. */
+static void multiply_here(const QuantisedProduct *p, const Rounded *x) {
+    if (!x) {
+        multiply_numbers(p);
+        return;
+    }
+    for (int64_t r = 0, end; r < p->rows; r = end) { /* rows that go the same way */
+        bool aside = x->aside && x->aside[r * x->step];
+        for (end = r + 1; end < p->rows; end++)
+            if (x->aside && x->aside[end * x->step] != aside) break;
+        QuantisedProduct some = *p;
+        some.rows = end - r, some.x += r * p->x_row, some.y += r * p->y_row;
+        if (p->base) some.base += r * p->y_row;
+        if (aside)
+            multiply_numbers(&some);
+        else
+            quantised_int8_cpu(&some, quantised_rows_from(x->codes, r, 1));
+    }
+}
+
 /* All columns, on all threads. */
-static void multiply(const QuantisedProduct *whole, const QuantisedRows *codes) {
+static void multiply(const QuantisedProduct *whole, const Rounded *x) {
     enum { THREADS_FROM = 1 << 18 }; /* as in cpu_matmul.c: less is done before they are awake */
     int64_t out = whole->w.out, parts = omp_get_max_threads();
     if (whole->rows * out * whole->w.in <= THREADS_FROM) parts = 1;
@@ -55,7 +110,7 @@ static void multiply(const QuantisedProduct *whole, const QuantisedRows *codes) 
     for (int64_t i = 0; i < parts; i++) {
         QuantisedProduct p = *whole;
         p.first = out * i / parts, p.count = out * (i + 1) / parts - p.first;
-        multiply_here(&p, codes);
+        multiply_here(&p, x);
     }
 }
 
@@ -74,9 +129,9 @@ static void linear_by(bool int8, Context *ctx, void *y, const void *base, const 
                           .rows = rows,
                           .w = matrix};
     ArenaMark mark = arena_mark(&ctx->data);
-    QuantisedRows codes;
+    Rounded codes;
     int8 = int8 && quantised_int8_takes(&matrix);
-    if (int8) codes = quantised_rows(ctx, x, p.x_row, rows, &matrix);
+    if (int8) codes = rounded(ctx, x, p.x_row, rows, &matrix);
     multiply(&p, int8 ? &codes : NULL);
     arena_release(&ctx->data, mark);
     for (int64_t r = 0; r < rows && bias; r++)
@@ -94,10 +149,10 @@ static void grouped_by(bool int8, Context *ctx, void *y, const void *x, const Te
     int64_t experts = tensor_dim(w, 0), pieces = (tensor_dim(w, 1) + PIECE - 1) / PIECE;
     QuantisedMatrix first = quantised_matrix(w, 0);
     ArenaMark mark = arena_mark(&ctx->data);
-    QuantisedRows codes;
+    Rounded codes;
     CHECK(offsets[experts] <= rows, "%s: experts with more rows than there are", w->name);
     int8 = int8 && quantised_int8_takes(&first);
-    if (int8) codes = quantised_rows(ctx, x, first.in, offsets[experts], &first);
+    if (int8) codes = rounded(ctx, x, first.in, offsets[experts], &first);
 #pragma omp parallel for schedule(dynamic)
     for (int64_t i = 0; i < experts * pieces; i++) {
         int64_t e = i / pieces, begin = offsets[e], column = i % pieces * PIECE;
@@ -109,8 +164,8 @@ static void grouped_by(bool int8, Context *ctx, void *y, const void *x, const Te
                               .w = quantised_matrix(w, e),
                               .first = column,
                               .count = min(PIECE, first.out - column)};
-        QuantisedRows its;
-        if (int8) its = quantised_rows_from(codes, begin, 1);
+        Rounded its;
+        if (int8) its = rounded_from(&codes, begin, 1);
         if (p.rows) multiply_here(&p, int8 ? &its : NULL);
     }
     arena_release(&ctx->data, mark);
@@ -175,9 +230,9 @@ static void absorb_output_by(bool int8, Context *ctx, void *o, const void *o_lat
     QuantisedMatrix w = quantised_matrix(kv_b, 0);
     int64_t rank = s.kv_lora_rank, H = s.heads;
     ArenaMark mark = arena_mark(&ctx->data);
-    QuantisedRows codes;
+    Rounded codes;
     int8 = int8 && quantised_int8_takes(&w);
-    if (int8) codes = quantised_rows(ctx, o_latent, rank, rows * H, &w);
+    if (int8) codes = rounded(ctx, o_latent, rank, rows * H, &w);
 #pragma omp parallel for schedule(static)
     for (int64_t h = 0; h < H; h++) {
         QuantisedProduct p = {.x = (const float *)o_latent + h * rank,
@@ -188,8 +243,8 @@ static void absorb_output_by(bool int8, Context *ctx, void *o, const void *o_lat
                               .first = h * (s.nope + s.v) + s.nope,
                               .count = s.v};
         p.y = (float *)o + h * s.v - p.first; /* row `first` of W makes the head's first number */
-        QuantisedRows its;
-        if (int8) its = quantised_rows_from(codes, h, H);
+        Rounded its;
+        if (int8) its = rounded_from(&codes, h, H);
         multiply_here(&p, int8 ? &its : NULL);
     }
     arena_release(&ctx->data, mark);

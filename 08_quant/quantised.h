@@ -8,7 +8,8 @@
  *     quantised_weight_only   x as it is. Codes become numbers and are multiplied as such: the
  *                             results are those of the dequantised weight but for the order of sums
  *     quantised_products      fast. On the CPU x is quantised too where W is in U8 or I4
- *                             (quantised_int8.h)
+ *                             (quantised_int8.h), but for rows with outliers that would have one
+ *                             scale
  *
  * Invariant: up to CPU_FEW_ROWS rows, a row's bits do not depend on the others, nor on how many
  * there are, nor on the threads. (Chapter 06 looks at several rows where plain decoding looks at

@@ -275,6 +275,41 @@ static double close_to(int table, int64_t in) {
     return 4 * tolerance_of(F32, in) + tables[table].more;
 }
 
+/* LLM.int8()'s outliers, in some rows: where a whole row would have one scale, those rows have the
+ * bits of weight-only products, and the others those that they have by themselves. In groups of up
+ * to 128 nothing steps aside. */
+CPU_TEST(quantised, rows_with_outliers_step_aside) {
+    enum { ROWS = 7 };
+    static const HeldCase cases[] = {
+        {U8, 1, 256, 0, 70, 256}, {U8, 1, 128, 0, 33, 384}, {I4, 1, 128, 0, 33, 384}};
+    for (int i = 0; i < 3; i++) {
+        Pair fast, slow;
+        const HeldCase *c = cases + i;
+        pair_init(&fast, &ctx, c, &quantised_products);
+        pair_init(&slow, &ctx, c, &quantised_weight_only);
+        Tensor *x = test_normal(&ctx, "x", 5, SHAPE(ROWS, c->in)), *calm[ROWS];
+        float *numbers = x->data;
+        bool outlier[ROWS];
+        for (int64_t j = 0; j < ROWS * c->in; j++) numbers[j] = fminf(fmaxf(numbers[j], -5), 5);
+        for (int r = 0; r < ROWS; r++) {
+            outlier[r] = r == 0 || r == 3 || r == 4;
+            if (outlier[r]) numbers[r * c->in + 40 * r + 11] = r == 3 ? -6 : 900;
+            calm[r] = tensor_copy_in(&ctx, "row", F32, numbers + r * c->in, SHAPE(1, c->in));
+        }
+        const float *y = linear(&ctx, x, fast.held, NULL)->data;
+        const float *exact = linear(&ctx, x, slow.held, NULL)->data;
+        for (int r = 0; r < ROWS; r++) {
+            const float *alone = linear(&ctx, calm[r], fast.held, NULL)->data;
+            size_t at = (size_t)(r * c->out), bytes = (size_t)c->out * sizeof *y;
+            bool aside = outlier[r] && c->block_in == 256;
+            cr_assert(!memcmp(y + at, alone, bytes), "case %d: row %d", i, r);
+            cr_assert(!memcmp(y + at, exact + at, bytes) == aside, "case %d: row %d", i, r);
+        }
+        params_free(&fast.params), params_free(&slow.params);
+        context_reset(&ctx);
+    }
+}
+
 CPU_TEST(quantised, linear_is_that_of_the_numbers) {
     static const int64_t rows[] = {1, 2, 5, 16, 17, 33};
     for (int i = 0; i < HELD_CASES * TABLES; i++) {
