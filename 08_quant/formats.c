@@ -119,14 +119,12 @@ double quant_bits(const QuantFormat *f, int64_t out, int64_t in) {
 
 /* ---- where a code lies ---- */
 
-/* [nibble] */
 /* The byte of number [i, j], and whether it is the upper half of it. */
 static int64_t nibble(const Blocks *b, int64_t i, int64_t j, bool *high) {
     int64_t half = b->block_in / 2, group = j / b->block_in, place = j % b->block_in;
     *high = place >= half;
     return (i * b->in + group * b->block_in) / 2 + place % half;
 }
-/* [/nibble] */
 
 static void code_put(void *codes, const Blocks *b, int64_t i, int64_t j, uint8_t code) {
     uint8_t *bytes = codes;
@@ -242,7 +240,6 @@ double quant_error(const float *a, const float *b, int64_t count) {
 
 static float affine_most(DType dtype) { return dtype == U8 ? 255 : 15; }
 
-/* [affine] */
 int quantise_affine(void *codes, float *scales, uint8_t *zeros, const float *w, int64_t out,
                     int64_t in, const QuantFormat *format, Error *err) {
     if (quant_check(format, out, in, err) || check_numbers(w, out, in, err)) return -1;
@@ -273,7 +270,6 @@ void dequantise_affine(float *w, const void *codes, const float *scales, const u
     for (int64_t n = 0; n < b.down * b.across; n++) FOR_BLOCK(b, n, i, j)
     w[i * in + j] = scales[n] * (float)(code_get(codes, &b, i, j) - zeros[n]);
 }
-/* [/affine] */
 
 /* ---- NF4 ---- */
 

@@ -10,7 +10,6 @@
 
 enum { STEPS = 20 };
 
-/* [awq_scales] */
 /* (mean |x|)^r, divided by the root of largest x smallest (as the published code does). */
 static void scales_of(float *s, const float *mean_abs, int64_t in, double r) {
     float most = 0, least = INFINITY;
@@ -52,7 +51,6 @@ double awq_scales(float *s, const InputReader *readers, int count, const float *
     free(work);
     return chosen;
 }
-/* [/awq_scales] */
 
 /* d gram d^T for one group: gram points to its block of [in, in]. */
 static double group_loss(const float *d, const float *gram, int64_t in, int64_t group) {

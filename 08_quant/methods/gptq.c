@@ -26,7 +26,6 @@ typedef struct Work {
     const QuantFormat *format;
 } Work;
 
-/* [inverse_factor] */
 /* u F32 [n, n]: U of H = gram + damping, in this order of columns. */
 static int inverse_factor(float *u, const float *gram, const int *order, int n, float damp,
                           Error *err) {
@@ -54,7 +53,6 @@ static int inverse_factor(float *u, const float *gram, const int *order, int n, 
                      "%g",
                      info, n, (double)damp);
 }
-/* [/inverse_factor] */
 
 /* [gptq_batch] */
 /* Columns from .. to - 1 of one row; error [to - from] gets -e. */

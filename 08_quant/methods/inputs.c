@@ -70,7 +70,6 @@ static void tap_dequantise(Context *ctx, void *to, const Tensor *w, int64_t firs
     memcpy(to, (const float *)w->data + first * in, sizeof(float) * (size_t)(count * in));
 }
 
-/* [tap] */
 static const QuantisedProducts tap_products = {.linear = tap_linear,
                                                .grouped = tap_grouped,
                                                .absorb_query = tap_absorb_query,
@@ -99,7 +98,6 @@ void tap_close(Tap *tap) {
     tap->weight->dtype = tap->dtype;
     tap->weight->quantised = NULL;
 }
-/* [/tap] */
 
 /* ---- statistics ---- */
 

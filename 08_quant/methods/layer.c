@@ -117,7 +117,6 @@ static void multiply_columns(Tensor *w, int expert, const float *s) {
     for (int64_t i = 0; i < count; i++) numbers[i] *= s[i % in];
 }
 
-/* [layer_fold] */
 void layer_fold(const QuantLayer *layer, const LayerFold *fold, int expert, const float *s) {
     const Tensor *first = layer->inputs[fold->first].linears[0];
     for (int i = fold->first; i < fold->first + fold->count; i++)
@@ -140,7 +139,6 @@ void layer_fold(const QuantLayer *layer, const LayerFold *fold, int expert, cons
         if (fold->bias) ((float *)fold->bias->data)[row] /= s[j];
     }
 }
-/* [/layer_fold] */
 
 int block_linears(Block *w, Tensor **places[BLOCK_LINEARS]) {
     Tensor **all[] = {&w->mla.q_proj,          &w->mla.q_a_proj,         &w->mla.q_b_proj,

@@ -265,7 +265,6 @@ static int quantise_head(Context *ctx, const Decoder *d, const QuantRecipe *reci
     return status;
 }
 
-/* [quantise_decoder] */
 static int through_layers(Context *ctx, const Decoder *d, const QuantRecipe *recipe,
                           const Calibration *text, QuantReport *report, Error *err) {
     const BlockConfig *cfg = &d->cfg.block;
@@ -295,7 +294,6 @@ static int through_layers(Context *ctx, const Decoder *d, const QuantRecipe *rec
     free(states.x);
     return status;
 }
-/* [/quantise_decoder] */
 
 int quantise_decoder(Context *ctx, const Decoder *decoder, const QuantRecipe *recipe,
                      const Calibration *calibration, QuantReport *report, Error *err) {

@@ -208,7 +208,6 @@ static void fold_all(LayerWork *k) {
 
 /* ---- weights ---- */
 
-/* [rounding] */
 /* GPTQ of one weight. An expert that saw fewer tokens than it has inputs knows too little: if all
  * experts read the same tokens it takes what the others saw (`all`), else it is damped so much that
  * what its few tokens say moves the weights little. */
@@ -239,7 +238,6 @@ static int round_one(const LayerWork *k, QuantisedWeight *q, const LayerInput *x
     if (!status) dequantise(reader->w, codes, scales, out, in, &q->format);
     return status;
 }
-/* [/rounding] */
 
 /* What all experts of an input saw together. */
 static InputStats *joined(const LayerWork *k, int input) {

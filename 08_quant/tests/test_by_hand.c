@@ -61,14 +61,12 @@ Test(by_hand, codes_of_e4m3) {
                   (double)codes[i].x, e4m3_from_float(codes[i].x), codes[i].code);
 }
 
-/* [gptq] */
 /* Three tokens, two outputs. In INT8 the scale of both rows is 127 / 127 = 1. */
 static const float tokens[3][3] = {{4, 0, 0}, {2, 4, 0}, {3, 2, 4}};
 static const float gram[9] = {29, 14, 12, 14, 20, 8, 12, 8, 16}; /* X^T X */
 static const float weights[6] = {1.4f, 2.4f, 127, -0.7f, 127, 0.3f};
 static const float nearest[6] = {1, 2, 127, -1, 127, 0};
 static const float by_gptq[6] = {1, 3, 127, -1, 127, 1};
-/* [/gptq] */
 
 /* ||X (w - right)^T||^2 of one row */
 static double lost(const float *w, const float *right) {

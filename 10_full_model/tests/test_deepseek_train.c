@@ -383,8 +383,8 @@ Test(train, modules_are_trained_measured_and_left_out) {
            "2", "--mtp", "2");
 }
 
-/* A run in two parts has the weights of one piece, every byte; it has learned what moments in F32 learn;
- * and its state is smaller by 4 bytes a weight. */
+/* A run in two parts has the weights of one piece, every byte; it has learned what moments in F32
+ * learn; and its state is smaller by 4 bytes a weight. */
 Test(train, with_moments_in_bf16) {
     Scratch w = workplace();
     const char *whole = path_in(w.directory, "whole"), *parts = path_in(w.directory, "parts");

@@ -84,8 +84,8 @@ static const char *const part_names[PARTS] = {"weight", "adamw.m", "adamw.v"};
 /* A frozen weight has no moments. */
 static int parts_of(const Tensor *t) { return t->grad ? PARTS : 1; }
 
-/* Where a part of a weight lies, on the model's device, and what it is: F32, but for moments in BF16
- * and for a frozen weight that has no master. */
+/* Where a part of a weight lies, on the model's device, and what it is: F32, but for moments in
+ * BF16 and for a frozen weight that has no master. */
 static void *part_of(const Params *params, const Tensor *t, int part, DType *dtype) {
     float *master = params_master(params, t);
     *dtype = part ? params->moments : master ? F32 : t->dtype;
