@@ -46,6 +46,12 @@ int advantages_of(float *advantages, const float *rewards, int groups, int group
         return error_set(err,
                          "num_generations is 1: an answer without siblings has no baseline and no "
                          "deviation; take at least 2 (or scale_rewards none)");
+    for (int i = 0; i < groups * group; i++)
+        if (isinf(rewards[i]))
+            return error_set(err,
+                             "the reward of answer %d to question %d is %g: a mean with it says "
+                             "nothing; NaN is for what cannot be judged",
+                             i % group, i / group, rewards[i]);
     Moments all = moments_of(rewards, groups * group);
     AdvantageReport r = {all.mean, all.std, 0, groups * group - all.count};
     for (int g = 0; g < groups; g++) {

@@ -39,7 +39,7 @@ bool advantage_group_is_flat(const float *rewards, int group);
 /*
  * rewards, advantages [groups, group], the answers to one question side by side. -1 and a message
  * when there is no group, or none with a difference to be scaled by (group 1, unless SCALE_NONE:
- * then all A are 0). report may be NULL.
+ * then all A are 0), or a reward is infinite. report may be NULL.
  */
 int advantages_of(float *advantages, const float *rewards, int groups, int group,
                   ScaleRewards scale, AdvantageReport *report, Error *err);

@@ -45,10 +45,11 @@ static int learn(Demo *d, Grpo *g, DemoCurve *curve, Csv *csv, Error *err) {
     const Schedule schedule = {o->steps, 5, o->steps / 3, (float)o->lr, (float)o->lr / 20};
     Progress bar = progress_start("learning", o->steps);
     double tokens = 0, started = seconds_now();
+    int idle = 0;
     GrpoReport r = {0};
     for (int step = 1; step <= o->steps; step++) {
         if (grpo_step(g, schedule_rate(&schedule, step - 1), &r, err)) return -1;
-        tokens += (double)r.num_tokens;
+        tokens += (double)r.num_tokens, idle += r.updates == 0;
         if (step % LOOK == 0 || step == o->steps) look(d, curve, csv, step, &r);
         progress_update(&bar, step, "reward %.2f  held-out %.2f", r.reward, curve->last);
         if (step > 1 && step != o->steps / 2 && step != o->steps) continue;
@@ -60,6 +61,8 @@ static int learn(Demo *d, Grpo *g, DemoCurve *curve, Csv *csv, Error *err) {
     printf("   The last step: loss %.4f, reward %.2f, groups without a difference %.2f,\n"
            "   entropy %.3f nats, sampler and trainer apart by %.3g at most\n",
            r.loss, r.reward, r.frac_reward_zero_std, r.entropy, r.logp_difference_max);
+    if (idle)
+        printf("   In %d of the steps no answer was better than its siblings: no update.\n", idle);
     if (d->cfg.loss.beta != 0) printf("   KL to the reference %.4f nats a token\n", r.kl);
     return 0;
 }

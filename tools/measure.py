@@ -54,6 +54,10 @@ LISTED = {
         f"07_rope/bench {GPU} --seconds 0.1",
         "tools/peers/rope.py --device cuda",
     ],
+    "09_grpo/figures/step_cuda.csv": [
+        f"09_grpo/bench_step {GPU}",
+        f"tools/peers/grpo_step.py {GPU}",
+    ],
     "10_full_model/figures/measured_cuda.csv": [
         f"10_full_model/bench {GPU} {STEP}",
         f"tools/peers/train_step.py {GPU} {STEP} --experts grouped_mm --mode compile --what train --steps 10",

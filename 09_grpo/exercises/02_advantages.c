@@ -11,8 +11,9 @@
  * whatever rounding makes of its mean (advantage_group_is_flat). report, if it is there: mean and
  * std of all rewards, how many groups are flat, how many rewards are NaN.
  *
- * Messages: no group, or none in it ("there must be one at least"); and a group of one, unless
- * SCALE_NONE ("num_generations is 1").
+ * Messages: no group, or none in it ("there must be one at least"); a group of one, unless
+ * SCALE_NONE ("num_generations is 1"); and a reward that is infinite ("answer 1 to question 0 is
+ * -inf").
  *
  * What stands here is right for one group that nobody abstains from, nearly.
  *

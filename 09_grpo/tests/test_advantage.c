@@ -74,4 +74,6 @@ Test(advantage, refusals) {
     advantages(a, (float[]){1, 0}, 2, 1, SCALE_NONE);
     cr_assert(a[0] == 0 && a[1] == 0);
     cr_assert_eq(advantages_of(a, NULL, 0, 4, SCALE_NONE, NULL, &err), -1);
+    cr_assert_eq(advantages_of(a, (float[]){1, -INFINITY}, 1, 2, SCALE_NONE, NULL, &err), -1);
+    cr_assert(strstr(err.text, "answer 1 to question 0 is -inf"), "%s", err.text);
 }

@@ -40,6 +40,12 @@ static int rollout_rows(Option *rows, GrpoRunOptions *o) {
                    "Where these three cut off: learn with the same tokens left (DeepSeek-V3.2; "
                    "default yes)",
                    .setting = true),
+        OPT_CHOICE("keep-routing", 0, "no|yes", &r->keep_routing, no_yes,
+                   "Tokens go to the experts again that they were drawn with (DeepSeek-V3.2)",
+                   .setting = true),
+        OPT_CHOICE("fast-rollouts", 0, "no|yes", &r->fast, no_yes,
+                   "On the CPU draw by decoding's own kernels: sampler and trainer differ a little",
+                   .setting = true),
         OPT_INT("dynamic-sampling", 0, "N", &g->dynamic_sampling, 0, 1000,
                 "Rollouts a step may take to find groups with a difference (DAPO); 0: one",
                 .setting = true),

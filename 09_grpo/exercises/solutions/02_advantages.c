@@ -26,6 +26,10 @@ int advantages_of(float *advantages, const float *rewards, int groups, int group
     if (groups < 1 || group < 1) return error_set(err, "there must be one at least");
     if (group == 1 && scale != SCALE_NONE)
         return error_set(err, "num_generations is 1: nothing to compare with");
+    for (int i = 0; i < groups * group; i++)
+        if (isinf(rewards[i]))
+            return error_set(err, "the reward of answer %d to question %d is %g", i % group,
+                             i / group, rewards[i]);
     int there = count_mean_std(rewards, groups * group, &all_mean, &all_std);
     for (int g = 0; g < groups; g++) {
         const float *r = rewards + g * group;
