@@ -22,7 +22,8 @@ ROOMS = {
     "generate": ["checkpoint", "model", "sparse", "data"],
     "train": ["checkpoint", "model", "sparse", "data"],
     "reinforce": ["train", "checkpoint", "model", "sparse", "data"],
-    "commands": ["reinforce", "train", "generate", "checkpoint", "model", "sparse", "data"],
+    "evaluate": ["generate", "checkpoint", "model", "sparse", "data"],
+    "commands": ["reinforce", "evaluate", "train", "generate", "checkpoint", "model", "sparse", "data"],
 }
 
 

@@ -10,6 +10,12 @@
 
 /* ---- sequences ---- */
 
+int generate_begin(const Model *model, const Tokenizer *tokenizer) {
+    int begin = tokenizer_bos(tokenizer);
+    if (begin < 0) begin = model->cfg.bos_token_id;
+    return begin < 0 ? tokenizer_eot(tokenizer) : begin;
+}
+
 int generator_capacity(const Model *model, const Tokenizer *tokenizer, const char *const *texts,
                        int batch, int new_tokens) {
     size_t longest = 1, count, most = (size_t)model->cfg.max_position_embeddings;
@@ -29,10 +35,7 @@ int generate_usual(const Model *model, int tokens) {
 int generator_init(Generator *g, Model *model, const Tokenizer *tokenizer, int batch, int capacity,
                    Error *err) {
     CHECK(capacity <= model->cfg.max_position_embeddings, "generator_init: %d tokens", capacity);
-    *g = (Generator){.tokenizer = tokenizer};
-    g->begin = tokenizer_bos(tokenizer);
-    if (g->begin < 0) g->begin = model->cfg.bos_token_id;
-    if (g->begin < 0) g->begin = tokenizer_eot(tokenizer);
+    *g = (Generator){.tokenizer = tokenizer, .begin = generate_begin(model, tokenizer)};
     return decoder_generator_init(&g->decoding, model->ctx, &model->decoder, model_position(model),
                                   batch, capacity, err);
 }

@@ -23,6 +23,10 @@ typedef struct Generator {
     Speculator *speculator;    /* NULL: decodes plainly */
 } Generator;
 
+/* The token that an empty text begins with, as the tokenizer's folder or config.json says, or else
+ * the one that ends texts; -1: there is none. */
+int generate_begin(const Model *model, const Tokenizer *tokenizer);
+
 /* What sequences need that begin with these texts [batch] and get up to new_tokens: whole pages, at
  * most the model's context. */
 int generator_capacity(const Model *model, const Tokenizer *tokenizer, const char *const *texts,

@@ -245,16 +245,20 @@ Test(eval, by_position) {
     double loss = number_behind(o.out, "loss "), sum = 0;
     static const int last[] = {8, 16, 20};
     const char *line = strstr(file_text(csv, &(size_t){0}), "\nfirst,last,loss,");
+    double bits = number_behind(o.out, "bits per byte "), bytes = 0;
     for (int i = 0; i < 3; i++) {
         int first, end;
-        double here;
+        double here, perplexity, bits_here, error;
         line = strchr(line + 1, '\n');
-        cr_assert(line && sscanf(line, "\n%d,%d,%lf,", &first, &end, &here) == 3);
-        check_all(first == (i ? last[i - 1] + 1 : 1), end == last[i]);
+        cr_assert(line && sscanf(line, "\n%d,%d,%lf,%lf,%lf,%lf", &first, &end, &here, &perplexity,
+                                 &bits_here, &error) == 6);
+        check_all(first == (i ? last[i - 1] + 1 : 1), end == last[i], error > 0, error < loss);
         sum += here * (end - first + 1);
+        bytes += here * (end - first + 1) / bits_here;
     }
     /* the CSV has five digits, what is printed four */
     cr_assert_float_eq(sum / 20, loss, 1e-4);
+    cr_assert_float_eq(sum / bytes, bits, 1e-3 * bits);
     /* It was trained on texts of 16 tokens. */
     expect(&o, 0, "longer than in training");
     cr_assert(strstr(o.err, "trained on texts of 16 tokens"), "%s", o.err);

@@ -18,7 +18,7 @@ if [ -z "$clang" ] || ! echo 'int LLVMFuzzerTestOneInput(const char *d, unsigned
     echo "fuzz: there is no clang with libFuzzer (Debian: clang and libclang-rt-dev); skipped"
     exit 0
 fi
-targets="safetensors config model shards state csv tokenizer text documents stream interactive limits options questions rewards"
+targets="safetensors config model shards state csv tokenizer text documents tasks stream interactive limits options questions rewards"
 mode=${1:-60}
 shift || true
 targets=${*:-$targets}

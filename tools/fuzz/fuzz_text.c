@@ -1,5 +1,6 @@
 /*
- * Targets that get text: a tokenizer and its text, documents, answers, commands, limits, flags.
+ * Targets that get text: a tokenizer and its text, documents, tasks, answers, commands, limits,
+ * flags.
  */
 #define _GNU_SOURCE /* memmem, fmemopen */
 #include "tools/fuzz/fuzz.h"
@@ -11,6 +12,7 @@
 #include "10_full_model/data/normalise.h"
 #include "10_full_model/data/quality.h"
 #include "10_full_model/data/questions.h"
+#include "10_full_model/evaluate/tasks.h"
 #include "common/core/memory.h"
 #include "common/core/utf8.h"
 #include "common/program/options.h"
@@ -211,6 +213,28 @@ static void judged(Bytes input) {
     free(prompt), free(text), free(expected), free(names);
 }
 
+/* ---- tasks ---- */
+
+/* The first byte: is a bad line left out? What is read can be scored. */
+static void tasks(Bytes input) {
+    if (!input.size) return;
+    bool skip = input.data[0] % 2;
+    fuzz_file("a.jsonl", (Bytes){input.data + 1, input.size - 1});
+    const char *path = FUZZ_FOLDER "/a.jsonl";
+    TaskSet set;
+    Error err;
+    if (tasks_read(&set, &path, 1, skip, &err)) return;
+    REQUIRE(set.count && (skip || !set.bad_lines), "%zu items", set.count);
+    for (size_t i = 0; i < set.count; i++) {
+        const TaskItem *item = &set.items[i];
+        REQUIRE(item->task >= 0 && item->task < set.task_count && item->context, "a task");
+        REQUIRE(item->answer >= 0 && item->answer < item->count && item->line > 0, "an answer");
+        for (int j = 0; j < item->count; j++)
+            REQUIRE(item->choices[j] && *item->choices[j], "an empty choice");
+    }
+    tasks_free(&set);
+}
+
 /* ---- answers ---- */
 
 typedef struct Heard {
@@ -323,8 +347,14 @@ static void options(Bytes input) {
     free(list.items), free(text);
 }
 
-const FuzzTarget fuzz_text_targets[] = {{"tokenizer", tokenizer_json}, {"text", tokenizer_text},
-                                        {"documents", documents},      {"stream", stream},
-                                        {"interactive", interactive},  {"limits", limits},
-                                        {"options", options},          {"questions", questions},
-                                        {"rewards", judged},           {NULL, NULL}};
+const FuzzTarget fuzz_text_targets[] = {{"tokenizer", tokenizer_json},
+                                        {"text", tokenizer_text},
+                                        {"documents", documents},
+                                        {"tasks", tasks},
+                                        {"stream", stream},
+                                        {"interactive", interactive},
+                                        {"limits", limits},
+                                        {"options", options},
+                                        {"questions", questions},
+                                        {"rewards", judged},
+                                        {NULL, NULL}};
