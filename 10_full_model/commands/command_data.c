@@ -12,7 +12,7 @@
 typedef struct Options {
     CommonOptions common;
     PrepareOptions prepare;
-    StringList paths;
+    StringList paths, held_out;
     const char *verify;
 } Options;
 
@@ -122,7 +122,10 @@ static int run(int argc, char **argv, Error *err) {
         OPT_INT("shingle", 0, "N", &p->shingle, 1, SHINGLE_MOST, "Words of a shingle"),
         OPT_HEAD("What comes out:"),
         OPT_FLOAT("validation", 0, "X", &p->validation, 0, 0.9,
-                  "Share of the documents kept for validation"),
+                  "Share of the documents kept for validation (default 0.05)"),
+        OPT_LIST("held-out", 0, "FILE", &o->held_out, 0,
+                 "Instead: what is in FILE is kept for validation, and nothing else; may be given "
+                 "several times"),
         OPT_STRING("tokenizer", 0, "PATH", &p->tokenizer,
                    "A tokenizer.json, or a folder with one; default: learn one"),
         OPT_INT("vocab", 0, "N", &p->vocab, 257, 1 << 20, "Tokens to learn"),
@@ -132,7 +135,13 @@ static int run(int argc, char **argv, Error *err) {
                  "Replace what is there; old shards stay until the new ones are whole"),
         OPT_COMMON_OF(&o->common, COMMON_SEED | COMMON_THREADS),
         OPT_END};
+    double usual = p->validation;
+    p->validation = -1; /* not given */
     options_parse(argc, argv, help_text(help, sizeof help), flags);
+    if (p->validation >= 0 && o->held_out.count)
+        options_error(argv, "--validation takes a share of all documents, --held-out whole files; "
+                            "give one");
+    if (p->validation < 0) p->validation = usual;
     p->documents.cut = (size_t)cut << 10;
     p->sample_bytes = (size_t)sample << 20;
     if (o->verify) return verify(o->verify, err);
@@ -146,12 +155,15 @@ static int run(int argc, char **argv, Error *err) {
                       p->bands * p->rows, MINHASH_MOST);
     p->paths = o->paths.items;
     p->path_count = o->paths.count;
+    p->held_out = o->held_out.items;
+    p->held_out_count = o->held_out.count;
     p->seed = o->common.seed;
     PrepareReport report;
     int status = prepare_run(p, &report, err);
     if (!status) status = prepare_report_show(p, &report, err);
     if (!status) printf("Shards, index.json and report.json are in %s\n", p->out);
     free(o->paths.items);
+    free(o->held_out.items);
     return status;
 }
 

@@ -275,8 +275,12 @@ int prepare_run(const PrepareOptions *options, PrepareReport *report, Error *err
     if (strlen(o.out) > 350) return error_set(err, "the path %.80s... is too long", o.out);
     if (o.tokenizer && load_tokenizer(&p, err)) return -1;
     choose_marker(&p, &o);
-    if (documents_open(&p.reader, o.paths, o.path_count, &o.documents, err)) {
+    size_t first = (size_t)o.path_count, all = first + (size_t)o.held_out_count;
+    const char **paths = must_alloc(all, sizeof *paths);
+    for (size_t i = 0; i < all; i++) paths[i] = i < first ? o.paths[i] : o.held_out[i - first];
+    if (documents_open(&p.reader, paths, (int)all, &o.documents, err)) {
         tokenizer_free(p.tokenizer);
+        free(paths);
         return -1;
     }
     report->input_bytes = (int64_t)p.reader.total;
@@ -296,6 +300,7 @@ int prepare_run(const PrepareOptions *options, PrepareReport *report, Error *err
     duplicates_free(&p.duplicates);
     tokenizer_free(p.tokenizer);
     documents_close(&p.reader);
+    free(paths);
     if (lock >= 0) close(lock);
     return status;
 }

@@ -10,7 +10,7 @@
  * only hashes and signatures stay in memory from batch to batch.
  *
  * Which part a document falls to is a function of its text and the seed: it stays there when
- * files are added or come in another order.
+ * files are added or come in another order. Or files say so: held_out.
  */
 #ifndef PREPARE_H
 #define PREPARE_H
@@ -25,6 +25,10 @@
 typedef struct PrepareOptions {
     const char *const *paths;
     int path_count;
+    /* files whose documents are the validation part, and the others' none of it; 0: `validation`
+     * decides. They come last: what is like a document of the others is left out here */
+    const char *const *held_out;
+    int held_out_count;
     DocumentOptions documents;
     bool skip_bad_lines; /* else the first one ends the work */
     bool drop_invalid;   /* documents with invalid UTF-8; else U+FFFD takes its place */
@@ -32,7 +36,7 @@ typedef struct PrepareOptions {
     bool exact;  /* drop exact duplicates */
     double near; /* drop documents at least this similar to an earlier one; 0: none */
     int bands, rows, shingle;
-    double validation; /* share of the documents */
+    double validation; /* share of the documents, without held-out files */
     uint64_t seed;
     const char *tokenizer;   /* tokenizer.json, or a folder with one; NULL: learn one */
     const char *end_of_text; /* its token; NULL: <|endoftext|> */

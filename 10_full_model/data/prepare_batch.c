@@ -94,8 +94,10 @@ static void for_each_open(Preparation *p, DocumentFunction function) {
             function(p, &p->documents[i], &p->workers[omp_get_thread_num()]);
 }
 
-static int part_of(const PrepareOptions *o, Hash128 hash) {
-    Philox random = philox(o->seed, SPLIT_STREAM, hash.low);
+static int part_of(const PrepareOptions *o, const Document *d) {
+    if (o->held_out_count)
+        return d->piece.file < o->path_count ? OUTCOME_TRAIN : OUTCOME_VALIDATION;
+    Philox random = philox(o->seed, SPLIT_STREAM, d->hash.low);
     double uniform = (double)((uint64_t)random.word[0] << 32 | random.word[1]) * 0x1p-64;
     return uniform < o->validation ? OUTCOME_VALIDATION : OUTCOME_TRAIN;
 }
@@ -133,7 +135,7 @@ void prepare_batch_sift(Preparation *p) {
         if (d->signature && duplicates_near(&p->duplicates, d->signature) >= 0)
             d->outcome = OUTCOME_NEAR;
         else
-            d->outcome = part_of(o, d->hash);
+            d->outcome = part_of(o, d);
     }
     clocked(&p->workers[0], STAGE_NEAR, before);
 }

@@ -49,18 +49,24 @@ static cJSON *limits_json(const QualityLimits *limits) {
     return object;
 }
 
+static void add_files(cJSON *settings, const char *name, const char *const *paths, int count) {
+    cJSON *files = cJSON_AddArrayToObject(settings, name);
+    for (int i = 0; i < count; i++) {
+        struct stat info;
+        cJSON *file = cJSON_CreateObject();
+        cJSON_AddStringToObject(file, "file", paths[i]);
+        if (stat(paths[i], &info) == 0)
+            cJSON_AddNumberToObject(file, "bytes", (double)info.st_size);
+        cJSON_AddItemToArray(files, file);
+    }
+}
+
 cJSON *prepare_settings(const PrepareOptions *o) {
     static const char *const formats[] = {"by name", "text", "jsonl"};
     static const char *const splits[] = {"file", "paragraphs", "lines"};
-    cJSON *s = cJSON_CreateObject(), *inputs = cJSON_AddArrayToObject(s, "inputs");
-    for (int i = 0; i < o->path_count; i++) {
-        struct stat info;
-        cJSON *input = cJSON_CreateObject();
-        cJSON_AddStringToObject(input, "file", o->paths[i]);
-        if (stat(o->paths[i], &info) == 0)
-            cJSON_AddNumberToObject(input, "bytes", (double)info.st_size);
-        cJSON_AddItemToArray(inputs, input);
-    }
+    cJSON *s = cJSON_CreateObject();
+    add_files(s, "inputs", o->paths, o->path_count);
+    if (o->held_out_count) add_files(s, "held_out", o->held_out, o->held_out_count);
     cJSON_AddStringToObject(s, "format", formats[o->documents.format]);
     cJSON_AddStringToObject(s, "split", splits[o->documents.split]);
     cJSON_AddNumberToObject(s, "cut", (double)o->documents.cut);
@@ -74,7 +80,7 @@ cJSON *prepare_settings(const PrepareOptions *o) {
     cJSON_AddNumberToObject(s, "rows", o->rows);
     cJSON_AddNumberToObject(s, "shingle", o->shingle);
     cJSON_AddItemToObject(s, "limits", limits_json(&o->limits));
-    cJSON_AddNumberToObject(s, "validation", o->validation);
+    if (!o->held_out_count) cJSON_AddNumberToObject(s, "validation", o->validation);
     char seed[24]; /* as text: a double holds 53 of its 64 bits */
     snprintf(seed, sizeof seed, "%" PRIu64, o->seed);
     cJSON_AddStringToObject(s, "seed", seed);
@@ -168,19 +174,20 @@ static void show_outcomes(const PrepareReport *r) {
                "--validation, or documents in smaller pieces (--cut, --split).\n");
 }
 
-/* More is left out than stays: does whoever began this know, and by which rule? */
-static void show_loss(const PrepareReport *r) {
-    int64_t total = sum(r->documents, 0, OUTCOMES),
-            left_out = sum(r->documents, OUTCOME_BAD_LINE, OUTCOMES);
+/* More is left out than stays: does whoever began this know, and by which rule? counts: documents
+ * or bytes, by outcome. */
+static bool show_loss(const int64_t *counts, const char *what) {
+    int64_t total = sum(counts, 0, OUTCOMES), left_out = sum(counts, OUTCOME_BAD_LINE, OUTCOMES);
     int most = OUTCOME_BAD_LINE;
     for (int i = most; i < OUTCOMES; i++)
-        if (r->documents[i] > r->documents[most]) most = i;
-    if (2 * left_out <= total) return;
-    printf("%.0f %% of the documents are left out, %.0f %% by \"%s\"", 100.0 * left_out / total,
-           100.0 * r->documents[most] / total, prepare_outcome_name(most));
+        if (counts[i] > counts[most]) most = i;
+    if (2 * left_out <= total) return false;
+    printf("%.0f %% of the %s are left out, %.0f %% by \"%s\"", 100.0 * left_out / total, what,
+           100.0 * counts[most] / total, prepare_outcome_name(most));
     if (most >= OUTCOME_RULE)
         printf(": --limit %s=off turns that rule off", prepare_outcome_name(most));
     printf(".\n");
+    return true;
 }
 
 static void show_stages(const PrepareReport *r) {
@@ -227,7 +234,8 @@ static int show_lengths(const PrepareOptions *o, const PrepareReport *r, Error *
 
 int prepare_report_show(const PrepareOptions *o, const PrepareReport *r, Error *err) {
     show_outcomes(r);
-    show_loss(r);
+    /* A few long ones may be most of the text. */
+    if (!show_loss(r->documents, "documents")) show_loss(r->bytes, "bytes");
     show_stages(r);
     return show_lengths(o, r, err);
 }

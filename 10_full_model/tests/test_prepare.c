@@ -63,6 +63,30 @@ static char *copy_path(Scratch *scratch, const char *name, const char *content) 
     return strdup(scratch_write(scratch, name, content, strlen(content)));
 }
 
+/* All of the held-out file and nothing else is for validation, but for what training has already;
+ * and the tokenizer is learned without it. */
+Test(prepare, files_are_held_out) {
+    Scratch in = scratch_open(), out = scratch_open(), alone = scratch_open();
+    const char *train = copy_path(&in, "a.jsonl", json_lines(0, 300)),
+               *held_out = copy_path(&in, "b.jsonl", json_lines(290, 50));
+    PrepareReport report, first;
+    PrepareOptions o = options_for(&alone, &train, 1);
+    o.validation = 0;
+    check_ok(prepare_run(&o, &first, &err), &err);
+    o = options_for(&out, &train, 1);
+    o.held_out = &held_out, o.held_out_count = 1;
+    check_ok(prepare_run(&o, &report, &err), &err);
+    cr_expect_eq(report.documents[OUTCOME_TRAIN], 300);
+    cr_expect_eq(report.documents[OUTCOME_VALIDATION], 40);
+    /* 43 in the one; 290 .. 299 and their own copies in the other: 294, 301, 308, ... 336 */
+    cr_expect_eq(report.documents[OUTCOME_EXACT], 43 + 10 + 7);
+    cr_expect_eq(report.tokens[SHARD_TRAIN], first.tokens[SHARD_TRAIN]);
+    same_bytes(out.directory, alone.directory, "train-00000.shard");
+    same_bytes(out.directory, alone.directory, "tokenizer.json");
+    o.out = out.directory, o.held_out_count = 0;
+    cr_expect(prepare_run(&o, &report, &err) == -1 && strstr(err.text, "finished shards already"));
+}
+
 Test(prepare, the_bytes_do_not_depend_on_threads) {
     Scratch in = scratch_open(), out[2] = {scratch_open(), scratch_open()};
     char *lines = json_lines(0, 300), *path = copy_path(&in, "a.jsonl", lines);
