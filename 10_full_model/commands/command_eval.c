@@ -185,6 +185,7 @@ static int measure(const Options *o, Model *model, TextInput *input, Error *err)
 /* ---- tasks ---- */
 
 static int measure_tasks(const Options *o, Model *model, const TaskSet *set, Error *err) {
+    int trained = model->cfg.trained_context_length;
     Tokenizer *tokenizer = checkpoint_load_tokenizer(&model->cfg, o->model, err);
     if (!tokenizer) return -1;
     const TaskOptions options = {.longest = o->context_length,
@@ -199,6 +200,11 @@ static int measure_tasks(const Options *o, Model *model, const TaskSet *set, Err
         printf("(%lld bad line%s left out%s: %s)\n", (long long)set->bad_lines,
                set->bad_lines == 1 ? " is" : "s are",
                set->bad_lines == 1 ? "" : ", the first of them", set->first_bad_line);
+    if (trained && scores.longest > trained)
+        fprintf(stderr,
+                "(the model was trained on texts of %d tokens; the longest here has %d. --context "
+                "%d would cut the beginnings)\n",
+                trained, scores.longest, trained);
     if (o->common.csv)
         status = task_scores_csv(&scores, o->common.csv, device_describe(model->ctx).text, err);
     task_scores_free(&scores);
@@ -231,7 +237,7 @@ static int run(int argc, char **argv, Error *err) {
                  "several times"),
         OPT_INT("context", 0, "N", &o->context_length, 1, 1 << 20,
                 "Tokens that the model sees at a time (default: as many as in training, or 64; for "
-                "tasks, if that is not known, all of its positions)"),
+                "tasks as many as it has positions for)"),
         OPT_INT("windows", 0, "N", &o->windows, 1, 1 << 20, "Windows, spread evenly over the text"),
         OPT_FLAG("by-position", 0, &o->by_position,
                  "Also the loss of the first tokens of a window, of the next, and so on"),
@@ -259,10 +265,10 @@ static int run(int argc, char **argv, Error *err) {
     int status =
         checkpoint_load_model(&model, &ctx, o->model, NULL,
                               o->quantised_activations ? LOAD_TO_RUN : LOAD_WEIGHT_ONLY, err);
-    if (!o->context_length) o->context_length = model.cfg.trained_context_length;
     if (!o->context_length)
         o->context_length =
-            set.count ? model.cfg.max_position_embeddings : train_defaults().context_length;
+            set.count ? model.cfg.max_position_embeddings : model.cfg.trained_context_length;
+    if (!o->context_length) o->context_length = train_defaults().context_length;
     if (!status && o->context_length > model.cfg.max_position_embeddings)
         status = error_set(err, "--context %d is longer than this model's %d positions",
                            o->context_length, model.cfg.max_position_embeddings);

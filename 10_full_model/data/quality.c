@@ -208,6 +208,13 @@ static size_t phrase_bytes(const Word *words, size_t count) {
 
 /* ---- measures ---- */
 
+/* -, * or a bullet, and a space behind it: a line may also begin with *emphasis*. */
+static bool is_bullet(const char *line, size_t bytes) {
+    size_t mark = *line == '-' || *line == '*' ? 1 : 3;
+    if (bytes <= mark || !is_space(line[mark])) return false;
+    return mark == 1 || !memcmp(line, "\xE2\x80\xA2", 3);
+}
+
 static void measure_lines(const char *text, size_t bytes, QualityScratch *scratch,
                           double values[QUALITY_RULES]) {
     size_t lines = 0, bullets = 0, ellipses = 0, repeated = 0, total = 0, mask;
@@ -222,7 +229,7 @@ static void measure_lines(const char *text, size_t bytes, QualityScratch *scratc
         if (!n) continue;
         lines++;
         total += n;
-        if (*line == '-' || *line == '*' || (n >= 3 && !memcmp(line, "\xE2\x80\xA2", 3))) bullets++;
+        bullets += is_bullet(line, n);
         if (n >= 3 && is_ellipsis(next - 3, 3)) ellipses++;
         if (table_count(seen, mask, hash_bytes(line, n)) > 1) repeated += n;
     }

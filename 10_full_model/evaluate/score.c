@@ -90,7 +90,6 @@ static void find_likeliest(Context *ctx, const Tensor *logits, const int32_t *ta
     free(values);
 }
 
-/* [score_batch] */
 static void score_batch(Model *model, const Batch *b, bool greedy) {
     Context *ctx = model->ctx;
     int64_t width = b->width, hidden = model->cfg.hidden_size;
@@ -129,7 +128,6 @@ static void score_batch(Model *model, const Batch *b, bool greedy) {
     }
     free(ids), free(places), free(targets), free(logprobs), free(likeliest);
 }
-/* [/score_batch] */
 
 /* The longest first: what a device has to hold at once is known from the first batch on. */
 static int by_length(const void *a, const void *b) {

@@ -184,7 +184,10 @@ int task_scores(TaskScores *scores, Model *model, const Tokenizer *tokenizer, co
         add_means(scores, set);
         free(sums);
         scores->logprobs = must_alloc(count, sizeof *scores->logprobs);
-        for (size_t i = 0; i < count; i++) scores->logprobs[i] = texts[i].logprob;
+        for (size_t i = 0; i < count; i++) {
+            scores->logprobs[i] = texts[i].logprob;
+            if (texts[i].count - 1 > scores->longest) scores->longest = texts[i].count - 1;
+        }
     }
     for (size_t i = 0; i < count; i++) free(texts[i].ids);
     free(texts);

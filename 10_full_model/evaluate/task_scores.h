@@ -7,9 +7,10 @@
  *     acc_norm   the same by ll / characters of the choice
  *     perplexity of last words, exp(- mean ll): of words, not of tokens
  *
- * Of equal choices the first one counts, as argmax does. An error is the standard error of a mean:
- * sqrt(sum (x - mean)^2 / (n (n - 1))); of a perplexity, to first order, that of ll times the
- * perplexity; of a mean over tasks, sqrt(sum error^2) / tasks.
+ * Of equal choices the first one counts, as argmax does (seven of BLiMP's pairs are equal texts:
+ * they are always right). An error is the standard error of a mean, sqrt(sum (x - mean)^2 /
+ * (n (n - 1))); of a perplexity, to first order, that of ll times the perplexity; of a mean over
+ * tasks, sqrt(sum error^2) / tasks.
  */
 #ifndef TASK_SCORES_H
 #define TASK_SCORES_H
@@ -37,6 +38,7 @@ typedef struct TaskScores {
     TaskScore *rows; /* by kind: the tasks; each field's mean, if it has several; the mean of all */
     int count;
     double *logprobs; /* of each item's choices, in the set's order */
+    int longest;      /* tokens of the longest text that the model was given */
 } TaskScores;
 
 typedef struct TaskOptions {

@@ -28,8 +28,6 @@ static int read_pair(TaskItem *item, const cJSON *json, Error *err) {
     if (!(item->choices[0] = text_of(json, "good", NULL, err)) ||
         !(item->choices[1] = text_of(json, "bad", NULL, err)))
         return -1;
-    if (!strcmp(item->choices[0], item->choices[1]))
-        return error_set(err, "\"good\" and \"bad\" are the same text");
     return 0;
 }
 

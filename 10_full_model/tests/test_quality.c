@@ -36,6 +36,7 @@ Test(quality, measures) {
         {QUALITY_STOP_WORDS, "The cat, \"and\" the dog (with) them.", 3},
         {QUALITY_STOP_WORDS, "theory bet oft android", 0},
         {QUALITY_BULLETS, "- a\n* b\n\n  \xE2\x80\xA2 c\nd", 3.0 / 4},
+        {QUALITY_BULLETS, "*a* b\n**NAME** c\n-d\n\xE2\x80\xA2\n-\n", 0}, /* emphasis, a dash */
         {QUALITY_ELLIPSES, "a...\nb\xE2\x80\xA6\nc\nd.", 2.0 / 4},
         {QUALITY_REPEATED_LINES, "abcd\nabcd\nab\n  abcd", 8.0 / 14},
         {QUALITY_REPEATED_LINES, "a\nb\nc", 0},
