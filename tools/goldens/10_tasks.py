@@ -108,6 +108,16 @@ class Judge:
                 found.append(text)
         return found
 
+    def turned_by_bytes(self):
+        """Two choices, of which the first has more for a character, and the second for a byte."""
+        accents = "\u00e9t\u00e9 \u00e9t\u00e9"
+        theirs = self.score("the captain", " " + accents)[0]
+        for word in ("sat", "Q", "zz", "%%", "KX", "the log", "road", "letters!"):
+            own = self.score("the captain", " " + word)[0] / len(word)
+            if theirs / len(accents) < own - 1e-3 and own + 1e-3 < theirs / len(accents.encode()):
+                return [word, accents]
+        raise SystemExit("no word is between; try others")
+
 
 def mean(values):
     n = len(values)
@@ -132,6 +142,7 @@ def main():
 
     items = [dict(good=g, bad=b, task=t, **(dict(field=f) if f else {})) for t, f, g, b in PAIRS]
     items += [dict(context=c, choices=x, answer=a, task="questions") for c, x, a in CHOICES]
+    items.append(dict(context="the captain", choices=judge.turned_by_bytes(), answer=0, task="questions"))
     items += [dict(text=t) for t in [*WORDS, *judge.guessed(2)]]
     logprobs, greedy, cut, tasks = [], [], [], {}
     for item in items:
