@@ -99,7 +99,7 @@ static int train_on(Options *o, const ModelConfig *cfg, const char *from, Contex
     model_free(&model);
     if (status) return -1;
     training_report(t, &result, "--model", "");
-    training_draw(t->csv, o->out, cfg->n_routed_experts > 0);
+    training_draw(t->csv, o->out, cfg, t);
     return result.interrupted > 0 ? 128 + result.interrupted : 0;
 }
 

@@ -178,7 +178,7 @@ static int train_on(const Options *o, const ModelConfig *cfg, TextInput *input, 
                     o->rope_factor > 0 ? " in the place of --from and --rope-..."
                     : o->from          ? " in the place of --from"
                                        : "");
-    training_draw(train_options.csv, o->out, cfg->n_routed_experts > 0);
+    training_draw(train_options.csv, o->out, cfg, &train_options);
     return result.interrupted > 0 ? 128 + result.interrupted : 0; /* as a shell would say */
 }
 

@@ -138,11 +138,15 @@ void training_report(const TrainOptions *o, const TrainResult *r, const char *fr
     printf("The model of the last step is in %s/last\n", o->out);
 }
 
-void training_draw(const char *csv, const char *out, bool experts) {
+void training_draw(const char *csv, const char *out, const ModelConfig *cfg,
+                   const TrainOptions *o) {
     char path[1100];
     snprintf(path, sizeof path, "%s/loss", out);
     plot_or_explain("10_full_model/figures/loss", csv, path);
-    if (!experts) return; /* there is no load to draw */
     snprintf(path, sizeof path, "%s/load", out);
-    plot_or_explain("10_full_model/figures/load", csv, path);
+    if (cfg->n_routed_experts) plot_or_explain("10_full_model/figures/load", csv, path);
+    IndexerStage stage = INDEXER_SELECTS;
+    snprintf(path, sizeof path, "%s/indexer", out);
+    if (!train_stage(&stage, o, cfg, NULL) && stage != INDEXER_SELECTS)
+        plot_or_explain("10_full_model/figures/indexer", csv, path);
 }

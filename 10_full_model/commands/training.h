@@ -57,6 +57,7 @@ void training_report(const TrainOptions *options, const TrainResult *result, con
                      const char *resume);
 
 /* The charts of a run, beside its metrics. */
-void training_draw(const char *csv, const char *out, bool experts);
+void training_draw(const char *csv, const char *out, const ModelConfig *cfg,
+                   const TrainOptions *options);
 
 #endif
