@@ -30,7 +30,7 @@ typedef struct Holding {
 #define PRODUCTS    &quantised_products
 #define WEIGHT_ONLY &quantised_weight_only
 static const Holding plain = {"F32", F32, 1, 1, NULL}, int8 = {"INT8", U8, 1, 128, PRODUCTS},
-                     int8_row = {"INT8, a scale a row", U8, 1, 0, PRODUCTS},
+                     int8_row = {"INT8 by rows", U8, 1, 0, PRODUCTS},
                      int8_32 = {"INT8 g32", U8, 1, 32, PRODUCTS},
                      int4 = {"INT4", I4, 1, 128, PRODUCTS},
                      int4_32 = {"INT4 g32", I4, 1, 32, PRODUCTS},
@@ -295,7 +295,7 @@ int main(int argc, char **argv) {
     enum { PRODUCTS_PART, DECODER_PART, WAYS_PART, ALL_PARTS };
     static const char *const parts[] = {"products", "decoder", "ways", "all", NULL};
     Bench bench = {0};
-    int rows = 0, out = 32768, in = 4096, part = ALL_PARTS, all = omp_get_max_threads();
+    int rows = 0, out = 32768, in = 4096, part = ALL_PARTS;
     const Option flags[] = {
         OPT_CHOICE("what", 0, "PART", &part, parts, "products, decoder, ways or all (default)"),
         OPT_INT("rows", 0, "N", &rows, 1, 4096, "Rows of x (default: 1, 4 and 16)"),
@@ -303,6 +303,7 @@ int main(int argc, char **argv) {
         OPT_INT("in", 0, "N", &in, 128, 1 << 16, "Columns of W: a multiple of 128"), OPT_END};
     bench_open(&bench, argc, argv, "Products with quantised weights, and a decoder, on the CPU.",
                flags, "08_quant/figures/out/products.csv", "what,held,head,rows,threads,times_f32");
+    int all = omp_get_max_threads(); /* as --threads says */
     if (bench.ctx->device != CPU) fatal("these are the CPU's kernels: --device cpu");
     if (in % 128) fatal("--in %d: groups of 128 do not divide it", in);
     bool products = part == PRODUCTS_PART || part == ALL_PARTS;
