@@ -182,10 +182,12 @@ static int open_and_learn(Options *o, const char *from, Error *err) {
     RunFolder folder;
     if (checkpoint_load_config(&cfg, from, err)) return -1;
     training_note_quantised(&cfg, from);
-    if (cfg.num_nextn_predict_layers && o->run.adamw.weight_decay > 0)
-        return error_set(err, "--weight-decay would shrink this model's modules for multi-token "
-                              "prediction, which rewards do not teach; leave it 0, or take them "
-                              "out (convert --no-mtp)");
+    if ((cfg.num_nextn_predict_layers || config_is_sparse(&cfg)) && o->run.adamw.weight_decay > 0)
+        return error_set(err,
+                         "--weight-decay would shrink this model's %s, which rewards do not teach; "
+                         "leave it 0%s",
+                         config_is_sparse(&cfg) ? "indexers" : "modules for multi-token prediction",
+                         config_is_sparse(&cfg) ? "" : ", or take them out (convert --no-mtp)");
     if (run_folder_open(&folder, o->out, o->run.start, err)) return -1;
     run_folder_close(&folder);
     if (o->common.csv && csv_check(o->common.csv, err)) return -1;

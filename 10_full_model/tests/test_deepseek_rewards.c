@@ -199,6 +199,27 @@ Test(grpo, from_a_quantised_model) {
     cr_assert(strstr(o.err, "small is quantised"), "%s", o.err);
 }
 
+/* Modules that guess get no gradient from rewards: they stay as they are, and weight decay would
+ * not leave them so. */
+Test(grpo, modules_stay_as_they_are) {
+    Scratch w = sums();
+    EXPECT(0, "Done", TRAINING(&w, "guesses"), "--steps", "4", "--mtp", "1");
+    const char *model = path_in(w.directory, "guesses"), *out = path_in(w.directory, "better");
+    EXPECT(0, "Done", SFT(&w, model, "shown"), "--steps", "30", "--learning-rate", "3e-3");
+    EXPECT(1, "--weight-decay would shrink this model's modules", GRPO(&w, model, "better"),
+           "--weight-decay", "0.1");
+    const char *shown = path_in(w.directory, "shown/last");
+    EXPECT(0, "Done", GRPO(&w, shown, "better"), "--steps", "2", "--rewards", "digits");
+    SafeTensors *a = safetensors_open(path_in(shown, "model.safetensors"), &err),
+                *b = safetensors_open(path_in(out, "last/model.safetensors"), &err);
+    static const char *const names[] = {"model.layers.2.eh_proj.weight",
+                                        "model.layers.2.self_attn.o_proj.weight"};
+    for (int i = 0; i < 2; i++) {
+        const Tensor *x = safetensors_find(a, names[i]), *y = safetensors_find(b, names[i]);
+        cr_assert(x && y && !memcmp(x->data, y->data, tensor_bytes(x)), "%s", names[i]);
+    }
+}
+
 /* ---- what is wrong ---- */
 
 typedef struct Wrong {
