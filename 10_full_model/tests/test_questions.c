@@ -5,6 +5,8 @@
 #include "10_full_model/data/questions.h"
 #include "10_full_model/tests/test_world.h"
 
+#include <math.h>
+
 static Tokenizer *bytes(void) {
     Tokenizer *t = tokenizer_train("0", 1, 257, NULL, NULL, &err);
     cr_assert(t, "%s", err.text);
@@ -216,4 +218,41 @@ CPU_TEST(questions, however_a_step_is_cut) {
         cr_assert_float_eq(r.gradient_norm, whole.gradient_norm, 1e-5 * whole.gradient_norm);
         check_close("gradient", gradient, first, count, 1e-5);
     }
+}
+
+/* Padding goes to no expert: each layer's router has counted the tokens that are there, and no
+ * more. */
+DEVICE_TEST(questions, padding_is_counted_nowhere) {
+    Questions q;
+    Context ctx = test_context(device, dtype);
+    QuestionOptions o = {.from = "countdown", .digits = 3, .most_prompt = 64, .most = 64};
+    check_ok(questions_open(&q, bytes(), 256, &o, &err), &err);
+    Model model;
+    ModelConfig cfg = tiny_even_config(257);
+    check_ok(model_init(&model, &ctx, &cfg, true, &err), &err);
+    model_randomize(&model);
+    LanguageModelObjective objective = {.model = &model, .mtp = {.end = -1}};
+    TokenSource source = source_of_questions(&q);
+    Trainer trainer = {&model.params,
+                       objective_language_model(&objective),
+                       &source,
+                       {.steps = 1, .peak = 1e-3f, .floor = 1e-3f},
+                       6,
+                       q.longest - 1,
+                       2};
+    trainer.objective.after_step = NULL; /* which begins a new count */
+    AdamW adamw = adamw_defaults();
+    StepReport report;
+    train_step(&trainer, &adamw, &report);
+    int expected = 0, counted = 0;
+    for (uint64_t i = 0; i < 12; i++) {
+        Question one = question_at(&q, false, ctx.rng.seed, i);
+        expected += cfg.num_experts_per_tok * (one.prompt_tokens + one.tokens - 1);
+        question_free(&one);
+    }
+    int32_t load[6];
+    tensor_download_ints(&ctx, load, model.decoder.layers[1].moe.load);
+    for (int e = 0; e < 6; e++) counted += load[e];
+    cr_assert(counted == expected && isfinite(report.loss), "%d choices, not %d", counted,
+              expected);
 }

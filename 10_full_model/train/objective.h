@@ -23,6 +23,8 @@
 typedef struct MicroBatch {
     Tensor *ids, *targets;
     float weight; /* of its loss in the step: 1 where all micro-batches have as many targets */
+    const int32_t
+        *lengths; /* [batch], host: tokens of a row, behind which is padding; NULL: none */
 } MicroBatch;
 
 enum { OBJECTIVE_SHOWN = 1 + MTP_MAX_DEPTH };

@@ -32,13 +32,23 @@ static Windows draw_windows(const Trainer *t, int64_t step) {
     return w;
 }
 
-/* Columns up to the last with a target: what comes behind is padding, and the mask is causal. */
-static int width_of(const int32_t *targets, int rows, int length) {
-    int width = 1;
+/* Each row's tokens up to its last target: what comes behind is padding, and the mask is causal.
+ * Returns the longest, at least 1. */
+static int lengths_of(int32_t *lengths, const int32_t *targets, int rows, int length) {
+    int longest = 1;
+    for (int b = 0; b < rows; b++) {
+        lengths[b] = length;
+        while (lengths[b] > 1 && targets[b * length + lengths[b] - 1] == IGNORE_TARGET)
+            lengths[b]--;
+        if (lengths[b] > longest) longest = lengths[b];
+    }
+    return longest;
+}
+
+static bool are_padded(const int32_t *lengths, int rows, int width) {
     for (int b = 0; b < rows; b++)
-        for (int i = length; i > width; i--)
-            if (targets[b * length + i - 1] != IGNORE_TARGET) width = i;
-    return width;
+        if (lengths[b] < width) return true;
+    return false;
 }
 
 static Tensor *columns(Context *ctx, const char *name, const int32_t *ids, int rows, int length,
@@ -53,12 +63,14 @@ static MicroBatch micro_batch(const Trainer *t, const Windows *w, int m) {
     Context *ctx = t->params->ctx;
     int rows = t->batch_size, length = t->context_length;
     size_t tokens = (size_t)rows * (size_t)length, at = (size_t)m * tokens;
-    int width = width_of(w->targets + at, rows, length);
-    return (MicroBatch){columns(ctx, "ids", w->inputs + at, rows, length, width),
-                        columns(ctx, "targets", w->targets + at, rows, length, width),
-                        w->counted ? (float)((double)count_targets(w->targets + at, tokens) *
-                                             t->accumulation / (double)w->counted)
-                                   : 1};
+    int32_t *lengths = arena_alloc(&ctx->host, (size_t)rows * sizeof *lengths);
+    int width = lengths_of(lengths, w->targets + at, rows, length);
+    double counted = (double)count_targets(w->targets + at, tokens);
+    return (MicroBatch){
+        .ids = columns(ctx, "ids", w->inputs + at, rows, length, width),
+        .targets = columns(ctx, "targets", w->targets + at, rows, length, width),
+        .weight = w->counted ? (float)(counted * t->accumulation / (double)w->counted) : 1,
+        .lengths = are_padded(lengths, rows, width) ? lengths : NULL};
 }
 
 /* A loss that is a mean over a micro-batch's targets, as the part of the step's mean that it is. */
