@@ -69,12 +69,10 @@ static __device__ __forceinline__ void copy_16(void *shared, const void *global)
 #endif
 }
 
-/* Rows first .. first + rows - 1 of w to shared memory, as numbers. early(), in front of
- * few_rows_wait(), waits for nothing: who waited there would keep the next kernel from starting. */
+/* Rows first .. first + rows - 1 of w to shared memory, as numbers. */
 template <typename W> struct CopyRows {
-    static __device__ __forceinline__ void late(W *, int, const FewRowsWeight &, int64_t, int) {}
-    static __device__ __forceinline__ void early(W *to, int stride, const FewRowsWeight &w,
-                                                 int64_t first, int rows) {
+    static __device__ __forceinline__ void run(W *to, int stride, const FewRowsWeight &w,
+                                               int64_t first, int rows) {
         const int V = 16 / sizeof(W);
         const W *from = (const W *)w.data + first * w.in;
 #pragma unroll 1
@@ -83,20 +81,8 @@ template <typename W> struct CopyRows {
     }
 };
 template <DType F> struct CopyRows<FewRowsCodes<F>> {
-    /* Codes and scales into the L2 cache. */
-    static __device__ __forceinline__ void early(bf16 *, int, const FewRowsWeight &w, int64_t first,
-                                                 int rows) {
-        prefetch(few_rows_row<F>(w, 0, first), few_rows_row<F>(w, 0, first + rows));
-        prefetch(few_rows_scales(w, 0, first), few_rows_scales(w, 0, first + rows - 1) + w.scales);
-    }
-    static __device__ __forceinline__ void prefetch(const void *from, const void *end) {
-#pragma unroll 1
-        for (const char *at = (const char *)from + threadIdx.x * 128; at < (const char *)end;
-             at += 32 * QUERY_WARPS * 128)
-            asm volatile("prefetch.global.L2 [%0];" ::"l"(at));
-    }
-    static __device__ __forceinline__ void late(bf16 *to, int stride, const FewRowsWeight &w,
-                                                int64_t first, int rows) {
+    static __device__ __forceinline__ void run(bf16 *to, int stride, const FewRowsWeight &w,
+                                               int64_t first, int rows) {
 #pragma unroll 4
         for (int i = threadIdx.x * 8; i < rows * w.in; i += 32 * QUERY_WARPS * 8) {
             int row = i / w.in, column = i - row * w.in;
@@ -225,13 +211,11 @@ __global__ void __launch_bounds__(32 * QUERY_WARPS)
     FewRowsSum<WQ, NT, QUERY_AHEAD> sum;
     if (m.q_lora_rank && warp * FEW_ROWS_TILE < qk)
         sum.begin(m.q_b_proj, 0, (int64_t)h * qk + warp * FEW_ROWS_TILE, 0, 1);
-    const int64_t first_uk = (int64_t)h * (s.nope + s.v);
-    CopyRows<WK>::early(w_uk, place.w_stride, m.kv_b_proj, first_uk, s.nope);
+    CopyRows<WK>::run(w_uk, place.w_stride, m.kv_b_proj, (int64_t)h * (s.nope + s.v), s.nope);
     cp_async_commit();
     if (m.q_lora_rank) few_rows_prefetch((const T *)m.q_norm, m.q_lora_rank);
     few_rows_wait();
     few_rows_go();
-    CopyRows<WK>::late(w_uk, place.w_stride, m.kv_b_proj, first_uk, s.nope);
     prepare_rows(c_q, angles, m, rows);
     __syncthreads();
     make_queries<T, NT>(q, c_q, sum, m, h, rows, place.q_stride);
