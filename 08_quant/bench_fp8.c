@@ -4,7 +4,8 @@
  * accumulator does to a sum.
  *
  * Operands rotate through copies of more than 256 MB together, so that no call finds the last one's
- * in the L2 cache. --shapes also times every shape of tiles that the persistent rung has.
+ * in the L2 cache. --shapes also times every shape of tiles that the persistent rung has; --figures
+ * writes what the lesson's tables are made of.
  */
 #include "05_moe/bench_choices.h"
 #include "05_moe/dispatch.h"
@@ -14,12 +15,50 @@
 #include "common/core/ops_kernels.h"
 #include "common/core/products.h"
 #include "common/program/bench.h"
+#include "common/program/plot.h"
 
 #include <math.h>
+#include <stdarg.h>
 #include <stdlib.h>
 
 #ifdef WITH_CUDA
 enum { COPIES = 16 };
+
+/* The lesson's tables, if they are asked for: of times, and of sums. */
+typedef struct Figures {
+    bool wanted;
+    Csv times, sums;
+} Figures;
+
+static void figures_open(Figures *f, const Context *ctx) {
+    if (!f->wanted) return;
+    f->times = figure_open(ctx, "08_quant/figures/fp8_cuda.csv",
+                           "what,shape,bf16_us,blas_us,ours_us,bf16_over_ours");
+    f->sums = figure_open(ctx, "08_quant/figures/accumulator_cuda.csv",
+                          "numbers,k,every128,every256,every512,every1024,never");
+}
+
+static void figures_close(Figures *f) {
+    if (!f->wanted) return;
+    figure_close(&f->times, NULL);
+    figure_close(&f->sums, NULL);
+}
+
+/* Seconds; blas is NaN where cuBLASLt has no such product. */
+__attribute__((format(printf, 6, 7))) static void figure_times(Figures *f, const char *what,
+                                                               double bf16, double blas,
+                                                               double ours, const char *shape,
+                                                               ...) {
+    if (!f->wanted) return;
+    char name[64], yardstick[32] = "";
+    va_list args;
+    va_start(args, shape);
+    vsnprintf(name, sizeof name, shape, args);
+    va_end(args);
+    if (!isnan(blas)) snprintf(yardstick, sizeof yardstick, "%.4g", 1e6 * blas);
+    csv_row(&f->times, "%s,%s,%.4g,%s,%.4g,%.3f", what, name, 1e6 * bf16, yardstick, 1e6 * ours,
+            bf16 / ours);
+}
 
 /* A matrix in BF16 and in both kinds of FP8. */
 typedef struct Matrix {
@@ -94,7 +133,8 @@ static void bench_shapes(Bench *bench, BenchFunction run, void *work, int *shape
     printf("\n");
 }
 
-static void bench_dense(Bench *bench, int64_t m, int64_t n, int64_t k, bool shapes) {
+static void bench_dense(Bench *bench, Figures *figures, int64_t m, int64_t n, int64_t k,
+                        bool shapes) {
     static const struct {
         const char *name;
         ProductRung rung;
@@ -114,7 +154,7 @@ static void bench_dense(Bench *bench, int64_t m, int64_t n, int64_t k, bool shap
         w.b[i] = weights(ctx, 2 * (uint64_t)i + 1, 1, n, k);
     }
     w.d = tensor_new(ctx, "d", BF16, SHAPE(m, n));
-    double flop = 2 * (double)m * (double)n * (double)k, blas = NAN;
+    double flop = 2 * (double)m * (double)n * (double)k, bf16 = NAN, blas = NAN;
     for (size_t i = 0; i < sizeof rungs / sizeof *rungs; i++) {
         w.rung = rungs[i].rung;
         const char *refusal =
@@ -127,10 +167,14 @@ static void bench_dense(Bench *bench, int64_t m, int64_t n, int64_t k, bool shap
         if (hopper && !fp8_hopper_available(ctx->gpu, BF16, n, k)) continue;
         double moved = size * (w.rung ? 1 : 2) + 2 * (double)m * (double)n;
         BenchTime t = bench_row(bench, flop, moved, run_dense, &w, "%s", rungs[i].name);
+        if (!w.rung) bf16 = t.min;
         if (w.rung == fp8_product_blas_cuda) blas = t.min;
-        if (w.rung == fp8_product_persistent_cuda)
+        if (w.rung == fp8_product_persistent_cuda) {
             printf("  %s: %.2f of cuBLASLt\n", fp8_shape_name(fp8_shape_best(ctx->gpu, m, n, k)),
                    blas / t.min);
+            figure_times(figures, "product", bf16, blas, t.min, "%lld x %lld x %lld", (long long)m,
+                         (long long)n, (long long)k);
+        }
         bench_save(bench, "%lld,%lld,%lld,1,%s", (long long)m, (long long)n, (long long)k,
                    rungs[i].name);
     }
@@ -177,8 +221,8 @@ static void run_grouped(Context *ctx, void *user) {
                               offsets, s);
 }
 
-static void bench_grouped(Bench *bench, int tokens, int experts, int64_t in, int64_t out,
-                          bool shapes) {
+static void bench_grouped(Bench *bench, Figures *figures, int tokens, int experts, int64_t in,
+                          int64_t out, bool shapes) {
     static const char *const names[] = {"y = x W^T, BF16", "y = x W^T, FP8", "dW, BF16", "dW, FP8"};
     Context *ctx = bench->ctx;
     Grouped g = {.shape = {8 * (int64_t)tokens, in, out, experts}, .tiles = -1};
@@ -198,7 +242,11 @@ static void bench_grouped(Bench *bench, int tokens, int experts, int64_t in, int
         double moved = forward ? number * (n * (double)in + matrix) + 2 * n * (double)out
                                : number * n * (double)(in + out) + 4 * matrix;
         BenchTime t = bench_row(bench, flop, moved, run_grouped, &g, "%s", names[g.rung]);
-        if (fp8) printf("  %.2f of BF16\n", bf16 / t.min);
+        if (fp8) {
+            printf("  %.2f of BF16\n", bf16 / t.min);
+            figure_times(figures, forward ? "experts" : "experts, dW", bf16, NAN, t.min,
+                         "%d of %lld -> %lld", experts, (long long)in, (long long)out);
+        }
         bf16 = t.min;
         bench_save(bench, "%lld,%lld,%lld,%d,%s", (long long)rows, (long long)out, (long long)in,
                    experts, names[g.rung]);
@@ -243,7 +291,8 @@ static void run_layer(Context *ctx, void *user) {
     }
 }
 
-static void bench_layer(Bench *bench, int64_t rows, int64_t in, int64_t out, int experts) {
+static void bench_layer(Bench *bench, Figures *figures, int64_t rows, int64_t in, int64_t out,
+                        int experts) {
     Context *ctx = bench->ctx;
     Layer l = {.shape = {rows, in, out, experts}};
     if (experts > 1)
@@ -262,7 +311,12 @@ static void bench_layer(Bench *bench, int64_t rows, int64_t in, int64_t out, int
         BenchTime t = bench_row(bench, flop, 0, run_layer, &l, "%s, %lld rows, %lld -> %lld x %d",
                                 fp8 ? "FP8" : "BF16", (long long)rows, (long long)in,
                                 (long long)out, experts);
-        if (fp8) printf("  %.2f of BF16\n", bf16 / t.min);
+        if (fp8) {
+            printf("  %.2f of BF16\n", bf16 / t.min);
+            figure_times(figures, experts > 1 ? "training experts" : "training", bf16, NAN, t.min,
+                         experts > 1 ? "%lld -> %lld x %d" : "%lld -> %lld", (long long)in,
+                         (long long)out, experts);
+        }
         bf16 = t.min;
         bench_save(bench, "%lld,%lld,%lld,%d,%s", (long long)rows, (long long)out, (long long)in,
                    experts, fp8 ? "training FP8" : "training BF16");
@@ -270,13 +324,13 @@ static void bench_layer(Bench *bench, int64_t rows, int64_t in, int64_t out, int
     context_reset(ctx);
 }
 
-static void bench_training(Bench *bench) {
+static void bench_training(Bench *bench, Figures *figures) {
     bench_head("a layer in training: forward and both gradients, quantising included");
     static const int64_t widths[] = {512, 1024, 2048, 4096, 7168};
-    for (int i = 0; i < 5; i++) bench_layer(bench, 16384, widths[i], widths[i], 1);
-    bench_layer(bench, 65536, 512, 512, 8);
-    bench_layer(bench, 65536, 2048, 1024, 64);
-    bench_layer(bench, 65536, 2048, 1024, 8);
+    for (int i = 0; i < 5; i++) bench_layer(bench, figures, 16384, widths[i], widths[i], 1);
+    bench_layer(bench, figures, 65536, 512, 512, 8);
+    bench_layer(bench, figures, 65536, 2048, 1024, 64);
+    bench_layer(bench, figures, 65536, 2048, 1024, 8);
 }
 
 /* ---- quantising ---- */
@@ -321,7 +375,7 @@ static void bench_quantising(Bench *bench) {
 /* ---- the short accumulator ---- */
 
 /* Of numbers from 1 to 2, whose sums grow, and of both signs. */
-static void measure_accumulator(Context *ctx) {
+static void measure_accumulator(Context *ctx, Figures *figures) {
     enum { M = 128, N = 128, MOST = 16384 };
     if (!fp8_hopper_available(ctx->gpu, BF16, N, MOST)) return;
     printf("\nSums of k products in E4M3: root mean square error, relative to the sums' own\n"
@@ -343,6 +397,7 @@ static void measure_accumulator(Context *ctx) {
             gpu_upload(ctx->gpu, tb->data, b, (size_t)(N * k));
             printf("  %-11s k = %-8lld", both ? "both signs" : "positive", (long long)k);
             static const int every[] = {128, 256, 512, 1024, 0};
+            double lost[5];
             for (int i = 0; i < 5; i++) {
                 fp8_accumulate_cuda(ctx->gpu, d->data, ta->data, tb->data, M, N, k, every[i]);
                 gpu_download(ctx->gpu, got, d->data, M * N * sizeof *got);
@@ -351,9 +406,14 @@ static void measure_accumulator(Context *ctx) {
                     error += pow((double)got[j] - want[j], 2);
                     norm += (double)want[j] * want[j];
                 }
-                printf("  %8.2g", sqrt(error / norm));
+                lost[i] = sqrt(error / norm);
+                printf("  %8.2g", lost[i]);
             }
             printf("\n");
+            if (figures->wanted)
+                csv_row(&figures->sums, "%s,%lld,%.2g,%.2g,%.2g,%.2g,%.2g",
+                        both ? "both signs" : "positive", (long long)k, lost[0], lost[1], lost[2],
+                        lost[3], lost[4]);
         }
     free(a), free(b), free(ones), free(want), free(got);
     context_reset(ctx);
@@ -362,29 +422,34 @@ static void measure_accumulator(Context *ctx) {
 
 int main(int argc, char **argv) {
     Bench bench = {0};
-    bool shapes = false, few = false;
-    const Option flags[] = {OPT_FLAG("shapes", 0, &shapes, "Time every shape of tiles, too"),
+    bool shapes = false, few = false, wanted = false;
+    const Option flags[] = {OPT_FLAG("figures", 0, &wanted, "Write 08_quant/figures/*_cuda.csv"),
+                            OPT_FLAG("shapes", 0, &shapes, "Time every shape of tiles, too"),
                             OPT_FLAG("few", 0, &few, "Only the first three matrices"), OPT_END};
     bench_open(&bench, argc, argv, "Times the FP8 products on CUDA (--device cuda --dtype bf16).",
                flags, NULL, "m,n,k,experts,rung");
 #ifdef WITH_CUDA
     if (!bench.ctx->gpu) fatal("this benchmark is for --device cuda; 08_quant/bench has the CPU");
     if (bench.ctx->dtype != BF16) fatal("this benchmark is for --dtype bf16");
-    measure_accumulator(bench.ctx);
+    Figures figures = {.wanted = wanted};
+    figures_open(&figures, bench.ctx);
+    measure_accumulator(bench.ctx, &figures);
     bench_ceilings(&bench);
     static const int64_t nk[][2] = {{7168, 16384}, {4096, 7168}, {7168, 2048},
                                     {24576, 1536}, {2112, 7168}, {32768, 512}};
     static const int64_t rows[] = {4096, 128, 64};
     for (size_t i = 0; i < (few ? 3 : sizeof nk / sizeof *nk); i++)
-        for (int r = 0; r < 3; r++) bench_dense(&bench, rows[r], nk[i][0], nk[i][1], shapes);
-    bench_grouped(&bench, 8192, 64, 2048, 1024, shapes);
-    bench_grouped(&bench, 8192, 64, 7168, 4096, shapes);
-    bench_training(&bench);
+        for (int r = 0; r < 3; r++)
+            bench_dense(&bench, &figures, rows[r], nk[i][0], nk[i][1], shapes);
+    bench_grouped(&bench, &figures, 8192, 64, 2048, 1024, shapes);
+    bench_grouped(&bench, &figures, 8192, 64, 7168, 4096, shapes);
+    bench_training(&bench, &figures);
     bench_quantising(&bench);
+    figures_close(&figures);
     bench_close(&bench);
     return 0;
 #else
-    (void)shapes, (void)few;
+    (void)shapes, (void)few, (void)wanted;
     fatal("this benchmark is for CUDA, and this program was built without nvcc");
 #endif
 }
