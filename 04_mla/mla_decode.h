@@ -82,11 +82,13 @@ KERNEL(mla_decode, Real *o, float *scratch, const Real *q, const Real *latent,
  *   mma      tensor cores of sm_80 and later: a block holds many heads, a page is loaded once for
  *            all of them. BF16
  *   hopper   TMA and wgmma, BF16, kv_lora_rank 512 and rope_dim 64
- * Rows of latent_row.h (shape.e4m3) are taken by split, everywhere, and by
- *   e4m3     mma for such rows, in BF16: codes become numbers between shared memory and registers
+ * Rows of latent_row.h (shape.e4m3) are taken by split, everywhere, and in BF16 by
+ *   e4m3     mma for such rows: codes become numbers between shared memory and registers
+ *   e4m3_hopper     the same with wgmma, kv_lora_rank 512 and rope_dim 64
  */
 __typeof__(mla_decode_cuda) mla_decode_naive_cuda, mla_decode_online_cuda, mla_decode_split_cuda,
-    mla_decode_mma_cuda, mla_decode_e4m3_cuda, mla_decode_hopper_cuda;
+    mla_decode_mma_cuda, mla_decode_e4m3_cuda, mla_decode_hopper_cuda, mla_decode_e4m3_hopper_cuda;
+int mla_decode_e4m3_hopper_supports(const Gpu *gpu, DType dtype, MlaDecodeShape shape);
 int mla_decode_e4m3_supports(const Gpu *gpu, DType dtype, MlaDecodeShape shape);
 int mla_decode_mma_supports(const Gpu *gpu, DType dtype, MlaDecodeShape shape);
 int mla_decode_hopper_supports(const Gpu *gpu, DType dtype, MlaDecodeShape shape);
@@ -98,6 +100,7 @@ size_t mla_decode_scratch_cuda(Gpu *gpu, DType dtype, MlaDecodeShape shape);
 /* What single rungs need. */
 size_t mla_decode_naive_scratch(MlaDecodeShape shape);
 size_t mla_decode_hopper_scratch(Gpu *gpu, MlaDecodeShape shape);
+size_t mla_decode_e4m3_hopper_scratch(Gpu *gpu, MlaDecodeShape shape);
 
 __END_DECLS
 #endif

@@ -51,6 +51,7 @@ __host__ __device__ static inline int mla_share(int line, int blocks, const MlaD
 
 /* One block's way along its piece, group by group. All threads have the same numbers. */
 struct MlaWalk {
+    int block;        /* whose piece */
     int at, end;      /* where in the line, and where the piece ends */
     int b, line_b;    /* the sequence, and where it begins in the line */
     int group;        /* of rows */
@@ -58,11 +59,13 @@ struct MlaWalk {
     int slot;         /* where m, l and o of a shared group go; -1: the group is not shared */
 
     /* Finds the first group; called by whole warps. */
-    __device__ void begin(const int32_t *lengths, const MlaDecodeShape &s, int groups) {
+    __device__ void begin(const int32_t *lengths, const MlaDecodeShape &s, int groups,
+                          int block_ = blockIdx.x, int blocks = gridDim.x) {
+        block = block_;
         int lane = threadIdx.x % 32, batch = s.batch,
             line = mla_line_before(lengths, batch, groups);
-        int share = mla_share(line, gridDim.x, s);
-        at = min((int)blockIdx.x * share, line);
+        int share = mla_share(line, blocks, s);
+        at = min(block * share, line);
         end = min(at + share, line);
         count = 0;
         line_b = 0;
@@ -93,7 +96,7 @@ struct MlaWalk {
         group = (at - line_b) / pages;
         first = (at - line_b) % pages;
         count = min(pages - first, end - at);
-        slot = count == pages ? -1 : 2 * (int)blockIdx.x + (first == 0);
+        slot = count == pages ? -1 : 2 * block + (first == 0);
         return true;
     }
 };
@@ -111,7 +114,7 @@ static inline size_t mla_states_bytes(int blocks, int group_rows, const MlaDecod
 void mla_decode_join(Gpu *gpu, DType dtype, void *o, const float *scratch, const int32_t *lengths,
                      const MlaDecodeShape &s, int group_rows, int blocks);
 
-/* What the rungs with mma.sync need. */
+/* What rungs need. */
 size_t mla_decode_mma_scratch(Gpu *gpu, MlaDecodeShape shape);
 size_t mla_decode_e4m3_scratch(Gpu *gpu, MlaDecodeShape shape);
 
@@ -126,6 +129,9 @@ MlaPieces mla_decode_mma_pieces(Gpu *gpu, void *o, float *scratch, const void *q
 MlaPieces mla_decode_e4m3_pieces(Gpu *gpu, void *o, float *scratch, const void *q,
                                  const void *latent, const int32_t *block_table,
                                  const int32_t *lengths, const MlaDecodeShape &s);
+MlaPieces mla_decode_e4m3_hopper_pieces(Gpu *gpu, void *o, float *scratch, const void *q,
+                                        const void *latent, const int32_t *block_table,
+                                        const int32_t *lengths, const MlaDecodeShape &s);
 MlaPieces mla_decode_split_pieces(Gpu *gpu, DType dtype, void *o, float *scratch, const void *q,
                                   const void *latent, const int32_t *block_table,
                                   const int32_t *lengths, const MlaDecodeShape &s);

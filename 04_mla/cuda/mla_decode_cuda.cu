@@ -439,6 +439,10 @@ size_t mla_decode_scratch_cuda(Gpu *gpu, DType dtype, MlaDecodeShape s) {
         size_t e4m3 = mla_decode_e4m3_scratch(gpu, s);
         bytes = e4m3 > bytes ? e4m3 : bytes;
     }
+    if (mla_decode_e4m3_hopper_supports(gpu, dtype, s)) {
+        size_t hopper = mla_decode_e4m3_hopper_scratch(gpu, s);
+        bytes = hopper > bytes ? hopper : bytes;
+    }
     if (mla_decode_hopper_supports(gpu, dtype, s)) {
         size_t hopper = mla_decode_hopper_scratch(gpu, s);
         bytes = hopper > bytes ? hopper : bytes;
@@ -453,6 +457,8 @@ void mla_decode_cuda(Gpu *gpu, DType dtype, void *o, float *scratch, const void 
         mla_decode_hopper_cuda(gpu, dtype, o, scratch, q, latent, block_table, lengths, s);
     else if (mla_decode_mma_supports(gpu, dtype, s))
         mla_decode_mma_cuda(gpu, dtype, o, scratch, q, latent, block_table, lengths, s);
+    else if (mla_decode_e4m3_hopper_supports(gpu, dtype, s))
+        mla_decode_e4m3_hopper_cuda(gpu, dtype, o, scratch, q, latent, block_table, lengths, s);
     else if (mla_decode_e4m3_supports(gpu, dtype, s))
         mla_decode_e4m3_cuda(gpu, dtype, o, scratch, q, latent, block_table, lengths, s);
     else

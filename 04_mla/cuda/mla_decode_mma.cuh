@@ -1,8 +1,6 @@
 /*
- * What the kernels of absorbed decoding with mma.sync have in common: how a block's eight warps
- * share scores, softmax and output. They differ in what a row of the cache is made of
- * (mla_decode_mma.cu: BF16; mla_decode_e4m3.cu: latent_row.h), and so in how keys and values reach
- * the tensor cores.
+ * The rung mma's parts (mla_decode_mma.cu): how a block's eight warps share scores, softmax and
+ * output.
  */
 #ifndef MLA_DECODE_MMA_CUH
 #define MLA_DECODE_MMA_CUH

@@ -366,6 +366,9 @@ void mla_few_rows_attention_cuda(Gpu *gpu, DType dtype, const MlaFewRows *m, voi
     if (mla_decode_hopper_supports(gpu, dtype, shape))
         mla_decode_hopper_cuda(gpu, dtype, o_latent, scratch, m->q_absorbed, m->cache,
                                m->block_table, m->lengths, shape);
+    else if (mla_decode_e4m3_hopper_supports(gpu, dtype, shape))
+        pieces = mla_decode_e4m3_hopper_pieces(gpu, o_latent, scratch, m->q_absorbed, m->cache,
+                                               m->block_table, m->lengths, shape);
     else if (mla_decode_e4m3_supports(gpu, dtype, shape))
         pieces = mla_decode_e4m3_pieces(gpu, o_latent, scratch, m->q_absorbed, m->cache,
                                         m->block_table, m->lengths, shape);

@@ -134,9 +134,9 @@ static Problem problem_new(Context *ctx, const Case *c, int step, float sharp) {
 
 /* ---- the rungs ---- */
 
-enum { IN_USE, NAIVE, ONLINE, SPLIT, MMA, E4M3, HOPPER, RUNGS };
+enum { IN_USE, NAIVE, ONLINE, SPLIT, MMA, E4M3, HOPPER, E4M3_HOPPER, RUNGS };
 static const char *const rung_names[] = {"in use", "naive", "online", "split",
-                                         "mma",    "e4m3",  "hopper"};
+                                         "mma",    "e4m3",  "hopper", "e4m3_hopper"};
 
 /* Runs the rung, unless this device, dtype or size is not for it. */
 static bool run(Context *ctx, int rung, Problem *p) {
@@ -153,10 +153,13 @@ static bool run(Context *ctx, int rung, Problem *p) {
                                                               mla_decode_split_cuda,
                                                               mla_decode_mma_cuda,
                                                               mla_decode_e4m3_cuda,
-                                                              mla_decode_hopper_cuda};
+                                                              mla_decode_hopper_cuda,
+                                                              mla_decode_e4m3_hopper_cuda};
     if (ctx->device != CUDA) return false;
     if (rung <= ONLINE && p->shape.e4m3) return false;
     if (rung == E4M3 && !mla_decode_e4m3_supports(ctx->gpu, ctx->dtype, p->shape)) return false;
+    if (rung == E4M3_HOPPER && !mla_decode_e4m3_hopper_supports(ctx->gpu, ctx->dtype, p->shape))
+        return false;
     if (rung == NAIVE && p->shape.q_len * p->shape.heads > 65535) return false;
     if (rung == MMA && !mla_decode_mma_supports(ctx->gpu, ctx->dtype, p->shape)) return false;
     if (rung == HOPPER && !mla_decode_hopper_supports(ctx->gpu, ctx->dtype, p->shape)) return false;

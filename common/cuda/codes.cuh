@@ -34,6 +34,16 @@ __device__ __forceinline__ uint32_t bf16_pair_times(uint32_t a, uint32_t b) {
     return *(uint32_t *)&d;
 }
 
+/* Two of half precision, the first in the lower half. */
+__device__ __forceinline__ uint32_t pack_f16(float a, float b) {
+    __half2 h = __floats2half2_rn(a, b);
+    return *(uint32_t *)&h;
+}
+__device__ __forceinline__ uint32_t f16_pair_times(uint32_t a, uint32_t b) {
+    __half2 d = __hmul2(*(__half2 *)&a, *(__half2 *)&b);
+    return *(uint32_t *)&d;
+}
+
 /* (a & mask) | ones, with INVERT (~a & mask) | ones: one instruction, of which the compiler would
  * make two where both are constants. */
 template <int INVERT = 0>
@@ -65,20 +75,26 @@ template <int A, int B> __device__ __forceinline__ uint32_t e4m3_pair(uint32_t q
     return bf16_pair_times((pair << 4) & 0x87f087f0u, 0x7b807b80u);
 }
 
-/* Bytes 0 and 1, or 2 and 3, as half precision, which has all of E4M3's numbers, too: one
- * instruction since Ada. */
-template <int UPPER> __device__ __forceinline__ uint32_t e4m3_half_pair(uint32_t q) {
+/* Bytes 0 and 1, then 2 and 3, as half precision, which has all of E4M3's numbers, too: one
+ * instruction for two since Ada. NaN stays NaN. */
+__device__ __forceinline__ void e4m3_halves(uint32_t (&two)[2], uint32_t q) {
 #if __CUDA_ARCH__ >= 890
-    uint32_t r;
-    uint16_t two = (uint16_t)(UPPER ? q >> 16 : q);
-    asm("cvt.rn.f16x2.e4m3x2 %0, %1;" : "=r"(r) : "h"(two));
+    asm("{\n"
+        ".reg .b16 low, high;\n"
+        "mov.b32 {low, high}, %2;\n"
+        "cvt.rn.f16x2.e4m3x2 %0, low;\n"
+        "cvt.rn.f16x2.e4m3x2 %1, high;\n"
+        "}\n"
+        : "=r"(two[0]), "=r"(two[1])
+        : "r"(q));
 #else
-    uint32_t pair = choose_bytes < UPPER ? 0xb3a2 : 0x9180 > (q);
-    pair = (pair << 7) & 0xbf80bf80u; /* exponents count from another end: times 2^8 */
-    __half2 d = __hmul2(*(__half2 *)&pair, __half2half2(__ushort_as_half(0x5c00)));
-    uint32_t r = *(uint32_t *)&d;
+    const uint32_t pair[2] = {choose_bytes<0x9180>(q), choose_bytes<0xb3a2>(q)};
+    for (int i = 0; i < 2; i++) {
+        uint32_t bits = (pair[i] << 7) & 0xbf80bf80u; /* exponents count from another end: 2^8 */
+        __half2 d = __hmul2(*(__half2 *)&bits, __half2half2(__ushort_as_half(0x5c00)));
+        two[i] = *(uint32_t *)&d | (__vcmpeq2(bits & 0x7fff7fffu, 0x3f803f80u) & 0x7fff7fffu);
+    }
 #endif
-    return r;
 }
 
 #endif

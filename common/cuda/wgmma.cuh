@@ -106,7 +106,8 @@ __device__ __forceinline__ void wgmma_wait(Registers &...d) {
 /*
  * Wgmma<N>::shared<A_MN, B_MN>(d, a, b, accumulate): A and B from shared memory, descriptors a, b.
  *
- * Wgmma<N>::registers<B_MN>(d, a, b, accumulate): A from registers.
+ * Wgmma<N>::registers<B_MN>(d, a, b, accumulate): A from registers. ::halves: the same in half
+ * precision.
  *
  * Wgmma<N>::fp8(d, a, b, accumulate): 64 x 32 by 32 x N numbers in E4M3, from shared memory. The
  * sums inside one instruction, and d while it accumulates, keep fewer bits than F32 has
@@ -176,6 +177,16 @@ template <int N> struct Wgmma;
                 : WGMMA_D##groups                                                                  \
                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(accumulate), "n"(B_MN)); \
         }                                                                                          \
+        template <int B_MN>                                                                        \
+        static __device__ __forceinline__ void halves(float (&d)[N / 2], const uint32_t *a,        \
+                                                      uint64_t b, int accumulate) {                \
+            asm volatile(                                                                          \
+                "{\n.reg .pred p;\nsetp.ne.b32 p, %" #i5 ", 0;\n"                                  \
+                "wgmma.mma_async.sync.aligned.m64n" #N "k16.f32.f16.f16 {" WGMMA_R##groups         \
+                "}, {%" #i0 ",%" #i1 ",%" #i2 ",%" #i3 "}, %" #i4 ", p, 1, 1, %" #i6 ";\n}\n"      \
+                : WGMMA_D##groups                                                                  \
+                : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(accumulate), "n"(B_MN)); \
+        }                                                                                          \
         static __device__ __forceinline__ void fp8(float (&d)[N / 2], uint64_t a, uint64_t b,      \
                                                    int accumulate) {                               \
             asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, %" #i2 ", 0;\n"                         \
@@ -186,6 +197,7 @@ template <int N> struct Wgmma;
                          : "l"(a), "l"(b), "r"(accumulate));                                       \
         }                                                                                          \
     };
+WGMMA_DEFINE(16, 1, 8, 9, 10, 11, 12, 13, 14)
 WGMMA_DEFINE(32, 2, 16, 17, 18, 19, 20, 21, 22)
 WGMMA_DEFINE(64, 4, 32, 33, 34, 35, 36, 37, 38)
 WGMMA_DEFINE(80, 5, 40, 41, 42, 43, 44, 45, 46)

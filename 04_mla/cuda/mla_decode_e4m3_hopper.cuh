@@ -1,0 +1,155 @@
+/*
+ * Absorbed decoding from rows of eight bits with wgmma: what a block keeps in shared memory, how it
+ * walks along its pages, and how pages and queries get there.
+ *
+ * The pages of all sequences stand in a line (mla_decode.cuh), and a block takes an equal piece of
+ * it; more than 64 rows of queries are two blocks' work, a team's, who walk along the same pages at
+ * the same time: so memory gives a page out once, and the L2 cache twice. A page is 41,984 bytes in
+ * a row, and one copy without a map. Three or four of them are in the ring, and the thread that
+ * gives a stage back last fills it again; it keeps in shared memory (Feed) what is to be fetched
+ * next.
+ */
+#ifndef MLA_DECODE_E4M3_HOPPER_CUH
+#define MLA_DECODE_E4M3_HOPPER_CUH
+
+#include "04_mla/cuda/mla_decode.cuh"
+#include "common/cuda/codes.cuh"
+#include "common/cuda/hopper.cuh"
+
+enum {
+    RANK = 512,
+    ROPE = 64,
+    ROW_BYTES = RANK + 16 + 2 * ROPE,
+    KEY = RANK + 16, /* of a row */
+    PAGE_BYTES = PAGE_TOKENS * ROW_BYTES,
+    BOXES = 9, /* of 64 columns of Q */
+    THREADS = 384,
+    SCORER_BARRIER = 1
+};
+
+/* A block's part of a sequence; count 0: there are no more. */
+struct Piece {
+    int b, group, first, count, slot, length;
+};
+
+/* What is to be fetched next; one thread's. */
+struct Feed {
+    MlaWalk walk;
+    int page, end; /* of the walk's sequence */
+    int stage, parity;
+    bool done;
+};
+
+/* N: rows of queries of a block. */
+template <int N_> struct Tiles {
+    static constexpr int N = N_, STAGES = N == 64 ? 3 : 4, BOX_BYTES = N * 128;
+    alignas(1024) char q[BOXES][BOX_BYTES];  /* swizzled; the first eight boxes in half precision */
+    alignas(1024) char p[STAGES][BOX_BYTES]; /* swizzled: a row for each of queries */
+    alignas(128) unsigned char ring[STAGES][PAGE_BYTES];
+    alignas(16) float factor[STAGES][N];  /* what O is multiplied by before the page .. */
+    int changed[STAGES];                  /* .. unless all are 1 */
+    alignas(16) uint32_t top[2][N];       /* of each row, about the maximum so far; see raise() */
+    alignas(16) float base[N], sum[4][N]; /* of the piece, when it is done; warps' parts */
+    Piece piece;
+    MlaWalk walk;
+    Feed feed;
+    /* as in mla_decode_hopper.cuh */
+    uint64_t full[STAGES], scored[STAGES], turn[STAGES], empty[STAGES];
+};
+static_assert(sizeof(Tiles<16>) <= 227 * 1024 && sizeof(Tiles<32>) <= 227 * 1024 &&
+                  sizeof(Tiles<64>) <= 227 * 1024,
+              "more than a block can have");
+
+struct Arguments {
+    MlaDecodeShape shape;
+    const bf16 *q;
+    const unsigned char *latent;
+    const int32_t *block_table, *lengths;
+    bf16 *o;
+    float *scratch;
+    int team;   /* blocks that share the pages */
+    int groups; /* of the team's rows, in a sequence */
+    float scale_log2;
+};
+
+#if HOPPER_CODE
+
+__device__ __forceinline__ int lane_of() { return threadIdx.x % 32; }
+__device__ __forceinline__ int warp_of() { return threadIdx.x % 128 / 32; } /* of the group */
+
+/* ---- pages ---- */
+
+/* Asks for the next page, as soon as its stage is empty. One thread. `id`: of that page. */
+template <int N> __device__ __forceinline__ void refill(Tiles<N> &s, const Arguments &a, int &id) {
+    Feed &f = s.feed;
+    if (f.done) return;
+    mbarrier_wait(&s.empty[f.stage], f.parity ^ 1);
+    mbarrier_expect(&s.full[f.stage], PAGE_BYTES);
+    bulk_load(s.ring[f.stage], a.latent + (int64_t)id * PAGE_BYTES, PAGE_BYTES, &s.full[f.stage]);
+    f.stage = (f.stage + 1) % s.STAGES;
+    f.parity ^= f.stage == 0;
+    if (++f.page == f.end) {
+        f.done = !f.walk.next(a.lengths, a.groups);
+        if (f.done) return;
+        f.page = f.walk.first;
+        f.end = f.walk.first + f.walk.count;
+    }
+    id = a.block_table[(int64_t)f.walk.b * a.shape.max_pages + f.page];
+}
+
+template <int N> __device__ __forceinline__ int begin_pages(Tiles<N> &s, const Arguments &a) {
+    Feed &f = s.feed;
+    f.stage = f.parity = 0;
+    f.done = !f.walk.next(a.lengths, a.groups);
+    f.page = f.walk.first;
+    f.end = f.walk.first + f.walk.count;
+    int id = f.done ? 0 : a.block_table[(int64_t)f.walk.b * a.shape.max_pages + f.page];
+    for (int i = 0; i < s.STAGES; i++) refill(s, a, id);
+    return id;
+}
+
+/* ---- queries ---- */
+
+/* The block's rows of the piece, by all threads: eight columns at a time, in multiply_scores'
+ * order. Zeros past the last row. */
+template <int N>
+__device__ __forceinline__ void load_queries(Tiles<N> &s, const Arguments &a, int first_row) {
+    int rows = mla_rows(a.shape), b = s.piece.b;
+    for (int i = threadIdx.x; i < N * (RANK + ROPE) / 8; i += THREADS) {
+        int r = i / ((RANK + ROPE) / 8), c = i % ((RANK + ROPE) / 8) * 8, row = first_row + r;
+        uint4 in = make_uint4(0, 0, 0, 0);
+        if (row < rows) in = *(const uint4 *)(a.q + ((int64_t)b * rows + row) * (RANK + ROPE) + c);
+        const uint32_t two[4] = {in.x, in.y, in.z, in.w};
+#pragma unroll
+        for (int j = 0; j < 4; j++) {
+            float x = __uint_as_float(two[j] << 16) / 256;
+            float y = __uint_as_float(two[j] & 0xffff0000u) / 256;
+            int column = c + 2 * j; /* where it goes */
+            if (c < RANK)
+                column = (c / 128 * 8 + (c % 32 + 2 * j) / 4) * 16 + j % 2 * 8 + c % 128 / 32 * 2;
+            *(uint32_t *)(s.q[column / 64] + swizzle_128(r, column % 64)) =
+                c < RANK ? pack_f16(x, y) : pack_bf16(x, y);
+        }
+    }
+}
+
+/* By all threads: the block's next piece, and its queries. Returns their first row; -1: there is
+ * none. */
+template <int N> __device__ __forceinline__ int begin_piece(Tiles<N> &s, const Arguments &a) {
+    if (threadIdx.x == 0) {
+        MlaWalk &w = s.walk;
+        bool more = w.next(a.lengths, a.groups);
+        s.piece = {w.b, w.group, w.first, more ? w.count : 0, w.slot, more ? a.lengths[w.b] : 0};
+    }
+    if (threadIdx.x < 2 * N) s.top[threadIdx.x / N][threadIdx.x % N] = 0;
+    __syncthreads();
+    if (s.piece.count == 0) return -1;
+    int first_row = (s.piece.group * a.team + blockIdx.x % a.team) * N;
+    load_queries(s, a, first_row);
+    async_proxy_fence(); /* wgmma reads them */
+    __syncthreads();
+    return first_row;
+}
+
+#endif /* HOPPER_CODE */
+#endif
