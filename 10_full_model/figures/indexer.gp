@@ -6,7 +6,7 @@ set yrange [0:1]
 set y2label 'loss of an indexer (natural log)'
 set y2tics
 set y2range [0:*]
-set key at graph 0.97, 0.5 Right noreverse
+set key at graph 0.97, 0.42 top right Right noreverse
 plot data using 'step':'index_recall' with lines lt 1 title 'recall: of the k that attention looks at most', \
      data using 'step':'index_mass' with lines lt 2 title 'attention on its k', \
      data using 'step':'best_mass' with lines lt 2 dt 2 title 'on the best k', \
