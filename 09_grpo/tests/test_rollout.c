@@ -42,10 +42,12 @@ CONTEXT_TEST(rollout, shares_the_prompt) {
             memcpy(s->ids, prompts[i / G], (size_t)lengths[i / G] * sizeof *s->ids);
             s->count = lengths[i / G], s->stream = stream + (uint64_t)i;
         }
-        decoder_generate(
-            &g,
-            &(DecoderGenerateOptions){.sampling = sampling, .max_new_tokens = MAX_NEW, .end = END},
-            &result);
+        decoder_generate(&g,
+                         &(DecoderGenerateOptions){.sampling = sampling,
+                                                   .max_new_tokens = MAX_NEW,
+                                                   .end = END,
+                                                   .device_draws = true}, /* as rollouts do */
+                         &result);
         int ended = 0;
         for (int i = 0; i < P * G; i++) {
             const DecoderSequence *s = &g.sequences[i];
