@@ -176,20 +176,13 @@ static void *naive_kernel(Context *ctx, void *o, float *lse, const void *q, cons
         return NULL;
     }
     SelectedShape sparse = {.attention = shape, .count = (int)count};
-    size_t bytes = selected_work_cpu(sparse);
-#ifdef WITH_CUDA
-    if (ctx->device == CUDA) bytes = selected_work_cuda(sparse);
-#endif
-    void *work = arena_alloc(&ctx->data, bytes);
+    void *work = arena_alloc(&ctx->data, ON(ctx, selected_work, sparse));
     ON(ctx, selected_forward, o, lse, q, k, v, selected, work, sparse);
     return work;
 }
 
 static float *naive_scratch(Context *ctx, AttentionShape shape) {
-    size_t bytes = causal_backward_scratch_cpu(shape);
-#ifdef WITH_CUDA
-    if (ctx->device == CUDA) bytes = causal_backward_scratch_cuda(ctx->gpu, ctx->dtype, shape);
-#endif
+    size_t bytes = ON(ctx, causal_backward_scratch, shape);
     return bytes ? arena_alloc(&ctx->data, bytes) : NULL;
 }
 
@@ -351,11 +344,7 @@ static Tensor *naive_from_cache(Context *ctx, Tensor *q, const Tensor *selected,
 /* ---- absorbed attention ---- */
 
 static float *decode_scratch(Context *ctx, MlaDecodeShape shape) {
-    size_t bytes = mla_decode_scratch_cpu(shape);
-#ifdef WITH_CUDA
-    if (ctx->device == CUDA) bytes = mla_decode_scratch_cuda(ctx->gpu, ctx->dtype, shape);
-#endif
-    return arena_alloc(&ctx->data, bytes);
+    return arena_alloc(&ctx->data, ON(ctx, mla_decode_scratch, shape));
 }
 
 MlaDecodeShape mla_decode_shape(const MlaConfig *cfg, const LatentCache *cache, int64_t T,
@@ -380,12 +369,9 @@ static void absorbed_selected(Context *ctx, Tensor *o_latent, Tensor *q_absorbed
     const Pages *pages = cache->pages;
     check_shape("mla_forward: selection", selected, I32, SHAPE(s.batch, s.q_len, -1));
     int count = (int)tensor_dim(selected, 2);
-    size_t bytes = selected_decode_work_cpu(count, s);
-#ifdef WITH_CUDA
-    if (ctx->device == CUDA) bytes = selected_decode_work_cuda(count, s);
-#endif
-    ON(ctx, selected_decode, o_latent->data, arena_alloc(&ctx->data, bytes), q_absorbed->data,
-       cache->latent.data, pages->block_table.data, pages->lengths.data, selected->data, count, s);
+    void *work = arena_alloc(&ctx->data, ON(ctx, selected_decode_work, count, s));
+    ON(ctx, selected_decode, o_latent->data, work, q_absorbed->data, cache->latent.data,
+       pages->block_table.data, pages->lengths.data, selected->data, count, s);
 }
 
 /* The two products with kv_b_proj: the kernels of mla.h, or its own where it is quantised. */

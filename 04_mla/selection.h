@@ -96,7 +96,7 @@ KERNEL(selected_backward, Real *dq, int add_q, Real *dk, int add_k, Real *dv, in
        const Real *d_o, const Real *q, const Real *k, const Real *v, const Real *o,
        const float *lse, const void *work, SelectedShape shape);
 size_t selected_work_cpu(SelectedShape shape);
-size_t selected_work_cuda(SelectedShape shape);
+size_t selected_work_cuda(Gpu *gpu, DType dtype, SelectedShape shape);
 
 /* The lists put in order: each ascending, without what counts for nothing, then -1. */
 void selected_tidy_cpu(int32_t *tidy, const int32_t *selected, SelectedShape shape);
@@ -109,7 +109,7 @@ KERNEL(selected_decode, Real *o, void *work, const Real *q, const void *latent,
        const int32_t *block_table, const int32_t *lengths, const int32_t *selected, int count,
        MlaDecodeShape shape);
 size_t selected_decode_work_cpu(int count, MlaDecodeShape shape);
-size_t selected_decode_work_cuda(int count, MlaDecodeShape shape);
+size_t selected_decode_work_cuda(Gpu *gpu, DType dtype, int count, MlaDecodeShape shape);
 
 __END_DECLS
 #endif

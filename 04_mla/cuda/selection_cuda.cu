@@ -25,7 +25,7 @@ static __global__ void mask_kernel(uint8_t *mask, const int32_t *selected, Selec
     }
 }
 
-size_t selected_work_cuda(SelectedShape s) {
+size_t selected_work_cuda(Gpu *, DType, SelectedShape s) {
     return (size_t)s.attention.batch * (size_t)s.attention.q_len * (size_t)s.attention.kv_len;
 }
 
@@ -227,8 +227,8 @@ static SelectedShape decode_shape(const int32_t *block_table, const int32_t *len
     return shape;
 }
 
-size_t selected_decode_work_cuda(int count, MlaDecodeShape s) {
-    return selected_work_cuda(decode_shape(NULL, NULL, count, s));
+size_t selected_decode_work_cuda(Gpu *gpu, DType dtype, int count, MlaDecodeShape s) {
+    return selected_work_cuda(gpu, dtype, decode_shape(NULL, NULL, count, s));
 }
 
 void selected_decode_cuda(Gpu *gpu, DType dtype, void *o, void *work, const void *q,
