@@ -201,6 +201,17 @@ static int continue_file(Model *model, const Tokenizer *tokenizer, const Options
     return status;
 }
 
+/* By the cache and in the way that was asked for. */
+static int answer(Model *model, Tokenizer *tokenizer, const Options *o, Error *err) {
+    IndexerConfig indexer = config_indexer(&model->cfg);
+    if (o->cache && config_is_sparse(&model->cfg) && indexer_check_e4m3(&indexer, err)) return -1;
+    model->decoder.cfg.block.e4m3_cache = o->cache;
+    if (o->interactive)
+        return interactive_run(model, tokenizer, o->generate, &o->guess, stdin, stdout, err);
+    return o->prompts ? continue_file(model, tokenizer, o, err)
+                      : continue_prompt(model, tokenizer, o, err);
+}
+
 static int run(int argc, char **argv, Error *err) {
     Options options = {.batch = 8, .generate = {.sampling = sampling_defaults()}}, *o = &options;
     Sampling *s = &o->generate.sampling;
@@ -268,16 +279,7 @@ static int run(int argc, char **argv, Error *err) {
         o->generate.stop_count = o->stops.count;
         if (s->seed == drawn && s->temperature > 0)
             fprintf(stderr, "seed %llu\n", (unsigned long long)drawn);
-        model.decoder.cfg.block.e4m3_cache = o->cache;
-        IndexerConfig indexer = config_indexer(&model.cfg);
-        if (o->cache && config_is_sparse(&model.cfg) && indexer_check_e4m3(&indexer, err))
-            status = -1;
-        else if (o->interactive)
-            status = interactive_run(&model, tokenizer, o->generate, &o->guess, stdin, stdout, err);
-        else if (o->prompts)
-            status = continue_file(&model, tokenizer, o, err);
-        else
-            status = continue_prompt(&model, tokenizer, o, err);
+        status = answer(&model, tokenizer, o, err);
         model_free(&model);
         tokenizer_free(tokenizer);
     }
