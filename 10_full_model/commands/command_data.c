@@ -78,6 +78,29 @@ static int verify(const char *directory, Error *err) {
     return status;
 }
 
+/* What was asked for, into the folder. */
+static int make_shards(Options *o, char **argv, Error *err) {
+    PrepareOptions *p = &o->prepare;
+    /* Finished shards are looked at more closely below: the message says what is different. */
+    bool shards = *p->out && shards_are_there(p->out);
+    if (output_folder_check(p->out, OUTPUT_SHARDS, p->overwrite || shards, err)) return -1;
+    if (p->bands * p->rows > MINHASH_MOST)
+        options_error(argv, "%d --bands of %d --rows are %d numbers; at most %d", p->bands, p->rows,
+                      p->bands * p->rows, MINHASH_MOST);
+    p->paths = o->paths.items;
+    p->path_count = o->paths.count;
+    p->held_out = o->held_out.items;
+    p->held_out_count = o->held_out.count;
+    p->seed = o->common.seed;
+    PrepareReport report;
+    int status = prepare_run(p, &report, err);
+    if (!status) status = prepare_report_show(p, &report, err);
+    if (!status) printf("Shards, index.json and report.json are in %s\n", p->out);
+    free(o->paths.items);
+    free(o->held_out.items);
+    return status;
+}
+
 static int run(int argc, char **argv, Error *err) {
     Options options = {.prepare = prepare_defaults()}, *o = &options;
     PrepareOptions *p = &o->prepare;
@@ -147,24 +170,7 @@ static int run(int argc, char **argv, Error *err) {
     if (o->verify) return verify(o->verify, err);
     if (!p->out) options_error(argv, "--out DIR says where the shards go");
     if (!o->paths.count) options_error(argv, "which files?");
-    /* Finished shards are looked at more closely below: the message says what is different. */
-    bool shards = *p->out && shards_are_there(p->out);
-    if (output_folder_check(p->out, OUTPUT_SHARDS, p->overwrite || shards, err)) return -1;
-    if (p->bands * p->rows > MINHASH_MOST)
-        options_error(argv, "%d --bands of %d --rows are %d numbers; at most %d", p->bands, p->rows,
-                      p->bands * p->rows, MINHASH_MOST);
-    p->paths = o->paths.items;
-    p->path_count = o->paths.count;
-    p->held_out = o->held_out.items;
-    p->held_out_count = o->held_out.count;
-    p->seed = o->common.seed;
-    PrepareReport report;
-    int status = prepare_run(p, &report, err);
-    if (!status) status = prepare_report_show(p, &report, err);
-    if (!status) printf("Shards, index.json and report.json are in %s\n", p->out);
-    free(o->paths.items);
-    free(o->held_out.items);
-    return status;
+    return make_shards(o, argv, err);
 }
 
 const Command command_data = {
