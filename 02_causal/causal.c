@@ -34,14 +34,6 @@ void attention_shape_check(const char *where, const AttentionShape *s) {
           ATTENTION_MAX_DIM);
 }
 
-static size_t backward_scratch(Context *ctx, AttentionShape shape) {
-#ifdef WITH_CUDA
-    if (ctx->device == CUDA) return causal_backward_scratch_cuda(ctx->gpu, ctx->dtype, shape);
-#endif
-    (void)ctx;
-    return causal_backward_scratch_cpu(shape);
-}
-
 typedef struct AttentionSaved {
     Tensor *o, *q, *k, *v;
     const float *lse; /* [B, H, T] */
@@ -54,7 +46,7 @@ static void causal_attention_backward(Context *ctx, void *saved) {
     void *dq = grad_slot(ctx, s->q, &add_q);
     void *dk = grad_slot(ctx, s->k, &add_k);
     void *dv = grad_slot(ctx, s->v, &add_v);
-    size_t bytes = backward_scratch(ctx, s->shape);
+    size_t bytes = ON(ctx, causal_backward_scratch, s->shape);
     float *scratch = bytes ? arena_alloc(&ctx->data, bytes) : NULL;
     ON(ctx, causal_backward, dq, add_q, dk, add_k, dv, add_v, scratch, s->o->grad->data, s->q->data,
        s->k->data, s->v->data, s->o->data, s->lse, s->shape);
