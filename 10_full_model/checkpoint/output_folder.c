@@ -79,6 +79,7 @@ int output_folder_check(const char *path, OutputKind kind, bool overwrite, Error
         return error_set(err, "%s: Not a directory", path);
     if (is_last_of_a_run(path))
         return error_set(err, "%s is the inside of a training run; choose another --out", path);
+    if (replacement_finish(path, err)) return -1; /* what waits to be moved is there, too */
     FolderContent content = look(path, kind, found);
     if (content == FOLDER_FREE) return 0;
     bool same = (content == FOLDER_MODEL && kind != OUTPUT_SHARDS) ||

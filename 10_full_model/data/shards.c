@@ -8,8 +8,8 @@
 
 #include "10_full_model/data/shards_format.h"
 #include "common/core/memory.h"
-
 #include "common/core/rng.h"
+#include "common/files/replacement.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -178,6 +178,7 @@ int shards_open(Shards *s, const char *directory, bool verify, Error *err) {
     if (strlen(directory) >= sizeof s->directory)
         return error_set(err, "the path %.80s... is too long", directory);
     strcpy(s->directory, directory);
+    if (replacement_finish(directory, err)) return -1;
     PathText path = file_path(directory, SHARD_INDEX);
     cJSON *index = json_load(path.text, err);
     if (!index)

@@ -94,7 +94,8 @@ typedef struct Shards {
 /*
  * Opens a folder that `deepseek data` wrote. Everything that the index says is compared with what
  * is there: sizes, counts, headers. With `verify` all bytes are read, too: hashes, ids within the
- * vocabulary, documents that begin and end where they should.
+ * vocabulary, documents that begin and end where they should. New shards that a kill has left half
+ * moved into the folder are moved first (replacement.h).
  */
 int shards_open(Shards *shards, const char *directory, bool verify, Error *err);
 void shards_close(Shards *shards);

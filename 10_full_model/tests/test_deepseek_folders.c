@@ -186,8 +186,8 @@ Test(folders, an_index_takes_nothing_with_it) {
 
 static void kill_after(double seconds, const char *const *argv) {
     Process process = process_start((Start){0}, argv);
-    struct timespec pause = {0, (long)(1e9 * seconds)};
-    nanosleep(&pause, NULL);
+    struct timespec pause = {(time_t)seconds, (long)(1e9 * (seconds - (double)(time_t)seconds))};
+    cr_assert(nanosleep(&pause, NULL) == 0);
     kill(process.id, SIGKILL);
     process_end(&process);
 }
@@ -248,6 +248,51 @@ Test(folders, data_is_killed_at_any_moment) {
     deepseek_says(0, "Shards", argv);
     char *is = snapshot(p.target);
     cr_assert(!strstr(is, "77-0") && !strstr(is, "00009") && strstr(is, "backup.tmp"), "%s", is);
+}
+
+/* Killed after the one rename by which a new set counts, before the last of its files has moved:
+ * whoever opens the folder moves the others, and whoever would write there sees what waits. */
+Test(folders, a_set_half_moved_is_the_new_one) {
+    static const char *const sets[2][5] = {{"tokenizer.json", "train-00000.shard", "index.json",
+                                            "report.json", "validation-00000.shard"},
+                                           {"config.json", "model.safetensors", "tokenizer.json",
+                                            "tokenizer_config.json", "generation_config.json"}};
+    Place p = place_open();
+    const char *other = path_in(p.w.directory, "other"),
+               *in = path_in(p.target, "deepseek.incoming");
+    EXPECT(0, "Shards", DATA(&p.w, "others"), "--seed", "7");
+    EXPECT(0, "Done", TRAINING(&p.w, "trained"), "--steps", "2");
+    EXPECT(0, "is written", "convert", "--model", path_in(p.w.directory, "trained"), "--out",
+           other);
+    const char *const olds[] = {p.shards, p.model};
+    const char *const news[] = {path_in(p.w.directory, "others"), other};
+    for (int i = 0; i < 2 * 5; i++) {
+        int set = i / 5, moved = i % 5;
+        char command[700];
+        copy_folder(olds[set], p.target);
+        copy_folder(news[set], in);
+        for (int k = 0; k < moved; k++) {
+            snprintf(command, sizeof command, "mv '%s/%s' '%s'", in, sets[set][k], p.target);
+            cr_assert(system(command) == 0);
+        }
+        if (set == 0) EXPECT(0, "as the index says", "data", "--verify", p.target);
+        if (set == 1) cr_assert_str_eq(measured(&p.w, p.target), measured(&p.w, other));
+        cr_assert_not(exists(p.target, "deepseek.incoming"), "case %d", i);
+        for (int k = 0; k < 5; k++) {
+            snprintf(command, sizeof command, "cmp '%s/%s' '%s'", news[set], sets[set][k],
+                     path_in(p.target, sets[set][k]));
+            cr_assert(system(command) == 0, "case %d: %s", i, command);
+        }
+    }
+    for (int set = 0; set < 2; set++) {
+        copy_folder(p.files, p.target);
+        unlink(path_in(p.target, "config.json")), unlink(path_in(p.target, "tokenizer.json"));
+        copy_folder(news[set], in);
+        if (set == 0) EXPECT(1, "has shards, which would be lost", DATA(&p.w, "target"));
+        if (set == 1)
+            EXPECT(1, "has a model, which would be lost", "convert", "--model", p.run, "--out",
+                   p.target);
+    }
 }
 
 /* ---- runs ---- */
