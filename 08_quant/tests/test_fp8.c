@@ -396,13 +396,13 @@ DEVICE_TEST(fp8, grouped_by_plain_loops) {
     }
 }
 
-/* dW adds up an expert's tokens; with `add` it starts from what is there. One expert with all rows,
- * too: offsets NULL. F32 throughout, but for wgmma's short sums. */
-DEVICE_TEST(fp8, weight_gradient_by_plain_loops) {
-    for (int i = 0; i < 4 * GROUPS; i++) {
+/* dW adds up an expert's tokens; with `add` it starts from what is there. `one` expert has all
+ * rows: offsets NULL. F32 throughout, but for wgmma's short sums. */
+static void weight_gradient(Device device, DType dtype, int add, bool one) {
+    for (int i = 0; i < GROUPS; i++) {
         Context ctx = test_context(device, dtype);
-        Setup u = setup(&ctx, &groups[i / 4]);
-        int add = i % 2, one = i / 2 % 2, shapes = 0;
+        Setup u = setup(&ctx, &groups[i]);
+        int shapes = 0;
         const int32_t *on_device = one ? NULL : u.offsets_device, *host = one ? NULL : u.offsets;
         if (one) u.s.experts = 1;
         Coded x = coded_columns(&ctx, u.x, on_device, host, u.s.experts, 0);
@@ -434,3 +434,8 @@ DEVICE_TEST(fp8, weight_gradient_by_plain_loops) {
         context_free(&ctx);
     }
 }
+/* Four tests, for a tool that looks at every access takes its time. */
+DEVICE_TEST(fp8, weight_gradient_by_plain_loops) { weight_gradient(device, dtype, 0, false); }
+DEVICE_TEST(fp8, weight_gradient_is_added) { weight_gradient(device, dtype, 1, false); }
+DEVICE_TEST(fp8, weight_gradient_of_all_rows) { weight_gradient(device, dtype, 0, true); }
+DEVICE_TEST(fp8, weight_gradient_of_all_rows_is_added) { weight_gradient(device, dtype, 1, true); }
