@@ -228,8 +228,8 @@ grade: ## points for the exercises of a chapter: make grade CH=02 (CSV=FILE: int
 	+@tools/learn.py grade $(CH) $(if $(CSV),--csv $(CSV))
 solutions: ## for authors: every exercise's stub compiles and fails, every solution passes
 	+@tools/learn.py solutions $(CH)
-bugs: ## plant every known mistake in a copy of the tree: a test must find it
-	+@tools/bugs.py $(CH)
+bugs: ## plant every known mistake in a copy of the tree: a test must find it (REMEMBER=1: note which)
+	+@tools/bugs.py $(if $(REMEMBER),--remember) $(CH)
 
 # For tools that compile and link by themselves (tools/build.py).
 build-info: | setup

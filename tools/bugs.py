@@ -1,10 +1,14 @@
 #!/usr/bin/env python3
-"""Proves that the tests find mistakes: bugs.py [CHAPTER...]
+"""Proves that the tests find mistakes: bugs.py [--remember] [CHAPTER...]
 
 NN_name/bugs/NN_title.patch is a classic mistake: a sentence that says what is wrong, then a diff
 from the root of the repository. Each is applied to a copy of the tree, the chapter's tests are
 built there (on the CPU, from the objects that are there already, so that only what the patch
 touches is compiled again), and one of them must fail that passes without the patch.
+
+NN_name/bugs/found_by.txt says which one failed last time: "NN_title program suite/test". That one
+is built and run first, and if it fails, it is all that is needed. Where it does not, or nothing is
+said, all are tried; --remember writes down what they say.
 """
 
 import concurrent.futures
@@ -84,11 +88,39 @@ def sentence(patch):
     return ""
 
 
-def try_bug(patch, build, files, tests):
-    """(found?, text)"""
+def remembered(chapter):
+    """{a patch's stem: (test program, suite/test)}"""
+    path = ROOT / chapter / "bugs" / "found_by.txt"
+    lines = path.read_text().splitlines() if path.exists() else []
+    return {stem: (program, test) for stem, program, test in map(str.split, lines)}
+
+
+def remember(chapter, found):
+    lines = [" ".join([stem, *found[stem]]) for stem in sorted(found)]
+    (ROOT / chapter / "bugs" / "found_by.txt").write_text("\n".join(lines) + "\n")
+
+
+def failing(tree, test, pattern=None):
+    """The first failing test of a program in the copy, by name."""
+    run = criterion.run(
+        tree / test,
+        pattern=pattern,
+        fail_fast=True,
+        cwd=tree,
+        timeout=SECONDS_PER_TEST,
+        jobs=1,
+    )
+    return next((r.name for r in run.of(criterion.FAIL)), None)
+
+
+def try_bug(patch, build, files, tests, hint):
+    """(found?, text, (program, suite/test) that found it)"""
     chapter, tree = patch.parent.parent.name, COPIES / f"{patch.parent.parent.name}.{patch.stem}"
     if not sentence(patch):
-        return False, "the patch must begin with a sentence that says what the mistake is"
+        return False, "the patch must begin with a sentence that says what the mistake is", None
+    tries = [(test, None) for test in tests]
+    if hint:
+        tries[:0] = [(test, hint[1]) for test in tests if test.endswith("/" + hint[0])]
     try:
         copy_tree(tree, files, build, chapter)
         complaint = apply(patch, tree)
@@ -96,27 +128,29 @@ def try_bug(patch, build, files, tests):
             return (
                 False,
                 f"the patch does not apply to the sources as they are; make it again\n{complaint}",
+                None,
             )
-        ok, text = build.make("-j1", *tests, cwd=tree, quiet=True)
-        if not ok:
-            return False, f"with the mistake in it, the program must still compile\n{text}"
-        for test in tests:
-            run = criterion.run(
-                tree / test, fail_fast=True, cwd=tree, timeout=SECONDS_PER_TEST, jobs=1
+        for test, pattern in tries:
+            ok, text = build.make("-j1", test, cwd=tree, quiet=True)
+            if not ok:
+                return False, f"with the mistake in it, the program must still compile\n{text}", None
+            name = failing(tree, test, pattern)
+            if not name:
+                continue
+            sound = criterion.run(
+                ROOT / test, pattern=name, cwd=ROOT, timeout=SECONDS_PER_TEST, jobs=1
             )
-            for failed in run.of(criterion.FAIL):
-                sound = criterion.run(
-                    ROOT / test, pattern=failed.name, cwd=ROOT, timeout=SECONDS_PER_TEST, jobs=1
-                )
-                if sound.of(criterion.FAIL) and not failed.name.startswith("("):
-                    return False, f"{failed.name} fails without the mistake, too"
-                return True, f"{pathlib.Path(test).name}: {failed.name}"
-        return False, f"no test of {chapter} fails: the tests miss this mistake"
+            if sound.of(criterion.FAIL) and not name.startswith("("):
+                return False, f"{name} fails without the mistake, too", None
+            program = pathlib.Path(test).name
+            return True, f"{program}: {name}", (program, name)
+        return False, f"no test of {chapter} fails: the tests miss this mistake", None
     finally:
         shutil.rmtree(tree, ignore_errors=True)
 
 
-def main(names):
+def main(arguments):
+    names = [a for a in arguments if a != "--remember"]
     build, files = Build("CUDA=0", "SETUP=0"), tracked_files()
     patches = [
         p for c in chosen_chapters(names) for p in sorted((ROOT / c / "bugs").glob("*.patch"))
@@ -128,11 +162,20 @@ def main(names):
     if patches and not build.make("-s", *sum(tests.values(), []))[0]:
         fail("the project itself does not build; the compiler's message is above")
     missed = 0
+    hints = {c: remembered(c) for c in tests}
+    found_by = {c: {} for c in tests}
     with concurrent.futures.ThreadPoolExecutor(criterion.cores()) as pool:
-        work = lambda patch: try_bug(patch, build, files, tests[patch.parent.parent.name])
-        for patch, (found, text) in zip(patches, pool.map(work, patches)):
+
+        def work(patch):
+            chapter = patch.parent.parent.name
+            return try_bug(patch, build, files, tests[chapter], hints[chapter].get(patch.stem))
+
+        for patch, (found, text, by) in zip(patches, pool.map(work, patches)):
             missed += not found
-            print(f"  {patch.parent.parent.name}/{patch.stem}: {sentence(patch)}")
+            chapter = patch.parent.parent.name
+            if found and "(" not in by[1]:  # a crash has no test's name
+                found_by[chapter][patch.stem] = by
+            print(f"  {chapter}/{patch.stem}: {sentence(patch)}")
             print(
                 "\n".join(
                     "      " + ("found by " if found else "NOT FOUND: ") * (i == 0) + l
@@ -140,6 +183,8 @@ def main(names):
                 ),
                 flush=True,
             )
+    for chapter in tests if "--remember" in arguments else []:
+        remember(chapter, found_by[chapter])
     print(f"bugs: {len(patches) - missed} of {len(patches)} mistakes are found by a test")
     return 1 if missed else 0
 
