@@ -3,8 +3,8 @@
  *
  * scores() below is right: it computes every score and then writes -infinity over those that a
  * query must not see. It is also twice as slow as it need be. Every dot product goes through dot(),
- * which counts. Rewrite scores() so that it calls dot() no oftener than the mask allows, (number of
- * visible pairs) times, with the same result.
+ * which counts. Rewrite scores() so that it calls dot() no more often than the mask allows, (number
+ * of visible pairs) times, with the same result.
  *
  * Then a second saving: with `window` > 0 a query sees only the last `window` positions up to its
  * own (sliding-window attention, as in Mistral 7B). The work must shrink to match. window = 0 means

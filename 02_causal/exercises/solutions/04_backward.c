@@ -1,5 +1,10 @@
 /*
  * Solution 02.4. One function a row, so that the indices stay out of the formulas.
+ *
+ * Two tempting mistakes: to clear dk and dv inside the loop over query heads, where with grouped
+ * heads the second head of a group wipes out the first one's sum; and to leave `scale` out of ds,
+ * since p already has it. It belongs there a second time, for s = scale q . k, and dq needs the
+ * derivative of that.
  */
 #include "02_causal/causal.h"
 

@@ -1,6 +1,8 @@
 /*
  * Solution 02.5. Query i stands at position kv_len - q_len + i and sees one key more than that. And
- * o, like l, was measured against the old maximum: both are multiplied by exp(m - m_new).
+ * o, like l, was measured against the old maximum: both are multiplied by exp(m - m_new). It is
+ * tempting to divide by l at the end of each tile instead: then o / l is right after the first tile
+ * and wrong after every other.
  */
 #include "02_causal/causal.h"
 

@@ -1,6 +1,7 @@
 /*
  * Solution 02.6. The mask is an interval of keys, so it is two loop bounds and no comparison of
- * single scores.
+ * single scores. Tempting: first = end - window without a look at its sign, which reads keys before
+ * the first.
  */
 #include <math.h>
 
