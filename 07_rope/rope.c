@@ -154,7 +154,6 @@ void rope_free(Rope *rope) {
 
 /* ---- rotation ---- */
 
-/* [rope_rotate] */
 typedef struct RopeSaved {
     const Rope *rope;
     Tensor *q, *k;
@@ -162,6 +161,7 @@ typedef struct RopeSaved {
     const Tensor *positions;
 } RopeSaved;
 
+/* [rotate] */
 /* One pass over q and k (either may be NULL), or over their gradients, which have their shapes. */
 static void rotate(Context *ctx, const RopeSaved *s, const Tensor *q, const Tensor *k,
                    int inverse) {
@@ -184,6 +184,7 @@ static void rope_backward(Context *ctx, void *saved) {
     RopeSaved *s = saved;
     rotate(ctx, s, gradient_of(s->q), gradient_of(s->k), 1);
 }
+/* [/rotate] */
 
 /* The tape runs rope_backward only if q has a gradient. If k alone has one, this does it. */
 static void rope_backward_of_k(Context *ctx, void *saved) {
@@ -214,7 +215,6 @@ void rope_rotate(Context *ctx, const Rope *rope, Tensor *q, int q_offset, Tensor
     tape_push(ctx, q, rope_backward, &s, sizeof s);
     if (k) tape_push(ctx, k, rope_backward_of_k, &s, sizeof s);
 }
-/* [/rope_rotate] */
 
 /* A Rope as a Position: rotates the last numbers of each head. */
 static void rotate_last(Context *ctx, const Position *self, Tensor *q, Tensor *k, int dim,
@@ -227,7 +227,6 @@ static void rotate_last(Context *ctx, const Position *self, Tensor *q, Tensor *k
 
 /* ---- the two layouts ---- */
 
-/* [rope_layout_rows] */
 /*
  * Row 2i of the interleaved layout is row i of the halves, row 2i + 1 is row i + dim/2. Scores do
  * not change, because q and k change places alike and a sum does not mind the order.
@@ -252,4 +251,3 @@ void rope_layout_rows(float *w, int64_t heads, int64_t head_dim, int64_t dim, in
     }
     free(old);
 }
-/* [/rope_layout_rows] */

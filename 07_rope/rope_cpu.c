@@ -9,7 +9,6 @@
  */
 #include "07_rope/rope.h"
 
-/* [rope_halves] */
 /* One head: the pair (i, i + half) turned by cos c[i] and sin s[i]; back when sign is -1. */
 static void turn_halves(float *restrict x, const float *restrict c, const float *restrict s,
                         int half, float sign) {
@@ -21,9 +20,7 @@ static void turn_halves(float *restrict x, const float *restrict c, const float 
         y[i] = a * sine + b * c[i];
     }
 }
-/* [/rope_halves] */
 
-/* [rope_interleaved] */
 /* One head: the pair (2i, 2i + 1) turned by cos c[i] and sin s[i]; back when sign is -1. */
 static void turn_interleaved(float *restrict x, const float *restrict c, const float *restrict s,
                              int half, float sign) {
@@ -34,7 +31,6 @@ static void turn_interleaved(float *restrict x, const float *restrict c, const f
         x[2 * i + 1] = a * sine + b * c[i];
     }
 }
-/* [/rope_interleaved] */
 
 /* The numbers that will be rotated AHEAD heads from now: asked for, not waited for. (On two cores
  * of an AMD EPYC (Zen 4), with 64 of 192 numbers rotated, a quarter faster than without.) */

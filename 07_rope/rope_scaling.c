@@ -44,7 +44,6 @@ void rope_yarn_range(const RopeConfig *cfg, double *low, double *high) {
 }
 /* [/rope_yarn_range] */
 
-/* [yarn_frequency] */
 /* Below `low` the pair keeps its frequency, above `high` it is divided by factor. */
 static double yarn_frequency(const RopeConfig *cfg, int i, double low, double high) {
     if (low == high) high += 0.001; /* a ramp of no width would divide by zero */
@@ -52,11 +51,9 @@ static double yarn_frequency(const RopeConfig *cfg, int i, double low, double hi
     double f = plain_frequency(cfg->rope_theta, i, cfg->dim);
     return f / cfg->factor * ramp + f * (1 - ramp);
 }
-/* [/yarn_frequency] */
 
 /* ---- all types ---- */
 
-/* [rope_frequencies] */
 void rope_frequencies(const RopeConfig *cfg, double *f) {
     double theta = cfg->rope_theta, low = 0, high = 0;
     int dim = cfg->dim;
@@ -68,11 +65,9 @@ void rope_frequencies(const RopeConfig *cfg, double *f) {
         if (cfg->rope_type == ROPE_YARN) f[i] = yarn_frequency(cfg, i, low, high);
     }
 }
-/* [/rope_frequencies] */
 
 /* ---- the two factors ---- */
 
-/* [mscale] */
 /* m(s): scores over more keys make a flatter softmax; a logarithm of the growth sharpens it. */
 static double m_of(const RopeConfig *cfg, double mscale) {
     return cfg->factor > 1 ? 0.1 * mscale * log(cfg->factor) + 1 : 1;
@@ -92,4 +87,3 @@ double rope_softmax_factor(const RopeConfig *cfg) {
     double m = m_of(cfg, cfg->mscale_all_dim);
     return m * m;
 }
-/* [/mscale] */

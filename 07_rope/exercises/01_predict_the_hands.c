@@ -1,21 +1,22 @@
 /*
- * Exercise 07.1: predict the hands of the clock.
+ * Exercise 07.1: predict the hands of another clock.
  *
- * DeepSeek-V3 turns 64 numbers of a head, in 32 pairs, with theta = 10000. It was trained on texts
- * of 4096 tokens at first. Predict, with a pencil or a pocket calculator:
+ * A model turns 128 numbers of a head, in 64 pairs, with theta = 500000. It was trained on texts
+ * of 16,384 tokens. Predict, with a pencil and a pocket calculator:
  *
- *   slowest_round    tokens until the last pair, number 31, has come round once (to the nearest 1)
- *   come_round       how many of the 32 pairs come round at least once within 4096 tokens
- *   alias_of_one     one pair that makes a quarter turn per token: the smallest distance above 0
- *                    that it cannot tell from 0
- *   alias_of_two     two pairs, a quarter turn and a tenth of a turn per token: the same for both
+ *   slowest_round    tokens until the last pair, number 63, has come round once; 1 % off is right
+ *   come_round       how many of the 64 pairs come round at least once within 16,384 tokens
+ *   alias_of_one     one pair that makes two fifths of a turn per token: the smallest distance
+ *                    above 0 that it cannot tell from 0
+ *   alias_of_two     two pairs, two fifths and a sixth of a turn per token: the same for both
  *                    together
  *
  * POINTS: 2
  */
-extern const int slowest_round, come_round, alias_of_one, alias_of_two;
+extern const double slowest_round;
+extern const int come_round, alias_of_one, alias_of_two;
 
-const int slowest_round = 0;
+const double slowest_round = 0;
 const int come_round = 0;
 const int alias_of_one = 0;
 const int alias_of_two = 0;

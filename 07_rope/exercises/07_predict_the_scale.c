@@ -1,20 +1,21 @@
 /*
  * Exercise 07.7: predict the softmax scale.
  *
- * DeepSeek-V3: heads of 128 numbers without and 64 with position; YaRN with factor 40, original
- * context 4096, mscale = mscale_all_dim = 1. With m(s) = 0.1 s ln(factor) + 1, predict
+ * A model has heads of 96 numbers without and 32 with position. It is stretched by YaRN with factor
+ * 16, mscale 1 and mscale_all_dim 0.5. With m(a) = 0.1 a ln(factor) + 1, predict, to four digits
+ * after the point:
  *
  *   plain_scale       the softmax scale before the context was extended
- *   yarn_scale        the scale after it (both to four digits behind the point)
+ *   yarn_scale        the scale after it
  *   attention_factor  the factor on cos and sin (what transformers calls attention_scaling)
- *   v2_paper_t        the V2 paper writes sqrt(t) = 0.0707 ln s + 1, s = 40, and V2's config.json
- *                     has mscale_all_dim 0.707: by how much are its scores multiplied? (3 digits)
+ *   v2_scores         DeepSeek-V2 has factor 40 and 0.707 for both: by how much are its scores
+ *                     multiplied? (3 digits)
  *
  * POINTS: 2
  */
-extern const double plain_scale, yarn_scale, attention_factor, v2_paper_t;
+extern const double plain_scale, yarn_scale, attention_factor, v2_scores;
 
 const double plain_scale = 0;
 const double yarn_scale = 0;
 const double attention_factor = 0;
-const double v2_paper_t = 0;
+const double v2_scores = 0;

@@ -4,15 +4,18 @@
 #include <criterion/criterion.h>
 #include <math.h>
 
-extern const int slowest_round, come_round, alias_of_one, alias_of_two;
+extern const double slowest_round;
+extern const int come_round, alias_of_one, alias_of_two;
 
 Test(predict, hands) {
-    RopeConfig v3 = rope_config(64, 4096);
-    double f[32];
+    RopeConfig cfg = rope_config(128, 16384);
+    double f[64];
     int round = 0;
-    rope_frequencies(&v3, f);
-    for (int i = 0; i < 32; i++) round += 4096 * f[i] >= 2 * M_PI;
-    cr_assert(slowest_round == lround(2 * M_PI / f[31]), "slowest_round is not %d", slowest_round);
+    cfg.rope_theta = 500000;
+    rope_frequencies(&cfg, f);
+    for (int i = 0; i < 64; i++) round += 16384 * f[i] >= 2 * M_PI;
+    cr_assert(fabs(slowest_round * f[63] / (2 * M_PI) - 1) <= 0.01, "slowest_round is not %g",
+              slowest_round);
     cr_assert(come_round == round, "come_round is not %d", come_round);
 }
 
@@ -26,7 +29,7 @@ static int alias(const double *turns, int hands) {
 }
 
 Test(predict, aliases) {
-    const double turns[] = {1.0 / 4, 1.0 / 10};
+    const double turns[] = {2.0 / 5, 1.0 / 6};
     cr_assert(alias_of_one == alias(turns, 1), "alias_of_one is not %d", alias_of_one);
     cr_assert(alias_of_two == alias(turns, 2), "alias_of_two is not %d", alias_of_two);
 }

@@ -7,7 +7,6 @@
 
 #include <math.h>
 
-/* [quarter_turns] */
 /* q = (3, 1) and k = (2, 1) at places 0 .. 4, a quarter turn for each: the table of the lesson. */
 Test(by_hand, quarter_turns) {
     enum { PLACES = 5 };
@@ -25,7 +24,6 @@ Test(by_hand, quarter_turns) {
             cr_assert(product == of_distance[p - s], "q at %d times k at %d is %g", p, s, product);
         }
 }
-/* [/quarter_turns] */
 
 /* Four pairs, theta 10000, trained on 628 = 2 pi 100 tokens, stretched ten times. */
 Test(by_hand, four_pairs_stretched) {

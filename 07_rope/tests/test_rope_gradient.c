@@ -159,7 +159,6 @@ static float *projected_and_turned(Context *ctx, const Tensor *x, const float *w
     return test_values(ctx, y);
 }
 
-/* [layout_rows_keep_scores] */
 CPU_TEST(layout, converted_weights_give_the_same_scores) {
     enum { IN = 10 };
     Tensor *x = test_normal(&ctx, "x", 1, SHAPE(TOKENS, IN));
@@ -182,7 +181,6 @@ CPU_TEST(layout, converted_weights_give_the_same_scores) {
     /* The same products in another order, of numbers that are themselves sums of IN products. */
     check_close("scores", scores[1], scores[0], TOKENS * HEADS * TOKENS, 8 * tolerance_of(F32, IN));
 }
-/* [/layout_rows_keep_scores] */
 
 Test(layout, there_and_back_is_nothing) {
     enum { HEADS_ = 3, HEAD_DIM = 11, IN = 4, COUNT = HEADS_ * HEAD_DIM * IN };

@@ -80,7 +80,6 @@ DEVICE_TEST(mla, equals_transformers_v2) {
 enum { B = 2, T = 77, HIDDEN = 24 };
 static const MlaConfig small = {HIDDEN, 3, 12, 16, 8, 6, 5, false};
 
-/* [absorbed_is_naive] */
 /*
  * A prompt, a chunk, then token by token, in either mode, against the whole text without a cache:
  * k_rope is in the cache as it was after its rotation and is never turned again.
@@ -109,7 +108,6 @@ static void check_cached(Device device, DType dtype, RopeLayout layout, MlaMode 
     }
     check_close("cached", pieced, whole, B * T * HIDDEN, module_tolerance(dtype));
 }
-/* [/absorbed_is_naive] */
 
 DEVICE_TEST(mla, absorbed_from_the_cache_is_naive_without) {
     check_cached(device, dtype, ROPE_INTERLEAVED, MLA_ABSORBED);

@@ -34,7 +34,6 @@ static void check_number(const char *what, double got, double expected, double a
 
 /* ---- DeepSeek-V3 ---- */
 
-/* [v3_numbers] */
 Test(yarn, numbers_of_deepseek_v3) {
     RopeConfig cfg = v3_config();
     double low, high, f[32];
@@ -49,7 +48,6 @@ Test(yarn, numbers_of_deepseek_v3) {
     check_number("m", sqrt(rope_softmax_factor(&cfg)), 1.368888, 5e-7);
     check_number("softmax scale", rope_softmax_factor(&cfg) / sqrt(192), 0.1352338, 5e-8);
 }
-/* [/v3_numbers] */
 
 /* The module hands both factors on: one in the table, one in position.scale. */
 CPU_TEST(yarn, factors_reach_table_and_position) {

@@ -1,21 +1,17 @@
 /*
- * Exercise 07.1: predict the hands of the clock.
+ * Solution 07.1: a pair comes round when p f = 2 pi, so pair i needs 2 pi theta^(2i / 128) tokens.
+ * For the last one that is 2 pi 500000^(126 / 128). Within 16,384 tokens come those with
+ * i <= 64 ln(16384 / 2 pi) / ln 500000 = 38.4, that is 0 .. 38. (Tempting: 38, for pairs count
+ * from 0; and theta = 2 pi 500000, as if the last exponent were 1.)
  *
- * DeepSeek-V3 turns 64 numbers of a head, in 32 pairs, with theta = 10000. It was trained on texts
- * of 4096 tokens at first. Predict, with a pencil or a pocket calculator:
- *
- *   slowest_round    tokens until the last pair, number 31, has come round once (to the nearest 1)
- *   come_round       how many of the 32 pairs come round at least once within 4096 tokens
- *   alias_of_one     one pair that makes a quarter turn per token: the smallest distance above 0
- *                    that it cannot tell from 0
- *   alias_of_two     two pairs, a quarter turn and a tenth of a turn per token: the same for both
- *                    together
- *
- * POINTS: 2
+ * Two fifths of a turn: after 5 tokens it has made 2 turns, and after no fewer a whole number.
+ * (Tempting: 2.5, which is no distance.) Both hands are back at the least common multiple of 5 and
+ * 6.
  */
-extern const int slowest_round, come_round, alias_of_one, alias_of_two;
+extern const double slowest_round;
+extern const int come_round, alias_of_one, alias_of_two;
 
-const int slowest_round = 47117; /* 2 pi 10000^(62/64) */
-const int come_round = 23;       /* 2 pi 10000^(2i/64) <= 4096: i <= 22.5, so 0 .. 22 */
-const int alias_of_one = 4;
-const int alias_of_two = 20; /* the least common multiple of 4 and 10 */
+const double slowest_round = 2557000;
+const int come_round = 39;
+const int alias_of_one = 5;
+const int alias_of_two = 30;

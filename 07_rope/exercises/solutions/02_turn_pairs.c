@@ -1,11 +1,8 @@
 /*
- * Exercise 07.2: turn pairs.
- *
- * x is the rotated part of one head: `pairs` pairs of neighbours, (x[0], x[1]), (x[2], x[3]), ...
- * Turn pair i, in place, by the angle whose cosine and sine are c[i] and s[i], counterclockwise:
- * (1, 0) by a quarter turn becomes (0, 1).
- *
- * POINTS: 2
+ * Solution 07.2: a pair is a complex number, and turning is multiplying by c + i s. The new first
+ * number needs the old second one and the other way round, so both are read before either is
+ * written. (Tempting: x[2i] = ... and then x[2i + 1] from the new x[2i]. The lengths then change,
+ * and the first test finds it.)
  */
 void turn_pairs(float *x, const float *c, const float *s, int pairs);
 

@@ -1,18 +1,9 @@
 /*
- * Exercise 07.3: the kernel, there and back.
- *
- * Now the chapter's own: all tokens, all heads, both layouts, and the way back. The loops are
- * there, and turn() is called for the rotated part of every head with the row of the table that
- * belongs to the token's position. Two things are missing. Which two numbers are pair i: neighbours
- * (2i, 2i + 1) or halves (i, i + half)? And with `inverse` everything turns back: this is the
- * gradient's way. It works on the gradient alone; ask yourself why no value of the forward pass is
- * needed.
- *
- * POINTS: 3
- * REPLACES: rope_rotate_cpu in 07_rope/rope_cpu.c
- * TESTS: test_rope:rotate/equals_complex_numbers_cpu test_rope:rotate/inverse_undoes_cpu
- *   test_rope:rotate/only_the_distance_counts_cpu
- *   test_rope_gradient:backward/turns_the_gradients_back_cpu
+ * Solution 07.3: turning back is turning by the angle's opposite: the same cosine, the other sine.
+ * The gradient of a product by an orthogonal matrix is a product by its transpose, which is its
+ * inverse, so no value of the forward pass is needed. (Tempting: to turn the cosine round as well,
+ * which is half a turn too much; and in halves to take i + half of the head, not of the rotated
+ * part.)
  */
 #include "07_rope/rope.h"
 

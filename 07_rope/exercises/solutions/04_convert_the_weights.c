@@ -1,15 +1,8 @@
 /*
- * Exercise 07.4: convert the weights.
- *
- * A checkpoint was made for interleaved pairs, and your kernel turns halves (or the other way
- * round). You need not touch the kernel: move rows of the matrices that make q and k. w
- * [heads * head_dim, in]; of each head's head_dim rows the last `dim` are rotated, the others stay
- * where they are. The row that makes the first number of pair i is 2i among the rotated rows in one
- * layout and i in the other; the second one is 2i + 1 and i + dim/2.
- *
- * POINTS: 3
- * REPLACES: rope_layout_rows in 07_rope/rope.c
- * TESTS: test_rope_gradient:layout
+ * Solution 07.4: a copy of a head's rotated rows, and each back to where the other layout has it.
+ * (Tempting: to permute the columns. They are what comes in; the rows make q and k. And to move
+ * rows in place, which overwrites some before they are read: a permutation is a set of cycles, not
+ * of swaps.)
  */
 #include "07_rope/rope.h"
 

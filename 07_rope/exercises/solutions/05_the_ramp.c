@@ -1,15 +1,8 @@
 /*
- * Exercise 07.5: the ramp.
- *
- * The frequencies of all four types. Default, linear and ntk are there. Write yarn:
- * rope_yarn_range() gives low and high, pairs as real numbers. Up to `low` a pair keeps its
- * frequency f, from `high` on it gets f / factor, and between them it is a mixture of the two whose
- * share of f / factor grows in a straight line.
- *
- * POINTS: 3
- * REPLACES: rope_frequencies in 07_rope/rope_scaling.c
- * TESTS: test_rope_scaling:yarn test_rope_scaling:scaling
- *   test_rope_scaling:goldens/frequencies_and_factors_of_transformers
+ * Solution 07.5: the share of f / factor is (i - low) / (high - low), held between 0 and 1. A
+ * mixture of frequencies, not of wavelengths: that would be another curve. (Tempting: a ramp
+ * between the pairs' turns, as the paper's text reads; the released code, and the weights, have it
+ * over the pair's number.) With low == high the ramp is a step, and 0 / 0 must not come of it.
  */
 #include "07_rope/rope.h"
 

@@ -1,12 +1,8 @@
 /*
- * Exercise 07.6: find the two mistakes.
- *
- * decode_step() is one step of a head with a cache of keys: the new token's query and key are
- * turned by their position, the key joins the cache, and the query meets every key in it. One pair
- * of numbers a head, turned by the angle f for each place. `cached` tokens are in the cache
- * already. It was tried with an empty cache, where it works. Two lines are wrong. Mend both.
- *
- * POINTS: 3
+ * Solution 07.6: the new token stands at place `cached`, not at 0; and what joins the cache is the
+ * turned key. Each mistake alone is invisible with an empty cache, where the place is 0 and nothing
+ * is turned. (Tempting: to turn the cached keys at every step. The right scores come out if the
+ * query is turned by its distance to each, too, and the whole cache is turned for every token.)
  */
 #include <math.h>
 

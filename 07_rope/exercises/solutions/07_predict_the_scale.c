@@ -1,20 +1,14 @@
 /*
- * Exercise 07.7: predict the softmax scale.
+ * Solution 07.7: a score sums over 96 + 32 numbers, so the scale is 1 / sqrt(128). (Tempting: 1 /
+ * sqrt(96), as if the rotated part were apart from it.) ln 16 = 2.7726, so m(0.5) = 1.1386 and
+ * m(1) = 1.2773. The score has q and k in it, so it is multiplied by m(0.5)^2. (Tempting: by m
+ * once; and by m(1), but mscale has a part in cos and sin alone.) These get m(1) / m(0.5).
  *
- * DeepSeek-V3: heads of 128 numbers without and 64 with position; YaRN with factor 40, original
- * context 4096, mscale = mscale_all_dim = 1. With m(s) = 0.1 s ln(factor) + 1, predict
- *
- *   plain_scale       the softmax scale before the context was extended
- *   yarn_scale        the scale after it (both to four digits behind the point)
- *   attention_factor  the factor on cos and sin (what transformers calls attention_scaling)
- *   v2_paper_t        the V2 paper writes sqrt(t) = 0.0707 ln s + 1, s = 40, and V2's config.json
- *                     has mscale_all_dim 0.707: by how much are its scores multiplied? (3 digits)
- *
- * POINTS: 2
+ * V2: m = 0.0707 ln 40 + 1 = 1.2608, and its square. On cos and sin stands m / m = 1.
  */
-extern const double plain_scale, yarn_scale, attention_factor, v2_paper_t;
+extern const double plain_scale, yarn_scale, attention_factor, v2_scores;
 
-const double plain_scale = 0.0722; /* 1 / sqrt(128 + 64) */
-const double yarn_scale = 0.1352;  /* 0.07217 x 1.36889^2 */
-const double attention_factor = 1; /* m(1) / m(1): cos and sin stay as they are */
-const double v2_paper_t = 1.590;   /* (0.0707 x 3.689 + 1)^2 = 1.2608^2 = 1.5896 */
+const double plain_scale = 0.0884;
+const double yarn_scale = 0.1146;
+const double attention_factor = 1.1218;
+const double v2_scores = 1.590;

@@ -1,12 +1,9 @@
 /*
- * Exercise 07.8: a table with few cosines.
- *
- * fill_table() writes cos(p f[i]) and sin(p f[i]) for every place p and pair i. It calls
- * counted_cos() and counted_sin() once for each number: 2 x places x pairs calls. Make it
- * 2 x pairs calls in all, with the same numbers to ten digits. (cos() and sin() of math.h are not
- * allowed.)
- *
- * POINTS: 3
+ * Solution 07.8: one cosine and one sine a pair, and from place to place a multiplication of
+ * complex numbers. Each rounds a little, and 2^-53 times some thousand places is far from ten
+ * digits. (Tempting: cos(2a) = 2 cos(a)^2 - 1 and its like, which double an error at every step.)
+ * The program does not do so: its table is made once, and exactness is worth more than
+ * milliseconds.
  */
 #include "07_rope/exercises/few_turns.h"
 

@@ -1,0 +1,29 @@
+"""q and k turned by their places: both arrows move on, the angle between them stays."""
+
+import math
+
+from drawing import BLUE, GREY, VERMILION, Drawing, pale
+
+TURN, ACROSS = 35, 70  # degrees a place; what q is ahead of k by, when both are at place 0
+R = 88
+d = Drawing(620, 270, "A query and a key two places apart, early in the text and later: the angle between them is the same")
+
+
+def arrow(x, y, degrees, colour, name, length=R):
+    a = math.radians(degrees)
+    at = (x + length * math.cos(a), y - length * math.sin(a))
+    d.arrow([(x, y), at], colour=colour, width=3)
+    d.text(x + (length + 16) * math.cos(a), y - (length + 16) * math.sin(a), name, colour=colour, bold=True)
+
+
+for x, k_at in ((150, 0), (460, 3)):
+    y, q_at = 132, k_at + 2
+    k, q = TURN * k_at, ACROSS + TURN * q_at - 90
+    points = [(x + R * math.cos(math.radians(t)), y - R * math.sin(math.radians(t))) for t in range(0, 361, 6)]
+    d.line(points, colour="#CCCCCC", width=1)
+    arc = [(x + 34 * math.cos(math.radians(t)), y - 34 * math.sin(math.radians(t))) for t in range(k, q + 1, 2)]
+    d.line(arc, colour=GREY, width=2)
+    arrow(x, y, k, BLUE, "k")
+    arrow(x, y, q, VERMILION, "q")
+    d.text(x, 254, f"k at place {k_at}, q at place {q_at}")
+d.save(__file__)
