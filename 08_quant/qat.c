@@ -7,7 +7,6 @@
 
 #include <string.h>
 
-/* [fake_quantise] */
 typedef struct FakeQuantiseSaved {
     Tensor *y, *w;
     float *scales;
@@ -47,7 +46,6 @@ Tensor *fake_quantise(Context *ctx, Tensor *w, const QuantFormat *format, float 
            .blocks = blocks, .block = block, .largest = largest);
     return y;
 }
-/* [/fake_quantise] */
 
 Decoder *qat_decoder(Context *ctx, const Decoder *decoder, const QuantFormat *format,
                      float clip_at) {

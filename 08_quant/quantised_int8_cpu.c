@@ -162,7 +162,6 @@ QuantisedRows quantised_rows_from(QuantisedRows x, int64_t first, int64_t step) 
     return x;
 }
 
-/* [step] */
 /*
  * Some bytes of a row of W: one group of several vectors, or a vector of several groups. w and
  * scale are of these, `at` and g say where they stand in x.
@@ -184,7 +183,6 @@ INLINE void step(Vector *sum, const Codes *w, const float *scale, QuantisedRows 
                   (scale_w * spread(x.scale + r * x.scale_row + g, groups));
     }
 }
-/* [/step] */
 
 /* Groups of 32, 64 or 128. */
 INLINE void short_groups(Vector *to, const QuantisedMatrix *w, QuantisedRows x, int64_t i,

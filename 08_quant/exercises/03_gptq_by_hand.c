@@ -4,7 +4,7 @@
  * The lesson's three tokens, (4, 0, 0), (2, 4, 0) and (3, 2, 4), and its INT8 with a scale of 1. A
  * third row of weights is
  *
- *     w = (-1.6, 0.4, 127)
+ *     w = (0.7, -1.4, 127)
  *
  *   nearest[3]     rounded to nearest
  *   gptq_says[3]   by GPTQ, without damping: as the lesson has it, half of each error is carried to

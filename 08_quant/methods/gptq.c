@@ -54,7 +54,6 @@ static int inverse_factor(float *u, const float *gram, const int *order, int n, 
                      info, n, (double)damp);
 }
 
-/* [gptq_batch] */
 /* Columns from .. to - 1 of one row; error [to - from] gets -e. */
 static void round_row(const Work *k, float *row, float *scales, float *error, int64_t from,
                       int64_t to) {
@@ -97,7 +96,6 @@ static void round_columns(const Work *k) {
     }
     free(errors);
 }
-/* [/gptq_batch] */
 
 typedef struct Column {
     float size;

@@ -30,7 +30,6 @@ static float token_scale(const float *x, const uint8_t *outlier, int64_t in) {
     return quant_scale(amax, &per_token);
 }
 
-/* [int8_linear] */
 void int8_linear(float *y, const float *x, const uint8_t *codes, const float *scales, int64_t rows,
                  int64_t in, int64_t out, float threshold) {
     uint8_t *outlier = must_alloc((size_t)in, 1);
@@ -53,7 +52,6 @@ void int8_linear(float *y, const float *x, const uint8_t *codes, const float *sc
     }
     free(outlier);
 }
-/* [/int8_linear] */
 
 void int8_activations(float *to, const float *x, int64_t rows, int64_t in, float threshold) {
     uint8_t *outlier = must_alloc((size_t)in, 1);

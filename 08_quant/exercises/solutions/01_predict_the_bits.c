@@ -1,19 +1,21 @@
 /*
- * Solution 08.1: 4 + 32 / 128 bits. 576 rows are five blocks of rows, the last one of 64; 7168
- * columns are 56. The row is 512 + 4 * 4 + 64 * 2. (Tempting: 4.5 blocks have 4.5 scales.)
+ * Solution 08.1: 4 + 16 / 128 bits. 2112 rows are 16 blocks and a half, and the half has a scale,
+ * too: 17 by 56. (Tempting: 16.5 blocks have 16.5 scales.) The row is 256 + 2 * 4 + 32 * 2.
  *
  * A number that is equally likely anywhere from -s/2 to s/2 has the variance s^2 / 12, and s is
- * 100 / 127: 0.787 / 3.46. (Tempting: s / 2, which is the worst case, or s / 4, the mean of the
+ * 30 / 127: 0.236 / 3.46. (Tempting: s / 2, which is the worst case, or s / 4, the mean of the
  * absolute values; the error is a root of a mean of squares.)
  *
- * The largest code is 1111 110: 2^(15 - 7) * 1.75. The least is 2^(1 - 7) / 8 = 2^-9.
+ * E3M2's largest code is 111 11: 2^(7 - 3) * 1.75. (Tempting: 14, as if the highest exponent were
+ * kept for infinity and NaN, which is so in IEEE's formats.) The least is 2^(1 - 3) / 4: the lowest
+ * exponent stands for steps without a leading 1.
  */
-extern const double int4_bits, beside_100, largest_e4m3, least_e4m3;
+extern const double int4_bits, beside_30, largest_e3m2, least_e3m2;
 extern const long long fp8_bytes, row_bytes;
 
-const double int4_bits = 4.25;
-const long long fp8_bytes = 576 * 7168 + 5 * 56 * 4;
-const long long row_bytes = 656;
-const double beside_100 = 0.227;
-const double largest_e4m3 = 448;
-const double least_e4m3 = 1;
+const double int4_bits = 4.125;
+const long long fp8_bytes = 2112 * 7168 + 17 * 56 * 4;
+const long long row_bytes = 328;
+const double beside_30 = 0.068;
+const double largest_e3m2 = 28;
+const double least_e3m2 = 0.0625;
