@@ -1,19 +1,11 @@
 /*
- * Exercise 03.2: two heads by hand.
+ * Solution 03.2. The second token sees two. In head 0 its query is 2, so the exponentials are 2^(2
+ * * 1) = 4 and 2^(2 * 2) = 16, in all 20; in head 1 it is 1: 2^0 and 2^1, in all 3. Shared, head
+ * 1's query 1 meets head 0's keys: 2^1 and 2^2, and head 0's values.
  *
- * The lesson computes the third of three tokens; do the second one. Its weights are fractions. All
- * as in the lesson:
- *
- *     x = (1, 0), (2, 1), (1, 1)      head 0 sees the first number, head 1 the second
- *     q = x,  k = ln(2) x,  v = x     so that e^(q k) is a power of two;  causal, scale 1
- *     y = (head 0 + head 1, head 0 - head 1)
- *
- *   head0, head1       what the two heads give for the second token (2, 1)
- *   output0, output1   the module's output for it
- *   shared1            what head 1 gives for it in multi-query attention, where both heads use head
- *                      0's keys and values
- *
- * POINTS: 2
+ * The tempting wrong answer lets the third token take part, too: its key is as good as the others',
+ * but the mask does not show it. And in multi-query attention it is tempting to share the query as
+ * well: then both heads would find the same, and there would be no reason to have two.
  */
 extern const double head0, head1, output0, output1, shared1;
 

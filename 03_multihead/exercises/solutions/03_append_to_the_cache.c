@@ -1,6 +1,7 @@
 /*
- * Exercise 03.3, a solution. Rows of one sequence lie side by side on both sides, so one run of
- * tokens * width numbers is copied for each sequence.
+ * Solution 03.3. Rows of one sequence lie side by side on both sides, so one run of tokens * width
+ * numbers is copied for each sequence. The tempting wrong answer steps by tokens * width in `to` as
+ * well: with one sequence, or when the cache is exactly full, nobody notices.
  */
 #include "03_multihead/kv_cache.h"
 

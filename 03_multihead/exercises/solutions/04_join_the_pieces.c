@@ -1,5 +1,7 @@
 /*
- * Exercise 03.4, a solution: every piece is brought to the largest m of all.
+ * Solution 03.4: every piece is brought to the largest m of all. The tempting wrong answer makes o
+ * / l of each piece and takes their mean, weighted by the number of keys: a piece with one loud key
+ * counts more than a piece with many quiet ones.
  */
 #include "03_multihead/decode.h"
 

@@ -1,5 +1,6 @@
 /*
- * Exercise 03.5, a solution: neighbours share a key head, and v is shared like k.
+ * Solution 03.5: neighbours share a key head, and v is shared like k. h % H_kv is tempting because
+ * it is right at both ends, with H_kv = H and with H_kv = 1: try the middle.
  */
 #include <math.h>
 

@@ -1,5 +1,7 @@
 /*
- * Exercise 03.6, a solution: a key that was read serves all query heads of its group.
+ * Solution 03.6: a key that was read serves all query heads of its group. It is tempting to keep
+ * the pointer of the call before instead: it is not valid any more, as a register of a GPU would be
+ * used again.
  */
 #include "03_multihead/exercises/read_once.h"
 

@@ -1,6 +1,7 @@
 /*
- * Exercise 03.7, a solution. A head is D * hidden numbers in a row, so the mean of heads is the
- * mean of vectors of that length.
+ * Solution 03.7. A head is D * hidden numbers in a row, so the mean of heads is the mean of vectors
+ * of that length. It is tempting to divide by H_kv: the mean runs over the heads of a group, and
+ * there are H / H_kv of those.
  */
 void pool_heads(float *narrow, const float *wide, int H, int H_kv, int D, int hidden);
 
