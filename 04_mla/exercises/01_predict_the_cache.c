@@ -11,20 +11,23 @@
  *   mla_bytes_128       mla_bytes, were it built with 128 heads
  *   tokens_in_20_gib    how many tokens fit into 20 GiB (20 x 2^30 bytes)
  *
- * And the claim: DeepSeek-V2 (60 layers, 512 + 64) is said to need 93.3 % less cache than DeepSeek
- * 67B (95 layers, GQA with 8 groups of 128). That counts 6 bits for a number of the one and 16 for
- * a number of the other.
+ * And a claim of the kind that the lesson takes apart. DeepSeek-V3 (61 layers, 512 + 64) with a
+ * cache of 8 bits a number is set beside DeepSeek 67B (95 layers, GQA with 8 groups of 128) with 16
+ * bits.
  *
- *   percent_saved       what is saved with 16 bits for both, to one decimal
+ *   percent_claimed     what it saves, so counted, in percent to one decimal
+ *   percent_by_mla      what of 67B's own cache would be saved if it had MLA (512 + 64) in its own
+ *                       95 layers, with 16 bits as before
  *
  * POINTS: 2
  */
 extern const long long mla_bytes, mha_bytes, mla_bytes_128, tokens_in_20_gib;
-extern const double groups, percent_saved;
+extern const double groups, percent_claimed, percent_by_mla;
 
 const long long mla_bytes = 0;
 const long long mha_bytes = 0;
 const double groups = 0;
 const long long mla_bytes_128 = 0;
 const long long tokens_in_20_gib = 0;
-const double percent_saved = 93.3;
+const double percent_claimed = 0;
+const double percent_by_mla = 0;

@@ -5,8 +5,8 @@
  * keys and values of all S first; absorbed attention does not, but pays more for each pair of a
  * query and a cached token. So naive wins from some T on, and MLA_AUTO has to know it.
  *
- *   operations_naive       operations per pair, for each head, at V3's sizes (nope 128, rope 64, v
- *                          128, kv_lora_rank 512): score and weighted sum; a multiply-add is two
+ *   operations_naive       operations per pair, for each head, with nope 96, rope 32, v 64,
+ *                          kv_lora_rank 384: score and weighted sum; a multiply-add is two
  *   operations_absorbed    the same for absorbed attention
  *   operations_expanding   operations to make one cached token's key and value, for each head
  *   largest_chunk()        the T at which both cost the same, for any sizes and S without end: a

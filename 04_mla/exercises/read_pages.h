@@ -8,7 +8,7 @@
 typedef struct Memory Memory;
 
 /* The rows of page number i of the sequence, [PAGE_TOKENS, rank + rope]; valid until the next call.
- * Rows behind the sequence's end hold anything. */
+ * Rows after the sequence's end hold anything. */
 const float *read_page(Memory *memory, int i);
 
 /*

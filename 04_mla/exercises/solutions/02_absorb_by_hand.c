@@ -1,20 +1,11 @@
 /*
- * Exercise 04.2: absorb by hand.
+ * Solution 04.2. W_uk^T q is the sum of W_uk's ROWS, weighed by q's numbers; the tempting wrong
+ * answer takes W_uk q, the columns, which is what makes keys of latents. For head 0 the two even
+ * differ in sign. Attention then never leaves the two dimensions of the latents; W_uv comes once,
+ * at the end.
  *
- * The lesson computes the third of three tokens; do the second one. All as there:
- *
- *     latents  c = (1, 1), (1, -1), (-1, 1)      weights are powers of two: 2^score / their sum
- *     head 0   W_uk = ( 2 1; -1  0)   W_uv = (1 2)   the second token's query: (-1, -1)
- *     head 1   W_uk = ( 0 1;  1 -2)   W_uv = (5 1)   the second token's query: (-2, -1)
- *
- *   absorbed0, absorbed1   the two heads' absorbed queries, W_uk^T q
- *   scores0                head 0's scores for the two tokens that it sees
- *   latent0                head 0's weighted sum of latents: what attention on the cache gives
- *   head0, head1           what the heads give, W_uv times that
- *   turned0                head 0's absorbed query for the first token, if keys and queries were
- *                          turned whole, by a quarter turn for each position: (x, y) -> (-y, x)
- *
- * POINTS: 3
+ * turned0: the first token is one position behind, so the query is turned once before it is
+ * absorbed. To turn the absorbed query instead is tempting, and gives (1, -1) for (3, 1).
  */
 extern const double absorbed0[2], absorbed1[2], scores0[2], latent0[2], head0, head1, turned0[2];
 

@@ -1,6 +1,8 @@
 /*
- * Exercise 04.3, a solution. In the backward pass the rows of dk_rope begin at zero unless they are
- * added to; then every head adds its part.
+ * Solution 04.3. In the backward pass the rows of dk_rope begin at zero unless they are added to;
+ * then every head adds its part. What goes out to many comes back as a sum, as with any tensor that
+ * has several readers. The tempting wrong answer writes: then only the last head has a say about
+ * positions, and the loss still falls.
  */
 #include "04_mla/mla.h"
 

@@ -1,6 +1,7 @@
 /*
- * Exercise 04.4, a solution: row d of W_uk times q[d], summed, is W_uk^T q; W_uv is used as it
- * lies.
+ * Solution 04.4. Row d of W_uk times q[d], summed, is W_uk^T q; W_uv is used as it lies. Both are
+ * in one matrix, a head's nope rows and then its v rows; the tempting wrong answer takes all heads'
+ * W_uk first and all W_uv after them, which is right with one head.
  */
 #include "04_mla/mla.h"
 

@@ -1,5 +1,7 @@
 /*
- * Exercise 04.5, a solution: every token asks the block table anew.
+ * Solution 04.5. Every token asks the block table anew. Pages one after the other is what one sees
+ * in a test with one sequence, for a fresh pool hands them out in order: that is why the mistake
+ * lives long.
  */
 #include "04_mla/latent_cache.h"
 

@@ -1,5 +1,7 @@
 /*
- * Exercise 04.6, a solution: pages outside, heads inside, chapter 02's three numbers for each head.
+ * Solution 04.6. Pages outside, heads inside, chapter 02's three numbers for each head. It is
+ * tempting to keep one m for all heads of a page: that is right, too, if it is their largest, but a
+ * head whose scores are all far below underflows to 0 / 0.
  */
 #include "04_mla/exercises/read_pages.h"
 

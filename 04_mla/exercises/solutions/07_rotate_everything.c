@@ -1,7 +1,8 @@
 /*
- * Exercise 04.7, a solution: q . R_(s-p) W_uk c = (W_uk^T R_(p-s) q) . c. The turn stands between
- * the two matrices and depends on both positions, so every cached token wants an absorbed query of
- * its own: as many products with W_uk as making every key again would take.
+ * Solution 04.7. q . R_(s-p) W_uk c = (W_uk^T R_(p-s) q) . c. The turn stands between the two
+ * matrices and depends on both positions, so every cached token wants an absorbed query of its own:
+ * as many products with W_uk as making every key again would take. The tempting wrong answer turns
+ * by s - p: with angles that are small nobody sees the sign, at a quarter turn everybody does.
  */
 #include "04_mla/exercises/turn.h"
 

@@ -1,5 +1,8 @@
 /*
- * Exercise 04.9, a solution: the norm is c's alone, and a score is a sum of nope + rope products.
+ * Solution 04.9. The norm is c's alone, and a score is a sum of nope + rope products, so the scale
+ * is one over the root of that. Both mistakes vanish when rope is 0, which is what was tried. It is
+ * tempting to give k_rope the norm's factor as well; but nothing is made from k_rope, and V2 leaves
+ * it as it is.
  */
 #include "04_mla/exercises/plain_mla.h"
 

@@ -1,6 +1,7 @@
 /*
- * Exercise 04.10, a solution. Threads i, i + 1, ... write k[i], k[i + 1], ...; within a head their
- * reads are neighbours, too.
+ * Solution 04.10. Threads i, i + 1, ... write k[i], k[i + 1], ...; within a head their reads are
+ * neighbours, too. The tempting wrong answer gives each thread a whole head: 32 lanes then write 32
+ * places that are 192 numbers apart, and seven eighths of each sector are written for nothing.
  */
 #include "04_mla/mla.h"
 #include "common/cuda/gpu.cuh"
