@@ -1,20 +1,23 @@
 /*
- * Exercise 09.4: derive the gradient of the clipped objective.
+ * Exercise 09.4: derive the gradient of an objective that is clipped on both sides.
  *
- *     L(logp) = -min(r A, clip(r, 1 - low, 1 + high) A),     r = exp(logp - old)
+ * For A < 0 nothing bounds PPO's objective when r is large: a bad token that has become ten times
+ * likelier counts ten times. INTELLECT-2 bounds r in the first product, too:
  *
- * clipped_gradient() returns dL / dlogp. There are six cases: A above or below 0, and r below the
- * clip, inside, or above it. In two of the six the gradient is 0, and those are not the two that
- * come to mind first: ask which of the two products is the smaller. (On an edge either is right.)
+ *     L(logp) = -min(min(r, delta) A, clip(r, 1 - low, 1 + high) A),     r = exp(logp - old)
  *
- * This one has forgotten the clip.
+ * with delta > 1 + high. clipped_gradient() returns dL / dlogp. There are eight cases: A above or
+ * below 0, and r below the clip, inside, above it, and above delta. In how many of them is the
+ * gradient 0? (On an edge either side is right.)
+ *
+ * This one has forgotten both bounds.
  *
  * POINTS: 3
  */
 #include <math.h>
 
-double clipped_gradient(double logp, double old, double a, double low, double high);
+double clipped_gradient(double logp, double old, double a, double low, double high, double delta);
 
-double clipped_gradient(double logp, double old, double a, double low, double high) {
+double clipped_gradient(double logp, double old, double a, double low, double high, double delta) {
     return -a * exp(logp - old);
 }

@@ -7,9 +7,9 @@
 
 extern const double best, worst, grpo_wrong, dapo_wrong, loss_grpo, loss_dapo;
 
-static const float rewards[4] = {1, 0, 1, 1}, tokens[4] = {2, 4, 2, 2};
+static const float rewards[4] = {1, 0, 0.5f, 0}, tokens[4] = {2, 4, 2, 2};
 
-/* The loss on-policy, and the weight of a token of the wrong answer. */
+/* The loss on-policy, and the weight of a token of the second answer. */
 static double loss_of(LossType type, const float *a, double *wrong) {
     PolicyShape s = {.cfg = policy_loss_defaults(type), .micro_batches = 1, .completions = 4};
     double loss = 0;
@@ -25,8 +25,8 @@ static double loss_of(LossType type, const float *a, double *wrong) {
 Test(four_answers, advantages) {
     float a[4];
     cr_assert_eq(advantages_of(a, rewards, 1, 4, SCALE_GROUP, NULL, NULL), 0);
-    cr_assert(fabs(best - (double)a[0]) < 2e-3, "a right one does not have %g", best);
-    cr_assert(fabs(worst - (double)a[1]) < 2e-3, "the wrong one does not have %g", worst);
+    cr_assert(fabs(best - (double)a[0]) < 2e-3, "the first one does not have %g", best);
+    cr_assert(fabs(worst - (double)a[1]) < 2e-3, "the second one does not have %g", worst);
 }
 
 Test(four_answers, losses) {

@@ -1,6 +1,9 @@
 /*
  * Solution 09.2: the same three loops, once for all rewards and once for each group, that skip NaN
- * and count what they did not skip.
+ * and count what they did not skip. (Tempting: the deviation over n;
+ * PyTorch's std has n - 1 beneath. And to ask a deviation of exactly 0 whether a
+ * group is flat: three times 0.1 has a mean that is not 0.1, a deviation of 10^-9, and so
+ * advantages.)
  */
 #include "09_grpo/advantage.h"
 

@@ -1,6 +1,7 @@
 /*
  * Solution 09.3: ten lines. strspn() says how much of a text is digits; a text that is all digits
- * ends there. What is let pass here, a policy will find: atoi() alone would pay for "42+".
+ * ends there. What is let pass here, a policy will find. (Tempting: atoi() alone, which would pay
+ * for "42+" and for an empty answer to a question whose answer is 0.)
  */
 #include "09_grpo/rewards.h"
 

@@ -3,7 +3,8 @@
  * questions, so the baseline of a hard question is that of some easy one: right answers to hard
  * questions are praised too little, and wrong ones to easy questions too much. Averages hide it:
  * any partition has advantages that sum to 0. The test that finds such a leak changes one reward
- * and looks who else moves.
+ * and looks who else moves. (Tempting: to sort back before the advantages are made, which is right
+ * here and breaks again when groups have different sizes.)
  */
 #include <stdlib.h>
 

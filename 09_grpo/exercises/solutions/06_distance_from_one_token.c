@@ -1,9 +1,11 @@
 /*
- * Solution 09.6: with d = logp_ref - logp, e^d - 1 - d (Schulman's k3): e^d lies above its tangent
- * at 0, which is 1 + d. Its derivative with respect to logp is 1 - e^d. The mean of *that* under pi
- * is not the gradient of KL, for the distribution that tokens are drawn from moves, too;
- * multiplying by r = pi / pi_old, through which the derivative then also runs, mends it
- * (DeepSeek-V3.2, 3.1).
+ * Solution 09.6: let x = ref / pi = e^d with d = logp_ref - logp. The mean of x f under pi is that
+ * of f under ref, so x log x = d e^d has the right mean, and x - 1, whose mean is 0, may be taken
+ * off: x log x - x + 1 lies above its tangent and is never below 0. Its derivative with respect to
+ * logp is -d e^d. (Tempting: k3 with pi and ref changed over, e^-d + d - 1. It is never negative
+ * either, but its mean under *pi* is another number. And log x alone, whose mean under pi is
+ * -KL(pi | ref).) Its weakness: where ref holds a token much likelier than pi does, x is large, and
+ * such tokens are rarely drawn. The other direction has no such factor, which is why it is in use.
  */
 #include <math.h>
 
@@ -11,8 +13,11 @@ double distance(double logp, double logp_ref);
 double slope(double logp, double logp_ref);
 
 double distance(double logp, double logp_ref) {
-    double d = logp_ref - logp;
-    return exp(d) - 1 - d;
+    double d = logp_ref - logp, x = exp(d);
+    return x * d - x + 1;
 }
 
-double slope(double logp, double logp_ref) { return 1 - exp(logp_ref - logp); }
+double slope(double logp, double logp_ref) {
+    double d = logp_ref - logp;
+    return -d * exp(d);
+}

@@ -2,7 +2,8 @@
  * Solution 09.7: actions were counted outside of the mask, so padding made every ratio smaller than
  * it is; and the minimum was taken of the ratios instead of the products, which for A < 0 is the
  * larger product: then a bad answer that has become likelier counts no more than the clip allows,
- * and one that has become much less likely is pushed on for ever.
+ * and one that has become much less likely is pushed on for ever. (Tempting: to suspect the mean of
+ * log-ratios. GSPO's ratio is the geometric mean, and that is right.)
  */
 #include <math.h>
 

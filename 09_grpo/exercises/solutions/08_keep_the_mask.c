@@ -2,7 +2,8 @@
  * Solution 09.8: the same sums over a list of places, which is either the row's or all of them.
  * With m the maximum, log sum exp z = m + log sum exp(z - m), and the entropy is log s minus the
  * mean of z - m. Without the support a token that was drawn from three would be said to be as
- * likely as among all, so the ratio of the first update would not be 1.
+ * likely as among all, so the ratio of the first update would not be 1. (Tempting: to add p log p
+ * for p = 0, which is 0 times infinity: NaN.)
  */
 #include "09_grpo/token_logprobs.h"
 
