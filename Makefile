@@ -1,7 +1,7 @@
 # deepseek.c.  `make` alone says what it can do.
 #
 # Every directory NN_name is a chapter: a library of the sources in it and in its rooms (the folders
-# one level down, but for tests, exercises and bugs), and programs linked with it, the chapters below
+# one level down, but for tests, exercises, bugs and web), and programs linked with it, the chapters below
 # it, and common/. What has a main() is a program of its own, in tests/ every test_*.c. A new chapter
 # or room needs no new rule.
 #
@@ -95,7 +95,7 @@ PARTS    := common $(CHAPTERS)
 # CH=02 means 02_causal.
 override CH := $(foreach c,$(CH),$(or $(filter $c_%,$(CHAPTERS)),$c))
 # A part's sources: its own and its rooms'. What has a main() is a program: demo.c, bench.c, ...
-no_room   = tests exercises bugs figures goldens
+no_room   = tests exercises bugs figures goldens web
 in_rooms  = $(wildcard $(1)/*.$(2)) $(filter-out $(no_room:%=$(1)/%/%),$(wildcard $(1)/*/*.$(2)))
 MAINS    := $(shell grep -l '^int main\>' $(foreach p,$(PARTS),$(call in_rooms,$p,c)) /dev/null)
 
