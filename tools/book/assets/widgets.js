@@ -8,8 +8,9 @@
  *       draw(answer, width, inputs) {...}   what is shown: nodes, or a text, or a list of both
  *     });
  *
- * At each change of an input the chapter's function of the same name is asked. With run: true there is a
- * button that asks again and again, until answer.done or a press on stop: work that takes long.
+ * At each change of an input the chapter's function of the same name is asked. With run there is a
+ * button that asks again and again, until answer.done or a press on stop: work that takes long; run is
+ * what the button says. also() gives what is sent beside the inputs.
  *
  * Invariant: what is drawn belongs to the inputs that are shown; a late answer to an older question is
  * thrown away. section.answer and section.asked are the last pair: the tests read them.
@@ -117,7 +118,7 @@ function figure(name, spec) {
       bar.hidden = false;
       try {
         for (let step = 0; running; step++) {
-          const sent = { ...inputs, step };
+          const sent = { ...inputs, ...(spec.also ? spec.also() : {}), step };
           const answer = await book.call(spec.ask || name, sent);
           bar.value = answer.progress ?? 0;
           shown = { answer, inputs: sent };
