@@ -30,9 +30,9 @@ FLAGS = f"""--target=wasm32-wasi -msimd128 -std=gnu11 -O2 -fno-math-errno -ffunc
 LINK = """--target=wasm32-wasi -mexec-model=reactor -Wl,--strip-all -Wl,-z,stack-size=2097152
 -Wl,--export=web_input -Wl,--export=web_answer -Wl,--export=web_room -lwasi-emulated-mman
 -lwasi-emulated-signal -lwasi-emulated-process-clocks -lm""".split()
-# What asks the operating system for more than memory: files, processes, terminals, threads, flags.
+# What asks for more than memory: files, processes, terminals, threads, flags, LAPACK.
 HOST = re.compile(
-    r"common/(files/|core/(blas|bench_)|program/(?!web\.)|text/(?!sampler|chartext_alphabet))|10_full_model/(?!model/|sparse/)"
+    r"08_quant/methods/gptq|common/(files/|core/(blas|bench_)|program/(?!web\.)|text/(?!sampler|chartext_alphabet))|10_full_model/(?!model/|sparse/)"
 )
 FIGURE = re.compile(r"^figure\('(\w+)', \{$(.*?)^\}\);$", re.M | re.S)
 
