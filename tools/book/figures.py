@@ -32,7 +32,7 @@ LINK = """--target=wasm32-wasi -mexec-model=reactor -Wl,--strip-all -Wl,-z,stack
 -lwasi-emulated-signal -lwasi-emulated-process-clocks -lm""".split()
 # What asks for more than memory: files, processes, terminals, threads, flags, LAPACK.
 HOST = re.compile(
-    r"08_quant/methods/gptq|common/(files/|core/(blas|bench_)|program/(?!web\.)|text/(?!sampler|chartext_alphabet))|10_full_model/(?!model/|sparse/)"
+    r"08_quant/methods/gptq|common/(files/|core/(blas|bench_)|program/(?!web\.|progress\.)|text/(?!sampler|chartext_alphabet))|10_full_model/(?!model/(?!config_json|config_others)|sparse/)"
 )
 FIGURE = re.compile(r"^figure\('(\w+)', \{$(.*?)^\}\);$", re.M | re.S)
 
@@ -110,17 +110,24 @@ def sources(part):
     return [n.as_posix() for n in names if not HOST.match(n.as_posix()) and not main.search((ROOT / n).read_text()) and not n.name.startswith(("demo", "bench"))]
 
 
+def web_sources(chapter):
+    """figures.c and what stands beside it, but for programs."""
+    main = re.compile(r"^int main\b", re.M)
+    files = sorted((ROOT / chapter / "web").glob("*.c"))
+    return [f.relative_to(ROOT).as_posix() for f in files if not main.search(f.read_text())]
+
+
 def program(chapter, pool):
     """chapter's web/figures.c and what it reaches, as bytes."""
     parts = ["common", *(c for c in chapters() if c <= chapter)]
     everything = [s for p in parts for s in sources(p)] + [f"{WASM.relative_to(ROOT)}/libc.c"]
     objects = list(pool.map(compiled, everything))
-    own = compiled(f"{chapter}/web/figures.c")
+    own = [compiled(s) for s in web_sources(chapter)]
     library, made = OBJECTS / chapter / "library.a", OBJECTS / chapter / "figures.wasm"
     library.unlink(missing_ok=True)
     subprocess.run(["llvm-ar-14", "rcs", library, *objects], check=True)
     web = OBJECTS / "common/program/web.c.o"  # by name: nothing in it is called from C
-    done = subprocess.run(["clang-14", own, web, library, *LINK, "-o", made], cwd=ROOT, capture_output=True, text=True)
+    done = subprocess.run(["clang-14", *own, web, library, *LINK, "-o", made], cwd=ROOT, capture_output=True, text=True)
     if done.returncode:
         fail(f"{chapter}/web does not link:\n{done.stderr}")
     return made.read_bytes()
@@ -142,7 +149,7 @@ def build(out):
             folder.mkdir(parents=True)
             (folder / "program.js").write_text(script("program", program(chapter, pool)))
             shutil.copy(ROOT / chapter / "web/figures.js", folder)
-            model = ROOT / chapter / "web/model.bin"
+            model = ROOT / chapter / "web/nano.bin"
             if model.exists():
                 (folder / "model.js").write_text(script("model", model.read_bytes()))
             for figure in figures_of(chapter):
