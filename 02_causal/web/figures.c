@@ -88,13 +88,16 @@ WEB(race) {
     float *o = normal(4, count), *same = normal(5, count), *lse = normal(6, (int64_t)HEADS * T);
     float *p = must_alloc((size_t)HEADS * (size_t)T * (size_t)T, sizeof *p);
     double best[2] = {INFINITY, INFINITY}, difference = 0;
-    for (int i = 0; i < 6; i++) {
+    int times = step < 3 ? 512 >> 2 * step : 1; /* a page's clock has ticks of 0.1 ms */
+    causal_forward_cpu(o, lse, q, k, v, shape); /* the page's compiler wakes up */
+    causal_materialised_cpu(same, p, q, k, v, shape);
+    for (int i = 0; i < 3; i++) {
         double started = web_seconds();
-        causal_forward_cpu(o, lse, q, k, v, shape);
+        for (int j = 0; j < times; j++) causal_forward_cpu(o, lse, q, k, v, shape);
         double between = web_seconds();
-        causal_materialised_cpu(same, p, q, k, v, shape);
-        best[0] = fmin(best[0], between - started);
-        best[1] = fmin(best[1], web_seconds() - between);
+        for (int j = 0; j < times; j++) causal_materialised_cpu(same, p, q, k, v, shape);
+        best[0] = fmin(best[0], (between - started) / times);
+        best[1] = fmin(best[1], (web_seconds() - between) / times);
         if (best[0] > 0.02) break;
     }
     for (int64_t i = 0; i < count; i++) difference = fmax(difference, fabs((double)o[i] - same[i]));

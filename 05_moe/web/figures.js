@@ -15,7 +15,7 @@ figure('router', {
   draw(a, width) {
     const names = Array.from({ length: 6 }, (_, i) => `token ${i}`), chosen = (i, j) => a.chosen[i * 8 + j] > 0;
     return [
-      `Chosen: ${a.counts.map((c, e) => `expert ${e} ${c} times`).filter((_, e) => a.counts[e]).join(', ')}. The bias moves who is chosen, never a weight.`,
+      `Tokens of experts 0 to 7: ${a.counts.join(', ')}. The bias moves who is chosen, never a weight.`,
       draw.map(width, { values: a.scores, rows: names, columns: experts, digits: 2, cell: 44, most: 1, mark: chosen, under: 'the scores', label: 'Scores of eight experts for six tokens' }),
       draw.map(width, { values: a.chosen, rows: names, columns: experts, digits: 2, cell: 44, most: 1, mark: chosen, under: 'the weights: scores of the chosen, made to sum to 1', label: 'Weights of the chosen experts' }),
     ];
@@ -30,7 +30,7 @@ figure('balance', {
   run: 'train',
   inputs: [slider('gamma', 'γ, how far the bias moves in a step', 0, 0.1, 0.02, { step: 0.005 })],
   /* What is sent beside the inputs: the text, in letters that are not too many. */
-  also: () => ({ text: document.querySelector('main').innerText.toLowerCase().replace(/[^a-z .,]+/g, ' ').slice(0, 30000) }),
+  also: () => ({ text: [...document.querySelectorAll('main > p, main > ul')].map(p => p.textContent).join(' ').toLowerCase().replace(/[^a-z .,]+/g, ' ').slice(0, 30000) }),
   draw(a, width, { step }) {
     if (!step) windows.length = 0;
     windows.push(a);

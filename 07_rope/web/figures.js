@@ -15,7 +15,7 @@ figure('pair', {
     const arrow = (x, y, colour, name, thin) => {
       const to = [middle + unit * x, middle - unit * y];
       svg.append(draw.node('line', { x1: middle, y1: middle, x2: to[0], y2: to[1], stroke: colour, 'stroke-width': thin ? 1 : 3, 'stroke-dasharray': thin ? '4 3' : undefined }),
-        draw.node('circle', { cx: to[0], cy: to[1], r: thin ? 2 : 4, fill: colour }), draw.text(to[0] + 6, to[1] - 4, name));
+        draw.node('circle', { cx: to[0], cy: to[1], r: thin ? 2 : 4, fill: colour }), draw.text(to[0] + (x < 0 ? -6 : 6), to[1] + (y < 0 ? 14 : -6), name, { 'text-anchor': x < 0 ? 'end' : 'start' }));
     };
     const [q0, q1, k0, k1, tq0, tq1, tk0, tk1] = a.arrows;
     arrow(q0, q1, 'var(--one)', '', true);

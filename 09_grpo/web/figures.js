@@ -49,6 +49,7 @@ figure('clip', {
   ],
   draw(a, width) {
     const n = a.ratio.length, names = ['clip (GRPO, PPO)', 'cispo', 'sapo'];
-    return draw.chart(width, { lines: names.map((name, t) => ({ name, points: a.ratio.map((r, i) => [r, a.pull[t * n + i]]) })), x: 'ratio π / π_old', y: 'pull', label: 'Pull on the log-probability against the ratio for three objectives', at: 1 });
+    const at = r => a.pull.slice(0, n)[a.ratio.findIndex(x => x >= r)].toFixed(2);
+    return [`The clip pulls with ${at(0.7)} at a ratio of 0.7, ${at(1)} at 1 and ${at(1.5)} at 1.5.`, draw.chart(width, { lines: names.map((name, t) => ({ name, points: a.ratio.map((r, i) => [r, a.pull[t * n + i]]) })), x: 'ratio π / π_old', y: 'pull', label: 'Pull on the log-probability against the ratio for three objectives', at: 1 })];
   },
 });

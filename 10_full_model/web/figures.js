@@ -2,7 +2,7 @@
 'use strict';
 
 const pieces = text => text.split('\x1f').slice(0, -1);
-const visible = t => t.replace(/ /g, '␣').replace(/\n/g, '⏎');
+const visible = t => t.trim() || (t.includes('\n') ? '⏎' : t ? '␣' : '∅'); /* a token of white space alone */
 const verse = 'And God said, Let there be light: and there was light. And God saw the light, that it was good';
 
 figure('write', {

@@ -51,14 +51,14 @@ const draw = (() => {
     const all = lines.flatMap(l => l.points).filter(p => p[1] !== null && (!logy || p[1] > 0));
     const xs = all.map(p => p[0]), ys = all.map(p => p[1]);
     const x0 = Math.min(...xs), x1 = Math.max(...xs), y0 = low ?? Math.min(...ys), y1 = Math.max(high ?? -Infinity, ...ys);
-    const left = 52, right = 12, bottom = 42, legend = lines.length > 1 ? 18 * Math.ceil(lines.length / Math.max(1, Math.floor(width / 190))) : 0, top = 12 + legend;
+    const left = 52, right = 12, bottom = 42, legend = lines.length > 1 ? 18 * Math.ceil(lines.length / Math.max(1, Math.floor(width / 190))) : 0, top = 12 + legend + (y && legend ? 12 : 0);
     const px = scale(x0, x1, left, width - right, logx), py = scale(y0, y1 === y0 ? y0 + 1 : y1, height - bottom, top, logy);
     const svg = canvas(width, height, label);
     for (const t of ticks(y0, y1 === y0 ? y0 + 1 : y1, 5, logy)) svg.append(
       node('line', { class: 'axis', x1: left, x2: width - right, y1: py(t), y2: py(t) }),
       text(left - 6, py(t) + 4, short(t), { 'text-anchor': 'end', class: 'q' }));
     for (const t of ticks(x0, x1, Math.max(3, width / 110), logx)) svg.append(text(px(t), height - bottom + 16, short(t), { 'text-anchor': 'middle', class: 'q' }));
-    svg.append(text((left + width - right) / 2, height - 6, x, { 'text-anchor': 'middle', class: 'q' }), text(4, top - 2, y, { class: 'q' }));
+    svg.append(text((left + width - right) / 2, height - 6, x, { 'text-anchor': 'middle', class: 'q' }), text(4, top - 4, y, { class: 'q' }));
     if (at !== undefined && at >= x0 && at <= x1) svg.append(node('line', { x1: px(at), x2: px(at), y1: top, y2: height - bottom, stroke: 'var(--mark)', 'stroke-width': 1 }));
     lines.forEach((l, i) => {
       const colour = l.colour || colours[i % 5], points = l.points.filter(p => p[1] !== null && (!logy || p[1] > 0));
@@ -91,18 +91,19 @@ const draw = (() => {
 
   /* A cell for each number, fuller is more; rows and columns: labels; mark(i, j): a frame around it. */
   function map(width, { values, rows, columns, label, most, cell = 30, digits, mark, colour = i => 'rgb(var(--heat))', under = '' }) {
-    const letters = Math.max(0, ...rows.map(r => r.length)), left = Math.min(width * 0.34, 7 * letters + 8), n = columns.length;
-    const size = Math.max(4, Math.min(cell, (width - left - 4) / n)), tall = Math.max(size > 14 ? 16 : 10, Math.min(size, cell));
+    const letters = Math.max(0, ...rows.map(r => r.length)), left = Math.min(width * 0.34, 7 * letters + 8), n = columns.length || 1;
+    const size = Math.max(4, Math.min(cell, (width - left - 4) / n)), tall = Math.max(rows.length > 20 ? 9 : 15, Math.min(size, cell));
+    const letter = across => `font-size: ${Math.max(7, Math.min(12, across - 1))}px`;
     const slanted = Math.max(0, ...columns.map(c => c.length)) * 7 > size, top = columns.some(Boolean) ? slanted ? 12 + 5 * Math.min(14, Math.max(...columns.map(c => c.length))) : 18 : 2;
     const high = most ?? Math.max(...values.filter(v => v !== null), 1e-12);
     const svg = canvas(width, top + tall * rows.length + (under ? 20 : 4), label);
-    if (size >= 9) columns.forEach((c, j) => {
+    if (size >= 8) columns.forEach((c, j) => {
       const x = left + (j + 0.5) * size;
-      svg.append(text(x, top - 5, c.length > 14 ? c.slice(0, 13) + '…' : c, slanted ? { transform: `rotate(-45 ${x} ${top - 5})` } : { 'text-anchor': 'middle' }));
+      svg.append(text(x, top - 5, c.length > 14 ? c.slice(0, 13) + '…' : c, { style: letter(size), ...(slanted ? { transform: `rotate(-45 ${x} ${top - 5})` } : { 'text-anchor': 'middle' }) }));
     });
     rows.forEach((r, i) => {
       const y = top + i * tall, keep = Math.floor((left - 8) / 7);
-      if (tall >= 10) svg.append(text(left - 6, y + tall / 2 + 4, r.length > keep ? r.slice(0, Math.max(1, keep - 1)) + '…' : r, { 'text-anchor': 'end' }));
+      svg.append(text(left - 6, y + tall / 2 + Math.min(4, tall / 3), r.length > keep ? r.slice(0, Math.max(1, keep - 1)) + '…' : r, { 'text-anchor': 'end', style: letter(tall) }));
       for (let j = 0; j < n; j++) {
         const v = values[i * n + j], part = v === null ? 0 : Math.min(1, Math.abs(v) / high);
         const e = node('rect', { x: left + j * size, y, width: size - 1, height: tall - 1, fill: colour(i, j, v), 'fill-opacity': 0.04 + 0.96 * part });

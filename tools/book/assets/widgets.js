@@ -13,7 +13,7 @@
  * what the button says. also() gives what is sent beside the inputs.
  *
  * Invariant: what is drawn belongs to the inputs that are shown; a late answer to an older question is
- * thrown away. section.answer and section.asked are the last pair: the tests read them.
+ * thrown away. section.told lists the pairs of inputs and answers that were drawn: the tests read it.
  */
 'use strict';
 const text = (name, label, value, most, hint = '') => ({ kind: 'text', name, label, value, most, hint });
@@ -77,15 +77,20 @@ function figure(name, spec) {
   /* ---- asking and drawing ---- */
   let asking = false, again = false, shown = null;
   const width = () => Math.max(240, Math.min(760, views.clientWidth || section.clientWidth - 40));
+  section.told = [];
+  function tell(answer, sent) {
+    shown = { answer, inputs: sent };
+    section.told.push([sent, answer]);
+    if (section.told.length > 100) section.told.shift();
+    show();
+    section.dataset.answers = Number(section.dataset.answers || 0) + 1;
+  }
   function show() {
     if (!shown) return;
     const made = [spec.draw(shown.answer, width(), shown.inputs)].flat().filter(x => x !== null && x !== undefined && x !== '');
     views.replaceChildren(...made.filter(x => typeof x !== 'string'));
     say.className = 'say';
     say.textContent = made.filter(x => typeof x === 'string').join(' ');
-    section.answer = shown.answer;
-    section.asked = shown.inputs;
-    section.dataset.answers = Number(section.dataset.answers || 0) + 1;
   }
   function broken(error) {
     say.className = 'say broken';
@@ -100,8 +105,7 @@ function figure(name, spec) {
       const sent = { ...inputs };
       try {
         const answer = await book.call(spec.ask || name, sent);
-        shown = { answer, inputs: sent };
-        if (!again) show();
+        if (!again) tell(answer, sent);
       } catch (e) { if (!again) broken(e); }
     }
     asking = false;
@@ -121,8 +125,7 @@ function figure(name, spec) {
           const sent = { ...inputs, ...(spec.also ? spec.also() : {}), step };
           const answer = await book.call(spec.ask || name, sent);
           bar.value = answer.progress ?? 0;
-          shown = { answer, inputs: sent };
-          show();
+          tell(answer, sent);
           if (answer.done) break;
         }
       } catch (e) { broken(e); }
