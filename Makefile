@@ -12,6 +12,8 @@
 #     build/cuda-racecheck   for compute-sanitizer (tools/racecheck.sh)      RACECHECK=1
 # NN_name/demo and NN_name/bench are links to the programs built last.
 #
+# MPI=0 builds without MPI, whether it is there or not; MPI=1 demands it.
+#
 # More variables: CH=NN_name, HINT=1, CSV=FILE, CHECK=1, ARGS= (for a program that is run), V=1 (show commands),
 # ARCHS="75 86", MARCH=native, WERROR= (warnings do not stop), SETUP=0 (never call apt).
 
@@ -73,6 +75,17 @@ BLAS_INC = $(eval BLAS_INC := $(call ask,--cflags,openblas))$(BLAS_INC)
 BLAS_DIR = $(patsubst -L%,-Wl$(,)-rpath$(,)%,$(filter -L%,$(BLAS_LIB)))
 LIBS     = $(BLAS_LIB) $(BLAS_DIR) -lcjson -lonig -lm
 
+# Open MPI's header. Its library, and NCCL's, are loaded by a program that finds itself one of
+# several (common/comm), so alone it needs neither.
+ifneq ($(MPI),0)
+MPI_INC := $(shell pkg-config --cflags ompi-c 2>/dev/null)
+ifeq ($(MPI)$(MPI_INC),1)
+$(error MPI=1, but pkg-config finds no ompi-c. `make mpi` installs Open MPI, or build with MPI=0)
+endif
+endif
+$(B)/common/comm/comm_mpi.o: CFLAGS += $(if $(MPI_INC),-DWITH_MPI $(MPI_INC))
+$(B)/common/comm/comm_mpi.o: $(B)/flags-mpi
+
 ifneq ($(NVCC),)
 # sm_75 and up: machine code for Turing, Ampere (runs on Ada too) and Hopper, and PTX for what
 # comes later. Files named *_hopper.cu use instructions that only sm_90a has and are compiled for
@@ -119,8 +132,9 @@ TESTS    := $(foreach p,$(PARTS),$(TESTS_$p))
 # the list of files change.
 unchanged = $(and $(wildcard $(1)),$(if $(subst <$(strip $(2))>,,<$(strip $(file <$(1)))>),,yes))
 remember  = $(if $(unchanged),,$(shell mkdir -p $(dir $(1)))$(file >$(1),$(2)))
-ifneq ($(filter-out help clean doctor format lesson-sync deps-check,$(MAKECMDGOALS)),)
+ifneq ($(filter-out help clean doctor format lesson-sync deps-check mpi,$(MAKECMDGOALS)),)
 $(call remember,$(B)/flags-c,$(CC) $(CFLAGS))
+$(call remember,$(B)/flags-mpi,$(MPI_INC))
 $(if $(NVCC),$(call remember,$(B)/flags-cu,$(NVCC) $(NVFLAGS) $(ARCHS)))
 $(foreach p,$(PARTS),$(call remember,$(B)/$p/objects,$(OBJECTS_$p)))
 endif
@@ -193,7 +207,7 @@ $(foreach p,$(PARTS),$(eval $(call chapter_targets,$p)))
 # ---- targets ----
 
 .PHONY: build-info
-.PHONY: help all demo test bench figures corpus learn grade solutions bugs lesson-sync deps-check format doctor clean
+.PHONY: help all demo test bench figures corpus learn grade solutions bugs lesson-sync deps-check format doctor mpi clean
 
 help: ## this list
 	@echo 'deepseek.c: DeepSeek from scratch, in C. Targets:'
@@ -243,5 +257,7 @@ format: ## clang-format all sources (CHECK=1: only compare)
 	@tools/format.sh $(if $(CHECK),--check)
 doctor: ## what this machine has, and what to do about what it lacks
 	@tools/doctor.sh
+mpi: ## install Open MPI, for several ranks by mpirun
+	@tools/setup.sh mpi
 clean: ## remove everything that was built
 	rm -rf build $(PROGRAMS) [0-9][0-9]_*/figures/out

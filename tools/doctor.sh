@@ -56,6 +56,12 @@ if command -v nvidia-smi >/dev/null && gpu=$(nvidia-smi --query-gpu=name,memory.
     while read -r line; do good GPU "$line"; done <<<"$gpu"
 else bad GPU "none that nvidia-smi knows: tests for it are skipped" "everything but --device cuda works without"; fi
 
+nccl=$(ls "$(dirname "${nvcc:-/usr/local/cuda/bin/nvcc}")/../include/nccl.h" 2>/dev/null)
+if [ -n "$nccl" ]; then good NCCL "$(awk '/define NCCL_(MAJOR|MINOR|PATCH)/ { v = v (v ? "." : "") $3 } END { print v }' "$nccl") beside nvcc (several GPUs)"
+else bad NCCL "no nccl.h beside nvcc: GPUs of several ranks speak through the host" "fine with one GPU; it comes with the CUDA toolkit, or as NVIDIA's libnccl-dev"; fi
+if command -v mpirun >/dev/null && mpi=$(pkg-config --modversion ompi-c 2>/dev/null); then good MPI "Open MPI $mpi (several machines)"
+else bad MPI "no Open MPI to build with: several ranks start by deepseek launch, torchrun or srun" "fine on one machine; make mpi installs it"; fi
+
 if command -v gnuplot >/dev/null; then good gnuplot "$(gnuplot --version)"
 else bad gnuplot "missing: demos draw in the terminal only" "$(install gnuplot-nox gnuplot)"; fi
 if [ -f build/corpus/bible.txt ]; then good corpus "build/corpus/bible.txt, $(wc -c <build/corpus/bible.txt) bytes"

@@ -1,9 +1,9 @@
 #!/bin/bash
-# Installs what is missing: tools/setup.sh [build|test|demo]
+# Installs what is missing: tools/setup.sh [build|test|demo|mpi]
 #
 # On Debian and its kin the packages are installed with apt-get (by sudo when we are not root).
 # Elsewhere, or without the right to install, it lists them. It fails only when something is
-# missing that `build`, `test` or `demo` cannot do without. When nothing is missing it says nothing
+# missing that `build`, `test` or `demo` cannot do without. Open MPI is installed by `mpi` alone. When nothing is missing it says nothing
 # and takes a few milliseconds. make runs it; SETUP=0 keeps it from doing so.
 set -u
 purpose=${1:-build}
@@ -21,6 +21,8 @@ command python3      | python3                | test            | runs the tests
 command bible        | bible-kjv              | demo            | the text that the demo learns: the King James Bible
 command gnuplot      | gnuplot-nox            |                 | draws the charts (gnuplot)
 command git          | git                    |                 | names the commit in the head of CSV files (git)
+command mpirun       | openmpi-bin            | mpi             | starts several ranks, on several hosts (openmpi)
+library ompi-c       | libopenmpi-dev         | mpi             | what they speak through (openmpi-devel, openmpi)
 '
 
 is_there() { # command|library NAME
@@ -34,8 +36,9 @@ missing_parts() { # the lines of `parts` that are not there
     pkg-config --exists openblas libcjson oniguruma criterion 2>/dev/null && libraries_there=yes
     while IFS='|' read -r how package needed why; do
         [ -n "$how" ] || continue
+        [ "${needed// /}" != mpi ] || [ "$purpose" = mpi ] || continue
         read -r kind name <<<"$how"
-        [ "$kind $libraries_there" = "library yes" ] || is_there "$kind" "$name" || echo "$kind $name|$package|$needed|$why"
+        [ "$kind $libraries_there $name" = "library yes ${name/ompi-c/}" ] || is_there "$kind" "$name" || echo "$kind $name|$package|$needed|$why"
     done <<<"$parts"
 }
 

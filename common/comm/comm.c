@@ -1,95 +1,304 @@
 /*
- * The collectives of one process: what is reduced stays as it is, what is gathered is a copy.
+ * The collectives: for device memory by NCCL, or by a copy to the host and back; on the host by the
+ * carrier's own, or made here of its exchange. Opening, and the small ones in host memory, are in
+ * comm_open.c.
+ *
+ * Every sum that is made here adds rank 0's numbers, rank 1's, and so on, in F32.
  */
-#include "common/comm/comm.h"
-
+#include "common/comm/comm_internal.h"
+#include "common/comm/watchdog.h"
 #include "common/core/memory.h"
 
-#include <stdarg.h>
-#include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
-struct Comm {
-    int rank, size, local_rank;
-    Gpu *gpu;
-};
+/* Bytes that are gathered whole and added up by everybody, in one exchange; and elements that are
+ * reduced at once, so that what is received stays small. */
+enum { SMALL = 16 << 10, BLOCK = 4 << 20 };
 
-int comm_open(Comm **comm, const CommOptions *options, Error *err) {
-    (void)options, (void)err;
-    *comm = NULL;
-    return 0;
-}
+/* ---- among one ---- */
 
-int comm_local_rank(const Comm *comm) { return comm ? comm->local_rank : 0; }
-int comm_gpu(const Comm *comm) { return comm_local_rank(comm); }
-void comm_use_gpu(Comm *comm, Gpu *gpu) {
-    if (comm) comm->gpu = gpu;
-}
-void comm_close(Comm *comm) { (void)comm; }
-Comm *comm_split(Comm *comm, int color) { return (void)color, comm; }
-int comm_rank(const Comm *comm) { return comm ? comm->rank : 0; }
-int comm_size(const Comm *comm) { return comm ? comm->size : 1; }
-const char *comm_host_name(const Comm *comm, int rank) {
-    return (void)comm, (void)rank, "this host";
-}
-const char *comm_make(const Comm *comm) { return (void)comm, "one process"; }
-
-/* Device memory of a NULL Comm: which device nobody has said, and an unmoved result needs no copy.
- */
-static void copy(Comm *comm, void *out, const void *in, size_t bytes) {
+static void copy_here(const Comm *comm, void *out, const void *in, size_t bytes) {
     if (out != in && bytes) device_copy(comm ? comm->gpu : NULL, out, in, bytes);
 }
 
+/* ---- the carrier's ---- */
+
+static void enter(Comm *comm, const char *doing) {
+    comm->doing = doing;
+    comm->calls++;
+    watchdog_enter(comm->world->watchdog, doing);
+}
+
+static void leave(Comm *comm) { watchdog_leave(comm->world->watchdog); }
+
+static void exchange(Comm *comm, const char *doing, const Piece *receive, const Piece *send) {
+    enter(comm, doing);
+    comm->carrier->exchange(comm, receive, send);
+    leave(comm);
+}
+
+static Piece *pieces(const Comm *comm) { return must_alloc((size_t)comm->size, sizeof(Piece)); }
+
+/* mine to everybody; all [size, bytes] */
+static void gather(Comm *comm, const char *doing, void *all, const void *mine, size_t bytes) {
+    Piece *receive = pieces(comm), *send = pieces(comm);
+    for (int r = 0; r < comm->size; r++) {
+        receive[r] = (Piece){(char *)all + (size_t)r * bytes, bytes};
+        send[r] = (Piece){(void *)mine, bytes};
+    }
+    exchange(comm, doing, receive, send);
+    free(receive), free(send);
+}
+
+/* to = row 0 + row 1 + ..., or the largest; in [rows, count], with the rows `stride` apart. */
+static void add_rows(void *to, const void *in, int rows, int64_t stride, int64_t count, DType dtype,
+                     CommOp op) {
+#define ADD(type, wide, from, into)                                                       \
+    for (int64_t i = 0; i < count; i++) {                                                 \
+        const type *x = (const type *)in + i;                                             \
+        wide sum = from(x[0]);                                                            \
+        for (int r = 1; r < rows; r++) {                                                  \
+            wide y = from(x[r * stride]);                                                 \
+            sum = op == COMM_SUM ? sum + y : y > sum || y != y ? y : sum; /* NaN stays */ \
+        }                                                                                 \
+        ((type *)to)[i] = into(sum);                                                      \
+    }
+    if (dtype == F32) {
+        ADD(float, float, , )
+    } else if (dtype == I32) {
+        ADD(int32_t, int32_t, , )
+    } else {
+        ADD(uint16_t, float, bf16_to_float, bf16_from_float)
+    }
+}
+
+/* Row r of in [size, stride] to rank r: of each `count` elements from `first` on. to [count]. */
+static void reduce_rows(Comm *comm, const char *doing, void *to, const void *in,
+                        const int64_t *first, const int64_t *count, DType dtype, CommOp op) {
+    size_t element = dtype_size(dtype), mine = element * (size_t)count[comm->rank];
+    Piece *receive = pieces(comm), *send = pieces(comm);
+    char *rows = must_realloc(NULL, (size_t)comm->size, mine + 1);
+    for (int r = 0; r < comm->size; r++) {
+        receive[r] = (Piece){rows + (size_t)r * mine, mine};
+        send[r] = (Piece){(char *)in + element * (size_t)first[r], element * (size_t)count[r]};
+    }
+    exchange(comm, doing, receive, send);
+    add_rows(to, rows, comm->size, count[comm->rank], count[comm->rank], dtype, op);
+    free(rows), free(receive), free(send);
+}
+
+/* Each rank adds up a slice, and gives it to all. */
+static void all_reduce_block(Comm *comm, void *data, int64_t count, DType dtype, CommOp op) {
+    static const char doing[] = "all-reduce";
+    size_t element = dtype_size(dtype);
+    if (element * (size_t)count <= SMALL) {
+        void *rows = must_realloc(NULL, (size_t)comm->size, element * (size_t)count);
+        gather(comm, doing, rows, data, element * (size_t)count);
+        add_rows(data, rows, comm->size, count, count, dtype, op);
+        free(rows);
+        return;
+    }
+    int64_t *first = must_alloc(2 * (size_t)comm->size, sizeof *first), *n = first + comm->size;
+    Piece *receive = pieces(comm), *send = pieces(comm);
+    for (int r = 0; r < comm->size; r++) {
+        first[r] = count * r / comm->size;
+        n[r] = count * (r + 1) / comm->size - first[r];
+    }
+    char *mine = (char *)data + element * (size_t)first[comm->rank];
+    reduce_rows(comm, doing, mine, data, first, n, dtype, op);
+    for (int r = 0; r < comm->size; r++) {
+        receive[r] = (Piece){(char *)data + element * (size_t)first[r], element * (size_t)n[r]};
+        send[r] = (Piece){mine, element * (size_t)n[comm->rank]};
+    }
+    exchange(comm, doing, receive, send);
+    free(receive), free(send), free(first);
+}
+
+static void host_all_reduce(Comm *comm, void *data, int64_t count, DType dtype, CommOp op) {
+    if (comm->carrier->all_reduce && dtype != BF16) {
+        enter(comm, "all-reduce");
+        comm->carrier->all_reduce(comm, data, count, dtype, op);
+        leave(comm);
+        return;
+    }
+    for (int64_t at = 0; at < count; at += BLOCK)
+        all_reduce_block(comm, (char *)data + dtype_bytes(dtype, at),
+                         count - at < BLOCK ? count - at : BLOCK, dtype, op);
+}
+
+static void host_reduce_scatter(Comm *comm, void *out, const void *in, int64_t count, DType dtype) {
+    int64_t *first = must_alloc(2 * (size_t)comm->size, sizeof *first), *n = first + comm->size;
+    for (int64_t at = 0; at < count; at += BLOCK) {
+        for (int r = 0; r < comm->size; r++) {
+            first[r] = r * count + at;
+            n[r] = count - at < BLOCK ? count - at : BLOCK;
+        }
+        reduce_rows(comm, "reduce-scatter", (char *)out + dtype_bytes(dtype, at), in, first, n,
+                    dtype, COMM_SUM);
+    }
+    free(first);
+}
+
+static void host_broadcast(Comm *comm, void *data, size_t bytes, int root) {
+    if (comm->carrier->broadcast) {
+        enter(comm, "broadcast");
+        comm->carrier->broadcast(comm, data, bytes, root);
+        leave(comm);
+        return;
+    }
+    Piece *receive = pieces(comm), *send = pieces(comm);
+    for (int r = 0; r < comm->size && comm->rank == root; r++) send[r] = (Piece){data, bytes};
+    receive[root] = (Piece){data, bytes};
+    if (comm->rank != root) send[comm->rank] = receive[comm->rank] = (Piece){NULL, 0};
+    exchange(comm, "broadcast", receive, send);
+    free(receive), free(send);
+}
+
+/* ---- device memory through the host ---- */
+
+/* Memory that the GPU reads and writes by itself, kept for the next time. */
+static char *staging(Comm *comm, int which, size_t bytes) {
+    if (comm->staging_bytes[which] < bytes) {
+        if (comm->staging[which]) pinned_free(comm->staging[which]);
+        comm->staging[which] = pinned_alloc(bytes);
+        comm->staging_bytes[which] = bytes;
+    }
+    return comm->staging[which];
+}
+
+/* A copy of device memory on the host; the host's memory itself. Waits for the stream, so whatever
+ * went up from staging before is there. */
+static void *down(Comm *comm, int which, const void *data, size_t bytes) {
+    if (!comm->gpu) return (void *)data;
+    char *host = staging(comm, which, bytes + 1);
+    gpu_download(comm->gpu, host, data, bytes);
+    return host;
+}
+
+static void *place(Comm *comm, int which, void *data, size_t bytes) {
+    return comm->gpu ? staging(comm, which, bytes + 1) : data;
+}
+
+static void up(Comm *comm, void *data, const void *host, size_t bytes) {
+    if (comm->gpu && bytes) gpu_upload(comm->gpu, data, host, bytes);
+}
+
+/* ---- the interface ---- */
+
+static void check_dtype(DType dtype) {
+    CHECK(dtype == F32 || dtype == BF16 || dtype == I32, "a collective on %s", dtype_name(dtype));
+}
+
 void comm_all_reduce(Comm *comm, void *data, int64_t count, DType dtype, CommOp op) {
-    (void)comm, (void)data, (void)count, (void)dtype, (void)op;
+    check_dtype(dtype);
+    if (!comm || !count) return;
+    if (comm->nccl) return nccl_all_reduce(comm->nccl, data, count, dtype, op);
+    size_t bytes = dtype_bytes(dtype, count);
+    void *host = down(comm, 0, data, bytes);
+    host_all_reduce(comm, host, count, dtype, op);
+    up(comm, data, host, bytes);
 }
 
 void comm_reduce_scatter(Comm *comm, void *out, const void *in, int64_t count, DType dtype) {
-    copy(comm, out, in, dtype_bytes(dtype, count));
+    check_dtype(dtype);
+    size_t bytes = dtype_bytes(dtype, count);
+    if (!count) return;
+    if (!comm) return copy_here(comm, out, in, bytes);
+    if (comm->nccl) return nccl_reduce_scatter(comm->nccl, out, in, count, dtype);
+    const void *rows = down(comm, 0, in, bytes * (size_t)comm->size);
+    void *row = place(comm, 1, out, bytes);
+    host_reduce_scatter(comm, row, rows, count, dtype);
+    up(comm, out, row, bytes);
 }
 
 void comm_all_gather(Comm *comm, void *out, const void *in, int64_t count, DType dtype) {
-    copy(comm, out, in, dtype_bytes(dtype, count));
+    check_dtype(dtype);
+    size_t bytes = dtype_bytes(dtype, count);
+    if (!count) return;
+    if (!comm) return copy_here(comm, out, in, bytes);
+    if (comm->nccl) return nccl_all_gather(comm->nccl, out, in, count, dtype);
+    const void *mine = down(comm, 0, in, bytes);
+    void *all = place(comm, 1, out, bytes * (size_t)comm->size);
+    gather(comm, "all-gather", all, mine, bytes);
+    up(comm, out, all, bytes * (size_t)comm->size);
 }
 
 void comm_broadcast(Comm *comm, void *data, int64_t count, DType dtype, int root) {
-    (void)comm, (void)data, (void)count, (void)dtype, (void)root;
+    check_dtype(dtype);
+    if (!comm || !count) return;
+    if (comm->nccl) return nccl_broadcast(comm->nccl, data, count, dtype, root);
+    size_t bytes = dtype_bytes(dtype, count);
+    void *host = down(comm, 0, data, bytes);
+    host_broadcast(comm, host, bytes, root);
+    up(comm, data, host, bytes);
+}
+
+static size_t sum_bytes(const Comm *comm, const int64_t *counts, DType dtype) {
+    int64_t sum = 0;
+    for (int r = 0; r < comm->size; r++) sum += counts[r];
+    return dtype_bytes(dtype, sum);
 }
 
 void comm_all_to_all(Comm *comm, void *out, const int64_t *receive_counts, const void *in,
                      const int64_t *send_counts, DType dtype) {
-    CHECK(receive_counts[0] == send_counts[0], "one rank sends itself %lld and expects %lld",
-          (long long)send_counts[0], (long long)receive_counts[0]);
-    copy(comm, out, in, dtype_bytes(dtype, send_counts[0]));
+    check_dtype(dtype);
+    int self = comm_rank(comm);
+    CHECK(receive_counts[self] == send_counts[self],
+          "rank %d sends itself %lld numbers and expects %lld", self, (long long)send_counts[self],
+          (long long)receive_counts[self]);
+    if (!comm) return copy_here(comm, out, in, dtype_bytes(dtype, send_counts[0]));
+    if (comm->nccl) return nccl_all_to_all(comm->nccl, out, receive_counts, in, send_counts, dtype);
+    size_t in_bytes = sum_bytes(comm, send_counts, dtype);
+    size_t out_bytes = sum_bytes(comm, receive_counts, dtype);
+    char *from = down(comm, 0, in, in_bytes), *to = place(comm, 1, out, out_bytes);
+    Piece *receive = pieces(comm), *send = pieces(comm);
+    char *next_in = to, *next_out = from;
+    for (int r = 0; r < comm->size; r++) {
+        receive[r] = (Piece){next_in, dtype_bytes(dtype, receive_counts[r])};
+        send[r] = (Piece){next_out, dtype_bytes(dtype, send_counts[r])};
+        next_in += receive[r].bytes, next_out += send[r].bytes;
+    }
+    exchange(comm, "all-to-all", receive, send);
+    free(receive), free(send);
+    up(comm, out, to, out_bytes);
 }
 
 void comm_gather_host(Comm *comm, void *all, const void *mine, size_t bytes) {
-    (void)comm;
-    if (bytes && all != mine) memcpy(all, mine, bytes);
+    if (comm)
+        gather(comm, "gather", all, mine, bytes);
+    else if (bytes && all != mine)
+        memcpy(all, mine, bytes);
 }
 
 void comm_broadcast_host(Comm *comm, void *data, size_t bytes, int root) {
-    (void)comm, (void)data, (void)bytes, (void)root;
+    if (comm) host_broadcast(comm, data, bytes, root);
 }
 
-double comm_sum_host(Comm *comm, double value) { return (void)comm, value; }
-void comm_barrier(Comm *comm) { (void)comm; }
-void comm_beside_begin(Comm *comm) { (void)comm; }
-void comm_beside_end(Comm *comm) { (void)comm; }
-void comm_join(Comm *comm) { (void)comm; }
-void comm_step(Comm *comm, int64_t step) { (void)comm, (void)step; }
-
-void comm_abort(Comm *comm, const char *format, ...) {
-    (void)comm;
-    char text[4096];
-    va_list args;
-    va_start(args, format);
-    vsnprintf(text, sizeof text, format, args);
-    va_end(args);
-    fatal("%s", text);
+double comm_sum_host(Comm *comm, double value) {
+    if (!comm) return value;
+    double *all = must_alloc((size_t)comm->size, sizeof *all), sum = 0;
+    comm_gather_host(comm, all, &value, sizeof value);
+    for (int r = 0; r < comm->size; r++) sum += all[r];
+    free(all);
+    return sum;
 }
 
-int comm_agree(Comm *comm, int status, Error *err) { return (void)comm, (void)err, status; }
-int comm_same(Comm *comm, const char *name, const char *text, Error *err) {
-    return (void)comm, (void)name, (void)text, (void)err, 0;
+void comm_barrier(Comm *comm) {
+    if (!comm) return;
+    char *all = must_alloc((size_t)comm->size, 1), mine = 0;
+    gather(comm, "barrier", all, &mine, 1);
+    free(all);
+}
+
+void comm_beside_begin(Comm *comm) {
+    if (comm && comm->nccl) nccl_beside_begin(comm->nccl);
+}
+
+void comm_beside_end(Comm *comm) {
+    if (comm && comm->nccl) nccl_beside_end(comm->nccl);
+}
+
+void comm_join(Comm *comm) {
+    if (comm && comm->nccl) nccl_join(comm->nccl);
 }

@@ -36,6 +36,9 @@ int error_prefix(Error *err, const char *format, ...) {
     return -1;
 }
 
+static void (*others)(const char *message);
+void fatal_hand_over(void (*last)(const char *message)) { others = last; }
+
 void fatal(const char *format, ...) {
     fflush(stdout);
     char text[4096];
@@ -43,6 +46,7 @@ void fatal(const char *format, ...) {
     va_start(args, format);
     vsnprintf(text, sizeof text, format, args);
     va_end(args);
+    if (others) others(text);
     fprintf(stderr, "%s: ", program_invocation_short_name);
     terminal_print(stderr, text); /* names and texts out of files may be in it */
     fputc('\n', stderr);

@@ -34,6 +34,9 @@ int error_prefix(Error *err, const char *format, ...) __attribute__((format(prin
 
 /* Prints "PROGRAM: message" to stderr and exits with 1. */
 void fatal(const char *format, ...) __attribute__((format(printf, 1, 2), noreturn));
+/* From here on fatal() hands its message to `last`, which does not return: where several processes
+ * compute together, one must not end without the others. NULL: as it was. */
+void fatal_hand_over(void (*last)(const char *message));
 
 void check_failed(const char *file, int line, const char *condition, const char *format, ...)
     __attribute__((format(printf, 4, 5), noreturn));
