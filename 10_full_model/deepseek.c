@@ -3,17 +3,24 @@
  */
 #include "10_full_model/commands/command.h"
 
+#include "common/comm/environment.h"
 #include "common/files/machine.h"
 
 #include <signal.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 static const Command *const commands[] = {&command_data,     &command_train,    &command_sft,
                                           &command_grpo,     &command_generate, &command_eval,
                                           &command_logits,   &command_info,     &command_convert,
-                                          &command_quantize, &command_tokenize};
+                                          &command_quantize, &command_tokenize, &command_launch};
 enum { COMMANDS = sizeof commands / sizeof commands[0] };
+
+/* Those that know what to do as one of several ranks; the others would all do the same, into the
+ * same files. */
+static const Command *const for_ranks[] = {&command_train};
+enum { FOR_RANKS = sizeof for_ranks / sizeof for_ranks[0] };
 
 static int usage(FILE *out, int status) {
     fprintf(out, "Usage: deepseek COMMAND [FLAG...]\n\n");
@@ -37,6 +44,18 @@ static int version(void) {
     return 0;
 }
 
+static void check_ranks(const Command *command) {
+    Place place;
+    Error err;
+    if (environment_place(&place, &err)) fatal("%s", err.text);
+    for (int i = 0; i < FOR_RANKS; i++)
+        if (command == for_ranks[i]) return;
+    if (place.size > 1 && place.rank > 0) exit(1); /* rank 0 says it */
+    if (place.size > 1)
+        fatal("%s runs alone, and %s has started it as one of %d ranks", command->name, place.by,
+              place.size);
+}
+
 int main(int argc, char **argv) {
     signal(SIGXFSZ, SIG_IGN); /* a limit on files is a full disk: write() fails, and is reported */
     if (argc < 2) return usage(stderr, 2);
@@ -44,6 +63,7 @@ int main(int argc, char **argv) {
     if (!strcmp(argv[1], "--version") || !strcmp(argv[1], "-V")) return version();
     for (int i = 0; i < COMMANDS; i++) {
         if (strcmp(argv[1], commands[i]->name)) continue;
+        check_ranks(commands[i]);
         char name[64];
         snprintf(name, sizeof name, "deepseek %s", commands[i]->name);
         argv[1] = name; /* for messages and --help */

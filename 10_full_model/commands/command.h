@@ -17,6 +17,7 @@ typedef struct Command {
 } Command;
 
 extern const Command command_data, command_train, command_sft, command_grpo, command_generate,
-    command_eval, command_logits, command_info, command_convert, command_quantize, command_tokenize;
+    command_eval, command_logits, command_info, command_convert, command_quantize, command_tokenize,
+    command_launch;
 
 #endif

@@ -30,7 +30,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-static const double TICK = 0.25, BEAT = 0.5, SILENCE = 6, OPENING = 10; /* seconds */
+static const double TICK = 0.25, BEAT = 0.5, SILENCE = 5, OPENING = 10; /* seconds */
 enum { ADDRESSES = 12, TEXT = 1200 };
 
 typedef enum Kind { ALIVE, FAILED, END, BYE } Kind;

@@ -6,7 +6,7 @@
  * which step, which collective, waiting or not. From that, rank 0 knows
  *
  *     gone           the connection has ended without a good-bye: the process has died
- *     silent         nothing heard for 6 seconds: the process, or its host, stands still
+ *     silent         nothing heard for 5 seconds: the process, or its host, stands still
  *     standing still the others have waited for it in a collective longer than the time-out
  *     NCCL's errors  which NCCL notes and tells only who asks
  *
