@@ -30,13 +30,18 @@ struct Context {
     Arena data;  /* what the tensors point to; on the device */
     bool recording;
     TapeNode *tape;
-    int tape_length;
+    int tape_length, tape_node; /* tape_node: the one whose derivative is being computed */
     size_t tape_capacity;
+    const TapeWatch *watch; /* NULL: nobody does */
     Rng rng;
     DType moments; /* what AdamW's are kept in for weights that train: F32, or BF16 (optimizer.h) */
     const struct Products *products; /* NULL, or how weights are multiplied (products.h) */
     int rank, size;    /* this process among those that compute together: 0 of 1 when it is alone */
     struct Comm *comm; /* NULL when it is alone */
+    struct Comm *experts; /* those that share a layer's experts; NULL: each has all of them */
+    int spread;           /* how many these are; 0: as 1 */
+    bool zero;            /* the ranks share the optimizer, too (params.h) */
+    int ways;             /* so many ranks could share weights that are laid out so; 0: as 1 */
 };
 
 /* Opens the device, of several GPUs the first. BF16 needs CUDA. Returns 0, or -1 and a message. */

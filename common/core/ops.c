@@ -423,8 +423,7 @@ Tensor *linear_cross_entropy(Context *ctx, Tensor *x, Tensor *weight, Tensor *ta
 
 typedef struct DropoutSaved {
     Tensor *y, *x;
-    float p;
-    uint64_t stream;
+    DropoutMask mask;
 } DropoutSaved;
 
 /* The mask is not stored: the generator is asked for it again. */
@@ -432,9 +431,7 @@ static void dropout_backward(Context *ctx, void *saved) {
     DropoutSaved *s = saved;
     int add;
     void *dx = grad_slot(ctx, s->x, &add);
-    if (dx)
-        ON(ctx, dropout, dx, add, s->y->grad->data, tensor_count(s->x), s->p, ctx->rng.seed,
-           s->stream);
+    if (dx) ON(ctx, dropout, dx, add, s->y->grad->data, tensor_count(s->x), s->mask);
 }
 
 Tensor *dropout(Context *ctx, Tensor *x, float p) {
@@ -442,9 +439,13 @@ Tensor *dropout(Context *ctx, Tensor *x, float p) {
     CHECK(p >= 0 && p < 1, "dropout: the probability %g is not in [0, 1)", p);
     if (p == 0) return x;
     Tensor *y = like(ctx, "dropout", x, tensor_dim(x, -1));
-    uint64_t stream = rng_next_stream(&ctx->rng);
-    ON(ctx, dropout, y->data, 0, x->data, tensor_count(x), p, ctx->rng.seed, stream);
-    RECORD(ctx, y, dropout_backward, DropoutSaved, .y = y, .x = x, .p = p, .stream = stream);
+    DropoutMask mask = {.seed = ctx->rng.seed,
+                        .stream = rng_next_stream(&ctx->rng),
+                        .sample = ctx->rng.sample,
+                        .each = tensor_count(x) / (x->ndim > 1 ? x->shape[0] : 1),
+                        .p = p};
+    ON(ctx, dropout, y->data, 0, x->data, tensor_count(x), mask);
+    RECORD(ctx, y, dropout_backward, DropoutSaved, .y = y, .x = x, .mask = mask);
     return y;
 }
 

@@ -165,15 +165,17 @@ void swiglu_backward_cpu(float *dgate, int add_gate, float *dup, int add_up, con
     }
 }
 
-void dropout_cpu(float *y, int add, const float *x, int64_t n, float p, uint64_t seed,
-                 uint64_t stream) {
-    float scale = 1.0f / (1.0f - p);
+void dropout_cpu(float *y, int add, const float *x, int64_t n, DropoutMask m) {
+    float scale = 1.0f / (1.0f - m.p);
+    int64_t blocks = (m.each + 3) / 4; /* of a sample */
 #pragma omp parallel for if (n > PARALLEL_MIN)
-    for (int64_t block = 0; block < (n + 3) / 4; block++) {
-        Philox r = philox(seed, stream, (uint64_t)block);
-        for (int64_t i = 4 * block; i < 4 * block + 4 && i < n; i++) {
-            float u = (float)(r.word[i % 4] >> 8) * 0x1p-24f; /* rng_uniform(seed, stream, i) */
-            float kept = u < p ? 0.0f : x[i] * scale;
+    for (int64_t at = 0; at < n / m.each * blocks; at++) {
+        int64_t b = at / blocks, block = at % blocks;
+        Philox r = philox(m.seed, m.stream, (m.sample + (uint64_t)b) << 32 | (uint64_t)block);
+        for (int64_t k = 0; k < 4 && 4 * block + k < m.each; k++) {
+            int64_t i = b * m.each + 4 * block + k;
+            float u = (float)(r.word[k] >> 8) * 0x1p-24f;
+            float kept = u < m.p ? 0.0f : x[i] * scale;
             y[i] = add ? y[i] + kept : kept;
         }
     }

@@ -62,8 +62,14 @@ KERNEL(cross_entropy_forward, float *loss, float *losses, float *lse, const Real
 /* logits -> their gradient, times *dloss */
 KERNEL(cross_entropy_backward, Real *logits, const float *dloss, const float *loss,
        const float *lse, const int32_t *targets, int64_t rows, int64_t vocab);
-KERNEL(dropout, Real *y, int add, const Real *x, int64_t n, float p, uint64_t seed,
-       uint64_t stream);
+/* A sample is a row of the first of several dimensions, `each` elements. Number i of the stream's
+ * blocks (sample + b) << 32 on is that of element i of row b: the same wherever a sample stands. */
+typedef struct DropoutMask {
+    uint64_t seed, stream, sample;
+    int64_t each;
+    float p;
+} DropoutMask;
+KERNEL(dropout, Real *y, int add, const Real *x, int64_t n, DropoutMask mask);
 /* out[0] = scale * sum x[i] * (c ? c[i] : 1); scratch: F32 [SUM_CHUNKS] */
 enum { SUM_CHUNKS = 256 };
 KERNEL(sum_forward, float *out, float *scratch, const Real *x, const float *c, int64_t n,

@@ -13,9 +13,14 @@ AdamW adamw_defaults(void) {
 }
 
 float adamw_step(AdamW *adamw, Params *params, float lr, float grad_scale) {
-    Context *ctx = params->ctx;
     CHECK(params->grads, "adamw_step: the weights were not allocated for training");
     params_finish_gradients(params);
+    ON(params->ctx, grad_norm, params->scratch, params->grads, params->size, grad_scale);
+    return adamw_update(adamw, params, lr, grad_scale);
+}
+
+float adamw_update(AdamW *adamw, Params *params, float lr, float grad_scale) {
+    Context *ctx = params->ctx;
     double t = (double)adamw->step + 1;
     AdamWStep step = {.beta1 = adamw->beta1,
                       .beta2 = adamw->beta2,
@@ -26,17 +31,17 @@ float adamw_step(AdamW *adamw, Params *params, float lr, float grad_scale) {
                       .correction1 = (float)(1 - pow(adamw->beta1, t)),
                       .correction2 = (float)(1 - pow(adamw->beta2, t))};
     float *norm = params->scratch + NORM_CHUNKS;
-    ON(ctx, grad_norm, params->scratch, params->grads, params->size, grad_scale);
     for (int i = 0; i < params->span_count; i++) {
         const ParamSpan *s = &params->spans[i];
         step.lr = lr * s->rate;
         const float *grads = params->grads + s->first;
         if (params->moments == BF16)
-            ON_AS(ctx, s->dtype, adamw_bf16, s->values, s->master, (uint16_t *)params->m + s->first,
-                  (uint16_t *)params->v + s->first, grads, norm, s->size, s->decayed, step);
+            ON_AS(ctx, s->dtype, adamw_bf16, s->values, s->master,
+                  (uint16_t *)params->m + s->moments, (uint16_t *)params->v + s->moments, grads,
+                  norm, s->size, s->decayed, step);
         else
-            ON_AS(ctx, s->dtype, adamw, s->values, s->master, (float *)params->m + s->first,
-                  (float *)params->v + s->first, grads, norm, s->size, s->decayed, step);
+            ON_AS(ctx, s->dtype, adamw, s->values, s->master, (float *)params->m + s->moments,
+                  (float *)params->v + s->moments, grads, norm, s->size, s->decayed, step);
     }
     float result;
     device_get(ctx->gpu, &result, norm, sizeof result);

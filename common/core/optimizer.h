@@ -43,6 +43,10 @@ AdamW adamw_defaults(void);
  */
 float adamw_step(AdamW *adamw, Params *params, float lr, float grad_scale);
 
+/* Its second half: params->scratch[NORM_CHUNKS] holds the norm (several processes find it
+ * together). */
+float adamw_update(AdamW *adamw, Params *params, float lr, float grad_scale);
+
 /*
  * The learning rate over a training run: up, level, down.
  *

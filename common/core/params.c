@@ -28,7 +28,12 @@ typedef struct Param {
 static Param *param_of(const Tensor *t) { return (Param *)t; }
 
 void params_init(Params *params, Context *ctx) {
-    *params = (Params){.ctx = ctx, .moments = ctx ? ctx->moments : F32};
+    *params =
+        (Params){.ctx = ctx, .moments = ctx ? ctx->moments : F32, .share = 1, .spread_share = 1};
+    if (ctx && ctx->zero) {
+        params->share = ctx->size;
+        params->spread_share = ctx->size / (ctx->spread ? ctx->spread : 1);
+    }
 }
 
 /* ---- registering ---- */
@@ -114,6 +119,9 @@ static int64_t padded(const Tensor *t) {
     return (tensor_count(t) + PADDING - 1) / PADDING * PADDING;
 }
 
+int64_t params_extent(const Tensor *t) { return padded(t); }
+bool params_is_spread(const Tensor *t) { return param_of(t)->group.spread; }
+
 static int compare_places(const void *left, const void *right) {
     const Param *a = param_of(*(Tensor *const *)left), *b = param_of(*(Tensor *const *)right);
     bool wide_a = a->tensor.dtype == F32, wide_b = b->tensor.dtype == F32;
@@ -121,6 +129,7 @@ static int compare_places(const void *left, const void *right) {
     if (wide_a != wide_b) return wide_a - wide_b;
     if (a->tensor.dtype != b->tensor.dtype) return (int)a->tensor.dtype - (int)b->tensor.dtype;
     if (a->group.rate != b->group.rate) return a->group.rate < b->group.rate ? -1 : 1;
+    if (a->group.spread != b->group.spread) return a->group.spread - b->group.spread;
     if (a->group.decayed != b->group.decayed) return b->group.decayed - a->group.decayed;
     return a->index - b->index;
 }
@@ -133,32 +142,63 @@ static void *cleared(Context *ctx, size_t bytes) {
     return data;
 }
 
-/* The list as it is laid out: every weight gets its place in values, and if it trains in the other
- * buffers too. *bytes: of values; *narrow: elements that have masters. */
-static Tensor **lay_out(Params *params, bool training, size_t *bytes, int64_t *narrow) {
-    Tensor **order = must_alloc((size_t)params->count, sizeof *order);
+/* Are the two in one span? */
+static bool alike(const Param *a, const Param *b) {
+    return a->tensor.dtype == b->tensor.dtype && a->group.rate == b->group.rate &&
+           a->group.spread == b->group.spread;
+}
+
+typedef struct Layout {
+    Tensor **order;    /* the list, as it lies in memory */
+    size_t bytes;      /* of values */
+    int64_t narrow;    /* elements that have masters */
+    int64_t moments;   /* elements of m and v */
+    int64_t first;     /* of the span that is being laid out */
+    const Param *last; /* in it; NULL: there is none */
+} Layout;
+
+/* Zeros up to a multiple of what there are processes, each of which then has as much of it. */
+static void end_span(Params *params, Layout *l) {
+    if (!l->last) return;
+    int ways = params->ctx->ways ? params->ctx->ways : 1;
+    int64_t unit = (int64_t)PADDING * ways, more = (unit - params->size % unit) % unit;
+    DType dtype = l->last->tensor.dtype;
+    l->bytes += dtype_bytes(dtype, more);
+    params->size += more;
+    if (dtype != F32) l->narrow = params->size;
+    l->moments +=
+        (params->size - l->first) / (l->last->group.spread ? params->spread_share : params->share);
+    l->first = params->size;
+    l->last = NULL;
+}
+
+/* Every weight gets its place in values, and if it trains in the other buffers too. */
+static Layout lay_out(Params *params, bool training) {
+    Layout l = {.order = must_alloc((size_t)params->count, sizeof *l.order)};
     for (int i = 0; i < params->count; i++) {
-        order[i] = params->list[i];
-        if (!training) param_of(order[i])->group.frozen = true;
+        l.order[i] = params->list[i];
+        if (!training) param_of(l.order[i])->group.frozen = true;
     }
-    qsort(order, (size_t)params->count, sizeof *order, compare_places);
-    *bytes = 0, *narrow = 0;
+    qsort(l.order, (size_t)params->count, sizeof *l.order, compare_places);
     for (int i = 0; i < params->count; i++) {
-        Param *p = param_of(order[i]);
+        Param *p = param_of(l.order[i]);
         DType dtype = p->tensor.dtype;
-        p->place = *bytes;
-        *bytes += (dtype_bytes(dtype, padded(order[i])) + 127) / 128 * 128;
-        p->scales = *bytes;
-        if (p->tensor.quantised) *bytes += (size_t)padded(&p->quantised.scale) * sizeof(float);
+        if (l.last && (p->group.frozen || !alike(l.last, p))) end_span(params, &l);
+        p->place = l.bytes;
+        l.bytes += (dtype_bytes(dtype, padded(l.order[i])) + 127) / 128 * 128;
+        p->scales = l.bytes;
+        if (p->tensor.quantised) l.bytes += (size_t)padded(&p->quantised.scale) * sizeof(float);
         if (p->group.frozen) continue;
         CHECK(dtype == F32 || (dtype == BF16 && params->ctx->device == CUDA),
               "%s: no training in %s on %s", p->tensor.name, dtype_name(dtype),
               device_name(params->ctx->device));
         p->offset = params->size;
-        params->size += padded(order[i]);
-        if (dtype != F32) *narrow = params->size;
+        params->size += padded(l.order[i]);
+        if (dtype != F32) l.narrow = params->size;
+        l.last = p;
     }
-    return order;
+    end_span(params, &l);
+    return l;
 }
 
 /* A weight that trains gets its gradient and joins a span. */
@@ -169,36 +209,43 @@ static void join_span(Params *params, Param *p) {
     t->grad = &p->grad;
     t->requires_grad = true;
     ParamSpan *s = params->spans + params->span_count - 1;
-    if (!params->span_count || s->dtype != t->dtype || s->rate != p->group.rate) {
+    bool spread = p->group.spread;
+    if (!params->span_count || s->dtype != t->dtype || s->rate != p->group.rate ||
+        s->spread != spread) {
         s = params->spans + params->span_count++;
-        *s = (ParamSpan){t->dtype, p->group.rate, t->data, p->master, p->offset, 0, 0};
+        *s = (ParamSpan){.dtype = t->dtype,
+                         .rate = p->group.rate,
+                         .values = t->data,
+                         .master = p->master,
+                         .first = p->offset,
+                         .moments = p->offset,
+                         .spread = spread};
     }
-    s->size += padded(t);
+    s->size = p->offset + padded(t) - s->first;
     if (p->group.decayed) s->decayed += padded(t);
 }
 
 int params_allocate(Params *params, bool training, Error *err) {
     Context *ctx = params->ctx;
     CHECK(ctx && !params->values, "params_allocate: without a device, or for the second time");
-    size_t bytes, buffer_bytes = 0;
-    int64_t narrow;
-    Tensor **order = lay_out(params, training, &bytes, &narrow);
+    size_t buffer_bytes = 0;
+    Layout l = lay_out(params, training);
     for (int i = 0; i < params->buffer_count; i++) { /* F32 and I32 are the same size */
         param_of(params->buffers[i])->place = buffer_bytes;
         buffer_bytes += (size_t)padded(params->buffers[i]) * sizeof(float);
     }
-    size_t wide = (size_t)params->size * sizeof(float), masters = (size_t)narrow * sizeof(float);
-    size_t moments = dtype_bytes(params->moments, params->size);
-    bool complete = (params->values = cleared(ctx, bytes)) &&
+    size_t wide = (size_t)params->size * sizeof(float), masters = (size_t)l.narrow * sizeof(float);
+    size_t moments = dtype_bytes(params->moments, l.moments);
+    bool complete = (params->values = cleared(ctx, l.bytes)) &&
                     (params->buffer_values = cleared(ctx, buffer_bytes)) &&
-                    (!narrow || (params->master = cleared(ctx, masters)));
+                    (!l.narrow || (params->master = cleared(ctx, masters)));
     if (complete && training)
         complete = (params->grads = cleared(ctx, wide)) && (params->m = cleared(ctx, moments)) &&
                    (params->v = cleared(ctx, moments)) &&
                    (params->scratch = cleared(ctx, (NORM_CHUNKS + 64) * sizeof(float)));
     params->spans = must_alloc((size_t)params->count, sizeof *params->spans);
     for (int i = 0; i < params->count && complete; i++) {
-        Param *p = param_of(order[i]);
+        Param *p = param_of(l.order[i]);
         p->tensor.data = (char *)params->values + p->place;
         p->quantised.scale.data = (char *)params->values + p->scales;
         if (!p->group.frozen) join_span(params, p);
@@ -206,7 +253,11 @@ int params_allocate(Params *params, bool training, Error *err) {
     for (int i = 0; i < params->buffer_count && complete; i++)
         params->buffers[i]->data =
             (char *)params->buffer_values + param_of(params->buffers[i])->place;
-    free(order);
+    free(l.order);
+    for (int i = 0; i < params->span_count; i++) { /* with the zeros at the end */
+        ParamSpan *s = &params->spans[i];
+        s->size = (i + 1 < params->span_count ? s[1].first : params->size) - s->first;
+    }
     if (complete) return 0;
     double weights = (double)params_count(params);
     return error_set(err,
@@ -214,8 +265,31 @@ int params_allocate(Params *params, bool training, Error *err) {
                      "choose a smaller model",
                      device_name(ctx->device), weights / (weights < 1e9 ? 1e6 : 1e9),
                      weights < 1e9 ? "million" : "billion",
-                     (double)(bytes + masters + (training ? wide + 2 * moments : 0)) / 1073741824.0,
+                     (double)(l.bytes + masters + (training ? wide + 2 * moments : 0)) /
+                         1073741824.0,
                      training ? "to train" : "to run");
+}
+
+/* A narrow piece's master gets memory of its own, all of them one. */
+void params_keep_pieces(Params *params, ParamSpan *pieces, int count) {
+    Context *ctx = params->ctx;
+    int64_t narrow = 0, at = 0;
+    for (int i = 0; i < count; i++) narrow += pieces[i].dtype == F32 ? 0 : pieces[i].size;
+    float *masters = narrow ? cleared(ctx, (size_t)narrow * sizeof *masters) : NULL;
+    CHECK(masters || !narrow, "no memory for a part of the masters beside the whole");
+    for (int i = 0; i < count; i++) {
+        if (pieces[i].dtype == F32) continue;
+        device_copy(ctx->gpu, masters + at, pieces[i].master,
+                    (size_t)pieces[i].size * sizeof *masters);
+        pieces[i].master = masters + at;
+        at += pieces[i].size;
+    }
+    device_free(ctx->gpu, params->master);
+    params->master = masters;
+    for (int i = 0; i < params->count; i++)
+        if (params->list[i]->dtype != F32) param_of(params->list[i])->master = NULL;
+    free(params->spans);
+    params->spans = pieces, params->span_count = count;
 }
 
 static void free_list(Tensor **list, int count) {
@@ -324,10 +398,14 @@ void params_zero_grad(Params *params) {
     for (int i = 0; i < params->count; i++) params->list[i]->has_grad = false;
 }
 
-void params_finish_gradients(Params *params) {
+void params_finish_gradients(Params *params) { params_finish_some(params, 0, params->size); }
+
+void params_finish_some(Params *params, int64_t first, int64_t size) {
     for (int i = 0; i < params->count; i++) {
         Tensor *t = params->list[i];
         if (!t->grad || t->has_grad) continue;
+        int64_t at = param_of(t)->offset;
+        if (at >= first + size || at + padded(t) <= first) continue;
         device_set(params->ctx->gpu, t->grad->data, 0, tensor_bytes(t->grad));
         t->has_grad = true;
     }

@@ -17,6 +17,11 @@
  * are decayed first; every weight begins at a multiple of 64 elements, and the padding is zero in
  * every buffer.
  *
+ * Several processes that train one model may share the optimizer (ZeRO-1): each has the moments and
+ * masters of a part of every span, and takes its steps there alone. For that, spans end in zeros up
+ * to a multiple of what there are processes (ctx->ways). And weights may be spread: each process
+ * then has other rows of them (05_moe/experts.h).
+ *
  * A quantised weight (quantised.h) is frozen; its codes lie among the values, its scales behind
  * them.
  *
@@ -31,11 +36,12 @@
 
 __BEGIN_DECLS
 
-/* How a weight is trained. At first: { false, has it two or more dimensions?, 1 }. */
+/* How a weight is trained. At first: { false, has it two or more dimensions?, 1, false }. */
 typedef struct ParamGroup {
     bool frozen;  /* no gradient, no moments, no part in the norm; it does not move by a bit */
     bool decayed; /* weight decay pulls at it */
     float rate;   /* what the learning rate is multiplied by */
+    bool spread;  /* other processes of ctx->experts have other rows of it */
 } ParamGroup;
 
 /* Weights side by side that one launch of AdamW's kernel takes a step on. */
@@ -44,7 +50,9 @@ typedef struct ParamSpan {
     float rate;
     void *values;
     float *master;                /* values itself when that is F32 */
-    int64_t first, size, decayed; /* in grads, m and v: elements; the first `decayed` of them are */
+    int64_t first, size, decayed; /* in grads: elements; the first `decayed` of them are */
+    int64_t moments;              /* where its moments begin, in m and v */
+    bool spread;
 } ParamSpan;
 
 enum { NORM_CHUNKS = 1024 }; /* parts that a gradient's norm is summed in (optimizer.h) */
@@ -58,8 +66,11 @@ typedef struct Params {
     void *values, *buffer_values;
     float *master, *grads; /* on ctx's device; NULL for a model that only infers */
     DType moments;
-    void *m, *v;    /* of dtype `moments`, else the same */
-    int64_t size;   /* elements of grads, m and v */
+    /* Of dtype `moments`, else the same. Where the optimizer is shared, of a part: of 1 / share of
+     * each span, of a spread one 1 / spread_share. */
+    void *m, *v;
+    int share, spread_share; /* 1: not shared */
+    int64_t size;            /* elements of grads */
     float *scratch; /* [NORM_CHUNKS + 64]: partial sums of the gradient norm, and the norm */
     ParamSpan *spans;
     int span_count;
@@ -97,6 +108,13 @@ void params_set_quantised(Params *params, Tensor *t, DType dtype, int block_out,
  * frozen. -1 and a message when memory runs out. */
 int params_allocate(Params *params, bool training, Error *err);
 
+/*
+ * Where the optimizer is shared: behind params_allocate(), and behind what sets the first weights,
+ * the pieces of spans that are this process's take the spans' place (malloc's, taken over; masters
+ * as in the spans). The other masters go, and with them params_master() of narrow weights.
+ */
+void params_keep_pieces(Params *params, ParamSpan *pieces, int count);
+
 /* A weight or a buffer; NULL if there is none. */
 Tensor *params_find(const Params *params, const char *name);
 int64_t params_count(const Params *params); /* weights: numbers in the model, padding not counted */
@@ -127,6 +145,12 @@ void params_zero_grad(Params *params);
  * zero, so that grads as a whole is this step's. Processes that share a step add up grads behind
  * this; once it was called, calling it again changes nothing. */
 void params_finish_gradients(Params *params);
+/* Of those weights alone that lie, with a part of theirs, in these elements of grads. */
+void params_finish_some(Params *params, int64_t first, int64_t size);
+
+/* What a weight that trains takes in grads: its elements, and the padding behind them. */
+int64_t params_extent(const Tensor *t);
+bool params_is_spread(const Tensor *t);
 
 __END_DECLS
 #endif

@@ -22,6 +22,9 @@
 typedef struct Rng {
     uint64_t seed;
     uint64_t stream; /* how many streams have been handed out */
+    /* Of the batch at hand, which is a part of a step's: the number of its first sample there. What
+     * belongs to a sample (dropout's mask) depends on that and not on how the step is cut. */
+    uint64_t sample;
 } Rng;
 
 typedef struct Philox {

@@ -31,6 +31,7 @@ void *grad_slot(Context *ctx, Tensor *t, int *add) {
     }
     *add = t->has_grad;
     t->has_grad = true;
+    if (ctx->watch) ctx->watch->writes(ctx->watch->self, t, ctx->tape_node); /* several GPUs */
     return t->grad->data;
 }
 /* [/grad_slot] */
@@ -64,7 +65,9 @@ void tape_backward(Context *ctx, Tensor *loss) {
     ctx->recording = false; /* a derivative is not itself differentiated */
     for (int i = ctx->tape_length - 1; i >= 0; i--) {
         TapeNode *node = &ctx->tape[i];
+        ctx->tape_node = i;
         if (node->output->has_grad) node->backward(ctx, node->saved);
+        if (ctx->watch) ctx->watch->ran(ctx->watch->self, i);
     }
     ctx->tape_length = 0; /* the next forward pass begins a new one */
 }

@@ -47,6 +47,17 @@ void *grad_slot(Context *ctx, Tensor *t, int *add);
 void grad_pass(Context *ctx, const Tensor *from, Tensor *to);
 
 /*
+ * Who watches a backward pass: gradients can be used as soon as the last node that writes to them
+ * has run, while those of earlier layers are still being computed (common/comm/ranks.h). Nodes are
+ * numbered as they were recorded, so backward passes come to node 0 last.
+ */
+typedef struct TapeWatch {
+    void (*writes)(void *self, const Tensor *t, int node); /* node is about to write t's gradient */
+    void (*ran)(void *self, int node);                     /* it has: in the device's stream */
+    void *self;
+} TapeWatch;
+
+/*
  * The gradient of a scalar loss with respect to everything recorded: seeds dloss = 1 and runs the
  * tape from last to first. That ends the recording, and the tape is empty; tensors and gradients
  * stay until context_reset().

@@ -308,24 +308,25 @@ void swiglu_backward_cuda(Gpu *gpu, DType dtype, void *dgate, int add_gate, void
 }
 
 template <typename T>
-__global__ void dropout_kernel(T *y, int add, const T *x, int64_t n, float p, uint64_t seed,
-                               uint64_t stream) {
-    int64_t stride = (int64_t)gridDim.x * blockDim.x;
-    for (int64_t block = blockIdx.x * (int64_t)blockDim.x + threadIdx.x; 4 * block < n;
-         block += stride) {
-        Philox r = philox(seed, stream, block);
-        for (int k = 0; k < 4 && 4 * block + k < n; k++) {
-            int64_t i = 4 * block + k;
-            bool dropped = (float)(r.word[k] >> 8) * 0x1p-24f < p;
-            float kept = dropped ? 0.0f : to_float(x[i]) * (1.0f / (1.0f - p));
+__global__ void dropout_kernel(T *y, int add, const T *x, int64_t n, DropoutMask m) {
+    int64_t stride = (int64_t)gridDim.x * blockDim.x, blocks = (m.each + 3) / 4;
+    for (int64_t at = blockIdx.x * (int64_t)blockDim.x + threadIdx.x; at < n / m.each * blocks;
+         at += stride) {
+        int64_t b = at / blocks, block = at % blocks;
+        Philox r = philox(m.seed, m.stream, (m.sample + b) << 32 | block);
+        for (int k = 0; k < 4 && 4 * block + k < m.each; k++) {
+            int64_t i = b * m.each + 4 * block + k;
+            bool dropped = (float)(r.word[k] >> 8) * 0x1p-24f < m.p;
+            float kept = dropped ? 0.0f : to_float(x[i]) * (1.0f / (1.0f - m.p));
             y[i] = from_float<T>(add ? to_float(y[i]) + kept : kept);
         }
     }
 }
 
-void dropout_cuda(Gpu *gpu, DType dtype, void *y, int add, const void *x, int64_t n, float p,
-                  uint64_t seed, uint64_t stream) {
+void dropout_cuda(Gpu *gpu, DType dtype, void *y, int add, const void *x, int64_t n,
+                  DropoutMask mask) {
+    int64_t blocks = n / mask.each * ceil_div(mask.each, 4);
     DTYPE_SWITCH(dtype, T,
-                 gpu_launch(gpu, dropout_kernel<T>, gpu_blocks(gpu, THREADS, ceil_div(n, 4)),
-                            THREADS, 0, y, add, x, n, p, seed, stream));
+                 gpu_launch(gpu, dropout_kernel<T>, gpu_blocks(gpu, THREADS, blocks), THREADS, 0, y,
+                            add, x, n, mask));
 }

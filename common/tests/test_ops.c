@@ -355,6 +355,24 @@ CONTEXT_TEST(dropout, keeps_the_mean_and_repeats_its_mask) {
     cr_assert(dropout(&ctx, x, 0) == x, "p = 0 must cost nothing");
 }
 
+/* A sample is dropped from in the same way wherever it stands in a batch, and however long its row
+ * is: three of five alone, or two of them behind the first. */
+CONTEXT_TEST(dropout, belongs_to_the_sample) {
+    enum { D = 13, WIDTH = 5 * D };
+    float ones[3 * WIDTH];
+    for (int i = 0; i < 3 * WIDTH; i++) ones[i] = 1;
+    Rng rng = ctx.rng;
+    Tensor *x = tensor_copy_in(&ctx, "ones", dtype, ones, SHAPE(3, 5, D));
+    float *all = test_values(&ctx, dropout(&ctx, x, 0.5f));
+    ctx.rng = rng, ctx.rng.sample = 1;
+    x = tensor_copy_in(&ctx, "ones", dtype, ones, SHAPE(2, 4, D));
+    float *some = test_values(&ctx, dropout(&ctx, x, 0.5f));
+    for (int b = 0; b < 2; b++)
+        for (int i = 0; i < 4 * D; i++)
+            cr_assert(some[b * 4 * D + i] == all[(b + 1) * WIDTH + i], "sample %d, %d", b, i);
+    cr_assert(memcmp(all, all + WIDTH, WIDTH * sizeof *all), "two samples, one mask");
+}
+
 /* ---- sums ---- */
 
 DEVICE_TEST(sums, sum_mean_and_weighted_sum) {
