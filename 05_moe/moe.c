@@ -3,7 +3,8 @@
  */
 #include "05_moe/moe.h"
 
-#include "05_moe/grouped.h"
+#include "05_moe/experts.h"
+#include "common/comm/comm.h"
 
 #include <math.h>
 
@@ -75,11 +76,14 @@ Moe moe_init(Params *params, const char *prefix, const MoeConfig *cfg) {
     int hidden = cfg->router.hidden_size, inner = cfg->moe_intermediate_size;
     int experts = cfg->router.n_routed_experts;
     Moe w = {.router = router_init(params, params_name(prefix, "gate").text, &cfg->router)};
+    int here = experts_here(params->ctx, experts);
     w.gate_proj =
-        params_new(params, prefix, "experts.gate_proj.weight", SHAPE(experts, inner, hidden));
-    w.up_proj = params_new(params, prefix, "experts.up_proj.weight", SHAPE(experts, inner, hidden));
+        params_new(params, prefix, "experts.gate_proj.weight", SHAPE(here, inner, hidden));
+    w.up_proj = params_new(params, prefix, "experts.up_proj.weight", SHAPE(here, inner, hidden));
     w.down_proj =
-        params_new(params, prefix, "experts.down_proj.weight", SHAPE(experts, hidden, inner));
+        params_new(params, prefix, "experts.down_proj.weight", SHAPE(here, hidden, inner));
+    Tensor *const spread[] = {w.gate_proj, w.up_proj, w.down_proj};
+    for (int i = 0; i < 3; i++) params_group(params, spread[i])->spread = here < experts;
     if (cfg->n_shared_experts)
         w.shared = mlp_init(params, params_name(prefix, "shared_experts").text, hidden,
                             cfg->n_shared_experts * inner);
@@ -139,8 +143,7 @@ Tensor *moe_forward_replayed(Context *ctx, Tensor *x, const Moe *w, const MoeCon
     Dispatch plan = dispatch_plan(ctx, routing.indices, experts, capacity);
 
     Tensor *rows = dispatch_permute(ctx, x, &plan); /* [N K, hidden]: expert 0's tokens, 1's, ... */
-    Tensor *h = grouped_swiglu(ctx, rows, w->gate_proj, w->up_proj, plan.offsets);
-    rows = grouped_linear(ctx, h, w->down_proj, plan.offsets);
+    rows = experts_forward(ctx, rows, w, &plan);
     if (w->shared.gate_proj) to.x = mlp_forward(ctx, x, &w->shared, to);
     Tensor *y = dispatch_combine(ctx, to.x, rows, routing.weights, &plan); /* + sum_j w_j E_j(x) */
 
@@ -155,6 +158,10 @@ Tensor *moe_forward_replayed(Context *ctx, Tensor *x, const Moe *w, const MoeCon
 Tensor *moe_forward(Context *ctx, Tensor *x, const Moe *w, const MoeConfig *cfg,
                     const MoeLosses *losses, MoeRecord *record, Residual to) {
     return moe_forward_replayed(ctx, x, w, cfg, NULL, losses, record, to);
+}
+
+void moe_share_load(Context *ctx, const Moe *w) {
+    comm_all_reduce(ctx->comm, w->load->data, tensor_count(w->load), I32, COMM_SUM);
 }
 
 void moe_rebalance(Context *ctx, const Moe *w, float gamma) {

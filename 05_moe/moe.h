@@ -10,7 +10,7 @@
  * they are one SwiGLU of n_shared_experts times the width.
  *
  * All of it is matrices: the tokens are sorted by expert (dispatch.h), every expert multiplies its
- * own (grouped.h), and the results come back weighted. The work is that of num_experts_per_tok
+ * own (experts.h, grouped.h), and the results come back weighted. The work is that of num_experts_per_tok
  * experts a token, however many there are.
  */
 #ifndef MOE_H
@@ -58,9 +58,11 @@ int moe_check_tokens(const MoeConfig *cfg, int64_t tokens, Error *err);
 
 typedef struct Moe {
     Router router;
-    Tensor *gate_proj, *up_proj; /* [E, inner, hidden]: all experts in one tensor */
-    Tensor *down_proj;           /* [E, hidden, inner] */
-    Mlp shared;                  /* inner width n_shared * inner; NULLs when there are none */
+    /* [E, inner, hidden]: all experts in one tensor; of experts that are spread (experts.h), those
+     * that are here */
+    Tensor *gate_proj, *up_proj;
+    Tensor *down_proj; /* [E, hidden, inner] */
+    Mlp shared;        /* inner width n_shared * inner; NULLs when there are none */
     /* I32 [E]: choices counted since the last moe_rebalance(), while recording. A buffer */
     Tensor *load;
 } Moe;
@@ -98,6 +100,9 @@ Tensor *moe_forward(Context *ctx, Tensor *x, const Moe *w, const MoeConfig *cfg,
 Tensor *moe_forward_replayed(Context *ctx, Tensor *x, const Moe *w, const MoeConfig *cfg,
                              const Tensor *replay, const MoeLosses *losses, MoeRecord *record,
                              Residual to);
+
+/* Where several ranks have counted, before moe_rebalance(): the load becomes that of all. */
+void moe_share_load(Context *ctx, const Moe *w);
 
 /*
  * After the optimizer's step: bias += gamma * sign(mean load - load), and counting begins anew. A

@@ -147,6 +147,10 @@ Tensor *mtp_training_loss(Context *ctx, const Mtp *mtp, Tensor *ids, Tensor *tar
 }
 /* [/mtp_training_loss] */
 
+void mtp_share_load(Context *ctx, const Mtp *mtp) {
+    for (int k = 0; k < mtp->depth; k++) block_share_load(ctx, &mtp->modules[k].block);
+}
+
 void mtp_rebalance(Context *ctx, const Mtp *mtp, float gamma) {
     for (int i = 0; i < mtp->depth; i++) block_rebalance(ctx, &mtp->modules[i].block, gamma);
 }

@@ -104,6 +104,9 @@ Tensor *mtp_training_loss(Context *ctx, const Mtp *mtp, Tensor *ids, Tensor *tar
 /* loss + weight * part, F32 [1] each. */
 Tensor *mtp_add_weighted(Context *ctx, Tensor *loss, Tensor *part, float weight);
 
+/* decoder_share_load() for the modules' routers. */
+void mtp_share_load(Context *ctx, const Mtp *mtp);
+
 /* decoder_rebalance() for the modules' routers. */
 void mtp_rebalance(Context *ctx, const Mtp *mtp, float gamma);
 

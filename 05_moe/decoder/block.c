@@ -141,6 +141,10 @@ Tensor *block_forward(Context *ctx, Tensor *x, const Block *w, const BlockConfig
 }
 /* [/block_forward] */
 
+void block_share_load(Context *ctx, const Block *w) {
+    if (!w->dense) moe_share_load(ctx, &w->moe);
+}
+
 void block_rebalance(Context *ctx, const Block *w, float gamma) {
     if (!w->dense) moe_rebalance(ctx, &w->moe, gamma);
 }

@@ -122,6 +122,9 @@ Tensor *block_attention(Context *ctx, Tensor *h, const Block *w, const BlockConf
 Tensor *block_feed_forward(Context *ctx, Tensor *h, const Block *w, const BlockConfig *cfg,
                            const BlockRun *run, Residual to);
 
+/* Where several ranks train: the router's load becomes that of all (moe_share_load). */
+void block_share_load(Context *ctx, const Block *w);
+
 /* After the optimizer's step: the router's bias moves by gamma towards an even load (V3, 2.1.2). */
 void block_rebalance(Context *ctx, const Block *w, float gamma);
 

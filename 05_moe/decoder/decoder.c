@@ -145,6 +145,10 @@ Tensor *decoder_add_losses(Context *ctx, const Decoder *d, Tensor *loss) {
 }
 /* [/decoder_training_loss] */
 
+void decoder_share_load(Context *ctx, const Decoder *d) {
+    for (int i = 0; i < d->cfg.num_hidden_layers; i++) block_share_load(ctx, &d->layers[i]);
+}
+
 void decoder_rebalance(Context *ctx, const Decoder *d, float gamma) {
     for (int i = 0; i < d->cfg.num_hidden_layers; i++) block_rebalance(ctx, &d->layers[i], gamma);
 }

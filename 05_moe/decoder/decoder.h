@@ -94,6 +94,9 @@ Tensor *decoder_training_loss(Context *ctx, const Decoder *decoder, Tensor *ids,
 /* loss + the routers' losses that the last recorded run left in the records. */
 Tensor *decoder_add_losses(Context *ctx, const Decoder *decoder, Tensor *loss);
 
+/* Where several ranks train: every router's load becomes that of all. */
+void decoder_share_load(Context *ctx, const Decoder *decoder);
+
 /* After the optimizer's step: every router's bias moves by gamma towards an even load (V3,
  * 2.1.2). */
 void decoder_rebalance(Context *ctx, const Decoder *decoder, float gamma);
