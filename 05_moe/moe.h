@@ -10,8 +10,8 @@
  * they are one SwiGLU of n_shared_experts times the width.
  *
  * All of it is matrices: the tokens are sorted by expert (dispatch.h), every expert multiplies its
- * own (experts.h, grouped.h), and the results come back weighted. The work is that of num_experts_per_tok
- * experts a token, however many there are.
+ * own, here or on another rank (experts.h, grouped.h), and the results come back weighted. The work
+ * is that of num_experts_per_tok experts a token, however many there are.
  */
 #ifndef MOE_H
 #define MOE_H

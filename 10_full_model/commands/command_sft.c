@@ -18,6 +18,7 @@
 
 typedef struct Options {
     CommonOptions common;
+    Comm *comm;                                     /* NULL: this process is alone */
     const char *model, *config, *data, *task, *out; /* NULL if not given */
     int digits;
     bool reversed, resume, overwrite;
@@ -106,13 +107,11 @@ static int train_on(Options *o, const ModelConfig *cfg, const char *from, Contex
 static int open_and_train(Options *o, const char *from, Error *err) {
     ModelConfig cfg;
     Context ctx;
-    RunFolder folder;
     if (read_config(o, from, &cfg, err)) return -1;
     if (from) training_note_quantised(&cfg, from);
-    if (run_folder_open(&folder, o->out, o->train.start, err)) return -1;
-    run_folder_close(&folder);
-    if (o->common.csv && csv_check(o->common.csv, err)) return -1;
-    options_open(&o->common, &ctx);
+    if (training_check_folder(o->out, o->train.start, o->common.csv, o->comm, err) ||
+        training_open_context(&ctx, o->comm, &o->common, &o->train.ranks, err))
+        return -1;
     if (o->train.bf16_moments) ctx.moments = BF16;
     Questions q = {0};
     Tokenizer *tokenizer = from ? checkpoint_load_tokenizer(&cfg, from, err)
@@ -121,7 +120,7 @@ static int open_and_train(Options *o, const char *from, Error *err) {
     if (!status) status = train_on(o, &cfg, from, &ctx, tokenizer, &q, err);
     questions_close(&q);
     tokenizer_free(tokenizer);
-    context_free(&ctx);
+    training_close(&ctx, o->comm, status);
     return status;
 }
 
@@ -148,6 +147,7 @@ static int run(int argc, char **argv, Error *err) {
     float from_random = schedule->peak;
     schedule->peak = -1, o->train.context_length = 0;
     TrainFlags train = train_flags(&o->train);
+    RankFlags ranks = rank_flags(&o->train.ranks);
     rephrase(&train);
     const Option flags[] = {
         OPT_STRING("out", 0, "DIR", &o->out,
@@ -180,11 +180,14 @@ static int run(int argc, char **argv, Error *err) {
         OPT_STRING("csv", 0, "FILE", &o->common.csv,
                    "Write the metrics to FILE (default: DIR/metrics.csv)"),
         OPT_COMMON(&o->common),
+        OPT_TABLE(ranks.rows),
         OPT_END};
     options_parse(argc, argv, command_sft.about, flags);
     if (schedule->peak < 0) schedule->peak = o->config ? from_random : 3e-4f;
     training_schedule_usual(schedule, usual);
     check_flags(o, argv);
+    if (training_open_comm(&o->comm, &o->common, o->train.ranks.comm, err)) return -1;
+    o->train.quiet = comm_rank(o->comm) > 0;
     o->train.start = o->resume ? RUN_RESUME : o->overwrite ? RUN_OVERWRITE : RUN_NEW;
     char last[1024];
     snprintf(last, sizeof last, "%s/last", o->out);

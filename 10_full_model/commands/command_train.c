@@ -18,6 +18,7 @@
 
 typedef struct Options {
     CommonOptions common;
+    Comm *comm; /* NULL: this process is alone */
     StringList data;
     const char *config, *from, *out; /* config, from: NULL if not given */
     double rope_factor;              /* 0: not given */
@@ -135,10 +136,12 @@ static int look_ahead(const Options *o, const ModelConfig *cfg, Error *err) {
     if (!cfg->vocab_size) with_tokens.vocab_size = tokens_wanted(o, cfg);
     if (config_check(&with_tokens, err)) return -1;
     if (training_check_dsa(&o->train, cfg, o->from || o->resume, "--from", err)) return -1;
-    RunFolder folder;
-    if (run_folder_open(&folder, o->out, o->train.start, err)) return -1;
-    run_folder_close(&folder);
-    return o->common.csv ? csv_check(o->common.csv, err) : 0;
+    StepCut cut; /* or what would divide */
+    const Context place = {.comm = o->comm};
+    if (step_cut(&cut, &place, o->train.batch_size, o->train.accumulation,
+                 o->train.ranks.deterministic, err))
+        return -1;
+    return training_check_folder(o->out, o->train.start, o->common.csv, o->comm, err);
 }
 
 static int check_mtp(const Options *o, ModelConfig *cfg, Error *err) {
@@ -186,7 +189,7 @@ static int train_on(const Options *o, const ModelConfig *cfg, TextInput *input, 
  * `last`, the run that goes on), and trains on it. */
 static int open_and_train(Options *o, ModelConfig *cfg, const char *last, Error *err) {
     Context ctx;
-    options_open(&o->common, &ctx);
+    if (training_open_context(&ctx, o->comm, &o->common, &o->train.ranks, err)) return -1;
     if (o->train.bf16_moments) ctx.moments = BF16;
     TextOptions text = {.data = &o->data,
                         .context_length = o->train.context_length,
@@ -208,7 +211,7 @@ static int open_and_train(Options *o, ModelConfig *cfg, const char *last, Error 
         cfg->eos_token_id = tokenizer_eot(input.tokenizer);
     if (!status) status = train_on(o, cfg, &input, &ctx, err);
     text_input_close(&input);
-    context_free(&ctx);
+    training_close(&ctx, o->comm, status);
     return status;
 }
 
@@ -217,6 +220,7 @@ static int run(int argc, char **argv, Error *err) {
     Schedule *schedule = &o->train.schedule;
     int64_t usual = training_schedule_not_given(schedule);
     TrainFlags train = train_flags(&o->train);
+    RankFlags ranks = rank_flags(&o->train.ranks);
     const Option flags[] = {
         OPT_STRING("out", 0, "DIR", &o->out,
                    "Folder for the model; DIR/last has what --resume needs",
@@ -254,6 +258,7 @@ static int run(int argc, char **argv, Error *err) {
         OPT_STRING("csv", 0, "FILE", &o->common.csv,
                    "Write the metrics to FILE (default: DIR/metrics.csv)"),
         OPT_COMMON(&o->common),
+        OPT_TABLE(ranks.rows),
         OPT_END};
     options_parse(argc, argv, command_train.about, flags);
     training_schedule_usual(schedule, usual);
@@ -261,6 +266,8 @@ static int run(int argc, char **argv, Error *err) {
     snprintf(last_path, sizeof last_path, "%s/last", o->out);
     check_flags(o, argv);
     check_from(o, argv);
+    if (training_open_comm(&o->comm, &o->common, o->train.ranks.comm, err)) return -1;
+    o->train.quiet = comm_rank(o->comm) > 0;
     o->train.start = o->resume ? RUN_RESUME : o->overwrite ? RUN_OVERWRITE : RUN_NEW;
     const char *last = o->resume && run_folder_has_state(o->out) ? last_path : NULL;
     ModelConfig cfg;

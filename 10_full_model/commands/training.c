@@ -5,6 +5,10 @@
 
 #include "10_full_model/checkpoint/checkpoint.h"
 #include "10_full_model/model/sizes.h"
+#include "10_full_model/train/whole.h"
+
+#include "05_moe/experts.h"
+#include "common/files/csv.h"
 #include "common/files/files.h"
 #include "common/program/plot.h"
 
@@ -44,6 +48,60 @@ void training_check_source(const char *from, const char *out, char **argv) {
         options_error(argv,
                       "--out %s would write over %s, which is only read; choose another --out", out,
                       from);
+}
+
+/* ---- several ranks ---- */
+
+int training_open_comm(Comm **comm, const CommonOptions *common, int kind, Error *err) {
+    const CommOptions options = {.device = common->device, .kind = (CommKind)kind};
+    if (comm_open(comm, &options, err)) return -1;
+    if (comm_rank(*comm) > 0 && !freopen("/dev/null", "w", stdout))
+        return error_set(err, "cannot open /dev/null");
+    if (*comm) printf("%d ranks (%s)\n", comm_size(*comm), comm_make(*comm));
+    return 0;
+}
+
+int training_open_context(Context *ctx, Comm *comm, const CommonOptions *common,
+                          const RankOptions *ranks, Error *err) {
+    int size = comm_size(comm), spread = ranks->expert_parallel;
+    if (!comm || common->device == CPU)
+        options_open(common, ctx);
+    else if (context_init_gpu(ctx, comm_gpu(comm), common->dtype, common->seed, err))
+        return -1;
+    ctx->comm = comm, ctx->rank = comm_rank(comm), ctx->size = size;
+    if (comm && ctx->gpu) comm_use_gpu(comm, ctx->gpu);
+    ctx->zero = ranks->zero && size > 1;
+    ctx->ways = ranks->deterministic ? RANKS_SLOTS : size; /* one layout, one order of sums */
+    if (size % spread)
+        return error_set(err, "--expert-parallel %d does not divide %d rank%s", spread, size,
+                         size == 1 ? "" : "s");
+    if (spread > 1 && ranks->deterministic)
+        return error_set(err, "--deterministic adds up each slot alone, and an expert that is "
+                              "spread sees several at once: leave out one of it and "
+                              "--expert-parallel");
+    if (spread > 1) ctx->experts = comm_split(comm, ctx->rank / spread);
+    ctx->spread = spread;
+    return 0;
+}
+
+void training_close(Context *ctx, Comm *comm, int status) {
+    if (status >= 0) {
+        comm_close(ctx->experts);
+        comm_close(comm);
+    }
+    context_free(ctx);
+}
+
+int training_check_folder(const char *out, RunStart start, const char *csv, Comm *comm,
+                          Error *err) {
+    RunFolder folder;
+    int status = 0;
+    if (comm_rank(comm) == 0) {
+        status = run_folder_open(&folder, out, start, err);
+        if (!status) run_folder_close(&folder);
+        if (!status && csv) status = csv_check(csv, err);
+    }
+    return comm_agree(comm, status, err);
 }
 
 void training_note_quantised(const ModelConfig *cfg, const char *from) {
@@ -87,10 +145,35 @@ int training_check_dsa(const TrainOptions *o, const ModelConfig *cfg, bool from,
                      flag);
 }
 
+/* Whose experts are spread: made whole on the host, where it has the numbers that one process would
+ * give it, and each rank keeps its own. */
+static int spread_model(Model *model, Context *ctx, const char *from, const ModelConfig *cfg,
+                        const TrainOptions *o, IndexerStage stage, Error *err) {
+    Whole whole;
+    if (cfg->n_routed_experts == 0)
+        return error_set(err, "--expert-parallel: this model has no experts");
+    if (experts_check_spread(cfg->n_routed_experts, comm_size(ctx->experts), err)) return -1;
+    if (context_init(&whole.ctx, CPU, F32, ctx->rng.seed, err)) return -1;
+    whole.ctx.rng = ctx->rng, whole.ctx.moments = ctx->moments;
+    int status = training_model(&whole.model, &whole.ctx, from, cfg, o, err);
+    if (!status) status = model_register(model, ctx, &whole.model.cfg, err);
+    if (!status) {
+        indexers_train(&model->indexers, &model->params, stage, o->index_rate);
+        status = model_allocate(model, true, err);
+        if (!status)
+            whole_distribute(&whole, NULL, model);
+        else
+            model_free(model);
+    }
+    whole_free(&whole);
+    return status;
+}
+
 int training_model(Model *model, Context *ctx, const char *from, const ModelConfig *cfg,
                    const TrainOptions *o, Error *err) {
     IndexerStage stage;
     if (train_stage(&stage, o, cfg, err)) return -1;
+    if (ctx->experts) return spread_model(model, ctx, from, cfg, o, stage, err);
     if (from) return checkpoint_load_to_train(model, ctx, from, cfg, stage, o->index_rate, err);
     if (model_register(model, ctx, cfg, err)) return -1;
     indexers_train(&model->indexers, &model->params, stage, o->index_rate);

@@ -20,6 +20,23 @@ void training_check_schedule(const Schedule *schedule, char **argv);
  * command line. */
 void training_check_source(const char *from, const char *out, char **argv);
 
+/*
+ * Several ranks, if the environment says that there are (common/comm/comm.h): opened behind the
+ * flags, before any work is done. Only rank 0 goes on printing. -1 and a message.
+ */
+int training_open_comm(Comm **comm, const CommonOptions *common, int kind, Error *err);
+
+/* The flags' context, on this rank's GPU, and its place among the ranks and, for --expert-parallel,
+ * among those that share the experts. Ends the program if the device is not there. */
+int training_open_context(Context *ctx, Comm *comm, const CommonOptions *common,
+                          const RankOptions *ranks, Error *err);
+/* Both. status: of what they were opened for; where one rank alone failed the others do not come
+ * to say goodbye. */
+void training_close(Context *ctx, Comm *comm, int status);
+
+/* A run could be in the folder (run_folder_open), and the CSV written: rank 0 looks. */
+int training_check_folder(const char *out, RunStart start, const char *csv, Comm *comm, Error *err);
+
 /* Says so where a model's weights are quantised: what is trained is plain. */
 void training_note_quantised(const ModelConfig *cfg, const char *from);
 

@@ -6,6 +6,7 @@
 
 #include "10_full_model/sparse/index_kernels.h"
 #include "10_full_model/sparse/layer_norm.h"
+#include "common/comm/comm.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -224,6 +225,12 @@ Tensor *indexers_add_losses(Context *ctx, const Indexers *indexers, Tensor *loss
         loss = loss ? add(ctx, loss, own) : own;
     }
     return loss;
+}
+
+void indexers_share_measures(Indexers *indexers, struct Comm *comm) {
+    for (int i = 0; i < indexers->count; i++)
+        comm_broadcast_host(comm, &indexers->records[i].measures, sizeof(IndexMeasures),
+                            comm_size(comm) - 1);
 }
 
 IndexMeasures indexers_measures(const Indexers *indexers, int layer) {

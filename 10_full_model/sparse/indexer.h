@@ -108,6 +108,10 @@ int indexer_check_device(const Context *ctx, Error *err);
 Tensor *indexers_add_losses(Context *ctx, const Indexers *indexers, Tensor *loss,
                             float coefficient);
 
+/* Where several ranks train: the measures become those of the last, which has had a step's last
+ * micro-batch. */
+void indexers_share_measures(Indexers *indexers, struct Comm *comm);
+
 /* Means over the layers of what they measured in the last recorded run; layer: of one, -1: all. */
 IndexMeasures indexers_measures(const Indexers *indexers, int layer);
 

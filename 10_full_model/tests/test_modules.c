@@ -191,9 +191,9 @@ DEVICE_TEST(modules, accumulated_batches_are_one_batch) {
                            .objective = objective_language_model(&objective),
                            .source = &w.source,
                            .schedule = {.steps = 1},
-                           .batch_size = w.options.batch_size,
-                           .context_length = 16,
-                           .accumulation = run ? 2 : 1};
+                           .context_length = 16};
+        check_ok(step_cut(&trainer.cut, &w.ctx, w.options.batch_size, run ? 2 : 1, false, &err),
+                 &err);
         AdamW adamw = adamw_defaults();
         train_step(&trainer, &adamw, &reports[run]);
         gradients[run] = test_weight_gradient(&w.model.params, w.model.decoder.embed_tokens);

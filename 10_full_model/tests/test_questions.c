@@ -184,10 +184,12 @@ static StepReport one_step(Context *ctx, Questions *q, int batch, int accumulati
     model_randomize(&model);
     LanguageModelObjective objective = {.model = &model, .mtp = {.end = -1}};
     TokenSource source = source_of_questions(q);
-    Trainer trainer = {&model.params, objective_language_model(&objective),
-                       &source,       {.steps = 1, .peak = 1e-3f, .floor = 1e-3f},
-                       batch,         length,
-                       accumulation};
+    Trainer trainer = {.params = &model.params,
+                       .objective = objective_language_model(&objective),
+                       .source = &source,
+                       .schedule = {.steps = 1, .peak = 1e-3f, .floor = 1e-3f},
+                       .context_length = length};
+    check_ok(step_cut(&trainer.cut, ctx, batch, accumulation, false, &err), &err);
     AdamW adamw = adamw_defaults();
     StepReport report;
     train_step(&trainer, &adamw, &report);
@@ -233,13 +235,12 @@ DEVICE_TEST(questions, padding_is_counted_nowhere) {
     model_randomize(&model);
     LanguageModelObjective objective = {.model = &model, .mtp = {.end = -1}};
     TokenSource source = source_of_questions(&q);
-    Trainer trainer = {&model.params,
-                       objective_language_model(&objective),
-                       &source,
-                       {.steps = 1, .peak = 1e-3f, .floor = 1e-3f},
-                       6,
-                       q.longest - 1,
-                       2};
+    Trainer trainer = {.params = &model.params,
+                       .objective = objective_language_model(&objective),
+                       .source = &source,
+                       .schedule = {.steps = 1, .peak = 1e-3f, .floor = 1e-3f},
+                       .context_length = q.longest - 1};
+    check_ok(step_cut(&trainer.cut, &ctx, 6, 2, false, &err), &err);
     trainer.objective.after_step = NULL; /* which begins a new count */
     AdamW adamw = adamw_defaults();
     StepReport report;

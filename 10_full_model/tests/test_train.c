@@ -185,9 +185,8 @@ DEVICE_TEST(train, a_step_takes_any_objective) {
                            .objective = {&own, 1, own_loss, own_after_step},
                            .source = &w.source,
                            .schedule = o->schedule,
-                           .batch_size = o->batch_size,
-                           .context_length = o->context_length,
-                           .accumulation = 2};
+                           .context_length = o->context_length};
+        check_ok(step_cut(&trainer.cut, &w.ctx, o->batch_size, 2, false, &err), &err);
         AdamW adamw = o->adamw;
         StepReport report;
         TrainResult result;

@@ -23,7 +23,7 @@ double metrics_flop_per_token(const Model *model, int context_length) {
         bool experts = w->ndim == 3,
              only_table = w == model->decoder.embed_tokens && w != model->decoder.lm_head;
         if (experts)
-            active += tensor_count(w) / cfg->n_routed_experts * cfg->num_experts_per_tok;
+            active += tensor_count(w) / w->shape[0] * cfg->num_experts_per_tok;
         else if (!only_table)
             active += tensor_count(w);
     }

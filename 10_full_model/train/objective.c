@@ -40,10 +40,14 @@ static Tensor *language_model_loss(void *self, const MicroBatch *micro, Tensor *
 
 static void language_model_after_step(void *self, StepReport *report) {
     LanguageModelObjective *o = self;
+    Context *ctx = o->model->ctx;
+    decoder_share_load(ctx, &o->model->decoder);
+    mtp_share_load(ctx, &o->model->mtp);
+    indexers_share_measures(&o->model->indexers, ctx->comm);
     report->load = metrics_expert_load(o->model);
     float speed = o->stage == INDEXER_WARMS_UP ? 0 : o->bias_speed; /* the count begins anew */
-    decoder_rebalance(o->model->ctx, &o->model->decoder, speed);
-    mtp_rebalance(o->model->ctx, &o->model->mtp, speed);
+    decoder_rebalance(ctx, &o->model->decoder, speed);
+    mtp_rebalance(ctx, &o->model->mtp, speed);
 }
 /* [/language_model_loss] */
 

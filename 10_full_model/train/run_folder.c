@@ -50,12 +50,16 @@ static int lock_one(const char *path, Error *err) {
     return lock;
 }
 
+void run_folder_name(RunFolder *folder, const char *path) {
+    snprintf(folder->best, sizeof folder->best, "%s", path);
+    snprintf(folder->last, sizeof folder->last, "%s/last", path);
+}
+
 int run_folder_open(RunFolder *folder, const char *path, RunStart start, Error *err) {
     *folder = (RunFolder){.locks = {-1, -1}};
     if (strlen(path) >= sizeof folder->best)
         return error_set(err, "the path %.80s... is too long", path);
-    strcpy(folder->best, path);
-    snprintf(folder->last, sizeof folder->last, "%s/last", path);
+    run_folder_name(folder, path);
     if (!has(path, "last") && check_start(path, start, err)) return -1; /* before it gets one */
     if (make_directories(folder->last, err)) return -1;
     const char *const both[] = {folder->best, folder->last};

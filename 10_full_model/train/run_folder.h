@@ -36,6 +36,8 @@ typedef enum RunStart {
  * does not allow for.
  */
 int run_folder_open(RunFolder *folder, const char *path, RunStart start, Error *err);
+/* The names alone, for a process that only reads there. The path is not too long. */
+void run_folder_name(RunFolder *folder, const char *path);
 void run_folder_close(RunFolder *folder); /* one that was never opened, all zeros: fine */
 
 /* Is there a state to resume from? */

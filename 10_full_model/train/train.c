@@ -9,8 +9,10 @@
 #include "10_full_model/checkpoint/checkpoint.h"
 #include "10_full_model/train/interrupt.h"
 #include "10_full_model/train/train_flags.h"
+#include "10_full_model/train/whole.h"
 
 #include "08_quant/fp8.h"
+#include "common/files/machine.h"
 #include "common/program/progress.h"
 
 #include <math.h>
@@ -26,6 +28,7 @@ TrainOptions train_defaults(void) {
                           .balance_alpha = 1e-4f,
                           .mtp_lambda = 0.3f,
                           .bias_speed = 1e-3f,
+                          .ranks = {.expert_parallel = 1},
                           .index_loss = 1,
                           .index_rate = 1,
                           .eval_interval = 100,
@@ -58,46 +61,66 @@ static float scalar(Context *ctx, const Tensor *t) {
     return value;
 }
 
-/* Of the next token alone, or of the modules' too. */
-static void validate(Model *model, const TokenSource *source, int windows, int batch_size,
-                     int context_length, const MtpTraining *mtp, float *losses) {
-    Context *ctx = model->ctx;
-    const DecoderRun run = {.position = model_position(model)};
-    size_t tokens = (size_t)batch_size * (size_t)context_length;
+typedef struct Validation {
+    Model *model;
+    const TokenSource *source;
+    int windows, batch_size, context_length;
+    const MtpTraining *mtp; /* NULL: the next token alone */
+} Validation;
+
+/* Losses of batch number `at`, times its windows. */
+static void validate_batch(const Validation *v, int at, int shown, double *losses) {
+    Context *ctx = v->model->ctx;
+    const DecoderRun run = {.position = model_position(v->model)};
+    int length = v->context_length, first = at * v->batch_size;
+    int batch = v->windows - first < v->batch_size ? v->windows - first : v->batch_size;
+    size_t tokens = (size_t)batch * (size_t)length;
     int32_t *inputs = must_alloc(2 * tokens, sizeof *inputs), *targets = inputs + tokens;
-    double total[OBJECTIVE_SHOWN] = {0};
-    int shown = mtp ? 1 + model->mtp.depth : 1;
-    for (int first = 0; first < windows; first += batch_size) {
-        int batch = windows - first < batch_size ? windows - first : batch_size;
-        for (int b = 0; b < batch; b++)
-            source_validation(source, first + b, windows, context_length,
-                              inputs + (size_t)b * context_length,
-                              targets + (size_t)b * context_length);
-        Tensor *ids = ids_tensor(ctx, "ids", inputs, batch, context_length);
-        Tensor *next = ids_tensor(ctx, "targets", targets, batch, context_length);
-        Tensor *parts[OBJECTIVE_SHOWN];
-        if (mtp)
-            mtp_training_loss(ctx, &model->mtp, ids, next, &run, mtp, parts);
-        else
-            parts[0] = model_loss(model, ids, next);
-        for (int i = 0; i < shown; i++) total[i] += (double)scalar(ctx, parts[i]) * batch;
-        context_reset(ctx);
-    }
+    for (int b = 0; b < batch; b++)
+        source_validation(v->source, first + b, v->windows, length, inputs + (size_t)b * length,
+                          targets + (size_t)b * length);
+    Tensor *ids = ids_tensor(ctx, "ids", inputs, batch, length);
+    Tensor *next = ids_tensor(ctx, "targets", targets, batch, length);
+    Tensor *parts[OBJECTIVE_SHOWN];
+    if (v->mtp)
+        mtp_training_loss(ctx, &v->model->mtp, ids, next, &run, v->mtp, parts);
+    else
+        parts[0] = model_loss(v->model, ids, next);
+    for (int i = 0; i < shown; i++) losses[i] = (double)scalar(ctx, parts[i]) * batch;
+    context_reset(ctx);
     free(inputs);
-    for (int i = 0; i < shown; i++) losses[i] = (float)(total[i] / windows);
+}
+
+/* Ranks take turns, a batch each; where there are too few, the last is computed again, for its
+ * experts may be spread, and counts once. */
+static void validate(const Validation *v, float *losses) {
+    Comm *comm = v->model->ctx->comm;
+    int ranks = comm_size(comm), batches = (v->windows + v->batch_size - 1) / v->batch_size;
+    int shown = v->mtp ? 1 + v->model->mtp.depth : 1;
+    double total[OBJECTIVE_SHOWN] = {0}, mine[OBJECTIVE_SHOWN] = {0};
+    double *all = must_alloc((size_t)ranks, sizeof mine);
+    for (int first = 0; first < batches; first += ranks) {
+        int at = first + comm_rank(comm);
+        validate_batch(v, at < batches ? at : batches - 1, shown, mine);
+        comm_gather_host(comm, all, mine, sizeof mine);
+        for (int r = 0; r < ranks && first + r < batches; r++)
+            for (int i = 0; i < shown; i++) total[i] += all[r * OBJECTIVE_SHOWN + i];
+    }
+    free(all);
+    for (int i = 0; i < shown; i++) losses[i] = (float)(total[i] / v->windows);
 }
 
 float train_validation_loss(Model *model, const TokenSource *source, int windows, int batch_size,
                             int context_length) {
     float loss;
-    validate(model, source, windows, batch_size, context_length, NULL, &loss);
+    validate(&(Validation){model, source, windows, batch_size, context_length, NULL}, &loss);
     return loss;
 }
 
 void train_validation_losses(Model *model, const TokenSource *source, int windows, int batch_size,
                              int context_length, int32_t end, float losses[OBJECTIVE_SHOWN]) {
-    validate(model, source, windows, batch_size, context_length, &(MtpTraining){.end = end},
-             losses);
+    const MtpTraining mtp = {.end = end};
+    validate(&(Validation){model, source, windows, batch_size, context_length, &mtp}, losses);
 }
 
 /* ---- a run ---- */
@@ -144,6 +167,7 @@ Settings train_settings(const Model *model, const TokenSource *source, const Tra
         snprintf(name, sizeof name, "--%s", row->name ? row->name : "");
         if (row->setting) settings_text(s, name, option_text(row).text);
     }
+    settings_text(s, "--deterministic", o->ranks.deterministic ? "yes" : "no");
     settings_number(s, "beta1", o->adamw.beta1);
     settings_number(s, "beta2", o->adamw.beta2);
     settings_number(s, "eps", o->adamw.eps);
@@ -159,48 +183,79 @@ Settings train_settings(const Model *model, const TokenSource *source, const Tra
     return settings;
 }
 
-static int save_model(const Run *run, const char *directory, Error *err) {
+static int save_model(const Run *run, Model *model, const char *directory, Error *err) {
     const SaveOptions options = {.dtype = F32, .step = run->state.adamw.step};
     const Tokenizer *tokenizer = run->options->tokenizer;
-    return tokenizer ? checkpoint_save(run->model, tokenizer, directory, &options, err)
-                     : checkpoint_write_weights(run->model, directory, &options, err);
+    return tokenizer ? checkpoint_save(model, tokenizer, directory, &options, err)
+                     : checkpoint_write_weights(model, directory, &options, err);
 }
 
 /* The state last: when it says that a model is the best so far, that model is there. */
-static int save(Run *run, bool best, Error *err) {
-    if (!run->options->out) return 0;
-    int64_t step = run->state.adamw.step;
-    if ((best && save_model(run, run->folder.best, err)) ||
-        save_model(run, run->folder.last, err) ||
-        training_state_save(run->model, &run->state, &run->settings, run->folder.last, err) ||
+static int write(Run *run, Model *model, bool best, Error *err) {
+    if ((best && save_model(run, model, run->folder.best, err)) ||
+        save_model(run, model, run->folder.last, err) ||
+        training_state_save(model, &run->state, &run->settings, run->folder.last, err) ||
         run_folder_saved(&run->folder, err))
-        return error_prefix(err, "saving at step %lld: ", (long long)step);
-    run->saved = step;
+        return error_prefix(err, "saving at step %lld: ", (long long)run->state.adamw.step);
+    return 0;
+}
+
+/* By rank 0; the others hear how it went, and give what they alone have. */
+static int save(Run *run, bool best, Error *err) {
+    Model *model = run->model;
+    Whole whole = {0};
+    if (!run->options->out) return 0;
+    int status = whole_collect(&whole, run->trainer.ranks, model, err);
+    if (!status && comm_rank(model->ctx->comm) == 0)
+        status = write(run, whole.model.ctx ? &whole.model : model, best, err);
+    whole_free(&whole);
+    if (comm_agree(model->ctx->comm, status, err)) return -1;
+    run->saved = run->state.adamw.step;
     return 0;
 }
 
 static int load_state(Run *run, Error *err) {
-    if (training_state_load(run->model, &run->state, &run->settings, run->folder.last, err))
-        return -1;
+    Model *model = run->model;
+    const char *last = run->folder.last;
+    Whole whole = {0};
+    int status = whole_open(&whole, model, err);
+    if (!status)
+        status = training_state_load(whole.model.ctx ? &whole.model : model, &run->state,
+                                     &run->settings, last, err);
+    if (!status) whole_distribute(&whole, run->trainer.ranks, model);
+    whole_free(&whole);
+    if (status) return -1;
     int64_t done = run->state.adamw.step, steps = run->options->schedule.steps;
     if (done <= steps) return 0;
-    return error_set(err, "%s: by its training.safetensors %lld steps of %lld are done",
-                     run->folder.last, (long long)done, (long long)steps);
+    return error_set(err, "%s: by its training.safetensors %lld steps of %lld are done", last,
+                     (long long)done, (long long)steps);
 }
 
-/* Opens the folder, and loads the state in it or sees that there is none to lose. */
+/* Rank 0 opens the folder, for it writes there; all load the state in it, or none does. */
+static int open_folder(Run *run, Error *err) {
+    const TrainOptions *o = run->options;
+    Comm *comm = run->model->ctx->comm;
+    bool first = comm_rank(comm) == 0;
+    int status = first ? run_folder_open(&run->folder, o->out, o->start, err) : 0;
+    bool resumed = !status && run_folder_has_state(o->out) && o->start == RUN_RESUME;
+    if (!status && first && !resumed) status = run_folder_begin(&run->folder, err);
+    if (comm_agree(comm, status, err)) return -1;
+    comm_broadcast_host(comm, &resumed, sizeof resumed, 0);
+    run_folder_name(&run->folder, o->out);
+    return comm_agree(comm, resumed ? load_state(run, err) : 0, err);
+}
+
+/* Loads the state in the folder or sees that there is none to lose. */
 static int open_run(Run *run, Error *err) {
     const TrainOptions *o = run->options;
+    bool first = comm_rank(run->model->ctx->comm) == 0;
     run->state = (TrainingState){
         .adamw = o->adamw, .schedule = o->schedule, .best_validation_loss = INFINITY};
-    if (o->out) {
-        if (run_folder_open(&run->folder, o->out, o->start, err)) return -1;
-        bool resumed = run_folder_has_state(o->out) && o->start == RUN_RESUME;
-        if (resumed ? load_state(run, err) : run_folder_begin(&run->folder, err)) return -1;
-    }
+    if (o->out && open_folder(run, err)) return -1;
     run->saved = run->state.adamw.step ? run->state.adamw.step : -1;
-    return metrics_open(&run->metrics, o->csv, run->model, o->context_length, run->state.adamw.step,
-                        o->peak, err);
+    int status = metrics_open(&run->metrics, first ? o->csv : NULL, run->model, o->context_length,
+                              run->state.adamw.step, o->peak, err);
+    return comm_agree(run->model->ctx->comm, status, err);
 }
 
 /* ---- the loop ---- */
@@ -236,9 +291,20 @@ static void show(Progress *progress, const StepReport *report, float validation,
                     format_count(number, sizeof number, (int64_t)rate));
 }
 
+/* What the first rank has to stop for that has anything; 0: none has. */
+static int agree_to_stop(Comm *comm, int mine) {
+    int ranks = comm_size(comm), stop = 0;
+    int *all = must_alloc((size_t)ranks, sizeof *all);
+    comm_gather_host(comm, all, &mine, sizeof mine);
+    for (int r = 0; r < ranks && !stop; r++) stop = all[r];
+    free(all);
+    return stop;
+}
+
 static int run_steps(Run *run, TrainResult *result, Error *err) {
     const TrainOptions *o = run->options;
     int64_t first = run->state.adamw.step, steps = o->schedule.steps, tail_count = 0;
+    Comm *comm = run->model->ctx->comm;
     double training = 0, tail_loss = 0; /* seconds in steps; losses of the run's last tenth */
     int status = 0;
     if (first == steps) return 0; /* a finished run was resumed */
@@ -249,6 +315,7 @@ static int run_steps(Run *run, TrainResult *result, Error *err) {
     for (int stop = 0; run->state.adamw.step < steps && !stop;) {
         StepReport report;
         double begin = seconds_now();
+        comm_step(comm, run->state.adamw.step + 1);
         train_step(&run->trainer, &run->state.adamw, &report);
         double seconds = seconds_now() - begin;
         if (!isfinite(report.loss) || !isfinite(report.gradient_norm)) {
@@ -263,7 +330,9 @@ static int run_steps(Run *run, TrainResult *result, Error *err) {
 
         bool late = o->minutes > 0 && seconds_now() - progress.started >= 60 * o->minutes;
         if (report.step < steps)
-            stop = interrupt_signal() ? interrupt_signal() : late ? OUT_OF_TIME : 0;
+            stop = agree_to_stop(comm, interrupt_signal() ? interrupt_signal()
+                                       : late             ? OUT_OF_TIME
+                                                          : 0);
         status = judge(run, &report, stop, &result->validation_loss, err);
         if (status) break;
         result->interrupted = stop;
@@ -278,6 +347,31 @@ static int run_steps(Run *run, TrainResult *result, Error *err) {
         progress_finish(&progress, "validation loss %.3f, %s tokens/s", result->validation_loss,
                         rate);
     return status;
+}
+
+/* Before the first step: all ranks are about to do the same. */
+static int ranks_agree(Run *run, Error *err) {
+    Comm *comm = run->model->ctx->comm;
+    int count = run->settings.count;
+    Schedule s = run->options->schedule;
+    char schedule[200];
+    snprintf(schedule, sizeof schedule, "%lld steps, %lld up, %lld level, %g to %g",
+             (long long)s.steps, (long long)s.warmup, (long long)s.constant, s.peak, s.floor);
+    const TrainOptions *o = run->options;
+    char how[200];
+    snprintf(how, sizeof how, "%s--expert-parallel %d%s%s", o->ranks.zero ? "--zero " : "",
+             o->ranks.expert_parallel, o->ranks.deterministic ? " --deterministic" : "",
+             o->ranks.in_turn ? " --no-overlap" : "");
+    if (comm_same(comm, "program", commit_describe().text, err) ||
+        comm_same(comm, "schedule", schedule, err) || comm_same(comm, "way", how, err))
+        return -1;
+    for (int i = 0; i < count; i++) { /* the same names as long as the texts are the same */
+        char text[sizeof(Setting) + 2];
+        const Setting *now = &run->settings.list[i];
+        snprintf(text, sizeof text, "%s %s", now->name, now->value);
+        if (comm_same(comm, "setting", text, err)) return -1;
+    }
+    return comm_same(comm, "setting", "", err); /* of different counts, one ends here */
 }
 
 int train_run(Model *model, const TokenSource *source, const TrainOptions *o, TrainResult *result,
@@ -300,9 +394,7 @@ int train_run(Model *model, const TokenSource *source, const TrainOptions *o, Tr
                             .objective = objective_language_model(&run.objective),
                             .source = source,
                             .schedule = o->schedule,
-                            .batch_size = o->batch_size,
-                            .context_length = o->context_length,
-                            .accumulation = o->accumulation};
+                            .context_length = o->context_length};
     if (model->cfg.trained_context_length < o->context_length)
         model->cfg.trained_context_length = o->context_length;
     *result = (TrainResult){.validation_loss = NAN, .loss = NAN};
@@ -315,6 +407,13 @@ int train_run(Model *model, const TokenSource *source, const TrainOptions *o, Tr
         status = block_training_check(&run.objective.training, &model->decoder.cfg.block, err);
     if (!status)
         status = mtp_training_check(&run.objective.mtp, model->mtp.depth, o->context_length, err);
+    if (!status)
+        status = step_cut(&run.trainer.cut, model->ctx, o->batch_size, o->accumulation,
+                          o->ranks.deterministic, err);
+    if (!status) status = ranks_agree(&run, err);
+    const RanksOptions ranks = {
+        .in_turn = o->ranks.in_turn, .slots = o->ranks.deterministic, .bucket = o->ranks.bucket};
+    if (!status) run.trainer.ranks = ranks_open(&model->params, &ranks);
     if (!status) status = open_run(&run, err);
     if (!status) {
         result->steps = result->resumed_from = run.state.adamw.step;
@@ -332,5 +431,6 @@ int train_run(Model *model, const TokenSource *source, const TrainOptions *o, Tr
     result->seconds = seconds_now() - started;
     result->peak_bytes = context_peak_bytes(model->ctx);
     run_folder_close(&run.folder);
+    ranks_close(run.trainer.ranks);
     return status;
 }

@@ -10,6 +10,10 @@
  * SIGHUP (a terminal that is closed) and SIGPIPE finish the step, save, and stop; after anything
  * worse, the last save counts.
  *
+ * Several ranks (the model's Context says so) train one model together. One of them, rank 0, has
+ * the folder and the metrics; each step all agree whether to go on. What is saved does not know how
+ * many they were.
+ *
  * When the loss or the gradient is not a finite number training stops and says at which step; what
  * was saved last is untouched.
  */
@@ -19,6 +23,16 @@
 #include "10_full_model/train/run_folder.h"
 #include "10_full_model/train/train_step.h"
 #include "10_full_model/train/training_state.h"
+
+/* Of several ranks (common/comm/ranks.h). */
+typedef struct RankOptions {
+    bool zero;           /* they share the optimizer: set ctx->zero before the model is made */
+    int expert_parallel; /* over so many the experts are spread (ctx->experts); 1: over none */
+    bool deterministic;  /* by slots: the same bits for 1, 2, 4 and 8 ranks */
+    bool in_turn;        /* gradients are added up behind the backward pass, not beside it */
+    int64_t bucket;      /* numbers that are added up at once; 0: as many as usual */
+    int comm;            /* CommKind: how they speak; for who opens it */
+} RankOptions;
 
 typedef struct TrainOptions {
     Schedule schedule; /* with the number of steps */
@@ -34,6 +48,7 @@ typedef struct TrainOptions {
     float index_rate;    /* what their learning rate is multiplied by */
     bool fp8;            /* linear layers and experts multiply in FP8 (08_quant/fp8.h) */
     bool bf16_moments;   /* set ctx->moments before the model is made */
+    RankOptions ranks;
     /* validation: every so many steps, on eval_batches * batch_size windows */
     int eval_interval, eval_batches;
 

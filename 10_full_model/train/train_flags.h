@@ -20,4 +20,10 @@ typedef struct TrainFlags {
  * "not given". */
 TrainFlags train_flags(TrainOptions *options);
 
+/* Those of several ranks, which a resumed run may change, but for --deterministic. */
+typedef struct RankFlags {
+    Option rows[8];
+} RankFlags;
+RankFlags rank_flags(RankOptions *options);
+
 #endif
