@@ -20,13 +20,12 @@
 enum { LARGEST = 1 << 30 }; /* bytes of a message, elements of a sum */
 
 /* name, of MPI_name */
-#define FUNCTIONS(X)                                                                        \
-    X(Init_thread)                                                                          \
-    X(Finalize)                                                                             \
-    X(Comm_rank)                                                                            \
-    X(Comm_size)                                                                            \
-    X(Comm_split) X(Comm_free) X(Comm_set_errhandler) X(Error_string) X(Allreduce) X(Bcast) \
-        X(Isend) X(Irecv) X(Waitall) X(Get_count)
+/* clang-format off */
+#define FUNCTIONS(X) \
+    X(Init_thread) X(Finalize) X(Comm_rank) X(Comm_size) X(Comm_split) X(Comm_free) \
+    X(Comm_set_errhandler) X(Error_string) X(Allreduce) X(Bcast) X(Isend) X(Irecv) X(Waitall) \
+    X(Get_count)
+/* clang-format on */
 
 #define POINTER(name) __typeof__(MPI_##name) *name;
 static struct Mpi {

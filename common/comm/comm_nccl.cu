@@ -34,11 +34,12 @@ void pinned_free(void *data) { CUDA_CHECK(cudaFreeHost(data)); }
 #include <time.h>
 
 /* name, of ncclName */
-#define FUNCTIONS(X)                                                                              \
-    X(GetVersion)                                                                                 \
-    X(GetUniqueId) X(CommInitRank) X(CommSplit) X(CommDestroy) X(CommAbort) X(CommGetAsyncError)  \
-        X(GetErrorString) X(GetLastError) X(AllReduce) X(ReduceScatter) X(AllGather) X(Broadcast) \
-            X(Send) X(Recv) X(GroupStart) X(GroupEnd)
+/* clang-format off */
+#define FUNCTIONS(X) \
+    X(GetVersion) X(GetUniqueId) X(CommInitRank) X(CommSplit) X(CommDestroy) X(CommAbort) \
+    X(CommGetAsyncError) X(GetErrorString) X(GetLastError) X(AllReduce) X(ReduceScatter) \
+    X(AllGather) X(Broadcast) X(Send) X(Recv) X(GroupStart) X(GroupEnd)
+/* clang-format on */
 
 #define POINTER(name) decltype(&::nccl##name) name;
 static struct Library {

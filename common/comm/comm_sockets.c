@@ -120,7 +120,7 @@ static void sockets_split(Comm *part, Comm *whole, int color) {
 }
 
 static void sockets_close(Comm *comm) {
-    if (comm != comm->world) return;
+    if (comm != comm->world || !comm->link) return; /* a part, or alone */
     int *sockets = comm->link;
     for (int r = 0; r < comm->size; r++)
         if (sockets[r] >= 0) close(sockets[r]);

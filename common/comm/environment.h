@@ -1,13 +1,12 @@
 /*
  * Which of several processes is this one? Whoever starts them says so in the environment:
  *
- *     mpirun                OMPI_COMM_WORLD_RANK, _SIZE, _LOCAL_RANK            -> MPI
- *     torchrun, `deepseek   RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR,          -> sockets
- *       launch`               MASTER_PORT
- *     srun                  SLURM_PROCID, SLURM_STEP_NUM_TASKS, SLURM_LOCALID   -> sockets, or MPI
- *                                                                                  where srun speaks
- *                                                                                  PMIx
- *     MPICH's mpiexec       PMI_RANK, PMI_SIZE, MPI_LOCALRANKID                 -> sockets
+ *     mpirun             OMPI_COMM_WORLD_RANK, _SIZE, _LOCAL_RANK               MPI
+ *     torchrun,          RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR, MASTER_PORT sockets
+ *     `deepseek launch`
+ *     srun               SLURM_PROCID, SLURM_STEP_NUM_TASKS, SLURM_LOCALID      sockets; MPI where
+ *                                                                               srun speaks PMIx
+ *     MPICH's mpiexec    PMI_RANK, PMI_SIZE, MPI_LOCALRANKID                    sockets
  *
  * Sockets need to know where rank 0 is: MASTER_ADDR and MASTER_PORT, or a file that all can see,
  * DEEPSEEK_BOOTSTRAP, in which rank 0 writes it. A batch script of Slurm is no rank of its job,

@@ -96,7 +96,8 @@ static const char hosts_script[] =
     "  ip -n $n link set lo up; done\n"
     "for r in 0 1; do n=$([ $r = 0 ] && echo $a || echo $b)\n"
     "  ip netns exec $n unshare --uts sh -c 'hostname host$0; export RANK=$0 WORLD_SIZE=2\n"
-    "    export MASTER_ADDR=10.77.0.1 DEEPSEEK_JOB=two; exec \"$@\"' $r \"$@\" & eval p$r=$!; done\n"
+    "    export MASTER_ADDR=10.77.0.1 DEEPSEEK_JOB=two; exec \"$@\"' $r \"$@\" &\n"
+    "  eval p$r=$!; done\n"
     "wait $p0; s=$?; wait $p1; exit $s\n";
 
 static Ran run_on_two_hosts(const char *const *arguments) {
