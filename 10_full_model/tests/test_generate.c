@@ -68,6 +68,35 @@ Test(sampling, settings_together) {
     }
 }
 
+/* Among many, of which many are equal or nearly so, and others so unlikely that they are 0: the walk is along the
+ * likeliest that is left, of equals the smaller id, looked for each time. */
+Test(sampling, walks_from_the_likeliest_on) {
+    enum { VOCAB = 700 };
+    static float logits[VOCAB], p[VOCAB];
+    for (int i = 0; i < VOCAB; i++)
+        logits[i] = i % 3   ? rng_normal(3, 4, (uint64_t)i) / 100
+                    : i % 5 ? roundf(rng_normal(3, 4, (uint64_t)i) * 4)
+                            : -5000.0f;
+    float most = -INFINITY;
+    double total = 0;
+    for (int i = 0; i < VOCAB; i++) most = logits[i] > most ? logits[i] : most;
+    for (int i = 0; i < VOCAB; i++) total += p[i] = expf((logits[i] - most) / 30);
+    Sampling s = {.temperature = 30, .top_p = 1};
+    for (double before = 0; before < total;) {
+        int best = 0;
+        for (int i = 0; i < VOCAB; i++)
+            if (p[i] > p[best]) best = i;
+        /* in the middle of its share: the sum's rounding cannot matter, 2^-24 of the random number
+         * does to shares below that */
+        float random = (float)((before + p[best] / 2) / total);
+        if (p[best] > 1e-5 * total)
+            cr_assert(sample_token(logits, VOCAB, &s, random).id == best, "%d at %g", best, random);
+        before += p[best];
+        if (p[best] == 0) break;
+        p[best] = 0;
+    }
+}
+
 /* Of the distribution that is drawn from: 0.4, 0.3, 0.2, 0.1 behind the settings. */
 Test(sampling, logprob_is_of_the_draw) {
     const float logits[4] = {logf(0.4f) + 80, logf(0.3f) + 80, logf(0.2f) + 80, logf(0.1f) + 80};

@@ -1,6 +1,10 @@
 /*
  * One sort a token: probabilities relative to the likeliest, largest first. Then top-k, top-p and
  * min-p are where the walk along them stops, and the random number says how far it goes.
+ *
+ * Floats that are not negative are in order as their bits are as integers. So they are sorted by
+ * digits, without comparing any two: four passes of eight bits from the lowest on, each of which
+ * leaves equals as they were, that is by their ids.
  */
 #include "common/text/sampler.h"
 
@@ -9,6 +13,7 @@
 #include <math.h>
 #include <stdbool.h>
 #include <stdlib.h>
+#include <string.h>
 
 Sampling sampling_defaults(void) {
     return (Sampling){.temperature = 0.8f, .top_p = 0.95f, .repetition_penalty = 1};
@@ -32,10 +37,28 @@ typedef struct Candidate {
     int32_t id;
 } Candidate;
 
-static int likelier_first(const void *a, const void *b) {
-    const Candidate *x = a, *y = b;
-    if (x->probability != y->probability) return x->probability > y->probability ? -1 : 1;
-    return x->id < y->id ? -1 : 1;
+/* Byte `pass` of the probability's bits; 0 for the largest. */
+static unsigned digit(Candidate c, int pass) {
+    uint32_t bits;
+    memcpy(&bits, &c.probability, sizeof bits);
+    return ~bits >> 8 * pass & 255;
+}
+
+/* Likelier ones first, of equals the smaller id. `spare`: room for as many. */
+static void sort_candidates(Candidate *candidates, Candidate *spare, int count) {
+    int at[4][256] = {0};
+    for (int i = 0; i < count; i++)
+        for (int pass = 0; pass < 4; pass++) at[pass][digit(candidates[i], pass)]++;
+    for (int pass = 0; pass < 4; pass++) {
+        for (int d = 0, first = 0; d < 256; d++) {
+            int those = at[pass][d];
+            at[pass][d] = first, first += those;
+        }
+        for (int i = 0; i < count; i++)
+            spare[at[pass][digit(candidates[i], pass)]++] = candidates[i];
+        Candidate *other = candidates;
+        candidates = spare, spare = other; /* after four passes they are where they were */
+    }
 }
 
 static int32_t likeliest(const float *logits, int vocab) {
@@ -62,10 +85,10 @@ static int keep(const Candidate *candidates, int vocab, const Sampling *s, doubl
 
 /* For the caller to free(). */
 static Candidate *candidates_of(const float *logits, int vocab, int32_t best, float temperature) {
-    Candidate *candidates = must_realloc(NULL, (size_t)vocab, sizeof *candidates);
+    Candidate *candidates = must_realloc(NULL, 2 * (size_t)vocab, sizeof *candidates);
     for (int32_t i = 0; i < vocab; i++)
         candidates[i] = (Candidate){expf((logits[i] - logits[best]) / temperature), i};
-    qsort(candidates, (size_t)vocab, sizeof *candidates, likelier_first);
+    sort_candidates(candidates, candidates + vocab, vocab);
     return candidates;
 }
 
