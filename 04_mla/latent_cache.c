@@ -5,6 +5,8 @@
  */
 #include "04_mla/latent_cache.h"
 
+#include "04_mla/mla_kept.h"
+
 #include <stdlib.h>
 
 static int pool(LatentCache *cache, DType dtype, int64_t row, Error *err) {
@@ -56,6 +58,7 @@ int latent_cache_add_keys(LatentCache *cache, Context *ctx, int width, bool e4m3
 void latent_cache_free(LatentCache *cache) {
     if (cache->keys) latent_cache_free(cache->keys);
     free(cache->keys);
+    mla_kept_free(cache->kept);
     device_free(cache->gpu, cache->latent.data);
     *cache = (LatentCache){0};
 }

@@ -23,6 +23,7 @@ typedef struct LatentCache {
     int written;   /* the step whose rows it has, as pages->steps counts */
     Gpu *gpu;      /* who gives the memory back; NULL on the CPU */
     struct LatentCache *keys; /* of a selection (selection.h), under the same pages; or NULL */
+    struct MlaKept *kept;     /* what was made of the rows (mla_kept.h), or NULL */
 } LatentCache;
 
 /*

@@ -7,6 +7,8 @@
  */
 #include "04_mla/mla.h"
 
+#include "04_mla/mla_kept.h"
+
 #include "02_causal/causal.h"
 #include "common/core/ops_kernels.h"
 #include "common/core/quantised.h"
@@ -255,13 +257,6 @@ Tensor *mla_naive_attention(Context *ctx, Tensor *q, Tensor *kv, Tensor *k_rope,
     return naive_attention(ctx, q, kv, k_rope, selected, cfg, scale, NULL);
 }
 
-/* How many sequences from b on have the same length: one batch of the naive attention. */
-static int64_t equal_lengths(const Pages *pages, int64_t b) {
-    int64_t count = 1;
-    while (b + count < pages->batch && pages->length[b + count] == pages->length[b]) count++;
-    return count;
-}
-
 /* q's sequences are the cache's, their last T tokens are in it, and it and kv_b_proj, whose numbers
  * are used as they lie, have the sizes that cfg says. */
 static void check_cached(const char *where, Context *ctx, const Tensor *q, const Mla *w,
@@ -308,7 +303,7 @@ static Tensor *naive_from_cache(Context *ctx, Tensor *q, const Tensor *selected,
     int64_t H = mla.heads, qk = mla.nope + mla.rope, rank = mla.kv_lora_rank;
     check_cached("mla_forward", ctx, q, w, cfg, cache);
     for (int64_t b = 0, count; b < B; b += count) {
-        count = equal_lengths(pages, b);
+        count = pages_alike(pages, (int)b);
         if (count * pages->length[b] > most) most = count * pages->length[b];
     }
     Tensor *o = tensor_new(ctx, "attention", ctx->dtype, SHAPE(B, T, H, mla.v));
@@ -319,7 +314,7 @@ static Tensor *naive_from_cache(Context *ctx, Tensor *q, const Tensor *selected,
     Tensor *k = tensor_new(ctx, "keys", ctx->dtype, SHAPE(most, H, qk));
     float *lse = arena_alloc(&ctx->data, sizeof(float) * (size_t)(B * H * T));
     for (int64_t b = 0, count; b < B; b += count) {
-        count = equal_lengths(pages, b);
+        count = pages_alike(pages, (int)b);
         int64_t S = pages->length[b];
         latent_cache_gather(ctx, cache, c_kv->data, k_rope->data, b, count, S, rank);
         if (w->kv_b_proj->quantised)
@@ -438,10 +433,13 @@ static Tensor *rotate(Context *ctx, const Position *position, Tensor *q, Tensor 
 
 /* Attention of the new tokens, which have joined the cache, over all of it, or what is selected. */
 static Tensor *cached_attention(Context *ctx, Tensor *q, const Tensor *selected, const Mla *w,
-                                const MlaConfig *cfg, const LatentCache *cache, MlaMode mode,
+                                const MlaConfig *cfg, LatentCache *cache, MlaMode mode,
                                 float scale) {
     const Pages *pages = cache->pages;
     CHECK(!ctx->recording, "mla_forward: what went through a cache has no gradient");
+    Tensor *o = NULL;
+    if (mode == MLA_AS_TRAINED) o = mla_kept_attention(ctx, q, selected, w, cfg, cache, scale);
+    if (o) return o;
     if (mode == MLA_AUTO) /* a captured step must fit every length: only the absorbed one does */
         mode = pages->horizon ? MLA_ABSORBED
                               : mla_cheaper(cfg, tensor_dim(q, 1), pages_longest(pages));

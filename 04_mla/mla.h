@@ -81,7 +81,7 @@ typedef enum MlaMode {
     MLA_NAIVE,
     MLA_ABSORBED,  /* needs a cache */
     MLA_AS_TRAINED /* naive; on the CPU a token's numbers are, bit for bit, what they are without a
-                    * cache (with cpu_matmul_rows_alike()) */
+                    * cache (with cpu_matmul_rows_alike()); keys and values are kept: mla_kept.h */
 } MlaMode;
 
 /*

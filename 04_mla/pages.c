@@ -189,6 +189,12 @@ Tensor *pages_positions(Context *ctx, Pages *pages) {
     return positions;
 }
 
+int pages_alike(const Pages *pages, int b) {
+    int count = 1;
+    while (b + count < pages->batch && pages->length[b + count] == pages->length[b]) count++;
+    return count;
+}
+
 int pages_longest(const Pages *pages) {
     int longest = 0;
     for (int b = 0; b < pages->batch; b++)

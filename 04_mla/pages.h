@@ -113,6 +113,9 @@ void pages_rewind(Context *ctx, Pages *pages, const Tensor *back);
  */
 void pages_follow(Pages *pages, int tokens, const int32_t *back);
 
+/* How many sequences from b on have the same length. */
+int pages_alike(const Pages *pages, int b);
+
 /* The longest sequence, by the host's count. */
 int pages_longest(const Pages *pages);
 
