@@ -143,7 +143,7 @@ endif
 
 # What the set-up must find: the tests need Criterion, the demo a text.
 goal    = $(filter $(1),$(MAKECMDGOALS))
-PURPOSE := $(if $(call goal,test test-% learn grade solutions bugs),test,$(if $(call goal,demo corpus),demo,build))
+PURPOSE := $(if $(call goal,test test-% learn grade solutions bugs),test,$(if $(call goal,demo corpus),demo,$(or $(call goal,book),build)))
 .PHONY: setup
 setup:
 	$(if $(filter 0,$(SETUP)),@:,@tools/setup.sh $(PURPOSE))
@@ -207,7 +207,7 @@ $(foreach p,$(PARTS),$(eval $(call chapter_targets,$p)))
 # ---- targets ----
 
 .PHONY: build-info
-.PHONY: help all demo test bench figures corpus learn grade solutions bugs lesson-sync deps-check format doctor mpi clean
+.PHONY: help all demo test bench figures book corpus learn grade solutions bugs lesson-sync deps-check format doctor mpi clean
 
 help: ## this list
 	@echo 'deepseek.c: DeepSeek from scratch, in C. Targets:'
@@ -235,6 +235,9 @@ bench: $(addprefix bench-,$(filter $(CH),$(PARTS))) ## a chapter's benchmark: ma
 
 figures: | setup ## draw every chapter's charts again from their CSV files
 	@tools/figures.sh $(CH)
+
+book: | setup ## the lessons as a site, build/book/index.html, in which the chapters' own code runs
+	@tools/book/book.py
 
 learn: ## walk through the exercises, up to the first that is not solved yet (CH=02.3 HINT=1: a hint)
 	+@tools/learn.py learn $(CH) $(if $(HINT),--hint $(HINT))

@@ -1,33 +1,40 @@
 #!/bin/bash
-# Installs what is missing: tools/setup.sh [build|test|demo|mpi]
+# Installs what is missing: tools/setup.sh [build|test|demo|mpi|book|book-test]
 #
 # On Debian and its kin the packages are installed with apt-get (by sudo when we are not root).
 # Elsewhere, or without the right to install, it lists them. It fails only when something is
-# missing that `build`, `test` or `demo` cannot do without. Open MPI is installed by `mpi` alone. When nothing is missing it says nothing
-# and takes a few milliseconds. make runs it; SETUP=0 keeps it from doing so.
+# missing that the purpose cannot do without. When nothing is missing it says nothing and takes a few
+# milliseconds. make runs it; SETUP=0 keeps it from doing so. Open MPI is installed by `mpi` alone, what
+# the book needs when it is made, and the browser that tests it by `book-test`: it is large.
 set -u
 purpose=${1:-build}
 
 # how to find it | Debian package | needed by | what it is for (and its name on Fedora, Arch)
 parts='
-command gcc          | build-essential        | build test demo | the C compiler (gcc)
+command gcc          | build-essential        | build test demo book book-test | the C compiler (gcc)
 command g++          | build-essential        | build test demo | the C++ compiler, which nvcc uses (gcc-c++)
 command pkg-config   | pkg-config             |                 | finds the libraries (pkgconf)
 library openblas     | libopenblas-openmp-dev | build test demo | matrix products on the CPU (openblas-devel, openblas)
 library libcjson     | libcjson-dev           | build test demo | reads JSON: tokenizers and checkpoints (cjson-devel, cjson)
 library oniguruma    | libonig-dev            | build test demo | splits text into words for the tokenizer (oniguruma-devel, oniguruma)
 library criterion    | libcriterion-dev       | test            | the tests (criterion-devel, criterion)
-command python3      | python3                | test            | runs the tests and checks exercises; no packages needed (python3)
+command python3      | python3                | test book book-test | runs the tests and checks exercises; no packages needed (python3)
 command bible        | bible-kjv              | demo            | the text that the demo learns: the King James Bible
 command gnuplot      | gnuplot-nox            |                 | draws the charts (gnuplot)
 command git          | git                    |                 | names the commit in the head of CSV files (git)
 command mpirun       | openmpi-bin            | mpi             | starts several ranks, on several hosts (openmpi)
 library ompi-c       | libopenmpi-dev         | mpi             | what they speak through (openmpi-devel, openmpi)
+command pandoc       | pandoc                 | book book-test  | reads the lessons (pandoc)
+command clang-14     | clang-14               | book book-test  | compiles the chapters to WebAssembly (clang)
+command wasm-ld-14   | lld-14                 | book book-test  | links them (lld)
+file /usr/lib/wasm32-wasi/libc.a | wasi-libc  | book book-test  | their C library (wasi-libc-static, wasi-libc)
+file /usr/lib/llvm-14/lib/clang/14.0.6/lib/wasi/libclang_rt.builtins-wasm32.a | libclang-rt-14-dev-wasm32 | book book-test | and what the compiler calls (wasi-compiler-rt)
+command chromium     | chromium               | book-test       | the browser in which the book is tested (chromium)
 '
 
-is_there() { # command|library NAME
+is_there() { # command|library|file NAME
     [ "$2" != bible ] || [ ! -f build/corpus/bible.txt ] || return 0 # the text has been written already
-    if [ "$1" = command ]; then command -v "$2" >/dev/null; else pkg-config --exists "$2" 2>/dev/null; fi
+    if [ "$1" = command ]; then command -v "$2" >/dev/null; elif [ "$1" = file ]; then [ -e "$2" ]; else pkg-config --exists "$2" 2>/dev/null; fi
 }
 
 missing_parts() { # the lines of `parts` that are not there
@@ -37,6 +44,7 @@ missing_parts() { # the lines of `parts` that are not there
     while IFS='|' read -r how package needed why; do
         [ -n "$how" ] || continue
         [ "${needed// /}" != mpi ] || [ "$purpose" = mpi ] || continue
+        [[ "$needed" != *book* || " $needed " == *" $purpose "* ]] || continue
         read -r kind name <<<"$how"
         [ "$kind $libraries_there $name" = "library yes ${name/ompi-c/}" ] || is_there "$kind" "$name" || echo "$kind $name|$package|$needed|$why"
     done <<<"$parts"

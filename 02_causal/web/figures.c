@@ -17,12 +17,14 @@ enum { MAX_KEYS = 24, MAX_T = 64 };
  */
 WEB(online) {
     float e[MAX_KEYS], v[MAX_KEYS], both[MAX_KEYS][MAX_KEYS + 1] = {{0}}, s[MAX_KEYS];
-    int n = web_list(e, MAX_KEYS, "exps", 1e-6, 1e6), tile = web_int("tile", 1, MAX_KEYS), tiles = 0;
+    int n = web_list(e, MAX_KEYS, "exps", 1e-6, 1e6), tile = web_int("tile", 1, MAX_KEYS),
+        tiles = 0;
     int values = web_list(v, MAX_KEYS, "values", -1e3, 1e3);
     if (values < n) n = values;
     float m[MAX_KEYS], l[MAX_KEYS], o[MAX_KEYS], rescale[MAX_KEYS], shares[MAX_KEYS * MAX_KEYS];
     double top = 0, sum = 0;
-    for (int j = 0; j < n; j++) { /* a value beside one unit for each key: o then keeps them apart */
+    for (int j = 0; j < n;
+         j++) { /* a value beside one unit for each key: o then keeps them apart */
         both[j][0] = v[j], both[j][j + 1] = 1;
         top += (double)e[j] * v[j], sum += e[j];
     }
@@ -57,12 +59,14 @@ WEB(mask) {
     for (int i = 0; i < T; i++) visible += attention_keys_seen(&shape, i);
     for (int i = 0; i < n; i++) {
         int last = i * tile + tile < T ? i * tile + tile : T;
-        int most = attention_keys_seen(&shape, last - 1), least = attention_keys_seen(&shape, i * tile);
+        int most = attention_keys_seen(&shape, last - 1),
+            least = attention_keys_seen(&shape, i * tile);
         for (int j = 0; j < n; j++) {
             int end = j * tile + tile < T ? j * tile + tile : T;
             visited[i * n + j] = j * tile >= most ? 0 : end <= least ? 1 : 2;
         }
-        computed += (double)(last - i * tile) * most; /* a tile of keys ends where the last row's do */
+        computed +=
+            (double)(last - i * tile) * most; /* a tile of keys ends where the last row's do */
     }
     web_value("tiles", n);
     web_value("tile", tile);

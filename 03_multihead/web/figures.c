@@ -1,6 +1,6 @@
 /*
- * Figures of chapter 03 for the book: what a cache takes for the reader's numbers of heads, and what
- * sharing keys does to the attention of heads that share them.
+ * Figures of chapter 03 for the book: what a cache takes for the reader's numbers of heads, and
+ * what sharing keys does to the attention of heads that share them.
  */
 #include "03_multihead/heads.h"
 #include "03_multihead/kv_cache.h"
@@ -53,7 +53,8 @@ WEB(sharing) {
     for (int h = 0; h < H; h++)
         for (int g = 0; g < h; g++)
             for (int i = 0; i < T * T; i++)
-                apart += fabs((double)p[h * T * T + i] - p[g * T * T + i]) / (2.0 * T * H * (H - 1) / 2);
+                apart +=
+                    fabs((double)p[h * T * T + i] - p[g * T * T + i]) / (2.0 * T * H * (H - 1) / 2);
     web_floats("p", p, H * T * T);
     web_value("apart", apart);
     web_value("numbers", params_count(&params));

@@ -34,7 +34,8 @@ static Layer layer; /* made by the first question and kept for the next ones */
 static Tensor *inputs(int first, int tokens) {
     Tensor *x = tensor_new(&layer.ctx, "x", F32, SHAPE(1, tokens, small.hidden_size));
     int64_t count = tensor_count(x), from = (int64_t)first * small.hidden_size;
-    for (int64_t i = 0; i < count; i++) ((float *)x->data)[i] = rng_normal(1, 40, (uint64_t)(from + i));
+    for (int64_t i = 0; i < count; i++)
+        ((float *)x->data)[i] = rng_normal(1, 40, (uint64_t)(from + i));
     return x;
 }
 
@@ -73,8 +74,8 @@ static void token(MlaMode mode, int length, float *y) {
     Error err;
     Tensor *x = inputs(length, 1);
     if (pages_begin(&layer.pages, 1, &err)) fatal("%s", err.text);
-    Tensor *out = mla_forward(&layer.ctx, x, &layer.w, &small, NULL, NULL, &layer.cache, mode,
-                              (Residual){0});
+    Tensor *out =
+        mla_forward(&layer.ctx, x, &layer.w, &small, NULL, NULL, &layer.cache, mode, (Residual){0});
     memcpy(y, out->data, sizeof *y * (size_t)small.hidden_size);
     context_reset(&layer.ctx);
     pages_truncate(&layer.pages, 0, length);
@@ -150,7 +151,8 @@ WEB(operations) {
 /* model, tokens, bits -> bytes [4] of MHA, GQA, MQA and MLA; own: which of them the model has. */
 WEB(cache) {
     const ModelSizes *model = &model_sizes[web_int("model", 0, MODEL_DEEPSEEK_67B)];
-    double tokens = web_number("tokens", 1, 1e7), bits = web_number("bits", 4, 32), bytes[CACHE_KINDS];
+    double tokens = web_number("tokens", 1, 1e7), bits = web_number("bits", 4, 32),
+           bytes[CACHE_KINDS];
     for (int kind = 0; kind < CACHE_KINDS; kind++)
         bytes[kind] = tokens * cache_bytes_per_token(model, (CacheKind)kind, bits);
     web_doubles("bytes", bytes, CACHE_KINDS);

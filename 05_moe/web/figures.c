@@ -24,7 +24,8 @@ WEB(router) {
     RouterConfig cfg = {.hidden_size = 8,
                         .n_routed_experts = CHOICES,
                         .num_experts_per_tok = web_int("top_k", 1, 4),
-                        .scoring_func = web_int("scoring", 0, 1) ? SCORING_SIGMOID : SCORING_SOFTMAX,
+                        .scoring_func =
+                            web_int("scoring", 0, 1) ? SCORING_SIGMOID : SCORING_SOFTMAX,
                         .topk_method = TOPK_NOAUX_TC,
                         .n_group = 1 << web_int("groups", 0, 2),
                         .norm_topk_prob = true,

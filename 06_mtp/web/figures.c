@@ -57,7 +57,8 @@ WEB(verify) {
         int32_t d = draw(q, rng_uniform(4, 0, (uint64_t)i));
         bool stays = verify_accepts(p, q, d, rng_uniform(4, 1, (uint64_t)i));
         memcpy(rest, p, sizeof rest);
-        int32_t token = stays ? d : verify_replace(rest, p, q, d, TOKENS, rng_uniform(4, 2, (uint64_t)i));
+        int32_t token =
+            stays ? d : verify_replace(rest, p, q, d, TOKENS, rng_uniform(4, 2, (uint64_t)i));
         kept += stays;
         as_draft[token] += stays / (float)count;
         came[token] += 1 / (float)count;

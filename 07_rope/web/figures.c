@@ -15,7 +15,8 @@ WEB(pair) {
     enum { PLACES = 128 };
     float turn = (float)(web_number("angle", 0, 180) * M_PI / 180), cosines[PLACES], sines[PLACES];
     int32_t place[2] = {web_int("place_q", 0, 64), web_int("place_k", 0, 64)};
-    for (int i = 0; i < PLACES; i++) cosines[i] = cosf(turn * (float)i), sines[i] = sinf(turn * (float)i);
+    for (int i = 0; i < PLACES; i++)
+        cosines[i] = cosf(turn * (float)i), sines[i] = sinf(turn * (float)i);
     float products[2], arrows[8] = {3, 1, 2, 1};
     for (int moved = 0; moved < 2; moved++) {
         float q[2] = {3, 1}, k[2] = {2, 1};

@@ -14,7 +14,8 @@ static const DType dtypes[FORMATS - 1] = {U8, F8_E4M3, F8_E5M2, I4};
 
 /* w as it is after a round trip in one of the formats; `block` numbers of a row share a scale, 0:
  * the row. Returns the bits of a number. */
-static double round_trip(float *to, const float *w, int64_t out, int64_t in, int format, int block) {
+static double round_trip(float *to, const float *w, int64_t out, int64_t in, int format,
+                         int block) {
     Error err;
     if (format == NF4) {
         int64_t count = out * in, share = block ? block : in;

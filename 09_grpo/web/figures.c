@@ -14,7 +14,8 @@
 
 enum { MOST = 32, ANSWERS = 10, POINTS = 81 };
 
-/* rewards (1 to 32 of them), scale (0: by the group's deviation, 1: not) -> advantages, mean, std. */
+/* rewards (1 to 32 of them), scale (0: by the group's deviation, 1: not) -> advantages, mean,
+ * std. */
 WEB(group) {
     float rewards[MOST], advantages[MOST];
     AdvantageReport report;
@@ -55,16 +56,17 @@ WEB(learn) {
         for (int i = 0; i < ANSWERS; i++) logits[i] = rng_normal(11, 1, (uint64_t)i);
     sample_probabilities(before, logits, ANSWERS, &plain);
     for (int i = 0; i < group; i++) {
-        drawn[i] = sample_token(logits, ANSWERS, &plain, rng_uniform(12, (uint64_t)step, (uint64_t)i)).id;
+        drawn[i] =
+            sample_token(logits, ANSWERS, &plain, rng_uniform(12, (uint64_t)step, (uint64_t)i)).id;
         rewards[i] = reward_of(drawn[i], RIGHT, generous);
     }
-    if (advantages_of(advantages, rewards, 1, group, SCALE_GROUP, NULL, &err)) fatal("%s", err.text);
+    if (advantages_of(advantages, rewards, 1, group, SCALE_GROUP, NULL, &err))
+        fatal("%s", err.text);
 
     web_context(&ctx, 1); /* the group as a batch of answers of one token each */
     ctx.recording = true;
     Tensor *z = tensor_new(&ctx, "logits", F32, SHAPE(group, 1, ANSWERS)), *stats;
-    for (int i = 0; i < group; i++)
-        memcpy((float *)z->data + i * ANSWERS, logits, sizeof logits);
+    for (int i = 0; i < group; i++) memcpy((float *)z->data + i * ANSWERS, logits, sizeof logits);
     Tensor *targets = tensor_copy_in(&ctx, "targets", I32, drawn, SHAPE(group, 1));
     Tensor *a = tensor_copy_in(&ctx, "advantages", F32, advantages, SHAPE(group));
     PolicyLossConfig cfg = policy_loss_defaults(LOSS_GRPO);

@@ -59,8 +59,9 @@ static void begin_text(Nano *nano) {
 }
 
 /*
- * step 0 begins with the prompt; each call adds `many` tokens -> tokens: all of them; prompt: how
- * many are the reader's; candidates: the likeliest next ones, and how likely the settings make them.
+ * step 0 begins with the prompt; each call adds a few tokens -> tokens: all of them; prompt: how
+ * many are the reader's; candidates: what the last one was drawn from, the likeliest, and how
+ * likely the settings make them.
  */
 WEB(write) {
     enum { MANY = 4, LENGTH = 160, CANDIDATES = 6 };
@@ -93,7 +94,8 @@ WEB(write) {
     web_value("prompt", prompt_tokens);
     say_tokens("candidates", nano, candidates, CANDIDATES);
     web_floats("likely", likely, CANDIDATES);
-    web_value("per_second_ms", 1e3 * result.seconds / (result.new_tokens > 0 ? result.new_tokens : 1));
+    web_value("per_second_ms",
+              1e3 * result.seconds / (result.new_tokens > 0 ? result.new_tokens : 1));
     web_value("progress", fmin(1, drawn / (double)LENGTH));
     web_value("done", drawn >= LENGTH || result.full || result.new_tokens < MANY);
 }
@@ -162,15 +164,18 @@ WEB(attends) {
     for (int i = 0; i < LAYERS; i++) {
         Indexer *indexer = &model->indexers.list[i];
         indexer->cfg.index_topk = k ? k : 1;
-        watchers[i] = (Watcher){{watch_select, watch_learn}, k ? &indexer->selection : NULL,
-                                i == layer ? p : NULL, chosen};
+        watchers[i] = (Watcher){{watch_select, watch_learn},
+                                k ? &indexer->selection : NULL,
+                                i == layer ? p : NULL,
+                                chosen};
         list[i] = &watchers[i].selection;
     }
     const DecoderRun run = {.position = model_position(model), .selections = list};
     Context *ctx = &nano->ctx;
     ctx->recording = true;
     Tensor *x = tensor_copy_in(ctx, "ids", I32, ids, SHAPE(1, T));
-    Tensor *logits = decoder_logits(ctx, &model->decoder, decoder_states(ctx, &model->decoder, x, &run));
+    Tensor *logits =
+        decoder_logits(ctx, &model->decoder, decoder_states(ctx, &model->decoder, x, &run));
     ids[T] = IGNORE_TARGET;
     Tensor *targets = tensor_copy_in(ctx, "targets", I32, ids + 1, SHAPE(1, T));
     Tensor *loss = cross_entropy(ctx, logits, targets);

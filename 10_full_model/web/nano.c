@@ -43,7 +43,8 @@ static int read_tokens(Nano *n, Reader *r, int vocab, Error *err) {
     if (take(r, n->byte_id, sizeof n->byte_id, err) || take(r, n->merges, bytes, err)) return -1;
     for (int b = 0; b < 256; b++) {
         char text[2] = {(char)b};
-        if (n->byte_id[b] < 0 || n->byte_id[b] >= vocab) return error_set(err, "byte %d has no id", b);
+        if (n->byte_id[b] < 0 || n->byte_id[b] >= vocab)
+            return error_set(err, "byte %d has no id", b);
         n->token[n->byte_id[b]] = must_strdup(text);
     }
     for (int i = 0; i < n->merge_count; i++) {
@@ -81,7 +82,8 @@ static int merge_word(const Nano *n, int32_t *ids, int count) {
         best = n->merge_count;
         for (int i = 0; i + 1 < count; i++)
             for (int m = 0; m < best; m++)
-                if (n->merges[m].left == ids[i] && n->merges[m].right == ids[i + 1]) best = m, at = i;
+                if (n->merges[m].left == ids[i] && n->merges[m].right == ids[i + 1])
+                    best = m, at = i;
         if (at < 0) return count;
         ids[at] = n->merges[best].result;
         memmove(ids + at + 1, ids + at + 2, (size_t)(count - at - 2) * sizeof *ids);
@@ -117,7 +119,8 @@ static int read_weight(Nano *n, Reader *r, Tensor *w, Error *err) {
         free(values);
         return status;
     }
-    size_t bytes = quant_code_bytes(&format, out, in), count = (size_t)quant_scale_count(&format, out, in);
+    size_t bytes = quant_code_bytes(&format, out, in),
+           count = (size_t)quant_scale_count(&format, out, in);
     uint8_t *codes = must_alloc(bytes, 1);
     uint16_t *halves = must_alloc(count, sizeof *halves);
     float *scales = must_alloc(count, sizeof *scales);
@@ -154,10 +157,12 @@ static int read_model(Nano *n, Reader *r, const int32_t *header, bool numbers, E
     for (int i = 0; i < params->count && !numbers; i++) {
         QuantFormat f = nano_format(params->list[i]);
         if (f.dtype == F32 || !size_quantisable(params->list[i])) continue;
-        params_set_quantised(params, params->list[i], f.dtype, 1, f.block_in, &quantised_weight_only);
+        params_set_quantised(params, params->list[i], f.dtype, 1, f.block_in,
+                             &quantised_weight_only);
     }
     int status = model_allocate(&n->model, false, err);
-    for (int i = 0; i < params->count && !status; i++) status = read_weight(n, r, params->list[i], err);
+    for (int i = 0; i < params->count && !status; i++)
+        status = read_weight(n, r, params->list[i], err);
     for (int i = 0; i < params->buffer_count && !status; i++)
         status = read_buffer(n, r, params->buffers[i], err);
     return status;
@@ -168,8 +173,8 @@ int nano_open(Nano *n, const void *data, size_t size, bool numbers, Error *err) 
     int32_t header[NANO_HEADER];
     *n = (Nano){0};
     if (!data || take(&r, header, sizeof header, err)) return error_set(err, "there is no model");
-    if (header[0] != NANO_MAGIC || header[1] < 256 || header[1] > NANO_MOST_TOKENS || header[5] < 0 ||
-        header[5] > NANO_MOST_TOKENS)
+    if (header[0] != NANO_MAGIC || header[1] < 256 || header[1] > NANO_MOST_TOKENS ||
+        header[5] < 0 || header[5] > NANO_MOST_TOKENS)
         return error_set(err, "the model's file has another form");
     n->merge_count = header[5];
     if (context_init(&n->ctx, CPU, F32, 1, err) || read_tokens(n, &r, header[1], err)) return -1;

@@ -11,7 +11,7 @@
  * bits, with a scale for 32 numbers of a row; attention's and the table of embeddings eight, with a
  * scale for each row (chapter 08); what is small is F32. A model of 1.8 million numbers is 1.3 MB.
  *
- * Invariant: pack.c and nano.c walk over the same weights in the same order, for both ask the model.
+ * Invariant: pack.c and nano.c walk over the same weights in the same order: both ask the model.
  */
 #ifndef NANO_H
 #define NANO_H

@@ -38,7 +38,8 @@ static void put_weight(FILE *file, Params *params, const Tensor *w) {
         size_t count = (size_t)quant_scale_count(&format, out, in);
         uint8_t *codes = must_alloc(bytes, 1);
         float *scales = must_alloc(count, sizeof *scales);
-        if (quantise(codes, scales, values, out, in, &format, &err)) fatal("%s: %s", w->name, err.text);
+        if (quantise(codes, scales, values, out, in, &format, &err))
+            fatal("%s: %s", w->name, err.text);
         put(file, codes, bytes);
         for (size_t i = 0; i < count; i++) {
             uint16_t half = bf16_from_float(scales[i]);
@@ -63,15 +64,18 @@ int main(int argc, char **argv) {
     FILE *file = fopen(argv[2], "wb");
     if (!file) fatal("%s cannot be written", argv[2]);
     const ModelConfig *c = &model.cfg;
-    int32_t header[NANO_HEADER] = {NANO_MAGIC,        c->vocab_size, c->index_n_heads,
-                                   c->index_head_dim, c->index_topk, (int32_t)tokenizer->merge_count};
+    int32_t header[NANO_HEADER] = {NANO_MAGIC,       c->vocab_size,
+                                   c->index_n_heads, c->index_head_dim,
+                                   c->index_topk,    (int32_t)tokenizer->merge_count};
     put(file, header, sizeof header);
     put_tokens(file, tokenizer);
-    for (int i = 0; i < model.params.count; i++) put_weight(file, &model.params, model.params.list[i]);
+    for (int i = 0; i < model.params.count; i++)
+        put_weight(file, &model.params, model.params.list[i]);
     for (int i = 0; i < model.params.buffer_count; i++) {
         const Tensor *b = model.params.buffers[i];
         if (b->dtype == F32) put(file, b->data, tensor_bytes(b));
     }
-    printf("%s: %lld numbers, %ld bytes\n", argv[2], (long long)params_count(&model.params), ftell(file));
+    printf("%s: %lld numbers, %ld bytes\n", argv[2], (long long)params_count(&model.params),
+           ftell(file));
     return fclose(file) ? 1 : 0;
 }

@@ -128,26 +128,22 @@ static void number(double value) {
         say("null");
 }
 
-#define LIST(name, values, count)                                              \
-    do {                                                                       \
-        begin(name);                                                           \
+#define LIST(name, values, count)                                                      \
+    do {                                                                               \
+        begin(name);                                                                   \
         for (int64_t i = 0; i < (count); i++) say(i ? "," : "["), number((values)[i]); \
-        say((count) > 0 ? "]" : "[]");                                         \
+        say((count) > 0 ? "]" : "[]");                                                 \
     } while (0)
 
 void web_value(const char *name, double value) {
     begin(name);
     number(value);
 }
-void web_floats(const char *name, const float *values, int64_t count) {
-    LIST(name, values, count);
-}
+void web_floats(const char *name, const float *values, int64_t count) { LIST(name, values, count); }
 void web_doubles(const char *name, const double *values, int64_t count) {
     LIST(name, values, count);
 }
-void web_ints(const char *name, const int32_t *values, int64_t count) {
-    LIST(name, values, count);
-}
+void web_ints(const char *name, const int32_t *values, int64_t count) { LIST(name, values, count); }
 
 void web_string(const char *name, const char *text) {
     begin(name);

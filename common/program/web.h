@@ -22,7 +22,7 @@
 #include "common/core/context.h"
 
 #ifdef __wasm__
-#define WEB(name)                                                   \
+#define WEB(name)                                                     \
     __attribute__((export_name(#name))) void web_figure_##name(void); \
     void web_figure_##name(void)
 #else

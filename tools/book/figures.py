@@ -24,6 +24,7 @@ from build import ROOT, chapters, fail
 
 WASM = pathlib.Path(__file__).resolve().parent / "wasm"
 OBJECTS = ROOT / "build/wasm"
+CLANG = shutil.which("clang-14") or "clang"
 FLAGS = f"""--target=wasm32-wasi -msimd128 -std=gnu11 -O2 -fno-math-errno -ffunction-sections -fdata-sections -w
 -I. -I{WASM.relative_to(ROOT)} -include {WASM.relative_to(ROOT)}/glibc.h -D_WASI_EMULATED_MMAN
 -D_WASI_EMULATED_SIGNAL -D_WASI_EMULATED_PROCESS_CLOCKS""".split()
@@ -94,7 +95,7 @@ def compiled(source):
             return made
     made.parent.mkdir(parents=True, exist_ok=True)
     done = subprocess.run(
-        ["clang-14", *FLAGS, "-MMD", "-MF", rule, "-c", source, "-o", made], cwd=ROOT, capture_output=True, text=True
+        [CLANG, *FLAGS, "-MMD", "-MF", rule, "-c", source, "-o", made], cwd=ROOT, capture_output=True, text=True
     )
     if done.returncode:
         fail(f"{source} does not compile for WebAssembly:\n{done.stderr}")
@@ -123,11 +124,8 @@ def program(chapter, pool):
     everything = [s for p in parts for s in sources(p)] + [f"{WASM.relative_to(ROOT)}/libc.c"]
     objects = list(pool.map(compiled, everything))
     own = [compiled(s) for s in web_sources(chapter)]
-    library, made = OBJECTS / chapter / "library.a", OBJECTS / chapter / "figures.wasm"
-    library.unlink(missing_ok=True)
-    subprocess.run(["llvm-ar-14", "rcs", library, *objects], check=True)
-    web = OBJECTS / "common/program/web.c.o"  # by name: nothing in it is called from C
-    done = subprocess.run(["clang-14", *own, web, library, *LINK, "-o", made], cwd=ROOT, capture_output=True, text=True)
+    made = OBJECTS / chapter / "figures.wasm"
+    done = subprocess.run([CLANG, *own, *objects, *LINK, "-o", made], cwd=ROOT, capture_output=True, text=True)
     if done.returncode:
         fail(f"{chapter}/web does not link:\n{done.stderr}")
     return made.read_bytes()

@@ -1,6 +1,6 @@
 /*
- * What the page should have said: a chapter's figures as a native program, linked with the chapter's
- * own library. It reads questions from stdin, a line each,
+ * What the page should have said: a chapter's figures as a native program, linked with the
+ * chapter's own library. It reads questions from stdin, a line each,
  *
  *     FIGURE NAME=VALUE NAME=VALUE ...        tabs between them
  *

@@ -1,4 +1,4 @@
-/* The one OpenBLAS function the chapters call, with cpu_matmul() behind it: tools/book/wasm/libc.c. */
+/* The one OpenBLAS function that the chapters call, with cpu_matmul() behind it: libc.c. */
 #ifndef BOOK_CBLAS_H
 #define BOOK_CBLAS_H
 

@@ -21,8 +21,8 @@ int madvise(void *memory, size_t size, int advice) {
     return 0;
 }
 
-/* C = alpha op(A) op(B) + beta C. cpu_matmul() adds A B to a base; factors other than 1 are put into
- * a copy of A and into C. */
+/* C = alpha op(A) op(B) + beta C. cpu_matmul() adds A B to a base; factors other than 1 are put
+ * into a copy of A and into C. */
 void cblas_sgemm(CBLAS_ORDER order, CBLAS_TRANSPOSE ta, CBLAS_TRANSPOSE tb, int m, int n, int k,
                  float alpha, const float *a, int lda, const float *b, int ldb, float beta,
                  float *c, int ldc) {
