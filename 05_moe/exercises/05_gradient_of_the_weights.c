@@ -6,9 +6,9 @@
  *     norm:   w_j = scale * s_j / S,   S = sum over the chosen of s_i  (+ 1e-20)
  *     else:   w_j = scale * s_j
  *
- * Given dweights (the loss by each w_j), add to dscores [tokens, experts] the loss by each score,
- * or (add 0) overwrite it: experts that were not chosen then get 0. The version here forgets that
- * with norm every s_j is also part of S.
+ * Given dweights (the loss's derivative with respect to each w_j), add to dscores [tokens, experts]
+ * that with respect to each score, or (add 0) overwrite it: experts that were not chosen then get
+ * 0. The version here forgets that with norm every s_j is also part of S.
  *
  * POINTS: 3
  * REPLACES: route_weights_backward_cpu in 05_moe/router_cpu.c

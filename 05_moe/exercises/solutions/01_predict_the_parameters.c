@@ -1,16 +1,8 @@
 /*
- * Exercise 05.1: predict the parameters.
- *
- * A layer of DeepSeek's kind: hidden_size 2048, 64 routed experts of inner width 1408, 2 shared
- * ones, top 6, a linear gate. Predict, with a pencil:
- *
- *   one_expert        the numbers in one expert (gate, up and down)
- *   total             in the layer: experts, shared experts, gate
- *   active            those that one token is multiplied with
- *   rows              rows of the permuted matrix for 33 tokens
- *   multiplications   in the routed experts, for these 33 tokens, forward
- *
- * POINTS: 1
+ * Solution 05.1. An expert is three matrices. Stored are 64 + 2 of them, used 6 + 2, and the gate
+ * by every token in full, though few of its rows win: one must ask all experts to choose some. The
+ * tempting wrong answer for `multiplications` takes 64 experts; but a row of the permuted matrix
+ * meets one expert, so there are 6 for each token whatever E is. That is the chapter in one number.
  */
 extern const long long one_expert, total, active, rows, multiplications;
 

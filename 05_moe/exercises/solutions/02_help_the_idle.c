@@ -1,6 +1,7 @@
 /*
- * Solution 05.2: only the sign counts, so a crowded batch moves the bias no further than a mild
- * one.
+ * Solution 05.2. Only the sign counts, so a crowded batch moves the bias no further than a mild
+ * one. The tempting wrong answer compares with a mean rounded to a whole number: with 10 tokens on
+ * 4 experts an expert with 2 is below the mean of 2.5, and one with 3 above it.
  */
 #include "05_moe/balance.h"
 

@@ -1,5 +1,8 @@
 /*
- * Solution 05.3.
+ * Solution 05.3. Each token collects, so no two threads write to one place and the sum has one
+ * order. The tempting wrong way goes through the rows and adds each to its token: that is right on
+ * one thread, and in another order in every run on many. And a token all of whose choices were
+ * dropped is base, not rubbish.
  */
 #include "05_moe/dispatch.h"
 

@@ -1,7 +1,8 @@
 /*
- * Solution 05.4: the slots have to be walked in order, or an expert's rows stand backwards and the
+ * Solution 05.4. The slots have to be walked in order, or an expert's rows stand backwards and the
  * first tokens are dropped; and counts are the choices, dropped ones included: what fits is in
- * offsets.
+ * offsets. It is tempting to let counts be what was kept: the balance would then never learn that
+ * an expert is crowded, for it looks at counts.
  */
 #include "05_moe/dispatch.h"
 

@@ -1,5 +1,7 @@
 /*
- * Solution 05.5: with w_i = scale s_i / S the second part is sum_i dw_i w_i / S, the same for all.
+ * Solution 05.5. With w_i = scale s_i / S the second part is sum_i dw_i w_i / S, the same for all.
+ * The tempting wrong answer divides by S and stops there: it holds S fast, though every chosen
+ * score is part of it, and pulls all of them in one direction.
  */
 #include "05_moe/router.h"
 

@@ -1,6 +1,7 @@
 /*
- * Solution 05.6: halving, and remembering what stands before `low`, so that it is not asked for
- * again.
+ * Solution 05.6. Halving, and remembering what stands before `low`, so that it is not asked for
+ * again. The tempting wrong answer stops at the first expert whose tiles begin there: an expert
+ * without rows begins at the same tile as the next one, and must not be found.
  */
 #include "05_moe/exercises/find_the_tile.h"
 
