@@ -50,10 +50,10 @@ static void check_ranks(const Command *command) {
     if (environment_place(&place, &err)) fatal("%s", err.text);
     for (int i = 0; i < FOR_RANKS; i++)
         if (command == for_ranks[i]) return;
-    if (place.size > 1 && place.rank > 0) exit(1); /* rank 0 says it */
+    if (place.rank > 0) exit(1); /* rank 0 says it */
     if (place.size > 1)
-        fatal("%s runs alone, and %s has started it as one of %d ranks", command->name, place.by,
-              place.size);
+        fatal("%s runs alone, and this is rank 0 of %d (so says %s)", command->name, place.size,
+              place.by);
 }
 
 int main(int argc, char **argv) {

@@ -126,20 +126,21 @@ static int run(int argc, char **argv, Error *err) {
     Options options = {.nodes = 1, .batch_script = -1}, *o = &options;
     static const char *const scripts[] = {"slurm", NULL};
     const Option flags[] = {
-        OPT_INT("ranks", 'n', "N", &o->ranks, 1, 4096, "How many", .required = "says how many"),
+        OPT_INT("ranks", 'n', "N", &o->ranks, 1, 4096, "How many; there is no default"),
         OPT_STRING("hosts", 0, "A,B,...", &o->hosts,
                    "On these machines, by mpirun (default: on this one)"),
         OPT_CHOICE("batch-script", 0, "KIND", &o->batch_script, scripts,
                    "Print a job file and start nothing"),
         OPT_INT("nodes", 0, "N", &o->nodes, 1, 4096, "Machines of the job file"),
         OPT_FLOAT("timeout", 0, "S", &o->timeout, 0, 1e6,
-                  "Seconds in one collective that count as standing still (0: 600)"),
+                  "Seconds in one collective that count as standing still (default 600)"),
         OPT_FLAG("verbose", 0, &o->verbose, "Show what every rank prints, not rank 0 alone"),
         OPT_END};
     int first = find_command(argc, argv);
     options_parse(first < argc ? first - 1 : argc, argv,
                   "Starts a command as several ranks: deepseek launch -n 2 -- train --data ...",
                   flags);
+    if (!o->ranks) options_error(argv, "--ranks N (or -n N) says how many");
     char *const *command = argv + first;
     if (first >= argc)
         options_error(argv, "which command? It stands behind --, as in\n"

@@ -334,7 +334,7 @@ int main(int argc, char **argv) {
         OPT_INT("at", 0, "N", &c->at, 0, 1 << 30, "At which step"),
         OPT_INT("steps", 0, "N", &c->steps, 0, 1 << 30, "Steps with collectives in them"),
         OPT_FLOAT("timeout", 0, "S", &c->timeout, 0, 1e6,
-                  "Seconds in one collective that count as standing still (0: 600)"),
+                  "Seconds in one collective that count as standing still (default 600)"),
         OPT_COMMON(&c->common),
         OPT_END,
     };
