@@ -203,12 +203,16 @@ static void naive_backward(Context *ctx, void *saved) {
     void *dk = dkv || dk_rope ? arena_alloc(&ctx->data, tensor_bytes(s->k)) : NULL;
     const void *d_o = s->o->grad->data, *q = s->q->data, *k = s->k->data;
     const void *v = at(s->kv, s->mla.nope);
-    if (s->work)
-        ON(ctx, selected_backward, dq, add_q, dk, 0, dv, add_kv, d_o, q, k, v, s->o->data, s->lse,
-           s->work, (SelectedShape){.attention = s->shape, .count = s->count});
-    else
+    if (s->work) {
+        SelectedShape sparse = {.attention = s->shape, .count = s->count};
+        size_t bytes = ON(ctx, selected_backward_scratch, sparse);
+        void *scratch = bytes ? arena_alloc(&ctx->data, bytes) : NULL;
+        ON(ctx, selected_backward, dq, add_q, dk, 0, dv, add_kv, scratch, d_o, q, k, v, s->o->data,
+           s->lse, s->work, sparse);
+    } else {
         ON(ctx, causal_backward, dq, add_q, dk, 0, dv, add_kv, naive_scratch(ctx, s->shape), d_o, q,
            k, v, s->o->data, s->lse, s->shape);
+    }
     if (dk)
         ON(ctx, mla_keys_backward, dkv, add_kv, dk_rope, add_rope, dk,
            (int64_t)s->shape.batch * s->shape.kv_len, s->mla);

@@ -22,9 +22,8 @@
  * An indexer may learn from the attention that it chose for: while ctx records, learn() is shown
  * its queries and keys, and the sums of its softmax, from which every probability comes back.
  *
- * The CPU's kernels gather what a list says and do no work for the rest. The GPU's are plain ones:
- * a mask of bytes [B, T, S] says what was selected, so they need that much memory and read a byte
- * for each pair. Without a selection none of this runs.
+ * The kernels put each list in order, read what it says and do no work for the rest; there is no
+ * T x S of anything. Without a selection none of this runs.
  */
 #ifndef SELECTION_H
 #define SELECTION_H
@@ -64,6 +63,8 @@ struct Selection {
 typedef struct SelectedShape {
     AttentionShape attention; /* causal; kv_len: the keys of a sequence, at most when in pages */
     int count;                /* k: entries for each query */
+    bool latent; /* absorbed: one head of keys, whose first v_dim numbers are the values; v is k, and
+                  * all its gradients go to dk */
     /* Keys in pages, one head of them: strides k.token and v.token count between rows of the pool.
      * NULL: keys lie as the strides say, and every sequence has kv_len. */
     const int32_t *block_table, *lengths;
@@ -85,21 +86,41 @@ PAGES_INLINE int64_t selected_at(const SelectedShape *s, HeadStrides strides, in
 }
 
 /*
+ * The lists put in order: each ascending, without what counts for nothing, then -1; and behind them
+ * how many entries each has, [B, q_len]. That is selected_work_*() bytes.
+ */
+KERNEL(selected_tidy, int32_t *tidy, const int32_t *selected, SelectedShape shape);
+size_t selected_work_cpu(SelectedShape shape);
+size_t selected_work_cuda(Gpu *gpu, DType dtype, SelectedShape shape);
+
+/*
  * o and lse ([B, H, q_len], natural log; may be NULL) of what the lists selected, I32 [B, q_len,
- * count], allow. work: selected_work_*() bytes in which the kernel keeps the lists as it likes to
- * read them. Backward gets them as the forward left them; it is not for pages. NULL gradients are
- * not computed; they have the strides of their tensors.
+ * count], allow. work becomes what selected_tidy makes of them; backward gets it as the forward left
+ * it. That is not for pages. NULL gradients are not computed; they have the strides of their
+ * tensors. scratch: selected_backward_scratch_*() bytes.
  */
 KERNEL(selected_forward, Real *o, float *lse, const Real *q, const Real *k, const Real *v,
        const int32_t *selected, void *work, SelectedShape shape);
 KERNEL(selected_backward, Real *dq, int add_q, Real *dk, int add_k, Real *dv, int add_v,
-       const Real *d_o, const Real *q, const Real *k, const Real *v, const Real *o,
+       void *scratch, const Real *d_o, const Real *q, const Real *k, const Real *v, const Real *o,
        const float *lse, const void *work, SelectedShape shape);
-size_t selected_work_cpu(SelectedShape shape);
-size_t selected_work_cuda(Gpu *gpu, DType dtype, SelectedShape shape);
+size_t selected_backward_scratch_cpu(SelectedShape shape);
+size_t selected_backward_scratch_cuda(Gpu *gpu, DType dtype, SelectedShape shape);
 
-/* The lists put in order: each ascending, without what counts for nothing, then -1. */
-void selected_tidy_cpu(int32_t *tidy, const int32_t *selected, SelectedShape shape);
+/* Aborts where backward cannot be: keys in pages, or latents whose v is not k. */
+void selected_backward_check(const SelectedShape *shape, const void *k, const void *v,
+                             const void *dv);
+
+/*
+ * CUDA's rungs, between which selected_forward_cuda and selected_backward_cuda choose; each gives
+ * the same bits in every run.
+ *   plain    a warp for each query of a head, every dtype, size and GPU
+ *   hopper   wgmma, BF16 latents of 512 + 64 numbers: a block for a query's 64 heads
+ */
+__typeof__(selected_forward_cuda) selected_forward_plain_cuda, selected_forward_hopper_cuda;
+__typeof__(selected_backward_cuda) selected_backward_plain_cuda, selected_backward_hopper_cuda;
+int selected_hopper_supports(const Gpu *gpu, DType dtype, const void *o, const void *q,
+                             const void *k, const void *v, SelectedShape shape);
 
 /*
  * mla_decode of what is selected, I32 [B, q_len, count]; shapes as there. A query's numbers do not

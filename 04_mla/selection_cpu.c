@@ -31,28 +31,30 @@ enum { TILE = 64 };
 
 /* [selected_tidy] */
 /* `count` entries, of which those below `seen` count, as keys in order. `bits` is all zero, one for
- * each key, and is so again. */
-static void tidy_list(int32_t *tidy, const int32_t *list, int count, int seen, uint64_t *bits) {
+ * each key, and is so again. Returns how many they are. */
+static int tidy_list(int32_t *tidy, const int32_t *list, int count, int seen, uint64_t *bits) {
     int filled = 0;
     for (int i = 0; i < count; i++)
         if (list[i] >= 0 && list[i] < seen) bits[list[i] / 64] |= 1ull << list[i] % 64;
     for (int word = 0; word <= (seen - 1) / 64 && seen > 0; word++)
         for (; bits[word]; bits[word] &= bits[word] - 1)
             tidy[filled++] = 64 * word + __builtin_ctzll(bits[word]);
-    while (filled < count) tidy[filled++] = -1;
+    for (int i = filled; i < count; i++) tidy[i] = -1;
+    return filled;
 }
 /* [/selected_tidy] */
 
 void selected_tidy_cpu(int32_t *tidy, const int32_t *selected, SelectedShape s) {
     int T = s.attention.q_len, S = s.attention.kv_len;
+    int32_t *counts = tidy + (int64_t)s.attention.batch * T * s.count;
 #pragma omp parallel
     {
         uint64_t *bits = must_alloc((size_t)S / 64 + 1, sizeof *bits);
 #pragma omp for schedule(static)
         for (int64_t row = 0; row < (int64_t)s.attention.batch * T; row++) {
             int seen = selected_keys_seen(&s, (int)(row / T), (int)(row % T));
-            tidy_list(tidy + row * s.count, selected + row * s.count, s.count, seen < S ? seen : S,
-                      bits);
+            counts[row] = tidy_list(tidy + row * s.count, selected + row * s.count, s.count,
+                                    seen < S ? seen : S, bits);
         }
         free(bits);
     }
@@ -60,7 +62,7 @@ void selected_tidy_cpu(int32_t *tidy, const int32_t *selected, SelectedShape s) 
 
 size_t selected_work_cpu(SelectedShape s) {
     return sizeof(int32_t) * (size_t)s.attention.batch * (size_t)s.attention.q_len *
-           (size_t)s.count;
+           ((size_t)s.count + 1);
 }
 
 /* ---- attention ---- */
@@ -134,35 +136,59 @@ static Pair pair_of(const float *d_o, float delta, const float *q, const float *
     return (Pair){p, a->scale * p * (dot(d_o, v, a->v_dim) - delta)};
 }
 
+void selected_backward_check(const SelectedShape *s, const void *k, const void *v, const void *dv) {
+    const AttentionShape *a = &s->attention;
+    CHECK(!s->block_table, "selected_backward: keys in pages have no gradient");
+    CHECK(!s->latent || (a->kv_heads == 1 && k == v && !dv && a->v_dim <= a->qk_dim),
+          "selected_backward: latents are one head of keys, and their values");
+}
+
+size_t selected_backward_scratch_cpu(SelectedShape s) {
+    (void)s;
+    return 0;
+}
+
+/* Query t of head h: dq, and what it gives to its keys. */
+static void query_gradient(float *dq, float *dk, float *dv, const float *d_o, const float *q,
+                           const float *k, const float *v, const float *o, float lse,
+                           const int32_t *list, int b, int h, const SelectedShape *s) {
+    const AttentionShape *a = &s->attention;
+    float delta = dot(d_o, o, a->v_dim);
+    for (int e = 0; e < s->count && list[e] >= 0; e++) {
+        int64_t at_k = selected_at(s, a->k, b, list[e], h);
+        int64_t at_v = selected_at(s, a->v, b, list[e], h);
+        Pair pair = pair_of(d_o, delta, q, k + at_k, v + at_v, lse, a);
+        if (dq) plus(dq, pair.ds, k + at_k, a->qk_dim);
+        if (dk) plus(dk + at_k, pair.ds, q, a->qk_dim);
+        if (dv) plus(dv + at_v, pair.p, d_o, a->v_dim);
+    }
+}
+
 void selected_backward_cpu(float *dq, int add_q, float *dk, int add_k, float *dv, int add_v,
-                           const float *d_o, const float *q, const float *k, const float *v,
-                           const float *o, const float *lse, const void *work, SelectedShape s) {
+                           void *scratch, const float *d_o, const float *q, const float *k,
+                           const float *v, const float *o, const float *lse, const void *work,
+                           SelectedShape s) {
     const AttentionShape *a = &s.attention;
     const int32_t *lists = work;
-    CHECK(!s.block_table && a->kv_heads == a->heads, "selected_backward: keys of their own heads");
+    int group = a->heads / a->kv_heads;
+    (void)scratch;
+    selected_backward_check(&s, k, v, dv);
 #pragma omp parallel for schedule(dynamic)
-    for (int64_t i = 0; i < (int64_t)a->batch * a->heads; i++) {
-        int b = (int)(i / a->heads), h = (int)(i % a->heads);
-        for (int t = 0; t < a->q_len && dq && !add_q; t++)
-            memset(dq + at(a->q, b, t, h), 0, sizeof(float) * (size_t)a->qk_dim);
+    for (int64_t i = 0; i < (int64_t)a->batch * a->kv_heads; i++) {
+        int b = (int)(i / a->kv_heads), kv_head = (int)(i % a->kv_heads);
         for (int j = 0; j < a->kv_len; j++) {
-            if (dk && !add_k) memset(dk + at(a->k, b, j, h), 0, sizeof(float) * (size_t)a->qk_dim);
-            if (dv && !add_v) memset(dv + at(a->v, b, j, h), 0, sizeof(float) * (size_t)a->v_dim);
+            int64_t at_k = at(a->k, b, j, kv_head), at_v = at(a->v, b, j, kv_head);
+            if (dk && !add_k) memset(dk + at_k, 0, sizeof(float) * (size_t)a->qk_dim);
+            if (dv && !add_v) memset(dv + at_v, 0, sizeof(float) * (size_t)a->v_dim);
         }
-        for (int t = 0; t < a->q_len; t++) {
-            const int32_t *list = lists + ((int64_t)b * a->q_len + t) * s.count;
-            const float *q_t = q + at(a->q, b, t, h), *d_o_t = d_o + at(a->o, b, t, h);
-            float delta = dot(d_o_t, o + at(a->o, b, t, h), a->v_dim);
-            for (int e = 0; e < s.count && list[e] >= 0; e++) {
-                int j = list[e];
-                const float *k_j = k + at(a->k, b, j, h);
-                Pair pair = pair_of(d_o_t, delta, q_t, k_j, v + at(a->v, b, j, h),
-                                    lse[i * a->q_len + t], a);
-                if (dq) plus(dq + at(a->q, b, t, h), pair.ds, k_j, a->qk_dim);
-                if (dk) plus(dk + at(a->k, b, j, h), pair.ds, q_t, a->qk_dim);
-                if (dv) plus(dv + at(a->v, b, j, h), pair.p, d_o_t, a->v_dim);
+        for (int h = kv_head * group; h < (kv_head + 1) * group; h++)
+            for (int t = 0; t < a->q_len; t++) {
+                int64_t at_q = at(a->q, b, t, h), at_o = at(a->o, b, t, h);
+                if (dq && !add_q) memset(dq + at_q, 0, sizeof(float) * (size_t)a->qk_dim);
+                query_gradient(dq ? dq + at_q : NULL, dk, s.latent ? dk : dv, d_o + at_o, q + at_q,
+                               k, v, o + at_o, lse[((int64_t)b * a->heads + h) * a->q_len + t],
+                               lists + ((int64_t)b * a->q_len + t) * s.count, b, h, &s);
             }
-        }
     }
 }
 
@@ -202,7 +228,7 @@ static DecodeWork decode_work(char *work, int count, MlaDecodeShape s) {
     DecodeWork w = {0};
     MlaDecodeShape g = gathered_shape(count, s);
     size_t B = (size_t)s.batch, H = (size_t)s.heads, rank = (size_t)s.kv_lora_rank;
-    w.tidy = part(&w, work, sizeof(int32_t) * B * (size_t)s.q_len * (size_t)count);
+    w.tidy = part(&w, work, sizeof(int32_t) * B * (size_t)s.q_len * ((size_t)count + 1));
     w.table = part(&w, work, sizeof(int32_t) * B * (size_t)g.max_pages);
     w.lengths = part(&w, work, sizeof(int32_t) * B);
     w.q = part(&w, work, sizeof(float) * B * H * (rank + (size_t)s.rope_dim));
