@@ -109,7 +109,7 @@ PARTS    := common $(CHAPTERS)
 override CH := $(foreach c,$(CH),$(or $(filter $c_%,$(CHAPTERS)),$c))
 # A part's sources: its own and its rooms'. What has a main() is a program: demo.c, bench.c, ...
 no_room   = tests exercises bugs figures goldens web
-in_rooms  = $(wildcard $(1)/*.$(2)) $(filter-out $(no_room:%=$(1)/%/%),$(wildcard $(1)/*/*.$(2)))
+in_rooms  = $(wildcard $(1)/*.$(2) $(1)/*/cuda/*.$(2)) $(filter-out $(no_room:%=$(1)/%/%),$(wildcard $(1)/*/*.$(2)))
 MAINS    := $(shell grep -l '^int main\>' $(foreach p,$(PARTS),$(call in_rooms,$p,c)) /dev/null)
 
 object    = $(patsubst %.cu,$(B)/%.cu.o,$(patsubst %.c,$(B)/%.o,$(1)))

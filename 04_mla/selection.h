@@ -123,14 +123,23 @@ int selected_hopper_supports(const Gpu *gpu, DType dtype, const void *o, const v
                              const void *k, const void *v, SelectedShape shape);
 
 /*
- * mla_decode of what is selected, I32 [B, q_len, count]; shapes as there. A query's numbers do not
- * depend on how many others come with it. work: selected_decode_work_*() bytes.
+ * mla_decode of what is selected, I32 [B, q_len, count]; shapes as there. On the CPU a query's
+ * numbers do not depend on how many others come with it. work: selected_decode_work_*() bytes,
+ * enough for every rung.
  */
 KERNEL(selected_decode, Real *o, void *work, const Real *q, const void *latent,
        const int32_t *block_table, const int32_t *lengths, const int32_t *selected, int count,
        MlaDecodeShape shape);
 size_t selected_decode_work_cpu(int count, MlaDecodeShape shape);
 size_t selected_decode_work_cuda(Gpu *gpu, DType dtype, int count, MlaDecodeShape shape);
+
+/*
+ * CUDA's ladder; selected_decode_cuda picks the fastest that takes these sizes.
+ *   plain      a warp for each query head walks along its list; every dtype, size and kind of row
+ *   gathered   the rows are copied into a cache of their own and mla_decode reads that, as on the
+ *              CPU; the same
+ */
+__typeof__(selected_decode_cuda) selected_decode_plain_cuda, selected_decode_gathered_cuda;
 
 __END_DECLS
 #endif

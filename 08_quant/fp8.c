@@ -123,7 +123,8 @@ static void backward(Context *ctx, void *dx, int add, const ProductTerm *terms, 
 
 bool fp8_takes(const Context *ctx, const Tensor *w) {
     (void)ctx;
-    static const char *const stay[] = {"lm_head", "embed_tokens", "eh_proj", "mlp.gate."};
+    static const char *const stay[] = {"lm_head", "embed_tokens", "eh_proj", "mlp.gate.",
+                                       "weights_proj"};
     for (size_t i = 0; i < sizeof stay / sizeof *stay; i++)
         if (strstr(w->name, stay[i])) return false;
     return (w->ndim == 2 || w->ndim == 3) && tensor_dim(w, -1) % 16 == 0 &&

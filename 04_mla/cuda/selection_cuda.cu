@@ -312,29 +312,3 @@ void selected_backward_cuda(Gpu *gpu, DType dtype, void *dq, int add_q, void *dk
     (hopper ? selected_backward_hopper_cuda : selected_backward_plain_cuda)(
         gpu, dtype, dq, add_q, dk, add_k, dv, add_v, scratch, d_o, q, k, v, o, lse, work, s);
 }
-
-/* A row of the pool is key and value of all heads. */
-static SelectedShape decode_shape(const int32_t *block_table, const int32_t *lengths, int count,
-                                  const MlaDecodeShape &s) {
-    SelectedShape shape = {};
-    shape.attention = attention_shape(s.batch, s.heads, 1, s.q_len, s.max_length,
-                                      s.kv_lora_rank + s.rope_dim, s.kv_lora_rank, 1);
-    shape.attention.scale = s.scale;
-    shape.attention.k.token = shape.attention.v.token = s.kv_lora_rank + s.rope_dim;
-    shape.count = count;
-    shape.block_table = block_table, shape.lengths = lengths;
-    shape.max_pages = s.max_pages;
-    return shape;
-}
-
-size_t selected_decode_work_cuda(Gpu *gpu, DType dtype, int count, MlaDecodeShape s) {
-    return selected_work_cuda(gpu, dtype, decode_shape(NULL, NULL, count, s));
-}
-
-void selected_decode_cuda(Gpu *gpu, DType dtype, void *o, void *work, const void *q,
-                          const void *latent, const int32_t *block_table, const int32_t *lengths,
-                          const int32_t *selected, int count, MlaDecodeShape s) {
-    CHECK(!s.e4m3, "selected_decode: on a GPU it reads numbers; this cache has rows in FP8");
-    selected_forward_cuda(gpu, dtype, o, NULL, q, latent, latent, selected, work,
-                          decode_shape(block_table, lengths, count, s));
-}

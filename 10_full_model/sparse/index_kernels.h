@@ -7,8 +7,10 @@
  * fit into INDEX_SCORES numbers, chosen from, and forgotten: a text of T tokens costs T^2 / 2
  * scores, but never the memory for them.
  *
- * KERNEL() declares each for both devices (common/core/gpu.h), but only the CPU has them: so they
- * are called by INDEX_ON, and indexer_check_device() is where a user hears of it.
+ * Keys are numbers of ctx's dtype or, in a cache of eight bits, codes and scales of latent_row.h.
+ * But a row of 132 bytes begins wherever it does, and the tensor cores' loads want multiples of 16:
+ * so a page of such keys has the codes of its tokens first, one behind the other, and then their
+ * scales. With 128 numbers that is 64 * 128 bytes and 64 * 4, DeepSeek's layout (DeepGEMM).
  */
 #ifndef INDEX_KERNELS_H
 #define INDEX_KERNELS_H
@@ -24,7 +26,22 @@ __BEGIN_DECLS
         kernel##_cpu(__VA_ARGS__);                                                         \
     } while (0)
 
-enum { INDEX_SCORES = 1 << 21 };
+/* On a GPU a pass has more: its scores lie in memory in any case, and it wants work for all of its
+ * processors. */
+enum { INDEX_SCORES = 1 << 21, INDEX_SCORES_CUDA = 1 << 26 };
+
+/* Where the codes of row `row` of a pool in eight bits are, and its scales: bytes from the pool's
+ * beginning, dim a multiple of 4. */
+PAGES_INLINE int64_t index_page_at(int64_t row, int64_t dim) {
+    return row / PAGE_TOKENS * PAGE_TOKENS * latent_row_bytes(dim, 0);
+}
+PAGES_INLINE int64_t index_codes_at(int64_t row, int64_t dim) {
+    return index_page_at(row, dim) + row % PAGE_TOKENS * dim;
+}
+PAGES_INLINE int64_t index_scales_at(int64_t row, int64_t dim) {
+    return index_page_at(row, dim) + PAGE_TOKENS * dim +
+           row % PAGE_TOKENS * (latent_row_bytes(dim, 0) - dim);
+}
 
 typedef struct IndexShape {
     int batch, q_len; /* T queries of each sequence, the last of its tokens */
@@ -32,8 +49,8 @@ typedef struct IndexShape {
     int heads, dim;   /* of the indexer */
     float scale;
     int kv_len; /* keys of a sequence, at most: the length of a row of scores */
-    /* Keys in pages, of a pool with rows of `dim` numbers, or of 04_mla/latent_row.h when e4m3.
-     * NULL: keys are [B, kv_len, dim], and every sequence has them all. */
+    /* Keys in pages, of a pool with rows of `dim` numbers, or in eight bits when e4m3. NULL: keys
+     * are [B, kv_len, dim], and every sequence has them all. */
     const int32_t *block_table, *lengths;
     int max_pages;
     bool e4m3;
@@ -56,11 +73,20 @@ void index_scores_reference_cpu(float *scores, const float *q, const float *weig
                                 const void *keys, IndexShape shape);
 
 /*
+ * CUDA's ladder; index_scores_cuda picks the fastest that takes these sizes.
+ *   plain      a thread for each key; every dtype, size and kind of key
+ */
+__typeof__(index_scores_cuda) index_scores_plain_cuda;
+
+/*
  * selected I32 [B, T, k], its rows first .. first + count - 1: the positions of the k largest
  * scores that each query sees, ascending; -1 behind them where it sees fewer. Of equal scores the
  * lower position is chosen, 0 and -0 are equal, and NaN is below all numbers.
  */
 KERNEL(top_k, int32_t *selected, const float *scores, int k, IndexShape shape);
+/* CUDA's ladder: plain, a block for each row. */
+__typeof__(top_k_cuda) top_k_plain_cuda;
+
 /* The same of one row of n scores; and by its definition, k times the largest. */
 void top_k_row_cpu(int32_t *selected, const float *scores, int n, int k);
 void top_k_reference_cpu(int32_t *selected, const float *scores, int n, int k);
@@ -82,6 +108,13 @@ KERNEL(hadamard, Real *x, int64_t rows, int64_t d);
 
 /* x <- what its rows are when written in eight bits and read again (04_mla/latent_row.h). */
 KERNEL(index_round, Real *x, int64_t rows, int64_t d);
+
+/* The keys k [B, tokens, dim] of the step's tokens into a pool of eight bits. */
+KERNEL(index_append_e4m3, void *keys, const int32_t *block_table, const int32_t *lengths,
+       const Real *k, int64_t batch, int64_t tokens, int64_t dim, int64_t max_pages);
+
+/* y F32 = x: weights_proj is F32 whatever the model is, and so is what it multiplies. */
+KERNEL(index_widen, float *y, const Real *x, int64_t n);
 
 __END_DECLS
 #endif

@@ -26,13 +26,19 @@ enum { KEYS = 64, WIDE = KEYS / LANES };
 typedef int32_t QuarterMask __attribute__((vector_size(16), aligned(4)));
 typedef int32_t Mask __attribute__((vector_size(LANES * sizeof(int32_t)), aligned(4)));
 
+/* Row `row` of a pool in eight bits. */
+static void read_key(float *room, const void *keys, int64_t row, int dim) {
+    const uint8_t *codes = (const uint8_t *)keys + index_codes_at(row, dim);
+    const float *scales = (const float *)((const char *)keys + index_scales_at(row, dim));
+    for (int c = 0; c < dim; c++) room[c] = scales[c / LATENT_GROUP] * e4m3_to_float(codes[c]);
+}
+
 /* Key j of sequence b, as numbers: where it lies, or in `room`. */
 static const float *key_of(float *room, const void *keys, const IndexShape *s, int b, int j) {
     if (!s->block_table) return (const float *)keys + ((int64_t)b * s->kv_len + j) * s->dim;
     int64_t row = page_row(s->block_table + (int64_t)b * s->max_pages, j);
     if (!s->e4m3) return (const float *)keys + row * s->dim;
-    latent_row_read_cpu(room, NULL, (const char *)keys + row * latent_row_bytes(s->dim, 0), s->dim,
-                        0);
+    read_key(room, keys, row, s->dim);
     return room;
 }
 
@@ -192,6 +198,23 @@ void hadamard_cpu(float *x, int64_t rows, int64_t d) {
     }
 }
 /* [/hadamard] */
+
+void index_append_e4m3_cpu(void *keys, const int32_t *block_table, const int32_t *lengths,
+                           const float *k, int64_t batch, int64_t tokens, int64_t dim,
+                           int64_t max_pages) {
+    char *bytes = must_alloc((size_t)latent_row_bytes(dim, 0), 1);
+    for (int64_t i = 0; i < batch * tokens; i++) {
+        int64_t b = i / tokens, t = lengths[b] - tokens + i % tokens;
+        int64_t row = page_row(block_table + b * max_pages, t);
+        latent_row_write_cpu(bytes, k + i * dim, NULL, dim, 0);
+        memcpy((char *)keys + index_codes_at(row, dim), bytes, (size_t)dim);
+        memcpy((char *)keys + index_scales_at(row, dim), bytes + latent_row_scales(dim),
+               (size_t)(latent_row_bytes(dim, 0) - dim));
+    }
+    free(bytes);
+}
+
+void index_widen_cpu(float *y, const float *x, int64_t n) { memcpy(y, x, sizeof *y * (size_t)n); }
 
 void index_round_cpu(float *x, int64_t rows, int64_t d) {
 #pragma omp parallel if (rows * d > 1 << 14)

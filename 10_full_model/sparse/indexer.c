@@ -120,6 +120,14 @@ static Tensor *detached(Context *ctx, const Tensor *t) {
     return view;
 }
 
+static Tensor *widened(Context *ctx, Tensor *x) {
+    if (x->dtype == F32) return x;
+    Tensor *y = tensor_new(ctx, x->name, F32, x->shape, x->ndim);
+    ON(ctx, index_widen, y->data, x->data, tensor_count(x));
+    y->requires_grad = false;
+    return y;
+}
+
 /* [index_queries] */
 /* q [B, T, H, D], k [B, T, D] and w [B, T, H] of the step's tokens, rotated. */
 static IndexerRecord queries(Context *ctx, const Indexer *w, Tensor *x, Tensor *c_q,
@@ -137,7 +145,8 @@ static IndexerRecord queries(Context *ctx, const Indexer *w, Tensor *x, Tensor *
         rope_rotate(ctx, w->rope, q, 0, k, 0, positions);
     }
     k = reshape(ctx, k, SHAPE(B, T, dim));
-    return (IndexerRecord){.q = q, .k = k, .w = linear(ctx, x, w->weights_proj, NULL)};
+    Tensor *weights = linear(ctx, widened(ctx, x), w->weights_proj, NULL); /* F32 throughout */
+    return (IndexerRecord){.q = q, .k = k, .w = weights};
 }
 /* [/index_queries] */
 
@@ -150,11 +159,18 @@ static void keep_keys(Context *ctx, const IndexerRecord *r, LatentCache *cache) 
     int64_t dim = tensor_dim(r->k, -1);
     CHECK(cache->keys && cache->keys->width == dim, "indexer: the cache has no pool for its keys");
     if (latent_cache_is_e4m3(cache->keys)) {
-        INDEX_ON(ctx, hadamard, r->q->data, tensor_rows(r->q), dim);
-        INDEX_ON(ctx, hadamard, r->k->data, tensor_rows(r->k), dim);
-        INDEX_ON(ctx, index_round, r->q->data, tensor_rows(r->q), dim);
+        const Pages *pages = cache->pages;
+        int64_t tokens = tensor_dim(r->k, 1);
+        ON(ctx, hadamard, r->q->data, tensor_rows(r->q), dim);
+        ON(ctx, hadamard, r->k->data, tensor_rows(r->k), dim);
+        ON(ctx, index_round, r->q->data, tensor_rows(r->q), dim);
+        latent_cache_writes(cache->keys, "indexer", tokens);
+        pages_settle(ctx, cache->pages);
+        ON(ctx, index_append_e4m3, cache->keys->latent.data, pages->block_table.data,
+           pages->lengths.data, r->k->data, pages->batch, tokens, dim, pages->max_pages);
+    } else {
+        latent_cache_append(ctx, cache->keys, r->k, NULL);
     }
-    latent_cache_append(ctx, cache->keys, r->k, NULL);
 }
 
 /* [choose] */
@@ -162,8 +178,9 @@ static Tensor *choose(Context *ctx, const Indexer *w, const IndexerRecord *r,
                       const LatentCache *cache) {
     int64_t B = tensor_dim(r->q, 0), T = tensor_dim(r->q, 1), topk = w->cfg.index_topk;
     const Pages *pages = cache ? cache->pages : NULL;
-    int64_t S = !pages ? T : pages->horizon ? pages->horizon : pages_longest(pages);
-    if (S <= topk && !(pages && pages->horizon)) return NULL; /* all: dense attention */
+    int64_t S = pages ? pages_longest(pages) : T; /* a captured step also sees what comes later */
+    if (pages && pages->horizon > S) S = pages->horizon;
+    if (S <= topk) return NULL; /* all: dense attention */
     IndexShape shape = {.batch = (int)B,
                         .q_len = (int)T,
                         .heads = w->cfg.index_n_heads,
@@ -176,14 +193,15 @@ static Tensor *choose(Context *ctx, const Indexer *w, const IndexerRecord *r,
         shape.e4m3 = latent_cache_is_e4m3(cache->keys);
     }
     const void *keys = cache ? cache->keys->latent.data : r->k->data;
-    int64_t fit = INDEX_SCORES / (B * S), pass = fit < 1 ? 1 : fit < T ? fit : T;
+    int64_t most = ctx->device == CPU ? INDEX_SCORES : INDEX_SCORES_CUDA;
+    int64_t fit = most / (B * S), pass = fit < 1 ? 1 : fit < T ? fit : T;
     Tensor *selected = tensor_new(ctx, "selected", I32, SHAPE(B, T, topk));
     ArenaMark mark = arena_mark(&ctx->data);
     float *scores = arena_alloc(&ctx->data, sizeof(float) * (size_t)(B * pass * S));
     for (int64_t first = 0; first < T; first += pass) {
         shape.first = (int)first, shape.count = (int)(T - first < pass ? T - first : pass);
-        INDEX_ON(ctx, index_scores, scores, r->q->data, r->w->data, keys, shape);
-        INDEX_ON(ctx, top_k, selected->data, scores, (int)topk, shape);
+        ON(ctx, index_scores, scores, r->q->data, r->w->data, keys, shape);
+        ON(ctx, top_k, selected->data, scores, (int)topk, shape);
     }
     arena_release(&ctx->data, mark);
     return selected;

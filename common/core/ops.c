@@ -39,11 +39,12 @@ static void check_number(Context *ctx, const char *where, const Tensor *x) {
 
 /* ---- linear ---- */
 
+/* x and weight are of one dtype: ctx's, or F32 both. */
 static void check_linear(Context *ctx, const char *where, const Tensor *x, const Tensor *weight,
                          const Tensor *bias) {
-    check_activation(ctx, where, x);
-    check_shape(where, weight, ctx->dtype, SHAPE(-1, tensor_dim(x, -1)));
-    if (bias) check_shape(where, bias, ctx->dtype, SHAPE(tensor_dim(weight, 0)));
+    check_number(ctx, where, x);
+    check_shape(where, weight, x->dtype, SHAPE(-1, tensor_dim(x, -1)));
+    if (bias) check_shape(where, bias, x->dtype, SHAPE(tensor_dim(weight, 0)));
 }
 
 /* [linear] */
@@ -58,18 +59,20 @@ static void linear_backward(Context *ctx, void *saved) {
     void *dx = grad_slot(ctx, s->x, &add_x);
     float *dw = grad_slot(ctx, s->weight, &add_w);
     float *db = grad_slot(ctx, s->bias, &add_b);
-    ON(ctx, linear_backward, dx, add_x, dw, add_w, db, add_b, s->y->grad->data, s->x->data,
-       s->weight->data, tensor_rows(s->x), tensor_dim(s->weight, 1), tensor_dim(s->weight, 0));
+    ON_AS(ctx, s->x->dtype, linear_backward, dx, add_x, dw, add_w, db, add_b, s->y->grad->data,
+          s->x->data, s->weight->data, tensor_rows(s->x), tensor_dim(s->weight, 1),
+          tensor_dim(s->weight, 0));
 }
 
 Tensor *linear(Context *ctx, Tensor *x, Tensor *weight, Tensor *bias) {
     if (weight->quantised) return quantised_linear(ctx, "linear", x, weight, bias, NULL);
     check_linear(ctx, "linear", x, weight, bias);
-    if (products_take(ctx, weight, bias)) return products_linear(ctx, x, weight, NULL);
+    if (x->dtype == ctx->dtype && products_take(ctx, weight, bias))
+        return products_linear(ctx, x, weight, NULL);
     int64_t in = tensor_dim(weight, 1), out = tensor_dim(weight, 0);
     Tensor *y = like(ctx, "linear", x, out);
-    ON(ctx, linear_forward, y->data, x->data, weight->data, bias ? bias->data : NULL,
-       tensor_rows(x), in, out);
+    ON_AS(ctx, x->dtype, linear_forward, y->data, x->data, weight->data, bias ? bias->data : NULL,
+          tensor_rows(x), in, out);
     RECORD(ctx, y, linear_backward, LinearSaved, .y = y, .x = x, .weight = weight, .bias = bias);
     return y;
 }
@@ -98,12 +101,13 @@ Tensor *linear_residual(Context *ctx, Tensor *x, Tensor *weight, Tensor *bias, R
     if (!to.x || to.dropout > 0) return residual(ctx, linear(ctx, x, weight, bias), to);
     if (weight->quantised) return quantised_linear(ctx, "linear_residual", x, weight, bias, to.x);
     check_linear(ctx, "linear_residual", x, weight, bias);
-    if (products_take(ctx, weight, bias)) return products_linear(ctx, x, weight, to.x);
+    if (x->dtype == ctx->dtype && products_take(ctx, weight, bias))
+        return products_linear(ctx, x, weight, to.x);
     int64_t in = tensor_dim(weight, 1), out = tensor_dim(weight, 0);
     Tensor *y = like(ctx, "linear", x, out);
     check_same_shape("linear_residual", y, to.x);
-    ON(ctx, linear_onto_forward, y->data, to.x->data, x->data, weight->data,
-       bias ? bias->data : NULL, tensor_rows(x), in, out);
+    ON_AS(ctx, x->dtype, linear_onto_forward, y->data, to.x->data, x->data, weight->data,
+          bias ? bias->data : NULL, tensor_rows(x), in, out);
     RECORD(ctx, y, linear_residual_backward, LinearResidualSaved,
            .linear = {.y = y, .x = x, .weight = weight, .bias = bias}, .base = to.x);
     return y;

@@ -12,7 +12,8 @@
 
 __BEGIN_DECLS
 
-/* y = x W^T + b     x [..., in], W [out, in], b [out] or NULL -> [..., out] */
+/* y = x W^T + b     x [..., in], W [out, in], b [out] or NULL -> [..., out]; of ctx's dtype, or F32
+ * all three */
 Tensor *linear(Context *ctx, Tensor *x, Tensor *weight, Tensor *bias);
 
 /*
