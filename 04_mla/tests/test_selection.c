@@ -92,6 +92,7 @@ static Plain plain_attention(const float *q, const float *k, const float *v, con
         for (int j = 0; j < a.kv_len; j++) {
             int key = (b * a.kv_len + j) * a.heads + h;
             double ds = p[j] * (dp[j] - delta) * a.scale;
+            if (p[j] == 0) continue;
             for (int c = 0; c < a.v_dim; c++) {
                 y.o[row * a.v_dim + c] += (float)(p[j] * v[key * a.v_dim + c]);
                 y.dv[key * a.v_dim + c] += (float)(p[j] * d_o[row * a.v_dim + c]);
@@ -132,13 +133,13 @@ static void check_kernels(Device device, DType dtype, int B, int T, int S, int H
     Tensor *dv = tensor_new(&ctx, "dv", dtype, SHAPE(B, S, H, Dv));
     Tensor *const out[] = {o, dq, dk, dv};
     for (int i = 0; i < 4; i++) test_poison(&ctx, out[i]);
-    size_t bytes = selected_work_cpu(shape), mask = (size_t)(B * T * S);
-    void *work = arena_alloc(&ctx.data, bytes > mask ? bytes : mask);
+    void *work = arena_alloc(&ctx.data, ON(&ctx, selected_work, shape));
+    void *scratch = arena_alloc(&ctx.data, ON(&ctx, selected_backward_scratch, shape) + 1);
     float *lse = arena_alloc(&ctx.data, sizeof(float) * (size_t)(B * H * T));
     ON(&ctx, selected_forward, o->data, lse, q->data, k->data, v->data, selected->data, work,
        shape);
-    ON(&ctx, selected_backward, dq->data, 0, dk->data, 0, dv->data, 0, d_o->data, q->data, k->data,
-       v->data, o->data, lse, work, shape);
+    ON(&ctx, selected_backward, dq->data, 0, dk->data, 0, dv->data, 0, scratch, d_o->data, q->data,
+       k->data, v->data, o->data, lse, work, shape);
     /* F32: sums of `count` and D terms in another order. BF16: o is rounded, and enters delta. */
     double t = dtype == BF16 ? 0x1p-6 : 40 * tolerance_of(F32, D);
     check_tensor(&ctx, "o", o, want.o, t);
@@ -155,6 +156,99 @@ DEVICE_TEST(selection, a_subset_is_a_mask) {
     check_kernels(device, dtype, 1, 33, 70, 2, 24, 16, 9);
     check_kernels(device, dtype, 3, 1, 127, 5, 33, 31, 40);
     check_kernels(device, dtype, 1, 3, 65, 1, 192, 128, 1);
+}
+
+/* ---- latents: one row is key and value of all heads ---- */
+
+/* What plain_attention gives when every head has its own copy of the rows, and these add up. */
+static Plain plain_latents(const float *q, const float *latent, const float *d_o,
+                           const int32_t *lists, int count, AttentionShape a) {
+    int64_t rows = (int64_t)a.batch * a.kv_len;
+    AttentionShape own = attention_shape(a.batch, a.heads, a.heads, a.q_len, a.kv_len, a.qk_dim,
+                                         a.v_dim, 1);
+    float *k = test_floats(rows * a.heads * a.qk_dim), *v = test_floats(rows * a.heads * a.v_dim);
+    for (int64_t i = 0; i < rows * a.heads; i++) {
+        const float *row = latent + i / a.heads * a.qk_dim;
+        memcpy(k + i * a.qk_dim, row, sizeof(float) * (size_t)a.qk_dim);
+        memcpy(v + i * a.v_dim, row, sizeof(float) * (size_t)a.v_dim);
+    }
+    own.scale = a.scale;
+    Plain y = plain_attention(q, k, v, d_o, lists, count, own);
+    float *d = calloc((size_t)(rows * a.qk_dim), sizeof *d);
+    for (int64_t i = 0; i < rows * a.heads; i++)
+        for (int c = 0; c < a.qk_dim; c++)
+            d[i / a.heads * a.qk_dim + c] +=
+                y.dk[i * a.qk_dim + c] + (c < a.v_dim ? y.dv[i * a.v_dim + c] : 0);
+    free(k), free(v), free(y.dk), free(y.dv);
+    y.dk = d, y.dv = NULL;
+    return y;
+}
+
+/* The second query's list is empty, if there is one. */
+static void check_latents(Device device, DType dtype, int B, int T, int S, int H, int rank,
+                          int rope, int count) {
+    Context ctx = test_context(device, dtype);
+    int W = rank + rope;
+    AttentionShape a = attention_shape(B, H, 1, T, S, W, rank, 1);
+    a.v = a.k; /* the same rows */
+    SelectedShape shape = {.attention = a, .count = count, .latent = true};
+    Tensor *q = test_normal(&ctx, "q", 1, SHAPE(B, T, H, W));
+    Tensor *latent = test_normal(&ctx, "latent", 2, SHAPE(B, S, W));
+    Tensor *d_o = test_normal(&ctx, "d_o", 3, SHAPE(B, T, H, rank));
+    int32_t *lists = random_lists(B, S, count),
+            *last = malloc(sizeof *last * (size_t)(B * T * count));
+    for (int b = 0; b < B; b++)
+        memcpy(last + b * T * count, lists + (b * S + S - T) * count,
+               sizeof *last * (size_t)(T * count));
+    for (int i = count; i < 2 * count && T > 1; i++) last[i] = -1;
+    float *hosts[] = {test_values(&ctx, q), test_values(&ctx, latent), test_values(&ctx, d_o)};
+    Plain want = plain_latents(hosts[0], hosts[1], hosts[2], last, count, a);
+
+    Tensor *selected = tensor_copy_in(&ctx, "selected", I32, last, SHAPE(B, T, count));
+    Tensor *o = tensor_new(&ctx, "o", dtype, SHAPE(B, T, H, rank));
+    Tensor *dq = tensor_new(&ctx, "dq", dtype, SHAPE(B, T, H, W));
+    Tensor *d = tensor_new(&ctx, "d_latent", dtype, SHAPE(B, S, W));
+    Tensor *const out[] = {o, dq, d};
+    for (int i = 0; i < 3; i++) test_poison(&ctx, out[i]);
+    void *work = arena_alloc(&ctx.data, ON(&ctx, selected_work, shape));
+    void *scratch = arena_alloc(&ctx.data, ON(&ctx, selected_backward_scratch, shape) + 1);
+    float *lse = arena_alloc(&ctx.data, sizeof(float) * (size_t)(B * H * T));
+    float *before = NULL;
+    for (int run = 0; run < 2; run++) { /* the same bits */
+        ON(&ctx, selected_forward, o->data, lse, q->data, latent->data, latent->data,
+           selected->data, work, shape);
+        ON(&ctx, selected_backward, dq->data, 0, d->data, 0, NULL, 0, scratch, d_o->data, q->data,
+           latent->data, latent->data, o->data, lse, work, shape);
+        float *now = test_values(&ctx, d);
+        if (before) cr_assert_eq(memcmp(before, now, sizeof *now * (size_t)(B * S * W)), 0);
+        before = now;
+    }
+    double t = dtype == BF16 ? 0x1p-6 : 40 * tolerance_of(F32, W);
+    check_tensor(&ctx, "o", o, want.o, t);
+    check_tensor(&ctx, "dq", dq, want.dq, t);
+    check_tensor(&ctx, "d_latent", d, want.dk, t);
+    /* once more, added */
+    ON(&ctx, selected_backward, dq->data, 1, d->data, 1, NULL, 0, scratch, d_o->data, q->data,
+       latent->data, latent->data, o->data, lse, work, shape);
+    for (int64_t i = 0; i < (int64_t)B * T * H * W; i++) want.dq[i] *= 2;
+    for (int64_t i = 0; i < (int64_t)B * S * W; i++) want.dk[i] *= 2;
+    check_tensor(&ctx, "dq twice", dq, want.dq, t);
+    check_tensor(&ctx, "d_latent twice", d, want.dk, t);
+    free(want.o), free(want.dq), free(want.dk), free(lists), free(last);
+    context_free(&ctx);
+}
+
+DEVICE_TEST(selection, of_latents) {
+    check_latents(device, dtype, 1, 1, 1, 1, 1, 1, 1);
+    check_latents(device, dtype, 2, 31, 31, 3, 13, 5, 4);
+    check_latents(device, dtype, 1, 33, 70, 5, 24, 0, 9);
+    check_latents(device, dtype, 3, 2, 127, 67, 33, 31, 40);
+    /* Hopper's sizes: less than a tile of heads, and more; whole steps of keys and others */
+    check_latents(device, dtype, 1, 1, 65, 64, 512, 64, 64);
+    check_latents(device, dtype, 1, 3, 130, 5, 512, 64, 70);
+    check_latents(device, dtype, 2, 5, 300, 70, 512, 64, 260);
+    check_latents(device, dtype, 1, 2, 66000, 1, 512, 64, 3); /* more than a window of bits */
+    check_latents(device, dtype, 1, 530, 530, 2, 512, 64, 8); /* two chunks of queries */
 }
 
 /* ---- all selected = none selected ---- */

@@ -20,12 +20,6 @@
 
 __BEGIN_DECLS
 
-#define INDEX_ON(ctx, kernel, ...)                                                         \
-    do {                                                                                   \
-        CHECK((ctx)->device == CPU, #kernel ": there is no kernel of it for this device"); \
-        kernel##_cpu(__VA_ARGS__);                                                         \
-    } while (0)
-
 /* On a GPU a pass has more: its scores lie in memory in any case, and it wants work for all of its
  * processors. */
 enum { INDEX_SCORES = 1 << 21, INDEX_SCORES_CUDA = 1 << 26 };

@@ -42,7 +42,7 @@ Tensor *index_loss(Context *ctx, const Attended *attended, Tensor *q, Tensor *k,
 
 typedef struct IndexLossShape {
     int batch, tokens;
-    int heads, qk_dim; /* attention's */
+    int heads, kv_heads, qk_dim; /* attention's; kv_heads: as many, or 1 */
     float attention_scale;
     int index_heads, index_dim;
     float index_scale;
@@ -52,22 +52,29 @@ typedef struct IndexLossShape {
 
 /* What both kernels read. */
 typedef struct IndexLossInput {
-    const void *q, *k;    /* attention's, [B, T, H, qk_dim] */
+    const void *q, *k;    /* attention's, [B, T, H, qk_dim], [B, T, kv_heads, qk_dim] */
     const float *lse;     /* [B, H, T] */
     const void *iq, *ik;  /* [B, T, Hi, D], [B, T, D] */
     const float *iw;      /* [B, T, Hi] */
-    const int32_t *lists; /* I32 [B, T, count], tidy (selection.h); NULL: all that a query sees */
+    const int32_t *lists; /* what selected_tidy made of them; NULL: all that a query sees */
 } IndexLossInput;
 
 /* losses [B, T], and L's gradients, of q [B, T, Hi, D], k [B, T, D] and w: all written, or all
- * NULL. Sums are in one order, whatever the number of threads. */
-KERNEL(index_loss, float *losses, Real *dq, Real *dk, float *dw, IndexLossInput in,
+ * NULL. Sums are in one order, whatever the number of threads. scratch: index_loss_scratch_*()
+ * bytes. */
+KERNEL(index_loss, float *losses, Real *dq, Real *dk, float *dw, void *scratch, IndexLossInput in,
        IndexLossShape shape);
 /* By the formulas, with p and I of a row in double precision, and L alone. */
 double index_loss_reference_cpu(IndexLossInput in, IndexLossShape shape);
 
 /* out F32 [5]: queries measured, sums of their recalls, masses and best masses, living heads. */
-KERNEL(index_measure, float *out, IndexLossInput in, IndexLossShape shape);
+KERNEL(index_measure, float *out, void *scratch, IndexLossInput in, IndexLossShape shape);
+size_t index_loss_scratch_cpu(IndexLossShape shape);
+size_t index_loss_scratch_cuda(Gpu *gpu, DType dtype, IndexLossShape shape);
+
+/* mean F32 [1] of n numbers; and to = or += factor * from, factor F32 [1]. */
+KERNEL(index_mean, float *mean, const float *x, int64_t n);
+KERNEL(index_multiply, Real *to, int add, const Real *from, const float *factor, int64_t n);
 
 __END_DECLS
 #endif

@@ -72,14 +72,14 @@ static void index_row(float *scores, float *products, const Row *r, const IndexL
  * [h * lse_head]; NULL: made here, over the row's keys. `room` [keys]. */
 static void attention_row(float *p, float *room, const Row *r, const IndexLossInput *in,
                           const IndexLossShape *s, const float *lse) {
-    int64_t H = s->heads, row = (int64_t)r->b * s->tokens;
+    int64_t H = s->heads, row = (int64_t)r->b * s->tokens, token = s->kv_heads * s->qk_dim;
     memset(p, 0, sizeof *p * (size_t)r->keys);
     for (int64_t h = 0; h < H; h++) {
         const float *q = (const float *)in->q + ((row + r->t) * H + h) * s->qk_dim;
-        const float *k = (const float *)in->k + (row * H + h) * s->qk_dim;
+        const float *k = (const float *)in->k + (row * s->kv_heads + h % s->kv_heads) * s->qk_dim;
         float top = -INFINITY, sum = 0;
         for (int e = 0; e < r->keys; e++) {
-            room[e] = s->attention_scale * dot(q, k + key_at(r, e) * H * s->qk_dim, s->qk_dim);
+            room[e] = s->attention_scale * dot(q, k + key_at(r, e) * token, s->qk_dim);
             top = fmaxf(top, room[e]);
         }
         for (int e = 0; e < r->keys && !lse; e++) sum += expf(room[e] - top);
@@ -156,8 +156,14 @@ static void one_key(float *dk, const float *lines, int b, int t, int count, int 
     }
 }
 
-void index_loss_cpu(float *losses, float *dq, float *dk, float *dw, IndexLossInput in,
-                    IndexLossShape s) {
+size_t index_loss_scratch_cpu(IndexLossShape s) {
+    (void)s; /* each thread has its own rows */
+    return 0;
+}
+
+void index_loss_cpu(float *losses, float *dq, float *dk, float *dw, void *scratch,
+                    IndexLossInput in, IndexLossShape s) {
+    (void)scratch;
     int T = s.tokens;
     int64_t query = (int64_t)s.index_heads * s.index_dim;
     float *lines = must_alloc((size_t)QUERIES * (size_t)T, sizeof *lines);
@@ -198,7 +204,7 @@ double index_loss_reference_cpu(IndexLossInput in, IndexLossShape s) {
             const float *q = (const float *)in.q + (row * s.heads + h) * s.qk_dim;
             for (int e = 0; e < r.keys; e++) {
                 int64_t key = (int64_t)r.b * s.tokens + key_at(&r, e);
-                const float *k = (const float *)in.k + (key * s.heads + h) * s.qk_dim;
+                const float *k = (const float *)in.k + (key * s.kv_heads + h % s.kv_heads) * s.qk_dim;
                 own[e] = 0;
                 for (int c = 0; c < s.qk_dim; c++) own[e] += (double)q[c] * k[c];
                 own_sum += own[e] = exp(own[e] * s.attention_scale);
@@ -239,7 +245,8 @@ static Found compare(const int32_t *best, const int32_t *own, int k, const float
     return found;
 }
 
-void index_measure_cpu(float *out, IndexLossInput in, IndexLossShape s) {
+void index_measure_cpu(float *out, void *scratch, IndexLossInput in, IndexLossShape s) {
+    (void)scratch;
     int64_t rows = (int64_t)s.batch * s.tokens,
             sampled = (rows + INDEX_MEASURED - 1) / INDEX_MEASURED;
     Found *found = must_alloc((size_t)sampled, sizeof *found);
@@ -275,4 +282,14 @@ void index_measure_cpu(float *out, IndexLossInput in, IndexLossShape s) {
             out[3] += found[i].best;
     for (int h = 0; h < s.index_heads; h++) out[4] += alive[h];
     free(found), free(alive);
+}
+
+void index_mean_cpu(float *mean, const float *x, int64_t n) {
+    double sum = 0;
+    for (int64_t i = 0; i < n; i++) sum += x[i];
+    *mean = (float)(sum / (double)n);
+}
+
+void index_multiply_cpu(float *to, int add, const float *from, const float *factor, int64_t n) {
+    for (int64_t i = 0; i < n; i++) to[i] = (add ? to[i] : 0) + *factor * from[i];
 }

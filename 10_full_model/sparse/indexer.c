@@ -33,12 +33,6 @@ int indexer_check_e4m3(const IndexerConfig *cfg, Error *err) {
                      dim);
 }
 
-int indexer_check_device(const Context *ctx, Error *err) {
-    if (ctx->device == CPU) return 0;
-    return error_set(err, "sparse attention (deepseek_v32) runs on the CPU only: choose --device "
-                          "cpu");
-}
-
 /* ---- weights ---- */
 
 static Tensor *indexer_select(Context *ctx, const Selection *self, Tensor *x, Tensor *c_q,

@@ -101,9 +101,6 @@ void indexer_randomize(Params *params, const Indexer *w, float std);
 /* The numbers that an indexer learns. */
 int64_t indexer_parameters(const IndexerConfig *cfg);
 
-/* Can it run there? -1 and a message: only the CPU has its kernels. */
-int indexer_check_device(const Context *ctx, Error *err);
-
 /* loss + coefficient * what all indexers have left in their records, for the tape. */
 Tensor *indexers_add_losses(Context *ctx, const Indexers *indexers, Tensor *loss,
                             float coefficient);

@@ -13,9 +13,10 @@
 static Error err; /* what the last call that failed had to say */
 
 /* world_init's text, and a sparse model that is to train like this. In place. */
-static void sparse_world(World *w, IndexerStage stage, int modules) {
+static void sparse_world_on(World *w, Device device, DType dtype, IndexerStage stage,
+                            int modules) {
     World dense;
-    world_init(&dense, CPU, F32);
+    world_init(&dense, device, dtype);
     *w = dense;
     w->source = source_of_corpus(&w->corpus);
     ModelConfig cfg = tiny_sparse_config(dense.model.cfg);
@@ -27,6 +28,10 @@ static void sparse_world(World *w, IndexerStage stage, int modules) {
     w->ctx.rng.seed = 3;
     model_randomize(&w->model);
     w->scratch = scratch_open();
+}
+
+static void sparse_world(World *w, IndexerStage stage, int modules) {
+    sparse_world_on(w, CPU, F32, stage, modules);
 }
 
 static bool is_indexers(const Tensor *t) { return strstr(t->name, ".indexer."); }
@@ -157,6 +162,25 @@ Test(train_sparse, a_stopped_run_goes_on) {
         cr_assert_eq(result.resumed_from, 5);
         float *a = all_numbers(&whole.model, &count), *b = all_numbers(&stopped.model, &count);
         cr_assert(!memcmp(a, b, count * sizeof *a), "stage %d", stage);
+    }
+}
+
+/* Both stages on a GPU: the losses that the CPU comes to. In BF16 the model is another one. */
+CUDA_TEST(train_sparse, a_gpu_learns_what_the_cpu_learns) {
+    for (IndexerStage stage = INDEXER_WARMS_UP; stage <= INDEXER_LEARNS; stage++) {
+        IndexMeasures measures[2];
+        TrainResult result[2];
+        for (int gpu = 0; gpu < 2; gpu++) {
+            World w;
+            sparse_world_on(&w, gpu ? CUDA : CPU, gpu ? dtype : F32, stage, 1);
+            w.options.schedule.steps = 6;
+            check_ok(train_run(&w.model, &w.source, &w.options, &result[gpu], &err), &err);
+            measures[gpu] = indexers_measures(&w.model.indexers, -1);
+        }
+        float t = dtype == BF16 ? 0.05f : 2e-3f;
+        cr_assert_float_eq(measures[1].loss, measures[0].loss, t * (float)measures[0].loss);
+        cr_assert_float_eq(measures[1].mass, measures[0].mass, t);
+        cr_assert_float_eq(result[1].loss, result[0].loss, t * (float)result[0].loss);
     }
 }
 

@@ -15,10 +15,11 @@ static float dot(const float *a, const float *b, int n) {
     return sum;
 }
 
-void index_loss_cpu(float *losses, float *dq, float *dk, float *dw, IndexLossInput in,
-                    IndexLossShape s) {
+void index_loss_cpu(float *losses, float *dq, float *dk, float *dw, void *scratch,
+                    IndexLossInput in, IndexLossShape s) {
     int T = s.tokens, H = s.heads, D = s.qk_dim, Hi = s.index_heads, Di = s.index_dim;
     const float *q = in.q, *k = in.k, *iq = in.iq, *ik = in.ik;
+    (void)scratch;
     float *p = must_alloc((size_t)T, sizeof *p), *score = must_alloc((size_t)T, sizeof *score);
     size_t queries = (size_t)(s.batch * T * Hi), keys = (size_t)(s.batch * T);
     if (dq) memset(dq, 0, queries * (size_t)Di * 4), memset(dw, 0, queries * 4);
