@@ -138,8 +138,12 @@ size_t selected_decode_work_cuda(Gpu *gpu, DType dtype, int count, MlaDecodeShap
  *   plain      a warp for each query head walks along its list; every dtype, size and kind of row
  *   gathered   the rows are copied into a cache of their own and mla_decode reads that, as on the
  *              CPU; the same
+ *   hopper     mla_decode's kernels for Hopper, which fetch the rows of a list one by one. BF16,
+ *              kv_lora_rank 512 and rope_dim 64
  */
-__typeof__(selected_decode_cuda) selected_decode_plain_cuda, selected_decode_gathered_cuda;
+__typeof__(selected_decode_cuda) selected_decode_plain_cuda, selected_decode_gathered_cuda,
+    selected_decode_hopper_cuda;
+int selected_decode_hopper_supports(const Gpu *gpu, DType dtype, MlaDecodeShape shape);
 
 __END_DECLS
 #endif

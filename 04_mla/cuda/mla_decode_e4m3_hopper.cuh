@@ -5,14 +5,17 @@
  * The pages of all sequences stand in a line (mla_decode.cuh), and a block takes an equal piece of
  * it; more than 64 rows of queries are two blocks' work, a team's, who walk along the same pages at
  * the same time: so memory gives a page out once, and the L2 cache twice. A page is 41,984 bytes in
- * a row, and one copy without a map. Three or four of them are in the ring, and the thread that
- * gives a stage back last fills it again; it keeps in shared memory (Feed) what is to be fetched
- * next.
+ * a row, and one copy without a map. Three or four of them are in the ring, and the warp that gives
+ * a stage back last fills it again; it keeps in shared memory (Feed) what is to be fetched next.
+ *
+ * With LISTS (mla_decode_sparse.cuh) a page is 64 rows of a list, each a copy of its own, and a
+ * lane asks for two. Rows are multiples of 16 bytes, as such a copy wants them. Nothing else is
+ * different: the list's rows lie in shared memory as a page's would.
  */
 #ifndef MLA_DECODE_E4M3_HOPPER_CUH
 #define MLA_DECODE_E4M3_HOPPER_CUH
 
-#include "04_mla/cuda/mla_decode.cuh"
+#include "04_mla/cuda/mla_decode_sparse.cuh"
 #include "common/cuda/codes.cuh"
 #include "common/cuda/hopper.cuh"
 
@@ -32,7 +35,7 @@ struct Piece {
     int b, group, first, count, slot, length;
 };
 
-/* What is to be fetched next; one thread's. */
+/* What is to be fetched next; one warp's. */
 struct Feed {
     MlaWalk walk;
     int page, end; /* of the walk's sequence */
@@ -70,6 +73,8 @@ struct Arguments {
     int team;   /* blocks that share the pages */
     int groups; /* of the team's rows, in a sequence */
     float scale_log2;
+    const int32_t *rows; /* of lists [batch, max_length] */
+    const unsigned char *zeros;
 };
 
 #if HOPPER_CODE
@@ -79,34 +84,81 @@ __device__ __forceinline__ int warp_of() { return threadIdx.x % 128 / 32; } /* o
 
 /* ---- pages ---- */
 
-/* Asks for the next page, as soon as its stage is empty. One thread. `id`: of that page. */
-template <int N> __device__ __forceinline__ void refill(Tiles<N> &s, const Arguments &a, int &id) {
+/* To the page after this one, of this or the next piece. One thread. */
+template <int N> __device__ __forceinline__ void next_page(Tiles<N> &s, const Arguments &a) {
     Feed &f = s.feed;
-    if (f.done) return;
-    mbarrier_wait(&s.empty[f.stage], f.parity ^ 1);
-    mbarrier_expect(&s.full[f.stage], PAGE_BYTES);
-    bulk_load(s.ring[f.stage], a.latent + (int64_t)id * PAGE_BYTES, PAGE_BYTES, &s.full[f.stage]);
     f.stage = (f.stage + 1) % s.STAGES;
     f.parity ^= f.stage == 0;
-    if (++f.page == f.end) {
-        f.done = !f.walk.next(a.lengths, a.groups);
-        if (f.done) return;
-        f.page = f.walk.first;
-        f.end = f.walk.first + f.walk.count;
-    }
-    id = a.block_table[(int64_t)f.walk.b * a.shape.max_pages + f.page];
-}
-
-template <int N> __device__ __forceinline__ int begin_pages(Tiles<N> &s, const Arguments &a) {
-    Feed &f = s.feed;
-    f.stage = f.parity = 0;
+    if (++f.page < f.end) return;
     f.done = !f.walk.next(a.lengths, a.groups);
     f.page = f.walk.first;
     f.end = f.walk.first + f.walk.count;
-    int id = f.done ? 0 : a.block_table[(int64_t)f.walk.b * a.shape.max_pages + f.page];
-    for (int i = 0; i < s.STAGES; i++) refill(s, a, id);
-    return id;
 }
+
+/* What the fetching warp does; each lane has its own. */
+template <bool LISTS> struct Fetch {
+    int id[2]; /* of the page, lane 0; of the lane's rows */
+
+    /* Reads ahead where the next page, or its rows, are. */
+    __device__ __forceinline__ void look(const Feed &f, const Arguments &a) {
+        if (f.done) return;
+        if (!LISTS) {
+            id[0] = a.block_table[(int64_t)f.walk.b * a.shape.max_pages + f.page];
+            return;
+        }
+        int first = f.page * PAGE_TOKENS, there = a.lengths[f.walk.b] - first;
+        const int32_t *rows = a.rows + (int64_t)f.walk.b * a.shape.max_length + first;
+#pragma unroll
+        for (int i = 0; i < 2; i++)
+            if (lane_of() + 32 * i < there) id[i] = rows[lane_of() + 32 * i];
+    }
+
+    /* Asks for the next page, as soon as its stage is empty. */
+    template <int N> __device__ __forceinline__ void refill(Tiles<N> &s, const Arguments &a) {
+        Feed &f = s.feed;
+        int stage = f.stage;
+        if (f.done) return;
+        if (!LISTS) {
+            if (lane_of()) return;
+            mbarrier_wait(&s.empty[stage], f.parity ^ 1);
+            mbarrier_expect(&s.full[stage], PAGE_BYTES);
+            bulk_load(s.ring[stage], a.latent + (int64_t)id[0] * PAGE_BYTES, PAGE_BYTES,
+                      &s.full[stage]);
+            next_page(s, a);
+            look(f, a);
+            return;
+        }
+        int there = min(a.lengths[f.walk.b] - f.page * PAGE_TOKENS, PAGE_TOKENS);
+        mbarrier_wait(&s.empty[stage], f.parity ^ 1);
+        if (lane_of() == 0) mbarrier_expect(&s.full[stage], there * ROW_BYTES);
+        __syncwarp();
+#pragma unroll
+        for (int i = 0; i < 2; i++) {
+            int r = lane_of() + 32 * i;
+            const unsigned char *row = id[i] < 0 ? a.zeros : a.latent + (int64_t)id[i] * ROW_BYTES;
+            if (r < there) bulk_load(s.ring[stage] + r * ROW_BYTES, row, ROW_BYTES, &s.full[stage]);
+        }
+        if (lane_of() == 0) next_page(s, a);
+        __syncwarp();
+        look(f, a);
+    }
+
+    template <int N> __device__ __forceinline__ void begin(Tiles<N> &s, const Arguments &a) {
+        Feed &f = s.feed;
+        if (lane_of() == 0) {
+            f.stage = f.parity = 0;
+            f.done = !f.walk.next(a.lengths, a.groups);
+            f.page = f.walk.first;
+            f.end = f.walk.first + f.walk.count;
+        }
+        __syncwarp();
+        look(f, a);
+        for (int i = 0; i < s.STAGES; i++) {
+            refill(s, a);
+            __syncwarp();
+        }
+    }
+};
 
 /* ---- queries ---- */
 

@@ -122,6 +122,8 @@ void selected_decode_begin(Gpu *gpu, const SelectedWork &w, DType dtype, const i
                lengths, selected, count, s);
 }
 
+static SelectedRows selected_rows(const SelectedWork &w) { return {w.rows, w.lengths, w.zeros}; }
+
 /* ---- plain ---- */
 
 /* Number i of a row; of its value where i < kv_lora_rank. */
@@ -138,8 +140,8 @@ static __device__ __forceinline__ float number_of(const unsigned char *row, int 
 /* Z: what the pool is made of. A warp for each query head: row = list * heads + head. */
 template <typename T, typename Z>
 __global__ void __launch_bounds__(32 * WARPS)
-    plain_kernel(T *o, const T *q, const Z *latent, const Z *zeros, SelectedRows lists, int count,
-                 int64_t numbers, MlaDecodeShape s) {
+    plain_kernel(T *o, const T *q, const Z *latent, SelectedRows lists, int count, int64_t numbers,
+                 MlaDecodeShape s) {
     int64_t row = (int64_t)blockIdx.x * WARPS + threadIdx.x / 32;
     int width = s.kv_lora_rank + s.rope_dim, lane = threadIdx.x % 32;
     if (row >= (int64_t)s.batch * s.q_len * s.heads) return;
@@ -152,7 +154,7 @@ __global__ void __launch_bounds__(32 * WARPS)
     }
     for (int e = 0; e < lists.lengths[list]; e++) {
         int32_t at = lists.rows[list * count + e];
-        const Z *z = at < 0 ? zeros : latent + at * numbers;
+        const Z *z = at < 0 ? (const Z *)lists.zeros : latent + at * numbers;
         float dot = 0.0f;
 #pragma unroll
         for (int i = 0; i < COLUMNS; i++) {
@@ -181,17 +183,17 @@ void selected_decode_plain_cuda(Gpu *gpu, DType dtype, void *o, void *work, cons
                                 MlaDecodeShape s) {
     SelectedWork w = selected_decode_parts(work, dtype, count, s);
     selected_decode_begin(gpu, w, dtype, block_table, lengths, selected, count, s);
-    SelectedRows lists = {w.rows, w.lengths};
+    SelectedRows lists = selected_rows(w);
     unsigned blocks = (unsigned)ceil_div((int64_t)s.batch * s.q_len * s.heads, WARPS);
     int64_t numbers =
         s.e4m3 ? latent_row_bytes(s.kv_lora_rank, s.rope_dim) : s.kv_lora_rank + s.rope_dim;
     DTYPE_SWITCH(dtype, T, {
         if (s.e4m3)
             gpu_launch(gpu, plain_kernel<T, unsigned char>, blocks, 32 * WARPS, 0, o, q, latent,
-                       w.zeros, lists, count, numbers, s);
+                       lists, count, numbers, s);
         else
-            gpu_launch(gpu, plain_kernel<T, T>, blocks, 32 * WARPS, 0, o, q, latent, w.zeros, lists,
-                       count, numbers, s);
+            gpu_launch(gpu, plain_kernel<T, T>, blocks, 32 * WARPS, 0, o, q, latent, lists, count,
+                       numbers, s);
     });
 }
 
@@ -261,7 +263,7 @@ void selected_decode_gathered_cuda(Gpu *gpu, DType dtype, void *o, void *work, c
     size_t o_list = dtype_size(dtype) * (size_t)s.heads * (size_t)s.kv_lora_rank;
     for (int first = 0; first < lists; first += fit) {
         int some = min(lists - first, fit);
-        SelectedRows part = {w.rows + (int64_t)first * count, w.lengths + first};
+        SelectedRows part = {w.rows + (int64_t)first * count, w.lengths + first, w.zeros};
         dim3 grid((unsigned)ceil_div(count, WARPS), (unsigned)some);
         if (row % 16 == 0 && (uintptr_t)latent % 16 == 0)
             gpu_launch(gpu, gather_kernel<uint4>, grid, 32 * WARPS, 0, p.rows, p.table, latent,
@@ -278,16 +280,45 @@ void selected_decode_gathered_cuda(Gpu *gpu, DType dtype, void *o, void *work, c
     }
 }
 
+/* ---- hopper ---- */
+
+int selected_decode_hopper_supports(const Gpu *gpu, DType dtype, MlaDecodeShape s) {
+    return (int64_t)s.batch * s.q_len <= 65535 && mla_decode_e4m3_hopper_supports(gpu, dtype, s);
+}
+
+void selected_decode_hopper_cuda(Gpu *gpu, DType dtype, void *o, void *work, const void *q,
+                                 const void *latent, const int32_t *block_table,
+                                 const int32_t *lengths, const int32_t *selected, int count,
+                                 MlaDecodeShape s) {
+    CHECK(selected_decode_hopper_supports(gpu, dtype, s) &&
+              ((uintptr_t)o | (uintptr_t)q | (uintptr_t)latent) % 16 == 0,
+          "lists with wgmma are for sm_90, BF16, kv_lora_rank 512, rope_dim 64 and addresses that "
+          "are multiples of 16: this is sm_%d, %s, %d and %d",
+          gpu->compute_capability, dtype_name(dtype), s.kv_lora_rank, s.rope_dim);
+    SelectedWork w = selected_decode_parts(work, dtype, count, s);
+    selected_decode_begin(gpu, w, dtype, block_table, lengths, selected, count, s);
+    selected_e4m3_hopper(gpu, o, (float *)w.rest, q, latent, selected_rows(w),
+                         selected_as_sequences(s.batch * s.q_len, count, s));
+}
+
 /* ---- in use ---- */
 
 size_t selected_decode_work_cuda(Gpu *gpu, DType dtype, int count, MlaDecodeShape s) {
     SelectedWork w = selected_decode_parts(NULL, dtype, count, s);
-    return w.bytes + gathered_parts(gpu, NULL, dtype, count, s).bytes;
+    size_t rest = gathered_parts(gpu, NULL, dtype, count, s).bytes, hopper = 0;
+    if (selected_decode_hopper_supports(gpu, dtype, s))
+        hopper = mla_decode_scratch_cuda(gpu, dtype,
+                                         selected_as_sequences(s.batch * s.q_len, count, s));
+    return w.bytes + (rest > hopper ? rest : hopper);
 }
 
 void selected_decode_cuda(Gpu *gpu, DType dtype, void *o, void *work, const void *q,
                           const void *latent, const int32_t *block_table, const int32_t *lengths,
                           const int32_t *selected, int count, MlaDecodeShape s) {
-    selected_decode_gathered_cuda(gpu, dtype, o, work, q, latent, block_table, lengths, selected,
-                                  count, s);
+    if (selected_decode_hopper_supports(gpu, dtype, s))
+        selected_decode_hopper_cuda(gpu, dtype, o, work, q, latent, block_table, lengths, selected,
+                                    count, s);
+    else
+        selected_decode_gathered_cuda(gpu, dtype, o, work, q, latent, block_table, lengths,
+                                      selected, count, s);
 }

@@ -17,6 +17,7 @@
 struct SelectedRows {
     const int32_t *rows;    /* [lists, count] */
     const int32_t *lengths; /* [lists] */
+    const void *zeros;      /* the row of zeros */
 };
 
 /* Parts of the work: where the rows are, and what is behind them. */
@@ -46,5 +47,9 @@ static inline MlaDecodeShape selected_as_sequences(int lists, int count, MlaDeco
     s.max_length = count;
     return s;
 }
+
+/* Hopper's kernels, which fetch a list's rows themselves; s: selected_as_sequences(). */
+void selected_e4m3_hopper(Gpu *gpu, void *o, float *scratch, const void *q, const void *latent,
+                          SelectedRows lists, const MlaDecodeShape &s);
 
 #endif
