@@ -130,8 +130,8 @@ __device__ __forceinline__ void write(const float (&o)[4][N / 2], const Tiles<N>
 
 template <int N, bool LISTS>
 static __device__ void weigh(Tiles<N> &s, const Arguments &a, int half) {
-    Fetch<LISTS> fetch;
-    if (threadIdx.x / 32 == 4) fetch.begin(s, a);
+    int id = 0;
+    if (LISTS ? threadIdx.x / 32 == 4 : threadIdx.x == 128) id = begin_pages<N, LISTS>(s, a);
     __syncwarp();
     Ring<Tiles<N>::STAGES> ring;
     for (int first_row; (first_row = begin_piece(s, a)) >= 0;) {
@@ -145,7 +145,12 @@ static __device__ void weigh(Tiles<N> &s, const Arguments &a, int half) {
             async_proxy_fence(); /* the copy engine will write there */
             mbarrier_arrive_warp(&s.empty[stage]);
             ring.advance();
-            if (threadIdx.x / 32 == 4) fetch.refill(s, a);
+            if (LISTS ? threadIdx.x / 32 == 4 : threadIdx.x == 128) {
+                if (LISTS)
+                    refill_rows(s, a);
+                else
+                    refill(s, a, id);
+            }
             __syncwarp();
         }
         __syncthreads(); /* the sums are here */

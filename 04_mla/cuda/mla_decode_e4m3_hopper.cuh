@@ -95,70 +95,59 @@ template <int N> __device__ __forceinline__ void next_page(Tiles<N> &s, const Ar
     f.end = f.walk.first + f.walk.count;
 }
 
-/* What the fetching warp does; each lane has its own. */
-template <bool LISTS> struct Fetch {
-    int id[2]; /* of the page, lane 0; of the lane's rows */
+/* Asks for the next page, as soon as its stage is empty. One thread. `id`: of that page. */
+template <int N> __device__ __forceinline__ void refill(Tiles<N> &s, const Arguments &a, int &id) {
+    Feed &f = s.feed;
+    if (f.done) return;
+    mbarrier_wait(&s.empty[f.stage], f.parity ^ 1);
+    mbarrier_expect(&s.full[f.stage], PAGE_BYTES);
+    bulk_load(s.ring[f.stage], a.latent + (int64_t)id * PAGE_BYTES, PAGE_BYTES, &s.full[f.stage]);
+    next_page(s, a);
+    if (!f.done) id = a.block_table[(int64_t)f.walk.b * a.shape.max_pages + f.page];
+}
 
-    /* Reads ahead where the next page, or its rows, are. */
-    __device__ __forceinline__ void look(const Feed &f, const Arguments &a) {
-        if (f.done) return;
-        if (!LISTS) {
-            id[0] = a.block_table[(int64_t)f.walk.b * a.shape.max_pages + f.page];
-            return;
-        }
-        int first = f.page * PAGE_TOKENS, there = a.lengths[f.walk.b] - first;
-        const int32_t *rows = a.rows + (int64_t)f.walk.b * a.shape.max_length + first;
-#pragma unroll
-        for (int i = 0; i < 2; i++)
-            if (lane_of() + 32 * i < there) id[i] = rows[lane_of() + 32 * i];
+/* The same of 64 rows of a list, by one warp. Nothing is read ahead: registers are dearer than the
+ * wait, in which the scorer goes on. */
+template <int N> __device__ __forceinline__ void refill_rows(Tiles<N> &s, const Arguments &a) {
+    Feed &f = s.feed;
+    int stage = f.stage, first = f.page * PAGE_TOKENS;
+    if (f.done) return;
+    int there = min(a.lengths[f.walk.b] - first, PAGE_TOKENS);
+    const int32_t *rows = a.rows + (int64_t)f.walk.b * a.shape.max_length + first;
+    mbarrier_wait(&s.empty[stage], f.parity ^ 1);
+    if (lane_of() == 0) mbarrier_expect(&s.full[stage], there * ROW_BYTES);
+    __syncwarp();
+#pragma unroll 1
+    for (int r = lane_of(); r < there; r += 32) {
+        int id = rows[r];
+        bulk_load(s.ring[stage] + r * ROW_BYTES,
+                  id < 0 ? a.zeros : a.latent + (int64_t)id * ROW_BYTES, ROW_BYTES, &s.full[stage]);
     }
+    __syncwarp();
+    if (lane_of() == 0) next_page(s, a);
+    __syncwarp();
+}
 
-    /* Asks for the next page, as soon as its stage is empty. */
-    template <int N> __device__ __forceinline__ void refill(Tiles<N> &s, const Arguments &a) {
-        Feed &f = s.feed;
-        int stage = f.stage;
-        if (f.done) return;
-        if (!LISTS) {
-            if (lane_of()) return;
-            mbarrier_wait(&s.empty[stage], f.parity ^ 1);
-            mbarrier_expect(&s.full[stage], PAGE_BYTES);
-            bulk_load(s.ring[stage], a.latent + (int64_t)id[0] * PAGE_BYTES, PAGE_BYTES,
-                      &s.full[stage]);
-            next_page(s, a);
-            look(f, a);
-            return;
-        }
-        int there = min(a.lengths[f.walk.b] - f.page * PAGE_TOKENS, PAGE_TOKENS);
-        mbarrier_wait(&s.empty[stage], f.parity ^ 1);
-        if (lane_of() == 0) mbarrier_expect(&s.full[stage], there * ROW_BYTES);
-        __syncwarp();
-#pragma unroll
-        for (int i = 0; i < 2; i++) {
-            int r = lane_of() + 32 * i;
-            const unsigned char *row = id[i] < 0 ? a.zeros : a.latent + (int64_t)id[i] * ROW_BYTES;
-            if (r < there) bulk_load(s.ring[stage] + r * ROW_BYTES, row, ROW_BYTES, &s.full[stage]);
-        }
-        if (lane_of() == 0) next_page(s, a);
-        __syncwarp();
-        look(f, a);
+/* By the fetching warp; returns the next page's id, if it is one. */
+template <int N, bool LISTS>
+__device__ __forceinline__ int begin_pages(Tiles<N> &s, const Arguments &a) {
+    Feed &f = s.feed;
+    int id = 0;
+    if (!LISTS || lane_of() == 0) {
+        f.stage = f.parity = 0;
+        f.done = !f.walk.next(a.lengths, a.groups);
+        f.page = f.walk.first;
+        f.end = f.walk.first + f.walk.count;
+        if (!LISTS && !f.done) id = a.block_table[(int64_t)f.walk.b * a.shape.max_pages + f.page];
     }
-
-    template <int N> __device__ __forceinline__ void begin(Tiles<N> &s, const Arguments &a) {
-        Feed &f = s.feed;
-        if (lane_of() == 0) {
-            f.stage = f.parity = 0;
-            f.done = !f.walk.next(a.lengths, a.groups);
-            f.page = f.walk.first;
-            f.end = f.walk.first + f.walk.count;
-        }
-        __syncwarp();
-        look(f, a);
-        for (int i = 0; i < s.STAGES; i++) {
-            refill(s, a);
-            __syncwarp();
-        }
-    }
-};
+    if (LISTS) __syncwarp();
+    for (int i = 0; i < s.STAGES; i++)
+        if (LISTS)
+            refill_rows(s, a);
+        else
+            refill(s, a, id);
+    return id;
+}
 
 /* ---- queries ---- */
 

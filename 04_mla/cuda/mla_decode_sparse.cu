@@ -307,8 +307,8 @@ size_t selected_decode_work_cuda(Gpu *gpu, DType dtype, int count, MlaDecodeShap
     SelectedWork w = selected_decode_parts(NULL, dtype, count, s);
     size_t rest = gathered_parts(gpu, NULL, dtype, count, s).bytes, hopper = 0;
     if (selected_decode_hopper_supports(gpu, dtype, s))
-        hopper = mla_decode_scratch_cuda(gpu, dtype,
-                                         selected_as_sequences(s.batch * s.q_len, count, s));
+        hopper =
+            mla_decode_scratch_cuda(gpu, dtype, selected_as_sequences(s.batch * s.q_len, count, s));
     return w.bytes + (rest > hopper ? rest : hopper);
 }
 

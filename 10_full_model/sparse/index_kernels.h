@@ -69,8 +69,11 @@ void index_scores_reference_cpu(float *scores, const float *q, const float *weig
 /*
  * CUDA's ladder; index_scores_cuda picks the fastest that takes these sizes.
  *   plain      a thread for each key; every dtype, size and kind of key
+ *   hopper     wgmma: BF16, and keys in eight bits as such; 32 or 64 heads of 128 numbers
  */
-__typeof__(index_scores_cuda) index_scores_plain_cuda;
+__typeof__(index_scores_cuda) index_scores_plain_cuda, index_scores_hopper_cuda;
+int index_scores_hopper_supports(const Gpu *gpu, DType dtype, const void *q, const void *keys,
+                                 IndexShape shape);
 
 /*
  * selected I32 [B, T, k], its rows first .. first + count - 1: the positions of the k largest
@@ -78,8 +81,10 @@ __typeof__(index_scores_cuda) index_scores_plain_cuda;
  * lower position is chosen, 0 and -0 are equal, and NaN is below all numbers.
  */
 KERNEL(top_k, int32_t *selected, const float *scores, int k, IndexShape shape);
-/* CUDA's ladder: plain, a block for each row. */
-__typeof__(top_k_cuda) top_k_plain_cuda;
+/* CUDA's ladder: plain, a block for each row; hopper, a cluster of blocks, whose shared memory
+ * holds the row. */
+__typeof__(top_k_cuda) top_k_plain_cuda, top_k_hopper_cuda;
+int top_k_hopper_supports(const Gpu *gpu, IndexShape shape);
 
 /* The same of one row of n scores; and by its definition, k times the largest. */
 void top_k_row_cpu(int32_t *selected, const float *scores, int n, int k);

@@ -109,7 +109,8 @@ __device__ __forceinline__ void wgmma_wait(Registers &...d) {
  * Wgmma<N>::registers<B_MN>(d, a, b, accumulate): A from registers. ::halves: the same in half
  * precision.
  *
- * Wgmma<N>::fp8(d, a, b, accumulate): 64 x 32 by 32 x N numbers in E4M3, from shared memory. The
+ * Wgmma<N>::fp8(d, a, b, accumulate): 64 x 32 by 32 x N numbers in E4M3, from shared memory;
+ * ::fp8_registers: A from registers, whose layout is that of 16-bit numbers for pairs of codes. The
  * sums inside one instruction, and d while it accumulates, keep fewer bits than F32 has
  * (08_quant/fp8_rungs.h measures it).
  *
@@ -195,6 +196,15 @@ template <int N> struct Wgmma;
                                                                ", p, 1, 1;\n}\n"                   \
                          : WGMMA_D##groups                                                         \
                          : "l"(a), "l"(b), "r"(accumulate));                                       \
+        }                                                                                          \
+        static __device__ __forceinline__ void fp8_registers(float (&d)[N / 2], const uint32_t *a, \
+                                                             uint64_t b, int accumulate) {         \
+            asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, %" #i5 ", 0;\n"                         \
+                         "wgmma.mma_async.sync.aligned.m64n" #N                                    \
+                         "k32.f32.e4m3.e4m3 {" WGMMA_R##groups                                     \
+                         "}, {%" #i0 ",%" #i1 ",%" #i2 ",%" #i3 "}, %" #i4 ", p, 1, 1;\n}\n"       \
+                         : WGMMA_D##groups                                                         \
+                         : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(accumulate));   \
         }                                                                                          \
     };
 WGMMA_DEFINE(16, 1, 8, 9, 10, 11, 12, 13, 14)

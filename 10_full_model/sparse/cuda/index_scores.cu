@@ -64,7 +64,10 @@ void index_scores_plain_cuda(Gpu *gpu, DType dtype, float *scores, const void *q
 
 void index_scores_cuda(Gpu *gpu, DType dtype, float *scores, const void *q, const float *weights,
                        const void *keys, IndexShape s) {
-    index_scores_plain_cuda(gpu, dtype, scores, q, weights, keys, s);
+    if (index_scores_hopper_supports(gpu, dtype, q, keys, s))
+        index_scores_hopper_cuda(gpu, dtype, scores, q, weights, keys, s);
+    else
+        index_scores_plain_cuda(gpu, dtype, scores, q, weights, keys, s);
 }
 
 /* ---- eight bits ---- */

@@ -48,5 +48,8 @@ void top_k_plain_cuda(Gpu *gpu, DType dtype, int32_t *selected, const float *sco
 
 void top_k_cuda(Gpu *gpu, DType dtype, int32_t *selected, const float *scores, int k,
                 IndexShape shape) {
-    top_k_plain_cuda(gpu, dtype, selected, scores, k, shape);
+    if (top_k_hopper_supports(gpu, shape))
+        top_k_hopper_cuda(gpu, dtype, selected, scores, k, shape);
+    else
+        top_k_plain_cuda(gpu, dtype, selected, scores, k, shape);
 }
