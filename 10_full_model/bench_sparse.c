@@ -7,14 +7,16 @@
  *                the k rows that they name, gathered
  *
  * Projections are the same for both and not in it. The sizes are those of a preset (`small`, or
- * V3's); the indexer has half as many heads as attention, of twice the rotated part, as V3.2's.
+ * V3's); the indexer has half as many heads as attention, of twice the rotated part, as V3.2's. On
+ * a GPU they are V3.2's, and every kernel has a table of its own (bench_sparse_cuda.c).
  */
+#include "10_full_model/bench_sparse.h"
+
 #include "04_mla/selection.h"
 #include "10_full_model/model/config.h"
 #include "10_full_model/sparse/index_kernels.h"
 
 #include "common/files/csv.h"
-#include "common/program/bench.h"
 #include "common/program/plot.h"
 
 #include <math.h>
@@ -100,17 +102,26 @@ int main(int argc, char **argv) {
     Bench bench = {
         .seconds = 0.2, .microseconds = true, .common.csv = "10_full_model/figures/out/sparse.csv"};
     const char *config = "small";
-    int k = 512, most = 32768;
-    const Option flags[] = {OPT_STRING("config", 0, "NAME", &config, "Sizes of a layer, by name"),
-                            OPT_INT("k", 'k', "N", &k, 1, 1 << 20, "Tokens that the indexer picks"),
-                            OPT_INT("most", 0, "N", &most, 1024, 1 << 22, "Longest text"), OPT_END};
+    int k = 0, most = 0;
+    const Option flags[] = {
+        OPT_STRING("config", 0, "NAME", &config, "Sizes of a layer, by name"),
+        OPT_INT("k", 'k', "N", &k, 0, 1 << 20,
+                "Tokens that the indexer picks; 0: 512, on a GPU 2048"),
+        OPT_INT("most", 0, "N", &most, 0, 1 << 22, "Longest text; 0: 32768, on a GPU 131072"),
+        OPT_END};
     bench_open(&bench, argc, argv, "Times a token's attention, dense and sparse.", flags,
                "10_full_model/figures/out/sparse.csv",
-               "tokens,dense_us,scores_us,top_k_us,attention_us");
+               "batch,latents,tokens,dense_us,scores_us,top_k_us,attention_us");
     Context *ctx = bench.ctx;
     ModelConfig cfg;
     Error err;
-    if (ctx->device != CPU) fatal("sparse attention runs on the CPU only: choose --device cpu");
+    if (ctx->device == CUDA) {
+        bench_sparse_cuda(&bench, k > 0 ? k : 2048, most > 0 ? most : 131072);
+        bench_close(&bench);
+        return 0;
+    }
+    if (!k) k = 512;
+    if (!most) most = 32768;
     if (config_preset(&cfg, config, &err)) fatal("%s", err.text);
     printf("%s: %d heads, latent %d + %d; k = %d\n\n", config, cfg.num_attention_heads,
            cfg.kv_lora_rank, cfg.qk_rope_head_dim, k);
@@ -126,7 +137,7 @@ int main(int argc, char **argv) {
             if (i) sparse += us[i], median += 1e6 * bench.row.time.median;
         }
         bench.row.time = (BenchTime){1e-6 * sparse, 1e-6 * median, 0};
-        bench_save(&bench, "%d,%.2f,%.2f,%.2f,%.2f", length, us[0], us[1], us[2], us[3]);
+        bench_save(&bench, "1,f32,%d,%.2f,%.2f,%.2f,%.2f", length, us[0], us[1], us[2], us[3]);
         printf("%9d %7.1f us %7.1f us %7.1f us %7.1f us %7.1f us   %.1f\n", length, us[0], us[1],
                us[2], us[3], sparse, us[0] / sparse);
         context_reset(ctx);
