@@ -64,7 +64,7 @@
  * After DeepSeek's FlashMLA (2025), which also gives two warpgroups a half of O each; there both
  * score, a page each, and exchange their P ("seesaw"), with two pages and Q in shared memory.
  */
-#include "04_mla/cuda/mla_decode_hopper.cuh"
+#include "04_mla/cuda/mla_decode_sparse_hopper.cuh"
 
 #include <limits.h>
 
@@ -199,7 +199,7 @@ __device__ __forceinline__ void hand_over_sums(Page &page, const Softmax &m) {
     async_proxy_fence(); /* the copy engine will write there */
 }
 
-__device__ void score(Tiles &s, const Arguments &a) {
+template <bool LISTS> __device__ void score(Tiles &s, const Arguments &a) {
     uint32_t q[Q_STEPS][4];
     float x[32];
     Softmax m = {{0.0f, 0.0f}, {0.0f, 0.0f}};
@@ -222,6 +222,7 @@ __device__ void score(Tiles &s, const Arguments &a) {
             Page &page = s.ring[stage];
             const Use &use = s.use[stage];
             mbarrier_wait(&s.full[stage], ring.parity);
+            if (LISTS) async_proxy_fence();
             multiply_scores(x, q, s, stage);
             int past = (use.page + 1) * PAGE_TOKENS - use.length; /* rows behind the last token */
             left = __shfl_sync(~0u, use.left, 0);
@@ -286,11 +287,17 @@ __device__ __forceinline__ void write(const float (&o)[128], const Arguments &a,
     }
 }
 
-/* Gives a stage back. Its next contents are asked for at once, by one thread of the first half. */
-template <int CLUSTER>
+/* Gives a stage back. Its next contents are asked for at once, by one thread of the first half;
+ * with lists by all. */
+template <int CLUSTER, bool LISTS>
 __device__ __forceinline__ void recycle(Tiles &s, Ring<STAGES> &ring, const Arguments &a,
                                         const CUtensorMap *q_map, const CUtensorMap *latent_map,
-                                        int half) {
+                                        int half, Fetching &fetching) {
+    if (LISTS) {
+        ring.advance();
+        refill_from_lists(s, a, q_map, half, fetching);
+        return;
+    }
     release<CLUSTER>(&s.empty[ring.stage]);
     ring.advance();
     if (half == 0) {
@@ -299,7 +306,7 @@ __device__ __forceinline__ void recycle(Tiles &s, Ring<STAGES> &ring, const Argu
     }
 }
 
-template <int CLUSTER>
+template <int CLUSTER, bool LISTS>
 __device__ void weigh(Tiles &s, const Arguments &a, const CUtensorMap *q_map,
                       const CUtensorMap *latent_map, int half) {
     if (half == 0 && threadIdx.x % 128 < 32) {
@@ -308,10 +315,13 @@ __device__ void weigh(Tiles &s, const Arguments &a, const CUtensorMap *q_map,
             s.feed = {};
             s.feed.share = share;
             s.feed.query = true;
-            for (int i = 0; i < STAGES; i++) refill<CLUSTER>(s, a, q_map, latent_map);
+            if (LISTS) make_plan(s.plan[0], s.feed, a);
+            for (int i = 0; i < STAGES && !LISTS; i++) refill<CLUSTER>(s, a, q_map, latent_map);
         }
         __syncwarp();
     }
+    Fetching fetching = {0, -1};
+    for (int i = 0; i < STAGES && LISTS; i++) refill_from_lists(s, a, q_map, half, fetching);
     float o[128];
     int to = INT_MAX; /* where o goes; INT_MAX: there is nothing in it yet */
     Ring<STAGES> ring;
@@ -320,7 +330,8 @@ __device__ void weigh(Tiles &s, const Arguments &a, const CUtensorMap *q_map,
         if (to != INT_MAX) write(o, a, to, (const float *)s.ring[ring.stage].box[0], half);
         int left = __shfl_sync(~0u, s.use[ring.stage].left, 0);
         if (left == 0) break;
-        recycle<CLUSTER>(s, ring, a, q_map, latent_map, half); /* the scorer has the queries */
+        recycle<CLUSTER, LISTS>(s, ring, a, q_map, latent_map, half,
+                                turn); /* the scorer has the queries */
         bool first = true;
         do {
             /* [weigh] */
@@ -329,6 +340,7 @@ __device__ void weigh(Tiles &s, const Arguments &a, const CUtensorMap *q_map,
             mbarrier_wait(&s.scored[stage], ring.parity);
             if (!first) rescale(o, s.factor[stage]);
             mbarrier_wait(&s.turn[stage], ring.parity);
+            if (LISTS) async_proxy_fence();
             /* Keys run down the page: they are this product's k. */
             uint64_t p = wgmma_k_major(page.box[ROPE_BOX]);
             uint64_t v = wgmma_mn_major(page.box[4 * half], BOX_BYTES);
@@ -342,7 +354,7 @@ __device__ void weigh(Tiles &s, const Arguments &a, const CUtensorMap *q_map,
             left = __shfl_sync(~0u, s.use[stage].left, 0);
             to = s.use[stage].to;
             wgmma_wait<0>(o);
-            recycle<CLUSTER>(s, ring, a, q_map, latent_map, half);
+            recycle<CLUSTER, LISTS>(s, ring, a, q_map, latent_map, half, fetching);
             /* [/weigh] */
         } while (left);
     }
@@ -352,7 +364,7 @@ __device__ void weigh(Tiles &s, const Arguments &a, const CUtensorMap *q_map,
 
 /* ---- kernels ---- */
 
-template <int CLUSTER>
+template <int CLUSTER, bool LISTS>
 __global__ void __cluster_dims__(CLUSTER, 1, 1) __launch_bounds__(384, 1)
     mla_decode_hopper_kernel(const __grid_constant__ CUtensorMap q_map,
                              const __grid_constant__ CUtensorMap latent_map,
@@ -362,7 +374,8 @@ __global__ void __cluster_dims__(CLUSTER, 1, 1) __launch_bounds__(384, 1)
     Tiles &s = *(Tiles *)memory;
     if (threadIdx.x == 0) {
         for (int i = 0; i < STAGES; i++) {
-            mbarrier_init(&s.full[i], 1); /* the thread that asks, and the bytes */
+            /* the thread that asks, and the bytes; or all that fetch */
+            mbarrier_init(&s.full[i], LISTS ? FULL_ARRIVALS : 1);
             mbarrier_init(&s.scored[i], 4 * WARP_ARRIVALS); /* the scorer's warps */
             mbarrier_init(&s.turn[i], 4 * WARP_ARRIVALS);
             mbarrier_init(&s.empty[i], 8 * WARP_ARRIVALS * CLUSTER); /* weighers in each block */
@@ -376,10 +389,10 @@ __global__ void __cluster_dims__(CLUSTER, 1, 1) __launch_bounds__(384, 1)
     int group = __shfl_sync(~0u, threadIdx.x / 128, 0);
     if (group == 0) {
         registers_take<184>();
-        score(s, a);
+        score<LISTS>(s, a);
     } else {
         registers_release<160>();
-        weigh<CLUSTER>(s, a, &q_map, &latent_map, group - 1);
+        weigh<CLUSTER, LISTS>(s, a, &q_map, &latent_map, group - 1);
     }
     if (CLUSTER > 1) {
         __syncwarp();
@@ -423,12 +436,12 @@ static CUtensorMap map_boxes(const void *base, int64_t rows, int64_t count) {
     return map;
 }
 
-template <int CLUSTER>
+template <int CLUSTER, bool LISTS>
 static void launch(Gpu *gpu, const CUtensorMap &q_map, const CUtensorMap &latent_map, Arguments a) {
     a.sets = (int)ceil_div(a.rows, TILE * CLUSTER);
     a.tiles = a.sets * CLUSTER;
     a.teams = gpu->sm_count / CLUSTER;
-    auto kernel = mla_decode_hopper_kernel<CLUSTER>;
+    auto kernel = mla_decode_hopper_kernel<CLUSTER, LISTS>;
     gpu_launch(gpu, kernel, a.teams * CLUSTER, 384, sizeof(Tiles), q_map, latent_map, a);
     int items = a.shape.batch * a.sets, rows = a.rows < TILE * CLUSTER ? a.rows : TILE * CLUSTER;
     if (items * 12 <= a.teams) /* at least 12 pieces each, when the lengths are equal */
@@ -436,6 +449,19 @@ static void launch(Gpu *gpu, const CUtensorMap &q_map, const CUtensorMap &latent
     else
         gpu_launch(gpu, mla_combine_kernel<CLUSTER, 1, 4>, dim3(items, (int)ceil_div(rows, 4)), 128,
                    0, a);
+}
+
+static Arguments arguments(const Gpu *gpu, const int32_t *lengths, void *o, float *scratch,
+                           const MlaDecodeShape &shape) {
+    Arguments a = {};
+    a.shape = shape, a.lengths = lengths;
+    a.o = (bf16 *)o, a.partial = scratch;
+    a.rows = shape.q_len * shape.heads;
+    a.tile_rows = tile_rows_of(shape);
+    a.stats = (float2 *)(scratch + slots_of(gpu) * a.tile_rows * RANK);
+    a.split = (Split *)(a.stats + slots_of(gpu) * TILE);
+    a.scale_log2 = shape.scale * 1.44269504f;
+    return a;
 }
 
 void mla_decode_hopper_cuda(Gpu *gpu, DType dtype, void *o, float *scratch, const void *q,
@@ -447,16 +473,21 @@ void mla_decode_hopper_cuda(Gpu *gpu, DType dtype, void *o, float *scratch, cons
         "Hopper's kernel is for sm_90, BF16, kv_lora_rank 512 and rope_dim 64: this is sm_%d, %s, "
         "%d and %d",
         gpu->compute_capability, dtype_name(dtype), shape.kv_lora_rank, shape.rope_dim);
-    Arguments a = {shape, block_table, lengths, (bf16 *)o, scratch};
-    a.rows = shape.q_len * shape.heads;
-    a.tile_rows = tile_rows_of(shape);
-    a.stats = (float2 *)(scratch + slots_of(gpu) * a.tile_rows * RANK);
-    a.split = (Split *)(a.stats + slots_of(gpu) * TILE);
-    a.scale_log2 = shape.scale * 1.44269504f;
+    Arguments a = arguments(gpu, lengths, o, scratch, shape);
+    a.block_table = block_table;
     CUtensorMap q_map = map_boxes(q, a.rows, shape.batch);
     CUtensorMap latent_map = map_boxes(latent, PAGE_TOKENS, shape.pages);
     if (cluster_of(shape) == 1)
-        launch<1>(gpu, q_map, latent_map, a);
+        launch<1, false>(gpu, q_map, latent_map, a);
     else
-        launch<2>(gpu, q_map, latent_map, a);
+        launch<2, false>(gpu, q_map, latent_map, a);
+}
+
+void selected_bf16_hopper(Gpu *gpu, void *o, float *scratch, const void *q, const void *latent,
+                          SelectedRows lists, const MlaDecodeShape &shape) {
+    Arguments a = arguments(gpu, lists.lengths, o, scratch, shape);
+    a.list = lists.rows;
+    a.latent = (const bf16 *)latent, a.zeros = (const bf16 *)lists.zeros;
+    CUtensorMap q_map = map_boxes(q, a.rows, shape.batch);
+    launch<1, true>(gpu, q_map, q_map, a); /* rows need no map */
 }

@@ -23,7 +23,7 @@
 #ifndef MLA_DECODE_HOPPER_CUH
 #define MLA_DECODE_HOPPER_CUH
 
-#include "04_mla/mla_decode.h"
+#include "04_mla/cuda/mla_decode_sparse.cuh"
 #include "common/cuda/hopper.cuh"
 
 enum {
@@ -38,7 +38,9 @@ enum {
     Q_STEPS = 31,    /* of 36 steps of 16 columns: what of Q fits into registers */
     START_COST = 4,  /* of an item, in pages */
     LEAST_SHARE = 4, /* pages: less is not worth the combining */
-    SCORER_BARRIER = 1
+    SCORER_BARRIER = 1,
+    FEED_BARRIER = 2, /* of the weighers, when they fetch */
+    WEIGHERS = 256
 };
 
 /* What a stage of the ring holds. */
@@ -64,6 +66,13 @@ struct Feed {
     bool query, done; /* query: a new piece comes next */
 };
 
+/* With lists: what all weighers are to fetch next. */
+struct Plan {
+    Use use;
+    int stage;
+    bool query, done;
+};
+
 /* Of an item: the team of its first piece, and the number of pieces. */
 struct Split {
     int team, pieces;
@@ -80,6 +89,7 @@ struct Tiles {
     bf16 factor[STAGES][TILE]; /* what O is multiplied by before the page: powers of two */
     Use use[STAGES];
     Feed feed;
+    Plan plan[2]; /* in turn */
     /* full: the copy is here.  scored: P and factor are.  turn: the weighers may use the tensor
      * cores.  empty: they are done. */
     uint64_t full[STAGES], scored[STAGES], turn[STAGES], empty[STAGES];
@@ -99,6 +109,9 @@ struct Arguments {
     int tiles;      /* sets * blocks of a team */
     int teams;
     float scale_log2; /* scale * log2(e): e^(scale s) = 2^(scale_log2 s) */
+    /* With lists (mla_decode_sparse.cuh): rows [batch, max_length] of the pool, and a row of zeros */
+    const int32_t *list;
+    const bf16 *latent, *zeros;
 };
 
 #if HOPPER_CODE

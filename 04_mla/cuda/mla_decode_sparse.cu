@@ -283,7 +283,8 @@ void selected_decode_gathered_cuda(Gpu *gpu, DType dtype, void *o, void *work, c
 /* ---- hopper ---- */
 
 int selected_decode_hopper_supports(const Gpu *gpu, DType dtype, MlaDecodeShape s) {
-    return (int64_t)s.batch * s.q_len <= 65535 && mla_decode_e4m3_hopper_supports(gpu, dtype, s);
+    return (int64_t)s.batch * s.q_len <= 65535 && (mla_decode_e4m3_hopper_supports(gpu, dtype, s) ||
+                                                   mla_decode_hopper_supports(gpu, dtype, s));
 }
 
 void selected_decode_hopper_cuda(Gpu *gpu, DType dtype, void *o, void *work, const void *q,
@@ -297,8 +298,9 @@ void selected_decode_hopper_cuda(Gpu *gpu, DType dtype, void *o, void *work, con
           gpu->compute_capability, dtype_name(dtype), s.kv_lora_rank, s.rope_dim);
     SelectedWork w = selected_decode_parts(work, dtype, count, s);
     selected_decode_begin(gpu, w, dtype, block_table, lengths, selected, count, s);
-    selected_e4m3_hopper(gpu, o, (float *)w.rest, q, latent, selected_rows(w),
-                         selected_as_sequences(s.batch * s.q_len, count, s));
+    (s.e4m3 ? selected_e4m3_hopper
+            : selected_bf16_hopper)(gpu, o, (float *)w.rest, q, latent, selected_rows(w),
+                                    selected_as_sequences(s.batch * s.q_len, count, s));
 }
 
 /* ---- in use ---- */

@@ -51,5 +51,7 @@ static inline MlaDecodeShape selected_as_sequences(int lists, int count, MlaDeco
 /* Hopper's kernels, which fetch a list's rows themselves; s: selected_as_sequences(). */
 void selected_e4m3_hopper(Gpu *gpu, void *o, float *scratch, const void *q, const void *latent,
                           SelectedRows lists, const MlaDecodeShape &s);
+void selected_bf16_hopper(Gpu *gpu, void *o, float *scratch, const void *q, const void *latent,
+                          SelectedRows lists, const MlaDecodeShape &s);
 
 #endif

@@ -43,6 +43,15 @@ template <typename K> struct Shared {
     alignas(16) float w[K::QUERIES][4][PART];
 };
 
+struct Arguments {
+    float *scores;
+    const bf16 *q;
+    const float *weights;
+    const unsigned char *keys;
+    IndexShape s;
+    int tiles; /* pages of 64 keys of a block */
+};
+
 #if HOPPER_CODE
 
 __device__ __forceinline__ int lane_of() { return threadIdx.x % 32; }
@@ -152,15 +161,6 @@ __device__ __forceinline__ void add_up(float (&sum)[2], const float (&d)[K::H / 
         sum[r] += __shfl_xor_sync(~0u, sum[r], 2);
     }
 }
-
-struct Arguments {
-    float *scores;
-    const bf16 *q;
-    const float *weights;
-    const unsigned char *keys;
-    IndexShape s;
-    int tiles; /* pages of 64 keys of a block */
-};
 
 /* grid (key chunks, groups of QUERIES, B) */
 template <typename K> __device__ void scores_of_block(Shared<K> &s, const Arguments &a) {
