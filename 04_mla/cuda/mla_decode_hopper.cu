@@ -414,7 +414,7 @@ static int tile_rows_of(MlaDecodeShape shape) {
 static size_t slots_of(const Gpu *gpu) { return 2 * (size_t)gpu->sm_count; }
 
 size_t mla_decode_hopper_scratch(Gpu *gpu, MlaDecodeShape shape) {
-    int64_t sets = ceil_div((int64_t)shape.q_len * shape.heads, TILE * cluster_of(shape));
+    int64_t sets = ceil_div((int64_t)shape.q_len * shape.heads, TILE); /* with lists; or half */
     return slots_of(gpu) * (tile_rows_of(shape) * RANK * sizeof(float) + TILE * sizeof(float2)) +
            shape.batch * sets * sizeof(Split);
 }
