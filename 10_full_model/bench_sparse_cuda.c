@@ -264,7 +264,7 @@ static double product_peak(Bench *bench) {
 }
 
 static void bench_scores(Bench *bench, const Pools *p, double peak, int T, int length, int heads) {
-    static const char *const names[] = {"in use", "plain"};
+    static const char *const names[] = {"in use", "mma", "plain"};
     Context *ctx = bench->ctx;
     for (int kind = 0; kind < 2; kind++) { /* eight bits, then BF16 */
         ArenaMark mark = arena_mark(&ctx->data);
@@ -273,7 +273,7 @@ static void bench_scores(Bench *bench, const Pools *p, double peak, int T, int l
         if (kind) w.keys = p->bf16, w.index.e4m3 = false; /* any numbers */
         double pairs = (double)T * length - 0.5 * T * (T - 1.0);
         double flop = 2 * pairs * heads * INDEX_DIM;
-        for (w.rung = 0; w.rung < (T > 64 ? 1 : 2); w.rung++) {
+        for (w.rung = 0; w.rung < (T > 64 ? 2 : 3); w.rung++) {
             BenchTime t =
                 bench_row(bench, flop, 0, run_scores, &w, "%d of %d keys, %d heads, %s  %s", T,
                           length, heads, kind ? "BF16" : "FP8", names[w.rung]);

@@ -69,9 +69,13 @@ void index_scores_reference_cpu(float *scores, const float *q, const float *weig
 /*
  * CUDA's ladder; index_scores_cuda picks the fastest that takes these sizes.
  *   plain      a thread for each key; every dtype, size and kind of key
+ *   mma        mma.sync: BF16 and keys in eight bits, heads of 16, 32, ... 128 numbers
  *   hopper     wgmma: BF16, and keys in eight bits as such; 32 or 64 heads of 128 numbers
  */
-__typeof__(index_scores_cuda) index_scores_plain_cuda, index_scores_hopper_cuda;
+__typeof__(index_scores_cuda) index_scores_plain_cuda, index_scores_mma_cuda,
+    index_scores_hopper_cuda;
+int index_scores_mma_supports(const Gpu *gpu, DType dtype, const void *q, const void *keys,
+                              IndexShape shape);
 int index_scores_hopper_supports(const Gpu *gpu, DType dtype, const void *q, const void *keys,
                                  IndexShape shape);
 

@@ -102,7 +102,7 @@ static Problem problem_new(Context *ctx, const Case *c) {
     return p;
 }
 
-enum { IN_USE, PLAIN, HOPPER, RUNGS };
+enum { IN_USE, PLAIN, HOPPER, MMA, RUNGS };
 
 /* The pass of queries first .. first + count - 1; false: this rung is not for them. */
 static bool score(Context *ctx, int rung, Problem *p, int first, int count, Tensor *scores) {
@@ -118,8 +118,13 @@ static bool score(Context *ctx, int rung, Problem *p, int first, int count, Tens
     if (rung == HOPPER &&
         !index_scores_hopper_supports(ctx->gpu, ctx->dtype, p->q->data, p->keys->data, s))
         return false;
-    (rung == PLAIN ? index_scores_plain_cuda : index_scores_hopper_cuda)(
-        ctx->gpu, ctx->dtype, scores->data, p->q->data, p->w->data, p->keys->data, s);
+    if (rung == MMA &&
+        !index_scores_mma_supports(ctx->gpu, ctx->dtype, p->q->data, p->keys->data, s))
+        return false;
+    (rung == PLAIN    ? index_scores_plain_cuda
+     : rung == HOPPER ? index_scores_hopper_cuda
+                      : index_scores_mma_cuda)(ctx->gpu, ctx->dtype, scores->data, p->q->data,
+                                               p->w->data, p->keys->data, s);
     return true;
 #else
     return false;
@@ -127,7 +132,7 @@ static bool score(Context *ctx, int rung, Problem *p, int first, int count, Tens
 }
 
 static void check_scores(Device device, DType dtype, const Case *c) {
-    static const char *const names[] = {"in use", "plain", "hopper"};
+    static const char *const names[] = {"in use", "plain", "hopper", "mma"};
     Context ctx = test_context(device, dtype);
     Problem p = problem_new(&ctx, c);
     int S = p.shape.kv_len;
@@ -145,7 +150,7 @@ static void check_scores(Device device, DType dtype, const Case *c) {
         }
         /* Inputs are the same numbers. Tensor cores add up products of eight bits with some 13 bits
          * behind the largest. */
-        bool coarse = c->e4m3 && dtype == BF16 && rung != PLAIN;
+        bool coarse = c->e4m3 && dtype == BF16 && (rung == IN_USE || rung == HOPPER);
         check_close(what, got, want, p.count,
                     coarse ? 0x1p-10 : 16 * tolerance_of(F32, c->heads * c->dim));
         /* in passes, the same bits */
@@ -171,6 +176,8 @@ DEVICE_TEST(index_kernels, scores_of_every_kind_of_key) {
     static const Case cases[] = {
         {1, 1, 1, 4, {1}, true, false},
         {2, 31, 3, 13, {31}, false, false},
+        {2, 19, 11, 48, {131}, false, false},
+        {2, 2, 11, 64, {131, 64}, true, true},
         {3, 2, 5, 16, {130, 2, 65}, true, false},
         {3, 2, 5, 16, {130, 2, 65}, true, true},
         {2, 3, 2, 256, {70, 3}, true, true},
@@ -230,7 +237,7 @@ static void check_top_k(Context *ctx, int length, int k) {
                       length - KINDS + kind + 1 > 0 ? length - KINDS + kind + 1 : 0, k);
     Tensor *scores = tensor_copy_in(ctx, "scores", F32, rows, SHAPE(KINDS, S));
     shape.lengths = tensor_copy_in(ctx, "lengths", I32, &seen, SHAPE(1))->data;
-    for (int rung = 0; rung < RUNGS; rung++) {
+    for (int rung = 0; rung <= HOPPER; rung++) {
         Tensor *selected = tensor_new(ctx, "selected", I32, SHAPE(KINDS, k));
         if (rung == IN_USE) ON(ctx, top_k, selected->data, scores->data, k, shape);
 #ifdef WITH_CUDA

@@ -66,6 +66,8 @@ void index_scores_cuda(Gpu *gpu, DType dtype, float *scores, const void *q, cons
                        const void *keys, IndexShape s) {
     if (index_scores_hopper_supports(gpu, dtype, q, keys, s))
         index_scores_hopper_cuda(gpu, dtype, scores, q, weights, keys, s);
+    else if (index_scores_mma_supports(gpu, dtype, q, keys, s))
+        index_scores_mma_cuda(gpu, dtype, scores, q, weights, keys, s);
     else
         index_scores_plain_cuda(gpu, dtype, scores, q, weights, keys, s);
 }
