@@ -330,8 +330,8 @@ __device__ void weigh(Tiles &s, const Arguments &a, const CUtensorMap *q_map,
         if (to != INT_MAX) write(o, a, to, (const float *)s.ring[ring.stage].box[0], half);
         int left = __shfl_sync(~0u, s.use[ring.stage].left, 0);
         if (left == 0) break;
-        recycle<CLUSTER, LISTS>(s, ring, a, q_map, latent_map, half,
-                                turn); /* the scorer has the queries */
+        /* the scorer has the queries */
+        recycle<CLUSTER, LISTS>(s, ring, a, q_map, latent_map, half, fetching);
         bool first = true;
         do {
             /* [weigh] */
