@@ -5,6 +5,7 @@
 #include "10_full_model/checkpoint/output_folder.h"
 #include "10_full_model/demo_quantise.h"
 #include "10_full_model/demo_rewards.h"
+#include "10_full_model/demo_sparse.h"
 #include "10_full_model/generate/generate.h"
 #include "10_full_model/train/train.h"
 
@@ -394,6 +395,7 @@ static int tour(Tour *t, Error *err) {
     int section = t->options->mtp ? 6 : 5;
     if (demo_fewer_bits(section, &t->model, &t->source, &t->train, err)) return -1;
     if (demo_rewards(section + 1, &t->model, &t->corpus, t->tokenizer, &t->train, err)) return -1;
+    if (demo_sparse(section + 2, &t->model, &t->source, &t->train, err)) return -1;
     advise(t);
     return 0;
 }
