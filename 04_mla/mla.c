@@ -10,59 +10,18 @@
 #include "04_mla/mla_kept.h"
 
 #include "02_causal/causal.h"
+#include "04_mla/mla_selected.h"
 #include "common/core/ops_kernels.h"
 #include "common/core/quantised.h"
 
 #include <math.h>
 
-/* ---- settings ---- */
-
-int mla_check(const MlaConfig *cfg, Error *err) {
-    const struct {
-        const char *name;
-        int value, least, most;
-    } settings[] = {
-        {"hidden_size", cfg->hidden_size, 1, MLA_MAX_SIZE},
-        {"num_attention_heads", cfg->num_attention_heads, 1, MLA_MAX_HEADS},
-        {"qk_nope_head_dim", cfg->qk_nope_head_dim, 1, MLA_MAX_HEAD_DIM},
-        {"qk_rope_head_dim", cfg->qk_rope_head_dim, 0, MLA_MAX_HEAD_DIM},
-        {"v_head_dim", cfg->v_head_dim, 1, MLA_MAX_HEAD_DIM},
-        {"kv_lora_rank", cfg->kv_lora_rank, 1, MLA_MAX_SIZE},
-        {"q_lora_rank", cfg->q_lora_rank, 0, MLA_MAX_SIZE},
-    };
-    for (size_t i = 0; i < sizeof settings / sizeof *settings; i++)
-        if (settings[i].value < settings[i].least || settings[i].value > settings[i].most)
-            return error_set(err, "%s is %d; it must be %d to %d", settings[i].name,
-                             settings[i].value, settings[i].least, settings[i].most);
-    if (cfg->kv_lora_rank > cfg->hidden_size)
-        return error_set(err,
-                         "kv_lora_rank (%d) is larger than hidden_size (%d): a latent is made from "
-                         "that many numbers and cannot hold more",
-                         cfg->kv_lora_rank, cfg->hidden_size);
-    if (cfg->q_lora_rank > cfg->hidden_size)
-        return error_set(err,
-                         "q_lora_rank (%d) is larger than hidden_size (%d); 0 leaves the queries "
-                         "uncompressed",
-                         cfg->q_lora_rank, cfg->hidden_size);
-    if (cfg->qk_nope_head_dim + cfg->qk_rope_head_dim > MLA_MAX_HEAD_DIM)
-        return error_set(err,
-                         "qk_nope_head_dim + qk_rope_head_dim is %d + %d; the attention kernels "
-                         "take at most %d",
-                         cfg->qk_nope_head_dim, cfg->qk_rope_head_dim, MLA_MAX_HEAD_DIM);
-    if (cfg->kv_lora_rank + cfg->qk_rope_head_dim > MLA_DECODE_MAX_WIDTH)
-        return error_set(err,
-                         "kv_lora_rank + qk_rope_head_dim is %d + %d; the absorbed kernels take at "
-                         "most %d",
-                         cfg->kv_lora_rank, cfg->qk_rope_head_dim, MLA_DECODE_MAX_WIDTH);
-    return 0;
-}
+/* ---- what it costs ---- */
 
 float mla_scale(const MlaConfig *cfg, const Position *position) {
     float scale = 1.0f / sqrtf((float)(cfg->qk_nope_head_dim + cfg->qk_rope_head_dim));
     return position ? scale * position->scale : scale;
 }
-
-/* ---- what it costs ---- */
 
 /* [mla_flop] */
 /* Pairs of a query and a key it sees: T new tokens, the last of which sees all S. */
@@ -136,7 +95,7 @@ void mla_randomize(Params *params, const Mla *w, float std, float out_std) {
 
 /* ---- naive attention ---- */
 
-static MlaShape kernel_shape(const MlaConfig *cfg) {
+MlaShape mla_kernel_shape(const MlaConfig *cfg) {
     return (MlaShape){cfg->num_attention_heads, cfg->qk_nope_head_dim, cfg->qk_rope_head_dim,
                       cfg->v_head_dim, cfg->kv_lora_rank};
 }
@@ -230,7 +189,7 @@ static Tensor *naive_attention(Context *ctx, Tensor *q, Tensor *kv, Tensor *k_ro
                                const Tensor *selected, const MlaConfig *cfg, float scale,
                                Attended *attended) {
     int64_t B = tensor_dim(q, 0), T = tensor_dim(q, 1), S = tensor_dim(kv, 1);
-    MlaShape mla = kernel_shape(cfg);
+    MlaShape mla = mla_kernel_shape(cfg);
     int64_t H = mla.heads, qk = mla.nope + mla.rope;
     check_shape("mla_naive_attention", q, ctx->dtype, SHAPE(B, T, H, qk));
     check_shape("mla_naive_attention", kv, ctx->dtype, SHAPE(B, S, H, mla.nope + mla.v));
@@ -265,7 +224,7 @@ Tensor *mla_naive_attention(Context *ctx, Tensor *q, Tensor *kv, Tensor *k_rope,
  * are used as they lie, have the sizes that cfg says. */
 static void check_cached(const char *where, Context *ctx, const Tensor *q, const Mla *w,
                          const MlaConfig *cfg, const LatentCache *cache) {
-    MlaShape mla = kernel_shape(cfg);
+    MlaShape mla = mla_kernel_shape(cfg);
     const Pages *pages = cache->pages;
     int64_t B = tensor_dim(q, 0), T = tensor_dim(q, 1), H = mla.heads;
     CHECK(!ctx->recording, "%s: what went through a cache has no gradient", where);
@@ -302,7 +261,7 @@ static Tensor *naive_from_cache(Context *ctx, Tensor *q, const Tensor *selected,
                                 const MlaConfig *cfg, const LatentCache *cache, bool tiles,
                                 float scale) {
     int64_t B = tensor_dim(q, 0), T = tensor_dim(q, 1), most = 0; /* tokens of a batch */
-    MlaShape mla = kernel_shape(cfg);
+    MlaShape mla = mla_kernel_shape(cfg);
     const Pages *pages = cache->pages;
     int64_t H = mla.heads, qk = mla.nope + mla.rope, rank = mla.kv_lora_rank;
     check_cached("mla_forward", ctx, q, w, cfg, cache);
@@ -394,7 +353,7 @@ static void absorb_output(Context *ctx, Tensor *o, const Tensor *o_latent, const
 Tensor *mla_absorbed_attention(Context *ctx, Tensor *q, const Tensor *selected, const Mla *w,
                                const MlaConfig *cfg, const LatentCache *cache, float scale) {
     int64_t B = tensor_dim(q, 0), T = tensor_dim(q, 1);
-    MlaShape mla = kernel_shape(cfg);
+    MlaShape mla = mla_kernel_shape(cfg);
     int64_t H = mla.heads, rank = mla.kv_lora_rank;
     const Pages *pages = cache->pages;
     check_cached("mla_absorbed_attention", ctx, q, w, cfg, cache);
@@ -461,7 +420,8 @@ Tensor *mla_forward(Context *ctx, Tensor *x, const Mla *w, const MlaConfig *cfg,
     int64_t rank = cfg->kv_lora_rank;
     float scale = mla_scale(cfg, position);
     check_shape("mla_forward", x, ctx->dtype, SHAPE(B, T, cfg->hidden_size));
-    CHECK(cache || mode != MLA_ABSORBED, "mla_forward: absorbed attention needs a cache");
+    CHECK(cache || selection || mode != MLA_ABSORBED,
+          "mla_forward: absorbed attention needs a cache or a selection");
 
     /* c_q = RMSNorm(x W_dq), q = c_q W_uq: per head [nope | rope] (V2, eq. 12-14, 37-39) */
     Tensor *c_q = x;
@@ -482,16 +442,20 @@ Tensor *mla_forward(Context *ctx, Tensor *x, const Mla *w, const MlaConfig *cfg,
         selection ? selection->select(ctx, selection, x, c_q, cache) : NULL;
 
     Tensor *heads; /* [B, T, H, v] */
+    Attended attended = {0};
+    bool absorbs = selected && (mode == MLA_ABSORBED || mla_selected_fits(ctx, cfg, w->kv_b_proj));
     if (cache) {
         heads = cached_attention(ctx, q, selected, w, cfg, cache, mode, scale);
+    } else if (absorbs) {
+        heads = mla_selected_attention(ctx, q, c_kv, k_rope, selected, w->kv_b_proj, cfg, scale,
+                                       &attended);
     } else { /* k_nope and v of every head from the latent (eq. 10-11, 42, 45) */
         Tensor *kv = linear(ctx, c_kv, w->kv_b_proj, NULL);
         kv = reshape(ctx, kv, SHAPE(B, T, H, nope + v));
-        Attended attended;
         heads = naive_attention(ctx, q, kv, k_rope, selected, cfg, scale, &attended);
-        if (ctx->recording && selection && selection->learn)
-            selection->learn(ctx, selection, &attended);
     }
+    if (ctx->recording && attended.q && selection && selection->learn)
+        selection->learn(ctx, selection, &attended);
     heads = reshape(ctx, heads, SHAPE(B, T, H * v));
     return linear_residual(ctx, heads, w->o_proj, w->o_bias, to); /* eq. 47 */
 }

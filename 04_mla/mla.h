@@ -79,7 +79,7 @@ void mla_randomize(Params *params, const Mla *w, float std, float out_std);
 typedef enum MlaMode {
     MLA_AUTO, /* whichever of the two does fewer operations here: see mla_cheaper */
     MLA_NAIVE,
-    MLA_ABSORBED,  /* needs a cache */
+    MLA_ABSORBED,  /* needs a cache, or a selection (mla_selected.h) */
     MLA_AS_TRAINED /* naive; on the CPU a token's numbers are, bit for bit, what they are without a
                     * cache (with cpu_matmul_rows_alike()); keys and values are kept: mla_kept.h */
 } MlaMode;
@@ -137,6 +137,7 @@ MlaDecodeShape mla_decode_shape(const MlaConfig *cfg, const LatentCache *cache, 
 typedef struct MlaShape {
     int heads, nope, rope, v, kv_lora_rank;
 } MlaShape;
+MlaShape mla_kernel_shape(const MlaConfig *cfg);
 
 /* k [rows, H, nope + rope] = [k_nope of kv [rows, H, nope + v] | k_rope [rows, rope]] */
 KERNEL(mla_keys, Real *k, const Real *kv, const Real *k_rope, int64_t rows, MlaShape shape);

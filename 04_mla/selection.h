@@ -38,7 +38,9 @@ typedef struct Selection Selection;
 /* Attention without a cache as it was computed, of [B, T, H] queries: on the tape, not to be
  * changed. Probability of key j for query t of head h: exp(scale q . k - lse[b, h, t]). */
 typedef struct Attended {
-    const Tensor *q, *k;    /* [B, T, H, qk_dim]: nope and rope parts, rotated */
+    /* [B, T, H, qk_dim]: nope and rope parts, rotated. Or absorbed: q [B, T, H, kv_lora_rank +
+     * rope], and k [B, T, 1, ...], the latents */
+    const Tensor *q, *k;
     const float *lse;       /* [B, H, T], natural log */
     const Tensor *selected; /* what select() returned */
     float scale;

@@ -57,7 +57,7 @@ static void widen_queries(Model *to, const Model *from, int layer) {
 static int open_stage(Model *to, Model *from, const ModelConfig *cfg, IndexerStage stage,
                       Error *err) {
     if (model_register(to, from->ctx, cfg, err)) return -1;
-    indexers_train(&to->indexers, &to->params, stage, stage == INDEXER_LEARNS ? 3 : 1);
+    indexers_train(&to->indexers, &to->params, stage, stage == INDEXER_LEARNS ? 5 : 1);
     if (model_allocate(to, true, err)) return -1;
     model_randomize(to);
     for (int i = 0; i < to->params.count; i++) {
@@ -104,8 +104,8 @@ static int learn(Model *m, IndexerStage stage, const TokenSource *source, const 
                              .source = source,
                              .schedule = {.steps = steps,
                                           .warmup = steps / 10,
-                                          .peak = warm ? 1e-2f : 6e-4f,
-                                          .floor = warm ? 2e-3f : 1e-4f},
+                                          .peak = warm ? 1e-2f : 3e-4f,
+                                          .floor = warm ? 2e-3f : 3e-5f},
                              .batch_size = train->batch_size,
                              .context_length = train->context_length,
                              .accumulation = 1};

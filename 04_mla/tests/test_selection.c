@@ -55,6 +55,7 @@ static double tolerance(DType dtype) { return (dtype == BF16 ? 10 : 5) * toleran
 
 static const MlaConfig ragged = {25, 3, 0, 11, 7, 6, 5, true};
 static const MlaConfig with_q = {40, 5, 12, 16, 8, 8, 8, false};
+static const MlaConfig full_size = {512, 2, 64, 512, 128, 64, 128, false}; /* a layer of V3, narrow */
 static const MlaConfig no_rope = {24, 1, 9, 8, 4, 0, 9, false};
 
 /* ---- the kernels, against plain attention with a mask ---- */
@@ -255,7 +256,7 @@ DEVICE_TEST(selection, of_latents) {
 
 /* y, dx and the gradient of kv_b_proj, whose numbers are `weights`, one after the other. */
 static float *with_gradients(Device device, DType dtype, const MlaConfig *cfg, int B, int T,
-                             const Selection *selection, int64_t weights) {
+                             const Selection *selection, MlaMode mode, int64_t weights) {
     Context ctx = test_context(device, dtype);
     Module m;
     module_init(&m, &ctx, *cfg);
@@ -267,7 +268,7 @@ static float *with_gradients(Device device, DType dtype, const MlaConfig *cfg, i
         tensor_copy_in(&ctx, "c", F32, test_values(&ctx, random), random->shape, random->ndim);
     ctx.recording = true;
     Tensor *y = mla_forward(&ctx, x, &m.w, cfg, cfg->qk_rope_head_dim ? &TURN : NULL, selection,
-                            NULL, MLA_AUTO, (Residual){0});
+                            NULL, mode, (Residual){0});
     tape_backward(&ctx, weighted_sum(&ctx, y, c));
     float *all = malloc(sizeof(float) * (size_t)(2 * n + weights));
     float *out = test_values(&ctx, y), *dx = test_gradient(&ctx, x);
@@ -283,18 +284,23 @@ static void check_full(Device device, DType dtype, MlaConfig cfg, int B, int T) 
                       cfg.kv_lora_rank;
     int32_t *lists = full_lists(B, T);
     Fixed f = fixed(lists, T, T, &cfg);
-    float *want = with_gradients(device, dtype, &cfg, B, T, NULL, weights);
-    float *got = with_gradients(device, dtype, &cfg, B, T, &f.selection, weights);
-    check_close("y", got, want, n, tolerance(dtype));
-    check_close("dx", got + n, want + n, n, 2 * tolerance(dtype));
-    check_close("dkv_b", got + 2 * n, want + 2 * n, weights, 2 * tolerance(dtype));
-    free(lists), free(want), free(got);
+    float *want = with_gradients(device, dtype, &cfg, B, T, NULL, MLA_AUTO, weights);
+    for (int absorbed = 0; absorbed < 2; absorbed++) {
+        float *got = with_gradients(device, dtype, &cfg, B, T, &f.selection,
+                                    absorbed ? MLA_ABSORBED : MLA_AUTO, weights);
+        check_close("y", got, want, n, tolerance(dtype));
+        check_close("dx", got + n, want + n, n, 2 * tolerance(dtype));
+        check_close("dkv_b", got + 2 * n, want + 2 * n, weights, 2 * tolerance(dtype));
+        free(got);
+    }
+    free(lists), free(want);
 }
 
 DEVICE_TEST(selection, all_are_none_left_out) {
     check_full(device, dtype, with_q, 2, 31);
     check_full(device, dtype, ragged, 1, 33);
     check_full(device, dtype, no_rope, 2, 7);
+    check_full(device, dtype, full_size, 1, 70);
 }
 
 /* ---- gradients by finite differences ---- */
@@ -303,13 +309,14 @@ typedef struct Graph {
     Tensor *x, *c;
     Module *m;
     Fixed *fixed;
+    MlaMode mode;
 } Graph;
 
 static Tensor *module_loss(Context *ctx, void *user) {
     Graph *g = user;
     return weighted_sum(ctx,
                         mla_forward(ctx, g->x, &g->m->w, &g->m->cfg, &TURN, &g->fixed->selection,
-                                    NULL, MLA_AUTO, (Residual){0}),
+                                    NULL, g->mode, (Residual){0}),
                         g->c);
 }
 
@@ -322,7 +329,10 @@ CPU_TEST(selection, gradients_of_a_subset) {
     Graph g = {.m = &m, .fixed = &f};
     g.x = test_normal(&ctx, "x", 1, SHAPE(B, T, with_q.hidden_size));
     g.c = test_normal(&ctx, "c", 2, SHAPE(B, T, with_q.hidden_size));
-    check_gradients(&ctx, "selection", module_loss, &g, &g.x, 1, 24, 1e-2, 1e-2);
+    for (int absorbed = 0; absorbed < 2; absorbed++) {
+        g.mode = absorbed ? MLA_ABSORBED : MLA_AUTO;
+        check_gradients(&ctx, "selection", module_loss, &g, &g.x, 1, 24, 1e-2, 1e-2);
+    }
 }
 
 /* ---- with a cache = without, in both modes ---- */
