@@ -99,16 +99,15 @@ static int learn(Model *m, IndexerStage stage, const TokenSource *source, const 
     objective.training.losses.seq_aux = true;
     objective.mtp = (MtpTraining){0, -1};
     AdamW adamw = train->adamw;
-    const Trainer trainer = {.params = &m->params,
-                             .objective = objective_language_model(&objective),
-                             .source = source,
-                             .schedule = {.steps = steps,
-                                          .warmup = steps / 10,
-                                          .peak = warm ? 1e-2f : 3e-4f,
-                                          .floor = warm ? 2e-3f : 3e-5f},
-                             .batch_size = train->batch_size,
-                             .context_length = train->context_length,
-                             .accumulation = 1};
+    Trainer trainer = {.params = &m->params,
+                       .objective = objective_language_model(&objective),
+                       .source = source,
+                       .schedule = {.steps = steps,
+                                    .warmup = steps / 10,
+                                    .peak = warm ? 1e-2f : 3e-4f,
+                                    .floor = warm ? 2e-3f : 3e-5f},
+                       .context_length = train->context_length};
+    if (step_cut(&trainer.cut, m->ctx, train->batch_size, 1, false, err)) return -1;
     for (int i = 0; i < steps; i++) {
         StepReport report;
         train_step(&trainer, &adamw, &report);
@@ -149,8 +148,8 @@ int demo_sparse(int section, Model *model, const TokenSource *source, const Trai
             status = learn(&stages[i], stage[i], source, train, steps < most ? steps : most, course,
                            err);
         if (!status)
-            loss[i + 1] = train_validation_loss(&stages[i], source, windows, train->batch_size,
-                                                length);
+            loss[i + 1] =
+                train_validation_loss(&stages[i], source, windows, train->batch_size, length);
         from = &stages[i];
     }
     if (!status) {
@@ -158,11 +157,12 @@ int demo_sparse(int section, Model *model, const TokenSource *source, const Trai
         if (course->count > 2)
             text_line_chart("   the true ones among its picks, in percent, against the step",
                             course->step, course->recall, course->count, 6, 0);
-        printf("   Of attention %.0f %% lies on its picks, %.0f %% in the first step, where the best\n"
-               "   %d would hold %.0f %%. Loss on held-out text: %.3f dense, %.3f when the warmed-up\n"
-               "   indexers choose, %.3f after training with their choice (%.0f s in all).\n\n",
-               100 * b->mass, 100 * a->mass, cfg.index_topk, 100 * b->best, loss[0], loss[1],
-               loss[2], seconds_now() - started);
+        printf(
+            "   Of attention %.0f %% lies on its picks, %.0f %% in the first step, where the best\n"
+            "   %d would hold %.0f %%. Loss on held-out text: %.3f dense, %.3f when the warmed-up\n"
+            "   indexers choose, %.3f after training with their choice (%.0f s in all).\n\n",
+            100 * b->mass, 100 * a->mass, cfg.index_topk, 100 * b->best, loss[0], loss[1], loss[2],
+            seconds_now() - started);
     }
     for (int i = 0; i < STAGES; i++) model_free(&stages[i]);
     free(course);

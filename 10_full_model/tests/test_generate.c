@@ -68,8 +68,8 @@ Test(sampling, settings_together) {
     }
 }
 
-/* Among many, of which many are equal or nearly so, and others so unlikely that they are 0: the walk is along the
- * likeliest that is left, of equals the smaller id, looked for each time. */
+/* Among many, of which many are equal or nearly so, and others so unlikely that they are 0: the
+ * walk is along the likeliest that is left, of equals the smaller id, looked for each time. */
 Test(sampling, walks_from_the_likeliest_on) {
     enum { VOCAB = 700 };
     static float logits[VOCAB], p[VOCAB];

@@ -153,8 +153,8 @@ static float *sums_of(const float *q, const float *k, const int32_t *lists, Inde
 /* Loss, gradients and measures as the CPU has them of the same numbers. */
 static void check_agrees(Device device, DType dtype, IndexLossShape s) {
     Context ctx = test_context(device, dtype), cpu = test_context(CPU, F32);
-    int64_t rows = (int64_t)s.batch * s.tokens, n[] = {rows * s.index_heads * s.index_dim,
-                                                       rows * s.index_dim, rows * s.index_heads};
+    int64_t rows = (int64_t)s.batch * s.tokens,
+            n[] = {rows * s.index_heads * s.index_dim, rows * s.index_dim, rows * s.index_heads};
     Tensor *q = test_normal(&ctx, "q", 1, SHAPE(s.batch, s.tokens, s.heads, s.qk_dim));
     Tensor *k = test_normal(&ctx, "k", 2, SHAPE(s.batch, s.tokens, s.kv_heads, s.qk_dim));
     Tensor *iq = test_normal(&ctx, "iq", 3, SHAPE(s.batch, s.tokens, s.index_heads, s.index_dim));
@@ -174,8 +174,12 @@ static void check_agrees(Device device, DType dtype, IndexLossShape s) {
     Tensor *on[] = {tensor_copy_in(&ctx, "lists", I32, lists, SHAPE(rows, s.count + 1)),
                     tensor_copy_in(&ctx, "lse", F32, lse, SHAPE(rows, s.heads)),
                     tensor_copy_in(&ctx, "iw", F32, host[4], random->shape, random->ndim)};
-    IndexLossInput in = {q->data,  k->data,     on[1]->data,
-                         iq->data, ik->data,    on[2]->data,
+    IndexLossInput in = {q->data,
+                         k->data,
+                         on[1]->data,
+                         iq->data,
+                         ik->data,
+                         on[2]->data,
                          s.count ? on[0]->data : NULL};
     IndexLossInput own = {host[0], host[1], lse, host[2], host[3], host[4], s.count ? lists : NULL};
     float *want[] = {test_floats(rows), test_floats(n[0]), test_floats(n[1]), test_floats(n[2]),
@@ -206,8 +210,8 @@ static void check_agrees(Device device, DType dtype, IndexLossShape s) {
 DEVICE_TEST(index_loss, agrees_with_the_cpu) {
     /* batch, tokens, heads, kv_heads, qk_dim, scale, indexer's, its scale, count, topk */
     static const IndexLossShape shapes[] = {
-        {1, 1, 1, 1, 1, 0.5f, 1, 1, 0.7f, 0, 1},     {2, 37, 3, 3, 13, 0.3f, 2, 9, 0.4f, 0, 7},
-        {2, 37, 3, 3, 13, 0.3f, 2, 9, 0.4f, 7, 7},   {1, 300, 2, 2, 24, 0.2f, 5, 33, 0.1f, 0, 40},
+        {1, 1, 1, 1, 1, 0.5f, 1, 1, 0.7f, 0, 1},       {2, 37, 3, 3, 13, 0.3f, 2, 9, 0.4f, 0, 7},
+        {2, 37, 3, 3, 13, 0.3f, 2, 9, 0.4f, 7, 7},     {1, 300, 2, 2, 24, 0.2f, 5, 33, 0.1f, 0, 40},
         {1, 300, 5, 1, 24, 0.2f, 4, 32, 0.1f, 40, 40}, {3, 65, 4, 1, 40, 0.1f, 3, 16, 0.2f, 0, 64},
     };
     for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++)
