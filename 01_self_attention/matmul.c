@@ -13,7 +13,6 @@ static void check_batch(Context *ctx, const char *where, const Tensor *a) {
           device_name(a->device), device_name(ctx->device));
 }
 
-/* [matmul] */
 typedef struct MatmulSaved {
     Tensor *c, *a, *b;
     float scale;
@@ -40,7 +39,6 @@ Tensor *matmul(Context *ctx, Tensor *a, Tensor *b) {
     RECORD(ctx, c, matmul_backward, MatmulSaved, .c = c, .a = a, .b = b, .scale = 1.0f);
     return c;
 }
-/* [/matmul] */
 
 /* C = scale A B^T:  dA = scale G B,  dB = scale G^T A */
 static void matmul_transposed_backward(Context *ctx, void *saved) {

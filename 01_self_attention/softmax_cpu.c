@@ -10,7 +10,6 @@
 
 /* ---- the reference ---- */
 
-/* [forward] */
 void softmax_reference_forward_cpu(float *y, const float *x, int64_t rows, int64_t cols) {
     for (int64_t i = 0; i < rows; i++, x += cols, y += cols) {
         float max = -INFINITY;
@@ -20,9 +19,7 @@ void softmax_reference_forward_cpu(float *y, const float *x, int64_t rows, int64
         for (int64_t j = 0; j < cols; j++) y[j] = (float)(exp((double)x[j] - max) / sum);
     }
 }
-/* [/forward] */
 
-/* [backward] */
 /* dx_k = y_k (dy_k - sum_j dy_j y_j) */
 void softmax_reference_backward_cpu(float *dx, int add, const float *dy, const float *y,
                                     int64_t rows, int64_t cols) {
@@ -35,7 +32,6 @@ void softmax_reference_backward_cpu(float *dx, int add, const float *dy, const f
         }
     }
 }
-/* [/backward] */
 
 /* ---- in use ---- */
 

@@ -52,7 +52,6 @@ static void causal_attention_backward(Context *ctx, void *saved) {
        s->k->data, s->v->data, s->o->data, s->lse, s->shape);
 }
 
-/* [module] */
 Tensor *causal_attention(Context *ctx, Tensor *q, Tensor *k, Tensor *v, float scale) {
     int64_t B = tensor_dim(q, 0), T = tensor_dim(q, 1), H = tensor_dim(q, 2), D = tensor_dim(q, 3);
     int64_t S = tensor_dim(k, 1), H_kv = tensor_dim(k, 2), D_v = tensor_dim(v, 3);
@@ -71,4 +70,3 @@ Tensor *causal_attention(Context *ctx, Tensor *q, Tensor *k, Tensor *v, float sc
            .lse = lse, .shape = shape);
     return o;
 }
-/* [/module] */

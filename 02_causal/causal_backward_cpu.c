@@ -122,7 +122,6 @@ static void softmax_backward(BackwardTile *t, int first_key, int keys, int seen)
 }
 /* [/probabilities] */
 
-/* [backward_tile] */
 static void backward_tile(const Head *head, const KeyGradients *out, int add_q,
                           const AttentionShape *shape, int first, int queries) {
     BackwardTile t;
@@ -152,7 +151,6 @@ static void backward_tile(const Head *head, const KeyGradients *out, int add_q,
     for (int i = 0; i < d * LANES; i++) t.dq[i] *= shape->scale;
     rows_from_lanes(head->dq + first * shape->q.token, shape->q.token, t.dq, queries, d, add_q);
 }
-/* [/backward_tile] */
 
 /* rows x columns zeros, the rows `row` apart. */
 static void clear_rows(float *to, int64_t row, int rows, int columns) {

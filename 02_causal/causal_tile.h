@@ -40,7 +40,6 @@ static inline Vector load(const float *p) {
 }
 static inline void store(float *p, Vector v) { memcpy(p, &v, sizeof v); }
 
-/* [microkernel] */
 /* c[r][0..LANES) += sum_k a[r * a_row + k * a_col] * b[k][0..LANES); rows is a constant. */
 static inline __attribute__((always_inline)) void tile_rows(float *c, int64_t c_row, const float *a,
                                                             int64_t a_row, int64_t a_col,
@@ -64,7 +63,6 @@ static inline __attribute__((always_inline)) void tile_rows(float *c, int64_t c_
         store(c + r * c_row + VECTOR, right[r]);
     }
 }
-/* [/microkernel] */
 
 /* The same for any number of rows. */
 static inline void tile_product(float *c, int64_t c_row, const float *a, int64_t a_row,

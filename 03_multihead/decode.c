@@ -37,7 +37,6 @@ int64_t decode_scratch_floats(DecodeShape s) {
     return (int64_t)s.batch * s.heads * decode_pieces(s) * (s.head_dim + 2);
 }
 
-/* [decode_join] */
 /* o = sum_p e^(m_p - m) o_p / sum_p e^(m_p - m) l_p,   m = max_p m_p */
 void decode_join_cpu(float *o, const float *scratch, DecodeShape s) {
     int pieces = decode_pieces(s), D = s.head_dim;
@@ -55,4 +54,3 @@ void decode_join_cpu(float *o, const float *scratch, DecodeShape s) {
         for (int c = 0; c < D; c++) o[head * D + c] /= l;
     }
 }
-/* [/decode_join] */

@@ -71,7 +71,6 @@ static void decode_tile(float *state, int64_t states, const float *q, const floa
 }
 /* [/decode_tile] */
 
-/* [decode_piece] */
 /* One piece of sequence b: the cache is read from front to back, all heads of a token together. */
 static void decode_piece(float *scratch, const float *q, const float *k, const float *v,
                          const DecodeShape *s, int b, int piece) {
@@ -94,7 +93,6 @@ static void decode_piece(float *scratch, const float *q, const float *k, const f
                         v + row + g * D, s, keys);
     }
 }
-/* [/decode_piece] */
 
 void decode_attention_cpu(float *o, float *scratch, const float *q, const float *k, const float *v,
                           DecodeShape s) {

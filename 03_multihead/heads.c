@@ -37,7 +37,6 @@ void head_probabilities(Context *ctx, float *p, Tensor *x, const Multihead *w,
     free(k);
 }
 
-/* [habits] */
 /*
  * Is looking from token t at token s <= t an instance of the habit? word is where t's word
  * begins.
@@ -81,7 +80,6 @@ void habits_add(HeadHabits *habits, const float *p, const int32_t *ids, int T, i
         habits->rows++;
     }
 }
-/* [/habits] */
 
 void habits_average(HeadHabits *habits) {
     double rows = habits->rows ? (double)habits->rows : 1.0;

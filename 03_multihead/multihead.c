@@ -9,7 +9,6 @@
 #include "03_multihead/decode.h"
 #include "common/core/ops.h"
 
-/* [multihead_check] */
 int multihead_check(const MultiheadConfig *cfg, Error *err) {
     int heads = cfg->num_attention_heads, kv_heads = cfg->num_key_value_heads;
     if (cfg->hidden_size <= 0)
@@ -33,9 +32,7 @@ int multihead_check(const MultiheadConfig *cfg, Error *err) {
                          MULTIHEAD_MAX_HEADS);
     return 0;
 }
-/* [/multihead_check] */
 
-/* [multihead_init] */
 Multihead multihead_init(Params *params, const char *prefix, const MultiheadConfig *cfg) {
     Error err = {0};
     CHECK(multihead_check(cfg, &err) == 0, "multihead_init %s: %s", prefix, err.text);
@@ -53,7 +50,6 @@ Multihead multihead_init(Params *params, const char *prefix, const MultiheadConf
     if (with_bias) w.o_bias = params_new(params, prefix, "o_proj.bias", SHAPE(hidden));
     return w;
 }
-/* [/multihead_init] */
 
 void multihead_randomize(Params *params, const Multihead *w, float std, float out_std) {
     params_normal(params, w->q_proj, std);

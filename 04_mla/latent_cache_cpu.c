@@ -10,7 +10,6 @@
 
 enum { PARALLEL = 1 << 16 }; /* numbers below which waking threads does not pay */
 
-/* [latent_append] */
 void latent_append_cpu(float *latent, const int32_t *block_table, const int32_t *lengths,
                        const float *c_kv, const float *k_rope, int64_t batch, int64_t tokens,
                        int64_t c_width, int64_t rope_width, int64_t max_pages) {
@@ -26,7 +25,6 @@ void latent_append_cpu(float *latent, const int32_t *block_table, const int32_t 
                        sizeof(float) * (size_t)rope_width);
         }
 }
-/* [/latent_append] */
 
 void pages_move_cpu(int32_t *lengths, int32_t tokens, const int32_t *back, int64_t batch) {
     for (int64_t b = 0; b < batch; b++) lengths[b] += tokens - (back ? back[b] : 0);

@@ -202,7 +202,6 @@ static void prefetch_page(const float *z, int64_t numbers) {
     for (int64_t i = 0; i < numbers; i += 16) __builtin_prefetch(z + i, 0, 2);
 }
 
-/* [group] */
 /* Tokens begin .. end - 1 for the rows first .. first + rows - 1 of sequence b. */
 static void group_task(float *state, const float *q, const float *latent,
                        const int32_t *block_table, int length, const MlaDecodeShape *s, int b,
@@ -232,7 +231,6 @@ static void group_task(float *state, const float *q, const float *latent,
         lane_product(o, z, 1, width, scores, keys, s->kv_lora_rank);
     }
 }
-/* [/group] */
 
 /* The same for a single row, in chapter 02's loops: with so few, vectors of rows would be empty. */
 static void row_task(float *state, const float *q, const float *latent, const int32_t *block_table,

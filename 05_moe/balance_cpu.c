@@ -125,7 +125,6 @@ void balance_count_cpu(int32_t *load, const int32_t *counts, int experts) {
     for (int e = 0; e < experts; e++) load[e] += counts[e];
 }
 
-/* [bias] */
 void balance_update_bias_cpu(float *bias, int32_t *load, int experts, float gamma) {
     int64_t total = 0;
     for (int e = 0; e < experts; e++) total += load[e];
@@ -136,4 +135,3 @@ void balance_update_bias_cpu(float *bias, int32_t *load, int experts, float gamm
         load[e] = 0;
     }
 }
-/* [/bias] */

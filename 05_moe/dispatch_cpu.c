@@ -9,7 +9,6 @@
 /* Below this many elements a loop is over before the other threads have woken up. */
 enum { PARALLEL_MIN = 1 << 14 };
 
-/* [plan] */
 /*
  * A counting sort in three passes. After the first, scratch[p][e] says how often piece p of the
  * slots chose expert e; after the second, how often the pieces before it did: where piece p's first
@@ -54,7 +53,6 @@ void dispatch_plan_cpu(int32_t *counts, int32_t *offsets, int32_t *row_of_slot,
             slot_of_row[row] = (int32_t)s;
         }
 }
-/* [/plan] */
 
 void dispatch_permute_cpu(float *xp, const float *x, const int32_t *row_of_slot, int64_t tokens,
                           int top_k, int64_t d) {
@@ -81,7 +79,6 @@ void dispatch_permute_backward_cpu(float *dx, int add, const float *dxp, const i
     }
 }
 
-/* [combine] */
 void dispatch_combine_cpu(float *y, const float *base, const float *yp, const float *weights,
                           const int32_t *row_of_slot, int64_t tokens, int top_k, int64_t d) {
 #pragma omp parallel for if (tokens * top_k * d > PARALLEL_MIN)
@@ -97,7 +94,6 @@ void dispatch_combine_cpu(float *y, const float *base, const float *yp, const fl
         }
     }
 }
-/* [/combine] */
 
 void dispatch_combine_backward_cpu(float *dyp, int add_yp, float *dweights, int add_w,
                                    const float *dy, const float *yp, const float *weights,

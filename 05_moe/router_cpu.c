@@ -37,7 +37,6 @@ static int take_best(const float *values, bool *open, int n) {
     return best;
 }
 
-/* [groups] */
 /* Closes the experts of all groups but the best topk_groups. */
 static void close_groups(bool *open, const float *choice, const RouteShape *shape) {
     int size = shape->experts / shape->groups;
@@ -55,7 +54,6 @@ static void close_groups(bool *open, const float *choice, const RouteShape *shap
         for (int e = g * size; e < (g + 1) * size; e++) open[e] = true;
     }
 }
-/* [/groups] */
 
 /* [route_token] */
 /* One token: logits z [E] -> scores s [E], indices and weights [K]. Returns whether a score is

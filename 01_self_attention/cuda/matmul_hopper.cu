@@ -109,7 +109,6 @@ static __device__ __forceinline__ void store_tile(const CUtensorMap *map_c, cons
     }
 }
 
-/* [consumer] */
 static __device__ void consume(const CUtensorMap *map_c, char *shared, Barriers *barriers, Sizes s,
                                int rank, int consumer) {
     char *out = shared + STAGES * STAGE_BYTES + consumer * 2 * BLOCK_BYTES;
@@ -142,7 +141,6 @@ static __device__ void consume(const CUtensorMap *map_c, char *shared, Barriers 
     }
     if (t == 0) tma_store_wait<0>();
 }
-/* [/consumer] */
 #endif
 
 __global__ void __cluster_dims__(CLUSTER, 1, 1) __launch_bounds__(THREADS, 1)

@@ -66,7 +66,6 @@ void softmax_warp_cuda(Gpu *gpu, DType dtype, void *y, const void *x, int64_t ro
  *     invariant:  max = max of the x seen,   sum = sum of exp(x - max) over them
  * Two such pairs of disjoint pieces merge by the same rule, so threads, warps and (chapter 02)
  * tiles can each have their own. */
-/* [online] */
 struct Online {
     float max, sum;
 };
@@ -117,7 +116,6 @@ template <typename T, typename P> __global__ void online_kernel(T *y, const T *x
         out[j] = pack;
     }
 }
-/* [/online] */
 
 void softmax_online_cuda(Gpu *gpu, DType dtype, void *y, const void *x, int64_t rows,
                          int64_t cols) {

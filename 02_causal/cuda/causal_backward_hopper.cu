@@ -256,7 +256,6 @@ __device__ __forceinline__ void compute(BackwardShared<DK, DV> &sm, const Backwa
     wgmma_wait<0>(s);
     mbarrier_wait(&sm.v_full, 0);
     Walk at(work);
-    // [backward_hopper_step]
     for (int step = 0; step < work.steps; step++, at.next(work)) {
         int stage = step % STAGES;
         bf16 *shared_ds = sm.ds[step % Shared::BUFFERS];
@@ -306,7 +305,6 @@ __device__ __forceinline__ void compute(BackwardShared<DK, DV> &sm, const Backwa
         wgmma_wait<0>(dk, s);
         mbarrier_arrive(&sm.q_empty[stage]);
     }
-    // [/backward_hopper_step]
     hand_over_dq(group);
     if (a.want_v) store_keys<DV>(dv, 1, v, &maps.dv, a.add_v, work, group);
     named_barrier_sync(BARRIER_DS, COMPUTE_THREADS); /* the other warpgroup's dQ may still read K */

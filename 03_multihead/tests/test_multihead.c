@@ -109,7 +109,6 @@ CONTEXT_TEST(multihead, equals_nn_multihead_attention) {
 
 /* ---- the lesson's numbers ---- */
 
-/* [two_heads_by_hand] */
 /* Two heads of one dimension on three tokens; k = ln(2) x makes every e^(q k) a power of two. */
 CONTEXT_TEST(multihead, two_heads_by_hand) {
     static const float ln2 = 0.693147181f;
@@ -128,7 +127,6 @@ CONTEXT_TEST(multihead, two_heads_by_hand) {
     Tensor *y = multihead_forward(&ctx, input, &m.w, &m.cfg, NULL, (Residual){0});
     check_tensor(&ctx, "y", y, expected, module_tolerance(dtype));
 }
-/* [/two_heads_by_hand] */
 
 /* ---- properties ---- */
 
@@ -136,7 +134,6 @@ static Tensor *forward(Context *ctx, Module *m, Tensor *x) {
     return multihead_forward(ctx, x, &m->w, &m->cfg, NULL, (Residual){0});
 }
 
-/* [gqa_is_mha_with_copies] */
 /* GQA is MHA whose key and value heads happen to be equal within a group. */
 CONTEXT_TEST(multihead, gqa_is_mha_with_repeated_heads) {
     enum { HIDDEN = 24, H = 6, H_KV = 2, D = 5, GROUP = H / H_KV };
@@ -159,7 +156,6 @@ CONTEXT_TEST(multihead, gqa_is_mha_with_repeated_heads) {
     /* The same numbers through the same steps; only a matrix product may sum in another order. */
     check_tensor(&ctx, "grouped", forward(&ctx, &gqa, x), expected, module_tolerance(dtype));
 }
-/* [/gqa_is_mha_with_copies] */
 
 /* Heads have no order: shuffle the rows of q, k, v by heads, and o's columns likewise. */
 CONTEXT_TEST(multihead, heads_may_be_shuffled) {

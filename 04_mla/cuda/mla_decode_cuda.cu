@@ -203,7 +203,6 @@ template <typename T, int N, int V> struct RowState {
         }
     }
 
-    /* [attend] */
     /* `tokens` rows from `row` on join the state. The columns of k_rope are summed into o too, and
      * never written: that costs less than to ask. */
     template <typename Row>
@@ -236,7 +235,6 @@ template <typename T, int N, int V> struct RowState {
             }
         }
     }
-    /* [/attend] */
 
     /* Tokens first .. end - 1 of sequence b, page by page; first begins a page. */
     template <typename Row>
@@ -349,7 +347,6 @@ __global__ void __launch_bounds__(THREADS)
     }
 }
 
-/* [join] */
 enum { MOST_BLOCKS = 2048 }; /* whose pieces one sequence can have */
 
 /*
@@ -387,7 +384,6 @@ __global__ void join_kernel(T *o, const float *scratch, const int32_t *lengths, 
         }
     }
 }
-/* [/join] */
 
 void mla_decode_join(Gpu *gpu, DType dtype, void *o, const float *scratch, const int32_t *lengths,
                      const MlaDecodeShape &s, int group_rows, int blocks) {

@@ -136,7 +136,6 @@ struct InTurn {
  * waits. */
 template <int KV> constexpr int blocks_each() { return KV <= 128 ? 2 : 1; }
 
-/* [kernel] */
 /* gridDim.x blocks share all pages; see mla_decode.cuh. */
 template <int KV, int M, int STAGES>
 __global__ __launch_bounds__(THREADS, blocks_each<KV>()) void mla_decode_mma_kernel(
@@ -203,7 +202,6 @@ __global__ __launch_bounds__(THREADS, blocks_each<KV>()) void mla_decode_mma_ker
     }
     wait(); /* a block that had nothing to do has not waited yet */
 }
-/* [/kernel] */
 
 /* ---- host ---- */
 

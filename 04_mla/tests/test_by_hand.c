@@ -6,7 +6,6 @@
 
 #include "common/program/testing.h"
 
-/* [by_hand] */
 /*
  * x = c, for the down-projection is the identity and the mean square of (+-1, +-1) is 1, which the
  * norm leaves alone. W_q holds the factor sqrt(2) ln 2: with the scale 1 / sqrt(2) e^score is 2^(q
@@ -28,7 +27,6 @@ static const float by_hand_mix[] = {1, 1, 1, -1};
 static const float by_hand_y[] = {9,    -3,    /* 3 + 6 and 3 - 6: token 1 sees only itself */
                                   4.8f, -5.2f, /* -1/5 + 5 */
                                   6,    -2 /* 2 + 4 */};
-/* [/by_hand] */
 
 static Mla by_hand_weights(Context *ctx) {
     DType d = ctx->dtype;

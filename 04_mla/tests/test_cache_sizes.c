@@ -35,7 +35,6 @@ Test(cache_sizes, mla_is_two_and_a_quarter_groups) {
 }
 
 /* What "reduces the KV cache by 93.3 %" compares: GQA in 16 bits with MLA in 6. */
-/* [what_93_percent_compares] */
 Test(cache_sizes, what_93_percent_compares) {
     const ModelSizes *v2 = &model_sizes[MODEL_V2], *dense = &model_sizes[MODEL_DEEPSEEK_67B];
     double before = cache_bytes_per_token(dense, CACHE_GQA, 16); /* 389,120 bytes */
@@ -47,7 +46,6 @@ Test(cache_sizes, what_93_percent_compares) {
     double as_mha = cache_bytes_per_token(v2, CACHE_MHA, 16);
     cr_assert(round(1000 * (1 - same_bits / as_mha)) == 982);
 }
-/* [/what_93_percent_compares] */
 
 /* No typing error in the table: each is a layer that mla_init would take. */
 Test(cache_sizes, every_layer_is_possible) {

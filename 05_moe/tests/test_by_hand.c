@@ -20,7 +20,6 @@ static Dispatch check_choice(Context *ctx, Tensor *logits, const Tensor *bias,
     return plan;
 }
 
-/* [by_hand] */
 /* sigmoid(ln 9), (ln 3), (0), (-ln 3), (-ln 9) are 0.9, 0.75, 0.5, 0.25 and 0.1 */
 CONTEXT_TEST(lesson, three_tokens_by_hand) {
     static const float ln3 = 1.09861229f, ln9 = 2.19722458f;
@@ -47,4 +46,3 @@ CONTEXT_TEST(lesson, three_tokens_by_hand) {
     check_tensor(&ctx, "bias", bias, moved, 0);
     check_choice(&ctx, logits, bias, second, after, better);
 }
-/* [/by_hand] */

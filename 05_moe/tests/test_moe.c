@@ -81,7 +81,6 @@ static void add_expert(double *y, const float *x, double scale, const float *gat
         for (int i = 0; i < inner; i++) y[d] += scale * down[(e * hidden + d) * inner + i] * h[i];
 }
 
-/* [dense_mixture] */
 /* Top-k over all experts is a dense mixture: every expert sees every token, weighted by softmax. */
 CONTEXT_TEST(moe, top_k_of_all_experts_is_a_dense_mixture) {
     enum { N = 33, HIDDEN = 24, INNER = 20, E = 8 };
@@ -108,7 +107,6 @@ CONTEXT_TEST(moe, top_k_of_all_experts_is_a_dense_mixture) {
     /* In BF16 the weights are rounded masters: three roundings more than the golden's. */
     check_tensor(&ctx, "y", forward(&ctx, &m, x), want, 1.5 * layer_tolerance(dtype));
 }
-/* [/dense_mixture] */
 
 /* One expert is a plain SwiGLU: of one token, of 33, with the weights' gradients. */
 DEVICE_TEST(moe, one_expert_is_a_plain_mlp) {

@@ -120,7 +120,6 @@ typedef struct Tile {
  * Unpacked, B comes from memory, in pieces too short for the hardware to see a pattern: so what is
  * needed next is asked for here. That is worth a tenth of the time.
  */
-/* [tile] */
 static inline __attribute__((always_inline)) void tile(const Tile *t, const int rows,
                                                        const int vectors, const int unpacked) {
     enum { AHEAD = 16 }; /* rows of B that are asked for before they are needed */
@@ -156,7 +155,6 @@ static inline __attribute__((always_inline)) void tile(const Tile *t, const int 
             t->c[at] = t->base ? t->base[at] + s : s;
         }
 }
-/* [/tile] */
 
 /* To the tile `rows` further down, or `columns` to the right. */
 static inline void step_down(Tile *t, int64_t rows) {
