@@ -1,5 +1,5 @@
 /*
- * Checks exercise 01.9. A wait that lasts two seconds is taken for a deadlock; a stage knows what
+ * Checks exercise 01.9. A wait that lasts four seconds is taken for a deadlock; a stage knows what
  * it holds and who has used it.
  */
 #include "01_self_attention/exercises/ring.h"
@@ -39,7 +39,7 @@ static int multiplied, tile_count, step_count;
 void barrier_wait(Barrier *b, int parity) {
     struct timespec end;
     clock_gettime(CLOCK_REALTIME, &end);
-    end.tv_sec += 2;
+    end.tv_sec += 4;
     pthread_mutex_lock(&lock);
     /* The phase of this parity is over while the other one's is under way. */
     while (!mistake[0] && b->phase % 2 == parity)
@@ -109,7 +109,7 @@ static void run(int tiles, int steps) {
               multiplied, CONSUMERS * tiles * steps);
 }
 
-Test(ring, eight_steps_a_tile, .timeout = 10) { run(5, 8); }
-Test(ring, six_steps_a_tile, .timeout = 10) { run(5, 6); }
-Test(ring, one_step_a_tile, .timeout = 10) { run(20, 1); }
-Test(ring, a_single_long_tile, .timeout = 10) { run(1, 61); }
+Test(ring, eight_steps_a_tile, .timeout = 15) { run(5, 8); }
+Test(ring, six_steps_a_tile, .timeout = 15) { run(5, 6); }
+Test(ring, one_step_a_tile, .timeout = 15) { run(20, 1); }
+Test(ring, a_single_long_tile, .timeout = 15) { run(1, 61); }
