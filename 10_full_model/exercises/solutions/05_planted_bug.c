@@ -1,17 +1,22 @@
 /*
  * Solution 10.5. Two mistakes, and neither stops the loss from falling.
+ *
+ * 1. v saw the gradient before it was scaled and clipped, m after it. The quotient of the two is
+ *    what the weight moves by, so the scale no longer cancels. And an odd batch, which clipping has
+ *    cut to a tenth for m, counts a hundred times as much as it should in v: for the next twenty
+ *    steps the weights move too little.
+ * 2. The decay was multiplied by lr / correction1. The correction belongs to m, which began at 0; a
+ *    weight's decay needs none, and at the first step it was ten times too strong.
+ *
+ * Tempting: to suspect that the decay stands outside of the gradient. That is right, and the W of
+ * AdamW: inside, it would be divided by sqrt(v), and weights with large gradients would hardly
+ * decay (Loshchilov and Hutter). Or that vectors do not decay: a norm's weight should be near 1,
+ * not near 0.
  */
 #include "common/core/optimizer.h"
 
 #include <math.h>
 
-/*
- * 1. The decay went into the gradient. There AdamW divides it by sqrt(v): weights with large
- *    gradients hardly decay at all. Loshchilov and Hutter decouple it: it shrinks the weight
- *    itself.
- * 2. Only the first `decayed` weights, the matrices, decay. A norm's weight should be near 1, not
- *    near 0.
- */
 void adamw_cpu(void *values, float *master, float *m, float *v, const float *grads,
                const float *norm, int64_t n, int64_t decayed, AdamWStep s) {
     if (!isfinite(*norm)) return;
