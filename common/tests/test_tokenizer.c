@@ -165,6 +165,24 @@ static void expect_plain_training(const Tokenizer *tokenizer, const char *text, 
     }
 }
 
+/* The five merges of common/text/BPE.md, and a word that was never seen. */
+Test(tokenizer, five_merges_by_hand) {
+    static const char text[] = " low low low low low lower lower newest newest newest newest newest"
+                               " newest widest widest widest";
+    static const char *const merges[] = {"es", "est", "lo", " lo", " low"};
+    Tokenizer *tokenizer = must_train(text, sizeof text - 1, 256 + 5 + 1);
+    size_t bytes, count;
+    for (int i = 0; i < 5; i++) {
+        const char *token = tokenizer_token(tokenizer, 256 + i, &bytes);
+        cr_assert(bytes == strlen(merges[i]) && memcmp(token, merges[i], bytes) == 0,
+                  "merge %d is '%.*s'", i + 1, (int)bytes, token);
+    }
+    const int32_t *ids = round_trip(tokenizer, " lowest", 7, &count);
+    cr_assert(count == 2 && ids[0] == 260 && ids[1] == 257);
+    round_trip(tokenizer, " slow", 5, &count);
+    cr_assert(count == 4);
+}
+
 Test(tokenizer, training_equals_plain_training) {
     MappedFile file = must_map(golden("tokenizer_text.txt"));
     char random[6][400]; /* few letters: many ties, and runs such as "aaaa" */

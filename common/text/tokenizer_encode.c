@@ -82,6 +82,7 @@ static void offer_pair(Encoder *encoder, int32_t left) {
     if (rank >= 0) heap_push(&encoder->heap, (uint64_t)rank << 32 | (uint32_t)left, 0);
 }
 
+/* [merge] */
 /* Joins the pair at `left` unless another merge has broken it since it was offered. */
 static void merge_pair(Encoder *encoder, const Merge *merge, int32_t left) {
     Link *links = encoder->links;
@@ -111,6 +112,7 @@ static void merge_word(Encoder *encoder, const char *word, size_t length) {
     }
     for (int32_t i = 0; i >= 0; i = encoder->links[i].next) emit(encoder, encoder->links[i].id);
 }
+/* [/merge] */
 
 /* ---- words ---- */
 
