@@ -45,15 +45,12 @@ figure('mask', {
   },
 });
 
-const rows = [];
 figure('race', {
   title: 'Tiles against the whole matrix, on this machine',
   at: 'figures/scaling.svg',
   about: 'causal_forward_cpu() and causal_materialised_cpu(), 4 heads of 32, one thread of WebAssembly; the fastest of a few.',
   run: 'measure',
-  draw(a, width, { step }) {
-    if (!step) rows.length = 0;
-    rows.push(a);
+  draw(a, width, inputs, rows) {
     const line = (name, key) => ({ name, points: rows.map(r => [r.T, r[key]]) });
     return [
       `T = ${a.T}: tiles ${a.tiles_ms.toFixed(2)} ms and ${draw.short(a.lse_bytes)}B kept, the matrix ${a.matrix_ms.toFixed(2)} ms and ${draw.short(a.matrix_bytes)}B. ${a.close ? 'The same numbers.' : 'The numbers differ!'}`,

@@ -36,15 +36,12 @@ figure('operations', {
   },
 });
 
-const timed = [];
 figure('decode', {
   title: 'A new token, naive and absorbed, on this machine',
   at: 'figures/decode.svg',
   about: 'mla_forward() of a layer with 8 heads and a latent of 128 + 16, one thread of WebAssembly; the fastest of a few.',
   run: 'measure',
-  draw(a, width, { step }) {
-    if (!step) timed.length = 0;
-    timed.push(a);
+  draw(a, width, inputs, timed) {
     const line = (name, key) => ({ name, points: timed.map(r => [r.tokens, r[key]]) });
     return [
       `${a.tokens} tokens in the cache: naive ${a.naive_ms.toFixed(2)} ms, absorbed ${a.absorbed_ms.toFixed(2)} ms, ${(a.naive_ms / a.absorbed_ms).toFixed(1)} times as fast; counted, attention has ${(a.naive_flop / a.absorbed_flop).toFixed(0)} times fewer operations. ${a.close ? 'Both give the same numbers.' : 'The numbers differ!'}`,

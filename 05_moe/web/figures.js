@@ -22,7 +22,6 @@ figure('router', {
   },
 });
 
-const windows = [];
 figure('balance', {
   title: 'Two models learn this page',
   at: 'figures/load.svg',
@@ -31,9 +30,7 @@ figure('balance', {
   inputs: [slider('gamma', 'γ, how far the bias moves in a step', 0, 0.1, 0.02, { step: 0.005 })],
   /* What is sent beside the inputs: the text, in letters that are not too many. */
   also: () => ({ text: [...document.querySelectorAll('main > p, main > ul')].map(p => p.textContent).join(' ').toLowerCase().replace(/[^a-z .,]+/g, ' ').slice(0, 30000) }),
-  draw(a, width, { step }) {
-    if (!step) windows.length = 0;
-    windows.push(a);
+  draw(a, width, inputs, windows) {
     const columns = windows.map(() => ''), half = width > 560 ? (width - 20) / 2 : width;
     const box = document.createElement('div');
     box.style.cssText = 'display: flex; flex-wrap: wrap; gap: 1rem';

@@ -20,16 +20,13 @@ figure('group', {
   },
 });
 
-const learned = [];
 figure('learn', {
   title: 'Ask, draw, reward, learn',
   at: 'From answers to a gradient',
   about: 'A policy of ten numbers, one for each answer. Answer 7 is right. Each step draws a group, and its policy loss goes backward through the tape.',
   run: 'let it learn',
   inputs: [slider('group', 'answers drawn', 2, 16, 4), slider('rate', 'learning rate', 0.5, 20, 3, { step: 0.5 }), choice('generous', 'reward', ['1 for 7, else 0', 'also 0.3 for other odd answers'], 0)],
-  draw(a, width, { step }) {
-    if (!step) learned.length = 0;
-    learned.push(a);
+  draw(a, width, { step }, learned) {
     const names = a.before.map((_, i) => `answer ${i}`), n = x => x.toFixed(2);
     return [
       `Step ${step + 1}: drew ${a.drawn.join(', ')}; rewards ${a.rewards.map(r => +r.toFixed(1)).join(', ')}; advantages ${a.advantages.map(n).join(', ')}. Answer 7 is ${(100 * a.after[a.right]).toFixed(0)} % likely now.`,

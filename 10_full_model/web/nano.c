@@ -64,6 +64,9 @@ static int kind(char c) {
 }
 
 static size_t word_length(const char *text) {
+    static const char *const endings[] = {"'s", "'t", "'re", "'ve", "'m", "'ll", "'d"};
+    for (int e = 0; e < 7; e++)
+        if (!strncmp(text, endings[e], strlen(endings[e]))) return strlen(endings[e]);
     size_t i = 0;
     if (!kind(text[0])) { /* all but the last of some white space; a single space joins its word */
         while (text[i] && !kind(text[i])) i++;

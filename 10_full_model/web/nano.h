@@ -45,7 +45,8 @@ QuantFormat nano_format(const Tensor *weight);
 int nano_open(Nano *nano, const void *data, size_t size, bool numbers, Error *err);
 
 /* Ids of text, at most `most`: words of letters, digits or other signs, each with the space before
- * it, as GPT-2 cuts them; then the merges, the earliest first. */
+ * it, as GPT-2 cuts them (all that is not ASCII is a letter here); then the merges, the earliest
+ * first. */
 int nano_encode(const Nano *nano, int32_t *ids, int most, const char *text);
 
 #endif

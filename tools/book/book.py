@@ -28,7 +28,7 @@ from build import ROOT, chapters, fail, run_main
 from pages import Book, Mistake
 
 ASSETS = pathlib.Path(__file__).resolve().parent / "assets"
-SCRIPTS = ["book.js", "host.js", "draw.js", "widgets.js"]
+SCRIPTS = ["book.js", "draw.js", "charts.js", "host.js", "widgets.js"]
 
 
 def lessons():
@@ -37,7 +37,9 @@ def lessons():
     for chapter in chapters():
         found.append(f"{chapter}/README.md")
         rest = sorted(p.relative_to(ROOT).as_posix() for p in (ROOT / chapter).glob("**/*.md"))
-        found += [p for p in rest if p != found[-1] and p.split("/")[1] not in ("tests", "exercises")]
+        found += [
+            p for p in rest if p != found[-1] and p.split("/")[1] not in ("tests", "exercises")
+        ]
     return found + ["common/README.md"]
 
 
@@ -48,7 +50,9 @@ def write_assets(out, book):
     for name in SCRIPTS:
         shutil.copy(ASSETS / name, folder)
     # Scripts and not JSON: a page that was opened from the disk may not fetch() its neighbours.
-    (folder / "search.js").write_text(f"window.bookSearch({json.dumps(book.sections, ensure_ascii=False)});\n")
+    (folder / "search.js").write_text(
+        f"window.bookSearch({json.dumps(book.sections, ensure_ascii=False)});\n"
+    )
 
 
 def report(out, book):

@@ -40,9 +40,13 @@ class Page:
             self.loaded = True
 
     def run(self, expression):
-        done = self.send("Runtime.evaluate", expression=expression, awaitPromise=True, returnByValue=True)
+        done = self.send(
+            "Runtime.evaluate", expression=expression, awaitPromise=True, returnByValue=True
+        )
         if "exceptionDetails" in done:
-            raise RuntimeError(done["exceptionDetails"].get("exception", {}).get("description", "?"))
+            raise RuntimeError(
+                done["exceptionDetails"].get("exception", {}).get("description", "?")
+            )
         return done["result"].get("value")
 
     def until(self, expression, seconds=20):
@@ -130,7 +134,13 @@ class Browser:
         page.target = target
         for domain in ("Page", "Runtime", "Log", "Network"):
             page.send(f"{domain}.enable")
-        page.send("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=width < 500)
+        page.send(
+            "Emulation.setDeviceMetricsOverride",
+            width=width,
+            height=height,
+            deviceScaleFactor=1,
+            mobile=width < 500,
+        )
         if not scripts:
             page.send("Emulation.setScriptExecutionDisabled", value=True)
         if before:

@@ -34,14 +34,22 @@ def answers(e):
     with tempfile.TemporaryDirectory() as folder:
         main = f"{folder}/main.c"
         with open(main, "w") as file:
-            file.write(f'#include "{e.solution}"\n#include <stdio.h>\nint main(void) {{ {prints} }}\n')
+            file.write(
+                f'#include "{e.solution}"\n#include <stdio.h>\nint main(void) {{ {prints} }}\n'
+            )
         # The functions of a mixed exercise may call the chapter's: they are not called here.
         subprocess.run(
             ["gcc", "-w", "-I.", "-O1", main, "-o", f"{folder}/main", "-lm", "-Wl,--unresolved-symbols=ignore-all"],
             cwd=ROOT, check=True,
         )  # fmt: skip
-        values = subprocess.run([f"{folder}/main"], capture_output=True, text=True, check=True).stdout.split()
-    labels = [(f"{n}[{i}]" if count else n, t in ("int", "long", "long long")) for n, count, t in names for i in range(count or 1)]
+        values = subprocess.run(
+            [f"{folder}/main"], capture_output=True, text=True, check=True
+        ).stdout.split()
+    labels = [
+        (f"{n}[{i}]" if count else n, t in ("int", "long", "long long"))
+        for n, count, t in names
+        for i in range(count or 1)
+    ]
     return [(label, whole, float(v)) for (label, whole), v in zip(labels, values)]
 
 
@@ -83,4 +91,8 @@ def card(e):
 
 
 def by_chapter():
-    return {c: f'<section class="exercises">{"".join(card(e) for e in exercises_in(c))}</section>' for c in chapters() if (ROOT / c / "exercises").is_dir()}
+    return {
+        c: f'<section class="exercises">{"".join(card(e) for e in exercises_in(c))}</section>'
+        for c in chapters()
+        if (ROOT / c / "exercises").is_dir()
+    }

@@ -52,7 +52,11 @@ class Figure:
         heading. None when there is no such place.
         """
         if self.at.endswith(".svg"):
-            shown = re.search(rf'<figure><img\s+src="{re.escape(self.at)}".*?</figure>(<details class="numbers">.*?</details>)?', body, re.S)
+            shown = re.search(
+                rf'<figure><img\s+src="{re.escape(self.at)}".*?</figure>(<details class="numbers">.*?</details>)?',
+                body,
+                re.S,
+            )
             return shown.end() if shown else None
         headings = list(re.finditer(r"<h([23]) id=.*?</h\1>", body, re.S))
         for heading, after in zip(headings, [*headings[1:], None]):
@@ -62,7 +66,9 @@ class Figure:
 
     def html(self):
         """Without scripts it is a pointer to the demo and, where the lesson has it, a picture."""
-        shown = f'<img src="{self.picture}" alt="{html.escape(self.title)}">' if self.picture else ""
+        shown = (
+            f'<img src="{self.picture}" alt="{html.escape(self.title)}">' if self.picture else ""
+        )
         return (
             f'<section class="figure" id="figure-{self.name}" data-figure="{self.name}" aria-label="{html.escape(self.title)}">'
             f"<h4>{html.escape(self.title)}</h4>"
@@ -75,10 +81,23 @@ def figures_of(chapter):
     text = (ROOT / chapter / "web/figures.js").read_text()
     found = []
     for m in FIGURE.finditer(text):
-        value = lambda key, otherwise="": (re.search(rf"^  {key}: '((?:[^'\\]|\\.)*)',$", m[2], re.M) or ["", otherwise])[1].replace("\\'", "'")
+        value = lambda key, otherwise="": (
+            re.search(rf"^  {key}: '((?:[^'\\]|\\.)*)',$", m[2], re.M) or ["", otherwise]
+        )[1].replace("\\'", "'")
         if not value("title") or not value("at"):
-            fail(f"{chapter}/web/figures.js: figure '{m[1]}' needs lines  title: '...',  and  at: '...',")
-        found.append(Figure(chapter, m[1], value("title"), value("at"), value("page", "README.md"), value("picture")))
+            fail(
+                f"{chapter}/web/figures.js: figure '{m[1]}' needs lines  title: '...',  and  at: '...',"
+            )
+        found.append(
+            Figure(
+                chapter,
+                m[1],
+                value("title"),
+                value("at"),
+                value("page", "README.md"),
+                value("picture"),
+            )
+        )
     return found
 
 
@@ -91,11 +110,17 @@ def compiled(source):
     rule = made.with_suffix(".d")
     if made.exists() and rule.exists():
         needs = rule.read_text().replace("\\\n", " ").split(":", 1)[1].split()
-        if all(os.path.exists(ROOT / n) and os.path.getmtime(ROOT / n) <= made.stat().st_mtime for n in needs):
+        if all(
+            os.path.exists(ROOT / n) and os.path.getmtime(ROOT / n) <= made.stat().st_mtime
+            for n in needs
+        ):
             return made
     made.parent.mkdir(parents=True, exist_ok=True)
     done = subprocess.run(
-        [CLANG, *FLAGS, "-MMD", "-MF", rule, "-c", source, "-o", made], cwd=ROOT, capture_output=True, text=True
+        [CLANG, *FLAGS, "-MMD", "-MF", rule, "-c", source, "-o", made],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
     )
     if done.returncode:
         fail(f"{source} does not compile for WebAssembly:\n{done.stderr}")
@@ -108,7 +133,13 @@ def sources(part):
     rooms = ("tests", "exercises", "bugs", "figures", "goldens", "web")
     names = [p.relative_to(ROOT) for p in files if p.parent.name not in rooms]
     main = re.compile(r"^int main\b", re.M)
-    return [n.as_posix() for n in names if not HOST.match(n.as_posix()) and not main.search((ROOT / n).read_text()) and not n.name.startswith(("demo", "bench"))]
+    return [
+        n.as_posix()
+        for n in names
+        if not HOST.match(n.as_posix())
+        and not main.search((ROOT / n).read_text())
+        and not n.name.startswith(("demo", "bench"))
+    ]
 
 
 def web_sources(chapter):
@@ -125,7 +156,9 @@ def program(chapter, pool):
     objects = list(pool.map(compiled, everything))
     own = [compiled(s) for s in web_sources(chapter)]
     made = OBJECTS / chapter / "figures.wasm"
-    done = subprocess.run([CLANG, *own, *objects, *LINK, "-o", made], cwd=ROOT, capture_output=True, text=True)
+    done = subprocess.run(
+        [CLANG, *own, *objects, *LINK, "-o", made], cwd=ROOT, capture_output=True, text=True
+    )
     if done.returncode:
         fail(f"{chapter}/web does not link:\n{done.stderr}")
     return made.read_bytes()
@@ -133,7 +166,9 @@ def program(chapter, pool):
 
 def script(name, data):
     """bytes -> a script that hands them to host.js."""
-    return f'book.bytes("{name}", "{base64.b64encode(gzip.compress(data, 9, mtime=0)).decode()}");\n'
+    return (
+        f'book.bytes("{name}", "{base64.b64encode(gzip.compress(data, 9, mtime=0)).decode()}");\n'
+    )
 
 
 def build(out):

@@ -52,10 +52,16 @@ class Page:
         if self.path in (".", "README.md"):
             return "index.html"
         if (ROOT / self.path).is_dir():
-            return f"{self.path}/index.html" if not (ROOT / self.path / "README.md").exists() else f"{self.path}/files.html"
+            return (
+                f"{self.path}/index.html"
+                if not (ROOT / self.path / "README.md").exists()
+                else f"{self.path}/files.html"
+            )
         if self.path.endswith("README.md"):
             return self.path[: -len("README.md")] + "index.html"
-        return self.path[: -len(".md")] + ".html" if self.path.endswith(".md") else self.path + ".html"
+        return (
+            self.path[: -len(".md")] + ".html" if self.path.endswith(".md") else self.path + ".html"
+        )
 
 
 def plain(fragment):
@@ -84,7 +90,11 @@ class Book:
     def target(self, page, link):
         """Where a relative link leads: the same link for the book."""
         path, _, anchor = link.partition("#")
-        inside = posixpath.normpath(posixpath.join(posixpath.dirname(page.path), html.unescape(path))) if path else page.path
+        inside = (
+            posixpath.normpath(posixpath.join(posixpath.dirname(page.path), html.unescape(path)))
+            if path
+            else page.path
+        )
         file = ROOT / inside
         if inside.startswith("..") or not file.exists():
             self.mistakes.append(f"{page.path}: '{link}' leads nowhere")
@@ -96,7 +106,9 @@ class Book:
             inside = posixpath.normpath(f"{inside}/README.md")
         there = self.page_of(inside)
         page.links.append((there.path, anchor, link))
-        return ("" if there is page else relative(there.url, page)) + (f"#{anchor}" if anchor else "")
+        return ("" if there is page else relative(there.url, page)) + (
+            f"#{anchor}" if anchor else ""
+        )
 
     def copy(self, page, path):
         to = self.out / path
@@ -171,19 +183,20 @@ class Book:
         rows = [r for r in csv.reader((ROOT / path).read_text().splitlines())]
         head = [", ".join(r)[2:] for r in rows if r and r[0].startswith("#")]
         table = [r for r in rows if r and not r[0].startswith("#")]
-        most = 60
         lines = ["<tr>" + "".join(f"<th>{html.escape(c)}</th>" for c in table[0]) + "</tr>"]
-        lines += ["<tr>" + "".join(f"<td>{html.escape(c)}</td>" for c in r) + "</tr>" for r in table[1:most]]
-        more = f"<p>and {len(table) - most} rows more</p>" if len(table) > most else ""
+        lines += [
+            "<tr>" + "".join(f"<td>{html.escape(c)}</td>" for c in r) + "</tr>"
+            for r in table[1:]
+        ]
         return (
             f'<details class="numbers"><summary>the numbers of this chart</summary>'
             f'<p class="made">{"<br>".join(html.escape(h) for h in head)}</p>'
-            f'<div class="wide"><table>{"".join(lines)}</table></div>{more}</details>'
+            f'<div class="wide"><table>{"".join(lines)}</table></div></details>'
         )
 
     def charts(self, page, body):
         def one(m):
-            figure = f'<figure>{m[1]}<figcaption>{m[3]}</figcaption></figure>'
+            figure = f"<figure>{m[1]}<figcaption>{m[3]}</figcaption></figure>"
             path = posixpath.normpath(posixpath.join(posixpath.dirname(page.path), m[2]))
             table = re.sub(r"\.svg$", ".csv", path)
             return figure + (self.numbers(table) if (ROOT / table).exists() else "")
@@ -218,12 +231,18 @@ class Book:
         body = self.place_figures(page, self.charts(page, body))
         body = self.place_exercises(page, body)
         body = self.relink(page, self.link_file_names(page, self.code(page, body)))
-        page.body = re.sub(r"<table>.*?</table>", r'<div class="wide">\g<0></div>', body, flags=re.S)
+        page.body = re.sub(
+            r"<table>.*?</table>", r'<div class="wide">\g<0></div>', body, flags=re.S
+        )
         page.ids = set(re.findall(r'\bid="([^"]*)"', page.body))
         self.remember(page)
 
     def place_exercises(self, page, body):
-        cards = self.exercises.get(posixpath.dirname(page.path)) if page.path.endswith("README.md") else None
+        cards = (
+            self.exercises.get(posixpath.dirname(page.path))
+            if page.path.endswith("README.md")
+            else None
+        )
         heading = re.search(r'<h2 id="exercises".*?</h2>', body)
         if not cards or not heading:
             return body
@@ -236,14 +255,20 @@ class Book:
         parts = re.split(r'<h[123] id="([^"]*)">(.*?)</h[123]>', page.body, flags=re.S)
         for i in range(1, len(parts), 3):
             words = " ".join(plain(re.sub(r"<pre.*?</pre>", " ", parts[i + 2], flags=re.S)).split())
-            self.sections.append([page.url, parts[i], page.title, plain(parts[i + 1]).removesuffix(" #"), words])
+            self.sections.append(
+                [page.url, parts[i], page.title, plain(parts[i + 1]).removesuffix(" #"), words]
+            )
 
     def source(self, page):
         file = ROOT / page.path
         page.title = page.path
         if file.is_dir():
             entries = sorted(p for p in file.iterdir() if p.suffix and not p.name.startswith("."))
-            items = [f'<li><a href="{os.path.relpath(p, file)}">{p.name}</a></li>' for p in entries if p.is_file()]
+            items = [
+                f'<li><a href="{os.path.relpath(p, file)}">{p.name}</a></li>'
+                for p in entries
+                if p.is_file()
+            ]
             fake = Page(f"{page.path}/x")
             body = self.relink(fake, "".join(items))
             page.links = fake.links
@@ -281,11 +306,16 @@ class Book:
             for p in order
             if p.path.endswith("README.md")
         )
-        contents = "".join(f'<li class="l{n}"><a href="#{i}">{html.escape(t)}</a></li>' for n, i, t in page.contents)
+        contents = "".join(
+            f'<li class="l{n}"><a href="#{i}">{html.escape(t)}</a></li>'
+            for n, i, t in page.contents
+        )
         at = order.index(page) if page in order else -1
         before = order[at - 1] if at > 0 else None
         after = order[at + 1] if 0 <= at < len(order) - 1 else None
-        scripts = [f"{root}/assets/{n}" for n in page_scripts(page)] + [relative(p, page) for p in page.loads if p.endswith(".js")]
+        scripts = [f"{root}/assets/{n}" for n in page_scripts(page)] + [
+            relative(p, page) for p in page.loads if p.endswith(".js")
+        ]
         values = {
             "title": html.escape(page.title), "root": root, "chapters": chapters, "body": page.body,
             "contents": f'<nav class="here" aria-label="On this page"><ul>{contents}</ul></nav>' if contents else "",
@@ -298,4 +328,6 @@ class Book:
 
 
 def page_scripts(page):
-    return ["book.js"] + (["host.js", "draw.js", "widgets.js"] if page.figures else [])
+    """The shared ones: a page loads what it has use for."""
+    drawn = ["draw.js"] if page.figures or "<details class=\"numbers\"" in page.body else []
+    return ["book.js", *drawn, *(["charts.js"] if drawn else []), *(["host.js", "widgets.js"] if page.figures else [])]

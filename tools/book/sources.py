@@ -44,7 +44,9 @@ def coloured(text, kind):
         out.append(html.escape(text[at : m.start()], quote=False))
         # A comment of many lines is coloured line by line: each line is an element of its own.
         lines = html.escape(m[0], quote=False).split("\n")
-        out.append("\n".join(f'<span class="{name[0]}">{line}</span>' if line else "" for line in lines))
+        out.append(
+            "\n".join(f'<span class="{name[0]}">{line}</span>' if line else "" for line in lines)
+        )
         at = m.end()
     out.append(html.escape(text[at:], quote=False))
     return "".join(out)

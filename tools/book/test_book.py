@@ -65,12 +65,21 @@ class Native:
     def __init__(self, chapter):
         model = ROOT / chapter / "web/nano.bin"
         self.process = subprocess.Popen(
-            [NATIVE / chapter, *([model] if model.exists() else [])], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, encoding="utf-8", errors="replace",
+            [NATIVE / chapter, *([model] if model.exists() else [])],
+            cwd=ROOT,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            encoding="utf-8",
+            errors="replace",
         )
 
     def ask(self, figure, inputs):
-        clean = {k: " ".join(str(v).splitlines()) if isinstance(v, str) else v for k, v in inputs.items()}
-        self.process.stdin.write("\t".join([figure, *(f"{k}={v}" for k, v in clean.items())]) + "\n")
+        clean = {
+            k: " ".join(str(v).splitlines()) if isinstance(v, str) else v for k, v in inputs.items()
+        }
+        self.process.stdin.write(
+            "\t".join([figure, *(f"{k}={v}" for k, v in clean.items())]) + "\n"
+        )
         self.process.stdin.flush()
         line = self.process.stdout.readline()
         return json.loads(line) if line else None
@@ -84,7 +93,14 @@ def link_native():
         fail(text)
     own = [c for c in chapters() if (ROOT / c / "web/figures.c").exists()]
     with concurrent.futures.ThreadPoolExecutor(2) as pool:
-        list(pool.map(lambda c: native.link(build, NATIVE / c, c, ["tools/book/native.c", *figures.web_sources(c)]), own))
+        list(
+            pool.map(
+                lambda c: native.link(
+                    build, NATIVE / c, c, ["tools/book/native.c", *figures.web_sources(c)]
+                ),
+                own,
+            )
+        )
 
 
 def numbers(value):
@@ -108,7 +124,9 @@ def difference(page, library, tolerance):
             if len(a) != len(b):
                 return f"{name}: {len(a)} numbers are not {len(b)}"
             for i, (x, y) in enumerate(zip(a, b)):
-                if (x is None) != (y is None) or (x is not None and not abs(x - y) <= tolerance * largest + 1e-30):
+                if (x is None) != (y is None) or (
+                    x is not None and not abs(x - y) <= tolerance * largest + 1e-30
+                ):
                     return f"{name}[{i}]: {x} is not {y}"
     return None
 
@@ -145,7 +163,9 @@ def drive(page, name, runs):
 
 
 def check_figures(results, page, path, library):
-    for figure in page.run("[...document.querySelectorAll('[data-figure]')].map(f => f.dataset.figure)"):
+    for figure in page.run(
+        "[...document.querySelectorAll('[data-figure]')].map(f => f.dataset.figure)"
+    ):
         section = f"document.getElementById('figure-{figure}')"
         runs = page.run(f"!!{section}.querySelector('.go')")
         answered = drive(page, figure, runs)
@@ -160,14 +180,20 @@ def check_figures(results, page, path, library):
             if wrong:
                 wrong = f"{wrong}, for {str(inputs)[:200]}"
                 break
-        results.check(told and not wrong, f"{path}: {figure} says what the native library says: {wrong}")
+        results.check(
+            told and not wrong, f"{path}: {figure} says what the native library says: {wrong}"
+        )
 
 
 # ---- pages ----
 
 
 def quiet(results, page, what):
-    outside = [r for r in page.requests if not r.startswith(("file:///", "data:", "blob:", "http://127.0.0.1:"))]
+    outside = [
+        r
+        for r in page.requests
+        if not r.startswith(("file:///", "data:", "blob:", "http://127.0.0.1:"))
+    ]
     results.check(not page.errors, f"{what}: no errors: {page.errors[:2]}")
     results.check(not outside, f"{what}: asks nobody else: {outside[:2]}")
 
@@ -178,16 +204,34 @@ def check_page(results, browser, path, library, shots):
     check_figures(results, page, path, library)
     quiet(results, page, path)
     loaded = {r for r in page.requests if r.startswith("file:") and not r.endswith("model.js")}
-    size = sum(pathlib.Path(r.removeprefix("file://").split("#")[0].split("?")[0]).stat().st_size for r in loaded)
+    size = sum(
+        pathlib.Path(r.removeprefix("file://").split("#")[0].split("?")[0]).stat().st_size
+        for r in loaded
+    )
     results.check(size < MOST_BYTES, f"{path}: {size} bytes without the model")
     right = "[...f.querySelectorAll('input')].forEach((e, i) => e.value = JSON.parse(atob(f.dataset.answers))[i][1]); f.requestSubmit();"
     for i in range(page.run("document.querySelectorAll('.predict').length")):
-        form, verdict = f"(() => {{ const f = document.querySelectorAll('.predict')[{i}]; ", "return f.querySelector('.verdict').textContent; })()"
-        results.check(page.run(form + right + verdict) == "All right.", f"{path}: prediction {i} knows its numbers")
+        form, verdict = (
+            f"(() => {{ const f = document.querySelectorAll('.predict')[{i}]; ",
+            "return f.querySelector('.verdict').textContent; })()",
+        )
+        results.check(
+            page.run(form + right + verdict) == "All right.",
+            f"{path}: prediction {i} knows its numbers",
+        )
         wrong = "for (const e of f.querySelectorAll('input')) e.value = '12345.678'; f.requestSubmit(); "
-        results.check(page.run(form + wrong + verdict).startswith("0 of"), f"{path}: prediction {i} knows others")
+        results.check(
+            page.run(form + wrong + verdict).startswith("0 of"),
+            f"{path}: prediction {i} knows others",
+        )
     for width in WIDTHS:
-        page.send("Emulation.setDeviceMetricsOverride", width=width, height=900, deviceScaleFactor=1, mobile=width < 500)
+        page.send(
+            "Emulation.setDeviceMetricsOverride",
+            width=width,
+            height=900,
+            deviceScaleFactor=1,
+            mobile=width < 500,
+        )
         page.run("new Promise(done => setTimeout(done, 120))")
         wide = page.run("document.documentElement.scrollWidth")
         results.check(wide <= width, f"{path}: {wide} pixels on a screen of {width}")
@@ -206,7 +250,10 @@ def check_without(results, browser, path):
     url = (BOOK / path).as_uri()
     shown = "getComputedStyle(document.querySelector('.figure .still')).display !== 'none'"
     plain = browser.open(url, scripts=False)
-    results.check(plain.run(shown) and plain.run("document.querySelector('main').textContent.length") > 5000, f"{path} without scripts")
+    results.check(
+        plain.run(shown) and plain.run("document.querySelector('main').textContent.length") > 5000,
+        f"{path} without scripts",
+    )
     browser.close(plain)
     for what, script in ABSENT.items():
         page = browser.open(url, before=script)
@@ -219,13 +266,21 @@ def check_without(results, browser, path):
 def check_search(results, browser):
     page = browser.open((BOOK / "index.html").as_uri())
     page.run("document.querySelector('.search input').focus()")
-    page.run("(() => { const f = document.querySelector('.search input'); f.value = 'online softmax'; f.dispatchEvent(new Event('input')); })()")
+    page.run(
+        "(() => { const f = document.querySelector('.search input'); f.value = 'online softmax'; f.dispatchEvent(new Event('input')); })()"
+    )
     found = page.until("document.querySelectorAll('.search li a').length")
     results.check(found, "search finds 'online softmax'")
     link = page.run("(document.querySelector('.search li a') || {}).href || ''")
     page.run("document.querySelector('.search li a')?.click()")
     page.browser.pump(0.5)
-    results.check("#" in link and page.until("location.hash && document.getElementById(decodeURIComponent(location.hash.slice(1)))"), f"{link} leads there")
+    results.check(
+        "#" in link
+        and page.until(
+            "location.hash && document.getElementById(decodeURIComponent(location.hash.slice(1)))"
+        ),
+        f"{link} leads there",
+    )
     quiet(results, page, "search")
     browser.close(page)
 
@@ -244,7 +299,10 @@ def check_served(results, browser):
     threading.Thread(target=server.serve_forever, daemon=True).start()
     page = browser.open(f"http://127.0.0.1:{server.server_port}/01_self_attention/")
     page.run("document.querySelector('.figure').scrollIntoView()")
-    results.check(page.until("document.querySelector('.figure').dataset.answers"), "a figure answers on a page that was served")
+    results.check(
+        page.until("document.querySelector('.figure').dataset.answers"),
+        "a figure answers on a page that was served",
+    )
     quiet(results, page, "served")
     browser.close(page)
     server.shutdown()
@@ -252,7 +310,12 @@ def check_served(results, browser):
 
 def check_links(results):
     book = Book(NATIVE, [], {}, {})
-    for link, dead in (("mla.h", False), ("nowhere.h", True), ("../../outside.md", True), ("../02_causal/README.md", False)):
+    for link, dead in (
+        ("mla.h", False),
+        ("nowhere.h", True),
+        ("../../outside.md", True),
+        ("../02_causal/README.md", False),
+    ):
         before = len(book.mistakes)
         book.target(Page("04_mla/README.md"), link)
         results.check((len(book.mistakes) > before) == dead, f"link {link}")
@@ -269,7 +332,13 @@ def main(arguments):
         options.shots.mkdir(parents=True, exist_ok=True)
     results = Results()
     link_native()
-    pages = options.pages or sorted({p.relative_to(BOOK).as_posix() for p in BOOK.glob("**/*.html") if 'class="lesson"' in p.read_text()})
+    pages = options.pages or sorted(
+        {
+            p.relative_to(BOOK).as_posix()
+            for p in BOOK.glob("**/*.html")
+            if 'class="lesson"' in p.read_text()
+        }
+    )
     libraries = {}
     with Browser() as browser:
         for path in pages:

@@ -1,10 +1,10 @@
 /*
- * Runs a chapter's program. It lives in a worker, so that the page never waits for it: book.call(name,
- * inputs) sends the inputs as lines NAME=VALUE and promises the answer, an object.
+ * Runs a chapter's program. It lives in a worker, so that the page never waits for it:
+ * book.call(name, inputs) sends the inputs as lines NAME=VALUE and promises the answer, an object.
  *
  * WebAssembly knows no system; what wasi-libc asks for is answered here: a clock, a place for error
- * messages, an end. There are no files. A program that has ended (a CHECK that failed) is started anew
- * for the next call, and so is one that was stopped in the middle of its work.
+ * messages, an end. There are no files. A program that has ended (a CHECK that failed) is started
+ * anew for the next call.
  */
 'use strict';
 const book = (() => {
@@ -12,12 +12,16 @@ const book = (() => {
   let worker = null, next = 0;
 
   /* A module of one function with an instruction of SIMD, for WebAssembly.validate() to judge. */
-  const simd = new Uint8Array([0, 97, 115, 109, 1, 0, 0, 0, 1, 5, 1, 96, 0, 1, 123, 3, 2, 1, 0, 10, 10, 1, 8, 0, 65, 0, 253, 15, 253, 98, 11]);
+  const simd = new Uint8Array([
+    0, 97, 115, 109, 1, 0, 0, 0, 1, 5, 1, 96, 0, 1, 123, 3, 2, 1, 0, 10, 10, 1, 8, 0, 65, 0, 253, 15,
+    253, 98, 11,
+  ]);
   const missing = () => typeof WebAssembly !== 'object' ? 'WebAssembly'
     : !WebAssembly.validate(simd) ? 'the SIMD instructions of WebAssembly'
-    : typeof Worker !== 'function' || typeof DecompressionStream !== 'function' ? 'a worker or decompression' : null;
+    : typeof Worker !== 'function' ? 'workers'
+    : typeof DecompressionStream !== 'function' ? 'decompression' : null;
 
-  /* In the worker: it is made from this function's text, since a page from the disk may load no file. */
+  /* The worker is made from this function's text: a page from the disk may load no file for it. */
   function inWorker() {
     let program = null, said = '';
     const decode = new TextDecoder(), encode = new TextEncoder();
@@ -33,7 +37,8 @@ const book = (() => {
       fd_write(fd, list, count, to) {
         let all = 0;
         for (let i = 0; i < count; i++) {
-          const at = view().getUint32(list + 8 * i, true), length = view().getUint32(list + 8 * i + 4, true);
+          const at = view().getUint32(list + 8 * i, true);
+          const length = view().getUint32(list + 8 * i + 4, true);
           said += decode.decode(bytes().slice(at, at + length));
           all += length;
         }
@@ -71,7 +76,9 @@ const book = (() => {
           model = data.model;
           return;
         }
-        try { postMessage({ id: data.id, answer: await answer(data.name, data.lines) }); } catch (e) {
+        try {
+          postMessage({ id: data.id, answer: await answer(data.name, data.lines) });
+        } catch (e) {
           program = null; /* whatever state it was in is not trusted */
           postMessage({ id: data.id, error: said.trim() || String(e.message || e) });
         }
@@ -80,18 +87,22 @@ const book = (() => {
   }
 
   async function unpacked(text) {
-    const packed = Uint8Array.from(atob(text), c => c.charCodeAt(0));
-    return new Uint8Array(await new Response(new Blob([packed]).stream().pipeThrough(new DecompressionStream('gzip'))).arrayBuffer());
+    const packed = new Blob([Uint8Array.from(atob(text), c => c.charCodeAt(0))]);
+    const stream = packed.stream().pipeThrough(new DecompressionStream('gzip'));
+    return new Uint8Array(await new Response(stream).arrayBuffer());
   }
 
   async function started() {
-    const w = new Worker(URL.createObjectURL(new Blob([`(${inWorker})()`], { type: 'text/javascript' })));
+    const source = new Blob([`(${inWorker})()`], { type: 'text/javascript' });
+    const w = new Worker(URL.createObjectURL(source));
     w.onmessage = ({ data }) => {
       const [resolve, reject] = calls.get(data.id) || [];
       calls.delete(data.id);
       if (resolve) data.error === undefined ? resolve(data.answer) : reject(new Error(data.error));
     };
-    w.postMessage({ program: await unpacked(parts.program), model: parts.model ? await unpacked(parts.model) : null });
+    const both = [parts.program, parts.model].map(p => p && unpacked(p));
+    const [program, model] = await Promise.all(both);
+    w.postMessage({ program, model });
     return w;
   }
 
@@ -101,16 +112,13 @@ const book = (() => {
     bytes(name, text) { parts[name] = text; },
     async call(name, inputs) {
       worker ||= started();
-      const lines = Object.entries(inputs).map(([k, v]) => `${k}=${String(v).replace(/[\r\n]+/g, ' ')}`).join('\n');
+      const line = ([k, v]) => `${k}=${String(v).replace(/[\r\n]+/g, ' ')}`;
+      const lines = Object.entries(inputs).map(line).join('\n');
       const w = await worker, id = next++;
-      return new Promise((resolve, reject) => { calls.set(id, [resolve, reject]); w.postMessage({ id, name, lines }); });
-    },
-    /* Ends what is being computed; the next call finds a new program. */
-    stop() {
-      if (worker) worker.then(w => w.terminate());
-      worker = null;
-      for (const [, reject] of calls.values()) reject(new Error('stopped'));
-      calls.clear();
+      return new Promise((resolve, reject) => {
+        calls.set(id, [resolve, reject]);
+        w.postMessage({ id, name, lines });
+      });
     },
   };
 })();
