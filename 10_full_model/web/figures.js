@@ -6,9 +6,9 @@ const visible = t => t.trim() || (t.includes('\n') ? '⏎' : t ? '␣' : '∅');
 const verse = 'And God said, Let there be light: and there was light. And God saw the light, that it was good';
 
 figure('write', {
-  title: 'A model of 1.8 million numbers writes here',
+  title: 'A model of 1.9 million numbers writes here',
   at: 'Text from probabilities',
-  about: 'Four layers, trained by this program on the King James Bible, in four and eight bits (1.3 MB). It knows no other book.',
+  about: 'Four layers, trained by this program on the King James Bible, in four and eight bits (1.2 MB). It knows no other book.',
   run: 'write',
   inputs: [
     text('prompt', 'Begin with', 'And God said unto', 200, 'up to 120 tokens are read'),

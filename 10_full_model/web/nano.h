@@ -9,7 +9,7 @@
  *
  * Sizes that are not in the header are those of the preset "nano-q". An FFN's matrices have four
  * bits, with a scale for 32 numbers of a row; attention's and the table of embeddings eight, with a
- * scale for each row (chapter 08); what is small is F32. A model of 1.8 million numbers is 1.3 MB.
+ * scale for each row (chapter 08); what is small is F32. A model of 1.9 million numbers is 1.2 MB.
  *
  * Invariant: pack.c and nano.c walk over the same weights in the same order: both ask the model.
  */
