@@ -237,7 +237,7 @@ figures: | setup ## draw every chapter's charts again from their CSV files
 	@tools/figures.sh $(CH)
 
 book: | setup ## the lessons as a site, build/book/index.html, in which the chapters' own code runs
-	@tools/book/book.py
+	@tools/book/book.py $(ARGS)
 
 learn: ## walk through the exercises, up to the first that is not solved yet (CH=02.3 HINT=1: a hint)
 	+@tools/learn.py learn $(CH) $(if $(HINT),--hint $(HINT))

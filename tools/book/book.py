@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""The lessons as a site of static files: book.py [OUT]     (`make book`; OUT is build/book)
+"""The lessons as a site of static files: book.py [--draft] [OUT]     (`make book`; OUT is build/book)
 
 Every .md file of the repository that the lessons lead to becomes a page, at the same place:
 02_causal/README.md is OUT/02_causal/index.html, so that relative links stay what they are. A source
@@ -12,10 +12,12 @@ pandoc reads Markdown; everything else is here and in the modules beside:
     figures.py     the chapters' NN_name/web/: which figure stands where; clang makes their WebAssembly
     assets/        what a browser reads: template, style sheet, scripts
 
-The build fails when a relative link leads nowhere. No page asks another host for anything.
+The build fails when a relative link leads nowhere; with --draft, for those who are writing a lesson,
+it only says so. No page asks another host for anything.
 """
 
 import json
+import os
 import pathlib
 import shutil
 import sys
@@ -69,17 +71,19 @@ def report(out, book):
 def main(arguments):
     if not shutil.which("pandoc"):
         fail("pandoc is missing; on Debian: tools/setup.sh book")
-    out = pathlib.Path(arguments[0]) if arguments else ROOT / "build/book"
+    draft = "--draft" in arguments
+    rest = [a for a in arguments if a != "--draft"]
+    out = pathlib.Path(rest[0]).resolve() if rest else ROOT / "build/book"
     shutil.rmtree(out, ignore_errors=True)
     write = figures.build(out)
     book = Book(out, lessons(), figures=write, exercises=exercises.by_chapter())
     try:
-        book.write(ASSETS / "template.html")
+        book.write(ASSETS / "template.html", draft)
     except Mistake as mistake:
         fail(f"\n{mistake}")
     write_assets(out, book)
     report(out, book)
-    print(f"  {len(book.pages)} pages: {out.resolve().relative_to(ROOT)}/index.html")
+    print(f"  {len(book.pages)} pages: {os.path.relpath(out)}/index.html")
 
 
 if __name__ == "__main__":

@@ -43,7 +43,7 @@ class Figure:
     chapter: str
     name: str
     title: str
-    at: str  # a picture of the lesson, or a part of a heading
+    at: str  # a picture of the lesson, or parts of headings, a | between them: the first found
     page: str
     picture: str
 
@@ -59,9 +59,10 @@ class Figure:
             )
             return shown.end() if shown else None
         headings = list(re.finditer(r"<h([23]) id=.*?</h\1>", body, re.S))
-        for heading, after in zip(headings, [*headings[1:], None]):
-            if self.at.lower() in html.unescape(re.sub("<[^>]*>", "", heading[0])).lower():
-                return after.start() if after else len(body)
+        for wanted in self.at.lower().split("|"):
+            for heading, after in zip(headings, [*headings[1:], None]):
+                if wanted in html.unescape(re.sub("<[^>]*>", "", heading[0])).lower():
+                    return after.start() if after else len(body)
         return None
 
     def html(self):

@@ -33,6 +33,14 @@ const draw = (() => {
     return a && a < 1e-3 ? x.toExponential(1) : String(+x.toPrecision(3));
   }
 
+  /* 70272 -> "68.6 KiB" */
+  function bytes(b) {
+    const units = [[2 ** 40, 'TiB'], [2 ** 30, 'GiB'], [2 ** 20, 'MiB'], [2 ** 10, 'KiB']];
+    for (const [size, name] of units)
+      if (b >= size) return `${(b / size).toFixed(1)} ${name}`;
+    return `${b} bytes`;
+  }
+
   /* Round numbers within [low, high], about `wanted` of them. */
   function ticks(low, high, wanted, log) {
     const out = [];
@@ -178,5 +186,28 @@ const draw = (() => {
     return svg;
   }
 
-  return { node, text, titled, canvas, chart, bars, map, short, colours };
+  /* ---- tables ---- */
+
+  /* heads [columns], rows of texts or nodes. */
+  function table(heads, rows) {
+    const make = (tag, inside) => {
+      const e = document.createElement(tag);
+      e.append(...inside);
+      return e;
+    };
+    const line = (tag, cells) => make('tr', cells.map(c => make(tag, [c])));
+    const wide = make('div', [make('table', [line('th', heads), ...rows.map(r => line('td', r))])]);
+    wide.className = 'wide';
+    return wide;
+  }
+
+  /* Pictures beside each other, below each other where there is no room. */
+  function side(...pictures) {
+    const box = document.createElement('div');
+    box.className = 'side';
+    box.append(...pictures);
+    return box;
+  }
+
+  return { node, text, titled, canvas, chart, bars, map, table, side, short, bytes, colours };
 })();

@@ -13,8 +13,8 @@ const book = (() => {
 
   /* A module of one function with an instruction of SIMD, for WebAssembly.validate() to judge. */
   const simd = new Uint8Array([
-    0, 97, 115, 109, 1, 0, 0, 0, 1, 5, 1, 96, 0, 1, 123, 3, 2, 1, 0, 10, 10, 1, 8, 0, 65, 0, 253, 15,
-    253, 98, 11,
+    0, 97, 115, 109, 1, 0, 0, 0, 1, 5, 1, 96, 0, 1, 123, 3, 2, 1, 0, 10, 10, 1, 8, 0, 65, 0, 253,
+    15, 253, 98, 11,
   ]);
   const missing = () => typeof WebAssembly !== 'object' ? 'WebAssembly'
     : !WebAssembly.validate(simd) ? 'the SIMD instructions of WebAssembly'
