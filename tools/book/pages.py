@@ -185,8 +185,7 @@ class Book:
         table = [r for r in rows if r and not r[0].startswith("#")]
         lines = ["<tr>" + "".join(f"<th>{html.escape(c)}</th>" for c in table[0]) + "</tr>"]
         lines += [
-            "<tr>" + "".join(f"<td>{html.escape(c)}</td>" for c in r) + "</tr>"
-            for r in table[1:]
+            "<tr>" + "".join(f"<td>{html.escape(c)}</td>" for c in r) + "</tr>" for r in table[1:]
         ]
         return (
             f'<details class="numbers"><summary>the numbers of this chart</summary>'
@@ -331,5 +330,10 @@ class Book:
 
 def page_scripts(page):
     """The shared ones: a page loads what it has use for."""
-    drawn = ["draw.js"] if page.figures or "<details class=\"numbers\"" in page.body else []
-    return ["book.js", *drawn, *(["charts.js"] if drawn else []), *(["host.js", "widgets.js"] if page.figures else [])]
+    drawn = ["draw.js"] if page.figures or '<details class="numbers"' in page.body else []
+    return [
+        "book.js",
+        *drawn,
+        *(["charts.js"] if drawn else []),
+        *(["host.js", "widgets.js"] if page.figures else []),
+    ]
