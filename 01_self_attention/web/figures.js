@@ -28,6 +28,7 @@ figure('heat_map', {
 figure('sharpness', {
   title: 'A softmax that is too sure does not learn',
   at: 'Why divide by|√D',
+  picture: 'figures/attention.svg',
   about: 'Ten keys and a query of D random numbers, a thousand times: sharpness.c.',
   inputs: [slider('dim', 'D', 1, 1024, 64, { log: true })],
   draw(a, width) {

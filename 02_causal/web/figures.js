@@ -4,6 +4,7 @@
 figure('online', {
   title: 'Three numbers, tile by tile',
   at: 'By hand',
+  picture: 'figures/window.svg',
   about: 'online_softmax(), with your exponentials and values. A cell is what a key counts for in '
     + 'the sum, as it stands after each tile.',
   inputs: [

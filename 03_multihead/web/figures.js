@@ -31,6 +31,7 @@ figure('cache', {
 figure('sharing', {
   title: 'Four heads, and how many keys they have',
   at: 'Sharing|The mathematics',
+  picture: 'figures/heads.svg',
   about: 'multihead.c with random weights on ten random tokens: heads that share a key still ask '
     + 'with queries of their own.',
   inputs: [choice('key_heads', 'key heads', ['1 (MQA)', '2 (GQA)', '4 (MHA)'], 2)],

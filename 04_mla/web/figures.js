@@ -31,6 +31,7 @@ figure('cache', {
 figure('operations', {
   title: 'Which of the two?',
   at: 'figures/operations.svg',
+  picture: 'figures/operations.svg',
   inputs: [
     choice('model', 'a layer of', models.slice(0, 3), 0),
     slider('length', 'tokens in all', 2, 131072, 4096, { log: true }),

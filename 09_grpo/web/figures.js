@@ -36,6 +36,7 @@ figure('group', {
 figure('learn', {
   title: 'Ask, draw, reward, learn',
   at: 'to a gradient|The mathematics',
+  picture: 'figures/reward.svg',
   about: 'A policy of ten numbers, one for each answer. Answer 7 is right. Each step draws a '
     + 'group, and its policy loss goes backward through the tape.',
   run: 'let it learn',

@@ -10,6 +10,7 @@ const verse = 'And God said, Let there be light: and there was light. And God sa
 figure('write', {
   title: 'A model of 1.9 million numbers writes here',
   at: 'Text from probabilities|Choosing the next|Generating|The code',
+  picture: 'figures/loss.svg',
   about: 'Four layers, trained by this program on the King James Bible, in four and eight bits '
     + '(1.2 MB). It knows no other book.',
   run: 'write',
@@ -66,6 +67,7 @@ figure('attends', {
 figure('selected', {
   title: 'What an indexer selects',
   at: 'Measured',
+  picture: 'figures/indexer.svg',
   page: 'SPARSE.md',
   about: 'The model of chapter 10\'s page, with indexers that have watched its attention. What is '
     + 'not selected is not read.',

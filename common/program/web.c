@@ -2,9 +2,7 @@
  * Inputs come as lines NAME=VALUE in one buffer, answers leave as one JSON object in another: both
  * sides read and write them with what they have, and a test can, too.
  *
- * The page's side of it: web_input(size) is the buffer to write the lines to; then the figure's
- * function; then web_answer() is the JSON, to be read before the next call. web_room(size) is where
- * a file's bytes go.
+ * Numbers are written with nine digits, which tell any float from its neighbours.
  */
 #include "common/program/web.h"
 
@@ -15,18 +13,8 @@
 #include <string.h>
 #include <time.h>
 
-#ifdef __wasm__
-#define EXPORTED __attribute__((used, visibility("default")))
-#else
-#define EXPORTED
-#endif
-
 static char *input, *answer, *file;
 static size_t input_capacity, answer_capacity, answer_length, file_size;
-
-EXPORTED char *web_input(size_t size);
-EXPORTED const char *web_answer(void);
-EXPORTED char *web_room(size_t size);
 
 char *web_input(size_t size) {
     input = grow(input, &input_capacity, size + 1, 1);

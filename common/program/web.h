@@ -60,4 +60,14 @@ double web_seconds(void);
 /* Opens a context on the CPU in F32; nothing can go wrong there. */
 void web_context(Context *ctx, uint64_t seed);
 
+/* ---- the page's side: around each call of a figure ---- */
+
+/* Room for `size` bytes of lines NAME=VALUE, to be written before the call; what was said is
+ * forgotten. */
+char *web_input(size_t size);
+/* Behind it: all that was said, as a JSON object. Good until the next call. */
+const char *web_answer(void);
+/* Room for a file, once. */
+char *web_room(size_t size);
+
 #endif

@@ -12,6 +12,7 @@ import json
 import re
 import subprocess
 import tempfile
+import textwrap
 
 from build import ROOT, chapters
 from learn import exercises_in, opening_comment
@@ -60,7 +61,7 @@ def paragraphs(lines):
     out = []
     for part in re.split(r"\n\s*\n", text):
         tag = "pre" if re.search(r"^ {2,}\S", part, re.M) else "p"
-        out.append(f"<{tag}>{html.escape(part.strip(chr(10)), quote=False)}</{tag}>")
+        out.append(f"<{tag}>{html.escape(textwrap.dedent(part.strip(chr(10))), quote=False)}</{tag}>")
     return "".join(out)
 
 

@@ -67,9 +67,9 @@ class Figure:
 
     def html(self):
         """Without scripts it is a pointer to the demo and, where the lesson has it, a picture."""
-        shown = (
-            f'<img src="{self.picture}" alt="{html.escape(self.title)}">' if self.picture else ""
-        )
+        there = self.picture and (ROOT / self.chapter / self.picture).exists()
+        alt = html.escape(self.title)
+        shown = f'<img loading="lazy" src="{self.picture}" alt="{alt}">' if there else ""
         return (
             f'<section class="figure" id="figure-{self.name}" data-figure="{self.name}" aria-label="{html.escape(self.title)}">'
             f"<h4>{html.escape(self.title)}</h4>"

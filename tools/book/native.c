@@ -14,10 +14,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-char *web_input(size_t size);
-char *web_room(size_t size);
-const char *web_answer(void);
-
 static void read_model(const char *path) {
     FILE *f = fopen(path, "rb");
     if (!f) fatal("%s cannot be read", path);

@@ -108,9 +108,9 @@
     let right = 0;
     rows.forEach((row, i) => {
       const [whole, want] = answers[i], out = row.querySelector('output');
-      const given = number(row.querySelector('input').value);
+      const written = row.querySelector('input').value.trim(), given = number(written);
       const ok = Math.abs(given - want) <= (whole ? 0 : 1e-3 * Math.abs(want) + 1e-4);
-      out.textContent = ok ? ' ✓' : Number.isNaN(given) ? ' is not a number' : ' ✗';
+      out.textContent = ok ? ' ✓' : !written ? '' : Number.isNaN(given) ? ' is no number' : ' ✗';
       out.className = ok ? 'right' : 'wrong';
       right += ok;
     });
