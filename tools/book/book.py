@@ -30,19 +30,20 @@ from build import ROOT, chapters, fail, run_main
 from pages import Book, Mistake
 
 ASSETS = pathlib.Path(__file__).resolve().parent / "assets"
+NO_ROOM = ("tests", "exercises", "bugs", "figures", "goldens")
 SCRIPTS = ["book.js", "draw.js", "charts.js", "host.js", "widgets.js"]
 
 
 def lessons():
-    """The pages in the order of reading, as paths from the root; what else links reach follows."""
+    """The pages in the order of reading, as paths from the root: a part's lesson, then what else it
+    has in Markdown. What links reach beside these follows.
+    """
     found = ["README.md"]
-    for chapter in chapters():
-        found.append(f"{chapter}/README.md")
-        rest = sorted(p.relative_to(ROOT).as_posix() for p in (ROOT / chapter).glob("**/*.md"))
-        found += [
-            p for p in rest if p != found[-1] and p.split("/")[1] not in ("tests", "exercises")
-        ]
-    return found + ["common/README.md"]
+    for part in [*chapters(), "common"]:
+        pages = sorted(p.relative_to(ROOT).as_posix() for p in (ROOT / part).glob("**/*.md"))
+        first = f"{part}/README.md"
+        found += [first, *(p for p in pages if p != first and p.split("/")[1] not in NO_ROOM)]
+    return found
 
 
 def write_assets(out, book):

@@ -109,7 +109,7 @@
     rows.forEach((row, i) => {
       const [whole, want] = answers[i], out = row.querySelector('output');
       const written = row.querySelector('input').value.trim(), given = number(written);
-      const ok = Math.abs(given - want) <= (whole ? 0 : 1e-3 * Math.abs(want) + 1e-4);
+      const ok = Math.abs(given - want) <= (whole ? 0 : 5e-3 * Math.abs(want) + 1e-4);
       out.textContent = ok ? ' ✓' : !written ? '' : Number.isNaN(given) ? ' is no number' : ' ✗';
       out.className = ok ? 'right' : 'wrong';
       right += ok;
