@@ -3,7 +3,8 @@
  * file for Slurm.
  *
  * On one machine nothing else is needed. Processes on other machines are for a launcher that knows
- * how to get there: mpirun by ssh, Slurm by its own daemons.
+ * how to get there: mpirun by ssh, Slurm by its own daemons. A path in the place of a command is
+ * another program that knows ranks (common/comm/check_comm, 10_full_model/bench_ranks).
  */
 #define _GNU_SOURCE
 #include "10_full_model/commands/command.h"
@@ -153,6 +154,8 @@ static int run(int argc, char **argv, Error *err) {
     ssize_t length = readlink("/proc/self/exe", program, sizeof program - 1);
     if (length <= 0) return error_set(err, "/proc is not there, which names this program");
     program[length] = 0;
+    if (strchr(command[0], '/')) snprintf(program, sizeof program, "%s", *command++), first++;
+    if (access(program, X_OK)) return error_set(err, "%s: %s", program, strerror(errno));
     if (o->batch_script == SLURM) return print_slurm(o, program, command), 0;
     if (o->hosts) return become_mpirun(o, program, command, argc - first, err);
     char **words = must_alloc((size_t)(argc - first) + 2, sizeof *words);

@@ -17,6 +17,7 @@ Test(deepseek, launch_starts_what_knows_ranks) {
     Output o = EXPECT(1, "info runs alone, and this is rank 0 of 2", "launch", "-n", "2", "--",
                       "info", "--config", "v3");
     cr_assert(!strstr(strstr(o.err, "info") + 1, "info"), "once: %s", o.err);
+    EXPECT(1, "/nothing: No such file", "launch", "-n", "2", "--", "/nothing");
     EXPECT(2, "there is no command 'nothing'", "launch", "-n", "3", "--", "nothing");
 }
 
