@@ -4,6 +4,7 @@
 #include "09_grpo/grpo.h"
 
 #include "09_grpo/grpo_batch.h"
+#include "09_grpo/share.h"
 #include "common/core/cpu_matmul.h"
 #include "common/program/progress.h"
 
@@ -76,9 +77,18 @@ int grpo_init(Grpo *g, Context *ctx, const Decoder *policy, const Decoder *refer
                 .adamw = adamw,
                 .cfg = *cfg,
                 .source = source};
+    const RolloutConfig *r = &cfg->rollout;
+    int ranks = comm_size(ctx->comm), update = r->prompts * r->group / cfg->mini_batches;
+    if (r->prompts % ranks || update % ranks)
+        return error_set(err,
+                         "%d ranks share the prompts of a step and the answers of an update: take "
+                         "a multiple of %d of each, not %d and %d",
+                         ranks, ranks, r->prompts, update);
     CHECK(reference || cfg->loss.beta == 0, "grpo_init: beta %g needs a reference", cfg->loss.beta);
     g->cfg.loss.max_completion_length = cfg->rollout.max_completion_length;
-    if (rollouts_init(&g->rollouts, ctx, policy, position, &cfg->rollout, err)) return -1;
+    RolloutConfig own = cfg->rollout; /* a rank's */
+    own.prompts /= ranks;
+    if (rollouts_init(&g->rollouts, ctx, policy, position, &own, err)) return -1;
     g->batch = grpo_batch_new(&cfg->rollout, policy);
     return 0;
 }
@@ -123,16 +133,18 @@ static TokenLogprobs logprobs_of(Grpo *g, const Decoder *decoder, const Sequence
                             grpo_batch_replay(g->ctx, g->batch, rows, decoder, routed));
 }
 
-/* Those of a fixed policy, off the tape: what the updates compare with. */
+/* Those of a fixed policy, off the tape: what the updates compare with. Each rank has a part. */
 static void remember(Grpo *g, const Decoder *decoder, float **numbers, int micro) {
     GrpoBatch *b = g->batch;
-    for (int at = 0; at < b->count; at += micro) {
-        SequenceRows rows = {b->sequences, b->order + at,
-                             b->count - at < micro ? b->count - at : micro};
+    Comm *comm = g->ctx->comm;
+    int part = b->count / comm_size(comm), first = comm_rank(comm) * part, end = first + part;
+    for (int at = first; at < end; at += micro) {
+        SequenceRows rows = {b->sequences, b->order + at, end - at < micro ? end - at : micro};
         Tensor *targets;
         sequences_gather(g->ctx, &rows, logprobs_of(g, decoder, &rows, &targets).logprobs, numbers);
         context_reset(g->ctx);
     }
+    share_numbers(comm, numbers, b->order, b->count, g->cfg.rollout.max_completion_length);
 }
 
 /* ---- updates ---- */
@@ -142,11 +154,12 @@ typedef struct Update {
     int micro;         /* sequences in one piece */
     bool has_old;
     float lr;
-    double stats[POLICY_STATS], entropy, loss;
+    double stats[POLICY_STATS], entropy, loss; /* of this rank's pieces */
 } Update;
 
-/* The loss of one micro-batch and its gradient, added to those before it. */
-static void learn_from(Grpo *g, Update *u, const SequenceRows *rows, int pieces) {
+/* The loss of this rank's micro-batch `piece` of as many as each has, and its gradient, added to
+ * those before it. */
+static void learn_from(Grpo *g, Update *u, const SequenceRows *rows, int piece, int pieces) {
     Context *ctx = g->ctx;
     const GrpoBatch *b = g->batch;
     Tensor *targets, *stats;
@@ -160,12 +173,14 @@ static void learn_from(Grpo *g, Update *u, const SequenceRows *rows, int pieces)
         .old = u->has_old ? sequences_numbers(ctx, rows, b->old) : NULL,
         .reference = g->cfg.loss.beta != 0 ? sequences_numbers(ctx, rows, b->reference) : NULL,
         .sampler = sequences_numbers(ctx, rows, b->sampler),
-        .micro_batches = pieces,
+        .micro_batches = pieces * comm_size(ctx->comm),
         .completions = u->rows.count,
         .actions = sequences_actions(&u->rows)};
     Tensor *loss = policy_loss(ctx, y.logprobs, &batch, &g->cfg.loss, &stats);
     Tensor *entropy = sum(ctx, y.entropy);
+    ranks_before_backward(g->ranks, piece, pieces, false);
     tape_backward(ctx, loss);
+    ranks_after_backward(g->ranks, piece, pieces);
     float value, of_tokens, numbers[POLICY_STATS];
     tensor_download(ctx, &value, loss);
     tensor_download(ctx, &of_tokens, entropy);
@@ -182,16 +197,20 @@ static void learn_from(Grpo *g, Update *u, const SequenceRows *rows, int pieces)
 
 /* [update] */
 static int update(Grpo *g, Update *u, GrpoReport *report, Error *err) {
-    int pieces = (u->rows.count + u->micro - 1) / u->micro;
+    Comm *comm = g->ctx->comm;
+    int part = u->rows.count / comm_size(comm), first = comm_rank(comm) * part;
+    int pieces = (part + u->micro - 1) / u->micro;
     u->loss = 0;
     params_zero_grad(g->params);
-    for (int at = 0; at < u->rows.count; at += u->micro) {
+    for (int piece = 0; piece < pieces; piece++) {
         SequenceRows rows = u->rows;
-        rows.order += at;
-        rows.count = u->rows.count - at < u->micro ? u->rows.count - at : u->micro;
-        learn_from(g, u, &rows, pieces);
+        int at = piece * u->micro;
+        rows.order += first + at;
+        rows.count = part - at < u->micro ? part - at : u->micro;
+        learn_from(g, u, &rows, piece, pieces);
     }
-    float norm = adamw_step(g->adamw, g->params, u->lr, 1);
+    float norm = ranks_adamw_step(g->ranks, g->adamw, g->params, u->lr, 1);
+    u->loss = comm_sum_host(comm, u->loss);
     if (!isfinite(norm))
         return error_set(err,
                          "the gradient is not finite (loss %g): nothing was changed. Take a "
@@ -235,6 +254,17 @@ static void report_rollout(const Grpo *g, GrpoReport *r, const AdvantageReport *
     }
 }
 
+/* What the ranks have counted, together: sums, and the largest gap. */
+static void share_stats(Comm *comm, Update *u) {
+    double largest = 0, *gaps = must_alloc((size_t)comm_size(comm), sizeof *gaps);
+    comm_gather_host(comm, gaps, &u->stats[POLICY_GAP_LARGEST], sizeof *gaps);
+    for (int r = 0; r < comm_size(comm); r++) largest = fmax(largest, gaps[r]);
+    share_sums(comm, u->stats, POLICY_STATS);
+    share_sums(comm, &u->entropy, 1);
+    u->stats[POLICY_GAP_LARGEST] = largest;
+    free(gaps);
+}
+
 static void report_updates(GrpoReport *r, const Update *u) {
     const double *s = u->stats, actions = fmax(1, s[POLICY_ACTIONS]);
     double units = fmax(1, s[POLICY_CLIP_UNITS]);
@@ -263,8 +293,8 @@ int grpo_step(Grpo *g, float lr, GrpoReport *report, Error *err) {
     if (judged.without_difference == b->groups && c->loss.beta == 0) return 0;
 
     double started = seconds_now();
-    int each = b->count / c->mini_batches;
-    Update u = {.micro = c->micro_batch > 0 && c->micro_batch < each ? c->micro_batch : each,
+    int each = b->count / c->mini_batches, most = each / comm_size(g->ctx->comm);
+    Update u = {.micro = c->micro_batch > 0 && c->micro_batch < most ? c->micro_batch : most,
                 .has_old = c->num_iterations * c->mini_batches > 1,
                 .lr = lr};
     for (int i = 0; i < b->count; i++) b->order[i] = i;
@@ -277,6 +307,7 @@ int grpo_step(Grpo *g, float lr, GrpoReport *report, Error *err) {
             if (update(g, &u, report, err)) return -1;
         }
     }
+    share_stats(g->ctx->comm, &u);
     report_updates(report, &u);
     report->update_seconds = seconds_now() - started;
     return 0;

@@ -20,7 +20,7 @@
 #include "09_grpo/rewards.h"
 #include "09_grpo/rollout.h"
 #include "09_grpo/token_logprobs.h"
-#include "common/core/optimizer.h"
+#include "common/comm/ranks.h"
 
 /* A question: its memory is malloc's, and GRPO's to free. */
 typedef struct GrpoPrompt {
@@ -98,6 +98,7 @@ typedef struct Grpo {
     GrpoSource source;
     Rollouts rollouts;
     GrpoBatch *batch;
+    Ranks *ranks;    /* NULL at first; where several ranks learn (share.h), theirs */
     GrpoState state; /* zeros at first; a run that goes on puts its own here */
 } Grpo;
 

@@ -7,6 +7,8 @@
  */
 #include "09_grpo/grpo_batch.h"
 
+#include "09_grpo/share.h"
+
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -95,23 +97,22 @@ static int answer(Rollouts *r, const GrpoPrompt *prompts, const Sampling *sampli
 }
 
 /* The text, for the caller to free, and what it is worth. */
-static char *judge(const Rollouts *r, int i, const GrpoSource *source, const GrpoPrompt *prompt,
-                   const WeightedReward *list, int count, float *each, float *total) {
-    Completion c = rollouts_completion(r, i);
-    const Sequence *s = &c.sequence;
-    char *text = source->text(source->self, s->ids + s->prompt_tokens, s->tokens - c.ended);
-    Answer a = {prompt->text, text, prompt->answer, s->tokens, r->cfg.max_completion_length,
-                c.ended};
+static char *judge(const Completion *c, const RolloutConfig *cfg, const GrpoSource *source,
+                   const GrpoPrompt *prompt, const WeightedReward *list, int count, float *each,
+                   float *total) {
+    const Sequence *s = &c->sequence;
+    char *text = source->text(source->self, s->ids + s->prompt_tokens, s->tokens - c->ended);
+    Answer a = {prompt->text, text, prompt->answer, s->tokens, cfg->max_completion_length,
+                c->ended};
     *total = rewards_total(list, count, &a, each);
     return text;
 }
 
 /* ---- a step's groups ---- */
 
-/* Sequence `at` of the batch becomes completion i of the rollout. */
-static void keep(Grpo *g, int at, int i) {
+/* Sequence `at` of the batch becomes the completion. */
+static void keep(Grpo *g, int at, Completion c) {
     GrpoBatch *b = g->batch;
-    Completion c = rollouts_completion(&g->rollouts, i);
     Sequence *s = &b->sequences[at];
     int32_t *ids = s->ids;
     *s = c.sequence;
@@ -131,15 +132,15 @@ static void keep(Grpo *g, int at, int i) {
     memcpy(to->starts, c.support->starts, (size_t)(s->tokens + 1) * sizeof *to->starts);
 }
 
-static void keep_group(Grpo *g, int p, GrpoPrompt *prompt, char **texts, const float *rewards,
-                       const float *each) {
+static void keep_group(Grpo *g, const Completion *drawn, GrpoPrompt *prompt, char **texts,
+                       const float *rewards, const float *each) {
     GrpoBatch *b = g->batch;
     int G = b->group;
     free(b->prompts[b->groups]);
     b->prompts[b->groups] = prompt->text, prompt->text = NULL;
     for (int k = 0; k < G; k++) {
         int at = b->groups * G + k;
-        keep(g, at, p * G + k);
+        keep(g, at, drawn[k]);
         free(b->texts[at]);
         b->texts[at] = texts[k], texts[k] = NULL;
         b->rewards[at] = rewards[k];
@@ -152,34 +153,41 @@ static void keep_group(Grpo *g, int p, GrpoPrompt *prompt, char **texts, const f
  * others. */
 static int collect_once(Grpo *g, bool last, GrpoReport *report, Error *err) {
     const GrpoConfig *c = &g->cfg;
+    Comm *comm = g->ctx->comm;
     int P = c->rollout.prompts, G = c->rollout.group, n = P * G;
+    int first = P / comm_size(comm) * comm_rank(comm); /* this rank's prompts, and its answers */
+    uint64_t stream = g->state.rollouts_drawn * (uint64_t)n + (uint64_t)(first * G);
     GrpoPrompt *prompts = draw_prompts(&g->source, g->state.prompts_drawn, P, err);
-    if (!prompts) return -1;
-    int status =
-        answer(&g->rollouts, prompts, &c->sampling, g->state.rollouts_drawn * (uint64_t)n, err);
+    int status = prompts ? answer(&g->rollouts, prompts + first, &c->sampling, stream, err) : -1;
+    if (comm_agree(comm, status, err)) {
+        if (prompts) free_prompts(prompts, P);
+        return -1;
+    }
+    SharedAnswers drawn = share_answers(comm, &g->rollouts);
     g->state.prompts_drawn += (uint64_t)P, g->state.rollouts_drawn++, report->rollouts++;
     char **texts = must_alloc((size_t)n, sizeof *texts);
     float *each = must_alloc((size_t)n * REWARDS_MAX, sizeof *each);
     float *totals = must_alloc((size_t)n, sizeof *totals);
-    for (int i = 0; i < n && !status; i++) {
-        texts[i] = judge(&g->rollouts, i, &g->source, &prompts[i / G], c->rewards, c->reward_count,
-                         each + i * REWARDS_MAX, &totals[i]);
-        const Sequence drawn = rollouts_completion(&g->rollouts, i).sequence;
-        report->num_tokens += drawn.tokens, report->prompt_tokens += drawn.prompt_tokens;
+    for (int i = 0; i < n; i++) {
+        texts[i] = judge(&drawn.list[i], &c->rollout, &g->source, &prompts[i / G], c->rewards,
+                         c->reward_count, each + i * REWARDS_MAX, &totals[i]);
+        const Sequence *s = &drawn.list[i].sequence;
+        report->num_tokens += s->tokens, report->prompt_tokens += s->prompt_tokens;
     }
-    for (int flat = 0; flat <= 1 && !status; flat++)
+    for (int flat = 0; flat <= 1; flat++)
         for (int p = 0; p < P; p++) {
             if (advantage_group_is_flat(totals + p * G, G) != flat) continue;
             if (flat && !last)
                 report->replaced_groups++;
             else if (g->batch->groups < P)
-                keep_group(g, p, &prompts[p], texts + p * G, totals + p * G,
+                keep_group(g, drawn.list + p * G, &prompts[p], texts + p * G, totals + p * G,
                            each + p * G * REWARDS_MAX);
         }
     free_lines(texts, n);
     free(each), free(totals);
     free_prompts(prompts, P);
-    return status;
+    share_free(&drawn);
+    return 0;
 }
 
 int grpo_collect(Grpo *g, GrpoReport *report, Error *err) {
@@ -258,28 +266,30 @@ const Tensor *const *grpo_batch_replay(Context *ctx, const GrpoBatch *b, const S
 
 int grpo_score(Rollouts *r, const GrpoSource *source, const WeightedReward *list, int reward_count,
                uint64_t first, int count, const Sampling *sampling, GrpoScore *score, Error *err) {
-    int P = r->cfg.prompts, G = r->cfg.group, right = 0, solved = 0;
-    double sum = 0;
+    Comm *comm = r->ctx->comm;
+    int P = r->cfg.prompts, G = r->cfg.group, ranks = comm_size(comm), status = 0;
+    double sums[3] = {0}; /* of rewards, of answers that are right, of questions answered right */
     if (count < P || count % P)
         return error_set(err, "%d questions, %d at once: take a multiple of that", count, P);
-    for (int done = 0; done < count; done += P) {
+    for (int done = comm_rank(comm) * P; done < count && !status; done += ranks * P) {
         GrpoPrompt *prompts = draw_prompts(source, first + (uint64_t)done, P, err);
-        if (!prompts) return -1;
-        int status = answer(r, prompts, sampling, (first + (uint64_t)done) * (uint64_t)G, err);
+        status = prompts ? answer(r, prompts, sampling, (first + (uint64_t)done) * (uint64_t)G, err)
+                         : -1;
         for (int p = 0; p < P && !status; p++) {
             int hits = 0;
             for (int k = 0; k < G; k++) {
                 float each[REWARDS_MAX], total;
-                free(judge(r, p * G + k, source, &prompts[p], list, reward_count, each, &total));
+                Completion c = rollouts_completion(r, p * G + k);
+                free(judge(&c, &r->cfg, source, &prompts[p], list, reward_count, each, &total));
                 hits += each[0] >= 1;
-                sum += isnan(total) ? 0 : total;
+                sums[0] += isnan(total) ? 0 : total;
             }
-            right += hits, solved += hits > 0;
+            sums[1] += hits, sums[2] += hits > 0;
         }
-        free_prompts(prompts, P);
-        if (status) return -1;
+        if (prompts) free_prompts(prompts, P);
     }
-    *score =
-        (GrpoScore){sum / (count * G), (double)right / (count * G), (double)solved / count, count};
+    if (comm_agree(comm, status, err)) return -1;
+    share_sums(comm, sums, 3);
+    *score = (GrpoScore){sums[0] / (count * G), sums[1] / (count * G), sums[2] / count, count};
     return 0;
 }

@@ -19,7 +19,7 @@ enum { COMMANDS = sizeof commands / sizeof commands[0] };
 
 /* Those that know what to do as one of several ranks; the others would all do the same, into the
  * same files. */
-static const Command *const for_ranks[] = {&command_train, &command_sft};
+static const Command *const for_ranks[] = {&command_train, &command_sft, &command_grpo};
 enum { FOR_RANKS = sizeof for_ranks / sizeof for_ranks[0] };
 
 static int usage(FILE *out, int status) {

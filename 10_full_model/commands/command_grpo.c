@@ -6,7 +6,7 @@
 #include "10_full_model/commands/command.h"
 #include "10_full_model/commands/training.h"
 #include "10_full_model/reinforce/grpo_flags.h"
-#include "10_full_model/train/train.h"
+#include "10_full_model/train/train_flags.h"
 
 #include "common/files/csv.h"
 #include "common/program/plot.h"
@@ -21,6 +21,8 @@ enum { USUAL_COMPLETION = 512 }; /* TRL's */
 
 typedef struct Options {
     CommonOptions common;
+    Comm *comm; /* NULL: this process is alone */
+    RankOptions ranks;
     const char *model, *task, *rewards, *out;
     int digits;
     bool reversed, resume, overwrite;
@@ -179,7 +181,6 @@ static int learn(Options *o, const ModelConfig *cfg, const char *from, Context *
 static int open_and_learn(Options *o, const char *from, Error *err) {
     ModelConfig cfg;
     Context ctx;
-    RunFolder folder;
     if (checkpoint_load_config(&cfg, from, err)) return -1;
     training_note_quantised(&cfg, from);
     if ((cfg.num_nextn_predict_layers || config_is_sparse(&cfg)) && o->run.adamw.weight_decay > 0)
@@ -188,26 +189,30 @@ static int open_and_learn(Options *o, const char *from, Error *err) {
                          "leave it 0%s",
                          config_is_sparse(&cfg) ? "indexers" : "modules for multi-token prediction",
                          config_is_sparse(&cfg) ? "" : ", or take them out (convert --no-mtp)");
-    if (run_folder_open(&folder, o->out, o->run.start, err)) return -1;
-    run_folder_close(&folder);
-    if (o->common.csv && csv_check(o->common.csv, err)) return -1;
-    options_open(&o->common, &ctx);
+    if (training_check_folder(o->out, o->run.start, o->common.csv, o->comm, err) ||
+        training_open_context(&ctx, o->comm, &o->common, &o->ranks, err))
+        return -1;
     Questions q = {0};
     Tokenizer *tokenizer = checkpoint_load_tokenizer(&cfg, from, err);
     int status = tokenizer ? open_questions(o, &cfg, tokenizer, &q, err) : -1;
     if (!status) status = learn(o, &cfg, from, &ctx, tokenizer, &q, err);
     questions_close(&q);
     tokenizer_free(tokenizer);
-    context_free(&ctx);
+    training_close(&ctx, o->comm, status);
     return status;
 }
 
 static int run(int argc, char **argv, Error *err) {
-    Options options = {.digits = 2, .validation = 0.1, .run = grpo_run_defaults()}, *o = &options;
+    Options options = {.digits = 2,
+                       .validation = 0.1,
+                       .run = grpo_run_defaults(),
+                       .ranks = {.expert_parallel = 1}},
+            *o = &options;
     Schedule *schedule = &o->run.schedule;
     int64_t usual = training_schedule_not_given(schedule);
     grpo_flags_not_given(&o->run);
     GrpoFlags table = grpo_flags(&o->run);
+    RankFlags ranks = rank_flags_of_copies(&o->ranks);
     const Option flags[] = {
         OPT_STRING("out", 0, "DIR", &o->out,
                    "Folder for the model; DIR/last has what --resume needs",
@@ -236,12 +241,16 @@ static int run(int argc, char **argv, Error *err) {
         OPT_STRING("csv", 0, "FILE", &o->common.csv,
                    "Write the metrics to FILE (default: DIR/metrics.csv)"),
         OPT_COMMON(&o->common),
+        OPT_TABLE(ranks.rows),
         OPT_END};
     options_parse(argc, argv, command_grpo.about, flags);
     training_schedule_usual(schedule, usual);
     grpo_flags_usual(&o->run);
     if (read_rewards(o, err)) return -1;
     check_flags(o, argv);
+    if (training_open_comm(&o->comm, &o->common, o->ranks.comm, err)) return -1;
+    o->run.quiet = comm_rank(o->comm) > 0;
+    o->run.in_turn = o->ranks.in_turn;
     o->run.start = o->resume ? RUN_RESUME : o->overwrite ? RUN_OVERWRITE : RUN_NEW;
     char last[1024];
     snprintf(last, sizeof last, "%s/last", o->out);

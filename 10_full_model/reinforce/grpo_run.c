@@ -147,24 +147,31 @@ static void settings_of(Run *run) {
 }
 
 /* The state last: when it says that a model is the best so far, that model is there. */
-static int save(Run *run, bool best, Error *err) {
+static int write(Run *run, bool best, Error *err) {
     const GrpoRunOptions *o = run->options;
-    if (!o->out) return 0;
-    int64_t step = run->grpo.state.steps;
-    const SaveOptions how = {.dtype = F32, .step = step};
-    run->rewards.grpo = run->grpo.state;
+    const SaveOptions how = {.dtype = F32, .step = run->grpo.state.steps};
     if ((best && checkpoint_save(run->policy, o->tokenizer, run->folder.best, &how, err)) ||
         checkpoint_save(run->policy, o->tokenizer, run->folder.last, &how, err) ||
         training_state_save(run->policy, &run->state, &run->settings, run->folder.last, err) ||
         run_folder_saved(&run->folder, err))
-        return error_prefix(err, "saving at step %lld: ", (long long)step);
-    run->saved = step;
+        return error_prefix(err, "saving at step %lld: ", (long long)how.step);
+    return 0;
+}
+
+/* By rank 0; the others hear how it went. */
+static int save(Run *run, bool best, Error *err) {
+    Comm *comm = run->policy->ctx->comm;
+    if (!run->options->out) return 0;
+    run->rewards.grpo = run->grpo.state;
+    if (comm_agree(comm, comm_rank(comm) == 0 ? write(run, best, err) : 0, err)) return -1;
+    run->saved = run->grpo.state.steps;
     return 0;
 }
 
 /* Opens the folder, and loads the state in it or sees that there is none to lose. */
 static int open_run(Run *run, Error *err) {
     const GrpoRunOptions *o = run->options;
+    Comm *comm = run->policy->ctx->comm;
     run->rewards = (RewardState){.accuracy_first = NAN, .reference = run->reference};
     run->state = (TrainingState){.adamw = o->adamw,
                                  .schedule = o->schedule,
@@ -173,12 +180,11 @@ static int open_run(Run *run, Error *err) {
     if (run->reference) reference_mix(&run->reference->params, &run->policy->params, 1);
     bool resumed = false;
     if (o->out) {
-        if (run_folder_open(&run->folder, o->out, o->start, err)) return -1;
-        resumed = run_folder_has_state(o->out) && o->start == RUN_RESUME;
-        if (resumed ? training_state_load(run->policy, &run->state, &run->settings,
-                                          run->folder.last, err)
-                    : run_folder_begin(&run->folder, err))
-            return -1;
+        if (run_folder_open_shared(&run->folder, o->out, o->start, comm, &resumed, err)) return -1;
+        int status = resumed ? training_state_load(run->policy, &run->state, &run->settings,
+                                                   run->folder.last, err)
+                             : 0;
+        if (comm_agree(comm, status, err)) return -1;
     }
     run->grpo.state = run->rewards.grpo;
     int64_t done = run->grpo.state.steps, steps = o->schedule.steps;
@@ -186,7 +192,9 @@ static int open_run(Run *run, Error *err) {
     if (done > steps)
         return error_set(err, "%s: by its training.safetensors %lld steps of %lld are done",
                          run->folder.last, (long long)done, (long long)steps);
-    return grpo_log_open(&run->log, o->csv, run->policy->ctx, o, resumed ? done : -1, err);
+    const char *csv = comm_rank(comm) == 0 ? o->csv : NULL;
+    return comm_agree(
+        comm, grpo_log_open(&run->log, csv, run->policy->ctx, o, resumed ? done : -1, err), err);
 }
 
 /* ---- the loop ---- */
@@ -267,6 +275,7 @@ static int run_steps(Run *run, GrpoRunResult *result, Error *err) {
     const GrpoRunOptions *o = run->options;
     int64_t first = run->grpo.state.steps, steps = o->schedule.steps;
     int64_t tokens = run->grpo.state.num_tokens;
+    Comm *comm = run->policy->ctx->comm;
     double learning = 0;
     int status = 0;
     if (first == steps) return 0; /* a finished run was resumed */
@@ -279,6 +288,7 @@ static int run_steps(Run *run, GrpoRunResult *result, Error *err) {
         int64_t number = run->grpo.state.steps + 1;
         double started = seconds_now();
         float rate = schedule_rate(&o->schedule, number - 1);
+        comm_step(comm, number);
         if (step(run, rate, &report, err)) {
             status = broken(run, number, err);
             break;
@@ -289,7 +299,10 @@ static int run_steps(Run *run, GrpoRunResult *result, Error *err) {
         result->tokens_per_second = (double)(run->grpo.state.num_tokens - tokens) / learning;
         if (!report.updates) note_idle(result, number, &bar, o->quiet);
         bool late = o->minutes > 0 && seconds_now() - bar.started >= 60 * o->minutes;
-        if (number < steps) stop = interrupt_signal() ? interrupt_signal() : late ? OUT_OF_TIME : 0;
+        if (number < steps)
+            stop = run_folder_stop(comm, interrupt_signal() ? interrupt_signal()
+                                         : late             ? OUT_OF_TIME
+                                                            : 0);
         GrpoRow row = {.step = number,
                        .num_tokens = run->grpo.state.num_tokens,
                        .learning_rate = rate,
@@ -347,7 +360,12 @@ int grpo_run(Model *policy, Model *reference, const Questions *questions, const 
     if (!status) status = open_judges(run, err);
     if (!status) {
         settings_of(run);
+        status = settings_agree(ctx->comm, &run->settings, &o->schedule, "", err);
+    }
+    if (!status) {
+        run->grpo.ranks = ranks_open(&policy->params, &(RanksOptions){.in_turn = o->in_turn});
         status = go(run, result, err);
+        ranks_close(run->grpo.ranks);
     }
     result->last = run->scores;
     result->best_reward = -run->state.best_validation_loss;

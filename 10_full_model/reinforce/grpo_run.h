@@ -34,6 +34,7 @@ typedef struct GrpoRunOptions {
     const Tokenizer *tokenizer;
     const char *csv; /* one row a step (grpo_log.h), or NULL */
     double minutes;  /* after so many it stops, as after Ctrl-C; 0: never */
+    bool in_turn;    /* of several ranks: as RankOptions' */
     bool quiet;      /* neither a progress line nor samples */
 } GrpoRunOptions;
 

@@ -8,12 +8,14 @@
 
 #include "10_full_model/checkpoint/output_folder.h"
 
+#include "common/core/memory.h"
 #include "common/files/files.h"
 #include "common/files/replacement.h"
 
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -50,7 +52,7 @@ static int lock_one(const char *path, Error *err) {
     return lock;
 }
 
-void run_folder_name(RunFolder *folder, const char *path) {
+static void set_names(RunFolder *folder, const char *path) {
     snprintf(folder->best, sizeof folder->best, "%s", path);
     snprintf(folder->last, sizeof folder->last, "%s/last", path);
 }
@@ -59,7 +61,7 @@ int run_folder_open(RunFolder *folder, const char *path, RunStart start, Error *
     *folder = (RunFolder){.locks = {-1, -1}};
     if (strlen(path) >= sizeof folder->best)
         return error_set(err, "the path %.80s... is too long", path);
-    run_folder_name(folder, path);
+    set_names(folder, path);
     if (!has(path, "last") && check_start(path, start, err)) return -1; /* before it gets one */
     if (make_directories(folder->last, err)) return -1;
     const char *const both[] = {folder->best, folder->last};
@@ -77,6 +79,29 @@ int run_folder_open(RunFolder *folder, const char *path, RunStart start, Error *
     }
     for (int i = 0; i < 2; i++) output_folder_clear(both[i], OUTPUT_RUN);
     return 0;
+}
+
+int run_folder_open_shared(RunFolder *folder, const char *path, RunStart start, Comm *comm,
+                           bool *resumed, Error *err) {
+    bool first = comm_rank(comm) == 0;
+    int status = first ? run_folder_open(folder, path, start, err) : 0;
+    *resumed = !status && start == RUN_RESUME && run_folder_has_state(path);
+    if (!status && first && !*resumed) status = run_folder_begin(folder, err);
+    if (comm_agree(comm, status, err)) return -1;
+    comm_broadcast_host(comm, resumed, sizeof *resumed, 0);
+    if (first) return 0;
+    *folder = (RunFolder){.locks = {-1, -1}};
+    set_names(folder, path);
+    return 0;
+}
+
+int run_folder_stop(Comm *comm, int mine) {
+    int ranks = comm_size(comm), stop = 0;
+    int *all = must_alloc((size_t)ranks, sizeof *all);
+    comm_gather_host(comm, all, &mine, sizeof mine);
+    for (int r = 0; r < ranks && !stop; r++) stop = all[r];
+    free(all);
+    return stop;
 }
 
 void run_folder_close(RunFolder *folder) {

@@ -14,7 +14,7 @@
 #ifndef RUN_FOLDER_H
 #define RUN_FOLDER_H
 
-#include "common/core/error.h"
+#include "common/comm/comm.h"
 
 #include <stdbool.h>
 
@@ -36,8 +36,15 @@ typedef enum RunStart {
  * does not allow for.
  */
 int run_folder_open(RunFolder *folder, const char *path, RunStart start, Error *err);
-/* The names alone, for a process that only reads there. The path is not too long. */
-void run_folder_name(RunFolder *folder, const char *path);
+/*
+ * The same where several ranks train: rank 0 opens the folder and, unless the run is resumed,
+ * begins anew; the others know where it is and whether there is a state. Collective.
+ */
+int run_folder_open_shared(RunFolder *folder, const char *path, RunStart start, Comm *comm,
+                           bool *resumed, Error *err);
+/* What the first rank has to stop for that has anything (a signal, no time); 0: nothing.
+ * Collective. */
+int run_folder_stop(Comm *comm, int mine);
 void run_folder_close(RunFolder *folder); /* one that was never opened, all zeros: fine */
 
 /* Is there a state to resume from? */

@@ -12,7 +12,6 @@
 #include "10_full_model/train/whole.h"
 
 #include "08_quant/fp8.h"
-#include "common/files/machine.h"
 #include "common/program/progress.h"
 
 #include <math.h>
@@ -231,17 +230,12 @@ static int load_state(Run *run, Error *err) {
                      (long long)done, (long long)steps);
 }
 
-/* Rank 0 opens the folder, for it writes there; all load the state in it, or none does. */
+/* All load the state that is in the folder, or none does. */
 static int open_folder(Run *run, Error *err) {
     const TrainOptions *o = run->options;
     Comm *comm = run->model->ctx->comm;
-    bool first = comm_rank(comm) == 0;
-    int status = first ? run_folder_open(&run->folder, o->out, o->start, err) : 0;
-    bool resumed = !status && run_folder_has_state(o->out) && o->start == RUN_RESUME;
-    if (!status && first && !resumed) status = run_folder_begin(&run->folder, err);
-    if (comm_agree(comm, status, err)) return -1;
-    comm_broadcast_host(comm, &resumed, sizeof resumed, 0);
-    run_folder_name(&run->folder, o->out);
+    bool resumed;
+    if (run_folder_open_shared(&run->folder, o->out, o->start, comm, &resumed, err)) return -1;
     return comm_agree(comm, resumed ? load_state(run, err) : 0, err);
 }
 
@@ -291,16 +285,6 @@ static void show(Progress *progress, const StepReport *report, float validation,
                     format_count(number, sizeof number, (int64_t)rate));
 }
 
-/* What the first rank has to stop for that has anything; 0: none has. */
-static int agree_to_stop(Comm *comm, int mine) {
-    int ranks = comm_size(comm), stop = 0;
-    int *all = must_alloc((size_t)ranks, sizeof *all);
-    comm_gather_host(comm, all, &mine, sizeof mine);
-    for (int r = 0; r < ranks && !stop; r++) stop = all[r];
-    free(all);
-    return stop;
-}
-
 static int run_steps(Run *run, TrainResult *result, Error *err) {
     const TrainOptions *o = run->options;
     int64_t first = run->state.adamw.step, steps = o->schedule.steps, tail_count = 0;
@@ -330,9 +314,9 @@ static int run_steps(Run *run, TrainResult *result, Error *err) {
 
         bool late = o->minutes > 0 && seconds_now() - progress.started >= 60 * o->minutes;
         if (report.step < steps)
-            stop = agree_to_stop(comm, interrupt_signal() ? interrupt_signal()
-                                       : late             ? OUT_OF_TIME
-                                                          : 0);
+            stop = run_folder_stop(comm, interrupt_signal() ? interrupt_signal()
+                                         : late             ? OUT_OF_TIME
+                                                            : 0);
         status = judge(run, &report, stop, &result->validation_loss, err);
         if (status) break;
         result->interrupted = stop;
@@ -350,28 +334,12 @@ static int run_steps(Run *run, TrainResult *result, Error *err) {
 }
 
 /* Before the first step: all ranks are about to do the same. */
-static int ranks_agree(Run *run, Error *err) {
-    Comm *comm = run->model->ctx->comm;
-    int count = run->settings.count;
-    Schedule s = run->options->schedule;
-    char schedule[200];
-    snprintf(schedule, sizeof schedule, "%lld steps, %lld up, %lld level, %g to %g",
-             (long long)s.steps, (long long)s.warmup, (long long)s.constant, s.peak, s.floor);
-    const TrainOptions *o = run->options;
+static int ranks_agree(const Run *run, Error *err) {
+    const RankOptions *r = &run->options->ranks;
     char how[200];
-    snprintf(how, sizeof how, "%s--expert-parallel %d%s%s", o->ranks.zero ? "--zero " : "",
-             o->ranks.expert_parallel, o->ranks.deterministic ? " --deterministic" : "",
-             o->ranks.in_turn ? " --no-overlap" : "");
-    if (comm_same(comm, "program", commit_describe().text, err) ||
-        comm_same(comm, "schedule", schedule, err) || comm_same(comm, "way", how, err))
-        return -1;
-    for (int i = 0; i < count; i++) { /* the same names as long as the texts are the same */
-        char text[sizeof(Setting) + 2];
-        const Setting *now = &run->settings.list[i];
-        snprintf(text, sizeof text, "%s %s", now->name, now->value);
-        if (comm_same(comm, "setting", text, err)) return -1;
-    }
-    return comm_same(comm, "setting", "", err); /* of different counts, one ends here */
+    snprintf(how, sizeof how, "%s--expert-parallel %d%s", r->zero ? "--zero " : "",
+             r->expert_parallel, r->in_turn ? " --no-overlap" : "");
+    return settings_agree(run->model->ctx->comm, &run->settings, &run->options->schedule, how, err);
 }
 
 int train_run(Model *model, const TokenSource *source, const TrainOptions *o, TrainResult *result,

@@ -68,6 +68,11 @@ static const char *const ways[] = {"auto", "host", "nccl", NULL}; /* COMM_AUTO, 
 RankFlags rank_flags(RankOptions *r) {
     return (RankFlags){{
         OPT_HEAD("On several ranks (started by mpirun, srun, torchrun or `deepseek launch`):"),
+        OPT_CHOICE("comm", 0, "WAY", &r->comm, ways,
+                   "How a GPU's numbers travel: nccl, a GPU for each rank; host, through its "
+                   "memory, and ranks may share a GPU (default: nccl where there is one)"),
+        OPT_FLAG("no-overlap", 0, &r->in_turn,
+                 "Add up gradients when all are there, to see what is gained by not waiting"),
         OPT_FLAG(
             "zero", 0, &r->zero,
             "Each keeps AdamW's moments and the F32 masters of a part of the weights (ZeRO-1)"),
@@ -75,12 +80,13 @@ RankFlags rank_flags(RankOptions *r) {
                 "Spread each layer's experts over N ranks; tokens travel to them"),
         OPT_FLAG("deterministic", 0, &r->deterministic,
                  "The same bits from 1, 2, 4 and 8 ranks: gradients of 8 parts of a step, added as "
-                 "a tree; takes memory for 3 gradients more, less on several ranks"),
-        OPT_FLAG("no-overlap", 0, &r->in_turn,
-                 "Add up gradients when all are there, to see what is gained by not waiting"),
-        OPT_CHOICE("comm", 0, "WAY", &r->comm, ways,
-                   "How a GPU's numbers travel: nccl, a GPU for each rank; host, through its "
-                   "memory, and ranks may share a GPU (default: nccl where there is one)"),
+                 "a tree; memory for 3 gradients more, less on several ranks"),
         OPT_END,
     }};
+}
+
+RankFlags rank_flags_of_copies(RankOptions *r) {
+    RankFlags flags = rank_flags(r);
+    flags.rows[3] = (Option)OPT_END;
+    return flags;
 }

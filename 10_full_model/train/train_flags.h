@@ -25,5 +25,7 @@ typedef struct RankFlags {
     Option rows[8];
 } RankFlags;
 RankFlags rank_flags(RankOptions *options);
+/* Of them those for ranks that each have all of a model. */
+RankFlags rank_flags_of_copies(RankOptions *options);
 
 #endif

@@ -5,6 +5,7 @@
 #include "10_full_model/train/training_state.h"
 
 #include "10_full_model/model/config_table.h"
+#include "common/files/machine.h"
 #include "common/files/safetensors.h"
 #include "common/program/progress.h"
 
@@ -74,6 +75,21 @@ static bool schedule_read(const char *text, Schedule *s) {
         return false;
     s->steps = steps, s->warmup = warmup, s->constant = constant;
     return true;
+}
+
+int settings_agree(Comm *comm, const Settings *settings, const Schedule *schedule, const char *how,
+                   Error *err) {
+    char text[SCHEDULE_TEXT];
+    schedule_write(text, schedule);
+    if (comm_same(comm, "program", commit_describe().text, err) ||
+        comm_same(comm, "schedule", text, err) || comm_same(comm, "way of sharing", how, err))
+        return -1;
+    for (int i = 0; i < settings->count; i++) {
+        char line[sizeof(Setting) + 2];
+        snprintf(line, sizeof line, "%s %s", settings->list[i].name, settings->list[i].value);
+        if (comm_same(comm, "setting", line, err)) return -1;
+    }
+    return comm_same(comm, "setting", "", err); /* one that has fewer ends here */
 }
 
 /* ---- what is saved of each weight ---- */

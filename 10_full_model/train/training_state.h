@@ -33,6 +33,7 @@
 #include "10_full_model/model/model.h"
 
 #include "09_grpo/grpo.h"
+#include "common/comm/comm.h"
 #include "common/core/optimizer.h"
 
 /* What else a run that learns from rewards remembers. */
@@ -69,6 +70,11 @@ void settings_number(Settings *settings, const char *name, double value);
 void settings_text(Settings *settings, const char *name, const char *value);
 /* The keys of config.json that change what is computed (config_table.h). */
 void settings_of_model(Settings *settings, const ModelConfig *cfg);
+
+/* Several ranks: are they about to do the same, with the same program? how: what is no setting. -1
+ * and a message that names the first rank and the first thing that is not as rank 0 has it. */
+int settings_agree(Comm *comm, const Settings *settings, const Schedule *schedule, const char *how,
+                   Error *err);
 
 /* Writes DIRECTORY/training.safetensors. -1 and a message; then the old file is as it was. */
 int training_state_save(Model *model, const TrainingState *state, const Settings *settings,
