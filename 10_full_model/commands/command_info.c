@@ -14,7 +14,7 @@
 
 typedef struct Options {
     const char *config, *csv;
-    int vocab, batch, context;
+    int vocab, batch, context, gpus;
     bool keys;
 } Options;
 
@@ -137,6 +137,42 @@ static void print_memory(const ModelConfig *with, const Options *o) {
     print_row("to serve, drafting with it", c.weights + c.cache, d.weights + d.cache);
 }
 
+/* The largest number of ranks that experts can be spread over. */
+static int widest(const ModelConfig *cfg, int ranks) {
+    int spread = cfg->n_routed_experts ? ranks : 1;
+    while (spread > 1 && (cfg->n_routed_experts % spread || ranks % spread)) spread--;
+    return spread;
+}
+
+/* What training takes of each GPU, as --gpus of them share it. */
+static void print_ranks(const ModelConfig *cfg, const Options *o) {
+    int n = o->gpus, spread = widest(cfg, n);
+    const struct {
+        const char *name;
+        int ranks;
+        bool zero;
+        int spread;
+    } ways[] = {{"one alone", 1, false, 1},
+                {"data parallel", n, false, 1},
+                {"--zero", n, true, 1},
+                {"experts spread", n, false, spread},
+                {"experts spread, --zero", n, true, spread}};
+    printf("\nto train in BF16 on %d GPUs, of each, %d sequences of %d tokens together:\n"
+           "  %-23s%11s%11s%11s%11s%11s\n",
+           n, o->batch, o->context, "", "weights", "gradients", "optimizer", "activ.", "all");
+    for (int i = 0; i < (spread > 1 ? 5 : 3); i++) {
+        RankMemory m = size_of_rank(cfg, BF16, o->batch, o->context, ways[i].ranks, ways[i].zero,
+                                    ways[i].spread);
+        printf("  %-23s%11s%11s%11s%11s%11s\n", ways[i].name, bytes_text(m.weights).text,
+               bytes_text(m.gradients).text, bytes_text(m.optimizer).text,
+               bytes_text(m.activations).text,
+               bytes_text(m.weights + m.gradients + m.optimizer + m.activations).text);
+    }
+    printf("  optimizer: AdamW's two moments, and the weights in F32");
+    if (spread > 1) printf("; --expert-parallel %d", spread);
+    printf("\n");
+}
+
 /* Ways to quantise that this program knows. */
 static const struct {
     const char *name, *column;
@@ -228,6 +264,8 @@ static int run(int argc, char **argv, Error *err) {
                    "Which model: a name, or a folder with a config.json. Without it, all names"),
         OPT_INT("vocab", 0, "N", &o->vocab, 1, 1 << 24,
                 "Tokens, for a configuration without a vocabulary"),
+        OPT_INT("gpus", 0, "N", &o->gpus, 2, 1 << 20,
+                "Also what training takes of each of N GPUs, by the ways to share"),
         OPT_INT("batch", 0, "N", &o->batch, 1, 1 << 20, "Sequences in a step, or served at once"),
         OPT_INT("context", 0, "N", &o->context, 1, 1 << 24,
                 "Tokens of each (default: all that the model has positions for, at most 4096)"),
@@ -260,6 +298,7 @@ static int run(int argc, char **argv, Error *err) {
     print_parameters(&cfg);
     print_modules(&cfg);
     print_memory(&cfg, o);
+    if (o->gpus) print_ranks(&cfg, o);
     print_quantised(&cfg);
     if (config_preset(&no_preset, o->config, NULL) && stored_info_print(&cfg, o->config, err))
         return -1;

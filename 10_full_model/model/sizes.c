@@ -107,6 +107,29 @@ TrainMemory size_to_train(const ModelConfig *cfg, DType dtype, int batch, int co
     return m;
 }
 
+/* Routed experts' numbers, those of modules too. */
+static double spread_parameters(const ModelConfig *cfg) {
+    BlockConfig block = config_block(cfg);
+    ConfigSizes sizes = {0};
+    int layers = cfg->num_hidden_layers + cfg->num_nextn_predict_layers, dense = 0;
+    while (dense < layers && block_is_dense(&block, dense)) dense++;
+    if (dense < layers) add_layer(&sizes, cfg, dense, layers - dense);
+    return (double)sizes.total[SIZE_ROUTED];
+}
+
+RankMemory size_of_rank(const ModelConfig *cfg, DType dtype, int batch, int context, int ranks,
+                        bool zero, int spread) {
+    double all = (double)config_parameters(cfg) + (double)config_module_parameters(cfg);
+    double experts = spread_parameters(cfg), copied = all - experts, own = experts / spread;
+    double share = zero ? ranks : 1, share_own = zero ? (double)ranks / spread : 1;
+    double state = dtype == F32 ? 8 : 12; /* bytes of a weight: moments, and its master */
+    int windows = (batch + ranks - 1) / ranks;
+    return (RankMemory){.weights = (copied + own) * (double)dtype_size(dtype),
+                        .gradients = (copied + own) * 4,
+                        .optimizer = state * (copied / share + own / share_own),
+                        .activations = size_to_train(cfg, dtype, windows, context).activations};
+}
+
 /* ---- quantised ---- */
 
 bool size_quantisable(const Tensor *weight) {

@@ -49,6 +49,17 @@ typedef struct TrainMemory {
 } TrainMemory;
 TrainMemory size_to_train(const ModelConfig *cfg, DType dtype, int batch, int context);
 
+/*
+ * Of one of `ranks` that share a step's batch: with zero, AdamW's moments and the F32 masters of
+ * BF16 weights too (ZeRO-1); experts over `spread` of them, 1: each has all. Masters are with the
+ * moments here, for they are shared like these.
+ */
+typedef struct RankMemory {
+    double weights, gradients, optimizer, activations;
+} RankMemory;
+RankMemory size_of_rank(const ModelConfig *cfg, DType dtype, int batch, int context, int ranks,
+                        bool zero, int spread);
+
 typedef struct ServeMemory {
     double weights; /* as they are in a file */
     double cache;

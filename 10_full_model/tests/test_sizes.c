@@ -99,3 +99,23 @@ Test(sizes, activations_are_estimated) {
     activations(lite, 2, 64);
     activations(tiny_config(300), 8, 64);
 }
+
+/* By hand: what each rank has of a model is what it has of the copied weights and of its experts;
+ * one rank alone has what size_to_train says. */
+Test(sizes, what_ranks_share) {
+    ModelConfig cfg;
+    check_ok(config_preset(&cfg, "109m", &err), &err);
+    double all = (double)config_parameters(&cfg), layers = cfg.num_hidden_layers - 1;
+    double experts = layers * 3 * cfg.n_routed_experts * cfg.hidden_size * cfg.moe_intermediate_size;
+    double copied = all - experts;
+    TrainMemory alone = size_to_train(&cfg, BF16, 8, 256);
+    RankMemory one = size_of_rank(&cfg, BF16, 8, 256, 1, false, 1);
+    cr_assert(one.weights + one.optimizer == alone.weights + alone.moments);
+    cr_assert(one.gradients == alone.gradients && one.activations == alone.activations);
+    RankMemory zero = size_of_rank(&cfg, BF16, 8, 256, 2, true, 1);
+    cr_assert(zero.optimizer == one.optimizer / 2 && zero.weights == one.weights);
+    cr_assert(zero.activations == size_to_train(&cfg, BF16, 4, 256).activations);
+    RankMemory both = size_of_rank(&cfg, BF16, 8, 256, 4, true, 2);
+    cr_assert(both.weights == 2 * (copied + experts / 2));
+    cr_assert(both.optimizer == 12 * (copied / 4 + experts / 2 / 2));
+}
