@@ -17,6 +17,7 @@
 
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 typedef struct RanksBench {
     CommonOptions common;
@@ -24,7 +25,8 @@ typedef struct RanksBench {
     int batch, context, vocab, steps, large, small, kind;
     int layer[4]; /* hidden, inner, experts, tokens of a rank */
     Comm *comm;
-    Context ctx; /* one for all that is timed */
+    Context ctx;   /* one for all that is timed */
+    int32_t *pool; /* [POOL + 1] */
     Csv csv;
 } RanksBench;
 
@@ -107,16 +109,17 @@ static Times time_work(Context *ctx, Work *work, void *user, int steps) {
 
 /* ---- training steps ---- */
 
+enum { POOL = 1 << 20 }; /* random tokens, made once: windows are pieces of them */
+
 static void random_batch(void *self, uint64_t seed, uint64_t first, int batch, int length,
                          int32_t *inputs, int32_t *targets) {
-    uint32_t vocab = (uint32_t) * (int *)self;
-    for (int64_t b = 0; b < batch; b++)
-        for (int64_t t = 0; t <= length; t++) {
-            uint64_t at = (first + (uint64_t)b) * (uint64_t)(length + 1) + (uint64_t)t;
-            int32_t id = (int32_t)(philox(seed, 1, at).word[0] % vocab);
-            if (t < length) inputs[b * length + t] = id;
-            if (t) targets[b * length + t - 1] = id;
-        }
+    (void)seed;
+    const int32_t *pool = self;
+    for (int64_t b = 0; b < batch; b++) {
+        const int32_t *at = pool + (first + (uint64_t)b) * 7919 % (uint64_t)(POOL - length);
+        memcpy(inputs + b * length, at, (size_t)length * sizeof *at);
+        memcpy(targets + b * length, at + 1, (size_t)length * sizeof *at);
+    }
 }
 
 typedef struct Steps {
@@ -175,7 +178,7 @@ static void time_way(RanksBench *o, const Way *way, double one[2]) {
                                         .training = {.losses = {1e-4f, .seq_aux = true}},
                                         .mtp = {.end = -1},
                                         .bias_speed = 1e-3f};
-    const TokenSource source = {.batch = random_batch, .self = &o->vocab};
+    const TokenSource source = {.batch = random_batch, .self = o->pool};
     Steps s = {.trainer = {.params = &model.params,
                            .objective = objective_language_model(&objective),
                            .source = &source,
@@ -295,6 +298,9 @@ static void time_collectives(RanksBench *o) {
 }
 
 static void run_bench(RanksBench *o) {
+    o->pool = must_alloc(POOL + 1, sizeof *o->pool);
+    for (uint64_t i = 0; i <= POOL; i++)
+        o->pool[i] = (int32_t)(philox(1, 1, i).word[0] % (uint32_t)o->vocab);
     double one[2] = {0}, layer = 0;
     bool first = comm_rank(o->comm) == 0;
     printf("%s, %d x %d tokens at once\n\n", o->config, o->batch, o->context);
@@ -356,6 +362,7 @@ int main(int argc, char **argv) {
     run_bench(&o);
     if (o.csv.stream && csv_close(&o.csv, &err)) fatal("%s", err.text);
     comm_close(o.comm);
+    free(o.pool);
     context_free(&o.ctx);
     return 0;
 }

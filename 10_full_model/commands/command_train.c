@@ -18,7 +18,8 @@
 
 typedef struct Options {
     CommonOptions common;
-    Comm *comm; /* NULL: this process is alone */
+    Comm *comm;  /* NULL: this process is alone */
+    StepCut cut; /* what of a step is this one's */
     StringList data;
     const char *config, *from, *out; /* config, from: NULL if not given */
     double rope_factor;              /* 0: not given */
@@ -131,14 +132,13 @@ static int check_context(const Options *o, const ModelConfig *cfg, Error *err) {
 }
 
 /* What train_run() would refuse once the text is read and a tokenizer learned is refused here. */
-static int look_ahead(const Options *o, const ModelConfig *cfg, Error *err) {
+static int look_ahead(Options *o, const ModelConfig *cfg, Error *err) {
     ModelConfig with_tokens = *cfg;
     if (!cfg->vocab_size) with_tokens.vocab_size = tokens_wanted(o, cfg);
     if (config_check(&with_tokens, err)) return -1;
     if (training_check_dsa(&o->train, cfg, o->from || o->resume, "--from", err)) return -1;
-    StepCut cut; /* or what would divide */
     const Context place = {.comm = o->comm};
-    if (step_cut(&cut, &place, o->train.batch_size, o->train.accumulation,
+    if (step_cut(&o->cut, &place, o->train.batch_size, o->train.accumulation,
                  o->train.ranks.deterministic, err))
         return -1;
     return training_check_folder(o->out, o->train.start, o->common.csv, o->comm, err);
@@ -199,8 +199,8 @@ static int open_and_train(Options *o, ModelConfig *cfg, const char *last, Error 
     TextInput input = {0};
     ModelConfig with_tokens = *cfg;
     if (!cfg->vocab_size) with_tokens.vocab_size = tokens_wanted(o, cfg);
-    int status = training_check_memory(&with_tokens, &ctx, o->train.batch_size,
-                                       o->train.context_length, TRAINING_SMALLER, err);
+    int status = training_check_memory(&with_tokens, &ctx, o->cut.windows, o->train.context_length,
+                                       TRAINING_SMALLER, err);
     if (!status) status = text_input_open(&input, &text, err);
     if (!status && !text.tokenizer) {
         cfg->vocab_size = tokenizer_vocab_size(input.tokenizer);

@@ -106,7 +106,8 @@ Test(sizes, what_ranks_share) {
     ModelConfig cfg;
     check_ok(config_preset(&cfg, "109m", &err), &err);
     double all = (double)config_parameters(&cfg), layers = cfg.num_hidden_layers - 1;
-    double experts = layers * 3 * cfg.n_routed_experts * cfg.hidden_size * cfg.moe_intermediate_size;
+    double experts =
+        layers * 3 * cfg.n_routed_experts * cfg.hidden_size * cfg.moe_intermediate_size;
     double copied = all - experts;
     TrainMemory alone = size_to_train(&cfg, BF16, 8, 256);
     RankMemory one = size_of_rank(&cfg, BF16, 8, 256, 1, false, 1);
