@@ -2,12 +2,13 @@
 """Kills deepseek (SIGKILL) at random moments, as often as it is told to, and looks at what is left.
 
     tools/kill_training.py --data build/corpus/bible.txt [--kills 20] [--steps 60] [-- FLAG...]
+    tools/kill_training.py --what grpo [--kills 20] [--steps 60] [-- FLAG...]
     tools/kill_training.py --what convert|data [--kills 20]
 
-train: runs are killed and resumed until they end, one run after the other until there were so many
+train, grpo: runs are killed and resumed until they end, one run after the other until there were so many
 kills. After each kill every model that is in the folder must load; each run that came to its end
 must be, in every byte of its models and its training state, what a run is that was left alone, and
-have each step once in its metrics. FLAGs are passed on (--device cuda --dtype bf16, say).
+have the same steps in its metrics. FLAGs are passed on (--device cuda --dtype bf16, say).
 convert, data: one model, or set of shards, takes the place of another. After each kill the folder
 must hold the one or the other, whole.
 
@@ -98,24 +99,39 @@ def look_at_run(out, data, kills):
 
 
 def kill_training(options, folder, kills):
-    flags = ["--steps", options.steps, "--eval-every", options.eval_every, "--vocab", 512]
-    flags += ["--warmup", options.steps // 4, "--constant", options.steps // 4, "--dropout", 0.1]
-    flags += ["--peak", 0, "--resume", "--data", options.data, *options.more]
+    words = ["train", "--vocab", 512, "--dropout", 0.1, "--peak", 0, "--data", options.data]
+    kill_runs(options, folder, kills, words)
+
+
+def kill_grpo(options, folder, kills):
+    task = ["--task", "addition", "--reversed"]
+    teach = ["sft", "--config", "nano", *task, "--steps", 40, "--batch", 32]
+    deepseek(*teach, "--out", folder / "taught", *options.more)
+    words = ["grpo", "--model", folder / "taught", *task, "--prompts", 4, "--num-generations", 4]
+    words += ["--eval-prompts", 8, "--beta", 0.01, "--sync-ref-model", "yes"]
+    kill_runs(options, folder, kills, words + ["--ref-model-sync-steps", 7])
+
+
+def kill_runs(options, folder, kills, words):
+    flags = ["--steps", options.steps, "--eval-every", options.eval_every, "--resume"]
+    flags += ["--warmup", options.steps // 4, "--constant", options.steps // 4]
+    words = [*words, *flags, *options.more]
     whole, parts, runs = folder / "whole", folder / "parts", 0
-    length = timed("train", *flags, "--out", whole)
+    length = timed(*words, "--out", whole)
     print(f"left alone: {options.steps} steps in {length:.1f} s", flush=True)
     while kills.done < kills.wanted or parts.exists():
         if kills.done < kills.wanted:
-            done = kills.try_one(0.7 * length, "train", *flags, "--out", parts)
+            done = kills.try_one(0.7 * length, *words, "--out", parts)
         else:
-            done = deepseek("train", *flags, "--out", parts) is not None
+            done = deepseek(*words, "--out", parts) is not None
         if not done:
             look_at_run(parts, options.data, kills)
             continue
         for name in STATE:
             if (whole / name).read_bytes() != (parts / name).read_bytes():
                 wrong(f"{parts / name} is not {whole / name}")
-        if steps_in(parts) != list(range(1, options.steps + 1)):
+        steps = steps_in(whole)
+        if steps_in(parts) != steps or steps != list(range(steps[0], options.steps + 1)):
             wrong(f"{parts / 'metrics.csv'} does not have each step once")
         if left := [p for p in parts.rglob("*") if ".tmp" in p.name or ".incoming" in p.name]:
             wrong(f"left behind: {left}")
@@ -180,14 +196,14 @@ def main():
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    what = {"train": kill_training, "convert": kill_convert, "data": kill_data}
+    what = {"train": kill_training, "grpo": kill_grpo, "convert": kill_convert, "data": kill_data}
     parser.add_argument("--what", choices=what, default="train")
     parser.add_argument("--data", default="build/corpus/bible.txt")
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--steps", type=int, default=60)
     parser.add_argument("--eval-every", type=int, default=5, help="and save (default 5)")
     parser.add_argument("--seed", type=int, default=1, help="of the moments")
-    parser.add_argument("more", nargs="*", help="flags for deepseek train, after --")
+    parser.add_argument("more", nargs="*", help="flags for deepseek, after --")
     options = parser.parse_args()
     random.seed(options.seed)
     folder = Path(tempfile.mkdtemp(prefix="kill-training-"))
