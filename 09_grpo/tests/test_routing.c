@@ -29,10 +29,12 @@ typedef struct Drawn {
     int real; /* tokens that are no padding */
 } Drawn;
 
-/* Its address must not change. */
+/* Its address must not change. The second rollout counts: on a GPU the captured step is launched
+ * again, in which the experts' place is fixed. */
 static void draw(Drawn *d, Context *ctx, RolloutConfig cfg) {
     module_with(&d->m, ctx, true);
     check_ok(rollouts_init(&d->r, ctx, &d->m.decoder, NULL, &cfg, &err), &err);
+    check_ok(rollouts_draw(&d->r, prompts, lengths, &sampling, 100, &err), &err);
     check_ok(rollouts_draw(&d->r, prompts, lengths, &sampling, 0, &err), &err);
     for (int i = 0; i < P * G; i++) {
         Completion c = rollouts_completion(&d->r, i);
