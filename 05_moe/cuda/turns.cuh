@@ -32,7 +32,7 @@ struct Turns {
 /* By one thread, before mbarrier_init_fence(). readers: warps of the whole cluster. */
 static __device__ __forceinline__ void turns_init(Turns *turns, int readers) {
     for (int i = 0; i < TURNS; i++) {
-        mbarrier_init(&turns->full[i], 1); /* the first block's scheduler, and 16 bytes */
+        mbarrier_init(&turns->full[i], 1); /* the first block's scheduler, and what it sends */
         mbarrier_init(&turns->empty[i], readers * WARP_ARRIVALS);
     }
 }
@@ -52,6 +52,12 @@ static __device__ __forceinline__ void send_turn(Turns *turns, int slot, Turn tu
                  : "memory");
 }
 
+/* The same to the block itself, where it is alone: that takes no copy. */
+static __device__ __forceinline__ void keep_turn(Turns *turns, int slot, Turn turn) {
+    turns->turn[slot] = turn;
+    mbarrier_arrive(&turns->full[slot]);
+}
+
 /* One warp of the cluster (of BLOCKS blocks) hands out tiles 0 .. tiles - 1 as describe() describes
  * them, and then, once, number `tiles`: the end. It is at most TURNS ahead of the last to read
  * them. *next is 0 when the kernel starts; NULL: tiles are dealt out in advance. Which cluster does
@@ -62,7 +68,8 @@ static __device__ void schedule(Turns *turns, int *next, int tiles, Describe des
     for (int turn = 0;; turn++) {
         Turn what = describe(tile);
         mbarrier_wait(&turns->empty[turn % TURNS], turn / TURNS % 2 ^ 1);
-        for (int rank = 0; leader && rank < BLOCKS; rank++)
+        if (BLOCKS == 1 && leader) keep_turn(turns, turn % TURNS, what);
+        for (int rank = 0; BLOCKS > 1 && leader && rank < BLOCKS; rank++)
             send_turn(turns, turn % TURNS, what, rank);
         if (tile >= tiles) break;
         int clusters = gridDim.x / BLOCKS;
