@@ -401,11 +401,13 @@ static Tensor *cached_attention(Context *ctx, Tensor *q, const Tensor *selected,
     const Pages *pages = cache->pages;
     CHECK(!ctx->recording, "mla_forward: what went through a cache has no gradient");
     Tensor *o = NULL;
+    int64_t T = tensor_dim(q, 1), S = pages_longest(pages);
     if (mode == MLA_AS_TRAINED) o = mla_kept_attention(ctx, q, selected, w, cfg, cache, scale);
     if (o) return o;
     if (mode == MLA_AUTO) /* a captured step must fit every length: only the absorbed one does */
         mode = pages->horizon ? MLA_ABSORBED
-                              : mla_cheaper(cfg, tensor_dim(q, 1), pages_longest(pages));
+               : selected     ? mla_selected_cheaper(cfg, T, S, tensor_dim(selected, 2))
+                              : mla_cheaper(cfg, T, S);
     return mode == MLA_ABSORBED
                ? mla_absorbed_attention(ctx, q, selected, w, cfg, cache, scale)
                : naive_from_cache(ctx, q, selected, w, cfg, cache, mode == MLA_AS_TRAINED, scale);

@@ -25,6 +25,24 @@ static SelectedShape latent_shape(MlaShape m, int64_t B, int64_t T, int64_t coun
     return s;
 }
 
+/* [mla_selected_cheaper] */
+/* Pairs of a query and a key that it sees, and those that it reads: query t sees S - T + t + 1. */
+static double pairs_left_out(int64_t T, int64_t S, int64_t k) {
+    int64_t first = S - T + 1 > k ? S - T + 1 : k + 1; /* keys of the first that leaves some out */
+    double queries = S >= first ? (double)(S - first + 1) : 0;
+    return queries * ((double)first + (double)S - 2 * (double)k) / 2;
+}
+
+MlaMode mla_selected_cheaper(const MlaConfig *cfg, int64_t T, int64_t S, int64_t k) {
+    double H = cfg->num_attention_heads, out = 2 * pairs_left_out(T, S, k) * H;
+    double rope = cfg->qk_rope_head_dim, rank = cfg->kv_lora_rank;
+    double naive = mla_naive_flop(cfg, T, S) -
+                   out * (cfg->qk_nope_head_dim + rope + cfg->v_head_dim);
+    return mla_absorbed_flop(cfg, T, S) - out * (2 * rank + rope) < naive ? MLA_ABSORBED
+                                                                           : MLA_NAIVE;
+}
+/* [/mla_selected_cheaper] */
+
 bool mla_selected_fits(Context *ctx, const MlaConfig *cfg, const Tensor *kv_b) {
 #ifdef WITH_CUDA
     if (ctx->device != CUDA || kv_b->quantised) return false;

@@ -20,6 +20,10 @@
 
 __BEGIN_DECLS
 
+/* mla_cheaper for T new tokens of S of which each reads k at most: both modes have fewer pairs, but
+ * naive makes the keys and values of all S all the same. */
+MlaMode mla_selected_cheaper(const MlaConfig *cfg, int64_t T, int64_t S, int64_t k);
+
 /* Is this how a selection is best attended to here: are there kernels for these sizes? */
 bool mla_selected_fits(Context *ctx, const MlaConfig *cfg, const Tensor *kv_b);
 

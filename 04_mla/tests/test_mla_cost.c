@@ -2,6 +2,7 @@
  * What the modes cost, and which one is chosen: counts by hand against mla_naive_flop and
  * mla_absorbed_flop. They are whole numbers below 2^53, so exact.
  */
+#include "04_mla/mla_selected.h"
 #include "04_mla/cache_sizes.h"
 
 #include <criterion/criterion.h>
@@ -38,4 +39,25 @@ Test(mla_cost, where_the_modes_cross) {
         cr_assert(mla_cheaper(cfg, 100, 100) == MLA_NAIVE,
                   "a prompt alone: nothing to expand twice");
     }
+}
+
+/* What a selection leaves out, counted pair by pair; and whom it helps. */
+Test(mla_cost, of_a_selection) {
+    const MlaConfig v3 = {7168, 128, 1536, 512, 128, 64, 128, false};
+    for (int i = 0; i < 60; i++) {
+        int64_t S = 1 + 7 * i, T = 1 + i * i % S, k = 1 + 5 * i % 90;
+        double pairs = 0, all = 0;
+        for (int64_t t = 0; t < T; t++)
+            all += (double)(S - T + t + 1),
+                pairs += (double)(S - T + t + 1 < k ? S - T + t + 1 : k);
+        double left_out = 2 * 128 * (all - pairs);
+        double naive = mla_naive_flop(&v3, T, S) - left_out * (128 + 64 + 128);
+        double absorbed = mla_absorbed_flop(&v3, T, S) - left_out * (2 * 512 + 64);
+        cr_assert(mla_selected_cheaper(&v3, T, S, k) == (absorbed < naive ? MLA_ABSORBED : MLA_NAIVE),
+                  "T %d, S %d, k %d", (int)T, (int)S, (int)k);
+        cr_assert(mla_selected_cheaper(&v3, T, S, S) == mla_cheaper(&v3, T, S));
+    }
+    /* a prompt behind 64K tokens: dense is naive, 2048 of them are read as they lie */
+    cr_assert(mla_cheaper(&v3, 4096, 65536) == MLA_NAIVE);
+    cr_assert(mla_selected_cheaper(&v3, 4096, 65536, 2048) == MLA_ABSORBED);
 }

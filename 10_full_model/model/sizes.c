@@ -79,6 +79,7 @@ static int64_t layer_activations(const ModelConfig *cfg, bool dense) {
     count += 3 * rank + 2 * rope;                                          /* c_kv, k_rope */
     count += heads * (nope + v) + heads * (nope + rope) + heads * v; /* kv, keys, values read */
     count += 2 * hidden;                                             /* o_proj, sum */
+    count += cfg->index_n_heads * (cfg->index_head_dim + 1) + 2 * cfg->index_head_dim; /* q, w, k */
     count += 3 * hidden;                                             /* norm, output, sum */
     if (dense) return count + 3 * (int64_t)cfg->intermediate_size;
     int64_t inner = cfg->moe_intermediate_size, k = cfg->num_experts_per_tok;
@@ -104,6 +105,11 @@ TrainMemory size_to_train(const ModelConfig *cfg, DType dtype, int batch, int co
      * own gradient in place. */
     double logits = (1.0 + modules) * cfg->vocab_size;
     m.activations = (2 * per_token + logits) * size * batch * context;
+    /* An indexer's loss has its gradients before anyone asks; lists of what was selected, as they
+     * came and in order, have none. */
+    double early = cfg->index_n_heads * (cfg->index_head_dim + 1.0) + cfg->index_head_dim;
+    double lists = context > cfg->index_topk ? 2.0 * cfg->index_topk : 0;
+    m.activations += (layers + modules) * (early * size + lists * 4) * batch * context;
     return m;
 }
 

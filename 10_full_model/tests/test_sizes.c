@@ -64,13 +64,15 @@ Test(sizes, the_indexer_is_counted_and_nothing_else) {
 static void activations(ModelConfig cfg, int batch, int context) {
     Context ctx = test_context(CPU, F32);
     Model model;
-    check_ok(model_init(&model, &ctx, &cfg, true, &err), &err);
+    check_ok(model_register(&model, &ctx, &cfg, &err), &err);
+    indexers_train(&model.indexers, &model.params, INDEXER_LEARNS, 1);
+    check_ok(model_allocate(&model, true, &err), &err);
     model_randomize(&model);
     int32_t *ids = calloc((size_t)(batch * context), sizeof *ids);
     for (int i = 0; i < batch * context; i++) ids[i] = (i * 7) % cfg.vocab_size;
     ctx.recording = true;
     Tensor *t = tensor_copy_in(&ctx, "ids", I32, ids, SHAPE(batch, context));
-    tape_backward(&ctx, model_loss(&model, t, t));
+    tape_backward(&ctx, indexers_add_losses(&ctx, &model.indexers, model_loss(&model, t, t), 1));
     double estimate = (double)size_to_train(&cfg, F32, batch, context).activations;
     double measured = (double)context_peak_bytes(&ctx);
     cr_assert(fabs(estimate / measured - 1) < 0.2, "%.1f MiB estimated, %.1f MiB measured",
@@ -98,6 +100,9 @@ Test(sizes, activations_are_estimated) {
     lite.bos_token_id = lite.eos_token_id = -1;
     activations(lite, 2, 64);
     activations(tiny_config(300), 8, 64);
+    ModelConfig wide = tiny_sparse_config(tiny_config(300)); /* indexers that weigh something */
+    wide.index_n_heads = 8, wide.index_head_dim = 32, wide.index_topk = 40;
+    activations(wide, 8, 64);
 }
 
 /* By hand: what each rank has of a model is what it has of the copied weights and of its experts;

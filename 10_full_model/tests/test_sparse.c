@@ -87,6 +87,27 @@ Test(sparse, cached_is_uncached) {
     decoder_cache_free(&cache);
 }
 
+/* A step that is captured for all lengths to come chooses from fewer tokens than it has room for:
+ * before k of them are there, and after. */
+DEVICE_TEST(sparse, a_horizon_changes_nothing) {
+    World w;
+    sparse_world_on(&w, device, dtype, 6, 0);
+    for (int first = 3; first <= 30; first += 9) {
+        float *logits[2];
+        for (int captured = 0; captured < 2; captured++) {
+            DecoderCache cache;
+            check_ok(model_cache_init(&w.model, &cache, 2, 2 * TOKENS, &err), &err);
+            model_forward(&w.model, some_ids(&w.ctx, 2, 0, first), &cache);
+            decoder_cache_capture(&cache, captured);
+            Tensor *y = model_forward(&w.model, some_ids(&w.ctx, 2, first, 1), &cache);
+            logits[captured] = test_values(&w.ctx, y);
+            decoder_cache_free(&cache);
+        }
+        check_close("logits", logits[1], logits[0], 2 * VOCAB,
+                    dtype == BF16 ? 0.1 : 64 * tolerance_of(F32, 32));
+    }
+}
+
 /* Texts of different lengths side by side: one below k, one above. */
 Test(sparse, of_different_lengths) {
     enum { SHORT = 4, LONG = 30 };

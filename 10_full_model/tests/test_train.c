@@ -230,6 +230,26 @@ Test(train, operations_of_a_token) {
     }
 }
 
+/* A sparse model of 3 indexer heads of 16 numbers that pick 4 of 10 tokens: a query sees 5 of them on
+ * average, and reads 4 but for the first four, which read 2. While they warm up, attention sees all.
+ */
+Test(train, operations_of_a_sparse_token) {
+    for (IndexerStage stage = INDEXER_SELECTS; stage <= INDEXER_LEARNS; stage++) {
+        Context ctx = test_context(CPU, F32);
+        ModelConfig cfg = tiny_sparse_config(tiny_config(300));
+        cfg.index_topk = 4;
+        Model model;
+        Error err = {0};
+        check_ok(model_register(&model, &ctx, &cfg, &err), &err);
+        indexers_train(&model.indexers, &model.params, stage, 1);
+        check_ok(model_allocate(&model, true, &err), &err);
+        double read = stage == INDEXER_WARMS_UP ? 5 : (4 * 2 + 6 * 4) / 10.0;
+        double attention = 2 * read * (5 + 4 + 6) * 3 * 3 + 2 * 5.0 * 3 * 16 * 3;
+        cr_assert_float_eq(metrics_flop_per_token(&model, 10),
+                           2.0 * (double)config_active_parameters(&cfg) + attention, 1e-6);
+    }
+}
+
 /* Shares and loads that can be worked out by hand; gaps where nothing was measured. */
 Test(train, metrics) {
     World w;

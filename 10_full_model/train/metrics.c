@@ -14,8 +14,13 @@ double metrics_flop_per_token(const Model *model, int context_length) {
     const ModelConfig *cfg = &model->cfg;
     double dims = cfg->qk_nope_head_dim + cfg->qk_rope_head_dim + cfg->v_head_dim;
     int depth = model->mtp.depth; /* each module has a layer's attention, and the head again */
-    double attention =
-        context_length * dims * cfg->num_attention_heads * (cfg->num_hidden_layers + depth);
+    int layers = cfg->num_hidden_layers + depth;
+    double T = context_length, k = cfg->index_topk, seen = T / 2, read = seen;
+    const Indexers *indexers = &model->indexers;
+    bool warms_up = indexers->count && indexers->list[0].stage == INDEXER_WARMS_UP;
+    if (indexers->count && !warms_up && T > k) read = k - k * k / (2 * T);
+    double attention = 2 * read * dims * cfg->num_attention_heads * layers;
+    if (indexers->count) attention += 2 * seen * cfg->index_n_heads * cfg->index_head_dim * layers;
     /* weights that a token is multiplied with */
     int64_t active = depth * tensor_count(model->decoder.lm_head);
     for (int i = 0; i < model->params.count; i++) {

@@ -51,7 +51,8 @@ int metrics_close(Metrics *metrics, Error *err);
 
 /*
  * Operations that one token costs in the forward pass (a training step: three times as many): two
- * for each weight it is multiplied with, and attention over half a window on average.
+ * for each weight it is multiplied with, attention over half a window on average, or over what is
+ * selected of it, and then the indexers' scores of that half.
  */
 double metrics_flop_per_token(const Model *model, int context_length);
 
