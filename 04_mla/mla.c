@@ -327,6 +327,16 @@ static void absorbed_selected(Context *ctx, Tensor *o_latent, Tensor *q_absorbed
     const Pages *pages = cache->pages;
     check_shape("mla_forward: selection", selected, I32, SHAPE(s.batch, s.q_len, -1));
     int count = (int)tensor_dim(selected, 2);
+#ifdef WITH_CUDA
+    SelectedShape prompt =
+        selected_pages_shape(pages->block_table.data, pages->lengths.data, count, s);
+    if (ctx->device == CUDA && selected_prompt_fits(ctx->gpu, ctx->dtype, count, s)) {
+        void *lists = arena_alloc(&ctx->data, ON(ctx, selected_work, prompt));
+        ON(ctx, selected_forward, o_latent->data, NULL, q_absorbed->data, cache->latent.data,
+           cache->latent.data, selected->data, lists, prompt);
+        return;
+    }
+#endif
     void *work = arena_alloc(&ctx->data, ON(ctx, selected_decode_work, count, s));
     ON(ctx, selected_decode, o_latent->data, work, q_absorbed->data, cache->latent.data,
        pages->block_table.data, pages->lengths.data, selected->data, count, s);

@@ -124,6 +124,12 @@ __typeof__(selected_backward_cuda) selected_backward_plain_cuda, selected_backwa
 int selected_hopper_supports(const Gpu *gpu, DType dtype, const void *o, const void *q,
                              const void *k, const void *v, SelectedShape shape);
 
+/* The queries of a step behind a cache of numbers, as selected_forward sees them. And are they so
+ * many, a prompt's, that Hopper's rung of it is what they should take, and not selected_decode? */
+SelectedShape selected_pages_shape(const int32_t *block_table, const int32_t *lengths, int count,
+                                   MlaDecodeShape shape);
+int selected_prompt_fits(const Gpu *gpu, DType dtype, int count, MlaDecodeShape shape);
+
 /*
  * mla_decode of what is selected, I32 [B, q_len, count]; shapes as there. On the CPU a query's
  * numbers do not depend on how many others come with it. work: selected_decode_work_*() bytes,

@@ -194,6 +194,21 @@ void selected_backward_cpu(float *dq, int add_q, float *dk, int add_k, float *dv
 
 /* ---- decoding ---- */
 
+SelectedShape selected_pages_shape(const int32_t *block_table, const int32_t *lengths, int count,
+                                   MlaDecodeShape s) {
+    SelectedShape shape = {.attention = attention_shape(s.batch, s.heads, 1, s.q_len, s.max_length,
+                                                        s.kv_lora_rank + s.rope_dim,
+                                                        s.kv_lora_rank, 1),
+                           .count = count,
+                           .latent = true,
+                           .block_table = block_table,
+                           .lengths = lengths,
+                           .max_pages = s.max_pages};
+    shape.attention.v = shape.attention.k;
+    shape.attention.scale = s.scale;
+    return shape;
+}
+
 /* One query of each sequence, against a cache of `count` rows: its pages lie one after the other.
  * A list that selects nothing becomes one row of zeros, whose weighted mean is zero. */
 static MlaDecodeShape gathered_shape(int count, MlaDecodeShape s) {

@@ -299,7 +299,7 @@ void selected_forward_cuda(Gpu *gpu, DType dtype, void *o, float *lse, const voi
 }
 
 size_t selected_backward_scratch_cuda(Gpu *gpu, DType dtype, SelectedShape s) {
-    return gpu->compute_capability == 90 && dtype == BF16 && s.latent
+    return s.latent && selected_hopper_supports(gpu, dtype, NULL, NULL, NULL, NULL, s)
                ? selected_backward_hopper_scratch(gpu, s)
                : 0;
 }

@@ -369,6 +369,13 @@ int selected_hopper_supports(const Gpu *gpu, DType dtype, const void *o, const v
            queries && outs && ((uintptr_t)o | (uintptr_t)q | (uintptr_t)k) % 16 == 0;
 }
 
+int selected_prompt_fits(const Gpu *gpu, DType dtype, int count, MlaDecodeShape s) {
+    int64_t items = (int64_t)s.batch * s.q_len * ceil_div(s.heads, sparse::TILE);
+    return items >= 2 * gpu->sm_count && !s.e4m3 &&
+           selected_hopper_supports(gpu, dtype, NULL, NULL, NULL, NULL,
+                                    selected_pages_shape(NULL, NULL, count, s));
+}
+
 void selected_forward_hopper_cuda(Gpu *gpu, DType dtype, void *o, float *lse, const void *q,
                                   const void *k, const void *v, const int32_t *selected, void *work,
                                   SelectedShape s) {

@@ -376,6 +376,32 @@ DEVICE_TEST(selection, cached_is_uncached) {
     }
 }
 
+/* A prompt long enough for kernels that a few tokens do not take, behind a text that is there. */
+DEVICE_TEST(selection, a_prompt_behind_a_cache) {
+    enum { FIRST = 70, T = 300, K = 40 };
+    Context ctx = test_context(device, dtype);
+    Module m;
+    module_init(&m, &ctx, full_size);
+    int hidden = full_size.hidden_size;
+    int32_t *lists = random_lists(1, FIRST + T, K);
+    Fixed f = fixed(lists, FIRST + T, K, &full_size);
+    OneLayer cache;
+    one_layer_init(&cache, &ctx, 1, FIRST + T, 0, 512 + 64);
+    Tensor *x = test_normal(&ctx, "x", 1, SHAPE(1, FIRST + T, hidden));
+    float *all = test_values(&ctx, x);
+    float *whole = test_values(&ctx, mla_forward(&ctx, x, &m.w, &full_size, &TURN, &f.selection,
+                                                 NULL, MLA_AUTO, (Residual){0}));
+    for (int first = 0; first <= FIRST; first += FIRST) {
+        int count = first ? T : FIRST;
+        cr_assert_eq(pages_begin(&cache.pages, count, NULL), 0);
+        x = tokens_of(&ctx, all, 0, 1, FIRST + T, hidden, first, count);
+        check_tensor(&ctx, "y",
+                     mla_forward(&ctx, x, &m.w, &full_size, &TURN, &f.selection, &cache.latent,
+                                 MLA_ABSORBED, (Residual){0}),
+                     whole + first * hidden, tolerance(dtype));
+    }
+}
+
 /* ---- sequences of different lengths ---- */
 
 /* Two sequences of 5 and 66 tokens; a step of 2 in each selects by places in its own sequence. */
