@@ -135,10 +135,10 @@ int demo_sparse(int section, Model *model, const TokenSource *source, const Trai
     double started = seconds_now();
     float loss[STAGES + 1];
     loss[0] = train_validation_loss(model, source, windows, train->batch_size, length);
-    printf("%d. Sparse attention (SPARSE.md): each layer gets an indexer, %d heads of %d numbers,\n"
-           "   and attention reads the %d tokens of %d that it picks. First it learns to agree\n"
+    printf("%d. Sparse attention (SPARSE.md): each layer gets an indexer of %d heads, and\n"
+           "   attention reads the %d tokens of %d that it picks. First it learns to agree\n"
            "   with attention, which reads all; then both learn, and it chooses.\n",
-           section, cfg.index_n_heads, cfg.index_head_dim, cfg.index_topk, length);
+           section, cfg.index_n_heads, cfg.index_topk, length);
     fflush(stdout);
     for (int i = 0; i < STAGES && !status; i++) {
         static const IndexerStage stage[] = {INDEXER_WARMS_UP, INDEXER_LEARNS};
@@ -157,12 +157,11 @@ int demo_sparse(int section, Model *model, const TokenSource *source, const Trai
         if (course->count > 2)
             text_line_chart("   the true ones among its picks, in percent, against the step",
                             course->step, course->recall, course->count, 6, 0);
-        printf(
-            "   Of attention %.0f %% lies on its picks, %.0f %% in the first step, where the best\n"
-            "   %d would hold %.0f %%. Loss on held-out text: %.3f dense, %.3f when the warmed-up\n"
-            "   indexers choose, %.3f after training with their choice (%.0f s in all).\n\n",
-            100 * b->mass, 100 * a->mass, cfg.index_topk, 100 * b->best, loss[0], loss[1], loss[2],
-            seconds_now() - started);
+        printf("   Its picks hold %.0f %% of attention, at first %.0f %%; the best %d would hold\n"
+               "   %.0f %%. Loss on held-out text: %.3f when attention reads all, %.3f when the\n"
+               "   warmed-up indexers choose, %.3f after training with them (%.0f s in all).\n\n",
+               100 * b->mass, 100 * a->mass, cfg.index_topk, 100 * b->best, loss[0], loss[1],
+               loss[2], seconds_now() - started);
     }
     for (int i = 0; i < STAGES; i++) model_free(&stages[i]);
     free(course);
