@@ -23,7 +23,8 @@ static float dot(const float *a, const float *b, int n) {
 
 void index_loss_cpu(float *losses, float *dq, float *dk, float *dw, void *scratch,
                     IndexLossInput in, IndexLossShape s) {
-    int T = s.tokens, H = s.heads, D = s.qk_dim, Hi = s.index_heads, Di = s.index_dim;
+    int T = s.tokens, H = s.heads, G = s.kv_heads, D = s.qk_dim, Hi = s.index_heads,
+        Di = s.index_dim;
     const float *q = in.q, *k = in.k, *iq = in.iq, *ik = in.ik;
     (void)scratch;
     float *p = must_alloc((size_t)T, sizeof *p), *score = must_alloc((size_t)T, sizeof *score);
@@ -40,7 +41,7 @@ void index_loss_cpu(float *losses, float *dq, float *dk, float *dw, void *scratc
         for (int e = 0; e < n; e++) {
             p[e] = score[e] = 0;
             for (int h = 0; h < H; h++)
-                p[e] += expf(dot(q + (row * H + h) * D, k + (key[e] * H + h) * D, D) -
+                p[e] += expf(dot(q + (row * H + h) * D, k + (key[e] * G + h % G) * D, D) -
                              in.lse[(b * H + h) * T + t]) /
                         (float)H;
             for (int h = 0; h < Hi; h++)
