@@ -3,7 +3,8 @@
  *
  * Order. A bit for each key, in shared memory, WINDOW keys at a time, is set where the list says
  * so. The block's threads then have equal runs of words; the sum of the bits in all runs before its
- * own says where a thread's keys go. So it is the same list in every run, whoever was first.
+ * own says where a thread's keys go. So it is the same list in every run, whoever was first. A list
+ * that is in order already, as an indexer's, is only looked through.
  *
  * plain      A warp takes a query head and one row at a time; a lane has every 32nd number.
  * gathered   The rows are copied, in passes of GATHERED bytes, and mla_decode has the rest. One of
@@ -75,6 +76,20 @@ static __device__ int tidy_list(const int32_t *list, int count, int seen, Put pu
     return filled;
 }
 
+/* How many keys a list has that is in order already, as an indexer's are; -1: it is not. */
+static __device__ int in_order(const int32_t *list, int count, int seen) {
+    __shared__ int filled;
+    bool fine = true;
+    if (threadIdx.x == 0) filled = 0;
+    __syncthreads();
+    for (int i = threadIdx.x; i < count; i += TIDY_THREADS) {
+        int j = list[i], next = i + 1 < count ? list[i + 1] : -1;
+        fine &= j < 0 ? next < 0 : j < seen && (next < 0 || next > j);
+        if (j >= 0 && next < 0) filled = i + 1; /* one thread, if all is fine */
+    }
+    return __syncthreads_and(fine) ? filled : -1;
+}
+
 /* A block for each list, which becomes rows of the pool. */
 static __global__ void __launch_bounds__(TIDY_THREADS)
     rows_kernel(int32_t *rows, int32_t *row_lengths, uint32_t *zeros, int zero_words,
@@ -84,8 +99,13 @@ static __global__ void __launch_bounds__(TIDY_THREADS)
     const int32_t *pages = block_table + (int64_t)b * s.max_pages;
     int32_t *to = rows + (int64_t)list * count;
     int seen = lengths[b] - s.q_len + list % s.q_len + 1;
-    int filled = tidy_list(selected + (int64_t)list * count, count, seen,
-                           [&](int i, int j) { to[i] = (int32_t)page_row(pages, j); });
+    const int32_t *mine = selected + (int64_t)list * count;
+    auto put = [&](int i, int j) { to[i] = (int32_t)page_row(pages, j); };
+    int filled = in_order(mine, count, seen);
+    if (filled < 0)
+        filled = tidy_list(mine, count, seen, put);
+    else
+        for (int i = threadIdx.x; i < filled; i += TIDY_THREADS) put(i, mine[i]);
     if (threadIdx.x == 0) {
         row_lengths[list] = max(filled, 1);
         if (filled == 0) to[0] = -1;

@@ -27,12 +27,13 @@ static uint32_t at_random(uint64_t stream, int64_t i) {
     return philox(11, stream, (uint64_t)i).word[0];
 }
 
-/* A list of sequence b's query t: mostly what it sees, some of it twice, some beyond, some
- * negative. Every seventh list selects nothing. */
+/* A list of a query that sees `seen` tokens: mostly these, some of them twice, some beyond, some
+ * negative. Every third list is in order, as an indexer's, and every seventh selects nothing. */
 static void make_list(int32_t *list, int count, int seen, int64_t which) {
     for (int i = 0; i < count; i++) {
         uint32_t r = at_random(1, which * count + i);
         list[i] = r % 16 == 0 ? -(int32_t)(r % 5) - 1 : (int32_t)(r / 16 % (uint32_t)(seen + 2));
+        if (which % 3 == 1) list[i] = 2 * i < seen ? 2 * i : -1;
         if (which % 7 == 6) list[i] = i % 2 ? -1 : seen + i;
     }
 }
