@@ -132,8 +132,7 @@ int selected_prompt_fits(const Gpu *gpu, DType dtype, int count, MlaDecodeShape 
 
 /*
  * mla_decode of what is selected, I32 [B, q_len, count]; shapes as there. On the CPU a query's
- * numbers do not depend on how many others come with it. work: selected_decode_work_*() bytes,
- * enough for every rung.
+ * numbers do not depend on how many others come with it. work: selected_decode_work_*() bytes.
  */
 KERNEL(selected_decode, Real *o, void *work, const Real *q, const void *latent,
        const int32_t *block_table, const int32_t *lengths, const int32_t *selected, int count,
@@ -152,6 +151,8 @@ size_t selected_decode_work_cuda(Gpu *gpu, DType dtype, int count, MlaDecodeShap
 __typeof__(selected_decode_cuda) selected_decode_plain_cuda, selected_decode_gathered_cuda,
     selected_decode_hopper_cuda;
 int selected_decode_hopper_supports(const Gpu *gpu, DType dtype, MlaDecodeShape shape);
+/* The work of gathered, which is enough for plain, too. */
+size_t selected_decode_gathered_work_cuda(Gpu *gpu, DType dtype, int count, MlaDecodeShape shape);
 
 __END_DECLS
 #endif

@@ -148,11 +148,12 @@ static void add_attention(Context *ctx, Work *w) {
     w->q = bench_tensor(ctx, "q", BF16, 4, SHAPE(s.batch, s.q_len, HEADS, RANK + ROPE));
     w->o = tensor_new(ctx, "o", BF16, SHAPE(s.batch, s.q_len, HEADS, RANK));
     w->selected = tensor_new(ctx, "selected", I32, SHAPE(s.batch, s.q_len, w->k));
-    size_t dense = mla_decode_scratch_cuda(ctx->gpu, BF16, s);
-    size_t sparse = selected_decode_work_cuda(ctx->gpu, BF16, w->k, s);
-    w->scratch =
-        tensor_new(ctx, "scratch", F32,
-                   SHAPE((int64_t)((dense > sparse ? dense : sparse) / sizeof(float)) + 1));
+    size_t sizes[] = {mla_decode_scratch_cuda(ctx->gpu, BF16, s),
+                      selected_decode_work_cuda(ctx->gpu, BF16, w->k, s),
+                      selected_decode_gathered_work_cuda(ctx->gpu, BF16, w->k, s)},
+           most = 0;
+    for (int i = 0; i < 3; i++) most = sizes[i] > most ? sizes[i] : most;
+    w->scratch = tensor_new(ctx, "scratch", F32, SHAPE((int64_t)(most / sizeof(float)) + 1));
 }
 
 static void run_dense(Context *ctx, void *user) {

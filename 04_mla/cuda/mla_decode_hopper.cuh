@@ -109,7 +109,7 @@ struct Arguments {
     int tiles;      /* sets * blocks of a team */
     int teams;
     float scale_log2; /* scale * log2(e): e^(scale s) = 2^(scale_log2 s) */
-    /* With lists (mla_decode_sparse.cuh): rows [batch, max_length] of the pool, and a row of zeros */
+    /* With lists (mla_decode_sparse.cuh): rows of the pool [batch, max_length], and one of zeros */
     const int32_t *list;
     const bf16 *latent, *zeros;
 };

@@ -325,13 +325,17 @@ void selected_decode_hopper_cuda(Gpu *gpu, DType dtype, void *o, void *work, con
 
 /* ---- in use ---- */
 
-size_t selected_decode_work_cuda(Gpu *gpu, DType dtype, int count, MlaDecodeShape s) {
+size_t selected_decode_gathered_work_cuda(Gpu *gpu, DType dtype, int count, MlaDecodeShape s) {
     SelectedWork w = selected_decode_parts(NULL, dtype, count, s);
-    size_t rest = gathered_parts(gpu, NULL, dtype, count, s).bytes, hopper = 0;
-    if (selected_decode_hopper_supports(gpu, dtype, s))
-        hopper =
-            mla_decode_scratch_cuda(gpu, dtype, selected_as_sequences(s.batch * s.q_len, count, s));
-    return w.bytes + (rest > hopper ? rest : hopper);
+    return w.bytes + gathered_parts(gpu, NULL, dtype, count, s).bytes;
+}
+
+size_t selected_decode_work_cuda(Gpu *gpu, DType dtype, int count, MlaDecodeShape s) {
+    if (!selected_decode_hopper_supports(gpu, dtype, s))
+        return selected_decode_gathered_work_cuda(gpu, dtype, count, s);
+    MlaDecodeShape lists = selected_as_sequences(s.batch * s.q_len, count, s);
+    return selected_decode_parts(NULL, dtype, count, s).bytes +
+           mla_decode_scratch_cuda(gpu, dtype, lists);
 }
 
 void selected_decode_cuda(Gpu *gpu, DType dtype, void *o, void *work, const void *q,

@@ -1,6 +1,6 @@
 /*
- * Absorbed decoding on Hopper over lists: how rows of 1152 bytes that lie anywhere get into the ring
- * (mla_decode_hopper.cuh) as a page would.
+ * Absorbed decoding on Hopper over lists: how rows of 1152 bytes that lie anywhere get into the
+ * ring (mla_decode_hopper.cuh) as a page would.
  *
  * The copy engine moves boxes. A row of its own would be nine of them, 128 bytes each, 576 for 64
  * rows, too many for it. So threads fetch, 16 bytes at a time (cp.async), and put them where the
@@ -53,8 +53,8 @@ __device__ __forceinline__ void arrive_behind_copies(uint64_t *barrier) {
         : "memory");
 }
 
-/* Where the warp's rows of a page of a list are, read ahead: warp + 4 lane of its 64, lanes below 16
- * alone. Reading them takes as long as half a page's products. */
+/* Where the warp's rows of a page of a list are, read ahead: warp + 4 lane of its 64, by the first
+ * 16 lanes. Reading them takes as long as half a page's products. */
 __device__ __forceinline__ int look_ahead(const Arguments &a, const Use &use, int page) {
     int e = page * PAGE_TOKENS + threadIdx.x % 128 / 32 + threadIdx.x % 32 * 4;
     bool there = threadIdx.x % 32 < 16 && e < use.length;

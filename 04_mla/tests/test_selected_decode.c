@@ -121,8 +121,14 @@ static Problem problem_new(Context *ctx, const Case *c, bool e4m3) {
     p.table = tensor_copy_in(ctx, "table", I32, table, SHAPE(s.batch, s.max_pages));
     p.lengths = tensor_copy_in(ctx, "lengths", I32, lengths, SHAPE(s.batch));
     p.o = tensor_new(ctx, "o", ctx->dtype, SHAPE(s.batch, s.q_len, s.heads, s.kv_lora_rank));
-    p.work = tensor_new(ctx, "work", F32,
-                        SHAPE((int64_t)ON(ctx, selected_decode_work, p.count, s) / 4 + 1));
+    size_t bytes = ON(ctx, selected_decode_work, p.count, s);
+#ifdef WITH_CUDA
+    if (ctx->device == CUDA) {
+        size_t most = selected_decode_gathered_work_cuda(ctx->gpu, ctx->dtype, p.count, s);
+        if (most > bytes) bytes = most;
+    }
+#endif
+    p.work = tensor_new(ctx, "work", F32, SHAPE((int64_t)(bytes / sizeof(float)) + 1));
     p.expected = malloc(sizeof(float) * (size_t)(lists * o_row));
     int32_t *selected = malloc(sizeof *selected * (size_t)(lists * p.count));
     float *q = test_values(ctx, p.q);
