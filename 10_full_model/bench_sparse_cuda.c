@@ -164,7 +164,7 @@ static void run_dense(Context *ctx, void *user) {
 
 static void run_scores(Context *ctx, void *user) {
     static __typeof__(&index_scores_cuda)
-        const rungs[] = {index_scores_cuda, index_scores_plain_cuda};
+        const rungs[] = {index_scores_cuda, index_scores_mma_cuda, index_scores_plain_cuda};
     Work *w = user;
     rungs[w->rung](ctx->gpu, BF16, w->scores->data, w->iq->data, w->iw->data, w->keys->data,
                    w->index);
@@ -224,8 +224,8 @@ static void bench_attention(Bench *bench, const Pools *p, int T, int k, int leng
     run_scores(ctx, &w);
     run_top_k(ctx, &w);
     double flop = 2.0 * BATCH * T * HEADS * k * (2 * RANK + ROPE);
-    for (w.rung = 0; w.rung < 3; w.rung++)
-        bench_row(bench, flop, 0, run_attention, &w, "B %d, q %d, %s  %s", BATCH, T,
+    for (w.rung = 0; w.rung < (T == 1 && length == 8192 ? 3 : 2); w.rung++)
+        bench_row(bench, flop, 0, run_attention, &w, "B %d, q %d, of %d, %s  %s", BATCH, T, length,
                   e4m3 ? "FP8" : "BF16", names[w.rung]);
     arena_release(&ctx->data, mark);
 }
@@ -311,9 +311,12 @@ void bench_sparse_cuda(Bench *bench, int k, int most) {
     ctx->dtype = BF16;
     bench_ceilings(bench);
     Pools pools = pools_new(ctx, BATCH, most);
-    bench_head("attention to %d of %d tokens, %d heads", k, most, HEADS);
+    bench_head("attention to %d tokens, %d heads", k, HEADS);
     for (int T = 1; T <= 2; T++)
-        for (int e4m3 = 1; e4m3 >= 0; e4m3--) bench_attention(bench, &pools, T, k, most, e4m3);
+        for (int e4m3 = 1; e4m3 >= 0; e4m3--) {
+            if (most > 8192) bench_attention(bench, &pools, T, k, 8192, e4m3);
+            bench_attention(bench, &pools, T, k, most, e4m3);
+        }
     bench_head("the %d largest", k);
     static const int rows[] = {1, 8, 64, 128};
     for (int i = 0; i < 4; i++) bench_top_k(bench, &pools, rows[i], most, k, false);

@@ -131,7 +131,7 @@ __device__ __forceinline__ void write(const float (&o)[4][N / 2], const Tiles<N>
 template <int N, bool LISTS>
 static __device__ void weigh(Tiles<N> &s, const Arguments &a, int half) {
     int id = 0;
-    if (LISTS ? threadIdx.x / 32 == 4 : threadIdx.x == 128) id = begin_pages<N, LISTS>(s, a);
+    if (LISTS || threadIdx.x == 128) id = begin_pages<N, LISTS>(s, a);
     __syncwarp();
     Ring<Tiles<N>::STAGES> ring;
     for (int first_row; (first_row = begin_piece(s, a)) >= 0;) {
@@ -142,15 +142,15 @@ static __device__ void weigh(Tiles<N> &s, const Arguments &a, int half) {
             if (i > 0 && s.changed[stage]) rescale<N>(o, s.factor[stage]);
             mbarrier_wait(&s.turn[stage], ring.parity);
             multiply_values(o, s, stage, half, i == 0);
+            if (LISTS) {
+                ring.advance();
+                refill_rows(s, a, stage, id);
+                continue;
+            }
             async_proxy_fence(); /* the copy engine will write there */
             mbarrier_arrive_warp(&s.empty[stage]);
             ring.advance();
-            if (LISTS ? threadIdx.x / 32 == 4 : threadIdx.x == 128) {
-                if (LISTS)
-                    refill_rows(s, a);
-                else
-                    refill(s, a, id);
-            }
+            if (threadIdx.x == 128) refill(s, a, id);
             __syncwarp();
         }
         __syncthreads(); /* the sums are here */
@@ -170,7 +170,7 @@ __global__ void __launch_bounds__(THREADS, 1)
     int kind = __shfl_sync(~0u, threadIdx.x / 128, 0);
     if (threadIdx.x == 0) {
         for (int i = 0; i < s.STAGES; i++) {
-            mbarrier_init(&s.full[i], 1);
+            mbarrier_init(&s.full[i], LISTS ? 256 : 1); /* one that asks, or all that fetch */
             mbarrier_init(&s.scored[i], 4 * WARP_ARRIVALS);
             mbarrier_init(&s.turn[i], 4 * WARP_ARRIVALS);
             mbarrier_init(&s.empty[i], 8 * WARP_ARRIVALS);
@@ -221,6 +221,11 @@ template <bool LISTS> static MlaPieces run(Gpu *gpu, Arguments a) {
     int team = team_of(s), teams = gpu->sm_count / team, n = rows_of(s);
     a.team = team, a.groups = (int)ceil_div(mla_rows(s), team * n);
     a.scale_log2 = s.scale * 1.44269504f;
+    if (LISTS) { /* most are of one length: whole ones need no join, where that idles few blocks */
+        int items = s.batch * a.groups, each = (int)ceil_div(items, teams);
+        int whole = (int)ceil_div(items, each);
+        if (whole * 16 >= teams * 15) teams = whole;
+    }
     auto kernel = n == 16   ? mla_decode_e4m3_hopper_kernel<16, LISTS>
                   : n == 32 ? mla_decode_e4m3_hopper_kernel<32, LISTS>
                             : mla_decode_e4m3_hopper_kernel<64, LISTS>;

@@ -8,9 +8,11 @@
  * a row, and one copy without a map. Three or four of them are in the ring, and the warp that gives
  * a stage back last fills it again; it keeps in shared memory (Feed) what is to be fetched next.
  *
- * With LISTS (mla_decode_sparse.cuh) a page is 64 rows of a list, each a copy of its own, and a
- * lane asks for two. Rows are multiples of 16 bytes, as such a copy wants them. Nothing else is
- * different: the list's rows lie in shared memory as a page's would.
+ * With LISTS (mla_decode_sparse.cuh) a page is 64 rows of a list. All warps of the weighers fetch
+ * eight each, 16 bytes a lane, when they have met behind a page that is weighed; one thread has
+ * planned meanwhile which they are. Nothing else is different: the list's rows lie in shared memory
+ * as a page's would. (Asked of the copy engine, 656 bytes at a time, they took one warp so long that
+ * all waited for it: 440 us instead of TODO.)
  */
 #ifndef MLA_DECODE_E4M3_HOPPER_CUH
 #define MLA_DECODE_E4M3_HOPPER_CUH
@@ -27,7 +29,9 @@ enum {
     PAGE_BYTES = PAGE_TOKENS * ROW_BYTES,
     BOXES = 9, /* of 64 columns of Q */
     THREADS = 384,
-    SCORER_BARRIER = 1
+    SCORER_BARRIER = 1,
+    FEED_BARRIER = 2, /* of the weighers, when they fetch */
+    UNKNOWN = -2
 };
 
 /* A block's part of a sequence; count 0: there are no more. */
@@ -43,6 +47,12 @@ struct Feed {
     bool done;
 };
 
+/* With lists: the page that goes into a stage. */
+struct Plan {
+    int b, page, there; /* there: how many rows it has */
+    bool last, done;    /* last: of the list's piece; done: there is none */
+};
+
 /* N: rows of queries of a block. */
 template <int N_> struct Tiles {
     static constexpr int N = N_, STAGES = N == 64 ? 3 : 4, BOX_BYTES = N * 128;
@@ -56,6 +66,7 @@ template <int N_> struct Tiles {
     Piece piece;
     MlaWalk walk;
     Feed feed;
+    Plan plan[STAGES];
     /* as in mla_decode_hopper.cuh */
     uint64_t full[STAGES], scored[STAGES], turn[STAGES], empty[STAGES];
 };
@@ -106,44 +117,78 @@ template <int N> __device__ __forceinline__ void refill(Tiles<N> &s, const Argum
     if (!f.done) id = a.block_table[(int64_t)f.walk.b * a.shape.max_pages + f.page];
 }
 
-/* The same of 64 rows of a list, by one warp. Nothing is read ahead: registers are dearer than the
- * wait, in which the scorer goes on. */
-template <int N> __device__ __forceinline__ void refill_rows(Tiles<N> &s, const Arguments &a) {
+/* What goes into f.stage, and on to the next. One thread. */
+template <int N> __device__ __forceinline__ void make_plan(Tiles<N> &s, const Arguments &a) {
     Feed &f = s.feed;
-    int stage = f.stage, first = f.page * PAGE_TOKENS;
+    Plan &p = s.plan[f.stage];
+    p.done = f.done;
     if (f.done) return;
-    int there = min(a.lengths[f.walk.b] - first, PAGE_TOKENS);
-    const int32_t *rows = a.rows + (int64_t)f.walk.b * a.shape.max_length + first;
-    mbarrier_wait(&s.empty[stage], f.parity ^ 1);
-    if (lane_of() == 0) mbarrier_expect(&s.full[stage], there * ROW_BYTES);
-    __syncwarp();
-#pragma unroll 1
-    for (int r = lane_of(); r < there; r += 32) {
-        int id = rows[r];
-        bulk_load(s.ring[stage] + r * ROW_BYTES,
-                  id < 0 ? a.zeros : a.latent + (int64_t)id * ROW_BYTES, ROW_BYTES, &s.full[stage]);
+    p.b = f.walk.b, p.page = f.page, p.last = f.page + 1 == f.end;
+    p.there = min(a.lengths[p.b] - p.page * PAGE_TOKENS, PAGE_TOKENS);
+    next_page(s, a);
+}
+
+/* Where the warp's rows of a page are: warp + 8 lane, by the first eight lanes. */
+__device__ __forceinline__ int look_ahead(const Arguments &a, int b, int page, int there) {
+    int r = (threadIdx.x - 128) / 32 + 8 * lane_of();
+    return lane_of() < 8 && r < there
+               ? a.rows[(int64_t)b * a.shape.max_length + page * PAGE_TOKENS + r]
+               : -1;
+}
+
+/* The rows of a stage's plan, by all weighers, when they are done with what it had. ids: those of
+ * this page, if it is not a list's first; afterwards of the next. */
+template <int N>
+__device__ __forceinline__ void refill_rows(Tiles<N> &s, const Arguments &a, int stage, int &ids) {
+    named_barrier_sync(FEED_BARRIER, 256);
+    const Plan &p = s.plan[stage];
+    if (p.done) {
+        if (threadIdx.x == 128) s.plan[(stage + 1) % s.STAGES].done = true;
+        return;
     }
-    __syncwarp();
-    if (lane_of() == 0) next_page(s, a);
+    int warp = (threadIdx.x - 128) / 32, lane = lane_of(), there = p.there;
+    if (ids == UNKNOWN) ids = look_ahead(a, p.b, p.page, there);
+    unsigned char *page = s.ring[stage];
+    auto row_of = [&](int i) {
+        int id = __shfl_sync(~0u, ids, i);
+        return id < 0 ? a.zeros : a.latent + (int64_t)id * ROW_BYTES;
+    };
+#pragma unroll 2
+    for (int i = 0; i < 8; i++) { /* 512 bytes of a row */
+        const unsigned char *row = row_of(i);
+        int r = warp + 8 * i;
+        if (r < there) cp_async_16(page + r * ROW_BYTES + lane * 16, row + lane * 16, true);
+    }
+#pragma unroll
+    for (int j = 0; j < 3; j++) { /* the 144 behind them, of three rows */
+        int i = lane / 9 + 3 * j, r = warp + 8 * i, at = RANK + lane % 9 * 16;
+        const unsigned char *row = row_of(i % 8);
+        if (lane < 27 && i < 8 && r < there) cp_async_16(page + r * ROW_BYTES + at, row + at, true);
+    }
+    arrive_behind_copies(&s.full[stage]);
+    ids = p.last ? UNKNOWN
+                 : look_ahead(a, p.b, p.page + 1,
+                              min(a.lengths[p.b] - (p.page + 1) * PAGE_TOKENS, PAGE_TOKENS));
+    if (threadIdx.x == 128) make_plan(s, a);
     __syncwarp();
 }
 
-/* By the fetching warp; returns the next page's id, if it is one. */
+/* Fills the ring: by one thread, which gets the next page's id; with lists by all weighers. */
 template <int N, bool LISTS>
 __device__ __forceinline__ int begin_pages(Tiles<N> &s, const Arguments &a) {
     Feed &f = s.feed;
-    int id = 0;
-    if (!LISTS || lane_of() == 0) {
+    int id = LISTS ? UNKNOWN : 0;
+    if (!LISTS || threadIdx.x == 128) {
         f.stage = f.parity = 0;
         f.done = !f.walk.next(a.lengths, a.groups);
         f.page = f.walk.first;
         f.end = f.walk.first + f.walk.count;
+        if (LISTS) make_plan(s, a);
         if (!LISTS && !f.done) id = a.block_table[(int64_t)f.walk.b * a.shape.max_pages + f.page];
     }
-    if (LISTS) __syncwarp();
     for (int i = 0; i < s.STAGES; i++)
         if (LISTS)
-            refill_rows(s, a);
+            refill_rows(s, a, i, id);
         else
             refill(s, a, id);
     return id;

@@ -46,13 +46,6 @@ __device__ __forceinline__ void make_plan(Plan &plan, Feed &f, const Arguments &
     f.stage = (f.stage + 1) % STAGES;
 }
 
-/* Arrives when all copies that this thread has asked for are done. */
-__device__ __forceinline__ void arrive_behind_copies(uint64_t *barrier) {
-    asm volatile(
-        "cp.async.mbarrier.arrive.noinc.shared::cta.b64 [%0];" ::"r"(shared_address(barrier))
-        : "memory");
-}
-
 /* Where the warp's rows of a page of a list are, read ahead: warp + 4 lane of its 64, by the first
  * 16 lanes. Reading them takes as long as half a page's products. */
 __device__ __forceinline__ int look_ahead(const Arguments &a, const Use &use, int page) {

@@ -30,7 +30,8 @@ struct TopKShared {
     int of_warp[TOP_K_WARPS];                    /* counts in the digits of a warp's threads */
     int larger[TOP_K_WARPS], equal[TOP_K_WARPS]; /* keys of a warp's part */
     uint32_t digit;
-    int left; /* how many to take of those with this digit */
+    int left;        /* how many to take of those with this digit .. */
+    int equal_digit; /* .. which are so many */
 };
 
 /* Called by whole warps; `valid`: this lane has a key that counts. */
@@ -48,7 +49,7 @@ __device__ __forceinline__ void top_k_count(uint32_t *bins, uint32_t digit, bool
 
 /*
  * The digit of the k-th largest: count(bin) says how many keys have this digit. A thread has two
- * neighbouring digits, the first thread the largest. Leaves digit and left in s. By the whole
+ * neighbouring digits, the first thread the largest. Leaves digit, left and equal_digit in s. By the whole
  * block. */
 template <typename Count> __device__ void top_k_digit(TopKShared &s, int k, Count count) {
     int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
@@ -66,6 +67,7 @@ template <typename Count> __device__ void top_k_digit(TopKShared &s, int k, Coun
         bool first = k <= before + high;
         s.digit = first ? upper : upper - 1;
         s.left = k - before - (first ? 0 : high);
+        s.equal_digit = first ? high : low;
     }
     __syncthreads();
 }
