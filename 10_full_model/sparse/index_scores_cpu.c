@@ -202,16 +202,20 @@ void hadamard_cpu(float *x, int64_t rows, int64_t d) {
 void index_append_e4m3_cpu(void *keys, const int32_t *block_table, const int32_t *lengths,
                            const float *k, int64_t batch, int64_t tokens, int64_t dim,
                            int64_t max_pages) {
-    char *bytes = must_alloc((size_t)latent_row_bytes(dim, 0), 1);
-    for (int64_t i = 0; i < batch * tokens; i++) {
-        int64_t b = i / tokens, t = lengths[b] - tokens + i % tokens;
-        int64_t row = page_row(block_table + b * max_pages, t);
-        latent_row_write_cpu(bytes, k + i * dim, NULL, dim, 0);
-        memcpy((char *)keys + index_codes_at(row, dim), bytes, (size_t)dim);
-        memcpy((char *)keys + index_scales_at(row, dim), bytes + latent_row_scales(dim),
-               (size_t)(latent_row_bytes(dim, 0) - dim));
+#pragma omp parallel if (batch * tokens * dim > 1 << 14)
+    {
+        char *bytes = must_alloc((size_t)latent_row_bytes(dim, 0), 1);
+#pragma omp for schedule(static)
+        for (int64_t i = 0; i < batch * tokens; i++) {
+            int64_t b = i / tokens, t = lengths[b] - tokens + i % tokens;
+            int64_t row = page_row(block_table + b * max_pages, t);
+            latent_row_write_cpu(bytes, k + i * dim, NULL, dim, 0);
+            memcpy((char *)keys + index_codes_at(row, dim), bytes, (size_t)dim);
+            memcpy((char *)keys + index_scales_at(row, dim), bytes + latent_row_scales(dim),
+                   (size_t)(latent_row_bytes(dim, 0) - dim));
+        }
+        free(bytes);
     }
-    free(bytes);
 }
 
 void index_widen_cpu(float *y, const float *x, int64_t n) { memcpy(y, x, sizeof *y * (size_t)n); }
