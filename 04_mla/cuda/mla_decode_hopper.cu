@@ -61,6 +61,8 @@
  * begins with the first; to let the weighers begin early when the next page is late; to announce P
  * in the middle of the next S; to launch the second kernel early (programmatic launch): no gain.
  *
+ * With LISTS the rows that a selection names come instead of pages; mla_decode_sparse_hopper.cuh.
+ *
  * After DeepSeek's FlashMLA (2025), which also gives two warpgroups a half of O each; there both
  * score, a page each, and exchange their P ("seesaw"), with two pages and Q in shared memory.
  */

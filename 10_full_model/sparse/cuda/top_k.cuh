@@ -49,8 +49,8 @@ __device__ __forceinline__ void top_k_count(uint32_t *bins, uint32_t digit, bool
 
 /*
  * The digit of the k-th largest: count(bin) says how many keys have this digit. A thread has two
- * neighbouring digits, the first thread the largest. Leaves digit, left and equal_digit in s. By the whole
- * block. */
+ * neighbouring digits, the first thread the largest. Leaves digit, left and equal_digit in s. By
+ * the whole block. */
 template <typename Count> __device__ void top_k_digit(TopKShared &s, int k, Count count) {
     int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
     uint32_t upper = TOP_K_BINS - 1 - 2 * threadIdx.x;
