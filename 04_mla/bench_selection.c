@@ -19,15 +19,16 @@ typedef struct Sparse {
     float *lse;
 } Sparse;
 
-#define FORWARD(s) \
+#define FORWARD(s)                                                              \
     (s)->o->data, (s)->lse, (s)->q->data, (s)->latent->data, (s)->latent->data, \
         (s)->selected->data, (s)->work, (s)->shape
-#define BACKWARD(s)                                                                             \
-    (s)->dq->data, 0, (s)->d_latent->data, 0, NULL, 0, (s)->scratch, (s)->d_o->data,            \
-        (s)->q->data, (s)->latent->data, (s)->latent->data, (s)->o->data, (s)->lse, (s)->work, \
-        (s)->shape
+#define BACKWARD(s)                                                                                \
+    (s)->dq->data, 0, (s)->d_latent->data, 0, NULL, 0, (s)->scratch, (s)->d_o->data, (s)->q->data, \
+        (s)->latent->data, (s)->latent->data, (s)->o->data, (s)->lse, (s)->work, (s)->shape
 
-static void run_forward(Context *ctx, void *user) { ON(ctx, selected_forward, FORWARD((Sparse *)user)); }
+static void run_forward(Context *ctx, void *user) {
+    ON(ctx, selected_forward, FORWARD((Sparse *)user));
+}
 static void run_backward(Context *ctx, void *user) {
     ON(ctx, selected_backward, BACKWARD((Sparse *)user));
 }
@@ -56,7 +57,9 @@ static const BenchRung backward[] = {{"in use", CPU, 1e11, run_backward, NULL},
 #endif
                                      {0}};
 
-static int by_place(const void *a, const void *b) { return *(const int32_t *)a - *(const int32_t *)b; }
+static int by_place(const void *a, const void *b) {
+    return *(const int32_t *)a - *(const int32_t *)b;
+}
 
 /* k different places of those that each query sees, or all of them. */
 static Tensor *random_lists(Context *ctx, int T, int S, int k) {

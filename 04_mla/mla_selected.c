@@ -36,10 +36,10 @@ static double pairs_left_out(int64_t T, int64_t S, int64_t k) {
 MlaMode mla_selected_cheaper(const MlaConfig *cfg, int64_t T, int64_t S, int64_t k) {
     double H = cfg->num_attention_heads, out = 2 * pairs_left_out(T, S, k) * H;
     double rope = cfg->qk_rope_head_dim, rank = cfg->kv_lora_rank;
-    double naive = mla_naive_flop(cfg, T, S) -
-                   out * (cfg->qk_nope_head_dim + rope + cfg->v_head_dim);
+    double naive =
+        mla_naive_flop(cfg, T, S) - out * (cfg->qk_nope_head_dim + rope + cfg->v_head_dim);
     return mla_absorbed_flop(cfg, T, S) - out * (2 * rank + rope) < naive ? MLA_ABSORBED
-                                                                           : MLA_NAIVE;
+                                                                          : MLA_NAIVE;
 }
 /* [/mla_selected_cheaper] */
 

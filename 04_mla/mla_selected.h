@@ -29,8 +29,8 @@ bool mla_selected_fits(Context *ctx, const MlaConfig *cfg, const Tensor *kv_b);
 
 /*
  * q [B, T, H, nope + rope], c_kv [B, T, kv_lora_rank], k_rope [B, T, rope] or NULL, selected I32
- * [B, T, k], kv_b as stored -> [B, T, H, v]. attended: filled in for who learns from it, with q' and
- * z for queries and keys.
+ * [B, T, k], kv_b as stored -> [B, T, H, v]. attended: filled in for who learns from it, with q'
+ * and z for queries and keys.
  */
 Tensor *mla_selected_attention(Context *ctx, Tensor *q, Tensor *c_kv, Tensor *k_rope,
                                const Tensor *selected, Tensor *kv_b, const MlaConfig *cfg,
@@ -45,8 +45,9 @@ KERNEL(mla_latents_backward, Real *dc_kv, int add_c, Real *dk_rope, int add_rope
        const Real *d_latent, int64_t rows, MlaShape shape);
 
 /*
- * The way back of mla_absorb_query and mla_absorb_output. Of dkv_b [H, nope + v, kv_lora_rank], F32,
- * the first writes the rows of W_uk and the second those of W_uv. NULL gradients are not computed.
+ * The way back of mla_absorb_query and mla_absorb_output. Of dkv_b [H, nope + v, kv_lora_rank],
+ * F32, the first writes the rows of W_uk and the second those of W_uv. NULL gradients are not
+ * computed.
  */
 KERNEL(mla_absorb_query_backward, Real *dq, int add_q, float *dkv_b, int add_w,
        const Real *dq_absorbed, const Real *q, const Real *kv_b, int64_t rows, MlaShape shape);

@@ -65,7 +65,8 @@ struct Selection {
 typedef struct SelectedShape {
     AttentionShape attention; /* causal; kv_len: the keys of a sequence, at most when in pages */
     int count;                /* k: entries for each query */
-    bool latent; /* absorbed: one head of keys, whose first v_dim numbers are the values; v is k, and
+    bool
+        latent; /* absorbed: one head of keys, whose first v_dim numbers are the values; v is k, and
                   * all its gradients go to dk */
     /* Keys in pages, one head of them: strides k.token and v.token count between rows of the pool.
      * NULL: keys lie as the strides say, and every sequence has kv_len. */
@@ -97,8 +98,8 @@ size_t selected_work_cuda(Gpu *gpu, DType dtype, SelectedShape shape);
 
 /*
  * o and lse ([B, H, q_len], natural log; may be NULL) of what the lists selected, I32 [B, q_len,
- * count], allow. work becomes what selected_tidy makes of them; backward gets it as the forward left
- * it. That is not for pages. NULL gradients are not computed; they have the strides of their
+ * count], allow. work becomes what selected_tidy makes of them; backward gets it as the forward
+ * left it. That is not for pages. NULL gradients are not computed; they have the strides of their
  * tensors. scratch: selected_backward_scratch_*() bytes.
  */
 KERNEL(selected_forward, Real *o, float *lse, const Real *q, const Real *k, const Real *v,

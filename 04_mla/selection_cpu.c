@@ -196,9 +196,9 @@ void selected_backward_cpu(float *dq, int add_q, float *dk, int add_k, float *dv
 
 SelectedShape selected_pages_shape(const int32_t *block_table, const int32_t *lengths, int count,
                                    MlaDecodeShape s) {
-    SelectedShape shape = {.attention = attention_shape(s.batch, s.heads, 1, s.q_len, s.max_length,
-                                                        s.kv_lora_rank + s.rope_dim,
-                                                        s.kv_lora_rank, 1),
+    SelectedShape shape = {.attention =
+                               attention_shape(s.batch, s.heads, 1, s.q_len, s.max_length,
+                                               s.kv_lora_rank + s.rope_dim, s.kv_lora_rank, 1),
                            .count = count,
                            .latent = true,
                            .block_table = block_table,

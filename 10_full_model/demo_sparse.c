@@ -35,7 +35,8 @@ static Tensor *weight(const Params *params, int layer, const char *name) {
     return params_find(params, full);
 }
 
-/* Queries by way of the hidden state: equal but for the norm, which does not know a row's length. */
+/* Queries by way of the hidden state: equal but for the norm, which does not know a row's
+ * length. */
 static void widen_queries(Model *to, const Model *from, int layer) {
     Tensor *q = weight(&from->params, layer, "self_attn.q_proj");
     int64_t d = to->cfg.hidden_size, n = q ? tensor_count(q) : 0;

@@ -1,7 +1,8 @@
 /*
  * What lies between a selection's latents and the model, on the GPU: rows put together and taken
  * apart, and the way back of the absorption, a product for each head by cuBLASLt, which reads and
- * writes every head where it lies. Sizes that are no whole pieces of 16 bytes take the plain kernel.
+ * writes every head where it lies. Sizes that are no whole pieces of 16 bytes take the plain
+ * kernel.
  */
 #include "04_mla/mla_selected.h"
 #include "common/cuda/gpu_matmul.cuh"
@@ -25,9 +26,9 @@ __global__ void product_kernel(To *c, const T *a, const T *b, Product p) {
     int64_t column = i % p.n, row = i / p.n % p.m, h = i / p.n / p.m;
     float sum = 0.0f;
     for (int64_t l = 0; l < p.k; l++)
-        sum += to_float(a[h * p.stride_a + (p.transpose_a ? l * p.lda + row : row * p.lda + l)]) *
-               to_float(b[h * p.stride_b + (p.transpose_b ? column * p.ldb + l
-                                                          : l * p.ldb + column)]);
+        sum +=
+            to_float(a[h * p.stride_a + (p.transpose_a ? l * p.lda + row : row * p.lda + l)]) *
+            to_float(b[h * p.stride_b + (p.transpose_b ? column * p.ldb + l : l * p.ldb + column)]);
     To *to = c + h * p.stride_c + row * p.ldc + column;
     *to = from_float<To>(p.add ? to_float(*to) + sum : sum);
 }

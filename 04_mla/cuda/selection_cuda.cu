@@ -1,6 +1,6 @@
 /*
- * Attention over selected keys on the GPU: the lists put in order, the plain kernels, and the choice
- * between them and Hopper's (selection_hopper.cuh).
+ * Attention over selected keys on the GPU: the lists put in order, the plain kernels, and the
+ * choice between them and Hopper's (selection_hopper.cuh).
  *
  * Order. A block for each query: a bit for each key of a window of the sequence, in shared memory,
  * is set where the list says so; a thread counts the bits of its words, a sum over the threads says

@@ -6,8 +6,8 @@
  * list names, 64 at a time, are the operand that the heads share. That is what makes a list as good
  * for the tensor cores as a text: the product is 64 heads x 64 listed keys.
  *
- * Rows lie anywhere, and TMA's boxes do not: cp.async fetches them, 16 bytes a thread, eight threads
- * to the 128 bytes that a row has of a box, into wgmma's swizzled layout.
+ * Rows lie anywhere, and TMA's boxes do not: cp.async fetches them, 16 bytes a thread, eight
+ * threads to the 128 bytes that a row has of a box, into wgmma's swizzled layout.
  */
 #ifndef SELECTION_HOPPER_CUH
 #define SELECTION_HOPPER_CUH
@@ -75,9 +75,9 @@ __device__ __forceinline__ const bf16 *listed_row(const Arguments &a, int b, con
 
 /* What the threads' copies are done with, an arrival of each (the barrier counts them). */
 __device__ __forceinline__ void cp_async_arrive(uint64_t *barrier) {
-    asm volatile("cp.async.mbarrier.arrive.noinc.shared::cta.b64 [%0];" ::"r"(
-                     shared_address(barrier))
-                 : "memory");
+    asm volatile(
+        "cp.async.mbarrier.arrive.noinc.shared::cta.b64 [%0];" ::"r"(shared_address(barrier))
+        : "memory");
 }
 
 #endif /* HOPPER_CODE */

@@ -2,8 +2,8 @@
  * What the modes cost, and which one is chosen: counts by hand against mla_naive_flop and
  * mla_absorbed_flop. They are whole numbers below 2^53, so exact.
  */
-#include "04_mla/mla_selected.h"
 #include "04_mla/cache_sizes.h"
+#include "04_mla/mla_selected.h"
 
 #include <criterion/criterion.h>
 
@@ -53,7 +53,8 @@ Test(mla_cost, of_a_selection) {
         double left_out = 2 * 128 * (all - pairs);
         double naive = mla_naive_flop(&v3, T, S) - left_out * (128 + 64 + 128);
         double absorbed = mla_absorbed_flop(&v3, T, S) - left_out * (2 * 512 + 64);
-        cr_assert(mla_selected_cheaper(&v3, T, S, k) == (absorbed < naive ? MLA_ABSORBED : MLA_NAIVE),
+        cr_assert(mla_selected_cheaper(&v3, T, S, k) ==
+                      (absorbed < naive ? MLA_ABSORBED : MLA_NAIVE),
                   "T %d, S %d, k %d", (int)T, (int)S, (int)k);
         cr_assert(mla_selected_cheaper(&v3, T, S, S) == mla_cheaper(&v3, T, S));
     }

@@ -55,7 +55,8 @@ static double tolerance(DType dtype) { return (dtype == BF16 ? 10 : 5) * toleran
 
 static const MlaConfig ragged = {25, 3, 0, 11, 7, 6, 5, true};
 static const MlaConfig with_q = {40, 5, 12, 16, 8, 8, 8, false};
-static const MlaConfig full_size = {512, 2, 64, 512, 128, 64, 128, false}; /* a layer of V3, narrow */
+static const MlaConfig full_size = {512, 2,  64,  512,
+                                    128, 64, 128, false}; /* a layer of V3, narrow */
 static const MlaConfig no_rope = {24, 1, 9, 8, 4, 0, 9, false};
 
 /* ---- the kernels, against plain attention with a mask ---- */
@@ -165,8 +166,8 @@ DEVICE_TEST(selection, a_subset_is_a_mask) {
 static Plain plain_latents(const float *q, const float *latent, const float *d_o,
                            const int32_t *lists, int count, AttentionShape a) {
     int64_t rows = (int64_t)a.batch * a.kv_len;
-    AttentionShape own = attention_shape(a.batch, a.heads, a.heads, a.q_len, a.kv_len, a.qk_dim,
-                                         a.v_dim, 1);
+    AttentionShape own =
+        attention_shape(a.batch, a.heads, a.heads, a.q_len, a.kv_len, a.qk_dim, a.v_dim, 1);
     float *k = test_floats(rows * a.heads * a.qk_dim), *v = test_floats(rows * a.heads * a.v_dim);
     for (int64_t i = 0; i < rows * a.heads; i++) {
         const float *row = latent + i / a.heads * a.qk_dim;

@@ -80,7 +80,7 @@ static int64_t layer_activations(const ModelConfig *cfg, bool dense) {
     count += heads * (nope + v) + heads * (nope + rope) + heads * v; /* kv, keys, values read */
     count += 2 * hidden;                                             /* o_proj, sum */
     count += cfg->index_n_heads * (cfg->index_head_dim + 1) + 2 * cfg->index_head_dim; /* q, w, k */
-    count += 3 * hidden;                                             /* norm, output, sum */
+    count += 3 * hidden; /* norm, output, sum */
     if (dense) return count + 3 * (int64_t)cfg->intermediate_size;
     int64_t inner = cfg->moe_intermediate_size, k = cfg->num_experts_per_tok;
     count += 2 * cfg->n_routed_experts;    /* logits and scores */

@@ -204,7 +204,8 @@ double index_loss_reference_cpu(IndexLossInput in, IndexLossShape s) {
             const float *q = (const float *)in.q + (row * s.heads + h) * s.qk_dim;
             for (int e = 0; e < r.keys; e++) {
                 int64_t key = (int64_t)r.b * s.tokens + key_at(&r, e);
-                const float *k = (const float *)in.k + (key * s.kv_heads + h % s.kv_heads) * s.qk_dim;
+                const float *k =
+                    (const float *)in.k + (key * s.kv_heads + h % s.kv_heads) * s.qk_dim;
                 own[e] = 0;
                 for (int c = 0; c < s.qk_dim; c++) own[e] += (double)q[c] * k[c];
                 own_sum += own[e] = exp(own[e] * s.attention_scale);

@@ -20,8 +20,8 @@ static void layer_norm_backward(Context *ctx, void *saved) {
     int add_x, add_w, add_b;
     void *dx = grad_slot(ctx, s->x, &add_x);
     float *dw = grad_slot(ctx, s->weight, &add_w), *db = grad_slot(ctx, s->bias, &add_b);
-    ON(ctx, layer_norm_backward, dx, add_x, dw, add_w, db, add_b, s->y->grad->data,
-             s->x->data, s->weight->data, s->moments, tensor_rows(s->x), tensor_dim(s->x, -1));
+    ON(ctx, layer_norm_backward, dx, add_x, dw, add_w, db, add_b, s->y->grad->data, s->x->data,
+       s->weight->data, s->moments, tensor_rows(s->x), tensor_dim(s->x, -1));
 }
 
 Tensor *layer_norm(Context *ctx, Tensor *x, Tensor *weight, Tensor *bias, float eps) {
@@ -30,8 +30,7 @@ Tensor *layer_norm(Context *ctx, Tensor *x, Tensor *weight, Tensor *bias, float 
     check_shape("layer_norm", bias, ctx->dtype, SHAPE(d));
     Tensor *y = tensor_new(ctx, "layer_norm", ctx->dtype, x->shape, x->ndim);
     float *moments = arena_alloc(&ctx->data, sizeof(float) * 2 * (size_t)rows);
-    ON(ctx, layer_norm_forward, y->data, moments, x->data, weight->data, bias->data, rows, d,
-             eps);
+    ON(ctx, layer_norm_forward, y->data, moments, x->data, weight->data, bias->data, rows, d, eps);
     RECORD(ctx, y, layer_norm_backward, LayerNormSaved, .y = y, .x = x, .weight = weight,
            .bias = bias, .moments = moments);
     return y;

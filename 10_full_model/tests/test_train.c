@@ -230,8 +230,9 @@ Test(train, operations_of_a_token) {
     }
 }
 
-/* A sparse model of 3 indexer heads of 16 numbers that pick 4 of 10 tokens: a query sees 5 of them on
- * average, and reads 4 but for the first four, which read 2. While they warm up, attention sees all.
+/* A sparse model of 3 indexer heads of 16 numbers that pick 4 of 10 tokens: a query sees 5 of them
+ * on average, and reads 4 but for the first four, which read 2. While they warm up, attention sees
+ * all.
  */
 Test(train, operations_of_a_sparse_token) {
     for (IndexerStage stage = INDEXER_SELECTS; stage <= INDEXER_LEARNS; stage++) {

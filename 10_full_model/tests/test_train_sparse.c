@@ -13,8 +13,7 @@
 static Error err; /* what the last call that failed had to say */
 
 /* world_init's text, and a sparse model that is to train like this. In place. */
-static void sparse_world_on(World *w, Device device, DType dtype, IndexerStage stage,
-                            int modules) {
+static void sparse_world_on(World *w, Device device, DType dtype, IndexerStage stage, int modules) {
     World dense;
     world_init(&dense, device, dtype);
     *w = dense;

@@ -1,6 +1,6 @@
 /*
- * The indexer's loss on the GPU, in passes of as many queries as PASS numbers have rows for: p and I
- * of a pass, [queries, T] each, are all that is ever stored.
+ * The indexer's loss on the GPU, in passes of as many queries as PASS numbers have rows for: p and
+ * I of a pass, [queries, T] each, are all that is ever stored.
  *
  *   attention_row, index_row   p and I: eight threads for a key, whose numbers they read side by
  *                              side; the query's lie in shared memory
@@ -17,10 +17,10 @@
 
 enum {
     THREADS = 256,
-    TEAM = 8,                                /* threads for a key */
-    KEYS = 256,                              /* keys of a block of p or I */
-    TILE = 32,                               /* keys at a time, for a query's gradient */
-    WARPS = THREADS / 32,                    /* keys of a block, for a key's gradient */
+    TEAM = 8,             /* threads for a key */
+    KEYS = 256,           /* keys of a block of p or I */
+    TILE = 32,            /* keys at a time, for a query's gradient */
+    WARPS = THREADS / 32, /* keys of a block, for a key's gradient */
     PASS = 1 << 22
 };
 
@@ -76,8 +76,7 @@ template <bool MAX> static __device__ float block_reduce(float x) {
     return x;
 }
 
-template <typename T>
-static __device__ void to_shared(float *to, const T *from, int n) {
+template <typename T> static __device__ void to_shared(float *to, const T *from, int n) {
     for (int i = threadIdx.x; i < n; i += blockDim.x) to[i] = to_float(from[i]);
 }
 
@@ -342,9 +341,9 @@ void index_loss_cuda(Gpu *gpu, DType dtype, float *losses, void *dq, void *dk, f
             gpu_launch(gpu, divergence_kernel, (unsigned)pass.rows, THREADS, 0, losses, w.scores,
                        lines, w.p, pass);
             if (dk)
-                DTYPE_SWITCH(dtype, T,
-                             gradients<T>(gpu, (T *)dq, w.dk, dw, w.scores,
-                                          lines ? lines : w.scores, pass));
+                DTYPE_SWITCH(
+                    dtype, T,
+                    gradients<T>(gpu, (T *)dq, w.dk, dw, w.scores, lines ? lines : w.scores, pass));
         }
     if (dk)
         DTYPE_SWITCH(dtype, T,
