@@ -57,10 +57,10 @@ static __device__ __forceinline__ float team_sum(float x) {
 }
 
 /* q . k of d numbers, of which a team has every eighth. */
-template <typename T>
-static __device__ __forceinline__ float team_dot(const float *q, const T *k, int d) {
+template <typename Q, typename T>
+static __device__ __forceinline__ float team_dot(const Q *q, const T *k, int d) {
     float sum = 0.0f;
-    for (int c = threadIdx.x % TEAM; c < d; c += TEAM) sum += q[c] * to_float(k[c]);
+    for (int c = threadIdx.x % TEAM; c < d; c += TEAM) sum += to_float(q[c]) * to_float(k[c]);
     return team_sum(sum);
 }
 
@@ -109,12 +109,14 @@ __global__ void __launch_bounds__(THREADS) lse_kernel(float *lse, const __grid_c
 template <typename T>
 __global__ void __launch_bounds__(THREADS)
     attention_row_kernel(float *out, const float *own, const __grid_constant__ Pass p) {
-    extern __shared__ float q[]; /* [H, qk], then lse [H] */
+    extern __shared__ float
+        lse[]; /* [H], then the query as it is, [H, qk]: 147 KB of V3's latents */
     Row r = row_of(p, blockIdx.x);
     int H = p.s.heads, qk = p.s.qk_dim, tokens = p.s.tokens, first = blockIdx.y * KEYS;
-    float *lse = q + H * qk;
+    T *q = (T *)(lse + H);
     if (first >= r.keys) return; /* all threads alike */
-    to_shared(q, (const T *)p.in.q + r.query * H * qk, H * qk);
+    for (int i = threadIdx.x; i < H * qk; i += THREADS)
+        q[i] = ((const T *)p.in.q)[r.query * H * qk + i];
     for (int h = threadIdx.x; h < H; h += THREADS)
         lse[h] = own ? own[(int64_t)blockIdx.x * H + h]
                      : p.in.lse[((int64_t)r.b * H + h) * tokens + r.t];
@@ -286,7 +288,8 @@ static void rows_of_pass(Gpu *gpu, float *p, float *scores, int *alive, const fl
     int most = pass.in.lists ? s.count : s.tokens;
     dim3 grid((unsigned)pass.rows, (unsigned)ceil_div(most, KEYS));
     gpu_launch(gpu, attention_row_kernel<T>, grid, THREADS,
-               shared_floats(gpu, (int64_t)s.heads * (s.qk_dim + 1)), p, lse, pass);
+               shared_floats(gpu, s.heads + ceil_div((int64_t)s.heads * s.qk_dim * sizeof(T), 4)),
+               p, lse, pass);
     gpu_launch(gpu, index_row_kernel<T>, grid, THREADS,
                shared_floats(gpu, (int64_t)s.index_heads * (s.index_dim + 1)), scores, alive, pass);
 }
