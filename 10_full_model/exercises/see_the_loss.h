@@ -1,5 +1,5 @@
 /*
- * Exercises 10.14 to 10.16 change the model, and look at what becomes of its loss.
+ * Exercises 10.19 to 10.21 change the model, and look at what becomes of its loss.
  *
  * For their checks: the small world of this chapter's tests, one sentence over and over, trained
  * for LOSS_STEPS steps, after which what can be known of it is known: what is left is that a window

@@ -1,7 +1,8 @@
 /*
- * Solution 10.4. The first step's rate is peak / warmup and not 0: a step at rate 0 learns
- * nothing. The cosine counts from the end of the level part, not from step 0, or it would begin
- * with a jump.
+ * Solution 10.4. Two straight parts and a curve. The first step's rate is peak / warmup and not 0:
+ * a step at rate 0 learns nothing. The cosine counts from the end of the level part, not from step
+ * 0, or it would begin with a jump. (Tempting: step / warmup, which reaches the peak one step
+ * late; and the floor for the last step, steps - 1, where it belongs to step `steps`.)
  */
 #include "common/core/optimizer.h"
 

@@ -1,6 +1,8 @@
 /*
  * Solution 10.8. Expert j is the j-th of equal pieces, and its name has j after ".experts.". A
- * weight without experts is one part, at offset 0.
+ * weight without experts is one part, at offset 0. (Tempting: to ask for "experts." alone. It
+ * stands in "shared_experts." as well, and the shared expert would be cut into pieces that no file
+ * has. And the number of the layer in the offset: each layer has a tensor of its own.)
  */
 #include "10_full_model/checkpoint/weights_map.h"
 

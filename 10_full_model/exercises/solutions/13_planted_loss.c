@@ -1,7 +1,9 @@
 /*
  * Solution 10.13. Attention's scores come back without their scale, so p is not attention's (its
  * sum is not even 1); and where ReLU gave nothing, it passes a gradient on. The first makes the
- * indexer learn another distribution; the second moves heads by what they did not say.
+ * indexer learn another distribution; the second moves heads by what they did not say. (Tempting:
+ * the factor 1 / (batch T) in the gradient and not in the losses. The losses are the rows', and
+ * their mean is taken elsewhere; the gradient is that of the mean.)
  */
 #include "10_full_model/sparse/index_loss.h"
 
@@ -15,12 +17,10 @@ static float dot(const float *a, const float *b, int n) {
     return sum;
 }
 
-void index_loss_cpu(float *losses, float *dq, float *dk, float *dw, void *scratch,
-                    IndexLossInput in, IndexLossShape s) {
-    int T = s.tokens, H = s.heads, G = s.kv_heads, D = s.qk_dim, Hi = s.index_heads,
-        Di = s.index_dim;
+void index_loss_cpu(float *losses, float *dq, float *dk, float *dw, IndexLossInput in,
+                    IndexLossShape s) {
+    int T = s.tokens, H = s.heads, D = s.qk_dim, Hi = s.index_heads, Di = s.index_dim;
     const float *q = in.q, *k = in.k, *iq = in.iq, *ik = in.ik;
-    (void)scratch;
     float *p = must_alloc((size_t)T, sizeof *p), *score = must_alloc((size_t)T, sizeof *score);
     size_t queries = (size_t)(s.batch * T * Hi), keys = (size_t)(s.batch * T);
     if (dq) memset(dq, 0, queries * (size_t)Di * 4), memset(dw, 0, queries * 4);
@@ -36,7 +36,7 @@ void index_loss_cpu(float *losses, float *dq, float *dk, float *dw, void *scratc
             p[e] = score[e] = 0;
             for (int h = 0; h < H; h++)
                 p[e] += expf(s.attention_scale *
-                                 dot(q + (row * H + h) * D, k + (key[e] * G + h % G) * D, D) -
+                                 dot(q + (row * H + h) * D, k + (key[e] * H + h) * D, D) -
                              in.lse[(b * H + h) * T + t]) /
                         (float)H;
             for (int h = 0; h < Hi; h++)

@@ -1,14 +1,14 @@
 /*
- * Exercise 10.22: find the planted bugs
+ * Exercise 10.18: find the planted bugs
  *
- * ZeRO-1 with plain gradient descent, all ranks played in one loop (22_planted_shards.h says what
+ * ZeRO-1 with plain gradient descent, all ranks played in one loop (18_planted_shards.h says what
  * it should do). With one rank it is right, and with two it seems to learn. Three mistakes were
  * planted. Mend the function.
  *
  * POINTS: 4
- * TESTS: check_22_planted_shards
+ * TESTS: check_18_planted_shards
  */
-#include "10_full_model/exercises/22_planted_shards.h"
+#include "10_full_model/exercises/18_planted_shards.h"
 
 #include <math.h>
 #include <stdlib.h>

@@ -1,10 +1,10 @@
 /*
- * Solution 10.20. A counting sort: count each expert's rows, add the counts up to where each expert
+ * Solution 10.16. A counting sort: count each expert's rows, add the counts up to where each expert
  * begins, and walk through the rows once more. Because ranks have consecutive experts, rows sorted
  * by expert are sorted by rank, too. Tempting, and wrong: to sort by rank alone. The receiver takes
  * the first offset[1] - offset[0] rows for its first expert, and so on.
  */
-#include "10_full_model/exercises/20_send_order.h"
+#include "10_full_model/exercises/16_send_order.h"
 
 #include <stdlib.h>
 

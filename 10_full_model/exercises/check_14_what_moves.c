@@ -1,5 +1,5 @@
-/* Exercise 10.18's check: the counts of the presets. */
-#include "10_full_model/exercises/18_what_moves.h"
+/* Exercise 10.14's check: the counts of the presets. */
+#include "10_full_model/exercises/14_what_moves.h"
 #include "10_full_model/model/config.h"
 
 #include <criterion/criterion.h>

@@ -1,5 +1,5 @@
-/* Exercise 10.22's check: one rank that has everything. */
-#include "10_full_model/exercises/22_planted_shards.h"
+/* Exercise 10.18's check: one rank that has everything. */
+#include "10_full_model/exercises/18_planted_shards.h"
 
 #include <criterion/criterion.h>
 #include <math.h>

@@ -1,5 +1,5 @@
-/* Exercise 10.21's check. */
-#include "10_full_model/exercises/21_unequal_parts.h"
+/* Exercise 10.17's check. */
+#include "10_full_model/exercises/17_unequal_parts.h"
 
 #include <criterion/criterion.h>
 #include <math.h>

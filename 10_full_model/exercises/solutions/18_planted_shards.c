@@ -1,11 +1,11 @@
 /*
- * Solution 10.22. The parts must cover all weights: rounded up, with the last one cut. Gradients
+ * Solution 10.18. The parts must cover all weights: rounded up, with the last one cut. Gradients
  * are averaged, not added: with AdamW, which divides by their size, hardly anything would show it.
  * And what is clipped by is the norm of all of them; so all ranks must have their sum of squares
  * before any of them moves a weight. The tempting repair of the norm is to take the largest of the
  * ranks' norms: that clips too little.
  */
-#include "10_full_model/exercises/22_planted_shards.h"
+#include "10_full_model/exercises/18_planted_shards.h"
 
 #include <math.h>
 #include <stdlib.h>

@@ -1,14 +1,14 @@
 /*
- * Exercise 10.20: who gets what
+ * Exercise 10.16: who gets what
  *
  * Before tokens can travel, each rank must know in which order its rows leave and how many go where
- * (20_send_order.h). One pass that counts and one that places them is enough. Some ranks get
+ * (16_send_order.h). One pass that counts and one that places them is enough. Some ranks get
  * nothing; one may get everything.
  *
  * POINTS: 3
- * TESTS: check_20_send_order
+ * TESTS: check_16_send_order
  */
-#include "10_full_model/exercises/20_send_order.h"
+#include "10_full_model/exercises/16_send_order.h"
 
 void send_order(int64_t *counts, int32_t *order, const int32_t *expert, int rows, int experts,
                 int ranks) {

@@ -1,5 +1,5 @@
-/* Exercise 10.19's check: the rounds are played with numbers. */
-#include "10_full_model/exercises/19_ring.h"
+/* Exercise 10.15's check: the rounds are played with numbers. */
+#include "10_full_model/exercises/15_ring.h"
 
 #include <criterion/criterion.h>
 #include <string.h>

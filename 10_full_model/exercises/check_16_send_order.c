@@ -1,5 +1,5 @@
-/* Exercise 10.20's check: the definition, on many routings. */
-#include "10_full_model/exercises/20_send_order.h"
+/* Exercise 10.16's check: the definition, on many routings. */
+#include "10_full_model/exercises/16_send_order.h"
 
 #include <criterion/criterion.h>
 
