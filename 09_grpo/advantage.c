@@ -36,7 +36,6 @@ bool advantage_group_is_flat(const float *rewards, int group) {
     return true;
 }
 
-/* [advantages_of] */
 int advantages_of(float *advantages, const float *rewards, int groups, int group,
                   ScaleRewards scale, AdvantageReport *report, Error *err) {
     if (groups < 1 || group < 1)
@@ -69,4 +68,3 @@ int advantages_of(float *advantages, const float *rewards, int groups, int group
     if (report) *report = r;
     return 0;
 }
-/* [/advantages_of] */

@@ -117,7 +117,6 @@ double demo_accuracy(Demo *d) {
 
 /* ---- supervised training ---- */
 
-/* [teach_step] */
 /* One step on DEMO_TEACHING examples: the answer's tokens are targets, the prompt's are not. */
 static float teach_step(Demo *d, float lr) {
     Context *ctx = &d->ctx;
@@ -144,7 +143,6 @@ static float teach_step(Demo *d, float lr) {
     context_reset(ctx);
     return value;
 }
-/* [/teach_step] */
 
 double demo_teach(Demo *d, int most, Error *err) {
     enum { WARMUP = 20, LOOK = 10 };

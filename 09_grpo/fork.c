@@ -6,7 +6,6 @@
 
 #include <string.h>
 
-/* [cache_fork] */
 /* One layer's rows: its latents, or a selection's keys. */
 static void fork_pool(Context *ctx, LatentCache *to, LatentCache *from, int group, int longest) {
     const Pages *in = from->pages, *out = to->pages;
@@ -41,7 +40,6 @@ int cache_fork(Context *ctx, DecoderCache *to, DecoderCache *from, int group, Er
         decoder_cache_truncate(to, b, decoder_cache_length(from, b / group));
     return 0;
 }
-/* [/cache_fork] */
 
 void cache_fork_cpu(void *to, const void *from, const int32_t *to_table, const int32_t *from_table,
                     const int32_t *lengths, int64_t batch, int64_t group, int64_t longest,

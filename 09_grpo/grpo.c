@@ -108,7 +108,6 @@ int grpo_sample(const Grpo *g, int i, GrpoSample *s) {
 
 /* ---- log-probabilities ---- */
 
-/* [decoder_logprobs] */
 TokenLogprobs decoder_logprobs(Context *ctx, const Decoder *decoder, const Position *position,
                                Tensor *ids, Tensor *targets, float temperature,
                                const TokenSupport *support, const Tensor *const *replay) {
@@ -119,7 +118,6 @@ TokenLogprobs decoder_logprobs(Context *ctx, const Decoder *decoder, const Posit
     cpu_matmul_rows_alike(was);
     return token_logprobs(ctx, logits, targets, temperature, support);
 }
-/* [/decoder_logprobs] */
 
 static TokenLogprobs logprobs_of(Grpo *g, const Decoder *decoder, const SequenceRows *rows,
                                  Tensor **targets) {
@@ -195,7 +193,6 @@ static void learn_from(Grpo *g, Update *u, const SequenceRows *rows, int piece, 
     free(advantages);
 }
 
-/* [update] */
 static int update(Grpo *g, Update *u, GrpoReport *report, Error *err) {
     Comm *comm = g->ctx->comm;
     int part = u->rows.count / comm_size(comm), first = comm_rank(comm) * part;
@@ -219,7 +216,6 @@ static int update(Grpo *g, Update *u, GrpoReport *report, Error *err) {
     report->loss += u->loss, report->grad_norm += norm, report->updates++;
     return 0;
 }
-/* [/update] */
 
 /* A pass in another order, drawn anew, where it is cut into several updates: so that none of them
  * has all answers to one question. */

@@ -22,7 +22,6 @@ static float gap(const Line *l, int64_t t) {
     return (l->sampler ? l->sampler : l->old ? l->old : l->logp)[t] - l->logp[t];
 }
 
-/* [one_completion] */
 static double one_completion(const PolicyShape *s, const Line *l, float *dlogp, double *stats) {
     const PolicyLossConfig *c = &s->cfg;
     double length = 0, moved = 0, left_behind = 0, loss = 0, through = 0;
@@ -61,7 +60,6 @@ static double one_completion(const PolicyShape *s, const Line *l, float *dlogp, 
         if (is_action(l, t)) dlogp[t] += (float)(through / length);
     return loss;
 }
-/* [/one_completion] */
 
 void policy_loss_cpu(float *loss, float *stats, float *dlogp, float *scratch, const float *logp,
                      const float *old, const float *reference, const float *sampler,

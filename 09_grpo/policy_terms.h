@@ -34,7 +34,6 @@ POLICY_FUNCTION float policy_ratio(float log_ratio) {
     return expf(log_ratio > 20 ? 20.0f : log_ratio < -20 ? -20.0f : log_ratio);
 }
 
-/* [policy_clipped] */
 /*
  * -min(r A, clip(r, 1 - epsilon, 1 + epsilon_high) A)      (PPO, Schulman et al. 2017, eq. 7)
  * The smaller of the two: where r has already gone further than the clip in the direction that A
@@ -50,7 +49,6 @@ POLICY_FUNCTION PolicyTerm policy_clipped(float r, float a, float epsilon, float
     if (clipped < free_part) return (PolicyTerm){-clipped, 0, inside ? -clipped : 0};
     return (PolicyTerm){-free_part, 0, capped ? 0 : -free_part};
 }
-/* [/policy_clipped] */
 
 /* -min(r, cap) A logp, the factor held fixed: no token is without a gradient, but none counts more
  * than `cap` times (CISPO; MiniMax-M1, 2025, eq. 4-5). */

@@ -20,7 +20,6 @@ static void mix(Params *reference, Tensor *to, Params *policy, const Tensor *fro
     free(x), free(y);
 }
 
-/* [reference_mix] */
 void reference_mix(Params *reference, Params *policy, float alpha) {
     CHECK(reference->count == policy->count && reference->buffer_count == policy->buffer_count,
           "reference_mix: %d weights and %d", reference->count, policy->count);
@@ -30,4 +29,3 @@ void reference_mix(Params *reference, Params *policy, float alpha) {
         if (policy->buffers[i]->dtype == F32)
             mix(reference, reference->buffers[i], policy, policy->buffers[i], alpha);
 }
-/* [/reference_mix] */

@@ -63,7 +63,6 @@ int rewards_parse(WeightedReward *list, const char *text, Error *err) {
     }
 }
 
-/* [rewards_total] */
 float rewards_total(const WeightedReward *list, int count, const Answer *answer, float *each) {
     float total = NAN;
     for (int i = 0; i < count; i++) {
@@ -73,7 +72,6 @@ float rewards_total(const WeightedReward *list, int count, const Answer *answer,
     }
     return total;
 }
-/* [/rewards_total] */
 
 /* ---- the rewards ---- */
 

@@ -113,7 +113,6 @@ static void keep_prompts_routing(Rollouts *r, int longest) {
     free(chosen);
 }
 
-/* [answer_prompts] */
 /* The prompts, but for their last tokens, padded on the right and cut to size afterwards. */
 static void read_prompts(Rollouts *r, int32_t *const *prompts) {
     Context *ctx = r->ctx;
@@ -150,7 +149,6 @@ static int begin_groups(Rollouts *r, int32_t *const *prompts, uint64_t stream, E
     }
     return cache_fork(r->ctx, &g->cache, &r->prompts, r->cfg.group, err);
 }
-/* [/answer_prompts] */
 
 /* What token k of completion b was drawn from; greedy ones are drawn from nothing. */
 static void keep_support(Rollouts *r, int b, int k) {

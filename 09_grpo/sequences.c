@@ -10,7 +10,6 @@ static const Sequence *row_of(const SequenceRows *rows, int b) {
     return &rows->list[rows->order[b]];
 }
 
-/* [sequences_width] */
 int sequences_width(const SequenceRows *rows) {
     int longest = 2;
     for (int b = 0; b < rows->count; b++) {
@@ -47,7 +46,6 @@ void sequences_batch(Context *ctx, const SequenceRows *rows, Tensor **ids, Tenso
     free(in);
     free(out);
 }
-/* [/sequences_width] */
 
 Tensor *sequences_numbers(Context *ctx, const SequenceRows *rows, float *const *numbers) {
     int T = sequences_width(rows), B = rows->count;

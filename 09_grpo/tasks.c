@@ -141,14 +141,12 @@ static uint64_t hash(const char *text) {
     return h ^ h >> 32;
 }
 
-/* [task_problem] */
 void task_problem(const TaskConfig *cfg, bool held_out, uint64_t index, Problem *problem) {
     Draws d = {cfg->seed, index, held_out ? (uint64_t)1 << 32 : 0};
     do cfg->task->make(&d, cfg->digits, problem);
     while ((hash(problem->prompt) % 10 == 0) != held_out);
     if (cfg->reversed && cfg->task->make != countdown) reverse(problem->answer);
 }
-/* [/task_problem] */
 
 /* ---- characters ---- */
 

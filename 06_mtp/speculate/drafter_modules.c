@@ -44,7 +44,6 @@ static void begin(Drafter *drafter) {
     drafter->steady = m->W == 0;
 }
 
-/* [told] */
 /* Module k, over the rows of the step. */
 static Tensor *run_module(Modules *m, DraftRound *r, int k, Tensor *ids, Tensor *h) {
     const BlockRun run = {.position = r->position, .cache = &m->caches[k - 1]};
@@ -93,7 +92,6 @@ static void told(Drafter *drafter, DraftRound *r) {
     m->known = m->known + r->found < W ? m->known + r->found : (int)W;
     drafter->steady = m->known == W;
 }
-/* [/told] */
 
 /* More drafts than modules: the last one goes on from its own states. */
 static void draft(Drafter *drafter, DraftRound *r) {

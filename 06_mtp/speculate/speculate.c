@@ -119,7 +119,6 @@ void speculator_free(Speculator *s) {
 
 /* ---- look ---- */
 
-/* [look] */
 Rows speculate_look(Speculator *s) {
     DecoderGenerator *g = s->g;
     Context *ctx = g->ctx;
@@ -135,11 +134,9 @@ Rows speculate_look(Speculator *s) {
     decode_likeliest(ctx, rows.says->data, rows.judged->data, NULL, rows.logits);
     return rows;
 }
-/* [/look] */
 
 /* ---- judge ---- */
 
-/* [drawn] */
 /*
  * Drawn text: what rows 0, 1, ... of sequence b say, until one refuses its draft; returns how many
  * tokens that are. Penalties see the drafts as if they had been said.
@@ -172,7 +169,6 @@ static int judge_drawn(Speculator *s, int b, SampledToken *tokens) {
         if (!stays) return j + 1;
     }
 }
-/* [/drawn] */
 
 /* The same for the likeliest tokens. */
 static int judge_likeliest(const Speculator *s, int b, SampledToken *tokens) {

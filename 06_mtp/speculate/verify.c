@@ -7,7 +7,6 @@
 
 #include <math.h>
 
-/* [verify] */
 bool verify_accepts(const float *p, const float *q, int32_t draft, float u) {
     return (double)u * (q ? q[draft] : 1) < p[draft];
 }
@@ -21,7 +20,6 @@ int32_t verify_replace(float *rest, const float *p, const float *q, int32_t draf
     }
     return sample_weights(some ? rest : p, vocab, random);
 }
-/* [/verify] */
 
 double verify_acceptance(const float *p, const float *q, int vocab) {
     double sum = 0;

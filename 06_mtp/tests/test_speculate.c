@@ -150,7 +150,6 @@ static SpeculateCounts check_run(SpeculateModel *m, int batch, int drafts, Guess
     return counts;
 }
 
-/* [same] */
 /* Until 40 tokens are there; the third text has room for as many and no more. */
 DEVICE_TEST(speculate, the_text_is_that_of_plain_decoding) {
     static const int depths[] = {1, 3}, drafts[] = {1, 2, 3, 7}, batches[] = {1, 2, TEXTS};
@@ -180,7 +179,6 @@ DEVICE_TEST(speculate, the_text_is_that_of_plain_decoding) {
         context_free(&ctx);
     }
 }
-/* [/same] */
 
 /* ---- ends ---- */
 

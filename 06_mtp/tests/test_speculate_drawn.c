@@ -96,7 +96,6 @@ Test(verify, edges) {
     cr_assert_float_eq(speculate_speedup(a, 1, 1.16, 0.58), 1.8 / 1.74, 1e-12);
 }
 
-/* [by_hand] */
 /* The lesson's three tokens: a model that says .5 .3 .2, a drafter that says .2 .6 .2. */
 Test(verify, three_tokens_by_hand) {
     const float p[] = {0.5f, 0.3f, 0.2f}, q[] = {0.2f, 0.6f, 0.2f};
@@ -108,7 +107,6 @@ Test(verify, three_tokens_by_hand) {
     cr_assert_float_eq(rest[0], 0.3, 1e-6);
     cr_assert(rest[1] == 0 && rest[2] == 0);
 }
-/* [/by_hand] */
 
 /* ---- texts ---- */
 

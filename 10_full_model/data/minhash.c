@@ -130,8 +130,6 @@ uint64_t minhash_band(const MinHash *m, const uint16_t *signature, int band) {
         .low;
 }
 
-/* [lsh] */
 double minhash_probability(double similarity, int bands, int rows) {
     return 1 - pow(1 - pow(similarity, rows), bands);
 }
-/* [/lsh] */

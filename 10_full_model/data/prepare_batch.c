@@ -115,7 +115,6 @@ int prepare_batch_bad_lines(Preparation *p, Error *err) {
     return 0;
 }
 
-/* [sift] */
 /* From pieces to outcomes: which documents of the batch stay, and in which part. */
 void prepare_batch_sift(Preparation *p) {
     const PrepareOptions *o = p->options;
@@ -139,7 +138,6 @@ void prepare_batch_sift(Preparation *p) {
     }
     clocked(&p->workers[0], STAGE_NEAR, before);
 }
-/* [/sift] */
 
 void prepare_batch_free(Preparation *p) {
     for (size_t i = 0; i < p->count; i++) {

@@ -223,7 +223,6 @@ void questions_close(Questions *q) {
 
 /* ---- windows ---- */
 
-/* [question_window] */
 static void write_window(const Questions *q, Question *question, int length, int32_t *inputs,
                          int32_t *targets) {
     int all = question->prompt_tokens + question->tokens;
@@ -235,7 +234,6 @@ static void write_window(const Questions *q, Question *question, int length, int
     }
     question_free(question);
 }
-/* [/question_window] */
 
 static void batch_of_questions(void *self, uint64_t seed, uint64_t first, int batch, int length,
                                int32_t *inputs, int32_t *targets) {

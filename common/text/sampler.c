@@ -92,7 +92,6 @@ static Candidate *candidates_of(const float *logits, int vocab, int32_t best, fl
     return candidates;
 }
 
-/* [sample_token] */
 SampledToken sample_token(const float *logits, int vocab, const Sampling *sampling, float random) {
     int32_t best = likeliest(logits, vocab);
     if (sampling->temperature <= 0) return (SampledToken){best, 0};
@@ -111,7 +110,6 @@ SampledToken sample_token(const float *logits, int vocab, const Sampling *sampli
     float relative = (logits[id] - logits[best]) / sampling->temperature;
     return (SampledToken){id, relative - (float)log(mass)};
 }
-/* [/sample_token] */
 
 void sample_probabilities(float *p, const float *logits, int vocab, const Sampling *sampling) {
     int32_t best = likeliest(logits, vocab);
