@@ -49,7 +49,7 @@ d.text(16, (TOP + BOTTOM) / 2, "times slower", size=14, angle=-90)
 for colour, of, name, at in (
     (VERMILION, lambda i: FACTOR, "PI", (3.4, 14)),
     (GREEN, lambda i: FACTOR ** (2 * i / (DIM - 2)), "NTK", (8.2, -18)),
-    (BLUE, yarn, "YaRN", (17.6, 16)),
+    (BLUE, yarn, "YaRN", (18.6, 20)),
 ):
     d.line([(x_of(i), y_of(of(i))) for i in range(32)], colour=colour, width=3)
     d.text(x_of(at[0]), y_of(of(at[0])) + at[1], name, colour=colour, bold=True)
