@@ -3,7 +3,8 @@
  * carrier's own, or made here of its exchange. Opening, and the small ones in host memory, are in
  * comm_open.c.
  *
- * Every sum that is made here adds rank 0's numbers, rank 1's, and so on, in F32.
+ * Every sum that is made here adds rank 0's numbers, rank 1's, and so on, rounded to its dtype each
+ * time.
  */
 #include "common/comm/comm_internal.h"
 #include "common/comm/watchdog.h"
@@ -13,8 +14,8 @@
 #include <string.h>
 
 /* Bytes that are gathered whole and added up by everybody, in one exchange; and elements that are
- * reduced at once, so that what is received stays small. */
-enum { SMALL = 16 << 10, BLOCK = 4 << 20 };
+ * reduced at once, so that what is received stays in the cache. */
+enum { SMALL = 16 << 10, BLOCK = 1 << 18 };
 
 /* ---- among one ---- */
 
@@ -51,26 +52,41 @@ static void gather(Comm *comm, const char *doing, void *all, const void *mine, s
     free(receive), free(send);
 }
 
-/* to = row 0 + row 1 + ..., or the largest; in [rows, count], with the rows `stride` apart. */
-static void add_rows(void *to, const void *in, int rows, int64_t stride, int64_t count, DType dtype,
-                     CommOp op) {
-#define ADD(type, wide, from, into)                                                       \
-    for (int64_t i = 0; i < count; i++) {                                                 \
-        const type *x = (const type *)in + i;                                             \
-        wide sum = from(x[0]);                                                            \
-        for (int r = 1; r < rows; r++) {                                                  \
-            wide y = from(x[r * stride]);                                                 \
-            sum = op == COMM_SUM ? sum + y : y > sum || y != y ? y : sum; /* NaN stays */ \
-        }                                                                                 \
-        ((type *)to)[i] = into(sum);                                                      \
+/* [comm_add_rows] */
+#define COMBINE(type, wide, from, into)                                                           \
+    for (int64_t i = 0; i < count; i++) {                                                         \
+        wide x = from(((const type *)a)[i]), y = from(((const type *)b)[i]);                      \
+        ((type *)to)[i] = into(op == COMM_SUM ? x + y : y > x || y != y ? y : x); /* NaN stays */ \
     }
+
+static void combine(void *to, const void *a, const void *restrict b, int64_t count, DType dtype,
+                    CommOp op) {
     if (dtype == F32) {
-        ADD(float, float, , )
+        COMBINE(float, float, , )
     } else if (dtype == I32) {
-        ADD(int32_t, int32_t, , )
+        COMBINE(int32_t, int32_t, , )
     } else {
-        ADD(uint16_t, float, bf16_to_float, bf16_from_float)
+        COMBINE(uint16_t, float, bf16_to_float, bf16_from_float)
     }
+}
+
+/* to = (row 0 + row 1) + row 2 ..., or the largest; in [rows, count]. */
+static void add_rows(void *to, const char *in, int rows, int64_t count, DType dtype, CommOp op) {
+    size_t row = dtype_bytes(dtype, count);
+    if (rows == 1) memcpy(to, in, row);
+    for (int r = 1; r < rows; r++)
+        combine(to, r == 1 ? in : to, in + (size_t)r * row, count, dtype, op);
+}
+/* [/comm_add_rows] */
+
+/* Memory for what is received, kept for the next time. */
+static char *room(Comm *comm, size_t bytes) {
+    if (comm->room_bytes < bytes) {
+        free(comm->room);
+        comm->room = must_alloc(1, bytes);
+        comm->room_bytes = bytes;
+    }
+    return comm->room;
 }
 
 /* Row r of in [size, stride] to rank r: of each `count` elements from `first` on. to [count]. */
@@ -78,14 +94,14 @@ static void reduce_rows(Comm *comm, const char *doing, void *to, const void *in,
                         const int64_t *first, const int64_t *count, DType dtype, CommOp op) {
     size_t element = dtype_size(dtype), mine = element * (size_t)count[comm->rank];
     Piece *receive = pieces(comm), *send = pieces(comm);
-    char *rows = must_realloc(NULL, (size_t)comm->size, mine + 1);
+    char *rows = room(comm, (size_t)comm->size * mine + 1);
     for (int r = 0; r < comm->size; r++) {
         receive[r] = (Piece){rows + (size_t)r * mine, mine};
         send[r] = (Piece){(char *)in + element * (size_t)first[r], element * (size_t)count[r]};
     }
     exchange(comm, doing, receive, send);
-    add_rows(to, rows, comm->size, count[comm->rank], count[comm->rank], dtype, op);
-    free(rows), free(receive), free(send);
+    add_rows(to, rows, comm->size, count[comm->rank], dtype, op);
+    free(receive), free(send);
 }
 
 /* Each rank adds up a slice, and gives it to all. */
@@ -93,10 +109,9 @@ static void all_reduce_block(Comm *comm, void *data, int64_t count, DType dtype,
     static const char doing[] = "all-reduce";
     size_t element = dtype_size(dtype);
     if (element * (size_t)count <= SMALL) {
-        void *rows = must_realloc(NULL, (size_t)comm->size, element * (size_t)count);
+        char *rows = room(comm, (size_t)comm->size * element * (size_t)count);
         gather(comm, doing, rows, data, element * (size_t)count);
-        add_rows(data, rows, comm->size, count, count, dtype, op);
-        free(rows);
+        add_rows(data, rows, comm->size, count, dtype, op);
         return;
     }
     int64_t *first = must_alloc(2 * (size_t)comm->size, sizeof *first), *n = first + comm->size;

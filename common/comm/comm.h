@@ -77,7 +77,7 @@ const char *comm_make(const Comm *comm);
  * ---- collectives ----
  *
  * On memory of the device (the host's; or that GPU's, in stream order) of dtype F32, BF16 or I32.
- * Counts are elements, and the same on every rank; 0 is fine. BF16 is added up in F32 on the host.
+ * Counts are elements, and the same on every rank; 0 is fine.
  */
 void comm_all_reduce(Comm *comm, void *data, int64_t count, DType dtype, CommOp op); /* in place */
 

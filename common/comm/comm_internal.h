@@ -47,6 +47,8 @@ struct Comm {
     void *link; /* the carrier's */
     int calls;  /* exchanges so far, which the ranks count alike */
     const char *doing;
+    void *room; /* of sums */
+    size_t room_bytes;
     /* Of device memory: */
     CommKind kind;
     Gpu *gpu;

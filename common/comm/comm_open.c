@@ -220,6 +220,7 @@ void comm_close(Comm *comm) {
     comm->carrier->close(comm);
     for (int i = 0; i < 2; i++)
         if (comm->staging[i]) pinned_free(comm->staging[i]);
+    free(comm->room);
     free(comm->members);
     free(comm->world_ranks);
     free(comm);
