@@ -143,11 +143,11 @@ static int not_finite(const Run *run, int64_t step, float loss, float norm, Erro
     if (run->options->out && run->saved >= 0)
         snprintf(kept, sizeof kept, " What was saved at step %lld is safe in %s.",
                  (long long)run->saved, run->options->out);
-    return error_set(
-        err,
-        "step %lld: the loss is %g and the gradient's norm %g; training cannot go on.%s "
-        "Try a smaller --learning-rate or a longer --warmup",
-        (long long)step, fabsf(loss), fabsf(norm), kept);
+    error_set(err,
+              "step %lld: the loss is %g and the gradient's norm %g; training cannot go on.%s "
+              "Try a smaller --learning-rate or a longer --warmup",
+              (long long)step, fabsf(loss), fabsf(norm), kept);
+    return comm_agree(run->model->ctx->comm, -1, err); /* all see it, and one says it */
 }
 
 /* ---- saving and resuming ---- */
