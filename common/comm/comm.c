@@ -104,6 +104,7 @@ static void reduce_rows(Comm *comm, const char *doing, void *to, const void *in,
     free(receive), free(send);
 }
 
+/* [comm_all_reduce] */
 /* Each rank adds up a slice, and gives it to all. */
 static void all_reduce_block(Comm *comm, void *data, int64_t count, DType dtype, CommOp op) {
     static const char doing[] = "all-reduce";
@@ -129,6 +130,7 @@ static void all_reduce_block(Comm *comm, void *data, int64_t count, DType dtype,
     exchange(comm, doing, receive, send);
     free(receive), free(send), free(first);
 }
+/* [/comm_all_reduce] */
 
 static void host_all_reduce(Comm *comm, void *data, int64_t count, DType dtype, CommOp op) {
     if (comm->carrier->all_reduce && dtype != BF16) {

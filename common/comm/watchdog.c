@@ -153,6 +153,7 @@ static const char SILENT[] =
     "process %d, or its host, stands still: no sign of life for %.0f s. Is it stopped, or the "
     "network down?";
 
+/* [watchdog_waiting] */
 /* Which rank keeps the others waiting: one that is not waiting itself, and has entered the fewest
  * collectives. */
 static void check_waiting(Watchdog *w) {
@@ -170,11 +171,11 @@ static void check_waiting(Watchdog *w) {
     const Message *m = &w->lines[longest].last;
     end_all_for(w, behind,
                 "process %d keeps the others waiting: rank %d has been in %s for %.0f s. It stands "
-                "still, or is far too slow (gdb -p %d shows where)%s",
+                "still (gdb -p %d shows where), or needs more time: DEEPSEEK_TIMEOUT=SECONDS",
                 w->comm->members[behind].pid, longest, m->doing, m->waiting,
-                w->comm->members[behind].pid,
-                w->comm->timeout < 600 ? "; a longer --timeout gives it more time" : "");
+                w->comm->members[behind].pid);
 }
+/* [/watchdog_waiting] */
 
 /* What has come on a line. r: whose it is. */
 static void hear(Watchdog *w, Line *line, int r) {
