@@ -67,6 +67,7 @@ struct Comm {
 
 int sockets_open(Comm *comm, const Place *place, Error *err);
 int mpi_open(Comm *comm, Error *err); /* also fills in rank and size */
+bool mpi_is_built(void);
 extern const Carrier comm_sockets;
 
 /* ---- NCCL, and memory that the GPU reads and writes by itself: comm_gpu.cu, comm_gpu_none.c ----

@@ -153,6 +153,8 @@ static const Carrier carrier = {.name = "MPI",
                                 .split = mpi_split,
                                 .close = mpi_close};
 
+bool mpi_is_built(void) { return true; }
+
 int mpi_open(Comm *comm, Error *err) {
     int provided;
     if (load(err)) return -1;
@@ -167,6 +169,8 @@ int mpi_open(Comm *comm, Error *err) {
     return 0;
 }
 #else
+bool mpi_is_built(void) { return false; }
+
 int mpi_open(Comm *comm, Error *err) {
     (void)comm;
     return error_set(err, "mpirun has started this process, but the program was built without MPI: "

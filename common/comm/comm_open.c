@@ -82,8 +82,13 @@ static Comm *new_comm(int rank, int size) {
 }
 
 static int connect_ranks(Comm *comm, const Place *place, Error *err) {
-    if (place->mpi) {
+    if (place->mpi && (mpi_is_built() || !place->port)) {
         if (mpi_open(comm, err)) return -1;
+        if (comm->size != place->size) /* else each would think that it is alone */
+            return error_set(err,
+                             "mpirun has started %d ranks, and MPI's library knows of %d: they "
+                             "are not of the same Open MPI",
+                             place->size, comm->size);
     } else if (place->size > 1) {
         if (sockets_open(comm, place, err)) return -1;
     } else {
@@ -158,7 +163,7 @@ int comm_open(Comm **result, const CommOptions *options, Error *err) {
     comm->timeout = timeout_of(options);
     if (connect_ranks(comm, &place, err)) {
         free(comm);
-        return error_prefix(err, "%s: ", place.by);
+        return place.port ? error_prefix(err, "%s: ", place.by) : -1;
     }
     learn_hosts(comm, &place);
     if (watchdog_open(comm, err)) return -1;

@@ -19,7 +19,7 @@ static const Convention conventions[] = {
     {"srun", "SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_LOCALID", "PMIX_RANK"},
     {"mpiexec", "PMI_RANK", "PMI_SIZE", "MPI_LOCALRANKID", NULL},
 };
-enum { CONVENTIONS = sizeof conventions / sizeof conventions[0] };
+enum { MPIRUN, CONVENTIONS = sizeof conventions / sizeof conventions[0] };
 
 static int number(int *value, const char *name, int least, int most, Error *err) {
     const char *text = getenv(name);
@@ -67,7 +67,7 @@ int environment_place(Place *place, Error *err) {
         if (getenv(c->local_rank) && number(&place->local_rank, c->local_rank, 0, 1 << 16, err))
             return -1;
         place->mpi = c->mpi && getenv(c->mpi);
-        return place->mpi ? 0 : find_master(place, err);
+        return i == MPIRUN ? 0 : find_master(place, err);
     }
     return 0;
 }

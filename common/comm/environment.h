@@ -22,9 +22,9 @@
 typedef struct Place {
     int rank, size; /* 0 of 1: nobody says anything */
     int local_rank; /* -1: not said */
-    bool mpi;       /* MPI knows the others */
+    bool mpi;       /* MPI knows the others; without it, sockets can do if there is a port */
     const char *by; /* "mpirun", "torchrun", ...: for messages */
-    /* Of sockets: */
+    /* Of sockets; port 0: nobody has said where they would meet: */
     char address[256]; /* of rank 0 */
     int port;
     char file[512]; /* where the two stand; "": they are known */

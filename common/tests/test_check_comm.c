@@ -87,6 +87,9 @@ static const Said said[] = {
     {{"SLURM_PROCID=5", "SLURM_STEP_NUM_TASKS=8", "SLURM_LOCALID=1", "SLURM_JOB_ID=4711",
       "SLURM_LAUNCH_NODE_IPADDR=10.1.0.1"},
      "5 of 8, local 1, 10.1.0.1:24711"},
+    {{"SLURM_PROCID=5", "SLURM_STEP_NUM_TASKS=8", "SLURM_LOCALID=1", "SLURM_JOB_ID=4711",
+      "PMIX_RANK=5"},
+     "5 of 8, local 1, MPI"},
     {{"SLURM_PROCID=0", "SLURM_NTASKS=8", "SLURM_JOB_ID=4711"}, "0 of 1"}, /* the batch script */
     {{"PMI_RANK=1", "PMI_SIZE=3", "MASTER_ADDR=a"}, "1 of 3, local -1, a:29500"},
     {{"RANK=0", "WORLD_SIZE=2", "DEEPSEEK_BOOTSTRAP=/x/y"}, "0 of 2, local -1, /x/y"},
@@ -245,6 +248,15 @@ Test(comm, more_ranks_than_gpus) {
     Ran ran = run_ranks(BY_LAUNCH, gpus + 1, many);
     says(&ran, 1, gpus ? "NCCL wants one for each" : "no usable GPU");
     cr_assert_eq(times_in(ran.err, "check_comm:"), 1, "once:\n%s", ran.err);
+}
+
+/* An mpirun of one MPI and a library of another: every process would think that it is alone. */
+Test(comm, mpirun_of_another_mpi) {
+    needs_mpi();
+    Started s = start_alone(ARGUMENTS("OMPI_COMM_WORLD_RANK=0", "OMPI_COMM_WORLD_SIZE=2"),
+                            ARGUMENTS("--steps", "1"));
+    Ran ran = wait_for(&s);
+    says(&ran, 1, "mpirun has started 2 ranks, and MPI's library knows of 1");
 }
 
 Test(comm, configs_differ) {

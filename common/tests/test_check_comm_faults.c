@@ -85,22 +85,31 @@ Test(comm_faults, slow) {
 
 /*
  * Two network namespaces, each with a name and an address of its own, joined by a cable. The script
- * makes them, runs a command in both (rank r in r), and removes them.
+ * makes them, runs a command in both (rank r in host r; or by mpirun, to which it lends a way to
+ * the other host in the place of ssh), and removes them.
  */
 static const char hosts_script[] =
-    "a=dsa$$ b=dsb$$; { trap 'ip netns del $a; ip netns del $b' EXIT\n"
-    "ip netns add $a && ip netns add $b &&\n"
-    "ip link add v$a netns $a type veth peer name v$b netns $b || exit 77; } 2>/dev/null\n"
-    "for r in 0 1; do n=$([ $r = 0 ] && echo $a || echo $b)\n"
+    "a=dsa$$ b=dsb$$ d=$(mktemp -d); mkdir $d/0 $d/1\n"
+    "{ trap 'ip netns del $a; ip netns del $b; rm -rf $d' EXIT\n"
+    "  ip netns add $a && ip netns add $b &&\n"
+    "  ip link add v$a netns $a type veth peer name v$b netns $b || exit 77; } 2>/dev/null\n"
+    "name() { [ $1 = 0 ] && echo $a || echo $b; }\n"
+    "on() { r=$1; shift; exec ip netns exec $(name $r) unshare --uts sh -c \\\n"
+    "  'hostname host$0; export TMPDIR=$1; shift; exec \"$@\"' $r $d/$r \"$@\"; }\n"
+    "for r in 0 1; do n=$(name $r)\n"
     "  ip -n $n addr add 10.77.0.$((r+1))/24 dev v$n; ip -n $n link set v$n up\n"
     "  ip -n $n link set lo up; done\n"
-    "for r in 0 1; do n=$([ $r = 0 ] && echo $a || echo $b)\n"
-    "  ip netns exec $n unshare --uts sh -c 'hostname host$0; export RANK=$0 WORLD_SIZE=2\n"
-    "    export MASTER_ADDR=10.77.0.1 DEEPSEEK_JOB=two; exec \"$@\"' $r \"$@\" &\n"
-    "  eval p$r=$!; done\n"
+    "if [ $HOW = mpirun ]; then\n"
+    "  { echo '#!/bin/bash'; echo \"a=$a b=$b d=$d\"; declare -f name on\n"
+    "    echo 'r=$(( ${1##*.} - 1 )); shift; on $r sh -c \"$*\"'; } >$d/agent; chmod +x $d/agent\n"
+    "  (on 0 mpirun --quiet --allow-run-as-root -n 2 --host 10.77.0.1:1,10.77.0.2:1 \\\n"
+    "    --mca plm_rsh_agent $d/agent --mca btl tcp,self --mca btl_tcp_if_include 10.77.0.0/24 \\\n"
+    "    --mca oob_tcp_if_include 10.77.0.0/24 \"$@\"); exit $?; fi\n"
+    "export WORLD_SIZE=2 MASTER_ADDR=10.77.0.1 DEEPSEEK_JOB=two\n"
+    "for r in 0 1; do (RANK=$r on $r \"$@\") & eval p$r=$!; done\n"
     "wait $p0; s=$?; wait $p1; exit $s\n";
 
-static Ran run_on_two_hosts(const char *const *arguments) {
+static Ran run_on_two_hosts(By by, const char *const *arguments) {
     Started s;
     char *program = check_comm_path();
     if (!on_path("ip") || !on_path("unshare") || geteuid())
@@ -111,6 +120,7 @@ static Ran run_on_two_hosts(const char *const *arguments) {
         return ran;
     }
     no_ranks_in_environment();
+    setenv("HOW", by == BY_MPIRUN ? "mpirun" : "sockets", 1);
     char *argv[WORDS] = {"bash", "-c", (char *)hosts_script, "hosts", program};
     for (int i = 0; arguments[i]; i++) argv[i + 5] = (char *)arguments[i];
     execvp("bash", argv);
@@ -118,13 +128,23 @@ static Ran run_on_two_hosts(const char *const *arguments) {
 }
 
 Test(comm_faults, two_hosts) {
-    Ran ran = run_on_two_hosts(ARGUMENTS("--steps", "5"));
+    Ran ran = run_on_two_hosts(BY_LAUNCH, ARGUMENTS("--steps", "5"));
     says(&ran, 0, "2 ranks by sockets: 594");
+}
+
+Test(comm_faults, two_hosts_by_mpirun) {
+    needs_mpi();
+    Ran ran = run_on_two_hosts(BY_MPIRUN, ARGUMENTS("--steps", "5"));
+    says(&ran, 0, "2 ranks by MPI: 594");
+    ran = run_on_two_hosts(BY_MPIRUN, ARGUMENTS("--fault", "disk"));
+    cr_assert(ran.status != 0 && ran.seconds < LIMIT);
+    cr_assert(strstr(ran.err, "rank 1 (host1), step 10: out/last"), "%s", ran.err);
 }
 
 Test(comm_faults, death_on_another_host) {
     for (int rank = 0; rank < 2; rank++) {
-        Ran ran = run_on_two_hosts(ARGUMENTS("--fault", "killed", "--rank", rank ? "1" : "0"));
+        Ran ran =
+            run_on_two_hosts(BY_LAUNCH, ARGUMENTS("--fault", "killed", "--rank", rank ? "1" : "0"));
         cr_assert(ran.status != 0 && ran.seconds < LIMIT);
         cr_assert(strstr(ran.err, rank ? "rank 1 (host1), step 10" : "rank 0 (host0), step 10"),
                   "%s", ran.err);
