@@ -5,13 +5,16 @@
  */
 #include "04_mla/mla_kept.h"
 
-#include "02_causal/causal.h"
+#include "02_causal/causal_tile.h"
+#include "common/core/fastmath.h"
 #include "common/core/memory.h"
 #include "common/core/ops_kernels.h"
 
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
+enum { TILE_KEYS = 64 }; /* as in 02_causal/causal_cpu.c: after so many the maximum is looked at */
 static const size_t MOST_BYTES = (size_t)256 << 20;
 
 typedef struct Widths {
@@ -83,6 +86,19 @@ static int64_t stale_rows(MlaKept *kept, const LatentCache *cache, int64_t *rows
     return count;
 }
 
+/* A token's keys become a column of [H, nope + rope, capacity]. */
+static void put_keys(MlaKept *kept, MlaShape s, int64_t row) {
+    Widths w = widths_of(s);
+    int64_t capacity = kept->capacity, b = row / capacity, t = row % capacity;
+    const float *kv = kept->kv + (size_t)row * w.kv;
+    const float *k_rope = kept->latent + (size_t)row * w.latent + s.kv_lora_rank;
+    float *to = kept->k + b * capacity * (int64_t)w.k + t;
+    for (int h = 0; h < s.heads; h++, kv += s.nope + s.v) {
+        for (int c = 0; c < s.nope; c++, to += capacity) *to = kv[c];
+        for (int c = 0; c < s.rope; c++, to += capacity) *to = k_rope[c];
+    }
+}
+
 static void make_rows(Context *ctx, MlaKept *kept, const Tensor *kv_b, MlaShape shape,
                       const int64_t *rows, int64_t count) {
     Widths w = widths_of(shape);
@@ -96,8 +112,7 @@ static void make_rows(Context *ctx, MlaKept *kept, const Tensor *kv_b, MlaShape 
     for (int64_t i = 0; i < count; i++) {
         size_t row = (size_t)rows[i];
         memcpy(kept->kv + row * w.kv, kv + (size_t)i * w.kv, w.kv * sizeof *kv);
-        mla_keys_cpu(kept->k + row * w.k, kv + (size_t)i * w.kv,
-                     kept->latent + row * w.latent + rank, 1, shape);
+        put_keys(kept, shape, rows[i]);
     }
     kept->made += count;
 }
@@ -119,6 +134,37 @@ static MlaKept *bring_up(Context *ctx, LatentCache *cache, const Tensor *kv_b, M
     return kept;
 }
 
+/*
+ * One query of a head over n tokens: what a lane of chapter 02's tiles computes (causal_cpu.c), in
+ * the same order. There lanes are queries; here there is one, and lanes are keys, which is why they
+ * stand as columns, and then columns of values.
+ */
+static void one_query(float *o, const float *q, const float *keys, const float *values,
+                      const MlaKept *kept, MlaShape shape, int n, float scale) {
+    float scores[TILE_KEYS], sum_v[MAX_DIM] = {0}, m = -INFINITY, l = 0;
+    int64_t row = (int64_t)shape.heads * (shape.nope + shape.v);
+    for (int first = 0; first < n; first += TILE_KEYS) {
+        int count = n - first < TILE_KEYS ? n - first : TILE_KEYS;
+        float m_new = m, sum = 0;
+        memset(scores, 0, sizeof scores);
+        for (int c = 0; c < shape.nope + shape.rope; c++) {
+            const float *k = keys + c * kept->capacity + first;
+            float x = q[c] * scale;
+            for (int j = 0; j < count; j++) scores[j] += k[j] * x;
+        }
+        for (int j = 0; j < count; j++) m_new = scores[j] > m_new ? scores[j] : m_new;
+        for (int j = 0; j < count; j++) scores[j] = fast_exp(scores[j] - m_new);
+        for (int j = 0; j < count; j++) sum += scores[j];
+        float rescale = fast_exp(m - m_new);
+        l = l * rescale + sum;
+        m = m_new;
+        for (int c = 0; c < shape.v; c++) sum_v[c] *= rescale;
+        for (int j = 0; j < count; j++)
+            for (int c = 0; c < shape.v; c++) sum_v[c] += values[(first + j) * row + c] * scores[j];
+    }
+    for (int c = 0; c < shape.v; c++) o[c] = sum_v[c] / l;
+}
+
 Tensor *mla_kept_attention(Context *ctx, Tensor *q, const Tensor *selected, const Mla *w,
                            const MlaConfig *cfg, LatentCache *cache, float scale) {
     const Pages *pages = cache->pages;
@@ -130,24 +176,14 @@ Tensor *mla_kept_attention(Context *ctx, Tensor *q, const Tensor *selected, cons
         return NULL;
     MlaKept *kept = bring_up(ctx, cache, w->kv_b_proj, mla);
     if (!kept) return NULL;
-    Widths widths = widths_of(mla);
     Tensor *o = tensor_new(ctx, "attention", F32, SHAPE(pages->batch, 1, H, v));
-    ArenaMark mark = arena_mark(&ctx->data);
-    float *lse = arena_alloc(&ctx->data, sizeof(float) * (size_t)(pages->batch * H));
-    for (int b = 0, count; b < pages->batch; b += count) {
-        count = pages_alike(pages, b);
-        size_t first = (size_t)b * (size_t)kept->capacity;
-        AttentionShape shape = attention_shape(count, (int)H, (int)H, 1, pages->length[b],
-                                               mla.nope + mla.rope, mla.v, 1);
-        shape.k.batch = (int64_t)widths.k * kept->capacity;
-        shape.v = (HeadStrides){(int64_t)widths.kv * kept->capacity, (int64_t)widths.kv,
-                                mla.nope + mla.v};
-        shape.tiles = 1;
-        shape.scale = scale;
-        causal_forward_cpu(
-            (float *)o->data + b * H * v, lse, (float *)q->data + b * H * (mla.nope + mla.rope),
-            kept->k + first * widths.k, kept->kv + first * widths.kv + mla.nope, shape);
+    int64_t capacity = kept->capacity, qk = mla.nope + mla.rope;
+#pragma omp parallel for schedule(dynamic) if (pages_longest(pages) * pages->batch > 64)
+    for (int64_t i = 0; i < pages->batch * H; i++) {
+        int64_t b = i / H, h = i % H;
+        const float *values = kept->kv + (b * capacity * H + h) * (mla.nope + v) + mla.nope;
+        one_query((float *)o->data + i * v, (const float *)q->data + i * qk,
+                  kept->k + i * qk * capacity, values, kept, mla, pages->length[b], scale);
     }
-    arena_release(&ctx->data, mark);
     return o;
 }

@@ -7,9 +7,9 @@
  * alone. So they are kept beside a copy of what they were made of, and made again where that has
  * changed: nobody has to say that tokens were forgotten, pages changed hands, or weights learned.
  *
- * Invariant: for t < known[b], row b capacity + t of k and kv is what the same row of `latent` and
- * `weight` give. Memory: a layer's share is the naive attention's for all tokens at once; where that
- * is more than 256 MB, nothing is kept.
+ * Invariant: for t < known[b], k and kv of token t are what row b capacity + t of `latent` and
+ * `weight` give. Memory: what the naive attention needs for all tokens of a layer at once, here for
+ * each layer; where that is more than 256 MB, nothing is kept.
  */
 #ifndef MLA_KEPT_H
 #define MLA_KEPT_H
@@ -22,7 +22,7 @@ typedef struct MlaKept {
     int batch, capacity;
     float *weight; /* kv_b_proj [H (nope + v), rank] */
     float *latent; /* [batch, capacity, rank + rope] */
-    float *k;      /* [batch, capacity, H, nope + rope] */
+    float *k;      /* [batch, H, nope + rope, capacity] */
     float *kv;     /* [batch, capacity, H, nope + v] */
     int *known;    /* [batch]: rows that have been made */
     int *length;   /* [batch]: of the sequences, the last time */

@@ -46,6 +46,34 @@ CPU_TEST(mla_kept, gives_the_same_bits_whatever_happened) {
     cpu_matmul_rows_alike(was);
 }
 
+/* Token by token, over several tiles of keys, as without a cache. */
+CPU_TEST(mla_kept, steps_are_the_whole_text) {
+    enum { T = CAPACITY };
+    static const MlaConfig configs[] = {config, {25, 3, 0, 11, 7, 6, 5, true}};
+    int was = cpu_matmul_rows_alike(1);
+    for (int i = 0; i < 2; i++) {
+        const MlaConfig *cfg = &configs[i];
+        int hidden = cfg->hidden_size;
+        Module m;
+        OneLayer cache;
+        module_init(&m, &ctx, *cfg);
+        one_layer_init(&cache, &ctx, B, T, 0, cfg->kv_lora_rank + cfg->qk_rope_head_dim);
+        Tensor *x = test_normal(&ctx, "x", 1, SHAPE(B, T, hidden));
+        float *in = test_values(&ctx, x);
+        float *want = test_values(
+            &ctx, mla_forward(&ctx, x, &m.w, cfg, &TURN, NULL, NULL, MLA_AUTO, (Residual){0}));
+        for (int t = 0; t < T; t++) {
+            Tensor *y = cached_forward(&ctx, tokens_of(&ctx, in, 0, B, T, hidden, t, 1), &m.w, cfg,
+                                       &TURN, &cache, MLA_AS_TRAINED);
+            float *is = test_values(&ctx, y);
+            for (int b = 0; b < B; b++)
+                check_close("token", is + b * hidden, want + (b * T + t) * hidden, hidden, 0);
+        }
+        cr_assert(cache.latent.kept->made == B * T);
+    }
+    cpu_matmul_rows_alike(was);
+}
+
 CPU_TEST(mla_kept, makes_each_row_once) {
     Module m;
     OneLayer cache;
