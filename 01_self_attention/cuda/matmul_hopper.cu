@@ -59,7 +59,6 @@ static __device__ __forceinline__ void tile_position(Sizes s, int i, int *im, in
     *in = rest / height;
 }
 
-/* [producer] */
 static __device__ void produce(const CUtensorMap *map_a, const CUtensorMap *map_b, char *shared,
                                Barriers *barriers, Sizes s, int rank) {
     int count = 0;
@@ -82,7 +81,6 @@ static __device__ void produce(const CUtensorMap *map_a, const CUtensorMap *map_
         }
     }
 }
-/* [/producer] */
 
 /* 64 x 256 sums to memory, 64 columns at a time, through two blocks of shared memory in turn. */
 static __device__ __forceinline__ void store_tile(const CUtensorMap *map_c, const float (&sum)[128],
