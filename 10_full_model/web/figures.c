@@ -27,12 +27,14 @@ static Nano *opened(Nano *nano, bool numbers) {
     return nano;
 }
 
-/* Tokens as one text, a line end of their own (0x1f) behind each. */
+/* Tokens as one text, the separator 0x1f behind each. */
 static void say_tokens(const char *name, const Nano *nano, const int32_t *ids, int count) {
     char *text = must_alloc((size_t)count * 64 + 1, 1), *to = text;
     for (int i = 0; i < count; i++) {
         const char *token = nano->token[ids[i]] ? nano->token[ids[i]] : "";
-        to += strlen(strncpy(to, token, 62));
+        size_t length = strnlen(token, 62);
+        memcpy(to, token, length);
+        to += length;
         *to++ = 0x1f;
     }
     *to = 0;

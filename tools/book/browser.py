@@ -76,8 +76,9 @@ class Browser:
             os.dup2(theirs[0], 3), os.dup2(theirs[1], 4)
 
         self.process = subprocess.Popen(
-            ["chromium", "--headless", "--no-sandbox", "--disable-gpu", "--remote-debugging-pipe", "--hide-scrollbars",
-             "--disable-background-networking", f"--user-data-dir={self.profile}", *flags, "about:blank"],
+            ["chromium", "--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage",
+             "--remote-debugging-pipe", "--hide-scrollbars", "--disable-background-networking",
+             f"--user-data-dir={self.profile}", *flags, "about:blank"],
             preexec_fn=descriptors, close_fds=False, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
         )  # fmt: skip
         os.close(read_theirs), os.close(write_theirs)

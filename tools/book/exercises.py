@@ -78,7 +78,10 @@ def form(e, values):
         f"<output></output></label>"
         for name, _, _ in values
     )
-    return f'<form class="predict" data-answers="{secret}"><div class="fields">{rows}</div><button>check</button><p class="verdict" role="status"></p></form>'
+    return (
+        f'<form class="predict" data-answers="{secret}"><div class="fields">{rows}</div>'
+        '<button>check</button><p class="verdict" role="status"></p></form>'
+    )
 
 
 def card(e):
@@ -90,9 +93,11 @@ def card(e):
     values = answers(e)
     points = f"{e.points} point{'s' if e.points > 1 else ''}"
     return (
-        f'<details class="exercise" id="exercise-{e.short}"><summary>{html.escape(e.title)} <span>{points}</span></summary>'
+        f'<details class="exercise" id="exercise-{e.short}">'
+        f"<summary>{html.escape(e.title)} <span>{points}</span></summary>"
         f'{paragraphs(lines)}{form(e, values) if values else ""}'
-        f'<p>In <a href="exercises/{e.stub.name}">exercises/{e.stub.name}</a>; <code>make learn CH={e.short}</code> grades it.</p>'
+        f'<p>In <a href="exercises/{e.stub.name}">exercises/{e.stub.name}</a>; '
+        f"<code>make learn CH={e.short}</code> grades it.</p>"
         f"{hints}{'</details>' * len(e.hints)}</details>"
     )
 

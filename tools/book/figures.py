@@ -33,8 +33,12 @@ LINK = """--target=wasm32-wasi -mexec-model=reactor -Wl,--strip-all -Wl,-z,stack
 -lwasi-emulated-signal -lwasi-emulated-process-clocks -lm""".split()
 # What asks for more than memory: files, processes, terminals, threads, flags, LAPACK.
 HOST = re.compile(
-    r"08_quant/methods/gptq|common/(files/|core/(blas|bench_)|program/(?!web\.|progress\.)|text/(?!sampler|chartext_alphabet))|10_full_model/(?!model/(?!config_json|config_others)|sparse/)"
+    r"common/(files/|comm/(?!comm\.|comm_open|comm_gpu_none)|core/(blas|bench_)"
+    r"|program/(?!web\.|progress\.)|text/(?!sampler))|08_quant/methods/gptq"
+    r"|10_full_model/(?!model/(?!config_json|config_others)|sparse/)"
 )
+# What did not compile, and why: it matters when a figure needs it, and then the linker misses it.
+FAILED = {}
 FIGURE = re.compile(r"^figure\('(\w+)', \{$(.*?)^\}\);$", re.M | re.S)
 
 
@@ -71,9 +75,10 @@ class Figure:
         alt = html.escape(self.title)
         shown = f'<img loading="lazy" src="{self.picture}" alt="{alt}">' if there else ""
         return (
-            f'<section class="figure" id="figure-{self.name}" data-figure="{self.name}" aria-label="{html.escape(self.title)}">'
+            f'<section class="figure" id="figure-{self.name}" data-figure="{self.name}" aria-label="{alt}">'
             f"<h4>{html.escape(self.title)}</h4>"
-            f'<div class="still"><p class="about">Here the chapter\'s code answers, compiled to WebAssembly, when scripts run. '
+            '<div class="still"><p class="about">Here the chapter\'s code answers, compiled to '
+            "WebAssembly, when scripts run. "
             f"Without: <code>make {self.chapter} &amp;&amp; ./{self.chapter}/demo</code>.</p>{shown}</div></section>"
         )
 
@@ -106,7 +111,9 @@ def figures_of(chapter):
 
 
 def compiled(source):
-    """The object of a source, made again when the source or something that it includes is newer."""
+    """The object of a source, made again when the source or something that it includes is newer; None
+    when it does not compile.
+    """
     made = OBJECTS / f"{source}.o"
     rule = made.with_suffix(".d")
     if made.exists() and rule.exists():
@@ -124,7 +131,8 @@ def compiled(source):
         text=True,
     )
     if done.returncode:
-        fail(f"{source} does not compile for WebAssembly:\n{done.stderr}")
+        FAILED[source] = done.stderr
+        return None
     return made
 
 
@@ -154,14 +162,17 @@ def program(chapter, pool):
     """chapter's web/figures.c and what it reaches, as bytes."""
     parts = ["common", *(c for c in chapters() if c <= chapter)]
     everything = [s for p in parts for s in sources(p)] + [f"{WASM.relative_to(ROOT)}/libc.c"]
-    objects = list(pool.map(compiled, everything))
-    own = [compiled(s) for s in web_sources(chapter)]
+    objects = [o for o in pool.map(compiled, everything + web_sources(chapter)) if o]
+    own = [s for s in web_sources(chapter) if s in FAILED]
+    if own:
+        fail(f"{own[0]} does not compile for WebAssembly:\n{FAILED[own[0]]}")
     made = OBJECTS / chapter / "figures.wasm"
     done = subprocess.run(
-        [CLANG, *own, *objects, *LINK, "-o", made], cwd=ROOT, capture_output=True, text=True
+        [CLANG, *objects, *LINK, "-o", made], cwd=ROOT, capture_output=True, text=True
     )
     if done.returncode:
-        fail(f"{chapter}/web does not link:\n{done.stderr}")
+        causes = "".join(f"\n{source} does not compile:\n{why}" for source, why in FAILED.items())
+        fail(f"{chapter}/web does not link:\n{done.stderr}{causes}")
     return made.read_bytes()
 
 

@@ -19,7 +19,8 @@ def link(build, out, chapter, files):
     # web.o by name, and all symbols: figures are called by their names.
     web = f"{build.directory}/common/program/web.o"
     done = subprocess.run(
-        [build.cc, *build.cflags, "-rdynamic", *files, web, *build.ldflags, *blas, *libraries, *build.libs, "-ldl", "-o", out],
+        [build.cc, *build.cflags, "-rdynamic", *files, web, *build.ldflags, *blas, *libraries,
+         *build.libs, "-ldl", "-o", out],
         cwd=ROOT,
     )  # fmt: skip
     if done.returncode:

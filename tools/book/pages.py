@@ -174,7 +174,8 @@ class Book:
                 page.title = plain(text)
             elif level <= 3:
                 page.contents.append((level, anchor, plain(text)))
-            return f'<h{level} id="{anchor}">{text} <a class="anchor" href="#{anchor}" aria-label="link to this section">#</a></h{level}>'
+            link = f'<a class="anchor" href="#{anchor}" aria-label="link to this section">#</a>'
+            return f'<h{level} id="{anchor}">{text} {link}</h{level}>'
 
         return re.sub(r'<h([1-6]) id="([^"]*)">(.*?)</h\1>', one, body, flags=re.S)
 
@@ -228,13 +229,27 @@ class Book:
         )  # fmt: skip
         body = self.headings(page, done.stdout)
         body = self.place_figures(page, self.charts(page, body))
-        body = self.place_exercises(page, body)
+        body = self.place_exercises(page, self.list_figures(page, body))
         body = self.relink(page, self.link_file_names(page, self.code(page, body)))
         page.body = re.sub(
             r"<table>.*?</table>", r'<div class="wide">\g<0></div>', body, flags=re.S
         )
         page.ids = set(re.findall(r'\bid="([^"]*)"', page.body))
         self.remember(page)
+
+    def list_figures(self, page, body):
+        """On the cover, below the chapters: what answers in them."""
+        if page.path != "README.md" or not self.figures:
+            return body
+        items = "".join(
+            f'<li><a href="{path}#figure-{f.name}">{html.escape(f.title)}</a> ({f.chapter[:2]})</li>'
+            for path, figures in sorted(self.figures.items())
+            for f in figures
+        )
+        words = "In these figures the chapters' own code answers, compiled to WebAssembly:"
+        second = [*re.finditer("<h2 ", body), None, None][1]
+        at = second.start() if second else len(body)
+        return f'{body[:at]}<p>{words}</p><ul class="answers">{items}</ul>{body[at:]}'
 
     def place_exercises(self, page, body):
         cards = (
@@ -303,7 +318,8 @@ class Book:
     def filled(self, text, page, order):
         root = posixpath.relpath(".", posixpath.dirname(page.url) or ".")
         chapters = "".join(
-            f'<li><a href="{relative(p.url, page)}"{" aria-current=page" if p is page else ""}>{html.escape(p.title)}</a></li>'
+            f'<li><a href="{relative(p.url, page)}"{" aria-current=page" if p is page else ""}>'
+            f"{html.escape(p.title)}</a></li>"
             for p in order
             if p.path.endswith("README.md")
         )
@@ -314,14 +330,22 @@ class Book:
         at = order.index(page) if page in order else -1
         before = order[at - 1] if at > 0 else None
         after = order[at + 1] if 0 <= at < len(order) - 1 else None
+
+        def turn(to, how, words):
+            text = words.format(html.escape(to.title)) if to else ""
+            return (
+                f'<a rel="{how}" href="{relative(to.url, page)}">{text}</a>'
+                if to
+                else "<span></span>"
+            )
+
         scripts = [f"{root}/assets/{n}" for n in page_scripts(page)] + [
             relative(p, page) for p in page.loads if p.endswith(".js")
         ]
         values = {
             "title": html.escape(page.title), "root": root, "chapters": chapters, "body": page.body,
             "contents": f'<nav class="here" aria-label="On this page"><ul>{contents}</ul></nav>' if contents else "",
-            "before": f'<a rel="prev" href="{relative(before.url, page)}">← {html.escape(before.title)}</a>' if before else "<span></span>",
-            "after": f'<a rel="next" href="{relative(after.url, page)}">{html.escape(after.title)} →</a>' if after else "<span></span>",
+            "before": turn(before, "prev", "← {}"), "after": turn(after, "next", "{} →"),
             "scripts": "".join(f'<script defer src="{s}"></script>\n' for s in scripts),
             "kind": "lesson" if page.lesson else "file",
         }  # fmt: skip

@@ -216,7 +216,10 @@ def check_page(results, browser, path, library, shots):
         for r in loaded
     )
     results.check(size < MOST_BYTES, f"{path}: {size} bytes without the model")
-    right = "[...f.querySelectorAll('input')].forEach((e, i) => e.value = JSON.parse(atob(f.dataset.answers))[i][1]); f.requestSubmit();"
+    right = (
+        "const answers = JSON.parse(atob(f.dataset.answers)), fields = [...f.querySelectorAll('input')];"
+        "fields.forEach((e, i) => { e.value = answers[i][1]; }); f.requestSubmit();"
+    )
     for i in range(page.run("document.querySelectorAll('.predict').length")):
         form, verdict = (
             f"(() => {{ const f = document.querySelectorAll('.predict')[{i}]; ",
@@ -270,11 +273,31 @@ def check_without(results, browser, path):
         browser.close(page)
 
 
+# What ends a program, and the words that the reader gets; the next question is answered all the same.
+ENDS = {
+    "stopped": "(() => { const a = book.call('balance', {step: 0, text: 'ab '.repeat(900), gamma: 0.01});"
+    "setTimeout(book.stop, 30); return a; })()",
+    "the text to learn from is too short": "book.call('balance', {step: 0, text: 'ab', gamma: 0.01})",
+    "not a function": "book.call('nothing', {})",
+}
+
+
+def check_ends(results, browser):
+    page = browser.open((BOOK / "05_moe/index.html").as_uri())
+    for words, call in ENDS.items():
+        said = page.run(f"{call}.then(() => 'an answer', e => e.message)")
+        results.check(words in said, f"a program that ends says '{words}': '{said}'")
+        again = page.run("book.call('router', {top_k: 2}).then(a => a.counts.length)")
+        results.check(again == 8, f"after '{words}' the next question is answered")
+    browser.close(page)
+
+
 def check_search(results, browser):
     page = browser.open((BOOK / "index.html").as_uri())
     page.run("document.querySelector('.search input').focus()")
     page.run(
-        "(() => { const f = document.querySelector('.search input'); f.value = 'online softmax'; f.dispatchEvent(new Event('input')); })()"
+        "(() => { const f = document.querySelector('.search input'); f.value = 'online softmax';"
+        "f.dispatchEvent(new Event('input')); })()"
     )
     found = page.until("document.querySelectorAll('.search li a').length")
     results.check(found, "search finds 'online softmax'")
@@ -354,6 +377,7 @@ def main(arguments):
                 libraries[chapter] = Native(chapter)
             check_page(results, browser, path, libraries.get(chapter), options.shots)
         check_without(results, browser, "01_self_attention/index.html")
+        check_ends(results, browser)
         check_search(results, browser)
         check_served(results, browser)
     check_links(results)

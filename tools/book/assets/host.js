@@ -4,7 +4,7 @@
  *
  * WebAssembly knows no system; what wasi-libc asks for is answered here: a clock, a place for error
  * messages, an end. There are no files. A program that has ended (a CHECK that failed) is started
- * anew for the next call.
+ * anew for the next call, and so is one that was stopped in the middle of its work.
  */
 'use strict';
 const book = (() => {
@@ -119,6 +119,13 @@ const book = (() => {
         calls.set(id, [resolve, reject]);
         w.postMessage({ id, name, lines });
       });
+    },
+    /* Ends what is being computed; the next call finds a new program, which remembers nothing. */
+    stop() {
+      if (worker) worker.then(w => w.terminate());
+      worker = null;
+      for (const [, reject] of calls.values()) reject(new Error('stopped'));
+      calls.clear();
     },
   };
 })();

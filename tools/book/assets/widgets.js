@@ -82,8 +82,11 @@ function figure(name, spec) {
   section.querySelector('.still').hidden = true;
   const form = element('form', { class: 'controls' }), views = element('div', { class: 'views' });
   const say = element('p', { class: 'say', role: 'status', 'aria-live': 'polite' });
+  const bar = element('progress', { hidden: '', 'aria-label': 'progress' });
+  const stop = element('button', { type: 'button', hidden: '' }, 'stop');
   if (spec.about) section.append(element('p', { class: 'about' }, spec.about));
-  section.append(form, say, views);
+  section.append(form, element('p', { class: 'working' }, bar, stop), say, views);
+  stop.onclick = () => book.stop();
   form.onsubmit = e => e.preventDefault();
 
   const inputs = {}, fields = {};
@@ -122,10 +125,15 @@ function figure(name, spec) {
     say.className = 'say broken';
     say.textContent = `The program stopped: ${error.message}`;
   }
+  /* What takes longer than a glance says so, and can be stopped. */
+  function working(on) {
+    bar.hidden = stop.hidden = !on;
+  }
   async function ask() {
     again = true;
     if (asking) return;
     asking = true;
+    const late = setTimeout(working, 150, true);
     while (again) {
       again = false;
       const sent = { ...inputs };
@@ -136,6 +144,8 @@ function figure(name, spec) {
         if (!again) broken(e);
       }
     }
+    clearTimeout(late);
+    working(false);
     asking = false;
   }
 
@@ -143,7 +153,6 @@ function figure(name, spec) {
 
   function runnable() {
     const button = element('button', { type: 'button', class: 'go' }, spec.run);
-    const bar = element('progress', { max: 1, value: 0, hidden: '', 'aria-label': 'progress' });
     let running = false;
     async function run() {
       for (let step = 0; running; step++) {
@@ -158,6 +167,7 @@ function figure(name, spec) {
       running = !running;
       if (!running) return; /* the loop above sees it after its step */
       button.textContent = 'stop';
+      bar.value = 0;
       bar.hidden = false;
       try {
         await run();
@@ -170,7 +180,6 @@ function figure(name, spec) {
       section.dataset.runs = Number(section.dataset.runs || 0) + 1;
     };
     form.append(button);
-    form.after(bar);
   }
 
   /* Near the screen a figure answers; far below it waits, so that a page begins with its first. */

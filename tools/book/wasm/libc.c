@@ -21,6 +21,12 @@ int madvise(void *memory, size_t size, int advice) {
     return 0;
 }
 
+/* Who waits for other processes is watched over (common/comm); a page waits for nobody. */
+void watchdog_enter(void *watchdog, const char *doing);
+void watchdog_enter(void *watchdog, const char *doing) { (void)watchdog, (void)doing; }
+void watchdog_leave(void *watchdog);
+void watchdog_leave(void *watchdog) { (void)watchdog; }
+
 /* C = alpha op(A) op(B) + beta C. cpu_matmul() adds A B to a base; factors other than 1 are put
  * into a copy of A and into C. */
 void cblas_sgemm(CBLAS_ORDER order, CBLAS_TRANSPOSE ta, CBLAS_TRANSPOSE tb, int m, int n, int k,
