@@ -9,8 +9,8 @@
  *
  * On the CPU a rollout computes as the trainer does, to the last bit: the same kernels, keys and
  * values of every head (04_mla/mla_kept.h), sums in the same order, and the log-probability by the
- * same function. So the policy that is asked about a token is the one that drew it. With `fast`, and on
- * a GPU, decoding's own kernels draw, which round elsewhere.
+ * same function. So the policy that is asked about a token is the one that drew it. With `fast`,
+ * and on a GPU, decoding's own kernels draw, which round elsewhere.
  *
  * With `keep_support` it is kept which tokens top-k, top-p and min-p had left to draw from: the
  * policy that learns has to be asked about the same ones (token_logprobs.h). With `keep_routing` it

@@ -11,8 +11,8 @@
  * With LISTS (mla_decode_sparse.cuh) a page is 64 rows of a list. All warps of the weighers fetch
  * eight each, 16 bytes a lane, when they have met behind a page that is weighed; one thread has
  * planned meanwhile which they are. Nothing else is different: the list's rows lie in shared memory
- * as a page's would. (Asked of the copy engine, 656 bytes at a time, they took one warp so long that
- * all waited for it: 440 us instead of 262.)
+ * as a page's would. (Asked of the copy engine, 656 bytes at a time, they took one warp so long
+ * that all waited for it: 440 us instead of 262.)
  */
 #ifndef MLA_DECODE_E4M3_HOPPER_CUH
 #define MLA_DECODE_E4M3_HOPPER_CUH
