@@ -1,7 +1,6 @@
 /*
- * The collectives: for device memory by NCCL, or by a copy to the host and back; on the host by the
- * carrier's own, or made here of its exchange. Opening, and the small ones in host memory, are in
- * comm_open.c.
+ * The collectives: for device memory by NCCL, or by a copy to the host and back; on the host made
+ * of one thing, a carrier's exchange. Opening, and what ranks agree on, are in comm_open.c.
  *
  * Every sum that is made here adds rank 0's numbers, rank 1's, and so on, rounded to its dtype each
  * time.
@@ -133,12 +132,6 @@ static void all_reduce_block(Comm *comm, void *data, int64_t count, DType dtype,
 /* [/comm_all_reduce] */
 
 static void host_all_reduce(Comm *comm, void *data, int64_t count, DType dtype, CommOp op) {
-    if (comm->carrier->all_reduce && dtype != BF16) {
-        enter(comm, "all-reduce");
-        comm->carrier->all_reduce(comm, data, count, dtype, op);
-        leave(comm);
-        return;
-    }
     for (int64_t at = 0; at < count; at += BLOCK)
         all_reduce_block(comm, (char *)data + dtype_bytes(dtype, at),
                          count - at < BLOCK ? count - at : BLOCK, dtype, op);

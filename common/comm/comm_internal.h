@@ -22,10 +22,7 @@ typedef struct Carrier {
     const char *name;
     /* To each rank send[r], from each rank receive[r]; this rank's own is copied. */
     void (*exchange)(Comm *comm, const Piece *receive, const Piece *send);
-    /* What the carrier has of its own; NULL: comm.c makes it of exchange. F32 and I32, on the host.
-     */
-    void (*all_reduce)(Comm *comm, void *data, int64_t count, DType dtype, CommOp op);
-    void (*reduce_scatter)(Comm *comm, void *out, const void *in, int64_t count, DType dtype);
+    /* NULL: comm.c makes it of exchange. */
     void (*broadcast)(Comm *comm, void *data, size_t bytes, int root);
     void (*split)(Comm *part, Comm *whole, int color);
     void (*close)(Comm *comm);

@@ -12,12 +12,19 @@ typedef struct Failure {
 
 /* Those in which a rank can still speak, or is seen to be gone. */
 static const Failure failures[] = {
-    {"exits", "step 10: process"},
-    {"killed", "step 10: process"},
+    {"exits", ": process"},
+    {"killed", ": process"},
     {"disk", "step 10: out/last/model.safetensors: No space left on device"},
     {"nan", "step 10: the loss is not a number"},
     {"swapped", "step 10: in all-to-all, rank"},
 };
+
+/* "rank 1 (host), step 10". A rank that is gone without a word has told its last step half a second
+ * before; the others know their own, and may be one behind. */
+static bool names(const Ran *ran, const char *who) {
+    const char *at = strstr(ran->err, who), *step = at ? strstr(at, ", step ") : NULL;
+    return step && (!strncmp(step, ", step 10:", 10) || !strncmp(step, ", step 9:", 9));
+}
 
 static void check_failure(By by, int ranks, const Failure *f, int rank) {
     char number[16], who[16];
@@ -26,8 +33,8 @@ static void check_failure(By by, int ranks, const Failure *f, int rank) {
     Ran ran = run_ranks(by, ranks, ARGUMENTS("--fault", f->fault, "--rank", number));
     cr_assert(ran.status != 0 && ran.seconds < LIMIT, "%s: status %d after %.1f s", f->fault,
               ran.status, ran.seconds);
-    cr_assert(strstr(ran.err, f->message) && strstr(ran.err, who), "%s of rank %d:\n%s", f->fault,
-              rank, ran.err);
+    cr_assert(strstr(ran.err, f->message) && names(&ran, who), "%s of rank %d:\n%s", f->fault, rank,
+              ran.err);
     cr_assert_eq(times_in(ran.err, "check_comm: rank"), 1, "once:\n%s", ran.err);
 }
 
@@ -146,8 +153,7 @@ Test(comm_faults, death_on_another_host) {
         Ran ran =
             run_on_two_hosts(BY_LAUNCH, ARGUMENTS("--fault", "killed", "--rank", rank ? "1" : "0"));
         cr_assert(ran.status != 0 && ran.seconds < LIMIT);
-        cr_assert(strstr(ran.err, rank ? "rank 1 (host1), step 10" : "rank 0 (host0), step 10"),
-                  "%s", ran.err);
+        cr_assert(names(&ran, rank ? "rank 1 (host1)" : "rank 0 (host0)"), "%s", ran.err);
     }
 }
 
