@@ -18,7 +18,7 @@
 #include "04_mla/selection.h"
 #include "common/cuda/gpu.cuh"
 
-enum { WARPS = 4, COLUMNS = MLA_DECODE_MAX_WIDTH / 32 }; /* columns: of a lane, at most */
+enum { WARPS = 4 };
 
 /* ---- order ---- */
 
@@ -87,7 +87,7 @@ static __device__ __forceinline__ int64_t at(const HeadStrides &strides, int b, 
 }
 
 /* The lanes' parts of a row of `n` numbers: number 32 i + lane is x[i]. */
-template <typename T>
+template <int COLUMNS, typename T>
 static __device__ __forceinline__ void load(float (&x)[COLUMNS], const T *row, int n) {
 #pragma unroll
     for (int i = 0; i < COLUMNS; i++) {
@@ -97,7 +97,7 @@ static __device__ __forceinline__ void load(float (&x)[COLUMNS], const T *row, i
 }
 
 /* The product of two rows; all lanes get it. */
-template <typename T>
+template <int COLUMNS, typename T>
 static __device__ __forceinline__ float dot(const float (&x)[COLUMNS], const T *row, int n) {
     float sum = 0.0f;
 #pragma unroll
@@ -109,7 +109,7 @@ static __device__ __forceinline__ float dot(const float (&x)[COLUMNS], const T *
 }
 
 /* x = x * rescale + factor * row */
-template <typename T>
+template <int COLUMNS, typename T>
 static __device__ __forceinline__ void join(float (&x)[COLUMNS], float rescale, float factor,
                                             const T *row, int n) {
 #pragma unroll
@@ -120,7 +120,7 @@ static __device__ __forceinline__ void join(float (&x)[COLUMNS], float rescale, 
 }
 
 /* row = or += x * factor */
-template <typename T>
+template <int COLUMNS, typename T>
 static __device__ __forceinline__ void put(T *row, int add, const float (&x)[COLUMNS], float factor,
                                            int n) {
 #pragma unroll
@@ -142,6 +142,22 @@ struct Place {
     }
 };
 
+/* WIDTH_SWITCH(a, COLUMNS, statement): runs it with what a lane has of the widest row. */
+#define WIDTH_SWITCH(a, COLUMNS, ...)                                     \
+    do {                                                                  \
+        int width_ = (a)->qk_dim > (a)->v_dim ? (a)->qk_dim : (a)->v_dim; \
+        if (width_ <= 64) {                                               \
+            const int COLUMNS = 2;                                        \
+            __VA_ARGS__;                                                  \
+        } else if (width_ <= 128) {                                       \
+            const int COLUMNS = 4;                                        \
+            __VA_ARGS__;                                                  \
+        } else {                                                          \
+            const int COLUMNS = MLA_DECODE_MAX_WIDTH / 32;                \
+            __VA_ARGS__;                                                  \
+        }                                                                 \
+    } while (0)
+
 /* The lists in order, and how long each is. */
 struct Lists {
     const int32_t *list, *counts;
@@ -150,7 +166,7 @@ struct Lists {
     }
 };
 
-template <typename T>
+template <typename T, int COLUMNS>
 __global__ void __launch_bounds__(32 * WARPS)
     selected_forward_kernel(T *o, float *lse, const T *q, const T *k, const T *v, Lists lists,
                             SelectedShape s) {
@@ -182,8 +198,9 @@ void selected_forward_plain_cuda(Gpu *gpu, DType dtype, void *o, float *lse, con
     selected_tidy_cuda(gpu, I32, (int32_t *)work, selected, s);
     unsigned blocks = (unsigned)ceil_div((int64_t)a->batch * a->heads * a->q_len, WARPS);
     DTYPE_SWITCH(dtype, T,
-                 gpu_launch(gpu, selected_forward_kernel<T>, blocks, 32 * WARPS, 0, o, lse, q, k, v,
-                            Lists(work, s), s));
+                 WIDTH_SWITCH(a, COLUMNS,
+                              gpu_launch(gpu, selected_forward_kernel<T, COLUMNS>, blocks,
+                                         32 * WARPS, 0, o, lse, q, k, v, Lists(work, s), s)));
 }
 
 /* What the gradients need of one side: rows of d_o, o, q, k and v, and what they have in common. */
@@ -195,7 +212,7 @@ template <typename T> struct Backward {
 };
 
 /* A warp for each query: dq = sum over its keys of ds k. */
-template <typename T>
+template <typename T, int COLUMNS>
 __global__ void __launch_bounds__(32 * WARPS)
     selected_query_gradient_kernel(T *dq, int add, const __grid_constant__ Backward<T> g) {
     const AttentionShape &a = g.s.attention;
@@ -232,7 +249,7 @@ static __device__ __forceinline__ bool listed(const int32_t *list, int count, in
 
 /* A warp for each key: dk = sum over its queries and their heads of ds q, dv = sum of p do; of a
  * latent, both in dk. */
-template <typename T>
+template <typename T, int COLUMNS>
 __global__ void __launch_bounds__(32 * WARPS)
     selected_key_gradient_kernel(T *dk, int add_k, T *dv, int add_v,
                                  const __grid_constant__ Backward<T> g) {
@@ -265,17 +282,18 @@ __global__ void __launch_bounds__(32 * WARPS)
     if (dv) put(dv + at(a.v, p.b, p.t, p.h), add_v, sum_v, 1.0f, a.v_dim);
 }
 
-template <typename T>
+template <typename T, int COLUMNS>
 static void backward(Gpu *gpu, T *dq, int add_q, T *dk, int add_k, T *dv, int add_v,
                      const Backward<T> &g) {
     const AttentionShape &a = g.s.attention;
     unsigned queries = (unsigned)ceil_div((int64_t)a.batch * a.heads * a.q_len, WARPS);
     unsigned keys = (unsigned)ceil_div((int64_t)a.batch * a.kv_heads * a.kv_len, WARPS);
     if (dq)
-        gpu_launch(gpu, selected_query_gradient_kernel<T>, queries, 32 * WARPS, 0, dq, add_q, g);
+        gpu_launch(gpu, selected_query_gradient_kernel<T, COLUMNS>, queries, 32 * WARPS, 0, dq,
+                   add_q, g);
     if (dk || dv)
-        gpu_launch(gpu, selected_key_gradient_kernel<T>, keys, 32 * WARPS, 0, dk, add_k, dv, add_v,
-                   g);
+        gpu_launch(gpu, selected_key_gradient_kernel<T, COLUMNS>, keys, 32 * WARPS, 0, dk, add_k,
+                   dv, add_v, g);
 }
 
 void selected_backward_plain_cuda(Gpu *gpu, DType dtype, void *dq, int add_q, void *dk, int add_k,
@@ -283,10 +301,13 @@ void selected_backward_plain_cuda(Gpu *gpu, DType dtype, void *dq, int add_q, vo
                                   const void *k, const void *v, const void *o, const float *lse,
                                   const void *work, SelectedShape s) {
     selected_backward_check(&s, k, v, dv);
-    DTYPE_SWITCH(dtype, T,
-                 backward<T>(gpu, (T *)dq, add_q, (T *)dk, add_k, (T *)dv, add_v,
-                             Backward<T>{(const T *)d_o, (const T *)q, (const T *)k, (const T *)v,
-                                         (const T *)o, lse, Lists(work, s), s}));
+    const AttentionShape *a = &s.attention;
+    DTYPE_SWITCH(dtype, T, {
+        Backward<T> g = {(const T *)d_o, (const T *)q, (const T *)k,   (const T *)v,
+                         (const T *)o,   lse,          Lists(work, s), s};
+        WIDTH_SWITCH(a, COLUMNS,
+                     backward<T, COLUMNS>(gpu, (T *)dq, add_q, (T *)dk, add_k, (T *)dv, add_v, g));
+    });
 }
 
 /* ---- in use ---- */

@@ -8,8 +8,7 @@
  *   query_gradient             a block for each query, 32 keys at a time: dq and dw
  *   key_gradient               a block for eight keys, the pass's queries in order: dk
  *
- * Every sum has one order. No key is shared by two queries of p and I: they come from the L2 cache,
- * and that is what limits.
+ * Every sum has one order. Queries of p and I share no keys: these come from the L2 cache.
  */
 #include "10_full_model/sparse/index_kernels.h"
 #include "10_full_model/sparse/index_loss.h"
@@ -227,15 +226,17 @@ __global__ void __launch_bounds__(THREADS)
     for (int h = threadIdx.x; h < H; h += THREADS) dw[r.query * H + h] = w_sum[h];
 }
 
-/* dk [B, T, D] += what the pass's queries, all of one sequence, have for eight keys, a warp each.
- * lines [rows, T]: dI by position. */
+/* dk [B, T, D] += what the queries of the pass's blockIdx.y-th sequence have for eight keys, a warp
+ * each; 32 queries at a time say which of them any key needs. lines [rows, T]: dI by position. */
 template <typename T>
 __global__ void __launch_bounds__(THREADS)
     key_gradient_kernel(float *dk, const float *lines, const __grid_constant__ Pass p) {
     extern __shared__ float q[]; /* [Hi, D]; w [Hi]; key and sum, [WARPS, D] */
+    __shared__ unsigned wanted[WARPS];
     int H = p.s.index_heads, D = p.s.index_dim, warp = threadIdx.x / 32, lane = threadIdx.x % 32;
     float *w = q + H * D, *k = w + H + warp * D, *sum = w + H + (WARPS + warp) * D;
-    Row first = row_of(p, 0);
+    int start = blockIdx.y * p.s.tokens, rows = min(p.rows - start, p.s.tokens);
+    Row first = row_of(p, start);
     int j = blockIdx.x * WARPS + warp;
     bool valid = j < p.s.tokens;
     int64_t key = (int64_t)first.b * p.s.tokens + (valid ? j : 0);
@@ -243,18 +244,30 @@ __global__ void __launch_bounds__(THREADS)
         k[c] = to_float(((const T *)p.in.ik)[key * D + c]);
         sum[c] = 0.0f;
     }
-    for (int i = 0; i < p.rows; i++) {
-        int t = first.t + i;
-        float g = valid && j <= t ? lines[(int64_t)i * p.s.tokens + j] : 0.0f;
-        if (!__syncthreads_or(g != 0.0f)) continue;
-        to_shared(q, (const T *)p.in.iq + (first.query + i) * H * D, H * D);
-        to_shared(w, p.in.iw + (first.query + i) * H, H);
+    for (int i0 = 0; i0 < rows; i0 += 32) {
+        int i = i0 + lane;
+        float own = valid && i < rows && j <= first.t + i
+                        ? lines[(int64_t)(start + i) * p.s.tokens + j]
+                        : 0.0f;
+        unsigned mine = __ballot_sync(~0u, own != 0.0f), any = 0;
+        __syncthreads(); /* all have read what was wanted before */
+        if (lane == 0) wanted[warp] = mine;
         __syncthreads();
-        for (int h = 0; h < H && g != 0.0f; h++) {
-            float d = 0.0f;
-            for (int c = lane; c < D; c += 32) d += q[h * D + c] * k[c];
-            if (warp_sum(d) <= 0.0f) continue;
-            for (int c = lane; c < D; c += 32) sum[c] += g * w[h] * q[h * D + c];
+        for (int i = 0; i < WARPS; i++) any |= wanted[i];
+        for (; any; any &= any - 1) {
+            int at = __ffs(any) - 1;
+            int64_t query = first.query + i0 + at;
+            __syncthreads();
+            to_shared(q, (const T *)p.in.iq + query * H * D, H * D);
+            to_shared(w, p.in.iw + query * H, H);
+            __syncthreads();
+            float g = __shfl_sync(~0u, own, at);
+            for (int h = 0; h < H && g != 0.0f; h++) {
+                float d = 0.0f;
+                for (int c = lane; c < D; c += 32) d += q[h * D + c] * k[c];
+                if (warp_sum(d) <= 0.0f) continue;
+                for (int c = lane; c < D; c += 32) sum[c] += g * w[h] * q[h * D + c];
+            }
         }
     }
     for (int c = lane; c < D && valid; c += 32) dk[key * D + c] += sum[c];
@@ -268,9 +281,12 @@ template <typename T> __global__ void round_kernel(T *to, const float *from, int
 
 /* ---- host ---- */
 
+/* Rows of a pass: a part of one sequence, or several whole ones. */
 static int pass_rows(const IndexLossShape &s) {
     int rows = PASS / s.tokens;
-    return rows < 1 ? 1 : rows < s.tokens ? rows : s.tokens;
+    if (rows < s.tokens) return rows < 1 ? 1 : rows;
+    rows -= rows % s.tokens;
+    return rows < s.batch * s.tokens ? rows : s.batch * s.tokens;
 }
 
 /* A dynamic block of shared memory, which this GPU must have. */
@@ -301,13 +317,15 @@ static void gradients(Gpu *gpu, T *dq, float *dk, float *dw, const float *scores
     gpu_launch(gpu, query_gradient_kernel<T>, (unsigned)pass.rows, THREADS,
                shared_floats(gpu, 2 * H * D + TILE * (D + 1) + TILE * H + 2 * H), dq, dw, scores,
                pass);
-    gpu_launch(gpu, key_gradient_kernel<T>, (unsigned)ceil_div(pass.s.tokens, WARPS), THREADS,
+    dim3 keys((unsigned)ceil_div(pass.s.tokens, WARPS),
+              (unsigned)ceil_div(pass.rows, pass.s.tokens));
+    gpu_launch(gpu, key_gradient_kernel<T>, keys, THREADS,
                shared_floats(gpu, H * D + H + 2 * WARPS * D), dk, lines, pass);
 }
 
 /* What lies where: p, I and dI by position of a pass; dk; and for the measures lse and lists. */
 struct Scratch {
-    float *p, *scores, *lines, *dk, *lse;
+    float *p, *scores, *lines, *dk, *lse, *found;
     int32_t *lists, *lengths;
     int *alive;
     size_t bytes;
@@ -318,6 +336,7 @@ struct Scratch {
         lines = scratch + at, at += row;
         dk = scratch + at, at += (int64_t)s.batch * s.tokens * s.index_dim;
         lse = scratch + at, at += rows * s.heads;
+        found = scratch + at, at += rows * 3;
         lists = (int32_t *)scratch + at, at += rows * 2 * s.topk;
         lengths = (int32_t *)scratch + at, at += rows;
         alive = (int *)scratch + at, at += s.index_heads;
@@ -361,33 +380,47 @@ static __global__ void lengths_kernel(int32_t *lengths, const __grid_constant__ 
     if (i < p.rows) lengths[i] = row_of(p, i).keys;
 }
 
-/* out [5] += the rows' recalls and masses. lists [2, rows, k], ascending: the k largest of p, of I.
- * One block, rows in order. */
+/* found [rows, 3]: recall, mass and the best mass of each row; of one that sees no more than k: -1.
+ * lists [2, rows, k], ascending: the k largest of p, of I. A block for each row. */
 static __global__ void __launch_bounds__(THREADS)
-    compare_kernel(float *out, const int32_t *lists, const float *probabilities,
+    compare_kernel(float *found, const int32_t *lists, const float *probabilities,
                    const __grid_constant__ Pass p) {
-    int k = p.s.topk;
-    for (int i = 0; i < p.rows; i++) {
-        if (row_of(p, i).keys <= k) continue; /* all threads alike */
-        const int32_t *best = lists + (int64_t)i * k, *own = lists + ((int64_t)p.rows + i) * k;
-        const float *row = probabilities + (int64_t)i * p.s.tokens;
-        float recall = 0.0f, mass = 0.0f, most = 0.0f;
-        for (int e = threadIdx.x; e < k; e += THREADS) {
-            int low = 0;
-            for (int high = k; low < high;) {
-                int middle = (low + high) / 2;
-                if (best[middle] < own[e])
-                    low = middle + 1;
-                else
-                    high = middle;
-            }
-            recall += low < k && best[low] == own[e];
-            mass += row[own[e]], most += row[best[e]];
+    int k = p.s.topk, i = blockIdx.x;
+    const int32_t *best = lists + (int64_t)i * k, *own = lists + ((int64_t)p.rows + i) * k;
+    const float *row = probabilities + (int64_t)i * p.s.tokens;
+    float recall = 0.0f, mass = 0.0f, most = 0.0f;
+    bool counts = row_of(p, i).keys > k; /* for all threads alike */
+    for (int e = threadIdx.x; e < k && counts; e += THREADS) {
+        int low = 0;
+        for (int high = k; low < high;) {
+            int middle = (low + high) / 2;
+            if (best[middle] < own[e])
+                low = middle + 1;
+            else
+                high = middle;
         }
-        recall = block_reduce<false>(recall), mass = block_reduce<false>(mass);
-        most = block_reduce<false>(most);
-        if (threadIdx.x == 0)
-            out[0] += 1.0f, out[1] += recall / (float)k, out[2] += mass, out[3] += most;
+        recall += low < k && best[low] == own[e];
+        mass += row[own[e]], most += row[best[e]];
+    }
+    recall = block_reduce<false>(recall), mass = block_reduce<false>(mass);
+    most = block_reduce<false>(most);
+    if (threadIdx.x) return;
+    found[3 * i] = counts ? recall / (float)k : -1.0f;
+    found[3 * i + 1] = mass, found[3 * i + 2] = most;
+}
+
+/* out [5] += what the rows found. One block, in one order. */
+static __global__ void __launch_bounds__(THREADS)
+    found_kernel(float *out, const float *found, int rows) {
+    float sums[4] = {};
+    for (int i = threadIdx.x; i < rows; i += THREADS) {
+        if (found[3 * i] < 0.0f) continue;
+        sums[0] += 1.0f;
+        for (int j = 0; j < 3; j++) sums[j + 1] += found[3 * i + j];
+    }
+    for (int j = 0; j < 4; j++) {
+        float sum = block_reduce<false>(sums[j]);
+        if (threadIdx.x == 0) out[j] += sum;
     }
 }
 
@@ -423,7 +456,9 @@ void index_measure_cuda(Gpu *gpu, DType dtype, float *out, void *scratch, IndexL
         rows.lengths = w.lengths;
         top_k_cuda(gpu, F32, w.lists, w.p, s.topk, rows);
         top_k_cuda(gpu, F32, w.lists + (int64_t)pass.rows * s.topk, w.scores, s.topk, rows);
-        gpu_launch(gpu, compare_kernel, 1, THREADS, 0, out, w.lists, w.p, pass);
+        gpu_launch(gpu, compare_kernel, (unsigned)pass.rows, THREADS, 0, w.found, w.lists, w.p,
+                   pass);
+        gpu_launch(gpu, found_kernel, 1, THREADS, 0, out, w.found, pass.rows);
     }
     gpu_launch(gpu, alive_kernel, 1, 1, 0, out, w.alive, s.index_heads);
 }
