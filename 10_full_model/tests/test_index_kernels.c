@@ -317,6 +317,16 @@ DEVICE_TEST(index_kernels, turning_and_rounding) {
     }
 }
 
+/* DeepGEMM's: 64 times 128 codes, then 64 scales; 132 bytes a token. */
+Test(index_kernels, layout_of_a_page) {
+    cr_assert_eq(index_codes_at(0, 128), 0);
+    cr_assert_eq(index_codes_at(63, 128), 63 * 128);
+    cr_assert_eq(index_scales_at(0, 128), 64 * 128);
+    cr_assert_eq(index_scales_at(63, 128), 64 * 128 + 63 * 4);
+    cr_assert_eq(index_codes_at(64 + 1, 128), 64 * 132 + 128);
+    cr_assert_eq(index_scales_at(128 + 5, 256), 2 * 64 * 264 + 64 * 256 + 5 * 8);
+}
+
 /* Keys enter a page where the CPU puts them, to the byte; the rest of the pool stays. */
 DEVICE_TEST(index_kernels, keys_in_eight_bits) {
     static const int dims[] = {4, 128, 256};
