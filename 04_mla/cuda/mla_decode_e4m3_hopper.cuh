@@ -43,14 +43,15 @@ struct Piece {
 struct Feed {
     MlaWalk walk;
     int page, end; /* of the walk's sequence */
+    int length;    /* of the walk's list */
     int stage, parity;
     bool done;
 };
 
 /* With lists: the page that goes into a stage. */
 struct Plan {
-    int b, page, there; /* there: how many rows it has */
-    bool last, done;    /* last: of the list's piece; done: there is none */
+    int b, page, length; /* length: of the list */
+    bool last, done;     /* last: of the list's piece; done: there is none */
 };
 
 /* N: rows of queries of a block. */
@@ -123,17 +124,15 @@ template <int N> __device__ __forceinline__ void make_plan(Tiles<N> &s, const Ar
     Plan &p = s.plan[f.stage];
     p.done = f.done;
     if (f.done) return;
-    p.b = f.walk.b, p.page = f.page, p.last = f.page + 1 == f.end;
-    p.there = min(a.lengths[p.b] - p.page * PAGE_TOKENS, PAGE_TOKENS);
+    if (f.page == f.walk.first) f.length = a.lengths[f.walk.b];
+    p.b = f.walk.b, p.page = f.page, p.length = f.length, p.last = f.page + 1 == f.end;
     next_page(s, a);
 }
 
 /* Where the warp's rows of a page are: warp + 8 lane, by the first eight lanes. */
-__device__ __forceinline__ int look_ahead(const Arguments &a, int b, int page, int there) {
-    int r = (threadIdx.x - 128) / 32 + 8 * lane_of();
-    return lane_of() < 8 && r < there
-               ? a.rows[(int64_t)b * a.shape.max_length + page * PAGE_TOKENS + r]
-               : -1;
+__device__ __forceinline__ int look_ahead(const Arguments &a, const Plan &p, int page) {
+    int e = page * PAGE_TOKENS + (threadIdx.x - 128) / 32 + 8 * lane_of();
+    return lane_of() < 8 && e < p.length ? a.rows[(int64_t)p.b * a.shape.max_length + e] : -1;
 }
 
 /* The rows of a stage's plan, by all weighers, when they are done with what it had. ids: those of
@@ -146,8 +145,9 @@ __device__ __forceinline__ void refill_rows(Tiles<N> &s, const Arguments &a, int
         if (threadIdx.x == 128) s.plan[(stage + 1) % s.STAGES].done = true;
         return;
     }
-    int warp = (threadIdx.x - 128) / 32, lane = lane_of(), there = p.there;
-    if (ids == UNKNOWN) ids = look_ahead(a, p.b, p.page, there);
+    int warp = (threadIdx.x - 128) / 32, lane = lane_of();
+    int there = p.length - p.page * PAGE_TOKENS;
+    if (ids == UNKNOWN) ids = look_ahead(a, p, p.page);
     unsigned char *page = s.ring[stage];
     auto row_of = [&](int i) {
         int id = __shfl_sync(~0u, ids, i);
@@ -166,9 +166,7 @@ __device__ __forceinline__ void refill_rows(Tiles<N> &s, const Arguments &a, int
         if (lane < 27 && i < 8 && r < there) cp_async_16(page + r * ROW_BYTES + at, row + at, true);
     }
     arrive_behind_copies(&s.full[stage]);
-    ids = p.last ? UNKNOWN
-                 : look_ahead(a, p.b, p.page + 1,
-                              min(a.lengths[p.b] - (p.page + 1) * PAGE_TOKENS, PAGE_TOKENS));
+    ids = p.last ? UNKNOWN : look_ahead(a, p, p.page + 1);
     if (threadIdx.x == 128) make_plan(s, a);
     __syncwarp();
 }

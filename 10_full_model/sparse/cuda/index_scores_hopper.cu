@@ -35,6 +35,9 @@ template <int QUERIES_, int H_, bool E4M3_> struct Kind {
     static constexpr bool E4M3 = E4M3_;
     static constexpr int BOXES = E4M3 ? 1 : 2; /* of 128 bytes of a row */
     static constexpr int STEPS = E4M3 ? 4 : 8; /* of the product */
+    /* Blocks of a processor. With one query keys come from memory, and more of them should be on
+     * their way. */
+    static constexpr int RESIDENT = E4M3 && QUERIES == 1 ? 3 : 2;
 };
 
 template <typename K> struct Shared {
@@ -222,7 +225,8 @@ template <typename K> __device__ void scores_of_block(Shared<K> &s, const Argume
 #endif /* HOPPER_CODE */
 
 template <typename K>
-__global__ void __launch_bounds__(THREADS, 2) scores_kernel(const __grid_constant__ Arguments a) {
+__global__ void __launch_bounds__(THREADS, K::RESIDENT)
+    scores_kernel(const __grid_constant__ Arguments a) {
 #if HOPPER_CODE
     extern __shared__ __align__(1024) unsigned char memory[];
     scores_of_block(*(Shared<K> *)memory, a);
@@ -239,11 +243,24 @@ int index_scores_hopper_supports(const Gpu *gpu, DType dtype, const void *q, con
            (s.heads == 32 || s.heads == 64) && ((uintptr_t)q | (uintptr_t)keys) % 16 == 0;
 }
 
-/* Blocks for all processors several times over, as long as each has a few pages. */
+/* Into how many chunks of keys each item is cut, so that in a few rounds all processors have work
+ * to the end. */
+static int chunks_of(int64_t items, int64_t resident) {
+    int64_t best = 1;
+    double most = 0;
+    for (int rounds = 1; rounds <= 4; rounds++) {
+        int64_t chunks = resident * rounds / items > 1 ? resident * rounds / items : 1;
+        double used =
+            (double)(items * chunks) / (double)(ceil_div(items * chunks, resident) * resident);
+        if (used > most + 0.02) most = used, best = chunks;
+    }
+    return (int)best;
+}
+
 template <typename K> static void run(Gpu *gpu, Arguments a) {
     const IndexShape &s = a.s;
     int groups = (int)ceil_div(s.count, K::QUERIES), tiles = (int)ceil_div(s.kv_len, 64);
-    int64_t chunks = ceil_div(8 * (int64_t)gpu->sm_count, (int64_t)groups * s.batch);
+    int chunks = chunks_of((int64_t)groups * s.batch, K::RESIDENT * (int64_t)gpu->sm_count);
     a.tiles = (int)ceil_div(tiles, chunks);
     if (a.tiles < 2 * GROUPS) a.tiles = 2 * GROUPS;
     CHECK(groups <= 65535 && s.batch <= 65535, "index_scores: %d queries of %d sequences; too many",
