@@ -30,15 +30,27 @@
  * all read it. The steps are those of the rung hopper: page i is weighed while the scorer makes P
  * of page i + 1, and after it has made its S.
  *
+ * With 16 rows all of them mostly wait, and registers are left: so there are two scorers, who take
+ * pages in turn. Their softmax has one base, which goes from page to page: a page's is the larger of
+ * the base before, which the other scorer leaves in shared memory, and of its own scores.
+ *
  * What limits: the scorer, whose codes become numbers in its own time. On an NVIDIA H200 a page
  * with 64 rows takes it 4700 clocks, half of them for S^T, half for the softmax; the tensor cores
  * need 2176 (08_quant/PERFORMANCE.md).
  */
 #include "04_mla/cuda/mla_decode_e4m3_scorer.cuh"
 
+/* Pages are asked for by a warp of its own, where there are registers for one; lists' rows by the
+ * weighers. */
+template <int N, bool LISTS> static constexpr bool fetcher = N < 64 && !LISTS;
+template <int N, bool LISTS>
+static constexpr int threads_of = Tiles<N>::WORKERS + (fetcher<N, LISTS> ? 32 : 0);
+
 #if HOPPER_CODE
 
 /* ---- the weighers ---- */
+
+enum { COLUMNS = RANK / 2 }; /* of O, a weigher's */
 
 template <int N>
 __device__ __forceinline__ void rescale(float (&o)[4][N / 2], const float *factor) {
@@ -63,11 +75,15 @@ __device__ __forceinline__ void scales_of(uint32_t (&scale)[8], const unsigned c
                             *(const float *)(at + (8 * i + 1) * ROW_BYTES));
 }
 
-/* The warp's 16 columns from `column` on of 32 tokens, as A fragments of two steps. */
-__device__ __forceinline__ void values_of(uint32_t (&c)[2][4], const unsigned char *page,
-                                          int column, int half, const uint32_t (&scale)[8]) {
-    uint32_t v[4];
+/* The warp's 16 columns from `column` on of 32 tokens, as they are. */
+__device__ __forceinline__ void codes_of(uint32_t (&v)[4], const unsigned char *page, int column,
+                                         int half) {
     ldmatrix_x4_transposed(v, page + (half * 32 + lane_of()) * ROW_BYTES + column);
+}
+
+/* As A fragments of two steps. */
+__device__ __forceinline__ void values_of(uint32_t (&c)[2][4], const uint32_t (&v)[4], int half,
+                                          const uint32_t (&scale)[8]) {
 #pragma unroll
     for (int i = 0; i < 4; i++) {
         uint32_t two[2];
@@ -77,27 +93,37 @@ __device__ __forceinline__ void values_of(uint32_t (&c)[2][4], const unsigned ch
     }
 }
 
-/* O^T += C^T P^T. The next 32 tokens become numbers while the tensor cores have these. */
+/* O^T += C^T P^T, of the weigher's columns. The next 32 tokens become numbers while the tensor
+ * cores have these. */
 template <int N>
-__device__ __forceinline__ void multiply_values(float (&o)[4][N / 2], Tiles<N> &s, int stage,
-                                                int half, bool first) {
+__device__ __forceinline__ void multiply_values(float (&o)[COLUMNS / 64][N / 2], Tiles<N> &s,
+                                                int stage, int part, bool first) {
+    constexpr int STEPS = COLUMNS / 32; /* 64 columns, 32 tokens */
+    constexpr bool AHEAD = N == 16;
     const unsigned char *page = s.ring[stage];
+    const int column = part * COLUMNS + warp_of() * 16;
     uint64_t p = wgmma_k_major(s.p[stage]);
-    uint32_t c[2][2][4], scale[8];
-    wgmma_fence(o[0], o[1], o[2], o[3]);
+    uint32_t c[2][2][4], next[4], scale[8];
+    if (AHEAD) codes_of(next, page, column, 0);
 #pragma unroll
-    for (int i = 0; i < 8; i++) { /* 64 columns, 32 tokens */
-        if (i % 4 == 0) scales_of(scale, page, half * 2 + i / 4);
-        values_of(c[i % 2], page, half * 256 + i / 2 * 64 + warp_of() * 16, i % 2, scale);
+    for (int i = 0; i < COLUMNS / 64; i++) wgmma_touch(o[i]);
+#pragma unroll
+    for (int i = 0; i < STEPS; i++) {
+        if (i % 4 == 0) scales_of(scale, page, part * (COLUMNS / 128) + i / 4);
+        if (!AHEAD) codes_of(next, page, column + i / 2 * 64, i % 2);
+        values_of(c[i % 2], next, i % 2, scale);
+        if (AHEAD && i < STEPS - 1) codes_of(next, page, column + (i + 1) / 2 * 64, (i + 1) % 2);
         wgmma_fence(c[i % 2][0], c[i % 2][1]);
 #pragma unroll
         for (int k = 0; k < 2; k++)
-            Wgmma<N>::halves<0>(o[i / 2], c[i % 2][k], p + (i % 2 * 2 + k) * WGMMA_K_STEP,
-                                i % 2 + k > 0 || !first);
+            Wgmma<N>::template halves<0>(o[i / 2], c[i % 2][k], p + (i % 2 * 2 + k) * WGMMA_K_STEP,
+                                         i % 2 + k > 0 || !first);
         wgmma_commit();
         wgmma_wait<1>(c[1 - i % 2][0], c[1 - i % 2][1]);
     }
-    wgmma_wait<0>(o[0], o[1], o[2], o[3]);
+    wgmma_wait<0>();
+#pragma unroll
+    for (int i = 0; i < COLUMNS / 64; i++) wgmma_touch(o[i]);
 }
 
 /* This thread's part of O: divided by the sums; or as it is, for the join. */
@@ -110,12 +136,15 @@ __device__ __forceinline__ void write(const float (&o)[4][N / 2], const Tiles<N>
     for (int n = 0; n < N / 4; n++) {
         int r = column_of(n), row = first_row + r;
         if (row >= mla_rows(a.shape)) continue;
-        float sum = s.sum[0][r] + s.sum[1][r] + s.sum[2][r] + s.sum[3][r], inverse = 1.0f / sum;
+        float sum = 0.0f;
+#pragma unroll
+        for (int i = 0; i < 4 * s.SCORERS; i++) sum += s.sum[i][r];
+        float inverse = 1.0f / sum;
         float *state = piece.slot < 0 ? nullptr
                                       : mla_state(a.scratch, piece.slot, group_rows,
                                                   row - piece.group * group_rows, a.shape);
         if (state && half == 0 && warp_of() == 0 && lane_of() < 4)
-            state[0] = s.base[r], state[1] = sum;
+            state[0] = s.last[r], state[1] = sum;
         bf16 *out = a.o + ((int64_t)piece.b * mla_rows(a.shape) + row) * RANK + column;
 #pragma unroll
         for (int i = 0; i < 4; i++) {
@@ -128,19 +157,26 @@ __device__ __forceinline__ void write(const float (&o)[4][N / 2], const Tiles<N>
     }
 }
 
+template <int N> static __device__ void fetch(Tiles<N> &s, const Arguments &a) {
+    if (lane_of()) return;
+    int id = begin_pages<N, false>(s, a);
+    while (!s.feed.done) refill(s, a, id);
+}
+
 template <int N, bool LISTS>
 static __device__ void weigh(Tiles<N> &s, const Arguments &a, int half) {
+    const bool asks = !fetcher<N, LISTS> && threadIdx.x == s.FIRST;
     int id = 0;
-    if (LISTS || threadIdx.x == 128) id = begin_pages<N, LISTS>(s, a);
+    if (LISTS || asks) id = begin_pages<N, LISTS>(s, a);
     __syncwarp();
     Ring<Tiles<N>::STAGES> ring;
     for (int first_row; (first_row = begin_piece(s, a)) >= 0;) {
-        float o[4][N / 2];
+        float o[COLUMNS / 64][N / 2];
         for (int i = 0, count = s.piece.count; i < count; i++) {
             int stage = __shfl_sync(~0u, ring.stage, 0);
             mbarrier_wait(&s.scored[stage], ring.parity);
             if (i > 0 && s.changed[stage]) rescale<N>(o, s.factor[stage]);
-            mbarrier_wait(&s.turn[stage], ring.parity);
+            if (s.SCORERS == 1) mbarrier_wait(&s.turn[stage], ring.parity);
             multiply_values(o, s, stage, half, i == 0);
             if (LISTS) {
                 ring.advance();
@@ -150,19 +186,18 @@ static __device__ void weigh(Tiles<N> &s, const Arguments &a, int half) {
             async_proxy_fence(); /* the copy engine will write there */
             mbarrier_arrive_warp(&s.empty[stage]);
             ring.advance();
-            if (threadIdx.x == 128) refill(s, a, id);
+            if (asks) refill(s, a, id);
             __syncwarp();
         }
-        __syncthreads(); /* the sums are here */
+        mbarrier_wait(&s.summed, s.piece.parity);
         write(o, s, a, first_row, half);
-        __syncthreads();
     }
 }
 
 #endif /* HOPPER_CODE */
 
 template <int N, bool LISTS>
-__global__ void __launch_bounds__(THREADS, 1)
+__global__ void __launch_bounds__(threads_of<N, LISTS>, 1)
     mla_decode_e4m3_hopper_kernel(const __grid_constant__ Arguments a) {
 #if HOPPER_CODE
     extern __shared__ __align__(1024) unsigned char memory[];
@@ -174,21 +209,26 @@ __global__ void __launch_bounds__(THREADS, 1)
             mbarrier_init(&s.scored[i], 4 * WARP_ARRIVALS);
             mbarrier_init(&s.turn[i], 4 * WARP_ARRIVALS);
             mbarrier_init(&s.empty[i], 8 * WARP_ARRIVALS);
+            mbarrier_init(&s.based[i], WARP_ARRIVALS);
         }
+        mbarrier_init(&s.summed, 4 * s.SCORERS * WARP_ARRIVALS);
+        mbarrier_init(&s.met, s.WORKERS / 32 * WARP_ARRIVALS);
         mbarrier_init_fence();
     }
     if (threadIdx.x < 32) {
         MlaWalk walk;
         walk.begin(a.lengths, a.shape, a.groups, blockIdx.x / a.team, gridDim.x / a.team);
-        if (threadIdx.x == 0) s.walk = s.feed.walk = walk;
+        if (threadIdx.x == 0) s.walk = s.feed.walk = walk, s.piece.parity = 1;
     }
     __syncthreads();
-    if (kind == 0) {
+    if (fetcher<N, LISTS> && threadIdx.x >= s.WORKERS) {
+        fetch(s, a);
+    } else if (kind < s.SCORERS) {
         if (N == 64) registers_release<136>();
-        score(s, a);
+        score(s, a, kind);
     } else {
         if (N == 64) registers_take<184>();
-        weigh<N, LISTS>(s, a, kind - 1);
+        weigh<N, LISTS>(s, a, kind - s.SCORERS);
     }
 #else
     __trap(); /* mla_decode_e4m3_hopper_supports() keeps other GPUs away */
@@ -226,11 +266,13 @@ template <bool LISTS> static MlaPieces run(Gpu *gpu, Arguments a) {
         int whole = (int)ceil_div(items, each);
         if (whole * 16 >= teams * 15) teams = whole;
     }
-    auto kernel = n == 16   ? mla_decode_e4m3_hopper_kernel<16, LISTS>
-                  : n == 32 ? mla_decode_e4m3_hopper_kernel<32, LISTS>
-                            : mla_decode_e4m3_hopper_kernel<64, LISTS>;
-    size_t bytes = n == 16 ? sizeof(Tiles<16>) : n == 32 ? sizeof(Tiles<32>) : sizeof(Tiles<64>);
-    gpu_launch(gpu, kernel, teams * team, THREADS, bytes, a);
+    auto launch = [&](auto kernel, size_t bytes, int threads) {
+        gpu_launch(gpu, kernel, teams * team, threads, bytes, a);
+    };
+#define LAUNCH(N) \
+    launch(mla_decode_e4m3_hopper_kernel<N, LISTS>, sizeof(Tiles<N>), threads_of<N, LISTS>)
+    n == 16 ? LAUNCH(16) : n == 32 ? LAUNCH(32) : LAUNCH(64);
+#undef LAUNCH
     return {team * n, teams};
 }
 

@@ -27,16 +27,16 @@ enum {
     ROW_BYTES = RANK + 16 + 2 * ROPE,
     KEY = RANK + 16, /* of a row */
     PAGE_BYTES = PAGE_TOKENS * ROW_BYTES,
-    BOXES = 9, /* of 64 columns of Q */
-    THREADS = 384,
-    SCORER_BARRIER = 1,
-    FEED_BARRIER = 2, /* of the weighers, when they fetch */
+    BOXES = 9,          /* of 64 columns of Q */
+    SCORER_BARRIER = 1, /* and 2, of a second one */
+    FEED_BARRIER = 3,   /* of the weighers, when they fetch */
     UNKNOWN = -2
 };
 
 /* A block's part of a sequence; count 0: there are no more. */
 struct Piece {
     int b, group, first, count, slot, length;
+    int parity; /* of its number */
 };
 
 /* What is to be fetched next; one warp's. */
@@ -57,19 +57,25 @@ struct Plan {
 /* N: rows of queries of a block. */
 template <int N_> struct Tiles {
     static constexpr int N = N_, STAGES = N == 64 ? 3 : 4, BOX_BYTES = N * 128;
+    static constexpr int SCORERS =
+        N == 16 ? 2 : 1; /* groups of 128 threads; then two of weighers */
+    static constexpr int FIRST = 128 * SCORERS, WORKERS = FIRST + 256; /* the first weigher */
     alignas(1024) char q[BOXES][BOX_BYTES];  /* swizzled; the first eight boxes in half precision */
     alignas(1024) char p[STAGES][BOX_BYTES]; /* swizzled: a row for each of queries */
     alignas(128) unsigned char ring[STAGES][PAGE_BYTES];
-    alignas(16) float factor[STAGES][N];  /* what O is multiplied by before the page .. */
-    int changed[STAGES];                  /* .. unless all are 1 */
-    alignas(16) uint32_t top[2][N];       /* of each row, about the maximum so far; see raise() */
-    alignas(16) float base[N], sum[4][N]; /* of the piece, when it is done; warps' parts */
+    alignas(16) float factor[STAGES][N]; /* what O is multiplied by before the page .. */
+    int changed[STAGES];                 /* .. unless all are 1 */
+    alignas(16) float base[STAGES][N];   /* of the page's exponents, for the other scorer */
+    /* Of each row, about the maximum so far in pages of a kind; see raise(). */
+    alignas(16) uint32_t top[2 * SCORERS][N];
+    alignas(16) float last[N], sum[4 * SCORERS][N]; /* base and warps' sums of the whole piece */
     Piece piece;
     MlaWalk walk;
     Feed feed;
     Plan plan[STAGES];
     /* as in mla_decode_hopper.cuh */
     uint64_t full[STAGES], scored[STAGES], turn[STAGES], empty[STAGES];
+    uint64_t based[STAGES], summed, met; /* base is there; sum and last are; all workers are */
 };
 static_assert(sizeof(Tiles<16>) <= 227 * 1024 && sizeof(Tiles<32>) <= 227 * 1024 &&
                   sizeof(Tiles<64>) <= 227 * 1024,
@@ -130,8 +136,9 @@ template <int N> __device__ __forceinline__ void make_plan(Tiles<N> &s, const Ar
 }
 
 /* Where the warp's rows of a page are: warp + 8 lane, by the first eight lanes. */
+template <int FIRST>
 __device__ __forceinline__ int look_ahead(const Arguments &a, const Plan &p, int page) {
-    int e = page * PAGE_TOKENS + (threadIdx.x - 128) / 32 + 8 * lane_of();
+    int e = page * PAGE_TOKENS + (threadIdx.x - FIRST) / 32 + 8 * lane_of();
     return lane_of() < 8 && e < p.length ? a.rows[(int64_t)p.b * a.shape.max_length + e] : -1;
 }
 
@@ -139,15 +146,16 @@ __device__ __forceinline__ int look_ahead(const Arguments &a, const Plan &p, int
  * this page, if it is not a list's first; afterwards of the next. */
 template <int N>
 __device__ __forceinline__ void refill_rows(Tiles<N> &s, const Arguments &a, int stage, int &ids) {
+    constexpr int FIRST = Tiles<N>::FIRST;
     named_barrier_sync(FEED_BARRIER, 256);
     const Plan &p = s.plan[stage];
     if (p.done) {
-        if (threadIdx.x == 128) s.plan[(stage + 1) % s.STAGES].done = true;
+        if (threadIdx.x == FIRST) s.plan[(stage + 1) % s.STAGES].done = true;
         return;
     }
-    int warp = (threadIdx.x - 128) / 32, lane = lane_of();
+    int warp = (threadIdx.x - FIRST) / 32, lane = lane_of();
     int there = p.length - p.page * PAGE_TOKENS;
-    if (ids == UNKNOWN) ids = look_ahead(a, p, p.page);
+    if (ids == UNKNOWN) ids = look_ahead<FIRST>(a, p, p.page);
     unsigned char *page = s.ring[stage];
     auto row_of = [&](int i) {
         int id = __shfl_sync(~0u, ids, i);
@@ -166,8 +174,8 @@ __device__ __forceinline__ void refill_rows(Tiles<N> &s, const Arguments &a, int
         if (lane < 27 && i < 8 && r < there) cp_async_16(page + r * ROW_BYTES + at, row + at, true);
     }
     arrive_behind_copies(&s.full[stage]);
-    ids = p.last ? UNKNOWN : look_ahead(a, p, p.page + 1);
-    if (threadIdx.x == 128) make_plan(s, a);
+    ids = p.last ? UNKNOWN : look_ahead<FIRST>(a, p, p.page + 1);
+    if (threadIdx.x == FIRST) make_plan(s, a);
     __syncwarp();
 }
 
@@ -176,7 +184,7 @@ template <int N, bool LISTS>
 __device__ __forceinline__ int begin_pages(Tiles<N> &s, const Arguments &a) {
     Feed &f = s.feed;
     int id = LISTS ? UNKNOWN : 0;
-    if (!LISTS || threadIdx.x == 128) {
+    if (!LISTS || threadIdx.x == s.FIRST) {
         f.stage = f.parity = 0;
         f.done = !f.walk.next(a.lengths, a.groups);
         f.page = f.walk.first;
@@ -199,7 +207,7 @@ __device__ __forceinline__ int begin_pages(Tiles<N> &s, const Arguments &a) {
 template <int N>
 __device__ __forceinline__ void load_queries(Tiles<N> &s, const Arguments &a, int first_row) {
     int rows = mla_rows(a.shape), b = s.piece.b;
-    for (int i = threadIdx.x; i < N * (RANK + ROPE) / 8; i += THREADS) {
+    for (int i = threadIdx.x; i < N * (RANK + ROPE) / 8; i += s.WORKERS) {
         int r = i / ((RANK + ROPE) / 8), c = i % ((RANK + ROPE) / 8) * 8, row = first_row + r;
         uint4 in = make_uint4(0, 0, 0, 0);
         if (row < rows) in = *(const uint4 *)(a.q + ((int64_t)b * rows + row) * (RANK + ROPE) + c);
@@ -217,21 +225,36 @@ __device__ __forceinline__ void load_queries(Tiles<N> &s, const Arguments &a, in
     }
 }
 
-/* By all threads: the block's next piece, and its queries. Returns their first row; -1: there is
- * none. */
+/* All workers meet. By an mbarrier, for racecheck does not take two __syncthreads() in different
+ * branches for one. */
+template <int N> __device__ __forceinline__ void meet(Tiles<N> &s, uint32_t parity) {
+    if constexpr (N == 64) { /* one scorer, one branch: the block's own barrier is quicker */
+        __syncthreads();
+        return;
+    }
+    mbarrier_arrive_warp(&s.met);
+    mbarrier_wait(&s.met, parity);
+}
+
+/* By all workers: the block's next piece, and its queries. Returns their first row; -1: there is
+ * none. They meet three times. */
 template <int N> __device__ __forceinline__ int begin_piece(Tiles<N> &s, const Arguments &a) {
+    uint32_t parity = s.piece.parity ^ 1;
+    meet(s, parity); /* the last piece has been written */
     if (threadIdx.x == 0) {
         MlaWalk &w = s.walk;
         bool more = w.next(a.lengths, a.groups);
-        s.piece = {w.b, w.group, w.first, more ? w.count : 0, w.slot, more ? a.lengths[w.b] : 0};
+        s.piece = {
+            w.b,        w.group, w.first, more ? w.count : 0, w.slot, more ? a.lengths[w.b] : 0,
+            (int)parity};
     }
-    if (threadIdx.x < 2 * N) s.top[threadIdx.x / N][threadIdx.x % N] = 0;
-    __syncthreads();
+    if (threadIdx.x < sizeof s.top / 4) s.top[threadIdx.x / N][threadIdx.x % N] = 0;
+    meet(s, parity ^ 1);
     if (s.piece.count == 0) return -1;
     int first_row = (s.piece.group * a.team + blockIdx.x % a.team) * N;
     load_queries(s, a, first_row);
     async_proxy_fence(); /* wgmma reads them */
-    __syncthreads();
+    meet(s, parity);
     return first_row;
 }
 

@@ -146,7 +146,7 @@ __device__ __forceinline__ void raise(uint32_t *top, const float (&x)[N / 2], fl
                   __float_as_uint(fmaxf(rintf(most[e] * c) - 8 + ZERO, 0.0f)));
 }
 
-/* x becomes 2^(c x - base). */
+/* x becomes 2^(c x - base), where the scorer has all pages. */
 template <int N>
 __device__ __forceinline__ void softmax_step(float (&x)[N / 2], Softmax<N> &m, Tiles<N> &s,
                                              int stage, const uint32_t *top, float c) {
@@ -178,6 +178,49 @@ __device__ __forceinline__ void softmax_step(float (&x)[N / 2], Softmax<N> &m, T
     }
 }
 
+/* The sums in units of another base. */
+template <int N> __device__ __forceinline__ void change(Softmax<N> &m, const float (&base)[N / 4]) {
+#pragma unroll
+    for (int n = 0; n < N / 4; n++) {
+        m.sum[n] *= exp2_fast(m.base[n] - base[n]);
+        m.base[n] = base[n];
+    }
+}
+
+/* The same where two have them in turn; before: the base of the page before, which the other had.
+ * It has this page's before the exponentials begin. */
+template <int N>
+__device__ __forceinline__ void softmax_in_turn(float (&x)[N / 2], Softmax<N> &m, Tiles<N> &s,
+                                                int stage, const float (&before)[N / 4],
+                                                const uint32_t *top, float c) {
+    float base[N / 4];
+    bool changed = false;
+#pragma unroll
+    for (int n = 0; n < N / 4; n += 2) {
+        uint2 two = *(const uint2 *)(top + column_of(n));
+        base[n] = fmaxf(before[n], __uint_as_float(two.x) - ZERO);
+        base[n + 1] = fmaxf(before[n + 1], __uint_as_float(two.y) - ZERO);
+        changed |= base[n] != before[n] || base[n + 1] != before[n + 1];
+        if (threadIdx.x % 128 < 4)
+            *(float2 *)(s.base[stage] + column_of(n)) = make_float2(base[n], base[n + 1]);
+    }
+    if (warp_of() == 0) mbarrier_arrive_warp(&s.based[stage]);
+    changed = __any_sync(~0u, changed);
+    if (changed && threadIdx.x % 128 < 4) {
+#pragma unroll
+        for (int n = 0; n < N / 4; n++)
+            s.factor[stage][column_of(n)] = exp2_fast(before[n] - base[n]);
+    }
+    if (threadIdx.x % 128 == 0) s.changed[stage] = changed;
+    change(m, base);
+#pragma unroll
+    for (int i = 0; i < N / 2; i++) {
+        int n = i / 4 * 2 + i % 2;
+        x[i] = exp2_fast(x[i] * c - m.base[n]);
+        m.sum[n] += x[i];
+    }
+}
+
 template <int N>
 __device__ __forceinline__ void store_probabilities(char *p, const float (&x)[N / 2]) {
 #pragma unroll
@@ -200,49 +243,80 @@ __device__ __forceinline__ void clear_rows(unsigned char *page, int there) {
             *(uint4 *)(page + (warp_of() * 16 + r) * ROW_BYTES + i * 16) = make_uint4(0, 0, 0, 0);
 }
 
-/* Sums of the warp's tokens. */
-template <int N> __device__ __forceinline__ void finish(Softmax<N> &m, Tiles<N> &s) {
+/* The base of the page before the ring's; by whoever scores the ring's, or comes to the piece's
+ * end. */
+template <int N>
+__device__ __forceinline__ void base_before(float (&base)[N / 4], Tiles<N> &s,
+                                            const Ring<Tiles<N>::STAGES> &ring) {
+    int stage = ring.stage ? ring.stage - 1 : s.STAGES - 1;
+    mbarrier_wait(&s.based[stage], ring.parity ^ (ring.stage == 0));
+#pragma unroll
+    for (int n = 0; n < N / 4; n += 2) {
+        float2 two = *(const float2 *)(s.base[stage] + column_of(n));
+        base[n] = two.x, base[n + 1] = two.y;
+    }
+}
+
+/* Sums of the warp's tokens, in units of the last page's base. */
+template <int N>
+__device__ __forceinline__ void finish(Softmax<N> &m, Tiles<N> &s,
+                                       const Ring<Tiles<N>::STAGES> &ring) {
+    if constexpr (Tiles<N>::SCORERS == 2) {
+        float base[N / 4];
+        base_before<N>(base, s, ring);
+        change(m, base);
+    }
 #pragma unroll
     for (int n = 0; n < N / 4; n++) {
         for (int lanes = 4; lanes < 32; lanes *= 2)
             m.sum[n] += __shfl_xor_sync(~0u, m.sum[n], lanes);
-        if (lane_of() < 4) s.sum[warp_of()][column_of(n)] = m.sum[n];
-        if (threadIdx.x < 4) s.base[column_of(n)] = m.base[n];
+        if (lane_of() < 4) s.sum[threadIdx.x / 32][column_of(n)] = m.sum[n];
+        if (threadIdx.x < 4) s.last[column_of(n)] = m.base[n];
     }
+    mbarrier_arrive_warp(&s.summed);
 }
 
-template <int N> static __device__ void score(Tiles<N> &s, const Arguments &a) {
+/* Pages group, group + SCORERS, ... of each piece. */
+template <int N> static __device__ void score(Tiles<N> &s, const Arguments &a, int group) {
+    constexpr int SCORERS = Tiles<N>::SCORERS;
     Ring<Tiles<N>::STAGES> ring;
     const float c = a.scale_log2 * 256;
     for (int first_row; (first_row = begin_piece(s, a)) >= 0;) {
         Softmax<N> m;
 #pragma unroll
         for (int n = 0; n < N / 4; n++) m.base[n] = -ZERO, m.sum[n] = 0.0f;
-        int length = s.piece.length, first = s.piece.first, end = first + s.piece.count;
-        for (int page = first; page < end; page++) {
+        int length = s.piece.length, first = s.piece.first, count = s.piece.count;
+        for (int i = 0; i < count; i++, ring.advance()) {
+            if (SCORERS == 2 && i % 2 != group) continue;
             float x[N / 2];
-            int stage = __shfl_sync(~0u, ring.stage, 0);
+            int stage = __shfl_sync(~0u, ring.stage, 0), page = first + i;
             mbarrier_wait(&s.full[stage], ring.parity);
             multiply_scores(x, s, stage);
             wgmma_wait<0>(x);
             /* for the page before: it is weighed during this one's softmax */
-            if (page > first) mbarrier_arrive_warp(&s.turn[stage ? stage - 1 : s.STAGES - 1]);
+            if (SCORERS == 1 && i > 0)
+                mbarrier_arrive_warp(&s.turn[stage ? stage - 1 : s.STAGES - 1]);
             int there = length - page * PAGE_TOKENS;
             if (there - PAGE_TOKENS < a.shape.q_len - 1) mask<N>(x, a, first_row, page, length);
-            uint32_t *top = s.top[page % 2];
+            uint32_t *top = s.top[i % (2 * SCORERS)];
             raise<N>(top, x, c);
-            named_barrier_sync(SCORER_BARRIER, 128);
-            softmax_step(x, m, s, stage, top, c);
+            named_barrier_sync(SCORER_BARRIER + (SCORERS == 2 ? group : 0), 128);
+            if constexpr (SCORERS == 1) {
+                softmax_step(x, m, s, stage, top, c);
+            } else {
+                float before[N / 4];
+#pragma unroll
+                for (int n = 0; n < N / 4; n++) before[n] = -ZERO;
+                if (i > 0) base_before<N>(before, s, ring);
+                softmax_in_turn(x, m, s, stage, before, top, c);
+            }
             store_probabilities<N>(s.p[stage], x);
             if (there < PAGE_TOKENS) clear_rows(s.ring[stage], there);
             async_proxy_fence();
             mbarrier_arrive_warp(&s.scored[stage]);
-            ring.advance();
         }
-        mbarrier_arrive_warp(&s.turn[ring.stage ? ring.stage - 1 : s.STAGES - 1]);
-        finish(m, s);
-        __syncthreads(); /* the weighers read the sums */
-        __syncthreads();
+        if (SCORERS == 1) mbarrier_arrive_warp(&s.turn[ring.stage ? ring.stage - 1 : s.STAGES - 1]);
+        finish<N>(m, s, ring);
     }
 }
 
