@@ -176,19 +176,23 @@ static void run_top_k(Context *ctx, void *user) {
     rungs[w->rung](ctx->gpu, BF16, w->selected->data, w->scores->data, w->k, w->index);
 }
 
-/* The kernel for prompts, which has a block for 64 heads of a query and BF16 alone. */
-static void selected_by_queries(Gpu *gpu, DType dtype, float *o, void *work, const float *q,
-                                const void *latent, const int32_t *block_table,
-                                const int32_t *lengths, const int32_t *selected, int count,
-                                MlaDecodeShape s) {
-    selected_forward_cuda(gpu, dtype, o, NULL, q, latent, latent, selected, work,
-                          selected_pages_shape(block_table, lengths, count, s));
+/* As a model decodes (mla.c): by the kernel for prompts, which has a block for 64 heads of a query,
+ * where there are enough of them. */
+static void selected_in_use(Gpu *gpu, DType dtype, float *o, void *work, const float *q,
+                            const void *latent, const int32_t *block_table, const int32_t *lengths,
+                            const int32_t *selected, int count, MlaDecodeShape s) {
+    if (selected_prompt_fits(gpu, dtype, count, s))
+        selected_forward_cuda(gpu, dtype, o, NULL, q, latent, latent, selected, work,
+                              selected_pages_shape(block_table, lengths, count, s));
+    else
+        selected_decode_cuda(gpu, dtype, o, work, q, latent, block_table, lengths, selected, count,
+                             s);
 }
 
 static void run_attention(Context *ctx, void *user) {
     static __typeof__(&selected_decode_cuda)
-        const rungs[] = {selected_decode_cuda, selected_decode_gathered_cuda,
-                         selected_decode_plain_cuda, selected_by_queries};
+        const rungs[] = {selected_in_use, selected_decode_gathered_cuda, selected_decode_plain_cuda,
+                         selected_decode_cuda};
     Work *w = user;
     rungs[w->rung](ctx->gpu, BF16, w->o->data, w->scratch->data, w->q->data, w->latent->data,
                    w->table->data, w->lengths->data, w->selected->data, w->k, w->shape);
@@ -226,7 +230,7 @@ static void bench_lengths(Bench *bench, const Pools *p, int batch, int k, int mo
 /* ---- 2. attention to k ---- */
 
 static void bench_attention(Bench *bench, const Pools *p, int T, int k, int length, bool e4m3) {
-    static const char *const names[] = {"in use", "gathered", "plain", "by queries"};
+    static const char *const names[] = {"in use", "gathered", "plain", "by pages"};
     Context *ctx = bench->ctx;
     ArenaMark mark = arena_mark(&ctx->data);
     Work w = work_new(ctx, p, BATCH, T, length, k, e4m3);

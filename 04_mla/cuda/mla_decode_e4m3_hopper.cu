@@ -31,8 +31,8 @@
  * of page i + 1, and after it has made its S.
  *
  * With 16 rows all of them mostly wait, and registers are left: so there are two scorers, who take
- * pages in turn. Their softmax has one base, which goes from page to page: a page's is the larger of
- * the base before, which the other scorer leaves in shared memory, and of its own scores.
+ * pages in turn. Their softmax has one base, which goes from page to page: a page's is the larger
+ * of the base before, which the other scorer leaves in shared memory, and of its own scores.
  *
  * What limits: the scorer, whose codes become numbers in its own time. On an NVIDIA H200 a page
  * with 64 rows takes it 4700 clocks, half of them for S^T, half for the softmax; the tensor cores
