@@ -51,7 +51,7 @@ for r in rows("matmul_cuda.csv"):
     d.box(x_of(at) - 5, y_of(speed) - 5, 10, 10, fill=colour, line=None, radius=5)
     if r["dtype"] == "BF16":
         low = r["rung"] in ("shared", "registers")
-        at_x, at_y = (10, 9) if low else (-10, -4)
+        at_x, at_y = (10, 9) if low else (6, -14) if r["rung"] == "naive" else (-10, -4)
         d.text(x_of(at) + at_x, y_of(speed) + at_y, r["rung"], size=13, anchor="start" if low else "end", colour=colour)
 for r in rows("softmax_cuda.csv"):
     if r["rung"] == "registers" and r["dtype"] == "F32":
