@@ -1,6 +1,6 @@
 # The GPU's rungs in BF16 at T = 4096: forward on the left, backward on the right. A bar is the fastest repeat, with its
 # share of the BF16 peak above; the white line in it is the median.
-set multiplot layout 1,2 title "Causal attention on one NVIDIA H200, BF16, T 4096\n{/=11 above a bar: its share of the peak; the white line in it: the median}" font ',16'
+set multiplot layout 1,2 title "Causal attention on one NVIDIA H200, BF16, T 4096\n{/=11 above a bar: its percent of the peak; the white line in it: the median}" font ',16'
 set ylabel 'TFLOP/s' font ',12' offset 1,0
 set yrange [0:800]
 unset grid
@@ -16,7 +16,7 @@ x(p, d) = strcol('pass') eq p && strcol('dtype') eq 'BF16' && column('T') == 409
 best(d) = column('gflops') / 1000
 median(d) = best(d) * column('min_ms') / column('median_ms')
 line(d) = best(d) - median(d) > 5 ? median(d) : NaN # nearer to the top it would only hide the bar
-share(d) = sprintf(column('percent_of_peak') < 1 ? '{/=8 %.1f%%}' : '%.0f%%', column('percent_of_peak'))
+share(d) = sprintf(column('percent_of_peak') < 1 ? '{/=10 %.1f}' : '%.0f', column('percent_of_peak'))
 
 set xrange [-0.6:3.6]
 set xtics ('materialised' 0, 'online' 1, 'mma' 2, 'hopper' 3) font ',10'
