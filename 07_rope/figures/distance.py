@@ -23,7 +23,7 @@ for x, k_at in ((150, 0), (460, 3)):
     d.line(points, colour="#CCCCCC", width=1)
     arc = [(x + 34 * math.cos(math.radians(t)), y - 34 * math.sin(math.radians(t))) for t in range(k, q + 1, 2)]
     d.line(arc, colour=GREY, width=2)
-    arrow(x, y, k, BLUE, "k")
-    arrow(x, y, q, VERMILION, "q")
+    arrow(x, y, k, VERMILION, "k")
+    arrow(x, y, q, BLUE, "q")
     d.text(x, 254, f"k at place {k_at}, q at place {q_at}")
 d.save(__file__)
