@@ -15,7 +15,7 @@ for left, a, colour, title in ((40, 1, BLUE, "A > 0: make it likelier"), (350, -
     for r, name, dash in ((LOW, "1 − ε", True), (1, "1", False), (HIGH, "1 + ε_high", True)):
         x = at(r)[0]
         d.line([(x, 46), (x, 250)], colour=GREY, width=1, dash=dash)
-        d.text(x + (6 if name == "1" else 0), 264, name, size=13)
+        d.text(x + {"1 − ε": -6, "1": 0}.get(name, 14), 264, name, size=13)
     d.line([at(0.4 + k * 0.01) for k in range(131)], colour=colour, width=3)
     flat = (at(1.49), "flat: likely enough") if a > 0 else (at(0.58), "flat: unlikely\nenough")
     d.text(flat[0][0], flat[0][1] - 14 - (8 if a < 0 else 0), flat[1], size=13)
