@@ -9,7 +9,7 @@ ROWS = (
     ("serve, BF16", (("copy", 2, SKY),)),
 )
 BYTE = 26
-d = Drawing(640, 300, "Bytes of memory for each weight: 16 in F32, 18 in BF16 with masters, 2 to serve; activations come on top")
+d = Drawing(640, 312, "Bytes of memory for each weight: 16 in F32, 18 in BF16 with masters, 2 to serve; activations come on top")
 d.text(20, 20, "for each weight, bytes", anchor="start", bold=True)
 for r, (name, parts) in enumerate(ROWS):
     y, x = 36 + 48 * r, 128
@@ -19,6 +19,7 @@ for r, (name, parts) in enumerate(ROWS):
         x += BYTE * size
     d.text(x + 8, y + 18, f"{sum(p[1] for p in parts)}", anchor="start", bold=True)
 d.text(20, 204, "for 109m, 32 texts of 1,024 tokens, GiB", anchor="start", bold=True)
+d.text(128, 298, "green: what the rows above count", anchor="start", size=13)
 for r, (name, state, activations) in enumerate((("F32", 1.62, 34.19), ("BF16", 1.83, 17.1))):
     y, x = 218 + 38 * r, 128
     d.text(x - 10, y + 14, name, anchor="end")

@@ -6,7 +6,7 @@ set xrange [0:1]
 set yrange [0:1.02]
 set key bmargin vertical maxrows 5 Left reverse samplen 4
 set bmargin 10
-plot data using 'similarity':'bands_16_rows_8' with lines lt 1 lw 2 title '16 bands of 8: 1 - (1 - J^8)^{16}', \
+plot data using 'similarity':'bands_16_rows_8' with lines lt 1 lw 2 title '16 bands of 8', \
      data using 'similarity':'bands_32_rows_4' with lines lt 2 dt 2 title '32 bands of 4', \
      data using 'similarity':'bands_8_rows_16' with lines lt 3 dt 2 title '8 bands of 16', \
      data using 'similarity':'met' with points lt 1 pt 6 title 'met in a band, measured (16 of 8)', \
