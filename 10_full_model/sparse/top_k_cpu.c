@@ -30,6 +30,7 @@ static inline uint32_t ordered(float x) {
     bits ^= (uint32_t)((int32_t)bits >> 31) | 0x80000000u;
     return x == x ? bits : 0;
 }
+/* [/top_k] */
 
 /* What is left of a row: the positions that may still be chosen, in order; list NULL: all. */
 typedef struct Left {
@@ -82,7 +83,6 @@ void top_k_row_cpu(int32_t *selected, const float *scores, int n, int k) {
     }
     while (filled < k) selected[filled++] = -1;
 }
-/* [/top_k] */
 
 void top_k_reference_cpu(int32_t *selected, const float *scores, int n, int k) {
     bool *taken = must_alloc((size_t)n, sizeof *taken);
