@@ -2,7 +2,8 @@
 set title 'The next character, and the ones behind it'
 set xlabel 'training step'
 set ylabel 'loss'
-set key top right
+set key bmargin vertical maxrows 3 Left reverse samplen 4
+set bmargin 8
 stats data using 'depth' nooutput
 deepest = int(STATS_max)
 of(m, k) = strcol('model') eq m && column('depth') == k ? column('loss') : NaN

@@ -2,11 +2,11 @@
 # numbers for one θ; the strong lines are means over the next eighth of distances.
 set title 'q · k of equal q and k against their distance (64 numbers)'
 set logscale x 2
-set xrange [1:4200]; set yrange [-0.3:1.05]
+set xrange [1:4200]; set yrange [-0.3:1.45]
 set xlabel 'distance in tokens'
 set ylabel 'q · k (1 where they meet)'
 set xtics ('1' 1, '4' 4, '16' 16, '64' 64, '256' 256, '1024' 1024, '4096' 4096)
-set ytics 0.25
+set ytics -0.25, 0.25, 1 # above 1 is room for the key
 set xzeroaxis lt 8 lw 1 dt 1
 set key top right
 plot data using 'distance':'exact_10000' with lines lc rgb '#B3D4E8' lw 1 title 'θ = 10,000, at each distance', \
