@@ -17,10 +17,12 @@ static float dot(const float *a, const float *b, int n) {
     return sum;
 }
 
-void index_loss_cpu(float *losses, float *dq, float *dk, float *dw, IndexLossInput in,
-                    IndexLossShape s) {
-    int T = s.tokens, H = s.heads, D = s.qk_dim, Hi = s.index_heads, Di = s.index_dim;
+void index_loss_cpu(float *losses, float *dq, float *dk, float *dw, void *scratch,
+                    IndexLossInput in, IndexLossShape s) {
+    int T = s.tokens, H = s.heads, G = s.kv_heads, D = s.qk_dim, Hi = s.index_heads,
+        Di = s.index_dim;
     const float *q = in.q, *k = in.k, *iq = in.iq, *ik = in.ik;
+    (void)scratch;
     float *p = must_alloc((size_t)T, sizeof *p), *score = must_alloc((size_t)T, sizeof *score);
     size_t queries = (size_t)(s.batch * T * Hi), keys = (size_t)(s.batch * T);
     if (dq) memset(dq, 0, queries * (size_t)Di * 4), memset(dw, 0, queries * 4);
@@ -36,7 +38,7 @@ void index_loss_cpu(float *losses, float *dq, float *dk, float *dw, IndexLossInp
             p[e] = score[e] = 0;
             for (int h = 0; h < H; h++)
                 p[e] += expf(s.attention_scale *
-                                 dot(q + (row * H + h) * D, k + (key[e] * H + h) * D, D) -
+                                 dot(q + (row * H + h) * D, k + (key[e] * G + h % G) * D, D) -
                              in.lse[(b * H + h) * T + t]) /
                         (float)H;
             for (int h = 0; h < Hi; h++)
