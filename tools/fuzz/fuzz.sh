@@ -28,7 +28,7 @@ targets=${*:-$targets}
 B=build/fuzz
 mkdir -p $B/obj
 cat >$B/Makefile <<'END'
-SOURCES := $(shell find common [0-9][0-9]_* -name '*.c' -not -path '*/tests/*' -not -path '*/exercises/*' \
+SOURCES := $(shell find common [0-9][0-9]_* -name '*.c' -not -path '*/tests/*' -not -path '*/exercises/*' -not -path '*/web/*' \
     -not -name testing.c -not -name 'demo*.c' | xargs grep -L '^int main') $(wildcard tools/fuzz/*.c)
 OBJECTS := $(SOURCES:%.c=build/fuzz/obj/%.o)
 FLAGS := -std=gnu11 -O1 -g -march=native -I. -isystem tools/fuzz -include tools/fuzz/gcc.h -w -fno-omit-frame-pointer \
