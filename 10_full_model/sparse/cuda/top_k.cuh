@@ -34,6 +34,16 @@ struct TopKShared {
     int equal_digit; /* .. which are so many */
 };
 
+/* Over the warp; GPUs from sm_80 on have an instruction for it. */
+__device__ __forceinline__ int top_k_sum(int x) {
+#if __CUDA_ARCH__ >= 800
+    return __reduce_add_sync(~0u, x);
+#else
+    for (int offset = 16; offset; offset /= 2) x += __shfl_xor_sync(~0u, x, offset);
+    return x;
+#endif
+}
+
 /* Called by whole warps; `valid`: this lane has a key that counts. */
 __device__ __forceinline__ void top_k_count(uint32_t *bins, uint32_t digit, bool valid) {
     unsigned there = __ballot_sync(~0u, valid);
@@ -62,7 +72,7 @@ template <typename Count> __device__ void top_k_digit(TopKShared &s, int k, Coun
     if (lane == 31) s.of_warp[warp] = sum;
     __syncthreads();
     int before = lane < warp ? s.of_warp[lane] : 0;
-    before = __reduce_add_sync(~0u, before) + sum - high - low;
+    before = top_k_sum(before) + sum - high - low;
     if (before < k && k <= before + high + low) { /* one thread */
         bool first = k <= before + high;
         s.digit = first ? upper : upper - 1;
@@ -105,8 +115,8 @@ __device__ void top_k_take(TopKShared &s, int begin, int end, Key key, Put put, 
     int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
     int part = ((end - begin + TOP_K_WARPS - 1) / TOP_K_WARPS + 31) / 32 * 32;
     int from = begin + warp * part, to = min(from + part, end);
-    larger += __reduce_add_sync(~0u, lane < warp ? s.larger[lane] : 0);
-    equal += __reduce_add_sync(~0u, lane < warp ? s.equal[lane] : 0);
+    larger += top_k_sum(lane < warp ? s.larger[lane] : 0);
+    equal += top_k_sum(lane < warp ? s.equal[lane] : 0);
     unsigned below = (1u << lane) - 1;
     for (int i = from + lane; i - lane < to; i += 32) {
         uint32_t x = i < to ? key(i) : 0;
