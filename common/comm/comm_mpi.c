@@ -31,7 +31,7 @@ enum { LARGEST = 1 << 30 }; /* bytes of a message */
 #define POINTER(name) __typeof__(MPI_##name) *name;
 static struct Mpi {
     FUNCTIONS(POINTER)
-    void *library;
+    void *handle;
 } mpi;
 
 /* MPI_COMM_WORLD and its like are addresses of what is in the library. */
@@ -41,20 +41,20 @@ static MPI_Errhandler mpi_errors_return;
 
 static int load(Error *err) {
     static const char *const names[] = {"libmpi.so.40", "libmpi.so"};
-    for (int i = 0; i < 2 && !mpi.library; i++)
-        mpi.library = dlopen(names[i], RTLD_NOW | RTLD_GLOBAL); /* global: for its plugins */
-    if (!mpi.library)
+    for (int i = 0; i < 2 && !mpi.handle; i++)
+        mpi.handle = dlopen(names[i], RTLD_NOW | RTLD_GLOBAL); /* global: for its plugins */
+    if (!mpi.handle)
         return error_set(err,
                          "mpirun has started this process, but MPI's library cannot be "
                          "loaded: %s. `make mpi` installs Open MPI",
                          dlerror());
-#define FIND(name)                                          \
-    *(void **)&mpi.name = dlsym(mpi.library, "MPI_" #name); \
+#define FIND(name)                                         \
+    *(void **)&mpi.name = dlsym(mpi.handle, "MPI_" #name); \
     if (!mpi.name) return error_set(err, "MPI's library has no MPI_" #name);
     FUNCTIONS(FIND)
-    world = dlsym(mpi.library, "ompi_mpi_comm_world");
-    mpi_byte = dlsym(mpi.library, "ompi_mpi_byte");
-    mpi_errors_return = dlsym(mpi.library, "ompi_mpi_errors_return");
+    world = dlsym(mpi.handle, "ompi_mpi_comm_world");
+    mpi_byte = dlsym(mpi.handle, "ompi_mpi_byte");
+    mpi_errors_return = dlsym(mpi.handle, "ompi_mpi_errors_return");
     if (!world || !mpi_byte || !mpi_errors_return)
         return error_set(err, "MPI's library is not an Open MPI like the one of the build");
     return 0;
