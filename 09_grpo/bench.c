@@ -6,9 +6,9 @@
  * A rollout of the same ones lets every prompt through the model once. Weights are random and 1 of
  * 512 tokens ends an answer: nearly all go on to the last step, and both ways draw the same ones.
  */
-#include "09_grpo/policy_loss.h"
-#include "09_grpo/rollout.h"
-#include "09_grpo/token_logprobs.h"
+#include "09_grpo/loss/policy_loss.h"
+#include "09_grpo/loss/token_logprobs.h"
+#include "09_grpo/rollout/rollout.h"
 
 #include "common/core/ops_kernels.h"
 #include "common/program/bench.h"

@@ -5,7 +5,7 @@
 #define GRPO_DEMO_H
 
 #include "09_grpo/grpo.h"
-#include "09_grpo/tasks.h"
+#include "09_grpo/rewards/tasks.h"
 #include "common/program/options.h"
 
 #define DEMO_OUT "09_grpo/figures/out/"

@@ -4,7 +4,7 @@
 #include "09_grpo/grpo.h"
 
 #include "09_grpo/grpo_batch.h"
-#include "09_grpo/share.h"
+#include "09_grpo/rollout/share.h"
 #include "common/core/cpu_matmul.h"
 #include "common/program/progress.h"
 

@@ -16,10 +16,10 @@
 #define GRPO_H
 
 #include "09_grpo/advantage.h"
-#include "09_grpo/policy_loss.h"
-#include "09_grpo/rewards.h"
-#include "09_grpo/rollout.h"
-#include "09_grpo/token_logprobs.h"
+#include "09_grpo/loss/policy_loss.h"
+#include "09_grpo/loss/token_logprobs.h"
+#include "09_grpo/rewards/rewards.h"
+#include "09_grpo/rollout/rollout.h"
 #include "common/comm/ranks.h"
 
 /* A question: its memory is malloc's, and GRPO's to free. */

@@ -7,7 +7,7 @@
  */
 #include "09_grpo/grpo_batch.h"
 
-#include "09_grpo/share.h"
+#include "09_grpo/rollout/share.h"
 
 #include <math.h>
 #include <stdlib.h>

@@ -3,7 +3,7 @@
  * where the page tables say, so a row, not a page, is what is copied at once; of the two bytes
  * that a thread moves at a time the memory system makes whole lines.
  */
-#include "09_grpo/fork.h"
+#include "09_grpo/rollout/fork.h"
 #include "common/cuda/gpu.cuh"
 
 static __global__ void copy_rows(char *to, const char *from, const int32_t *to_table,

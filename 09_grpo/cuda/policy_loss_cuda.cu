@@ -4,7 +4,7 @@
  * are enough; sums go through a block in a fixed order, and those of the completions are added one
  * after the other by a last block, so that a run repeats bit for bit.
  */
-#include "09_grpo/policy_rows.h"
+#include "09_grpo/loss/policy_rows.h"
 #include "common/cuda/gpu.cuh"
 
 static const int THREADS = 128, PARTS = 1 + POLICY_STATS; /* of a completion: loss and statistics */

@@ -6,7 +6,7 @@
  * Forward every thread keeps a running maximum, the sum of exp(z - m) and that of exp(z - m) (z -
  * m), the entropy's; when the maximum grows by d, they become  s e^-d  and  (w - d s) e^-d.
  */
-#include "09_grpo/token_logprobs.h"
+#include "09_grpo/loss/token_logprobs.h"
 #include "common/cuda/gpu.cuh"
 
 static const int THREADS = 256;

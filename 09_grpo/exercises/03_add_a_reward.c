@@ -9,12 +9,12 @@
  *     1 / (1 + d)       else, d = |the answer - what is expected|
  *
  * Texts have a few digits at most ("042" is 42). In the full program one line of the table in
- * 09_grpo/rewards.c makes it available as --rewards near; here the test hands it to grpo_step()
- * itself, and looks whether a small model learns from it.
+ * 09_grpo/rewards/rewards.c makes it available as --rewards near; here the test hands it to
+ * grpo_step() itself, and looks whether a small model learns from it.
  *
  * POINTS: 2
  */
-#include "09_grpo/rewards.h"
+#include "09_grpo/rewards/rewards.h"
 
 #include <math.h>
 #include <stdlib.h>

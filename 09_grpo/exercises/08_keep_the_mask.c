@@ -16,11 +16,11 @@
  *
  * POINTS: 3
  *
- * REPLACES: token_logprobs_forward_cpu in 09_grpo/token_logprobs_cpu.c
+ * REPLACES: token_logprobs_forward_cpu in 09_grpo/loss/token_logprobs_cpu.c
  *
  * TESTS: test_token_logprobs:token_logprobs
  */
-#include "09_grpo/token_logprobs.h"
+#include "09_grpo/loss/token_logprobs.h"
 
 #include <math.h>
 

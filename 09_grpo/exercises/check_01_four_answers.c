@@ -1,6 +1,6 @@
 /* The predictions against the chapter's own functions. */
 #include "09_grpo/advantage.h"
-#include "09_grpo/policy_rows.h"
+#include "09_grpo/loss/policy_rows.h"
 
 #include <criterion/criterion.h>
 #include <math.h>

@@ -1,5 +1,5 @@
 /* What the reward says; and that a policy learns from it. */
-#include "09_grpo/rewards.h"
+#include "09_grpo/rewards/rewards.h"
 #include "09_grpo/tests/test_grpo.h"
 
 #include <math.h>

@@ -1,5 +1,5 @@
 /* Against the difference of the objective, and against the chapter's term. */
-#include "09_grpo/policy_terms.h"
+#include "09_grpo/loss/policy_terms.h"
 
 #include <criterion/criterion.h>
 #include <math.h>

@@ -1,5 +1,5 @@
 /* Against the chapter's policy_loss(), on the CPU. */
-#include "09_grpo/policy_loss.h"
+#include "09_grpo/loss/policy_loss.h"
 
 #include "common/program/testing.h"
 

@@ -6,7 +6,7 @@
 #define TEST_GRPO_H
 
 #include "09_grpo/grpo.h"
-#include "09_grpo/tasks.h"
+#include "09_grpo/rewards/tasks.h"
 
 #include "common/program/testing.h"
 

@@ -3,7 +3,7 @@
  * what must hold whatever the numbers are.
  */
 #include "09_grpo/advantage.h"
-#include "09_grpo/policy_loss.h"
+#include "09_grpo/loss/policy_loss.h"
 
 #include "common/program/testing.h"
 

@@ -2,9 +2,9 @@
  * Rewards, the arithmetic beneath countdown, and the tasks: what is right, what only looks like it,
  * and that no problem is on both sides.
  */
-#include "09_grpo/expression.h"
-#include "09_grpo/rewards.h"
-#include "09_grpo/tasks.h"
+#include "09_grpo/rewards/expression.h"
+#include "09_grpo/rewards/rewards.h"
+#include "09_grpo/rewards/tasks.h"
 
 #include "common/program/testing.h"
 

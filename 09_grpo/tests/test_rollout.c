@@ -4,7 +4,7 @@
  */
 #include "09_grpo/tests/test_grpo.h"
 
-#include "09_grpo/fork.h"
+#include "09_grpo/rollout/fork.h"
 
 #include <math.h>
 

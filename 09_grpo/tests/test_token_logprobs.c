@@ -2,7 +2,7 @@
  * Log-probabilities of chosen tokens: PyTorch's (tools/goldens/09_grpo.py), a definition in double
  * precision for ragged sizes, finite differences, cross entropy.
  */
-#include "09_grpo/token_logprobs.h"
+#include "09_grpo/loss/token_logprobs.h"
 
 #include "common/program/testing.h"
 

@@ -3,9 +3,9 @@
  * draws, is rewarded and learns, step by step; and what a token's ratio does to its gradient.
  */
 #include "09_grpo/advantage.h"
-#include "09_grpo/policy_loss.h"
-#include "09_grpo/policy_terms.h"
-#include "09_grpo/token_logprobs.h"
+#include "09_grpo/loss/policy_loss.h"
+#include "09_grpo/loss/policy_terms.h"
+#include "09_grpo/loss/token_logprobs.h"
 #include "common/program/web.h"
 #include "common/text/sampler.h"
 

@@ -16,7 +16,7 @@
 
 #include "10_full_model/data/token_source.h"
 
-#include "09_grpo/tasks.h"
+#include "09_grpo/rewards/tasks.h"
 
 typedef struct Question {
     char *prompt, *answer;     /* text; answer NULL: none is known */

@@ -5,7 +5,7 @@
  */
 #include "10_full_model/evaluate/score.h"
 
-#include "09_grpo/token_logprobs.h"
+#include "09_grpo/loss/token_logprobs.h"
 #include "common/core/ops.h"
 
 #include <math.h>

@@ -5,7 +5,7 @@
 #define _GNU_SOURCE /* memmem, fmemopen */
 #include "tools/fuzz/fuzz.h"
 
-#include "09_grpo/rewards.h"
+#include "09_grpo/rewards/rewards.h"
 #include "10_full_model/commands/interactive.h"
 #include "10_full_model/data/documents.h"
 #include "10_full_model/data/minhash.h"

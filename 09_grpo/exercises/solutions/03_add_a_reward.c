@@ -3,7 +3,7 @@
  * ends there. What is let pass here, a policy will find. (Tempting: atoi() alone, which would pay
  * for "42+" and for an empty answer to a question whose answer is 0.)
  */
-#include "09_grpo/rewards.h"
+#include "09_grpo/rewards/rewards.h"
 
 #include <math.h>
 #include <stdlib.h>

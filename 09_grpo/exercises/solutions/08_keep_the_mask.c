@@ -5,7 +5,7 @@
  * likely as among all, so the ratio of the first update would not be 1. (Tempting: to add p log p
  * for p = 0, which is 0 times infinity: NaN.)
  */
-#include "09_grpo/token_logprobs.h"
+#include "09_grpo/loss/token_logprobs.h"
 
 #include <math.h>
 

@@ -5,8 +5,8 @@
 #ifndef POLICY_ROWS_H
 #define POLICY_ROWS_H
 
-#include "09_grpo/policy_loss.h"
-#include "09_grpo/policy_terms.h"
+#include "09_grpo/loss/policy_loss.h"
+#include "09_grpo/loss/policy_terms.h"
 
 /* [policy_weight] */
 /* What each action of a completion of `length` counts, in a micro-batch of `actions`. */

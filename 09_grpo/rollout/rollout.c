@@ -2,10 +2,10 @@
  * A rollout is chapter 05's decoder_generate() over caches that hold the prompts already: all but
  * their last tokens, with which its first step begins.
  */
-#include "09_grpo/rollout.h"
+#include "09_grpo/rollout/rollout.h"
 
-#include "09_grpo/fork.h"
-#include "09_grpo/token_logprobs.h"
+#include "09_grpo/loss/token_logprobs.h"
+#include "09_grpo/rollout/fork.h"
 #include "common/core/cpu_matmul.h"
 #include "common/program/progress.h"
 

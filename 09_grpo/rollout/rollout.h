@@ -22,7 +22,7 @@
 #define ROLLOUT_H
 
 #include "05_moe/decoder/decoder_generate.h"
-#include "09_grpo/sequences.h"
+#include "09_grpo/rollout/sequences.h"
 
 typedef struct RolloutConfig {
     int prompts, group;                    /* P, G */

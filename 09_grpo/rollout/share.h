@@ -14,7 +14,7 @@
 #ifndef SHARE_H
 #define SHARE_H
 
-#include "09_grpo/rollout.h"
+#include "09_grpo/rollout/rollout.h"
 #include "common/comm/comm.h"
 
 /* Completions of all ranks, and the memory in which they lie. */

@@ -4,7 +4,7 @@
  * far the policy has moved from the one that drew it; the second makes the tokens' terms. With one
  * ratio for all tokens, each token's gradient has the share that came through it from all of them.
  */
-#include "09_grpo/policy_rows.h"
+#include "09_grpo/loss/policy_rows.h"
 
 /* A completion's numbers: one line of each array [tokens]. */
 typedef struct Line {

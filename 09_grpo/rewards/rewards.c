@@ -3,9 +3,9 @@
  * is no answer, and a number that is used twice, or none, is a wrong countdown. What a reward lets
  * pass, a policy finds.
  */
-#include "09_grpo/rewards.h"
+#include "09_grpo/rewards/rewards.h"
 
-#include "09_grpo/expression.h"
+#include "09_grpo/rewards/expression.h"
 
 #include <ctype.h>
 #include <math.h>

@@ -1,7 +1,7 @@
 /*
  * The rectangle is made on the host: it is as small as the ids are.
  */
-#include "09_grpo/sequences.h"
+#include "09_grpo/rollout/sequences.h"
 
 #include <stdlib.h>
 #include <string.h>

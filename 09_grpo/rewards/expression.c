@@ -2,7 +2,7 @@
  * One function for each line of the grammar. The text comes from a model: it may hold anything, so
  * depth is bounded, and sums and products are checked before they overflow.
  */
-#include "09_grpo/expression.h"
+#include "09_grpo/rewards/expression.h"
 
 #include <stdbool.h>
 #include <stdlib.h>

@@ -2,7 +2,7 @@
  * The copy is a step of the longest prompt's length: pages change hands and lengths grow as in any
  * step, the rows are copied instead of computed, and each sequence is cut to its own length.
  */
-#include "09_grpo/fork.h"
+#include "09_grpo/rollout/fork.h"
 
 #include <string.h>
 

@@ -1,7 +1,7 @@
 /*
  * An answer is packed as words of four bytes: how long its parts are, then the parts.
  */
-#include "09_grpo/share.h"
+#include "09_grpo/rollout/share.h"
 
 #include "common/core/memory.h"
 

@@ -4,7 +4,7 @@
  *
  *     logp = z_target - m - log s,     H = log s - (sum exp(z - m) (z - m)) / s
  */
-#include "09_grpo/token_logprobs.h"
+#include "09_grpo/loss/token_logprobs.h"
 
 #include "common/core/fastmath.h"
 

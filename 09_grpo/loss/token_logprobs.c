@@ -1,7 +1,7 @@
 /*
  * The op: shapes, kernel, tape. The largest tensor of a step, the logits, exists once.
  */
-#include "09_grpo/token_logprobs.h"
+#include "09_grpo/loss/token_logprobs.h"
 
 typedef struct LogprobsSaved {
     Tensor *logprobs, *logits;

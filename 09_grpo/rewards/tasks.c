@@ -2,7 +2,7 @@
  * The tasks' table. A problem takes its random numbers from a stream of its own (the seed's and the
  * index'), and draws again until it is of the part that was asked for.
  */
-#include "09_grpo/tasks.h"
+#include "09_grpo/rewards/tasks.h"
 
 #include <stdio.h>
 #include <stdlib.h>

@@ -3,7 +3,7 @@
  * the value, for both need the same few numbers of every token; backward multiplies it by what
  * comes from above.
  */
-#include "09_grpo/policy_loss.h"
+#include "09_grpo/loss/policy_loss.h"
 
 #include "common/core/ops_kernels.h"
 
