@@ -46,10 +46,12 @@ static void causal_attention_backward(Context *ctx, void *saved) {
     void *dq = grad_slot(ctx, s->q, &add_q);
     void *dk = grad_slot(ctx, s->k, &add_k);
     void *dv = grad_slot(ctx, s->v, &add_v);
+    ArenaMark mark = arena_mark(&ctx->data); /* behind the gradients, which stay */
     size_t bytes = ON(ctx, causal_backward_scratch, s->shape);
     float *scratch = bytes ? arena_alloc(&ctx->data, bytes) : NULL;
     ON(ctx, causal_backward, dq, add_q, dk, add_k, dv, add_v, scratch, s->o->grad->data, s->q->data,
        s->k->data, s->v->data, s->o->data, s->lse, s->shape);
+    arena_release(&ctx->data, mark);
 }
 
 Tensor *causal_attention(Context *ctx, Tensor *q, Tensor *k, Tensor *v, float scale) {

@@ -65,18 +65,20 @@ void multihead_randomize(Params *params, const Multihead *w, float std, float ou
  * The queries of the last T tokens against the cache, which holds them too by now. The cache is a
  * longer buffer than its length: the shapes say so, and nothing is copied.
  */
-static Tensor *cached_attention(Context *ctx, Tensor *q, const KVCache *cache) {
+static Tensor *cached_attention(Context *ctx, Tensor *q, const KVCache *cache, float scale) {
     int B = (int)q->shape[0], T = (int)q->shape[1], H = (int)q->shape[2], D = (int)q->shape[3];
     int H_kv = (int)cache->k.shape[2], length = cache->length, capacity = cache->capacity;
     const void *k = cache->k.data, *v = cache->v.data;
     Tensor *o = tensor_new(ctx, "attention", q->dtype, SHAPE(B, T, H, D));
     if (T == 1) { /* one new token: every key is needed once, and reading it is all that costs */
         DecodeShape shape = decode_shape(B, H, H_kv, D, length, capacity);
+        if (scale != 0) shape.scale = scale;
         Tensor *scratch = tensor_new(ctx, "decode", F32, SHAPE(decode_scratch_floats(shape)));
         ON(ctx, decode_attention, o->data, scratch->data, q->data, k, v, shape);
     } else { /* a prompt, or a chunk of one */
         AttentionShape shape = attention_shape(B, H, H_kv, T, length, D, D, 1);
         shape.k.batch = shape.v.batch = (int64_t)capacity * H_kv * D;
+        if (scale != 0) shape.scale = scale;
         Tensor *lse = tensor_new(ctx, "attention.lse", F32, SHAPE(B, H, T));
         ON(ctx, causal_forward, o->data, lse->data, q->data, k, v, shape);
     }
@@ -84,8 +86,8 @@ static Tensor *cached_attention(Context *ctx, Tensor *q, const KVCache *cache) {
 }
 
 /* [multihead_forward] */
-Tensor *multihead_forward(Context *ctx, Tensor *x, const Multihead *w, const MultiheadConfig *cfg,
-                          KVCache *cache, Residual to) {
+MultiheadHeads multihead_heads(Context *ctx, Tensor *x, const Multihead *w,
+                               const MultiheadConfig *cfg) {
     int64_t B = tensor_dim(x, 0), T = tensor_dim(x, 1);
     int64_t H = cfg->num_attention_heads, H_kv = cfg->num_key_value_heads, D = cfg->head_dim;
     check_shape("multihead_forward", x, ctx->dtype, SHAPE(B, T, cfg->hidden_size));
@@ -94,17 +96,27 @@ Tensor *multihead_forward(Context *ctx, Tensor *x, const Multihead *w, const Mul
     Tensor *q = reshape(ctx, linear(ctx, x, w->q_proj, w->q_bias), SHAPE(B, T, H, D));
     Tensor *k = reshape(ctx, linear(ctx, x, w->k_proj, w->k_bias), SHAPE(B, T, H_kv, D));
     Tensor *v = reshape(ctx, linear(ctx, x, w->v_proj, w->v_bias), SHAPE(B, T, H_kv, D));
+    return (MultiheadHeads){q, k, v};
+}
 
-    Tensor *heads; /* [B, T, H, D] */
+Tensor *multihead_attend(Context *ctx, MultiheadHeads h, const Multihead *w,
+                         const MultiheadConfig *cfg, float scale, KVCache *cache, Residual to) {
+    Tensor *o; /* [B, T, H, D] */
     if (cache) {
         Error err = {0};
         CHECK(!ctx->recording, "multihead_forward: what went through a cache has no gradient");
-        CHECK(kv_cache_append(ctx, cache, k, v, &err) == 0, "multihead_forward: %s", err.text);
-        heads = cached_attention(ctx, q, cache);
+        CHECK(kv_cache_append(ctx, cache, h.k, h.v, &err) == 0, "multihead_forward: %s", err.text);
+        o = cached_attention(ctx, h.q, cache, scale);
     } else {
-        heads = causal_attention(ctx, q, k, v, 0.0f);
+        o = causal_attention(ctx, h.q, h.k, h.v, scale);
     }
-    heads = reshape(ctx, heads, SHAPE(B, T, H * D));
-    return linear_residual(ctx, heads, w->o_proj, w->o_bias, to);
+    int64_t width = (int64_t)cfg->num_attention_heads * cfg->head_dim;
+    o = reshape(ctx, o, SHAPE(tensor_dim(o, 0), tensor_dim(o, 1), width));
+    return linear_residual(ctx, o, w->o_proj, w->o_bias, to);
+}
+
+Tensor *multihead_forward(Context *ctx, Tensor *x, const Multihead *w, const MultiheadConfig *cfg,
+                          KVCache *cache, Residual to) {
+    return multihead_attend(ctx, multihead_heads(ctx, x, w, cfg), w, cfg, 0, cache, to);
 }
 /* [/multihead_forward] */

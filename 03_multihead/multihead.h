@@ -60,6 +60,21 @@ Multihead multihead_init(Params *params, const char *prefix, const MultiheadConf
  */
 void multihead_randomize(Params *params, const Multihead *w, float std, float out_std);
 
+/* What attention works on: the first half of multihead_forward(). A model with positions turns q
+ * and k in place before the second half (chapter 07). */
+typedef struct MultiheadHeads {
+    Tensor *q;     /* [B, T, H, D] */
+    Tensor *k, *v; /* [B, T, H_kv, D] */
+} MultiheadHeads;
+
+/* x [B, T, hidden_size] */
+MultiheadHeads multihead_heads(Context *ctx, Tensor *x, const Multihead *w,
+                               const MultiheadConfig *cfg);
+
+/* The second half: attention and W_o. scale: of the scores; 0: 1 / sqrt(D). cache, to: as below. */
+Tensor *multihead_attend(Context *ctx, MultiheadHeads heads, const Multihead *w,
+                         const MultiheadConfig *cfg, float scale, KVCache *cache, Residual to);
+
 /*
  * x [B, T, hidden_size] -> [B, T, hidden_size], causal.
  *

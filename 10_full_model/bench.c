@@ -230,8 +230,7 @@ static double decode_row(Bench *bench, Work *w, int batch) {
     DType dtype = bench->ctx->dtype;
     const ModelConfig *cfg = &w->model.cfg;
     decoding_init(&d, w, batch);
-    double cache = (double)mla_cache_bytes_per_token(&w->model.decoder.cfg.block.mla,
-                                                     cfg->num_hidden_layers, dtype);
+    double cache = (double)size_cache_per_token(cfg, dtype);
     double bytes = (double)config_active_parameters(cfg) * dtype_size(dtype) + cache * w->context;
     snprintf(name, sizeof name, "decode, %d steps of %d sequence%s", d.steps, batch,
              batch == 1 ? "" : "s");

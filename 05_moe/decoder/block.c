@@ -21,6 +21,9 @@ int block_check(const BlockConfig *cfg, Error *err) {
     if (inside != cfg->hidden_size)
         return error_set(err, "hidden_size is %d, but the attention's is %d", cfg->hidden_size,
                          inside);
+    if (!mla && (cfg->qk_rope_head_dim < 0 || cfg->qk_rope_head_dim > cfg->multihead.head_dim))
+        return error_set(err, "qk_rope_head_dim is %d; it must be 0 to head_dim, %d",
+                         cfg->qk_rope_head_dim, cfg->multihead.head_dim);
     if (cfg->intermediate_size < 1)
         return error_set(err, "intermediate_size is %d; it must be at least 1",
                          cfg->intermediate_size);
@@ -111,6 +114,21 @@ const Selection *block_selection(const Block *w, const BlockRun *run) {
     return run->selection ? run->selection : w->selection;
 }
 
+/* Multi-head attention: q and k are rotated between its two halves; the cache has rotated keys. */
+static Tensor *multihead_attention(Context *ctx, Tensor *h, const Block *w, const BlockConfig *cfg,
+                                   const Position *position, KVCache *cache, Residual to) {
+    MultiheadHeads heads = multihead_heads(ctx, h, &w->multihead, &cfg->multihead);
+    float scale = 0;
+    CHECK(!position || cfg->qk_rope_head_dim, "block: a position, but qk_rope_head_dim is 0");
+    if (position) {
+        Tensor *positions =
+            positions_from(ctx, tensor_dim(h, 0), tensor_dim(h, 1), cache ? cache->length : 0);
+        position->rotate(ctx, position, heads.q, heads.k, cfg->qk_rope_head_dim, positions);
+        scale = position->scale / sqrtf((float)cfg->multihead.head_dim);
+    }
+    return multihead_attend(ctx, heads, &w->multihead, &cfg->multihead, scale, cache, to);
+}
+
 Tensor *block_attention(Context *ctx, Tensor *h, const Block *w, const BlockConfig *cfg,
                         const BlockRun *run, Residual to) {
     BlockCache *cache = run->cache;
@@ -118,8 +136,7 @@ Tensor *block_attention(Context *ctx, Tensor *h, const Block *w, const BlockConf
     if (cfg->attention == ATTENTION_MLA)
         return mla_forward(ctx, h, &w->mla, &cfg->mla, run->position, block_selection(w, run),
                            cache ? &cache->latent : NULL, cache ? run->mode : MLA_AUTO, to);
-    CHECK(!run->position, "block: multi-head attention takes no position");
-    return multihead_forward(ctx, h, &w->multihead, &cfg->multihead, cache ? &cache->kv : NULL, to);
+    return multihead_attention(ctx, h, w, cfg, run->position, cache ? &cache->kv : NULL, to);
 }
 
 Tensor *block_feed_forward(Context *ctx, Tensor *h, const Block *w, const BlockConfig *cfg,

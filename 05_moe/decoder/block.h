@@ -29,6 +29,7 @@ typedef struct BlockConfig {
     float rms_norm_eps;
     AttentionKind attention;   /* which of the two that follow counts */
     MultiheadConfig multihead; /* hidden_size as above */
+    int qk_rope_head_dim;      /* of its heads' numbers the last so many are rotated; 0: none */
     MlaConfig mla;
     bool e4m3_cache;    /* caches of latents have rows of 04_mla/latent_row.h */
     int index_head_dim; /* numbers that a selection keeps of a token (04_mla/selection.h); or 0 */
@@ -94,7 +95,7 @@ int block_training_check(const BlockTraining *training, const BlockConfig *cfg, 
 
 /* What passes through a block beside x. Each may be NULL. */
 typedef struct BlockRun {
-    /* latent attention's rotation; multi-head attention here has none */
+    /* the rotation; NULL where nothing is rotated */
     const Position *position;
     /* latent attention's: which tokens are seen (04_mla/selection.h); NULL: what the layer's own
      * selection says, if it has one */

@@ -1,7 +1,8 @@
 /*
  * Capturing a decoding step, and repeating it. What goes from step to step (ids, tokens, the step's
  * number) has memory of its own, at addresses that the graph may keep; all else is in the arena.
- * Where there is no graph, on the CPU, run() calls the step itself.
+ * Where there is no graph, on the CPU and with keys and values, whose length the host counts, run()
+ * calls the step itself.
  */
 #include "05_moe/decoder/decode_graph.h"
 
@@ -133,7 +134,7 @@ static void run(DecodeGraph *d, const int32_t *ids, int steps) {
     CHECK(steps > 0 && steps <= DECODE_STEPS, "decoding: %d steps at once", steps);
     put(ctx, &d->ids, ids);
     put(ctx, &d->step, &(int32_t){0});
-    if (ctx->gpu && !d->graph) {
+    if (ctx->gpu && !d->graph && d->cache->kind == ATTENTION_MLA) {
         capture(d);
         put(ctx, &d->ids, ids); /* the first run has moved them on */
         put(ctx, &d->step, &(int32_t){0});

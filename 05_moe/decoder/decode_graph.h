@@ -12,7 +12,8 @@
  * steps can be launched in a row, and the host reads their tokens all at once; when it turns out
  * that a text ended among them, the cache is cut back.
  *
- * On the CPU the same functions run the same steps one after the other.
+ * On the CPU, and with multi-head attention, whose cache is counted on the host, the same functions
+ * run the same steps one after the other.
  */
 #ifndef DECODE_GRAPH_H
 #define DECODE_GRAPH_H
@@ -38,11 +39,10 @@ typedef struct DecodeGraph {
     Tensor step;      /* I32 [1]: how many rows of tokens are filled */
     Tensor randoms, drawn, logprobs; /* F32, I32, F32 [batch]: of decode_draw() */
     Tensor logits;   /* [batch, 1, vocab], in the arena: valid until the next use of that */
-    GpuGraph *graph; /* NULL until the first step, and on the CPU */
+    GpuGraph *graph; /* NULL until the first step, and where there is none */
 } DecodeGraph;
 
-/* For the sequences of `cache`, which on a GPU has latents; all that is given must outlive this.
- * position may be NULL. */
+/* For the sequences of `cache`; all that is given must outlive this. position may be NULL. */
 int decode_graph_init(DecodeGraph *d, Context *ctx, const Decoder *decoder,
                       const Position *position, DecoderCache *cache, Error *err);
 void decode_graph_free(DecodeGraph *d); /* zeros: fine */

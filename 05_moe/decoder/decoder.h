@@ -53,7 +53,7 @@ void decoder_randomize(Params *params, const Decoder *decoder, DecoderStart star
 
 /* What a run of the decoder is given beside ids. Each may be NULL. */
 typedef struct DecoderRun {
-    const Position *position;           /* of latent attention */
+    const Position *position;           /* the rotation, if there is one */
     MlaMode mode;                       /* with a cache, except in decoder_decode() */
     const Selection *const *selections; /* one for each layer, as the blocks want it */
     DecoderCache *cache;           /* ids follow what it holds; there must be room, recording off */

@@ -42,8 +42,8 @@ void decoder_cache_free(DecoderCache *cache) {
 }
 
 int decoder_cache_reserve(DecoderCache *cache, const Position *position, int tokens, Error *err) {
-    if (!has_latents(cache)) return kv_cache_room(&cache->layers[0].kv, tokens, err);
     if (position_room(position, decoder_cache_length(cache, -1), tokens, err)) return -1;
+    if (!has_latents(cache)) return kv_cache_room(&cache->layers[0].kv, tokens, err);
     return pages_reserve(&cache->pages, tokens, err);
 }
 

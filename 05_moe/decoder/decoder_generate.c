@@ -18,7 +18,7 @@ int decoder_generator_init(DecoderGenerator *g, Context *ctx, const Decoder *dec
     const DecoderConfig *cfg = &decoder->cfg;
     CHECK(batch > 0 && capacity > 0, "decoder_generator_init: %d sequences of %d tokens", batch,
           capacity);
-    CHECK(cfg->block.attention == ATTENTION_MLA,
+    CHECK(batch == 1 || cfg->block.attention == ATTENTION_MLA,
           "decoder_generator_init: multi-head attention; sequences of different lengths, which are "
           "cut one by one, need a cache of latents");
     *g = (DecoderGenerator){ctx, decoder, position, .batch = batch, .capacity = capacity};

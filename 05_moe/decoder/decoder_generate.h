@@ -34,8 +34,8 @@ typedef struct DecoderGenerator {
     DecodeGraph decode;
 } DecoderGenerator;
 
-/* Sequences of up to `capacity` tokens, all empty, of a decoder with latent attention. -1 and a
- * message when memory runs out. Its address must not change. */
+/* Sequences of up to `capacity` tokens, all empty; only one where the decoder has multi-head
+ * attention. -1 and a message when memory runs out. Its address must not change. */
 int decoder_generator_init(DecoderGenerator *g, Context *ctx, const Decoder *decoder,
                            const Position *position, int batch, int capacity, Error *err);
 void decoder_generator_free(DecoderGenerator *g); /* zeros: fine */

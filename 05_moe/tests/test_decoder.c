@@ -424,13 +424,13 @@ DEVICE_TEST(decoder_decode, a_row_of_a_few_has_the_bits_of_one_alone) {
     }
 }
 
-/* Keys and values have one length for all: their sequences cannot be cut one by one. */
-CPU_TEST(decoder_generate, needs_latents, .signal = SIGABRT) {
+/* Keys and values have one length for all: several sequences cannot be cut one by one. */
+CPU_TEST(decoder_generate, several_need_latents, .signal = SIGABRT) {
     Module m;
     DecoderGenerator g;
     module_init(&m, &ctx);
     cr_redirect_stderr();
-    decoder_generator_init(&g, &ctx, &m.model, NULL, 1, T, &err);
+    decoder_generator_init(&g, &ctx, &m.model, NULL, 2, T, &err);
 }
 
 /* The token is the one in whose share of the sum the random number falls, up to the rounding of

@@ -32,6 +32,7 @@ static int add_indexer(const Options *o, ModelConfig *cfg, Error *err) {
                          "%s rotates halves (rope_interleave false); deepseek_v32 has no such "
                          "attention",
                          o->model);
+    if (config_needs_latents(cfg, "--add-indexer", err)) return -1;
     if (!cfg->q_lora_rank)
         return error_set(err,
                          "%s has no q_lora_rank: an indexer makes its queries from that latent, so "
@@ -59,7 +60,10 @@ static int convert(const Options *o, Context *ctx, Error *err) {
     Tokenizer *tokenizer = rewrite_tokenizer(&model.cfg, o->model, err);
     if (!tokenizer) status = -1;
     if (!status) status = rewrite_model(&model, tokenizer, o->model, o->out, &o->save, err);
-    if (!status && cfg.num_nextn_predict_layers)
+    bool known = config_has_latents(&cfg);
+    if (!status && !known)
+        printf("It has multi-head attention (kv_lora_rank null): transformers cannot open it.\n");
+    if (!status && known && cfg.num_nextn_predict_layers)
         printf("It has modules for multi-token prediction: transformers opens it, reports their\n"
                "weights as UNEXPECTED and gives the same logits. --no-mtp leaves them out.\n");
     if (!status && o->add_indexer)

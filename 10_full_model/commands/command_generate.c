@@ -204,6 +204,7 @@ static int continue_file(Model *model, const Tokenizer *tokenizer, const Options
 /* By the cache and in the way that was asked for. */
 static int answer(Model *model, Tokenizer *tokenizer, const Options *o, Error *err) {
     IndexerConfig indexer = config_indexer(&model->cfg);
+    if (o->cache && config_needs_latents(&model->cfg, "--cache fp8", err)) return -1;
     if (o->cache && config_is_sparse(&model->cfg) && indexer_check_e4m3(&indexer, err)) return -1;
     model->decoder.cfg.block.e4m3_cache = o->cache;
     if (o->interactive)

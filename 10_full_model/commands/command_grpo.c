@@ -182,6 +182,7 @@ static int open_and_learn(Options *o, const char *from, Error *err) {
     ModelConfig cfg;
     Context ctx;
     if (checkpoint_load_config(&cfg, from, err)) return -1;
+    if (config_needs_latents(&cfg, "grpo", err)) return -1; /* many answers of unequal length */
     training_note_quantised(&cfg, from);
     if ((cfg.num_nextn_predict_layers || config_is_sparse(&cfg)) && o->run.adamw.weight_decay > 0)
         return error_set(err,

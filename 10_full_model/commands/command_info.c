@@ -60,12 +60,12 @@ static NumberText short_count(int64_t number) {
 }
 
 static void list_presets(const Options *o) {
-    printf("%-9s%11s%9s%8s  %s\n", "name", "parameters", "active", "cache", "");
+    printf("%-10s%11s%9s%8s  %s\n", "name", "parameters", "active", "cache", "");
     for (int i = 0; config_preset_name(i); i++) {
         ModelConfig cfg;
         config_preset(&cfg, config_preset_name(i), NULL);
         if (!cfg.vocab_size) cfg.vocab_size = o->vocab;
-        printf("%-9s%11s%9s%8s  %s\n", config_preset_name(i),
+        printf("%-10s%11s%9s%8s  %s\n", config_preset_name(i),
                short_count(config_parameters(&cfg)).text,
                short_count(config_active_parameters(&cfg)).text,
                with_commas(size_cache_per_token(&cfg, BF16)).text, config_preset_about(i));
@@ -77,9 +77,9 @@ static void list_presets(const Options *o) {
 static void print_parameters(const ModelConfig *cfg) {
     ConfigSizes sizes = config_sizes(cfg);
     printf("\n%-18s %20s %20s\n", "parameters", "total", "active per token");
-    for (int i = 0; i < SIZE_KINDS; i++)
+    for (SizeKind i = 0; i < SIZE_KINDS; i++)
         if (sizes.total[i] || sizes.active[i])
-            printf("  %-16s %20s %20s%s\n", size_names[i], with_commas(sizes.total[i]).text,
+            printf("  %-16s %20s %20s%s\n", size_name(cfg, i), with_commas(sizes.total[i]).text,
                    with_commas(sizes.active[i]).text,
                    i == SIZE_HEAD && cfg->tie_word_embeddings ? "   the same table" : "");
     printf("  %-16s %20s %20s\n", "all", with_commas(sizes.all).text,
@@ -203,9 +203,9 @@ static int write_csv(const ModelConfig *cfg, const Options *o, Error *err) {
     Csv csv;
     if (csv_open(&csv, o->csv, "quantity,value", "none", 0, err)) return -1;
     ConfigSizes sizes = config_sizes(cfg);
-    for (int i = 0; i < SIZE_KINDS; i++)
-        csv_row(&csv, "parameters %s,%lld\nactive %s,%lld", size_names[i],
-                (long long)sizes.total[i], size_names[i], (long long)sizes.active[i]);
+    for (SizeKind i = 0; i < SIZE_KINDS; i++)
+        csv_row(&csv, "parameters %s,%lld\nactive %s,%lld", size_name(cfg, i),
+                (long long)sizes.total[i], size_name(cfg, i), (long long)sizes.active[i]);
     csv_row(&csv, "parameters all,%lld\nactive all,%lld", (long long)sizes.all,
             (long long)sizes.all_active);
     for (DType dtype = F32; dtype <= BF16; dtype++) {
@@ -288,9 +288,12 @@ static int run(int argc, char **argv, Error *err) {
     if (o->context > cfg.max_position_embeddings)
         return error_set(err, "--context %d is longer than the %d positions of %s", o->context,
                          cfg.max_position_embeddings, o->config);
-    printf("%s: %d layers of width %d, %d heads, latent %d + %d,\n", o->config,
-           cfg.num_hidden_layers, cfg.hidden_size, cfg.num_attention_heads, cfg.kv_lora_rank,
-           cfg.qk_rope_head_dim);
+    printf("%s: %d layers of width %d, ", o->config, cfg.num_hidden_layers, cfg.hidden_size);
+    if (config_has_latents(&cfg))
+        printf("%d heads, latent %d + %d,\n", cfg.num_attention_heads, cfg.kv_lora_rank,
+               cfg.qk_rope_head_dim);
+    else
+        printf("multi-head attention, %d heads of %d,\n", cfg.num_attention_heads, cfg.v_head_dim);
     if (cfg.n_routed_experts)
         printf("%d of %d experts and %d shared, ", cfg.num_experts_per_tok, cfg.n_routed_experts,
                cfg.n_shared_experts);

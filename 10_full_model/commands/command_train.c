@@ -162,11 +162,16 @@ static int train_on(const Options *o, const ModelConfig *cfg, TextInput *input, 
            format_count(parameters, sizeof parameters, config_parameters(cfg)),
            format_count(active, sizeof active, config_active_parameters(cfg)),
            format_count(tokens, sizeof tokens, input->tokens));
+    bool known = config_has_latents(cfg); /* to transformers */
     if (cfg->num_nextn_predict_layers)
-        printf("%s more in %d module%s for multi-token prediction. (transformers opens such a "
-               "model,\nreports their weights as UNEXPECTED and gives the same logits.)\n",
+        printf("%s more in %d module%s for multi-token prediction.%s\n",
                format_count(modules, sizeof modules, config_module_parameters(cfg)),
-               cfg->num_nextn_predict_layers, cfg->num_nextn_predict_layers > 1 ? "s" : "");
+               cfg->num_nextn_predict_layers, cfg->num_nextn_predict_layers > 1 ? "s" : "",
+               known
+                   ? " (transformers opens such a model,\nreports their weights as UNEXPECTED and "
+                     "gives the same logits.)"
+                   : "");
+    if (!known) printf("Multi-head attention: transformers cannot open such a model.\n");
     snprintf(csv_path, sizeof csv_path, "%s/metrics.csv", o->out);
     TrainOptions train_options = o->train;
     train_options.out = o->out;

@@ -69,6 +69,7 @@ static DraftVocabulary *frequent_tokens(const Generator *g, Model *model, int co
 int generator_guess(Generator *g, Model *model, const GuessOptions *o, Error *err) {
     DraftVocabulary *vocabulary = NULL;
     if (o->drafts == 0) return 0;
+    if (config_needs_latents(&model->cfg, "--speculative", err)) return -1;
     if (model->mtp.depth == 0)
         return error_set(err, "this model has no modules that could guess "
                               "(num_nextn_predict_layers is 0): train one with --mtp 1, or leave "
@@ -90,6 +91,7 @@ int generator_guess(Generator *g, Model *model, const GuessOptions *o, Error *er
 }
 
 int generator_most(const Model *model, const GuessOptions *o) {
+    if (!config_has_latents(&model->cfg)) return 1;
     return o->drafts ? speculate_rows(model->ctx) / (o->drafts + 1) : INT32_MAX;
 }
 

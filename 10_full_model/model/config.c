@@ -74,6 +74,18 @@ static const struct {
       .qk_nope_head_dim = 64, .qk_rope_head_dim = 32, .v_head_dim = 64,
       .moe_intermediate_size = 512, .n_routed_experts = 8, .num_experts_per_tok = 2,
       .max_position_embeddings = 1024, .initializer_range = 0.02f}},
+    {"109m-mha",
+     "109m with multi-head attention",
+     {OURS, .vocab_size = 50257, .hidden_size = 512, .num_hidden_layers = 8,
+      .intermediate_size = 1408, .num_attention_heads = 8, .qk_rope_head_dim = 48, .v_head_dim = 48,
+      .moe_intermediate_size = 512, .n_routed_experts = 8, .num_experts_per_tok = 2,
+      .max_position_embeddings = 1024, .initializer_range = 0.02f}},
+    {"109m-dense",
+     "109m without experts, as active",
+     {OURS, .vocab_size = 50257, .hidden_size = 512, .num_hidden_layers = 8,
+      .intermediate_size = 1536, .num_attention_heads = 8, .q_lora_rank = 192, .kv_lora_rank = 128,
+      .qk_nope_head_dim = 64, .qk_rope_head_dim = 32, .v_head_dim = 64,
+      .max_position_embeddings = 1024, .initializer_range = 0.02f}},
     {"nano-q",
      "nano that can have indexers",
      {OURS, .hidden_size = 128, .num_hidden_layers = 4, .intermediate_size = 384,
@@ -152,7 +164,13 @@ BlockConfig config_block(const ModelConfig *cfg) {
     return (BlockConfig){.hidden_size = cfg->hidden_size,
                          .intermediate_size = cfg->intermediate_size,
                          .rms_norm_eps = cfg->rms_norm_eps,
-                         .attention = ATTENTION_MLA,
+                         .attention = config_has_latents(cfg) ? ATTENTION_MLA : ATTENTION_MULTIHEAD,
+                         .multihead = {.hidden_size = cfg->hidden_size,
+                                       .num_attention_heads = cfg->num_attention_heads,
+                                       .num_key_value_heads = cfg->num_attention_heads,
+                                       .head_dim = cfg->v_head_dim,
+                                       .attention_bias = cfg->attention_bias},
+                         .qk_rope_head_dim = cfg->qk_rope_head_dim,
                          .mla = {.hidden_size = cfg->hidden_size,
                                  .num_attention_heads = cfg->num_attention_heads,
                                  .q_lora_rank = cfg->q_lora_rank,
@@ -165,6 +183,8 @@ BlockConfig config_block(const ModelConfig *cfg) {
                          .first_k_dense_replace = cfg->first_k_dense_replace,
                          .moe = moe};
 }
+
+bool config_has_latents(const ModelConfig *cfg) { return cfg->kv_lora_rank > 0; }
 
 bool config_is_sparse(const ModelConfig *cfg) { return cfg->model_type == DEEPSEEK_V32; }
 
@@ -195,6 +215,34 @@ RopeConfig config_rope(const ModelConfig *cfg) {
 
 /* ---- what may be ---- */
 
+int config_needs_latents(const ModelConfig *cfg, const char *what, Error *err) {
+    if (config_has_latents(cfg)) return 0;
+    return error_set(err,
+                     "%s needs latent attention, but this model has multi-head attention "
+                     "(kv_lora_rank is null); use a model that has latents",
+                     what);
+}
+
+/* Without latents there is one size of heads, and nothing is compressed. */
+static int check_multihead(const ModelConfig *cfg, Error *err) {
+    int dim = cfg->qk_nope_head_dim + cfg->qk_rope_head_dim;
+    if (config_is_sparse(cfg))
+        return error_set(err,
+                         "kv_lora_rank is null, but a deepseek_v32 model needs latents: give it "
+                         "a number, or make the model a deepseek_v3");
+    if (cfg->q_lora_rank)
+        return error_set(err,
+                         "kv_lora_rank is null and q_lora_rank %d; multi-head attention compresses "
+                         "neither: make both null, or give kv_lora_rank a number",
+                         cfg->q_lora_rank);
+    if (cfg->v_head_dim != dim)
+        return error_set(err,
+                         "kv_lora_rank is null, so queries, keys and values have one size: "
+                         "v_head_dim is %d, but qk_nope_head_dim + qk_rope_head_dim is %d + %d",
+                         cfg->v_head_dim, cfg->qk_nope_head_dim, cfg->qk_rope_head_dim);
+    return 0;
+}
+
 int config_check(const ModelConfig *cfg, Error *err) {
     if (config_check_ranges(cfg, err)) return -1;
     if (cfg->bos_token_id >= cfg->vocab_size || cfg->eos_token_id >= cfg->vocab_size)
@@ -203,6 +251,7 @@ int config_check(const ModelConfig *cfg, Error *err) {
                          cfg->bos_token_id >= cfg->vocab_size ? cfg->bos_token_id
                                                               : cfg->eos_token_id,
                          cfg->vocab_size - 1);
+    if (!config_has_latents(cfg) && check_multihead(cfg, err)) return -1;
     IndexerConfig indexer = config_indexer(cfg);
     if (config_is_sparse(cfg) && indexer_check(&indexer, err)) return -1;
     if (cfg->model_type == DEEPSEEK_V2 && cfg->num_nextn_predict_layers)

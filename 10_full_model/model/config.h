@@ -35,8 +35,9 @@ typedef struct ModelConfig {
     int intermediate_size; /* of the dense layers' SwiGLU */
 
     int num_attention_heads;
-    int q_lora_rank; /* 0 here, null in the file: queries are not compressed */
-    int kv_lora_rank, qk_nope_head_dim, qk_rope_head_dim, v_head_dim;
+    int q_lora_rank;  /* 0 here, null in the file: queries are not compressed */
+    int kv_lora_rank; /* 0 here, null in the file: multi-head attention, see config_has_latents */
+    int qk_nope_head_dim, qk_rope_head_dim, v_head_dim;
     bool attention_bias;
     int index_n_heads, index_head_dim, index_topk; /* V3.2's indexer; else 0 */
 
@@ -103,8 +104,19 @@ int config_keep_others(const char *from_directory, const char *directory, Error 
 /* The settings of the parts. */
 BlockConfig config_block(const ModelConfig *cfg);
 RopeConfig config_rope(const ModelConfig *cfg);
+/*
+ * Latent attention, or (kv_lora_rank 0) chapter 03's multi-head attention, with which the latent
+ * one is compared: each head has a key and a value of its own, both of v_head_dim numbers, which is
+ * qk_nope_head_dim + qk_rope_head_dim, and the last of a key are rotated. transformers has no such
+ * model under these names.
+ */
+bool config_has_latents(const ModelConfig *cfg);
 IndexerConfig config_indexer(const ModelConfig *cfg); /* of a deepseek_v32 model */
 bool config_is_sparse(const ModelConfig *cfg);        /* is it one? */
+
+/* -1, and a message that begins with `what` and says that only latent attention has it, unless this
+ * model has that. */
+int config_needs_latents(const ModelConfig *cfg, const char *what, Error *err);
 
 /* How many numbers the model has, and how many of them one token is multiplied with (the embedding
  * table, of which it takes one row, not among them); without the modules for multi-token

@@ -213,8 +213,8 @@ static int check_heads(const ModelConfig *cfg, const cJSON *json, Error *err) {
         return error_set(err, "num_key_value_heads must be a whole number in 1 .. 65536");
     if (heads != cfg->num_attention_heads)
         return error_set(err,
-                         "num_key_value_heads is %d and num_attention_heads %d: latent attention "
-                         "has a key of its own for each head, so they must be equal",
+                         "num_key_value_heads is %d and num_attention_heads %d: here each head has "
+                         "a key of its own, so they must be equal",
                          (int)heads, cfg->num_attention_heads);
     /* transformers counts the frequencies by it, in V3's files only */
     item = cfg->model_type == DEEPSEEK_V3 ? find(json, "head_dim") : NULL;

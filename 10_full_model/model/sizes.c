@@ -7,15 +7,18 @@
 #include <math.h>
 #include <string.h>
 
-const char *const size_names[SIZE_KINDS] = {[SIZE_EMBEDDING] = "embedding table",
-                                            [SIZE_ATTENTION] = "latent attention",
-                                            [SIZE_INDEXER] = "indexer",
-                                            [SIZE_DENSE] = "dense SwiGLU",
-                                            [SIZE_ROUTER] = "routers",
-                                            [SIZE_SHARED] = "shared experts",
-                                            [SIZE_ROUTED] = "routed experts",
-                                            [SIZE_NORM] = "norms",
-                                            [SIZE_HEAD] = "head"};
+const char *size_name(const ModelConfig *cfg, SizeKind kind) {
+    static const char *const names[SIZE_KINDS] = {[SIZE_EMBEDDING] = "embedding table",
+                                                  [SIZE_ATTENTION] = "latent attention",
+                                                  [SIZE_INDEXER] = "indexer",
+                                                  [SIZE_DENSE] = "dense SwiGLU",
+                                                  [SIZE_ROUTER] = "routers",
+                                                  [SIZE_SHARED] = "shared experts",
+                                                  [SIZE_ROUTED] = "routed experts",
+                                                  [SIZE_NORM] = "norms",
+                                                  [SIZE_HEAD] = "head"};
+    return kind == SIZE_ATTENTION && !config_has_latents(cfg) ? "attention" : names[kind];
+}
 
 static SizeKind kind_of(const char *name) {
     if (strstr(name, ".self_attn.")) return SIZE_ATTENTION;
@@ -64,21 +67,30 @@ ConfigSizes config_sizes(const ModelConfig *cfg) {
 
 int64_t size_cache_per_token(const ModelConfig *cfg, DType dtype) {
     BlockConfig block = config_block(cfg);
+    if (!config_has_latents(cfg))
+        return kv_cache_bytes_per_token(cfg->num_hidden_layers, cfg->num_attention_heads,
+                                        cfg->v_head_dim, dtype);
     return mla_cache_bytes_per_token(&block.mla, cfg->num_hidden_layers, dtype) +
            (int64_t)cfg->num_hidden_layers * cfg->index_head_dim * (int64_t)dtype_size(dtype);
 }
 
 /* ---- memory ---- */
 
-/* Numbers per token that a layer's forward pass leaves on the tape, in the order in which it
- * makes them. */
-static int64_t layer_activations(const ModelConfig *cfg, bool dense) {
+/* Numbers per token that a layer's attention leaves on the tape, in the order in which it makes
+ * them; without the indexer. */
+static int64_t attention_activations(const ModelConfig *cfg) {
     int64_t hidden = cfg->hidden_size, heads = cfg->num_attention_heads, rank = cfg->kv_lora_rank;
     int64_t nope = cfg->qk_nope_head_dim, rope = cfg->qk_rope_head_dim, v = cfg->v_head_dim;
-    int64_t count = hidden + 2 * cfg->q_lora_rank + heads * (nope + rope); /* norm, c_q, q */
-    count += 3 * rank + 2 * rope;                                          /* c_kv, k_rope */
+    if (!config_has_latents(cfg)) return hidden + 4 * heads * v + 2 * hidden; /* q, k, v, read */
+    int64_t count = hidden + 2 * cfg->q_lora_rank + heads * (nope + rope);    /* norm, c_q, q */
+    count += 3 * rank + 2 * rope;                                             /* c_kv, k_rope */
     count += heads * (nope + v) + heads * (nope + rope) + heads * v; /* kv, keys, values read */
-    count += 2 * hidden;                                             /* o_proj, sum */
+    return count + 2 * hidden;                                       /* o_proj, sum */
+}
+
+/* The same of the whole layer. */
+static int64_t layer_activations(const ModelConfig *cfg, bool dense) {
+    int64_t hidden = cfg->hidden_size, count = attention_activations(cfg);
     count += cfg->index_n_heads * (cfg->index_head_dim + 1) + 2 * cfg->index_head_dim; /* q, w, k */
     count += 3 * hidden; /* norm, output, sum */
     if (dense) return count + 3 * (int64_t)cfg->intermediate_size;

@@ -19,7 +19,7 @@ typedef enum SizeKind {
     SIZE_HEAD,
     SIZE_KINDS
 } SizeKind;
-extern const char *const size_names[SIZE_KINDS];
+const char *size_name(const ModelConfig *cfg, SizeKind kind);
 
 /*
  * Numbers by kind, and how many of them one token is multiplied with: num_experts_per_tok of the
@@ -34,7 +34,7 @@ typedef struct ConfigSizes {
 ConfigSizes config_sizes(const ModelConfig *cfg);
 
 /* Bytes that one token takes in the caches of all layers: the latent and the rotated key, and
- * for V3.2 the indexer's key. */
+ * for V3.2 the indexer's key; with multi-head attention a key and a value of each head. */
 int64_t size_cache_per_token(const ModelConfig *cfg, DType dtype);
 
 /*

@@ -72,7 +72,7 @@ Test(checkpoint, every_way_of_saving_is_read) {
 }
 
 Test(checkpoint, other_models_too) {
-    for (int i = 0; i < 4; i++) {
+    for (int i = 0; i < 5; i++) {
         ModelConfig cfg = tiny_config(19);
         cfg.tie_word_embeddings = cfg.attention_bias = i & 1;
         if (i & 1) cfg.q_lora_rank = 0;
@@ -82,6 +82,11 @@ Test(checkpoint, other_models_too) {
             cfg.rope_interleave = true;
         }
         if (i == 3) cfg.first_k_dense_replace = cfg.num_hidden_layers;
+        if (i == 4) { /* multi-head attention: null in the file */
+            cfg.q_lora_rank = cfg.kv_lora_rank = cfg.qk_nope_head_dim = 0;
+            cfg.v_head_dim = cfg.qk_rope_head_dim;
+            cfg.num_nextn_predict_layers = 1;
+        }
         World w;
         world_open(&w, cfg);
         save(&w, F32, 7000);

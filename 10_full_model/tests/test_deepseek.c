@@ -68,15 +68,18 @@ Test(deepseek, every_flag_refuses_what_it_does_not_take) {
 
 Test(info, has_the_published_sizes) {
     Output o = DEEPSEEK("info");
-    static const char *const presets[] = {"nano", "small",   "default", "large",
-                                          "109m", "v2-lite", "v3",      "v3.2"};
-    for (int i = 0; i < 8; i++) expect(&o, 0, presets[i]);
+    static const char *const presets[] = {"nano",    "small", "default", "large",    "109m",
+                                          "v2-lite", "v3",    "v3.2",    "109m-mha", "109m-dense"};
+    for (int i = 0; i < 10; i++) expect(&o, 0, presets[i]);
     cr_assert_null(too_wide(o.out));
     o = EXPECT(0, "671,026,404,352       36,625,603,584", "info", "--config", "v3");
     expect(&o, 0, "KV cache of a token: 70,272 bytes in BF16");
     EXPECT(0, "15.71B                2.45B", "info", "--config", "v2-lite");
     o = DEEPSEEK("info", "--config", "nano"); /* counted by hand in the lesson */
     expect(&o, 0, "1,964,352            1,079,616");
+    o = EXPECT(0, "multi-head attention, 8 heads of 48,", "info", "--config", "109m-mha");
+    expect(&o, 0, "\n  attention                   6,291,456            6,291,456\n");
+    expect(&o, 0, "KV cache of a token: 12,288 bytes in BF16"); /* 2 x 8 layers x 8 x 48 x 2 */
     EXPECT(0, "indexer                   851,524,864", "info", "--config", "v3.2");
     EXPECT(0, "greedy, group_limited_greedy", "info", "--keys");
     EXPECT(0, "num_hidden_layers                 61\n", "info", "--keys", "--config", "v3");

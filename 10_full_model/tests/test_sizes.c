@@ -20,10 +20,10 @@ Test(sizes, published_totals) {
         const char *name;
         double total, active, within;
         int64_t cache;
-    } published[] = {{"v3", 671e9, 37e9, 0.5e9, 70272},
-                     {"v2-lite", 15.7e9, 2.4e9, 0.06e9, 31104},
-                     {"109m", 109e6, 50.2e6, 0.1e6, 2560},
-                     {"v3.2", 671.9e9, 37.5e9, 0.1e9, 85888}};
+    } published[] = {
+        {"v3", 671e9, 37e9, 0.5e9, 70272},           {"v2-lite", 15.7e9, 2.4e9, 0.06e9, 31104},
+        {"109m", 109e6, 50.2e6, 0.1e6, 2560},        {"109m-mha", 109.5e6, 50.7e6, 0.1e6, 12288},
+        {"109m-dense", 76.1e6, 50.4e6, 0.1e6, 2560}, {"v3.2", 671.9e9, 37.5e9, 0.1e9, 85888}};
     for (size_t i = 0; i < sizeof published / sizeof published[0]; i++) {
         ModelConfig cfg = preset(published[i].name);
         double total = (double)config_parameters(&cfg),
@@ -53,6 +53,21 @@ Test(sizes, kinds_add_up) {
         bool sparse = cfg.model_type == DEEPSEEK_V32;
         cr_assert((sizes.total[SIZE_INDEXER] > 0) == sparse, "%s", config_preset_name(i));
     }
+}
+
+/* What 109m is compared with differs in one thing: attention, whose size is 109m's within a tenth;
+ * or the experts, with 109m's active numbers within half a percent. */
+Test(sizes, comparisons_are_fair) {
+    ConfigSizes base = {0}, heads = {0}, dense = {0};
+    ModelConfig cfg = preset("109m"), mha = preset("109m-mha"), plain = preset("109m-dense");
+    base = config_sizes(&cfg), heads = config_sizes(&mha), dense = config_sizes(&plain);
+    for (int k = 0; k < SIZE_KINDS; k++)
+        cr_assert(k == SIZE_ATTENTION || heads.total[k] == base.total[k], "kind %d", k);
+    double attention = (double)heads.total[SIZE_ATTENTION] / (double)base.total[SIZE_ATTENTION];
+    double active = (double)dense.all_active / (double)base.all_active;
+    check_all(attention > 1, attention<1.1, active> 1, active < 1.005,
+              dense.total[SIZE_ATTENTION] == base.total[SIZE_ATTENTION],
+              dense.total[SIZE_ROUTED] == 0);
 }
 
 /* V3.2's indexer by hand: 61 x (64 x 128 x 1536 + 128 x 7168 + 2 x 128 + 64 x 7168). */
@@ -100,6 +115,9 @@ Test(sizes, activations_are_estimated) {
     lite.bos_token_id = lite.eos_token_id = -1;
     activations(lite, 2, 64);
     activations(tiny_config(300), 8, 64);
+    nano.kv_lora_rank = nano.qk_nope_head_dim = 0; /* multi-head attention */
+    nano.qk_rope_head_dim = nano.v_head_dim;
+    activations(nano, 4, 64);
     ModelConfig wide = tiny_sparse_config(tiny_config(300)); /* indexers that weigh something */
     wide.index_n_heads = 8, wide.index_head_dim = 32, wide.index_topk = 40;
     activations(wide, 8, 64);
