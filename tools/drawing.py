@@ -4,14 +4,15 @@ A script NN_name/figures/NAME.py makes NAME.svg beside it (make figures runs it)
 
     from drawing import BLUE, Drawing, pale
 
-    d = Drawing(600, 200, "what the picture says, for those who do not see it")
-    d.box(20, 40, 160, 50, "router\\n[N, E]", fill=pale(BLUE))
-    d.arrow([(180, 65), (240, 65)], "scores")
+    d = Drawing(200, "what the picture says, for those who do not see it")
+    d.box(20, 40, 120, 50, "router\\n[N, E]", fill=pale(BLUE))
+    d.arrow([(140, 65), (240, 65)], "scores")
     d.save(__file__)
 
-Coordinates are pixels from the upper left corner. A drawing is at most 640 wide and its text at least 13 high, so that
-it can be read on a telephone; like the charts it stands on white, so that it can be read on a dark page. Colours are
-those of common/program/figures/style.gp. The same script makes the same bytes.
+Coordinates are pixels from the upper left corner. Every drawing is 400 wide and its text at least 13 high: a telephone
+of 320 pixels, where no page scrolls a picture, still shows it 10 high. What does not fit beside goes below. Like the
+charts a drawing stands on white, so that it can be read on a dark page. Colours are those of
+common/program/figures/style.gp. The same script makes the same bytes.
 """
 
 import pathlib
@@ -22,7 +23,7 @@ ORANGE, SKY, BLACK, GREY = "#E69F00", "#56B4E9", "#000000", "#888888"
 INK, WHITE, HATCH = "#222222", "#FFFFFF", "url(#hatch)"
 FONT = "DejaVu Sans,Helvetica,Arial,sans-serif"
 MONO = "DejaVu Sans Mono,Menlo,Consolas,monospace"
-SIZE, LINE = 15, 1.25  # the text's height, and a line's in texts
+WIDTH, SIZE, LINE = 400, 13, 1.25  # of a drawing; the text's height, and a line's in texts
 
 HEAD = """<?xml version="1.0" encoding="utf-8" standalone="no"?>
 <svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {w} {h}" width="{w}" height="{h}" font-family="{font}">
@@ -40,8 +41,8 @@ def pale(colour, share=0.25):
 
 
 class Drawing:
-    def __init__(self, width, height, title):
-        self.parts = [HEAD.format(w=width, h=height, font=FONT, title=escape(title))]
+    def __init__(self, height, title):
+        self.parts = [HEAD.format(w=WIDTH, h=height, font=FONT, title=escape(title))]
 
     def box(self, x, y, w, h, text="", fill=WHITE, line=INK, width=1.5, dash=False, radius=4, **look):
         """A rectangle with lines of text in its middle. fill=HATCH: what is kept in a cache."""
@@ -55,6 +56,8 @@ class Drawing:
 
     def text(self, x, y, text, size=SIZE, anchor="middle", colour=INK, bold=False, mono=False, angle=0):
         """Lines of text around the height y. anchor: start, middle or end."""
+        if size < SIZE:
+            raise ValueError(f"drawing: {text!r} is {size} high, on a telephone too small; {SIZE} at least")
         lines = text.split("\n")
         turn = f' transform="rotate({angle:g} {x:g} {y:g})"' if angle else ""
         style = (' font-weight="bold"' if bold else "") + (f' font-family="{MONO}"' if mono else "")
@@ -72,7 +75,7 @@ class Drawing:
             f'<polyline points="{at}" fill="none" stroke="{colour}" stroke-width="{width:g}"{dashed}/>\n'
         )
 
-    def arrow(self, points, text="", colour=INK, width=1.8, dash=False, size=13, above=9, anchor="middle"):
+    def arrow(self, points, text="", colour=INK, width=1.8, dash=False, size=SIZE, above=9, anchor="middle"):
         """A line through the points with a head at the last; its text stands above the first stretch's middle."""
         (x0, y0), (x1, y1) = points[-2:]
         long = ((x1 - x0) ** 2 + (y1 - y0) ** 2) ** 0.5

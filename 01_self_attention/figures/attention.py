@@ -17,23 +17,23 @@ def pair(p):
     return "({:g}, {:g})".format(*p).replace("-", "−")
 
 
-d = Drawing(620, 420, "cat's query meets four keys; softmax makes shares of the scores; the values are mixed by them")
-d.text(14, 82, "cat’s query", anchor="start", bold=True)
-d.box(14, 96, 90, 34, pair(QUERY), fill=pale(ORANGE))
-d.arrow([(104, 113), (158, 113)])
-for label, y in (("scores", 166), ("shares", 228), ("values", 300)):
-    d.text(146, y, label, size=13, anchor="end", colour="#666666")
+d = Drawing(398, "cat's query meets four keys; softmax makes shares of the scores; the values are mixed by them")
+d.text(166, 24, "cat’s query", anchor="end", bold=True)
+d.box(181, 8, 90, 32, pair(QUERY), fill=pale(ORANGE))
+for label, y in (("keys", 109), ("scores", 156), ("shares", 210), ("values", 289)):
+    d.text(54, y, label, anchor="end", colour="#666666")
 for i, name in enumerate(NAMES):
-    x = 162 + 116 * i
-    d.text(x + 50, 30, name, bold=True)
-    d.text(x + 50, 74, "key", size=13, colour="#666666")
-    d.box(x, 96, 100, 34, pair(KEYS[i]), fill=pale(BLUE))
-    d.text(x + 50, 166, f"{scores[i]:g}", size=16)
+    x = 62 + 84 * i
+    d.arrow([(226, 40), (x + 38, 84)], colour="#888888")
+    d.box(x, 84, 76, 50, fill=pale(BLUE))
+    d.text(x + 38, 100, name, bold=True)
+    d.text(x + 38, 119, pair(KEYS[i]))
+    d.text(x + 38, 156, f"{scores[i]:g}", size=15)
     high = 110 * shares[i]
-    d.box(x + 30, 246 - high, 40, high, fill=BLUE, line=None, radius=0)
-    d.text(x + 50, 262, f"{shares[i]:.3f}")
-    d.box(x, 284, 100, 34, pair(VALUES[i]), fill=pale(GREEN))
-    d.arrow([(x + 50, 318), (389, 368)], width=1 + 8 * shares[i], colour=GREEN)
-d.box(304, 368, 170, 38, f"({out[0]:.3f}, {out[1]:.3f})".replace("-", "−"), fill=pale(GREEN, 0.5), bold=True)
-d.text(294, 387, "the new cat", anchor="end", bold=True)
+    d.box(x + 20, 236 - high, 36, high, fill=BLUE, line=None, radius=0)
+    d.text(x + 38, 250, f"{shares[i]:.3f}")
+    d.box(x, 273, 76, 32, pair(VALUES[i]), fill=pale(GREEN))
+    d.arrow([(x + 38, 305), (226, 352)], width=1 + 8 * shares[i], colour=GREEN)
+d.box(146, 352, 160, 36, f"({out[0]:.3f}, {out[1]:.3f})".replace("-", "−"), fill=pale(GREEN, 0.5), bold=True)
+d.text(138, 370, "the new cat", anchor="end", bold=True)
 d.save(__file__)

@@ -2,47 +2,47 @@
 
 from drawing import BLUE, GREEN, HATCH, ORANGE, PURPLE, Drawing, pale
 
-d = Drawing(620, 560, "MLA as two data flows: naive makes keys and values from the latents, absorbed takes the matrices to the query")
+d = Drawing(568, "MLA as two data flows: naive makes keys and values from the latents, absorbed takes the matrices to the query")
 
 
-def rank_box(x, y, w, text, fill, **look):
-    d.box(x, y, w, 36, text, fill=fill, size=13, **look)
+def rank_box(x, y, w, text, fill):
+    d.box(x, y, w, 36, text, fill=fill)
 
 
 # what both have: the new token's query, the cache
-d.text(310, 20, "for one head; the new token on the left, all tokens so far on the right", size=14)
-for top, name in ((40, "naive: multi-head attention"), (304, "absorbed: multi-query attention")):
-    d.box(8, top, 604, 248, fill="#FAFAFA", line="#BBBBBB")
-    d.text(20, top + 18, name, bold=True, anchor="start")
+d.text(200, 24, "for one head; the new token on the left,\nall tokens so far on the right")
+for top, name in ((46, "naive: multi-head attention"), (310, "absorbed: multi-query attention")):
+    d.box(6, top, 388, 250, fill="#FAFAFA", line="#BBBBBB")
+    d.text(18, top + 18, name, bold=True, anchor="start")
 
-y = 40
-rank_box(24, y + 36, 130, "q: 128 + 64", pale(BLUE, 0.4))
-rank_box(420, y + 36, 176, "cache, a row a token", HATCH)
-d.text(508, y + 86, "latent 512 + position 64", size=13)
-rank_box(420, y + 128, 176, "key 192, value 128", pale(GREEN, 0.45))
-d.arrow([(508, y + 98), (508, y + 128)])
-d.text(414, y + 112, "× W_uk, W_uv\nof each token", size=13, anchor="end", colour="#D55E00")
-rank_box(196, y + 128, 120, "softmax(q · k)", pale(PURPLE, 0.4))
-d.arrow([(89, y + 72), (89, y + 146), (196, y + 146)])
-d.arrow([(420, y + 146), (316, y + 146)])
-rank_box(196, y + 198, 120, "o: 128", pale(ORANGE, 0.45))
-d.arrow([(256, y + 164), (256, y + 198)])
-d.text(264, y + 180, "sum of values", size=13, anchor="start")
+y = 46
+rank_box(18, y + 36, 112, "q: 128 + 64", pale(BLUE, 0.4))
+rank_box(224, y + 36, 160, "cache, a row a token", HATCH)
+d.text(384, y + 86, "latent 512 + position 64", anchor="end")
+d.arrow([(350, y + 98), (350, y + 136)])
+d.text(342, y + 117, "× W_uk, W_uv of each token", anchor="end", colour="#D55E00")
+rank_box(224, y + 136, 160, "key 192, value 128", pale(GREEN, 0.45))
+rank_box(66, y + 136, 116, "softmax(q · k)", pale(PURPLE, 0.4))
+d.arrow([(40, y + 72), (40, y + 154), (66, y + 154)])
+d.arrow([(224, y + 154), (182, y + 154)])
+rank_box(66, y + 206, 116, "o: 128", pale(ORANGE, 0.45))
+d.arrow([(124, y + 172), (124, y + 206)])
+d.text(134, y + 189, "sum of values", anchor="start")
 
-y = 304
-rank_box(24, y + 36, 130, "q: 128 + 64", pale(BLUE, 0.4))
-rank_box(24, y + 118, 130, "q wide: 512 + 64", pale(BLUE, 0.55))
-d.arrow([(89, y + 72), (89, y + 118)])
-d.text(98, y + 95, "× W_ukᵀ, once", size=13, anchor="start", colour="#009E73")
-rank_box(420, y + 118, 176, "cache, a row a token", HATCH)
-d.text(508, y + 176, "as keys: all 576 numbers,\nas values: the first 512", size=13)
-rank_box(210, y + 118, 120, "softmax(q · c)", pale(PURPLE, 0.4))
-d.arrow([(154, y + 136), (210, y + 136)])
-d.arrow([(420, y + 136), (330, y + 136)])
-rank_box(210, y + 190, 120, "sum of c: 512", pale(ORANGE, 0.2))
-d.arrow([(270, y + 154), (270, y + 190)])
-rank_box(24, y + 190, 130, "o: 128", pale(ORANGE, 0.45))
-d.arrow([(210, y + 208), (154, y + 208)])
-d.text(182, y + 236, "× W_uv, once", size=13, colour="#009E73")
-d.text(508, y + 222, "one key for 128 heads", size=13, bold=True)
+y = 310
+rank_box(18, y + 36, 132, "q: 128 + 64", pale(BLUE, 0.4))
+rank_box(18, y + 120, 132, "q wide: 512 + 64", pale(BLUE, 0.55))
+d.arrow([(40, y + 72), (40, y + 120)])
+d.text(50, y + 96, "× W_ukᵀ, once", anchor="start", colour="#009E73")
+rank_box(224, y + 36, 160, "cache, a row a token", HATCH)
+d.text(356, y + 96, "as keys: all 576,\nas values: the first 512", anchor="end")
+d.arrow([(370, y + 72), (370, y + 120)])
+rank_box(224, y + 120, 160, "softmax(q · c)", pale(PURPLE, 0.4))
+d.arrow([(150, y + 138), (224, y + 138)])
+rank_box(224, y + 184, 160, "sum of c: 512", pale(ORANGE, 0.2))
+d.arrow([(304, y + 156), (304, y + 184)])
+rank_box(18, y + 184, 132, "o: 128", pale(ORANGE, 0.45))
+d.arrow([(224, y + 202), (150, y + 202)])
+d.text(18, y + 234, "× W_uv, once", anchor="start", colour="#009E73")
+d.text(384, y + 234, "one key for 128 heads", anchor="end", bold=True)
 d.save(__file__)

@@ -9,27 +9,27 @@ COLOUR = {"a": BLUE, "b": ORANGE, "c": VERMILION}
 order = sorted(range(6), key=lambda s: EXPERT[s])  # stable
 row_of = {s: row for row, s in enumerate(order)}
 
-d = Drawing(620, 400, "Six slots of three tokens are sorted by expert, multiplied as matrices, and collected again by their tokens")
+d = Drawing(424, "Six slots of three tokens are sorted by expert, multiplied as matrices, and collected again by their tokens")
 for i, t in enumerate("abc"):
-    d.box(64 + 176 * i, 14, 140, 32, f"token {t}", fill=pale(COLOUR[t], 0.45), bold=True)
+    d.box(16 + 130 * i, 12, 108, 32, f"token {t}", fill=pale(COLOUR[t], 0.45), bold=True)
 for s in range(6):
-    x = 54 + 88 * s
-    d.arrow([(134 + 176 * (s // 2) + (-20 if s % 2 == 0 else 20), 46), (x + 36, 76)], colour="#888888")
-    d.box(x, 76, 72, 40, f"slot {s}\nexpert {EXPERT[s]}", fill=pale(COLOUR[TOKEN[s]], 0.45), size=13)
-left = [30 + 88 * r + 18 * EXPERT[order[r]] for r in range(6)]
+    x = 8 + 65 * s
+    d.arrow([(70 + 130 * (s // 2) + (-20 if s % 2 == 0 else 20), 44), (x + 30, 76)], colour="#888888")
+    d.box(x, 76, 60, 40, f"slot {s}\nexpert {EXPERT[s]}", fill=pale(COLOUR[TOKEN[s]], 0.45))
+left = [10 + 57 * r + 13 * EXPERT[order[r]] for r in range(6)]
 for s in range(6):
-    d.arrow([(90 + 88 * s, 116), (left[row_of[s]] + 36, 184)], colour=COLOUR[TOKEN[s]])
+    d.arrow([(38 + 65 * s, 116), (left[row_of[s]] + 25, 184)], colour=COLOUR[TOKEN[s]])
 for r in range(6):
     s = order[r]
-    d.box(left[r], 184, 72, 34, f"row {r}: {TOKEN[s]}", fill=pale(COLOUR[TOKEN[s]], 0.45), size=13)
+    d.box(left[r], 184, 50, 40, f"row {r}\n{TOKEN[s]}", fill=pale(COLOUR[TOKEN[s]], 0.45))
 for e, (first, end) in enumerate(((0, 3), (3, 4), (4, 5), (5, 6))):
-    x, w = left[first] - 6, left[end - 1] + 78 - left[first] + 6
-    d.box(x, 178, w, 92, fill="none", line="#222222", dash=True)
-    d.text(x + w / 2, 246, f"expert {e}" if end - first < 2 else f"expert {e}: one matrix of three rows", size=13, bold=True)
+    x, w = left[first] - 6, left[end - 1] + 56 - left[first] + 6
+    d.box(x, 178, w, 96, fill="none", line="#222222", dash=True)
+    d.text(x + w / 2, 250, f"expert\n{e}" if end - first < 2 else f"expert {e}: one\nmatrix of three rows", bold=True)
 for i, t in enumerate("abc"):
     for r in range(6):
         if TOKEN[order[r]] == t:
-            d.arrow([(left[r] + 36, 270), (134 + 176 * i, 336)], colour=COLOUR[t])
-    d.box(64 + 176 * i, 336, 140, 34, f"Σ w · rows of {t}", fill=pale(COLOUR[t], 0.45), size=14)
-d.text(310, 388, "each token collects its own rows, in a fixed order", size=13)
+            d.arrow([(left[r] + 25, 274), (70 + 130 * i, 350)], colour=COLOUR[t])
+    d.box(12 + 130 * i, 350, 116, 34, f"Σ w · rows of {t}", fill=pale(COLOUR[t], 0.45))
+d.text(200, 406, "each token collects its own rows, in a fixed order")
 d.save(__file__)

@@ -6,24 +6,24 @@ from drawing import BLUE, GREEN, GREY, ORANGE, PURPLE, SKY, Drawing, pale
 ROWS = (
     ("F32", (("weights", 4, GREEN), ("gradients", 4, ORANGE), ("m", 4, PURPLE), ("v", 4, PURPLE))),
     ("BF16", (("copy", 2, SKY), ("masters", 4, GREEN), ("gradients", 4, ORANGE), ("m", 4, PURPLE), ("v", 4, PURPLE))),
-    ("serve, BF16", (("copy", 2, SKY),)),
+    ("serve,\nBF16", (("copy", 2, SKY),)),
 )
-BYTE = 26
-d = Drawing(640, 312, "Bytes of memory for each weight: 16 in F32, 18 in BF16 with masters, 2 to serve; activations come on top")
-d.text(20, 20, "for each weight, bytes", anchor="start", bold=True)
+BYTE, SCALE = 17.5, 8.2  # pixels of a byte for each weight, of a GiB
+d = Drawing(312, "Bytes of memory for each weight: 16 in F32, 18 in BF16 with masters, 2 to serve; activations come on top")
+d.text(8, 20, "for each weight, bytes", anchor="start", bold=True)
 for r, (name, parts) in enumerate(ROWS):
-    y, x = 36 + 48 * r, 128
-    d.text(x - 10, y + 18, name, anchor="end")
+    y, x = 36 + 48 * r, 56
+    d.text(x - 6, y + 18, name, anchor="end")
     for part, size, colour in parts:
-        d.box(x, y, BYTE * size, 36, f"{part}\n{size}", fill=pale(colour, 0.35), radius=0, size=13)
+        d.box(x, y, BYTE * size, 36, f"{part}\n{size}", fill=pale(colour, 0.35), radius=0)
         x += BYTE * size
-    d.text(x + 8, y + 18, f"{sum(p[1] for p in parts)}", anchor="start", bold=True)
-d.text(20, 204, "for 109m, 32 texts of 1,024 tokens, GiB", anchor="start", bold=True)
-d.text(128, 298, "green: what the rows above count", anchor="start", size=13)
+    d.text(x + 6, y + 18, f"{sum(p[1] for p in parts)}", anchor="start", bold=True)
+d.text(8, 204, "for 109m, 32 texts of 1,024 tokens, GiB", anchor="start", bold=True)
+d.text(56, 298, "green: what the rows above count", anchor="start")
 for r, (name, state, activations) in enumerate((("F32", 1.62, 34.19), ("BF16", 1.83, 17.1))):
-    y, x = 218 + 38 * r, 128
-    d.text(x - 10, y + 14, name, anchor="end")
-    d.box(x, y, 12 * state, 28, fill=pale(GREEN, 0.35), radius=0)
-    d.box(x + 12 * state, y, 12 * activations, 28, f"activations {activations:g}", fill=pale(BLUE), radius=0, size=13)
-    d.text(x + 12 * (state + activations) + 8, y + 14, f"{state + activations:.1f}", anchor="start", bold=True)
+    y, x = 218 + 38 * r, 56
+    d.text(x - 6, y + 14, name, anchor="end")
+    d.box(x, y, SCALE * state, 28, fill=pale(GREEN, 0.35), radius=0)
+    d.box(x + SCALE * state, y, SCALE * activations, 28, f"activations {activations:g}", fill=pale(BLUE), radius=0)
+    d.text(x + SCALE * (state + activations) + 6, y + 14, f"{state + activations:.1f}", anchor="start", bold=True)
 d.save(__file__)

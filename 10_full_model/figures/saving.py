@@ -2,20 +2,20 @@
 
 from drawing import BLUE, GREEN, GREY, VERMILION, Drawing, pale
 
-d = Drawing(640, 262, "Write beside, one rename, then move the files up: before the rename the old model counts, after it the new one")
+d = Drawing(330, "Write beside, one rename, then move the files up: before the rename the old model counts, after it the new one")
 STEPS = (
-    (20, 208, "1. write all files\ninto …incoming.PID.tmp", BLUE),
-    (248, 112, "2. a rename:\n…incoming", VERMILION),
-    (380, 140, "3. files move up,\none by one", BLUE),
-    (540, 82, "4. done", GREEN),
+    (44, 50, "1. write all files into\n…incoming.PID.tmp", BLUE),
+    (118, 50, "2. a rename:\n…incoming", VERMILION),
+    (192, 50, "3. files move up,\none by one", BLUE),
+    (266, 34, "4. done", GREEN),
 )
-for x, w, words, colour in STEPS:
-    d.box(x, 40, w, 62, words, fill=pale(colour), size=14)
-for a, b in ((228, 248), (360, 380), (520, 540)):
-    d.arrow([(a, 71), (b, 71)])
-d.line([(306, 116), (306, 226)], colour=VERMILION, width=1.6, dash=True)
-d.text(20, 136, "a kill, or a full disk, here:", size=14, anchor="start", bold=True)
-d.box(20, 154, 280, 58, "the old model is as it was;\nwhat was begun is thrown away", fill=pale(GREY, 0.3), size=14, line=None)
-d.box(312, 154, 310, 58, "the new model counts; whoever opens\nthe folder next moves the rest up", fill=pale(GREEN), size=14, line=None)
-d.text(306, 244, "the moment that decides", size=13)
+for y, h, words, colour in STEPS:
+    d.box(10, y, 176, h, words, fill=pale(colour))
+for a, b in ((94, 118), (168, 192), (242, 266)):
+    d.arrow([(98, a), (98, b)])
+d.text(390, 22, "a kill, or a full disk, here:", anchor="end", bold=True)
+d.box(206, 44, 184, 92, "the old model is\nas it was; what was\nbegun is thrown away", fill=pale(GREY, 0.3), line=None)
+d.box(206, 150, 184, 150, "the new model counts;\nwhoever opens the folder\nnext moves the rest up", fill=pale(GREEN), line=None)
+d.line([(186, 143), (396, 143)], colour=VERMILION, width=1.6, dash=True)
+d.text(200, 316, "dashed: the moment that decides")
 d.save(__file__)
