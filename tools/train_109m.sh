@@ -15,6 +15,7 @@
 #                         there are samples, and nothing longer is lost
 #     --device, --dtype   (default: cuda and bf16 where nvidia-smi finds a GPU, else cpu and f32)
 #     --batch, --context, --accumulate N   another shape of a step: a GPU with less memory takes --batch 8 --accumulate 16
+#     -- FLAG...          of deepseek train; what they say counts (-- --learning-rate 1e-3 --lowest-rate 1e-5)
 #     --vocab N           tokens to learn (default: the configuration's 50257; nano's 2048)
 #
 # What a call has done, the next one does not do again. DIR then holds
@@ -22,6 +23,7 @@
 #     plan                the number of steps, and what it was found from
 #     model/, model/last/ the best model and the last, metrics.csv, loss.svg, load.svg (charts need gnuplot)
 #     samples.txt         what the model wrote after each piece
+#     pieces.csv          steps and seconds of each piece, from the start of the program to its end, and tokens a second
 #     positions.csv, tasks.csv, eval.txt    how it was judged
 #     log                 what all commands said
 # The run is the same, byte for byte, in however many pieces; only samples.txt has other moments.
@@ -69,8 +71,8 @@ sizes() { # BATCH CONTEXT ACCUMULATE RATE FLOOR VALIDATE WINDOWS
     batch=${batch:-$1} context=${context:-$2} accumulate=${accumulate:-$3} rate=$4 floor=$5 validate=$6 windows=$7
 }
 case $config in
-nano) sizes 16 64 1 3e-3 3e-4 200 8; vocab=${vocab:-2048} ;;
-small) sizes 16 512 1 1e-3 1e-4 200 4 ;;
+nano*) sizes 16 64 1 3e-3 3e-4 200 8; vocab=${vocab:-2048} ;;
+small*) sizes 16 512 1 1e-3 1e-4 200 4 ;;
 *) sizes 32 1024 4 3e-4 1e-5 500 8 ;;
 esac
 vocab=${vocab:-50257}
@@ -97,14 +99,14 @@ fi
 
 common=(--data "$out/shards" --config "$config" --mtp 1 --batch $batch --context $context --accumulate $accumulate
     --learning-rate $rate --lowest-rate $floor --eval-every $validate --eval-batches $windows
-    --device "$device" --dtype "$dtype" "${more[@]}")
+    --device "$device" --dtype "$dtype")
 
 # Tokens a second: the median of a short run's steps.
 measure_speed() {
     local limit
     limit=$(awk -v b="$budget" 'BEGIN { print (b / 20 < 0.4 ? b / 20 : 0.4) }')
     rm -rf "$out/speed"
-    "$deepseek" train "${common[@]}" --out "$out/speed" --steps 1000000 --minutes "$limit" --peak 0 >&2
+    "$deepseek" train "${common[@]}" "${more[@]}" --out "$out/speed" --steps 1000000 --minutes "$limit" --peak 0 >&2
     awk -F, '/^#/ { next } !column { for (i = 1; i <= NF; i++) if ($i == "tokens_per_second") column = i; next }
         { print $column }' "$out/speed/metrics.csv" | sort -n | awk '{ v[NR] = $1 } END { print v[int((NR + 1) / 2)] }'
     rm -rf "$out/speed"
@@ -152,6 +154,7 @@ sample() {
 
 warmup=$((steps / 10))
 before=-1
+[ -e "$out/pieces.csv" ] || echo from,to,seconds,tokens_per_second >"$out/pieces.csv"
 while [ "$(done_steps)" != "$steps" ]; do
     now=$(left)
     is_less 0.05 "$now" || { say "the time is up after step $(done_steps); the same call goes on"; exit 0; }
@@ -159,7 +162,10 @@ while [ "$(done_steps)" != "$steps" ]; do
     before=$(done_steps)
     limit=$(awk -v a="$piece" -v b="$now" 'BEGIN { print (a < b ? a : b) }')
     say "training, for $limit minutes at most"
-    "$deepseek" train "${common[@]}" --out "$out/model" --steps "$steps" --warmup $warmup --minutes "$limit" --resume
+    begin=$EPOCHREALTIME
+    "$deepseek" train "${common[@]}" --out "$out/model" --steps "$steps" --warmup $warmup --minutes "$limit" --resume "${more[@]}"
+    awk -v a="$before" -v b="$(done_steps)" -v s=$tokens_a_step -v begin="$begin" -v end="$EPOCHREALTIME" \
+        'BEGIN { printf "%d,%d,%.2f,%.0f\n", a, b, end - begin, (b - a) * s / (end - begin) }' >>"$out/pieces.csv"
     sample
 done
 
