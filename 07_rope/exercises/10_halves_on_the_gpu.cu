@@ -18,7 +18,7 @@
  * REPLACES: rope_rotate_cuda in 07_rope/cuda/rope_cuda.cu
  * TESTS: test_rope:rotate/equals_complex_numbers_cuda* test_rope:rotate/inverse_undoes_cuda*
  *   test_rope:rotate/k_may_be_missing_cuda* test_rope:rotate/counts_from_an_offset_cuda*
- *   test_rope:positions/beyond*
+ *   test_rope:positions/beyond*cuda
  */
 #include "07_rope/rope.h"
 #include "common/cuda/gpu.cuh"
