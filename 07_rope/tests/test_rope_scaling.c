@@ -102,8 +102,8 @@ Test(scaling, ntk_spreads_the_squeeze) {
     double f[32], g[32];
     rope_frequencies(&plain, f);
     rope_frequencies(&ntk, g);
-    check_number("first", f[0] / g[0], 1, 0);
-    check_number("last", f[31] / g[31], 8, 1e-12);
+    check_number("the first pair's slow-down by ntk", f[0] / g[0], 1, 0);
+    check_number("the last pair's slow-down by ntk of factor 8", f[31] / g[31], 8, 1e-12);
     for (int i = 1; i < 32; i++) cr_assert(f[i] / g[i] > f[i - 1] / g[i - 1]);
 }
 

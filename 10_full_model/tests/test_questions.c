@@ -254,6 +254,7 @@ DEVICE_TEST(questions, padding_is_counted_nowhere) {
     int32_t load[6];
     tensor_download_ints(&ctx, load, model.decoder.layers[1].moe.load);
     for (int e = 0; e < 6; e++) counted += load[e];
-    cr_assert(counted == expected && isfinite(report.loss), "%d choices, not %d", counted,
+    cr_assert(counted == expected && isfinite(report.loss),
+              "the experts have counted %d choices; without padding there are %d", counted,
               expected);
 }

@@ -346,6 +346,41 @@ Test(source, a_batch_is_a_function_of_seed_and_place) {
     shards_close(&shards);
 }
 
+/*
+ * What ends a document is a token like others, to be learned: each end that lies in a window, but
+ * for its first token, is a target there. A model without such targets never stops.
+ */
+Test(source, the_end_of_every_document_is_learned) {
+    Scratch scratch = scratch_open();
+    Shards shards;
+    TokenSource source;
+    enum { LENGTH = 16, DOCUMENTS = 40 };
+    write_folder(scratch.directory, DOCUMENTS, VOCAB, 100);
+    check_ok(shards_open(&shards, scratch.directory, true, &err), &err);
+    check_ok(source_of_shards(&source, &shards, LENGTH, &err), &err);
+    int learned = 0;
+    for (uint64_t w = 0; w < 50; w++) { /* an epoch, for 820 tokens */
+        int32_t inputs[LENGTH], targets[LENGTH];
+        source_batch(&source, 9, w, 1, LENGTH, inputs, targets);
+        int64_t begins = shards_window(&shards, 9, w, LENGTH);
+        for (int d = 0; d < DOCUMENTS; d++) {
+            int64_t first, count;
+            shards_document(&shards, SHARD_TRAIN, d, &first, &count);
+            int64_t t = first + count - 1 - begins; /* the end's place; its target stands before */
+            if (t < 1 || t > LENGTH) continue;
+            cr_assert(targets[t - 1] == END,
+                      "the target before the end of document %d is %d, not the end-of-text token "
+                      "%d: a model would not learn to stop",
+                      d, targets[t - 1], END);
+            learned++;
+        }
+    }
+    /* An epoch leaves up to 20 of the 820 tokens out, and the first 20 hold five ends, or six. */
+    cr_expect(learned >= DOCUMENTS - 6, "%d ends were learned in an epoch", learned);
+    source_free(&source);
+    shards_close(&shards);
+}
+
 Test(source, validation_is_spread_over_its_part) {
     Scratch scratch = scratch_open();
     Shards shards;
