@@ -15,13 +15,14 @@
  * is true, 0 if not:
  *
  *   other_choice        tokens then go to other experts than before
- *   other_output        the output then changes from step to step even if no weight does
+ *   stays_biased        when all loads are even at last, and no bias moves any more, the output
+ *                       still is another one than without any bias
  *   learns_bias         the bias then gets a gradient through the weights, and learns from the loss
  *
  * POINTS: 2
  */
 extern const double rows_of_4096, operations_a_byte, share_read_by_one;
-extern const int least_tokens, other_choice, other_output, learns_bias;
+extern const int least_tokens, other_choice, stays_biased, learns_bias;
 
 const double rows_of_4096 = 0, operations_a_byte = 0, share_read_by_one = 0;
-const int least_tokens = 0, other_choice = -1, other_output = -1, learns_bias = -1;
+const int least_tokens = 0, other_choice = -1, stays_biased = -1, learns_bias = -1;

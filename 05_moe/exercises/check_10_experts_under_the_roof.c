@@ -3,7 +3,7 @@
 #include <math.h>
 
 extern const double rows_of_4096, operations_a_byte, share_read_by_one;
-extern const int least_tokens, other_choice, other_output, learns_bias;
+extern const int least_tokens, other_choice, stays_biased, learns_bias;
 
 enum { EXPERTS = 256, TOP_K = 8, BALANCE = 186 };
 
@@ -36,7 +36,9 @@ Test(under_the_roof, sentences) {
     float old, new;
     route(before, 1, &was, &old);
     route(after, 1, &is, &new);
-    cr_assert(other_output == (old != new), "think about other_output again");
+    cr_assert(stays_biased == (old != new),
+              "think about stays_biased again: what is a bias when it "
+              "has stopped moving?");
     route(after, 0, &was, &old);
     cr_assert(other_choice == (was != is), "think about other_choice again: what decides who is "
                                            "taken?");

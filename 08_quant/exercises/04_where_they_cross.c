@@ -1,27 +1,32 @@
 /*
- * Exercise 08.4: where INT8 and E4M3 cross.
+ * Exercise 08.4: where whole numbers and floats cross.
  *
- * Derive two lines of the lesson's chart of outliers. Many normal numbers (root mean square 1)
- * share a scale with one that is `outlier`, which is larger than all of them.
+ * The lesson's chart of outliers has lines of two kinds. Many normal numbers (root mean square 1)
+ * share a scale with one that is `outlier`, which is larger than all of them. What the others lose
+ * in whole numbers from -largest to largest is the lesson's formula, error_whole() (127: INT8, 7:
+ * INT4). Derive the other kind of line, and where the two meet.
  *
- *   error_int8()    the error of the others in INT8, ||w' - w|| / ||w||, where it is not larger
- *                   than about a half: steps are outlier / 127, and what is rounded off is equally
- *                   likely anywhere within a step
- *   error_e4m3()    the same in E4M3, as long as nothing falls beneath its smallest numbers. x lies
- *                   somewhere in [2^n, 2^(n + 1)); let it be equally likely anywhere in there, and
- *                   the step is 2^n / 8. As a share of x's own root mean square
+ *   error_float()   ||w' - w|| / ||w|| in a float with so many bits of fraction (E4M3 has 3, E5M2
+ *                   2), as long as nothing falls beneath its smallest numbers. x lies somewhere in
+ *                   [2^n, 2^(n + 1)); let it be equally likely anywhere in there, and the step is
+ *                   2^n / 2^fraction. As a share of x's own root mean square
  *   crossing()      the outlier for which both are the same. Below it whole numbers are better
+ *   bits_more       how many bits of fraction more a float must have for the crossing to lie at a
+ *                   quarter of where it was
  *
  * POINTS: 3
  */
 #include <math.h>
 
-double error_int8(double outlier);
-double error_e4m3(void);
-double crossing(void);
+double error_whole(double outlier, int largest);
+double error_float(int fraction);
+double crossing(int largest, int fraction);
+extern const int bits_more;
 
-double error_int8(double outlier) { return outlier / 127; }
+double error_whole(double outlier, int largest) { return outlier / largest / sqrt(12); }
 
-double error_e4m3(void) { return 1.0 / 16; }
+double error_float(int fraction) { return pow(2, -fraction - 1); }
 
-double crossing(void) { return 127.0 / 16; }
+double crossing(int largest, int fraction) { return largest * pow(2, -fraction - 1); }
+
+const int bits_more = 0;

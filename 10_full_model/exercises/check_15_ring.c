@@ -21,6 +21,10 @@ Test(ring, adds_up) {
                 long *to = &has[(r + 1) % size][m.piece];
                 *to = m.adds ? *to + before[r][m.piece] : before[r][m.piece];
             }
+            for (int r = 0; round == size - 2 && r < size; r++)
+                cr_assert(has[r][r] == sum[r],
+                          "%d ranks: after %d rounds piece %d of rank %d is %ld, not %ld", size,
+                          size - 1, r, r, has[r][r], sum[r]);
         }
         for (int r = 0; r < size; r++)
             for (int i = 0; i < size; i++)

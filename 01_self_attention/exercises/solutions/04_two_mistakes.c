@@ -1,7 +1,8 @@
 /*
  * Solution 01.4. (1) The maximum started at 0: with all scores below about -104 every exponential
  * was 0, and so was the sum. A maximum starts at -infinity. (2) The sum ran over the queries, not
- * over the keys.
+ * over the keys. Tempting for (1): to start at the first score in another loop, or at a number
+ * that is "small enough", say -1e4: the next model's scores are smaller.
  */
 #include <math.h>
 

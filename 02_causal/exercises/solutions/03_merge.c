@@ -1,6 +1,10 @@
 /*
  * Solution 02.3. Merging is symmetric and associative, so any number of workers may be merged in
  * any order; the order changes only the rounding.
+ *
+ * Tempting: to merge the finished outputs, (o_a + o_b) / 2 or by the numbers of keys. A share is a
+ * share of all keys' exponentials, so the sums must be brought to one maximum first. And with two
+ * empty workers the difference of their maxima is -infinity less -infinity, which is no number.
  */
 #include "02_causal/causal.h"
 

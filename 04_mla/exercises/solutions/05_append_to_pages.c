@@ -1,7 +1,9 @@
 /*
  * Solution 04.5. Every token asks the block table anew. Pages one after the other is what one sees
  * in a test with one sequence, for a fresh pool hands them out in order: that is why the mistake
- * lives long.
+ * lives long. Tempting besides: to ask the table once for each chunk, with the place of its first
+ * token, which is right until a chunk crosses the end of a page; and to count lengths[b] as it was
+ * before the chunk.
  */
 #include "04_mla/latent_cache.h"
 
