@@ -371,7 +371,7 @@ Tensor *mla_absorbed_attention(Context *ctx, Tensor *q, const Tensor *selected, 
     Tensor *o = tensor_new(ctx, "attention", ctx->dtype, SHAPE(B, T, H, mla.v));
     ArenaMark mark = arena_mark(&ctx->data); /* from here on: needed by this function alone */
 
-    /* W_uk moves to the query and W_uv behind the sum: q_absorbed = [q_nope W_uk | q_rope] */
+    /* W_uk moves to the query and W_uv after the sum: q_absorbed = [q_nope W_uk | q_rope] */
     Tensor *q_absorbed = tensor_new(ctx, "q_absorbed", ctx->dtype, SHAPE(B, T, H, rank + mla.rope));
     Tensor *o_latent = tensor_new(ctx, "o_latent", ctx->dtype, SHAPE(B, T, H, rank));
     absorb_query(ctx, q_absorbed, q, w->kv_b_proj, B * T, mla);
