@@ -57,7 +57,7 @@ class Figure:
         """
         if self.at.endswith(".svg"):
             shown = re.search(
-                rf'<figure><img\s+src="{re.escape(self.at)}".*?</figure>(<details class="numbers">.*?</details>)?',
+                rf'<figure><div class="wide"><img[^>]*?\ssrc="{re.escape(self.at)}".*?</figure>(<details class="numbers">.*?</details>)?',
                 body,
                 re.S,
             )

@@ -7,7 +7,8 @@ lesson; the rest is done on that HTML, by the few shapes pandoc writes:
     `mla_cpu.c`    a file that exists is a link to it
     headings       anchors that can be copied, and the list of contents
     quotes         the comment lesson-sync left says which file's lines they are: a caption with a link
-    charts         beneath each, its numbers: the CSV file that it was drawn from
+    charts         beneath each, its numbers: the CSV file that it was drawn from; on a small screen its
+                   frame scrolls, so that its text stays readable
     figures        those of NN_name/web/, at the picture or heading that they ask for
 
 Invariant: every href and src is a path inside the book, an anchor that exists, or another site's
@@ -29,6 +30,7 @@ from sources import coloured, numbered
 NAMES = ["README.md", "index.html"]
 OUTSIDE = re.compile(r"^(https?|mailto):")
 IMAGES = (".svg", ".png")
+NARROW = 400  # pixels: a drawing's width in tools/drawing.py
 
 
 class Mistake(Exception):
@@ -67,6 +69,17 @@ class Page:
 def plain(fragment):
     """HTML without its tags."""
     return html.unescape(re.sub(r"<[^>]+>", "", fragment)).strip()
+
+
+def least_width(picture):
+    """Pixels that a picture needs for text 11 high. Not more than it was drawn for; and the drawings of
+    tools/drawing.py are made for a telephone's width: 0, they are never cut."""
+    text = picture.read_text() if picture.suffix == ".svg" else ""
+    box = re.search(r'viewBox="0 0 ([\d.]+) ', text)
+    sizes = [float(s) for s in re.findall(r'font-size="([\d.]+)"', text)]
+    if not box or not sizes or float(box[1]) <= NARROW:
+        return 0
+    return round(float(box[1]) * min(1, 11 / min(sizes)))
 
 
 def relative(url, page):
@@ -196,8 +209,9 @@ class Book:
 
     def charts(self, page, body):
         def one(m):
-            figure = f"<figure>{m[1]}<figcaption>{m[3]}</figcaption></figure>"
             path = posixpath.normpath(posixpath.join(posixpath.dirname(page.path), m[2]))
+            shown = m[1].replace("<img", f'<img style="min-width:{least_width(ROOT / path)}px"', 1)
+            figure = f'<figure><div class="wide">{shown}</div><figcaption>{m[3]}</figcaption></figure>'
             table = re.sub(r"\.svg$", ".csv", path)
             return figure + (self.numbers(table) if (ROOT / table).exists() else "")
 

@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Does the book work? After `make book`, in a headless Chromium: test_book.py [--shots FOLDER] [PAGE...]
 
-    pages      load without an error and without a request to another host, and fit screens of 360,
-               800 and 1400 pixels; without scripts the text is there, without WebAssembly or its SIMD
+    pages      load without an error and without a request to another host, and fit screens of 320,
+               800 and 1400 pixels, where no picture's text is smaller than 9; without scripts the text is there, without WebAssembly or its SIMD
                a figure says so
     figures    each input of each figure is set to its ends and to something else; what the page says
                is what the chapter's native library says to the same question
@@ -17,6 +17,7 @@ import argparse
 import concurrent.futures
 import json
 import pathlib
+import re
 import subprocess
 import sys
 import threading
@@ -32,7 +33,7 @@ from pages import Book, Page
 
 BOOK = ROOT / "build/book"
 NATIVE = ROOT / "build/book-tools"
-WIDTHS = (360, 800, 1400)
+WIDTHS = (320, 800, 1400)
 MOST_BYTES = 1 << 20
 
 # Both sides compute in F32 and sum in another order: WebAssembly has no fused multiply-add, and its
@@ -245,9 +246,21 @@ def check_page(results, browser, path, library, shots):
         page.run("new Promise(done => setTimeout(done, 120))")
         wide = page.run("document.documentElement.scrollWidth")
         results.check(wide <= width, f"{path}: {wide} pixels on a screen of {width}")
+        small = [name for name, shown in page.run(PICTURES) if text_height(path, name, shown) < 9]
+        results.check(not small, f"{path}: text of {small} is too small on a screen of {width}")
         if shots:
             page.picture(shots / f"{path.replace('/', '_')}_{width}.png")
     browser.close(page)
+
+
+PICTURES = "[...document.querySelectorAll('figure img')].map(i => [i.getAttribute('src'), i.clientWidth])"
+
+
+def text_height(path, name, shown):
+    """Of the smallest text in a picture that is shown so many pixels wide."""
+    svg = ((BOOK / path).parent / name).read_text()
+    drawn = float(re.search(r'viewBox="0 0 ([\d.]+) ', svg)[1])
+    return min(map(float, re.findall(r'font-size="([\d.]+)"', svg))) * shown / drawn
 
 
 ABSENT = {
