@@ -37,7 +37,7 @@ do for [i=1:panels] {
     # A square for every weight of at least 1 %; the characters stand at the left and on top.
     plot data using ($1 == i && $10 >= 0.01 ? $7 : NaN):6:($7-0.5):($7+0.5):($6-0.5):($6+0.5):10 \
              with boxxyerror fillcolor palette fillstyle solid 1 noborder, \
-         data using ($1 == i && $6 == $7 ? $7 : NaN):(-1.1):9 with labels font ',9', \
-         data using ($1 == i && $6 == $7 ? -1.1 : NaN):6:8 with labels font ',9'
+         data using ($1 == i && $6 == $7 ? $7 : NaN):(-1.1):9 with labels font ',11', \
+         data using ($1 == i && $6 == $7 ? -1.1 : NaN):6:8 with labels font ',11'
 }
 unset multiplot

@@ -30,7 +30,7 @@ from sources import coloured, numbered
 NAMES = ["README.md", "index.html"]
 OUTSIDE = re.compile(r"^(https?|mailto):")
 IMAGES = (".svg", ".png")
-NARROW = 400  # pixels: a drawing's width in tools/drawing.py
+NARROW, COLUMN = 400, 800  # pixels: a drawing's width in tools/drawing.py, the text's column in book.css
 
 
 class Mistake(Exception):
@@ -72,14 +72,14 @@ def plain(fragment):
 
 
 def least_width(picture):
-    """Pixels that a picture needs for text 11 high. Not more than it was drawn for; and the drawings of
-    tools/drawing.py are made for a telephone's width: 0, they are never cut."""
+    """Pixels that a picture needs for text 11 high. Not more than it was drawn for, nor than the column
+    has; and the drawings of tools/drawing.py are made for a telephone's width: 0, they are never cut."""
     text = picture.read_text() if picture.suffix == ".svg" else ""
     box = re.search(r'viewBox="0 0 ([\d.]+) ', text)
     sizes = [float(s) for s in re.findall(r'font-size="([\d.]+)"', text)]
     if not box or not sizes or float(box[1]) <= NARROW:
         return 0
-    return round(float(box[1]) * min(1, 11 / min(sizes)))
+    return round(min(float(box[1]) * min(1, 11 / min(sizes)), COLUMN))
 
 
 def relative(url, page):
