@@ -35,7 +35,6 @@ typedef struct ForwardTile {
     float m[LANES], l[LANES], rescale[LANES];
 } ForwardTile;
 
-/* [online] */
 /* One tile of `keys` scores joins the running maximum m, sum l and output o. */
 static void online_update(ForwardTile *t, int keys, int v_dim) {
     float m_new[LANES], sum[LANES] = {0};
@@ -59,7 +58,6 @@ static void online_update(ForwardTile *t, int keys, int v_dim) {
     for (int c = 0; c < v_dim; c++)
         for (int i = 0; i < LANES; i++) t->o[c * LANES + i] *= t->rescale[i];
 }
-/* [/online] */
 
 /* Lane i sees seen + i keys: the scores of later ones become -inf. */
 static void mask_diagonal(float *s, int first_key, int keys, int seen) {

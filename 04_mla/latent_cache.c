@@ -72,7 +72,6 @@ void latent_cache_writes(LatentCache *cache, const char *where, int64_t tokens) 
     cache->written = pages->steps;
 }
 
-/* [latent_cache_append] */
 void latent_cache_append(Context *ctx, LatentCache *cache, const Tensor *c_kv,
                          const Tensor *k_rope) {
     Pages *pages = cache->pages;
@@ -93,7 +92,6 @@ void latent_cache_append(Context *ctx, LatentCache *cache, const Tensor *c_kv,
         ON(ctx, latent_append, cache->latent.data, pages->block_table.data, pages->lengths.data,
            c_kv->data, k_rope ? k_rope->data : NULL, B, T, c_width, rope_width, pages->max_pages);
 }
-/* [/latent_cache_append] */
 
 void latent_cache_gather(Context *ctx, const LatentCache *cache, void *c_kv, void *k_rope,
                          int64_t b, int64_t batch, int64_t length, int64_t c_width) {

@@ -23,7 +23,6 @@ float mla_scale(const MlaConfig *cfg, const Position *position) {
     return position ? scale * position->scale : scale;
 }
 
-/* [mla_flop] */
 /* Pairs of a query and a key it sees: T new tokens, the last of which sees all S. */
 static double pairs_seen(int64_t T, int64_t S) {
     return (double)T * (double)S - (double)T * (double)(T - 1) / 2;
@@ -44,7 +43,6 @@ double mla_absorbed_flop(const MlaConfig *cfg, int64_t T, int64_t S) {
 MlaMode mla_cheaper(const MlaConfig *cfg, int64_t T, int64_t S) {
     return mla_absorbed_flop(cfg, T, S) < mla_naive_flop(cfg, T, S) ? MLA_ABSORBED : MLA_NAIVE;
 }
-/* [/mla_flop] */
 
 int64_t mla_cache_bytes_per_token(const MlaConfig *cfg, int layers, DType dtype) {
     return (int64_t)layers * (cfg->kv_lora_rank + cfg->qk_rope_head_dim) *

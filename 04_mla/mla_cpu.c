@@ -22,7 +22,6 @@ enum { PARALLEL = 1 << 18 };      /* the same, multiply-adds */
 
 /* ---- keys ---- */
 
-/* [mla_keys] */
 void mla_keys_cpu(float *k, const float *kv, const float *k_rope, int64_t rows, MlaShape shape) {
     int64_t H = shape.heads, nope = shape.nope, rope = shape.rope, v = shape.v;
 #pragma omp parallel for if (rows * H * (nope + rope) > PARALLEL_COPY)
@@ -53,11 +52,9 @@ void mla_keys_backward_cpu(float *dkv, int add_kv, float *dk_rope, int add_rope,
         }
     }
 }
-/* [/mla_keys] */
 
 /* ---- absorption ---- */
 
-/* [mla_absorb_query] */
 void mla_absorb_query_cpu(float *q_absorbed, const float *q, const float *kv_b, int64_t rows,
                           MlaShape shape) {
     int64_t H = shape.heads, nope = shape.nope, rope = shape.rope, rank = shape.kv_lora_rank;
@@ -76,7 +73,6 @@ void mla_absorb_query_cpu(float *q_absorbed, const float *q, const float *kv_b, 
             memcpy(to + i * out_row + rank, from + i * q_row + nope, sizeof(float) * (size_t)rope);
     }
 }
-/* [/mla_absorb_query] */
 
 void mla_absorb_output_cpu(float *o, const float *o_latent, const float *kv_b, int64_t rows,
                            MlaShape shape) {

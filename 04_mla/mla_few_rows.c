@@ -64,7 +64,6 @@ bool mla_few_rows_supports(Context *ctx, const Tensor *x, const Tensor *norm, co
            mla_few_rows_query_supports(ctx->gpu, ctx->dtype, &m);
 }
 
-/* [mla_few_rows_forward] */
 Tensor *mla_few_rows_forward(Context *ctx, Tensor *x, const Tensor *norm, float eps, const Mla *w,
                              const MlaConfig *cfg, const Position *position, LatentCache *cache) {
     int64_t B = tensor_dim(x, 0), T = tensor_dim(x, 1), H = cfg->num_attention_heads;

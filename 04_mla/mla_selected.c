@@ -25,7 +25,6 @@ static SelectedShape latent_shape(MlaShape m, int64_t B, int64_t T, int64_t coun
     return s;
 }
 
-/* [mla_selected_cheaper] */
 /* Pairs of a query and a key that it sees, and those that it reads: query t sees S - T + t + 1. */
 static double pairs_left_out(int64_t T, int64_t S, int64_t k) {
     int64_t first = S - T + 1 > k ? S - T + 1 : k + 1; /* keys of the first that leaves some out */
@@ -41,7 +40,6 @@ MlaMode mla_selected_cheaper(const MlaConfig *cfg, int64_t T, int64_t S, int64_t
     return mla_absorbed_flop(cfg, T, S) - out * (2 * rank + rope) < naive ? MLA_ABSORBED
                                                                           : MLA_NAIVE;
 }
-/* [/mla_selected_cheaper] */
 
 bool mla_selected_fits(Context *ctx, const MlaConfig *cfg, const Tensor *kv_b) {
 #ifdef WITH_CUDA

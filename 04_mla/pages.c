@@ -116,7 +116,6 @@ int pages_reserve(Pages *pages, int tokens, Error *err) {
     return 0;
 }
 
-/* [pages_truncate] */
 void pages_truncate(Pages *pages, int b, int length) {
     CHECK(b >= -1 && b < pages->batch && length >= 0,
           "pages_truncate: sequence %d of %d to %d tokens", b, pages->batch, length);
@@ -131,11 +130,9 @@ void pages_truncate(Pages *pages, int b, int length) {
     pages->step = 0;
     bring_lengths(pages); /* the table may stay: what it says behind the last page is not read */
 }
-/* [/pages_truncate] */
 
 /* ---- lengths ---- */
 
-/* [pages_begin] */
 int pages_begin(Pages *pages, int tokens, Error *err) {
     if (pages_reserve(pages, tokens, err)) return -1; /* before anything is written */
     pages_follow(pages, tokens, NULL);
@@ -155,7 +152,6 @@ void pages_settle(Context *ctx, Pages *pages) {
     int ahead = pages_take_ahead(pages);
     if (ahead) ON(ctx, pages_move, pages->lengths.data, ahead, NULL, pages->batch);
 }
-/* [/pages_begin] */
 
 void pages_revisit(Pages *pages, int tokens) {
     for (int b = 0; b < pages->batch; b++)

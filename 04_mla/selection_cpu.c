@@ -29,7 +29,6 @@ enum { TILE = 64 };
 
 /* ---- order ---- */
 
-/* [selected_tidy] */
 /* `count` entries, of which those below `seen` count, as keys in order. `bits` is all zero, one for
  * each key, and is so again. Returns how many they are. */
 static int tidy_list(int32_t *tidy, const int32_t *list, int count, int seen, uint64_t *bits) {
@@ -42,7 +41,6 @@ static int tidy_list(int32_t *tidy, const int32_t *list, int count, int seen, ui
     for (int i = filled; i < count; i++) tidy[i] = -1;
     return filled;
 }
-/* [/selected_tidy] */
 
 void selected_tidy_cpu(int32_t *tidy, const int32_t *selected, SelectedShape s) {
     int T = s.attention.q_len, S = s.attention.kv_len;
@@ -83,7 +81,6 @@ static int64_t at(HeadStrides strides, int b, int t, int h) {
     return b * strides.batch + t * strides.token + h * strides.head;
 }
 
-/* [selected_row] */
 /* One query of one head: o is cleared, and the log of the sum is returned. */
 static float selected_row(float *o, const float *q, const float *k, const float *v,
                           const int32_t *list, int b, int h, const SelectedShape *s) {
@@ -108,7 +105,6 @@ static float selected_row(float *o, const float *q, const float *k, const float 
     for (int c = 0; c < a->v_dim && l > 0; c++) o[c] /= l;
     return m + logf(l);
 }
-/* [/selected_row] */
 
 void selected_forward_cpu(float *o, float *lse, const float *q, const float *k, const float *v,
                           const int32_t *selected, void *work, SelectedShape s) {

@@ -99,7 +99,6 @@ void route_forward_cpu(float *scores, int32_t *indices, float *weights, int32_t 
     if (status && worst > *status) *status = (int32_t)worst;
 }
 
-/* [route_replay] */
 void route_replay_cpu(int32_t *indices, float *weights, const int32_t *replay, const float *scores,
                       RouteShape shape) {
     int64_t E = shape.experts, K = shape.top_k;
@@ -118,7 +117,6 @@ void route_replay_cpu(int32_t *indices, float *weights, const int32_t *replay, c
         for (int64_t j = 0; j < K; j++) w[j] = bad ? NAN : w[j] * factor;
     }
 }
-/* [/route_replay] */
 
 void route_weights_backward_cpu(float *dscores, int add, const float *dweights,
                                 const float *weights, const float *scores, const int32_t *indices,

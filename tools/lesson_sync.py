@@ -10,7 +10,8 @@ In a lesson,                              in the source,
     ```
 
 with each marker alone on its line. What all lines are indented by is taken off; markers of other
-quotes are left out. Tables of numbers are told by <!-- table: FILE.csv ... -->: see measured.py.
+quotes are left out. A marker that no lesson quotes is a mistake: it is one more line to keep right for
+nobody. Tables of numbers are told by <!-- table: FILE.csv ... -->: see measured.py.
 --check changes nothing and fails when a lesson is stale.
 """
 
@@ -25,6 +26,7 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 MARKER = re.compile(r"\s*(?://|/\*|#)\s*\[(/?)([\w.-]+)\]\s*(?:\*/)?\s*$")
 QUOTE = re.compile(r"^<!-- code: (\S+?)#(\S+) -->\n(```[^\n]*\n)(.*?)^```[ ]*$", re.M | re.S)
 
+SOURCES = (".c", ".h", ".cu", ".cuh", ".py", ".sh", ".js")
 TABLE = re.compile(r"^<!-- table: (\S+)\n((?:\|.*\n)+)-->\n((?:\|.*\n)*)", re.M)
 
 
@@ -52,6 +54,14 @@ def quoted(path, name):
             f"{path}: needs one [{name}] and one [/{name}], each alone on a line as a comment"
         )
     return textwrap.dedent("\n".join(lines)).strip("\n") + "\n"
+
+
+def marked():
+    """(source, name) of every marker in the sources."""
+    rooms = [d for d in ROOT.iterdir() if d.is_dir() and d.name in ("common", "tools") or d.name[:2].isdigit()]
+    for path in sorted(p for room in rooms for p in room.rglob("*") if p.suffix in SOURCES):
+        for name in sorted({m[2] for m in map(MARKER.match, path.read_text().splitlines()) if m}):
+            yield str(path.relative_to(ROOT)), name
 
 
 def synced(text, mistakes, lesson):
@@ -98,6 +108,10 @@ def main(check):
             stale.append(str(name))
             if not check:
                 lesson.write_text(new)
+    quoted_marks = {q[:2] for lesson in lessons for q in QUOTE.findall(lesson.read_text())}
+    for path, name in marked():
+        if (path, name) not in quoted_marks:
+            mistakes.append(f"{path}: no lesson quotes [{name}]: take its two lines out")
     for line in mistakes:
         print(f"lesson-sync: {line}")
     for name in stale:

@@ -217,7 +217,6 @@ template <bool LISTS> __device__ void score(Tiles &s, const Arguments &a) {
 
         m = {{-1e30f, -1e30f}, {0.0f, 0.0f}}; /* below any score, and no infinities to subtract */
         do {
-            /* [score] */
             /* Uniform, which the compiler believes of a shuffle only: so descriptors stay in the
              * uniform registers that wgmma takes them from. */
             stage = __shfl_sync(~0u, ring.stage, 0);
@@ -246,7 +245,6 @@ template <bool LISTS> __device__ void score(Tiles &s, const Arguments &a) {
             async_proxy_fence();
             mbarrier_arrive_warp(&s.scored[stage]);
             ring.advance();
-            /* [/score] */
         } while (left);
         finish(m, a, s.use[stage].to);
         mbarrier_arrive_warp(&s.turn[stage]); /* no page comes after it */
@@ -336,7 +334,6 @@ __device__ void weigh(Tiles &s, const Arguments &a, const CUtensorMap *q_map,
         recycle<CLUSTER, LISTS>(s, ring, a, q_map, latent_map, half, fetching);
         bool first = true;
         do {
-            /* [weigh] */
             int stage = __shfl_sync(~0u, ring.stage, 0);
             Page &page = s.ring[stage];
             mbarrier_wait(&s.scored[stage], ring.parity);
@@ -357,7 +354,6 @@ __device__ void weigh(Tiles &s, const Arguments &a, const CUtensorMap *q_map,
             to = s.use[stage].to;
             wgmma_wait<0>(o);
             recycle<CLUSTER, LISTS>(s, ring, a, q_map, latent_map, half, fetching);
-            /* [/weigh] */
         } while (left);
     }
 }

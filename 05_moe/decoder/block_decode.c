@@ -21,7 +21,6 @@ BlockFused block_fused(Context *ctx, const Tensor *x, const Block *w, const Bloc
         .feed_forward = !run->record && !run->replay && ffn_few_rows_supports(ctx, x, w, cfg)};
 }
 
-/* [block_decode] */
 Tensor *block_decode(Context *ctx, Tensor *x, const Block *w, const BlockConfig *cfg,
                      const BlockRun *run) {
     BlockRun absorbed = *run;
@@ -40,4 +39,3 @@ Tensor *block_decode(Context *ctx, Tensor *x, const Block *w, const BlockConfig 
     return block_feed_forward(ctx, rmsnorm(ctx, x, w->post_attention_layernorm, eps), w, cfg, run,
                               (Residual){.x = x});
 }
-/* [/block_decode] */

@@ -118,7 +118,6 @@ Tensor *decoder_last(Context *ctx, Tensor *x) {
     return reshape(ctx, slice(ctx, rows, (T - 1) * hidden, hidden), SHAPE(B, 1, hidden));
 }
 
-/* [decoder_training_loss] */
 static Tensor *cross_entropy_of(Context *ctx, const Decoder *d, Tensor *ids, Tensor *targets,
                                 const DecoderRun *run) {
     Tensor *x = decoder_normed(ctx, d, decoder_states(ctx, d, ids, run));
@@ -143,7 +142,6 @@ Tensor *decoder_add_losses(Context *ctx, const Decoder *d, Tensor *loss) {
         if (d->records[i].loss) loss = add(ctx, loss, d->records[i].loss);
     return loss;
 }
-/* [/decoder_training_loss] */
 
 void decoder_share_load(Context *ctx, const Decoder *d) {
     for (int i = 0; i < d->cfg.num_hidden_layers; i++) block_share_load(ctx, &d->layers[i]);

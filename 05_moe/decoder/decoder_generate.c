@@ -60,7 +60,6 @@ void decoder_generator_truncate(DecoderGenerator *g, int b, int count) {
 
 /* ---- steps ---- */
 
-/* [forward] */
 /* tokens I32 [batch, count] follow what the caches hold, and go into them. */
 static void forward(DecoderGenerator *g, const int32_t *tokens, int count) {
     Context *ctx = g->ctx;
@@ -96,7 +95,6 @@ static int fill_caches(DecoderGenerator *g) {
     free(tokens);
     return total;
 }
-/* [/forward] */
 
 typedef struct Run {
     DecoderGenerator *g;

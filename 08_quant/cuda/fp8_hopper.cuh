@@ -196,7 +196,6 @@ static __device__ __forceinline__ void leave(Barriers<S> *barriers, int stage, i
         mbarrier_arrive_warp(&barriers->empty[stage]);
 }
 
-/* [promotion] */
 /* sum += scale of the row * scale of the column * product. A thread holds rows r and r + 8. */
 template <typename S>
 static __device__ __forceinline__ void promote(float (&sum)[S::N / 2],
@@ -211,7 +210,6 @@ static __device__ __forceinline__ void promote(float (&sum)[S::N / 2],
         sum[j + 3] += s1 * product[j + 3];
     }
 }
-/* [/promotion] */
 
 /* The same where every column has a scale, in shared memory. */
 template <int N>

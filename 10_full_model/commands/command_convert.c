@@ -17,7 +17,6 @@ typedef struct Options {
     SaveOptions save;
 } Options;
 
-/* [add_indexer] */
 /* Sizes that make DeepSeek's V3 their V3.2: half as many heads as attention has, twice its rotated
  * part, 2048 tokens; of a short context a quarter. */
 static int add_indexer(const Options *o, ModelConfig *cfg, Error *err) {
@@ -46,7 +45,6 @@ static int add_indexer(const Options *o, ModelConfig *cfg, Error *err) {
     cfg->index_topk = o->index_topk ? o->index_topk : topk > 2048 ? 2048 : topk ? topk : 1;
     return config_check(cfg, err);
 }
-/* [/add_indexer] */
 
 static int convert(const Options *o, Context *ctx, Error *err) {
     Model model = {0};

@@ -42,7 +42,6 @@ static const char *const scale_names[] = {"float", "ue8m0", NULL};
     ROW(kind, part, ALL, #field, field, low, high, absent, absent, absent, 0, names, false, about)
 
 /* clang-format off */
-/* [config_table] */
 static const ConfigKey keys[] = {
     /* kind, who has it, models, key, low, high, absent (v3, v2, v3.2), null, about */
     NAME_KEY(ALWAYS, ALL, model_type, config_type_names, 0, 2, NEEDED, NO, ""),
@@ -125,7 +124,6 @@ static const ConfigKey keys[] = {
     QUANT_KEY(INT_OR_NULL, PACKED, group_size, 1, 1 << 17, 0, NULL,
         "numbers with one scale; null: a row"),
 };
-/* [/config_table] */
 /* clang-format on */
 enum { KEYS = sizeof keys / sizeof *keys };
 

@@ -35,7 +35,6 @@ static IndexMeasures measure(Context *ctx, void *scratch, IndexLossInput in, Ind
                            any ? out[3] / out[0] : NAN, 1 - out[4] / shape.index_heads};
 }
 
-/* [index_loss] */
 Tensor *index_loss(Context *ctx, const Attended *a, Tensor *q, Tensor *k, Tensor *w, float scale,
                    int topk, IndexMeasures *measures) {
     int64_t B = tensor_dim(q, 0), T = tensor_dim(q, 1), heads = tensor_dim(q, 2);
@@ -78,4 +77,3 @@ Tensor *index_loss(Context *ctx, const Attended *a, Tensor *q, Tensor *k, Tensor
     arena_release(&ctx->data, mark);
     return s.loss;
 }
-/* [/index_loss] */

@@ -72,7 +72,6 @@ static void turn_keys(float *turned, float *room, const void *keys, const IndexS
     }
 }
 
-/* [score_heads] */
 /* sum[KEYS] += w[h] ReLU(q[h] . key) for `heads` heads, 1 or 2, which is a constant. */
 static inline __attribute__((always_inline)) void score_heads(Vector *sum, const float *q,
                                                               const float *w, const float *turned,
@@ -89,7 +88,6 @@ static inline __attribute__((always_inline)) void score_heads(Vector *sum, const
             sum[v] += w[h] * (Vector)((Mask)dots[h][v] & positive);
         }
 }
-/* [/score_heads] */
 
 static void score_tile(float *scores, const float *q, const float *w, const float *turned,
                        int count, const IndexShape *s) {
@@ -180,7 +178,6 @@ void index_scores_cpu(float *scores, const float *q, const float *weights, const
 
 /* ---- eight bits ---- */
 
-/* [hadamard] */
 /* H of 2n is [H H; H -H]: log2(d) passes of sums and differences (Fino & Algazi 1976). */
 void hadamard_cpu(float *x, int64_t rows, int64_t d) {
     CHECK(d > 0 && (d & (d - 1)) == 0, "hadamard: rows of %lld numbers", (long long)d);
@@ -197,7 +194,6 @@ void hadamard_cpu(float *x, int64_t rows, int64_t d) {
         for (int64_t i = 0; i < d; i++) y[i] *= scale;
     }
 }
-/* [/hadamard] */
 
 void index_append_e4m3_cpu(void *keys, const int32_t *block_table, const int32_t *lengths,
                            const float *k, int64_t batch, int64_t tokens, int64_t dim,

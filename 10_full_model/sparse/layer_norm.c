@@ -38,7 +38,6 @@ Tensor *layer_norm(Context *ctx, Tensor *x, Tensor *weight, Tensor *bias, float 
 
 /* ---- kernels ---- */
 
-/* [layer_norm] */
 void layer_norm_forward_cpu(float *y, float *moments, const float *x, const float *w,
                             const float *b, int64_t rows, int64_t d, float eps) {
 #pragma omp parallel for if (rows * d > 1 << 16)
@@ -53,7 +52,6 @@ void layer_norm_forward_cpu(float *y, float *moments, const float *x, const floa
         moments[2 * row] = m, moments[2 * row + 1] = rstd;
     }
 }
-/* [/layer_norm] */
 
 void layer_norm_backward_cpu(float *dx, int add_x, float *dw, int add_w, float *db, int add_b,
                              const float *dy, const float *x, const float *w, const float *moments,

@@ -168,7 +168,6 @@ static void learn_from(const Trainer *t, const Windows *windows, int micro, doub
     context_reset(ctx);
 }
 
-/* [train_step] */
 void train_step(const Trainer *t, AdamW *adamw, StepReport *report) {
     Context *ctx = t->params->ctx;
     int64_t step = adamw->step;
@@ -192,4 +191,3 @@ void train_step(const Trainer *t, AdamW *adamw, StepReport *report) {
     free(windows.inputs);
     free(shown);
 }
-/* [/train_step] */

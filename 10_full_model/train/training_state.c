@@ -188,7 +188,6 @@ static bool rewards_read(const char *text, RewardState *r) {
     return steps >= 0 && tokens >= 0;
 }
 
-/* [training_state_save] */
 int training_state_save(Model *model, const TrainingState *state, const Settings *settings,
                         const char *directory, Error *err) {
     enum { FIXED = 6, MOST = FIXED + 1 + sizeof settings->list / sizeof settings->list[0] };
@@ -217,7 +216,6 @@ int training_state_save(Model *model, const TrainingState *state, const Settings
     list_free(&list);
     return status;
 }
-/* [/training_state_save] */
 
 /* ---- loading ---- */
 

@@ -51,7 +51,6 @@ static void gather(Comm *comm, const char *doing, void *all, const void *mine, s
     free(receive), free(send);
 }
 
-/* [comm_add_rows] */
 #define COMBINE(type, wide, from, into)                                                           \
     for (int64_t i = 0; i < count; i++) {                                                         \
         wide x = from(((const type *)a)[i]), y = from(((const type *)b)[i]);                      \
@@ -76,7 +75,6 @@ static void add_rows(void *to, const char *in, int rows, int64_t count, DType dt
     for (int r = 1; r < rows; r++)
         combine(to, r == 1 ? in : to, in + (size_t)r * row, count, dtype, op);
 }
-/* [/comm_add_rows] */
 
 /* Memory for what is received, kept for the next time. */
 static char *room(Comm *comm, size_t bytes) {

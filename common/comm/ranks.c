@@ -202,7 +202,6 @@ static void add_to(Context *ctx, float *to, const float *from, int64_t count) {
     ON_AS(ctx, F32, accumulate, to, from, count, 1);
 }
 
-/* [ranks_slots] */
 /* A slot's gradient is complete: it is added to the branch that waits for it, that to the one that
  * waits for both, and so on; what has nothing to be added to waits. */
 static void end_slot(Ranks *r) {
@@ -230,7 +229,6 @@ static void join_branches(Ranks *r) {
     }
     r->slots_done = 0;
 }
-/* [/ranks_slots] */
 
 /* ---- a step ---- */
 

@@ -49,7 +49,6 @@ float adamw_update(AdamW *adamw, Params *params, float lr, float grad_scale) {
     return result;
 }
 
-/* [schedule_rate] */
 float schedule_rate(const Schedule *s, int64_t step) {
     int64_t level_ends = s->warmup + s->constant;
     if (step < s->warmup) return s->peak * (float)(step + 1) / (float)s->warmup;
@@ -59,4 +58,3 @@ float schedule_rate(const Schedule *s, int64_t step) {
     return s->floor +
            (s->peak - s->floor) * (float)(0.5 * (1 + cos(3.14159265358979323846 * progress)));
 }
-/* [/schedule_rate] */

@@ -22,7 +22,6 @@ void grad_norm_cpu(float *scratch, const float *grads, int64_t n, float grad_sca
     scratch[NORM_CHUNKS] = (float)(grad_scale * sqrt(total));
 }
 
-/* [adamw] */
 void adamw_cpu(void *values, float *master, float *m, float *v, const float *grads,
                const float *norm, int64_t n, int64_t decayed, AdamWStep s) {
     (void)values; /* the same memory as master: the CPU computes in F32 */
@@ -41,7 +40,6 @@ void adamw_cpu(void *values, float *master, float *m, float *v, const float *gra
         master[i] -= rate * mi / (sqrtf(vi) * root + s.eps) + decay;
     }
 }
-/* [/adamw] */
 
 /* m and v are finite where the norm is: no NaN to look after. */
 static inline uint16_t rounded(float x) {

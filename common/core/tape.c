@@ -8,7 +8,6 @@
 
 #include <string.h>
 
-/* [tape_push] */
 void tape_push(Context *ctx, Tensor *output, BackwardFunction backward, const void *saved,
                size_t size) {
     if (!ctx->recording) return;
@@ -18,9 +17,7 @@ void tape_push(Context *ctx, Tensor *output, BackwardFunction backward, const vo
     memcpy(copy, saved, size);
     ctx->tape[ctx->tape_length++] = (TapeNode){output, backward, copy};
 }
-/* [/tape_push] */
 
-/* [grad_slot] */
 void *grad_slot(Context *ctx, Tensor *t, int *add) {
     *add = 0;
     if (!t || !t->requires_grad) return NULL;
@@ -34,7 +31,6 @@ void *grad_slot(Context *ctx, Tensor *t, int *add) {
     if (ctx->watch) ctx->watch->writes(ctx->watch->self, t, ctx->tape_node); /* several GPUs */
     return t->grad->data;
 }
-/* [/grad_slot] */
 
 void grad_pass(Context *ctx, const Tensor *from, Tensor *to) {
     if (!to->requires_grad) return;
