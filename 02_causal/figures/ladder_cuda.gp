@@ -1,3 +1,4 @@
+# data: measured_cuda.csv
 # The GPU's rungs in BF16 at T = 4096: forward on the left, backward on the right. A bar is the fastest repeat, with its
 # share of the BF16 peak above; the white line in it is the median.
 set multiplot layout 1,2 title "Causal attention on one NVIDIA H200, BF16, T 4096\n{/=11 above a bar: its percent of the peak; the white line in it: the median}" font ',16'
@@ -11,8 +12,12 @@ set xtics scale 0
 set key top left font ',12'
 
 place(r) = r eq 'materialised' ? 0 : r eq 'online' || r eq 'tiled' ? 1 : r eq 'mma' ? 2 : r eq 'hopper' ? 3 : NaN
-x(p, d) = strcol('pass') eq p && strcol('dtype') eq 'BF16' && column('T') == 4096 && column('D') == d ? \
-          place(strcol('rung')) + (d == 64 ? -0.2 : 0.2) : NaN
+# strcol() ends at a comma, quoted or not: the commas inside the tables' names go
+data = '< sed "s/, / /g" '.data
+shown(d) = sprintf('B 4 H 16 T 4096 D %d (values %d) BF16', d, d)
+row_of(p) = substr(strcol('row'), 1, strlen(p) + 2) eq p.': '
+rung(p) = row_of(p) ? substr(strcol('row'), strlen(p) + 3, strlen(strcol('row'))) : ''
+x(p, d) = strcol('table') eq shown(d) ? place(rung(p)) + (d == 64 ? -0.2 : 0.2) : NaN
 best(d) = column('gflops') / 1000
 median(d) = best(d) * column('min_ms') / column('median_ms')
 line(d) = best(d) - median(d) > 5 ? median(d) : NaN # nearer to the top it would only hide the bar

@@ -71,6 +71,14 @@ def plain(fragment):
     return html.unescape(re.sub(r"<[^>]+>", "", fragment)).strip()
 
 
+def drawn_from(picture):
+    """The CSV file of a chart (tools/figures.sh), None of another picture."""
+    script = ROOT / picture.replace(".svg", ".gp")
+    named = re.search(r"^# data: (.*)$", script.read_text(), re.M) if script.is_file() else None
+    table = f"{posixpath.dirname(picture)}/{named[1]}" if named else picture.replace(".svg", ".csv")
+    return table if table.endswith(".csv") and (ROOT / table).exists() else None
+
+
 def least_width(picture):
     """Pixels that a picture needs for text 11 high. Not more than it was drawn for, nor than the column
     has; and the drawings of tools/drawing.py are made for a telephone's width: 0, they are never cut."""
@@ -212,8 +220,8 @@ class Book:
             path = posixpath.normpath(posixpath.join(posixpath.dirname(page.path), m[2]))
             shown = m[1].replace("<img", f'<img style="min-width:{least_width(ROOT / path)}px"', 1)
             figure = f'<figure><div class="wide">{shown}</div><figcaption>{m[3]}</figcaption></figure>'
-            table = re.sub(r"\.svg$", ".csv", path)
-            return figure + (self.numbers(table) if (ROOT / table).exists() else "")
+            table = drawn_from(path)
+            return figure + (self.numbers(table) if table else "")
 
         return re.sub(r'<p>(<img\s+src="([^"]*)"\s+alt="([^"]*)"\s*/?>)</p>', one, body)
 
