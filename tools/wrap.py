@@ -3,8 +3,8 @@
 
 The words of a line that is too long go to the next line of the same paragraph, and so on until all fit, so that a
 change of one sentence stays a change of few lines. Never broken: `code`, [links](...), tables, headings, comments and
-code between ``` lines or behind four spaces. Tables and code are therefore only looked at: a row may have 140 columns (a wider table
-reads better as a list), a line of code 120. --check changes nothing and fails when there is something to do.
+code between ``` lines or behind four spaces. Tables and code are therefore only looked at: a row may show 140 columns (a wider table
+reads better as a list), a line of code has 120. --check changes nothing and fails when there is something to do.
 Without FILE: every lesson of the repository.
 """
 
@@ -17,6 +17,7 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 COLUMNS, ROW = 120, 140
 ITEM = re.compile(r"\s*(?:[-*+]|\d+[.)]) +")
 LEAD = re.compile(r"\s*(?:> ?)*")
+LINKED = re.compile(r"\]\([^)]*\)")  # where a link leads: not part of what a table shows
 OWN = re.compile(r"\s*(?:#|\||<|!\[|```|$)")  # lines that are no paragraph's
 # what one may not break: code, a link, and a word with a sign after it that would begin a list, heading or quote
 WHOLE = re.compile(r"(?:`[^`]*`|\[[^\]]*\]\([^)]*\)|\S)+(?: (?:[-+*#>|=]+|\d+[.)])(?= |$))*")
@@ -65,8 +66,9 @@ def lesson(text):
         if code or comment or OWN.match(line):
             close()
             row, picture = line.lstrip().startswith("|"), line.startswith("![")
-            if not comment and not picture and len(line) > (ROW if row and not code else COLUMNS):
-                wide.append((len(out) + 1, len(line)))
+            width = len(LINKED.sub("]", line)) if row and not code else len(line)
+            if not comment and not picture and width > (ROW if row and not code else COLUMNS):
+                wide.append((len(out) + 1, width))
             out.append(line)
         else:
             if ITEM.match(line):
