@@ -1,0 +1,62 @@
+#!/usr/bin/env python3
+"""Tests of what keeps the lessons in order, on texts of a few lines: wrap.py, drawing.py, lesson_sync.py's marks."""
+
+import drawing
+import lesson_sync
+import wrap
+
+WORDS = " ".join(["seven"] * 30)  # 179 columns
+LONG = "`" + "x" * 130 + "`"
+
+
+def test_prose():
+    for start, after in (("", ""), ("- ", "  "), ("12. ", "    "), ("> ", "> "), ("  ", "  ")):
+        done, wide = wrap.lesson(f"{start}{WORDS}\n{after}last")
+        lines = done.split("\n")
+        assert max(map(len, lines)) <= 120 and not wide, lines
+        assert lines[0].startswith(start) and lines[1].startswith(after + "seven"), lines
+        assert done.split() == f"{start}{WORDS}\n{after}last".split() or start == "> ", done
+        assert wrap.lesson(done) == (done, []), "a second time nothing is left to do"
+    short = "kept as\nit is\n\n- so\n  is this"
+    assert wrap.lesson(short) == (short, [])
+    assert f"{LONG}\nseven" in wrap.lesson(f"{LONG} {WORDS}")[0], "code is never broken"
+    broken = wrap.lesson("x " * 58 + "and - no list " + WORDS)[0]
+    assert not any(line.startswith("- ") for line in broken.split("\n")), broken
+
+
+def test_what_is_only_looked_at():
+    row = "| " + "[name](" + "x" * 100 + ") |" + " a" * 30 + " |"
+    for text, wide in (
+        (f"```\n{WORDS}\n```", [(2, 179)]),
+        (f"text\n\n    {WORDS}", [(3, 183)]),
+        (f"# {WORDS}", [(1, 181)]),
+        (f"| {WORDS} |", [(1, 183)]),
+        (row, []),  # what a table shows counts, not where its links lead
+        (f"<!-- table: x.csv\n| {WORDS} |\n-->", []),
+        (f"![{WORDS}](x.svg)", []),
+    ):
+        assert wrap.lesson(text) == (text, wide), (text, wrap.lesson(text))
+
+
+def test_small_text_in_a_drawing():
+    d = drawing.Drawing(100, "a box")
+    d.text(10, 10, "as small as may be")
+    try:
+        d.text(10, 10, "too small", size=12)
+    except ValueError as mistake:
+        assert "too small" in str(mistake)
+    else:
+        raise AssertionError("text of 12 is too small")
+
+
+def test_marks():
+    marks = set(lesson_sync.marked())
+    assert ("01_self_attention/matmul_cpu.c", "blocked") in marks, marks
+    assert ("common/core/tape.c", "tape_push") not in marks, "no lesson quotes it"
+
+
+if __name__ == "__main__":
+    for name, test in sorted(globals().items()):
+        if name.startswith("test_"):
+            test()
+    print("wrap.py, drawing.py, lesson_sync.py: as they should be")
