@@ -12,18 +12,10 @@
 #define _GNU_SOURCE /* memmem */
 
 #include "10_full_model/tests/test_world.h"
+#include "common/tests/test_process.h"
 
-#include <signal.h>
-#include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
-#include <sys/wait.h>
-#include <time.h>
-
-typedef struct Output {
-    int status; /* as from exit(); 128 + the signal's number if one ended it */
-    char out[40000], err[40000];
-} Output;
 
 /* How a process is started; all zeros: with nothing on stdin. */
 typedef struct Start {
@@ -33,24 +25,12 @@ typedef struct Start {
     bool charts;
 } Start;
 
-typedef struct Process {
-    pid_t id;
-    FILE *out, *err;
-} Process;
-
 static inline FILE *text_file(const char *text) {
     FILE *file = tmpfile();
     cr_assert_not_null(file);
     fputs(text ? text : "", file);
     rewind(file);
     return file;
-}
-
-/* The tests may run below nohup or in the background, where some of these are ignored; a program
- * that is started inherits that. */
-__attribute__((constructor)) static void signals_as_in_a_terminal(void) {
-    static const int signals[] = {SIGHUP, SIGINT, SIGTERM, SIGPIPE};
-    for (int i = 0; i < 4; i++) signal(signals[i], SIG_DFL);
 }
 
 /* argv without the program's name, ended by NULL. */
@@ -60,18 +40,12 @@ static inline Process process_start(Start start, const char *const *arguments) {
     program_path(program, sizeof program, "deepseek");
     for (int i = 0; arguments[i]; i++) argv[i + 1] = arguments[i];
     FILE *in = text_file(start.input);
-    Process p = {.out = tmpfile(), .err = tmpfile()};
-    cr_assert(p.out && p.err);
-    p.id = fork();
-    cr_assert(p.id >= 0);
-    if (p.id) {
+    Process p;
+    if (!process_fork(&p, SIGKILL)) {
         fclose(in);
         return p;
     }
-    prctl(PR_SET_PDEATHSIG, SIGKILL); /* a test that fails leaves no process behind */
-    alarm(60);                        /* and none waits for ever */
-    dup2(start.terminal ? start.terminal : fileno(in), 0), dup2(fileno(p.out), 1),
-        dup2(fileno(p.err), 2);
+    dup2(start.terminal ? start.terminal : fileno(in), 0);
     if (!start.charts) setenv("PATH", "/nowhere", 1);
     setenv("ASAN_OPTIONS", "detect_leaks=1", 1); /* in tests it is off: see tools/criterion.py */
     if (start.file_size) {
@@ -82,36 +56,12 @@ static inline Process process_start(Start start, const char *const *arguments) {
     _exit(127);
 }
 
-static inline void read_back(FILE *file, char *text, size_t size) {
-    rewind(file);
-    text[fread(text, 1, size - 1, file)] = 0;
-    fclose(file);
-}
-
-static inline Output process_end(Process *p) {
-    Output o;
-    int status;
-    cr_assert(waitpid(p->id, &status, 0) == p->id);
-    o.status = WIFSIGNALED(status) ? 128 + WTERMSIG(status) : WEXITSTATUS(status);
-    read_back(p->out, o.out, sizeof o.out);
-    read_back(p->err, o.err, sizeof o.err);
-    return o;
-}
-
 static inline Output deepseek_with(Start start, const char *const *arguments) {
     Process p = process_start(start, arguments);
     return process_end(&p);
 }
 
-#define ARGUMENTS(...) ((const char *const[]){__VA_ARGS__, NULL})
-#define DEEPSEEK(...)  deepseek_with((Start){0}, ARGUMENTS(__VA_ARGS__))
-
-/* The status, and what stdout (status 0) or stderr must say. */
-static inline void expect(const Output *o, int status, const char *says) {
-    cr_assert(o->status == status, "status %d, not %d\n%s%s", o->status, status, o->out, o->err);
-    const char *where = status ? o->err : o->out;
-    cr_assert(strstr(where, says), "'%s' should be in\n%s", says, where);
-}
+#define DEEPSEEK(...) deepseek_with((Start){0}, ARGUMENTS(__VA_ARGS__))
 
 /* Runs the program and expects that; gives the output for whoever expects more. */
 static inline Output deepseek_says(int status, const char *says, const char *const *arguments) {

@@ -4,6 +4,7 @@
  * ties.
  */
 #include "10_full_model/sparse/index_kernels.h"
+#include "10_full_model/tests/test_rows.h"
 
 #include "common/program/testing.h"
 
@@ -196,31 +197,6 @@ DEVICE_TEST(index_kernels, scores_of_every_kind_of_key) {
 }
 
 /* ---- the k largest ---- */
-
-enum { RANDOM, EQUAL, ZEROS, MOSTLY_ZERO, CLUSTERED, FALLING, SIGNED_ZEROS, ODD, KINDS };
-
-static float row_value(int kind, int i) {
-    uint32_t random = philox(5, (uint64_t)kind, (uint64_t)i).word[0];
-    float x = (float)random / 4294967296.0f - 0.5f;
-    switch (kind) {
-    case EQUAL:
-        return 0.125f;
-    case ZEROS:
-        return 0;
-    case MOSTLY_ZERO:
-        return random % 5 ? 0 : x;
-    case CLUSTERED: /* neighbours in the last bits alone */
-        return 1 + (float)(random % 7) * 0x1p-23f;
-    case FALLING:
-        return (float)-i;
-    case SIGNED_ZEROS:
-        return random % 2 ? 0.0f : -0.0f;
-    case ODD:
-        return random % 3 ? x : random % 5 ? random % 2 ? INFINITY : -INFINITY : NAN;
-    default:
-        return x;
-    }
-}
 
 /* Every kind of row as a query of its own, the last of `length` keys. */
 static void check_top_k(Context *ctx, int length, int k) {

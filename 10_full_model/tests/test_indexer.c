@@ -5,6 +5,7 @@
 #include "10_full_model/sparse/index_kernels.h"
 #include "10_full_model/sparse/indexer.h"
 #include "10_full_model/sparse/layer_norm.h"
+#include "10_full_model/tests/test_rows.h"
 
 #include "common/core/cpu_matmul.h"
 #include "common/program/testing.h"
@@ -13,54 +14,6 @@
 #include <stdlib.h>
 
 /* ---- the k largest ---- */
-
-/* Rows that real scores look like, and worse: number i of n in a row of this kind. */
-enum {
-    RANDOM,
-    EQUAL,
-    ZEROS,
-    MOSTLY_ZERO,
-    CLUSTERED,
-    DOUBLES,
-    RISING,
-    FALLING,
-    NEGATIVE,
-    SIGNED_ZEROS,
-    WITH_NAN,
-    WITH_INFINITY,
-    KINDS
-};
-
-static float row_value(int kind, int i) {
-    uint32_t random = philox(5, (uint64_t)kind, (uint64_t)i).word[0];
-    float x = (float)random / 4294967296.0f - 0.5f;
-    switch (kind) {
-    case EQUAL:
-        return 0.125f;
-    case ZEROS:
-        return 0;
-    case MOSTLY_ZERO:
-        return random % 5 ? 0 : x;
-    case CLUSTERED: /* neighbours in the last bits alone */
-        return 1 + (float)(random % 7) * 0x1p-23f;
-    case DOUBLES: /* 16-bit floats would hold them all as one */
-        return 1 + (float)(random % 64) * 0x1p-14f;
-    case RISING:
-        return (float)i;
-    case FALLING:
-        return (float)-i;
-    case NEGATIVE:
-        return -fabsf(x) - 1;
-    case SIGNED_ZEROS:
-        return random % 2 ? 0.0f : -0.0f;
-    case WITH_NAN:
-        return random % 3 ? x : NAN;
-    case WITH_INFINITY:
-        return random % 3 ? x : random % 2 ? INFINITY : -INFINITY;
-    default:
-        return x;
-    }
-}
 
 Test(top_k, is_what_k_times_the_largest_is) {
     static const int lengths[] = {1, 2, 31, 64, 127, 1000};

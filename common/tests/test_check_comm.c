@@ -14,30 +14,30 @@
 Test(comm, by_sockets) {
     static const char *const expected[] = {"2 ranks by sockets: 594", "4 ranks by sockets: 666"};
     for (int i = 0; i < 2; i++) {
-        Ran ran = run_ranks(BY_LAUNCH, 2 + 2 * i, ARGUMENTS("--steps", "20"));
-        says(&ran, 0, expected[i]);
+        Output ran = run_ranks(BY_LAUNCH, 2 + 2 * i, ARGUMENTS("--steps", "20"));
+        expect(&ran, 0, expected[i]);
         cr_assert_eq(times_in(ran.out, "as they should be"), 1, "%s", ran.out);
     }
 }
 
 Test(comm, by_three_sockets) { /* what no count divides by */
-    Ran ran = run_ranks(BY_LAUNCH, 3, ARGUMENTS("--steps", "1"));
-    says(&ran, 0, "3 ranks by sockets");
+    Output ran = run_ranks(BY_LAUNCH, 3, ARGUMENTS("--steps", "1"));
+    expect(&ran, 0, "3 ranks by sockets");
 }
 
 Test(comm, by_mpi) {
     needs_mpi();
     static const char *const expected[] = {"2 ranks by MPI: 594", "4 ranks by MPI: 666"};
     for (int i = 0; i < 2; i++) {
-        Ran ran = run_ranks(BY_MPIRUN, 2 + 2 * i, ARGUMENTS("--steps", "20"));
-        says(&ran, 0, expected[i]);
+        Output ran = run_ranks(BY_MPIRUN, 2 + 2 * i, ARGUMENTS("--steps", "20"));
+        expect(&ran, 0, expected[i]);
     }
 }
 
 Test(comm, alone) {
-    Started s = start_alone(ARGUMENTS("MASTER_PORT=1"), ARGUMENTS("--steps", "1"));
-    Ran ran = wait_for(&s);
-    says(&ran, 0, "1 rank by one process: 190");
+    Process s = start_alone(ARGUMENTS("MASTER_PORT=1"), ARGUMENTS("--steps", "1"));
+    Output ran = process_end(&s);
+    expect(&ran, 0, "1 rank by one process: 190");
     Comm *comm = NULL;
     float data[3] = {1, 2, 3}, copy[3] = {0};
     comm_all_gather(comm, copy, data, 3, F32);
@@ -51,23 +51,23 @@ Test(comm, alone) {
 /* Two ranks that share the first GPU, one rank by NCCL, two ranks on two GPUs. */
 Test(comm, gpu_staged_cuda) {
     test_needs_gpu();
-    Ran ran = run_ranks(BY_LAUNCH, 2, ARGUMENTS("--device", "cuda", "--comm", "host"));
-    says(&ran, 0, "2 ranks by sockets, staged: 594");
+    Output ran = run_ranks(BY_LAUNCH, 2, ARGUMENTS("--device", "cuda", "--comm", "host"));
+    expect(&ran, 0, "2 ranks by sockets, staged: 594");
 }
 
 Test(comm, nccl_of_one_cuda) {
     test_needs_gpu();
-    Started s = start_alone(ARGUMENTS("RANK=0", "WORLD_SIZE=1"),
+    Process s = start_alone(ARGUMENTS("RANK=0", "WORLD_SIZE=1"),
                             ARGUMENTS("--device", "cuda", "--comm", "nccl"));
-    Ran ran = wait_for(&s);
-    says(&ran, 0, "1 rank by NCCL");
+    Output ran = process_end(&s);
+    expect(&ran, 0, "1 rank by NCCL");
 }
 
 Test(comm, nccl_of_two_cuda) {
     test_needs_gpu();
     if (gpu_count() < 2) cr_skip_test("one GPU here, and NCCL wants one for each rank");
-    Ran ran = run_ranks(BY_LAUNCH, 2, ARGUMENTS("--device", "cuda"));
-    says(&ran, 0, "2 ranks by NCCL");
+    Output ran = run_ranks(BY_LAUNCH, 2, ARGUMENTS("--device", "cuda"));
+    expect(&ran, 0, "2 ranks by NCCL");
 }
 
 /* ---- who am I? ---- */
@@ -139,10 +139,10 @@ static const char *text_of(const char *format, ...) {
 
 /* Both ranks of two, by hand: what the environment of rank r is. */
 static void two_by_hand(const char *const *first, const char *const *second) {
-    Started s[2] = {start_alone(first, ARGUMENTS("--steps", "1")),
+    Process s[2] = {start_alone(first, ARGUMENTS("--steps", "1")),
                     start_alone(second, ARGUMENTS("--steps", "1"))};
-    Ran ran[2] = {wait_for(&s[0]), wait_for(&s[1])};
-    says(&ran[0], 0, "2 ranks by sockets");
+    Output ran[2] = {process_end(&s[0]), process_end(&s[1])};
+    expect(&ran[0], 0, "2 ranks by sockets");
     cr_assert_eq(ran[1].status, 0, "%s", ran[1].err);
 }
 
@@ -161,14 +161,14 @@ Test(comm, meet_by_a_file_although_it_is_stale) {
     const char *stale = text_of("localhost %d seven\n", port_of_its_own());
     scratch_write(&scratch, "place", stale, strlen(stale));
     const char *file = text_of("DEEPSEEK_BOOTSTRAP=%s", scratch_path(&scratch, "place"));
-    Started late = start_alone(ARGUMENTS("RANK=1", "WORLD_SIZE=2", file, "DEEPSEEK_JOB=seven"),
+    Process late = start_alone(ARGUMENTS("RANK=1", "WORLD_SIZE=2", file, "DEEPSEEK_JOB=seven"),
                                ARGUMENTS("--steps", "1"));
     usleep(300000);
-    Started first = start_alone(ARGUMENTS("RANK=0", "WORLD_SIZE=2", file, "DEEPSEEK_JOB=seven"),
+    Process first = start_alone(ARGUMENTS("RANK=0", "WORLD_SIZE=2", file, "DEEPSEEK_JOB=seven"),
                                 ARGUMENTS("--steps", "1"));
-    Ran a = wait_for(&first), b = wait_for(&late);
-    says(&a, 0, "2 ranks by sockets");
-    says(&b, 0, "");
+    Output a = process_end(&first), b = process_end(&late);
+    expect(&a, 0, "2 ranks by sockets");
+    expect(&b, 0, "");
     cr_assert_eq(scratch_count(&scratch), 0, "the file should be gone");
 }
 
@@ -176,33 +176,33 @@ Test(comm, nobody_behind_the_file) {
     Scratch scratch = scratch_open();
     scratch_write(&scratch, "place", "localhost 9 x\n", 14);
     const char *file = text_of("DEEPSEEK_BOOTSTRAP=%s", scratch_path(&scratch, "place"));
-    Started s = start_alone(ARGUMENTS("RANK=1", "WORLD_SIZE=2", file, "DEEPSEEK_JOB=x"),
+    Process s = start_alone(ARGUMENTS("RANK=1", "WORLD_SIZE=2", file, "DEEPSEEK_JOB=x"),
                             ARGUMENTS("--timeout", "0.5"));
-    Ran ran = wait_for(&s);
-    says(&ran, 1, "found no rank 0 of this job behind it");
+    Output ran = process_end(&s);
+    expect(&ran, 1, "found no rank 0 of this job behind it");
 }
 
 Test(comm, nobody_comes) {
     const char *port = text_of("MASTER_PORT=%d", port_of_its_own());
-    Started s =
+    Process s =
         start_alone(ARGUMENTS("RANK=0", "WORLD_SIZE=3", port), ARGUMENTS("--timeout", "0.5"));
-    Ran ran = wait_for(&s);
-    says(&ran, 1, "1 of 3 ranks are here after 0 s; missing: rank 1, 2");
+    Output ran = process_end(&s);
+    expect(&ran, 1, "1 of 3 ranks are here after 0 s; missing: rank 1, 2");
     s = start_alone(ARGUMENTS("RANK=1", "WORLD_SIZE=3", port), ARGUMENTS("--timeout", "0.5"));
-    ran = wait_for(&s);
-    says(&ran, 1, "nobody listens at 127.0.0.1");
+    ran = process_end(&s);
+    expect(&ran, 1, "nobody listens at 127.0.0.1");
 }
 
 Test(comm, the_port_is_in_use) {
     struct sockaddr_in at = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
     int listener = net_listen(&at);
     const char *port = text_of("MASTER_PORT=%d", ntohs(at.sin_port));
-    Started s = start_alone(ARGUMENTS("RANK=0", "WORLD_SIZE=2", port), ARGUMENTS("--timeout", "5"));
-    Ran ran = wait_for(&s);
-    says(&ran, 1, "Another job uses it; give each a MASTER_PORT of its own");
+    Process s = start_alone(ARGUMENTS("RANK=0", "WORLD_SIZE=2", port), ARGUMENTS("--timeout", "5"));
+    Output ran = process_end(&s);
+    expect(&ran, 1, "Another job uses it; give each a MASTER_PORT of its own");
     s = start_alone(ARGUMENTS("RANK=1", "WORLD_SIZE=2", port), ARGUMENTS("--timeout", "0.5"));
-    ran = wait_for(&s); /* the listener accepts, and says nothing */
-    says(&ran, 1, "does not answer as rank 0");
+    ran = process_end(&s); /* the listener accepts, and says nothing */
+    expect(&ran, 1, "does not answer as rank 0");
     close(listener);
 }
 
@@ -211,9 +211,9 @@ Test(comm, the_port_is_in_use) {
 Test(comm, strangers_at_the_port) {
     int number = port_of_its_own();
     const char *port = text_of("MASTER_PORT=%d", number);
-    Started first = start_alone(ARGUMENTS("RANK=0", "WORLD_SIZE=3", port, "DEEPSEEK_JOB=a"),
+    Process first = start_alone(ARGUMENTS("RANK=0", "WORLD_SIZE=3", port, "DEEPSEEK_JOB=a"),
                                 ARGUMENTS("--steps", "1"));
-    Started second = start_alone(ARGUMENTS("RANK=1", "WORLD_SIZE=3", port, "DEEPSEEK_JOB=a"),
+    Process second = start_alone(ARGUMENTS("RANK=1", "WORLD_SIZE=3", port, "DEEPSEEK_JOB=a"),
                                  ARGUMENTS("--steps", "1"));
     struct sockaddr_in at = {.sin_family = AF_INET,
                              .sin_addr.s_addr = htonl(INADDR_LOOPBACK),
@@ -228,14 +228,14 @@ Test(comm, strangers_at_the_port) {
     static const char *const answers[] = {"another job (a) uses it", "the job there has 3 ranks",
                                           "there is a rank 1 already"};
     for (int i = 0; i < 3; i++) {
-        Started s = start_alone(strangers[i], ARGUMENTS("--timeout", "10"));
-        Ran ran = wait_for(&s);
-        says(&ran, 1, answers[i]);
+        Process s = start_alone(strangers[i], ARGUMENTS("--timeout", "10"));
+        Output ran = process_end(&s);
+        expect(&ran, 1, answers[i]);
     }
-    Started third = start_alone(ARGUMENTS("RANK=2", "WORLD_SIZE=3", port, "DEEPSEEK_JOB=a"),
+    Process third = start_alone(ARGUMENTS("RANK=2", "WORLD_SIZE=3", port, "DEEPSEEK_JOB=a"),
                                 ARGUMENTS("--steps", "1"));
-    Ran a = wait_for(&first), b = wait_for(&second), c = wait_for(&third);
-    says(&a, 0, "3 ranks by sockets");
+    Output a = process_end(&first), b = process_end(&second), c = process_end(&third);
+    expect(&a, 0, "3 ranks by sockets");
     cr_assert(b.status == 0 && c.status == 0, "%s%s", b.err, c.err);
 }
 
@@ -245,23 +245,23 @@ Test(comm, more_ranks_than_gpus) {
     static const char *const many[] = {"--device", "cuda", "--comm", "nccl", NULL};
     int gpus = gpu_count();
     if (gpus >= RANKS_MOST) cr_skip_test("too many GPUs here");
-    Ran ran = run_ranks(BY_LAUNCH, gpus + 1, many);
-    says(&ran, 1, gpus ? "NCCL wants one for each" : "no usable GPU");
+    Output ran = run_ranks(BY_LAUNCH, gpus + 1, many);
+    expect(&ran, 1, gpus ? "NCCL wants one for each" : "no usable GPU");
     cr_assert_eq(times_in(ran.err, "check_comm:"), 1, "once:\n%s", ran.err);
 }
 
 /* An mpirun of one MPI and a library of another: every process would think that it is alone. */
 Test(comm, mpirun_of_another_mpi) {
     needs_mpi();
-    Started s = start_alone(ARGUMENTS("OMPI_COMM_WORLD_RANK=0", "OMPI_COMM_WORLD_SIZE=2"),
+    Process s = start_alone(ARGUMENTS("OMPI_COMM_WORLD_RANK=0", "OMPI_COMM_WORLD_SIZE=2"),
                             ARGUMENTS("--steps", "1"));
-    Ran ran = wait_for(&s);
-    says(&ran, 1, "mpirun has started 2 ranks, and MPI's library knows of 1");
+    Output ran = process_end(&s);
+    expect(&ran, 1, "mpirun has started 2 ranks, and MPI's library knows of 1");
 }
 
 Test(comm, configs_differ) {
-    Ran ran = run_ranks(BY_LAUNCH, 3, ARGUMENTS("--fault", "differs", "--rank", "2"));
-    says(&ran, 1, "rank 2 (");
-    says(&ran, 1, "its config is not rank 0's: 'hidden_size 128' here, 'hidden_size 64' there");
+    Output ran = run_ranks(BY_LAUNCH, 3, ARGUMENTS("--fault", "differs", "--rank", "2"));
+    expect(&ran, 1, "rank 2 (");
+    expect(&ran, 1, "its config is not rank 0's: 'hidden_size 128' here, 'hidden_size 64' there");
     cr_assert_eq(times_in(ran.err, "check_comm:"), 1, "once:\n%s", ran.err);
 }

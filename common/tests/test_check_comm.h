@@ -1,7 +1,7 @@
 /*
  * Ranks as a user starts them: the program check_comm, by one of the launchers, and what it prints.
  *
- *     Ran ran = run_ranks(BY_LAUNCH, 2, ARGUMENTS("--fault", "killed"));
+ *     Output o = run_ranks(BY_LAUNCH, 2, ARGUMENTS("--fault", "killed"));
  */
 #ifndef TEST_CHECK_COMM_H
 #define TEST_CHECK_COMM_H
@@ -11,21 +11,10 @@
 #include "common/comm/launch.h"
 #include "common/comm/net.h"
 #include "common/program/testing.h"
+#include "common/tests/test_process.h"
 #include "common/tests/test_scratch.h"
 
-#include <signal.h>
-#include <sys/prctl.h>
-#include <sys/wait.h>
-
-#define ARGUMENTS(...) ((const char *const[]){__VA_ARGS__, NULL})
-
 enum { RANKS_MOST = 8, WORDS = 40 };
-
-typedef struct Ran {
-    int status; /* of the launcher; 128 + a signal's number */
-    double seconds;
-    char out[8000], err[8000];
-} Ran;
 
 typedef enum By { BY_LAUNCH, BY_MPIRUN } By;
 
@@ -73,47 +62,12 @@ static inline void no_ranks_in_environment(void) {
     setenv("OMP_NUM_THREADS", "1", 1);
 }
 
-typedef struct Started {
-    pid_t pid;
-    double at;
-    FILE *out, *err;
-} Started;
-
-/* A process of our own, whose stdout and stderr are files. 0 in the child. */
-static inline bool fork_to_files(Started *s) {
-    *s = (Started){.out = tmpfile(), .err = tmpfile(), .at = net_now()};
-    fflush(NULL);
-    s->pid = fork();
-    cr_assert(s->pid >= 0);
-    if (s->pid) return false;
-    prctl(PR_SET_PDEATHSIG, SIGTERM); /* the launcher passes it on */
-    alarm(60);
-    dup2(fileno(s->out), 1), dup2(fileno(s->err), 2);
-    for (int i = 1; i < 32; i++) signal(i, SIG_DFL);
-    return true;
-}
-
-static inline void read_back(FILE *file, char *text, size_t size) {
-    rewind(file);
-    text[fread(text, 1, size - 1, file)] = 0;
-    fclose(file);
-}
-
-static inline Ran wait_for(Started *s) {
-    Ran ran;
-    int status;
-    cr_assert(waitpid(s->pid, &status, 0) == s->pid);
-    ran.seconds = net_now() - s->at;
-    ran.status = WIFSIGNALED(status) ? 128 + WTERMSIG(status) : WEXITSTATUS(status);
-    read_back(s->out, ran.out, sizeof ran.out);
-    read_back(s->err, ran.err, sizeof ran.err);
-    return ran;
-}
-
-static inline Started start_ranks(By by, int ranks, const char *const *arguments) {
-    Started s;
+static inline Process start_ranks(By by, int ranks, const char *const *arguments) {
+    Process p;
     char *program = check_comm_path();
-    if (!fork_to_files(&s)) return s;
+    /* the launcher passes SIGTERM on */
+    if (!process_fork(&p, SIGTERM)) return p;
+    for (int i = 1; i < 32; i++) signal(i, SIG_DFL); /* not Criterion's: the launcher runs here */
     no_ranks_in_environment();
     char *argv[WORDS] = {0}, number[16];
     int n = 0;
@@ -132,16 +86,16 @@ static inline Started start_ranks(By by, int ranks, const char *const *arguments
     _exit(status < 0 ? 99 : status);
 }
 
-static inline Ran run_ranks(By by, int ranks, const char *const *arguments) {
-    Started s = start_ranks(by, ranks, arguments);
-    return wait_for(&s);
+static inline Output run_ranks(By by, int ranks, const char *const *arguments) {
+    Process p = start_ranks(by, ranks, arguments);
+    return process_end(&p);
 }
 
 /* One process with an environment of its own: "NAME=value" up to NULL. */
-static inline Started start_alone(const char *const *environment, const char *const *arguments) {
-    Started s;
+static inline Process start_alone(const char *const *environment, const char *const *arguments) {
+    Process p;
     char *program = check_comm_path();
-    if (!fork_to_files(&s)) return s;
+    if (!process_fork(&p, SIGTERM)) return p;
     no_ranks_in_environment();
     for (int i = 0; environment[i]; i++) putenv((char *)environment[i]);
     char *argv[WORDS] = {program};
@@ -154,13 +108,6 @@ static inline int times_in(const char *text, const char *what) {
     int n = 0;
     for (const char *at = text; (at = strstr(at, what)); at++) n++;
     return n;
-}
-
-static inline void says(const Ran *ran, int status, const char *what) {
-    cr_assert(ran->status == status, "status %d, not %d\n%s%s", ran->status, status, ran->out,
-              ran->err);
-    const char *where = status ? ran->err : ran->out;
-    cr_assert(strstr(where, what), "'%s' should be in\n%s%s", what, ran->out, ran->err);
 }
 
 #endif

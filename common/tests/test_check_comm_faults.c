@@ -21,7 +21,7 @@ static const Failure failures[] = {
 
 /* "rank 1 (host), step 10". A rank that is gone without a word has told its last step half a second
  * before; the others know their own, and may be one behind. */
-static bool names(const Ran *ran, const char *who) {
+static bool names(const Output *ran, const char *who) {
     const char *at = strstr(ran->err, who), *step = at ? strstr(at, ", step ") : NULL;
     return step && (!strncmp(step, ", step 10:", 10) || !strncmp(step, ", step 9:", 9));
 }
@@ -30,7 +30,7 @@ static void check_failure(By by, int ranks, const Failure *f, int rank) {
     char number[16], who[16];
     snprintf(number, sizeof number, "%d", rank);
     snprintf(who, sizeof who, "rank %d (", rank);
-    Ran ran = run_ranks(by, ranks, ARGUMENTS("--fault", f->fault, "--rank", number));
+    Output ran = run_ranks(by, ranks, ARGUMENTS("--fault", f->fault, "--rank", number));
     cr_assert(ran.status != 0 && ran.seconds < LIMIT, "%s: status %d after %.1f s", f->fault,
               ran.status, ran.seconds);
     cr_assert(strstr(ran.err, f->message) && names(&ran, who), "%s of rank %d:\n%s", f->fault, rank,
@@ -53,7 +53,7 @@ Test(comm_faults, end_all_below_mpirun) {
     /* mpirun hears of a death as soon as we do, and may end us before we have spoken; then it
      * speaks itself. Counts that differ are found by the one that gets too much or too little. */
     for (int rank = 0; rank < 2; rank++) {
-        Ran ran =
+        Output ran =
             run_ranks(BY_MPIRUN, 2, ARGUMENTS("--fault", "killed", "--rank", rank ? "1" : "0"));
         cr_assert(ran.status != 0 && ran.seconds < LIMIT);
         cr_assert(strstr(ran.err, rank ? "rank 1" : "rank 0"), "%s", ran.err);
@@ -65,26 +65,26 @@ Test(comm_faults, end_all_below_mpirun) {
 
 /* The process stands still: no sign of life. */
 Test(comm_faults, stopped) {
-    Ran ran = run_ranks(BY_LAUNCH, 3, ARGUMENTS("--fault", "stopped", "--rank", "2"));
-    says(&ran, 1, "rank 2 (");
-    says(&ran, 1, "no sign of life for 5 s");
+    Output ran = run_ranks(BY_LAUNCH, 3, ARGUMENTS("--fault", "stopped", "--rank", "2"));
+    expect(&ran, 1, "rank 2 (");
+    expect(&ran, 1, "no sign of life for 5 s");
     cr_assert(ran.seconds < LIMIT, "%.1f s", ran.seconds); /* the launcher has ended it */
 }
 
 /* It lives, and never comes. */
 Test(comm_faults, spins) {
-    Ran ran =
+    Output ran =
         run_ranks(BY_LAUNCH, 3, ARGUMENTS("--fault", "spins", "--rank", "1", "--timeout", "1"));
-    says(&ran, 1, "rank 1 (");
-    says(&ran, 1, "step 10: process");
-    says(&ran, 1, "keeps the others waiting");
+    expect(&ran, 1, "rank 1 (");
+    expect(&ran, 1, "step 10: process");
+    expect(&ran, 1, "keeps the others waiting");
     cr_assert(ran.seconds < LIMIT, "%.1f s", ran.seconds);
 }
 
 /* A slow rank is none that has failed. */
 Test(comm_faults, slow) {
-    Ran ran = run_ranks(BY_LAUNCH, 2, ARGUMENTS("--fault", "slow", "--timeout", "5"));
-    says(&ran, 0, "2 ranks by sockets");
+    Output ran = run_ranks(BY_LAUNCH, 2, ARGUMENTS("--fault", "slow", "--timeout", "5"));
+    expect(&ran, 0, "2 ranks by sockets");
     cr_assert(ran.seconds > 1 && !ran.err[0], "%.1f s\n%s", ran.seconds, ran.err);
 }
 
@@ -116,13 +116,13 @@ static const char hosts_script[] =
     "for r in 0 1; do (RANK=$r on $r \"$@\") & eval p$r=$!; done\n"
     "wait $p0; s=$?; wait $p1; exit $s\n";
 
-static Ran run_on_two_hosts(By by, const char *const *arguments) {
-    Started s;
+static Output run_on_two_hosts(By by, const char *const *arguments) {
+    Process s;
     char *program = check_comm_path();
     if (!on_path("ip") || !on_path("unshare") || geteuid())
         cr_skip_test("no network namespaces: that needs root, ip and unshare");
-    if (!fork_to_files(&s)) {
-        Ran ran = wait_for(&s);
+    if (!process_fork(&s, SIGTERM)) {
+        Output ran = process_end(&s);
         if (ran.status == 77) cr_skip_test("no network namespaces: they are not allowed here");
         return ran;
     }
@@ -135,14 +135,14 @@ static Ran run_on_two_hosts(By by, const char *const *arguments) {
 }
 
 Test(comm_faults, two_hosts) {
-    Ran ran = run_on_two_hosts(BY_LAUNCH, ARGUMENTS("--steps", "5"));
-    says(&ran, 0, "2 ranks by sockets: 594");
+    Output ran = run_on_two_hosts(BY_LAUNCH, ARGUMENTS("--steps", "5"));
+    expect(&ran, 0, "2 ranks by sockets: 594");
 }
 
 Test(comm_faults, two_hosts_by_mpirun) {
     needs_mpi();
-    Ran ran = run_on_two_hosts(BY_MPIRUN, ARGUMENTS("--steps", "5"));
-    says(&ran, 0, "2 ranks by MPI: 594");
+    Output ran = run_on_two_hosts(BY_MPIRUN, ARGUMENTS("--steps", "5"));
+    expect(&ran, 0, "2 ranks by MPI: 594");
     ran = run_on_two_hosts(BY_MPIRUN, ARGUMENTS("--fault", "disk"));
     cr_assert(ran.status != 0 && ran.seconds < LIMIT);
     cr_assert(strstr(ran.err, "rank 1 (host1), step 10: out/last"), "%s", ran.err);
@@ -150,7 +150,7 @@ Test(comm_faults, two_hosts_by_mpirun) {
 
 Test(comm_faults, death_on_another_host) {
     for (int rank = 0; rank < 2; rank++) {
-        Ran ran =
+        Output ran =
             run_on_two_hosts(BY_LAUNCH, ARGUMENTS("--fault", "killed", "--rank", rank ? "1" : "0"));
         cr_assert(ran.status != 0 && ran.seconds < LIMIT);
         cr_assert(names(&ran, rank ? "rank 1 (host1)" : "rank 0 (host0)"), "%s", ran.err);
@@ -175,14 +175,14 @@ Test(comm_faults, killed_at_random_moments) {
     for (int i = 0; i < TIMES; i++) {
         float random[2];
         for (int k = 0; k < 2; k++) random[k] = rng_uniform(16, 5, (uint64_t)(2 * i + k));
-        Started s = start_ranks(BY_LAUNCH, RANKS,
+        Process s = start_ranks(BY_LAUNCH, RANKS,
                                 ARGUMENTS("--fault", "slow", "--at", "0", "--steps", "1000000"));
         int pids[RANKS], victim = (int)(random[0] * RANKS) % RANKS;
-        while (children_of(s.pid, pids, RANKS) < RANKS) usleep(1000);
+        while (children_of(s.id, pids, RANKS) < RANKS) usleep(1000);
         usleep((useconds_t)(random[1] * 400000)); /* while they start, meet or compute */
         double killed = net_now();
         kill(pids[victim], SIGKILL);
-        Ran ran = wait_for(&s);
+        Output ran = process_end(&s);
         double seconds = net_now() - killed;
         worst = seconds > worst ? seconds : worst;
         cr_assert(ran.status != 0 && seconds < LIMIT, "%d: status %d, %.1f s", i, ran.status,
@@ -199,26 +199,26 @@ Test(comm_faults, killed_at_random_moments) {
 
 /* Ctrl-C is passed on to every rank, once. */
 Test(comm_faults, interrupted) {
-    Started s =
+    Process s =
         start_ranks(BY_LAUNCH, 2, ARGUMENTS("--fault", "slow", "--at", "0", "--steps", "1000000"));
     int pids[2];
-    while (children_of(s.pid, pids, 2) < 2) usleep(1000);
+    while (children_of(s.id, pids, 2) < 2) usleep(1000);
     usleep(200000);
-    kill(s.pid, SIGINT);
-    Ran ran = wait_for(&s);
+    kill(s.id, SIGINT);
+    Output ran = process_end(&s);
     cr_assert(ran.status == 128 + SIGINT && ran.seconds < LIMIT, "%d\n%s", ran.status, ran.err);
     cr_assert(!ran.err[0] || !strstr(ran.err, "ended by signal"), "%s", ran.err);
 }
 
 /* Without its launcher nothing goes on. */
 Test(comm_faults, launcher_killed) {
-    Started s =
+    Process s =
         start_ranks(BY_LAUNCH, 2, ARGUMENTS("--fault", "slow", "--at", "0", "--steps", "1000000"));
     int pids[2];
-    while (children_of(s.pid, pids, 2) < 2) usleep(1000);
+    while (children_of(s.id, pids, 2) < 2) usleep(1000);
     usleep(200000);
-    kill(s.pid, SIGKILL);
-    wait_for(&s);
+    kill(s.id, SIGKILL);
+    process_end(&s);
     for (int i = 0; i < 2; i++) {
         double deadline = net_now() + 5;
         while (kill(pids[i], 0) == 0 && net_now() < deadline) usleep(10000);
