@@ -55,6 +55,7 @@ def lesson(text):
     def close():
         if any(len(line) > COLUMNS for line in paragraph):
             paragraph[:] = wrapped(paragraph)
+            wide.extend((len(out) + i, len(p)) for i, p in enumerate(paragraph, 1) if len(p) > COLUMNS)
         out.extend(paragraph)
         paragraph.clear()
 
