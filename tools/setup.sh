@@ -5,7 +5,7 @@
 # Elsewhere, or without the right to install, it lists them. It fails only when something is
 # missing that the purpose cannot do without. When nothing is missing it says nothing and takes a few
 # milliseconds. make runs it; SETUP=0 keeps it from doing so. Open MPI is installed by `mpi` alone, what
-# the book needs when it is made, and the browser that tests it by `book-test`: it is large.
+# the book needs when it is made, and the browsers that test it by `book-test`: they are large.
 set -u
 purpose=${1:-build}
 
@@ -30,6 +30,7 @@ command wasm-ld-14   | lld-14                 | book book-test  | links them (ll
 file /usr/lib/wasm32-wasi/libc.a | wasi-libc  | book book-test  | their C library (wasi-libc-static, wasi-libc)
 file /usr/lib/llvm-14/lib/clang/14.0.6/lib/wasi/libclang_rt.builtins-wasm32.a | libclang-rt-14-dev-wasm32 | book book-test | and what the compiler calls (wasi-compiler-rt)
 command chromium     | chromium               | book-test       | the browser in which the book is tested (chromium)
+command firefox-esr  | firefox-esr            | book-test       | the other one (firefox)
 '
 
 is_there() { # command|library|file NAME

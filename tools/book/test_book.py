@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
 """Does the book work? After `make book`, in a headless Chromium: test_book.py [--shots FOLDER] [PAGE...]
+or test_book.py --browser firefox [PAGE...]
 
     pages      load without an error and without a request to another host, and fit screens of 320,
                800 and 1400 pixels, where no picture's text is smaller than 9; without scripts the text is there, without WebAssembly or its SIMD
@@ -10,7 +11,8 @@
     search     finds a section, and its link leads there
     links      one that leads nowhere stops the build
 
---shots writes pictures of all pages in three widths, for people to look at.
+--shots writes pictures of all pages in three widths, for people to look at. In Firefox (package firefox-esr)
+pages, figures and search are tested, so that nothing is only Chromium's; the rest is no browser's matter.
 """
 
 import argparse
@@ -18,6 +20,7 @@ import concurrent.futures
 import json
 import pathlib
 import re
+import shutil
 import subprocess
 import sys
 import threading
@@ -29,6 +32,7 @@ import figures
 import native
 from browser import Browser
 from build import ROOT, Build, chapters, fail, run_main
+from firefox import Firefox
 from pages import Book, Page
 
 BOOK = ROOT / "build/book"
@@ -364,9 +368,24 @@ def check_links(results):
         results.check((len(book.mistakes) > before) == dead, f"link {link}")
 
 
+def check_in_firefox(results, pages, library_of):
+    with Firefox() as browser:
+        for path in pages:
+            page = browser.open((BOOK / path).as_uri())
+            check_figures(results, page, path, library_of(path))
+            results.check(not page.errors, f"{path}: no errors: {page.errors[:2]}")
+            browser.close(page)
+            page = browser.open((BOOK / path).as_uri(), width=500)
+            wide, width = page.run("[document.documentElement.scrollWidth, window.innerWidth]")
+            results.check(wide <= width, f"{path}: {wide} pixels on a screen of {width}")
+            browser.close(page)
+        check_search(results, browser)
+
+
 def main(arguments):
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--shots", type=pathlib.Path)
+    parser.add_argument("--browser", choices=("chromium", "firefox"), default="chromium")
     parser.add_argument("pages", nargs="*")
     options = parser.parse_args(arguments)
     if not (BOOK / "index.html").exists():
@@ -383,17 +402,26 @@ def main(arguments):
         }
     )
     libraries = {}
-    with Browser() as browser:
-        for path in pages:
-            chapter = path.split("/")[0]
-            if (NATIVE / chapter).exists() and chapter not in libraries:
-                libraries[chapter] = Native(chapter)
-            check_page(results, browser, path, libraries.get(chapter), options.shots)
-        check_without(results, browser, "01_self_attention/index.html")
-        check_ends(results, browser)
-        check_search(results, browser)
-        check_served(results, browser)
-    check_links(results)
+
+    def library_of(path):
+        chapter = path.split("/")[0]
+        if (NATIVE / chapter).exists() and chapter not in libraries:
+            libraries[chapter] = Native(chapter)
+        return libraries.get(chapter)
+
+    if options.browser == "firefox":
+        if not shutil.which("firefox-esr"):
+            fail("there is no firefox-esr: tools/setup.sh book-test")
+        check_in_firefox(results, pages, library_of)
+    else:
+        with Browser() as browser:
+            for path in pages:
+                check_page(results, browser, path, library_of(path), options.shots)
+            check_without(results, browser, "01_self_attention/index.html")
+            check_ends(results, browser)
+            check_search(results, browser)
+            check_served(results, browser)
+        check_links(results)
     for library in libraries.values():
         library.process.stdin.close()
         library.process.wait()
