@@ -3,8 +3,8 @@
 or test_book.py --browser firefox [PAGE...]
 
     pages      load without an error and without a request to another host, and fit screens of 320,
-               800 and 1400 pixels, where no picture's text is smaller than 9; without scripts the text is there, without WebAssembly or its SIMD
-               a figure says so
+               800 and 1400 pixels, where no picture's text is smaller than 9; without scripts the text
+               is there, without WebAssembly or its SIMD a figure says so
     figures    each input of each figure is set to its ends and to something else; what the page says
                is what the chapter's native library says to the same question
     exercises  the right numbers are right, others are not
