@@ -347,6 +347,13 @@ static cJSON *load_json(const char *path, Error *err) {
     return json;
 }
 
+/* What with_experts() writes is read as the dense model that it was, whose modules for multi-token
+ * prediction, behind the last layer, have no experts either. */
+static void without_experts(ModelConfig *cfg) {
+    if (all_dense(cfg) && cfg->n_routed_experts == 1 && cfg->moe_intermediate_size == 1)
+        cfg->n_routed_experts = 0;
+}
+
 int config_load(ModelConfig *cfg, const char *directory, Error *err) {
     PathText path = file_path(directory, "config.json");
     Source from = {.json = load_json(path.text, err), .path = path.text};
@@ -354,6 +361,7 @@ int config_load(ModelConfig *cfg, const char *directory, Error *err) {
     int status = read_config(cfg, &from, err);
     cJSON_Delete((cJSON *)from.json);
     if (status) return error_prefix(err, "%s: ", path.text);
+    without_experts(cfg);
     if (*from.missing)
         fprintf(stderr, "%s does not say; transformers' defaults for %s: %s\n", path.text,
                 config_type_names[cfg->model_type], from.missing);
@@ -376,7 +384,8 @@ static void write_key(cJSON *json, const ConfigKey *key, const ModelConfig *cfg)
     }
 }
 
-/* A dense model still needs keys that transformers can build its (unused) router from. */
+/* A dense model still needs keys that transformers can build its (unused) router from: an expert
+ * of one number. */
 static ModelConfig with_experts(ModelConfig cfg) {
     if (cfg.n_routed_experts) return cfg;
     cfg.n_routed_experts = cfg.moe_intermediate_size = cfg.num_experts_per_tok = 1;

@@ -98,6 +98,7 @@ Test(checkpoint, other_models_too) {
 Test(checkpoint, a_dense_model_needs_no_word_of_experts) {
     ModelConfig cfg = tiny_config(19);
     cfg.n_routed_experts = 0;
+    cfg.num_nextn_predict_layers = 1; /* its block is dense, too */
     World w;
     world_open(&w, cfg);
     save(&w, F32, 0);
@@ -108,7 +109,7 @@ Test(checkpoint, a_dense_model_needs_no_word_of_experts) {
         "\"q_lora_rank\": 7, \"kv_lora_rank\": 8, \"qk_nope_head_dim\": 5, "
         "\"qk_rope_head_dim\": 4, \"v_head_dim\": 6, "
         "\"n_routed_experts\": null, \"max_position_embeddings\": 64, "
-        "\"rms_norm_eps\": 1e-6}";
+        "\"num_nextn_predict_layers\": 1, \"rms_norm_eps\": 1e-6}";
     scratch_write(&w.scratch, "config.json", json, sizeof json - 1);
     loads_as(&w, F32);
 }
