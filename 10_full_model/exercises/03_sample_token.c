@@ -11,7 +11,7 @@
  *
  * POINTS: 4
  * REPLACES: sample_token in common/text/sampler.c
- * TESTS: test_generate:sampling
+ * TESTS: test_sampler:sampling
  */
 #include "common/text/sampler.h"
 

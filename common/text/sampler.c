@@ -1,6 +1,9 @@
 /*
- * One sort a token: probabilities relative to the likeliest, largest first. Then top-k, top-p and
- * min-p are where the walk along them stops, and the random number says how far it goes.
+ * Probabilities are relative to the likeliest. The settings ask for the likeliest tokens only, and
+ * the walk to the drawn one ends among them, so most of a large vocabulary need not be sorted: it
+ * is weighed in heaps, one for each power of two, and only the heaps from the top down that can
+ * matter become a sorted list of candidates. In that list, top-k, top-p and min-p are where the
+ * walk stops, and the random number says how far it goes.
  *
  * Floats that are not negative are in order as their bits are as integers. So they are sorted by
  * digits, without comparing any two: four passes of eight bits from the lowest on, each of which
@@ -8,6 +11,7 @@
  */
 #include "common/text/sampler.h"
 
+#include "common/core/fastmath.h"
 #include "common/core/memory.h"
 
 #include <math.h>
@@ -68,11 +72,83 @@ static int32_t likeliest(const float *logits, int vocab) {
     return best;
 }
 
-/* How many of the candidates, sorted, stay; *mass is the sum of their probabilities. */
-static int keep(const Candidate *candidates, int vocab, const Sampling *s, double *mass) {
-    int first = s->top_k > 0 && s->top_k < vocab ? s->top_k : vocab, count = 0;
-    double total = 0;
-    for (int i = 0; i < first; i++) total += candidates[i].probability;
+/* Does every token stay? */
+static bool keeps_all(const Sampling *s, int vocab) {
+    return (s->top_k <= 0 || s->top_k >= vocab) && s->top_p >= 1 && s->min_p <= 0;
+}
+
+/* ---- a row of logits ---- */
+
+enum { HEAPS = 256 }; /* one for each exponent: float bits 23 .. 30 of a probability */
+
+typedef struct Row {
+    float *p; /* [vocab]: probabilities, relative to the likeliest */
+    int vocab;
+    double total;          /* of them all */
+    int smallest;          /* heap that a candidate may be of */
+    Candidate *candidates; /* all from there up, likeliest first */
+    int count;
+} Row;
+
+static int heap_of(float p) {
+    uint32_t bits;
+    memcpy(&bits, &p, sizeof bits);
+    return (int)(bits >> 23);
+}
+
+/*
+ * The heap down to which candidates are wanted: all of top-k, however unlikely; else as many as
+ * have `share` of the total, with a little more for sums that are rounded otherwise when they are
+ * added in order, but none of a heap where all are too unlikely for min-p.
+ */
+static int lowest_heap(const Row *row, const Sampling *s, double share, const int *number,
+                       const double *mass) {
+    bool by_number = s->top_k > 0 && s->top_k < row->vocab;
+    int heap = HEAPS - 1, seen = 0, least = by_number || s->min_p <= 0 ? 0 : heap_of(s->min_p);
+    double sum = 0, enough = (share + 1e-9) * row->total;
+    for (; heap > least; heap--) {
+        seen += number[heap], sum += mass[heap];
+        if (by_number ? seen >= s->top_k : sum >= enough) break;
+    }
+    return heap;
+}
+
+static void open_row(Row *row, const float *logits, int vocab, int32_t best, const Sampling *s,
+                     double share) {
+    int number[HEAPS] = {0}, count = 0;
+    double mass[HEAPS] = {0};
+    *row = (Row){.p = must_realloc(NULL, (size_t)vocab, sizeof *row->p), .vocab = vocab};
+    float top = logits[best], temperature = s->temperature;
+    for (int32_t i = 0; i < vocab; i++) row->p[i] = fast_exp((logits[i] - top) / temperature);
+    for (int32_t i = 0; i < vocab; i++) {
+        int heap = heap_of(row->p[i]);
+        number[heap]++;
+        mass[heap] += row->p[i];
+    }
+    for (int heap = 0; heap < HEAPS; heap++) row->total += mass[heap];
+    int lowest = lowest_heap(row, s, share, number, mass);
+    for (int heap = lowest; heap < HEAPS; heap++) row->count += number[heap];
+    row->candidates = must_realloc(NULL, 2 * (size_t)row->count, sizeof *row->candidates);
+    for (int32_t i = 0; i < vocab; i++)
+        if (heap_of(row->p[i]) >= lowest) row->candidates[count++] = (Candidate){row->p[i], i};
+    sort_candidates(row->candidates, row->candidates + count, count);
+}
+
+static void close_row(Row *row) {
+    free(row->p);
+    free(row->candidates);
+}
+
+/* How many of the candidates stay; *mass is the sum of their probabilities. */
+static int keep(const Row *row, const Sampling *s, double *mass) {
+    const Candidate *candidates = row->candidates;
+    int first = row->count, count = 0;
+    double total = row->total;
+    if (s->top_k > 0 && s->top_k < row->vocab) {
+        if (s->top_k < first) first = s->top_k;
+        total = 0;
+        for (int i = 0; i < first; i++) total += candidates[i].probability;
+    }
     *mass = 0;
     while (count < first) {
         bool enough = *mass >= s->top_p * total;
@@ -83,30 +159,23 @@ static int keep(const Candidate *candidates, int vocab, const Sampling *s, doubl
     return count;
 }
 
-/* For the caller to free(). */
-static Candidate *candidates_of(const float *logits, int vocab, int32_t best, float temperature) {
-    Candidate *candidates = must_realloc(NULL, 2 * (size_t)vocab, sizeof *candidates);
-    for (int32_t i = 0; i < vocab; i++)
-        candidates[i] = (Candidate){expf((logits[i] - logits[best]) / temperature), i};
-    sort_candidates(candidates, candidates + vocab, vocab);
-    return candidates;
-}
-
 SampledToken sample_token(const float *logits, int vocab, const Sampling *sampling, float random) {
     int32_t best = likeliest(logits, vocab);
     if (sampling->temperature <= 0) return (SampledToken){best, 0};
 
-    /* The softmax at the temperature, largest first. */
-    Candidate *candidates = candidates_of(logits, vocab, best, sampling->temperature);
+    /* Where all stay, the walk needs no more than it will pass. */
+    bool all = keeps_all(sampling, vocab);
+    Row row;
+    open_row(&row, logits, vocab, best, sampling, all ? random : sampling->top_p);
+    double mass = row.total;
+    int count = all ? row.count : keep(&row, sampling, &mass), chosen = 0;
 
     /* Walk along the kept probabilities until `random` of their sum is behind us. */
-    double mass, rest;
-    int count = keep(candidates, vocab, sampling, &mass), chosen = 0;
-    rest = random * mass;
-    while (chosen < count - 1 && rest >= candidates[chosen].probability)
-        rest -= candidates[chosen++].probability;
-    int32_t id = candidates[chosen].id;
-    free(candidates);
+    double rest = random * mass;
+    while (chosen < count - 1 && rest >= row.candidates[chosen].probability)
+        rest -= row.candidates[chosen++].probability;
+    int32_t id = row.candidates[chosen].id;
+    close_row(&row);
     float relative = (logits[id] - logits[best]) / sampling->temperature;
     return (SampledToken){id, relative - (float)log(mass)};
 }
@@ -116,11 +185,15 @@ void sample_probabilities(float *p, const float *logits, int vocab, const Sampli
     for (int i = 0; i < vocab; i++) p[i] = 0;
     p[best] = 1;
     if (sampling->temperature <= 0) return;
-    Candidate *candidates = candidates_of(logits, vocab, best, sampling->temperature);
-    double mass;
-    int count = keep(candidates, vocab, sampling, &mass);
-    for (int i = 0; i < count; i++) p[candidates[i].id] = (float)(candidates[i].probability / mass);
-    free(candidates);
+    bool all = keeps_all(sampling, vocab);
+    Row row;
+    open_row(&row, logits, vocab, best, sampling, all ? 0 : sampling->top_p);
+    double mass = row.total;
+    int count = all ? vocab : keep(&row, sampling, &mass);
+    for (int i = 0; all && i < vocab; i++) p[i] = (float)(row.p[i] / mass);
+    for (int i = 0; !all && i < count; i++)
+        p[row.candidates[i].id] = (float)(row.candidates[i].probability / mass);
+    close_row(&row);
 }
 
 int32_t sample_weights(const float *weights, int count, float random) {
