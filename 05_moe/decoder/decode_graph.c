@@ -70,6 +70,7 @@ void decode_likeliest(Context *ctx, int32_t *ids, int32_t *tokens, int32_t *step
 void decode_likeliest_cpu(int32_t *ids, int32_t *tokens, int32_t *step, void *scratch,
                           const float *logits, int64_t batch, int64_t vocab) {
     (void)scratch;
+#pragma omp parallel for if (batch > 1)
     for (int64_t b = 0; b < batch; b++) {
         const float *row = logits + b * vocab;
         float most = -INFINITY;

@@ -5,6 +5,7 @@
  */
 #include "10_full_model/evaluate/score.h"
 
+#include "05_moe/decoder/decode_graph.h"
 #include "09_grpo/loss/token_logprobs.h"
 #include "common/core/ops.h"
 
@@ -73,21 +74,13 @@ static Batch next_batch(ScoredText *const *texts, size_t left, int tokens) {
     return b;
 }
 
-/* Is each row's target where its logits [rows, vocab] are largest? Of equals the first counts, as
- * in torch.argmax. */
-static void find_likeliest(Context *ctx, const Tensor *logits, const int32_t *targets,
-                           bool *found) {
-    int64_t rows = tensor_dim(logits, 0), vocab = tensor_dim(logits, 1);
-    float *values = must_alloc((size_t)(rows * vocab), sizeof *values);
-    tensor_download(ctx, values, logits);
-#pragma omp parallel for
-    for (int64_t i = 0; i < rows; i++) {
-        const float *row = values + i * vocab;
-        int64_t best = 0;
-        for (int64_t j = 1; j < vocab; j++) best = row[j] > row[best] ? j : best;
-        found[i] = best == targets[i];
-    }
-    free(values);
+/* The token of each row [rows] whose logit is largest, of equals the smaller id, as in
+ * torch.argmax. Found where the logits are: a vocabulary of them for each row would be long on its
+ * way. */
+static void find_likeliest(Context *ctx, const Tensor *logits, int32_t *likeliest) {
+    Tensor *ids = tensor_new(ctx, "likeliest", I32, SHAPE(tensor_dim(logits, 0)));
+    decode_likeliest(ctx, ids->data, NULL, NULL, logits);
+    tensor_download_ints(ctx, likeliest, ids);
 }
 
 static void score_batch(Model *model, const Batch *b, bool greedy) {
@@ -98,7 +91,7 @@ static void score_batch(Model *model, const Batch *b, bool greedy) {
     int32_t *places = must_alloc((size_t)b->rows, sizeof *places);
     int32_t *targets = must_alloc((size_t)b->rows, sizeof *targets);
     float *logprobs = must_alloc((size_t)b->rows, sizeof *logprobs);
-    bool *likeliest = must_alloc((size_t)b->rows, sizeof *likeliest);
+    int32_t *likeliest = must_alloc((size_t)b->rows, sizeof *likeliest);
     for (int i = 0; i < b->batch; i++) {
         const ScoredText *t = b->texts[i];
         memcpy(ids + i * width, t->ids, (size_t)(t->count - 1) * sizeof *ids);
@@ -115,7 +108,7 @@ static void score_batch(Model *model, const Batch *b, bool greedy) {
     Tensor *logits = decoder_logits(ctx, &model->decoder, x);
     Tensor *next = tensor_copy_in(ctx, "targets", I32, targets, SHAPE(b->rows));
     tensor_download(ctx, logprobs, token_logprobs(ctx, logits, next, 1, NULL).logprobs);
-    if (greedy) find_likeliest(ctx, logits, targets, likeliest);
+    if (greedy) find_likeliest(ctx, logits, likeliest);
     context_reset(ctx);
     for (int i = 0, r = 0; i < b->batch; i++) {
         ScoredText *t = b->texts[i];
@@ -123,7 +116,7 @@ static void score_batch(Model *model, const Batch *b, bool greedy) {
         t->greedy = greedy;
         for (int j = 0; j < t->asked; j++, r++) {
             t->logprob += logprobs[r];
-            t->greedy = t->greedy && likeliest[r];
+            t->greedy = t->greedy && likeliest[r] == targets[r];
         }
     }
     free(ids), free(places), free(targets), free(logprobs), free(likeliest);
