@@ -125,35 +125,42 @@ write_text() { # MODEL N BATCH FLAG...
 
 # ---- in fewer bits ----
 
+one_format() { # FORMAT: its row, into row-FORMAT
+    local format=$1 folder=$out/$1 csv=$out/eval-$1.csv right='' bytes one many
+    case $format in
+    bf16) make_model "$folder" convert --model "$model" --weights bf16 ;;
+    int4-gptq)
+        # The held-out text is what it is judged by; so it is calibrated on what the model itself writes.
+        "$deepseek" generate --model "$model" --prompts "$out/prompts.$prompts" --batch "$prompts" --seed 2 --temperature 1 \
+            --top-p 1 --max-new-tokens $((trained * 7 / 8)) "${where[@]}" >"$out/calibration.txt" 2>/dev/null
+        make_model "$folder" quantize --model "$model" --to int4 --method gptq --calibrate "$out/calibration.txt" \
+            --windows $(((prompts + 1) / 2)) ;;
+    int4-head) make_model "$folder" quantize --model "$model" --to int4 --head ;;
+    fp8) make_model "$folder" quantize --model "$model" --to fp8 --ragged ;;
+    *) make_model "$folder" quantize --model "$model" --to "$format" ;;
+    esac
+    evaluate "$folder" "$csv" --windows "$windows"
+    if [ ${#tasks[@]} -gt 0 ]; then
+        "$deepseek" eval --model "$folder" "${tasks[@]}" --csv "$out/tasks-$format.csv" "${where[@]}" >/dev/null
+        right=$(awk -F, '/^pairs,/ && $3 == "" && $4 == 1 { print $7; exit }' "$out/tasks-$format.csv")
+    fi
+    bytes=$(cat "$folder"/*.safetensors | wc -c)
+    one=$(write_text "$folder" 2 1 --temperature 0)
+    many=$(write_text "$folder" "$prompts" "$prompts" --temperature 0)
+    echo "$format,$bytes,$(value "$csv" loss),$(value "$csv" bits_per_byte),$right,${one%%,*},${many%%,*}" >"$out/row-$format"
+}
 quantise() {
-    local format folder bytes row right one many rows=''
+    local format missing=''
     for format in bf16 int8 int4 int4-gptq int4-head fp8; do
-        folder=$out/$format
+        [ ! -e "$out/row-$format" ] || continue
         say "$format"
-        case $format in
-        bf16) make_model "$folder" convert --model "$model" --weights bf16 ;;
-        int4-gptq)
-            # The held-out text is what it is judged by; so it is calibrated on what the model itself writes.
-            "$deepseek" generate --model "$model" --prompts "$out/prompts.$prompts" --batch "$prompts" --seed 2 --temperature 1 \
-                --top-p 1 --max-new-tokens $((trained * 7 / 8)) "${where[@]}" >"$out/calibration.txt" 2>/dev/null
-            make_model "$folder" quantize --model "$model" --to int4 --method gptq --calibrate "$out/calibration.txt" \
-                --windows $(((prompts + 1) / 2)) ;;
-        int4-head) make_model "$folder" quantize --model "$model" --to int4 --head ;;
-        fp8) make_model "$folder" quantize --model "$model" --to fp8 --ragged ;;
-        *) make_model "$folder" quantize --model "$model" --to "$format" ;;
-        esac
-        row=$out/eval-$format.csv right=''
-        evaluate "$folder" "$row" --windows "$windows"
-        if [ ${#tasks[@]} -gt 0 ]; then
-            "$deepseek" eval --model "$folder" "${tasks[@]}" --csv "$out/tasks-$format.csv" "${where[@]}" >/dev/null
-            right=$(awk -F, '/^pairs,/ && $3 == "" && $4 == 1 { print $7; exit }' "$out/tasks-$format.csv")
-        fi
-        bytes=$(cat "$folder"/*.safetensors | wc -c)
-        one=$(write_text "$folder" 2 1 --temperature 0)
-        many=$(write_text "$folder" "$prompts" "$prompts" --temperature 0)
-        rows+="$format,$bytes,$(value "$row" loss),$(value "$row" bits_per_byte),$right,${one%%,*},${many%%,*}"$'\n'
+        set +e
+        (set -e; one_format $format)
+        [ $? -eq 0 ] || missing+=" $format"
+        set -e
     done
-    printf %s "$rows" | write_csv "$out/quantised.csv" "$out/eval-bf16.csv" \
+    [ -z "$missing" ] || { say "no numbers of$missing"; return 1; }
+    cat "$out"/row-{bf16,int8,int4,int4-gptq,int4-head,fp8} | write_csv "$out/quantised.csv" "$out/eval-bf16.csv" \
         format,bytes,loss,bits_per_byte,pairs_right,tokens_per_second_1,tokens_per_second_many
 }
 
