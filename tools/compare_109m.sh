@@ -13,13 +13,12 @@
 #                         SPEED: tokens a second, where known; else it is measured
 #     --batch, --context, --accumulate N   the shape of a step (default 32, 1024 and 4; nano: 16, 64, 1)
 #     --rate, --floor X   learning rate (default 3e-4 to 1e-5; nano: 3e-3 to 3e-4); a tenth of the steps is warm-up
-#     --windows N         of held-out text that all are judged by in the end (default 256)
 #     --device, --dtype   (default: cuda and bf16 where nvidia-smi finds a GPU, else cpu and f32)
 #
 # The speed of each is measured first, and as many steps planned as fit into the minutes, so that each has its learning
 # rate at the floor when its time is up. What a call has done, the next one does not do again. DIR then holds
 #     compare.csv         six validations of each: seconds (of steps alone), tokens, loss, bits per byte
-#     models.csv          of each: parameters, cache bytes of a token, tokens a second, steps, and what eval says in the end
+#     models.csv          of each: parameters, cache bytes of a token, tokens a second, steps done and planned, the last validation
 #     NAME/, NAME.csv     its folder and its metrics
 #     log                 what all commands said
 set -euo pipefail
@@ -31,11 +30,11 @@ die() { echo "compare_109m.sh: $*" >&2; exit 2; }
 
 # ---- flags ----
 
-out='' data='' minutes='' config=109m batch='' context='' accumulate='' rate='' floor='' windows=256 device='' dtype=''
+out='' data='' minutes='' config=109m batch='' context='' accumulate='' rate='' floor='' device='' dtype=''
 runs=() more=()
 while [ $# -gt 0 ]; do
     case $1 in
-    --out | --data | --minutes | --config | --batch | --context | --accumulate | --rate | --floor | --windows | --device | --dtype)
+    --out | --data | --minutes | --config | --batch | --context | --accumulate | --rate | --floor | --device | --dtype)
         [ $# -gt 1 ] || die "$1 needs a value"
         declare "${1#--}=$2"; shift 2 ;;
     --run) [ $# -gt 1 ] || die "$1 needs NAME=CONFIG:MODULES"; runs+=("$2"); shift 2 ;;
@@ -52,7 +51,7 @@ case $config in
 nano*) batch=${batch:-16} context=${context:-64} accumulate=${accumulate:-1} rate=${rate:-3e-3} floor=${floor:-3e-4} ;;
 *) batch=${batch:-32} context=${context:-1024} accumulate=${accumulate:-4} rate=${rate:-3e-4} floor=${floor:-1e-5} ;;
 esac
-for name in batch context accumulate windows; do
+for name in batch context accumulate; do
     [[ ${!name} =~ ^[1-9][0-9]*$ ]] || die "--$name '${!name}' is no number of 1 or more"
 done
 [ ${#runs[@]} -gt 0 ] || runs=("full=$config:1" "dense=$config-dense:1" "no-mtp=$config:0" "mha=$config-mha:1")
@@ -102,7 +101,6 @@ for run in "${runs[@]}"; do
     read -r steps speed <"$out/$name.plan"
     say "$name: $steps steps, planned for $minutes minutes at $speed tokens a second"
     train "$folder" "$preset" "$modules" --steps "$steps" --warmup $(((steps + 9) / 10)) --eval-every $(((steps + 5) / 6)) --resume
-    "$deepseek" eval --model "$folder" --data "$data" --windows "$windows" --csv "$out/$name.eval.csv" --device "$device" --dtype "$dtype"
     "$deepseek" info --config "$folder" --csv "$out/$name.info.csv" >/dev/null
     cp "$folder/metrics.csv" "$out/$name.csv"
 done
@@ -132,13 +130,15 @@ head_lines() { # under the head of a CSV that the program wrote
 } >"$out/compare.csv"
 {
     head_lines
-    echo model,parameters,active,cache_bytes,steps,tokens,seconds,tokens_per_second,loss,bits_per_byte
+    echo model,parameters,active,cache_bytes,steps,planned,tokens,seconds,tokens_per_second,loss,bits_per_byte
     for name in "${there[@]}"; do
         read -r steps seconds < <(column "$out/$name.csv" tokens_per_second | awk -v s=$step_tokens '{ t += s / $1 } END { print NR, t }')
         sizes=$(awk -F, -v OFS=, '$1 == "parameters all" { p = $2 } $1 == "active all" { a = $2 }
             $1 == "cache bytes of a token bf16" { c = $2 } END { print p, a, c }' "$out/$name.info.csv")
-        echo "$name,$sizes,$steps,$((steps * step_tokens)),$(awk -v t="$seconds" -v n=$((steps * step_tokens)) 'BEGIN { printf "%.1f,%.0f", t, n / t }'),$(
-            column "$out/$name.eval.csv" loss),$(column "$out/$name.eval.csv" bits_per_byte)"
+        read -r planned _ <"$out/$name.plan"
+        loss=$(column "$out/$name.csv" validation_loss | grep . | tail -1)
+        awk -v t="$seconds" -v n=$((steps * step_tokens)) -v l="$loss" -v b="$bytes_a_token" -v first="$name,$sizes,$steps,$planned" \
+            'BEGIN { printf "%s,%.0f,%.1f,%.0f,%s,%.5f\n", first, n, t, n / t, l, l / log(2) / b }'
     done
 } >"$out/models.csv"
 say "done: $out/compare.csv, $out/models.csv"

@@ -145,9 +145,8 @@ Test(script, compares_in_equal_time, .timeout = 240) {
     Output o = SCRIPT("--out", out, "--steps", "1", SMALL);
     cr_assert(o.status == 0, "%s", o.out);
     o = COMPARE("--out", compared, "--data", path_in(out, "shards"), "--config", "nano",
-                "--minutes", "0.01", "--batch", "2", "--windows", "2", "--device", "cpu", "--dtype",
-                "f32", "--run", "full=nano:1:2560", "--run", "no-mtp=nano:0", "--run",
-                "mha=unheard-of:1");
+                "--minutes", "0.01", "--batch", "2", "--device", "cpu", "--dtype", "f32", "--run",
+                "full=nano:1:2560", "--run", "no-mtp=nano:0", "--run", "mha=unheard-of:1");
     cr_assert(o.status == 0 && strstr(o.out, "mha is left out"), "%d: %s", o.status, o.out);
     /* 0.6 s of 2,560 tokens, 128 a step */
     cr_expect(strstr(o.out, "full: 12 steps"), "%s", o.out);
