@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Makes a table of some hundred rows out of a training run's thousands, for a chart that is kept.
 
-    tools/thin.py [--rows 300] [--columns step,loss,...] [--tokens N] metrics.csv > thin.csv
+    tools/thin.py [--rows 300 | --every N] [--columns step,loss,...] [--tokens N] metrics.csv > thin.csv
 
 A row stands for as many steps as come one after the other: the last one's step and learning rate; of
 validation, which is rare, the last value that there is among them; of idle experts the most; of
@@ -35,8 +35,7 @@ def joined(name, cells):
     return f"{math.fsum(values) / len(values):.5g}"
 
 
-def thinned(rows, columns, wanted):
-    size = max(1, math.ceil(len(rows) / wanted))
+def thinned(rows, columns, size):
     for i in range(0, len(rows), size):
         group = rows[i : i + size]
         yield [joined(name, [r[name] for r in group]) for name in columns]
@@ -46,6 +45,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("file")
     parser.add_argument("--rows", type=int, default=300)
+    parser.add_argument("--every", type=int, help="steps to a row, in the place of --rows")
     parser.add_argument("--columns", help="these alone (default: all)")
     parser.add_argument("--tokens", type=int, help="tokens of a step, for the column billions")
     parser.add_argument("--command", help="what the first line of the result says")
@@ -61,10 +61,11 @@ def main():
     missing = [c for c in columns if c not in reader.fieldnames]
     if not rows or missing or "step" not in reader.fieldnames:
         sys.exit(f"thin.py: {o.file} has no rows, or no column {', '.join(missing) or 'step'}")
+    size = o.every or math.ceil(len(rows) / o.rows)
     print("\n".join(head))
-    print(f"# thinned: {len(rows)} steps, {math.ceil(len(rows) / o.rows)} a row (tools/thin.py)")
+    print(f"# thinned: {len(rows)} steps, {size} a row (tools/thin.py)")
     print(",".join(columns + (["billions"] if o.tokens else [])))
-    for row in thinned(rows, columns, o.rows):
+    for row in thinned(rows, columns, size):
         if o.tokens:
             row.append(f"{int(row[columns.index('step')]) * o.tokens / 1e9:.4g}")
         print(",".join(row))
