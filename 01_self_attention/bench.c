@@ -126,6 +126,7 @@ static void measure_ladder(Bench *bench, Csv *csv, Ladder ladder, Work *w) {
     const BenchRung *r = ladder == MATMUL ? products : softmaxes;
     for (; (r = bench_rung(bench, r, 0, w)); r++) {
         BenchTime t = bench_row(bench, flop, bytes, r->run, w, "%s  %s", dtype, r->name);
+        if (isnan(t.min)) continue; /* --counters asks for others */
         bench_save(bench, "%s,%s,%lld", ladder_names[ladder], r->name, (long long)w->cols);
         if (r->run == library) {
             t.min = fmin(t.min, before.min);
@@ -173,8 +174,9 @@ static void measure(Bench *bench, int size, Ladder kind) {
         measure_ladder(bench, &csv, kind, &w);
         context_reset(ctx);
     }
-    /* a CPU's softmax has two rows: no chart */
-    figure_close(&csv, kind == SOFTMAX && ctx->device == CPU ? NULL : figure);
+    /* a CPU's softmax has two rows, and --counters picks some: no chart */
+    bool whole = !bench->counters && (kind == MATMUL || ctx->device == CUDA);
+    figure_close(&csv, whole ? figure : NULL);
 }
 
 /* ---- one attention head, as a model uses it ---- */

@@ -33,6 +33,17 @@ static void *random_matrix(Gpu *gpu, uint64_t stream, int n, float *host) {
 
 static Csv csv; /* open when --csv says where */
 
+/* --counters: each step once more for tools/counters.py, as bench_row() does it. */
+static bool counters;
+
+static void begin_for_profiler(Gpu *gpu, const char *name) {
+    static int ranges;
+    printf("range %d|the steps to Hopper, one block|%s|nan|nan|nan\n", ++ranges, name);
+    fflush(stdout);
+    gpu_profile_start(gpu);
+    gpu_mark(gpu, ranges);
+}
+
 static int say(const char *name, int right, double clocks, const char *what) {
     printf("  %-26s %-6s %8.1f clocks %s\n", name, right ? "right" : "WRONG", clocks, what);
     if (csv.stream) csv_row(&csv, "%s,%.1f", name, clocks);
@@ -54,6 +65,10 @@ static int copies(Gpu *gpu) {
         for (int i = 0; i < SIDE * SIDE; i++) right &= bf16_to_float(got[i]) == host[i];
         wrong += say(names[swizzled], right, step_column_clocks_cuda(gpu, swizzled),
                      "to read 16 bytes of 32 rows, one column");
+        if (!counters) continue;
+        begin_for_profiler(gpu, names[swizzled]);
+        step_column_clocks_cuda(gpu, swizzled);
+        gpu_profile_stop(gpu);
     }
     gpu_free(gpu, from);
     gpu_free(gpu, to);
@@ -84,6 +99,11 @@ static int product(Gpu *gpu, StepWay way, const char *name) {
             /* products are exact in F32, their sum is rounded at most k times: far less in fact */
             right &= fabs(c[i * SIDE + j] - sum) <= 1e-6 * size;
         }
+    if (counters) {
+        begin_for_profiler(gpu, name);
+        step_product_cuda(gpu, way, on_c, on_a, on_b, k);
+        gpu_profile_stop(gpu);
+    }
     gpu_free(gpu, on_a), gpu_free(gpu, on_b), gpu_free(gpu, on_c);
     free(a), free(b), free(c);
     return say(name, right, clocks, "for 64 of k");
@@ -93,7 +113,9 @@ static const char about[] = "Runs the six steps to Hopper, each alone, and check
 
 int main(int argc, char **argv) {
     CommonOptions common = {0};
-    const Option flags[] = {OPT_CSV(&common), OPT_END};
+    const Option flags[] = {
+        OPT_FLAG("counters", 0, &counters, "Run each step once more for tools/counters.py"),
+        OPT_CSV(&common), OPT_END};
     Error err = {0};
     options_parse(argc, argv, about, flags);
     Gpu *gpu = gpu_open(0, &err);

@@ -109,6 +109,8 @@ static bool exists(Context *ctx, const Group *g) {
     return true;
 }
 
+#define ROW_NAME "%s  %s", rung_names[g.rung], product_names[g.product]
+
 /* The plain rung and cuBLAS with the host's help are slow: `all` asks for them. */
 static void bench_shape(Bench *bench, int experts, int64_t in, int64_t out, bool all) {
     Context *ctx = bench->ctx;
@@ -128,7 +130,7 @@ static void bench_shape(Bench *bench, int experts, int64_t in, int64_t out, bool
     double n = (double)R, matrix = (double)experts * (double)in * (double)out;
     for (g.product = FORWARD; g.product < PRODUCTS; g.product++)
         for (g.rung = all ? GATHER : MMA; g.rung < RUNGS; g.rung++) {
-            if (!exists(ctx, &g)) continue;
+            if (!exists(ctx, &g) || !bench_wanted(bench, ROW_NAME)) continue;
             /* results would grow, or be zero */
             Tensor *fresh[] = {g.x, g.y, g.w, g.w2, g.tokens, g.g, g.u};
             for (int i = 0; i < 7; i++) bench_fill(ctx, fresh[i], (uint64_t)i);
@@ -138,8 +140,7 @@ static void bench_shape(Bench *bench, int experts, int64_t in, int64_t out, bool
             double bytes = size * n * (double)(in + (1 + twice + three) * out) +
                            matrix * (g.product == WEIGHT ? 4 : size * (1 + twice));
             double flop = (1 + twice) * 2 * n * (double)(in * out);
-            bench_row(bench, flop, bytes, run, &g, "%s  %s", rung_names[g.rung],
-                      product_names[g.product]);
+            bench_row(bench, flop, bytes, run, &g, ROW_NAME);
             bench_save(bench, "%d,%lld,%lld,%s,%s", experts, (long long)in, (long long)out,
                        product_names[g.product], rung_names[g.rung]);
         }

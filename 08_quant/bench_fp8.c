@@ -433,7 +433,7 @@ int main(int argc, char **argv) {
     if (bench.ctx->dtype != BF16) fatal("this benchmark is for --dtype bf16");
     Figures figures = {.wanted = wanted};
     figures_open(&figures, bench.ctx);
-    measure_accumulator(bench.ctx, &figures);
+    if (!bench.counters) measure_accumulator(bench.ctx, &figures);
     bench_ceilings(&bench);
     static const int64_t nk[][2] = {{7168, 16384}, {4096, 7168}, {7168, 2048},
                                     {24576, 1536}, {2112, 7168}, {32768, 512}};

@@ -59,6 +59,9 @@ void gpu_graph_free(GpuGraph *graph);             /* NULL is fine */
  * between. */
 void gpu_profile_start(Gpu *gpu);
 void gpu_profile_stop(Gpu *gpu);
+/* Launches a kernel that does nothing, profile_mark, in `number` blocks: in a profiler's list of
+ * kernels it tells what comes behind it. */
+void gpu_mark(Gpu *gpu, int number);
 
 /* Time on the GPU, for benchmarks: milliseconds between two marks in the stream. */
 void gpu_timer_start(Gpu *gpu);

@@ -39,5 +39,6 @@ void gpu_graph_free(GpuGraph *graph) { (void)graph; }
 void gpu_timer_start(Gpu *gpu) { (void)gpu, no_gpu(); }
 void gpu_profile_start(Gpu *gpu) { (void)gpu, no_gpu(); }
 void gpu_profile_stop(Gpu *gpu) { (void)gpu, no_gpu(); }
+void gpu_mark(Gpu *gpu, int number) { (void)gpu, (void)number, no_gpu(); }
 double gpu_timer_stop(Gpu *gpu) { return (void)gpu, no_gpu(), 0.0; }
 #endif

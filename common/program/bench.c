@@ -12,6 +12,7 @@
 #include "common/program/progress.h"
 
 #include <cblas.h>
+#include <fnmatch.h>
 #include <math.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -28,6 +29,8 @@ void bench_open(Bench *bench, int argc, char **argv, const char *about, const Op
     const Option all[] = {
         OPT_TABLE(flags ? flags : none),
         OPT_FLOAT("seconds", 's', "X", &bench->seconds, 0, 1000, "Time for each row"),
+        OPT_STRING("counters", 0, "GLOB", &bench->counters,
+                   "Only rows whose 'title: name' fits, each once more for tools/counters.py"),
         OPT_CSV(&bench->common),
         OPT_COMMON(&bench->common),
         OPT_END,
@@ -35,6 +38,8 @@ void bench_open(Bench *bench, int argc, char **argv, const char *about, const Op
     options_parse(argc, argv, about, all);
     bench->ctx = &bench->own;
     options_open(&bench->common, bench->ctx);
+    if (bench->counters && bench->ctx->device != CUDA)
+        fatal("--counters is for the GPU's counters: add --device cuda");
     if (!bench->common.csv) return;
     Error err;
     char line[512];
@@ -49,7 +54,7 @@ void bench_open(Bench *bench, int argc, char **argv, const char *about, const Op
 
 void bench_save(Bench *bench, const char *format, ...) {
     char own[512];
-    if (!bench->common.csv) return;
+    if (!bench->common.csv || isnan(bench->row.time.min)) return;
     va_list args;
     va_start(args, format);
     int length = vsnprintf(own, sizeof own, format, args);
@@ -274,14 +279,16 @@ char *format_duration(char *buffer, size_t size, double seconds) {
     return buffer;
 }
 
+/* Of the table that is being printed: a program has one standard output. */
+static char table_title[160];
+
 void bench_head(const char *title, ...) {
     va_list args;
     va_start(args, title);
-    printf("\n");
-    vprintf(title, args);
+    vsnprintf(table_title, sizeof table_title, title, args);
     va_end(args);
-    printf("\n  %-40s %9s %9s %10s %7s %8s %7s\n", "", "min", "median", "GFLOP/s", "of peak",
-           "GB/s", "of copy");
+    printf("\n%s\n  %-40s %9s %9s %10s %7s %8s %7s\n", table_title, "", "min", "median", "GFLOP/s",
+           "of peak", "GB/s", "of copy");
 }
 
 static void print_row(const char *name, const BenchRow *row) {
@@ -303,6 +310,37 @@ static void print_row(const char *name, const BenchRow *row) {
     fflush(stdout);
 }
 
+/* ---- for a profiler ---- */
+
+static bool fits(const Bench *bench, const char *name) {
+    char whole[sizeof table_title + 128];
+    if (!bench->counters) return true;
+    snprintf(whole, sizeof whole, "%s: %s", table_title, name);
+    return fnmatch(bench->counters, whole, FNM_EXTMATCH) == 0;
+}
+
+bool bench_wanted(const Bench *bench, const char *name, ...) {
+    char text[96];
+    va_list args;
+    va_start(args, name);
+    vsnprintf(text, sizeof text, name, args);
+    va_end(args);
+    return fits(bench, text);
+}
+
+/* The last row's work, alone; tools/counters.py reads the line and finds the mark. */
+static void run_for_profiler(Bench *bench, BenchFunction function, void *user, const char *name) {
+    Gpu *gpu = bench->ctx->gpu;
+    const BenchRow *row = &bench->row;
+    printf("range %d|%s|%s|%.6g|%.4g|%.4g\n", ++bench->ranges, table_title, name,
+           1e6 * row->time.min, row->of_peak, row->of_copy);
+    fflush(stdout);
+    gpu_profile_start(gpu);
+    gpu_mark(gpu, bench->ranges);
+    function(bench->ctx, user);
+    gpu_profile_stop(gpu);
+}
+
 BenchTime bench_row(Bench *bench, double flop, double bytes, BenchFunction function, void *user,
                     const char *name, ...) {
     char text[96];
@@ -310,6 +348,10 @@ BenchTime bench_row(Bench *bench, double flop, double bytes, BenchFunction funct
     va_start(args, name);
     vsnprintf(text, sizeof text, name, args);
     va_end(args);
+    if (!fits(bench, text)) {
+        bench->row = (BenchRow){{NAN, NAN, 0}, NAN, NAN, NAN, NAN};
+        return bench->row.time;
+    }
     BenchTime time = bench_time(bench->ctx, function, user, bench->seconds);
     double peak = bench->ctx->dtype == BF16 ? bench->flops_bf16 : bench->flops_f32;
     BenchRow row = {time, flop / time.min, bytes / time.min, NAN, NAN};
@@ -317,6 +359,7 @@ BenchTime bench_row(Bench *bench, double flop, double bytes, BenchFunction funct
     if (bytes > 0) row.of_copy = 100 * row.bytes / bench->copy_bytes;
     print_row(text, &row);
     bench->row = row;
+    if (bench->counters) run_for_profiler(bench, function, user, text);
     return time;
 }
 

@@ -37,14 +37,16 @@ typedef struct BenchRow {
 
 typedef struct Bench {
     CommonOptions common;
-    Context own, *ctx; /* ctx: own's address */
-    Csv csv;           /* in use if common.csv */
-    double copy_bytes; /* bytes read + written per second by a large copy */
-    double flops_f32;  /* per second: the best of 512^3 .. 2048^3 (CPU), or 8192^3 (CUDA) */
-    double flops_bf16; /* CUDA only, 8192^3; 0 on the CPU */
-    double seconds;    /* per row; --seconds */
-    bool microseconds; /* the unit of the CSV's times; else milliseconds */
-    BenchRow row;      /* the last one */
+    Context own, *ctx;    /* ctx: own's address */
+    Csv csv;              /* in use if common.csv */
+    double copy_bytes;    /* bytes read + written per second by a large copy */
+    double flops_f32;     /* per second: the best of 512^3 .. 2048^3 (CPU), or 8192^3 (CUDA) */
+    double flops_bf16;    /* CUDA only, 8192^3; 0 on the CPU */
+    double seconds;       /* per row; --seconds */
+    bool microseconds;    /* the unit of the CSV's times; else milliseconds */
+    const char *counters; /* --counters; NULL: all rows, and no profiler */
+    int ranges;           /* rows that ran for it */
+    BenchRow row;         /* the last one */
 } Bench;
 
 /*
@@ -73,10 +75,20 @@ double bench_peak(Context *ctx, DType dtype, double seconds);
 
 void bench_head(const char *title, ...) __attribute__((format(printf, 1, 2)));
 
-/* Times the work and prints its row under this name. flop or bytes may be 0; ctx's dtype picks the
- * matrix peak. */
+/*
+ * Times the work and prints its row under this name. flop or bytes may be 0; ctx's dtype picks the
+ * matrix peak.
+ *
+ * With --counters GLOB only rows count whose "title: name" fits (a pattern of the shell's, as in
+ * bash with extglob). Each is timed, then runs once more, alone between cudaProfilerStart and
+ * cudaProfilerStop: tools/counters.py has a profiler look there. For the others the time is NaN,
+ * and bench_save leaves them out.
+ */
 BenchTime bench_row(Bench *bench, double flop, double bytes, BenchFunction function, void *user,
                     const char *name, ...) __attribute__((format(printf, 6, 7)));
+
+/* Whether bench_row() would run it under this name: asked by those whose data take long to make. */
+bool bench_wanted(const Bench *bench, const char *name, ...) __attribute__((format(printf, 2, 3)));
 
 /* The last row in the CSV, if there is one: the format gives the caller's columns. */
 void bench_save(Bench *bench, const char *format, ...) __attribute__((format(printf, 2, 3)));

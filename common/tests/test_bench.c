@@ -5,6 +5,7 @@
 #include "common/program/bench.h"
 #include "common/program/testing.h"
 
+#include <math.h>
 #include <string.h>
 
 static void count_call(Context *ctx, void *user) {
@@ -58,4 +59,20 @@ Test(bench, durations) {
     cr_assert_str_eq(format_duration(text, sizeof text, 8.1234e-4), "812.3 us");
     cr_assert_str_eq(format_duration(text, sizeof text, 0.01234), "12.34 ms");
     cr_assert_str_eq(format_duration(text, sizeof text, 1.25), "1.25 s");
+}
+
+/* What --counters lets through; a row that it does not is not run, and stays out of the CSV. */
+CPU_TEST(bench, counters_pick_rows) {
+    Bench bench = {.ctx = &ctx, .seconds = 0};
+    int calls = 0;
+    bench_head("C = A B, %d x %d", 8192, 8192);
+    check_all(bench_wanted(&bench, "BF16  %s", "tensor"));
+    bench.counters = "*8192: BF16  @(tensor|hopper)";
+    check_all(bench_wanted(&bench, "BF16  %s", "tensor"), bench_wanted(&bench, "BF16  hopper"),
+              !bench_wanted(&bench, "BF16  naive"), !bench_wanted(&bench, "F32  tensor"),
+              !bench_wanted(&bench, "BF16  tensors"));
+    BenchTime time = bench_row(&bench, 1, 1, count_call, &calls, "BF16  naive");
+    check_all(calls == 0, isnan(time.min), isnan(bench.row.of_copy));
+    bench_head("another table");
+    check_all(!bench_wanted(&bench, "BF16  tensor"));
 }
