@@ -173,7 +173,7 @@ __device__ __forceinline__ void refill_rows(Tiles<N> &s, const Arguments &a, int
         const unsigned char *row = row_of(i % 8);
         if (lane < 27 && i < 8 && r < there) cp_async_16(page + r * ROW_BYTES + at, row + at, true);
     }
-    arrive_behind_copies(&s.full[stage]);
+    mbarrier_arrive_behind_copies(&s.full[stage]);
     ids = p.last ? UNKNOWN : look_ahead<FIRST>(a, p, p.page + 1);
     if (threadIdx.x == FIRST) make_plan(s, a);
     __syncwarp();

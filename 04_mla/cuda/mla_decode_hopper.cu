@@ -74,53 +74,6 @@
 
 /* ---- the scorer ---- */
 
-/* Queries from a stage to their places: wgmma's A fragments of the first 31 steps of 16 columns,
- * the rest in shared memory. */
-__device__ __forceinline__ void take_queries(uint32_t (&q)[Q_STEPS][4], Tiles &s, int stage) {
-    int t = threadIdx.x % 128, lane = t % 32, warp = t / 32;
-    const char *box = (const char *)s.ring[stage].box[0];
-#pragma unroll
-    for (int k = 0; k < Q_STEPS; k++)
-        ldmatrix_x4(q[k], box + k / 4 * BOX_BYTES +
-                              swizzle_128(warp * 16 + lane % 16, k % 4 * 16 + lane / 16 * 8));
-    /* One step alone has rows of 32 bytes, too short for the swizzle: blocks of 8 rows x 16 bytes,
-     * the two of the same rows side by side. */
-    *(uint4 *)((char *)s.q_step + t / 16 * 256 + t % 2 * 128 + t / 2 % 8 * 16) =
-        *(const uint4 *)(box + Q_STEPS / 4 * BOX_BYTES +
-                         swizzle_128(t / 2, Q_STEPS % 4 * 16 + t % 2 * 8));
-    for (int i = t; i < TILE * 8; i += 128)
-        ((uint4 *)s.q_rope)[i] = ((const uint4 *)s.ring[stage].box[ROPE_BOX])[i];
-    async_proxy_fence();
-    named_barrier_sync(SCORER_BARRIER, 128);
-}
-
-/* S = Q Z^T: 64 rows x 64 keys, 36 steps of 16 columns. Starts it, does not wait. */
-__device__ __forceinline__ void multiply_scores(float (&x)[32], const uint32_t (&q)[Q_STEPS][4],
-                                                Tiles &s, int stage) {
-    uint64_t z = wgmma_k_major(s.ring[stage].box[0]), q_rope = wgmma_k_major(s.q_rope);
-    uint64_t q_step = wgmma_descriptor(s.q_step, 128, 256) & ~((uint64_t)3 << 62); /* no swizzle */
-    wgmma_fence(x);
-#pragma unroll
-    for (int k = 0; k < 4 * BOXES; k++) {
-        uint64_t keys = z + k / 4 * (BOX_BYTES >> 4) + k % 4 * WGMMA_K_STEP;
-        if (k < Q_STEPS)
-            Wgmma<64>::registers<0>(x, q[k], keys, k > 0);
-        else
-            Wgmma<64>::shared<0, 0>(x, k == Q_STEPS ? q_step : q_rope + k % 4 * WGMMA_K_STEP, keys,
-                                    1);
-    }
-    wgmma_commit();
-}
-
-/* What the scorer knows of a thread's two rows. */
-struct Softmax {
-    float base[2]; /* of the exponents: about the row's maximum */
-    float sum[2];  /* of this thread's columns, until finish() */
-};
-
-/* The nearest whole number: between 2^23 and 2^24 floats have no fraction. */
-__device__ __forceinline__ float nearest(float x) { return x + 12582912.0f - 12582912.0f; }
-
 /* In place: x becomes 2^(c x - base). factor: what earlier pages' results must be multiplied by. */
 __device__ __forceinline__ void softmax_step(float (&x)[32], Softmax &m, float (&factor)[2],
                                              float c) {
@@ -161,22 +114,8 @@ __device__ __forceinline__ void mask(float (&x)[32], const Use &use, const Argum
         if (key + i / 4 * 8 + i % 2 > last[i / 2 % 2]) x[i] = -INFINITY;
 }
 
-/* P, rounded, to where the page's rope keys were. */
-__device__ __forceinline__ void store_probabilities(Page &page, const float (&x)[32]) {
-    int lane = threadIdx.x % 32, warp = threadIdx.x % 128 / 32;
-#pragma unroll
-    for (int k = 0; k < 4; k++) {
-        uint32_t packed[4];
-#pragma unroll
-        for (int i = 0; i < 4; i++) packed[i] = pack_bf16(x[8 * k + 2 * i], x[8 * k + 2 * i + 1]);
-        stmatrix_x4((char *)page.box[ROPE_BOX] +
-                        swizzle_128(warp * 16 + lane % 16, k * 16 + lane / 16 * 8),
-                    packed);
-    }
-}
-
 /* Rows that hold no token become zeros: their probabilities are 0, but 0 * NaN is NaN. */
-__device__ __forceinline__ void clear_rows(Page &page, int from) {
+__device__ __forceinline__ void clear_rows(LatentBoxes &page, int from) {
     for (int i = from * 8 + threadIdx.x % 128; i < 64 * 8; i += 128)
         for (int b = 0; b < ROPE_BOX; b++) ((uint4 *)page.box[b])[i] = make_uint4(0, 0, 0, 0);
 }
@@ -192,7 +131,7 @@ __device__ __forceinline__ void finish(Softmax &m, const Arguments &a, int to) {
 }
 
 /* The sums of the piece before, for the weighers: in a stage whose queries have been taken. */
-__device__ __forceinline__ void hand_over_sums(Page &page, const Softmax &m) {
+__device__ __forceinline__ void hand_over_sums(LatentBoxes &page, const Softmax &m) {
     float *sums = (float *)page.box[0] + my_row();
     if (threadIdx.x % 4 == 0) {
         sums[0] = m.sum[0];
@@ -220,7 +159,7 @@ template <bool LISTS> __device__ void score(Tiles &s, const Arguments &a) {
             /* Uniform, which the compiler believes of a shuffle only: so descriptors stay in the
              * uniform registers that wgmma takes them from. */
             stage = __shfl_sync(~0u, ring.stage, 0);
-            Page &page = s.ring[stage];
+            LatentBoxes &page = s.ring[stage];
             const Use &use = s.use[stage];
             mbarrier_wait(&s.full[stage], ring.parity);
             if (LISTS) async_proxy_fence();
@@ -252,13 +191,6 @@ template <bool LISTS> __device__ void score(Tiles &s, const Arguments &a) {
 }
 
 /* ---- the weighers ---- */
-
-__device__ __forceinline__ void rescale(float (&o)[128], const bf16 *factor) {
-    float f0 = to_float(factor[my_row()]), f1 = to_float(factor[my_row() + 8]);
-    if (!__any_sync(~0u, f0 != 1.0f || f1 != 1.0f)) return;
-#pragma unroll
-    for (int i = 0; i < 128; i++) o[i] *= i / 2 % 2 ? f1 : f0;
-}
 
 /* This thread's part of O: divided by the sums; or as it is, for the second kernel. */
 __device__ __forceinline__ void write(const float (&o)[128], const Arguments &a, int to,
@@ -335,7 +267,7 @@ __device__ void weigh(Tiles &s, const Arguments &a, const CUtensorMap *q_map,
         bool first = true;
         do {
             int stage = __shfl_sync(~0u, ring.stage, 0);
-            Page &page = s.ring[stage];
+            LatentBoxes &page = s.ring[stage];
             mbarrier_wait(&s.scored[stage], ring.parity);
             if (!first) rescale(o, s.factor[stage]);
             mbarrier_wait(&s.turn[stage], ring.parity);

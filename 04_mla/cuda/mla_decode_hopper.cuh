@@ -23,22 +23,14 @@
 #ifndef MLA_DECODE_HOPPER_CUH
 #define MLA_DECODE_HOPPER_CUH
 
+#include "04_mla/cuda/latent_boxes.cuh"
 #include "04_mla/cuda/mla_decode_sparse.cuh"
-#include "common/cuda/hopper.cuh"
 
 enum {
-    RANK = 512,  /* kv_lora_rank: a value */
-    WIDTH = 576, /* and the rope part: a key */
-    BOXES = WIDTH / 64,
-    ROPE_BOX = BOXES - 1,
-    TILE = 64, /* rows (query, head) of a block */
     STAGES = 3,
-    BOX_BYTES = 64 * 128,
     PAGE_BYTES = BOXES * BOX_BYTES,
-    Q_STEPS = 31,    /* of 36 steps of 16 columns: what of Q fits into registers */
-    START_COST = 4,  /* of an item, in pages */
-    LEAST_SHARE = 4, /* pages: less is not worth the combining */
-    SCORER_BARRIER = 1,
+    START_COST = 4,   /* of an item, in pages */
+    LEAST_SHARE = 4,  /* pages: less is not worth the combining */
     FEED_BARRIER = 2, /* of the weighers, when they fetch */
     WEIGHERS = 256
 };
@@ -78,12 +70,8 @@ struct Split {
     int team, pieces;
 };
 
-struct Page {
-    bf16 box[BOXES][64 * 64]; /* swizzled; box b has columns 64 b .. 64 b + 63 */
-};
-
 struct Tiles {
-    alignas(1024) Page ring[STAGES];
+    alignas(1024) LatentBoxes ring[STAGES];
     alignas(1024) bf16 q_rope[TILE * 64]; /* what of Q does not fit into registers */
     bf16 q_step[TILE * 16];
     bf16 factor[STAGES][TILE]; /* what O is multiplied by before the page: powers of two */
@@ -115,12 +103,6 @@ struct Arguments {
 };
 
 #if HOPPER_CODE
-
-/* Of a thread in its warpgroup: the first of the two rows that wgmma's layout gives it; the other
- * is 8 rows below. */
-__device__ __forceinline__ int my_row() {
-    return threadIdx.x % 128 / 32 * 16 + threadIdx.x % 32 / 4;
-}
 
 /* One arrival per warp, in both blocks of a team: either may be the one that fills this stage
  * next. */

@@ -11,7 +11,6 @@
 
 #include "04_mla/cuda/mla_decode.cuh"
 #include "04_mla/selection.h"
-#include "common/cuda/mma.cuh"
 
 /* The lists as rows of the pool. A list that selects nothing is one row of zeros, -1, whose
  * weighted mean is zero. */
@@ -47,17 +46,6 @@ static inline MlaDecodeShape selected_as_sequences(int lists, int count, MlaDeco
     s.pages = lists * s.max_pages;
     s.max_length = count;
     return s;
-}
-
-/* Arrives at an mbarrier when all cp.async that this thread has asked for are done. The barrier
- * counts on it. */
-__device__ __forceinline__ void arrive_behind_copies(uint64_t *barrier) {
-#if MMA_CODE
-    asm volatile("cp.async.mbarrier.arrive.noinc.shared.b64 [%0];" ::"r"(shared_address(barrier))
-                 : "memory");
-#else
-    __trap();
-#endif
 }
 
 /* Hopper's kernels, which fetch a list's rows themselves; s: selected_as_sequences(). */

@@ -55,8 +55,8 @@ __device__ __forceinline__ int look_ahead(const Arguments &a, const Use &use, in
 }
 
 /* The rows: half `half` of their values, and of every second eight of them the rope parts. */
-__device__ __forceinline__ void fetch_rows(Page &page, const Arguments &a, int there, int ids,
-                                           int half) {
+__device__ __forceinline__ void fetch_rows(LatentBoxes &page, const Arguments &a, int there,
+                                           int ids, int half) {
     int lane = threadIdx.x % 32, warp = threadIdx.x % 128 / 32;
     auto row_of = [&](int i) {
         int id = __shfl_sync(~0u, ids, i);
@@ -112,7 +112,7 @@ __device__ __forceinline__ void refill_from_lists(Tiles &s, const Arguments &a,
         mbarrier_arrive(full);
     } else {
         fetch_rows(s.ring[stage], a, plan.use.length - page * PAGE_TOKENS, f.ids, half);
-        arrive_behind_copies(full);
+        mbarrier_arrive_behind_copies(full);
     }
     if (plan.use.left) f.ids = look_ahead(a, plan.use, page + 1);
     if (planner) make_plan(s.plan[f.turn], s.feed, a);

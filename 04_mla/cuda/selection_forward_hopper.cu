@@ -26,19 +26,10 @@
 
 namespace sparse {
 
-enum {
-    ROPE_BOX = VALUE_BOXES,
-    STAGES = 3,
-    Q_STEPS = 31, /* of 36 steps of 16 columns: what of Q fits into registers */
-    SCORER_BARRIER = 1
-};
-
-struct Rows {
-    bf16 box[BOXES][64 * 64]; /* swizzled; box b has columns 64 b .. 64 b + 63 */
-};
+enum { STAGES = 3 };
 
 struct Tiles {
-    alignas(1024) Rows ring[STAGES];
+    alignas(1024) LatentBoxes ring[STAGES];
     alignas(1024) bf16 q_rope[TILE * 64]; /* what of Q does not fit into registers */
     bf16 q_step[TILE * 16];
     bf16 factor[STAGES][TILE]; /* what O is multiplied by before the step: powers of two */
@@ -73,53 +64,6 @@ __device__ __forceinline__ int steps_of(int entries) { return max((entries + KEY
 
 /* ---- the scorer ---- */
 
-/* Queries from a stage to their places: wgmma's A fragments of the first 31 steps of 16 columns,
- * the rest in shared memory. */
-__device__ __forceinline__ void take_queries(uint32_t (&q)[Q_STEPS][4], Tiles &s, int stage) {
-    int t = threadIdx.x % 128, lane = t % 32, warp = t / 32;
-    const char *box = (const char *)s.ring[stage].box[0];
-#pragma unroll
-    for (int k = 0; k < Q_STEPS; k++)
-        ldmatrix_x4(q[k], box + k / 4 * BOX_BYTES +
-                              swizzle_128(warp * 16 + lane % 16, k % 4 * 16 + lane / 16 * 8));
-    /* One step alone has rows of 32 bytes, too short for the swizzle: blocks of 8 rows x 16 bytes,
-     * the two of the same rows side by side. */
-    *(uint4 *)((char *)s.q_step + t / 16 * 256 + t % 2 * 128 + t / 2 % 8 * 16) =
-        *(const uint4 *)(box + Q_STEPS / 4 * BOX_BYTES +
-                         swizzle_128(t / 2, Q_STEPS % 4 * 16 + t % 2 * 8));
-    for (int i = t; i < TILE * 8; i += 128)
-        ((uint4 *)s.q_rope)[i] = ((const uint4 *)s.ring[stage].box[ROPE_BOX])[i];
-    async_proxy_fence();
-    named_barrier_sync(SCORER_BARRIER, 128);
-}
-
-/* S = Q Z^T: 64 heads x 64 keys, 36 steps of 16 columns. Starts it, does not wait. */
-__device__ __forceinline__ void multiply_scores(float (&x)[32], const uint32_t (&q)[Q_STEPS][4],
-                                                Tiles &s, int stage) {
-    uint64_t z = wgmma_k_major(s.ring[stage].box[0]), q_rope = wgmma_k_major(s.q_rope);
-    uint64_t q_step = wgmma_descriptor(s.q_step, 128, 256) & ~((uint64_t)3 << 62); /* no swizzle */
-    wgmma_fence(x);
-#pragma unroll
-    for (int k = 0; k < 4 * BOXES; k++) {
-        uint64_t keys = z + k / 4 * (BOX_BYTES >> 4) + k % 4 * WGMMA_K_STEP;
-        if (k < Q_STEPS)
-            Wgmma<64>::registers<0>(x, q[k], keys, k > 0);
-        else
-            Wgmma<64>::shared<0, 0>(x, k == Q_STEPS ? q_step : q_rope + k % 4 * WGMMA_K_STEP, keys,
-                                    1);
-    }
-    wgmma_commit();
-}
-
-/* What the scorer knows of a thread's two rows. */
-struct Softmax {
-    float base[2]; /* of the exponents: about the row's maximum */
-    float sum[2];  /* of this thread's columns, until finish() */
-};
-
-/* The nearest whole number: between 2^23 and 2^24 floats have no fraction. */
-__device__ __forceinline__ float nearest(float x) { return x + 12582912.0f - 12582912.0f; }
-
 /* In place: x becomes 2^(c x - base). factor: what earlier steps' results must be multiplied by. */
 __device__ __forceinline__ void softmax_step(float (&x)[32], Softmax &m, float (&factor)[2],
                                              float c) {
@@ -149,20 +93,6 @@ __device__ __forceinline__ void mask(float (&x)[32], int keys) {
 #pragma unroll
     for (int i = 0; i < 32; i++)
         if (key + i / 4 * 8 + i % 2 >= keys) x[i] = -INFINITY;
-}
-
-/* P, rounded, to where the rope keys were. */
-__device__ __forceinline__ void store_probabilities(Rows &rows, const float (&x)[32]) {
-    int lane = threadIdx.x % 32, warp = threadIdx.x % 128 / 32;
-#pragma unroll
-    for (int k = 0; k < 4; k++) {
-        uint32_t packed[4];
-#pragma unroll
-        for (int i = 0; i < 4; i++) packed[i] = pack_bf16(x[8 * k + 2 * i], x[8 * k + 2 * i + 1]);
-        stmatrix_x4((char *)rows.box[ROPE_BOX] +
-                        swizzle_128(warp * 16 + lane % 16, k * 16 + lane / 16 * 8),
-                    packed);
-    }
 }
 
 /* The end of an item: whole sums, for the weighers; and lse. */
@@ -249,7 +179,7 @@ __device__ __forceinline__ void fetch(Tiles &s, const Arguments &a, Cursor &c, i
             from = a.latent + selected_at(&a.s, shape.k, token / shape.q_len, c.next[j], 0);
         fetch_row<BOXES>(s.ring[stage].box[0], row, from);
     }
-    cp_async_arrive(&s.full[stage]);
+    mbarrier_arrive_behind_copies(&s.full[stage]);
     c.entry += KEYS;
     if (c.entry >= steps_of(c.count) * KEYS) {
         c.entry = -KEYS;
@@ -270,13 +200,6 @@ __device__ __forceinline__ void recycle(Tiles &s, const Arguments &a, Cursor &c,
     mbarrier_wait(&s.empty[ring.stage], ring.parity);
     fetch(s, a, c, ring.stage);
     ring.advance();
-}
-
-__device__ __forceinline__ void rescale(float (&o)[128], const bf16 *factor) {
-    float f0 = to_float(factor[my_row()]), f1 = to_float(factor[my_row() + 8]);
-    if (!__any_sync(~0u, f0 != 1.0f || f1 != 1.0f)) return;
-#pragma unroll
-    for (int i = 0; i < 128; i++) o[i] *= i / 2 % 2 ? f1 : f0;
 }
 
 /* This thread's part of O, divided by the sums. */
@@ -307,7 +230,7 @@ __device__ void weigh(Tiles &s, const Forward &f, int half) {
         recycle(s, f.a, cursor, ring);
         for (int step = 0; step < steps; step++) {
             int stage = __shfl_sync(~0u, ring.stage, 0);
-            Rows &rows = s.ring[stage];
+            LatentBoxes &rows = s.ring[stage];
             mbarrier_wait(&s.scored[stage], ring.parity);
             async_proxy_fence(); /* ordinary copies brought the rows */
             if (step) rescale(o, s.factor[stage]);
@@ -373,7 +296,7 @@ int selected_hopper_supports(const Gpu *gpu, DType dtype, const void *o, const v
 
 int selected_prompt_fits(const Gpu *gpu, DType dtype, int count, MlaDecodeShape s) {
     /* Nearly two items for each multiprocessor: 256 on an H200 take 165 us here, 227 by pages. */
-    int64_t items = (int64_t)s.batch * s.q_len * ceil_div(s.heads, sparse::TILE);
+    int64_t items = (int64_t)s.batch * s.q_len * ceil_div(s.heads, TILE);
     return 16 * items >= 31 * gpu->sm_count && !s.e4m3 &&
            selected_hopper_supports(gpu, dtype, NULL, NULL, NULL, NULL,
                                     selected_pages_shape(NULL, NULL, count, s));

@@ -12,21 +12,16 @@
 #ifndef SELECTION_HOPPER_CUH
 #define SELECTION_HOPPER_CUH
 
+#include "04_mla/cuda/latent_boxes.cuh"
 #include "04_mla/selection.h"
-#include "common/cuda/hopper.cuh"
 
 size_t selected_backward_hopper_scratch(const Gpu *gpu, SelectedShape shape);
 
 namespace sparse {
 
 enum {
-    RANK = 512,  /* a value */
-    WIDTH = 576, /* and the rope part: a key */
-    BOXES = WIDTH / 64,
     VALUE_BOXES = RANK / 64,
-    TILE = 64, /* heads of a block */
-    KEYS = 64, /* listed keys of a step */
-    BOX_BYTES = 64 * 128,
+    KEYS = 64 /* listed keys of a step */
 };
 
 /* What the kernels are told. */
@@ -49,12 +44,6 @@ static inline Arguments arguments(const void *q, const void *latent, const void 
 
 #if HOPPER_CODE
 
-/* Of a thread in its warpgroup: the first of the two rows that wgmma's layout gives it; the other
- * is 8 rows below. */
-__device__ __forceinline__ int my_row() {
-    return threadIdx.x % 128 / 32 * 16 + threadIdx.x % 32 / 4;
-}
-
 /* Row `row` of a stack of COUNT boxes gets this thread's piece of each; zeros if from is NULL. */
 template <int COUNT>
 __device__ __forceinline__ void fetch_row(bf16 *boxes, int row, const bf16 *from) {
@@ -71,13 +60,6 @@ __device__ __forceinline__ const bf16 *listed_row(const Arguments &a, int b, con
                                                   int count, int e) {
     if (e >= count) return NULL;
     return a.latent + selected_at(&a.s, a.s.attention.k, b, list[e], 0);
-}
-
-/* What the threads' copies are done with, an arrival of each (the barrier counts them). */
-__device__ __forceinline__ void cp_async_arrive(uint64_t *barrier) {
-    asm volatile(
-        "cp.async.mbarrier.arrive.noinc.shared::cta.b64 [%0];" ::"r"(shared_address(barrier))
-        : "memory");
 }
 
 #endif /* HOPPER_CODE */

@@ -149,6 +149,14 @@ __device__ __forceinline__ void mbarrier_arrive_warp(uint64_t *barrier) {
     if (lane_arrives()) mbarrier_arrive(barrier);
 }
 
+/* Arrives when all cp.async that this thread has asked for are done: the hardware does it then. The
+ * barrier counts on an arrival of each such thread. */
+__device__ __forceinline__ void mbarrier_arrive_behind_copies(uint64_t *barrier) {
+    asm volatile(
+        "cp.async.mbarrier.arrive.noinc.shared::cta.b64 [%0];" ::"r"(shared_address(barrier))
+        : "memory");
+}
+
 /* A ring of STAGES buffers seen from one side: which is next, and in which phase its barriers
  * are. */
 template <int STAGES> struct Ring {
