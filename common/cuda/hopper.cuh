@@ -186,6 +186,23 @@ __device__ __forceinline__ void cluster_sync() {
     asm volatile("barrier.cluster.arrive.release;\nbarrier.cluster.wait.acquire;" ::: "memory");
 }
 
+/* Where the variable of that name lies in block `rank` of the cluster, and what is in it. */
+__device__ __forceinline__ uint32_t cluster_address(const void *mine, int rank) {
+    uint32_t there;
+    asm("mapa.shared::cluster.u32 %0, %1, %2;"
+        : "=r"(there)
+        : "r"(shared_address(mine)), "r"(rank));
+    return there;
+}
+__device__ __forceinline__ uint32_t cluster_load(const void *mine, int rank) {
+    uint32_t value;
+    asm volatile("ld.shared::cluster.u32 %0, [%1];"
+                 : "=r"(value)
+                 : "r"(cluster_address(mine, rank))
+                 : "memory");
+    return value;
+}
+
 /* Arrives at the barrier that lies at this address in block `rank` of the cluster. For threads that
  * only READ the data the barrier guards: publishing writes to another SM would need
  * .release.cluster, which costs a memory barrier of the whole GPU at each arrival (measured: a

@@ -37,31 +37,16 @@ struct Shared {
 
 #if HOPPER_CODE
 
-/* The address of this variable in block `rank` of the cluster. */
-__device__ __forceinline__ uint32_t address_in(const void *mine, int rank) {
-    uint32_t there;
-    asm("mapa.shared::cluster.u32 %0, %1, %2;"
-        : "=r"(there)
-        : "r"(shared_address(mine)), "r"(rank));
-    return there;
-}
-__device__ __forceinline__ uint32_t load_from(const void *mine, int rank) {
-    uint32_t value;
-    asm volatile("ld.shared::cluster.u32 %0, [%1];"
-                 : "=r"(value)
-                 : "r"(address_in(mine, rank))
-                 : "memory");
-    return value;
-}
+/* Into a variable of block `rank` of the cluster. */
 __device__ __forceinline__ void store_to(const void *mine, int rank, uint32_t value) {
-    asm volatile("st.shared::cluster.u32 [%0], %1;" ::"r"(address_in(mine, rank)), "r"(value)
+    asm volatile("st.shared::cluster.u32 [%0], %1;" ::"r"(cluster_address(mine, rank)), "r"(value)
                  : "memory");
 }
 __device__ __forceinline__ uint32_t add_to(const void *mine, int rank, uint32_t value) {
     uint32_t before;
     asm volatile("atom.relaxed.cluster.shared::cluster.add.u32 %0, [%1], %2;"
                  : "=r"(before)
-                 : "r"(address_in(mine, rank)), "r"(value)
+                 : "r"(cluster_address(mine, rank)), "r"(value)
                  : "memory");
     return before;
 }
@@ -122,7 +107,7 @@ __device__ void find_digit(Shared &m, uint32_t *keys, const float *scores, int o
         uint32_t sum = 0;
 #pragma unroll
         for (int r = 0; r < CLUSTER; r++)
-            sum += CLUSTER > 1 ? load_from(&m.s.bins[bin], r) : m.s.bins[bin];
+            sum += CLUSTER > 1 ? cluster_load(&m.s.bins[bin], r) : m.s.bins[bin];
         return (int)sum;
     });
     know(t, m.s, pass);
@@ -160,8 +145,8 @@ __device__ void find_among_few(Shared &m, const uint32_t *keys, int own, int ran
     }
     meet<CLUSTER>();
     if (rank > 0) {
-        t.key = load_from(&m.found.key, 0);
-        t.left = (int)load_from(&m.found.left, 0);
+        t.key = cluster_load(&m.found.key, 0);
+        t.left = (int)cluster_load(&m.found.left, 0);
     }
 }
 
@@ -202,7 +187,7 @@ __global__ void __cluster_dims__(CLUSTER, 1, 1) __launch_bounds__(TOP_K_THREADS)
         }
         cluster_sync();
         for (int r = 0; r < rank; r++)
-            larger += (int)load_from(&m.larger, r), equal += (int)load_from(&m.equal, r);
+            larger += (int)cluster_load(&m.larger, r), equal += (int)cluster_load(&m.equal, r);
     }
     top_k_take(
         m.s, 0, own, key, [&](int at, int i) { to[at] = begin + i; }, t, larger, equal);
