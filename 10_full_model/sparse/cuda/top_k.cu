@@ -29,9 +29,7 @@ static __global__ void __launch_bounds__(TOP_K_THREADS)
         }
         __syncthreads();
         top_k_digit(s, t.left, [&](uint32_t bin) { return (int)s.bins[bin]; });
-        t.key |= s.digit << top_k_shift(pass);
-        t.known |= top_k_mask(pass) << top_k_shift(pass);
-        t.left = s.left;
+        top_k_know(t, s, pass);
         __syncthreads(); /* all have read them */
     }
     top_k_counts(s, 0, n, key, t);

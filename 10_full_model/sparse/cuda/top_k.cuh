@@ -91,6 +91,13 @@ struct TopKThreshold {
     int left;            /* of those that are equal to it, how many are taken */
 };
 
+/* One more digit is known. */
+__device__ __forceinline__ void top_k_know(TopKThreshold &t, const TopKShared &s, int pass) {
+    t.key |= s.digit << top_k_shift(pass);
+    t.known |= top_k_mask(pass) << top_k_shift(pass);
+    t.left = s.left;
+}
+
 /*
  * Takes from keys begin .. end - 1: key(i) is number i, put(at, i) puts it at place `at`. `larger`
  * and `equal`: how many of both come before `begin`, of other blocks. By the whole block.

@@ -67,13 +67,6 @@ __device__ __forceinline__ void clear_counts(Shared &m, int copies) {
     __syncthreads();
 }
 
-/* One more digit is known. */
-__device__ __forceinline__ void know(TopKThreshold &t, const TopKShared &s, int pass) {
-    t.key |= s.digit << top_k_shift(pass);
-    t.known |= top_k_mask(pass) << top_k_shift(pass);
-    t.left = s.left;
-}
-
 /* Counts a digit of this block's keys, and of all blocks' finds that of the k-th largest. In the
  * first pass the keys come from `scores`. */
 template <int CLUSTER>
@@ -110,7 +103,7 @@ __device__ void find_digit(Shared &m, uint32_t *keys, const float *scores, int o
             sum += CLUSTER > 1 ? cluster_load(&m.s.bins[bin], r) : m.s.bins[bin];
         return (int)sum;
     });
-    know(t, m.s, pass);
+    top_k_know(t, m.s, pass);
     meet<CLUSTER>(); /* all have read all counts */
 }
 
@@ -138,7 +131,7 @@ __device__ void find_among_few(Shared &m, const uint32_t *keys, int own, int ran
                     atomicAdd(&m.s.bins[m.few[i] >> top_k_shift(pass) & top_k_mask(pass)], 1);
             __syncthreads();
             top_k_digit(m.s, t.left, [&](uint32_t bin) { return (int)m.s.bins[bin]; });
-            know(t, m.s, pass);
+            top_k_know(t, m.s, pass);
             __syncthreads();
         }
         if (threadIdx.x == 0) m.found = t;
