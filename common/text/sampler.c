@@ -1,7 +1,7 @@
 /*
  * Probabilities are relative to the likeliest. The settings ask for the likeliest tokens only, and
  * the walk to the drawn one ends among them, so most of a large vocabulary need not be sorted: it
- * is weighed in heaps, one for each power of two, and only the heaps from the top down that can
+ * is weighed in bins, one for each power of two, and only the bins from the top down that can
  * matter become a sorted list of candidates. In that list, top-k, top-p and min-p are where the
  * walk stops, and the random number says how far it goes.
  *
@@ -79,58 +79,57 @@ static bool keeps_all(const Sampling *s, int vocab) {
 
 /* ---- a row of logits ---- */
 
-enum { HEAPS = 256 }; /* one for each exponent: float bits 23 .. 30 of a probability */
+enum { BINS = 256 }; /* one for each exponent: float bits 23 .. 30 of a probability */
 
 typedef struct Row {
     float *p; /* [vocab]: probabilities, relative to the likeliest */
     int vocab;
     double total;          /* of them all */
-    int smallest;          /* heap that a candidate may be of */
     Candidate *candidates; /* all from there up, likeliest first */
     int count;
 } Row;
 
-static int heap_of(float p) {
+static int bin_of(float p) {
     uint32_t bits;
     memcpy(&bits, &p, sizeof bits);
     return (int)(bits >> 23);
 }
 
 /*
- * The heap down to which candidates are wanted: all of top-k, however unlikely; else as many as
+ * The bin down to which candidates are wanted: all of top-k, however unlikely; else as many as
  * have `share` of the total, with a little more for sums that are rounded otherwise when they are
- * added in order, but none of a heap where all are too unlikely for min-p.
+ * added in order, but none of a bin where all are too unlikely for min-p.
  */
-static int lowest_heap(const Row *row, const Sampling *s, double share, const int *number,
-                       const double *mass) {
+static int lowest_bin(const Row *row, const Sampling *s, double share, const int *number,
+                      const double *mass) {
     bool by_number = s->top_k > 0 && s->top_k < row->vocab;
-    int heap = HEAPS - 1, seen = 0, least = by_number || s->min_p <= 0 ? 0 : heap_of(s->min_p);
+    int bin = BINS - 1, seen = 0, least = by_number || s->min_p <= 0 ? 0 : bin_of(s->min_p);
     double sum = 0, enough = (share + 1e-9) * row->total;
-    for (; heap > least; heap--) {
-        seen += number[heap], sum += mass[heap];
+    for (; bin > least; bin--) {
+        seen += number[bin], sum += mass[bin];
         if (by_number ? seen >= s->top_k : sum >= enough) break;
     }
-    return heap;
+    return bin;
 }
 
 static void open_row(Row *row, const float *logits, int vocab, int32_t best, const Sampling *s,
                      double share) {
-    int number[HEAPS] = {0}, count = 0;
-    double mass[HEAPS] = {0};
+    int number[BINS] = {0}, count = 0;
+    double mass[BINS] = {0};
     *row = (Row){.p = must_realloc(NULL, (size_t)vocab, sizeof *row->p), .vocab = vocab};
     float top = logits[best], temperature = s->temperature;
     for (int32_t i = 0; i < vocab; i++) row->p[i] = fast_exp((logits[i] - top) / temperature);
     for (int32_t i = 0; i < vocab; i++) {
-        int heap = heap_of(row->p[i]);
-        number[heap]++;
-        mass[heap] += row->p[i];
+        int bin = bin_of(row->p[i]);
+        number[bin]++;
+        mass[bin] += row->p[i];
     }
-    for (int heap = 0; heap < HEAPS; heap++) row->total += mass[heap];
-    int lowest = lowest_heap(row, s, share, number, mass);
-    for (int heap = lowest; heap < HEAPS; heap++) row->count += number[heap];
+    for (int bin = 0; bin < BINS; bin++) row->total += mass[bin];
+    int lowest = lowest_bin(row, s, share, number, mass);
+    for (int bin = lowest; bin < BINS; bin++) row->count += number[bin];
     row->candidates = must_realloc(NULL, 2 * (size_t)row->count, sizeof *row->candidates);
     for (int32_t i = 0; i < vocab; i++)
-        if (heap_of(row->p[i]) >= lowest) row->candidates[count++] = (Candidate){row->p[i], i};
+        if (bin_of(row->p[i]) >= lowest) row->candidates[count++] = (Candidate){row->p[i], i};
     sort_candidates(row->candidates, row->candidates + count, count);
 }
 
