@@ -23,10 +23,8 @@
 #     log                 what all commands said
 set -euo pipefail
 cd "$(dirname "$0")/.."
-deepseek=${DEEPSEEK:-10_full_model/deepseek}
+. tools/of_109m.sh
 invocation="tools/compare_109m.sh $*"
-
-die() { echo "compare_109m.sh: $*" >&2; exit 2; }
 
 # ---- flags ----
 
@@ -39,14 +37,14 @@ while [ $# -gt 0 ]; do
         declare "${1#--}=$2"; shift 2 ;;
     --run) [ $# -gt 1 ] || die "$1 needs NAME=CONFIG:MODULES"; runs+=("$2"); shift 2 ;;
     --) shift; more=("$@"); break ;;
-    --help | -h) sed -n '2,/^set/{/^set/d;s/^# \{0,1\}//;p}' "$0"; exit 0 ;;
+    --help | -h) show_help; exit 0 ;;
     *) die "there is no flag $1 (--help lists them; flags of train come behind --)" ;;
     esac
 done
 [ -n "$out" ] && [ -n "$data" ] && [ -n "$minutes" ] || die "--out DIR, --data SHARDS and --minutes X are needed"
-[ -x "$deepseek" ] || die "build it first: make 10_full_model"
+need_program
 [ -e "$data/report.json" ] || die "$data has no report.json: these are no shards of deepseek data"
-awk -v x="$minutes" 'BEGIN { exit !(x ~ /^[0-9.]+$/ && x + 0 > 0) }' || die "--minutes '$minutes' is no number above 0"
+is_above_zero "$minutes" || die "--minutes '$minutes' is no number above 0"
 case $config in
 nano*) batch=${batch:-16} context=${context:-64} accumulate=${accumulate:-1} rate=${rate:-3e-3} floor=${floor:-3e-4} ;;
 *) batch=${batch:-32} context=${context:-1024} accumulate=${accumulate:-4} rate=${rate:-3e-4} floor=${floor:-1e-5} ;;
@@ -58,21 +56,11 @@ done
 for run in "${runs[@]}"; do
     [[ $run =~ ^[a-z0-9-]+=[^:]+:[0-9](:[0-9]+)?$ ]] || die "--run '$run' is not NAME=CONFIG:MODULES or NAME=CONFIG:MODULES:SPEED"
 done
-if [ -z "$device" ]; then
-    device=cpu
-    ! nvidia-smi -L >/dev/null 2>&1 || device=cuda
-fi
-[ -n "$dtype" ] || { [ "$device" = cuda ] && dtype=bf16 || dtype=f32; }
+find_device
 
-mkdir -p "$out"
-exec > >(tee -a "$out/log") 2>&1
-say() { echo "== $*"; }
+log_into "$out"
 step_tokens=$((batch * context * accumulate))
 
-column() { # CSV COLUMN: all its values
-    awk -F, -v name="$2" '/^#/ { next } !column { for (i = 1; i <= NF; i++) if ($i == name) column = i; next }
-        { print $column }' "$1"
-}
 train() { # FOLDER CONFIG MODULES FLAG...
     "$deepseek" train --data "$data" --out "$1" --config "$2" --mtp "$3" --batch $batch --context $context --accumulate $accumulate \
         --learning-rate "$rate" --lowest-rate "$floor" --peak 0 --device "$device" --dtype "$dtype" "${@:4}" "${more[@]}"
@@ -81,7 +69,7 @@ measured_speed() { # CONFIG MODULES: the median step of a few seconds, the first
     rm -rf "$out/speed"
     train "$out/speed" "$1" "$2" --steps 1000000 --eval-every 1000000 --eval-batches 1 \
         --minutes "$(awk -v m="$minutes" 'BEGIN { print (m / 10 < 0.1 ? m / 10 : 0.1) }')" >&2
-    column "$out/speed/metrics.csv" tokens_per_second | tail -n +3 | sort -n | awk '{ v[NR] = $1 } END { print v[int((NR + 1) / 2)] }'
+    median_speed "$out/speed/metrics.csv"
     rm -rf "$out/speed"
 }
 

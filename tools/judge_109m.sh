@@ -30,10 +30,8 @@
 # and the folders of the models.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-deepseek=${DEEPSEEK:-10_full_model/deepseek}
+. tools/of_109m.sh
 invocation="tools/judge_109m.sh $*"
-
-die() { echo "judge_109m.sh: $*" >&2; exit 2; }
 
 # ---- flags ----
 
@@ -45,12 +43,12 @@ while [ $# -gt 0 ]; do
         [ $# -gt 1 ] || die "$1 needs a value"
         declare "${1#--}=$2"; shift 2 ;;
     --tasks) [ $# -gt 1 ] || die "$1 needs a file"; tasks+=(--tasks "$2"); shift 2 ;;
-    --help | -h) sed -n '2,/^set/{/^set/d;s/^# \{0,1\}//;p}' "$0"; exit 0 ;;
+    --help | -h) show_help; exit 0 ;;
     *) die "there is no flag $1 (--help lists them)" ;;
     esac
 done
 [ -n "$out" ] && [ -n "$model" ] && [ -n "$data" ] || die "--out DIR, --model DIR and --data SHARDS are needed"
-[ -x "$deepseek" ] || die "build it first: make 10_full_model"
+need_program
 [ -e "$model/config.json" ] || die "$model has no config.json: it is no model"
 for part in ${what//,/ }; do
     case $part in quantise | speculate | yarn | sparse) ;; *) die "--what '$part' is no part (--help lists them)" ;; esac
@@ -58,16 +56,10 @@ done
 for name in windows steps batch prompts; do
     [[ ${!name} =~ ^[1-9][0-9]*$ ]] || die "--$name '${!name}' is no number of 1 or more"
 done
-if [ -z "$device" ]; then
-    device=cpu
-    ! nvidia-smi -L >/dev/null 2>&1 || device=cuda
-fi
-[ -n "$dtype" ] || { [ "$device" = cuda ] && dtype=bf16 || dtype=f32; }
+find_device
 where=(--device "$device" --dtype "$dtype")
 
-mkdir -p "$out"
-exec > >(tee -a "$out/log") 2>&1
-say() { echo "== $*"; }
+log_into "$out"
 
 # ---- what all parts need ----
 
@@ -78,9 +70,7 @@ trained=$(config trained_context_length)
 trained=${trained:-$(config max_position_embeddings)}
 
 value() { # CSV COLUMN [N]: the mean over the last N rows (default 1)
-    awk -F, -v name="$2" -v n="${3:-1}" '/^#/ { next } !column { for (i = 1; i <= NF; i++) if ($i == name) column = i; next }
-        { v[++rows] = $column }
-        END { for (i = rows; i > 0 && i > rows - n; i--) { sum += v[i]; count++ } printf "%.6g\n", sum / count }' "$1"
+    column "$1" "$2" | tail -n "${3:-1}" | awk '{ sum += $1 } END { printf "%.6g\n", sum / NR }'
 }
 # The lines of stdin as a CSV, under the head of one that the program wrote, as this script's.
 write_csv() { # FILE HEAD-OF COLUMNS

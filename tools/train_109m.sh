@@ -33,9 +33,7 @@
 # for fewer than ten passes, and one module for multi-token prediction is trained along.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-deepseek=${DEEPSEEK:-10_full_model/deepseek}
-
-die() { echo "train_109m.sh: $*" >&2; exit 2; }
+. tools/of_109m.sh
 
 # ---- flags ----
 
@@ -49,22 +47,18 @@ while [ $# -gt 0 ]; do
     --held-out) [ $# -gt 1 ] || die "$1 needs a file"; held_out+=(--held-out "$2"); shift 2 ;;
     --tasks) [ $# -gt 1 ] || die "$1 needs a file"; tasks+=(--tasks "$2"); shift 2 ;;
     --) shift; more=("$@"); break ;;
-    --help | -h) sed -n '2,/^set/{/^set/d;s/^# \{0,1\}//;p}' "$0"; exit 0 ;;
+    --help | -h) show_help; exit 0 ;;
     -*) die "there is no flag $1 (--help lists them; flags of train come behind --)" ;;
     *) files+=("$1"); shift ;;
     esac
 done
 [ -n "$out" ] || die "--out DIR says where all goes"
-[ -x "$deepseek" ] || die "build it first: make 10_full_model"
+need_program
 number() { # NAME VALUE: is it one, above 0?
-    [ -z "$2" ] || awk -v x="$2" 'BEGIN { exit !(x ~ /^[0-9.]+$/ && x + 0 > 0) }' || die "--$1 '$2' is no number above 0"
+    [ -z "$2" ] || is_above_zero "$2" || die "--$1 '$2' is no number above 0"
 }
 for name in budget passes steps minutes piece vocab batch context accumulate; do number $name "${!name}"; done
-if [ -z "$device" ]; then
-    device=cpu
-    ! nvidia-smi -L >/dev/null 2>&1 || device=cuda
-fi
-[ -n "$dtype" ] || { [ "$device" = cuda ] && dtype=bf16 || dtype=f32; }
+find_device
 
 # A step's sizes, and the learning rate that is good for them.
 sizes() { # BATCH CONTEXT ACCUMULATE RATE FLOOR VALIDATE WINDOWS
@@ -78,9 +72,7 @@ esac
 vocab=${vocab:-50257}
 tokens_a_step=$((batch * context * accumulate))
 
-mkdir -p "$out"
-exec > >(tee -a "$out/log") 2>&1
-say() { echo "== $*"; }
+log_into "$out"
 left() { # minutes of this call; a large number without a limit
     awk -v all="${minutes:-1e9}" -v gone=$SECONDS 'BEGIN { print all - gone / 60 }'
 }
@@ -107,8 +99,7 @@ measure_speed() {
     limit=$(awk -v b="$budget" 'BEGIN { print (b / 20 < 0.4 ? b / 20 : 0.4) }')
     rm -rf "$out/speed"
     "$deepseek" train "${common[@]}" "${more[@]}" --out "$out/speed" --steps 1000000 --minutes "$limit" --peak 0 >&2
-    awk -F, '/^#/ { next } !column { for (i = 1; i <= NF; i++) if ($i == "tokens_per_second") column = i; next }
-        { print $column }' "$out/speed/metrics.csv" | sort -n | awk '{ v[NR] = $1 } END { print v[int((NR + 1) / 2)] }'
+    median_speed "$out/speed/metrics.csv"
     rm -rf "$out/speed"
 }
 
