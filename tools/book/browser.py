@@ -20,7 +20,20 @@ import tempfile
 import time
 
 
-class Page:
+class Waiting:
+    """What a page of any browser can do that has run() and a browser with pump()."""
+
+    def until(self, expression, seconds=20):
+        """Waits until the expression is true; False when it is not in time."""
+        end = time.monotonic() + seconds
+        while not self.run(f"!!({expression})"):
+            if time.monotonic() > end:
+                return False
+            self.browser.pump(0.02)
+        return True
+
+
+class Page(Waiting):
     def __init__(self, browser, session):
         self.browser, self.session = browser, session
         self.errors, self.requests, self.loaded = [], [], False
@@ -48,15 +61,6 @@ class Page:
                 done["exceptionDetails"].get("exception", {}).get("description", "?")
             )
         return done["result"].get("value")
-
-    def until(self, expression, seconds=20):
-        """Waits until the expression is true; False when it is not in time."""
-        end = time.monotonic() + seconds
-        while not self.run(f"!!({expression})"):
-            if time.monotonic() > end:
-                return False
-            self.browser.pump(0.02)
-        return True
 
     def picture(self, path, whole=True):
         shot = self.send("Page.captureScreenshot", captureBeyondViewport=whole)

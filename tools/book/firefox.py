@@ -17,6 +17,8 @@ import subprocess
 import tempfile
 import time
 
+from browser import Waiting
+
 PREFERENCES = {
     "browser.dom.window.dump.enabled": True,  # errors of scripts go to stderr
     "browser.shell.checkDefaultBrowser": False,
@@ -28,7 +30,7 @@ PREFERENCES = {
 }
 
 
-class Page:
+class Page(Waiting):
     def __init__(self, browser):
         self.browser, self.requests = browser, []
         browser.log.seek(0, 2)
@@ -47,15 +49,6 @@ class Page:
         if "error" in done:
             raise RuntimeError(done["error"])
         return done["value"]
-
-    def until(self, expression, seconds=20):
-        """Waits until the expression is true; False when it is not in time."""
-        end = time.monotonic() + seconds
-        while not self.run(f"!!({expression})"):
-            if time.monotonic() > end:
-                return False
-            self.browser.pump(0.02)
-        return True
 
     @property
     def errors(self):
