@@ -92,18 +92,24 @@ struct Softmax {
 /* The nearest whole number: between 2^23 and 2^24 floats have no fraction. */
 __device__ __forceinline__ float nearest(float x) { return x + 12582912.0f - 12582912.0f; }
 
-/* P, rounded, to where the rope keys were. */
-__device__ __forceinline__ void store_probabilities(LatentBoxes &rows, const float (&x)[32]) {
+/* x [8 COUNT], rounded, to a box: of 16 COUNT columns from `column` on, what this thread has. */
+template <int COUNT>
+__device__ __forceinline__ void store_columns(bf16 *box, const float (&x)[8 * COUNT], int column) {
     int lane = threadIdx.x % 32, warp = threadIdx.x % 128 / 32;
 #pragma unroll
-    for (int k = 0; k < 4; k++) {
+    for (int k = 0; k < COUNT; k++) {
         uint32_t packed[4];
 #pragma unroll
         for (int i = 0; i < 4; i++) packed[i] = pack_bf16(x[8 * k + 2 * i], x[8 * k + 2 * i + 1]);
-        stmatrix_x4((char *)rows.box[ROPE_BOX] +
-                        swizzle_128(warp * 16 + lane % 16, k * 16 + lane / 16 * 8),
+        stmatrix_x4((char *)box +
+                        swizzle_128(warp * 16 + lane % 16, column + k * 16 + lane / 16 * 8),
                     packed);
     }
+}
+
+/* P, rounded, to where the rope keys were. */
+__device__ __forceinline__ void store_probabilities(LatentBoxes &rows, const float (&x)[32]) {
+    store_columns<4>(rows.box[ROPE_BOX], x, 0);
 }
 
 /* ---- the weighers ---- */

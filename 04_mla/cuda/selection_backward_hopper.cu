@@ -92,20 +92,6 @@ __device__ __forceinline__ void multiply_keys(float (&x)[16], const bf16 *rows, 
     }
 }
 
-/* x [16], of 32 columns from `column` on, to a box. */
-__device__ __forceinline__ void store_half(bf16 *box, const float (&x)[16], int column) {
-    int lane = threadIdx.x % 32, warp = threadIdx.x % 128 / 32;
-#pragma unroll
-    for (int k = 0; k < 2; k++) {
-        uint32_t packed[4];
-#pragma unroll
-        for (int i = 0; i < 4; i++) packed[i] = pack_bf16(x[8 * k + 2 * i], x[8 * k + 2 * i + 1]);
-        stmatrix_x4((char *)box +
-                        swizzle_128(warp * 16 + lane % 16, column + k * 16 + lane / 16 * 8),
-                    packed);
-    }
-}
-
 /* P and dS of this group's 32 of the `left` keys from here on. */
 __device__ __forceinline__ void probabilities(BackwardTiles &s, const Backward &g, int group,
                                               int left) {
@@ -125,8 +111,8 @@ __device__ __forceinline__ void probabilities(BackwardTiles &s, const Backward &
         x[i] = p;
         dx[i] = scale * p * (dx[i] - s.delta[row]);
     }
-    store_half(s.p, x, group * 32);
-    store_half(s.ds, dx, group * 32);
+    store_columns<2>(s.p, x, group * 32);
+    store_columns<2>(s.ds, dx, group * 32);
 }
 
 /* A box of dZ: 64 keys x 64 columns, into the rows that this query leaves. */
