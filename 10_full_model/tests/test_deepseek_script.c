@@ -28,6 +28,22 @@ static void write_books(Scratch *w, const char *name, int first, int count) {
     cr_assert(fclose(file) == 0);
 }
 
+/* Books to learn from, and some that are held out. */
+static Scratch open_books(void) {
+    Scratch w = scratch_open();
+    write_books(&w, "books.jsonl", 0, 60);
+    write_books(&w, "held.jsonl", 60, 6);
+    return w;
+}
+
+static const char *tasks_path(void) {
+    static char path[500];
+    Error err;
+    check_ok(project_path(path, sizeof path, "10_full_model/goldens/tasks/tasks.jsonl", &err),
+             &err);
+    return path;
+}
+
 /* With the program of this build; what it prints goes to its log anyway. */
 static Output script(const char *name, const char *const *arguments) {
     char program[500], path[500];
@@ -60,13 +76,9 @@ static Output script(const char *name, const char *const *arguments) {
         "--device", "cpu", "--dtype", "f32", "--batch", "2", path_in(w.directory, "books.jsonl")
 
 Test(script, from_books_to_a_judged_model, .timeout = 240) {
-    Scratch w = scratch_open();
-    write_books(&w, "books.jsonl", 0, 60);
-    write_books(&w, "held.jsonl", 60, 6);
+    Scratch w = open_books();
     const char *whole = path_in(w.directory, "whole"), *pieces = path_in(w.directory, "pieces");
-    char tasks[500];
-    check_ok(project_path(tasks, sizeof tasks, "10_full_model/goldens/tasks/tasks.jsonl", &err),
-             &err);
+    const char *tasks = tasks_path();
     Output o = SCRIPT("--out", whole, "--steps", "4", "--tasks", tasks, SMALL);
     cr_assert(o.status == 0 && strstr(o.out, "== done: "), "%d: %s", o.status, o.out);
     static const char *const files[] = {
@@ -100,13 +112,9 @@ static int csv_lines(const char *path) {
 
 /* A model that can have indexers: every part has its rows, and a second call does nothing again. */
 Test(script, judges_what_becomes_of_it, .timeout = 240) {
-    Scratch w = scratch_open();
-    write_books(&w, "books.jsonl", 0, 60);
-    write_books(&w, "held.jsonl", 60, 6);
+    Scratch w = open_books();
     const char *out = path_in(w.directory, "out"), *judged = path_in(w.directory, "judged");
-    char tasks[500];
-    check_ok(project_path(tasks, sizeof tasks, "10_full_model/goldens/tasks/tasks.jsonl", &err),
-             &err);
+    const char *tasks = tasks_path();
     Output o = SCRIPT("--out", out, "--steps", "4", SMALL, "--config", "nano-q", "--",
                       "--learning-rate", "0.004", "--warmup", "1");
     cr_assert(o.status == 0, "%s", o.out);
@@ -138,9 +146,7 @@ Test(script, judges_what_becomes_of_it, .timeout = 240) {
 
 /* Two models of one budget: as many rows as validations; and one that nobody knows stays out. */
 Test(script, compares_in_equal_time, .timeout = 240) {
-    Scratch w = scratch_open();
-    write_books(&w, "books.jsonl", 0, 60);
-    write_books(&w, "held.jsonl", 60, 6);
+    Scratch w = open_books();
     const char *out = path_in(w.directory, "out"), *compared = path_in(w.directory, "compared");
     Output o = SCRIPT("--out", out, "--steps", "1", SMALL);
     cr_assert(o.status == 0, "%s", o.out);
@@ -159,9 +165,7 @@ Test(script, compares_in_equal_time, .timeout = 240) {
 
 /* The speed is measured, and the steps follow from it and from the text. */
 Test(script, plans_by_the_speed, .timeout = 240) {
-    Scratch w = scratch_open();
-    write_books(&w, "books.jsonl", 0, 60);
-    write_books(&w, "held.jsonl", 60, 6);
+    Scratch w = open_books();
     const char *out = path_in(w.directory, "out");
     Output o =
         SCRIPT("--out", out, "--budget", "0.02", "--minutes", "0.0001", "--passes", "3", SMALL);
