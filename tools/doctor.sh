@@ -21,13 +21,17 @@ simd=$(grep -m 1 -oE 'avx512f|avx2' /proc/cpuinfo 2>/dev/null | sort -u | tail -
 grep -qm 1 avx512f /proc/cpuinfo 2>/dev/null && simd=avx512
 good cpu "${cpu:-unknown}, $(nproc) cores${simd:+, $simd}${OMP_NUM_THREADS:+, OMP_NUM_THREADS=$OMP_NUM_THREADS}"
 
+free=$(df -Pk . | awk 'NR == 2 { print int($4 / 1e5) / 10 }')
+if awk "BEGIN { exit !($free >= 3) }"; then good disk "$free GB free here"
+else bad disk "$free GB free here" "a build takes half a gigabyte, with CUDA two"; fi
+
 if command -v gcc >/dev/null; then good compiler "$(gcc --version | head -n 1)"
 else bad compiler "no gcc" "$(install build-essential 'gcc 9 or newer')"; fi
 if command -v make >/dev/null; then good make "$(make --version | head -n 1)"; fi
 
 flags=$(pkg-config --cflags --libs openblas 2>/dev/null || echo -lopenblas)
 # shellcheck disable=SC2086
-if gcc -O2 -fopenmp tools/doctor.c common/core/blas.c $flags -o build/doctor 2>build/doctor.log; then
+if gcc -O2 -fopenmp -I. tools/doctor.c common/core/blas.c $flags -o build/doctor 2>build/doctor.log; then
     if used=$(build/doctor 2>&1); then
         good OpenBLAS "$used"
         picked=$(BLAS_PRETEND_CORE=none build/doctor kernels 2>/dev/null)
