@@ -130,7 +130,7 @@ static int run(int argc, char **argv, Error *err) {
         OPT_INT("ranks", 'n', "N", &o->ranks, 1, 4096, "How many; there is no default"),
         OPT_STRING("hosts", 0, "A,B,...", &o->hosts,
                    "On these machines, by mpirun (default: on this one)"),
-        OPT_CHOICE("batch-script", 0, "KIND", &o->batch_script, scripts,
+        OPT_CHOICE("batch-script", 0, "slurm", &o->batch_script, scripts,
                    "Print a job file and start nothing"),
         OPT_INT("nodes", 0, "N", &o->nodes, 1, 4096, "Machines of the job file"),
         OPT_FLOAT("timeout", 0, "S", &o->timeout, 0, 1e6,

@@ -5,6 +5,7 @@
 #include "10_full_model/commands/command.h"
 #include "10_full_model/commands/text_input.h"
 #include "10_full_model/commands/training.h"
+#include "10_full_model/data/shards.h"
 #include "10_full_model/train/train_flags.h"
 
 #include "common/files/csv.h"
@@ -56,7 +57,7 @@ static void check_from(const Options *o, char **argv) {
 static void check_flags(const Options *o, char **argv) {
     if (o->resume && o->overwrite)
         options_error(argv, "--resume goes on and --overwrite begins anew; give one");
-    if (text_input_is_sharded(&o->data) && (o->vocab || o->validation > 0))
+    if (shards_are_there(o->data.items[0]) && (o->vocab || o->validation > 0))
         options_error(argv,
                       "the shards in %s have their tokens and their validation part "
                       "already; --vocab and --validation are for text files",
