@@ -58,6 +58,7 @@ static void check_ranks(const Command *command) {
 
 int main(int argc, char **argv) {
     signal(SIGXFSZ, SIG_IGN); /* a limit on files is a full disk: write() fails, and is reported */
+    options_output_must_arrive();
     if (argc < 2) return usage(stderr, 2);
     if (!strcmp(argv[1], "--help") || !strcmp(argv[1], "-?")) return usage(stdout, 0);
     if (!strcmp(argv[1], "--version") || !strcmp(argv[1], "-V")) return version();

@@ -159,8 +159,6 @@ static int run(int argc, char **argv, Error *err) {
     int status = read_input(&input, o, err);
     if (!status && o->decode) status = decode(tokenizer, &input, err);
     if (!status && !o->decode) encode(tokenizer, &input, o->ids);
-    if (!status && (fflush(stdout) || ferror(stdout)))
-        status = error_set(err, "cannot write the text: %s", strerror(errno));
     if (input.read)
         free(input.read);
     else

@@ -35,6 +35,15 @@ Test(deepseek, says_what_it_can_do) {
     }
 }
 
+Test(deepseek, says_when_its_words_do_not_arrive) {
+    static const char *const cases[][4] = {
+        {"--help"}, {"train", "--help"}, {"info"}, {"info", "--config", "nano"}};
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        Output o = deepseek_with((Start){.output = "/dev/full"}, cases[i]);
+        expect(&o, 1, "cannot write what is to be printed: No space left");
+    }
+}
+
 /* Does the flag take a word as it is? Else it takes numbers, or some names. */
 static bool takes_any_text(const char *metavar) {
     static const char *const any[] = {"FILE", "DIR",   "NAME", "TEXT",
@@ -348,6 +357,8 @@ Test(data, sifts_and_train_reads_what_is_left) {
     EXPECT(0, "bits per byte", "eval", "--model", run, "--data", out, "--context", "16");
     EXPECT(2, "--vocab and --validation are for text files", "train", "--data", out, "--out", run,
            "--vocab", "400");
+    EXPECT(1, "holds no finished shards", "train", "--data", run, "--out",
+           path_in(w.directory, "x"), "--vocab", "300");
     /* A tokenizer of the same size that gives two tokens the other's id. */
     const char *tokenizer = path_in(run, "tokenizer.json");
     edit_file(tokenizer, "\"!\":", "\"first\":");

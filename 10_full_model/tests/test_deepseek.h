@@ -14,6 +14,7 @@
 #include "10_full_model/tests/test_world.h"
 #include "common/tests/test_process.h"
 
+#include <fcntl.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
 
@@ -23,6 +24,9 @@ typedef struct Start {
     int terminal;      /* or the terminal at which it is started; 0: none */
     long file_size;    /* files may not become longer, as on a full disk; 0: any */
     bool charts;
+    const char *directory; /* where it is started; NULL: where the test is */
+    bool nobody;           /* root is not started as root, for whom no folder is closed */
+    const char *output;    /* the file that is its stdout; NULL: what Output shows */
 } Start;
 
 static inline FILE *text_file(const char *text) {
@@ -46,6 +50,9 @@ static inline Process process_start(Start start, const char *const *arguments) {
         return p;
     }
     dup2(start.terminal ? start.terminal : fileno(in), 0);
+    if (start.output && dup2(open(start.output, O_WRONLY), 1) < 0) _exit(127);
+    if (start.nobody && geteuid() == 0 && setuid(65534)) _exit(127);
+    if (start.directory && chdir(start.directory)) _exit(127);
     if (!start.charts) setenv("PATH", "/nowhere", 1);
     setenv("ASAN_OPTIONS", "detect_leaks=1", 1); /* in tests it is off: see tools/criterion.py */
     if (start.file_size) {

@@ -4,6 +4,7 @@
  * Rows of tables within the table are copied into one list first. Row i's key is its letter, or
  * 256 + i if it has none; argp calls back with it, and the row says what is to be done.
  */
+#define _GNU_SOURCE /* program_invocation_short_name, on_exit */
 #include "common/program/options.h"
 
 #include "common/core/blas.h"
@@ -12,10 +13,12 @@
 
 #include <argp.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <math.h>
 #include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 enum { MAX_ROWS = 64, MAX_HELP = 400, MAX_THREADS = 1024 };
 
@@ -238,6 +241,23 @@ static void check_required(const Table *table, char **argv) {
     }
 }
 
+static void check_output(int status, void *unused) {
+    (void)unused;
+    if (status != 0 || fcntl(STDOUT_FILENO, F_GETFD) < 0) return;
+    errno = 0;
+    if (fflush(stdout) == 0 && !ferror(stdout)) return;
+    fprintf(stderr, "%s: cannot write what is to be printed: %s\n", program_invocation_short_name,
+            errno ? strerror(errno) : "an earlier write failed");
+    fflush(stderr);
+    _exit(1);
+}
+
+void options_output_must_arrive(void) {
+    static bool watched;
+    if (!watched) on_exit(check_output, NULL);
+    watched = true;
+}
+
 void options_parse(int argc, char **argv, const char *about, const Option *flags) {
     Table table = {.count = 0};
     struct argp_option list[MAX_ROWS + 1] = {0};
@@ -265,7 +285,8 @@ void options_parse(int argc, char **argv, const char *about, const Option *flags
     }
     const struct argp argp = {
         .options = list, .parser = read_key, .args_doc = *words ? words : NULL, .doc = about};
-    argp_err_exit_status = 2; /* argp's own choice is 64 */
+    argp_err_exit_status = 2;     /* argp's own choice is 64 */
+    options_output_must_arrive(); /* --help ends the program, too */
     argp_parse(&argp, argc, argv, 0, NULL, &table);
     check_required(&table, argv);
     if (!table.common) return;

@@ -136,6 +136,11 @@ void options_parse(int argc, char **argv, const char *about, const Option *flags
 void options_error(char **argv, const char *format, ...)
     __attribute__((noreturn, format(printf, 2, 3)));
 
+/* From here on a program that ends well, but whose stdout could not take all of it (a full disk),
+ * says so and ends with 1. Whoever has closed stdout wants none of it. options_parse() begins with
+ * it. */
+void options_output_must_arrive(void);
+
 /* The row's value now, as one would type it. */
 typedef struct OptionText {
     char text[128];
