@@ -273,14 +273,15 @@ static int run(int argc, char **argv, Error *err) {
     int status = checkpoint_load(&model, &tokenizer, &ctx, o->model, err);
     if (!status) {
         /* What the folder says gives way to what was typed, which is read once more for that. */
-        tokenizer_sampling(tokenizer, s);
+        status = tokenizer_sampling(tokenizer, s, err);
+        if (status) error_prefix(err, "%s/", o->model);
         o->stops.count = 0;
         options_parse(argc, argv, command_generate.about, flags);
         o->generate.stops = o->stops.items;
         o->generate.stop_count = o->stops.count;
-        if (s->seed == drawn && s->temperature > 0)
+        if (!status && s->seed == drawn && s->temperature > 0)
             fprintf(stderr, "seed %llu\n", (unsigned long long)drawn);
-        status = answer(&model, tokenizer, o, err);
+        if (!status) status = answer(&model, tokenizer, o, err);
         model_free(&model);
         tokenizer_free(tokenizer);
     }

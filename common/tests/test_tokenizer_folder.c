@@ -90,6 +90,8 @@ Test(tokenizer_folder, what_is_wrong_is_named) {
         {"generation_config.json", "no JSON", "generation_config.json: not JSON at line 1"},
         {"tokenizer_config.json", "{\"eos_token\": }", "tokenizer_config.json: not JSON"},
         {"generation_config.json", "{\"eos_token_id\": \"300\"}", "eos_token_id is neither"},
+        {"generation_config.json", "{\"eos_token_id\": [300, 9999]}",
+         "is 9999, but there are only"},
         {"generation_config.json", "{\"eos_token_id\": [300, -1]}", "eos_token_id is neither"},
         {"generation_config.json", "{\"bos_token_id\": 1.5}", "bos_token_id is neither"},
     };
@@ -186,7 +188,7 @@ Test(tokenizer_folder, sampling) {
           .repetition_penalty = 1.5f}},
         {"{\"do_sample\":false,\"temperature\":0.6}",
          {.temperature = 0, .top_p = 0.95f, .repetition_penalty = 1}},
-        {"{\"temperature\":-1,\"top_p\":null,\"top_k\":\"x\",\"min_p\":2}",
+        {"{\"temperature\":null,\"top_p\":null,\"top_k\":null,\"do_sample\":null}",
          {.temperature = 0.8f, .top_p = 0.95f, .repetition_penalty = 1}},
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
@@ -197,9 +199,34 @@ Test(tokenizer_folder, sampling) {
         cr_assert(tokenizer, "%s", err.text);
         Sampling s = {.temperature = 0.8f, .top_p = 0.95f, .repetition_penalty = 1};
         const Sampling *w = &cases[i].wanted;
-        tokenizer_sampling(tokenizer, &s);
+        check_ok(tokenizer_sampling(tokenizer, &s, &err), &err);
         cr_expect(s.temperature == w->temperature && s.top_p == w->top_p && s.top_k == w->top_k &&
                       s.min_p == w->min_p && s.repetition_penalty == w->repetition_penalty,
                   "case %zu", i);
+    }
+}
+
+/* What transformers would stop at is no default here. */
+Test(tokenizer_folder, sampling_that_cannot_be_is_named) {
+    static const char *const cases[][2] = {
+        {"{\"temperature\":-1}", "temperature is not a number between 0 and 100"},
+        {"{\"temperature\":\"hot\"}", "temperature is not a number"},
+        {"{\"top_p\":5}", "top_p is not a number between 0 and 1"},
+        {"{\"min_p\":2}", "min_p is not"},
+        {"{\"repetition_penalty\":0}", "repetition_penalty is not"},
+        {"{\"top_k\":-3}", "top_k is not a whole number"},
+        {"{\"top_k\":1.5}", "top_k is not a whole number"},
+        {"{\"do_sample\":\"no\"}", "do_sample is neither true nor false"},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        Scratch scratch = scratch_open();
+        write_tokenizer(&scratch);
+        write_text(&scratch, "generation_config.json", cases[i][0]);
+        Tokenizer *tokenizer = tokenizer_load_folder(scratch.directory, &err);
+        cr_assert(tokenizer, "%s", err.text);
+        Sampling s = {.temperature = 0.8f};
+        cr_expect_eq(tokenizer_sampling(tokenizer, &s, &err), -1, "%s", cases[i][0]);
+        cr_expect(strstr(err.text, cases[i][1]), "%s", err.text);
+        tokenizer_free(tokenizer);
     }
 }

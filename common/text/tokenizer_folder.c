@@ -114,6 +114,11 @@ static int choose_ends(Tokenizer *tokenizer, const Sources *s, const char *direc
     int end_count = ids_of(s->generation, file.text, "eos_token_id", ends, err);
     int begin_count = ids_of(s->generation, file.text, "bos_token_id", begin, err);
     if (end_count < 0 || begin_count < 0) return -1;
+    int tokens = tokenizer_vocab_size(tokenizer);
+    for (int i = 0; i < end_count; i++)
+        if (ends[i] >= tokens)
+            return error_set(err, "%s: eos_token_id is %d, but there are only %d tokens", file.text,
+                             ends[i], tokens);
     /* What is wrong with config.json is for who reads all of it to say. */
     if (!end_count) end_count = ids_of(s->config, "config.json", "eos_token_id", ends, NULL);
     if (!begin_count) begin_count = ids_of(s->config, "config.json", "bos_token_id", begin, NULL);
@@ -230,21 +235,47 @@ int tokenizer_save_folder(const Tokenizer *tokenizer, const char *directory, int
 
 /* ---- sampling ---- */
 
-static void read_number(const cJSON *json, const char *key, double low, double high, float *value) {
+/* A missing key, and null, leave the value. */
+static int read_number(const cJSON *json, const char *key, double low, double high, float *value,
+                       Error *err) {
     const cJSON *item = member(json, key);
-    if (cJSON_IsNumber(item) && item->valuedouble >= low && item->valuedouble <= high)
-        *value = (float)item->valuedouble;
+    if (!item || cJSON_IsNull(item)) return 0;
+    if (!cJSON_IsNumber(item) || item->valuedouble < low || item->valuedouble > high)
+        return error_set(err, GENERATION_FILE ": %s is not a number between %g and %g", key, low,
+                         high);
+    *value = (float)item->valuedouble;
+    return 0;
 }
 
-void tokenizer_sampling(const Tokenizer *tokenizer, Sampling *sampling) {
-    cJSON *json = kept_json(tokenizer, GENERATION_FILE);
-    const cJSON *top_k = member(json, "top_k");
+static int read_top_k(const cJSON *json, int *value, Error *err) {
+    const cJSON *item = member(json, "top_k");
     int64_t k;
-    read_number(json, "temperature", 0, 100, &sampling->temperature);
-    read_number(json, "top_p", 0, 1, &sampling->top_p);
-    read_number(json, "min_p", 0, 1, &sampling->min_p);
-    read_number(json, "repetition_penalty", 0.01, 100, &sampling->repetition_penalty);
-    if (json_integer(top_k, 0, 1 << 24, &k)) sampling->top_k = (int)k;
-    if (cJSON_IsFalse(member(json, "do_sample"))) sampling->temperature = 0;
+    if (!item || cJSON_IsNull(item)) return 0;
+    if (!json_integer(item, 0, 1 << 24, &k))
+        return error_set(err, GENERATION_FILE ": top_k is not a whole number from 0 on");
+    *value = (int)k;
+    return 0;
+}
+
+/* Sampling that is switched off is a temperature of 0, whatever else is said. */
+static int read_do_sample(const cJSON *json, float *temperature, Error *err) {
+    const cJSON *item = member(json, "do_sample");
+    if (item && !cJSON_IsNull(item) && !cJSON_IsBool(item))
+        return error_set(err, GENERATION_FILE ": do_sample is neither true nor false");
+    if (cJSON_IsFalse(item)) *temperature = 0;
+    return 0;
+}
+
+int tokenizer_sampling(const Tokenizer *tokenizer, Sampling *s, Error *err) {
+    cJSON *json = kept_json(tokenizer, GENERATION_FILE);
+    int status =
+        read_number(json, "temperature", 0, 100, &s->temperature, err) ||
+                read_number(json, "top_p", 0, 1, &s->top_p, err) ||
+                read_number(json, "min_p", 0, 1, &s->min_p, err) ||
+                read_number(json, "repetition_penalty", 0.01, 100, &s->repetition_penalty, err) ||
+                read_top_k(json, &s->top_k, err) || read_do_sample(json, &s->temperature, err)
+            ? -1
+            : 0;
     cJSON_Delete(json);
+    return status;
 }

@@ -33,7 +33,7 @@ int tokenizer_save_folder(const Tokenizer *tokenizer, const char *directory, int
 extern const char *const tokenizer_folder_files[];
 
 /* Sets what the folder's generation_config.json says; the rest stays. Sampling that it switches off
- * is a temperature of 0. */
-void tokenizer_sampling(const Tokenizer *tokenizer, Sampling *sampling);
+ * is a temperature of 0. -1 and a message for what is no number, or none that there can be. */
+int tokenizer_sampling(const Tokenizer *tokenizer, Sampling *sampling, Error *err);
 
 #endif
