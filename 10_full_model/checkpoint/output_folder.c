@@ -13,6 +13,7 @@
 #include "common/files/replacement.h"
 
 #include <dirent.h>
+#include <errno.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -109,8 +110,11 @@ int output_folder_open(const char *path, OutputKind kind, bool overwrite, Error 
     if (output_folder_check(path, kind, overwrite, err) || make_directories(path, err)) return -1;
     int lock = folder_lock(path, err);
     if (lock < 0) return -1;
-    output_folder_clear(path, kind);
-    if (output_folder_check(path, kind, overwrite, err) == 0) return lock;
+    int status = 0;
+    if (access(path, W_OK))
+        status = error_set(err, "cannot write into %s: %s", path, strerror(errno));
+    if (!status) output_folder_clear(path, kind);
+    if (!status && output_folder_check(path, kind, overwrite, err) == 0) return lock;
     close(lock);
     return -1;
 }

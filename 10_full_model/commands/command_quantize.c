@@ -245,6 +245,11 @@ static int quantize(const Options *o, Context *ctx, Error *err) {
 /* What flags say together. */
 static void check_flags(Options *o, char **argv) {
     bool rows = o->method == QUANT_LLMINT8 || o->method == QUANT_SMOOTHQUANT;
+    if (o->to == TO_FP8 && o->method != QUANT_RTN)
+        options_error(argv, "--method %s is for --to int8%s; FP8 is rounded to nearest (rtn)",
+                      quant_method_names[o->method], rows ? "" : " and int4");
+    if (rows && o->to == TO_INT4)
+        options_error(argv, "--method %s is for --to int8", quant_method_names[o->method]);
     if (o->group < 0) o->group = rows ? 0 : 128;
     bool known = o->group == 128 || o->group == 64 || o->group == 32;
     if (!known && !(o->group == 0 && o->to == TO_INT8))

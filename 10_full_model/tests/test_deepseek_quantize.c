@@ -196,10 +196,14 @@ Test(quantize, what_is_refused_leaves_nothing) {
         {2,
          "--ragged is for --to fp8",
          {"quantize", "-m", plain, "--out", out, "--to", "int8", "--ragged"}},
-        {1,
-         "gptq is for INT8 and INT4",
+        {2,
+         "--method gptq is for --to int8 and int4",
          {"quantize", "-m", plain, "--out", out, "--to", "fp8", "--method", "gptq", "--calibrate",
           text}},
+        {2,
+         "--method smoothquant is for --to int8\n",
+         {"quantize", "-m", plain, "--out", out, "--to", "int4", "--method", "smoothquant",
+          "--calibrate", text}},
         {1,
          "choose INT8 without groups",
          {"quantize", "-m", plain, "--out", out, "--to", "int8", "--method", "smoothquant",
@@ -230,4 +234,17 @@ Test(quantize, what_is_refused_leaves_nothing) {
     EXPECT(1, "model.layers.1.mlp.experts.up_proj.weight: ", "quantize", "-m", plain, "--out", out,
            "--to", "int8", "--group", "32");
     cr_assert(!exists(out, "config.json"));
+}
+
+/* Before hours of work, not after them. To root every folder is open, so somebody else asks. */
+Test(quantize, a_folder_that_takes_nothing) {
+    Scratch w = even_workplace();
+    const char *plain = trained_model(&w), *out = path_in(w.directory, "out");
+    cr_assert(mkdir(out, 0555) == 0 && chmod(w.directory, 0755) == 0);
+    const char *const argv[] = {"quantize", "-m",   plain,     "--out", out,
+                                "--to",     "int8", "--group", "32",    NULL};
+    Output o = deepseek_with((Start){.nobody = true}, argv);
+    if (o.status == 127) cr_skip_test("nobody may not read this program");
+    expect(&o, 1, "cannot write into ");
+    cr_assert_null(strstr(o.err, "quantising"), "it has worked: %s", o.err);
 }
