@@ -30,7 +30,7 @@ Test(train, leaves_a_folder_that_says_all) {
     const char *out = path_in(w.directory, "run");
     scratch_write(&w, "more.txt", "a fog is in the log. ", 21);
     Output o =
-        deepseek_with((Start){.charts = true},
+        deepseek_with((Start){.charts = true, .directory = "/"},
                       ARGUMENTS(TRAINING(&w, "run"), "--data", path_in(w.directory, "more.txt"),
                                 "--steps", "10", "--eval-every", "4", "--accumulate", "2",
                                 "--dropout", "0.1", "--constant", "3", "--peak", "1e-6"));

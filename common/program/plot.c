@@ -10,6 +10,7 @@
 #include "common/files/machine.h"
 #include "common/files/process.h"
 
+#include <stdbool.h>
 #include <stdio.h>
 #include <string.h>
 #include <unistd.h>
@@ -64,15 +65,32 @@ static int draw(const char *script, const char *csv_path, const char *out_path, 
     return 0;
 }
 
+/* Where the program was started elsewhere: one of the folders above the program's own file is the
+ * repository that it was built in. False: none has the script. */
+static bool above_program(char script[PATH_SIZE], const char *script_path) {
+    char place[PATH_SIZE];
+    ssize_t length = readlink("/proc/self/exe", place, sizeof place - 1);
+    for (place[length > 0 ? length : 0] = 0; strrchr(place, '/');) {
+        *strrchr(place, '/') = 0;
+        PathText found = file_path(place, script_path);
+        if (strlen(found.text) >= PATH_SIZE || access(found.text, R_OK)) continue;
+        strcpy(script, found.text);
+        return true;
+    }
+    return false;
+}
+
 int plot_script(const char *script_path, const char *csv_path, const char *out_path, Error *err) {
     char script[PATH_SIZE], csv[PATH_SIZE], out[PATH_SIZE];
     if (project_path(script, sizeof script, script_path, err) ||
         project_path(csv, sizeof csv, csv_path, err) ||
         project_path(out, sizeof out, out_path, err))
         return -1;
-    if (access(script, R_OK) != 0)
-        return error_set(
-            err, "no figure script %s here: start the program in the repository's root", script);
+    if (access(script, R_OK) != 0 && !above_program(script, script_path))
+        return error_set(err,
+                         "no figure script %s here, or in a folder above the program: start it in "
+                         "the repository's root",
+                         script);
     if (make_directories_above(out, err)) return -1;
     int status = draw(script, csv, out, "svg", err);
     return status ? status : draw(script, csv, out, "png", err);
