@@ -1,9 +1,12 @@
 #!/usr/bin/env python3
 """Tests of what keeps the lessons in order, on texts of a few lines: wrap.py, drawing.py, lesson_sync.py's marks."""
 
+import re
+
 import drawing
 import lesson_sync
 import wrap
+from build import ROOT
 
 WORDS = " ".join(["seven"] * 30)  # 179 columns
 LONG = "`" + "x" * 130 + "`"
@@ -47,6 +50,18 @@ def test_small_text_in_a_drawing():
         assert "too small" in str(mistake)
     else:
         raise AssertionError("text of 12 is too small")
+
+
+def test_small_text_in_a_chart():
+    """A telephone shows a picture 320 wide: its text is 10 high there, exponents too."""
+    charts = sorted(ROOT.glob("[0-9][0-9]_*/figures/*.svg"))
+    assert len(charts) > 60, charts
+    for chart in charts:
+        text = chart.read_text()
+        shrunk = min(1, 320 / float(re.search(r'viewBox="0 0 ([\d.]+)', text)[1]))
+        assert re.search(r'<svg[^>]* width="', text), f"{chart}: no width: a page would make it as wide as itself"
+        for size in re.findall(r'font-size="([\d.]+)', text):
+            assert float(size) * shrunk >= 10, f"{chart}: text of {size} is {float(size) * shrunk:.1f} on a telephone"
 
 
 def test_marks():

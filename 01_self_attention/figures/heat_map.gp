@@ -1,5 +1,5 @@
-# Attention weights of a row of words: a cell for each query (row) and key (column), its share written in it.
-set title "Equal words find each other: words with random vectors" offset 0,-0.2
+# Attention weights of a row of words: a cell for each query (row) and key (column), its share in percent written in it.
+set title "Equal words find each other:\nwords with random vectors"
 set xlabel "key: the word that is looked at" offset 0,0.4
 set ylabel "query: the word that looks" offset 1.5,0
 set border 0
@@ -10,17 +10,18 @@ set xtics rotate by 40 right offset 0.5,0 noenhanced
 set ytics noenhanced
 set yrange [*:*] reverse
 set cbrange [0:*]
-set cblabel 'weight'
+set cblabel 'percent'
 set cbtics scale 0.4
-set bmargin 5.6
+tenths(w) = sprintf('%.0f', 100 * w)
+set bmargin 5.8
+eval sized(400)
 stats data using (column('key')) nooutput
 words = STATS_max + 1
-if (words > 12) set tics font ',10' # and no numbers: they would run into each other
-if (words > 12) set ylabel offset 0.5,0
+if (words > 12) set tics font ',14' # and no numbers: they would run into each other
 stats data using (column('weight')) nooutput
-plot data using (column('key')):(column('query')):(column('weight')):xtic(stringcolumn('key_word')):ytic(stringcolumn('query_word')) \
+plot data using (column('key')):(column('query')):(100 * column('weight')):xtic(stringcolumn('key_word')):ytic(stringcolumn('query_word')) \
          with image pixels, \
-     data using (column('key')):(column('query')):(words <= 12 && column('weight') < 0.6 * STATS_max ? sprintf('%.2f', column('weight')) : '') \
-         with labels font ',10' textcolor rgb '#333333', \
-     data using (column('key')):(column('query')):(words > 12 || column('weight') < 0.6 * STATS_max ? '' : sprintf('%.2f', column('weight'))) \
-         with labels font ',10' textcolor rgb 'white'
+     data using (column('key')):(column('query')):(words <= 12 && column('weight') < 0.6 * STATS_max ? tenths(column('weight')) : '') \
+         with labels textcolor rgb '#333333', \
+     data using (column('key')):(column('query')):(words > 12 || column('weight') < 0.6 * STATS_max ? '' : tenths(column('weight'))) \
+         with labels textcolor rgb 'white'

@@ -1,4 +1,5 @@
 # One decoding step, attention alone, against the tokens in the cache.
+eval sized(440)
 stats data using (strcol('dtype') eq 'BF16') nooutput
 dtype = STATS_max > 0 ? 'BF16' : 'F32' # a GPU's file holds both
 stats data using 'H' nooutput
@@ -6,14 +7,14 @@ heads = STATS_max
 stats data using 'B' nooutput
 batch = STATS_max > 1 ? sprintf('%d sequences, ', STATS_max) : ''
 if (!exists('where')) where = '' # decode_cuda.gp names its machine
-set title sprintf('One decoding step: %s%d query heads (%s%s)', batch, heads, dtype, where) font ',15'
+set title sprintf("One decoding step%s:\n%s%d query heads (%s)", where, batch, heads, dtype)
 set logscale x 2
 set logscale y
 set xlabel 'tokens in the cache'
 set ylabel 'microseconds'
 set format y '%.0f'
 set yrange [dtype eq 'BF16' ? 4 : 1:*]
-set key bottom right samplen 4
+set key samplen 4
 set rmargin 4
 set datafile missing NaN # rows of other lines are no gaps in this one
 us(variant, rung) = (strcol('dtype') eq dtype && strcol('variant') eq variant && strcol('rung') eq rung \

@@ -1,10 +1,6 @@
 # Four heads on one sentence: row = the character that looks, column = the one it looks at, dark = much weight.
 habits = "itself one_back two_back three_back spaces its_own_word the_same_earlier what_followed_the_same"
-if (kind eq 'svg') {
-    set terminal svg size 900,900 dynamic enhanced background rgb 'white' font 'DejaVu Sans Mono,Courier,monospace,12'
-} else {
-    set terminal pngcairo size 1800,1800 enhanced background rgb 'white' font 'DejaVu Sans Mono,12' fontscale 1.7
-}
+eval sized(560)
 stats data using 'panel' nooutput
 panels = int(STATS_max)
 stats data using 't' nooutput
@@ -16,8 +12,9 @@ unset grid
 unset border
 unset tics
 set size ratio 1
-set multiplot layout 2,2 title 'Down: the character that looks. Across: the one it looks at.' font ',13' \
-    margins 0.04,0.98,0.02,0.90 spacing 0.05,0.07
+text = '' # the characters of the diagonal, one after the other
+stats data using ($1 == 1 && $6 == $7 ? (text = text.strcol(9), 0) : NaN) nooutput
+set multiplot layout 2,2 title "Across and down: ".text."\nA row is what one character looks at."
 do for [i=1:panels] {
     set xrange [*:*]; set yrange [*:*] # stats counts only what the ranges show
     stats data using ($1 == i ? $2 : NaN) nooutput
@@ -32,12 +29,10 @@ do for [i=1:panels] {
     # underscores stand for blanks: word() splits at those
     words = ''
     do for [c=1:strlen(name)] { words = words.(name[c:c] eq '_' ? ' ' : name[c:c]) }
-    set title sprintf('layer %d, head %d: %s, %.0f %%', layer, head, words, 100*share) font ',13'
-    set xrange [-1.7:last+0.5]; set yrange [last+0.5:-1.7]
-    # A square for every weight of at least 1 %; the characters stand at the left and on top.
+    set title sprintf("layer %d, head %d:\n%s, %.0f %%", layer, head, words, 100*share)
+    set xrange [-0.5:last+0.5]; set yrange [last+0.5:-0.5]
+    # A square for every weight of at least 1 %.
     plot data using ($1 == i && $10 >= 0.01 ? $7 : NaN):6:($7-0.5):($7+0.5):($6-0.5):($6+0.5):10 \
-             with boxxyerror fillcolor palette fillstyle solid 1 noborder, \
-         data using ($1 == i && $6 == $7 ? $7 : NaN):(-1.1):9 with labels font ',11', \
-         data using ($1 == i && $6 == $7 ? -1.1 : NaN):6:8 with labels font ',11'
+             with boxxyerror fillcolor palette fillstyle solid 1 noborder
 }
 unset multiplot

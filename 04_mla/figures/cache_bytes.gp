@@ -1,5 +1,6 @@
 # One sequence's cache by its length, at DeepSeek-V3's sizes, for four kinds of attention.
-set title 'The cache of one sequence at DeepSeek-V3’s sizes (61 layers, BF16)'
+eval sized(320)
+set title "The cache of one sequence at DeepSeek-V3’s\nsizes (61 layers, BF16)"
 set logscale x 2
 set logscale y 10
 set xlabel 'tokens'
@@ -10,7 +11,7 @@ set xtics ('1k' 1024, '4k' 4096, '16k' 16384, '64k' 65536, '128k' 131072)
 set format y '%g'
 unset key
 h200 = 139.8 # GiB, as the driver says
-set label 'memory of one H200' at 1150,h200*1.35 font ',11' textcolor rgb '#666666'
+set label 'memory of one H200' at 1150,h200*1.35 textcolor rgb '#666666'
 last(column_name, text) = sprintf('  %s', text)
 plot h200 with lines lt 8 notitle, \
      for [i=1:4] data using 'tokens':(column(word('mha_gib gqa_gib mqa_gib mla_gib', i))) \

@@ -1,5 +1,6 @@
 # T new tokens through a layer of V2-Lite's size with 4096 in the cache, in both modes: measured.
-set title 'T new tokens through a layer, 4096 in the cache with them'
+eval sized(380)
+set title "T new tokens through a layer,\n4096 in the cache with them"
 set logscale x 2
 set logscale y 10
 set xlabel 'T: new tokens at once'

@@ -1,9 +1,10 @@
 # Time of a layer against its number of experts, at constant top-k.
+eval sized(320)
 stats data using (strcol('table') eq 'experts' ? column('tokens') : NaN) nooutput
 tokens = STATS_max
 stats data using (strcol('table') eq 'experts' ? column('top_k') : NaN) nooutput
 top_k = STATS_max
-set title sprintf('A layer of experts, forward and backward: %d tokens, top %d', tokens, top_k)
+set title sprintf("A layer of experts, forward and backward:\n%d tokens, top %d", tokens, top_k)
 set logscale x 2
 set xlabel 'number of experts (tokens for each)' offset 0,-1
 set bmargin 5

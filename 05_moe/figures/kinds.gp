@@ -14,9 +14,11 @@ set ytics 1
 set ylabel 'expert'
 set xlabel 'kind, and how many characters of it there were' offset 0,-0.7
 set bmargin 5
+eval sized(400)
 unset grid
 unset key
-plot data using 'kind':'expert':($2-0.5):($2+0.5):($1-0.5):($1+0.5):(100*column('share')):xticlabels(sprintf("%s\n(%d)", stringcolumn('name'), column('characters'))) \
+short(name) = name eq 'consonant' ? 'cons.' : name
+plot data using 'kind':'expert':($2-0.5):($2+0.5):($1-0.5):($1+0.5):(100*column('share')):xticlabels(sprintf("%s\n(%d)", short(stringcolumn('name')), column('characters'))) \
          with boxxyerror fillcolor palette fillstyle solid 1 noborder, \
      data using 'kind':'expert':(column('share') >= 0.005 && 100*column('share') < dark ? sprintf('%.0f %%', 100*column('share')) : '') with labels, \
      data using 'kind':'expert':(100*column('share') >= dark ? sprintf('%.0f %%', 100*column('share')) : '') with labels textcolor rgb 'white'

@@ -1,5 +1,6 @@
 # Drafts that are kept, draft by draft; and the speed-up, predicted and measured.
-set multiplot layout 1,2
+eval sized(660)
+set multiplot layout 2,1
 set xtics 1
 set xrange [0.5:4.5]
 set title 'Kept, of the drafts looked at'
@@ -12,8 +13,9 @@ plot data using 'drafts':((column('drafts') == 4) ? column('a1') : NaN) with poi
 set title 'Speed-up'
 set xlabel 'drafts at a time'
 set ylabel 'times as fast'
+set ytics 0.5
 set yrange [0:*]
-set key bottom left
+set key
 plot 1 with lines dt 2 lc rgb 'black' title 'plain', \
      data using 'drafts':'predicted' with linespoints lw 2 title 'predicted', \
      data using 'drafts':'measured' with points pt 7 ps 1.5 title 'measured'

@@ -1,9 +1,9 @@
 # The loss of each depth while it is learned; the model without modules for comparison.
+eval sized(440)
 set title 'The next character, and the ones behind it'
 set xlabel 'training step'
 set ylabel 'loss'
-set key bmargin vertical maxrows 3 Left reverse samplen 4
-set bmargin 8
+set key samplen 4
 stats data using 'depth' nooutput
 deepest = int(STATS_max)
 of(m, k) = strcol('model') eq m && column('depth') == k ? column('loss') : NaN

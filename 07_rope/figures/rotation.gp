@@ -1,7 +1,8 @@
-# Left: one pair of q and of k at four places, a quarter turn for each. Right: the first number of five pairs over 64
+# Above: one pair of q and of k at four places, a quarter turn for each. Below: the first number of five pairs over 64
 # places, from the fast one to one that hardly moves.
-set multiplot layout 1,2
-set title 'A quarter turn for each place' font ',14'
+eval sized(760)
+set multiplot layout 2,1
+set title 'A quarter turn for each place'
 set size ratio 1
 set xrange [-3.8:3.8]; set yrange [-3.8:3.8]
 set xtics 1; set ytics 1
@@ -13,10 +14,10 @@ unset key
 is(name) = strcol('what') eq name
 plot data using (is('q') ? 0 : NaN):(0):'x':'y' with vectors head filled size 0.22,18 lc 1 lw 2.2, \
      data using (is('k') ? 0 : NaN):(0):'x':'y' with vectors head filled size 0.22,18 lc 2 lw 2.2, \
-     data using (is('q') ? 1.14*column('x') : NaN):(1.14*column('y')):(sprintf('q_%d', column('p'))) with labels tc lt 1 font ',13', \
-     data using (is('k') ? 1.22*column('x') : NaN):(1.22*column('y')):(sprintf('k_%d', column('p'))) with labels tc lt 2 font ',13'
+     data using (is('q') ? 1.14*column('x') : NaN):(1.14*column('y')):(sprintf('q%d', column('p'))) with labels tc lt 1, \
+     data using (is('k') ? 1.22*column('x') : NaN):(1.22*column('y')):(sprintf('k%d', column('p'))) with labels tc lt 2
 
-set title 'cos(p f): the first number of (1, 0), turned' font ',14'
+set title 'cos(p f): the first number of (1, 0), turned'
 set size noratio
 unset xzeroaxis; unset yzeroaxis
 set border 3
@@ -26,10 +27,8 @@ set xtics 16 format '%g'
 set format x '%g'
 set xlabel 'place p'
 set ytics ('pair 0' 10.4, 'pair 1' 7.8, 'pair 2' 5.2, 'pair 3' 2.6, 'pair 4' 0)
-set y2range [-1.3:11.7]
-set y2tics ('1' 11.4, '-1' 9.4, '1' 8.8, '-1' 6.8, '1' 6.2, '-1' 4.2, '1' 3.6, '-1' 1.6, '1' 1, '-1' -1) font ',9'
 unset grid
 set grid ytics lc rgb '#DDDDDD' lw 1 dt 1
-# One lane for each pair, the fastest on top; a lane is 2 high, from -1 to 1.
+# One lane for each pair, the fastest on top; a lane goes from -1 to 1.
 plot for [i=0:4] data using (is(sprintf('pair %d', i)) ? column('p') : NaN):(column('x') + 2.6*(4-i)) with linespoints lt i+1 lw 1 pt 7 ps 0.3
 unset multiplot

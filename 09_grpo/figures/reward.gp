@@ -1,8 +1,8 @@
 # What to watch while rewards teach: accuracy rises, certainty too, and groups run out of differences.
+eval sized(400)
 set title 'Learning from rewards'
 set xlabel 'step'
 set yrange [0:1.02]
-set key bmargin center maxrows 2 width -6 font ',12' # nothing is covered
 plot data using 'step':'held_out' with lines lw 3 title 'held-out accuracy, likeliest answer', \
      data using 'step':'reward' with lines title 'mean reward of the step''s answers', \
      data using 'step':'frac_reward_zero_std' with lines dt 2 title 'groups without a difference', \

@@ -30,7 +30,6 @@ from sources import coloured, numbered
 NAMES = ["README.md", "index.html"]
 OUTSIDE = re.compile(r"^(https?|mailto):")
 IMAGES = (".svg", ".png")
-NARROW, COLUMN = 400, 800  # pixels: a drawing's width in tools/drawing.py, the text's column in book.css
 
 
 class Mistake(Exception):
@@ -77,17 +76,6 @@ def drawn_from(picture):
     named = re.search(r"^# data: (.*)$", script.read_text(), re.M) if script.is_file() else None
     table = f"{posixpath.dirname(picture)}/{named[1]}" if named else picture.replace(".svg", ".csv")
     return table if table.endswith(".csv") and (ROOT / table).exists() else None
-
-
-def least_width(picture):
-    """Pixels that a picture needs for text 11 high. Not more than it was drawn for, nor than the column
-    has; and the drawings of tools/drawing.py are made for a telephone's width: 0, they are never cut."""
-    text = picture.read_text() if picture.suffix == ".svg" else ""
-    box = re.search(r'viewBox="0 0 ([\d.]+) ', text)
-    sizes = [float(s) for s in re.findall(r'font-size="([\d.]+)"', text)]
-    if not box or not sizes or float(box[1]) <= NARROW:
-        return 0
-    return round(min(float(box[1]) * min(1, 11 / min(sizes)), COLUMN))
 
 
 def relative(url, page):
@@ -218,8 +206,7 @@ class Book:
     def charts(self, page, body):
         def one(m):
             path = posixpath.normpath(posixpath.join(posixpath.dirname(page.path), m[2]))
-            shown = m[1].replace("<img", f'<img style="min-width:{least_width(ROOT / path)}px"', 1)
-            figure = f'<figure><div class="wide">{shown}</div><figcaption>{m[3]}</figcaption></figure>'
+            figure = f'<figure>{m[1]}<figcaption>{m[3]}</figcaption></figure>'
             table = drawn_from(path)
             return figure + (self.numbers(table) if table else "")
 

@@ -15,16 +15,14 @@
 if (!exists('kind')) kind = 'svg'
 
 # The same picture twice: svg for lessons (on white, so that it also reads on a dark page), png for
-# everything else.
-if (kind eq 'svg') {
-    set terminal svg size 720,450 dynamic enhanced background rgb 'white' \
-        font 'DejaVu Sans,Helvetica,Arial,sans-serif,14'
-    set output out.'.svg'
-} else {
-    set terminal pngcairo size 1440,900 enhanced background rgb 'white' \
-        font 'DejaVu Sans,14' fontscale 1.6 linewidth 1.8 pointscale 1.8
-    set output out.'.png'
-}
+# everything else. A chart is 440 wide and its text 14 high, nowhere smaller: a telephone of 320
+# pixels, which shows a picture no wider than itself, still has it 10 high. So titles take up to 46
+# letters a line, and a chart of several parts has them one below the other: eval sized(HEIGHT).
+sized(height) = kind eq 'svg' \
+    ? sprintf("set terminal svg size 440,%d fixed enhanced background rgb 'white' font 'DejaVu Sans,Helvetica,Arial,sans-serif,14'", height) \
+    : sprintf("set terminal pngcairo size 1320,%d enhanced background rgb 'white' font 'DejaVu Sans,14' fontscale 2.4 linewidth 2.6 pointscale 2.6", 3 * height)
+eval sized(340)
+set output out.'.'.(kind eq 'svg' ? 'svg' : 'png')
 set encoding utf8
 
 # Our CSV files: comment lines, one line of column names, rows. Empty cells are gaps.
@@ -48,8 +46,14 @@ set linetype cycle 8
 set border 3 lc rgb '#444444' lw 1
 set tics nomirror out scale 0.6 textcolor rgb '#222222'
 set grid xtics ytics back lc rgb '#DDDDDD' lw 1 dt 1
-set title font ',16' offset 0,-0.3
-set key top left Left reverse samplen 2 spacing 1.15 textcolor rgb '#222222'
+set title font ',14' offset 0,-0.3
+# Below the picture, where it hides nothing: 20 of the height for each row.
+set key bmargin left Left reverse vertical maxcols 1 height 1 samplen 2 spacing 1.1 textcolor rgb '#222222'
+set xlabel offset 0,0.5
+
+# How far apart the marks of an axis that ends at `last` may stand, five or so: 1, 2 or 5 times a power of ten, whole.
+apart(last) = last < 8 ? 1 : (tens = 10**floor(log10(last / 5.0)), part = last / 5.0 / tens, \
+    part <= 1 ? tens : part <= 2 ? 2 * tens : part <= 5 ? 5 * tens : 10 * tens)
 set style fill solid 0.85 noborder
 set boxwidth 0.8 relative
 
