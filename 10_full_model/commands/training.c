@@ -64,10 +64,10 @@ int training_open_comm(Comm **comm, const CommonOptions *common, int kind, Error
 int training_open_context(Context *ctx, Comm *comm, const CommonOptions *common,
                           const RankOptions *ranks, Error *err) {
     int size = comm_size(comm), spread = ranks->expert_parallel;
-    if (!comm || common->device == CPU)
-        options_open(common, ctx);
-    else if (context_init_gpu(ctx, comm_gpu(comm), common->dtype, common->seed, err))
-        return -1;
+    int status = comm && common->device == CUDA
+                     ? context_init_gpu(ctx, comm_gpu(comm), common->dtype, common->seed, err)
+                     : context_init(ctx, common->device, common->dtype, common->seed, err);
+    if (status) return -1;
     ctx->comm = comm, ctx->rank = comm_rank(comm), ctx->size = size;
     if (comm && ctx->gpu) comm_use_gpu(comm, ctx->gpu);
     ctx->zero = ranks->zero && size > 1;

@@ -16,6 +16,7 @@
 #include <string.h>
 #include <sys/stat.h>
 #include <time.h>
+#include <unistd.h>
 
 /* The words of the command line, as one would type them; no more than fit. */
 static void command_line(char *text, size_t size) {
@@ -48,6 +49,14 @@ static int check_old(const char *path, Error *err) {
                      path, HEAD);
 }
 
+/* What is there must be a file that may be written. (Where nothing is, the folder is looked at.) */
+static int check_writable(const char *path, Error *err) {
+    struct stat info;
+    if (stat(path, &info)) return 0;
+    int code = S_ISDIR(info.st_mode) ? EISDIR : access(path, W_OK) ? errno : 0;
+    return code ? error_set(err, "cannot write %s: %s", path, strerror(code)) : 0;
+}
+
 /* The project's own tables get their folder; of another name that has none, it may be mistyped. */
 static int check_folder(const char *given, const char *path, Error *err) {
     if (project_owns(given)) return make_directories_above(path, err);
@@ -56,10 +65,13 @@ static int check_folder(const char *given, const char *path, Error *err) {
     char *folder = must_alloc((size_t)length + 2, 1);
     snprintf(folder, (size_t)length + 2, "%.*s", length ? length : 1, slash ? path : ".");
     struct stat info;
-    int status = 0;
-    if (stat(folder, &info))
-        status =
-            error_set(err, "cannot write %s: the folder %s: %s", path, folder, strerror(errno));
+    int code = stat(folder, &info)                               ? errno
+               : !S_ISDIR(info.st_mode)                          ? ENOTDIR
+               : access(path, F_OK) && access(folder, W_OK) != 0 ? errno
+                                                                 : 0;
+    int status =
+        code ? error_set(err, "cannot write %s: the folder %s: %s", path, folder, strerror(code))
+             : 0;
     free(folder);
     return status;
 }
@@ -67,7 +79,9 @@ static int check_folder(const char *given, const char *path, Error *err) {
 int csv_check(const char *path, Error *err) {
     char place[sizeof((Csv *)0)->path];
     if (project_path(place, sizeof place, path, err)) return -1;
-    return check_old(place, err) || check_folder(path, place, err) ? -1 : 0;
+    return check_writable(place, err) || check_old(place, err) || check_folder(path, place, err)
+               ? -1
+               : 0;
 }
 
 int csv_open(Csv *csv, const char *path, const char *columns, const char *device, uint64_t seed,

@@ -9,6 +9,7 @@
 
 #include "common/core/blas.h"
 #include "common/core/memory.h"
+#include "common/files/csv.h"
 #include "common/program/progress.h"
 
 #include <argp.h>
@@ -139,7 +140,14 @@ static int add_text(const Option *row, const char *text, Error *err) {
     return 0;
 }
 
+/* A script's variable that was never set: said at once, and not after an hour of work. */
+static int check_name(const Option *row, const char *text, Error *err) {
+    bool names = row->metavar && (!strcmp(row->metavar, "FILE") || !strcmp(row->metavar, "DIR"));
+    return names && !*text ? error_set(err, "the name of a %s is empty", row->metavar) : 0;
+}
+
 int option_read(const Option *row, const char *text, Error *err) {
+    if (text && check_name(row, text, err)) return -1;
     switch (row->kind) {
     case OPTION_INT:
         return read_integer(row, text, err);
@@ -243,7 +251,7 @@ static void check_required(const Table *table, char **argv) {
 
 static void check_output(int status, void *unused) {
     (void)unused;
-    if (status != 0 || fcntl(STDOUT_FILENO, F_GETFD) < 0) return;
+    if (status != 0) return;
     errno = 0;
     if (fflush(stdout) == 0 && !ferror(stdout)) return;
     fprintf(stderr, "%s: cannot write what is to be printed: %s\n", program_invocation_short_name,
@@ -252,9 +260,18 @@ static void check_output(int status, void *unused) {
     _exit(1);
 }
 
+/* A stream that was closed goes to /dev/null: else the first file that a program opens would be its
+ * stdout, and hold both. */
+static void open_closed_streams(void) {
+    int file;
+    do file = open("/dev/null", O_RDWR);
+    while (file >= 0 && file <= STDERR_FILENO);
+    if (file > STDERR_FILENO) close(file);
+}
+
 void options_output_must_arrive(void) {
     static bool watched;
-    if (!watched) on_exit(check_output, NULL);
+    if (!watched) open_closed_streams(), on_exit(check_output, NULL);
     watched = true;
 }
 
@@ -307,6 +324,7 @@ void options_error(char **argv, const char *format, ...) {
 
 void options_open(const CommonOptions *options, Context *ctx) {
     Error err;
-    if (context_init(ctx, options->device, options->dtype, options->seed, &err))
+    if ((options->csv && csv_check(options->csv, &err)) ||
+        context_init(ctx, options->device, options->dtype, options->seed, &err))
         fatal("%s", err.text);
 }

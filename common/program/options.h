@@ -151,7 +151,7 @@ OptionText option_text(const Option *row);
 int option_read(const Option *row, const char *text, Error *err);
 
 /* context_init with the flags' device, dtype and seed; prints the error and exits with 1 if the
- * device is not there. */
+ * device is not there, or if --csv names what cannot be written: before any work, not after it. */
 void options_open(const CommonOptions *common, Context *ctx);
 
 #endif

@@ -167,6 +167,7 @@ BAD_OPTION(rate_too_large, "--rate", "1.5")
 BAD_OPTION(choice_unknown, "--animal", "cow")
 BAD_OPTION(flag_with_a_value, "--loud=yes", NULL)
 BAD_OPTION(list_too_long, "--also=a", "--also=b")
+BAD_OPTION(file_without_a_name, "--csv", "")
 
 /* BF16 on the CPU is refused by the context, with 1: the command line was well-formed. */
 Test(options, bf16_needs_a_gpu, .exit_code = 1) {
