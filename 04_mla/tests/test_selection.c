@@ -2,6 +2,7 @@
  * A selection: all tokens selected are none left out, a subset is a mask, and what a list may not
  * say counts for nothing.
  */
+#include "04_mla/mla_selected.h"
 #include "04_mla/tests/test_mla.h"
 
 /* A Selection that was made before: of the tokens that the step begins with. */
@@ -334,6 +335,41 @@ CPU_TEST(selection, gradients_of_a_subset) {
         g.mode = absorbed ? MLA_ABSORBED : MLA_AUTO;
         check_gradients(&ctx, "selection", module_loss, &g, &g.x, 1, 24, 1e-2, 1e-2);
     }
+}
+
+/* Whoever reads q, c_kv, k_rope and kv_b twice gets each gradient twice: the second one is added to
+ * what is there. */
+CONTEXT_TEST(selection, absorbed_gradients_are_added_to) {
+    enum { B = 2, T = 9, K = 3 };
+    Module m;
+    module_init(&m, &ctx, with_q);
+    int H = with_q.num_attention_heads, width = with_q.qk_nope_head_dim + with_q.qk_rope_head_dim;
+    int32_t *lists = random_lists(B, T, K);
+    Tensor *selected = tensor_copy_in(&ctx, "selected", I32, lists, SHAPE(B, T, K));
+    Tensor *const inputs[] = {test_normal(&ctx, "q", 1, SHAPE(B, T, H, width)),
+                              test_normal(&ctx, "c_kv", 2, SHAPE(B, T, with_q.kv_lora_rank)),
+                              test_normal(&ctx, "k_rope", 3, SHAPE(B, T, with_q.qk_rope_head_dim)),
+                              m.w.kv_b_proj};
+    float *once[4];
+    for (int times = 1; times <= 2; times++) {
+        for (int i = 0; i < 4; i++) inputs[i]->has_grad = false;
+        ctx.recording = true;
+        Tensor *o[2] = {NULL};
+        for (int j = 0; j < times; j++)
+            o[j] = mla_selected_attention(&ctx, inputs[0], inputs[1], inputs[2], selected,
+                                          inputs[3], &with_q, 0.3f, NULL);
+        tape_backward(&ctx, sum(&ctx, o[1] ? add(&ctx, o[0], o[1]) : o[0]));
+        for (int i = 0; i < 4; i++) {
+            float *got = test_gradient(&ctx, inputs[i]);
+            int64_t n = tensor_count(inputs[i]);
+            if (times == 2) check_close(inputs[i]->name, got, once[i], n, tolerance(dtype));
+            for (int64_t j = 0; j < n; j++) got[j] *= 2;
+            if (times == 2) free(once[i]);
+            once[i] = got;
+        }
+    }
+    for (int i = 0; i < 4; i++) free(once[i]);
+    free(lists);
 }
 
 /* ---- with a cache = without, in both modes ---- */
