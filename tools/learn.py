@@ -97,17 +97,20 @@ def committed(path):
     return done.stdout.decode(errors="replace")
 
 
+class Unlinked(Exception):
+    """An answer that compiles, but lacks a function that its test calls."""
+
+
 class Exercise:
+    authors = False  # may say anew what an exercise is worth; a learner's file says what was committed
+
     def __init__(self, stub):
         self.stub, self.chapter, self.name = stub, stub.parent.parent.name, stub.stem
         self.solution = stub.parent / "solutions" / stub.name
         self.check = stub.parent / f"check_{stub.stem}.c"
         self.id = f"{self.chapter}/{self.name}"
-        lines, fields = opening_comment(stub.read_text())
-        if not fields[
-            "POINTS"
-        ]:  # a learner may have written the file anew: then the task is as it was committed
-            lines, fields = opening_comment(committed(stub))
+        heads = [opening_comment(text) for text in (committed(stub), self.text())]
+        lines, fields = heads[self.authors] if heads[self.authors][1]["POINTS"] else heads[not self.authors]
         self.title = (
             next((line for line in lines if line), self.id).removeprefix("Exercise ").rstrip(".")
         )
@@ -132,9 +135,12 @@ class Exercise:
             fail(f"{self.id}: hints.txt has {len(self.hints)} hints for it, not {HINTS}")
         self.points = int(points)
 
+    def text(self):
+        return self.stub.read_text(errors="replace") if self.stub.exists() else ""
+
     def edited(self):
         """Is the stub another one than was committed?"""
-        return self.stub.read_text() != committed(self.stub)
+        return self.text() != committed(self.stub)
 
     def test_source(self, program):
         """Where the test program comes from: the chapter's test_*.c, or the exercise's own
@@ -145,7 +151,11 @@ class Exercise:
 
 
 def exercises_in(chapter):
-    stubs = (ROOT / chapter / "exercises").glob("[0-9][0-9]_*")
+    """Those that are there, and those that somebody has deleted."""
+    folder, pattern = ROOT / chapter / "exercises", "[0-9][0-9]_*"
+    git = ["git", "ls-files", "--", f":(glob){pattern}"]
+    known = subprocess.run(git, cwd=folder, capture_output=True, text=True).stdout if folder.exists() else ""
+    stubs = {*folder.glob(pattern), *(folder / name for name in known.splitlines())}
     return [Exercise(p) for p in sorted(stubs) if p.suffix in (".c", ".cu")]
 
 
@@ -224,12 +234,7 @@ class Workshop:
         if source.suffix == ".cu":
             flags = [self.build.nvcc, *self.build.nvflags]
         else:
-            flags = [
-                self.build.cc,
-                *self.build.cflags,
-                "-Wno-unused-parameter",
-                "-Wno-unused-function",
-            ]
+            flags = [self.build.cc, *self.build.cflags, "-Wno-unused-parameter", "-Wno-unused-function"]
         if not self.strict:  # a warning helps a learner; it should not stop one
             flags = [f for f in flags if f != "-Werror"]
         return self.run([*flags, "-c", source.relative_to(ROOT), "-o", target])
@@ -260,14 +265,11 @@ class Workshop:
             return Outcome(SKIPPED, "needs nvcc")
         if any(file.endswith(".cu") for _, file in e.replaces) and not self.build.nvcc:
             return Outcome(SKIPPED, "needs nvcc")
-        place = (
-            ROOT
-            / self.build.directory
-            / "exercises"
-            / e.chapter
-            / e.name
-            / ("solution" if answer == e.solution else "stub")
-        )
+        if not answer.exists():
+            path = answer.relative_to(ROOT)
+            return Outcome(BROKEN, f"the file is not there; git checkout {path} brings it back")
+        which = "solution" if answer == e.solution else "stub"
+        place = ROOT / self.build.directory / "exercises" / e.chapter / e.name / which
         place.mkdir(parents=True, exist_ok=True)
         memory, key = place / "outcome.json", self.key(e, answer)
         if memory.exists():
@@ -278,6 +280,8 @@ class Workshop:
             outcome = self.build_and_test(e, answer, place)
         except ValueError as mistake:
             outcome = Outcome(MISTAKE, f"{e.id}: {mistake}")
+        except Unlinked as lacking:
+            outcome = Outcome(BROKEN, str(lacking))
         memory.write_text(json.dumps({"key": key, "status": outcome.status, "text": outcome.text}))
         if self.strict or outcome.status == SOLVED:  # nobody will look for what is wrong with it
             for built in place.iterdir():
@@ -327,26 +331,11 @@ class Workshop:
             ok, text = self.compile(e, source, test)
             if not ok:
                 raise ValueError(f"{source.name} does not compile\n{text}")
-        parts = [
-            test,
-            place / "answer.o",
-            *real,
-            *self.build.for_tests(),
-            *self.build.libraries(e.chapter),
-        ]
-        ok, text = self.run(
-            [
-                self.build.cc,
-                *self.build.ldflags,
-                *parts,
-                "-lcriterion",
-                *self.build.libs,
-                "-o",
-                place / program,
-            ]
-        )
+        parts = [test, place / "answer.o", *real, *self.build.for_tests(), *self.build.libraries(e.chapter)]
+        libs = ["-lcriterion", *self.build.libs, "-o", place / program]
+        ok, text = self.run([self.build.cc, *self.build.ldflags, *parts, *libs])
         if not ok:
-            raise ValueError(f"{program} does not link with {e.stub.name}\n{text}")
+            raise Unlinked(f"{program} does not link with {e.stub.name}\n{text}")
         return place / program
 
 
@@ -394,23 +383,36 @@ def reason(outcome):
     """In one line: the compiler's first error, or the test that fails."""
     lines = outcome.text.splitlines() or [""]
     if outcome.status == BROKEN:
-        lines = [l for l in lines if ": error:" in l or ": fatal error:" in l] or lines
+        signs = (": error:", ": fatal error:", "undefined reference")
+        lines = [l for l in lines if any(sign in l for sign in signs)] or lines
     text = lines[0].strip()
-    if outcome.status == UNSOLVED and len(lines) > 1 and "did not end" in lines[1]:
+    if outcome.status == UNSOLVED and re.search("did not end|signal", (lines + [""])[1]):
         text += ": " + lines[1].strip()
     return text
 
 
 def write_rows(path, rows):
-    """Adds them to the file: those of a whole class can go into one."""
+    """Adds them to the file: those of a whole class can go into one. Without rows, before the work:
+    the head, where none is there yet.
+    """
     head = ["tree", "exercise", "points", "possible", "status", "why"]
-    new = path == "-" or not pathlib.Path(path).exists()
-    with open("/dev/stdout" if path == "-" else path, "a", newline="") as file:
-        csv.writer(file, lineterminator="\n").writerows(([head] if new else []) + rows)
+    try:
+        with open("/dev/stdout" if path == "-" else path, "a", newline="") as file:
+            new = path == "-" or not file.tell()
+            csv.writer(file, lineterminator="\n").writerows(rows or ([head] if new else []))
+    except OSError as wrong:
+        fail(f"cannot write {path}: {wrong.strerror}")
 
 
 def grade(exercises, csv=None, **_):
-    shop, got, possible, rows = Workshop(exercises, strict=False), 0, 0, []
+    if csv:
+        write_rows(csv, [])
+    try:
+        shop, got, possible, rows = Workshop(exercises, strict=False), 0, 0, []
+    except SystemExit as broken:  # a learner whose tree does not build has rows as well
+        if csv:
+            write_rows(csv, [[ROOT.name, e.short, 0, e.points, BROKEN, str(broken)] for e in exercises])
+        raise
     say = (lambda text: None) if csv == "-" else lambda text: print(text, flush=True)
     say(f"\n{'exercise':<58} points")
     for e, outcome in each(exercises, lambda e: shop.try_answer(e, e.stub)):
@@ -483,6 +485,7 @@ def main(arguments):
     parser.add_argument("--hint", type=int, choices=range(HINTS + 1), default=0)
     parser.add_argument("--csv", metavar="FILE")
     o = parser.parse_args(arguments)
+    Exercise.authors = o.command == "solutions"
     exercises = exercises_of(o.which)
     if not exercises:
         print(f"There are no exercises{' in ' if o.which else ''}{' '.join(o.which)}.")

@@ -36,11 +36,11 @@ def says(*arguments):
 
 
 def outcome_of(text):
-    """Of an answer to exercise 02.3 whose function has this body."""
+    """Of an answer to exercise 02.3 whose function has this body; None: a file without it."""
     e = learn.exercises_of(["02.3"])[0]
     head = STUB.read_text().split("*/", 1)[1].split("{", 1)[0]
     answer = ROOT / "build" / "test_learn_answer.c"
-    answer.write_text(f"{head}{{ {text} }}\n")
+    answer.write_text(f"{head}{{ {text} }}\n" if text is not None else "")
     shop = learn.Workshop([e], strict=False)
     place = ROOT / shop.build.directory / "exercises/test_learn"
     place.mkdir(parents=True, exist_ok=True)
@@ -93,6 +93,45 @@ def test_the_compilers_line_is_shown():
     check("error: " in learn.reason(outcome) and "nonsense" in learn.reason(outcome), outcome.text)
 
 
+def test_a_file_without_the_function_is_named():
+    try:
+        outcome_of(None)
+    except learn.Unlinked as lacking:
+        why = learn.reason(learn.Outcome(learn.BROKEN, str(lacking)))
+        check("undefined reference to" in why, why)
+    else:
+        check(False, "it linked")
+
+
+def test_a_crash_is_called_one():
+    outcome = outcome_of("*(volatile int *)0 = 1;")
+    check("unexpected signal" in learn.reason(outcome), outcome)
+
+
+def test_a_task_is_as_it_was_committed():
+    """Of two learners' files one says other points, and the other is gone."""
+    head = "/*\n * Exercise 01.{}: a.\n *\n * POINTS: {}\n * TESTS: test_a\n */\n"
+    root = learn.ROOT
+    with tempfile.TemporaryDirectory() as folder:
+        learn.ROOT = pathlib.Path(folder)
+        home = learn.ROOT / "01_x/exercises"
+        home.mkdir(parents=True)
+        stubs = [home / "01_a.c", home / "02_b.c"]
+        for i, stub in enumerate(stubs, 1):
+            stub.write_text(head.format(i, 3))
+        (home / "hints.txt").write_text("01 one\n\n01 two\n\n02 one\n\n02 two\n")
+        git = ["git", "-C", folder, "-c", "user.name=a", "-c", "user.email=a@b"]
+        for command in (["init", "-q"], ["add", "."], ["commit", "-qm", "tasks"]):
+            subprocess.run(git + command, check=True)
+        stubs[0].write_text(head.format(1, 300)), stubs[1].unlink()
+        try:
+            for learn.Exercise.authors, points in ((False, [3, 3]), (True, [300, 3])):
+                found = [e.points for e in learn.exercises_in("01_x")]
+                check(found == points, f"{found}, not {points}")
+        finally:
+            learn.ROOT, learn.Exercise.authors = root, False
+
+
 def test_grades_as_csv():
     with tempfile.TemporaryDirectory() as folder:
         path = pathlib.Path(folder) / "class.csv"
@@ -102,6 +141,9 @@ def test_grades_as_csv():
         rows = list(csv.DictReader(io.StringIO(path.read_text())))
         check([r["exercise"] for r in rows] == ["02.3", "02.3"], rows)
         check(all(r["possible"] == "2" and r["tree"] == ROOT.name for r in rows), rows)
+    for path in (tempfile.gettempdir(), "/nowhere/class.csv", "/dev/full"):
+        text, status = says("grade", "02.3", "--csv", path)
+        check(status and f"cannot write {path}" in text and "Traceback" not in text, text)
     text, _ = says("grade", "02.3", "--csv", "-")
     check(text.startswith("tree,exercise,points,possible,status,why\n"), text)
 
