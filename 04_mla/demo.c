@@ -220,7 +220,7 @@ static void write_rows(Demo *d, const Row *rows, int count) {
         csv_row(&csv, "%d,%.4f,%.4f,%.6f,%.6f,%.3g", r->length, 1e3 * r->naive, 1e3 * r->absorbed,
                 naive, absorbed, r->difference);
     }
-    printf("   difference: the largest of y's numbers, as a part of the largest number of y\n");
+    printf("   difference: of the two results, as a part of the largest number in them\n");
     figure_close(&csv, "04_mla/figures/decode");
     printf("\n");
 }
@@ -321,8 +321,8 @@ static void cache_bytes(Demo *d) {
     char number[32];
     Csv csv = figure_open(&d->ctx, OUT "cache_bytes.csv", "tokens,mha_gib,gqa_gib,mqa_gib,mla_gib");
     printf("5. Bytes a token leaves in all layers, BF16 (* as the model is)\n");
-    printf("   %-17s%6s%6s%11s%13s%10s%13s\n", "model", "layers", "heads", "MHA", "GQA, 8 groups",
-           "MQA", "MLA, 512+64");
+    printf("   %-17s%6s%6s%11s%13s%10s%13s\n", "model", "layers", "heads", "MHA", "GQA-8", "MQA",
+           "MLA, 512+64");
     for (int id = MODEL_V2_LITE; id <= MODEL_LLAMA_7B; id++) {
         const ModelSizes *m = &model_sizes[id];
         static const int width[CACHE_KINDS] = {10, 12, 9, 12}; /* and the star */

@@ -6,7 +6,7 @@
  * each. Predict, with a pencil:
  *
  *   bytes_texts     bytes of the two texts together
- *   bytes_weights   bytes of the attention weights
+ *   bytes_weights   bytes of the attention weights, the softmax's output P
  *   projections     multiply-adds of the three projections together
  *   products        multiply-adds of q k^T and of weights v together
  *   t_equal         for a text that looks at itself (S = T; C and D as above): the T at which the

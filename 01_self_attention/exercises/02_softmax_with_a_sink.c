@@ -6,8 +6,9 @@
  *
  *     y_j = exp(x_j) / (exp(sink) + sum_k exp(x_k))
  *
- * Below is the formula as one first writes it down. Make it right for every score and every sink,
- * -inf included, of any size. y may be the same memory as x.
+ * Below is the formula as one first writes it down. Make it right for scores and sinks of any size,
+ * -inf included, as long as one of a row's numbers, the sink among them, is finite. y may be the
+ * same memory as x.
  *
  * POINTS: 2
  */
