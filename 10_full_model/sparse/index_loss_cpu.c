@@ -69,7 +69,7 @@ static void index_row(float *scores, float *products, const Row *r, const IndexL
 
 /* [attention_row] */
 /* p [keys]: the heads' probabilities, added up and divided by their number. lse: of each head, at
- * [h * lse_head]; NULL: made here, over the row's keys. `room` [keys]. */
+ * [h * tokens]; NULL: made here, over the row's keys. `room` [keys]. */
 static void attention_row(float *p, float *room, const Row *r, const IndexLossInput *in,
                           const IndexLossShape *s, const float *lse) {
     int64_t H = s->heads, row = (int64_t)r->b * s->tokens, token = s->kv_heads * s->qk_dim;

@@ -103,8 +103,8 @@ __global__ void __launch_bounds__(THREADS) lse_kernel(float *lse, const __grid_c
     if (threadIdx.x == 0) lse[(int64_t)blockIdx.x * H + h] = all + logf(sum);
 }
 
-/* p [rows, T]. grid (rows, T / KEYS). lse: of a row's head at [h * lse_head], the row's first at
- * `own` by rows of the pass, or in.lse. */
+/* p [rows, T]. grid (rows, T / KEYS). lse, of each head: own [rows, H], by rows of the
+ * pass; NULL: in.lse. */
 template <typename T>
 __global__ void __launch_bounds__(THREADS)
     attention_row_kernel(float *out, const float *own, const __grid_constant__ Pass p) {
