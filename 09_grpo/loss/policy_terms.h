@@ -38,15 +38,17 @@ POLICY_FUNCTION float policy_ratio(float log_ratio) {
  * -min(r A, clip(r, 1 - epsilon, 1 + epsilon_high) A)      (PPO, Schulman et al. 2017, eq. 7)
  * The smaller of the two: where r has already gone further than the clip in the direction that A
  * asks for, there is nothing more to gain, and no gradient. Where it has gone the wrong way, there
- * is. delta > 0 bounds r in the first product too, which for A < 0 nothing else does (INTELLECT-2).
+ * is. delta (0: none) bounds r in the first product too, which for A < 0 nothing else does
+ * (INTELLECT-2). It is above 1 + epsilon_high, so the clipped product is smaller only where r is
+ * beyond the clip.
  */
 POLICY_FUNCTION PolicyTerm policy_clipped(float r, float a, float epsilon, float epsilon_high,
                                           float delta) {
     float low = 1 - epsilon, high = 1 + epsilon_high;
-    bool capped = delta > 0 && r > delta, inside = r >= low && r <= high;
+    bool capped = delta > 0 && r > delta;
     float free_part = (capped ? delta : r) * a;
     float clipped = (r < low ? low : r > high ? high : r) * a;
-    if (clipped < free_part) return (PolicyTerm){-clipped, 0, inside ? -clipped : 0};
+    if (clipped < free_part) return (PolicyTerm){-clipped, 0, 0};
     return (PolicyTerm){-free_part, 0, capped ? 0 : -free_part};
 }
 
