@@ -40,8 +40,6 @@ static bool is_built_in(const char *task) {
 static void check_flags(const Options *o, char **argv) {
     Error err;
     GrpoConfig cfg = o->run.grpo;
-    if (o->resume && o->overwrite)
-        options_error(argv, "--resume goes on and --overwrite begins anew; give one");
     training_check_schedule(&o->run.schedule, argv);
     training_check_source(o->model, o->out, argv);
     if (o->run.sync_ref_model && cfg.loss.beta == 0)
@@ -214,6 +212,7 @@ static int run(int argc, char **argv, Error *err) {
     grpo_flags_not_given(&o->run);
     GrpoFlags table = grpo_flags(&o->run);
     RankFlags ranks = rank_flags_of_copies(&o->ranks);
+    StartFlags start = training_start_flags(&o->resume, &o->run.minutes, &o->overwrite);
     const Option flags[] = {
         OPT_STRING("out", 0, "DIR", &o->out,
                    "Folder for the model; DIR/last has what --resume needs",
@@ -232,12 +231,7 @@ static int run(int argc, char **argv, Error *err) {
         OPT_FLAG("reversed", 0, &o->reversed, "A task's answers begin with their last digit"),
         OPT_FLOAT("validation", 0, "X", &o->validation, 0.001, 0.9,
                   "Share of the file's prompts that is held out"),
-        OPT_FLAG("resume", 0, &o->resume,
-                 "Go on with the run in DIR: repeat its other flags, but --steps may change while "
-                 "the learning rate has not begun to fall. Begins if there is none"),
-        OPT_FLOAT("minutes", 0, "X", &o->run.minutes, 0, 1e6,
-                  "Stop after X minutes and save, as after Ctrl-C (default: do all steps)"),
-        OPT_FLAG("overwrite", 0, &o->overwrite, "Begin anew although DIR has a run, or a model"),
+        OPT_TABLE(start.rows),
         OPT_TABLE(table.rows),
         OPT_STRING("csv", 0, "FILE", &o->common.csv,
                    "Write the metrics to FILE (default: DIR/metrics.csv)"),
@@ -245,6 +239,7 @@ static int run(int argc, char **argv, Error *err) {
         OPT_TABLE(ranks.rows),
         OPT_END};
     options_parse(argc, argv, command_grpo.about, flags);
+    o->run.start = training_start(o->resume, o->overwrite, argv);
     training_schedule_usual(schedule, usual);
     grpo_flags_usual(&o->run);
     if (read_rewards(o, err)) return -1;
@@ -252,7 +247,6 @@ static int run(int argc, char **argv, Error *err) {
     if (training_open_comm(&o->comm, &o->common, o->ranks.comm, err)) return -1;
     o->run.quiet = comm_rank(o->comm) > 0;
     o->run.in_turn = o->ranks.in_turn;
-    o->run.start = o->resume ? RUN_RESUME : o->overwrite ? RUN_OVERWRITE : RUN_NEW;
     char last[1024];
     snprintf(last, sizeof last, "%s/last", o->out);
     bool goes_on = o->resume && run_folder_has_state(o->out);

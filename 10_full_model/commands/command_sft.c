@@ -33,8 +33,6 @@ static void check_flags(const Options *o, char **argv) {
     if (!o->data == !o->task)
         options_error(argv, "--data names a file of prompts and completions, --task makes them; "
                             "give one");
-    if (o->resume && o->overwrite)
-        options_error(argv, "--resume goes on and --overwrite begins anew; give one");
     training_check_schedule(&o->train.schedule, argv);
     if (o->model) training_check_source(o->model, o->out, argv);
 }
@@ -149,6 +147,7 @@ static int run(int argc, char **argv, Error *err) {
     TrainFlags train = train_flags(&o->train);
     RankFlags ranks = rank_flags(&o->train.ranks);
     rephrase(&train);
+    StartFlags start = training_start_flags(&o->resume, &o->train.minutes, &o->overwrite);
     const Option flags[] = {
         OPT_STRING("out", 0, "DIR", &o->out,
                    "Folder for the model; DIR/last has what --resume needs",
@@ -167,12 +166,7 @@ static int run(int argc, char **argv, Error *err) {
         OPT_FLAG("reversed", 0, &o->reversed, "A task's answers begin with their last digit"),
         OPT_FLOAT("validation", 0, "X", &o->validation, 0.001, 0.9,
                   "Share of the file's prompts that is kept back"),
-        OPT_FLAG("resume", 0, &o->resume,
-                 "Go on with the run in DIR: repeat its other flags, but --steps may change while "
-                 "the learning rate has not begun to fall. Begins if there is none"),
-        OPT_FLOAT("minutes", 0, "X", &o->train.minutes, 0, 1e6,
-                  "Stop after X minutes and save, as after Ctrl-C (default: do all steps)"),
-        OPT_FLAG("overwrite", 0, &o->overwrite, "Begin anew although DIR has a run, or a model"),
+        OPT_TABLE(start.rows),
         OPT_TABLE(train.rows),
         OPT_FLOAT("peak", 0, "X", &o->peak, 0, 1e9,
                   "The device's TFLOP/s, for the column share_of_peak; 0 leaves it empty (default: "
@@ -183,12 +177,12 @@ static int run(int argc, char **argv, Error *err) {
         OPT_TABLE(ranks.rows),
         OPT_END};
     options_parse(argc, argv, command_sft.about, flags);
+    o->train.start = training_start(o->resume, o->overwrite, argv);
     if (schedule->peak < 0) schedule->peak = o->config ? from_random : 3e-4f;
     training_schedule_usual(schedule, usual);
     check_flags(o, argv);
     if (training_open_comm(&o->comm, &o->common, o->train.ranks.comm, err)) return -1;
     o->train.quiet = comm_rank(o->comm) > 0;
-    o->train.start = o->resume ? RUN_RESUME : o->overwrite ? RUN_OVERWRITE : RUN_NEW;
     char last[1024];
     snprintf(last, sizeof last, "%s/last", o->out);
     bool goes_on = o->resume && run_folder_has_state(o->out);

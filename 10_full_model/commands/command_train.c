@@ -55,8 +55,6 @@ static void check_from(const Options *o, char **argv) {
 
 /* What the flags say together, before any work is done. */
 static void check_flags(const Options *o, char **argv) {
-    if (o->resume && o->overwrite)
-        options_error(argv, "--resume goes on and --overwrite begins anew; give one");
     if (shards_are_there(o->data.items[0]) && (o->vocab || o->validation > 0))
         options_error(argv,
                       "the shards in %s have their tokens and their validation part "
@@ -227,6 +225,7 @@ static int run(int argc, char **argv, Error *err) {
     int64_t usual = training_schedule_not_given(schedule);
     TrainFlags train = train_flags(&o->train);
     RankFlags ranks = rank_flags(&o->train.ranks);
+    StartFlags start = training_start_flags(&o->resume, &o->train.minutes, &o->overwrite);
     const Option flags[] = {
         OPT_STRING("out", 0, "DIR", &o->out,
                    "Folder for the model; DIR/last has what --resume needs",
@@ -251,12 +250,7 @@ static int run(int argc, char **argv, Error *err) {
                 "default: as many as the configuration has, the presets below v3 none)"),
         OPT_FLOAT("validation", 0, "X", &o->validation, 0.001, 0.9,
                   "Share of the text that is kept back (default 0.05)"),
-        OPT_FLAG("resume", 0, &o->resume,
-                 "Go on with the run in DIR: repeat its other flags, but --steps may change while "
-                 "the learning rate has not begun to fall. Begins if there is none"),
-        OPT_FLOAT("minutes", 0, "X", &o->train.minutes, 0, 1e6,
-                  "Stop after X minutes and save, as after Ctrl-C (default: do all steps)"),
-        OPT_FLAG("overwrite", 0, &o->overwrite, "Begin anew although DIR has a run, or a model"),
+        OPT_TABLE(start.rows),
         OPT_TABLE(train.rows),
         OPT_FLOAT("peak", 0, "X", &o->peak, 0, 1e9,
                   "The device's TFLOP/s, for the column share_of_peak; 0 leaves it empty (default: "
@@ -267,6 +261,7 @@ static int run(int argc, char **argv, Error *err) {
         OPT_TABLE(ranks.rows),
         OPT_END};
     options_parse(argc, argv, command_train.about, flags);
+    o->train.start = training_start(o->resume, o->overwrite, argv);
     training_schedule_usual(schedule, usual);
     char last_path[1024];
     snprintf(last_path, sizeof last_path, "%s/last", o->out);
@@ -274,7 +269,6 @@ static int run(int argc, char **argv, Error *err) {
     check_from(o, argv);
     if (training_open_comm(&o->comm, &o->common, o->train.ranks.comm, err)) return -1;
     o->train.quiet = comm_rank(o->comm) > 0;
-    o->train.start = o->resume ? RUN_RESUME : o->overwrite ? RUN_OVERWRITE : RUN_NEW;
     const char *last = o->resume && run_folder_has_state(o->out) ? last_path : NULL;
     ModelConfig cfg;
     if (read_config(o, last, &cfg, err) || check_context(o, &cfg, err) || check_mtp(o, &cfg, err))

@@ -15,6 +15,23 @@
 #include <stdio.h>
 #include <sys/stat.h>
 
+StartFlags training_start_flags(bool *resume, double *minutes, bool *overwrite) {
+    return (StartFlags){
+        {OPT_FLAG("resume", 0, resume,
+                  "Go on with the run in DIR: repeat its other flags, but --steps may change while "
+                  "the learning rate has not begun to fall. Begins if there is none"),
+         OPT_FLOAT("minutes", 0, "X", minutes, 0, 1e6,
+                   "Stop after X minutes and save, as after Ctrl-C (default: do all steps)"),
+         OPT_FLAG("overwrite", 0, overwrite, "Begin anew although DIR has a run, or a model"),
+         OPT_END}};
+}
+
+RunStart training_start(bool resume, bool overwrite, char **argv) {
+    if (resume && overwrite)
+        options_error(argv, "--resume goes on and --overwrite begins anew; give one");
+    return resume ? RUN_RESUME : overwrite ? RUN_OVERWRITE : RUN_NEW;
+}
+
 int64_t training_schedule_not_given(Schedule *s) {
     int64_t usual = s->warmup;
     s->warmup = -1, s->floor = -1;

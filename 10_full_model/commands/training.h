@@ -8,6 +8,14 @@
 #include "10_full_model/commands/command.h"
 #include "10_full_model/train/train.h"
 
+/* Rows of a table: --resume, --minutes and --overwrite, which set these. */
+typedef struct StartFlags {
+    Option rows[4];
+} StartFlags;
+StartFlags training_start_flags(bool *resume, double *minutes, bool *overwrite);
+/* What the two say together; both are a wrong command line. */
+RunStart training_start(bool resume, bool overwrite, char **argv);
+
 /* Before the flags are parsed: warm-up and floor are "not given"; returns the usual warm-up. And
  * behind it: a floor of a tenth, and the usual warm-up, of a short run a quarter. */
 int64_t training_schedule_not_given(Schedule *schedule);

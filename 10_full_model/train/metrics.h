@@ -13,13 +13,13 @@
 
 /* And behind these mtp_loss_1, ... for each module; where indexers learn, the means of what they
  * measured in the last micro-batch (sparse/index_loss.h), and then loss, recall and mass of each.
- * Empty cells: a validation that was not due, a
- * peak that was not measured, a model without experts. */
+ * Empty cells: a validation that was not due, a peak that was not measured, a model without
+ * experts. */
 #define TRAIN_COLUMNS                                        \
     "step,loss,validation_loss,learning_rate,gradient_norm," \
     "tokens_per_second,share_of_peak,max_vio,idle_experts"
 
-/* What the routers have counted since model_rebalance, those of modules too. */
+/* What the routers have counted since decoder_rebalance, those of modules too. */
 ExpertLoad metrics_expert_load(Model *model);
 
 typedef struct StepReport {
