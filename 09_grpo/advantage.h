@@ -7,8 +7,9 @@
  *     A_i = (R_i - mean of the group) / (std + 1e-4)
  *
  * std, with n - 1 beneath as in PyTorch, is the group's, or the whole batch's, or left out: divided
- * by the group's, a question that all but one of the answers got right pulls as hard as one that
- * half of them did (Liu et al. 2025, "Dr. GRPO"; DeepSeek-V3.2 leaves it out too).
+ * by the group's, a question that all but one of the answers got right pulls nearly as hard as one
+ * that half of them did: of 8 answers with 2/3 of its sum of |A|, not 44 % (Liu et al. 2025, "Dr.
+ * GRPO", leave it out; DeepSeek-V3.2 does, too).
  *
  * A reward of NaN means that nobody could judge the answer: it leaves mean and std, and A is 0.
  * Invariant: the advantages of a group sum to 0.

@@ -1,6 +1,6 @@
 /*
- * What the commands that train share: flags that are not given, memory that is not there, and what
- * is said in the end.
+ * What the commands that train share: how a run begins, flags that are not given, memory that is
+ * not there, and what is said in the end.
  */
 #ifndef TRAINING_H
 #define TRAINING_H
