@@ -23,7 +23,7 @@ typedef struct TextOptions {
     int context_length;
     /* share of a text that is kept back; 1: all of it. Shards are split already */
     double validation;
-    const char *tokenizer; /* a folder with a tokenizer.json that is to be used; NULL: it is learned */
+    const char *tokenizer; /* a folder with a tokenizer.json to be used; NULL: one is learned */
     int vocab;             /* tokens to learn; of a given tokenizer, the most there may be */
 } TextOptions;
 
