@@ -28,6 +28,10 @@ typedef struct SaveOptions {
     DType dtype;
     int64_t shard_size; /* bytes of tensors in one file; 0: 5 GB, transformers' default */
     int64_t step;       /* goes into the metadata */
+    /* A folder, or NULL, into which the same weights have just been saved in the same way: their
+     * files get a second name in place of a second copy (where the file system has hard links; no
+     * file of a model is ever written in place, so neither folder can change the other). */
+    const char *same_as;
 } SaveOptions;
 
 /*

@@ -13,6 +13,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 static const int64_t SHARD_SIZE = 5000000000;
 
@@ -257,6 +258,10 @@ static int write_index(const Plan *p, const char *directory, Error *err) {
     return status;
 }
 
+static bool has_second_name(const char *same_as, const char *directory, const char *name) {
+    return same_as && !link(file_path(same_as, name).text, file_path(directory, name).text);
+}
+
 /* Into a folder that has no weights yet. */
 static int write_weights(Model *model, const char *directory, const SaveOptions *options,
                          Error *err) {
@@ -266,8 +271,10 @@ static int write_weights(Model *model, const char *directory, const SaveOptions 
     for (int file = 0, first = 0; file < p.files && !status; file++) {
         int end = first;
         while (end < p.count && p.pieces[end].file == file) end++;
-        PathText path = file_path(directory, file_name(&p, file).text);
-        status = write_file(model, &p, first, end, path.text, options->step, err);
+        FileName name = file_name(&p, file);
+        PathText path = file_path(directory, name.text);
+        if (!has_second_name(options->same_as, directory, name.text))
+            status = write_file(model, &p, first, end, path.text, options->step, err);
         first = end;
     }
     if (!status && p.files > 1) status = write_index(&p, directory, err);

@@ -149,9 +149,10 @@ static void settings_of(Run *run) {
 /* The state last: when it says that a model is the best so far, that model is there. */
 static int write(Run *run, bool best, Error *err) {
     const GrpoRunOptions *o = run->options;
-    const SaveOptions how = {.dtype = F32, .step = run->grpo.state.steps};
+    SaveOptions how = {.dtype = F32, .step = run->grpo.state.steps}, again = how;
+    if (best) again.same_as = run->folder.best;
     if ((best && checkpoint_save(run->policy, o->tokenizer, run->folder.best, &how, err)) ||
-        checkpoint_save(run->policy, o->tokenizer, run->folder.last, &how, err) ||
+        checkpoint_save(run->policy, o->tokenizer, run->folder.last, &again, err) ||
         training_state_save(run->policy, &run->state, &run->settings, run->folder.last, err) ||
         run_folder_saved(&run->folder, err))
         return error_prefix(err, "saving at step %lld: ", (long long)how.step);

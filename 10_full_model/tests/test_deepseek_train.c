@@ -147,6 +147,27 @@ Test(train, stops_when_the_time_is_up) {
     cr_assert(rows(out) > step);
 }
 
+static struct stat weights_of(const char *folder) {
+    struct stat info;
+    cr_assert(stat(path_in(folder, "model.safetensors"), &info) == 0, "%s", folder);
+    return info;
+}
+
+/* The best model and the last, where they are the same; and no file is ever written in place. */
+Test(train, writes_the_same_weights_once) {
+    Scratch w = workplace();
+    const char *out = path_in(w.directory, "run"), *kept = path_in(w.directory, "kept");
+    EXPECT(0, "Done after 3 steps", TRAINING(&w, "run"), "--steps", "3");
+    struct stat best = weights_of(out), last = weights_of(path_in(out, "last"));
+    cr_assert(best.st_ino == last.st_ino && best.st_nlink == 2);
+    cr_assert(mkdir(kept, 0777) == 0 && link(path_in(out, "model.safetensors"),
+                                             path_in(kept, "model.safetensors")) == 0);
+    EXPECT(0, "Done after 5 steps", TRAINING(&w, "run"), "--steps", "5", "--overwrite");
+    struct stat now = weights_of(out), old = weights_of(kept);
+    cr_assert(now.st_ino != best.st_ino && now.st_ino == weights_of(path_in(out, "last")).st_ino);
+    cr_assert(old.st_nlink == 1 && old.st_mtim.tv_nsec == best.st_mtim.tv_nsec);
+}
+
 Test(train, a_full_disk_leaves_the_old_checkpoint_whole) {
     Scratch w = workplace();
     const char *out = path_in(w.directory, "run"), *copy = path_in(w.directory, "half");

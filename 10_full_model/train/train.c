@@ -182,8 +182,10 @@ Settings train_settings(const Model *model, const TokenSource *source, const Tra
     return settings;
 }
 
-static int save_model(const Run *run, Model *model, const char *directory, Error *err) {
-    const SaveOptions options = {.dtype = F32, .step = run->state.adamw.step};
+static int save_model(const Run *run, Model *model, const char *directory, const char *same_as,
+                      Error *err) {
+    const SaveOptions options = {
+        .dtype = F32, .step = run->state.adamw.step, .same_as = same_as};
     const Tokenizer *tokenizer = run->options->tokenizer;
     return tokenizer ? checkpoint_save(model, tokenizer, directory, &options, err)
                      : checkpoint_write_weights(model, directory, &options, err);
@@ -191,8 +193,9 @@ static int save_model(const Run *run, Model *model, const char *directory, Error
 
 /* The state last: when it says that a model is the best so far, that model is there. */
 static int write(Run *run, Model *model, bool best, Error *err) {
-    if ((best && save_model(run, model, run->folder.best, err)) ||
-        save_model(run, model, run->folder.last, err) ||
+    const char *same_as = best ? run->folder.best : NULL;
+    if ((best && save_model(run, model, run->folder.best, NULL, err)) ||
+        save_model(run, model, run->folder.last, same_as, err) ||
         training_state_save(model, &run->state, &run->settings, run->folder.last, err) ||
         run_folder_saved(&run->folder, err))
         return error_prefix(err, "saving at step %lld: ", (long long)run->state.adamw.step);

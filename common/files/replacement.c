@@ -89,6 +89,7 @@ static int move_up(void *user, const char *name) {
         status = unlink(to.text) && errno != ENOENT ? -1 : unlink(from.text);
     } else if (!status) {
         status = rename(from.text, to.text);
+        if (!status) unlink(from.text); /* two names of one file: rename() has left both */
     }
     if (status) snprintf(move->failed, sizeof move->failed, "%s", name);
     return status;

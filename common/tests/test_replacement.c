@@ -87,6 +87,18 @@ Test(replacement, all_or_nothing) {
 
 /* A kill in the middle of moving has moved any of the four: set-a, set-c and set-d, and taken away
  * set-b. Whoever opens the folder finishes it, and may be killed again. */
+/* rename() does nothing where both names are of one file, and would leave the new one behind. */
+Test(replacement, a_second_name_of_the_file_that_is_there) {
+    Scratch scratch = old_set();
+    Replacement r;
+    ok(replacement_open(&r, scratch.directory, &err));
+    cr_assert(link(path_in(scratch.directory, "set-c"), path_in(r.staging, "set-c")) == 0);
+    put(r.staging, "set-a", "new");
+    ok(replacement_commit(&r, owned, &err));
+    replacement_abandon(&r);
+    is(scratch.directory, "notes.tmp=mine set-a=new set-c=same ");
+}
+
 Test(replacement, goes_on_after_a_kill_between_any_two_moves) {
     for (int moved = 0; moved < 16; moved++) {
         Scratch scratch = old_set();
