@@ -131,8 +131,8 @@ static double distance(const Tensor *a, const Tensor *b) {
  * project's own for F32 (rounding alone gives a tenth of them). */
 Test(logits, are_those_of_transformers) {
     Scratch w = scratch_open();
-    static const char *const models[] = {"v3", "v2_lite", "v3_bf16_shards"};
-    for (int i = 0; i < 3; i++) {
+    static const char *const models[] = {"v3", "v2_lite", "v3_bf16_shards", "v32", "v32_long"};
+    for (int i = 0; i < 5; i++) {
         char golden[100], folder[400];
         Error err;
         snprintf(golden, sizeof golden, "10_full_model/goldens/%s", models[i]);
