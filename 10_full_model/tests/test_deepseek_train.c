@@ -160,8 +160,8 @@ Test(train, writes_the_same_weights_once) {
     EXPECT(0, "Done after 3 steps", TRAINING(&w, "run"), "--steps", "3");
     struct stat best = weights_of(out), last = weights_of(path_in(out, "last"));
     cr_assert(best.st_ino == last.st_ino && best.st_nlink == 2);
-    cr_assert(mkdir(kept, 0777) == 0 && link(path_in(out, "model.safetensors"),
-                                             path_in(kept, "model.safetensors")) == 0);
+    cr_assert(mkdir(kept, 0777) == 0 &&
+              link(path_in(out, "model.safetensors"), path_in(kept, "model.safetensors")) == 0);
     EXPECT(0, "Done after 5 steps", TRAINING(&w, "run"), "--steps", "5", "--overwrite");
     struct stat now = weights_of(out), old = weights_of(kept);
     cr_assert(now.st_ino != best.st_ino && now.st_ino == weights_of(path_in(out, "last")).st_ino);

@@ -184,8 +184,7 @@ Settings train_settings(const Model *model, const TokenSource *source, const Tra
 
 static int save_model(const Run *run, Model *model, const char *directory, const char *same_as,
                       Error *err) {
-    const SaveOptions options = {
-        .dtype = F32, .step = run->state.adamw.step, .same_as = same_as};
+    const SaveOptions options = {.dtype = F32, .step = run->state.adamw.step, .same_as = same_as};
     const Tokenizer *tokenizer = run->options->tokenizer;
     return tokenizer ? checkpoint_save(model, tokenizer, directory, &options, err)
                      : checkpoint_write_weights(model, directory, &options, err);
