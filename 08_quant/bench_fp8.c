@@ -244,7 +244,7 @@ static void bench_grouped(Bench *bench, Figures *figures, int tokens, int expert
         BenchTime t = bench_row(bench, flop, moved, run_grouped, &g, "%s", names[g.rung]);
         if (fp8) {
             printf("  %.2f of BF16\n", bf16 / t.min);
-            figure_times(figures, forward ? "experts" : "experts, dW", bf16, NAN, t.min,
+            figure_times(figures, forward ? "experts" : "experts dW", bf16, NAN, t.min,
                          "%d of %lld -> %lld", experts, (long long)in, (long long)out);
         }
         bf16 = t.min;
