@@ -85,8 +85,6 @@ Test(replacement, all_or_nothing) {
     is(deep, "set-a=new set-c=same set-d=new ");
 }
 
-/* A kill in the middle of moving has moved any of the four: set-a, set-c and set-d, and taken away
- * set-b. Whoever opens the folder finishes it, and may be killed again. */
 /* rename() does nothing where both names are of one file, and would leave the new one behind. */
 Test(replacement, a_second_name_of_the_file_that_is_there) {
     Scratch scratch = old_set();
@@ -99,6 +97,8 @@ Test(replacement, a_second_name_of_the_file_that_is_there) {
     is(scratch.directory, "notes.tmp=mine set-a=new set-c=same ");
 }
 
+/* A kill in the middle of moving has moved any of the four: set-a, set-c and set-d, and taken away
+ * set-b. Whoever opens the folder finishes it, and may be killed again. */
 Test(replacement, goes_on_after_a_kill_between_any_two_moves) {
     for (int moved = 0; moved < 16; moved++) {
         Scratch scratch = old_set();
