@@ -73,8 +73,6 @@ int output_folder_check(const char *path, OutputKind kind, bool overwrite, Error
         [OUTPUT_MODEL] = "a model", [OUTPUT_RUN] = "a training run", [OUTPUT_SHARDS] = "shards"};
     char found[256] = "";
     struct stat info;
-    if (!*path)
-        return error_set(err, "--out is empty; name a folder (\".\" is the one where you are)");
     if (strlen(path) > 390) return error_set(err, "the path %.80s... is too long", path);
     if (stat(path, &info) == 0 && !S_ISDIR(info.st_mode))
         return error_set(err, "%s: Not a directory", path);
@@ -121,7 +119,6 @@ int output_folder_open(const char *path, OutputKind kind, bool overwrite, Error 
 
 int output_file_check(const char *path, bool overwrite, Error *err) {
     struct stat info;
-    if (!*path) return error_set(err, "--output is empty; name a file");
     if (overwrite || stat(path, &info) || !S_ISREG(info.st_mode)) return 0;
     return error_set(err, "%s is there already: choose another --output, or say --overwrite", path);
 }

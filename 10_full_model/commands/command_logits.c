@@ -181,9 +181,9 @@ static int run(int argc, char **argv, Error *err) {
     const Option flags[] = {
         OPT_STRING("model", 'm', "DIR", &o->model, "Folder with the model",
                    .required = "says which model"),
-        OPT_STRING("input", 0, "IN.safetensors", &o->input, "Holds input_ids [B, T], I32 or I64",
+        OPT_STRING("input", 0, "FILE", &o->input, "Safetensors with input_ids [B, T], I32 or I64",
                    .required = "says for which ids"),
-        OPT_STRING("output", 0, "OUT.safetensors", &o->output, "Gets logits and loss",
+        OPT_STRING("output", 0, "FILE", &o->output, "Safetensors that get logits and loss",
                    .required = "says where the result goes"),
         OPT_FLAG("mtp", 0, &o->mtp,
                  "Also what modules for multi-token prediction say, as mtp_logits.1, ..."),

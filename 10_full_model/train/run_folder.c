@@ -37,7 +37,7 @@ static int check_start(const char *path, RunStart start, Error *err) {
                                                path);
     if (has(path, "last/unsaved") && (start == RUN_RESUME || !has_model(path))) return 0;
     if (output_folder_check(path, OUTPUT_RUN, start == RUN_OVERWRITE, err) == 0) return 0;
-    return start == RUN_RESUME && *path
+    return start == RUN_RESUME
                ? error_prefix(err, "there is no last/training.safetensors to resume from, and ")
                : -1;
 }

@@ -142,8 +142,10 @@ static int add_text(const Option *row, const char *text, Error *err) {
 
 /* A script's variable that was never set: said at once, and not after an hour of work. */
 static int check_name(const Option *row, const char *text, Error *err) {
-    bool names = row->metavar && (!strcmp(row->metavar, "FILE") || !strcmp(row->metavar, "DIR"));
-    return names && !*text ? error_set(err, "the name of a %s is empty", row->metavar) : 0;
+    if (*text || !row->metavar) return 0;
+    if (!strcmp(row->metavar, "FILE")) return error_set(err, "it is empty; name a file");
+    if (strcmp(row->metavar, "DIR")) return 0;
+    return error_set(err, "it is empty; name a folder (\".\" is the one where you are)");
 }
 
 int option_read(const Option *row, const char *text, Error *err) {
