@@ -12,16 +12,16 @@ set yrange [*:*] reverse
 set cbrange [0:*]
 set cblabel 'percent'
 set cbtics scale 0.4
-tenths(w) = sprintf('%.0f', 100 * w)
+# Of more than 12 words the numbers would run into each other.
+number(w) = words > 12 ? '' : sprintf('%.0f', 100 * w)
 set bmargin 5.8
 eval sized(400)
 stats data using (column('key')) nooutput
 words = STATS_max + 1
-if (words > 12) set tics font ',14' # and no numbers: they would run into each other
 stats data using (column('weight')) nooutput
 plot data using (column('key')):(column('query')):(100 * column('weight')):xtic(stringcolumn('key_word')):ytic(stringcolumn('query_word')) \
          with image pixels, \
-     data using (column('key')):(column('query')):(words <= 12 && column('weight') < 0.6 * STATS_max ? tenths(column('weight')) : '') \
+     data using (column('key')):(column('query')):(column('weight') < 0.6 * STATS_max ? number(column('weight')) : '') \
          with labels textcolor rgb '#333333', \
-     data using (column('key')):(column('query')):(words > 12 || column('weight') < 0.6 * STATS_max ? '' : tenths(column('weight'))) \
+     data using (column('key')):(column('query')):(column('weight') < 0.6 * STATS_max ? '' : number(column('weight'))) \
          with labels textcolor rgb 'white'

@@ -25,7 +25,7 @@ share(d) = sprintf(column('percent_of_peak') < 1 ? '%.1f' : '%.0f', column('perc
 
 set xrange [-0.6:3.6]
 set xtics ('materialised' 0, 'online' 1, 'mma' 2, 'hopper' 3)
-set title "Forward; above a bar: percent of the peak,\nthe white line in it: the median"
+set title "Forward, T 4096, BF16, one NVIDIA H200;\n% of the peak; the white line: the median"
 plot data using (x('forward', 64)):(best(64)) with boxes lt 6 title 'D 64', \
      data using (x('forward', 128)):(best(128)) with boxes lt 1 title 'D 128', \
      for [d in '64 128'] data using (x('forward', int(d)) - 0.19):(line(d)):(0.38):(0) \

@@ -12,9 +12,10 @@ unset grid
 unset border
 unset tics
 set size ratio 1
-text = '' # the characters of the diagonal, one after the other
-stats data using ($1 == 1 && $6 == $7 ? (text = text.strcol(9), 0) : NaN) nooutput
-set multiplot layout 2,2 title "Across and down: ".text."\nA row is what one character looks at."
+text = '' # the characters of the diagonal, one after the other; strcol() ends at a comma, quoted or not
+seen(c) = strlen(c) ? c : ','
+stats data using ($1 == 1 && $6 == $7 ? (text = text.seen(strcol(9)), 0) : NaN) nooutput
+set multiplot layout 2,2 title "A row: what one character looks at, in\n".text noenhanced
 do for [i=1:panels] {
     set xrange [*:*]; set yrange [*:*] # stats counts only what the ranges show
     stats data using ($1 == i ? $2 : NaN) nooutput
