@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
-"""Tests of what keeps the lessons in order, on texts of a few lines: wrap.py, drawing.py, lesson_sync.py's marks."""
+"""Tests of what keeps the lessons in order: wrap.py, drawing.py, lesson_sync.py's marks; and of every chart and table."""
 
+import csv
 import re
 
 import drawing
@@ -62,6 +63,16 @@ def test_small_text_in_a_chart():
         assert re.search(r'<svg[^>]* width="', text), f"{chart}: no width: a page would make it as wide as itself"
         for size in re.findall(r'font-size="([\d.]+)', text):
             assert float(size) * shrunk >= 10, f"{chart}: text of {size} is {float(size) * shrunk:.1f} on a telephone"
+
+
+def test_tables():
+    """A row of a CSV file has as many cells as its head: a name with a comma of its own is quoted, or has none."""
+    tables = sorted(ROOT.glob("[0-9][0-9]_*/figures/**/*.csv"))
+    assert len(tables) > 60, tables
+    for table in tables:
+        rows = [r for r in csv.reader(table.open()) if r and not r[0].startswith("#")]
+        odd = [r for r in rows if len(r) != len(rows[0])]
+        assert not odd, f"{table}: {len(rows[0])} columns, but {odd[0]}"
 
 
 def test_marks():

@@ -191,7 +191,8 @@ static int run(int argc, char **argv, Error *err) {
         OPT_FLAG("quantised-activations", 0, &o->quantised_activations,
                  "With quantised weights: multiply as generate does, which on a CPU rounds what "
                  "they are multiplied with"),
-        OPT_FLAG("overwrite", 0, &o->overwrite, "Replace OUT if it is there already"),
+        OPT_FLAG("overwrite", 0, &o->overwrite,
+                 "Replace the file of --output if it is there already"),
         OPT_COMMON_OF(&o->common, COMMON_THREADS | COMMON_DEVICE | COMMON_DTYPE),
         OPT_END};
     options_parse(argc, argv, command_logits.about, flags);

@@ -46,8 +46,7 @@ Test(deepseek, says_when_its_words_do_not_arrive) {
 
 /* Does the flag take a word as it is? Else it takes numbers, or some names. */
 static bool takes_any_text(const char *metavar) {
-    static const char *const any[] = {"FILE", "DIR",   "NAME", "TEXT",
-                                      "PATH", "TOKEN", "IN.",  "OUT."};
+    static const char *const any[] = {"FILE", "DIR", "NAME", "TEXT", "PATH", "TOKEN"};
     for (size_t i = 0; i < sizeof any / sizeof *any; i++)
         if (!strncmp(metavar, any[i], strlen(any[i]))) return true;
     return false;

@@ -268,14 +268,11 @@ static int read_do_sample(const cJSON *json, float *temperature, Error *err) {
 
 int tokenizer_sampling(const Tokenizer *tokenizer, Sampling *s, Error *err) {
     cJSON *json = kept_json(tokenizer, GENERATION_FILE);
-    int status =
-        read_number(json, "temperature", 0, 100, &s->temperature, err) ||
-                read_number(json, "top_p", 0, 1, &s->top_p, err) ||
-                read_number(json, "min_p", 0, 1, &s->min_p, err) ||
-                read_number(json, "repetition_penalty", 0.01, 100, &s->repetition_penalty, err) ||
-                read_top_k(json, &s->top_k, err) || read_do_sample(json, &s->temperature, err)
-            ? -1
-            : 0;
+    bool wrong = read_number(json, "temperature", 0, 100, &s->temperature, err) ||
+                 read_number(json, "top_p", 0, 1, &s->top_p, err) ||
+                 read_number(json, "min_p", 0, 1, &s->min_p, err) ||
+                 read_number(json, "repetition_penalty", 0.01, 100, &s->repetition_penalty, err) ||
+                 read_top_k(json, &s->top_k, err) || read_do_sample(json, &s->temperature, err);
     cJSON_Delete(json);
-    return status;
+    return wrong ? -1 : 0;
 }
