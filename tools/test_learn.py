@@ -7,6 +7,7 @@ They compile answers of their own under build/, so that nobody's stub is touched
 import csv
 import io
 import pathlib
+import shutil
 import signal
 import subprocess
 import sys
@@ -146,6 +147,19 @@ def test_grades_as_csv():
         check(status and f"cannot write {path}" in text and "Traceback" not in text, text)
     text, _ = says("grade", "02.3", "--csv", "-")
     check(text.startswith("tree,exercise,points,possible,status,why\n"), text)
+
+
+def test_what_is_judged_takes_no_room():
+    """Programs of a chapter with CUDA are large. What a learner wants to look into stays: one that fails."""
+    e = learn.exercises_of(["02.3"])[0]
+    for strict, answer, stays in ((True, e.solution, 0), (True, e.stub, 0), (False, e.solution, 0), (False, e.stub, 1)):
+        shop = learn.Workshop([e], strict)
+        which = "solution" if answer == e.solution else "stub"
+        place = ROOT / shop.build.directory / "exercises" / e.chapter / e.name / which
+        shutil.rmtree(place, ignore_errors=True)
+        shop.try_answer(e, answer)
+        left = [p.name for p in place.iterdir() if p.name != "outcome.json"]
+        check(bool(left) == bool(stays), f"{which}, strict {strict}: {left}")
 
 
 def test_nothing_is_left_behind():
